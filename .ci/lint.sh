@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Everything that a machine can say about the source without running it. Goes on after a failure, so that one
+# run tells all.
+set -uo pipefail
+source "$(dirname "$0")/tools.sh" || exit 1
+
+failed=0
+check() {
+    local name=$1
+    shift
+    if "$@"; then echo "ok    $name"; else echo "FAIL  $name"; failed=1; fi
+}
+
+warnings() { # the compiler $1, in the compiler's own words, over every C file of the core
+    local file status=0
+    for file in $(c_files | grep '^csrc/.*\.c$'); do
+        "$1" -std=c11 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Werror -Icsrc \
+            -c "$file" -o /dev/null || status=1
+    done
+    return $status
+}
+
+c_format() { # names the files; make fmt does the rest
+    local file status=0
+    for file in $(c_files); do
+        clang-format --dry-run -Werror "$file" 2>/dev/null || { echo "would reformat $file"; status=1; }
+    done
+    return $status
+}
+
+check "ruff check" ruff check --output-format=concise .
+check "ruff format" ruff format --check --output-format=concise .
+check "mypy --strict zcws" mypy --strict -p zcws
+# Tests and the build script are read for mistakes, not for annotations.
+check "mypy tests" mypy --config-file= --python-version 3.10 --ignore-missing-imports --explicit-package-bases \
+    --check-untyped-defs build_ffi.py tests
+check "clang-format" c_format
+
+compilers=0
+for compiler in gcc clang; do
+    if command -v "$compiler" >/dev/null; then
+        compilers=$((compilers + 1))
+        check "$compiler warnings" warnings "$compiler"
+    else
+        echo "skip  $compiler warnings: there is no $compiler here"
+    fi
+done
+[ "$compilers" -gt 0 ] || { echo "FAIL  no compiler to ask"; failed=1; }
+
+python .ci/longest.py
+exit $failed

@@ -1,0 +1,20 @@
+"""What all tests share: how they are made repeatable, and what they ran on."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+from zcws._kernel import ffi, lib
+
+# CI runs the same examples every time, so that a red run is about the change; at home every run tries others and
+# prints what repeats a failure. No deadline: time is not asserted, the machine may be busy.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("home", deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+
+def pytest_report_header() -> str:
+    kernel = ffi.string(lib.zcws_kernel_in_use()).decode()
+    return f"zcws: kernel {kernel}; {ffi.string(lib.zcws_build_info()).decode()}"
