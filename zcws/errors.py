@@ -1,0 +1,159 @@
+"""Every error that zcws raises on purpose, and the one table from a rule broken to a close code.
+
+Whose fault it was is the first question, so it is the first split: `ProtocolError` (the peer broke a
+rule), `HandshakeError` (the connection never opened), `ConnectionClosed` (it is over), `StaleFrame`,
+`TypeError` and `ValueError` (the caller's own mistake). Reasons are constant sentences: they can be
+asserted, and they leak nothing of what was received.
+
+    ZcwsError
+      +-- ConnectionClosed            .code .reason .clean
+      |     +-- ConnectionClosedOK    1000, 1001 or no code, both ways
+      |     +-- ConnectionClosedError anything else
+      |           +-- ProtocolError       the peer broke a rule: 1002, 1007
+      |                 +-- LimitExceeded a limit of ours: 1009
+      +-- HandshakeError              .status .headers .body
+      +-- StaleFrame                  a frame used after the next read
+
+A broken rule ends the connection, so `ProtocolError` is also a `ConnectionClosedError`: a program that
+only asks "is it over?" catches one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zcws.codes import CloseCode
+
+__all__ = [
+    "FAULTS",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "HandshakeError",
+    "LimitExceeded",
+    "ProtocolError",
+    "StaleFrame",
+    "ZcwsError",
+    "closed_error",
+]
+
+
+class ZcwsError(Exception):
+    """The root of every error that zcws defines."""
+
+
+class ConnectionClosed(ZcwsError):
+    """The connection is over; nothing more can be read or written.
+
+    Attributes:
+        code: the close code (RFC 6455 7.1.5): the peer's, or ours where we failed the connection;
+            1005 where a Close had none, 1006 where there was no Close at all.
+        reason: the reason that came with it, or a fixed sentence of ours.
+        clean: whether a Close went both ways (RFC 6455 7.1.4).
+    """
+
+    def __init__(self, code: int, reason: str = "", *, clean: bool = False) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.clean = clean
+
+    def __str__(self) -> str:
+        try:
+            name = CloseCode(self.code).name.lower().replace("_", " ")
+        except ValueError:
+            name = "private use" if self.code >= 4000 else "registered"
+        text = f"{self.code} ({name})"
+        if self.reason:
+            text += f": {self.reason}"
+        if not self.clean:
+            text += " [no closing handshake]" if self.code == CloseCode.ABNORMAL_CLOSURE else ""
+        return text
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """The connection ended as it should: 1000, 1001 or no code, in both directions."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """The connection ended in any other way."""
+
+
+class ProtocolError(ConnectionClosedError):
+    """The peer broke a rule; the connection was failed with `.code`. RFC 6455 7.1.7."""
+
+    def __str__(self) -> str:
+        return f"the peer broke a rule: {super().__str__()}"
+
+
+class LimitExceeded(ProtocolError):
+    """The peer sent more than a limit of ours allows; `.code` is 1009.
+
+    Attributes:
+        limits: the options that set the limits, with their values.
+    """
+
+    def __init__(self, code: int, reason: str = "", *, clean: bool = False, limits: str = "") -> None:
+        super().__init__(code, reason)
+        self.limits = limits
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; the limits here are {self.limits}, options of connect() and serve()"
+
+
+class HandshakeError(ZcwsError):
+    """The opening handshake failed. RFC 6455 4.
+
+    Attributes:
+        status: the HTTP status received (client) or sent (server), where there was one.
+        headers: the response's headers, where there was one.
+        body: up to 64 KiB of the response's body.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class StaleFrame(ZcwsError):
+    """A frame was used after the next read on its connection: take `payload`, `text` or `to_bytes()` before."""
+
+
+#: From a fault of the C core (its sign turned) to the close code and the sentence that say it.
+FAULTS: dict[int, tuple[CloseCode, str]] = {
+    1: (CloseCode.PROTOCOL_ERROR, "reserved bit set without an extension that defines it"),
+    2: (CloseCode.PROTOCOL_ERROR, "reserved opcode"),
+    3: (CloseCode.PROTOCOL_ERROR, "fragmented control frame"),
+    4: (CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes"),
+    5: (CloseCode.PROTOCOL_ERROR, "unmasked frame where masking is required"),
+    6: (CloseCode.PROTOCOL_ERROR, "masked frame where masking is not allowed"),
+    7: (CloseCode.PROTOCOL_ERROR, "payload length not in its shortest form"),
+    8: (CloseCode.PROTOCOL_ERROR, "payload length with the top bit set"),
+    9: (CloseCode.PROTOCOL_ERROR, "continuation frame without a message to continue"),
+    10: (CloseCode.PROTOCOL_ERROR, "new message inside a fragmented message"),
+    11: (CloseCode.PROTOCOL_ERROR, "close payload of one byte"),
+    12: (CloseCode.PROTOCOL_ERROR, "close code that must not be sent"),
+    13: (CloseCode.INVALID_DATA, "close reason is not UTF-8"),
+    14: (CloseCode.INVALID_DATA, "text is not UTF-8"),
+    15: (CloseCode.MESSAGE_TOO_BIG, "message over the limit of the receiver (max_size)"),
+    16: (CloseCode.MESSAGE_TOO_BIG, "more fragments than the receiver allows (max_fragments)"),
+    # Found above the C core, numbered behind it (zcws/assembly.py).
+    17: (CloseCode.INVALID_DATA, "compressed data cannot be inflated"),
+    18: (CloseCode.MESSAGE_TOO_BIG, "message over the receiver's payload buffer"),
+}
+
+
+def closed_error(code: int, reason: str, *, clean: bool) -> ConnectionClosed:
+    """The exception for a connection that ended with `code`: OK for 1000, 1001 and none at all (1005)."""
+    ok = clean and code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
+    return (ConnectionClosedOK if ok else ConnectionClosedError)(code, reason, clean=clean)
