@@ -1,0 +1,148 @@
+/* zcws.h: the contract between the C core and everybody who calls it.
+ *
+ * The core turns bytes into descriptors and nothing else. It owns no memory (no malloc; every pointer is
+ * the caller's and is not kept after the call returns), holds no mutable globals once a kernel has been
+ * chosen, and never touches a socket or a clock. It is safe to call from any number of threads at once,
+ * as long as no two of them pass the same `struct zcws_reader` or the same output memory.
+ *
+ * Outcomes are the same three everywhere: a count (done), zero (need more), a negative ZCWS_BAD_* (the
+ * peer broke the rule of that name).
+ *
+ * What stands between the two markers is what build_ffi.py hands to ffi.cdef: there is no second copy.
+ */
+#ifndef ZCWS_H
+#define ZCWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* zcws:cdef:begin */
+
+/* Faults: each is one sentence of the RFC that the peer did not keep. zcws/errors.py turns them into a
+ * close code and a fixed reason; a test checks that no fault is missing there. */
+enum {
+    ZCWS_BAD_RSV = -1,            /* RFC 6455 5.2: a reserved bit that no agreed extension defines */
+    ZCWS_BAD_OPCODE = -2,         /* RFC 6455 5.2: opcode 3-7 or 11-15 */
+    ZCWS_BAD_CONTROL_FIN = -3,    /* RFC 6455 5.5: a fragmented control frame */
+    ZCWS_BAD_CONTROL_SIZE = -4,   /* RFC 6455 5.5: a control frame over 125 bytes */
+    ZCWS_BAD_UNMASKED = -5,       /* RFC 6455 5.1: a frame without a masking key, where one is required */
+    ZCWS_BAD_MASKED = -6,         /* RFC 6455 5.1: a frame with a masking key, where none is allowed */
+    ZCWS_BAD_LENGTH_FORM = -7,    /* RFC 6455 5.2: a length that is not in its shortest form */
+    ZCWS_BAD_LENGTH_SIGN = -8,    /* RFC 6455 5.2: a 64-bit length with the most significant bit set */
+    ZCWS_BAD_CONTINUATION = -9,   /* RFC 6455 5.4: a continuation of nothing */
+    ZCWS_BAD_INTERLEAVING = -10,  /* RFC 6455 5.4: a new message inside a fragmented one */
+    ZCWS_BAD_CLOSE_SIZE = -11,    /* RFC 6455 5.5.1: a Close payload of one byte */
+    ZCWS_BAD_CLOSE_CODE = -12,    /* RFC 6455 7.4: a close code that must not be on the wire */
+    ZCWS_BAD_CLOSE_REASON = -13,  /* RFC 6455 5.5.1: a close reason that is not UTF-8 */
+    ZCWS_BAD_UTF8 = -14,          /* RFC 6455 8.1: text that is not UTF-8 */
+    ZCWS_BAD_MESSAGE_SIZE = -15,  /* a message over max_size (a limit of ours) */
+    ZCWS_BAD_FRAGMENT_COUNT = -16 /* a message of more than max_fragments frames (a limit of ours) */
+};
+
+/* What a descriptor says of its bytes: the low four bits are the opcode (a continuation carries the opcode
+ * of its message), the others are these. A row is a whole frame unless the frame is larger than `fit`:
+ * then its bytes come as pieces, and a piece reads like a fragment. */
+enum {
+    ZCWS_FIRST = 0x10,     /* the first row of its message; every control frame */
+    ZCWS_LAST = 0x20,      /* the last row of its message; every control frame */
+    ZCWS_COMPRESSED = 0x40 /* RFC 7692 6: the message is compressed (RSV1 of its first frame) */
+};
+
+/* The table that zcws_scan fills: ZCWS_TABLE_HEAD words, then three words a row: what (above), where the
+ * payload starts and where it stops (offsets from `base`, bytes). */
+enum {
+    ZCWS_TABLE_NEXT = 0,      /* offset of the first byte that was not used: the next scan's `begin` */
+    ZCWS_TABLE_STATUS = 1,    /* ZCWS_MORE, ZCWS_FULL, ZCWS_CLOSED, or the negated fault */
+    ZCWS_TABLE_CONTROLS = 2,  /* how many of the rows are control frames */
+    ZCWS_TABLE_REMAINING = 3, /* bytes still to come of the frame whose pieces have been handed out */
+    ZCWS_TABLE_SIZE = 4,      /* bytes announced so far for the message that is being received */
+    ZCWS_TABLE_HEAD = 5,
+    ZCWS_TABLE_ROW = 3
+};
+
+/* Added to the number of rows when the table's head has news: anything but "every byte was used, every row is
+ * data, go on". Most batches have none, and their head need not be read. */
+enum { ZCWS_NEWS = 0x10000 };
+
+enum {
+    ZCWS_MORE = 64,  /* every complete frame is in the table */
+    ZCWS_FULL = 65,  /* the table is full: scan again */
+    ZCWS_CLOSED = 66 /* a Close was the last row: nothing after it is read (RFC 6455 5.5.1) */
+};
+
+/* Everything that a reader remembers between two calls. The caller fills in the first group once and
+ * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
+struct zcws_reader {
+    uint64_t max_size;      /* bytes of one message, fragments added up */
+    uint64_t max_fragments; /* frames of one message */
+    uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
+    uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
+    uint8_t rsv1;           /* 1: permessage-deflate was agreed */
+
+    uint8_t opcode;     /* of the message in progress; 0 between messages */
+    uint8_t compressed; /* the message in progress is compressed */
+    uint8_t first;      /* no row of the message in progress has been handed out yet */
+    uint8_t what;       /* of the frame in progress: its descriptor's flags */
+    uint8_t head;       /* bytes of its head that still lie before its payload; 0: handed out already */
+    uint8_t open;       /* a frame is in progress: its head has been read */
+    uint8_t closed;     /* a Close has been read */
+    int32_t fault;      /* the fault that ended the stream, or 0 */
+    uint32_t key;       /* its masking key, turned to the next byte's phase (RFC 6455 5.3) */
+    uint32_t utf8;      /* zcws_utf8's state between two pieces of text */
+    uint64_t length;    /* its payload, bytes */
+    uint64_t remaining; /* its payload that has not been unmasked, bytes */
+    uint64_t size;      /* payload announced by the frames of the message in progress, bytes */
+    uint64_t fragments; /* frames of the message in progress */
+};
+
+/* Reads every complete frame in base[begin, end): checks its head, unmasks its payload in place, checks
+ * text as UTF-8 across fragments and inside a frame that is still arriving, and writes one row a frame
+ * into `table`, which has room for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS.
+ * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in ZCWS_TABLE_STATUS behind the rows that came before it, and again
+ * by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin. */
+size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
+
+/* The same for payload bytes that were received straight into the caller's memory: data[0, len) are the
+ * next bytes of the frame in progress, len <= ZCWS_TABLE_REMAINING. Unmasks and checks them in place.
+ * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
+int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
+
+/* Builds one frame at `out`, which has room for 14 + len bytes: first byte (FIN, RSV, opcode), length in its
+ * shortest form, the masking key, the payload masked while it is copied. Returns the bytes written.
+ * `key` is the four key bytes in memory order. RFC 6455 5.2, 5.3. */
+size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key);
+
+/* XORs data[0, len) with the four bytes of key, of which `phase` (0-3) have been used. RFC 6455 5.3.
+ * `key` is the four key bytes in memory order. */
+void zcws_mask(uint8_t *data, size_t len, uint32_t key, unsigned phase);
+
+/* The same while copying; dst and src must not overlap. */
+void zcws_mask_copy(uint8_t *dst, const uint8_t *src, size_t len, uint32_t key, unsigned phase);
+
+/* Checks data[0, len) as UTF-8 (RFC 3629: no surrogates, no overlong forms, at most U+10FFFF). *state is
+ * ZCWS_UTF8_START at a text's beginning and carries over from piece to piece; a text may end only where
+ * it is ZCWS_UTF8_START again. Returns how many bytes are good: len, or the offset of the first byte that
+ * cannot be right, and then *state is ZCWS_UTF8_BAD for good. */
+size_t zcws_utf8(const uint8_t *data, size_t len, uint32_t *state);
+
+enum { ZCWS_UTF8_START = 0, ZCWS_UTF8_BAD = 1 };
+
+/* The kernels: the name of the i-th that this CPU can run, best first, NULL past the last; the name of the
+ * one in use; a switch by name, for tests and ZCWS_KERNEL (1 done, 0 no such kernel here). */
+const char *zcws_kernel_name(size_t i);
+const char *zcws_kernel_in_use(void);
+int zcws_kernel_use(const char *name);
+
+/* How the core was compiled: one line, static memory. */
+const char *zcws_build_info(void);
+
+/* `size` bytes (a multiple of zcws_page_size()) mapped twice, back to back, so that byte i and byte
+ * size + i are the same byte. NULL where the platform or its limits do not allow it. Given back with
+ * zcws_mirror_unmap. */
+uint8_t *zcws_mirror_map(size_t size);
+void zcws_mirror_unmap(uint8_t *base, size_t size);
+size_t zcws_page_size(void);
+
+/* zcws:cdef:end */
+
+#endif
