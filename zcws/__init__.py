@@ -1,0 +1,85 @@
+"""zcws: WebSocket (RFC 6455, RFC 7692) for Python, with as few copies as the wire allows.
+
+Names are loaded when they are first used: importing zcws does not import asyncio.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zcws.acceptor import WebSocketAcceptor as WebSocketAcceptor
+    from zcws.acceptor import basic_auth as basic_auth
+    from zcws.aio.client import connect as connect
+    from zcws.aio.client import unix_connect as unix_connect
+    from zcws.aio.server import Server as Server
+    from zcws.aio.server import serve as serve
+    from zcws.aio.server import unix_serve as unix_serve
+    from zcws.aio.stream import WebSocket as WebSocket
+    from zcws.buffer import PayloadBuffer as PayloadBuffer
+    from zcws.closing import State as State
+    from zcws.codes import CloseCode as CloseCode
+    from zcws.codes import OpCode as OpCode
+    from zcws.connection import Connection as Connection
+    from zcws.connector import WebSocketConnector as WebSocketConnector
+    from zcws.deflate import Deflate as Deflate
+    from zcws.errors import ConnectionClosed as ConnectionClosed
+    from zcws.errors import ConnectionClosedError as ConnectionClosedError
+    from zcws.errors import ConnectionClosedOK as ConnectionClosedOK
+    from zcws.errors import HandshakeError as HandshakeError
+    from zcws.errors import LimitExceeded as LimitExceeded
+    from zcws.errors import ProtocolError as ProtocolError
+    from zcws.errors import StaleFrame as StaleFrame
+    from zcws.errors import ZcwsError as ZcwsError
+    from zcws.extensions import Agreement as Agreement
+    from zcws.extensions import DeflateParameters as DeflateParameters
+    from zcws.frame import NEED_MORE as NEED_MORE
+    from zcws.frame import Frame as Frame
+    from zcws.frame import PayloadOrigin as PayloadOrigin
+    from zcws.headers import Headers as Headers
+    from zcws.http import Request as Request
+    from zcws.http import Response as Response
+    from zcws.pool import Pool as Pool
+
+__version__ = "0.1.0"
+
+#: Where each public name lives.
+_HOMES = {
+    "zcws.acceptor": ("WebSocketAcceptor", "basic_auth"),
+    "zcws.aio.client": ("connect", "unix_connect"),
+    "zcws.aio.server": ("Server", "serve", "unix_serve"),
+    "zcws.aio.stream": ("WebSocket",),
+    "zcws.buffer": ("PayloadBuffer",),
+    "zcws.closing": ("State",),
+    "zcws.codes": ("CloseCode", "OpCode"),
+    "zcws.connection": ("Connection",),
+    "zcws.connector": ("WebSocketConnector",),
+    "zcws.deflate": ("Deflate",),
+    "zcws.errors": (
+        *("ConnectionClosed", "ConnectionClosedError", "ConnectionClosedOK", "HandshakeError"),
+        *("LimitExceeded", "ProtocolError", "StaleFrame", "ZcwsError"),
+    ),
+    "zcws.extensions": ("Agreement", "DeflateParameters"),
+    "zcws.frame": ("NEED_MORE", "Frame", "PayloadOrigin"),
+    "zcws.headers": ("Headers",),
+    "zcws.http": ("Request", "Response"),
+    "zcws.pool": ("Pool",),
+}
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'zcws' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

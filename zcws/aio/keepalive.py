@@ -1,0 +1,150 @@
+"""Keepalive: a Ping every so often, and what it means when nothing comes back. RFC 6455 5.5.2.
+
+Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck behind a large message. A peer whose
+bytes we have stopped reading (the program is busy) cannot be blamed for silence either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Keepalive", "Latency", "Pings"]
+
+
+class Latency(float):
+    """A round-trip time in seconds. Awaiting it gives itself, so `await (await ws.ping())` works as well."""
+
+    __slots__ = ()
+
+    def __await__(self):  # type: ignore[no-untyped-def]
+        return self
+        yield  # a generator, as __await__ has to be
+
+
+class Pings:
+    """The Pings that wait for their Pong, in the order they were sent.
+
+    A Pong answers its own Ping and every earlier one (RFC 6455 5.5.3: an endpoint may answer only the latest).
+
+    Attributes:
+        latency: the last round-trip time in seconds; 0.0 before the first.
+    """
+
+    __slots__ = ("_keepalive", "_loop", "_waiting", "latency")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._keepalive: bytes | None = None
+        self._waiting: dict[bytes, tuple[float, asyncio.Future[Latency] | None]] = {}
+        self.latency = 0.0
+
+    def sent(self, payload: bytes, future: asyncio.Future[Latency] | None) -> None:
+        """A Ping with this payload is on its way.
+
+        Raises:
+            ValueError: one with the same payload is still waiting.
+        """
+        if payload in self._waiting:
+            raise ValueError("a ping with this payload is waiting for its pong already")
+        self._waiting[payload] = (self._loop.time(), future)
+
+    def sent_keepalive(self, payload: bytes) -> None:
+        """The same for keepalive, which waits for its latest Ping only."""
+        if self._keepalive is not None:
+            self.forget(self._keepalive)
+        self._keepalive = payload
+        self.sent(payload, None)
+
+    def fresh_payload(self) -> bytes:
+        """Four bytes that no waiting Ping has."""
+        payload = os.urandom(4)
+        while payload in self._waiting:
+            payload = os.urandom(4)
+        return payload
+
+    def answered(self, payload: bytes) -> None:
+        """A Pong has arrived; one that nobody asked for is a heartbeat of the peer's. RFC 6455 5.5.3."""
+        if payload not in self._waiting:
+            return
+        now = self._loop.time()
+        for waiting in list(self._waiting):
+            sent, future = self._waiting.pop(waiting)
+            if future is not None and not future.done():
+                future.set_result(Latency(now - sent))
+            if waiting == payload:
+                self.latency = now - sent
+                return
+
+    def forget(self, payload: bytes) -> None:
+        """Nobody waits for this one any more."""
+        self._waiting.pop(payload, None)
+
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """No Pong will come."""
+        for _, future in self._waiting.values():
+            if future is not None and not future.done():
+                future.set_exception(error())
+                future.exception()  # whoever does not wait for it need not hear of it
+        self._waiting.clear()
+
+
+class Pinged(Protocol):
+    """The connection that is kept alive."""
+
+    def heard(self) -> bool:
+        """Whether anything has arrived since this was last asked, or reading is paused by us."""
+        ...
+
+    def send_keepalive(self) -> bool:
+        """Sends a Ping. Returns False when the connection is closing and needs no more."""
+        ...
+
+    def keepalive_failed(self) -> None:
+        """Nothing came back in time."""
+        ...
+
+
+class Keepalive:
+    """Two alternating waits on one timer: `interval` between Pings, `timeout` for an answer.
+
+    Args:
+        interval, timeout: seconds; a timeout of None means that Pings are sent but nothing is expected.
+    """
+
+    __slots__ = ("_handle", "_interval", "_loop", "_peer", "_timeout")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, peer: Pinged, *, interval: float, timeout: float | None
+    ) -> None:
+        self._loop = loop
+        self._peer = peer
+        self._interval = interval
+        self._timeout = timeout
+        self._handle: asyncio.TimerHandle | None = loop.call_later(interval, self._ping)
+
+    def stop(self) -> None:
+        """No more Pings."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ping(self) -> None:
+        self._peer.heard()
+        if not self._peer.send_keepalive():
+            self._handle = None
+        elif self._timeout is None:
+            self._handle = self._loop.call_later(self._interval, self._ping)
+        else:
+            self._handle = self._loop.call_later(self._timeout, self._check)
+
+    def _check(self) -> None:
+        if self._peer.heard():
+            # The interval counts from one Ping to the next; what the wait has used of it is gone.
+            rest = max(self._interval - (self._timeout or 0), 0)
+            self._handle = self._loop.call_later(rest, self._ping)
+        else:
+            self._handle = None
+            self._peer.keepalive_failed()

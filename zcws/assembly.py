@@ -1,0 +1,82 @@
+"""A message that is arriving in pieces, and the payload buffer that it lands in.
+
+Pieces are fragments (RFC 6455 5.4) or parts of a frame that is larger than the ring. Plain ones are copied behind
+each other, or received right there; compressed ones are inflated as they come, in bounded steps, so that neither
+`max_size` nor the caller's memory is passed before somebody notices. This file knows no ring and no frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from zcws.buffer import PayloadBuffer
+from zcws.kernel import ffi, lib
+
+__all__ = ["Assembly", "Inflate"]
+
+_BAD_UTF8 = -lib.ZCWS_BAD_UTF8
+_BAD_MESSAGE_SIZE = -lib.ZCWS_BAD_MESSAGE_SIZE
+
+#: A fault of its own, behind those of the C core: compressed data that cannot be inflated. zcws/errors.py names it.
+BAD_DEFLATE = 17
+
+#: And one for a message that does not fit into memory that the caller brought.
+BAD_BUFFER_SIZE = 18
+
+
+class Inflate(Protocol):
+    """What decompresses the messages of one connection, one at a time. RFC 7692 7.2.2."""
+
+    def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
+        """The inflated bytes in steps of bounded size. Raises ValueError for data that cannot be inflated."""
+        ...
+
+
+class Assembly:
+    """The message in progress.
+
+    Attributes:
+        target: the buffer that it lands in.
+        is_ours: whether the buffer was lent by the pool, not brought by the caller.
+        opcode: what the message is.
+    """
+
+    __slots__ = ("_inflate", "_max_size", "_utf8", "is_ours", "opcode", "target")
+
+    def __init__(
+        self, opcode: int, target: PayloadBuffer, *, is_ours: bool, inflate: Inflate | None, max_size: int
+    ) -> None:
+        self.opcode = opcode
+        self.target = target
+        self.is_ours = is_ours
+        self._inflate = inflate
+        self._max_size = max_size
+        self._utf8: Any = ffi.new("uint32_t *") if inflate is not None and opcode == 1 else None
+        target.begin()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes may be received straight into the target."""
+        return self._inflate is None
+
+    def add(self, payload: memoryview, *, last: bool) -> int:
+        """Takes the next piece. Returns 0, or the fault."""
+        if self._inflate is None:
+            return 0 if self.target.append(payload) else BAD_BUFFER_SIZE
+        try:
+            for piece in self._inflate.pieces(payload, last=last):
+                fault = self._add_inflated(piece)
+                if fault:
+                    return fault
+        except ValueError:
+            return BAD_DEFLATE
+        # RFC 6455 8.1: the last character has to be whole.
+        return _BAD_UTF8 if last and self._utf8 is not None and self._utf8[0] != 0 else 0
+
+    def _add_inflated(self, piece: bytes) -> int:
+        if len(self.target) + len(piece) > self._max_size:
+            return _BAD_MESSAGE_SIZE
+        if self._utf8 is not None and lib.zcws_utf8(piece, len(piece), self._utf8) != len(piece):
+            return _BAD_UTF8
+        return 0 if self.target.append(memoryview(piece)) else BAD_BUFFER_SIZE

@@ -1,0 +1,72 @@
+"""The bridge: how a reader, which never writes, gets its automatic replies onto the wire.
+
+It is a mailbox with one slot. RFC 6455 5.5.3 lets an endpoint answer only the latest Ping, and nothing may follow a
+Close: so a Pong replaces a Pong, a Close replaces a Pong, and nothing replaces a Close. That is why one slot is
+enough, why nobody needs a lock, and why a flood of Pings costs 125 bytes.
+
+The reader puts; the writer's side takes. Every other thing that the two halves know belongs to one of them alone.
+Nothing here is sent by itself: a reply is a value, and somebody has to write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zcws.codes import OpCode
+
+__all__ = ["Bridge", "Reply"]
+
+
+class Reply:
+    """A Pong or a Close that the protocol owes to the peer; `payload` is at most 125 bytes."""
+
+    __slots__ = ("opcode", "payload")
+
+    def __init__(self, opcode: OpCode, payload: bytes) -> None:
+        self.opcode = opcode
+        self.payload = payload
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing may be sent after it: it is a Close."""
+        return self.opcode is OpCode.CLOSE
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.opcode.name}, {len(self.payload)} bytes>"
+
+
+class Bridge:
+    """The slot between the halves.
+
+    Attributes:
+        on_put: called with nothing after each `put` and after `end`, on the reader's side: an unsplit connection
+            writes the reply there and then; a driver wakes whoever listens.
+        ended: nothing more will be put: the reader has come to its end.
+    """
+
+    __slots__ = ("_slot", "ended", "on_put")
+
+    def __init__(self) -> None:
+        self._slot: Reply | None = None
+        self.on_put: Callable[[], None] | None = None
+        self.ended = False
+
+    def put(self, reply: Reply) -> None:
+        """The reader owes this to the peer."""
+        slot = self._slot
+        if slot is not None and slot.is_last:
+            return
+        self._slot = reply
+        if self.on_put is not None:
+            self.on_put()
+
+    def take(self) -> Reply | None:
+        """What has to be sent, or None. Taking it makes the caller responsible for sending it."""
+        reply, self._slot = self._slot, None
+        return reply
+
+    def end(self) -> None:
+        """The reader has come to its end; a reply that is still in the slot can be taken."""
+        self.ended = True
+        if self.on_put is not None:
+            self.on_put()

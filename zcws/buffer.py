@@ -1,0 +1,161 @@
+"""The caller's reusable payload buffer: where messages land that do not stay in the ring.
+
+`PayloadBuffer()` owns its storage and grows to the largest message it has met. A view of a payload in it stays
+right for as long as somebody holds it: when the buffer is used again and a view is still out, the storage is left
+to its holders and the buffer takes new.
+
+`PayloadBuffer(memory)` writes into memory that the caller brought (an mmap, shared memory, a NumPy array). It
+never grows, a message that does not fit is refused, and the next message overwrites the last one, views of it
+included: that is what was asked for.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from zcws.kernel import ffi
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["PayloadBuffer"]
+
+#: The first storage of a buffer that owns it (bytes): below this a larger one costs no more to get.
+_SMALLEST = 4096
+
+#: A message that has been announced but not received gets at most this much storage ahead of its bytes: memory
+#: grows with what has arrived, not with what was promised.
+_AHEAD = 128 * 1024
+
+#: What a buffer has before its first byte. Writable all the same: an empty message is written to it like any other.
+_NOTHING = memoryview(bytearray())
+
+_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class PayloadBuffer:
+    """Reusable memory for payloads.
+
+    Args:
+        memory: writable, contiguous memory to receive into; without it the buffer owns storage that grows.
+            It is referenced for as long as the buffer lives or until `release()`.
+
+    Raises:
+        TypeError: `memory` has no buffer interface.
+        ValueError: `memory` is read-only or not contiguous.
+    """
+
+    __slots__ = ("__weakref__", "_exporter", "_memory", "_owns", "_pointer", "_used", "reader")
+
+    def __init__(self, memory: Buffer | None = None) -> None:
+        self._owns = memory is None
+        self._exporter: weakref.ref[Any] | None = None
+        self._used = 0
+        #: The reader that is in the middle of a message here, or None.
+        self.reader: object | None = None
+        self._memory = _NOTHING
+        self._pointer: Any = ffi.NULL
+        if memory is not None:
+            self._wrap(memory)
+
+    def _wrap(self, memory: Buffer) -> None:
+        view = memoryview(memory)
+        if view.readonly:
+            raise ValueError("PayloadBuffer needs writable memory; this is read-only")
+        if not view.c_contiguous:
+            raise ValueError("PayloadBuffer needs contiguous memory")
+        self._memory = view.cast("B")
+        self._pointer = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that fit now. A buffer that owns its storage grows when it has to."""
+        return len(self._memory)
+
+    def __len__(self) -> int:
+        """Bytes of the message that was received last, or of the one that is arriving."""
+        return self._used
+
+    def __repr__(self) -> str:
+        kind = "own storage" if self._owns else "the caller's memory"
+        return f"<PayloadBuffer {self._used} of {self.capacity} bytes, {kind}>"
+
+    def release(self) -> None:
+        """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it."""
+        if self.reader is not None:
+            raise ValueError("a message is arriving in this PayloadBuffer")
+        self._pointer = ffi.NULL
+        self._memory = _NOTHING
+        self._used = 0
+
+    # ---- for the reader ----
+
+    def begin(self) -> None:
+        """A new message: from the start of the storage, or of new storage where a view is still out."""
+        self._used = 0
+        if self._owns and self._exporter is not None:
+            if self._exporter() is not None:
+                self._grow(0, 0)
+            self._exporter = None
+
+    def fits(self, total: int) -> bool:
+        """Whether a message of `total` bytes can be received here."""
+        return self._owns or total <= len(self._memory)
+
+    def room(self, wanted: int, total: int) -> bool:
+        """Makes room behind what has been received: some of `wanted` bytes of a message of at least `total`.
+
+        Returns False when the caller's memory has none left.
+        """
+        if self._used + wanted > len(self._memory) and self._owns:
+            most = max(self._used + wanted, min(total, 2 * self._used + _AHEAD))
+            self._grow(most, self._used)
+        return self._used < len(self._memory) or wanted == 0
+
+    def append(self, payload: memoryview) -> bool:
+        """Copies `payload` behind what has been received. Returns False, and copies nothing, when it does not fit."""
+        end = self._used + len(payload)
+        if end > len(self._memory):
+            if not self._owns:
+                return False
+            self._grow(max(end, 2 * self._used), self._used)
+        self._memory[self._used : end] = payload
+        self._used = end
+        return True
+
+    def slot(self, wanted: int, total: int) -> memoryview:
+        """Where up to `wanted` more bytes may be received; memory grows with what has arrived."""
+        have = len(self._memory) - self._used
+        if have < wanted and self._owns and have < _AHEAD:
+            self._grow(min(total, 2 * self._used + _AHEAD), self._used)
+        return self._memory[self._used : self._used + wanted]
+
+    def pointer(self) -> Any:
+        """The address of the slot, for the C core."""
+        return self._pointer + self._used
+
+    def advance(self, count: int) -> None:
+        """`count` bytes have been received into the slot."""
+        self._used += count
+
+    def export(self, start: int, stop: int) -> memoryview:
+        """A view that stays right: the storage is not used again while it is held."""
+        if not self._owns:
+            return self._memory[start:stop]
+        exporter = None if self._exporter is None else self._exporter()
+        if exporter is None:
+            exporter = ffi.buffer(self._pointer, len(self._memory))
+            self._exporter = weakref.ref(exporter)
+        return memoryview(exporter)[start:stop]
+
+    def peek(self, start: int, stop: int) -> memoryview:
+        """The same for somebody who is done with the bytes before the next message."""
+        return self._memory[start:stop]
+
+    def _grow(self, capacity: int, keep: int) -> None:
+        capacity = max(capacity, _SMALLEST)
+        pointer = _new_bytes("uint8_t[]", capacity)
+        memory = memoryview(ffi.buffer(pointer))
+        memory[:keep] = self._memory[:keep]
+        self._pointer, self._memory = pointer, memory

@@ -1,0 +1,73 @@
+"""The closing handshake as one table. RFC 6455 7.
+
+Two Close frames, one each way, and then the TCP connection ends. Either side may begin, both may begin at once, and
+either may vanish. A state says which Close frames have passed; an event moves it; what is not in the table cannot
+happen, and asking for it is a mistake of ours or of the caller.
+
+    OPEN            neither
+    CLOSE_SENT      ours; the peer may still send data, which is ignored
+    CLOSE_RECEIVED  the peer's; ours is owed
+    CLOSED          both: the handshake is complete (7.1.4), only the socket remains
+    FAILED          we sent a Close because the peer broke a rule: nothing that it sends counts any more (7.1.7)
+    LOST            the socket ended before the handshake was complete: code 1006 (7.1.5)
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["TRANSITIONS", "Event", "State", "next_state"]
+
+
+class State(Enum):
+    """Which Close frames have passed."""
+
+    OPEN = "open"
+    CLOSE_SENT = "close sent"
+    CLOSE_RECEIVED = "close received"
+    CLOSED = "closed"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class Event(Enum):
+    """What can happen to a connection, as far as closing goes."""
+
+    SEND_CLOSE = "we send a Close"
+    RECEIVE_CLOSE = "the peer's Close arrives"
+    FAIL = "the peer broke a rule"
+    END = "the socket ends"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.OPEN: {
+        Event.SEND_CLOSE: State.CLOSE_SENT,
+        Event.RECEIVE_CLOSE: State.CLOSE_RECEIVED,
+        Event.FAIL: State.FAILED,
+        Event.END: State.LOST,
+    },
+    State.CLOSE_SENT: {
+        Event.RECEIVE_CLOSE: State.CLOSED,
+        Event.FAIL: State.FAILED,
+        Event.END: State.LOST,
+    },
+    State.CLOSE_RECEIVED: {
+        Event.SEND_CLOSE: State.CLOSED,
+        Event.END: State.LOST,
+    },
+    State.CLOSED: {Event.END: State.CLOSED},
+    State.FAILED: {Event.END: State.FAILED},
+    State.LOST: {Event.END: State.LOST},
+}
+
+
+def next_state(state: State, event: Event) -> State:
+    """The state after `event`.
+
+    Raises:
+        ValueError: the event cannot happen in this state.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise ValueError(f"{event.value!r} cannot happen to a connection that is {state.value!r}") from None

@@ -1,0 +1,308 @@
+"""One WebSocket connection without its socket: a reader, a writer and the bridge between them.
+
+Bytes go in (`receive_bytes`, or `get_buffer` and `received` without a copy), frames come out (`read_frame`);
+messages go in (`send`, `write_frame`), bytes come out (`bytes_to_send`). There is no socket here, no clock and no
+randomness; whoever drives a connection owns those, and closes the socket when `wants_close` says so.
+
+Who owns what. Nothing is shared but the bridge, so nothing needs a lock:
+
+    thing                                                       owner      others
+    ring lease, scan table, inflater, UTF-8 and fragment state  reader     never
+    "close received"                                            reader     never
+    deflater, masking keys, output, "close sent"                writer     never
+    agreement, limits, role                                     frozen     read by both
+    bridge slot                                                 reader puts, writer takes
+
+An unsplit connection drains the bridge the moment something is put there; that is all that being unsplit means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zcws.bridge import Bridge
+from zcws.buffer import PayloadBuffer
+from zcws.closing import Event, State, next_state
+from zcws.codec import Deflater, Inflater
+from zcws.codes import CloseCode, OpCode
+from zcws.deflate import Deflate
+from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import Frame, NeedMore, PayloadOrigin
+from zcws.pool import Pool
+from zcws.reader import Reader
+from zcws.writer import MaskingKeys, Writer
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]
+
+#: Bytes of a message that are accepted when the caller does not say: 16 MiB (the conformance suite sends that much).
+MAX_SIZE = 16 * 1024 * 1024
+
+#: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536.
+MAX_FRAGMENTS = 65_536
+
+
+class Connection:
+    """Both halves of one connection after its opening handshake.
+
+    Args:
+        is_client: our role. A client masks, a server does not. RFC 6455 5.1.
+        entropy: gives random bytes for masking keys (`os.urandom`), or `MaskingKeys` to share a block of them;
+            needed by a client.
+        agreement: what the handshake settled.
+        deflate: our settings for permessage-deflate, where it was agreed.
+        pool: rings and other memory to share with the connections of the same loop or thread.
+        max_size: bytes of a message to accept.
+        max_fragments: frames of a message to accept.
+
+    Attributes:
+        reader, writer, bridge: the halves; see the table above.
+        hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.
+    """
+
+    __slots__ = ("_failure", "agreement", "bridge", "hold_replies", "is_client", "reader", "state", "writer")
+
+    def __init__(
+        self,
+        *,
+        is_client: bool,
+        entropy: Callable[[int], bytes] | MaskingKeys | None = None,
+        agreement: Agreement | None = None,
+        deflate: Deflate | None = None,
+        pool: Pool | None = None,
+        max_size: int = MAX_SIZE,
+        max_fragments: int = MAX_FRAGMENTS,
+    ) -> None:
+        agreement = agreement or Agreement()
+        pool = pool or Pool()
+        self.is_client = is_client
+        self.agreement = agreement
+        self.state = State.OPEN
+        self.hold_replies = False
+        self._failure: tuple[int, str] | None = None
+        self.bridge = Bridge()
+        parameters = agreement.deflate
+        self.reader = Reader(
+            pool,
+            self.bridge,
+            masked=not is_client and not agreement.no_masking,
+            inflate=None if parameters is None else Inflater(parameters, is_client=is_client),
+            max_size=max_size,
+            max_fragments=max_fragments,
+        )
+        self.writer = Writer(
+            pool,
+            next_key=_keys(entropy).next if is_client and not agreement.no_masking else None,
+            compress=None if parameters is None else _deflater(parameters, deflate or Deflate(), is_client, pool),
+        )
+        self.bridge.on_put = self.drain_bridge
+
+    # ---- the network's side ----
+
+    def receive_bytes(self, data: Buffer) -> int:
+        """Takes bytes from the peer. Returns how many: fewer than all when frames have to be read first."""
+        view = memoryview(data).cast("B")
+        used = 0
+        while used < len(view):
+            count = self.reader.receive_bytes(view[used:])
+            if count == 0:
+                break
+            used += count
+        return used
+
+    def get_buffer(self) -> memoryview:
+        """Memory to receive the next bytes into; empty when frames have to be read first. See `Reader`."""
+        return self.reader.get_buffer()
+
+    def received(self, count: int) -> None:
+        """`count` bytes have been received into the last buffer."""
+        self.reader.received(count)
+
+    def receive_eof(self) -> None:
+        """The peer has ended the stream."""
+        self.reader.receive_eof()
+
+    def end(self) -> None:
+        """The socket is gone: nothing more can be sent or received."""
+        self.reader.receive_eof()
+        self._move(Event.END)
+
+    def take(self) -> list[Buffer]:
+        """What has to be sent, in order; the segments belong to the caller. See `Writer`."""
+        return self.writer.take()
+
+    def bytes_to_send(self) -> bytes:
+        """The same as one piece."""
+        return b"".join(self.writer.take())
+
+    @property
+    def wants_close(self) -> bool:
+        """Whether the socket should be closed once everything has been sent: RFC 6455 7.1.1, the server first."""
+        return self.state in (State.CLOSED, State.FAILED, State.LOST)
+
+    # ---- reading ----
+
+    def read_frame(
+        self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
+    ) -> Frame | NeedMore:
+        """The next message or control frame, or NEED_MORE. Replies to it have been written already.
+
+        Raises:
+            ProtocolError: the peer broke a rule; the Close that says so has been written.
+            ConnectionClosed: the connection is over.
+        """
+        return self.reader.read_frame(buffer, origin)
+
+    def read_message(self) -> str | bytes | NeedMore:
+        """The next message, or NEED_MORE: str or bytes of the caller's own. Raises: as `read_frame`."""
+        return self.reader.read_message()
+
+    # ---- writing ----
+
+    def send(self, message: str | Buffer, *, compress: bool | None = None) -> None:
+        """A whole message: text for str, binary for bytes-like.
+
+        Raises:
+            ConnectionClosed: a Close has been sent or the socket is gone.
+            ValueError: the text has lone surrogates; or a message is going out in fragments.
+        """
+        self.check_writable()
+        if isinstance(message, str):
+            self.writer.write_message(OpCode.TEXT, message.encode(), compress=compress)
+        else:
+            self.send_bytes(message, compress=compress)
+
+    def send_bytes(self, message: Buffer, *, text: bool = False, compress: bool | None = None) -> None:
+        """A whole message of bytes: binary, or text that is encoded already. Raises: as `send`."""
+        payload = _as_bytes(message)
+        if text:
+            self.writer.check_utf8(payload)
+        self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
+
+    def send_fragment(
+        self, data: str | Buffer, *, text: bool, last: bool, compress: bool | None = None
+    ) -> None:
+        """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
+        self.check_writable()
+        payload = data.encode() if isinstance(data, str) else _as_bytes(data)
+        self.writer.write_fragment(OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress)
+
+    def write_frame(self, frame: Frame) -> None:
+        """A frame as it is, a received one included. Raises: as `Writer.write_frame`."""
+        self.check_writable()
+        if frame.opcode is OpCode.CLOSE:
+            if not len(frame):
+                self.close(None)
+            else:
+                self.close(frame.close_code, frame.close_reason)
+        else:
+            self.writer.write_frame(frame)
+
+    def ping(self, payload: Buffer = b"") -> None:
+        """A Ping. Raises: as `Writer.write_control`."""
+        self.check_writable()
+        self.writer.write_control(OpCode.PING, _as_bytes(payload))
+
+    def pong(self, payload: Buffer = b"") -> None:
+        """A Pong that nobody asked for: a heartbeat. RFC 6455 5.5.3."""
+        self.check_writable()
+        self.writer.write_control(OpCode.PONG, _as_bytes(payload))
+
+    def check_writable(self) -> None:
+        """Raises ConnectionClosed when nothing can be sent any more."""
+        if self.state is not State.OPEN and self.state is not State.CLOSE_RECEIVED:
+            raise self.error()
+
+    # ---- closing ----
+
+    def close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begins or completes the closing handshake. Data that arrives from now on is dropped. RFC 6455 7.1.2.
+
+        Does nothing when our Close is out already.
+
+        Raises:
+            ValueError: the code must not be sent, or the reason is over 123 bytes.
+        """
+        if self.state in (State.OPEN, State.CLOSE_RECEIVED):
+            self.writer.write_close(code, reason)
+            self._move(Event.SEND_CLOSE)
+            self.reader.discard()
+
+    def fail(self, code: int, reason: str) -> None:
+        """Ends the connection for a reason of ours: sends a Close, and nothing that arrives counts. RFC 6455 7.1.7."""
+        if self.state is State.OPEN:
+            self._failure = (code, reason)
+            self.writer.write_close(code, reason)
+            self._move(Event.FAIL)
+            self.reader.stop(code, reason)
+
+    def drain_bridge(self) -> None:
+        """Writes the reply that the reader has put on the bridge."""
+        if self.hold_replies and not self.reader.is_concluded:
+            return
+        reply = self.bridge.take()
+        if reply is not None:
+            if reply.is_last:
+                self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
+            self.writer.write_reply(reply)
+            if self.state is State.CLOSE_RECEIVED and self.writer.sent_close is not None:
+                self._move(Event.SEND_CLOSE)
+
+    def _move(self, event: Event) -> None:
+        self.state = next_state(self.state, event)
+
+    # ---- how it ended ----
+
+    @property
+    def close_code(self) -> int | None:
+        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
+        return None if self.state is State.OPEN else self.error().code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with it; None while it is open. RFC 6455 7.1.6."""
+        return None if self.state is State.OPEN else self.error().reason
+
+    def error(self) -> ConnectionClosed:
+        """A new exception that says how the connection ended."""
+        if self._failure is not None:
+            return ConnectionClosedError(*self._failure)
+        close = self.reader.peer_close
+        if close is not None and not self.reader.is_faulty:
+            return closed_error(*close, clean=self.state is State.CLOSED)
+        if self.state is State.CLOSE_SENT:
+            code = self.writer.close_code
+            return closed_error(CloseCode.NO_STATUS_RCVD if code is None else code, "our close", clean=True)
+        return self.reader.error()
+
+
+def _deflater(parameters: DeflateParameters, settings: Deflate, is_client: bool, pool: Pool) -> Deflater:
+    return Deflater(
+        parameters,
+        is_client=is_client,
+        level=settings.level,
+        mem_level=settings.mem_level,
+        threshold=settings.threshold,
+        shared=pool.compressors,
+    )
+
+
+def _keys(entropy: Callable[[int], bytes] | MaskingKeys | None) -> MaskingKeys:
+    if entropy is None:
+        raise ValueError("a client needs entropy for its masking keys (RFC 6455 5.3): pass os.urandom")
+    return entropy if isinstance(entropy, MaskingKeys) else MaskingKeys(entropy)
+
+
+def _as_bytes(data: Buffer) -> Buffer:
+    """`data` as something whose length is its number of bytes."""
+    if type(data) is bytes or type(data) is bytearray:
+        return data
+    view = memoryview(data)
+    if view.format == "B" and view.ndim == 1 and view.contiguous:
+        return view
+    # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
+    return view.cast("B") if view.contiguous and view.nbytes else view.tobytes()

@@ -1,0 +1,244 @@
+"""A frame: what it is, and where its payload lies.
+
+A received frame pins no memory. It names a source (the ring, or a payload buffer) and an offset, and makes the
+view, the text or the copy when it is asked, until the next read on its connection; after that it raises
+`StaleFrame`, whatever has become of the bytes. A frame to be sent holds the payload that it was given.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+from zcws.codes import CloseCode, OpCode, is_sendable_close_code
+from zcws.errors import StaleFrame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+__all__ = [
+    "NEED_MORE",
+    "Frame",
+    "NeedMore",
+    "PayloadOrigin",
+    "ReceivedFrame",
+    "close_payload",
+    "parse_close_payload",
+]
+
+#: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
+MAX_CONTROL_PAYLOAD = 125
+
+
+class PayloadOrigin(Enum):
+    """Where a received payload may lie. The table of cases is at the top of zcws/reader.py."""
+
+    #: Wherever it costs the fewest copies: the ring for whole frames, the caller's buffer for the rest.
+    ADAPTIVE = "adaptive"
+    #: Always the caller's buffer; control frames inside a fragmented message have small bytes of their own.
+    CONSISTENT = "consistent"
+
+
+class NeedMore(Enum):
+    """The type of `NEED_MORE`: no whole frame has arrived yet. It is an outcome, not an error."""
+
+    NEED_MORE = "NEED_MORE"
+
+
+NEED_MORE = NeedMore.NEED_MORE
+
+
+class Source(Protocol):
+    """Memory that a payload lies in."""
+
+    def export(self, start: int, stop: int) -> memoryview: ...
+    def peek(self, start: int, stop: int) -> memoryview: ...
+
+
+class _Held:
+    """The payload of a frame to be sent: the caller's own object."""
+
+    __slots__ = ("memory",)
+
+    def __init__(self, payload: Buffer) -> None:
+        view = memoryview(payload)
+        self.memory = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+    def export(self, start: int, stop: int) -> memoryview:
+        return self.memory[start:stop]
+
+    peek = export
+
+
+class _Text:
+    """`frame.text` is the payload as str; `Frame.text(payload)` makes a text frame."""
+
+    @overload
+    def __get__(self, frame: None, owner: type[Frame]) -> Callable[..., Frame]: ...
+    @overload
+    def __get__(self, frame: Frame, owner: type[Frame]) -> str: ...
+    def __get__(self, frame: Frame | None, owner: type[Frame]) -> Any:
+        return _text_frame if frame is None else str(frame._peek(), "utf-8")
+
+
+class Frame:
+    """One frame.
+
+    Args:
+        opcode: what it is.
+        payload: bytes-like; held, not copied, until the frame is written.
+        fin: whether it ends its message. RFC 6455 5.2.
+
+    Raises:
+        ValueError: a control frame that is fragmented or over 125 bytes, or a Close that must not be sent.
+    """
+
+    __slots__ = ("_source", "_start", "_stop", "fin", "opcode")
+
+    _source: Source | None
+    text = _Text()
+
+    def __init__(self, opcode: OpCode, payload: Buffer = b"", *, fin: bool = True) -> None:
+        held = _Held(payload)
+        self.opcode = OpCode(opcode)
+        self.fin = fin
+        self._source = held
+        self._start = 0
+        self._stop = len(held.memory)
+        if self.opcode >= OpCode.CLOSE:
+            self._check_control(held.memory)
+
+    def _check_control(self, payload: memoryview) -> None:
+        if not self.fin:
+            raise ValueError("a control frame must not be fragmented (RFC 6455 5.5)")
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"the payload of a control frame is at most 125 bytes, not {len(payload)} (RFC 6455 5.5)")
+        if self.opcode is OpCode.CLOSE:
+            close_payload(*parse_close_payload(payload))
+
+    @classmethod
+    def binary(cls, payload: Buffer, *, fin: bool = True) -> Frame:
+        """A Binary frame."""
+        return Frame(OpCode.BINARY, payload, fin=fin)
+
+    @classmethod
+    def continuation(cls, payload: Buffer, *, fin: bool = False) -> Frame:
+        """A frame that goes on with the message that the last one left open."""
+        return Frame(OpCode.CONTINUATION, payload, fin=fin)
+
+    @classmethod
+    def ping(cls, payload: Buffer = b"") -> Frame:
+        """A Ping of at most 125 bytes."""
+        return Frame(OpCode.PING, payload)
+
+    @classmethod
+    def pong(cls, payload: Buffer = b"") -> Frame:
+        """A Pong of at most 125 bytes."""
+        return Frame(OpCode.PONG, payload)
+
+    @classmethod
+    def close(cls, code: int | None = None, reason: str = "") -> Frame:
+        """A Close. Without a code it has no payload, and the peer sees 1005."""
+        return Frame(OpCode.CLOSE, close_payload(code, reason))
+
+    @property
+    def payload(self) -> memoryview:
+        """The payload in place, without a copy. The view stays right for as long as it is held.
+
+        What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of
+        256 KiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes.
+
+        Raises:
+            StaleFrame: the connection has been read from since.
+        """
+        source = self._source
+        if source is None:
+            raise _stale()
+        return source.export(self._start, self._stop)
+
+    def to_bytes(self) -> bytes:
+        """A copy of the payload.
+
+        Raises:
+            StaleFrame: the connection has been read from since.
+        """
+        return bytes(self._peek())
+
+    def _peek(self) -> memoryview:
+        source = self._source
+        if source is None:
+            raise _stale()
+        return source.peek(self._start, self._stop)
+
+    def __len__(self) -> int:
+        """Bytes of the payload."""
+        return self._stop - self._start
+
+    @property
+    def close_code(self) -> int:
+        """The code of a Close; 1005 where it has none. RFC 6455 7.1.5."""
+        code, _ = parse_close_payload(self._peek())
+        return CloseCode.NO_STATUS_RCVD if code is None else code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason of a Close. RFC 6455 7.1.6."""
+        return parse_close_payload(self._peek())[1]
+
+    def __repr__(self) -> str:
+        state = ", stale" if self._source is None else ""
+        fin = "" if self.fin else ", fin=False"
+        return f"<Frame {self.opcode.name}, {len(self)} bytes{fin}{state}>"
+
+
+class ReceivedFrame(Frame):
+    """A frame as the reader makes it: checked already, complete, and stale after the next read."""
+
+    __slots__ = ()
+
+    def __init__(self, opcode: OpCode, source: Source, start: int, stop: int) -> None:
+        self.opcode = opcode
+        self.fin = True
+        self._source = source
+        self._start = start
+        self._stop = stop
+
+
+def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:
+    """A Text frame. Bytes are taken as they are and have to be UTF-8 by the time the message ends."""
+    return Frame(OpCode.TEXT, payload.encode() if isinstance(payload, str) else payload, fin=fin)
+
+
+def _stale() -> StaleFrame:
+    return StaleFrame(
+        "this frame was read before the last read on its connection; take payload, text or to_bytes() before the next"
+    )
+
+
+def close_payload(code: int | None, reason: str = "") -> bytes:
+    """The payload of a Close. RFC 6455 5.5.1.
+
+    Raises:
+        ValueError: a code that must not be sent (RFC 6455 7.4), a reason without a code, or one over 123 bytes.
+    """
+    if code is None:
+        if reason:
+            raise ValueError("a close reason needs a close code (RFC 6455 5.5.1)")
+        return b""
+    if not is_sendable_close_code(code):
+        raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4)")
+    payload = int(code).to_bytes(2, "big") + reason.encode()
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"a close reason is at most 123 bytes of UTF-8, not {len(payload) - 2} (RFC 6455 5.5)")
+    return payload
+
+
+def parse_close_payload(payload: memoryview) -> tuple[int | None, str]:
+    """The code, or None, and the reason. For a payload that was checked already, or is checked after."""
+    if len(payload) == 0:
+        return None, ""
+    if len(payload) == 1:
+        raise ValueError("the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)")
+    return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8")

@@ -1,0 +1,143 @@
+"""What the connections of one event loop, or of one thread, take turns with.
+
+**A ring is leased, not owned.** A connection without unread bytes and without views out holds no ring: it takes one
+when bytes arrive and gives it back when the last byte has been read. `Pool.landing` is the ring that the next
+bytes for *any* connection without a ring will land in; it is leased only when bytes have really arrived (a TLS
+transport may ask for a buffer and then have nothing to put there). So ten thousand idle connections cost no receive
+memory, and the busy ones share a few warm rings.
+
+There are no locks here: one pool serves one event loop or one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+from zcws.buffer import PayloadBuffer
+from zcws.kernel import ffi, lib
+from zcws.ring import RING_CAPACITY, Ring
+
+__all__ = ["ARENA_CAPACITY", "TABLE_ROWS", "Arena", "Pool"]
+
+#: Rows of a scan table: the frames that one crossing hands over. A pool has one table (24 KiB).
+TABLE_ROWS = 1024
+
+#: Rings that an idle pool keeps: 4 MiB at most, of which only pages that were written to are resident.
+_SPARE_RINGS = 16
+
+#: Payload buffers that an idle pool keeps, and the largest that it keeps (bytes): 8 MiB at most.
+_SPARE_BUFFERS = 4
+_LARGEST_SPARE_BUFFER = 2 * 1024 * 1024
+
+#: Bytes of an arena. Frames are written out when this many have gathered (aio/stream.py: 64 KiB), and a smaller one
+#: would cut a burst in two.
+ARENA_CAPACITY = 64 * 1024 + 4096
+_SPARE_ARENAS = 4
+
+_TABLE_WORDS = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * TABLE_ROWS
+
+_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class Arena:
+    """Memory in which a client's masked frames are built one behind the other.
+
+    Attributes:
+        base: its address, as cffi knows it.
+        memory: all of it.
+        used: bytes written; moved by the writer that borrows the arena.
+    """
+
+    __slots__ = ("base", "memory", "used")
+
+    def __init__(self, capacity: int = ARENA_CAPACITY) -> None:
+        self.base: Any = _new_bytes("uint8_t[]", capacity)
+        self.memory = memoryview(ffi.buffer(self.base))
+        self.used = 0
+
+
+class Pool:
+    """What the connections of one event loop, or one thread, take turns with. Not for use from two threads.
+
+    Attributes:
+        landing: the empty ring that the next bytes for a connection without a ring land in, or None.
+        compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
+        table, words: the scan table, as C fills it and as Python reads it.
+    """
+
+    __slots__ = ("__weakref__", "_arenas", "_buffers", "_capacity", "_mirrored", "_spare", "compressors", "landing", "table", "words")
+
+    def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
+        self._capacity = capacity
+        self._mirrored = mirrored
+        self._spare: list[Ring] = []
+        self._buffers: list[PayloadBuffer] = []
+        self._arenas: list[Arena] = []
+        self.landing: Ring | None = None
+        self.compressors: dict[tuple[int, int, int], Any] = {}
+        self.table = ffi.new("uint64_t[]", _TABLE_WORDS)
+        self.words = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")
+        _pools.add(self)
+
+    def land(self) -> Ring:
+        """The landing ring; it stays in the pool until `lease`."""
+        ring = self.landing
+        if ring is None:
+            ring = self._spare.pop() if self._spare else Ring(self._capacity, mirrored=self._mirrored)
+            self.landing = ring
+        return ring
+
+    def lease(self) -> Ring:
+        """The landing ring, which is the caller's from now on."""
+        ring = self.land()
+        self.landing = None
+        return ring
+
+    def give_back(self, ring: Ring) -> None:
+        """Takes back a ring whose bytes have all been read; one that is still held goes to its holders instead."""
+        if ring.is_exported:
+            return
+        ring.tail = ring.head = 0
+        if self.landing is None:
+            self.landing = ring
+        elif len(self._spare) < _SPARE_RINGS:
+            self._spare.append(ring)
+
+    def lend_buffer(self) -> PayloadBuffer:
+        """A buffer for a message whose reader brought none."""
+        return self._buffers.pop() if self._buffers else PayloadBuffer()
+
+    def return_buffer(self, buffer: PayloadBuffer) -> None:
+        """Takes it back. A large one is dropped: idle memory stays bounded."""
+        if len(self._buffers) < _SPARE_BUFFERS and buffer.capacity <= _LARGEST_SPARE_BUFFER:
+            self._buffers.append(buffer)
+
+    def lend_arena(self) -> Arena:
+        """An empty arena."""
+        return self._arenas.pop() if self._arenas else Arena()
+
+    def return_arena(self, arena: Arena) -> None:
+        """Takes back an arena whose bytes have been copied out."""
+        arena.used = 0
+        if len(self._arenas) < _SPARE_ARENAS:
+            self._arenas.append(arena)
+
+    def forget(self) -> None:
+        """Drops every ring: in a child process they are the parent's memory."""
+        self.landing = None
+        self._spare.clear()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for pool in list(_pools):
+        pool.forget()
+
+
+# A mirrored mapping is shared memory: a child that went on using it would write into its parent's frames.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,142 @@
+"""Where received bytes land: a ring of memory.
+
+A ring is one run of bytes that is written at its head by the network and read behind it by the C core:
+
+        0          tail                       head                     capacity          2 * capacity
+        |           | frames that somebody may  |  room for the next     |                 |
+        |           | still read, and the start |  read from the         |                 |
+        |           | of an unfinished one      |  network               |                 |
+
+Where the platform allows it the memory is mapped twice, back to back, so a run that passes `capacity` goes on
+without a seam (`mirrored`). Where it does not, the unread bytes are moved to the front when the end is reached:
+the same class, one copy more.
+
+**A view that somebody holds never changes.** `export` hands out views of an exporter object, a fresh one a batch,
+that can be weakly referenced. As long as a slice or an array over it lives, so does the exporter; and as long as
+the exporter lives, no byte from its first view on is written to. When there is no other room, the reader lets go
+of the ring (its holders keep it) and leases a fresh one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from zcws.kernel import ffi, lib
+
+__all__ = ["RING_CAPACITY", "Ring"]
+
+#: Bytes of a ring: what one connection may bring in one turn (uvloop reads at most 256 KiB at a time, and so
+#: does aiofastnet), and it fits a level-2 cache beside the code.
+RING_CAPACITY = 256 * 1024
+
+#: Memory that is not zeroed first: nobody sees a byte of it that was not received.
+_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def _mirrored_memory(capacity: int) -> Any:
+    base = lib.zcws_mirror_map(capacity)
+    if base == ffi.NULL:
+        return None
+    return ffi.gc(base, lambda pointer: lib.zcws_mirror_unmap(pointer, capacity))
+
+
+class Ring:
+    """Memory for received bytes. Positions are offsets from `base`; see the module's picture.
+
+    Attributes:
+        base: the memory's address, as cffi knows it.
+        memory: the reader's own view of all of it. It is never handed out, so it says nothing about who holds what.
+        whole: the first `capacity` bytes of it: what an empty ring offers to the network.
+        tail, head: moved by the reader that leases the ring, and by nobody else.
+    """
+
+    __slots__ = ("_exporter", "_exports", "base", "capacity", "head", "memory", "mirrored", "tail", "whole")
+
+    def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
+        page = lib.zcws_page_size()
+        self.capacity = -(-capacity // page) * page
+        base = _mirrored_memory(self.capacity) if mirrored else None
+        self.mirrored = base is not None
+        self.base = _new_bytes("uint8_t[]", self.capacity) if base is None else base
+        # A run may pass `capacity` only where the memory goes on behind it.
+        self.memory = memoryview(ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1)))
+        self.whole = self.memory[: self.capacity]
+        self.tail = 0
+        self.head = 0
+        self._exporter: weakref.ref[Any] | None = None
+        self._exports: list[tuple[weakref.ref[Any], int]] = []
+
+    # ---- views ----
+
+    def export(self, start: int, stop: int) -> memoryview:
+        """A view of start..stop that never changes. It keeps the memory alive, not the lease."""
+        exporter = None if self._exporter is None else self._exporter()
+        if exporter is None:
+            exporter = ffi.buffer(self.base, len(self.memory))
+            self._exporter = weakref.ref(exporter)
+            self._exports.append((self._exporter, start))
+        return memoryview(exporter)[start:stop]
+
+    def peek(self, start: int, stop: int) -> memoryview:
+        """The same bytes for somebody who is done with them before the next read: such a view holds nothing."""
+        return self.memory[start:stop]
+
+    def next_batch(self) -> None:
+        """Views taken from now on get a fresh exporter, so that the old one dies with its own views."""
+        self._exporter = None
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether anybody still holds a view."""
+        if self._exports:
+            self._exports = [export for export in self._exports if export[0]() is not None]
+        return bool(self._exports)
+
+    # ---- room ----
+
+    def room(self) -> memoryview:
+        """The bytes from the head on that may be written to; none when the ring is full."""
+        return self.memory[self.head : max(self._limit(), self.head)]
+
+    def _limit(self) -> int:
+        """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
+        if not self.mirrored:
+            return self.capacity
+        oldest = self.tail
+        if self.is_exported:
+            oldest = min(oldest, min(start for _, start in self._exports))
+        return min(oldest + self.capacity, 2 * self.capacity)
+
+    def settle(self) -> int:
+        """Makes room without changing a byte that is needed or held. Returns how far all positions moved back.
+
+        For a moment when nobody remembers positions: no frame handed out, none waiting.
+        """
+        shift = 0
+        if self.is_exported:
+            if self.mirrored and self.tail >= self.capacity:
+                shift = self.capacity
+        elif self.tail == self.head:
+            shift = self.tail
+        elif self.mirrored:
+            shift = self.capacity if self.tail >= self.capacity else 0
+        elif self.capacity - self.head < self.capacity // 2:
+            shift = self.tail
+            self.memory[: self.head - shift] = bytes(self.memory[shift : self.head])
+        if shift:
+            self.tail -= shift
+            self.head -= shift
+            self._exports = [(exporter, start - shift) for exporter, start in self._exports]
+        return shift
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether held views leave less room than a read is worth: time to let go of this ring."""
+        return bool(self._exports) and self._limit() - self.head < self.capacity // 8
+
+    def move_unread(self, other: Ring) -> None:
+        """Copies tail..head to the beginning of `other`, a ring that is empty."""
+        count = self.head - self.tail
+        other.memory[:count] = self.memory[self.tail : self.head]
+        other.tail, other.head = 0, count

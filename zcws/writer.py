@@ -1,0 +1,370 @@
+"""The writing half: from messages to bytes that somebody else sends.
+
+Frames are corked: each is appended to the output, and `take` hands everything over at once, in order, as segments
+that one system call can send. Whoever takes a segment owns it: this file never touches it again, because an event
+loop may keep a view of it for as long as the peer is slow.
+
+    payload                      unmasked (server)             masked (client)
+    small                        copied behind the last one    masked while it is copied into an arena
+    bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
+    other bytes-like, large      copied                        the same
+
+A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
+ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zcws.bridge import Reply
+from zcws.codes import OpCode
+from zcws.errors import closed_error
+from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
+from zcws.kernel import ffi, lib
+from zcws.pool import ARENA_CAPACITY, Arena, Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Compress", "MaskingKeys", "Writer"]
+
+_FIN, _RSV1 = 0x80, 0x40
+
+#: The longest head: two bytes, a 64-bit length, a key. RFC 6455 5.2.
+_LONGEST_HEAD = 14
+
+#: From this many bytes on, a payload that cannot change is not copied: below, a copy costs less than one more
+#: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
+_SEGMENT = 16 * 1024
+
+#: The same for a masked payload, which then gets memory of its own instead of a place in the arena.
+_OWN_MEMORY = 32 * 1024
+
+#: An arena with at most this much in it is copied out and used again; a fuller one is handed over.
+_COPY_OUT = 16 * 1024
+
+_HEAD_16 = Struct(">BBH").pack
+_HEAD_64 = Struct(">BBQ").pack
+
+_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
+_build_masked = lib.zcws_build_masked
+
+
+class Compress(Protocol):
+    """What compresses the messages of one connection, one at a time. RFC 7692 7.2.1."""
+
+    def is_worth(self, size: int) -> bool:
+        """Whether a message of `size` bytes should be compressed when the caller did not say."""
+        ...
+
+    def message(self, payload: Buffer) -> bytes | None:
+        """A whole message compressed, or None where that would be longer."""
+        ...
+
+    def piece(self, payload: Buffer, *, last: bool) -> bytes:
+        """The next piece of a message that goes out in fragments."""
+        ...
+
+
+class MaskingKeys:
+    """Masking keys from blocks of strong entropy. RFC 6455 5.3: "derived from a strong source of entropy".
+
+    Args:
+        entropy: gives that many random bytes; `os.urandom`, or a fixed source in a test.
+    """
+
+    #: Keys drawn at once: enough to make a system call rare, few enough to cost an idle process nothing.
+    BLOCK = 256
+
+    __slots__ = ("_entropy", "_keys")
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+        self._keys: list[int] = []
+
+    def next(self) -> int:
+        """A key that was never used before: its four bytes in memory order."""
+        try:
+            return self._keys.pop()
+        except IndexError:
+            block = memoryview(self._entropy(4 * self.BLOCK)).cast("I")
+            keys = block.tolist()
+            key: int = keys.pop(0)
+            keys.reverse()
+            self._keys = keys
+            return key
+
+    def forget(self) -> None:
+        """Drops the block: after a fork the child must not use its parent's keys."""
+        self._keys = []
+
+
+class Writer:
+    """The writing half of one connection.
+
+    Args:
+        pool: lends arenas.
+        next_key: gives masking keys; None where frames go out unmasked (a server, or no-masking).
+        compress: compresses messages, where permessage-deflate was agreed.
+
+    Attributes:
+        size: bytes that wait to be taken.
+        sent_close: the payload of our Close once it has been written, else None.
+    """
+
+    __slots__ = (
+        "_arena",
+        "_compress",
+        "_compressing",
+        "_next_key",
+        "_opcode",
+        "_out",
+        "_pool",
+        "_segments",
+        "_utf8",
+        "sent_close",
+        "size",
+    )
+
+    def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
+        self._pool = pool
+        self._next_key = next_key
+        self._compress = compress
+        self._segments: list[Buffer] = []
+        self._out: bytearray | None = None
+        self._arena: Arena | None = None
+        self._opcode = 0  # of the message that is going out in fragments; 0 between messages
+        self._compressing = False  # that message is compressed
+        self._utf8: Any = None  # the state of its text, where it was given as bytes
+        self.size = 0
+        self.sent_close: bytes | None = None
+
+    # ---- what the caller wants to say ----
+
+    def write_message(self, opcode: OpCode, payload: Buffer, *, compress: bool | None = None) -> None:
+        """A whole message in one frame. `payload` is bytes-like of bytes; text has to be UTF-8 already.
+
+        Raises:
+            ConnectionClosed: our Close is out.
+            ValueError: a message is going out in fragments; or compression was asked for and not agreed.
+        """
+        if self.sent_close is not None or self._opcode:
+            self._refuse_message()
+        first = _FIN | opcode
+        codec = self._compress
+        if compress is None:
+            compress = codec is not None and codec.is_worth(len(payload))  # type: ignore[arg-type]
+        if compress:
+            compressed = self._codec().message(payload)
+            if compressed is not None:
+                payload = compressed
+                first |= _RSV1
+        self._write(first, payload)
+
+    def write_fragment(self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None) -> None:
+        """The next fragment of a message; `opcode` and `compress` count on its first one only. RFC 6455 5.4.
+
+        Raises:
+            ConnectionClosed: our Close is out.
+            ValueError: compression was asked for and not agreed.
+        """
+        self._check_open()
+        self._check_text(OpCode.CONTINUATION if self._opcode else opcode, payload, fin=last)
+        first = _FIN if last else 0
+        if not self._opcode:
+            self._compressing = self._compress is not None if compress is None else compress
+            if self._compressing:
+                self._codec()
+                first |= _RSV1  # RFC 7692 6: on the first frame only
+            first |= opcode
+            self._opcode = opcode
+        if self._compressing:
+            payload = self._codec().piece(payload, last=last)
+        if last:
+            self._opcode = 0
+        self._write(first, payload)
+
+    def write_frame(self, frame: Frame) -> None:
+        """A frame as it is. A received frame may be written; it is copied before this returns.
+
+        Raises:
+            ConnectionClosed: our Close is out.
+            StaleFrame: the frame was received and its connection has been read from since.
+            ValueError: text that is not UTF-8, or a frame that does not follow the last one (RFC 6455 5.4).
+        """
+        opcode, payload = frame.opcode, frame._peek()
+        if opcode >= OpCode.CLOSE:
+            self.write_control(opcode, payload)
+            return
+        self._check_open()
+        self._check_order(opcode)
+        if frame.fin and opcode is not OpCode.CONTINUATION:
+            if opcode is OpCode.TEXT and not isinstance(frame, ReceivedFrame):
+                self.check_utf8(payload)
+            self.write_message(opcode, payload)
+        else:
+            self.write_fragment(opcode, payload, last=frame.fin)
+
+    def write_control(self, opcode: OpCode, payload: Buffer) -> None:
+        """A Ping, a Pong or a Close. RFC 6455 5.5.
+
+        Raises:
+            ConnectionClosed: our Close is out.
+            ValueError: over 125 bytes, or a Close that must not be sent.
+        """
+        self._check_open()
+        view = memoryview(payload)
+        if len(view) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"the payload of a control frame is at most 125 bytes, not {len(view)} (RFC 6455 5.5)")
+        if opcode is OpCode.CLOSE:
+            self.sent_close = close_payload(*parse_close_payload(view))
+        self._write(_FIN | opcode, view)
+
+    def write_close(self, code: int | None, reason: str = "") -> None:
+        """A Close. Nothing can be written after it. RFC 6455 5.5.1.
+
+        Raises: as `write_control`.
+        """
+        self.write_control(OpCode.CLOSE, close_payload(code, reason))
+
+    def write_reply(self, reply: Reply) -> bool:
+        """What the bridge brought. Returns True when it was the last: nothing may be written any more."""
+        if self.sent_close is None:
+            self.write_control(reply.opcode, reply.payload)
+        return self.sent_close is not None
+
+    @property
+    def is_in_message(self) -> bool:
+        """Whether a message is going out in fragments, and only control frames may be written between."""
+        return self._opcode != 0
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of our Close; None where it had none, or has not been written."""
+        return None if self.sent_close is None else parse_close_payload(memoryview(self.sent_close))[0]
+
+    # ---- what must not be sent ----
+
+    def _check_open(self) -> None:
+        if self.sent_close is not None:
+            self._refuse_message()
+
+    def _refuse_message(self) -> None:
+        if self.sent_close is not None:
+            code, reason = parse_close_payload(memoryview(self.sent_close))
+            raise closed_error(1005 if code is None else code, reason, clean=True)
+        raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
+
+    def _check_order(self, opcode: OpCode) -> None:
+        if opcode is OpCode.CONTINUATION and not self._opcode:
+            raise ValueError("a continuation frame without a message to continue (RFC 6455 5.4)")
+        if opcode is not OpCode.CONTINUATION and self._opcode:
+            self._refuse_message()
+
+    def check_utf8(self, payload: Buffer) -> None:
+        """RFC 6455 8.1, for a whole text that was given as bytes. Raises ValueError."""
+        _advance_utf8(ffi.new("uint32_t *"), payload, fin=True)
+
+    def _check_text(self, opcode: OpCode, payload: Buffer, *, fin: bool) -> None:
+        """The next part of a message that may be text: its fragments may cut a character."""
+        if opcode is not OpCode.CONTINUATION:
+            self._utf8 = ffi.new("uint32_t *") if opcode is OpCode.TEXT else None
+        if self._utf8 is not None:
+            _advance_utf8(self._utf8, payload, fin=fin)
+
+    def _codec(self) -> Compress:
+        if self._compress is None:
+            raise ValueError("compression was not agreed on this connection")
+        return self._compress
+
+    # ---- frames ----
+
+    def _write(self, first: int, payload: Buffer) -> None:
+        """Appends one frame."""
+        size = len(payload)  # type: ignore[arg-type]
+        if self._next_key is not None:
+            self._write_masked(first, payload, size, self._next_key())
+            return
+        out = self._out
+        if out is None:
+            out = self._out = bytearray()
+        if size < 126:
+            head = _short_heads(first)[size]
+        elif size < 0x10000:
+            head = _HEAD_16(first, 126, size)
+        else:
+            head = _HEAD_64(first, 127, size)
+        out += head
+        if size >= _SEGMENT and type(payload) is bytes:
+            self._segments += (out, payload)
+            self._out = None
+        else:
+            out += payload
+        self.size += len(head) + size
+
+    def _write_masked(self, first: int, payload: Buffer, size: int, key: int) -> None:
+        """RFC 6455 5.3: masked while it is copied; the caller's bytes stay as they are."""
+        source = payload if type(payload) is bytes else ffi.from_buffer(payload)
+        if size > _OWN_MEMORY:
+            self._close_arena()
+            memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
+            written = _build_masked(memory, first, source, size, key)
+            self._segments.append(memoryview(ffi.buffer(memory, written)))
+        else:
+            arena = self._arena
+            if arena is None or arena.used + size + _LONGEST_HEAD > ARENA_CAPACITY:
+                self._close_arena()
+                arena = self._arena = self._pool.lend_arena()
+            written = _build_masked(arena.base + arena.used, first, source, size, key)
+            arena.used += written
+        self.size += written
+
+    # ---- output ----
+
+    def take(self) -> list[Buffer]:
+        """Everything that has been written since the last `take`, in order. The segments are the caller's."""
+        if self._out is not None:
+            self._segments.append(self._out)
+            self._out = None
+        if self._arena is not None:
+            self._close_arena()
+        segments = self._segments
+        self._segments = []
+        self.size = 0
+        return segments
+
+    def _close_arena(self) -> None:
+        """What the arena holds becomes a segment."""
+        arena, self._arena = self._arena, None
+        if arena is None:
+            return
+        filled = arena.memory[: arena.used]
+        if arena.used <= _COPY_OUT:
+            self._segments.append(bytes(filled))
+            self._pool.return_arena(arena)
+        else:
+            self._segments.append(filled)
+
+
+def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
+    """Checks the next part of a text. Raises ValueError, and then `state` is as it was."""
+    source = ffi.from_buffer(payload)
+    before = state[0]
+    whole = lib.zcws_utf8(source, len(source), state) == len(source)
+    if not whole or (fin and state[0] != lib.ZCWS_UTF8_START):
+        state[0] = before
+        raise ValueError("the payload of a text message is not UTF-8 (RFC 6455 8.1)")
+
+
+_SHORT_HEADS: dict[int, tuple[bytes, ...]] = {}
+
+
+def _short_heads(first: int) -> tuple[bytes, ...]:
+    """The heads of unmasked frames that start with this byte, by payload length up to 125."""
+    heads = _SHORT_HEADS.get(first)
+    if heads is None:
+        heads = _SHORT_HEADS[first] = tuple(bytes((first, size)) for size in range(126))
+    return heads
