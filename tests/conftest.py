@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-from zcws._kernel import ffi, lib
+from zcws.kernel import ffi, lib
 
 # CI runs the same examples every time, so that a red run is about the change; at home every run tries others and
 # prints what repeats a failure. No deadline: time is not asserted, the machine may be busy.

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
 
-__all__ = ["Assembly", "Inflate"]
+__all__ = ["BAD_BUFFER_SIZE", "BAD_DEFLATE", "BAD_MESSAGE_SIZE", "BAD_UTF8", "Assembly", "Inflate"]
 
-_BAD_UTF8 = -lib.ZCWS_BAD_UTF8
-_BAD_MESSAGE_SIZE = -lib.ZCWS_BAD_MESSAGE_SIZE
+BAD_UTF8 = -lib.ZCWS_BAD_UTF8
+BAD_MESSAGE_SIZE = -lib.ZCWS_BAD_MESSAGE_SIZE
 
 #: A fault of its own, behind those of the C core: compressed data that cannot be inflated. zcws/errors.py names it.
 BAD_DEFLATE = 17
@@ -72,11 +72,11 @@ class Assembly:
         except ValueError:
             return BAD_DEFLATE
         # RFC 6455 8.1: the last character has to be whole.
-        return _BAD_UTF8 if last and self._utf8 is not None and self._utf8[0] != 0 else 0
+        return BAD_UTF8 if last and self._utf8 is not None and self._utf8[0] != 0 else 0
 
     def _add_inflated(self, piece: bytes) -> int:
         if len(self.target) + len(piece) > self._max_size:
-            return _BAD_MESSAGE_SIZE
+            return BAD_MESSAGE_SIZE
         if self._utf8 is not None and lib.zcws_utf8(piece, len(piece), self._utf8) != len(piece):
-            return _BAD_UTF8
+            return BAD_UTF8
         return 0 if self.target.append(memoryview(piece)) else BAD_BUFFER_SIZE

@@ -14,6 +14,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from zcws.errors import StaleFrame
 from zcws.kernel import ffi
 
 if TYPE_CHECKING:
@@ -34,6 +35,30 @@ _NOTHING = memoryview(bytearray())
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
+class Occupant:
+    """The message that lies in a buffer now: what its frame names as its source.
+
+    A buffer may serve several connections in turn, and the frame of one must not show the bytes of another.
+    """
+
+    __slots__ = ("_buffer", "_number")
+
+    def __init__(self, buffer: PayloadBuffer, number: int) -> None:
+        self._buffer = buffer
+        self._number = number
+
+    def export(self, start: int, stop: int) -> memoryview:
+        return self._home().export(start, stop)
+
+    def peek(self, start: int, stop: int) -> memoryview:
+        return self._home().peek(start, stop)
+
+    def _home(self) -> PayloadBuffer:
+        if self._buffer.number != self._number:
+            raise StaleFrame("the PayloadBuffer that this frame lies in has been used again, or released")
+        return self._buffer
+
+
 class PayloadBuffer:
     """Reusable memory for payloads.
 
@@ -46,7 +71,7 @@ class PayloadBuffer:
         ValueError: `memory` is read-only or not contiguous.
     """
 
-    __slots__ = ("__weakref__", "_exporter", "_memory", "_owns", "_pointer", "_used", "reader")
+    __slots__ = ("__weakref__", "_exporter", "_memory", "_owns", "_pointer", "_used", "number", "reader")
 
     def __init__(self, memory: Buffer | None = None) -> None:
         self._owns = memory is None
@@ -54,6 +79,8 @@ class PayloadBuffer:
         self._used = 0
         #: The reader that is in the middle of a message here, or None.
         self.reader: object | None = None
+        #: Counts the messages that have begun here.
+        self.number = 0
         self._memory = _NOTHING
         self._pointer: Any = ffi.NULL
         if memory is not None:
@@ -88,16 +115,22 @@ class PayloadBuffer:
         self._pointer = ffi.NULL
         self._memory = _NOTHING
         self._used = 0
+        self.number += 1
 
     # ---- for the reader ----
 
     def begin(self) -> None:
         """A new message: from the start of the storage, or of new storage where a view is still out."""
         self._used = 0
+        self.number += 1
         if self._owns and self._exporter is not None:
             if self._exporter() is not None:
                 self._grow(0, 0)
             self._exporter = None
+
+    def occupant(self) -> Occupant:
+        """The message that has just been received here, as the source of its frame."""
+        return Occupant(self, self.number)
 
     def fits(self, total: int) -> bool:
         """Whether a message of `total` bytes can be received here."""

@@ -73,7 +73,9 @@ class Inflater:
             for start in range(0, len(payload), _STEP_IN):
                 yield from self._inflate(payload[start : start + _STEP_IN])
             if last:
-                yield from self._inflate(_TAIL)
+                # A message that ended with a final block has no open block that the tail would close.
+                if self._stream is not None:
+                    yield from self._inflate(_TAIL)
                 self._streams = 0
                 if self._forgets:
                     self._stream = None

@@ -245,7 +245,8 @@ class Connection:
         if self.hold_replies and not self.reader.is_concluded:
             return
         reply = self.bridge.take()
-        if reply is not None:
+        # Once the socket is gone nobody can be answered: what was still read came too late.
+        if reply is not None and self.state is not State.LOST:
             if reply.is_last:
                 self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
             self.writer.write_reply(reply)
@@ -305,4 +306,4 @@ def _as_bytes(data: Buffer) -> Buffer:
     if view.format == "B" and view.ndim == 1 and view.contiguous:
         return view
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
-    return view.cast("B") if view.contiguous and view.nbytes else view.tobytes()
+    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()

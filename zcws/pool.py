@@ -62,15 +62,16 @@ class Pool:
     """What the connections of one event loop, or one thread, take turns with. Not for use from two threads.
 
     Attributes:
+        capacity: bytes of each ring.
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
         table, words: the scan table, as C fills it and as Python reads it.
     """
 
-    __slots__ = ("__weakref__", "_arenas", "_buffers", "_capacity", "_mirrored", "_spare", "compressors", "landing", "table", "words")
+    __slots__ = ("__weakref__", "_arenas", "_buffers", "_mirrored", "_spare", "capacity", "compressors", "landing", "table", "words")
 
     def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._mirrored = mirrored
         self._spare: list[Ring] = []
         self._buffers: list[PayloadBuffer] = []
@@ -85,20 +86,22 @@ class Pool:
         """The landing ring; it stays in the pool until `lease`."""
         ring = self.landing
         if ring is None:
-            ring = self._spare.pop() if self._spare else Ring(self._capacity, mirrored=self._mirrored)
+            ring = self._spare.pop() if self._spare else Ring(self.capacity, mirrored=self._mirrored)
             self.landing = ring
         return ring
 
     def lease(self) -> Ring:
         """The landing ring, which is the caller's from now on."""
-        ring = self.land()
-        self.landing = None
+        ring, self.landing = self.landing or self.land(), None
         return ring
 
     def give_back(self, ring: Ring) -> None:
         """Takes back a ring whose bytes have all been read; one that is still held goes to its holders instead."""
-        if ring.is_exported:
-            return
+        if not ring.is_exported:
+            self.take_back(ring)
+
+    def take_back(self, ring: Ring) -> None:
+        """The same for a ring that nobody holds a view of."""
         ring.tail = ring.head = 0
         if self.landing is None:
             self.landing = ring

@@ -1,8 +1,8 @@
-"""The reading half: from bytes that have arrived to frames that can be used.
+"""The reading half: from rows that have been scanned to frames and messages that can be used.
 
-It decides where a payload lies, when a ring is leased and given back, and in what order frames, the peer's Close
-and the peer's mistakes reach the caller. It never writes: what it owes to the peer it puts on the bridge. It knows
-neither sockets nor time, and all of its progress lives in this object, so a caller may stop waiting at any moment.
+It decides where a payload lies and in what order frames, the peer's Close and the peer's mistakes reach the caller. It
+never writes: what it owes to the peer it puts on the bridge. All of its progress lives in this object, so a
+caller may stop waiting at any moment. Where bytes come from is the business of inlet.py.
 
 Where a payload lies, and how often it was copied. RING is the leased ring, USER the caller's payload buffer:
 
@@ -13,50 +13,28 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       fragments, plain            RING -> USER, each            the same
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
-
-The life of bytes: `get_buffer` says where the next ones may land, `received` scans them (one crossing, every complete
-frame), and rows of the table wait in `_batch` until they are asked for. Three things can stand behind the last
-row: nothing yet, the peer's Close, or a fault. They take effect when the rows before them have been read, so that what was
-valid is still answered (`conclude` brings that forward, for a caller that does not read).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from operator import length_hint
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
 
-from zcws.assembly import BAD_BUFFER_SIZE, Assembly, Inflate
+from zcws._kernel import lib
+from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, BAD_MESSAGE_SIZE, BAD_UTF8, Assembly, Inflate
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
-from zcws.codes import CloseCode, OpCode
-from zcws.errors import (
-    FAULTS,
-    ConnectionClosed,
-    ConnectionClosedError,
-    LimitExceeded,
-    ProtocolError,
-    closed_error,
-)
-from zcws.frame import (
-    NEED_MORE,
-    Frame,
-    NeedMore,
-    PayloadOrigin,
-    ReceivedFrame,
-    close_payload,
-    parse_close_payload,
-)
-from zcws.kernel import ffi, lib
-from zcws.pool import TABLE_ROWS, Pool
+from zcws.codes import OpCode
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
+from zcws.inlet import Inlet
+from zcws.pool import Pool
 from zcws.ring import Ring
 
-__all__ = ["Reader"]
+__all__ = ["Piece", "Reader"]
 
 _FIRST, _LAST, _COMPRESSED = lib.ZCWS_FIRST, lib.ZCWS_LAST, lib.ZCWS_COMPRESSED
-_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
-_STOPPED = -1  # a status of our own: the connection was failed from this side
-_scan, _land = lib.zcws_scan, lib.zcws_land
+_CONTROL = 0x08  # RFC 6455 5.2: the bit that control opcodes have
 
 #: A row that is a whole plain frame, and which: its payload can be used where it lies.
 _WHOLE = {op | _FIRST | _LAST: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)}
@@ -64,14 +42,14 @@ _WHOLE_TEXT, _WHOLE_BINARY = OpCode.TEXT | _FIRST | _LAST, OpCode.BINARY | _FIRS
 _OPCODES = {int(op): op for op in OpCode}
 
 #: From this many bytes on, the rest of a large payload is received straight into its buffer. For less, one more
-#: system call costs more than the copy (benchmarks/results: landing).
+#: system call costs more than the copy.
 _LAND_AT_LEAST = 16 * 1024
 
-#: One read never asks for more than a ring's worth, wherever it lands.
-_LAND_AT_MOST = 256 * 1024
+#: A piece of a message that is being streamed: its bytes, or its text; and whether the message ends with it.
+Piece = tuple["str | bytes", bool]
 
 
-class Reader:
+class Reader(Inlet):
     """The reading half of one connection.
 
     Args:
@@ -81,39 +59,17 @@ class Reader:
         inflate: decompresses the peer's messages, where permessage-deflate was agreed.
         max_size: bytes of a message, exactly that many allowed.
         max_fragments: frames of a message, exactly that many allowed.
-
-    Attributes:
-        eager: answer Pings when they arrive, not when their frame is read. A reader whose writer is elsewhere
-            (after a split) is not eager: its bridge has one slot.
-        discarding: our Close is out: data that arrives is dropped (behaviour: "ignored until the peer's Close").
-        on_pong: called with the payload of each Pong when it arrives.
     """
 
     __slots__ = (
         "_assembly",
-        "_batch",
-        "_bridge",
-        "_concluded",
-        "_eof",
-        "_fault",
+        "_decode",
         "_finished",
-        "_frame",
         "_inflate",
-        "_landing",
-        "_max_fragments",
-        "_max_size",
-        "_next",
-        "_peer_close",
-        "_pool",
-        "_remaining",
-        "_ring",
-        "_state",
-        "_status",
-        "_stopped",
-        "_words",
-        "discarding",
-        "eager",
-        "on_pong",
+        "_pieces",
+        "_skipping",
+        "_streamed",
+        "streaming",
     )
 
     def __init__(
@@ -126,232 +82,25 @@ class Reader:
         max_size: int,
         max_fragments: int,
     ) -> None:
-        self._pool = pool
-        self._bridge = bridge
+        super().__init__(
+            pool,
+            bridge,
+            masked=masked,
+            compressed=inflate is not None,
+            max_size=max_size,
+            max_fragments=max_fragments,
+        )
         self._inflate = inflate
-        self._max_size = max_size
-        self._max_fragments = max_fragments
-        self.eager = True
-        self.discarding = False
-        self.on_pong: Callable[[bytes], None] | None = None
-
-        self._state = ffi.new("struct zcws_reader *")
-        self._state.max_size = max_size
-        self._state.max_fragments = max_fragments
-        self._state.masked = masked
-        self._state.rsv1 = inflate is not None
-
-        self._ring: Ring | None = None
-        self._next = 0  # where in the ring the next scan begins
-        self._words: Iterator[int] = iter(())  # the rows that have not been read, three words each
-        self._batch: Iterator[tuple[int, int, int]] = iter(())  # the same, a row at a time
-        self._frame: ReceivedFrame | None = None  # handed out last; good until the next read
         self._assembly: Assembly | None = None  # the message in progress
-        self._finished: Assembly | None = None  # the message handed out last, if it lies in a buffer of ours
-        self._remaining = 0  # bytes to come of a frame that is larger than the ring
-        self._landing = False  # they are being received straight into the message's buffer
-        self._status = _MORE  # what stands behind the last row
-        self._fault = 0
-        self._peer_close: bytes | None = None  # the payload of the peer's Close
-        self._stopped: tuple[int, str] | None = None
-        self._concluded = False
-        self._eof = False
+        self._finished: list[PayloadBuffer] = []  # of ours, in which messages lie that were handed out last
+        self._pieces: Iterator[Piece] | None = None  # of a message that is being streamed
+        self._streamed = 0  # bytes of it so far
+        self._decode: Callable[[bytes, bool], str | bytes] = _as_is
+        #: What is being streamed: its opcode, or 0 before its first piece; None while nothing is.
+        self.streaming: int | None = None
+        self._skipping = False  # the rest of a message that nobody wants
 
-    # ---- the network's side ----
-
-    def get_buffer(self) -> memoryview:
-        """Memory for the next bytes: fill some of it, then call `received`. Empty when the caller has to read first.
-
-        Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
-        """
-        if self._landing:
-            return self._slot()
-        ring = self._ring
-        if ring is None or self._is_over:
-            return self._pool.land().whole
-        if self._frame is None and not self.is_pending:
-            ring = self._settle(ring)
-        room = ring.room()
-        if not room and self.discarding:
-            self._drop_pending()
-            room = self._settle(ring).room()
-        return room
-
-    def received(self, count: int) -> None:
-        """`count` bytes have landed where the last `get_buffer` said."""
-        if self._landing:
-            self._landed(count)
-            return
-        if self._is_over:
-            return  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
-        ring = self._ring
-        if ring is None:
-            ring = self._ring = self._pool.lease()
-            self._next = 0
-            self._state.fit = ring.capacity
-        ring.head += count
-        if self._status == _MORE or self.discarding or not self.is_pending:
-            self._scan_ring(ring)
-
-    def receive_bytes(self, data: memoryview) -> int:
-        """Copies as much of `data` as there is room for, and scans it. Returns how many bytes were used."""
-        room = self.get_buffer()
-        count = min(len(room), len(data))
-        room[:count] = data[:count]
-        if count:
-            self.received(count)
-        return count
-
-    def receive_eof(self, *, later: bool = False) -> None:
-        """The peer will send no more bytes. `later`: what was read last may still be answered, so the end waits for
-        the next read."""
-        self._eof = True
-        if not later and not self.is_pending:
-            self.conclude()
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether rows wait to be read."""
-        return length_hint(self._words) > 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the network has to wait until something has been read."""
-        return self._ring is not None and not self._landing and not self.get_buffer()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether something in the ring may still be read: then it may be full."""
-        return self._frame is not None or self.is_pending
-
-    @property
-    def is_at_eof(self) -> bool:
-        """Whether the peer has ended the stream."""
-        return self._eof
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether a Close or a fault has been scanned."""
-        return self._status not in (_MORE, _FULL)
-
-    # ---- scanning ----
-
-    def _scan_ring(self, ring: Ring) -> None:
-        """One crossing: every complete frame becomes a row."""
-        pool = self._pool
-        count = _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
-        if count < _NEWS:
-            self._next = ring.head
-            words = pool.words[_HEAD : _HEAD + _ROW * count].tolist()
-            self._status, self._remaining = _MORE, 0
-        else:
-            count -= _NEWS
-            words = pool.words[: _HEAD + _ROW * count].tolist()
-            self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
-            del words[:_HEAD]
-            if controls:
-                self._see_controls(words, ring)
-        ring.next_batch()
-        if self.discarding:
-            self._discard(ring)
-            return
-        if self.is_pending:
-            words = [*self._words, *words]
-        self._set_rows(words)
-        # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not any(_has_data(words)):
-            self.conclude()
-
-    def _set_rows(self, words: Sequence[int]) -> None:
-        """These rows wait to be read, and no others."""
-        self._words = it = iter(words)
-        self._batch = zip(it, it, it, strict=True)
-
-    def _see_controls(self, words: list[int], ring: Ring) -> None:
-        """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
-        for i in range(0, len(words), _ROW):
-            what, start, stop = words[i : i + _ROW]
-            if what & 0x0F < OpCode.CLOSE:
-                continue
-            payload = bytes(ring.peek(start, stop))
-            if what & 0x0F == OpCode.PING and self.eager:
-                self._bridge.put(Reply(OpCode.PONG, payload))
-            elif what & 0x0F == OpCode.PONG and self.on_pong is not None:
-                self.on_pong(payload)
-            elif what & 0x0F == OpCode.CLOSE:
-                self._peer_close = payload
-
-    def _discard(self, ring: Ring) -> None:
-        """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""
-        while self._status == _FULL:
-            count = _scan(self._state, ring.base, self._next, ring.head, self._pool.table, TABLE_ROWS) & (_NEWS - 1)
-            words = self._pool.words[: _HEAD + _ROW * count].tolist()
-            self._next, self._status, _, self._remaining, _ = words[:_HEAD]
-            self._see_controls(words[_HEAD:], ring)
-        if self._is_over:
-            self.conclude()
-        if not self.is_pending and self._frame is None:
-            self._release()
-
-    def _drop_pending(self) -> None:
-        self._set_rows(())
-        self._forget_frame()
-
-    # ---- the ring ----
-
-    def _settle(self, ring: Ring) -> Ring:
-        """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
-        ring.tail = self._next
-        self._next -= ring.settle()
-        if ring.is_crowded:
-            fresh = self._pool.lease()
-            ring.move_unread(fresh)
-            self._next = 0
-            self._pool.give_back(ring)
-            self._ring = ring = fresh
-        return ring
-
-    def _release(self) -> None:
-        """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
-        ring = self._ring
-        if ring is not None and self._next == ring.head and not ring.is_exported:
-            self._ring = None
-            self._pool.give_back(ring)
-
-    # ---- landing ----
-
-    def _slot(self) -> memoryview:
-        target = self._assembly.target  # type: ignore[union-attr]
-        return target.slot(min(self._remaining, _LAND_AT_MOST), len(target) + self._remaining)
-
-    def _start_landing(self) -> None:
-        """The rest of a large plain payload is received straight into its buffer."""
-        assembly = self._assembly
-        if assembly is None or not assembly.is_plain or self.discarding:
-            return
-        if not assembly.target.fits(len(assembly.target) + self._remaining):
-            self._fail(BAD_BUFFER_SIZE)
-        elif self._remaining >= _LAND_AT_LEAST:
-            self._landing = True
-
-    def _landed(self, count: int) -> None:
-        assembly = self._assembly
-        assert assembly is not None
-        target = assembly.target
-        outcome = _land(self._state, target.pointer(), count)
-        if outcome < 0:
-            self._landing = False
-            self._fail(-outcome)
-            return
-        target.advance(count)
-        self._remaining -= count
-        if self._remaining == 0:
-            self._landing = False
-            if outcome == _LAST:
-                # A row of no bytes, so that the message ends where every message ends: in _read_piece.
-                self._set_rows((assembly.opcode | _LAST, 0, 0))
-
-    # ---- the caller's side ----
+    # ---- frames and messages ----
 
     def read_frame(
         self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
@@ -364,7 +113,8 @@ class Reader:
             ProtocolError: the peer broke a rule, and everything before that has been read.
             ConnectionClosed: there is nothing left to read.
         """
-        self._forget_frame()
+        if self._frame is not None:
+            self._forget_frame()
         while True:
             row = next(self._batch, None)
             if row is None:
@@ -380,8 +130,8 @@ class Reader:
                 return frame
             ring: Ring = self._ring  # type: ignore[assignment]
             ring.tail = start
-            if opcode is OpCode.CLOSE:
-                self.conclude()
+            if what & _CONTROL:
+                self._answer(opcode, start, stop)
             if origin is PayloadOrigin.ADAPTIVE:
                 self._frame = whole = ReceivedFrame(opcode, ring, start, stop)
                 return whole
@@ -392,7 +142,8 @@ class Reader:
 
         Raises: as `read_frame`.
         """
-        self._forget_frame()
+        if self._frame is not None:
+            self._forget_frame()
         while True:
             row = next(self._batch, None)
             if row is None:
@@ -404,9 +155,8 @@ class Reader:
                 return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
             if what == _WHOLE_BINARY:
                 return bytes(self._ring.memory[start:stop])  # type: ignore[union-attr]
-            if what & 0x0F >= OpCode.CLOSE:
-                if what & 0x0F == OpCode.CLOSE:
-                    self.conclude()
+            if what & _CONTROL:
+                self._answer(_WHOLE[what], start, stop)
                 continue
             frame = self._read_piece(what, start, stop, None)
             if frame is not None:
@@ -414,24 +164,94 @@ class Reader:
                 self._forget_frame()
                 return message
 
-    def _read_piece(self, what: int, start: int, stop: int, buffer: PayloadBuffer | None) -> Frame | None:
+    def read_batch(self) -> list[Frame] | NeedMore:
+        """All frames that have arrived together, or NEED_MORE. They are good until the next read.
+
+        Raises: as `read_frame`.
+        """
+        if self._frame is not None:
+            self._forget_frame()
+        while True:
+            rows = list(self._batch)
+            if not rows:
+                if self._more():
+                    continue
+                return NEED_MORE
+            frames = self._whole_frames(rows)
+            if frames:
+                self._frame = frames[0]
+                self._siblings = frames
+                return list[Frame](frames)
+
+    def _whole_frames(self, rows: list[tuple[int, int, int]]) -> list[ReceivedFrame]:
+        ring: Ring = self._ring  # type: ignore[assignment]
+        whole = _WHOLE
+        try:
+            frames = [ReceivedFrame(whole[what], ring, start, stop) for what, start, stop in rows]
+        except KeyError:
+            return self._mixed_frames(rows)
+        ring.tail = rows[0][1]
+        if not self.eager or self._status == _CLOSED:
+            for what, start, stop in rows:
+                if what & _CONTROL:
+                    self._answer(whole[what], start, stop)
+        return frames
+
+    def _mixed_frames(self, rows: list[tuple[int, int, int]]) -> list[ReceivedFrame]:
+        """The same where some rows are pieces of messages; each such message gets a buffer of its own."""
+        frames: list[ReceivedFrame] = []
+        for what, start, stop in rows:
+            opcode = _WHOLE.get(what)
+            if opcode is None:
+                frame = self._read_piece(what, start, stop, None)
+                if frame is None:
+                    if self._is_over and not self.is_pending and self.is_faulty:
+                        break  # found only now: what came before it is still good
+                    continue
+                self._frame = None
+            else:
+                if what & _CONTROL:
+                    self._answer(opcode, start, stop)
+                frame = ReceivedFrame(opcode, self._ring, start, stop)  # type: ignore[arg-type]
+            frames.append(frame)
+        return frames
+
+    def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
+        """A control frame's turn has come: the Close takes effect, and a Ping is answered unless it has been."""
+        if opcode is OpCode.CLOSE:
+            self.conclude()
+        elif opcode is OpCode.PING and not self.eager:
+            payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
+            self._bridge.put(Reply(OpCode.PONG, payload))
+
+    # ---- messages in pieces ----
+
+    def _read_piece(self, what: int, start: int, stop: int, buffer: PayloadBuffer | None) -> ReceivedFrame | None:
         """A fragment, or a piece of a large frame: the whole message when this was the last."""
+        if self._skipping:
+            self._skip(what, start, stop)
+            return None
+        if self.streaming:
+            raise RuntimeError("a message is being streamed; read or leave it first")
         assembly = self._assembly
         if what & _FIRST or assembly is None:
             self._assembly = assembly = self._begin(what, buffer)
-        payload = self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
-        fault = assembly.add(payload, last=bool(what & _LAST))
+        fault = assembly.add(self._bytes_of(start, stop), last=bool(what & _LAST))
         if fault:
             self._fail(fault)
             return None
         if not what & _LAST:
             return None
         self._assembly = None
-        self._finished = assembly
-        assembly.target.reader = None
-        frame = ReceivedFrame(_OPCODES[assembly.opcode], assembly.target, 0, len(assembly.target))
-        self._frame = frame
+        target = assembly.target
+        target.reader = None
+        if assembly.is_ours:
+            self._finished.append(target)
+        self._frame = frame = ReceivedFrame(_OPCODES[assembly.opcode], target, 0, len(target))
         return frame
+
+    def _bytes_of(self, start: int, stop: int) -> memoryview:
+        return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
 
     def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
         is_ours = buffer is None
@@ -457,121 +277,138 @@ class Reader:
         return frame
 
     def _forget_frame(self) -> None:
-        """The frame that was handed out last is stale: the next read has begun."""
-        frame = self._frame
-        if frame is not None:
-            frame._source = None
-            self._frame = None
-            finished = self._finished
-            if finished is not None:
-                self._finished = None
-                if finished.is_ours:
-                    self._pool.return_buffer(finished.target)
+        super()._forget_frame()
+        for target in self._finished:
+            self._pool.return_buffer(target)
+        self._finished.clear()
 
     def _more(self) -> bool:
         """Every row has been read. True: there are new ones. False: more bytes are needed.
 
         Raises: what stands behind the last row.
         """
-        ring = self._ring
-        if self._status == _FULL and ring is not None:
-            self._scan_ring(ring)
-            return True
-        if self._is_over or self._eof:
+        if self._status != _MORE or self._eof:
+            if self._status == _FULL and self._ring is not None:
+                self._scan_ring(self._ring)
+                return True
             self.conclude()
             self._drop_ring()
             raise self.error()
-        if self._remaining and not self._landing:
+        if self._remaining and self._landing is None:
             self._start_landing()
             if self._is_over:
                 return True
         self._release()
         return False
 
-    # ---- the end ----
-
-    def _fail(self, fault: int) -> None:
-        """A fault that was found behind the scan: nothing after it counts."""
-        self._drop_pending()
-        self._status = fault
-        self.conclude()
-
-    def conclude(self) -> None:
-        """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
-
-        Does nothing while more may come. Rows that have not been read can be read all the same.
-        """
-        if self._concluded or not (self._is_over or self._eof):
+    def _start_landing(self) -> None:
+        """The rest of a large plain payload is received straight into its buffer."""
+        assembly = self._assembly
+        if assembly is None or not assembly.is_plain or self.discarding:
             return
-        self._concluded = True
-        if self._status == _CLOSED:
-            # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
-            self._bridge.put(Reply(OpCode.CLOSE, self._peer_close or b""))
-        elif self._is_over:
-            self._bridge.put(Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status])))
-        self._bridge.end()
+        if not assembly.target.fits(len(assembly.target) + self._remaining):
+            self._fail(BAD_BUFFER_SIZE)
+        elif self._remaining >= _LAND_AT_LEAST:
+            self._landing = assembly.target
+            self._landing_opcode = assembly.opcode
 
-    def discard(self) -> None:
-        """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""
-        self.discarding = True
-        if self._status == _FULL and self._ring is not None:
-            self._scan_ring(self._ring)
-        self.conclude()
+    # ---- streaming inside a message ----
 
-    def stop(self, code: int, reason: str) -> None:
-        """The connection is failed for a reason of ours: rows that wait can be read, nothing after them."""
-        if not self._is_over:
-            self._stopped = (code, reason)
-            self._status = _STOPPED
-            self._concluded = True
-            self._bridge.end()
+    def begin_stream(self) -> None:
+        """The next message is read with `read_piece`, as its bytes arrive, and not with the other methods.
 
-    def _drop_ring(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            self._pool.give_back(ring)
+        Raises:
+            RuntimeError: half of a message has been read already.
+        """
+        if self._assembly is not None or self.streaming is not None:
+            raise RuntimeError("a message is being read already; a stream begins with a message")
+        self._forget_frame()
+        self.streaming = 0
+        self._state.fit = 0
+        if self._ring is not None and self._status == _MORE:
+            self._scan_ring(self._ring)  # what is there of an unfinished frame
 
-    @property
-    def is_concluded(self) -> bool:
-        """Whether the end has taken effect."""
-        return self._concluded
+    def end_stream(self) -> None:
+        """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
+        if self.streaming is not None:
+            self._skipping = self.streaming != 0
+            self.streaming = None
+            self._pieces = None
+            self._state.fit = self._pool.capacity
 
-    @property
-    def is_ending(self) -> bool:
-        """Whether a Close, a fault or the end of the stream has arrived, perhaps behind rows that wait."""
-        return self._is_over or self._eof
+    def read_piece(self) -> Piece | NeedMore:
+        """The next piece of the message that is being streamed, or NEED_MORE.
 
-    @property
-    def is_faulty(self) -> bool:
-        """Whether the peer broke a rule."""
-        return self._status not in (_MORE, _FULL, _CLOSED, _STOPPED)
+        Raises: as `read_frame`.
+        """
+        while True:
+            if self._pieces is not None:
+                piece = next(self._pieces, None)
+                if piece is not None and piece[1]:
+                    self.streaming = 0  # nothing is left to skip
+                    self.end_stream()
+                if piece is not None and (piece[0] or piece[1]):
+                    return piece
+                if piece is not None:
+                    continue
+                self._pieces = None
+            row = next(self._batch, None)
+            if row is None:
+                if self._more():
+                    continue
+                return NEED_MORE
+            self._stream_row(*row)
 
-    @property
-    def peer_close(self) -> tuple[int, str] | None:
-        """The code and the reason of the peer's Close; 1005 where it had no code. RFC 6455 7.1.5."""
-        if self._peer_close is None:
-            return None
-        code, reason = parse_close_payload(memoryview(self._peer_close))
-        return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
+    def _stream_row(self, what: int, start: int, stop: int) -> None:
+        if what & _CONTROL:
+            self._answer(_WHOLE[what], start, stop)
+        elif self._skipping:
+            self._skip(what, start, stop)
+        else:
+            if what & _FIRST:
+                self.streaming = what & 0x0F
+                self._streamed = 0
+                self._decode = getincrementaldecoder("utf-8")().decode if self.streaming == OpCode.TEXT else _as_is
+            # A copy: the ring may be written to again before the last piece of it has been asked for.
+            self._pieces = self._stream_pieces(what, bytes(self._bytes_of(start, stop)))
 
-    def error(self) -> ConnectionClosed:
-        """A new exception that says how this half ended."""
-        if self._stopped is not None:
-            return ConnectionClosedError(*self._stopped)
-        if self.is_faulty:
-            code, reason = FAULTS[self._status]
-            if code == CloseCode.MESSAGE_TOO_BIG:
-                return LimitExceeded(code, reason, limits=self._limits())
-            return ProtocolError(code, reason)
-        close = self.peer_close
-        if close is None:
-            return closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
-        return closed_error(*close, clean=True)
+    def _stream_pieces(self, what: int, payload: bytes) -> Iterator[Piece]:
+        """What one row gives: itself, or what it inflates to. RFC 6455 8.1: text is checked as it comes."""
+        last = bool(what & _LAST)
+        if not what & _COMPRESSED:
+            yield self._decode(payload, last), last
+            return
+        for piece in self._inflated(payload, last=last):
+            self._streamed += len(piece)
+            if self._streamed > self._max_size:
+                self._fail(BAD_MESSAGE_SIZE)
+                return
+            try:
+                yield self._decode(piece, False), False
+            except UnicodeDecodeError:
+                self._fail(BAD_UTF8)
+                return
+        if last and not self._is_over:
+            try:
+                yield self._decode(b"", True), True
+            except UnicodeDecodeError:
+                self._fail(BAD_UTF8)
 
-    def _limits(self) -> str:
-        return f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
+    def _inflated(self, payload: bytes, *, last: bool) -> Iterator[bytes]:
+        assert self._inflate is not None
+        try:
+            yield from self._inflate.pieces(memoryview(payload), last=last)
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+
+    def _skip(self, what: int, start: int, stop: int) -> None:
+        """A piece of a message that nobody wants; compressed, it is still part of the context. RFC 7692 7.1.1."""
+        last = bool(what & _LAST)
+        if what & _COMPRESSED:
+            for _ in self._inflated(bytes(self._bytes_of(start, stop)), last=last):
+                pass
+        self._skipping = not last
 
 
-def _has_data(words: list[int]) -> Iterator[bool]:
-    """For each row, whether it is data."""
-    return (what & 0x0F < OpCode.CLOSE for what in words[::_ROW])
+def _as_is(piece: bytes, _last: bool) -> bytes:
+    return piece

@@ -38,7 +38,9 @@ def _mirrored_memory(capacity: int) -> Any:
     base = lib.zcws_mirror_map(capacity)
     if base == ffi.NULL:
         return None
-    return ffi.gc(base, lambda pointer: lib.zcws_mirror_unmap(pointer, capacity))
+    # The function is bound here: the last rings die when the interpreter has emptied this module already.
+    unmap = lib.zcws_mirror_unmap
+    return ffi.gc(base, lambda pointer: unmap(pointer, capacity))
 
 
 class Ring:
@@ -89,8 +91,9 @@ class Ring:
     @property
     def is_exported(self) -> bool:
         """Whether anybody still holds a view."""
-        if self._exports:
-            self._exports = [export for export in self._exports if export[0]() is not None]
+        if not self._exports:
+            return False
+        self._exports = [export for export in self._exports if export[0]() is not None]
         return bool(self._exports)
 
     # ---- room ----

@@ -111,7 +111,7 @@ class Writer:
         compress: compresses messages, where permessage-deflate was agreed.
 
     Attributes:
-        size: bytes that wait to be taken.
+        size: about how many bytes wait to be taken; 0 only when there are none.
         sent_close: the payload of our Close once it has been written, else None.
     """
 
@@ -144,7 +144,7 @@ class Writer:
 
     # ---- what the caller wants to say ----
 
-    def write_message(self, opcode: OpCode, payload: Buffer, *, compress: bool | None = None) -> None:
+    def write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None = None) -> None:
         """A whole message in one frame. `payload` is bytes-like of bytes; text has to be UTF-8 already.
 
         Raises:
@@ -153,16 +153,30 @@ class Writer:
         """
         if self.sent_close is not None or self._opcode:
             self._refuse_message()
-        first = _FIN | opcode
-        codec = self._compress
+        size = len(payload)  # type: ignore[arg-type]
+        if self._compress is not None or compress:
+            self._write_compressed(opcode, payload, size, compress)
+        elif self._next_key is not None or size >= _SEGMENT:
+            self._write(_FIN | opcode, payload)
+        else:
+            # The usual case of `_write`, here because it is the usual case.
+            out = self._out
+            if out is None:
+                out = self._out = bytearray()
+            out += _short_heads(_FIN | opcode)[size] if size < 126 else _HEAD_16(_FIN | opcode, 126, size)
+            out += payload  # type: ignore[arg-type]
+            self.size += size + 4
+
+    def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
+        """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
+        codec = self._codec()
         if compress is None:
-            compress = codec is not None and codec.is_worth(len(payload))  # type: ignore[arg-type]
-        if compress:
-            compressed = self._codec().message(payload)
-            if compressed is not None:
-                payload = compressed
-                first |= _RSV1
-        self._write(first, payload)
+            compress = codec.is_worth(size)
+        compressed = codec.message(payload) if compress else None
+        if compressed is None:
+            self._write(_FIN | opcode, payload)
+        else:
+            self._write(_FIN | _RSV1 | opcode, compressed)
 
     def write_fragment(self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None) -> None:
         """The next fragment of a message; `opcode` and `compress` count on its first one only. RFC 6455 5.4.

@@ -40,6 +40,8 @@ __all__ = ["Options", "WebSocket", "pool_of"]
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 _CORK = 64 * 1024
 
+_OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
+
 #: Messages that one task may read without letting others run, when all of them are there already.
 _FAIR = 1000
 
@@ -181,27 +183,25 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        self._heard = True
-        self._corked = True
+        self._heard = self._corked = True
         self._reader.received(nbytes)
         self._after_bytes()
 
     def _after_bytes(self) -> None:
+        """Everybody who waits for what has arrived gets it now, and what they write goes out at the end."""
+        reader = self._reader
         self._corked = True
-        reader, wakeup = self._reader, self._wakeup
-        if wakeup._callback is not None and (reader.is_pending or reader.is_ending):
+        if reader.has_news:
             self._budget = _FAIR
-            if wakeup.can_wake:
-                wakeup.wake()
-            else:
-                wakeup.wake_soon()
+            self._wakeup.wake()
         self._corked = False
         if self._writer.size:
             self._flush()
-        if reader.is_busy and reader.is_full:
-            self._pause_reading()
-        if reader.is_ending:
-            self._advance_closing()
+        if reader.needs_care:
+            if reader.is_full:
+                self._pause_reading()
+            if reader.is_ending:
+                self._advance_closing()
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
@@ -270,13 +270,7 @@ class WebSocket(asyncio.BufferedProtocol):
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another task is reading.
         """
-        self._budget -= 1
-        if self._budget < 0:
-            await self._let_others_run()
-        message = self._reader.read_message()
-        while message is NEED_MORE:
-            await self._wait()
-            message = self._reader.read_message()
+        message = await self._recv()
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()
@@ -304,7 +298,9 @@ class WebSocket(asyncio.BufferedProtocol):
             await self._let_others_run()
         frame = self._reader.read_frame(buffer, origin)
         while frame is NEED_MORE:
-            await self._wait()
+            if self._reading_paused:
+                self._resume_reading()
+            await self._wakeup
             frame = self._reader.read_frame(buffer, origin)
         return frame
 
@@ -313,20 +309,21 @@ class WebSocket(asyncio.BufferedProtocol):
 
     async def __anext__(self) -> str | bytes:
         try:
-            return await self.recv()
+            return await self._recv()
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
-    async def _wait(self) -> None:
-        """Until bytes arrive that make a difference."""
-        self._check_alone()
-        if self._reading_paused:
-            self._resume_reading()
-        await self._wakeup
-
-    def _check_alone(self) -> None:
-        if self._wakeup.is_waiting:
-            raise RuntimeError("another task is reading from this connection already")
+    async def _recv(self) -> str | bytes:
+        self._budget -= 1
+        if self._budget < 0:
+            await self._let_others_run()
+        message = self._reader.read_message()
+        while message is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            await self._wakeup
+            message = self._reader.read_message()
+        return message
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR
@@ -367,16 +364,17 @@ class WebSocket(asyncio.BufferedProtocol):
         """
         if self._drained is not None or self._message_done is not None:
             await self._until_writable()
-        self.connection.check_writable()
+        if self.connection.state is not _OPEN:
+            self.connection.check_writable()
         if isinstance(message, str):
-            opcode = OpCode.BINARY if text is False else OpCode.TEXT
-            self._writer.write_message(opcode, message.encode(), compress=compress)
+            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
         else:
             await self._send_fragments(_each(message), text, compress)
             return
-        self._written()
+        if not self._corked or self._writer.size >= _CORK:
+            self._written()
 
     async def _send_fragments(
         self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None

@@ -74,16 +74,15 @@ class Wakeup:
 
     # ---- what the driver does ----
 
-    @property
-    def can_wake(self) -> bool:
-        """Whether a task waits and could be resumed right now: no other task is running."""
-        return self._callback is not None and _current_task(self._loop) is None
-
     def wake(self) -> None:
-        """Resumes the waiting task before this returns. Only when `can_wake`."""
-        callback, self._callback = self._callback, None
-        context = self._context
-        if callback is not None and context is not None:
+        """Resumes the waiting task before this returns; on the loop's next turn where another task is running."""
+        callback, context = self._callback, self._context
+        if callback is None:
+            return
+        if context is None or _current_task(self._loop) is not None:
+            self._call_soon()
+        else:
+            self._callback = None
             context.run(callback, self)
 
     def wake_soon(self) -> None:

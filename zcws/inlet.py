@@ -1,0 +1,403 @@
+"""The network's side of reading: bytes arrive, are scanned, and wait as rows.
+
+It decides where the next bytes may land, when a ring is leased and given back, and when the peer's Close or mistake
+takes effect. It knows neither messages nor callers (reader.py), and neither sockets nor time.
+
+The life of bytes: `get_buffer` says where the next ones may land; `received` scans them (one crossing, every complete
+frame); the rows of the table wait in `_batch`. What stands behind the last row is `_status`:
+
+    MORE       nothing yet
+    FULL       rows that the table had no room for: scan again when these have been read
+    CLOSED     the peer's Close
+    1 to 18    the peer's mistake (zcws/errors.py, FAULTS)
+    STOPPED    a reason of ours
+
+The last three take effect (`conclude`) when the rows before them have been read, so that what was valid is still
+answered. A caller that does not read can bring that forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
+
+from zcws._kernel import ffi, lib
+from zcws.bridge import Bridge, Reply
+from zcws.buffer import PayloadBuffer
+from zcws.codes import CloseCode, OpCode
+from zcws.errors import (
+    FAULTS,
+    ConnectionClosed,
+    ConnectionClosedError,
+    LimitExceeded,
+    ProtocolError,
+    closed_error,
+)
+from zcws.frame import ReceivedFrame, close_payload, parse_close_payload
+from zcws.pool import TABLE_ROWS, Pool
+from zcws.ring import Ring
+
+__all__ = ["Inlet"]
+
+_LAST = lib.ZCWS_LAST
+_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+_MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
+_STOPPED = -1
+_scan, _land = lib.zcws_scan, lib.zcws_land
+
+#: One read never asks for more than this, wherever it lands: what a ring takes.
+_LAND_AT_MOST = 256 * 1024
+
+
+class Inlet:
+    """What has arrived on one connection and has not been read.
+
+    Attributes:
+        eager: answer Pings when they arrive, not when their frame is read. A reader whose writer is elsewhere
+            (after a split) is not eager: its bridge has one slot.
+        discarding: our Close is out: data that arrives is dropped.
+        on_pong: called with the payload of each Pong when it arrives.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_bridge",
+        "_concluded",
+        "_eof",
+        "_frame",
+        "_landing",
+        "_landing_opcode",
+        "_max_fragments",
+        "_max_size",
+        "_next",
+        "_peer_close",
+        "_pool",
+        "_remaining",
+        "_ring",
+        "_siblings",
+        "_state",
+        "_status",
+        "_stopped",
+        "_words",
+        "discarding",
+        "eager",
+        "on_pong",
+    )
+
+    def __init__(
+        self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
+    ) -> None:
+        self._pool = pool
+        self._bridge = bridge
+        self._max_size = max_size
+        self._max_fragments = max_fragments
+        self.eager = True
+        self.discarding = False
+        self.on_pong: Callable[[bytes], None] | None = None
+
+        self._state = ffi.new("struct zcws_reader *")
+        self._state.max_size = max_size
+        self._state.max_fragments = max_fragments
+        self._state.fit = pool.capacity
+        self._state.masked = masked
+        self._state.rsv1 = compressed
+
+        self._ring: Ring | None = None
+        self._next = 0  # where in the ring the next scan begins
+        self._words: Iterator[int] = iter(())  # the rows that have not been read, three words each
+        self._batch: Iterator[tuple[int, int, int]] = iter(())  # the same, a row at a time
+        self._frame: ReceivedFrame | None = None  # handed out last; good until the next read
+        self._siblings: Sequence[ReceivedFrame] = ()  # handed out together with it
+        self._remaining = 0  # bytes to come of a frame that is larger than the ring
+        self._landing: PayloadBuffer | None = None  # they are being received straight into this
+        self._landing_opcode = 0
+        self._status = _MORE  # what stands behind the last row
+        self._peer_close: bytes | None = None  # the payload of the peer's Close
+        self._stopped: tuple[int, str] | None = None
+        self._concluded = False
+        self._eof = False
+
+    # ---- bytes arrive ----
+
+    def get_buffer(self) -> memoryview:
+        """Memory for the next bytes: fill some of it, then call `received`. Empty when the caller has to read first.
+
+        Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
+        """
+        landing = self._landing
+        if landing is not None:
+            return landing.slot(min(self._remaining, _LAND_AT_MOST), len(landing) + self._remaining)
+        ring = self._ring
+        if ring is None or self._is_over:
+            return self._pool.land().whole
+        if self._frame is None and not self.is_pending:
+            ring = self._settle(ring)
+        room = ring.room()
+        if not room and self.discarding:
+            self._drop_pending()
+            room = self._settle(ring).room()
+        return room
+
+    def received(self, count: int) -> None:
+        """`count` bytes have landed where the last `get_buffer` said."""
+        if self._landing is not None:
+            self._landed(self._landing, count)
+            return
+        status = self._status
+        if status != _MORE and status != _FULL:
+            return  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = self._pool.lease()
+            self._next = 0
+        ring.head += count
+        if status == _MORE or self.discarding or not self.is_pending:
+            self._scan_ring(ring)
+
+    def receive_bytes(self, data: memoryview) -> int:
+        """Copies as much of `data` as there is room for, and scans it. Returns how many bytes were used."""
+        room = self.get_buffer()
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        if count:
+            self.received(count)
+        return count
+
+    def receive_eof(self) -> None:
+        """The peer will send no more bytes."""
+        self._eof = True
+        if not self.is_pending:
+            self.conclude()
+
+    # ---- what a driver asks ----
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether rows wait to be read."""
+        return length_hint(self._words) > 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the network has to wait until something has been read."""
+        return self._ring is not None and not self.get_buffer()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a read that waits would get anywhere: there are rows, or there is an end."""
+        return length_hint(self._words) > 0 or self._eof or self._status != _MORE
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether a driver has more to do than to go on receiving: the ring may be full, or the end has come."""
+        return self._frame is not None or self.has_news
+
+    @property
+    def is_at_eof(self) -> bool:
+        """Whether the peer has ended the stream."""
+        return self._eof
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a Close, a fault or the end of the stream has arrived, perhaps behind rows that wait."""
+        return self._is_over or self._eof
+
+    @property
+    def is_concluded(self) -> bool:
+        """Whether the end has taken effect."""
+        return self._concluded
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether the peer broke a rule."""
+        return self._status not in (_MORE, _FULL, _CLOSED, _STOPPED)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing that arrives counts any more."""
+        return self._status not in (_MORE, _FULL)
+
+    # ---- scanning ----
+
+    def _scan_ring(self, ring: Ring) -> None:
+        """One crossing: every complete frame becomes a row."""
+        pool = self._pool
+        head = ring.head
+        count = _scan(self._state, ring.base, self._next, head, pool.table, TABLE_ROWS)
+        ring.next_batch()
+        if count >= _NEWS or self.discarding or length_hint(self._words):
+            self._take_news(ring, pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist())
+            return
+        # Nearly always: whole data frames, nothing behind them, and all that came before has been read.
+        self._next = head
+        self._status, self._remaining = _MORE, 0
+        self._set_rows(pool.words[_HEAD : _HEAD + _ROW * count].tolist())
+
+    def _take_news(self, ring: Ring, words: list[int]) -> None:
+        """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
+        self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
+        del words[:_HEAD]
+        if controls:
+            self._see_controls(words, ring)
+        if self.discarding:
+            self._discard(ring)
+            return
+        if self.is_pending:
+            words = [*self._words, *words]
+        self._set_rows(words)
+        # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
+        if self._is_over and not any(_is_data(words)):
+            self.conclude()
+
+    def _set_rows(self, words: Sequence[int]) -> None:
+        """These rows wait to be read, and no others."""
+        self._words = it = iter(words)
+        self._batch = zip(it, it, it, strict=True)
+
+    def _see_controls(self, words: list[int], ring: Ring) -> None:
+        """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
+        for i in range(0, len(words), _ROW):
+            what, start, stop = words[i : i + _ROW]
+            opcode = what & 0x0F
+            if opcode < OpCode.CLOSE:
+                continue
+            payload = bytes(ring.peek(start, stop))
+            if opcode == OpCode.PING and self.eager:
+                self._bridge.put(Reply(OpCode.PONG, payload))
+            elif opcode == OpCode.PONG and self.on_pong is not None:
+                self.on_pong(payload)
+            elif opcode == OpCode.CLOSE:
+                self._peer_close = payload
+
+    def _discard(self, ring: Ring) -> None:
+        """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""
+        while self._status == _FULL:
+            count = _scan(self._state, ring.base, self._next, ring.head, self._pool.table, TABLE_ROWS) % _NEWS
+            words = self._pool.words[: _HEAD + _ROW * count].tolist()
+            self._next, self._status, _, self._remaining, _ = words[:_HEAD]
+            self._see_controls(words[_HEAD:], ring)
+        if self._is_over:
+            self.conclude()
+        if not self.is_pending and self._frame is None:
+            self._release()
+
+    def _drop_pending(self) -> None:
+        self._set_rows(())
+        self._forget_frame()
+
+    def _forget_frame(self) -> None:
+        """The frames that were handed out last are stale: the next read has begun."""
+        frame = self._frame
+        if frame is not None:
+            frame._source = None
+            self._frame = None
+            for sibling in self._siblings:
+                sibling._source = None
+            self._siblings = ()
+
+    # ---- the ring ----
+
+    def _settle(self, ring: Ring) -> Ring:
+        """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
+        ring.tail = self._next
+        self._next -= ring.settle()
+        if ring.is_crowded:
+            fresh = self._pool.lease()
+            ring.move_unread(fresh)
+            self._next = 0
+            self._pool.give_back(ring)
+            self._ring = ring = fresh
+        return ring
+
+    def _release(self) -> None:
+        """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
+        ring = self._ring
+        if ring is not None and self._next == ring.head and not ring.is_exported:
+            self._ring = None
+            self._pool.take_back(ring)
+
+    def _drop_ring(self) -> None:
+        """Nothing will be read from the ring any more."""
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            self._pool.give_back(ring)
+
+    def _landed(self, target: PayloadBuffer, count: int) -> None:
+        """Bytes of a large payload have been received straight into its buffer."""
+        outcome = _land(self._state, target.pointer(), count)
+        if outcome < 0:
+            self._landing = None
+            self._fail(-outcome)
+            return
+        target.advance(count)
+        self._remaining -= count
+        if self._remaining == 0:
+            self._landing = None
+            if outcome == _LAST:
+                # A row of no bytes, so that the message ends where every message ends: at its last row.
+                self._set_rows((self._landing_opcode | _LAST, 0, 0))
+
+    # ---- the end ----
+
+    def _fail(self, fault: int) -> None:
+        """A fault that was found behind the scan: nothing after it counts."""
+        self._drop_pending()
+        self._status = fault
+        self.conclude()
+
+    def discard(self) -> None:
+        """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""
+        self.discarding = True
+        if self._status == _FULL and self._ring is not None:
+            self._scan_ring(self._ring)
+        self.conclude()
+
+    def stop(self, code: int, reason: str) -> None:
+        """The connection is failed for a reason of ours: rows that wait can be read, nothing after them."""
+        if not self._is_over:
+            self._stopped = (code, reason)
+            self._status = _STOPPED
+            self._concluded = True
+            self._bridge.end()
+
+    def conclude(self) -> None:
+        """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
+
+        Does nothing while more may come. Rows that have not been read can be read all the same.
+        """
+        if self._concluded or not (self._is_over or self._eof):
+            return
+        self._concluded = True
+        if self._status == _CLOSED:
+            # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
+            self._bridge.put(Reply(OpCode.CLOSE, self._peer_close or b""))
+        elif self._is_over:
+            self._bridge.put(Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status])))
+        self._bridge.end()
+
+    @property
+    def peer_close(self) -> tuple[int, str] | None:
+        """The code and the reason of the peer's Close; 1005 where it had no code. RFC 6455 7.1.5."""
+        if self._peer_close is None:
+            return None
+        code, reason = parse_close_payload(memoryview(self._peer_close))
+        return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
+
+    def error(self) -> ConnectionClosed:
+        """A new exception that says how this half ended."""
+        if self._stopped is not None:
+            return ConnectionClosedError(*self._stopped)
+        if self.is_faulty:
+            code, reason = FAULTS[self._status]
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                limits = f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
+                return LimitExceeded(code, reason, limits=limits)
+            return ProtocolError(code, reason)
+        close = self.peer_close
+        if close is None:
+            return closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
+        return closed_error(*close, clean=True)
+
+
+def _is_data(words: list[int]) -> Iterator[bool]:
+    """For each row, whether it is data."""
+    return (what & 0x0F < OpCode.CLOSE for what in words[::_ROW])
