@@ -76,8 +76,7 @@ uint8_t *zcws_mirror_map(size_t size) {
     file = open_anonymous_file();
     if (file < 0) return NULL;
     base = MAP_FAILED;
-    if (ftruncate(file, (off_t)size) == 0)
-        base = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ftruncate(file, (off_t)size) == 0) base = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base != MAP_FAILED && !map_halves(base, size, file)) {
         munmap(base, 2 * size);
         base = MAP_FAILED;

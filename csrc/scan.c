@@ -206,8 +206,8 @@ static int take_whole_frame(struct batch *batch) {
     size_t taken = payload + (size_t)(reader->length - reader->remaining);
     size_t arrived = batch->end - taken;
     size_t stop = payload + (size_t)reader->length;
-    int outcome = take_payload(reader, batch->base + taken,
-                               arrived < reader->remaining ? arrived : (size_t)reader->remaining);
+    int outcome =
+        take_payload(reader, batch->base + taken, arrived < reader->remaining ? arrived : (size_t)reader->remaining);
     if (outcome != DONE) return outcome;
     if (reader->remaining != 0) return NEED_MORE;
     if (!is_control(reader->what)) {
