@@ -1,0 +1,447 @@
+"""HTTP/1.1 heads. RFC 9112."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from heads import TRAILING, Reader, head, in_every_way, names, request, response, wire
+from hypothesis import given
+from hypothesis import strategies as st
+from test_headers import LINES
+
+from zcws.errors import HandshakeError
+from zcws.headers import Headers
+from zcws.http import (
+    MAX_HEAD,
+    MAX_HEADERS,
+    MAX_LINE,
+    HeadSearch,
+    HttpError,
+    Request,
+    Response,
+    parse_request,
+    parse_response,
+    text_response,
+)
+
+Data = bytes | bytearray | memoryview
+
+
+def reader(parse: Callable[[Data, int], object]) -> Callable[[], Reader[object]]:
+    """Makes readers: each finds the end of a head, and parses what is before it."""
+
+    def make() -> Reader[object]:
+        search = HeadSearch()
+
+        def read(data: Data) -> object | None:
+            end = search.find(data)
+            return parse(data, end) if end else None
+
+        return read
+
+    return make
+
+
+def read_request(data: bytes) -> Request:
+    return parse_request(data, HeadSearch().find(data))
+
+
+def read_response(data: bytes) -> Response:
+    return parse_response(data, HeadSearch().find(data))
+
+
+def padded(size: int, *, line: int = 4000) -> bytes:
+    """A request of exactly `size` bytes, in lines of at most `line` bytes."""
+    start = "GET / HTTP/1.1\r\n"
+    left = size - len(start) - 2
+    lines = []
+    while left:
+        length = min(line + 2, left) if not 0 < left - line - 2 < 6 else left - 6
+        lines.append("a: " + "b" * (length - 5) + "\r\n")
+        left -= length
+    data = (start + "".join(lines) + "\r\n").encode()
+    assert len(data) == size
+    return data
+
+
+class TestKnownHeads:
+    @pytest.mark.parametrize("name", names("request"))
+    def test_requests(self, name: str) -> None:
+        data = head(name)
+        for found in in_every_way(reader(parse_request), data):
+            assert isinstance(found, Request)
+            assert found.method == "GET"
+            assert found.headers["Sec-WebSocket-Version"] == "13"
+            assert found.serialize() == data
+
+    @pytest.mark.parametrize("name", [*names("response"), *names("refusal"), *names("redirect")])
+    def test_responses(self, name: str) -> None:
+        data = head(name)
+        for found in in_every_way(reader(parse_response), data):
+            assert isinstance(found, Response)
+            assert found.serialize().replace(b" \r\n", b"\r\n") == data.replace(b" \r\n", b"\r\n")
+
+    @pytest.mark.parametrize("name", ["response-tomcat-empty-reason", "response-no-reason"])
+    def test_an_empty_reason_phrase(self, name: str) -> None:
+        """RFC 9112 4: the space before it is required of senders; some leave it out."""
+        found = read_response(head(name))
+        assert (found.status_code, found.reason_phrase) == (101, "")
+
+    def test_repeated_headers(self) -> None:
+        found = read_response(head("refusal-cloudflare-403"))
+        assert [cookie[:6] for cookie in found.headers.get_all("Set-Cookie")] == ["__cf_b", "_cfuvi"]
+
+
+class TestFirstLine:
+    @pytest.mark.parametrize(
+        ("line", "method", "path"),
+        [
+            ("GET / HTTP/1.1", "GET", "/"),
+            ("GET /a?b=c%20d HTTP/1.1", "GET", "/a?b=c%20d"),
+            ("OPTIONS * HTTP/1.1", "OPTIONS", "*"),
+            ("CONNECT host:80 HTTP/1.1", "CONNECT", "host:80"),
+            ("GET http://host/a?b HTTP/1.1", "GET", "/a?b"),  # RFC 9112 3.2.2
+            ("GET HTTPS://host:1 HTTP/1.1", "GET", "/"),
+            ("GET http://host?b HTTP/1.1", "GET", "/?b"),
+            ("\r\nGET / HTTP/1.1", "GET", "/"),  # RFC 9112 2.2
+        ],
+    )
+    def test_request_lines(self, line: str, method: str, path: str) -> None:
+        for found in in_every_way(reader(parse_request), f"{line}\r\nHost: host\r\n\r\n".encode()):
+            assert isinstance(found, Request)
+            assert (found.method, found.path, found.version) == (method, path, "HTTP/1.1")
+            assert list(found.headers.raw_items()) == [("Host", "host")]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "",
+            "GET",
+            "GET /",
+            "GET  / HTTP/1.1",
+            "GET /  HTTP/1.1",
+            "GET / HTTP/1.1 ",
+            " GET / HTTP/1.1",
+            "GET / http/1.1",
+            "GET / HTTP/1",
+            "GET / HTTP/11",
+            "GET / HTTP/1.10",
+            "GET /a b HTTP/1.1",
+            "GET /\t HTTP/1.1",
+            "GET /\x7f HTTP/1.1",
+            "GET /\xe4 HTTP/1.1",
+            "G(T / HTTP/1.1",
+            "GET / HTTP/1.1\nHost: a",
+            "GET / HTTP/1.1\r",
+            "\r\n\r\nGET / HTTP/1.1",
+            "HTTP/1.1 200 OK",
+        ],
+    )
+    def test_malformed_request_lines(self, line: str) -> None:
+        with pytest.raises(HttpError, match="malformed request line") as caught:
+            read_request(f"{line}\r\nHost: host\r\n\r\n".encode("latin-1"))
+        assert caught.value.status == 400
+
+    @pytest.mark.parametrize("line", ["GET / HTTP/2.0", "GET / HTTP/0.9", "PRI * HTTP/2.0"])
+    def test_another_major_version(self, line: str) -> None:
+        """RFC 9112 2.3; the last is how HTTP/2 begins (RFC 9113 3.4)."""
+        with pytest.raises(HttpError, match=r"only HTTP/1\.1") as caught:
+            read_request(wire(line))
+        assert caught.value.status == 505
+
+    def test_another_minor_version(self) -> None:
+        assert read_request(wire("GET / HTTP/1.0")).version == "HTTP/1.0"
+        assert read_request(wire("GET / HTTP/1.2")).version == "HTTP/1.2"
+
+    @pytest.mark.parametrize(
+        ("line", "status", "reason"),
+        [
+            ("HTTP/1.1 200 OK", 200, "OK"),
+            ("HTTP/1.0 404 Not Found", 404, "Not Found"),
+            ("HTTP/1.1 599 \tw\xe4rs ", 599, "\tw\xe4rs "),
+        ],
+    )
+    def test_status_lines(self, line: str, status: int, reason: str) -> None:
+        for found in in_every_way(reader(parse_response), f"{line}\r\nA: b\r\n\r\n".encode("latin-1")):
+            assert isinstance(found, Response)
+            assert (found.status_code, found.reason_phrase) == (status, reason)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "",
+            "HTTP/1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/1.1 099 OK",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 200OK",
+            "HTTP/1.1 200 \x7f",
+            "\r\nHTTP/1.1 200 OK",
+            "GET / HTTP/1.1",
+        ],
+    )
+    def test_malformed_status_lines(self, line: str) -> None:
+        with pytest.raises(HttpError, match="malformed status line"):
+            read_response(f"{line}\r\n\r\n".encode() if line else b"\r\n\r\n")
+
+    def test_a_response_of_another_version(self) -> None:
+        with pytest.raises(HttpError, match=r"only HTTP/1\.1"):
+            read_response(wire("HTTP/2.0 200 OK"))
+
+
+class TestHeaderLines:
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [("a : b", "not a token"), (" a: b", "folded"), ("a", "no colon"), ("a: \0", "control character")],
+    )
+    def test_what_is_wrong_is_said(self, line: str, reason: str) -> None:
+        """RFC 9112 5; all of it is in test_headers.py."""
+        for parse in (
+            lambda: read_request(wire(f"GET / HTTP/1.1\n{line}")),
+            lambda: read_response(wire(f"HTTP/1.1 200 OK\n{line}")),
+        ):
+            with pytest.raises(HttpError, match=reason) as caught:
+                parse()
+            assert caught.value.status == 400
+
+    def test_none(self) -> None:
+        for found in in_every_way(reader(parse_request), wire("GET / HTTP/1.1")):
+            assert isinstance(found, Request)
+            assert len(found.headers) == 0
+
+    def test_bare_line_ends_do_not_end_a_head(self) -> None:
+        assert HeadSearch().find(b"GET / HTTP/1.1\nHost: a\n\n") == 0
+
+
+class TestLimits:
+    """behaviour.md: head over 16 KiB, a line over 8 KiB, more than 128 headers: 431, nothing more buffered."""
+
+    def refused(self, data: bytes) -> None:
+        for kind in (bytes, bytearray, memoryview):
+            with pytest.raises(HttpError) as caught:
+                parse_request(data, HeadSearch().find(kind(data)))
+            assert caught.value.status == 431
+            assert str(caught.value) == "the head is over a limit: 16384 bytes, 8192 a line, 128 headers"
+
+    def refused_after(self, data: bytes, step: int = 1) -> int:
+        """How many bytes have to arrive before `data` is refused."""
+        search = HeadSearch()
+        for size in range(0, len(data) + 1, step):
+            try:
+                assert search.find(data[:size]) == 0
+            except HttpError as error:
+                assert error.status == 431
+                return size
+        raise AssertionError("never refused")
+
+    def test_a_head_of_the_limit(self) -> None:
+        data = padded(MAX_HEAD)
+        search = HeadSearch()
+        assert search.find(data) == MAX_HEAD
+        assert search.find(data + TRAILING) == MAX_HEAD
+        assert read_request(data).path == "/"
+
+    def test_a_head_over_the_limit(self) -> None:
+        data = padded(MAX_HEAD + 1)
+        self.refused(data)
+        assert self.refused_after(data) == MAX_HEAD
+
+    def test_a_head_without_end(self) -> None:
+        data = padded(MAX_HEAD + 100)[:-2] + b"a: b\r\n" * 10000
+        self.refused(data)
+        assert self.refused_after(data) == MAX_HEAD
+
+    def test_a_line_of_the_limit(self) -> None:
+        line = "a: " + "b" * (MAX_LINE - 3)
+        data = wire(f"GET / HTTP/1.1\n{line}")
+        for found in in_every_way(reader(parse_request), data):
+            assert isinstance(found, Request)
+            assert len(found.headers["a"]) == MAX_LINE - 3
+
+    def test_a_line_over_the_limit(self) -> None:
+        data = wire("GET / HTTP/1.1\na: " + "b" * (MAX_LINE - 2))
+        self.refused(data)
+        assert self.refused_after(data) == len(data) - 3  # its CR is the first byte that is too much
+
+    def test_a_line_over_the_limit_among_others(self) -> None:
+        long = "a: " + "b" * (MAX_LINE - 2)
+        for lines in ([long, "c: d"], ["c: d", long], ["c: " + "d" * 7000, long]):
+            data = wire("\n".join(["GET / HTTP/1.1", *lines]))
+            self.refused(data)
+            self.refused_after(data)
+
+    def test_a_request_line_over_the_limit(self) -> None:
+        data = wire("GET /" + "a" * MAX_LINE + " HTTP/1.1")
+        self.refused(data)
+        assert self.refused_after(data) == MAX_LINE + 2
+
+    def test_a_line_without_end(self) -> None:
+        data = b"GET /" + b"a" * 100000
+        self.refused(data)
+        assert self.refused_after(data) == MAX_LINE + 2
+        assert self.refused_after(data, step=4096) <= MAX_HEAD
+
+    def test_headers_of_the_limit(self) -> None:
+        data = wire("GET / HTTP/1.1\n" + "\n".join(f"a{n}: b" for n in range(MAX_HEADERS)))
+        for found in in_every_way(reader(parse_request), data):
+            assert isinstance(found, Request)
+            assert len(found.headers) == MAX_HEADERS
+
+    def test_headers_over_the_limit(self) -> None:
+        self.refused(wire("GET / HTTP/1.1\n" + "\n".join("a: b" for _ in range(MAX_HEADERS + 1))))
+
+    def test_many_tiny_lines(self) -> None:
+        self.refused(b"GET / HTTP/1.1\r\n" + b"\n" * 10000 + b"\r\n\r\n")
+
+    def test_the_limits_hold_for_all_heads_together(self) -> None:
+        """A server that sends interim responses for ever is refused."""
+        first = wire("HTTP/1.1 100 Continue")
+        search, data, at = HeadSearch(), first * 2000, 0
+        with pytest.raises(HttpError):
+            while end := search.find(data):
+                assert end == at + len(first)
+                at = end
+                search.skip(end)
+        assert at <= MAX_HEAD
+
+    @pytest.mark.parametrize("step", [1, 7, 1000, MAX_HEAD])
+    def test_no_byte_is_looked_at_more_than_twice(self, step: int) -> None:
+        """Time is linear however the bytes are cut: counted in bytes, not in seconds. CVE-2023-43669."""
+        looked_at = 0
+
+        class Counted(bytearray):
+            def find(self, what: bytes, start: int = 0, end: int = 0) -> int:  # type: ignore[override]
+                nonlocal looked_at
+                looked_at += max(0, min(end, len(self)) - start)
+                return super().find(what, start, end)
+
+            def __getitem__(self, which: slice) -> bytearray:  # type: ignore[override]
+                nonlocal looked_at
+                piece = super().__getitem__(which)
+                looked_at += len(piece)
+                return piece
+
+        whole = padded(MAX_HEAD)
+        search, reads = HeadSearch(), 0
+        for size in [*range(step, len(whole), step), len(whole)]:
+            search.find(Counted(whole[:size]))
+            reads += 1
+        # Once for its end and once for the length of its lines; the end may have been cut behind its third byte.
+        assert looked_at <= 2 * len(whole) + 3 * reads
+
+
+class TestSerialize:
+    def test_request(self) -> None:
+        assert Request("/a?b", Headers({"Host": "c"})).serialize() == b"GET /a?b HTTP/1.1\r\nHost: c\r\n\r\n"
+        assert Request("/").serialize() == b"GET / HTTP/1.1\r\n\r\n"
+
+    def test_response(self) -> None:
+        made = Response(200, "OK", Headers({"A": "\xe4"}), b"body")
+        assert made.serialize() == b"HTTP/1.1 200 OK\r\nA: \xe4\r\n\r\nbody"
+        assert Response(200).serialize() == b"HTTP/1.1 200 \r\n\r\n"
+
+    @pytest.mark.parametrize("path", ["/\r\nA: b", "/ b", "", "/\n", "/\0", "/\u20ac", "/ HTTP/1.1\r\nA:"])
+    def test_a_path_that_would_break_out(self, path: str) -> None:
+        with pytest.raises(ValueError, match="first line"):
+            Request(path).serialize()
+
+    @pytest.mark.parametrize("method", ["", "G T", "GET\r\n", "\r\nGET"])
+    def test_a_method_that_would_break_out(self, method: str) -> None:
+        with pytest.raises(ValueError, match="first line"):
+            Request("/", method=method).serialize()
+
+    @pytest.mark.parametrize("reason", ["a\r\nB: c", "\r", "\n", "\0", "\u20ac", "a\r\n\r\n"])
+    def test_a_reason_phrase_that_would_break_out(self, reason: str) -> None:
+        with pytest.raises(ValueError, match="first line"):
+            Response(200, reason).serialize()
+
+    @given(LINES, st.text("azAZ09/?%=&", max_size=30), st.sampled_from(["GET", "POST", "x!"]))
+    def test_requests_come_back(self, lines: list[tuple[str, str]], path: str, method: str) -> None:
+        made = Request("/" + path, Headers(lines), method)
+        for found in in_every_way(reader(parse_request), made.serialize()):
+            assert found == made
+
+    @given(LINES, st.integers(100, 999), st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+    def test_responses_come_back(self, lines: list[tuple[str, str]], status: int, reason: str) -> None:
+        made = Response(status, reason, Headers(lines))
+        for found in in_every_way(reader(parse_response), made.serialize()):
+            assert found == made
+
+
+class TestTextResponse:
+    def test_it_says_one_sentence(self) -> None:
+        assert text_response(404, "not h\xe9re", {"X": "y"}).serialize() == (
+            b"HTTP/1.1 404 Not Found\r\nX: y\r\nConnection: close\r\n"
+            b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 10\r\n\r\nnot h\xc3\xa9re\n"
+        )
+
+    def test_upgrade_is_named_in_connection(self) -> None:
+        """RFC 9110 7.8"""
+        assert text_response(426, "", {"Upgrade": "websocket"}).headers["Connection"] == "close, Upgrade"
+
+    def test_a_status_without_words(self) -> None:
+        assert text_response(599, "").serialize().startswith(b"HTTP/1.1 599 \r\n")
+
+    def test_headers_are_checked(self) -> None:
+        with pytest.raises(ValueError, match="CR, LF, NUL"):
+            text_response(200, "", {"a": "b\r\nc: d"})
+
+
+def outcome(parse: Callable[[Data, int], object], chunks: list[bytes]) -> object:
+    """What a stream of bytes comes to, whatever its cuts: a head and its end, an error, or nothing yet."""
+    search, data = HeadSearch(), bytearray()
+    try:
+        for chunk in chunks:
+            data += chunk
+            if end := search.find(data):
+                return parse(data, end), end
+    except HttpError as error:
+        return error.status, error.reason
+    return None
+
+
+PIECES = st.sampled_from(
+    [
+        b"GET / HTTP/1.1",
+        b"HTTP/1.1 101 ",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\r",
+        b"\n",
+        b" ",
+        b":",
+        b"a: b",
+        b"\0",
+        b"x" * 3000,
+    ]
+)
+
+
+class TestAnyBytes:
+    """Any bytes, any cut: a head or an HttpError, never another exception, and the cut makes no difference."""
+
+    @pytest.mark.parametrize("parse", [parse_request, parse_response])
+    @given(st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=12).map(b"".join)), st.data())
+    def test_the_outcome(
+        self, parse: Callable[[Data, int], object], stream: bytes, data: st.DataObject
+    ) -> None:
+        cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)))
+        edges = [0, *cuts, len(stream)]
+        chunks = [stream[a:b] for a, b in pairwise(edges)]
+        assert outcome(parse, chunks) == outcome(parse, [stream])
+
+    @given(st.binary(max_size=60), st.integers(0, 300), st.sampled_from([request(), response()]))
+    def test_a_good_head_with_something_in_it(self, noise: bytes, at: int, good: bytes) -> None:
+        stream = good[:at] + noise + good[at:]
+        for parse in (parse_request, parse_response):
+            assert outcome(parse, [stream]) == outcome(parse, [stream[i : i + 1] for i in range(len(stream))])
+
+
+def test_an_http_error_is_a_handshake_error() -> None:
+    error = HttpError(400, "a sentence")
+    assert isinstance(error, HandshakeError)
+    assert (error.status, error.reason, error.headers, str(error)) == (400, "a sentence", {}, "a sentence")

@@ -1,0 +1,216 @@
+"""WebSocket URIs. RFC 6455 3, RFC 3986."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("uri", "parts"),
+        [
+            ("ws://example.com", (False, "example.com", 80, "/")),
+            ("wss://example.com", (True, "example.com", 443, "/")),
+            ("WSS://EXAMPLE.com/A", (True, "example.com", 443, "/A")),
+            ("ws://example.com:8080/chat", (False, "example.com", 8080, "/chat")),
+            ("ws://example.com:/", (False, "example.com", 80, "/")),
+            ("ws://example.com/a/b;c?d=e&f=/?", (False, "example.com", 80, "/a/b;c?d=e&f=/?")),
+            ("ws://example.com?a", (False, "example.com", 80, "/?a")),
+            (
+                "ws://example.com/a?",
+                (False, "example.com", 80, "/a"),
+            ),  # RFC 6455 3: only where it is non-empty
+            ("ws://127.0.0.1:1/", (False, "127.0.0.1", 1, "/")),
+            ("ws://my_host.:65535", (False, "my_host.", 65535, "/")),
+            ("ws://[::1]:8080/", (False, "::1", 8080, "/")),
+            ("ws://[2001:DB8::0:1]", (False, "2001:db8::1", 80, "/")),
+            ("ws://[fe80::1%25eth0]/", (False, "fe80::1%eth0", 80, "/")),
+            ("ws://b\xfccher.example/", (False, "xn--bcher-kva.example", 80, "/")),
+            ("ws://xn--bcher-kva.example/", (False, "xn--bcher-kva.example", 80, "/")),
+            ("ws://a/\xe9?\u20ac", (False, "a", 80, "/%C3%A9?%E2%82%AC")),
+            ("ws://a/%2f%20", (False, "a", 80, "/%2f%20")),
+            ('ws://a/"<>^`{|}', (False, "a", 80, "/%22%3C%3E%5E%60%7B%7C%7D")),
+        ],
+    )
+    def test_parts(self, uri: str, parts: tuple[bool, str, int, str]) -> None:
+        found = parse_uri(uri)
+        assert (found.secure, found.host, found.port, found.path) == parts
+        assert found.resource_name == found.path
+        assert found.user_info is None
+
+    @pytest.mark.parametrize(
+        ("uri", "reason"),
+        [
+            ("", "not a URI"),
+            ("example.com", "not a URI"),
+            ("ws:example.com", "not a URI"),
+            ("//example.com/", "not a URI"),
+            ("ws//example.com", "not a URI"),
+            ("http://example.com/", "ws or wss"),
+            ("https://example.com/", "ws or wss"),
+            ("wsss://example.com/", "ws or wss"),
+            ("ws://example.com/#", "fragment"),  # RFC 6455 3
+            ("ws://example.com/#a", "fragment"),
+            ("ws://example.com?a#b", "fragment"),
+            ("ws://example.com#", "fragment"),
+            ("ws://example.com:0/", "port"),
+            ("ws://example.com:65536/", "port"),
+            ("ws://example.com:999999999999/", "port"),
+            ("ws://example.com:a/", "not a URI"),
+            ("ws://example.com:-1/", "not a URI"),
+            ("ws://example.com:\u0661/", "not a URI"),
+            ("ws://a:1:2/", "not a URI"),
+            ("ws:///path", "host"),
+            ("ws://:80/", "host"),
+            ("ws://user@/", "host"),
+            ("ws://a..b/", "host"),
+            ("ws://.a/", "host"),
+            ("ws://-a/", "host"),
+            ("ws://a,b/", "host"),
+            ("ws://a%41/", "host"),
+            ("ws://" + "a" * 255, "host"),
+            ("ws://" + "\xfc" * 255, "host"),
+            ("ws://\u2028/", "IDNA"),
+            ("ws://\xfc..a/", "IDNA"),
+            ("ws://[::1/", "not a URI"),
+            ("ws://::1/", "not a URI"),
+            ("ws://[]/", "IPv6"),
+            ("ws://[127.0.0.1]/", "IPv6"),
+            ("ws://[::g]/", "IPv6"),
+            ("ws://[::1]a/", "not a URI"),
+            ("ws://a@b@c/", "not a URI"),
+            ("ws://a\\b/", "backslash"),
+            ("ws://a/ b", "white space"),
+            ("ws://a/\tb", "white space"),
+            ("ws://a/\r\nb", "white space"),
+            ("ws://a/\x00", "control"),
+            (" ws://a/", "white space"),
+            ("ws://a/\n", "white space"),
+        ],
+    )
+    def test_what_is_none(self, uri: str, reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            parse_uri(uri)
+
+    @pytest.mark.parametrize(
+        ("uri", "user_info"),
+        [
+            ("ws://user:pass@a/", ("user", "pass")),
+            ("ws://user@a/", ("user", "")),
+            ("ws://user:@a/", ("user", "")),
+            ("ws://:pass@a/", ("", "pass")),
+            ("ws://@a/", ("", "")),
+            ("ws://a:b:c@a/", ("a", "b:c")),
+            ("ws://us%40er:p%3A%20%C3%A9@a/", ("us@er", "p: \xe9")),
+        ],
+    )
+    def test_credentials(self, uri: str, user_info: tuple[str, str]) -> None:
+        found = parse_uri(uri)
+        assert found.user_info == user_info
+        assert found.host == "a"
+
+    def test_credentials_are_not_shown(self) -> None:
+        assert "pass" not in repr(parse_uri("ws://user:pass@a/"))
+
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        for uri in (text, "ws://" + text, "ws://a/" + text, "ws://[" + text + "]", "ws://" + text + "@a"):
+            try:
+                found = parse_uri(uri)
+            except ValueError:
+                continue
+            assert found.path.isascii()
+            assert found.path.isprintable()
+            assert found.path.startswith("/")
+            assert found.host_header.isascii()
+            assert parse_uri(f"ws://{found.host_header}{found.path}").path == found.path
+
+
+class TestHostHeader:
+    """RFC 6455 4.1: the port is there unless it is the scheme's own."""
+
+    @pytest.mark.parametrize(
+        ("uri", "host"),
+        [
+            ("ws://A.example/", "a.example"),
+            ("ws://a:80/", "a"),
+            ("ws://a:443/", "a:443"),
+            ("wss://a:443/", "a"),
+            ("wss://a:80/", "a:80"),
+            ("ws://u:p@a:81/", "a:81"),
+            ("ws://[::1]/", "[::1]"),
+            ("wss://[::1]:81/", "[::1]:81"),
+            ("ws://[fe80::1%25eth0]:81/", "[fe80::1]:81"),  # RFC 6874 4
+        ],
+    )
+    def test_host(self, uri: str, host: str) -> None:
+        assert parse_uri(uri).host_header == host
+
+
+class TestRedirect:
+    """behaviour.md: never from wss to ws, never with credentials to another host."""
+
+    @pytest.mark.parametrize(
+        ("uri", "location", "target"),
+        [
+            ("ws://a/b?c", "/d?e", "ws://a/d?e"),
+            ("ws://a/b/c", "d", "ws://a/b/d"),
+            ("ws://a/b?c", "?d", "ws://a/b?d"),
+            ("ws://a/b", "//c/d", "ws://c/d"),
+            ("ws://a/b", "http://c/d", "ws://c/d"),
+            ("ws://a/b", "HTTPS://c/d", "wss://c/d"),
+            ("ws://a/b", "wss://c/d#e", "wss://c/d"),
+            ("wss://a/b", "https://a:444/d", "wss://a:444/d"),
+            ("wss://a/b", "/d", "wss://a/d"),
+            ("wss://[::1]:444/b", "/d", "wss://[::1]:444/d"),
+        ],
+    )
+    def test_targets(self, uri: str, location: str, target: str) -> None:
+        assert resolve_redirect(parse_uri(uri), location) == parse_uri(target)
+
+    @pytest.mark.parametrize(
+        ("location", "reason"),
+        [
+            ("ws://a/", "from wss to ws"),
+            ("http://a/", "from wss to ws"),
+            ("ftp://a/", "ws or wss"),
+            ("javascript:alert(1)", "not a URI"),
+            ("https:///", "host"),
+            ("https://b/ c", "not a URI"),
+            ("/\x7f", "not a URI"),
+            ("\\\\b", "not a URI"),
+        ],
+    )
+    def test_where_a_client_must_not_go(self, location: str, reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            resolve_redirect(parse_uri("wss://a/"), location)
+
+    @pytest.mark.parametrize(
+        ("location", "user_info"),
+        [
+            ("/b", ("u", "p")),
+            ("https://a/b", ("u", "p")),
+            ("https://a:443/b", ("u", "p")),
+            ("https://a:444/b", None),
+            ("https://b/", None),
+            ("https://a.b/", None),
+            ("https://v:q@b/", ("v", "q")),
+            ("https://v:q@a/", ("v", "q")),
+        ],
+    )
+    def test_credentials_stay_with_their_origin(
+        self, location: str, user_info: tuple[str, str] | None
+    ) -> None:
+        assert resolve_redirect(parse_uri("wss://u:p@a/"), location).user_info == user_info
+
+    def test_to_tls_is_another_origin(self) -> None:
+        target = resolve_redirect(parse_uri("ws://u:p@a/"), "https://a/")
+        assert (target.secure, target.user_info) == (True, None)
+
+    def test_a_zone_stays(self) -> None:
+        target = resolve_redirect(parse_uri("ws://[fe80::1%25eth0]/"), "/b")
+        assert target == WebSocketURI(False, "fe80::1%eth0", 80, "/b")

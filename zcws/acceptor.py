@@ -1,0 +1,292 @@
+"""The server's side of the opening handshake, without I/O. RFC 6455 4.2.
+
+What this file decides: whether a request becomes a WebSocket here, and with what agreement. It refuses to
+know sockets, clocks and the routing of requests: between `read_request` and `respond` the caller may answer
+by itself.
+
+The answer is the first row that applies:
+
+    request                                                          answer
+    ---------------------------------------------------------------  -------------------------------------
+    no legal head, or over a limit (http.py)                         400, 431 or 505, from `read_request`
+    no opening handshake (`REQUEST_RULES` of handshake.py)           400 or 426, with a sentence
+    `Origin` not in `origins`                                        403
+    `select_subprotocol` raises HttpError                            what it says
+    anything else                                                    101, and `agreement` is set
+
+Extensions never fail a request: an offer that is malformed or cannot be met is declined (RFC 6455 9.1).
+
+What does not depend on the connection is in `AcceptorOptions`, made once for a server; what depends on
+nothing but the extensions offered is remembered there, since browsers all send the same line. So
+connections with the same terms share one `Agreement`, and an acceptor is two small objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Literal, cast
+
+from zcws.deflate import Deflate
+from zcws.extensions import Agreement, check_subprotocols, parse_extensions, parse_subprotocols
+from zcws.handshake import (
+    NO_MASKING,
+    SOFTWARE,
+    NoMasking,
+    accept_value,
+    allows_no_masking,
+    check_request,
+    parse_basic_authorization,
+    same_text,
+)
+from zcws.headers import Headers, HeadersLike
+from zcws.http import BytesLike, HeadSearch, HttpError, Request, Response, parse_request, text_response
+
+__all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth"]
+
+#: Takes the subprotocols that the client offers and gives the one to use, or None.
+SelectSubprotocol = Callable[[list[str]], str | None]
+#: Takes user name and password, and tells whether they are right.
+CheckCredentials = Callable[[str, str], bool]
+
+#: RFC 6455 4.2.2, 5: what every 101 says.
+GRANTED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+#: Terms remembered by a server: the handful of browsers and libraries, each with the subprotocols in use. A
+#: key is at most a head long, so that this is half a megabyte at worst.
+REMEMBERED = 32
+
+Lines = list[tuple[str, str]]
+
+
+class AcceptorOptions:
+    """What all connections of one server have in common; made once, not changed after.
+
+    Args:
+        subprotocols: those spoken here, best first; the first that the client offers is used.
+        select_subprotocol: chooses from those that the client offers, in place of `subprotocols`.
+        origins: the values of `Origin` that may connect: strings, patterns that match the whole of one, and
+            None for a request without. Not given: all may, web pages of other sites included.
+        compression: permessage-deflate: a `Deflate`, or "deflate" for its defaults.
+        no_masking: agrees to frames without masking, over TLS; "insecure": also in the clear.
+        secure: whether the connection is encrypted.
+        extra_headers: more headers of a 101.
+        server_header: what `Server` says; None leaves it out.
+    """
+
+    __slots__ = (
+        "compression",
+        "no_masking",
+        "origins",
+        "select_subprotocol",
+        "server_lines",
+        "settle",
+        "subprotocols",
+        "tail",
+    )
+
+    def __init__(
+        self,
+        *,
+        subprotocols: Sequence[str] | None = None,
+        select_subprotocol: SelectSubprotocol | None = None,
+        origins: Sequence[str | re.Pattern[str] | None] | None = None,
+        compression: Deflate | Literal["deflate"] | None = None,
+        no_masking: NoMasking = False,
+        secure: bool = False,
+        extra_headers: HeadersLike | None = None,
+        server_header: str | None = SOFTWARE,
+    ) -> None:
+        if subprotocols is not None and select_subprotocol is not None:
+            raise ValueError("subprotocols and select_subprotocol are two ways to say one thing: give one")
+        if isinstance(origins, str):
+            raise TypeError("origins must be a list, not one str")
+        self.subprotocols = check_subprotocols(subprotocols or ())
+        self.select_subprotocol = select_subprotocol
+        self.origins = None if origins is None else tuple(origins)
+        self.compression = Deflate.of(compression)
+        self.no_masking = allows_no_masking(no_masking, secure)
+        server = Headers([] if server_header is None else [("Server", server_header)])
+        self.server_lines = list(server.raw_items())
+        self.tail = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
+        self.settle = lru_cache(maxsize=REMEMBERED)(self._settle)
+
+    def check_origin(self, headers: Headers) -> None:
+        """`HttpError` 403 unless the request's `Origin` may connect. RFC 6455 4.2.2, 10.2."""
+        if self.origins is None:
+            return
+        found = headers.combined().get("origin")
+        for origin in self.origins:
+            if isinstance(origin, re.Pattern):
+                if found is not None and origin.fullmatch(found):
+                    return
+            elif origin == found:
+                return
+        raise HttpError(403, "connections from this Origin are not accepted")
+
+    def choose_subprotocol(self, headers: Headers) -> str | None:
+        """The subprotocol to use, one that the client offers; None for none. RFC 6455 4.2.2."""
+        if not self.subprotocols and self.select_subprotocol is None:
+            return None
+        try:
+            offered = parse_subprotocols(headers.get_all("sec-websocket-protocol"))
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
+        if self.select_subprotocol is None:
+            return next((name for name in self.subprotocols if name in offered), None)
+        chosen = self.select_subprotocol(offered)
+        if chosen is not None and chosen not in offered:
+            raise ValueError("select_subprotocol chose one that the client does not offer")
+        return chosen
+
+    def _settle(self, offered: str, subprotocol: str | None) -> tuple[Agreement, Lines]:
+        """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so."""
+        extensions = parse_extensions([offered], skip_malformed=True)
+        lines: Lines = []
+        if subprotocol is not None:
+            lines.append(("Sec-WebSocket-Protocol", subprotocol))
+        no_masking = self.no_masking and (NO_MASKING, []) in extensions
+        if no_masking:
+            # A line of its own, first: the only place where wtx looks for it.
+            lines.append(("Sec-WebSocket-Extensions", NO_MASKING))
+        deflate = self.compression and self.compression.accept(extensions)
+        if deflate:
+            lines.append(("Sec-WebSocket-Extensions", deflate[1]))
+        return Agreement(subprotocol, deflate[0] if deflate else None, no_masking), lines
+
+
+class WebSocketAcceptor:
+    """One opening handshake, seen from the server.
+
+    Give it the bytes that arrive until `read_request` returns a request, send what `respond` returns, and if
+    that is a 101, go on with `agreement` and the bytes from `used` on. `HttpError` from `read_request` is
+    answered with `refuse`.
+
+    Args:
+        options: made once for all connections; or give the arguments of `AcceptorOptions`.
+
+    Attributes:
+        used: bytes of the request's head.
+        agreement: what was settled, once `respond` has returned a 101.
+        error: why it returned something else.
+    """
+
+    __slots__ = ("_options", "_search", "agreement", "error", "used")
+
+    def __init__(
+        self,
+        options: AcceptorOptions | None = None,
+        /,
+        *,
+        subprotocols: Sequence[str] | None = None,
+        select_subprotocol: SelectSubprotocol | None = None,
+        origins: Sequence[str | re.Pattern[str] | None] | None = None,
+        compression: Deflate | Literal["deflate"] | None = None,
+        no_masking: NoMasking = False,
+        secure: bool = False,
+        extra_headers: HeadersLike | None = None,
+        server_header: str | None = SOFTWARE,
+    ) -> None:
+        self._options = options or AcceptorOptions(
+            subprotocols=subprotocols,
+            select_subprotocol=select_subprotocol,
+            origins=origins,
+            compression=compression,
+            no_masking=no_masking,
+            secure=secure,
+            extra_headers=extra_headers,
+            server_header=server_header,
+        )
+        self._search = HeadSearch()
+        self.used = 0
+        self.agreement: Agreement | None = None
+        self.error: HttpError | None = None
+
+    def read_request(self, data: BytesLike) -> Request | None:
+        """The request, or None when more is needed.
+
+        Args:
+            data: everything that has arrived so far, each time; only what is new is searched.
+
+        Raises:
+            HttpError: it is no request, or over a limit; send `refuse(error)` and close.
+        """
+        self.used = self._search.find(data)
+        return parse_request(data, self.used) if self.used else None
+
+    def respond(self, request: Request) -> Response:
+        """The answer to `request`: a 101 that opens the WebSocket, or an error that closes the connection.
+
+        The request's headers go back to their received text: it is what they keep in memory.
+        """
+        options, headers = self._options, request.headers
+        try:
+            key = check_request(request)
+            options.check_origin(headers)
+            subprotocol = options.choose_subprotocol(headers)
+        except HttpError as error:
+            return self.refuse(error, request)
+        offered = headers.combined().get("sec-websocket-extensions", "")
+        self.agreement, terms = options.settle(offered, subprotocol)
+        headers.release()
+        lines = [*GRANTED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
+        return Response(101, "Switching Protocols", Headers.trusted(lines))
+
+    def refuse(self, error: HttpError, request: Request | None = None) -> Response:
+        """The response that says `error`; no body where `request` is a HEAD (RFC 9110 9.3.2)."""
+        self.error = error
+        response = self.reject(error.status, error.reason, error.headers)
+        if request is not None and request.method == "HEAD":
+            response.body = b""
+        return response
+
+    def reject(self, status: int, text: str, headers: HeadersLike = ()) -> Response:
+        """A response that says one sentence, with this server's `Server`, and ends the connection."""
+        response = text_response(status, text, headers)
+        response.headers.update(self._options.server_lines)
+        return response
+
+
+def basic_auth(
+    realm: str,
+    credentials: tuple[str, str] | Iterable[tuple[str, str]] | None = None,
+    check_credentials: CheckCredentials | None = None,
+) -> Callable[[object, Request], Response | None]:
+    """A `process_request` that asks for user name and password. RFC 7617.
+
+    Args:
+        realm: what is protected, in words.
+        credentials: one pair of user name and password, or several.
+        check_credentials: tells whether a pair is right, in place of `credentials`; compare with
+            `hmac.compare_digest` there.
+    """
+    if (credentials is None) == (check_credentials is None):
+        raise ValueError("give either credentials or check_credentials")
+    if not is_realm(realm):
+        raise ValueError('a realm must be printable ASCII without quotes and "\\"')
+    check = check_credentials or one_of(credentials or ())
+    # RFC 7617 2.1: which encoding we read.
+    challenge = {"WWW-Authenticate": f'Basic realm="{realm}", charset="UTF-8"'}
+
+    def process_request(_connection: object, request: Request) -> Response | None:
+        given = parse_basic_authorization(request.headers.combined().get("authorization", ""))
+        if given is None:
+            return text_response(401, "user name and password are needed", challenge)
+        return None if check(*given) else text_response(401, "wrong user name or password", challenge)
+
+    return process_request
+
+
+is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
+
+
+def one_of(credentials: tuple[str, str] | Iterable[tuple[str, str]]) -> CheckCredentials:
+    """Compares with every pair, all of them every time, so that the time tells nothing."""
+    given = tuple(credentials)
+    one = given and isinstance(given[0], str)
+    pairs = cast("tuple[tuple[str, str], ...]", (given,) if one else given)
+
+    def check(username: str, password: str) -> bool:
+        return any([same_text(name, username) & same_text(word, password) for name, word in pairs])
+
+    return check

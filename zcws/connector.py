@@ -1,0 +1,249 @@
+"""The client's side of the opening handshake, without I/O. RFC 6455 4.1.
+
+What this file decides: what a client asks for, and whether the answer grants exactly that. It refuses to
+know sockets, clocks and proxies, and it draws no random numbers: they are an argument.
+
+    answer                                               outcome
+    ---------------------------------------------------  ----------------------------------------------
+    1xx other than 101                                   passed over (RFC 9110 15.2)
+    no legal head, or over a limit (http.py)             HandshakeError, from `read_response`
+    any status but 101                                   HandshakeError with status, headers and body;
+                                                         or `redirect`, when the caller wants to follow
+    101 that breaks a rule (`RESPONSE_RULES`)            HandshakeError
+    a subprotocol that was not offered, or two           HandshakeError
+    an extension that was not offered, or twice,         HandshakeError: the server uses it from now on,
+    or with parameters that answer no offer              and no client could read that (RFC 6455 9.1)
+    anything else                                        an `Agreement`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from zcws.body import BodyReader
+from zcws.deflate import EXTENSION, Deflate
+from zcws.errors import HandshakeError
+from zcws.extensions import (
+    Agreement,
+    DeflateParameters,
+    build_extension,
+    check_subprotocols,
+    parse_extensions,
+)
+from zcws.handshake import (
+    NO_MASKING,
+    SOFTWARE,
+    VERSION,
+    NoMasking,
+    allows_no_masking,
+    basic_authorization,
+    check_response,
+    make_key,
+)
+from zcws.headers import Headers, HeadersLike
+from zcws.http import BytesLike, HeadSearch, HttpError, Request, Response, parse_response
+from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
+
+__all__ = ["WebSocketConnector"]
+
+#: RFC 9110 15.4: the redirects that name one other place; a GET stays a GET through all of them.
+REDIRECTS = (301, 302, 303, 307, 308)
+#: What only the handshake itself may say.
+RESERVED = frozenset(
+    (
+        "connection",
+        "content-length",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+#: What belongs to one origin and must not be told to another.
+PERSONAL = frozenset(("authorization", "cookie", "host", "proxy-authorization"))
+
+
+class WebSocketConnector:
+    """One opening handshake, seen from the client.
+
+    Send what `request` returns, give `read_response` the bytes that arrive until it returns a response, and
+    if `check` lets that pass, go on with the agreement and the bytes from `used` on. When the status is not
+    101, feed a `body_reader` first and put its `body` into the response, for the error to carry.
+
+    Args:
+        uri: where to; credentials in it become an `Authorization` header.
+        entropy: gives as many random bytes as it is asked for: `os.urandom`.
+        origin: the value of `Origin`; browsers send one, programs need none.
+        subprotocols: those that the client speaks, best first.
+        compression: permessage-deflate: a `Deflate`, or "deflate" for its defaults.
+        no_masking: offers to send frames without masking, over wss; "insecure": over ws too.
+        additional_headers: more headers; `Host`, `Origin`, `Authorization` and `User-Agent` replace ours.
+        user_agent_header: what `User-Agent` says; None leaves it out.
+
+    Attributes:
+        uri: where to.
+        request_head: what `request` sends.
+        used: bytes of the response's head, of those before it that were passed over, too.
+    """
+
+    def __init__(
+        self,
+        uri: str | WebSocketURI,
+        *,
+        entropy: Callable[[int], bytes],
+        origin: str | None = None,
+        subprotocols: Sequence[str] | None = None,
+        compression: Deflate | Literal["deflate"] | None = None,
+        no_masking: NoMasking = False,
+        additional_headers: HeadersLike | None = None,
+        user_agent_header: str | None = SOFTWARE,
+    ) -> None:
+        self.uri = parse_uri(uri) if isinstance(uri, str) else uri
+        self.used = 0
+        self._entropy = entropy
+        self._origin = origin
+        self._subprotocols = check_subprotocols(subprotocols or ())
+        self._compression = Deflate.of(compression)
+        self._no_masking = no_masking
+        self._offers_no_masking = allows_no_masking(no_masking, self.uri.secure)
+        self._additional = Headers(additional_headers or ())
+        self._user_agent_header = user_agent_header
+        self._search = HeadSearch()
+        self._head_begin = 0
+        self._key = make_key(entropy(16))  # RFC 6455 4.1, 7: 16 bytes, new for each connection
+        self.request_head = Request(self.uri.path, self._request_headers())
+
+    def _request_headers(self) -> Headers:
+        if not RESERVED.isdisjoint(self._additional):
+            raise ValueError("additional_headers must not hold headers of the opening handshake itself")
+        # RFC 6455 4.1, the list of requirements for the request
+        lines = [line for line in self._replaceable() if line[0] not in self._additional]
+        lines += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", self._key)]
+        lines.append(("Sec-WebSocket-Version", VERSION))
+        if self._subprotocols:
+            lines.append(("Sec-WebSocket-Protocol", ", ".join(self._subprotocols)))
+        if self._offers_no_masking:
+            # A line of its own, first: the only place where wtx looks for it.
+            lines.append(("Sec-WebSocket-Extensions", NO_MASKING))
+        if self._compression:
+            offers = [build_extension(*offer) for offer in self._compression.offers()]
+            lines.append(("Sec-WebSocket-Extensions", ", ".join(offers)))
+        headers = Headers(lines)
+        headers.update(self._additional)
+        return headers
+
+    def _replaceable(self) -> Iterator[tuple[str, str]]:
+        """What `additional_headers` may say better. RFC 9110 7.2: Host should be the first."""
+        yield "Host", self.uri.host_header
+        if self._origin is not None:
+            yield "Origin", self._origin
+        if self.uri.user_info is not None:
+            yield "Authorization", basic_authorization(*self.uri.user_info)
+        if self._user_agent_header is not None:
+            yield "User-Agent", self._user_agent_header
+
+    def request(self) -> bytes:
+        """The request, to be sent."""
+        return self.request_head.serialize()
+
+    def read_response(self, data: BytesLike) -> Response | None:
+        """The response, whatever its status; None when more is needed.
+
+        Args:
+            data: everything that has arrived so far, each time; only what is new is searched.
+
+        Raises:
+            HandshakeError: it is no response, or over a limit.
+        """
+        try:
+            while end := self._search.find(data):
+                response = parse_response(data, end, self._head_begin)
+                if response.status_code >= 200 or response.status_code == 101:
+                    self.used = end
+                    return response
+                self._head_begin = end
+                self._search.skip(end)
+        except HttpError as error:
+            raise HandshakeError(f"the response is not legal HTTP: {error.reason}") from None
+        return None
+
+    def body_reader(self, response: Response) -> BodyReader:
+        """Collects the body of a response that is not a 101; feed it the bytes from `used` on."""
+        return BodyReader(response)
+
+    def check(self, response: Response) -> Agreement:
+        """What the response settles; `HandshakeError` unless it grants what was asked for, and no more."""
+        check_response(response, self._key)
+        try:
+            subprotocol = self._read_subprotocol(response.headers)
+            agreement = Agreement(subprotocol, *self._read_extensions(response.headers))
+        except HandshakeError as error:
+            error.status, error.headers = response.status_code, response.headers
+            raise
+        response.headers.release()
+        return agreement
+
+    def _read_subprotocol(self, headers: Headers) -> str | None:
+        values = headers.get_all("sec-websocket-protocol")
+        if not values:
+            return None
+        # RFC 6455 4.1, 6: one, and of those that were offered
+        if len(values) > 1 or values[0] not in self._subprotocols:
+            raise HandshakeError("the server chose a subprotocol that was not offered")
+        return values[0]
+
+    def _read_extensions(self, headers: Headers) -> tuple[DeflateParameters | None, bool]:
+        try:
+            extensions = parse_extensions(headers.get_all("sec-websocket-extensions"))
+        except ValueError as error:
+            raise HandshakeError(str(error)) from None
+        answers = dict(extensions)
+        if len(answers) != len(extensions):
+            raise HandshakeError("the server answered an extension twice")
+        no_masking = self._offers_no_masking and answers.get(NO_MASKING) == []
+        if no_masking:
+            del answers[NO_MASKING]
+        deflate = None
+        if self._compression and EXTENSION in answers:
+            deflate = self._compression.agreed(answers.pop(EXTENSION))
+        if answers:
+            raise HandshakeError("the server answered an extension that was not offered")
+        return deflate, no_masking
+
+    def redirect(self, response: Response) -> WebSocketConnector | None:
+        """A connector for where `response` redirects to; None when it does not.
+
+        Cookies and credentials go along to the same origin only.
+
+        Raises:
+            HandshakeError: it leads where a client must not go: from wss to ws, or to no ws or wss URI.
+        """
+        locations = response.headers.get_all("location")
+        if response.status_code not in REDIRECTS or len(locations) != 1:
+            return None
+        try:
+            uri = resolve_redirect(self.uri, locations[0])
+        except ValueError as error:
+            reason = f"the redirect cannot be followed: {error}"
+            raise HandshakeError(reason, status=response.status_code, headers=response.headers) from None
+        return WebSocketConnector(
+            uri,
+            entropy=self._entropy,
+            origin=self._origin,
+            subprotocols=self._subprotocols,
+            compression=self._compression,
+            no_masking=self._no_masking,
+            additional_headers=self._headers_for(uri),
+            user_agent_header=self._user_agent_header,
+        )
+
+    def _headers_for(self, uri: WebSocketURI) -> Headers:
+        headers = self._additional.copy()
+        if uri.origin != self.uri.origin:
+            for name in headers.keys() & PERSONAL:
+                del headers[name]
+        return headers

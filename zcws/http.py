@@ -1,0 +1,247 @@
+"""HTTP/1.1 heads: finding where one ends, reading it, writing one. RFC 9110, RFC 9112.
+
+What this file decides: which bytes are a head, and what its first line says. It refuses to know what a
+WebSocket is, what a header means, and where bytes come from.
+
+A head is found before it is read. `HeadSearch` is shown everything that has arrived, again and again,
+looks only at what is new, and gives the one answer that does not depend on how the bytes were cut:
+
+    everything that has arrived                    answer
+    ---------------------------------------------  -----------------------------------------------
+    no empty line yet, limits kept                 0: need more
+    an empty line within MAX_HEAD                  where the head ends; what follows is not touched
+    MAX_HEAD bytes and no empty line               HttpError 431: nothing more needs to be buffered
+    a line over MAX_LINE, finished or not          the same
+
+Lines end in CRLF and in nothing else; a head without it waits for the opening timeout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from zcws.errors import HandshakeError
+from zcws.headers import TOKEN, Headers, HeadersLike, MultipleValuesError, count_lines, parse_lines
+
+__all__ = [
+    "MAX_HEAD",
+    "MAX_HEADERS",
+    "MAX_LINE",
+    "BytesLike",
+    "HeadSearch",
+    "Headers",
+    "HeadersLike",
+    "HttpError",
+    "MultipleValuesError",
+    "Request",
+    "Response",
+    "parse_request",
+    "parse_response",
+    "text_response",
+]
+
+#: Bytes of one head. Browsers send 0.5 to 1 KiB without cookies; cookies are at least 4 KiB each where they
+#: are allowed (RFC 6265 6.1), and nginx's four buffers of 8 KiB are the most that is usual.
+MAX_HEAD = 16 * 1024
+#: Bytes of one line, its end not counted: RFC 9112 3 asks for 8000 at least, Apache and nginx allow 8 KiB.
+MAX_LINE = 8 * 1024
+#: Header lines of one head: Apache allows 100, browsers send 15.
+MAX_HEADERS = 128
+OVER_LIMIT = f"the head is over a limit: {MAX_HEAD} bytes, {MAX_LINE} a line, {MAX_HEADERS} headers"
+
+#: What may be given where received bytes are wanted.
+BytesLike = bytes | bytearray | memoryview
+
+# RFC 9112 3
+request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)").match
+# RFC 9112 4. Looser than the grammar: the space before an empty reason phrase may be missing.
+status_line = re.compile(r"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?(?=\r\n)").match
+# RFC 9112 3.2.2: a server must accept a whole URI as the target.
+absolute_form = re.compile(r"(?i:https?)://[^/?#]+").match
+
+
+class HttpError(HandshakeError):
+    """A head that cannot be accepted.
+
+    Attributes:
+        status: what a server should answer.
+        reason: a fixed sentence that says what is wrong.
+        headers: what the answer must have besides (RFC 9110 15.5.22: `Upgrade`).
+    """
+
+    status: int
+    headers: Mapping[str, str]
+
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason, status=int(status), headers=headers or {})
+
+
+@dataclass
+class Request:
+    """The head of a request.
+
+    Attributes:
+        path: the request target, query included; of a whole URI (RFC 9112 3.2.2) what follows the host.
+    """
+
+    path: str
+    headers: Headers = field(default_factory=Headers)
+    method: str = "GET"
+    version: str = "HTTP/1.1"
+
+    def serialize(self) -> bytes:
+        """The head as bytes; `ValueError` where method or path would break out of the first line."""
+        first = f"{self.method} {self.path} {self.version}\r\n"
+        return head_bytes(first, request_line(first), self.headers)
+
+
+@dataclass
+class Response:
+    """The head of a response, and its body where there is one."""
+
+    status_code: int
+    reason_phrase: str = ""
+    headers: Headers = field(default_factory=Headers)
+    body: bytes = b""
+    version: str = "HTTP/1.1"
+
+    def serialize(self) -> bytes:
+        """Head and body as bytes; `ValueError` where the reason phrase would break out of the first line."""
+        first = f"{self.version} {self.status_code} {self.reason_phrase}\r\n"
+        return head_bytes(first, status_line(first), self.headers) + self.body
+
+
+def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> bytes:
+    """A head from its first line, what its grammar found there, and headers, which were checked when set."""
+    if found is None or found.end() != len(first) - 2:
+        raise ValueError("the first line of a head to be sent is not one line of HTTP")
+    return f"{first}{headers}\r\n".encode("latin-1")
+
+
+def text_response(status: int, text: str, headers: HeadersLike = ()) -> Response:
+    """A response that says one sentence and ends the connection."""
+    body = text.encode() + b"\n"
+    lines = Headers(headers)
+    # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
+    lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"
+    lines["Content-Type"] = "text/plain; charset=utf-8"
+    lines["Content-Length"] = str(len(body))
+    return Response(int(status), reason_phrase(status), lines, body)
+
+
+def reason_phrase(status: int) -> str:
+    """The usual words for `status`; none for a number that nobody registered."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+class HeadSearch:
+    """Finds where a head ends in bytes that keep arriving, in time linear in the bytes."""
+
+    __slots__ = ("_line", "_searched", "_split", "_start")
+
+    def __init__(self) -> None:
+        self._start = self._searched = self._split = self._line = 0
+
+    def skip(self, end: int) -> None:
+        """Looks for another head behind the one that ended at `end`; the limits hold for both together."""
+        self._start = end
+        self._searched = end  # up to here there is no empty line
+        self._split = end  # up to here line ends are known
+        self._line = end  # where the line began that goes on at _split
+
+    def find(self, data: BytesLike) -> int:
+        """Where the head in `data` ends, 0 when more is needed; `HttpError` 431 over a limit.
+
+        Args:
+            data: everything that has arrived so far, each time.
+        """
+        begin = max(self._start, self._searched - 3)  # the four bytes may have been cut behind the third
+        if isinstance(data, memoryview):
+            at = bytes(data[begin:MAX_HEAD]).find(b"\r\n\r\n")
+            end = at + begin + 4 if at >= 0 else 0
+        else:
+            end = data.find(b"\r\n\r\n", begin, MAX_HEAD) + 4
+            end = end if end >= 4 else 0
+        size = end
+        if not end:
+            self._searched = size = len(data)
+        if size > MAX_LINE:
+            self._check_lines(data, min(size, MAX_HEAD))
+            if not end and size >= MAX_HEAD:
+                raise over_limit()
+        return end
+
+    def _check_lines(self, data: BytesLike, size: int) -> None:
+        fresh, offset = bytes(data[self._split : size]), self._split
+        self._split = size
+        at = fresh.find(b"\n")
+        while at >= 0:
+            self._check_line(offset + at)
+            self._line = offset + at + 1
+            at = fresh.find(b"\n", at + 1)
+        self._check_line(size)
+
+    def _check_line(self, end: int) -> None:
+        if end - self._line > MAX_LINE + 1:  # its CR is not counted
+            raise over_limit()
+
+
+def over_limit() -> HttpError:
+    """RFC 6585 5: 431 for a single field and for all of them together; here also for the request line."""
+    return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, OVER_LIMIT)
+
+
+def parse_request(data: BytesLike, end: int) -> Request:
+    """The request whose head is `data[:end]`; `HttpError` says what is wrong with it."""
+    text = str(data[:end], "latin-1")
+    # RFC 9112 2.2: an empty line before it should be ignored.
+    found = request_line(text, 2 if text.startswith("\r\n") else 0)
+    if found is None:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    method, path, version = found.groups()
+    check_version(version)
+    if path[0] != "/":
+        path = origin_form(path)
+    return Request(path, parse_headers(text[found.end() :]), method, version)
+
+
+def parse_response(data: BytesLike, end: int, begin: int = 0) -> Response:
+    """The response whose head is `data[begin:end]`; `HttpError` says what is wrong with it."""
+    text = str(data[begin:end], "latin-1")
+    found = status_line(text)
+    if found is None:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "malformed status line")
+    version, status, reason = found.groups()
+    check_version(version)
+    return Response(int(status), reason or "", parse_headers(text[found.end() :]), version=version)
+
+
+def check_version(version: str) -> None:
+    """RFC 9112 2.3: a minor version may be anything, another major version is another protocol."""
+    if version[5] != "1":
+        raise HttpError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
+
+
+def origin_form(target: str) -> str:
+    """Of a whole URI what follows the host (RFC 9112 3.2.2); any other target as it is."""
+    found = absolute_form(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith("/") else "/" + rest
+
+
+def parse_headers(text: str) -> Headers:
+    """Headers from what follows the first line of a head."""
+    if count_lines(text) > MAX_HEADERS:
+        raise over_limit()
+    try:
+        return Headers.trusted(parse_lines(text), text)
+    except ValueError as error:
+        raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None

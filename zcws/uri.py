@@ -1,0 +1,174 @@
+"""WebSocket URIs. RFC 6455 3, RFC 3986.
+
+What this file decides: which URIs are ws and wss URIs, and what a client needs from one. It refuses to know
+about proxies, name resolution and sockets.
+
+The text is matched against a grammar of its own, not handed to `urllib.parse.urlsplit`, which drops tabs and
+line ends without a word and splits `a@b@c` at the last @: two readers that disagree about the host of a URI
+are how credentials reach the wrong one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote, unquote, urljoin
+
+__all__ = ["WebSocketURI", "parse_uri", "resolve_redirect"]
+
+#: RFC 6455 3: the port where the URI names none.
+DEFAULT_PORTS = {False: 80, True: 443}
+#: RFC 3986 2.2 and 2.3: what stands for itself in a path or query; with "%", since that has been encoded.
+AS_IT_IS = "/?:@!$&'()*+,;=-._~%"
+
+grammar = re.compile(
+    r"""
+    ([A-Za-z][A-Za-z0-9+.\-]*) ://       # RFC 3986 3.1
+    (?: ([^@/?#\[\]]*) @ )?              # 3.2.1
+    ( \[[^\[\]@/?#]*\] | [^:@/?#\[\]]* ) # 3.2.2
+    (?: : ([0-9]*) )?                    # 3.2.3
+    ( /[^?#]* )?                         # 3.3
+    (?: \? ([^#]*) )?                    # 3.4
+    (\#.*)?                              # 3.5
+    """,
+    re.VERBOSE,
+).fullmatch
+# Control characters and the space are nowhere in a URI (RFC 3986 2); "\" is read as "/" by browsers.
+has_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:").match
+has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
+# RFC 3986 3.2.2: reg-name, of which only what a name server or a hosts file can hold.
+is_host_name = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_.])?").fullmatch
+
+
+@dataclass(frozen=True)
+class WebSocketURI:
+    """What a ws or wss URI says.
+
+    Attributes:
+        secure: whether it is wss.
+        host: in lower case; an IPv6 address without its brackets.
+        path: path and query, as the request line has them.
+        username, password: percent-decoded; None without credentials.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    path: str = "/"
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def resource_name(self) -> str:
+        """RFC 6455 3: path and query."""
+        return self.path
+
+    @property
+    def user_info(self) -> tuple[str, str] | None:
+        """User name and password, or None."""
+        return None if self.username is None else (self.username, self.password or "")
+
+    @property
+    def host_header(self) -> str:
+        """What `Host` says: the port only where it is not the scheme's own. RFC 6455 4.1, RFC 9110 7.2."""
+        host = self.host.partition("%")[0]  # RFC 6874 4: a zone means nothing to anybody else
+        host = f"[{host}]" if ":" in host else host
+        return host if self.port == DEFAULT_PORTS[self.secure] else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> tuple[bool, str]:
+        """Scheme, host and port: credentials for one origin are for no other. RFC 6454 4."""
+        return self.secure, self.host_header
+
+
+def parse_uri(uri: str) -> WebSocketURI:
+    """Reads a ws or wss URI; `ValueError` with a sentence for anything else."""
+    if has_forbidden(uri):
+        raise ValueError("a URI must not hold white space, control characters or backslashes")
+    found = grammar(uri)
+    if found is None:
+        raise ValueError("not a URI with a host: expected ws://host[:port]/path or wss://...")
+    scheme, user_info, host, port, path, query, fragment = found.groups()
+    if scheme.lower() not in ("ws", "wss"):
+        raise ValueError("the scheme of a WebSocket URI must be ws or wss")
+    if fragment:
+        raise ValueError('a WebSocket URI must not have a fragment: write "%23" for "#" (RFC 6455 3)')
+    secure = scheme.lower() == "wss"
+    username, password = parse_user_info(user_info)
+    resource = quote(path or "/", AS_IT_IS) + ("?" + quote(query, AS_IT_IS) if query else "")
+    return WebSocketURI(secure, parse_host(host), parse_port(port, secure), resource, username, password)
+
+
+def parse_user_info(user_info: str | None) -> tuple[str | None, str | None]:
+    """User name and password, percent-decoded. RFC 3986 3.2.1."""
+    if user_info is None:
+        return None, None
+    username, _, password = user_info.partition(":")
+    return unquote(username), unquote(password)
+
+
+def parse_port(port: str | None, secure: bool) -> int:
+    """The port, or the scheme's own where it is missing or empty (RFC 3986 3.2.3)."""
+    if not port:
+        return DEFAULT_PORTS[secure]
+    if len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise ValueError("the port of a WebSocket URI must be 1 to 65535")
+    return int(port)
+
+
+def parse_host(host: str) -> str:
+    """A name, an IPv4 address, or an IPv6 address without its brackets; what is not ASCII by IDNA."""
+    if host.startswith("["):
+        return parse_ipv6(host[1:-1])
+    if not host.isascii():
+        host = to_ascii(host)
+    # RFC 1035 2.3.4: 255 octets on the wire are 253 characters, and one more for a trailing dot.
+    if len(host) > 254 or not is_host_name(host) or ".." in host:
+        raise ValueError("the host of a WebSocket URI is missing or not a host name")
+    return host.lower()
+
+
+def to_ascii(host: str) -> str:
+    """RFC 6455 3 by RFC 3987 3.1: the labels of an international name as xn-- labels."""
+    if len(host) > 254:  # before the codec, whose time is not linear in its input
+        raise ValueError("the host of a WebSocket URI is missing or not a host name")
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("the host of a WebSocket URI is not a name that IDNA can encode") from None
+
+
+def parse_ipv6(address: str) -> str:
+    """An IPv6 address in its usual form; a zone is written after "%25" (RFC 6874 2)."""
+    try:
+        return str(ipaddress.IPv6Address(address.replace("%25", "%", 1))).lower()
+    except ValueError:
+        raise ValueError("the host of a WebSocket URI is not an IPv6 address") from None
+
+
+def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
+    """Where `location`, received from `uri`, leads; `ValueError` where a client must not go.
+
+    Never from wss to ws. The credentials of `uri` stay with its origin; those that `location` brings are its
+    own.
+    """
+    if has_forbidden(location):
+        raise ValueError("a redirect to something that is not a URI")
+    target = parse_uri(absolute(uri, location.partition("#")[0]))
+    if uri.secure and not target.secure:
+        raise ValueError("a redirect from wss to ws is not followed")
+    if target.origin != uri.origin or target.username is not None:
+        return target
+    return replace(uri, path=target.path)
+
+
+def absolute(uri: WebSocketURI, reference: str) -> str:
+    """A reference found at `uri` as a URI, with ws for http. RFC 3986 5.2."""
+    scheme = "wss" if uri.secure else "ws"
+    if has_scheme(reference):
+        return re.sub(r"\A(?i:http)", "ws", reference)
+    if reference.startswith("//"):
+        return f"{scheme}:{reference}"
+    # For paths urljoin does what the RFC says; with hosts and unknown schemes it has ideas of its own.
+    return f"{scheme}://{uri.host_header}{urljoin(uri.path, reference)}"
