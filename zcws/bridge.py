@@ -6,6 +6,10 @@ enough, why nobody needs a lock, and why a flood of Pings costs 125 bytes.
 
 The reader puts; the writer's side takes. Every other thing that the two halves know belongs to one of them alone.
 Nothing here is sent by itself: a reply is a value, and somebody has to write it.
+
+The halves may live in two threads. The slot is a list of at most one reply: putting replaces its content, taking pops
+it, and each of those is one operation that the interpreter does not interrupt (a list keeps that promise on
+free-threaded builds too). Only the reader's side ever asks whether a Close has been put.
 """
 
 from __future__ import annotations
@@ -44,26 +48,29 @@ class Bridge:
         ended: nothing more will be put: the reader has come to its end.
     """
 
-    __slots__ = ("_slot", "ended", "on_put")
+    __slots__ = ("_has_close", "_slot", "ended", "on_put")
 
     def __init__(self) -> None:
-        self._slot: Reply | None = None
+        self._slot: list[Reply] = []
+        self._has_close = False
         self.on_put: Callable[[], None] | None = None
         self.ended = False
 
     def put(self, reply: Reply) -> None:
         """The reader owes this to the peer."""
-        slot = self._slot
-        if slot is not None and slot.is_last:
+        if self._has_close:
             return
-        self._slot = reply
+        self._has_close = reply.is_last
+        self._slot[:] = (reply,)
         if self.on_put is not None:
             self.on_put()
 
     def take(self) -> Reply | None:
         """What has to be sent, or None. Taking it makes the caller responsible for sending it."""
-        reply, self._slot = self._slot, None
-        return reply
+        try:
+            return self._slot.pop()
+        except IndexError:
+            return None
 
     def end(self) -> None:
         """The reader has come to its end; a reply that is still in the slot can be taken."""

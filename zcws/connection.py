@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zcws.bridge import Bridge
+from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.closing import Event, State, next_state
 from zcws.codec import Deflater, Inflater
@@ -227,10 +227,16 @@ class Connection:
         Raises:
             ValueError: the code must not be sent, or the reason is over 123 bytes.
         """
-        if self.state in (State.OPEN, State.CLOSE_RECEIVED):
-            self.writer.write_close(code, reason)
-            self._move(Event.SEND_CLOSE)
+        if self.send_close(code, reason):
             self.reader.discard()
+
+    def send_close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bool:
+        """The writer's part of `close`: whether there was a Close to send. The reader's part is `reader.discard`."""
+        if self.state not in (State.OPEN, State.CLOSE_RECEIVED):
+            return False
+        self.writer.write_close(code, reason)
+        self._move(Event.SEND_CLOSE)
+        return True
 
     def fail(self, code: int, reason: str) -> None:
         """Ends the connection for a reason of ours: sends a Close, and nothing that arrives counts. RFC 6455 7.1.7."""
@@ -245,13 +251,27 @@ class Connection:
         if self.hold_replies and not self.reader.is_concluded:
             return
         reply = self.bridge.take()
+        if reply is not None:
+            self.write_reply(reply)
+
+    def write_reply(self, reply: Reply) -> bool:
+        """Writes what the reader put on the bridge. Returns True when it was the last: a Close is out."""
         # Once the socket is gone nobody can be answered: what was still read came too late.
-        if reply is not None and self.state is not State.LOST:
+        if self.state is not State.LOST:
             if reply.is_last:
                 self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
             self.writer.write_reply(reply)
             if self.state is State.CLOSE_RECEIVED and self.writer.sent_close is not None:
                 self._move(Event.SEND_CLOSE)
+        return self.writer.sent_close is not None
+
+    def split(self) -> None:
+        """From now on replies stay on the bridge until somebody takes them, and `state` belongs to the writer's side.
+
+        The reader then answers a Ping when its frame is read, and not before: the slot holds one reply.
+        """
+        self.bridge.on_put = None
+        self.reader.eager = False
 
     def _move(self, event: Event) -> None:
         self.state = next_state(self.state, event)

@@ -1,0 +1,319 @@
+"""`zcws.sync.serve`: a listening socket, and a thread for each connection, up to a bound.
+
+The bound is what keeps a flood of connections from becoming a flood of threads: when it is reached nothing more is
+accepted until a connection ends, and clients wait in the kernel's backlog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import ssl as ssl_module
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.codes import CloseCode
+from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
+from zcws.deflate import Deflate
+from zcws.errors import ConnectionClosed
+from zcws.handshake import SOFTWARE, NoMasking
+from zcws.headers import HeadersLike
+from zcws.http import HttpError, Request, Response
+from zcws.pool import Pool
+from zcws.sync.channel import open_channel
+from zcws.sync.reading import Options
+from zcws.sync.stream import WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Server", "serve", "unix_serve"]
+
+logger = logging.getLogger("zcws.server")
+
+Handler = Callable[[WebSocket], None]
+ProcessRequest = Callable[["Server", Request], "Response | None"]
+
+#: Threads at once when the caller does not say: each costs a stack, and a machine has a few cores.
+MAX_CONNECTIONS = 1000
+
+_CHUNK = 4096
+
+
+class Server:
+    """A blocking WebSocket server that is listening. Made by `serve`.
+
+    Attributes:
+        sock: the listening socket.
+        connections: the open connections.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        *,
+        ssl: ssl_module.SSLContext | None,
+        acceptor_options: AcceptorOptions,
+        options: Options,
+        process_request: ProcessRequest | None,
+        open_timeout: float | None,
+        max_size: int,
+        max_fragments: int,
+        max_connections: int,
+    ) -> None:
+        self.sock = sock
+        self.connections: set[WebSocket] = set()
+        self._handler = handler
+        self._ssl = ssl
+        self._acceptor_options = acceptor_options
+        self._options = options
+        self._process_request = process_request
+        self._open_timeout = open_timeout
+        self._max_size = max_size
+        self._max_fragments = max_fragments
+        self._slots = threading.BoundedSemaphore(max_connections)
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._is_closing = False
+
+    def serve_forever(self) -> None:
+        """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
+        while not self._is_closing:
+            self._slots.acquire()
+            try:
+                sock, _ = self.sock.accept()
+            except OSError:
+                self._slots.release()
+                if self._is_closing:
+                    break
+                time.sleep(0.05)  # out of descriptors, most likely: wait for a connection to end
+                continue
+            thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
+            with self._lock:
+                self._threads.add(thread)
+            thread.start()
+
+    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+        """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
+
+        A connection whose peer does not answer is ended after `close_timeout`.
+        """
+        self._is_closing = True
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        self.sock.close()
+        for ws in list(self.connections):
+            with contextlib.suppress(ConnectionClosed):
+                ws.begin_close(code, reason)
+        timeout = self._options.close_timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._join(deadline)
+        for ws in list(self.connections):
+            ws.abort()
+        self._join(None if timeout is None else time.monotonic() + timeout)
+
+    def _join(self, deadline: float | None) -> None:
+        with self._lock:
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in threads:
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+
+    # ---- one connection ----
+
+    def _run(self, sock: socket.socket) -> None:
+        """A connection's thread."""
+        try:
+            ws = self._open(sock)
+            if ws is not None:
+                self._handle(ws)
+        except (OSError, HttpError) as error:
+            logger.debug("opening handshake failed: %s", error)
+        except Exception:
+            logger.error("opening handshake failed", exc_info=True)
+        finally:
+            sock.close()
+            self._slots.release()
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _open(self, sock: socket.socket) -> WebSocket | None:
+        """The opening handshake. None: the answer was not a 101."""
+        deadline = None if self._open_timeout is None else time.monotonic() + self._open_timeout
+        sock.settimeout(self._open_timeout)
+        stream = sock if self._ssl is None else self._ssl.wrap_socket(sock, server_side=True)
+        acceptor = WebSocketAcceptor(self._acceptor_options)
+        data = bytearray()
+        request: Request | None = None
+        try:
+            while (request := acceptor.read_request(data)) is None:
+                if deadline is not None:
+                    stream.settimeout(max(deadline - time.monotonic(), 0.001))
+                chunk = stream.recv(_CHUNK)
+                if not chunk:
+                    return None
+                data += chunk
+            response = self._answer(acceptor, request)
+        except HttpError as error:
+            response = acceptor.refuse(error)
+        stream.sendall(response.serialize())
+        if response.status_code != 101:
+            self._linger(stream)
+            return None
+        connection = Connection(
+            is_client=False,
+            agreement=acceptor.agreement,
+            deflate=self._acceptor_options.compression,
+            pool=Pool(),
+            max_size=self._max_size,
+            max_fragments=self._max_fragments,
+        )
+        received = bytes(data[acceptor.used :])
+        return WebSocket(
+            open_channel(stream),
+            connection,
+            self._options,
+            request=request,
+            response=response,
+            received=received,
+        )
+
+    def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
+        if self._process_request is not None:
+            try:
+                response = self._process_request(self, request)
+            except Exception:
+                logger.error("process_request failed", exc_info=True)
+                response = acceptor.reject(500, "the server failed to answer; its log says more")
+            if response is not None:
+                return response
+        return acceptor.respond(request)
+
+    def _linger(self, stream: socket.socket) -> None:
+        """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
+        with contextlib.suppress(OSError):
+            stream.shutdown(socket.SHUT_WR)
+            stream.settimeout(1)
+            while stream.recv(_CHUNK):
+                pass
+        stream.close()
+
+    def _handle(self, ws: WebSocket) -> None:
+        self.connections.add(ws)
+        try:
+            if self._is_closing:
+                ws.begin_close(CloseCode.GOING_AWAY)
+            self._handler(ws)
+            ws.close()
+        except ConnectionClosed as error:
+            logger.debug("%r: %s", ws, error)
+            ws.close()
+        except Exception:
+            logger.error("the handler of %r failed", ws, exc_info=True)
+            ws.close(CloseCode.INTERNAL_ERROR)
+        finally:
+            self.connections.discard(ws)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def serve(
+    handler: Handler,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    sock: socket.socket | None = None,
+    path: str | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    origins: Sequence[str | re.Pattern[str] | None] | None = None,
+    subprotocols: Sequence[str] | None = None,
+    select_subprotocol: Callable[[list[str]], str | None] | None = None,
+    compression: Deflate | Literal["deflate"] | None = None,
+    no_masking: NoMasking = False,
+    process_request: ProcessRequest | None = None,
+    extra_headers: HeadersLike | None = None,
+    server_header: str | None = SOFTWARE,
+    open_timeout: float | None = 10,
+    close_timeout: float | None = 10,
+    ping_interval: float | None = 20,
+    ping_timeout: float | None = 20,
+    max_size: int | None = MAX_SIZE,
+    max_fragments: int = MAX_FRAGMENTS,
+    max_connections: int = MAX_CONNECTIONS,
+    backlog: int = 128,
+    reuse_port: bool = False,
+) -> Server:
+    """Listens for WebSocket connections; `serve_forever` then runs `handler(ws)` in a thread for each.
+
+    Args:
+        handler: a function; the connection is closed when it returns, with 1011 when it raises.
+        host, port: where to listen; a port of 0 takes any that is free.
+        sock, path: an existing listening socket, or a Unix socket's path, in their place.
+        process_request: called with the server and the request; a response that it returns is sent instead of a 101.
+        max_connections: threads at once; further clients wait until one ends.
+        ssl and the rest: see `zcws.serve`.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    listening = sock or _listen(host, port, path, backlog, reuse_port)
+    return Server(
+        listening,
+        handler,
+        ssl=ssl,
+        acceptor_options=AcceptorOptions(
+            subprotocols=subprotocols,
+            select_subprotocol=select_subprotocol,
+            origins=origins,
+            compression=compression,
+            no_masking=no_masking,
+            secure=ssl is not None,
+            extra_headers=extra_headers,
+            server_header=server_header,
+        ),
+        options=Options(
+            close_timeout=close_timeout, ping_interval=ping_interval, ping_timeout=ping_timeout
+        ),
+        process_request=process_request,
+        open_timeout=open_timeout,
+        max_size=sys.maxsize if max_size is None else max_size,
+        max_fragments=max_fragments,
+        max_connections=max_connections,
+    )
+
+
+def unix_serve(handler: Handler, path: str, **options: Any) -> Server:
+    """`serve` on a Unix socket at `path`."""
+    return serve(handler, path=path, **options)
+
+
+def _listen(
+    host: str | None, port: int | None, path: str | None, backlog: int, reuse_port: bool
+) -> socket.socket:
+    if path is None:
+        family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
+        return socket.create_server((host or "", port or 0), family=family, backlog=backlog, reuse_port=reuse_port)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock.bind(path)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
