@@ -22,11 +22,15 @@ HOUSE: list[tuple[float, str]] = [
     (9.1, "info page"),  # what the command line shows
     (9, "zcws aio sync asgi"),
     (8, "aio.client aio.server aio.broadcast sync.client sync.server asgi.uvicorn"),
-    (7.5, "aio.stream sync.stream"),
-    (7, "aio.wake aio.keepalive"),
+    (7.5, "aio.websocket sync.stream"),
+    (7.4, "aio.halves sync.halves"),
+    (7.3, "aio.reading aio.writing sync.reading"),
+    (7.2, "aio.stream"),
+    (7, "aio.wake aio.keepalive sync.channel sync.keepalive"),
     (6, "connector acceptor"),
     (5, "connection"),
     (4, "reader writer"),
+    (3.5, "inlet"),  # the network's side of reading
     (3, "frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
     (2, "ring buffer headers uri"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zcws.aio.server import Server as Server
     from zcws.aio.server import serve as serve
     from zcws.aio.server import unix_serve as unix_serve
-    from zcws.aio.stream import WebSocket as WebSocket
+    from zcws.aio.websocket import WebSocket as WebSocket
     from zcws.buffer import PayloadBuffer as PayloadBuffer
     from zcws.closing import State as State
     from zcws.codes import CloseCode as CloseCode
@@ -49,7 +49,7 @@ _HOMES = {
     "zcws.acceptor": ("WebSocketAcceptor", "basic_auth"),
     "zcws.aio.client": ("connect", "unix_connect"),
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
-    "zcws.aio.stream": ("WebSocket",),
+    "zcws.aio.websocket": ("WebSocket",),
     "zcws.buffer": ("PayloadBuffer",),
     "zcws.closing": ("State",),
     "zcws.codes": ("CloseCode", "OpCode"),

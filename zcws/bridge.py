@@ -72,6 +72,11 @@ class Bridge:
         except IndexError:
             return None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._slot
+
     def end(self) -> None:
         """The reader has come to its end; a reply that is still in the slot can be taken."""
         self.ended = True

@@ -64,7 +64,17 @@ class Connection:
         hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.
     """
 
-    __slots__ = ("_failure", "agreement", "bridge", "hold_replies", "is_client", "reader", "state", "writer")
+    __slots__ = (
+        "_failure",
+        "agreement",
+        "bridge",
+        "hold_replies",
+        "is_client",
+        "is_split",
+        "reader",
+        "state",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -83,6 +93,7 @@ class Connection:
         self.agreement = agreement
         self.state = State.OPEN
         self.hold_replies = False
+        self.is_split = False
         self._failure: tuple[int, str] | None = None
         self.bridge = Bridge()
         parameters = agreement.deflate
@@ -97,7 +108,9 @@ class Connection:
         self.writer = Writer(
             pool,
             next_key=_keys(entropy).next if is_client and not agreement.no_masking else None,
-            compress=None if parameters is None else _deflater(parameters, deflate or Deflate(), is_client, pool),
+            compress=None
+            if parameters is None
+            else _deflater(parameters, deflate or Deflate(), is_client, pool),
         )
         self.bridge.on_put = self.drain_bridge
 
@@ -189,7 +202,9 @@ class Connection:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
         payload = data.encode() if isinstance(data, str) else _as_bytes(data)
-        self.writer.write_fragment(OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress)
+        self.writer.write_fragment(
+            OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
+        )
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is, a received one included. Raises: as `Writer.write_frame`."""
@@ -270,6 +285,9 @@ class Connection:
 
         The reader then answers a Ping when its frame is read, and not before: the slot holds one reply.
         """
+        if self.is_split:
+            raise RuntimeError("this connection is split already")
+        self.is_split = True
         self.bridge.on_put = None
         self.reader.eager = False
 

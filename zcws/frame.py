@@ -114,7 +114,9 @@ class Frame:
         if not self.fin:
             raise ValueError("a control frame must not be fragmented (RFC 6455 5.5)")
         if len(payload) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(f"the payload of a control frame is at most 125 bytes, not {len(payload)} (RFC 6455 5.5)")
+            raise ValueError(
+                f"the payload of a control frame is at most 125 bytes, not {len(payload)} (RFC 6455 5.5)"
+            )
         if self.opcode is OpCode.CLOSE:
             close_payload(*parse_close_payload(payload))
 
@@ -231,7 +233,9 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
         raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4)")
     payload = int(code).to_bytes(2, "big") + reason.encode()
     if len(payload) > MAX_CONTROL_PAYLOAD:
-        raise ValueError(f"a close reason is at most 123 bytes of UTF-8, not {len(payload) - 2} (RFC 6455 5.5)")
+        raise ValueError(
+            f"a close reason is at most 123 bytes of UTF-8, not {len(payload) - 2} (RFC 6455 5.5)"
+        )
     return payload
 
 
@@ -240,5 +244,7 @@ def parse_close_payload(payload: memoryview) -> tuple[int | None, str]:
     if len(payload) == 0:
         return None, ""
     if len(payload) == 1:
-        raise ValueError("the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)")
+        raise ValueError(
+            "the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)"
+        )
     return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8")

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
 
-from zcws._kernel import ffi, lib
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import CloseCode, OpCode
@@ -34,6 +33,7 @@ from zcws.errors import (
     closed_error,
 )
 from zcws.frame import ReceivedFrame, close_payload, parse_close_payload
+from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 
@@ -163,10 +163,11 @@ class Inlet:
             self.received(count)
         return count
 
-    def receive_eof(self) -> None:
-        """The peer will send no more bytes."""
+    def receive_eof(self, *, later: bool = False) -> None:
+        """The peer will send no more bytes. `later`: what was read last may still be answered, so the end waits for
+        the next read."""
         self._eof = True
-        if not self.is_pending:
+        if not later and not self.is_pending and self._status != _FULL:
             self.conclude()
 
     # ---- what a driver asks ----
@@ -247,6 +248,7 @@ class Inlet:
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
         if self._is_over and not any(_is_data(words)):
             self.conclude()
+            self._drop_message()
 
     def _set_rows(self, words: Sequence[int]) -> None:
         """These rows wait to be read, and no others."""
@@ -283,6 +285,11 @@ class Inlet:
     def _drop_pending(self) -> None:
         self._set_rows(())
         self._forget_frame()
+        self._drop_message()
+
+    def _drop_message(self) -> None:
+        """The message in progress will never be whole."""
+        self._landing = None
 
     def _forget_frame(self) -> None:
         """The frames that were handed out last are stale: the next read has begun."""
@@ -325,7 +332,6 @@ class Inlet:
         """Bytes of a large payload have been received straight into its buffer."""
         outcome = _land(self._state, target.pointer(), count)
         if outcome < 0:
-            self._landing = None
             self._fail(-outcome)
             return
         target.advance(count)
@@ -347,6 +353,8 @@ class Inlet:
     def discard(self) -> None:
         """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""
         self.discarding = True
+        if not self.is_pending:
+            self._drop_message()
         if self._status == _FULL and self._ring is not None:
             self._scan_ring(self._ring)
         self.conclude()
@@ -357,6 +365,8 @@ class Inlet:
             self._stopped = (code, reason)
             self._status = _STOPPED
             self._concluded = True
+            if not self.is_pending:
+                self._drop_message()
             self._bridge.end()
 
     def conclude(self) -> None:
@@ -372,6 +382,8 @@ class Inlet:
             self._bridge.put(Reply(OpCode.CLOSE, self._peer_close or b""))
         elif self._is_over:
             self._bridge.put(Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status])))
+        if not self.is_pending:
+            self._drop_message()
         self._bridge.end()
 
     @property

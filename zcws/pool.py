@@ -68,7 +68,18 @@ class Pool:
         table, words: the scan table, as C fills it and as Python reads it.
     """
 
-    __slots__ = ("__weakref__", "_arenas", "_buffers", "_mirrored", "_spare", "capacity", "compressors", "landing", "table", "words")
+    __slots__ = (
+        "__weakref__",
+        "_arenas",
+        "_buffers",
+        "_mirrored",
+        "_spare",
+        "capacity",
+        "compressors",
+        "landing",
+        "table",
+        "words",
+    )
 
     def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
         self.capacity = capacity

@@ -20,13 +20,13 @@ from __future__ import annotations
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 
-from zcws._kernel import lib
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, BAD_MESSAGE_SIZE, BAD_UTF8, Assembly, Inflate
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
 from zcws.inlet import Inlet
+from zcws.kernel import lib
 from zcws.pool import Pool
 from zcws.ring import Ring
 
@@ -37,7 +37,9 @@ _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
 _CONTROL = 0x08  # RFC 6455 5.2: the bit that control opcodes have
 
 #: A row that is a whole plain frame, and which: its payload can be used where it lies.
-_WHOLE = {op | _FIRST | _LAST: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)}
+_WHOLE = {
+    op | _FIRST | _LAST: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)
+}
 _WHOLE_TEXT, _WHOLE_BINARY = OpCode.TEXT | _FIRST | _LAST, OpCode.BINARY | _FIRST | _LAST
 _OPCODES = {int(op): op for op in OpCode}
 
@@ -112,7 +114,10 @@ class Reader(Inlet):
         Raises:
             ProtocolError: the peer broke a rule, and everything before that has been read.
             ConnectionClosed: there is nothing left to read.
+            ValueError: another connection is receiving into `buffer`; nothing has been read.
         """
+        if buffer is not None and buffer.reader is not None and buffer.reader is not self:
+            raise ValueError("this PayloadBuffer is in the middle of a message of another connection")
         if self._frame is not None:
             self._forget_frame()
         while True:
@@ -135,7 +140,9 @@ class Reader(Inlet):
             if origin is PayloadOrigin.ADAPTIVE:
                 self._frame = whole = ReceivedFrame(opcode, ring, start, stop)
                 return whole
-            return self._read_consistent(opcode, ring.peek(start, stop), buffer)
+            frame = self._read_consistent(opcode, ring.peek(start, stop), buffer)
+            if frame is not None:
+                return frame
 
     def read_message(self) -> str | bytes | NeedMore:
         """The next message as an object of the caller's own, or NEED_MORE. Control frames are passed over.
@@ -226,7 +233,9 @@ class Reader(Inlet):
 
     # ---- messages in pieces ----
 
-    def _read_piece(self, what: int, start: int, stop: int, buffer: PayloadBuffer | None) -> ReceivedFrame | None:
+    def _read_piece(
+        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
+    ) -> ReceivedFrame | None:
         """A fragment, or a piece of a large frame: the whole message when this was the last."""
         if self._skipping:
             self._skip(what, start, stop)
@@ -247,7 +256,7 @@ class Reader(Inlet):
         target.reader = None
         if assembly.is_ours:
             self._finished.append(target)
-        self._frame = frame = ReceivedFrame(_OPCODES[assembly.opcode], target, 0, len(target))
+        self._frame = frame = ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target))
         return frame
 
     def _bytes_of(self, start: int, stop: int) -> memoryview:
@@ -256,31 +265,46 @@ class Reader(Inlet):
     def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
         is_ours = buffer is None
         target = self._pool.lend_buffer() if buffer is None else buffer
-        if target.reader is not None:
-            raise ValueError("this PayloadBuffer is in the middle of a message of another connection")
         target.reader = self
         inflate = self._inflate if what & _COMPRESSED else None
         return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
 
-    def _read_consistent(self, opcode: OpCode, payload: memoryview, buffer: PayloadBuffer | None) -> Frame:
-        """CONSISTENT: the payload of a whole frame is copied out of the ring."""
-        if self._assembly is not None or buffer is None:
-            # Inside a fragmented message the buffer is half built; a control frame has bytes of its own.
+    def _read_consistent(
+        self, opcode: OpCode, payload: memoryview, buffer: PayloadBuffer | None
+    ) -> ReceivedFrame | None:
+        """CONSISTENT: the payload of a whole frame is copied out of the ring. None: it does not fit the buffer."""
+        if (
+            buffer is None
+            or self._assembly is not None
+            or (opcode >= OpCode.CLOSE and not buffer.fits(len(payload)))
+        ):
+            # Inside a fragmented message the buffer is half built, and memory that is too small for a message is no
+            # reason to refuse a Ping: a control frame has bytes of its own then.
             target = PayloadBuffer()
         else:
             target = buffer
         target.begin()
         if not target.append(payload):
             self._fail(BAD_BUFFER_SIZE)
-            raise self.error()
-        self._frame = frame = ReceivedFrame(opcode, target, 0, len(payload))
+            return None
+        self._frame = frame = ReceivedFrame(opcode, target.occupant(), 0, len(payload))
         return frame
 
     def _forget_frame(self) -> None:
+        if self._frame is None:
+            return  # a fault in the middle of a batch: the messages before it are about to be handed out
         super()._forget_frame()
         for target in self._finished:
             self._pool.return_buffer(target)
         self._finished.clear()
+
+    def _drop_message(self) -> None:
+        super()._drop_message()
+        assembly, self._assembly = self._assembly, None
+        if assembly is not None:
+            assembly.target.reader = None
+            if assembly.is_ours:
+                self._pool.return_buffer(assembly.target)
 
     def _more(self) -> bool:
         """Every row has been read. True: there are new ones. False: more bytes are needed.
@@ -292,12 +316,15 @@ class Reader(Inlet):
                 self._scan_ring(self._ring)
                 return True
             self.conclude()
+            self._drop_message()
             self._drop_ring()
             raise self.error()
         if self._remaining and self._landing is None:
             self._start_landing()
             if self._is_over:
                 return True
+        if self.discarding:
+            self._drop_message()
         self._release()
         return False
 
@@ -368,7 +395,9 @@ class Reader(Inlet):
             if what & _FIRST:
                 self.streaming = what & 0x0F
                 self._streamed = 0
-                self._decode = getincrementaldecoder("utf-8")().decode if self.streaming == OpCode.TEXT else _as_is
+                self._decode = (
+                    getincrementaldecoder("utf-8")().decode if self.streaming == OpCode.TEXT else _as_is
+                )
             # A copy: the ring may be written to again before the last piece of it has been asked for.
             self._pieces = self._stream_pieces(what, bytes(self._bytes_of(start, stop)))
 

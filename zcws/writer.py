@@ -164,7 +164,7 @@ class Writer:
             if out is None:
                 out = self._out = bytearray()
             out += _short_heads(_FIN | opcode)[size] if size < 126 else _HEAD_16(_FIN | opcode, 126, size)
-            out += payload  # type: ignore[arg-type]
+            out += payload
             self.size += size + 4
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
@@ -178,7 +178,9 @@ class Writer:
         else:
             self._write(_FIN | _RSV1 | opcode, compressed)
 
-    def write_fragment(self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None) -> None:
+    def write_fragment(
+        self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None
+    ) -> None:
         """The next fragment of a message; `opcode` and `compress` count on its first one only. RFC 6455 5.4.
 
         Raises:
@@ -232,7 +234,9 @@ class Writer:
         self._check_open()
         view = memoryview(payload)
         if len(view) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(f"the payload of a control frame is at most 125 bytes, not {len(view)} (RFC 6455 5.5)")
+            raise ValueError(
+                f"the payload of a control frame is at most 125 bytes, not {len(view)} (RFC 6455 5.5)"
+            )
         if opcode is OpCode.CLOSE:
             self.sent_close = close_payload(*parse_close_payload(view))
         self._write(_FIN | opcode, view)

@@ -11,16 +11,19 @@ import logging
 import os
 import ssl as ssl_module
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-from zcws.aio.stream import Options, WebSocket, pool_of
+from zcws.aio.stream import Options, pool_of
+from zcws.aio.websocket import WebSocket
 from zcws.body import BodyReader
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.errors import HandshakeError
+from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
@@ -131,6 +134,7 @@ class connect:
         no_masking: True offers unmasked frames over TLS; "insecure" in the clear too.
         additional_headers, user_agent_header: more headers of the request, and what `User-Agent` says.
         open_timeout: seconds to connect and for the opening handshake, TLS included.
+        on_frame: called with the connection and each frame straight from the scan; see `serve`.
         max_redirects: redirects to follow; never from wss to ws, and credentials stay with their host.
         host, port, sock, path: another place to connect to than the URI's, an existing socket, or a Unix socket's path.
         others: passed on to `loop.create_connection`: `local_addr`, `happy_eyeballs_delay` and so on.
@@ -161,11 +165,14 @@ class connect:
         max_fragments: int = MAX_FRAGMENTS,
         write_limit: int | tuple[int, int | None] = 64 * 1024,
         write_timeout: float | None = None,
+        on_frame: Callable[[WebSocket, Frame], object] | None = None,
         max_redirects: int = 0,
         path: str | None = None,
         **others: Any,
     ) -> None:
-        self._connector = WebSocketConnector(
+        # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.
+        self._make_connector = partial(
+            WebSocketConnector,
             uri,
             entropy=os.urandom,
             origin=origin,
@@ -175,6 +182,9 @@ class connect:
             additional_headers=additional_headers,
             user_agent_header=user_agent_header,
         )
+        self._make_connector()  # what is wrong with the arguments is said here, not when it is awaited
+        self._uri = uri
+        self._on_frame = on_frame
         self._ssl = ssl
         self._server_hostname = server_hostname
         self._deflate = Deflate.of(compression)
@@ -194,7 +204,11 @@ class connect:
         self._ws: WebSocket | None = None
 
     def open(
-        self, loop: asyncio.AbstractEventLoop, connector: WebSocketConnector, agreement: Any, response: Response
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connector: WebSocketConnector,
+        agreement: Any,
+        response: Response,
     ) -> WebSocket:
         """A handshake has succeeded."""
         connection = Connection(
@@ -206,20 +220,26 @@ class connect:
             max_size=self._max_size,
             max_fragments=self._max_fragments,
         )
-        return WebSocket(loop, connection, self._options, request=connector.request_head, response=response)
+        return WebSocket(
+            loop,
+            connection,
+            self._options,
+            request=connector.request_head,
+            response=response,
+            on_frame=self._on_frame,
+        )
 
     async def _connect(self) -> WebSocket:
         try:
             return await asyncio.wait_for(self._follow(), self._open_timeout)
         except asyncio.TimeoutError:
-            host = self._connector.uri.host_header
             raise TimeoutError(
-                f"no answer from {host} to the opening handshake in open_timeout={self._open_timeout} seconds"
+                f"no answer from {self._uri} to the opening handshake in open_timeout={self._open_timeout} seconds"
             ) from None
 
     async def _follow(self) -> WebSocket:
         """One handshake, or as many as there are redirects."""
-        connector = self._connector
+        connector = self._make_connector()
         for _ in range(self._max_redirects + 1):
             answer = await self._shake(connector)
             if isinstance(answer, WebSocket):

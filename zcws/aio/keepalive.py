@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from time import perf_counter
 from typing import Protocol
 
 __all__ = ["Keepalive", "Latency", "Pings"]
@@ -33,10 +34,9 @@ class Pings:
         latency: the last round-trip time in seconds; 0.0 before the first.
     """
 
-    __slots__ = ("_keepalive", "_loop", "_waiting", "latency")
+    __slots__ = ("_keepalive", "_waiting", "latency")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._keepalive: bytes | None = None
         self._waiting: dict[bytes, tuple[float, asyncio.Future[Latency] | None]] = {}
         self.latency = 0.0
@@ -49,7 +49,7 @@ class Pings:
         """
         if payload in self._waiting:
             raise ValueError("a ping with this payload is waiting for its pong already")
-        self._waiting[payload] = (self._loop.time(), future)
+        self._waiting[payload] = (perf_counter(), future)  # the clock of uvloop counts milliseconds
 
     def sent_keepalive(self, payload: bytes) -> None:
         """The same for keepalive, which waits for its latest Ping only."""
@@ -69,7 +69,7 @@ class Pings:
         """A Pong has arrived; one that nobody asked for is a heartbeat of the peer's. RFC 6455 5.5.3."""
         if payload not in self._waiting:
             return
-        now = self._loop.time()
+        now = perf_counter()
         for waiting in list(self._waiting):
             sent, future = self._waiting.pop(waiting)
             if future is not None and not future.done():

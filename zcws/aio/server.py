@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.stream import Options, WebSocket, pool_of
+from zcws.aio.stream import Options, pool_of
+from zcws.aio.websocket import WebSocket
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed
+from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import HttpError, Request, Response, text_response
@@ -36,9 +38,10 @@ __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
 logger = logging.getLogger("zcws.server")
 
 Handler = Callable[[WebSocket], Awaitable[None]]
-ProcessRequest = Callable[["ServerHandshake", Request], "Response | None | Awaitable[Response | None]"]
+ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Response | None] | None"]
+OnFrame = Callable[[WebSocket, Frame], object]
 ProcessResponse = Callable[
-    ["ServerHandshake", Request, Response], "Response | None | Awaitable[Response | None]"
+    ["ServerHandshake", Request, Response], "Response | Awaitable[Response | None] | None"
 ]
 
 
@@ -170,7 +173,7 @@ class ServerHandshake(asyncio.Protocol):
         logger.debug("connection rejected: %s", response.status_code)
         self._data = bytearray()
         if transport.can_write_eof():
-            transport.write_eof()  # not close: unread input would turn that into a reset, and the answer would be lost
+            end_writing(transport)  # not close: unread input would turn that into a reset, and the answer would be lost
         else:
             transport.close()
 
@@ -197,9 +200,10 @@ class Server:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | None,
         loop: asyncio.AbstractEventLoop,
         *,
+        on_frame: OnFrame | None,
         acceptor_options: AcceptorOptions,
         options: Options,
         process_request: ProcessRequest | None,
@@ -209,6 +213,7 @@ class Server:
         max_fragments: int,
     ) -> None:
         self.handler = handler
+        self.on_frame = on_frame
         self.loop = loop
         self.acceptor_options = acceptor_options
         self.options = options
@@ -222,7 +227,7 @@ class Server:
         self.is_closing = False
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[None]] = set()  # one for each open connection
         self._closer: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = loop.create_future()
 
@@ -246,22 +251,29 @@ class Server:
             max_size=self.max_size,
             max_fragments=self.max_fragments,
         )
-        ws = WebSocket(self.loop, connection, self.options, request=request, response=response)
+        ws = WebSocket(
+            self.loop, connection, self.options, request=request, response=response, on_frame=self.on_frame
+        )
         transport.set_protocol(ws)
         ws.connection_made(transport)
         self.connections.add(ws)
-        task = self.loop.create_task(self._run(ws))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self.handler is None:
+            closed = ws.when_closed()  # no task: everything happens in on_frame
+            closed.add_done_callback(lambda _: self.connections.discard(ws))
+        else:
+            closed = self.loop.create_task(self._run(ws, self.handler))
+        self._running.add(closed)
+        closed.add_done_callback(self._running.discard)
         return ws
 
-    async def _run(self, ws: WebSocket) -> None:
+    async def _run(self, ws: WebSocket, handler: Handler) -> None:
         """The handler, from the first message to the closed socket."""
         try:
-            await self.handler(ws)
+            await handler(ws)
             await ws.close()
         except Exception as error:
-            if isinstance(error, ConnectionClosed) and ws.state is not State.OPEN:
+            is_over = ws.state is not State.OPEN or ws.connection.reader.is_concluded
+            if isinstance(error, ConnectionClosed) and is_over:
                 logger.debug("%r: %s", ws, error)
                 await ws.wait_closed()
                 return
@@ -323,8 +335,8 @@ class Server:
             for ws in list(self.connections):
                 if ws.state is State.OPEN:
                     ws.begin_close(code, reason)
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        if self._running:
+            await asyncio.wait(list(self._running))
         for handshake in list(self.handshakes):
             handshake.abort()
         if not self._closed.done():
@@ -348,7 +360,10 @@ class serve:
     """Listens for WebSocket connections and runs `handler` for each. Await it, or use it as a context manager.
 
     Args:
-        handler: a coroutine function; the connection is closed when it returns, with 1011 when it raises.
+        handler: a coroutine function; the connection is closed when it returns, with 1011 when it raises. None where
+            `on_frame` does everything.
+        on_frame: a function that is called with the connection and each frame straight from the scan, in no task;
+            the frame is good until it returns. An exception in it fails the connection with 1011.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
         sock, path: an existing socket, or a Unix socket's path, in their place.
         ssl: a context, for wss.
@@ -374,7 +389,7 @@ class serve:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | None = None,
         host: str | Sequence[str] | None = None,
         port: int | None = None,
         *,
@@ -385,6 +400,7 @@ class serve:
         select_subprotocol: Callable[[list[str]], str | None] | None = None,
         compression: Deflate | Literal["deflate"] | None = None,
         no_masking: NoMasking = False,
+        on_frame: OnFrame | None = None,
         process_request: ProcessRequest | None = None,
         process_response: ProcessResponse | None = None,
         extra_headers: HeadersLike | None = None,
@@ -421,7 +437,10 @@ class serve:
             write_timeout=write_timeout,
         )
         self._handler = handler
+        if handler is None and on_frame is None:
+            raise TypeError("serve needs a handler, or on_frame, or both")
         self._settings = {
+            "on_frame": on_frame,
             "process_request": process_request,
             "process_response": process_response,
             "open_timeout": open_timeout,
@@ -464,6 +483,6 @@ def unix_serve(handler: Handler, path: str | None = None, **options: Any) -> ser
     return serve(handler, path=path, **options)
 
 
-async def _settled(answer: Response | None | Awaitable[Response | None]) -> Response | None:
+async def _settled(answer: Response | Awaitable[Response | None] | None) -> Response | None:
     """What a hook says, whether or not it is a coroutine."""
     return await answer if inspect.isawaitable(answer) else answer

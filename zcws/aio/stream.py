@@ -18,27 +18,23 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from zcws.aio.keepalive import Keepalive, Latency, Pings
+from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.wake import Wakeup
-from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosedOK
-from zcws.frame import NEED_MORE, Frame, PayloadOrigin
+from zcws.errors import ConnectionClosed
+from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response
 from zcws.pool import Pool
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
-
-__all__ = ["Options", "WebSocket", "pool_of"]
+__all__ = ["CORK", "Options", "Stream", "pool_of"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
-_CORK = 64 * 1024
+CORK = 64 * 1024
 
 _OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
 
@@ -84,11 +80,8 @@ class Options:
         self.write_timeout = write_timeout
 
 
-class WebSocket(asyncio.BufferedProtocol):
-    """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
-
-    Iterating over it gives messages until the connection ends well; `recv` raises instead. One task may read at a time;
-    any number may write. All methods belong to the event loop that the connection was opened on.
+class Stream(asyncio.BufferedProtocol):
+    """A connection on its transport: bytes in, bytes out, and the end. Reading and writing are built on it.
 
     Attributes:
         connection: the connection without its socket.
@@ -107,6 +100,7 @@ class WebSocket(asyncio.BufferedProtocol):
         "_keepalive",
         "_loop",
         "_message_done",
+        "_on_frame",
         "_options",
         "_pings",
         "_reader",
@@ -128,8 +122,10 @@ class WebSocket(asyncio.BufferedProtocol):
         *,
         request: Request | None = None,
         response: Response | None = None,
+        on_frame: Callable[[Any, Frame], object] | None = None,
     ) -> None:
         self.connection = connection
+        self._on_frame = on_frame
         self.request = request
         self.response = response
         self._loop = loop
@@ -144,7 +140,9 @@ class WebSocket(asyncio.BufferedProtocol):
         self._keepalive: Keepalive | None = None
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
-        self._drained: asyncio.Future[None] | None = None  # exists while the transport is above its high-water mark
+        self._drained: asyncio.Future[None] | None = (
+            None  # exists while the transport is above its high-water mark
+        )
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
@@ -193,6 +191,8 @@ class WebSocket(asyncio.BufferedProtocol):
         self._corked = True
         if reader.has_news:
             self._budget = _FAIR
+            if self._on_frame is not None:
+                self._call_back(self._on_frame)
             self._wakeup.wake()
         self._corked = False
         if self._writer.size:
@@ -202,6 +202,35 @@ class WebSocket(asyncio.BufferedProtocol):
                 self._pause_reading()
             if reader.is_ending:
                 self._advance_closing()
+
+    def _call_back(self, on_frame: Callable[[Any, Frame], object]) -> None:
+        """Hands every frame to the program at once: no task, no coroutine.
+
+        While the transport is full nothing is delivered and nothing is read, so that a callback that answers every
+        message cannot fill the memory with answers.
+        """
+        reader = self._reader
+        try:
+            while self._drained is None and self._writer.sent_close is None:
+                frame = reader.read_frame()
+                if frame is NEED_MORE:
+                    self._resume_reading()
+                    return
+                on_frame(self, frame)
+            if self._drained is not None:
+                self._pause_reading()
+        except ConnectionClosed:
+            return
+        except Exception as exc:
+            self._loop.call_exception_handler(
+                {
+                    "message": "on_frame failed",
+                    "exception": exc,
+                    "protocol": self,
+                    "transport": self._transport,
+                }
+            )
+            self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
@@ -233,13 +262,17 @@ class WebSocket(asyncio.BufferedProtocol):
             self._drained = self._loop.create_future()
             self.connection.hold_replies = True
             if self._options.write_timeout is not None:
-                self._write_deadline = self._loop.call_later(self._options.write_timeout, self._write_timed_out)
+                self._write_deadline = self._loop.call_later(
+                    self._options.write_timeout, self._write_timed_out
+                )
 
     def resume_writing(self) -> None:
         """The transport is below its low-water mark again."""
         self._resolve_drained()
         if self._transport is not None:
             self._on_bridge()
+            if self._on_frame is not None:
+                self._after_bytes()
 
     def _resolve_drained(self) -> None:
         self.connection.hold_replies = False
@@ -254,76 +287,6 @@ class WebSocket(asyncio.BufferedProtocol):
         self._write_deadline = None
         self.connection.fail(CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)")
         self.abort()
-
-    # ---- reading ----
-
-    async def recv(self, decode: bool | None = None) -> str | bytes:
-        """The next message: str for text, bytes for binary; yours to keep.
-
-        A read that is cancelled or times out loses nothing: the next one goes on where it stopped.
-
-        Args:
-            decode: True or False gives str or bytes whatever the message is.
-
-        Raises:
-            ConnectionClosedOK: the connection ended with 1000 or 1001, or without a code.
-            ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
-            RuntimeError: another task is reading.
-        """
-        message = await self._recv()
-        if decode is not None:
-            if decode and isinstance(message, bytes):
-                return message.decode()
-            if not decode and isinstance(message, str):
-                return message.encode()
-        return message
-
-    async def read_frame(
-        self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
-    ) -> Frame:
-        """The next message or control frame; Ping and Close have been answered already.
-
-        Args:
-            buffer: where messages land that do not stay in the ring; reusable. Without it the connection uses its own.
-            origin: where payloads may lie; see `PayloadOrigin`.
-
-        Returns:
-            A frame that is good until the next read on this connection. A view taken from it (`frame.payload`)
-            stays right for as long as it is held.
-
-        Raises: as `recv`.
-        """
-        self._budget -= 1
-        if self._budget < 0:
-            await self._let_others_run()
-        frame = self._reader.read_frame(buffer, origin)
-        while frame is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            await self._wakeup
-            frame = self._reader.read_frame(buffer, origin)
-        return frame
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str | bytes:
-        try:
-            return await self._recv()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
-
-    async def _recv(self) -> str | bytes:
-        self._budget -= 1
-        if self._budget < 0:
-            await self._let_others_run()
-        message = self._reader.read_message()
-        while message is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            await self._wakeup
-            message = self._reader.read_message()
-        return message
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR
@@ -340,134 +303,9 @@ class WebSocket(asyncio.BufferedProtocol):
             if self._transport is not None:
                 self._transport.resume_reading()
 
-    # ---- writing ----
-
-    async def send(
-        self,
-        message: str | Buffer | Iterable[str | Buffer] | AsyncIterable[str | Buffer],
-        *,
-        text: bool | None = None,
-        compress: bool | None = None,
-    ) -> None:
-        """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
-
-        Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
-        been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.
-
-        Args:
-            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
-            compress: True or False decides for this message; by default its size does. RFC 7692.
-
-        Raises:
-            ConnectionClosed: the connection is closing or closed; nothing has been written.
-            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
-        """
-        if self._drained is not None or self._message_done is not None:
-            await self._until_writable()
-        if self.connection.state is not _OPEN:
-            self.connection.check_writable()
-        if isinstance(message, str):
-            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
-        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
-            self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
-        else:
-            await self._send_fragments(_each(message), text, compress)
-            return
-        if not self._corked or self._writer.size >= _CORK:
-            self._written()
-
-    async def _send_fragments(
-        self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None
-    ) -> None:
-        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
-        first: Any = await anext(fragments, _NOTHING)
-        if first is _NOTHING:
-            return  # nothing to send is no message, as in `websockets`
-        # While this one waited for its first fragment, another task may have begun a message.
-        await self._until_writable()
-        self.connection.check_writable()
-        is_text = isinstance(first, str) if text is None else text
-        self._message_done = done = self._loop.create_future()
-        try:
-            current: str | Buffer = first
-            async for following in fragments:
-                await self._send_fragment(current, is_text, compress, last=False)
-                current = following
-            await self._send_fragment(current, is_text, compress, last=True)
-        except BaseException:
-            # Half a message cannot be taken back, and nothing else may follow it.
-            if self._writer.is_in_message:
-                self.connection.fail(CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message")
-                self._written()
-                self._advance_closing()
-            raise
-        finally:
-            self._message_done = None
-            if not done.done():
-                done.set_result(None)
-
-    async def _send_fragment(self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool) -> None:
-        if self._drained is not None:
-            await self._until_drained()
-        self.connection.check_writable()
-        self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
-        self._written()
-
-    async def write_frame(self, frame: Frame) -> None:
-        """Sends a frame as it is; one that was received may be written as it is, and is copied before this returns.
-
-        Raises:
-            ConnectionClosed: the connection is closing or closed; nothing has been written.
-            StaleFrame: the frame was received, and its connection has been read from since.
-            ValueError: the frame must not be sent here (RFC 6455 5.4, 8.1).
-        """
-        if self._drained is not None or self._message_done is not None:
-            await self._until_writable()
-        self.connection.write_frame(frame)
-        if frame.opcode is OpCode.CLOSE:
-            self._close_sent()
-        self._written()
-
-    async def ping(self, payload: str | Buffer | None = None) -> Latency:
-        """Sends a Ping and waits for its Pong. RFC 6455 5.5.2.
-
-        Args:
-            payload: at most 125 bytes; random by default.
-
-        Returns:
-            The round-trip time in seconds.
-
-        Raises:
-            ConnectionClosed: the connection ended before the Pong came.
-            ValueError: over 125 bytes, or a Ping with this payload is waiting already.
-        """
-        await self._until_drained()
-        pings = self._need_pings()
-        data = pings.fresh_payload() if payload is None else _control_payload(payload)
-        self.connection.check_writable()
-        future: asyncio.Future[Latency] = self._loop.create_future()
-        pings.sent(data, future)
-        try:
-            self.connection.ping(data)
-            self._written()
-            return await future
-        finally:
-            pings.forget(data)
-
-    async def pong(self, payload: str | Buffer = b"") -> None:
-        """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
-        await self._until_drained()
-        self.connection.pong(_control_payload(payload))
-        self._written()
-
-    async def flush(self) -> None:
-        """Hands over what has been written, and waits until the transport is below its high-water mark."""
-        self._flush()
-        await self._until_drained()
-
     def _written(self) -> None:
         """Something has been written: somebody up the stack sends it, or the end of this turn does."""
-        if self._writer.size >= _CORK:
+        if self._writer.size >= CORK:
             self._flush()
         elif not self._corked and self._flush_handle is None:
             self._flush_handle = self._loop.call_soon(self._end_turn)
@@ -505,39 +343,10 @@ class WebSocket(asyncio.BufferedProtocol):
 
     # ---- closing ----
 
-    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Closes the connection: our Close, the peer's, then the socket; at most `close_timeout` seconds.
-
-        Does nothing but wait when the connection is closing already. RFC 6455 7.1.2.
-
-        Raises:
-            ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
-        """
-        self.begin_close(code, reason)
-        await self.wait_closed()
-
-    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """The first half of `close`, without the wait."""
-        if self._writer.is_in_message and self.connection.state is State.OPEN:
-            self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
-        self.connection.close(code, reason)
-        self._flush()
-        self._close_sent()
-
     def _close_sent(self) -> None:
         self._resume_reading()
         self._start_deadline()
         self._advance_closing()
-
-    async def wait_closed(self) -> None:
-        """Until the socket is closed. Somebody has to read, for the peer's Close stands behind what it sent before."""
-        if self._transport is not None:
-            if self._closed is None:
-                self._closed = self._loop.create_future()
-            if self._reader.is_at_eof:
-                self._reader.receive_eof()
-                self._advance_closing()
-            await asyncio.shield(self._closed)
 
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
@@ -546,7 +355,8 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
-        self.connection.drain_bridge()
+        if not self.connection.is_split:
+            self.connection.drain_bridge()
         self._written()
 
     def _advance_closing(self) -> None:
@@ -556,16 +366,17 @@ class WebSocket(asyncio.BufferedProtocol):
             return
         if self._writer.size:
             self._flush()
-        if connection.wants_close or self._reader.is_concluded:
+        if connection.wants_close or (self._reader.is_concluded and connection.bridge.is_empty):
             self._stop_keepalive()
             self._resume_reading()
             self._start_deadline()
             if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
                 transport.close()
             elif not connection.is_client:
-                transport.write_eof()  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
+                end_writing(transport)  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
         elif self._reader.is_ending:
-            # The peer's Close, or its mistake, stands behind messages that nobody reads.
+            # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
+            # the bridge, and the half that should send it does not.
             self._start_deadline()
 
     def _start_deadline(self) -> None:
@@ -577,6 +388,9 @@ class WebSocket(asyncio.BufferedProtocol):
         self._deadline = None
         if self._reader.is_ending and not self._reader.is_concluded:
             self._reader.conclude()
+            self._advance_closing()
+        elif not self.connection.bridge.is_empty:
+            self.connection.drain_bridge()
             self._advance_closing()
         else:
             self.abort()
@@ -621,84 +435,21 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def _need_pings(self) -> Pings:
         if self._pings is None:
-            self._pings = Pings(self._loop)
+            self._pings = Pings()
         return self._pings
 
     def _on_pong(self, payload: bytes) -> None:
         if self._pings is not None:
             self._pings.answered(payload)
 
-    # ---- what is known ----
 
-    @property
-    def latency(self) -> float:
-        """The last measured round-trip time in seconds; 0.0 before the first Pong."""
-        return 0.0 if self._pings is None else self._pings.latency
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed. RFC 6455 1.9."""
-        return self.connection.agreement.subprotocol
-
-    @property
-    def state(self) -> State:
-        """How far closing has got."""
-        return self.connection.state
-
-    @property
-    def close_code(self) -> int | None:
-        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
-        return self.connection.close_code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
-        return self.connection.close_reason
-
-    @property
-    def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path."""
-        return self.get_extra_info("sockname")
-
-    @property
-    def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path."""
-        return self.get_extra_info("peername")
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""
-        return default if self._transport is None else self._transport.get_extra_info(name, default)
-
-    def __repr__(self) -> str:
-        role = "client" if self.connection.is_client else "server"
-        return f"<WebSocket {role}, {self.connection.state.value}>"
+def end_writing(transport: asyncio.WriteTransport) -> None:
+    """Closes our side of the socket, and only that."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
 
 
 def _is_tls(transport: asyncio.BaseTransport) -> bool:
     return transport.get_extra_info("ssl_object") is not None
-
-
-def _has_buffer(message: object) -> bool:
-    try:
-        memoryview(message)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return True
-
-
-def _control_payload(payload: str | Buffer) -> bytes:
-    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
-
-
-async def _each(message: Any) -> AsyncIterator[str | Buffer]:
-    """The fragments of a message that was given as an iterable."""
-    if isinstance(message, AsyncIterable):
-        async for fragment in message:
-            yield fragment
-    elif isinstance(message, Iterable) and not isinstance(message, Mapping):
-        for fragment in message:
-            yield fragment
-    else:
-        raise TypeError(
-            f"a message is str, bytes-like, or an iterable or async iterable of those, not {type(message).__name__}"
-        )

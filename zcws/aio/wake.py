@@ -28,7 +28,15 @@ class Wakeup:
         is_waiting: whether a task waits.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "_message", "is_waiting")
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_cancelled",
+        "_context",
+        "_loop",
+        "_message",
+        "is_waiting",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -55,7 +63,9 @@ class Wakeup:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def add_done_callback(self, callback: Callable[[Wakeup], object], *, context: Context | None = None) -> None:
+    def add_done_callback(
+        self, callback: Callable[[Wakeup], object], *, context: Context | None = None
+    ) -> None:
         self._callback = callback
         self._context = context
 

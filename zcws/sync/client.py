@@ -168,7 +168,9 @@ def _shake(
     sock.sendall(connector.request())
     data = bytearray()
     while (response := connector.read_response(data)) is None:
-        data += _more(sock, deadline, "the server closed the connection before it answered the opening handshake")
+        data += _more(
+            sock, deadline, "the server closed the connection before it answered the opening handshake"
+        )
     rest = bytes(data[connector.used :])
     if response.status_code == 101:
         return response, rest

@@ -6,8 +6,8 @@
     replies                            BridgeHalf: the reader puts, the writer's thread takes
 
 The reader never writes. A reply that it owes waits on the bridge until the writer's thread sends it: with
-`drain_bridge()` between two messages, or by a thread that waits in `listen()` and hands it to the writer. No lock of ours
-is taken by either half; over TLS both go through the channel's, because they share one OpenSSL object.
+`drain_bridge()` between two messages, or by a thread that waits in `listen()` and hands it to the writer. No lock of
+ours is taken by either half; over TLS both go through the channel's, because they share one OpenSSL object.
 """
 
 from __future__ import annotations

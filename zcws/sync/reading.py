@@ -78,7 +78,7 @@ class ReadingSide:
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another thread is reading.
         """
-        message = self._read(self._reader.read_message, timeout)
+        message: str | bytes = self._read(self._reader.read_message, timeout)
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()
@@ -154,7 +154,7 @@ class ReadingSide:
                     result = attempt()
             if self._reader.is_ending:
                 self._answer_peer()
-            return result  # type: ignore[return-value]
+            return result
         except ConnectionClosed:
             self._finish()
             raise

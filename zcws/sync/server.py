@@ -285,9 +285,7 @@ def serve(
             extra_headers=extra_headers,
             server_header=server_header,
         ),
-        options=Options(
-            close_timeout=close_timeout, ping_interval=ping_interval, ping_timeout=ping_timeout
-        ),
+        options=Options(close_timeout=close_timeout, ping_interval=ping_interval, ping_timeout=ping_timeout),
         process_request=process_request,
         open_timeout=open_timeout,
         max_size=sys.maxsize if max_size is None else max_size,
@@ -306,7 +304,9 @@ def _listen(
 ) -> socket.socket:
     if path is None:
         family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
-        return socket.create_server((host or "", port or 0), family=family, backlog=backlog, reuse_port=reuse_port)
+        return socket.create_server(
+            (host or "", port or 0), family=family, backlog=backlog, reuse_port=reuse_port
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):

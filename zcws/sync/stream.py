@@ -1,7 +1,8 @@
 """The blocking driver: one open connection on a blocking socket.
 
 Reading is in reading.py; a write goes out before it returns, in one system call. Without a split, one thread may read
-while any number write: writes hold a lock, because the reader writes the replies to Ping and Close itself. After `split()` the reader never writes, and no lock of ours is left (see halves.py).
+while any number write: writes hold a lock, because the reader writes the replies to Ping and Close itself. After
+`split()` the reader never writes, and no lock of ours is left (see halves.py).
 
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
 is due. A read that times out loses nothing; the next one goes on.
@@ -57,9 +58,7 @@ class WebSocket(ReadingSide):
         response: Response | None = None,
         received: bytes = b"",
     ) -> None:
-        super().__init__(
-            connection, channel, options, Keepalive(options.ping_interval, options.ping_timeout)
-        )
+        super().__init__(connection, channel, options, Keepalive(options.ping_interval, options.ping_timeout))
         self.connection = connection
         self.request = request
         self.response = response
@@ -67,7 +66,6 @@ class WebSocket(ReadingSide):
         self._message_lock = threading.Lock()  # held while a message goes out in fragments
         self._reading = threading.Lock()
         self._reader.on_pong = self._keepalive.answered
-        self._is_split = False
         self._closed = threading.Event()
         self._corked = 0
         connection.bridge.on_put = self._take_reply
@@ -130,11 +128,15 @@ class WebSocket(ReadingSide):
         """
         if isinstance(message, str):
             payload: Buffer = message.encode()
-            self._write(lambda: self.connection.send_bytes(payload, text=text is not False, compress=compress))
+            self._write(
+                lambda: self.connection.send_bytes(payload, text=text is not False, compress=compress)
+            )
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
-            raise TypeError(f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}")
+            raise TypeError(
+                f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
+            )
         else:
             self._send_fragments(iter(message), text, compress)
 
@@ -155,7 +157,9 @@ class WebSocket(ReadingSide):
             except BaseException:
                 if self._writer.is_in_message:
                     # Half a message cannot be taken back, and nothing else may follow it.
-                    self.begin_close(CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message")
+                    self.begin_close(
+                        CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message"
+                    )
                 raise
 
     def _send_fragment(self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool) -> None:
@@ -287,9 +291,6 @@ class WebSocket(ReadingSide):
 
     def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
         """A reader and a writer for two threads, and the bridge between them. Use them instead of this object."""
-        if self._is_split:
-            raise RuntimeError("this connection is split already")
-        self._is_split = True
         self.connection.split()
         reader = ReaderHalf(self.connection, self._channel, self._options, self._keepalive)
         writer = WriterHalf(self.connection, self._channel, self._options.close_timeout)

@@ -1,0 +1,125 @@
+"""A connection on asyncio in two halves, one task each, with nothing shared but the bridge.
+
+    thing                              owner           others
+    receiving, frames, "close read"    ReaderHalf      never
+    sending, "close sent"              WriterHalf      never
+    replies                            BridgeHalf: the reader puts, the writer's task takes
+
+Two ways to get the replies out, and what each costs:
+
+    a task that waits in `bridge.listen()`     a task; a Pong goes out although nobody writes
+    `writer.drain_bridge()` between writes     nothing; a Pong waits for the next write
+
+The bridge has one slot: of Pings that are read without a reply in between only the last is answered (RFC 6455 5.5.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zcws.aio.reading import Reading
+from zcws.aio.writing import Writing
+from zcws.bridge import Bridge, Reply
+from zcws.codes import CloseCode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
+
+
+class ReaderHalf:
+    """Reads; for one task. Its methods are those of the whole connection, but nothing is answered from here."""
+
+    __slots__ = ("_whole", "batches", "read_frame", "recv", "stream")
+
+    def __init__(self, whole: Reading) -> None:
+        self._whole = whole
+        self.recv = whole.recv
+        self.read_frame = whole.read_frame
+        self.batches = whole.batches
+        self.stream = whole.stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        return await self._whole.__anext__()
+
+
+class WriterHalf:
+    """Writes. Its methods are those of the whole connection, and the two that send what the reader owes."""
+
+    __slots__ = ("_whole", "flush", "ping", "pong", "send", "send_stream", "write_frame")
+
+    def __init__(self, whole: Writing) -> None:
+        self._whole = whole
+        self.send = whole.send
+        self.send_stream = whole.send_stream
+        self.write_frame = whole.write_frame
+        self.ping = whole.ping
+        self.pong = whole.pong
+        self.flush = whole.flush
+
+    async def send_reply(self, reply: Reply) -> bool:
+        """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
+        return self._write_reply(reply)
+
+    def drain_bridge(self) -> bool:
+        """Sends what waits on the bridge, if anything does. True: nothing may be sent any more."""
+        reply = self._whole.connection.bridge.take()
+        if reply is None:
+            return self._whole.connection.writer.sent_close is not None
+        return self._write_reply(reply)
+
+    def _write_reply(self, reply: Reply) -> bool:
+        last = self._whole.connection.write_reply(reply)
+        self._whole._written()
+        if last:
+            self._whole._advance_closing()
+        return last
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2."""
+        await self._whole._until_drained()
+        self._whole.connection.send_close(code, reason)
+        self._whole._flush()
+        self._whole._start_deadline()
+
+
+class BridgeHalf:
+    """Where the reader's replies come out; for one task."""
+
+    __slots__ = ("_bell", "_bridge", "_loop", "_noticed")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bridge: Bridge, noticed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._bridge = bridge
+        self._noticed = noticed
+        self._bell: asyncio.Future[None] | None = None
+        bridge.on_put = self._ring
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+        if self._bridge.ended:
+            self._noticed()
+
+    async def listen(self) -> Reply | None:
+        """Waits for a reply to send; None when the reader has come to its end and nothing is left.
+
+        Cancelled, it has taken nothing.
+        """
+        while True:
+            reply = self._bridge.take()
+            if reply is not None:
+                return reply
+            if self._bridge.ended:
+                return None
+            self._bell = self._loop.create_future()
+            try:
+                await self._bell
+            finally:
+                self._bell = None

@@ -1,0 +1,165 @@
+"""Reading on asyncio: messages, frames, batches, and the pieces of one message.
+
+Every method asks the core first and waits only when it has nothing; all progress is in the core, so a read that is
+cancelled or times out loses nothing. Which to choose, by what it costs for each message:
+
+    recv, async for      a str or bytes of your own: one copy
+    read_frame           a frame to look at until the next read: no copy
+    batches              all frames that arrived together: no copy, one step of the event loop for all of them
+    stream               pieces as they arrive, before the message is whole
+    on_frame             (an argument of connect and serve) no task at all
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from zcws.aio.stream import Stream
+from zcws.buffer import PayloadBuffer
+from zcws.errors import ConnectionClosedOK
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["IncomingStream", "Reading"]
+
+_Result = TypeVar("_Result")
+
+
+class Reading(Stream):
+    """What can be read from a connection; one task at a time."""
+
+    __slots__ = ()
+
+    async def recv(self, decode: bool | None = None) -> str | bytes:
+        """The next message: str for text, bytes for binary; yours to keep.
+
+        A read that is cancelled or times out loses nothing: the next one goes on where it stopped.
+
+        Args:
+            decode: True or False gives str or bytes whatever the message is.
+
+        Raises:
+            ConnectionClosedOK: the connection ended with 1000 or 1001, or without a code.
+            ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
+            RuntimeError: another task is reading.
+        """
+        message = await self._recv()
+        if decode is not None:
+            if decode and isinstance(message, bytes):
+                return message.decode()
+            if not decode and isinstance(message, str):
+                return message.encode()
+        return message
+
+    async def read_frame(
+        self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
+    ) -> Frame:
+        """The next message or control frame; Ping and Close have been answered already.
+
+        Args:
+            buffer: where messages land that do not stay in the ring; reusable. Without it the connection uses its own.
+            origin: where payloads may lie; see `PayloadOrigin`.
+
+        Returns:
+            A frame that is good until the next read on this connection. A view taken from it (`frame.payload`)
+            stays right for as long as it is held.
+
+        Raises: as `recv`.
+        """
+        self._budget -= 1
+        if self._budget < 0:
+            await self._let_others_run()
+        frame = self._reader.read_frame(buffer, origin)
+        while frame is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            await self._wakeup
+            frame = self._reader.read_frame(buffer, origin)
+        return frame
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        try:
+            return await self._recv()
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
+
+    async def _recv(self) -> str | bytes:
+        self._budget -= 1
+        if self._budget < 0:
+            await self._let_others_run()
+        message = self._reader.read_message()
+        while message is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            await self._wakeup
+            message = self._reader.read_message()
+        return message
+
+    async def batches(self) -> AsyncIterator[list[Frame]]:
+        """Batch after batch until the connection ends well: all frames that arrived together, in order.
+
+        The frames of a batch are good until the next one is asked for. Ping and Close among them have been answered.
+
+        Raises: as `recv`.
+        """
+        try:
+            while True:
+                yield await self._read(self._reader.read_batch)
+        except ConnectionClosedOK:
+            return
+
+    def stream(self) -> IncomingStream:
+        """The next message in pieces, as its bytes arrive: str for text, bytes for binary.
+
+            async with ws.stream() as message:
+                async for piece in message: ...
+
+        A frame need not be complete for its bytes to be given; text is checked as it comes. What is not read of the
+        message is dropped.
+        """
+        return IncomingStream(self)
+
+    async def _read(self, attempt: Callable[[], _Result | NeedMore]) -> _Result:
+        result = attempt()
+        while result is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            await self._wakeup
+            result = attempt()
+        return result
+
+
+class IncomingStream:
+    """One message that is being read in pieces."""
+
+    __slots__ = ("_done", "_ws")
+
+    def __init__(self, ws: Reading) -> None:
+        self._ws = ws
+        self._done = False
+
+    async def __aenter__(self) -> Self:
+        self._ws._reader.begin_stream()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ws._reader.end_stream()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        while not self._done:
+            piece, self._done = await self._ws._read(self._ws._reader.read_piece)
+            if piece:
+                return piece
+        raise StopAsyncIteration

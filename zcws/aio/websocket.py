@@ -1,0 +1,123 @@
+"""`WebSocket`: an open connection on asyncio, all of it. Reading, writing, and here the end and the halves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
+from zcws.aio.reading import Reading
+from zcws.aio.writing import Writing
+from zcws.closing import State
+from zcws.codes import CloseCode
+
+__all__ = ["WebSocket"]
+
+
+class WebSocket(Reading, Writing):
+    """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
+
+    Iterating over it gives messages until the connection ends well; `recv` raises instead. One task may read at a time;
+    any number may write. All methods belong to the event loop that the connection was opened on.
+
+    Attributes:
+        connection: the connection without its socket.
+        request, response: the opening handshake.
+    """
+
+    __slots__ = ()
+
+    # ---- closing ----
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Closes the connection: our Close, the peer's, then the socket; at most `close_timeout` seconds.
+
+        Does nothing but wait when the connection is closing already. RFC 6455 7.1.2.
+
+        Raises:
+            ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
+        """
+        self.begin_close(code, reason)
+        await self.wait_closed()
+
+    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """The first half of `close`, without the wait."""
+        if self._writer.is_in_message and self.connection.state is State.OPEN:
+            self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
+        self.connection.close(code, reason)
+        self._flush()
+        self._close_sent()
+
+    async def wait_closed(self) -> None:
+        """Until the socket is closed. Somebody has to read, for the peer's Close stands behind what it sent before."""
+        if self._transport is not None:
+            closed = self.when_closed()
+            if self._reader.is_at_eof:
+                self._reader.receive_eof()
+                self._advance_closing()
+            await asyncio.shield(closed)
+
+    def when_closed(self) -> asyncio.Future[None]:
+        """A future that is done when the socket is closed. Not to be cancelled: it is everybody's."""
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            if self._transport is None:
+                self._closed.set_result(None)
+        return self._closed
+
+    # ---- halves ----
+
+    def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
+        """A reader and a writer for two tasks, and the bridge between them. Use them instead of this object.
+
+        The reader no longer answers Ping and Close: it puts the replies on the bridge, and somebody gives them to the
+        writer, `await writer.send_reply(await bridge.listen())` or `writer.drain_bridge()`.
+        """
+        self.connection.split()
+        bridge = BridgeHalf(self._loop, self.connection.bridge, self._on_bridge)
+        return ReaderHalf(self), WriterHalf(self), bridge
+
+    # ---- what is known ----
+
+    @property
+    def latency(self) -> float:
+        """The last measured round-trip time in seconds; 0.0 before the first Pong."""
+        return 0.0 if self._pings is None else self._pings.latency
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed. RFC 6455 1.9."""
+        return self.connection.agreement.subprotocol
+
+    @property
+    def state(self) -> State:
+        """How far closing has got."""
+        return self.connection.state
+
+    @property
+    def close_code(self) -> int | None:
+        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
+        return self.connection.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
+        return self.connection.close_reason
+
+    @property
+    def local_address(self) -> Any:
+        """Our end of the socket: `(host, port, ...)`, or a path."""
+        return self.get_extra_info("sockname")
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer's end of the socket: `(host, port, ...)`, or a path."""
+        return self.get_extra_info("peername")
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""
+        return default if self._transport is None else self._transport.get_extra_info(name, default)
+
+    def __repr__(self) -> str:
+        role = "client" if self.connection.is_client else "server"
+        return f"<WebSocket {role}, {self.connection.state.value}>"

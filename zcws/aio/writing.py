@@ -1,0 +1,277 @@
+"""Writing on asyncio: messages, frames, fragments.
+
+What is written is corked (stream.py). Waiting comes before writing: while the transport is above its high-water mark a
+send waits, and one that is cancelled in that wait has written nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from zcws.aio.keepalive import Latency
+from zcws.aio.stream import CORK, Stream
+from zcws.closing import State
+from zcws.codes import CloseCode, OpCode
+from zcws.frame import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+__all__ = ["OutgoingStream", "Writing"]
+
+_OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
+
+#: What an iterator gives that has nothing: an empty fragment is something.
+_NOTHING = object()
+
+
+class Writing(Stream):
+    """What can be written to a connection; by any number of tasks."""
+
+    __slots__ = ()
+
+    async def send(
+        self,
+        message: str | Buffer | Iterable[str | Buffer] | AsyncIterable[str | Buffer],
+        *,
+        text: bool | None = None,
+        compress: bool | None = None,
+    ) -> None:
+        """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
+
+        Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
+        been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.
+
+        Args:
+            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+            compress: True or False decides for this message; by default its size does. RFC 7692.
+
+        Raises:
+            ConnectionClosed: the connection is closing or closed; nothing has been written.
+            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
+        """
+        if self._drained is not None or self._message_done is not None:
+            await self._until_writable()
+        if self.connection.state is not _OPEN:
+            self.connection.check_writable()
+        if isinstance(message, str):
+            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
+            self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
+        else:
+            await self._send_fragments(_each(message), text, compress)
+            return
+        if not self._corked or self._writer.size >= CORK:
+            self._written()
+
+    async def _send_fragments(
+        self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None
+    ) -> None:
+        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
+        first: Any = await anext(fragments, _NOTHING)
+        if first is _NOTHING:
+            return  # nothing to send is no message, as in `websockets`
+        # While this one waited for its first fragment, another task may have begun a message.
+        await self._until_writable()
+        self.connection.check_writable()
+        is_text = isinstance(first, str) if text is None else text
+        done = self._begin_message()
+        try:
+            current: str | Buffer = first
+            async for following in fragments:
+                await self._send_fragment(current, is_text, compress, last=False)
+                current = following
+            await self._send_fragment(current, is_text, compress, last=True)
+        except BaseException:
+            self._give_up_message()
+            raise
+        finally:
+            self._end_message(done)
+
+    def _begin_message(self) -> asyncio.Future[None]:
+        """Other messages wait from now on."""
+        self._message_done = done = self._loop.create_future()
+        return done
+
+    def _give_up_message(self) -> None:
+        """Half a message cannot be taken back, and nothing else may follow it."""
+        if self._writer.is_in_message:
+            self.connection.fail(CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message")
+            self._written()
+            self._advance_closing()
+
+    def _end_message(self, done: asyncio.Future[None]) -> None:
+        self._message_done = None
+        if not done.done():
+            done.set_result(None)
+
+    async def _send_fragment(
+        self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool
+    ) -> None:
+        if self._drained is not None:
+            await self._until_drained()
+        self.connection.check_writable()
+        self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
+        self._written()
+
+    async def write_frame(self, frame: Frame) -> None:
+        """Sends a frame as it is; one that was received may be written as it is, and is copied before this returns.
+
+        Raises:
+            ConnectionClosed: the connection is closing or closed; nothing has been written.
+            StaleFrame: the frame was received, and its connection has been read from since.
+            ValueError: the frame must not be sent here (RFC 6455 5.4, 8.1).
+        """
+        if self._drained is not None or self._message_done is not None:
+            await self._until_writable()
+        self.connection.write_frame(frame)
+        if frame.opcode is OpCode.CLOSE:
+            self._close_sent()
+        self._written()
+
+    async def ping(self, payload: str | Buffer | None = None) -> Latency:
+        """Sends a Ping and waits for its Pong. RFC 6455 5.5.2.
+
+        Args:
+            payload: at most 125 bytes; random by default.
+
+        Returns:
+            The round-trip time in seconds.
+
+        Raises:
+            ConnectionClosed: the connection ended before the Pong came.
+            ValueError: over 125 bytes, or a Ping with this payload is waiting already.
+        """
+        await self._until_drained()
+        pings = self._need_pings()
+        data = pings.fresh_payload() if payload is None else _control_payload(payload)
+        self.connection.check_writable()
+        future: asyncio.Future[Latency] = self._loop.create_future()
+        pings.sent(data, future)
+        try:
+            self.connection.ping(data)
+            self._written()
+            return await future
+        finally:
+            pings.forget(data)
+
+    async def pong(self, payload: str | Buffer = b"") -> None:
+        """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
+        await self._until_drained()
+        self.connection.pong(_control_payload(payload))
+        self._written()
+
+    async def flush(self) -> None:
+        """Hands over what has been written, and waits until the transport is below its high-water mark."""
+        self._flush()
+        await self._until_drained()
+
+    def send_nowait(
+        self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None
+    ) -> None:
+        """`send` without a wait, for callbacks. Ask `is_writable` first: what a slow peer does not read stays here.
+
+        Raises: as `send`; also ValueError, when a message is going out in fragments.
+        """
+        self.connection.check_writable()
+        if isinstance(message, str):
+            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+        else:
+            self.connection.send_bytes(message, text=bool(text), compress=compress)
+        self._written()
+
+    def write_frame_nowait(self, frame: Frame) -> None:
+        """`write_frame` without a wait, for callbacks. See `send_nowait`."""
+        self.connection.write_frame(frame)
+        if frame.opcode is OpCode.CLOSE:
+            self._close_sent()
+        self._written()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the transport is below its high-water mark, and no message is going out in fragments."""
+        return self._drained is None and self._message_done is None
+
+    def send_stream(self, opcode: OpCode = OpCode.TEXT, *, compress: bool | None = None) -> OutgoingStream:
+        """One message that is sent in pieces, as they come. RFC 6455 5.4.
+
+            async with ws.send_stream(zcws.OpCode.TEXT) as message:
+                await message.write("...")
+
+        Other messages wait until it is complete. Leaving with an exception fails the connection with 1011, since half
+        a message cannot be taken back.
+        """
+        return OutgoingStream(self, opcode, compress)
+
+
+class OutgoingStream:
+    """One message that is being sent in pieces."""
+
+    __slots__ = ("_compress", "_done", "_is_text", "_ws")
+
+    def __init__(self, ws: Writing, opcode: OpCode, compress: bool | None) -> None:
+        if opcode not in (OpCode.TEXT, OpCode.BINARY):
+            raise ValueError(f"a message is TEXT or BINARY, not {OpCode(opcode).name}")
+        self._ws = ws
+        self._is_text = opcode == OpCode.TEXT
+        self._compress = compress
+        self._done: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._ws._until_writable()
+        self._ws.connection.check_writable()
+        self._done = self._ws._begin_message()
+        return self
+
+    async def write(self, piece: str | Buffer) -> None:
+        """Sends one piece as a fragment; it is with the transport at the end of the event loop's turn.
+
+        Raises: as `Writing.send`.
+        """
+        if self._done is None or self._done.done():
+            raise RuntimeError("write inside `async with`")
+        await self._ws._send_fragment(piece, self._is_text, self._compress, last=False)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._done is not None
+        try:
+            if error is None:
+                await self._ws._send_fragment(b"", self._is_text, self._compress, last=True)
+            else:
+                self._ws._give_up_message()
+        except BaseException:
+            self._ws._give_up_message()
+            raise
+        finally:
+            self._ws._end_message(self._done)
+
+
+def _has_buffer(message: object) -> bool:
+    try:
+        memoryview(message)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def _control_payload(payload: str | Buffer) -> bytes:
+    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
+
+
+async def _each(message: Any) -> AsyncIterator[str | Buffer]:
+    """The fragments of a message that was given as an iterable."""
+    if isinstance(message, AsyncIterable):
+        async for fragment in message:
+            yield fragment
+    elif isinstance(message, Iterable) and not isinstance(message, Mapping):
+        for fragment in message:
+            yield fragment
+    else:
+        raise TypeError(
+            f"a message is str, bytes-like, or an iterable or async iterable of those, not {type(message).__name__}"
+        )
