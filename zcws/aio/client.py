@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-from zcws.aio.stream import Options, pool_of
+from zcws.aio.stream import Options, hand_over, pool_of
 from zcws.aio.websocket import WebSocket
 from zcws.body import BodyReader
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -94,8 +94,7 @@ class ClientHandshake(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         ws = self._make.open(self._loop, self._connector, agreement, response)
-        transport.set_protocol(ws)
-        ws.connection_made(transport)
+        hand_over(self._loop, transport, ws)
         self.done.set_result(ws)
         if self._data:
             ws.feed(bytes(self._data))
@@ -275,6 +274,10 @@ class connect:
             return await protocol.done
         except BaseException:
             transport.abort()
+            if protocol.done.done() and not protocol.done.cancelled() and not protocol.done.exception():
+                opened = protocol.done.result()  # cancelled in the very turn in which it opened
+                if isinstance(opened, WebSocket):
+                    opened.abort()
             raise
 
     def __await__(self) -> Generator[Any, None, WebSocket]:

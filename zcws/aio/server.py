@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.stream import Options, pool_of
+from zcws.aio.stream import Options, end_writing, hand_over, pool_of
 from zcws.aio.websocket import WebSocket
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -166,10 +166,10 @@ class ServerHandshake(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         self.response = response
-        transport.write(response.serialize())
         if response.status_code == 101:
             self._open(transport, response)
             return
+        transport.write(response.serialize())
         logger.debug("connection rejected: %s", response.status_code)
         self._data = bytearray()
         if transport.can_write_eof():
@@ -254,8 +254,7 @@ class Server:
         ws = WebSocket(
             self.loop, connection, self.options, request=request, response=response, on_frame=self.on_frame
         )
-        transport.set_protocol(ws)
-        ws.connection_made(transport)
+        hand_over(self.loop, transport, ws, response.serialize())
         self.connections.add(ws)
         if self.handler is None:
             closed = ws.when_closed()  # no task: everything happens in on_frame

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from zcws.aio.engine import adopt
 from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
@@ -31,7 +32,7 @@ from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response
 from zcws.pool import Pool
 
-__all__ = ["CORK", "Options", "Stream", "pool_of"]
+__all__ = ["CORK", "Options", "Stream", "hand_over", "pool_of"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
@@ -449,6 +450,22 @@ def end_writing(transport: asyncio.WriteTransport) -> None:
         transport.write_eof()
     except OSError:
         transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
+
+
+def hand_over(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stream: Stream, answer: bytes = b""
+) -> None:
+    """The opening handshake is over: the connection goes to `stream`, in the engine where that can have it.
+
+    Args:
+        answer: what has to be sent before anything else: a server's 101.
+    """
+    own = adopt(loop, transport, stream)
+    if own is None:
+        transport.set_protocol(stream)
+    if answer:
+        (own or transport).write(answer)
+    stream.connection_made(own or transport)
 
 
 def _is_tls(transport: asyncio.BaseTransport) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
@@ -78,7 +78,7 @@ class ReadingSide:
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another thread is reading.
         """
-        message: str | bytes = self._read(self._reader.read_message, timeout)
+        message = cast("str | bytes", self._read(self._reader.read_message, timeout))
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()

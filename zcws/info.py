@@ -1,0 +1,57 @@
+"""What `python -m zcws info` says: all that a report of a bug or of a number needs to name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import ssl
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+from zlib_ng import zlib_ng
+
+from zcws import __version__, kernel
+from zcws.ring import Ring
+
+__all__ = ["facts", "report"]
+
+
+def facts() -> Iterator[tuple[str, str]]:
+    """Each fact with its name, in the order that they are shown in."""
+    yield "zcws", __version__
+    yield "python", f"{platform.python_implementation()} {platform.python_version()}, {_gil()}"
+    yield "system", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    yield "kernel", f"{kernel.in_use()} (of {', '.join(kernel.available())}; ZCWS_KERNEL=name forces one)"
+    yield "build", kernel.build_info()
+    yield "ring", _ring()
+    yield "zlib-ng", f"{zlib_ng.ZLIBNG_VERSION}, from the package zlib-ng {metadata.version('zlib-ng')}"
+    yield "tls", ssl.OPENSSL_VERSION
+    for accelerator in ("uvloop", "aiofastnet"):
+        yield accelerator, _version_of(accelerator)
+
+
+def report() -> str:
+    """The facts, a line each."""
+    found = list(facts())
+    width = max(len(name) for name, _ in found)
+    return "\n".join(f"{name:{width}}  {fact}" for name, fact in found)
+
+
+def _gil() -> str:
+    # Free-threaded builds turn the GIL back on when a module that needs it is imported.
+    enabled = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return "with a GIL" if enabled else "free-threaded"
+
+
+def _ring() -> str:
+    ring = Ring()
+    how = "mirrored" if ring.mirrored else "not mirrored here: unread bytes are moved to the front"
+    return f"{ring.capacity // 1024} KiB, {how}"
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

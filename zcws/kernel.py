@@ -1,0 +1,59 @@
+"""The compiled core, with the kernel that the user asked for.
+
+Everybody gets `ffi` and `lib` here, and only here, so that ZCWS_KERNEL has been read before the core is used for the
+first time. It names one kernel (`python -m zcws info` lists them); without it the best that this CPU can run is used.
+A name that cannot be had is an error and not a slower choice: whoever forces a kernel measures or tests it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from zcws._kernel import ffi, lib
+
+__all__ = ["available", "build_info", "ffi", "in_use", "lib", "use"]
+
+
+def available() -> list[str]:
+    """The kernels that this CPU can run, best first."""
+    names: list[str] = []
+    while (name := lib.zcws_kernel_name(len(names))) != ffi.NULL:
+        names.append(_text(name))
+    return names
+
+
+def in_use() -> str:
+    """The kernel that runs now."""
+    return _text(lib.zcws_kernel_in_use())
+
+
+def build_info() -> str:
+    """How the core was compiled, in one line."""
+    return _text(lib.zcws_build_info())
+
+
+def use(name: str) -> None:
+    """Switches to the kernel called `name`. Not while another thread is inside the core.
+
+    Raises:
+        ValueError: there is no such kernel, or this CPU cannot run it.
+    """
+    if name not in available() or not lib.zcws_kernel_use(name.encode()):
+        raise ValueError(f"there is no kernel {name!r} on this machine: it has {', '.join(available())}")
+
+
+def _text(pointer: object) -> str:
+    text: str = ffi.string(pointer).decode()  # type: ignore[arg-type]
+    return text
+
+
+def _use_wanted(name: str) -> None:
+    try:
+        use(name)
+    except ValueError as error:
+        # An import fails with ImportError, and programs that do without zcws where they must expect that.
+        raise ImportError(f"ZCWS_KERNEL: {error}") from None
+
+
+if _wanted := os.environ.get("ZCWS_KERNEL"):
+    _use_wanted(_wanted)

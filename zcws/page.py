@@ -1,0 +1,62 @@
+"""What an echo server says to a browser: the page to try it with, on the port of the WebSocket itself.
+
+`answer` is a `process_request`. A request that asks for a WebSocket passes; any other gets one of these:
+
+    GET or HEAD /           200, the page (page.html beside this file)
+    GET or HEAD /healthz    200, "ok"
+    GET or HEAD elsewhere   404
+    any other method        405
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from zcws.headers import Headers
+from zcws.http import Request, Response, text_response
+
+__all__ = ["answer"]
+
+#: The page is one file: it may run its own script and style, open WebSockets, and load nothing else.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src ws: wss:"
+)
+
+
+def answer(_connection: object, request: Request) -> Response | None:
+    """The response to `request`, or None where it asks for a WebSocket."""
+    if "websocket" in request.headers.combined().get("upgrade", "").lower():
+        return None
+    response = _respond(request.method, request.path.partition("?")[0])
+    if request.method == "HEAD":
+        response.body = b""  # RFC 9110 9.3.2: the headers of a GET, and no content
+    return response
+
+
+def _respond(method: str, path: str) -> Response:
+    if method not in ("GET", "HEAD"):
+        return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
+    if path == "/":
+        return _page_response()
+    if path == "/healthz":
+        return text_response(200, "ok")
+    return text_response(404, "there is nothing here but / and /healthz")
+
+
+def _page_response() -> Response:
+    body = _page()
+    headers = {
+        "Connection": "close",
+        "Content-Type": "text/html; charset=utf-8",
+        "Content-Length": str(len(body)),
+        "Content-Security-Policy": POLICY,
+        "Cache-Control": "no-store",  # the next server on this port may be another version
+    }
+    return Response(200, "OK", Headers(headers), body)
+
+
+@lru_cache(maxsize=1)
+def _page() -> bytes:
+    return resources.files("zcws").joinpath("page.html").read_bytes()
