@@ -124,12 +124,12 @@ class Inlet:
 
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
-        landing = self._landing
-        if landing is not None:
-            return landing.slot(min(self._remaining, _LAND_AT_MOST), len(landing) + self._remaining)
         ring = self._ring
+        if self._landing is not None:
+            landing = self._landing
+            return landing.slot(min(self._remaining, _LAND_AT_MOST), len(landing) + self._remaining)
         if ring is None or self._is_over:
-            return self._pool.land().whole
+            return (self._pool.landing or self._pool.land()).whole
         if self._frame is None and not self.is_pending:
             ring = self._settle(ring)
         room = ring.room()
@@ -185,12 +185,12 @@ class Inlet:
     @property
     def has_news(self) -> bool:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
-        return length_hint(self._words) > 0 or self._eof or self._status != _MORE
+        return length_hint(self._words) > 0 or self._status != _MORE or self._eof
 
     @property
     def needs_care(self) -> bool:
         """Whether a driver has more to do than to go on receiving: the ring may be full, or the end has come."""
-        return self._frame is not None or self.has_news
+        return self._frame is not None or length_hint(self._words) > 0 or self._status != _MORE or self._eof
 
     @property
     def is_at_eof(self) -> bool:
@@ -230,8 +230,10 @@ class Inlet:
             return
         # Nearly always: whole data frames, nothing behind them, and all that came before has been read.
         self._next = head
-        self._status, self._remaining = _MORE, 0
-        self._set_rows(pool.words[_HEAD : _HEAD + _ROW * count].tolist())
+        self._status = _MORE
+        self._remaining = 0
+        self._words = it = iter(pool.words[_HEAD : _HEAD + _ROW * count].tolist())
+        self._batch = zip(it, it, it, strict=True)
 
     def _take_news(self, ring: Ring, words: list[int]) -> None:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
@@ -318,7 +320,7 @@ class Inlet:
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
         ring = self._ring
-        if ring is not None and self._next == ring.head and not ring.is_exported:
+        if ring is not None and self._next == ring.head and not (ring.exports and ring.is_exported):
             self._ring = None
             self._pool.take_back(ring)
 

@@ -47,6 +47,9 @@ _OPCODES = {int(op): op for op in OpCode}
 #: system call costs more than the copy.
 _LAND_AT_LEAST = 16 * 1024
 
+#: From this many bytes on text is decoded where it lies: for less, a copy costs less than the view does.
+_DECODE_IN_PLACE = 4096
+
 #: A piece of a message that is being streamed: its bytes, or its text; and whether the message ends with it.
 Piece = tuple["str | bytes", bool]
 
@@ -159,9 +162,12 @@ class Reader(Inlet):
                 return NEED_MORE
             what, start, stop = row
             if what == _WHOLE_TEXT:
+                if stop - start < _DECODE_IN_PLACE:
+                    text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
+                    return text
                 return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
             if what == _WHOLE_BINARY:
-                return bytes(self._ring.memory[start:stop])  # type: ignore[union-attr]
+                return self._ring.copies[start:stop]  # type: ignore[union-attr]
             if what & _CONTROL:
                 self._answer(_WHOLE[what], start, stop)
                 continue

@@ -49,11 +49,24 @@ class Ring:
     Attributes:
         base: the memory's address, as cffi knows it.
         memory: the reader's own view of all of it. It is never handed out, so it says nothing about who holds what.
+        copies: the same for bytes of one's own: a slice of it is a `bytes`, in half the time that a view's copy takes.
         whole: the first `capacity` bytes of it: what an empty ring offers to the network.
+        exports: who may hold a view, and from which offset on; ask `is_exported`.
         tail, head: moved by the reader that leases the ring, and by nobody else.
     """
 
-    __slots__ = ("_exporter", "_exports", "base", "capacity", "head", "memory", "mirrored", "tail", "whole")
+    __slots__ = (
+        "_exporter",
+        "base",
+        "capacity",
+        "copies",
+        "exports",
+        "head",
+        "memory",
+        "mirrored",
+        "tail",
+        "whole",
+    )
 
     def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
         page = lib.zcws_page_size()
@@ -62,12 +75,13 @@ class Ring:
         self.mirrored = base is not None
         self.base = _new_bytes("uint8_t[]", self.capacity) if base is None else base
         # A run may pass `capacity` only where the memory goes on behind it.
-        self.memory = memoryview(ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1)))
+        self.copies = ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1))
+        self.memory = memoryview(self.copies)
         self.whole = self.memory[: self.capacity]
         self.tail = 0
         self.head = 0
         self._exporter: weakref.ref[Any] | None = None
-        self._exports: list[tuple[weakref.ref[Any], int]] = []
+        self.exports: list[tuple[weakref.ref[Any], int]] = []
 
     # ---- views ----
 
@@ -77,7 +91,7 @@ class Ring:
         if exporter is None:
             exporter = ffi.buffer(self.base, len(self.memory))
             self._exporter = weakref.ref(exporter)
-            self._exports.append((self._exporter, start))
+            self.exports.append((self._exporter, start))
         return memoryview(exporter)[start:stop]
 
     def peek(self, start: int, stop: int) -> memoryview:
@@ -91,10 +105,10 @@ class Ring:
     @property
     def is_exported(self) -> bool:
         """Whether anybody still holds a view."""
-        if not self._exports:
+        if not self.exports:
             return False
-        self._exports = [export for export in self._exports if export[0]() is not None]
-        return bool(self._exports)
+        self.exports = [export for export in self.exports if export[0]() is not None]
+        return bool(self.exports)
 
     # ---- room ----
 
@@ -108,7 +122,7 @@ class Ring:
             return self.capacity
         oldest = self.tail
         if self.is_exported:
-            oldest = min(oldest, min(start for _, start in self._exports))
+            oldest = min(oldest, min(start for _, start in self.exports))
         return min(oldest + self.capacity, 2 * self.capacity)
 
     def settle(self) -> int:
@@ -130,13 +144,13 @@ class Ring:
         if shift:
             self.tail -= shift
             self.head -= shift
-            self._exports = [(exporter, start - shift) for exporter, start in self._exports]
+            self.exports = [(exporter, start - shift) for exporter, start in self.exports]
         return shift
 
     @property
     def is_crowded(self) -> bool:
         """Whether held views leave less room than a read is worth: time to let go of this ring."""
-        return bool(self._exports) and self._limit() - self.head < self.capacity // 8
+        return bool(self.exports) and self._limit() - self.head < self.capacity // 8
 
     def move_unread(self, other: Ring) -> None:
         """Copies tail..head to the beginning of `other`, a ring that is empty."""

@@ -173,7 +173,9 @@ class ServerHandshake(asyncio.Protocol):
         logger.debug("connection rejected: %s", response.status_code)
         self._data = bytearray()
         if transport.can_write_eof():
-            end_writing(transport)  # not close: unread input would turn that into a reset, and the answer would be lost
+            end_writing(
+                transport
+            )  # not close: unread input would turn that into a reset, and the answer would be lost
         else:
             transport.close()
 

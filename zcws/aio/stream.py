@@ -237,6 +237,8 @@ class Stream(asyncio.BufferedProtocol):
         """The peer has closed its side. What it sent before may still be answered."""
         # A task that is busy with what it has read may still answer it: the end is for its next read.
         self._reader.receive_eof(later=not self._wakeup.is_waiting and self._closed is None)
+        if self._pings is not None:
+            self._pings.fail(self.connection.error)
         self._after_bytes()
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
@@ -374,7 +376,9 @@ class Stream(asyncio.BufferedProtocol):
             if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
                 transport.close()
             elif not connection.is_client:
-                end_writing(transport)  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
+                end_writing(
+                    transport
+                )  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
         elif self._reader.is_ending:
             # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
             # the bridge, and the half that should send it does not.
