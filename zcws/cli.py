@@ -30,11 +30,14 @@ PORT = 8765
 #: Seconds between Ctrl-C and the end, at most: for peers that do not answer the Close.
 GOODBYE = 1.0
 
+NOT_OURS = "cannot listen on {}: the host is not an address of this machine"
+
 #: What the system says about an address that cannot be had, in words; {} is the address.
-REFUSALS = {
+REFUSALS: dict[int | None, str] = {
     errno.EADDRINUSE: "{} is in use: stop what listens there, or choose another port with --port",
     errno.EACCES: "not allowed to listen on {}: ports below 1024 are often reserved, choose another with --port",
-    errno.EADDRNOTAVAIL: "cannot listen on {}: the host is not an address of this machine",
+    errno.EADDRNOTAVAIL: NOT_OURS,
+    None: NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
 }
 
 

@@ -20,6 +20,8 @@ class OpCode(IntEnum):
     PING = 0x9
     PONG = 0xA
 
+    __str__ = int.__repr__  # a number on CPython 3.10, too
+
     @property
     def is_control(self) -> bool:
         """Whether this is Close, Ping or Pong: at most 125 bytes, never fragmented. RFC 6455 5.5."""
@@ -47,6 +49,8 @@ class CloseCode(IntEnum):
     BAD_GATEWAY = 1014
     #: Never on the wire: TLS failed.
     TLS_HANDSHAKE = 1015
+
+    __str__ = int.__repr__  # a number on CPython 3.10, too
 
 
 def is_sendable_close_code(code: int) -> bool:

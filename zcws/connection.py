@@ -142,6 +142,16 @@ class Connection:
     def end(self) -> None:
         """The socket is gone: nothing more can be sent or received."""
         self.reader.receive_eof()
+        self.lose()
+
+    def lose(self, failure: tuple[int, str] | None = None) -> None:
+        """The writer's part of `end`: nothing more can be sent. What has arrived can still be read.
+
+        Args:
+            failure: the code and the reason, where they are ours.
+        """
+        if failure is not None and self.state is State.OPEN:
+            self._failure = failure
         self._move(Event.END)
 
     def take(self) -> list[Buffer]:
@@ -156,6 +166,12 @@ class Connection:
     def wants_close(self) -> bool:
         """Whether the socket should be closed once everything has been sent: RFC 6455 7.1.1, the server first."""
         return self.state in (State.CLOSED, State.FAILED, State.LOST)
+
+    @property
+    def owes_close(self) -> bool:
+        """Whether the reader has put a Close on the bridge and none is out: after a split somebody may be on the way
+        to the writer with it."""
+        return self.bridge.has_close and self.writer.sent_close is None
 
     # ---- reading ----
 
@@ -289,7 +305,7 @@ class Connection:
             raise RuntimeError("this connection is split already")
         self.is_split = True
         self.bridge.on_put = None
-        self.reader.eager = False
+        self.reader.defer_replies()
 
     def _move(self, event: Event) -> None:
         self.state = next_state(self.state, event)
@@ -305,6 +321,11 @@ class Connection:
     def close_reason(self) -> str | None:
         """The reason that came with it; None while it is open. RFC 6455 7.1.6."""
         return None if self.state is State.OPEN else self.error().reason
+
+    @property
+    def failure(self) -> tuple[int, str] | None:
+        """The code and the reason, where the connection was ended for a reason of ours."""
+        return self._failure
 
     def error(self) -> ConnectionClosed:
         """A new exception that says how the connection ended."""

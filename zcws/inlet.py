@@ -60,6 +60,7 @@ class Inlet:
     """
 
     __slots__ = (
+        "_answered",
         "_batch",
         "_bridge",
         "_concluded",
@@ -92,6 +93,7 @@ class Inlet:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self.eager = True
+        self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding = False
         self.on_pong: Callable[[bytes], None] | None = None
 
@@ -251,6 +253,13 @@ class Inlet:
         if self._is_over and not any(_is_data(words)):
             self.conclude()
             self._drop_message()
+
+    def defer_replies(self) -> None:
+        """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
+        words = list(self._words)
+        self._set_rows(words)
+        self._answered = sum(what & 0x0F == OpCode.PING for what in words[::_ROW])
+        self.eager = False
 
     def _set_rows(self, words: Sequence[int]) -> None:
         """These rows wait to be read, and no others."""

@@ -234,6 +234,9 @@ class Reader(Inlet):
         if opcode is OpCode.CLOSE:
             self.conclude()
         elif opcode is OpCode.PING and not self.eager:
+            if self._answered:
+                self._answered -= 1
+                return
             payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
             self._bridge.put(Reply(OpCode.PONG, payload))
 
@@ -366,8 +369,11 @@ class Reader(Inlet):
         if self.streaming is not None:
             self._skipping = self.streaming != 0
             self.streaming = None
-            self._pieces = None
             self._state.fit = self._pool.capacity
+            pieces, self._pieces = self._pieces, None
+            # A row that has been begun is read to its end: compressed, it is part of the context. RFC 7692 7.1.1.
+            for _, last in pieces or ():
+                self._skipping = not last
 
     def read_piece(self) -> Piece | NeedMore:
         """The next piece of the message that is being streamed, or NEED_MORE.
@@ -440,8 +446,11 @@ class Reader(Inlet):
         """A piece of a message that nobody wants; compressed, it is still part of the context. RFC 7692 7.1.1."""
         last = bool(what & _LAST)
         if what & _COMPRESSED:
-            for _ in self._inflated(bytes(self._bytes_of(start, stop)), last=last):
-                pass
+            for piece in self._inflated(bytes(self._bytes_of(start, stop)), last=last):
+                self._streamed += len(piece)
+                if self._streamed > self._max_size:
+                    self._fail(BAD_MESSAGE_SIZE)
+                    return
         self._skipping = not last
 
 

@@ -64,14 +64,24 @@ class WriterHalf:
         self.flush = whole.flush
 
     async def send_reply(self, reply: Reply) -> bool:
-        """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
+        """Sends what the bridge brought. True: it was the last, nothing may be sent any more.
+
+        A Pong waits while the peer is slow; Pings that are read meanwhile replace each other on the bridge.
+        """
+        if not reply.is_last:
+            await self._whole._until_drained()
         return self._write_reply(reply)
 
     def drain_bridge(self) -> bool:
-        """Sends what waits on the bridge, if anything does. True: nothing may be sent any more."""
-        reply = self._whole.connection.bridge.take()
+        """Sends what waits on the bridge, if anything does. True: nothing may be sent any more.
+
+        Never waits: while the peer is slow a Pong stays on the bridge.
+        """
+        connection = self._whole.connection
+        held = connection.hold_replies and not connection.reader.is_concluded
+        reply = None if held else connection.bridge.take()
         if reply is None:
-            return self._whole.connection.writer.sent_close is not None
+            return connection.writer.sent_close is not None
         return self._write_reply(reply)
 
     def _write_reply(self, reply: Reply) -> bool:
@@ -82,11 +92,12 @@ class WriterHalf:
         return last
 
     async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2."""
-        await self._whole._until_drained()
-        self._whole.connection.send_close(code, reason)
-        self._whole._flush()
-        self._whole._start_deadline()
+        """Sends our Close, at once. The reader goes on until the peer's has come. RFC 6455 7.1.2.
+
+        Raises:
+            ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
+        """
+        self._whole.begin_close(code, reason)
 
 
 class BridgeHalf:
@@ -111,7 +122,12 @@ class BridgeHalf:
         """Waits for a reply to send; None when the reader has come to its end and nothing is left.
 
         Cancelled, it has taken nothing.
+
+        Raises:
+            RuntimeError: another task is listening.
         """
+        if self._bell is not None:
+            raise RuntimeError("another task is listening to this bridge already")
         while True:
             reply = self._bridge.take()
             if reply is not None:

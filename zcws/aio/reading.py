@@ -24,7 +24,7 @@ from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IncomingStream", "Reading"]
+__all__ = ["Batches", "IncomingStream", "Reading"]
 
 _Result = TypeVar("_Result")
 
@@ -112,18 +112,14 @@ class Reading(Stream):
             message = self._reader.read_message()
         return message
 
-    async def batches(self) -> AsyncIterator[list[Frame]]:
+    def batches(self) -> AsyncIterator[list[Frame]]:
         """Batch after batch until the connection ends well: all frames that arrived together, in order.
 
         The frames of a batch are good until the next one is asked for. Ping and Close among them have been answered.
 
         Raises: as `recv`.
         """
-        try:
-            while True:
-                yield await self._read(self._reader.read_batch)
-        except ConnectionClosedOK:
-            return
+        return Batches(self)
 
     def stream(self) -> IncomingStream:
         """The next message in pieces, as its bytes arrive: str for text, bytes for binary.
@@ -137,6 +133,9 @@ class Reading(Stream):
         return IncomingStream(self)
 
     async def _read(self, attempt: Callable[[], _Result | NeedMore]) -> _Result:
+        self._budget -= 1
+        if self._budget < 0:
+            await self._let_others_run()
         result = attempt()
         while result is NEED_MORE:
             if self._reading_paused:
@@ -144,6 +143,24 @@ class Reading(Stream):
             await self._wakeup
             result = attempt()
         return result
+
+
+class Batches:
+    """Batch after batch. An object and not a generator, which would end when a step of it is cancelled."""
+
+    __slots__ = ("_ws",)
+
+    def __init__(self, ws: Reading) -> None:
+        self._ws = ws
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Frame]:
+        try:
+            return await self._ws._read(self._ws._reader.read_batch)
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
 
 
 class IncomingStream:

@@ -48,6 +48,9 @@ _NOTHING: Any = object()
 #: From CPython 3.12 on `writelines` sends segments without joining them first.
 _JOINS_SEGMENTS = sys.version_info < (3, 12)
 
+#: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
+_TLS_WANTS_CLOSE = sys.version_info < (3, 11)
+
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
 
@@ -210,28 +213,32 @@ class Stream(asyncio.BufferedProtocol):
         While the transport is full nothing is delivered and nothing is read, so that a callback that answers every
         message cannot fill the memory with answers.
         """
-        reader = self._reader
         try:
             while self._drained is None and self._writer.sent_close is None:
-                frame = reader.read_frame()
+                frame = self._reader.read_frame()
                 if frame is NEED_MORE:
                     self._resume_reading()
                     return
-                on_frame(self, frame)
-            if self._drained is not None:
-                self._pause_reading()
+                try:
+                    on_frame(self, frame)
+                except Exception as error:
+                    self._callback_failed(error)
         except ConnectionClosed:
             return
-        except Exception as exc:
-            self._loop.call_exception_handler(
-                {
-                    "message": "on_frame failed",
-                    "exception": exc,
-                    "protocol": self,
-                    "transport": self._transport,
-                }
-            )
-            self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")
+        if self._drained is not None:
+            self._pause_reading()
+
+    def _callback_failed(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
+            return  # it wrote to this connection, which is over; to another one, and this one has nobody behind it
+        context = {
+            "message": "on_frame failed",
+            "exception": error,
+            "protocol": self,
+            "transport": self._transport,
+        }
+        self._loop.call_exception_handler(context)
+        self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
@@ -242,11 +249,15 @@ class Stream(asyncio.BufferedProtocol):
         self._after_bytes()
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
-        return not self._reader.is_concluded and transport is not None and not _is_tls(transport)
+        if transport is None or _is_tls(transport):
+            return False
+        return not self._reader.is_concluded or self.connection.owes_close
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.connection.end()
+        if _TLS_WANTS_CLOSE and self._transport is not None:
+            self._transport.close()
         self._transport = None
         self._stop_timers()
         if self._flush_handle is not None:
@@ -275,6 +286,7 @@ class Stream(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._on_bridge()
             if self._on_frame is not None:
+                self._resume_reading()
                 self._after_bytes()
 
     def _resolve_drained(self) -> None:
@@ -358,7 +370,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
-        if not self.connection.is_split:
+        # Our Close is out: the peer's needs no answer, and only has to be noted.
+        if not self.connection.is_split or self._writer.sent_close is not None:
             self.connection.drain_bridge()
         self._written()
 
@@ -369,7 +382,7 @@ class Stream(asyncio.BufferedProtocol):
             return
         if self._writer.size:
             self._flush()
-        if connection.wants_close or (self._reader.is_concluded and connection.bridge.is_empty):
+        if connection.wants_close or (self._reader.is_concluded and not connection.owes_close):
             self._stop_keepalive()
             self._resume_reading()
             self._start_deadline()

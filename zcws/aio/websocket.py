@@ -40,14 +40,6 @@ class WebSocket(Reading, Writing):
         self.begin_close(code, reason)
         await self.wait_closed()
 
-    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """The first half of `close`, without the wait."""
-        if self._writer.is_in_message and self.connection.state is State.OPEN:
-            self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
-        self.connection.close(code, reason)
-        self._flush()
-        self._close_sent()
-
     async def wait_closed(self) -> None:
         """Until the socket is closed. Somebody has to read, for the peer's Close stands behind what it sent before."""
         if self._transport is not None:

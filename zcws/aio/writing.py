@@ -195,6 +195,14 @@ class Writing(Stream):
         """Whether the transport is below its high-water mark, and no message is going out in fragments."""
         return self._drained is None and self._message_done is None
 
+    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """The first half of `close`, without the wait."""
+        if self._writer.is_in_message and self.connection.state is State.OPEN:
+            self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
+        self.connection.close(code, reason)
+        self._flush()
+        self._close_sent()
+
     def send_stream(self, opcode: OpCode = OpCode.TEXT, *, compress: bool | None = None) -> OutgoingStream:
         """One message that is sent in pieces, as they come. RFC 6455 5.4.
 

@@ -4,6 +4,12 @@ Two threads may use a channel at once, one to receive and one to send. The kerne
 without further ado. One OpenSSL object does not: a `TlsChannel` holds a lock while OpenSSL works, and never
 while it waits for the network, so a reader that waits does not keep a writer out. That lock is the only one that
 two halves of a connection share, and it is here because it is OpenSSL's need, not the protocol's.
+
+Who keeps the time of a wait:
+
+    plain, POSIX      the kernel (SO_RCVTIMEO, SO_SNDTIMEO): one system call, where poll and then recv are two
+    plain, elsewhere  poll or select, on a socket that never blocks: Windows has one timeout for both directions
+    TLS               the same
 """
 
 from __future__ import annotations
@@ -17,30 +23,38 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Channel", "PlainChannel", "TlsChannel", "open_channel"]
+__all__ = ["Channel", "PlainChannel", "PolledChannel", "TlsChannel", "open_channel"]
 
-#: POSIX lets the kernel keep the time of a blocking call: one system call, where poll and then recv are two.
-_KERNEL_TIMES = os.name == "posix"
+#: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
+_KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
 
 #: Segments that one sendmsg may take (IOV_MAX is at least 16; Linux and macOS have 1024).
 _MOST_SEGMENTS = 512
 
+_LATE = "nothing was received in time"
+_STUCK = "the peer does not read"
 
-class PlainChannel:
-    """A TCP or Unix socket. It is the channel's from now on."""
+
+class Channel:
+    """A connected socket. It is the channel's from now on.
+
+    Attributes:
+        sock: the socket.
+        is_tls: whether it is encrypted.
+    """
 
     is_tls = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._timeout: float | None = None
-        sock.settimeout(None)
+        self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,48 +64,27 @@ class PlainChannel:
 
         Raises:
             TimeoutError: nothing came within `timeout` seconds; None waits for ever.
+            OSError: the connection is broken.
         """
-        try:
-            if timeout is not None and timeout <= 0:
-                return self._receive_now(buffer)
-            if timeout != self._timeout:
-                self._set_timeout(timeout)
-            return self.sock.recv_into(buffer)
-        except (BlockingIOError, TimeoutError):
-            raise TimeoutError("nothing was received in time") from None
-
-    def _receive_now(self, buffer: memoryview) -> int:
-        if not select.select([self.sock], [], [], 0)[0]:
-            raise TimeoutError
-        return self.sock.recv_into(buffer)
-
-    def _set_timeout(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        if not _KERNEL_TIMES:
-            self.sock.settimeout(timeout)
-            return
-        # A timeval of zero would mean for ever.
-        fraction, seconds = math.modf(max(timeout, 1e-6)) if timeout is not None else (0.0, 0.0)
-        self.sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(fraction * 1e6))
-        )
+        raise NotImplementedError
 
     def send(self, segments: Sequence[Buffer]) -> None:
-        """Sends all of them, in order, in as few system calls as the socket allows."""
-        if len(segments) == 1:
-            self.sock.sendall(segments[0])
-        elif hasattr(self.sock, "sendmsg"):
-            self._send_message([memoryview(segment) for segment in segments])
-        else:
-            self.sock.sendall(b"".join(segments))
+        """Sends all of them, in order, in as few system calls as the socket allows.
 
-    def _send_message(self, views: list[memoryview]) -> None:
-        while views:
-            sent = self.sock.sendmsg(views[:_MOST_SEGMENTS])
-            while views and sent >= len(views[0]):
-                sent -= len(views.pop(0))
-            if sent:
-                views[0] = views[0][sent:]
+        Raises:
+            TimeoutError: the peer took nothing for as many seconds as `limit_sends` said.
+            OSError: the connection is broken.
+        """
+        raise NotImplementedError
+
+    def limit_sends(self, timeout: float | None) -> None:
+        """How long a send may wait without getting anywhere, from the next one on; None waits for ever."""
+        raise NotImplementedError
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether a short send would not wait. True as well when it would fail at once."""
+        return _wait(self.sock, to_write=True, timeout=0)
 
     def end(self) -> None:
         """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
@@ -103,6 +96,17 @@ class PlainChannel:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+    def abort_later(self, timeout: float) -> None:
+        """Does that in `timeout` seconds, unless somebody has done it before."""
+        if self._watchdog is None:
+            self._watchdog = threading.Timer(timeout, self.abort)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+            if self.sock.fileno() < 0:
+                self._watchdog.cancel()
 
     def address(self, *, peer: bool) -> Any:
         """Our end's address, or the peer's; None once the socket is closed."""
@@ -112,61 +116,157 @@ class PlainChannel:
             return None
 
 
-class TlsChannel(PlainChannel):
-    """The same over TLS."""
+class PlainChannel(Channel):
+    """A TCP or Unix socket, and the kernel keeps the time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.settimeout(None)
+        self._timeout: float | None = None
+
+    def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        try:
+            if timeout is not None and timeout <= 0:
+                return self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            if timeout != self._timeout:
+                self._timeout = timeout
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
+            return self.sock.recv_into(buffer)
+        except BlockingIOError:
+            raise TimeoutError(_LATE) from None
+
+    def limit_sends(self, timeout: float | None) -> None:
+        with contextlib.suppress(OSError):  # it is closed already
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+
+    def send(self, segments: Sequence[Buffer]) -> None:
+        try:
+            if len(segments) == 1:
+                self.sock.sendall(segments[0])
+            else:
+                self._send_message([memoryview(segment) for segment in segments])
+        except BlockingIOError:
+            raise TimeoutError(_STUCK) from None
+
+    def _send_message(self, views: list[memoryview]) -> None:
+        while views:
+            sent = self.sock.sendmsg(views[:_MOST_SEGMENTS])
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = views[0][sent:]
+
+
+class PolledChannel(Channel):
+    """A socket that never blocks; every wait is a poll."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setblocking(False)
+        self._send_limit: float | None = None
+
+    def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._attempt(partial(self._receive_some, buffer), deadline, _LATE, to_write=False)
+
+    def limit_sends(self, timeout: float | None) -> None:
+        self._send_limit = timeout
+
+    def send(self, segments: Sequence[Buffer]) -> None:
+        # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
+        view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
+        while view:
+            limit = self._send_limit
+            deadline = None if limit is None else time.monotonic() + limit
+            sent = self._attempt(partial(self._send_some, view), deadline, _STUCK, to_write=True)
+            view = view[sent:]
+
+    def _attempt(
+        self, step: Callable[[], int], deadline: float | None, complaint: str, *, to_write: bool
+    ) -> int:
+        """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                wanted = False
+            except ssl.SSLWantWriteError:
+                wanted = True
+            except BlockingIOError:
+                wanted = to_write
+            rest = None if deadline is None else deadline - time.monotonic()
+            if (rest is not None and rest <= 0) or not _wait(self.sock, to_write=wanted, timeout=rest):
+                raise TimeoutError(complaint)
+
+    def _receive_some(self, buffer: memoryview) -> int:
+        return self.sock.recv_into(buffer)
+
+    def _send_some(self, data: memoryview) -> int:
+        return self.sock.send(data)
+
+
+class TlsChannel(PolledChannel):
+    """TLS over a TCP or Unix socket: one OpenSSL object, one lock."""
 
     is_tls = True
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
-        sock.setblocking(False)
         self._tls = sock
         self._lock = threading.Lock()
+        self._has_ended = False
 
-    def receive(self, buffer: memoryview, timeout: float | None) -> int:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                with self._lock:
-                    return self._tls.recv_into(buffer)
-            except ssl.SSLWantReadError:
-                self._wait(select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT, deadline)
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0
+    def _receive_some(self, buffer: memoryview) -> int:
+        try:
+            with self._lock:
+                return self._tls.recv_into(buffer)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return 0
 
-    def send(self, segments: Sequence[Buffer]) -> None:
-        # TLS copies what it encrypts, record by record: joining small segments saves records, not copies.
-        view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
-        while view:
-            try:
-                with self._lock:
-                    view = view[self._tls.send(view) :]
-            except ssl.SSLWantReadError:
-                self._wait(select.POLLIN, None)
-            except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT, None)
-
-    def _wait(self, event: int, deadline: float | None) -> None:
-        """Until the socket is ready, without the lock."""
-        rest = None if deadline is None else deadline - time.monotonic()
-        if rest is not None and rest <= 0:
-            raise TimeoutError("nothing was received in time")
-        poll = select.poll()
-        poll.register(self._tls.fileno(), event)
-        if not poll.poll(None if rest is None else math.ceil(rest * 1000)):
-            raise TimeoutError("nothing was received in time")
+    def _send_some(self, data: memoryview) -> int:
+        with self._lock:
+            if self._has_ended:
+                # The SSLSocket has dropped its TLS, and would send this in the clear.
+                raise BrokenPipeError("TLS has ended")
+            return self._tls.send(data)
 
     def end(self) -> None:
         # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
         with contextlib.suppress(OSError, ValueError), self._lock:
+            self._has_ended = True
             self._tls.unwrap()
 
-
-Channel = PlainChannel
+    def abort(self) -> None:
+        # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+        with self._lock:  # nobody waits for the network in there
+            super().abort()
 
 
 def open_channel(sock: socket.socket) -> Channel:
     """The channel for a connected socket; TLS has been negotiated already."""
-    return TlsChannel(sock) if isinstance(sock, ssl.SSLSocket) else PlainChannel(sock)
+    if isinstance(sock, ssl.SSLSocket):
+        return TlsChannel(sock)
+    return PlainChannel(sock) if _KERNEL_TIMES else PolledChannel(sock)
+
+
+def _timeval(timeout: float | None) -> bytes:
+    # A timeval of zero would mean for ever.
+    fraction, seconds = math.modf(max(timeout, 1e-6)) if timeout is not None else (0.0, 0.0)
+    return struct.pack("@ll", int(seconds), int(fraction * 1e6))
+
+
+def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool:
+    """Whether the socket became ready within `timeout` seconds. One that is closed is: the next call says so."""
+    fd = sock.fileno()
+    if fd < 0:
+        return True
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
+        return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+    # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
+    waiting = [fd]
+    ready = select.select([] if to_write else waiting, waiting if to_write else [], [], timeout)
+    return bool(ready[0] or ready[1])

@@ -53,6 +53,7 @@ def connect(
     ping_timeout: float | None = 20,
     max_size: int | None = MAX_SIZE,
     max_fragments: int = MAX_FRAGMENTS,
+    write_timeout: float | None = None,
     max_redirects: int = 0,
     **others: Any,
 ) -> WebSocket:
@@ -60,7 +61,9 @@ def connect(
 
     Args:
         uri: `ws://` or `wss://`; user and password in it become basic credentials.
-        sock, path: an existing connected socket, or a Unix socket's path, in place of the URI's host.
+        sock, path: an existing connected socket, or a Unix socket's path, in place of the URI's host. No redirect
+            is followed then.
+        write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
         others: passed on to `socket.create_connection`.
         ssl and the rest: see `zcws.connect`.
 
@@ -79,27 +82,23 @@ def connect(
         user_agent_header=user_agent_header,
     )
     deadline = None if open_timeout is None else time.monotonic() + open_timeout
-    for _ in range(max_redirects + 1):
+    redirects = max_redirects if sock is None and path is None else 0
+    for _ in range(redirects + 1):
         plain = _reach(connector, sock, path, _rest(deadline), others)
+        stream = _secure(plain, connector, ssl, server_hostname, deadline)
         try:
-            # From here on `stream` is the socket, with TLS where the URI says so.
-            stream = _secure(plain, connector, ssl, server_hostname)
             response, received = _shake(stream, connector, deadline)
+            following = connector.redirect(response) if redirects and response.status_code != 101 else None
+            if following is None:
+                agreement = connector.check(response)
+                break
         except BaseException:
-            plain.close()
+            stream.close()
             raise
-        following = connector.redirect(response) if max_redirects and response.status_code != 101 else None
-        if following is None:
-            break
-        connector = following
         stream.close()
+        connector = following
     else:
         raise HandshakeError(f"more than max_redirects={max_redirects} redirects")
-    try:
-        agreement = connector.check(response)
-    except HandshakeError:
-        stream.close()
-        raise
     connection = Connection(
         is_client=True,
         entropy=_keys,
@@ -109,7 +108,12 @@ def connect(
         max_size=sys.maxsize if max_size is None else max_size,
         max_fragments=max_fragments,
     )
-    options = Options(close_timeout=close_timeout, ping_interval=ping_interval, ping_timeout=ping_timeout)
+    options = Options(
+        close_timeout=close_timeout,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        write_timeout=write_timeout,
+    )
     return WebSocket(
         open_channel(stream),
         connection,
@@ -152,13 +156,20 @@ def _secure(
     connector: WebSocketConnector,
     context: ssl_module.SSLContext | None,
     server_hostname: str | None,
+    deadline: float | None,
 ) -> socket.socket:
-    if connector.uri.secure:
-        context = context or ssl_module.create_default_context()
-        return context.wrap_socket(sock, server_hostname=server_hostname or connector.uri.host)
-    if context is not None:
-        raise ValueError("ssl= is for wss:// URIs; this one is ws://")
-    return sock
+    """The socket, with TLS where the URI says so. Closed when that fails."""
+    try:
+        if connector.uri.secure:
+            context = context or ssl_module.create_default_context()
+            sock.settimeout(_rest(deadline))
+            return context.wrap_socket(sock, server_hostname=server_hostname or connector.uri.host)
+        if context is not None:
+            raise ValueError("ssl= is for wss:// URIs; this one is ws://")
+        return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _shake(

@@ -8,6 +8,10 @@
 The reader never writes. A reply that it owes waits on the bridge until the writer's thread sends it: with
 `drain_bridge()` between two messages, or by a thread that waits in `listen()` and hands it to the writer. No lock of
 ours is taken by either half; over TLS both go through the channel's, because they share one OpenSSL object.
+
+Who closes the socket: the half that comes last. The reader, when our Close is out already; else the writer, with the
+last reply or `close()`. Where the reader has come to its end and the writer does nothing about it, perhaps because
+it waits for a peer that does not read, the connection ends `close_timeout` seconds later.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import time
 from typing import TYPE_CHECKING
 
 from zcws.bridge import Bridge, Reply
-from zcws.codes import CloseCode
+from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.frame import Frame
 from zcws.sync.channel import Channel
-from zcws.sync.reading import ReadingSide
+from zcws.sync.reading import Options, ReadingSide, is_past
+from zcws.sync.writing import as_control_payload
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,40 +43,61 @@ class ReaderHalf(ReadingSide):
         """The bridge has it."""
 
     def _finish(self) -> None:
-        """The half that comes last closes the socket: this one, where our Close is out already or cannot go out."""
-        if self._writer.sent_close is not None or self._reader.is_at_eof:
-            self._drain()
+        if self._writer.sent_close is not None:
+            self._drain(self._closing_deadline())
             self._channel.abort()
+        elif self._options.close_timeout is not None:
+            self._channel.abort_later(self._options.close_timeout)
 
 
 class WriterHalf:
     """Writes; for one thread."""
 
-    def __init__(self, connection: Connection, channel: Channel, close_timeout: float | None) -> None:
+    def __init__(self, connection: Connection, channel: Channel, options: Options) -> None:
         self._connection = connection
         self._channel = channel
-        self._close_timeout = close_timeout
+        self._options = options
 
-    def send(self, message: str | Buffer, *, compress: bool | None = None) -> None:
-        """A whole message: str as text, bytes-like as binary. Raises: as `Connection.send`."""
-        self._connection.send(message, compress=compress)
+    def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
+        """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
+
+        Raises: as `Connection.send`; ConnectionClosedError when the socket takes no more.
+        """
+        self._connection.check_writable()
+        if isinstance(message, str):
+            self._connection.send_bytes(message.encode(), text=text is not False, compress=compress)
+        else:
+            self._connection.send_bytes(message, text=bool(text), compress=compress)
         self.flush()
 
     def write_frame(self, frame: Frame) -> None:
-        """A frame as it is. A received frame has to be written before the reader's next read."""
+        """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
+        if frame.opcode is OpCode.CLOSE:
+            self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
+            return
         self._connection.check_writable()
         self._connection.writer.write_frame(frame)
         self.flush()
 
-    def ping(self, payload: Buffer = b"") -> None:
+    def ping(self, payload: str | Buffer = b"") -> None:
         """A Ping; its Pong arrives at the reader. There is no keepalive but this after a split."""
-        self._connection.ping(payload)
+        self._connection.ping(as_control_payload(payload))
+        self.flush()
+
+    def pong(self, payload: str | Buffer = b"") -> None:
+        """A Pong that nobody asked for, a heartbeat. RFC 6455 5.5.3."""
+        self._connection.pong(as_control_payload(payload))
         self.flush()
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
+        if reply.is_last:
+            self._channel.limit_sends(self._options.close_timeout)
         last = self._connection.write_reply(reply)
-        self.flush()
+        try:
+            self.flush()
+        except ConnectionClosedError:
+            last = True
         if last and self._connection.bridge.ended:
             self._finish()
         return last
@@ -82,32 +108,55 @@ class WriterHalf:
         return self._connection.writer.sent_close is not None if reply is None else self.send_reply(reply)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2."""
+        """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2.
+
+        Where the reader has come to its end already this closes the socket. May be called again.
+
+        Raises:
+            ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
+        """
+        self.drain_bridge()
+        self._send_close(code, reason)
+
+    def _send_close(self, code: int | None, reason: str) -> None:
+        self._channel.limit_sends(self._options.close_timeout)
         self._connection.send_close(code, reason)
-        self.flush()
+        with contextlib.suppress(ConnectionClosedError):
+            self.flush()
+        if self._connection.bridge.ended:
+            self._finish()
 
     def flush(self) -> None:
         """Sends what has been written.
 
         Raises:
-            ConnectionClosedError: the socket is gone.
+            ConnectionClosedError: the socket takes no more.
         """
         segments = self._connection.writer.take()
-        if segments:
-            try:
-                self._channel.send(segments)
-            except OSError as exc:
-                raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
+        if not segments:
+            return
+        try:
+            self._channel.send(segments)
+        except TimeoutError:
+            self._channel.abort()
+            raise ConnectionClosedError(
+                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"
+            ) from None
+        except OSError as exc:
+            raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
 
     def _finish(self) -> None:
-        """Both Close frames have passed and the reader has stopped: what is left is the socket. RFC 6455 7.1.1."""
+        """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""
         if not self._connection.is_client:
             self._channel.end()
         scratch = memoryview(bytearray(4096))
-        deadline = None if self._close_timeout is None else time.monotonic() + self._close_timeout
+        timeout = self._options.close_timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         with contextlib.suppress(OSError):  # TimeoutError is one
-            while self._channel.receive(scratch, None if deadline is None else deadline - time.monotonic()):
-                pass
+            while not is_past(deadline):
+                rest = None if deadline is None else deadline - time.monotonic()
+                if not self._channel.receive(scratch, rest):
+                    break
         self._channel.abort()
 
 

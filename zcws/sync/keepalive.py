@@ -87,6 +87,10 @@ class Keepalive:
                 break
         self.latency = time.monotonic() - sent
 
+    def forget(self, payload: bytes) -> None:
+        """Nobody waits for this one any more."""
+        self._waiting.pop(payload, None)
+
     def is_waiting_for(self, payload: bytes) -> bool:
         """Whether the Pong for this Ping has not come."""
         return payload in self._waiting

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
@@ -19,7 +19,10 @@ from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
 from zcws.sync.channel import Channel
 from zcws.sync.keepalive import Keepalive
 
-__all__ = ["Options", "ReadingSide"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["IncomingStream", "Options", "ReadingSide", "is_past"]
 
 _Result = TypeVar("_Result")
 
@@ -27,7 +30,7 @@ _Result = TypeVar("_Result")
 class Options:
     """Settings that all connections of one client or server share. See `connect` and `serve`."""
 
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout")
+    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_timeout")
 
     def __init__(
         self,
@@ -35,10 +38,12 @@ class Options:
         ping_interval: float | None = 20,
         ping_timeout: float | None = 20,
         close_timeout: float | None = 10,
+        write_timeout: float | None = None,
     ) -> None:
         self.ping_interval = ping_interval
         self.ping_timeout = ping_timeout
         self.close_timeout = close_timeout
+        self.write_timeout = write_timeout
 
 
 class ReadingSide:
@@ -125,23 +130,19 @@ class ReadingSide:
             return
 
     @contextlib.contextmanager
-    def stream(self, timeout: float | None = None) -> Iterator[Iterator[str | bytes]]:
+    def stream(self, timeout: float | None = None) -> Iterator[IncomingStream]:
         """The next message piece by piece, as its bytes arrive: `with ws.stream() as message: for piece in message`.
 
         Pieces are str for text and bytes for binary. What is not read of the message is dropped.
+
+        Args:
+            timeout: seconds for each piece. After a TimeoutError the next piece can be asked for again.
         """
         self._reader.begin_stream()
         try:
-            yield self._pieces(timeout)
+            yield IncomingStream(self, timeout)
         finally:
             self._reader.end_stream()
-
-    def _pieces(self, timeout: float | None) -> Iterator[str | bytes]:
-        last = False
-        while not last:
-            piece, last = self._read(self._reader.read_piece, timeout)
-            if piece:
-                yield piece
 
     def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
         """Receives until `attempt` gives something."""
@@ -149,9 +150,11 @@ class ReadingSide:
             result = attempt()
             if result is NEED_MORE:
                 deadline = None if timeout is None else time.monotonic() + timeout
-                while result is NEED_MORE:
+                self._receive(deadline)
+                while (result := attempt()) is NEED_MORE:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise TimeoutError("no message was complete in time")
                     self._receive(deadline)
-                    result = attempt()
             if self._reader.is_ending:
                 self._answer_peer()
             return result
@@ -163,46 +166,87 @@ class ReadingSide:
         """One wait, for bytes or until something else is due.
 
         Raises:
-            TimeoutError: it is later than `deadline`.
+            TimeoutError: it is later than `deadline`, and nothing has arrived.
         """
         reader = self._reader
-        if self._writer.sent_close is not None and not reader.discarding:
-            reader.discard()  # the Close went out from another thread
-            return
         timeout = self._longest_wait
+        if self._writer.sent_close is not None:
+            if not reader.discarding:
+                reader.discard()  # the Close went out from another thread
+                return
+            timeout = self._rest_of_closing(timeout)
         if deadline is not None:
             rest = deadline - time.monotonic()
             timeout = rest if timeout is None else min(rest, timeout)
         try:
             count = self._channel.receive(reader.get_buffer(), timeout)
         except TimeoutError:
+            self._answer_peer()
             if deadline is not None and time.monotonic() >= deadline:
                 raise
-            self._waited_in_vain()
             return
         except OSError:
             count = 0  # a reset is an end without a Close: 1006
         self._keepalive.heard = True
+        self._received(count)
+        self._answer_peer()
+
+    def _received(self, count: int) -> None:
+        reader = self._reader
+        # RFC 6455 5.5.1: what came while our Close went out from another thread does not count any more.
+        closing = self._writer.sent_close is not None and not reader.discarding
+        if closing:
+            reader.discarding = True
         if count:
             reader.received(count)
         else:
             reader.receive_eof()
-        self._answer_peer()
+        if closing:
+            reader.discard()
 
-    def _waited_in_vain(self) -> None:
-        timeout = self._options.close_timeout
-        if self._writer.sent_close is not None and timeout is not None:
-            now = time.monotonic()
-            if self._give_up is None:
-                self._give_up = now + timeout
-            elif now >= self._give_up:
-                self._reader.receive_eof()  # our Close stays unanswered
-        self._answer_peer()
+    def _rest_of_closing(self, timeout: float | None) -> float | None:
+        """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""
+        bound = self._options.close_timeout
+        if bound is None:
+            return timeout
+        now = time.monotonic()
+        if self._give_up is None:
+            self._give_up = now + bound
+        elif now >= self._give_up:
+            self._reader.receive_eof()
+        rest = self._give_up - now
+        return rest if timeout is None else min(rest, timeout)
 
-    def _drain(self) -> None:
-        """Reads on until the peer has ended the stream, `close_timeout` seconds at most."""
+    def _closing_deadline(self) -> float | None:
         timeout = self._options.close_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        return None if timeout is None else time.monotonic() + timeout
+
+    def _drain(self, deadline: float | None) -> None:
+        """Reads on until the peer has ended the stream."""
         with contextlib.suppress(TimeoutError, ConnectionClosed):
-            while not self._reader.is_at_eof:
+            while not self._reader.is_at_eof and not is_past(deadline):
                 self._receive(deadline)
+
+
+class IncomingStream:
+    """One message that is being read in pieces. Iterating over it may be interrupted by TimeoutError, and goes on."""
+
+    def __init__(self, side: ReadingSide, timeout: float | None) -> None:
+        self._side = side
+        self._timeout = timeout
+        self._done = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str | bytes:
+        while not self._done:
+            piece, self._done = self._side._read(self._side._reader.read_piece, self._timeout)
+            if piece:
+                return piece
+        raise StopIteration
+
+
+def is_past(deadline: float | None) -> bool:
+    """Whether it is later than that."""
+    return deadline is not None and time.monotonic() >= deadline

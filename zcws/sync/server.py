@@ -10,8 +10,10 @@ import contextlib
 import logging
 import os
 import re
+import selectors
 import socket
 import ssl as ssl_module
+import stat
 import sys
 import threading
 import time
@@ -20,10 +22,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed
+from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import HttpError, Request, Response
@@ -47,6 +51,15 @@ MAX_CONNECTIONS = 1000
 
 _CHUNK = 4096
 
+#: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
+_OUT_OF_DESCRIPTORS = 0.05
+
+#: Seconds between two tries to send a Close to a connection that is in the middle of a send.
+_NEXT_TRY = 0.01
+
+#: Seconds that a client may take to read the answer that it got instead of a connection.
+_LINGER = 1.0
+
 
 class Server:
     """A blocking WebSocket server that is listening. Made by `serve`.
@@ -69,8 +82,11 @@ class Server:
         max_size: int,
         max_fragments: int,
         max_connections: int,
+        path: str | None = None,
     ) -> None:
         self.sock = sock
+        self._path = path
+        self._inode = None if path is None else os.stat(path).st_ino
         self.connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
@@ -80,46 +96,107 @@ class Server:
         self._open_timeout = open_timeout
         self._max_size = max_size
         self._max_fragments = max_fragments
-        self._slots = threading.BoundedSemaphore(max_connections)
+        self._slots = threading.Semaphore(max_connections)
         self._threads: set[threading.Thread] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
+        # Wakes the thread that accepts. To shut the listening socket down instead would stop every process that
+        # shares it, and macOS does not know that.
+        self._waker, self._wake = socket.socketpair()
+        self._is_serving = False
+        self._opening: set[socket.socket] = set()  # whose opening handshake is not over
+        sock.setblocking(False)
 
     def serve_forever(self) -> None:
         """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
-        while not self._is_closing:
-            self._slots.acquire()
-            try:
-                sock, _ = self.sock.accept()
-            except OSError:
-                self._slots.release()
-                if self._is_closing:
-                    break
-                time.sleep(0.05)  # out of descriptors, most likely: wait for a connection to end
-                continue
-            thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_serving = True
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.sock, selectors.EVENT_READ)
+                selector.register(self._waker, selectors.EVENT_READ)
+                while not self._is_closing:
+                    self._slots.acquire()
+                    if not self._accept(selector):
+                        self._slots.release()
+        finally:
             with self._lock:
-                self._threads.add(thread)
-            thread.start()
+                self._is_serving = False
+                if self._is_closing:
+                    self._waker.close()
+
+    def _accept(self, selector: selectors.BaseSelector) -> bool:
+        """Waits for a connection, or for `shutdown`. Whether there is a thread that will give the slot back."""
+        selector.select()
+        if self._is_closing:
+            return False
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionError):
+            return False  # another process took it, or it has gone already
+        except OSError:
+            time.sleep(_OUT_OF_DESCRIPTORS)
+            return False
+        return self._start(sock)
+
+    def _start(self, sock: socket.socket) -> bool:
+        thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
+        with self._lock:
+            if self._is_closing:
+                sock.close()
+                return False
+            try:
+                thread.start()
+            except RuntimeError:
+                logger.error("no thread can be started for a connection", exc_info=True)
+                sock.close()
+                return False
+            self._threads.add(thread)
+        return True
 
     def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
-        A connection whose peer does not answer is ended after `close_timeout`.
+        A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
+        does not touch its connection, is left to itself: its thread ends with the process.
         """
-        self._is_closing = True
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        self.sock.close()
-        for ws in list(self.connections):
-            with contextlib.suppress(ConnectionClosed):
-                ws.begin_close(code, reason)
+        close_payload(code, reason)  # ValueError before anything happens
+        with self._lock:
+            if not self._is_closing:
+                self._is_closing = True
+                self._stop_accepting()
         timeout = self._options.close_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._say_goodbye(code, reason, deadline)
         self._join(deadline)
         for ws in list(self.connections):
             ws.abort()
         self._join(None if timeout is None else time.monotonic() + timeout)
+
+    def _stop_accepting(self) -> None:
+        self.sock.close()
+        self._wake.close()  # the other end becomes readable
+        if not self._is_serving:
+            self._waker.close()
+        self._slots.release()  # `serve_forever` may wait for a slot
+        for sock in list(self._opening):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            # Another server may have taken the path over.
+            if self._path is not None and os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+
+    def _say_goodbye(self, code: int, reason: str, deadline: float | None) -> None:
+        """A Close to everybody. Those that are in the middle of a send are tried again until it is late."""
+        waiting = list(self.connections)
+        while True:
+            waiting = [ws for ws in waiting if not ws._try_close(code, reason, 0)]
+            if not waiting or (deadline is not None and time.monotonic() >= deadline):
+                return
+            time.sleep(_NEXT_TRY)
 
     def _join(self, deadline: float | None) -> None:
         with self._lock:
@@ -131,41 +208,43 @@ class Server:
 
     def _run(self, sock: socket.socket) -> None:
         """A connection's thread."""
+        stream = sock
         try:
-            ws = self._open(sock)
+            sock.settimeout(self._open_timeout)  # where the listening socket's state is inherited, too
+            if self._ssl is not None:
+                stream = self._ssl.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._opening.add(stream)
+            ws = self._open(stream)
+            self._opening.discard(stream)
             if ws is not None:
                 self._handle(ws)
-        except (OSError, HttpError) as error:
+        except OSError as error:
             logger.debug("opening handshake failed: %s", error)
         except Exception:
             logger.error("opening handshake failed", exc_info=True)
         finally:
-            sock.close()
-            self._slots.release()
+            self._opening.discard(stream)
+            stream.close()
             with self._lock:
                 self._threads.discard(threading.current_thread())
+            self._slots.release()
 
-    def _open(self, sock: socket.socket) -> WebSocket | None:
+    def _open(self, stream: socket.socket) -> WebSocket | None:
         """The opening handshake. None: the answer was not a 101."""
-        deadline = None if self._open_timeout is None else time.monotonic() + self._open_timeout
-        sock.settimeout(self._open_timeout)
-        stream = sock if self._ssl is None else self._ssl.wrap_socket(sock, server_side=True)
+        if isinstance(stream, ssl_module.SSLSocket):
+            stream.do_handshake()
         acceptor = WebSocketAcceptor(self._acceptor_options)
         data = bytearray()
-        request: Request | None = None
         try:
-            while (request := acceptor.read_request(data)) is None:
-                if deadline is not None:
-                    stream.settimeout(max(deadline - time.monotonic(), 0.001))
-                chunk = stream.recv(_CHUNK)
-                if not chunk:
-                    return None
-                data += chunk
+            request = self._read_request(stream, acceptor, data)
+            if request is None:
+                return None
             response = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
         stream.sendall(response.serialize())
         if response.status_code != 101:
+            logger.debug("connection rejected: %s", response.status_code)
             self._linger(stream)
             return None
         connection = Connection(
@@ -176,20 +255,35 @@ class Server:
             max_size=self._max_size,
             max_fragments=self._max_fragments,
         )
-        received = bytes(data[acceptor.used :])
         return WebSocket(
             open_channel(stream),
             connection,
             self._options,
             request=request,
             response=response,
-            received=received,
+            received=bytes(data[acceptor.used :]),
         )
+
+    def _read_request(
+        self, stream: socket.socket, acceptor: WebSocketAcceptor, data: bytearray
+    ) -> Request | None:
+        """The request. None: the client has gone, or the server is about to."""
+        deadline = None if self._open_timeout is None else time.monotonic() + self._open_timeout
+        while (request := acceptor.read_request(data)) is None:
+            if deadline is not None:
+                stream.settimeout(max(deadline - time.monotonic(), 0.001))
+            chunk = stream.recv(_CHUNK)
+            if not chunk or self._is_closing:
+                return None
+            data += chunk
+        return request
 
     def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
         if self._process_request is not None:
             try:
                 response = self._process_request(self, request)
+                if response is not None and response.status_code == 101:
+                    raise ValueError("process_request must not accept the connection; return None for that")
             except Exception:
                 logger.error("process_request failed", exc_info=True)
                 response = acceptor.reject(500, "the server failed to answer; its log says more")
@@ -199,12 +293,12 @@ class Server:
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
+        deadline = time.monotonic() + _LINGER
         with contextlib.suppress(OSError):
             stream.shutdown(socket.SHUT_WR)
-            stream.settimeout(1)
-            while stream.recv(_CHUNK):
+            stream.settimeout(_LINGER)
+            while time.monotonic() < deadline and stream.recv(_CHUNK):
                 pass
-        stream.close()
 
     def _handle(self, ws: WebSocket) -> None:
         self.connections.add(ws)
@@ -213,13 +307,17 @@ class Server:
                 ws.begin_close(CloseCode.GOING_AWAY)
             self._handler(ws)
             ws.close()
-        except ConnectionClosed as error:
-            logger.debug("%r: %s", ws, error)
-            ws.close()
-        except Exception:
+        except Exception as error:
+            is_over = ws.state is not State.OPEN or ws.connection.reader.is_concluded
+            if isinstance(error, ConnectionClosed) and is_over:
+                logger.debug("%r: %s", ws, error)
+                ws.close()
+                return
+            # Also when another connection is over: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             ws.close(CloseCode.INTERNAL_ERROR)
         finally:
+            ws.abort()
             self.connections.discard(ws)
 
     def __enter__(self) -> Self:
@@ -253,6 +351,7 @@ def serve(
     ping_timeout: float | None = 20,
     max_size: int | None = MAX_SIZE,
     max_fragments: int = MAX_FRAGMENTS,
+    write_timeout: float | None = None,
     max_connections: int = MAX_CONNECTIONS,
     backlog: int = 128,
     reuse_port: bool = False,
@@ -264,6 +363,7 @@ def serve(
         host, port: where to listen; a port of 0 takes any that is free.
         sock, path: an existing listening socket, or a Unix socket's path, in their place.
         process_request: called with the server and the request; a response that it returns is sent instead of a 101.
+        write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
         max_connections: threads at once; further clients wait until one ends.
         ssl and the rest: see `zcws.serve`.
 
@@ -285,12 +385,18 @@ def serve(
             extra_headers=extra_headers,
             server_header=server_header,
         ),
-        options=Options(close_timeout=close_timeout, ping_interval=ping_interval, ping_timeout=ping_timeout),
+        options=Options(
+            close_timeout=close_timeout,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            write_timeout=write_timeout,
+        ),
         process_request=process_request,
         open_timeout=open_timeout,
         max_size=sys.maxsize if max_size is None else max_size,
         max_fragments=max_fragments,
         max_connections=max_connections,
+        path=path if sock is None else None,
     )
 
 
@@ -310,7 +416,9 @@ def _listen(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            # A socket that a server left behind is in the way; anything else is somebody's file.
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
         sock.bind(path)
         sock.listen(backlog)
     except BaseException:

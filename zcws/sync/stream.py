@@ -4,8 +4,12 @@ Reading is in reading.py; a write goes out before it returns, in one system call
 while any number write: writes hold a lock, because the reader writes the replies to Ping and Close itself. After
 `split()` the reader never writes, and no lock of ours is left (see halves.py).
 
+The reader never waits for that lock: its holder may be waiting for a peer that will not read before it has been read
+from. A reply that cannot go out stays on the bridge, and whoever holds the lock sends it when done.
+
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
-is due. A read that times out loses nothing; the next one goes on.
+is due. A read that times out loses nothing; the next one goes on. `ping` and `close` have to see what the peer
+answers: they read when nobody else does, keep what they meet for `recv`, and step aside for it.
 """
 
 from __future__ import annotations
@@ -14,20 +18,21 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zcws.closing import State
-from zcws.codes import CloseCode, OpCode
+from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
-from zcws.frame import Frame, NeedMore
+from zcws.errors import ConnectionClosed, ConnectionClosedError
+from zcws.frame import NeedMore
 from zcws.http import Request, Response
 from zcws.sync.channel import Channel
 from zcws.sync.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Options, ReadingSide
+from zcws.sync.reading import Options, ReadingSide, is_past
+from zcws.sync.writing import WritingSide, as_control_payload, lock_timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -37,7 +42,7 @@ __all__ = ["Options", "WebSocket"]
 _Result = TypeVar("_Result")
 
 
-class WebSocket(ReadingSide):
+class WebSocket(ReadingSide, WritingSide):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
 
     Iterating over it gives messages until the connection ends well; `recv` raises instead. One thread may read at a
@@ -58,16 +63,17 @@ class WebSocket(ReadingSide):
         response: Response | None = None,
         received: bytes = b"",
     ) -> None:
-        super().__init__(connection, channel, options, Keepalive(options.ping_interval, options.ping_timeout))
-        self.connection = connection
+        keepalive = Keepalive(options.ping_interval, options.ping_timeout)
+        ReadingSide.__init__(self, connection, channel, options, keepalive)
+        WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
         self.request = request
         self.response = response
-        self._write_lock = threading.RLock()
-        self._message_lock = threading.Lock()  # held while a message goes out in fragments
         self._reading = threading.Lock()
-        self._reader.on_pong = self._keepalive.answered
+        self._is_read = False  # by `recv` and its like, not by `ping` or `close`
+        self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
+        self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
         self._closed = threading.Event()
-        self._corked = 0
+        self._reader.on_pong = self._on_pong
         connection.bridge.on_put = self._take_reply
         if received:
             self._feed(received)
@@ -83,137 +89,111 @@ class WebSocket(ReadingSide):
 
     def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
         if not self._reading.acquire(blocking=False):
-            raise RuntimeError("another thread is reading from this connection already")
+            timeout = self._await_turn(timeout)
+        self._is_read = True
         try:
             return super()._read(attempt, timeout)
+        except ConnectionClosed:
+            failure = self.connection.failure
+            if failure is None:
+                raise
+            raise ConnectionClosedError(*failure) from None  # the reader does not know why the writer failed
         finally:
+            self._is_read = False
             self._reading.release()
+            if self._helpers:
+                self._call_helpers()
 
-    def _take_reply(self) -> None:
-        with self._write_lock:
-            self.connection.drain_bridge()
+    def _await_turn(self, timeout: float | None) -> float | None:
+        """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
+        if self._is_read:
+            raise RuntimeError("another thread is reading from this connection already")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._turns_wanted.append(None)
+        try:
+            if not self._reading.acquire(timeout=lock_timeout(timeout)):
+                raise TimeoutError("nothing was received in time")
+        finally:
+            self._turns_wanted.pop()
+            self._call_helpers()
+        return None if deadline is None else deadline - time.monotonic()
 
-    def _answer_peer(self) -> None:
-        """Sends the replies to what has been read, and a Ping when one is due."""
-        connection, keepalive = self.connection, self._keepalive
-        if not self._writer.size and not keepalive.is_due:
-            return
-        with self._write_lock:
-            if connection.state is State.OPEN:
-                payload = keepalive.take_due()
-                if keepalive.has_failed:
-                    connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-                elif payload is not None:
-                    connection.ping(payload)
-            self._flush()
-
-    # ---- writing ----
-
-    def send(
-        self,
-        message: str | Buffer | Iterable[str | Buffer],
-        *,
-        text: bool | None = None,
-        compress: bool | None = None,
-    ) -> None:
-        """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
-
-        Args:
-            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
-            compress: True or False decides for this message; by default its size does. RFC 7692.
+    def _help(self, done: Callable[[], bool], work: Callable[[], None], deadline: float | None) -> None:
+        """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
 
         Raises:
-            ConnectionClosed: the connection is closing or closed; nothing has been written.
-            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
+            TimeoutError: it is later than `deadline`.
         """
-        if isinstance(message, str):
-            payload: Buffer = message.encode()
-            self._write(
-                lambda: self.connection.send_bytes(payload, text=text is not False, compress=compress)
-            )
-        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
-            self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
-        elif isinstance(message, Mapping) or not isinstance(message, Iterable):
-            raise TypeError(
-                f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
-            )
-        else:
-            self._send_fragments(iter(message), text, compress)
-
-    def _send_fragments(
-        self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None
-    ) -> None:
-        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
-        current = next(fragments, None)
-        if current is None:
-            return  # nothing to send is no message, as in `websockets`
-        is_text = isinstance(current, str) if text is None else text
-        with self._message_lock:
-            try:
-                for following in fragments:
-                    self._send_fragment(current, is_text, compress, last=False)
-                    current = following
-                self._send_fragment(current, is_text, compress, last=True)
-            except BaseException:
-                if self._writer.is_in_message:
-                    # Half a message cannot be taken back, and nothing else may follow it.
-                    self.begin_close(
-                        CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message"
-                    )
-                raise
-
-    def _send_fragment(self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool) -> None:
-        with self._write_lock:
-            self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
-            self._flush()
-
-    def write_frame(self, frame: Frame) -> None:
-        """Sends a frame as it is; a received one too. Raises: as `Connection.write_frame`."""
-        if frame.opcode is OpCode.CLOSE:
-            code = frame.close_code if len(frame) else None
-            self._write(lambda: self.connection.send_close(code, frame.close_reason))
-        else:
-            self._write(lambda: self.connection.write_frame(frame))
-
-    def _write(self, write: Callable[[], object]) -> None:
-        if self._message_lock.locked():
-            with self._message_lock:
-                self._write_now(write)
-        else:
-            self._write_now(write)
-
-    def _write_now(self, write: Callable[[], object]) -> None:
-        with self._write_lock:
-            write()
-            if not self._corked:
-                self._flush()
-
-    def _flush(self) -> None:
-        segments = self._writer.take()
-        if segments:
-            try:
-                self._channel.send(segments)
-            except OSError:
-                self.connection.end()  # the reader finds the reason, or the lack of one
-                self._channel.abort()
-
-    @contextlib.contextmanager
-    def cork(self) -> Iterator[None]:
-        """What is written inside goes out at the end, in one system call: `with ws.cork(): ...`."""
-        self._corked += 1
+        bell = threading.Event()
+        self._helpers.append(bell)
         try:
-            yield
+            while not done():
+                bell.clear()
+                if not self._turns_wanted and self._reading.acquire(blocking=False):
+                    try:
+                        work()
+                    finally:
+                        self._reading.release()
+                        self._call_helpers()
+                elif not done() and not bell.wait(_rest(deadline)):
+                    raise TimeoutError("another thread reads, and has not seen it in time")
         finally:
-            self._corked -= 1
-            self.flush()
+            self._helpers.remove(bell)
 
-    def flush(self) -> None:
-        """Sends what has been written."""
-        with self._write_lock:
-            self._flush()
+    def _call_helpers(self) -> None:
+        for bell in list(self._helpers):
+            bell.set()
+
+    def _on_pong(self, payload: bytes) -> None:
+        self._keepalive.answered(payload)
+        self._call_helpers()
+
+    # ---- what the protocol owes to the peer ----
+
+    def _take_reply(self) -> None:
+        """The reader has put something on the bridge. While another thread writes, it stays there."""
+        if self._write_lock.acquire(blocking=False):
+            try:
+                self.connection.drain_bridge()
+            finally:
+                self._write_lock.release()
+
+    def _answer_peer(self) -> None:
+        """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
+        if self._writer.size or self._keepalive.is_due or not self.connection.bridge.is_empty:
+            self._reply(self._keep_alive)
+
+    def _send_leftover(self) -> None:
+        """What the reader left on the bridge while we held the lock. In a writer's thread, after every write."""
+        if not self.connection.bridge.is_empty:
+            self._reply(_nothing)
+
+    def _reply(self, prepare: Callable[[bool], None]) -> None:
+        # Again, for a reply that was put while we held the lock: who put it has left it to us.
+        while self._write_lock.acquire(blocking=False):
+            try:
+                writable = self._reader.is_concluded or self._channel.is_writable
+                self.connection.hold_replies = not writable
+                prepare(writable)
+                self.connection.drain_bridge()
+                if writable:
+                    self._flush_quietly()
+            finally:
+                self._write_lock.release()
+            if not writable or self.connection.bridge.is_empty:
+                return
+
+    def _keep_alive(self, writable: bool) -> None:
+        connection, keepalive = self.connection, self._keepalive
+        if connection.state is State.OPEN and keepalive.is_due:
+            payload = keepalive.take_due()
+            if keepalive.has_failed:
+                connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            elif payload is not None and writable:
+                connection.ping(payload)
 
     def ping(self, payload: str | Buffer | None = None, timeout: float | None = None) -> float:
-        """Sends a Ping and reads until its Pong is there; messages that come before it wait for `recv`.
+        """Sends a Ping and waits for its Pong. Where no other thread reads it reads itself; messages wait for `recv`.
 
         Returns:
             The round-trip time in seconds.
@@ -221,23 +201,33 @@ class WebSocket(ReadingSide):
         Raises:
             TimeoutError: no Pong in `timeout` seconds, or too many messages before it.
             ConnectionClosed: the connection ended before the Pong came.
+            ValueError: over 125 bytes, or a Ping with this payload is waiting already.
         """
-        data = os.urandom(4) if payload is None else _control_payload(payload)
-        self._keepalive.sent(data)
-        self._write(lambda: self.connection.ping(data))
+        data = os.urandom(4) if payload is None else as_control_payload(payload)
+        if self._keepalive.is_waiting_for(data):
+            raise ValueError("a ping with this payload is waiting for its pong already")
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._reading:
-            while self._keepalive.is_waiting_for(data):
-                if self._reader.is_ending:
-                    raise self.connection.error()
-                if self._reader.is_full:
-                    raise TimeoutError("the Pong stands behind more messages than fit; read them first")
-                self._receive(deadline)
+        self._keepalive.sent(data)
+        try:
+            self._write_now(lambda: self.connection.ping(data))
+            self._help(
+                lambda: not self._keepalive.is_waiting_for(data),
+                lambda: self._read_pong(data, deadline),
+                deadline,
+            )
+        finally:
+            self._keepalive.forget(data)
         return self._keepalive.latency
 
-    def pong(self, payload: str | Buffer = b"") -> None:
-        """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
-        self._write(lambda: self.connection.pong(_control_payload(payload)))
+    def _read_pong(self, data: bytes, deadline: float | None) -> None:
+        while self._keepalive.is_waiting_for(data) and not self._turns_wanted:
+            if self._reader.is_ending:
+                raise self.connection.error()
+            if self._reader.is_full:
+                raise TimeoutError("the Pong stands behind more messages than fit; read them first")
+            if is_past(deadline):
+                raise TimeoutError("no Pong came in time")
+            self._receive(deadline)
 
     # ---- closing ----
 
@@ -247,44 +237,41 @@ class WebSocket(ReadingSide):
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
+        deadline = self._closing_deadline()
         self.begin_close(code, reason)
-        if self._reading.acquire(blocking=False):
-            try:
-                self._finish()
-            finally:
-                self._reading.release()
-        else:
-            # Another thread reads, and will see the peer's Close; it finishes.
-            if not self._closed.wait(self._options.close_timeout):
-                self.abort()
-
-    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """The first half of `close`, without the wait. From any thread."""
-        with self._write_lock:
-            self.connection.send_close(code, reason)
-            self._flush()
+        try:
+            # A thread that reads sees the peer's Close, and finishes; one that stops before leaves that to us.
+            self._help(self._closed.is_set, lambda: self._finish(deadline), deadline)
+        except TimeoutError:
+            self.abort()
 
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake."""
         self._channel.abort()
         with self._write_lock:
-            self.connection.end()
+            self.connection.lose()
         self._closed.set()
+        self._call_helpers()
 
-    def _finish(self) -> None:
+    def _finish(self, deadline: float | None = None) -> None:
         """Reads on until the socket may be closed, and closes it. RFC 6455 7.1.1: the server first."""
         if self._closed.is_set():
             return
-        timeout = self._options.close_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline or self._closing_deadline()
         with contextlib.suppress(TimeoutError, ConnectionClosed):
             self._reader.discard()
-            while not self._reader.is_concluded:
+            while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
-        self._answer_peer()
+        if self._write_lock.acquire(timeout=lock_timeout(_rest(deadline))):
+            try:
+                self._channel.limit_sends(_rest(deadline))
+                self.connection.drain_bridge()
+                self._flush_quietly()
+            finally:
+                self._write_lock.release()
         if not self.connection.is_client:
             self._channel.end()
-        self._drain()
+        self._drain(deadline)
         self.abort()
 
     # ---- halves ----
@@ -293,7 +280,7 @@ class WebSocket(ReadingSide):
         """A reader and a writer for two threads, and the bridge between them. Use them instead of this object."""
         self.connection.split()
         reader = ReaderHalf(self.connection, self._channel, self._options, self._keepalive)
-        writer = WriterHalf(self.connection, self._channel, self._options.close_timeout)
+        writer = WriterHalf(self.connection, self._channel, self._options)
         return reader, writer, BridgeHalf(self.connection.bridge)
 
     # ---- what is known ----
@@ -346,13 +333,9 @@ class WebSocket(ReadingSide):
         return f"<WebSocket {role}, blocking, {self.connection.state.value}>"
 
 
-def _has_buffer(message: object) -> bool:
-    try:
-        memoryview(message)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return True
+def _nothing(_writable: bool) -> None:
+    pass
 
 
-def _control_payload(payload: str | Buffer) -> bytes:
-    return payload.encode() if isinstance(payload, str) else bytes(payload)
+def _rest(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0)

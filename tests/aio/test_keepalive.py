@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import wire
+import zcws
+from net import Place, RawPeer, soon, swallow, until
+from zcws.aio.keepalive import Keepalive, Latency, Pings
+
+
+class Peer:
+    """What `Keepalive` keeps alive; it says what it is asked."""
+
+    def __init__(self, *, hears: bool, is_open: bool = True) -> None:
+        self.hears = hears
+        self.is_open = is_open
+        self.pings = 0
+        self.failed = 0
+
+    def heard(self) -> bool:
+        return self.hears
+
+    def send_keepalive(self) -> bool:
+        self.pings += 1
+        return self.is_open
+
+    def keepalive_failed(self) -> None:
+        self.failed += 1
+
+
+class TestKeepalive:
+    def test_it_goes_on_while_something_is_heard(self, anyloop: Place) -> None:
+        async def main() -> None:
+            peer = Peer(hears=True)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.002, timeout=0.001)
+            await until(lambda: peer.pings >= 5)
+            assert peer.failed == 0
+            keepalive.stop()
+            keepalive.stop()
+            pings = peer.pings
+            await asyncio.sleep(0.02)
+            assert peer.pings == pings
+
+        anyloop.run(main())
+
+    def test_it_fails_once_when_nothing_is(self, anyloop: Place) -> None:
+        async def main() -> None:
+            peer = Peer(hears=False)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.001)
+            await until(lambda: peer.failed)
+            await asyncio.sleep(0.02)
+            assert (peer.pings, peer.failed) == (1, 1)
+            keepalive.stop()
+
+        anyloop.run(main())
+
+    def test_without_a_timeout_nothing_is_expected(self, anyloop: Place) -> None:
+        async def main() -> None:
+            peer = Peer(hears=False)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=None)
+            await until(lambda: peer.pings >= 5)
+            assert peer.failed == 0
+            keepalive.stop()
+
+        anyloop.run(main())
+
+    def test_a_timeout_that_is_longer_than_the_interval(self, anyloop: Place) -> None:
+        async def main() -> None:
+            peer = Peer(hears=True)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.003)
+            await until(lambda: peer.pings >= 3)
+            keepalive.stop()
+
+        anyloop.run(main())
+
+    def test_a_connection_that_is_closing_needs_no_more(self, anyloop: Place) -> None:
+        async def main() -> None:
+            peer = Peer(hears=False, is_open=False)
+            Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.001)
+            await until(lambda: peer.pings)
+            await asyncio.sleep(0.02)
+            assert (peer.pings, peer.failed) == (1, 0)
+
+        anyloop.run(main())
+
+
+class TestPings:
+    def test_rfc6455_5_5_3_a_pong_answers_every_earlier_ping(self, anyloop: Place) -> None:
+        async def main() -> None:
+            pings, loop = Pings(), asyncio.get_running_loop()
+            futures = {payload: loop.create_future() for payload in (b"1", b"2", b"3")}
+            for payload, future in futures.items():
+                pings.sent(payload, future)
+            pings.answered(b"nobody sent this")
+            assert not any(future.done() for future in futures.values())
+            pings.answered(b"2")
+            assert [future.done() for future in futures.values()] == [True, True, False]
+            assert pings.latency == futures[b"2"].result() > 0
+            pings.answered(b"2")  # again: nobody waits for it any more
+            pings.answered(b"3")
+            assert futures[b"3"].done()
+
+        anyloop.run(main())
+
+    def test_the_same_payload_cannot_wait_twice(self) -> None:
+        pings = Pings()
+        pings.sent(b"x", None)
+        with pytest.raises(ValueError, match="already"):
+            pings.sent(b"x", None)
+        pings.forget(b"x")
+        pings.forget(b"x")
+        pings.sent(b"x", None)
+
+    def test_keepalive_remembers_its_latest_only(self) -> None:
+        pings = Pings()
+        for number in range(100):
+            pings.sent_keepalive(b"%d" % number)
+        assert len(pings._waiting) == 1
+        pings.answered(b"99")
+        assert pings.latency > 0
+
+    def test_fresh_payloads_differ(self) -> None:
+        pings = Pings()
+        payloads = set()
+        for _ in range(50):
+            payload = pings.fresh_payload()
+            pings.sent(payload, None)
+            payloads.add(payload)
+        assert len(payloads) == 50
+
+    def test_one_whose_waiter_has_gone(self, anyloop: Place) -> None:
+        async def main() -> None:
+            pings, future = Pings(), asyncio.get_running_loop().create_future()
+            pings.sent(b"x", future)
+            future.cancel()
+            pings.answered(b"x")
+            assert pings.latency > 0
+
+        anyloop.run(main())
+
+    def test_no_pong_will_come(self, anyloop: Place) -> None:
+        async def main() -> None:
+            pings, loop = Pings(), asyncio.get_running_loop()
+            waiting, gone = loop.create_future(), loop.create_future()
+            pings.sent(b"1", waiting)
+            pings.sent(b"2", gone)
+            pings.sent(b"3", None)
+            gone.cancel()
+            pings.fail(lambda: zcws.ConnectionClosedError(1006))
+            with pytest.raises(zcws.ConnectionClosedError):
+                await waiting
+            pings.sent(b"1", None)  # nothing is left
+
+        anyloop.run(main())
+
+
+def test_a_latency_is_seconds_and_may_be_awaited() -> None:
+    async def main() -> None:
+        latency = Latency(0.25)
+        assert await latency is latency
+        assert latency == 0.25 and isinstance(latency, float)
+
+    asyncio.run(main())
+
+
+class TestOnSockets:
+    def test_ping_gives_seconds(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server, anyplace.connect(server) as ws:
+                reading = asyncio.ensure_future(ws.recv())
+                for payload in (None, b"bytes", "text", bytearray(b"array"), b"", bytes(125)):
+                    seconds = await soon(ws.ping(payload))
+                    assert 0 < seconds < 60
+                    assert ws.latency == seconds
+                reading.cancel()
+
+        anyplace.run(main())
+
+    def test_pings_do_not_need_a_reader(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server, anyplace.connect(server) as ws:
+                assert 0 < await soon(ws.ping()) < 60
+
+        anyplace.run(main())
+
+    def test_many_at_once(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server, anyplace.connect(server) as ws:
+                seconds = await soon(asyncio.gather(*(ws.ping() for _ in range(50))))
+                assert len(seconds) == 50
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("payload", [bytes(126), "é" * 63])
+    def test_at_most_125_bytes(self, place: Place, payload: bytes | str) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server, place.connect(server) as ws:
+                with pytest.raises(ValueError):
+                    await ws.ping(payload)
+                with pytest.raises(ValueError):
+                    await ws.pong(payload)
+                assert 0 < await soon(ws.ping())  # nothing was harmed
+
+        place.run(main())
+
+    @pytest.mark.parametrize("payload", [5, [1], None])
+    def test_a_pong_of_what_is_no_bytes(self, place: Place, payload: object) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server, place.connect(server) as ws:
+                with pytest.raises(TypeError):
+                    await ws.pong(payload)  # type: ignore[arg-type]
+
+        place.run(main())
+
+    def test_a_cancelled_ping_is_forgotten(self, place: Place) -> None:
+        async def script(peer: RawPeer) -> None:
+            assert (await peer.read()).payload == b"x"
+            assert (await peer.read()).payload == b"x"
+            await peer.send(wire.PONG, b"x")
+            await peer.read()
+            await peer.send(wire.CLOSE)
+
+        async def main() -> None:
+            async with place.raw_server(script) as port, place.connect(port) as ws:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(ws.ping(b"x"), 0.02)
+                assert 0 < await soon(ws.ping(b"x"))
+
+        place.run(main())
+
+    @pytest.mark.parametrize("how", ["close", "eof"])
+    def test_a_connection_that_ends_before_the_pong(self, anyplace: Place, how: str) -> None:
+        async def script(peer: RawPeer) -> None:
+            await peer.read()
+            if how == "close":
+                await peer.send(wire.CLOSE, wire.close_payload(1001))
+
+        async def main() -> None:
+            async with anyplace.raw_server(script) as port:
+                ws = await anyplace.connect(port)
+                with pytest.raises(zcws.ConnectionClosed) as caught:
+                    await soon(ws.ping())
+                assert caught.value.code == (1001 if how == "close" else 1006)
+                with pytest.raises(zcws.ConnectionClosed):
+                    await ws.ping()
+
+        anyplace.run(main())
+
+    def test_any_byte_says_that_the_peer_is_alive(self, place: Place) -> None:
+        """A Pong may be stuck behind a large message."""
+
+        async def main() -> None:
+            async with place.serve(swallow, ping_interval=0.02, ping_timeout=0.2) as server:
+                async with place.raw_client(server) as peer:
+                    data = peer.frame(wire.BINARY, bytes(100))
+                    for byte in data[:-1]:
+                        await peer.send_bytes(bytes([byte]))
+                        await asyncio.sleep(0.01)
+                    (ws,) = server.connections
+                    assert ws.state is zcws.State.OPEN
+                    await peer.send_bytes(data[-1:])
+
+        place.run(main())
+
+    def test_a_program_that_does_not_read_cannot_blame_the_peer(self, place: Place) -> None:
+        """Reading is paused by us, so the peer's Pong cannot arrive."""
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go_on.wait()
+                async for _ in ws:
+                    pass
+
+            async with place.serve(handler, ping_interval=0.01, ping_timeout=0.03) as server:
+                async with place.raw_client(server) as peer:
+                    peer.writer.write(peer.frame(wire.BINARY, bytes(1_000)) * 5_000)
+                    await until(lambda: any(ws._reading_paused for ws in server.connections))
+                    await asyncio.sleep(0.1)
+                    (ws,) = server.connections
+                    assert ws.state is zcws.State.OPEN
+                    go_on.set()
+                    await soon(peer.writer.drain())
+
+        place.run(main())

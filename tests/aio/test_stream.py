@@ -1,0 +1,502 @@
+"""The driver between the core and the sockets: corking, back-pressure, what happens while the program is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wire
+import zcws
+from net import LONG, Place, RawPeer, echo, soon, swallow, until
+from zcws.aio.stream import Options, pool_of
+
+#: Bytes that go through each back-pressure test. `ZCWS_TEST_MEGABYTES=100` for a thorough run.
+MEGABYTES = int(os.environ.get("ZCWS_TEST_MEGABYTES", "8"))
+
+
+def payload_of(number: int, size: int) -> bytes:
+    """Bytes that say which message they belong to, and where in it they lie."""
+    return random.Random(number).randbytes(size)
+
+
+def sizes(total: int, seed: int = 1) -> list[int]:
+    """Small and large messages, around every boundary of the writer."""
+    rnd, chosen = random.Random(seed), list[int]()
+    while sum(chosen) < total:
+        chosen.append(rnd.choice((100, 5_000, 16_384, 20_000, 33_000, 70_000, 300_000)))
+    return chosen
+
+
+async def read_slowly(peer: RawPeer, chosen: list[int]) -> None:
+    """Reads the messages and compares them, with pauses in which the other side fills up."""
+    for number, size in enumerate(chosen):
+        frame = await peer.read()
+        assert frame.opcode == wire.BINARY
+        assert frame.payload == payload_of(number, size), f"message {number} of {size} bytes has changed"
+        if number % 4 == 0:
+            await asyncio.sleep(0.005)
+
+
+def small_buffers(ours: zcws.WebSocket | None = None, peer: RawPeer | None = None) -> None:
+    """Keeps the kernel from taking everything. Less, and loopback's large segments would wait for timers."""
+    if peer is not None:
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+    if ours is not None:
+        ours.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+
+
+class TestBackPressure:
+    """Memory that the transport still holds is never written to again (design.md, section 3)."""
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    def test_a_buffer_that_is_used_again_for_each_message(self, anyplace: Place, role: str) -> None:
+        chosen = sizes(MEGABYTES * 1_000_000)
+        waited: list[bool] = []
+
+        async def send_all(ws: zcws.WebSocket) -> None:
+            small_buffers(ws)
+            memory = bytearray(max(chosen))
+            for number, size in enumerate(chosen):
+                memory[:size] = payload_of(number, size)
+                await ws.send(memoryview(memory)[:size])
+                await asyncio.sleep(0)
+                waited.append(not ws.is_writable)
+                memory[:size] = bytes(size)
+
+        async def main() -> None:
+            if role == "server":
+                async with anyplace.serve(send_all) as server:
+                    async with anyplace.raw_client(server, limit=16 * 1024) as peer:
+                        small_buffers(peer=peer)
+                        await read_slowly(peer, chosen)
+                        await peer.send(wire.CLOSE)
+                return
+
+            async def script(peer: RawPeer) -> None:
+                small_buffers(peer=peer)
+                await read_slowly(peer, chosen)
+                await peer.read()
+                await peer.send(wire.CLOSE)
+
+            async with anyplace.raw_server(script) as port, anyplace.connect(port) as ws:
+                await send_all(ws)
+
+        anyplace.run(main())
+        assert sum(waited) > 3, "the peer was not slow enough for this test to show anything"
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    @pytest.mark.parametrize("origin", list(zcws.PayloadOrigin))
+    def test_received_frames_are_written_back(self, anyplace: Place, role: str, origin: zcws.PayloadOrigin) -> None:
+        """Echo through one PayloadBuffer and the ring, both of which are used again while the answers wait."""
+        chosen = sizes(MEGABYTES * 500_000, seed=2)
+        waited: list[bool] = []
+
+        async def echo_frames(ws: zcws.WebSocket) -> None:
+            small_buffers(ws)
+            buffer = zcws.PayloadBuffer()
+            while True:
+                frame = await ws.read_frame(buffer, origin)
+                if frame.opcode is zcws.OpCode.CLOSE:
+                    return
+                await ws.write_frame(frame)
+                await asyncio.sleep(0)
+                waited.append(not ws.is_writable)
+
+        async def talk(peer: RawPeer) -> None:
+            small_buffers(peer=peer)
+            reading = asyncio.ensure_future(read_slowly(peer, chosen))
+            for number, size in enumerate(chosen):
+                payload = payload_of(number, size)
+                if number % 3:
+                    await peer.send(wire.BINARY, payload)
+                else:
+                    await peer.send(wire.BINARY, payload[: size // 2], fin=False)
+                    await peer.send(wire.CONTINUATION, payload[size // 2 :])
+            await asyncio.wait_for(reading, 10 * LONG)
+            await peer.send(wire.CLOSE)
+            await peer.read()
+
+        async def main() -> None:
+            if role == "server":
+                async with anyplace.serve(echo_frames) as server:
+                    async with anyplace.raw_client(server, limit=16 * 1024) as peer:
+                        await talk(peer)
+            else:
+                async with anyplace.raw_server(talk) as port, anyplace.connect(port) as ws:
+                    await echo_frames(ws)
+
+        anyplace.run(main())
+        assert sum(waited) > 3, "the peer was not slow enough for this test to show anything"
+
+    def test_write_limit(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(swallow, write_limit=(200_000, 50_000)) as server, place.connect(server) as ws:
+                (accepted,) = server.connections
+                for connection in (accepted, ws):
+                    assert connection._transport is not None
+                    if connection is accepted:
+                        assert connection._transport.get_write_buffer_limits() == (50_000, 200_000)  # type: ignore[attr-defined]
+
+        place.run(main())
+
+    def test_a_send_that_is_cancelled_in_its_wait_has_written_nothing(self, anyplace: Place) -> None:
+        async def main() -> None:
+            done = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                number = 0
+                while ws.is_writable:
+                    await ws.send(b"%d" % number + bytes(50_000))
+                    number += 1
+                for _ in range(5):
+                    with pytest.raises(asyncio.TimeoutError):
+                        await asyncio.wait_for(ws.send("never"), 0.01)
+                done.set()
+                await ws.send(str(number))
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
+                await soon(done.wait())
+                seen = 0
+                while (frame := await peer.read()).opcode == wire.BINARY:
+                    assert frame.payload == b"%d" % seen + bytes(50_000)
+                    seen += 1
+                assert frame.payload == b"%d" % seen
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+
+class TestReadingIsPaused:
+    def test_memory_is_bounded_while_the_program_is_slow(self, anyplace: Place) -> None:
+        async def main() -> None:
+            go_on = asyncio.Event()
+            got: list[bytes] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go_on.wait()
+                async for message in ws:
+                    got.append(message)  # type: ignore[arg-type]
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                small = [b"%d" % number + bytes(3_000) for number in range(3_000)]
+                for payload in small:
+                    peer.writer.write(peer.frame(wire.BINARY, payload))
+                (ws,) = server.connections
+                await until(lambda: ws._reading_paused)
+                assert ws._reader._ring is not None  # one ring, and no more
+                go_on.set()
+                await soon(peer.writer.drain())
+                await until(lambda: len(got) == len(small))
+                assert got == small
+                assert ws._reader._ring is None
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+    def test_a_close_of_ours_goes_through_a_full_ring(self, anyplace: Place) -> None:
+        """The peer's Close stands behind bytes that nobody has read, and that no ring has room for."""
+
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                await until(lambda: ws._reading_paused)
+                await ws.close(1001)
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                for _ in range(3_000):
+                    peer.writer.write(peer.frame(wire.BINARY, bytes(1_000)))
+                peer.writer.write(peer.frame(wire.CLOSE, wire.close_payload(1001)))
+                frames = await peer.rest()
+                assert frames == [wire.Seen(wire.CLOSE, wire.close_payload(1001))]
+
+        anyplace.run(main())
+
+    def test_a_busy_peer_does_not_starve_the_others(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server, anyplace.connect(server) as quiet:
+                async with anyplace.raw_client(server) as busy:
+                    stop = False
+
+                    async def flood() -> None:
+                        data = busy.frame(wire.TEXT, b"x") * 5_000
+                        while not stop:
+                            await busy.send_bytes(data)
+
+                    async def drain() -> None:
+                        while await busy.reader.read(1 << 20):
+                            pass
+
+                    flooding, draining = asyncio.ensure_future(flood()), asyncio.ensure_future(drain())
+                    for number in range(20):
+                        await quiet.send(str(number))
+                        assert await soon(quiet.recv()) == str(number)
+                    stop = True
+                    await soon(flooding)
+                    busy.reset()
+                    await asyncio.wait([draining])
+                    draining.exception()
+
+        anyplace.run(main())
+
+
+class TestRings:
+    def test_idle_connections_hold_none(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server:
+                clients = [await anyplace.connect(server) for _ in range(30)]
+                for client in clients:
+                    for message in ("small", bytes(100_000), bytes(600_000)):
+                        await client.send(message)
+                        assert await soon(client.recv()) == message
+                assert len(server.connections) == 30
+                for ws in (*clients, *server.connections):
+                    assert ws._reader._ring is None
+                assert len(pool_of(asyncio.get_running_loop())._spare) < 16
+                await asyncio.gather(*(client.close() for client in clients))
+
+        anyplace.run(main())
+
+    def test_a_program_that_keeps_its_last_frame_holds_none_either(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                while True:
+                    frame = await ws.read_frame()  # it stays in this variable
+                    if frame.opcode is zcws.OpCode.CLOSE:
+                        return
+                    await ws.write_frame(frame)
+
+            async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
+                (accepted,) = server.connections
+                assert accepted._reader._ring is None
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("size", [0, 1, 70_000, 5_000_000])
+    def test_echo_of_any_size(self, anyplace: Place, size: int) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server, anyplace.connect(server) as ws:
+                for message in (payload_of(size, size), "é" * (size // 2)):
+                    sending = asyncio.ensure_future(ws.send(message))
+                    assert await soon(ws.recv()) == message
+                    await sending
+
+        anyplace.run(main())
+
+    def test_compressed_echo(self, anyplace: Place) -> None:
+        async def main() -> None:
+            text = '{"symbol": "ABC", "price": 12.5}, ' * 50_000
+            async with anyplace.serve(echo, compression="deflate") as server:
+                async with anyplace.connect(server, compression="deflate") as ws:
+                    assert ws.connection.agreement.deflate is not None
+                    for message in (text, text[:1_000], "", text.encode()):
+                        await ws.send(message)
+                        assert await soon(ws.recv()) == message
+
+        anyplace.run(main())
+
+
+SERVER = """
+import asyncio, sys
+import zcws
+
+async def main():
+    done = asyncio.Event()
+
+    async def echo(ws):
+        try:
+            async for message in ws:
+                await ws.send(message)
+        finally:
+            done.set()
+
+    async with zcws.serve(echo, "127.0.0.1", 0) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.wait_for(done.wait(), 60)
+
+if sys.argv[1] == "uvloop":
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+def can_trace() -> bool:
+    strace = shutil.which("strace")
+    return strace is not None and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0
+
+
+class TestCorking:
+    """64 pipelined text frames of 256 bytes that arrive in one segment are answered with one `send`."""
+
+    FRAMES, SIZE = 64, 256
+
+    def pipelined(self) -> bytes:
+        return wire.frame(wire.TEXT, b"x" * self.SIZE, key=wire.KEY) * self.FRAMES
+
+    @pytest.mark.skipif(not can_trace(), reason="strace is not here, or not allowed")
+    def test_as_the_kernel_sees_it(self, place: Place, tmp_path: Path) -> None:
+        log = tmp_path / "strace"
+        command = ["strace", "-f", "-qq", "-yy", "-o", str(log), "-e", "trace=write,writev,sendto,sendmsg"]
+        server = subprocess.Popen([*command, sys.executable, "-c", SERVER, place.loop], stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        answer = self.FRAMES * (self.SIZE + 4)
+        try:
+            with socket.create_connection(("127.0.0.1", int(server.stdout.readline())), timeout=LONG) as sock:
+                sock.sendall(
+                    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                )
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += sock.recv(4096)
+                sock.sendall(self.pipelined())
+                got = b""
+                while len(got) < answer:
+                    got += sock.recv(1 << 20)
+        finally:
+            server.wait()  # it ends with its only connection
+            server.stdout.close()
+        assert wire.parse(got) == [wire.Seen(wire.TEXT, b"x" * self.SIZE)] * self.FRAMES
+        sent = [int(line.rpartition("=")[2]) for line in log.read_text().splitlines() if "<TCP:" in line]
+        assert sent == [len(head), answer]
+
+    def test_as_the_transport_sees_it(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server, anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                counting = ws._transport = Counting(ws._transport)  # type: ignore[assignment]
+                await peer.send_bytes(self.pipelined())
+                for _ in range(self.FRAMES):
+                    assert (await peer.read()).payload == b"x" * self.SIZE
+                assert counting.written == [self.FRAMES * (self.SIZE + 4)]
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+    def test_what_is_written_outside_of_a_read_goes_out_at_the_end_of_the_turn(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server, place.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                counting = ws._transport = Counting(ws._transport)  # type: ignore[assignment]
+                for _ in range(50):
+                    await ws.send(b"x" * 100)
+                assert counting.written == []
+                for _ in range(50):
+                    await peer.read()
+                assert counting.written == [50 * 102]
+                await ws.send("flushed by hand")
+                await ws.flush()
+                assert len(counting.written) == 2
+                await peer.read()
+                for _ in range(100):
+                    await ws.send(bytes(10_000))  # 64 KiB are enough to go
+                assert len(counting.written) >= 14
+                for _ in range(100):
+                    await peer.read()
+                await peer.send(wire.CLOSE)
+
+        place.run(main())
+
+
+class Counting:
+    """A transport that counts what it is given, and passes it on."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.written: list[int] = []
+
+    def write(self, data: Any) -> None:
+        self.written.append(len(data))
+        self._transport.write(data)
+
+    def writelines(self, segments: Any) -> None:
+        segments = list(segments)
+        self.written.append(sum(len(segment) for segment in segments))
+        self._transport.writelines(segments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class MemoryTransport(asyncio.Transport):
+    """Hands bytes to the other end at once, inside of `write`: whatever task writes there is running."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.peer: zcws.WebSocket | None = None
+
+    def write(self, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        while view and self.peer is not None:
+            room = self.peer.get_buffer(-1)
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.peer.buffer_updated(count)
+            view = view[count:]
+
+    def writelines(self, segments: Any) -> None:
+        for segment in segments:
+            self.write(segment)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            self.loop.call_soon(peer.eof_received)
+
+    abort = close
+
+
+def joined(loop: asyncio.AbstractEventLoop) -> tuple[zcws.WebSocket, zcws.WebSocket]:
+    """A client and a server whose transports are each other."""
+    options = Options(ping_interval=None)
+    ends = [
+        zcws.WebSocket(loop, zcws.Connection(is_client=is_client, entropy=os.urandom), options)
+        for is_client in (True, False)
+    ]
+    transports = [MemoryTransport(loop), MemoryTransport(loop)]
+    for transport, ws, other in zip(transports, ends, reversed(ends), strict=True):
+        transport.peer = other
+        ws.connection_made(transport)
+    return ends[0], ends[1]
+
+
+def test_two_in_memory_where_a_task_is_always_running(anyloop: Place) -> None:
+    async def main() -> None:
+        client, server = joined(asyncio.get_running_loop())
+        answering = asyncio.ensure_future(echo(server))
+        await asyncio.sleep(0)
+        for number in range(100):
+            await client.send(str(number))
+            await client.flush()  # delivers, while this task runs
+            assert await soon(client.recv()) == str(number)
+        assert not answering.done()
+        await client.send("left behind")
+        client.begin_close()
+        await soon(answering)
+
+    anyloop.run(main())

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+from typing import Any
+
+import pytest
+import wire
+import zcws
+from net import Place, soon, until
+from zcws.aio.wake import Wakeup
+
+
+def callers() -> list[str]:
+    """The names of the functions below this one, as far as they are Python."""
+    names, frame = [], sys._getframe(1)
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back  # type: ignore[assignment]
+    return names
+
+
+class TestWakeup:
+    def test_the_task_runs_before_wake_returns(self, anyloop: Place) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            wakeup, seen = Wakeup(loop), list[str]()
+
+            async def wait() -> None:
+                for _ in range(3):
+                    await wakeup
+                    seen.append("resumed")
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+
+            def from_the_loop() -> None:
+                for number in range(3):
+                    assert wakeup.is_waiting
+                    wakeup.wake()
+                    assert len(seen) == number + 1
+                assert not wakeup.is_waiting
+
+            loop.call_soon(from_the_loop)
+            await soon(task)
+            assert len(seen) == 3
+
+        anyloop.run(main())
+
+    def test_while_another_task_runs_the_loop_has_to_do_it(self, anyloop: Place) -> None:
+        async def main() -> None:
+            wakeup, seen = Wakeup(asyncio.get_running_loop()), list[str]()
+
+            async def wait() -> None:
+                await wakeup
+                seen.append("resumed")
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            wakeup.wake()  # here `main` is the task that runs
+            wakeup.wake()  # and once is enough
+            assert seen == []
+            await soon(task)
+            assert seen == ["resumed"]
+
+        anyloop.run(main())
+
+    def test_waking_nobody_does_nothing(self, anyloop: Place) -> None:
+        async def main() -> None:
+            wakeup = Wakeup(asyncio.get_running_loop())
+            wakeup.wake()
+            wakeup.wake_soon()
+            assert wakeup.cancel() is False
+            assert wakeup.get_loop() is asyncio.get_running_loop()
+
+        anyloop.run(main())
+
+    def test_the_context_is_the_tasks_own(self, anyloop: Place) -> None:
+        async def main() -> None:
+            variable = contextvars.ContextVar[str]("variable", default="none")
+            loop = asyncio.get_running_loop()
+            wakeup, seen = Wakeup(loop), list[str]()
+
+            async def wait() -> None:
+                variable.set("of the task")
+                await wakeup
+                seen.append(variable.get())
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            variable.set("of somebody else")
+            loop.call_soon(wakeup.wake)
+            await soon(task)
+            assert seen == ["of the task"]
+
+        anyloop.run(main())
+
+    def test_one_task_at_a_time(self, anyloop: Place) -> None:
+        async def main() -> None:
+            wakeup = Wakeup(asyncio.get_running_loop())
+
+            async def wait() -> None:
+                await wakeup
+
+            first = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task"):
+                await wait()
+            wakeup.wake_soon()
+            await soon(first)
+
+        anyloop.run(main())
+
+    @pytest.mark.parametrize("woken", ["before", "after", "not at all"])
+    def test_cancelled(self, anyloop: Place, woken: str) -> None:
+        """A task that is cancelled hears of it once, whatever else happens in the same turn."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            wakeup, seen = Wakeup(loop), list[str]()
+
+            async def wait() -> None:
+                try:
+                    await wakeup
+                    seen.append("resumed")
+                except asyncio.CancelledError as error:
+                    seen.append(f"cancelled: {error}")
+                await asyncio.sleep(0)
+                await wakeup  # and it can wait again
+                seen.append("again")
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            if woken == "before":
+                wakeup.wake_soon()
+            task.cancel("because")
+            if woken == "after":
+                loop.call_soon(wakeup.wake)
+            await until(lambda: seen and wakeup.is_waiting)
+            assert seen == ["cancelled: because"]
+            wakeup.wake_soon()
+            await soon(task)
+            assert seen[1:] == ["again"]
+
+        anyloop.run(main())
+
+    def test_a_cancelled_task_is_not_resumed_by_a_wake_in_the_same_callback(self, anyloop: Place) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            wakeup, seen = Wakeup(loop), list[str]()
+
+            async def wait() -> None:
+                await wakeup
+                seen.append("resumed")
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+
+            def cancel_and_wake() -> None:
+                task.cancel()
+                wakeup.wake()
+                assert seen == []
+
+            loop.call_soon(cancel_and_wake)
+            with pytest.raises(asyncio.CancelledError):
+                await soon(task)
+            assert seen == []
+
+        anyloop.run(main())
+
+    def test_an_exception_of_the_task_is_the_tasks(self, anyloop: Place) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            wakeup = Wakeup(loop)
+
+            async def wait() -> None:
+                await wakeup
+                raise LookupError("a bug")
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            returned: list[bool] = []
+
+            def wake() -> None:
+                wakeup.wake()
+                returned.append(True)
+
+            loop.call_soon(wake)
+            with pytest.raises(LookupError):
+                await soon(task)
+            assert returned == [True]
+
+        anyloop.run(main())
+
+
+class TestOnSockets:
+    def test_a_read_costs_no_turn_of_the_loop(self, anyplace: Place) -> None:
+        """The handler runs inside of the callback that received."""
+
+        async def main() -> None:
+            seen: list[list[str]] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                async for _ in ws:
+                    seen.append(callers())
+
+            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+                for _ in range(3):
+                    await peer.send(wire.PING)  # by its answer, the handler waits
+                    await peer.read()
+                    await peer.send(wire.TEXT, b"x")
+                    before = len(seen)
+                    await until(lambda before=before: len(seen) > before)
+            assert all("buffer_updated" in names for names in seen[1:])
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("what", ["close", "abort", "send", "connect", "return", "raise", "cancel itself"])
+    def test_what_the_task_may_do_in_there(
+        self, anyplace: Place, what: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def main() -> None:
+            inside: list[bool] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                if ws.request is not None and ws.request.path == "/other":
+                    await ws.send("from the other")
+                    return
+                await ws.recv()
+                inside.append("buffer_updated" in callers())
+                await act(ws)
+
+            async def act(ws: zcws.WebSocket) -> None:
+                if what == "close":
+                    await ws.close(4000, "from inside")
+                elif what == "abort":
+                    ws.abort()
+                elif what == "send":
+                    for _ in range(50):
+                        await ws.send(bytes(100_000))
+                elif what == "connect":
+                    async with anyplace.connect(server, "/other") as other:
+                        await ws.send(await other.recv())
+                elif what == "raise":
+                    raise LookupError("from inside")
+                elif what == "cancel itself":
+                    task: Any = asyncio.current_task()
+                    task.cancel()
+                    await asyncio.sleep(0)
+
+            async with anyplace.serve(handler, close_timeout=0.05) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    await peer.send(wire.PING)
+                    await peer.read()
+                    await peer.send(wire.TEXT, b"now")
+                    try:
+                        frames = await peer.rest()
+                    except ConnectionError:
+                        frames = []
+                await until(lambda: not server.connections)
+            assert inside == [True]
+            closes = [frame.payload for frame in frames if frame.opcode == wire.CLOSE]
+            expected = {
+                "close": [wire.close_payload(4000, b"from inside")],
+                "abort": [],
+                "raise": [wire.close_payload(1011)],
+                "cancel itself": [],
+            }.get(what, [wire.close_payload(1000)])
+            assert closes == expected
+            messages = [frame.payload for frame in frames if frame.opcode in (wire.TEXT, wire.BINARY)]
+            assert messages == {"send": [bytes(100_000)] * 50, "connect": [b"from the other"]}.get(what, [])
+
+        anyplace.run(main())
+
+    def test_many_connections_wake_each_other(self, anyplace: Place) -> None:
+        """A handler that writes to everybody, inside of the callback that woke it."""
+
+        async def main() -> None:
+            everybody: set[zcws.WebSocket] = set()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                everybody.add(ws)
+                try:
+                    async for message in ws:
+                        for other in everybody:
+                            await other.send(message)
+                finally:
+                    everybody.discard(ws)
+
+            async with anyplace.serve(handler) as server:
+                clients = [await anyplace.connect(server) for _ in range(8)]
+                await until(lambda: len(everybody) == 8)
+                for client in clients:
+                    await client.send("all")
+                for client in clients:
+                    assert [await soon(client.recv()) for _ in range(8)] == ["all"] * 8
+                await asyncio.gather(*(client.close() for client in clients))
+
+        anyplace.run(main())
+
+    def test_loops_in_two_threads_have_nothing_in_common(self, place: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                async for message in ws:
+                    await ws.send(message)
+
+            async with place.serve(handler) as server, place.connect(server) as ws:
+                for number in range(200):
+                    await ws.send(str(number))
+                    assert await soon(ws.recv()) == str(number)
+
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                place.run(main())
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []

@@ -1,0 +1,497 @@
+/* test_scan.c: the scanner against a naive parser that sees the whole stream at once and reads it a byte at a time.
+ *
+ * Both write a log: B what (a message begins), its bytes, E (it ends), and C opcode length bytes (a control frame). The
+ * log does not depend on how the bytes were cut into reads, rows or pieces. The scanner reads each arrival up to
+ * a protected page, from memory that has just been moved, into a table that ends at another protected page. */
+#include "check.h"
+
+#include "../../csrc/kernel.h"
+#include "naive.h"
+
+enum {
+    STREAM = 300000,               /* bytes of a stream at most */
+    LOG = 2 * STREAM,              /* a log says more than its stream only of tiny frames */
+    LONGEST_HEAD = 14,             /* RFC 6455 5.2: two bytes, eight of length, four of key */
+    LONGEST_CONTROL = 2 + 4 + 125, /* RFC 6455 5.5: always waited for whole */
+    MOST_ROWS = 9,                 /* so few that tables are often full */
+    CLOSE = 8,
+    SMALL = 300 /* streams up to this are also read byte by byte against every prefix */
+};
+
+struct rules {
+    uint8_t masked, rsv1;
+    uint64_t max_size, max_fragments, fit;
+};
+
+struct log {
+    uint8_t bytes[LOG];
+    size_t len;
+    size_t complete; /* up to here: whole frames */
+};
+
+static struct guarded ring, land, table_memory;
+static uint8_t stream[STREAM], text[STREAM];
+static struct log expected, seen;
+
+static void put(struct log *log, const uint8_t *bytes, size_t len) {
+    CHECK(log->len + len <= LOG, "a log of %zu bytes", log->len);
+    if (len != 0) memcpy(log->bytes + log->len, bytes, len);
+    log->len += len;
+}
+
+static void put_byte(struct log *log, unsigned byte) {
+    const uint8_t bytes[1] = {(uint8_t)byte};
+    put(log, bytes, 1);
+}
+
+/* ---- the naive parser ---- */
+
+struct naive_message {
+    unsigned opcode; /* 0 between messages */
+    int compressed;
+    uint64_t size, fragments;
+    size_t text;
+};
+
+static int naive_is_code(unsigned code) {
+    static const unsigned good[] = {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        if (code == good[i]) return 1;
+    return code / 1000 == 3 || code / 1000 == 4;
+}
+
+static int naive_close(const uint8_t *payload, size_t len) {
+    if (len == 0) return 0;
+    if (len == 1) return ZCWS_BAD_CLOSE_SIZE;
+    if (!naive_is_code(payload[0] * 256u + payload[1])) return ZCWS_BAD_CLOSE_CODE;
+    return naive_utf8(payload + 2, len - 2).whole == len - 2 ? 0 : ZCWS_BAD_CLOSE_REASON;
+}
+
+static int naive_first_byte(const struct rules *rules, const struct naive_message *message, unsigned byte) {
+    const unsigned opcode = byte % 16;
+    if (byte & 0x30) return ZCWS_BAD_RSV;
+    if (byte & 0x40 && (!rules->rsv1 || opcode == 0 || opcode > 7)) return ZCWS_BAD_RSV;
+    if ((opcode > 2 && opcode < 8) || opcode > 10) return ZCWS_BAD_OPCODE;
+    if (opcode == 0 && message->opcode == 0) return ZCWS_BAD_CONTINUATION;
+    if ((opcode == 1 || opcode == 2) && message->opcode != 0) return ZCWS_BAD_INTERLEAVING;
+    return opcode > 7 && byte < 0x80 ? ZCWS_BAD_CONTROL_FIN : 0;
+}
+
+static int naive_length(unsigned extended, uint64_t length) {
+    if (length >= 0x8000000000000000) return ZCWS_BAD_LENGTH_SIGN;
+    return (extended == 2 && length < 126) || (extended == 8 && length < 65536) ? ZCWS_BAD_LENGTH_FORM : 0;
+}
+
+/* The payload of a data frame, as much of it as is there. 1: all of it, 0: more to come, or a fault. */
+static int naive_data(struct naive_message *message, const uint8_t *payload, size_t len, int all, int fin) {
+    put(&expected, payload, len);
+    if (message->opcode == 1 && !message->compressed) {
+        memcpy(text + message->text, payload, len);
+        message->text += len;
+        const struct naive_verdict verdict = naive_utf8(text, message->text);
+        if (verdict.good < message->text) return ZCWS_BAD_UTF8;
+        if (all && fin && verdict.whole < message->text) return ZCWS_BAD_UTF8;
+    }
+    if (!all) return 0;
+    if (fin) {
+        put_byte(&expected, 'E');
+        message->opcode = 0;
+    }
+    expected.complete = expected.len;
+    return 1;
+}
+
+static int naive_enter(const struct rules *rules, struct naive_message *message, unsigned first, uint64_t length) {
+    if (first % 16 != 0) message->size = message->fragments = 0;
+    if (length > rules->max_size || message->size + length > rules->max_size) return ZCWS_BAD_MESSAGE_SIZE;
+    if (message->fragments + 1 > rules->max_fragments) return ZCWS_BAD_FRAGMENT_COUNT;
+    return 0;
+}
+
+static void naive_begin(struct naive_message *message, unsigned first, uint64_t length) {
+    if (first % 16 != 0) {
+        message->opcode = first % 16;
+        message->compressed = (first & 0x40) != 0;
+        message->text = 0;
+        put_byte(&expected, 'B');
+        put_byte(&expected, message->opcode | (message->compressed ? ZCWS_COMPRESSED : 0));
+    }
+    message->size += length;
+    message->fragments += 1;
+}
+
+/* One frame at data[0, len): bytes used, 0 (more), or a fault; *closed for a Close. */
+static long naive_frame(const struct rules *rules, struct naive_message *message, const uint8_t *data, size_t len,
+                        int *closed) {
+    static uint8_t payload[STREAM];
+    int fault;
+    if (len == 0) return 0;
+    if ((fault = naive_first_byte(rules, message, data[0])) != 0) return fault;
+    if (len == 1) return 0;
+    const unsigned opcode = data[0] % 16, bits = data[1] % 128;
+    if (data[1] / 128 != rules->masked) return rules->masked ? ZCWS_BAD_UNMASKED : ZCWS_BAD_MASKED;
+    if (opcode > 7 && bits > 125) return ZCWS_BAD_CONTROL_SIZE;
+    const unsigned extended = bits == 126 ? 2 : bits == 127 ? 8 : 0;
+    if (len < 2 + extended) return 0;
+    uint64_t length = extended == 0 ? bits : 0;
+    for (unsigned i = 0; i < extended; i++) length = length * 256 + data[2 + i];
+    if ((fault = naive_length(extended, length)) != 0) return fault;
+    if (opcode < 8 && (fault = naive_enter(rules, message, data[0], length)) != 0) return fault;
+    const size_t head = 2 + extended + (rules->masked ? 4 : 0);
+    if (len < head) return 0;
+    uint32_t key = 0;
+    if (rules->masked) memcpy(&key, data + head - 4, 4);
+    const int all = length <= len - head;
+    const size_t there = all ? (size_t)length : len - head;
+    naive_mask(payload, data + head, there, key, 0);
+    if (opcode < 8) {
+        naive_begin(message, data[0], length);
+        fault = naive_data(message, payload, there, all, data[0] >= 0x80);
+        return fault == 1 ? (long)(head + there) : fault;
+    }
+    if (!all) return 0;
+    if (opcode == CLOSE && (fault = naive_close(payload, there)) != 0) return fault;
+    put_byte(&expected, 'C');
+    put_byte(&expected, opcode);
+    put_byte(&expected, (unsigned)there);
+    put(&expected, payload, there);
+    expected.complete = expected.len;
+    *closed = opcode == CLOSE;
+    return (long)(head + there);
+}
+
+/* Writes `expected`, returns the status. */
+static uint64_t naive_scan(const struct rules *rules, const uint8_t *data, size_t len) {
+    struct naive_message message = {0};
+    int closed = 0;
+    expected.len = expected.complete = 0;
+    for (size_t at = 0;;) {
+        const long used = naive_frame(rules, &message, data + at, len - at, &closed);
+        if (used < 0) return (uint64_t)-used;
+        if (closed) return ZCWS_CLOSED;
+        if (used == 0) return ZCWS_MORE;
+        at += (size_t)used;
+    }
+}
+
+/* ---- the scanner, fed as a driver feeds it ---- */
+
+struct feed {
+    struct zcws_reader reader;
+    size_t unread; /* bytes before ring.end that the next scan begins with */
+    uint64_t status, remaining;
+    int begun; /* a row of the message in progress has been seen */
+};
+
+static struct feed start_feed(const struct rules *rules) {
+    struct feed feed;
+    memset(&feed, 0, sizeof feed);
+    feed.reader.max_size = rules->max_size;
+    feed.reader.max_fragments = rules->max_fragments;
+    feed.reader.fit = rules->fit;
+    feed.reader.masked = rules->masked;
+    feed.reader.rsv1 = rules->rsv1;
+    feed.status = ZCWS_MORE;
+    seen.len = 0;
+    return feed;
+}
+
+/* Returns 1 for a control frame's row. */
+static uint64_t take_row(struct feed *feed, const uint64_t *row, size_t begin, size_t end) {
+    const unsigned what = (unsigned)row[0], opcode = what % 16;
+    const uint8_t *const payload = ring.start + row[1];
+    const size_t len = (size_t)(row[2] - row[1]);
+    CHECK(begin <= row[1] && row[1] <= row[2] && row[2] <= end, "a row of %zu bytes", len);
+    if (opcode >= CLOSE) {
+        CHECK(what == (opcode | ZCWS_FIRST | ZCWS_LAST) && len <= 125, "what %#x", what);
+        put_byte(&seen, 'C');
+        put_byte(&seen, opcode);
+        put_byte(&seen, (unsigned)len);
+        put(&seen, payload, len);
+        return 1;
+    }
+    CHECK(((what & ZCWS_FIRST) != 0) == !feed->begun, "what %#x", what);
+    if (what & ZCWS_FIRST) {
+        put_byte(&seen, 'B');
+        put_byte(&seen, what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST));
+    }
+    put(&seen, payload, len);
+    feed->begun = (what & ZCWS_LAST) == 0;
+    if (!feed->begun) put_byte(&seen, 'E');
+    return 0;
+}
+
+/* One call, with a table of so many rows that ends at a protected page. */
+static void scan_once(struct feed *feed, size_t rows) {
+    uint64_t *const table = (uint64_t *)(void *)table_memory.end - (ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows);
+    const size_t end = (size_t)(ring.end - ring.start), begin = end - feed->unread;
+    const size_t answer = zcws_scan(&feed->reader, ring.start, begin, end, table, rows);
+    const size_t count = answer % ZCWS_NEWS;
+    uint64_t controls = 0;
+    CHECK(count <= rows, "%zu rows of %zu", count, rows);
+    for (size_t i = 0; i < count; i++)
+        controls += take_row(feed, table + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * i, begin, end);
+    CHECK(table[ZCWS_TABLE_CONTROLS] == controls, "%llu control frames", (unsigned long long)controls);
+    CHECK(begin <= table[ZCWS_TABLE_NEXT] && table[ZCWS_TABLE_NEXT] <= end, "next");
+    feed->unread = end - (size_t)table[ZCWS_TABLE_NEXT];
+    feed->status = table[ZCWS_TABLE_STATUS];
+    feed->remaining = table[ZCWS_TABLE_REMAINING];
+    CHECK(feed->status != ZCWS_FULL || count == rows, "%zu rows and full", count);
+    /* What is waited for is a head, a control frame, or a frame that fits: a ring of `fit` bytes never gets stuck. */
+    if (feed->status == ZCWS_MORE)
+        CHECK(feed->unread < LONGEST_CONTROL || feed->unread < feed->reader.fit, "%zu bytes wait", feed->unread);
+    if (answer < ZCWS_NEWS)
+        CHECK(controls == 0 && feed->unread == 0 && feed->remaining == 0 && feed->status == ZCWS_MORE, "no news");
+}
+
+/* Receives data[0, len) behind what is unread, all of it moved up to the protected page. */
+static void receive(struct feed *feed, const uint8_t *data, size_t len) {
+    memmove(ring.end - feed->unread - len, ring.end - feed->unread, feed->unread);
+    if (len != 0) memcpy(ring.end - len, data, len);
+    feed->unread += len;
+    do scan_once(feed, 1 + random_below(MOST_ROWS));
+    while (feed->status == ZCWS_FULL);
+}
+
+/* The same straight into the caller's memory. */
+static void receive_landing(struct feed *feed, const uint8_t *data, size_t len) {
+    uint8_t *const at = land.end - len;
+    if (len != 0) memcpy(at, data, len);
+    const int outcome = zcws_land(&feed->reader, at, len);
+    if (outcome < 0) {
+        feed->status = (uint64_t)-outcome;
+        CHECK(zcws_land(&feed->reader, at, 0) == outcome, "the fault is said again");
+        return;
+    }
+    put(&seen, at, len);
+    feed->remaining -= len;
+    if (feed->remaining != 0) CHECK(outcome == 0, "%llu to come", (unsigned long long)feed->remaining);
+    if (outcome != 0) {
+        CHECK(outcome == ZCWS_LAST, "outcome %d", outcome);
+        put_byte(&seen, 'E');
+        feed->begun = 0;
+    }
+}
+
+/* A piece of the stream; returns how much of it was used. */
+static size_t receive_some(struct feed *feed, const uint8_t *data, size_t len) {
+    if (feed->status == ZCWS_MORE && feed->remaining != 0 && feed->begun && random_below(2)) {
+        const size_t most = len < feed->remaining ? len : (size_t)feed->remaining;
+        CHECK(feed->unread == 0, "pieces leave nothing behind");
+        receive_landing(feed, data, most);
+        return most;
+    }
+    receive(feed, data, len);
+    return len;
+}
+
+static void check_logs(const struct rules *rules, size_t len, const char *way) {
+    CHECK(seen.len >= expected.complete && seen.len <= expected.len, "%s: %zu bytes: log of %zu, not %zu to %zu", way,
+          len, seen.len, expected.complete, expected.len);
+    CHECK(memcmp(seen.bytes, expected.bytes, seen.len) == 0, "%s: %zu bytes: another log", way, len);
+    if (rules->fit >= STREAM) CHECK(seen.len == expected.complete, "%s: half a frame that fits", way);
+}
+
+/* Cuts of about `size` bytes; 0 gives one piece. */
+static void check_cuts(const struct rules *rules, size_t len, size_t size) {
+    struct feed feed = start_feed(rules);
+    const uint64_t status = naive_scan(rules, stream, len);
+    for (size_t at = 0; at < len;) {
+        size_t piece = size == 0 ? len : random_below(2 * size) + 1;
+        if (piece > len - at) piece = len - at;
+        at += receive_some(&feed, stream + at, piece);
+        /* Nothing after a fault or a Close is read, and both are said again. */
+        if (feed.status != ZCWS_MORE) CHECK(feed.status == status, "status %d", (int)feed.status);
+    }
+    receive(&feed, NULL, 0);
+    CHECK(feed.status == status, "cuts of %zu: %zu bytes: status %d, not %d", size, len, (int)feed.status,
+          (int)status);
+    check_logs(rules, len, "cuts");
+}
+
+/* Every prefix has to say what the naive parser says of it: a fault is found with the first byte that shows it. */
+static void check_prefixes(const struct rules *rules, size_t len) {
+    struct feed feed = start_feed(rules);
+    for (size_t at = 0; at < len; at++) {
+        receive_some(&feed, stream + at, 1);
+        const uint64_t status = naive_scan(rules, stream, at + 1);
+        CHECK(feed.status == status, "byte %zu: status %d, not %d", at, (int)feed.status, (int)status);
+        check_logs(rules, at + 1, "bytes");
+        if (status != ZCWS_MORE) return;
+    }
+}
+
+/* ---- streams ---- */
+
+static const size_t sizes[] = {0, 0, 1, 2, 3, 5, 9, 30, 100, 124, 125, 126, 127, 200, 700, 65535, 65536, 66000};
+
+static size_t random_size(int control, int large) {
+    const size_t kinds = sizeof sizes / sizeof sizes[0] - (large ? 0 : 3);
+    const size_t size = sizes[random_below(kinds)];
+    return control && size > 125 ? random_below(126) : size;
+}
+
+/* Characters of all lengths; every so often something that is none. */
+static void random_text(uint8_t *out, size_t len) {
+    static const uint32_t points[] = {'a', 'z', 0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF};
+    size_t at = 0;
+    while (at + 4 <= len) {
+        const uint32_t point = points[random_below(sizeof points / sizeof points[0])];
+        at += naive_encode(out + at, random_below(2000) == 0 ? 0xD800 : point);
+    }
+    memset(out + at, 'e', len - at);
+}
+
+static size_t build(uint8_t *out, unsigned first, const uint8_t *payload, size_t len, int masked) {
+    size_t at = 0;
+    out[at++] = (uint8_t)first;
+    out[at++] = (uint8_t)((masked ? 128 : 0) | (len < 126 ? len : len < 65536 ? 126 : 127));
+    for (int shift = len < 126 ? 0 : len < 65536 ? 16 : 64; shift > 0; shift -= 8)
+        out[at++] = (uint8_t)((uint64_t)len >> (shift - 8));
+    uint32_t key = 0;
+    if (masked) {
+        key = random_below(4) == 0 ? 0 : (uint32_t)random_64();
+        memcpy(out + at, &key, 4);
+        at += 4;
+    }
+    naive_mask(out + at, payload, len, key, 0);
+    return at + len;
+}
+
+/* A message that is cut into frames, or a control frame; *opcode is that of the message that is open. */
+static size_t random_frame(uint8_t *out, const struct rules *rules, unsigned *open, int large) {
+    static uint8_t payload[70000];
+    const int control = random_below(4) == 0;
+    const unsigned fin = control || random_below(3) != 0;
+    unsigned opcode = control ? (random_below(40) == 0 ? CLOSE : 9 + (unsigned)random_below(2)) : 0;
+    size_t len = random_size(control, large);
+    unsigned first = fin << 7;
+    if (!control && *open == 0) {
+        opcode = 1 + (unsigned)random_below(2);
+        if (rules->rsv1 && random_below(3) == 0) first |= 0x40;
+    }
+    random_fill(payload, len);
+    if ((opcode | *open) == 1 || opcode == CLOSE) random_text(payload, len);
+    if (opcode == CLOSE && len >= 2) {
+        payload[0] = 3;
+        payload[1] = (uint8_t)(0xE8 + random_below(20));
+    }
+    if (!control) *open = fin ? 0 : opcode + *open;
+    return build(out, first | opcode, payload, len, rules->masked);
+}
+
+static size_t random_stream(const struct rules *rules, int large) {
+    unsigned open = 0;
+    size_t len = 0;
+    for (size_t frames = 1 + random_below(12); frames > 0 && len < STREAM - 70000; frames--)
+        len += random_frame(stream + len, rules, &open, large);
+    /* Half of them have a byte that is another one, mostly in a head. */
+    if (random_below(2)) {
+        const size_t at = random_below(3) ? random_below(len < 16 ? len : 16) : random_below(len);
+        stream[at] ^= (uint8_t)(1 << random_below(8));
+    }
+    if (random_below(20) == 0) random_fill(stream, len);
+    return len;
+}
+
+static struct rules random_rules(void) {
+    static const uint64_t max_sizes[] = {0, 1, 50, 126, 1000, 65536, 1 << 30, (uint64_t)1 << 63};
+    static const uint64_t fits[] = {0, 1, 8, 100, 1000, STREAM + LONGEST_HEAD};
+    struct rules rules = {(uint8_t)random_below(2), (uint8_t)random_below(2), 1 << 30, 1 << 30,
+                          STREAM + LONGEST_HEAD};
+    if (random_below(4) == 0) rules.max_size = max_sizes[random_below(sizeof max_sizes / sizeof max_sizes[0])];
+    if (random_below(4) == 0) rules.max_fragments = 1 + random_below(4);
+    rules.fit = fits[random_below(sizeof fits / sizeof fits[0])];
+    return rules;
+}
+
+static void test_random_streams(void) {
+    static const size_t cuts[] = {0, 1, 3, 20, 200, 5000};
+    for (int round = 0; round < 6000; round++) {
+        const struct rules rules = random_rules();
+        const int large = round % 100 == 0;
+        const size_t len = random_stream(&rules, large);
+        /* The naive parser is quadratic in long texts: a byte at a time only where that is bearable. */
+        for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++)
+            if (!large || cuts[i] == 0 || cuts[i] > 100) check_cuts(&rules, len, cuts[i]);
+        if (len <= SMALL) check_prefixes(&rules, len);
+    }
+}
+
+/* Every first byte, and every second byte behind a good first one, before and inside a message. */
+static void test_every_head(void) {
+    for (unsigned bits = 0; bits < 8 * 65536; bits++) {
+        const struct rules rules = {(uint8_t)(bits >> 16 & 1), (uint8_t)(bits >> 17 & 1), 300, 2,
+                                    STREAM + LONGEST_HEAD};
+        size_t len = 0;
+        if (bits >> 18) len = build(stream, 0x01, (const uint8_t *)"m", 1, rules.masked);
+        stream[len++] = (uint8_t)(bits >> 8);
+        stream[len++] = (uint8_t)bits;
+        struct feed feed = start_feed(&rules);
+        receive(&feed, stream, len);
+        CHECK(feed.status == naive_scan(&rules, stream, len), "head %#x: status %d", bits, (int)feed.status);
+    }
+}
+
+/* Every close code. */
+static void test_every_close_code(void) {
+    const struct rules rules = {0, 0, 0, 1, 200};
+    for (unsigned code = 0; code < 65536; code++) {
+        const uint8_t payload[3] = {(uint8_t)(code >> 8), (uint8_t)code, 'x'};
+        const size_t len = build(stream, 0x88, payload, 3, 0);
+        struct feed feed = start_feed(&rules);
+        receive(&feed, stream, len);
+        CHECK(feed.status == naive_scan(&rules, stream, len), "code %u: status %d", code, (int)feed.status);
+    }
+}
+
+/* RFC 6455 5.2: each length in each form that can hold it, the edges of the forms above all. */
+static void test_every_length_form(void) {
+    static const uint64_t lengths[] = {0,     124,   125,   126,        127,        128,       65534,
+                                       65535, 65536, 65537, 0xFFFFFFFF, 1ull << 62, ~0ull / 2, ~0ull / 2 + 1};
+    const struct rules rules = {0, 0, 1ull << 63, 1, 0};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        for (unsigned extended = 2; extended <= 8; extended += 6) {
+            if (extended == 2 && lengths[i] > 65535) continue;
+            stream[0] = 0x82;
+            stream[1] = extended == 2 ? 126 : 127;
+            for (unsigned byte = 0; byte < extended; byte++)
+                stream[2 + byte] = (uint8_t)(lengths[i] >> 8 * (extended - 1 - byte));
+            struct feed feed = start_feed(&rules);
+            receive(&feed, stream, 2 + extended);
+            CHECK(feed.status == naive_scan(&rules, stream, 2 + extended), "%llu in %u bytes: status %d",
+                  (unsigned long long)lengths[i], extended, (int)feed.status);
+        }
+    }
+}
+
+/* A frame of exactly `fit` bytes is one row, and its bytes are where they arrived; one byte more, and it is pieces. */
+static void test_fit(void) {
+    enum { SIZE = 500 };
+    static const uint8_t payload[SIZE];
+    for (unsigned masked = 0; masked < 2; masked++) {
+        const size_t len = build(stream, 0x82, payload, SIZE, (int)masked);
+        for (uint64_t fit = len - 1; fit <= len; fit++) {
+            const struct rules rules = {(uint8_t)masked, 0, SIZE, 1, fit};
+            struct feed feed = start_feed(&rules);
+            receive(&feed, stream, len - 1);
+            CHECK((feed.unread == len - 1) == (fit == len), "%zu of %zu bytes wait", feed.unread, len);
+            CHECK((feed.remaining == 1) == (fit != len), "%d to come", (int)feed.remaining);
+            receive(&feed, stream + len - 1, 1);
+            CHECK(feed.unread == 0 && !feed.begun, "all of it");
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    random_start(argc, argv);
+    ring = guarded_map(STREAM + LONGEST_HEAD);
+    land = guarded_map(STREAM);
+    table_memory = guarded_map(4096);
+    each_kernel("random streams", test_random_streams);
+    test_every_head();
+    test_every_close_code();
+    test_every_length_form();
+    test_fit();
+    return 0;
+}

@@ -1,0 +1,243 @@
+"""Real sockets for the tests of the drivers: a place to run in (which event loop, plain or TLS), and a raw peer.
+
+A raw peer speaks WebSocket by hand (wire.py), so it can do what no library does: stop in the middle of a frame,
+never answer, close half of its socket, reset it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import trustme
+import wire
+import zcws
+
+T = TypeVar("T")
+
+#: Seconds after which something that should have happened is called a failure. Nothing takes that long.
+LONG = 20.0
+
+#: Seconds to wait for something that should not happen.
+SHORT = 0.05
+
+
+async def soon(waiting: Awaitable[T]) -> T:
+    """What should happen by itself."""
+    return await asyncio.wait_for(waiting, LONG)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Until `condition` holds, while others run."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + LONG
+    while not condition():
+        assert loop.time() < end, "it did not happen"
+        await asyncio.sleep(0.001)
+
+
+class Certificates:
+    """A certificate authority of our own, and contexts that trust it."""
+
+    def __init__(self) -> None:
+        authority = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+
+
+class RawPeer:
+    """The other end of a connection that is open.
+
+    Args:
+        masks: whether its frames are masked: it is a client.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, masks: bool) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.key = wire.KEY if masks else None
+
+    def frame(self, opcode: int, payload: bytes = b"", **options: Any) -> bytes:
+        return wire.frame(opcode, payload, key=self.key, **options)
+
+    async def send(self, opcode: int, payload: bytes = b"", **options: Any) -> None:
+        await self.send_bytes(self.frame(opcode, payload, **options))
+
+    async def send_bytes(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def read(self) -> wire.Seen:
+        """The next frame."""
+        return await soon(self._read())
+
+    async def _read(self) -> wire.Seen:
+        data = await self.reader.readexactly(2)
+        extra = {126: 2, 127: 8}.get(data[1] & 0x7F, 0) + (4 if data[1] & 0x80 else 0)
+        data += await self.reader.readexactly(extra)
+        size = data[1] & 0x7F
+        if size == 126:
+            (size,) = struct.unpack_from("!H", data, 2)
+        elif size == 127:
+            (size,) = struct.unpack_from("!Q", data, 2)
+        data += await self.reader.readexactly(size)
+        return wire.parse(data)[0]
+
+    async def rest(self) -> list[wire.Seen]:
+        """Every frame until the other side ends the stream."""
+        return wire.parse(await soon(self.reader.read()))
+
+    async def is_silent(self) -> bool:
+        """Whether nothing arrives, not even the end of the stream."""
+        try:
+            await asyncio.wait_for(self.reader.read(1), SHORT)
+        except asyncio.TimeoutError:
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Ends the TCP connection."""
+        self.writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await soon(self.writer.wait_closed())
+
+    def reset(self) -> None:
+        """Ends it with a RST."""
+        raw = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+class Place:
+    """Where a test runs: an event loop by name, plain or TLS."""
+
+    def __init__(self, loop: str, certificates: Certificates | None) -> None:
+        self.loop = loop
+        self.certificates = certificates
+
+    @property
+    def is_tls(self) -> bool:
+        return self.certificates is not None
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        if self.loop == "uvloop":
+            import uvloop
+
+            return uvloop.run(main)
+        return asyncio.run(main)
+
+    def serve(self, handler: Any, **options: Any) -> zcws.serve:
+        context = self.certificates.server if self.certificates else None
+        return zcws.serve(handler, "127.0.0.1", 0, **{"ssl": context, **options})
+
+    def uri(self, port: int, path: str = "/") -> str:
+        return f"{'wss' if self.is_tls else 'ws'}://127.0.0.1:{port}{path}"
+
+    def connect(self, server: zcws.Server | int, path: str = "/", **options: Any) -> zcws.connect:
+        port = server if isinstance(server, int) else port_of(server)
+        context = self.certificates.client if self.certificates else None
+        return zcws.connect(self.uri(port, path), **{"ssl": context, **options})
+
+    async def open(self, port: int, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection before its handshake."""
+        context = self.certificates.client if self.certificates else None
+        return await asyncio.open_connection("127.0.0.1", port, ssl=context, **options)
+
+    @contextlib.asynccontextmanager
+    async def raw_client(
+        self, server: zcws.Server, *, head: bytes = b"", behind: bytes = b"", **options: Any
+    ) -> AsyncIterator[RawPeer]:
+        """A peer that has opened a WebSocket by hand; `behind` is sent together with the end of the request."""
+        reader, writer = await self.open(port_of(server), **options)
+        peer = RawPeer(reader, writer, masks=True)
+        try:
+            writer.write((head or request()) + behind)
+            answer = await soon(reader.readuntil(b"\r\n\r\n"))
+            assert answer.startswith(b"HTTP/1.1 101 "), answer
+            yield peer
+        finally:
+            await peer.close()
+
+    @contextlib.asynccontextmanager
+    async def raw_server(
+        self, script: Callable[[RawPeer], Awaitable[None]], *, headers: bytes = b"", behind: bytes = b""
+    ) -> AsyncIterator[int]:
+        """A server that opens each WebSocket by hand and then follows `script`; its port."""
+        failures: list[BaseException] = []
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = RawPeer(reader, writer, masks=False)
+            tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+            try:
+                head = await soon(reader.readuntil(b"\r\n\r\n"))
+                writer.write(response(head, headers) + behind)
+                await script(peer)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                await peer.close()
+
+        context = self.certificates.server if self.certificates else None
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            if tasks:
+                await asyncio.wait(tasks)
+        if failures:
+            raise failures[0]
+
+
+def port_of(server: zcws.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def request(*lines: str, target: str = "/") -> bytes:
+    """The head of a client's opening handshake."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    head = [
+        f"GET {target} HTTP/1.1",
+        "Host: localhost",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+        *lines,
+    ]
+    return "\r\n".join([*head, "", ""]).encode("latin-1")
+
+
+def response(head: bytes, headers: bytes = b"") -> bytes:
+    """The answer to a client's opening handshake. RFC 6455 4.2.2."""
+    (line,) = (line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    key = line.split(b":", 1)[1].strip()
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n" + headers + b"\r\n"
+    )
+
+
+async def echo(ws: zcws.WebSocket) -> None:
+    """A handler that answers every message with itself."""
+    async for message in ws:
+        await ws.send(message)
+
+
+async def swallow(ws: zcws.WebSocket) -> None:
+    """A handler that reads and says nothing."""
+    async for _ in ws:
+        pass

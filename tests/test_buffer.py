@@ -1,0 +1,203 @@
+"""The caller's payload buffer: storage that grows with what arrives, or memory that the caller brought."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zcws.kernel import ffi
+from zcws.buffer import _AHEAD, PayloadBuffer
+from zcws.errors import StaleFrame
+
+
+def address(memory: object) -> int:
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+
+
+def receive(buffer: PayloadBuffer, *pieces: bytes) -> bool:
+    """One message in pieces; whether all of it fitted."""
+    buffer.begin()
+    return all(buffer.append(memoryview(piece)) for piece in pieces)
+
+
+# ---- storage of its own ----
+
+
+def test_it_grows_to_the_largest_message() -> None:
+    buffer = PayloadBuffer()
+    assert (len(buffer), buffer.capacity) == (0, 0)
+    assert receive(buffer, b"a" * 3, b"b" * 100_000)
+    assert (len(buffer), bytes(buffer.peek(0, 5))) == (100_003, b"aaabb")
+    largest = buffer.capacity
+    assert receive(buffer, b"small")
+    assert (len(buffer), buffer.capacity) == (5, largest)
+
+
+def test_it_is_used_again_when_nobody_looks() -> None:
+    buffer = PayloadBuffer()
+    receive(buffer, b"first")
+    view = buffer.export(0, 5)
+    where = address(view)
+    assert bytes(view) == b"first"
+    del view
+    gc.collect()
+    receive(buffer, b"second")
+    assert address(buffer.export(0, 6)) == where
+
+
+@pytest.mark.parametrize("holder", [lambda v: v, lambda v: v[1:3], lambda v: np.frombuffer(v, np.uint8)[1:]])
+def test_a_view_that_is_held_keeps_the_old_storage(holder: object) -> None:
+    buffer = PayloadBuffer()
+    receive(buffer, b"first")
+    kept = holder(buffer.export(0, 5))  # type: ignore[operator]
+    before = bytes(kept)
+    for i in range(20):
+        receive(buffer, bytes([i]) * 5)
+        assert bytes(buffer.export(0, 5)) == bytes([i]) * 5
+    assert bytes(kept) == before
+
+
+def test_two_views_of_one_message_lie_in_one_place() -> None:
+    buffer = PayloadBuffer()
+    receive(buffer, b"0123456789")
+    first, second = buffer.export(0, 5), buffer.export(5, 10)
+    assert address(second) == address(first) + 5
+
+
+def test_an_empty_message_is_one_too() -> None:
+    for buffer in (PayloadBuffer(), PayloadBuffer(bytearray()), PayloadBuffer(np.empty(0, np.float32))):
+        assert receive(buffer, b"")
+        assert (len(buffer), bytes(buffer.peek(0, 0)), bytes(buffer.export(0, 0))) == (0, b"", b"")
+
+
+def test_memory_grows_with_what_has_arrived() -> None:
+    buffer = PayloadBuffer()
+    buffer.begin()
+    announced = 1 << 40
+    arrived = 0
+    while arrived < 3_000_000:
+        slot = buffer.slot(256 * 1024, announced)
+        assert 0 < len(slot) <= 256 * 1024
+        assert buffer.capacity <= 2 * arrived + _AHEAD
+        size = min(len(slot), 50_000)
+        slot[:size] = arrived.to_bytes(4, "big") * (size // 4)
+        assert address(slot) == int(ffi.cast("uintptr_t", buffer.pointer()))
+        buffer.advance(size)
+        arrived += size
+    assert bytes(buffer.peek(50_000, 50_004)) == (50_000).to_bytes(4, "big")
+
+
+def test_no_more_is_taken_than_the_message_needs() -> None:
+    buffer = PayloadBuffer()
+    buffer.begin()
+    assert len(buffer.slot(20_000, 20_000)) == 20_000
+    assert buffer.capacity == 20_000
+
+
+# ---- the caller's memory ----
+
+
+def test_a_message_lands_in_the_callers_memory() -> None:
+    memory = bytearray(b"." * 20)
+    buffer = PayloadBuffer(memory)
+    assert receive(buffer, b"abc", b"def")
+    assert memory == b"abcdef" + b"." * 14
+    assert address(buffer.export(0, 6)) == address(memory)
+    assert (len(buffer), buffer.capacity) == (6, 20)
+
+
+def test_what_does_not_fit_is_refused_and_not_written() -> None:
+    memory = bytearray(b"." * 20)
+    with memoryview(memory)[5:15] as inner:
+        buffer = PayloadBuffer(inner)
+        assert (buffer.fits(10), buffer.fits(11)) == (True, False)
+        assert receive(buffer, b"0123456789")
+        assert not receive(buffer, b"abcdef", b"ghijk")
+        assert len(buffer) == 6
+        assert memory == b"....." + b"abcdef6789" + b"....."
+        assert len(buffer.slot(100, 100)) == 4
+        buffer.release()
+
+
+def test_the_next_message_overwrites_the_last_one() -> None:
+    memory = bytearray(8)
+    buffer = PayloadBuffer(memory)
+    receive(buffer, b"first")
+    view = buffer.export(0, 5)
+    receive(buffer, b"other")
+    assert bytes(view) == b"other"
+
+
+def test_a_mapped_file(tmp_path: Path) -> None:
+    path = tmp_path / "payload"
+    path.write_bytes(bytes(mmap.PAGESIZE))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        buffer = PayloadBuffer(mapping)
+        receive(buffer, b"to the file")
+        with pytest.raises(BufferError):
+            mapping.close()
+        buffer.release()
+    assert path.read_bytes().startswith(b"to the file\0")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "c16", "?"])
+def test_arrays_of_any_type_and_shape(dtype: str) -> None:
+    array = np.zeros((4, 4), dtype)
+    buffer = PayloadBuffer(array)
+    assert buffer.capacity == array.nbytes
+    receive(buffer, bytes(range(1, 9)))
+    assert array.tobytes()[:9] == bytes(range(1, 9)) + b"\0"
+
+
+def test_memory_that_cannot_be_received_into() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        PayloadBuffer(b"constant")
+    with pytest.raises(ValueError, match="contiguous"):
+        PayloadBuffer(memoryview(bytearray(10))[::2])
+    with pytest.raises(ValueError, match="contiguous"):
+        PayloadBuffer(np.zeros((4, 4), np.uint8).T[1:])
+    with pytest.raises(TypeError):
+        PayloadBuffer("text")  # type: ignore[arg-type]
+
+
+# ---- who is in it ----
+
+
+def test_an_occupant_shows_its_own_message_and_no_other() -> None:
+    buffer = PayloadBuffer()
+    receive(buffer, b"first")
+    first = buffer.occupant()
+    assert (bytes(first.peek(0, 5)), bytes(first.export(1, 3))) == (b"first", b"ir")
+    receive(buffer, b"other")
+    for look in (first.peek, first.export):
+        with pytest.raises(StaleFrame, match="used again, or released"):
+            look(0, 5)
+    assert bytes(buffer.occupant().peek(0, 5)) == b"other"
+
+
+@pytest.mark.parametrize("memory", [None, bytearray(10)])
+def test_release(memory: bytearray | None) -> None:
+    buffer = PayloadBuffer(memory)
+    receive(buffer, b"first")
+    occupant, view = buffer.occupant(), buffer.export(0, 5)
+    buffer.reader = object()
+    with pytest.raises(ValueError, match="arriving"):
+        buffer.release()
+    buffer.reader = None
+    buffer.release()
+    assert (len(buffer), buffer.capacity, bytes(view)) == (0, 0, b"first")
+    with pytest.raises(StaleFrame):
+        occupant.peek(0, 5)
+    # One that owns its storage can be used again; memory that was given back is gone.
+    assert receive(buffer, b"second") == (memory is None)
+
+
+def test_repr() -> None:
+    buffer = PayloadBuffer(bytearray(10))
+    receive(buffer, b"abc")
+    assert repr(buffer) == "<PayloadBuffer 3 of 10 bytes, the caller's memory>"
+    assert "own storage" in repr(PayloadBuffer())

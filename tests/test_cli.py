@@ -1,0 +1,220 @@
+"""The command line as a user meets it: processes of their own, real sockets, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+import wire
+from heads import request
+from served import served, zcws
+
+from zcws import ConnectionClosedOK, __version__, cli, connect
+from zcws.kernel import available
+
+# ---- what can be said ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "the following arguments are required: command"),
+        (("sing",), "invalid choice: 'sing'"),
+        (("serve",), "the following arguments are required: --echo"),
+        (("serve", "--echo", "--port", "http"), "a port is a number from 0 to 65535, not 'http'"),
+        (("serve", "--echo", "--port", "65536"), "a port is a number from 0 to 65535, not '65536'"),
+        (("serve", "--echo", "--port", "-1"), "a port is a number from 0 to 65535, not '-1'"),
+        (("serve", "--echo", "--loop", "trio"), "invalid choice: 'trio'"),
+        (("serve", "--echo", "--ssl-key", "key.pem"), "--ssl-key needs --ssl-cert"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], sentence: str) -> None:
+    done = zcws(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_names_every_command() -> None:
+    done = zcws("--help")
+    assert done.returncode == 0
+    assert "serve" in done.stdout and "info" in done.stdout
+
+
+def test_version() -> None:
+    assert (zcws("--version").stdout, zcws("--version").returncode) == (f"zcws {__version__}\n", 0)
+
+
+# ---- info ----
+
+
+def test_info() -> None:
+    done = zcws("info")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"zcws        {__version__}" in done.stdout
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_kernel_can_be_forced(name: str) -> None:
+    done = zcws("info", ZCWS_KERNEL=name)
+    assert f"kernel      {name} (of {', '.join(available())};" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("info",), ("serve", "--echo", "--port", "0")])
+def test_a_kernel_that_does_not_exist(command: tuple[str, ...]) -> None:
+    sentence = f"there is no kernel 'turbo' on this machine: it has {', '.join(available())}"
+    assert_refused(zcws(*command, ZCWS_KERNEL="turbo"), sentence)
+
+
+# ---- what cannot be done ----
+
+
+def assert_refused(done: object, sentence: str) -> None:
+    assert (done.returncode, done.stdout) == (1, "")  # type: ignore[attr-defined]
+    error: str = done.stderr  # type: ignore[attr-defined]
+    assert error.startswith("zcws: ") and error.count("\n") == 1, error
+    assert sentence in error
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_port_in_use(loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with socket.create_server(("127.0.0.1", 0)) as occupant:
+        port = occupant.getsockname()[1]
+        done = zcws("serve", "--echo", "--port", str(port), "--loop", loop)
+    assert_refused(done, f"127.0.0.1:{port} is in use")
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        ("no such host", "there is no host called 'no such host'"),
+        ("a" * 64, "there is no host called 'aaaa"),
+        ("203.0.113.9", "cannot listen on 203.0.113.9:8765: the host is not an address of this machine"),
+    ],
+)
+def test_a_host_that_cannot_be_had(host: str, sentence: str) -> None:
+    assert_refused(zcws("serve", "--echo", "--host", host), sentence)
+
+
+def test_a_port_that_is_reserved() -> None:
+    error = PermissionError(13, "Permission denied")
+    assert cli._refusal(error, "::1", 80).startswith("not allowed to listen on [::1]:80: ")
+    # What nobody foresaw is said in the system's words.
+    assert cli._refusal(OSError(97, "no such family"), "h", 1) == "cannot listen on h:1: no such family"
+
+
+def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+    missing, wrong = tmp_path / "missing.pem", tmp_path / "wrong.pem"
+    wrong.write_text("not a certificate", encoding="ascii")
+    assert_refused(
+        zcws("serve", "--echo", "--ssl-cert", str(missing)), f"cannot read {missing}: No such file"
+    )
+    assert_refused(
+        zcws("serve", "--echo", "--ssl-cert", str(wrong)), f"{wrong} is not a certificate with its key"
+    )
+
+
+def test_uvloop_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert cli.main(["serve", "--echo", "--loop", "uvloop"]) == 1
+    assert capsys.readouterr().err == "zcws: uvloop is not installed here: pip install uvloop\n"
+
+
+# ---- serve ----
+
+
+def test_the_line_that_says_where(tmp_path: Path) -> None:
+    with served() as server:
+        port = server.port
+        assert server.announcement == (
+            f"zcws listens on ws://127.0.0.1:{port}; "
+            f"a page to try it is at http://127.0.0.1:{port}/ (Ctrl-C stops it)"
+        )
+    with served("--host", "0.0.0.0") as server:  # which no browser can go to
+        assert f"ws://0.0.0.0:{server.port};" in server.announcement
+        assert f" http://localhost:{server.port}/ " in server.announcement
+
+
+def test_an_address_of_ip_version_6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with served("--host", "::1") as server:
+        assert f"ws://[::1]:{server.port}; " in server.announcement
+        asyncio.run(check_echo(f"ws://[::1]:{server.port}/"))
+
+
+async def check_echo(address: str, **options: object) -> None:
+    async with connect(address, **options) as ws:  # type: ignore[arg-type]
+        for message in ("grüße", b"\x00\xff", "", b"", b"x" * 5_000_000, ["in ", "fragments"]):
+            await ws.send(message)
+            assert await ws.recv() == ("in fragments" if isinstance(message, list) else message)
+        assert (ws.connection.agreement.deflate is None) == (options.get("compression") is None)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_echo_and_ctrl_c(loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with served("--loop", loop, "--compression") as server:
+        address = f"ws://127.0.0.1:{server.port}/"
+
+        async def run() -> None:
+            await check_echo(address)
+            await check_echo(address, compression="deflate")
+            async with connect(address) as ws:
+                # A second peer that never answers the Close must not keep the server alive.
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(request(first="GET / HTTP/1.1"))
+                await reader.readuntil(b"\r\n\r\n")
+                # A third has connected and says nothing.
+                _, idle = await asyncio.open_connection("127.0.0.1", server.port)
+                done = await asyncio.to_thread(server.interrupt)
+                assert done == (0, "", "")
+                assert await reader.read() == wire.frame(wire.CLOSE, wire.close_payload(1001))
+                with pytest.raises(ConnectionClosedOK) as closed:
+                    await ws.recv()
+                assert closed.value.code == 1001
+                writer.close()
+                idle.close()
+
+        asyncio.run(run())
+
+
+def test_sigterm_is_as_good() -> None:
+    with served() as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.communicate(timeout=60) == ("", "")
+        assert server.process.returncode == 0
+
+
+def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    both = tmp_path / "both.pem"
+    leaf.private_key_and_cert_chain_pem.write_to_path(both)
+    with served("--ssl-cert", str(both)) as server:
+        assert f"wss://127.0.0.1:{server.port};" in server.announcement
+        assert f"https://127.0.0.1:{server.port}/ " in server.announcement
+        context = trusting(authority)
+        asyncio.run(check_echo(f"wss://127.0.0.1:{server.port}/", ssl=context))
+        assert server.interrupt() == (0, "", "")
+
+
+def trusting(authority: trustme.CA) -> object:
+    import ssl
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zcws.codec import Deflater, Inflater
+from zcws.extensions import DeflateParameters
+
+TAIL = b"\x00\x00\xff\xff"
+
+parameters = st.builds(
+    DeflateParameters,
+    server_no_context_takeover=st.booleans(),
+    client_no_context_takeover=st.booleans(),
+    server_max_window_bits=st.integers(9, 15),
+    client_max_window_bits=st.integers(9, 15),
+)
+#: Text that repeats itself over short and long distances, noise, and nothing.
+payloads = st.one_of(
+    st.binary(max_size=200),
+    st.integers(0, 3_000).map(lambda n: b'{"symbol": "ABC", "price": 12.5}, ' * (n // 30)),
+    st.integers(0, 2**32).map(lambda seed: random.Random(seed).randbytes(20_000) * 2),
+    st.integers(0, 2**32).map(lambda seed: random.Random(seed).randbytes(3_000) * 15),
+)
+
+
+def make_deflater(agreed: DeflateParameters, *, is_client: bool = False, **options: Any) -> Deflater:
+    settings = {"level": 1, "mem_level": 8, "threshold": 256, "shared": {}, **options}
+    return Deflater(agreed, is_client=is_client, **settings)
+
+
+def inflated(inflater: Inflater, *pieces: bytes) -> bytes:
+    last = len(pieces) - 1
+    return b"".join(
+        part for i, piece in enumerate(pieces) for part in inflater.pieces(memoryview(piece), last=i == last)
+    )
+
+
+def strictly(receiver: Any, data: bytes) -> bytes:
+    """Inflates in small steps: then zlib has its window to look back to, and not all of the output."""
+    out = b""
+    while data or len(out) % 500 == 0:
+        piece = receiver.decompress(data, 500)
+        out, data = out + piece, receiver.unconsumed_tail
+        if not piece and not data:
+            break
+    return out
+
+
+def plain(payload: bytes, stream: Any = None, *, finish: bool = False) -> bytes:
+    """RFC 7692 7.2.1 with the standard library."""
+    stream = stream or zlib.compressobj(wbits=-15)
+    if finish:
+        return stream.compress(payload) + stream.flush(zlib.Z_FINISH) + b"\x00"  # 7.2.3.4
+    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+class TestDeflater:
+    @given(
+        agreed=parameters,
+        is_client=st.booleans(),
+        level=st.integers(1, 9),
+        mem_level=st.integers(1, 9),
+        messages=st.lists(payloads, max_size=5),
+        fragmented=st.randoms(),
+    )
+    def test_plain_zlib_inflates_it(
+        self,
+        agreed: DeflateParameters,
+        is_client: bool,
+        level: int,
+        mem_level: int,
+        messages: list[bytes],
+        fragmented: random.Random,
+    ) -> None:
+        """Whatever was agreed, a receiver with that window, and that context, gets every message."""
+        deflater = make_deflater(agreed, is_client=is_client, level=level, mem_level=mem_level)
+        bits = agreed.client_max_window_bits if is_client else agreed.server_max_window_bits
+        forgets = agreed.client_no_context_takeover if is_client else agreed.server_no_context_takeover
+        receiver = zlib.decompressobj(wbits=-bits)
+        for message in messages:
+            if fragmented.random() < 0.4:
+                cut = fragmented.randrange(len(message) + 1)
+                compressed: bytes | None = deflater.piece(message[:cut], last=False)
+                compressed += deflater.piece(message[cut:], last=True)
+            else:
+                compressed = deflater.message(message)
+                if compressed is None:
+                    continue
+                assert len(compressed) < len(message)
+            if forgets:
+                receiver = zlib.decompressobj(wbits=-bits)
+            assert strictly(receiver, compressed + TAIL) == message
+            assert not receiver.unused_data
+
+    def test_the_context_makes_the_second_message_smaller(self) -> None:
+        deflater = make_deflater(DeflateParameters())
+        message = random.Random(5).randbytes(300) * 2
+        first, second = deflater.message(message), deflater.message(message)
+        assert first is not None and second is not None
+        assert len(second) < len(first) // 4
+
+    def test_rest_drops_the_context(self) -> None:
+        deflater = make_deflater(DeflateParameters())
+        message = random.Random(5).randbytes(300) * 2
+        first = deflater.message(message)
+        deflater.rest()
+        assert deflater.message(message) == first
+
+    def test_no_takeover_forgets(self) -> None:
+        deflater = make_deflater(DeflateParameters(server_no_context_takeover=True))
+        message = random.Random(5).randbytes(300) * 2
+        assert deflater.message(message) == deflater.message(message)
+
+    def test_one_shared_compressor_serves_everybody_and_leaks_nothing(self) -> None:
+        shared: dict[tuple[int, int, int], Any] = {}
+        agreed = DeflateParameters(server_no_context_takeover=True)
+        secret = random.Random(6).randbytes(1_000)
+        connections = [make_deflater(agreed, shared=shared) for _ in range(20)]
+        alone = make_deflater(agreed).message(secret * 2)
+        for deflater in connections:
+            assert deflater.message(secret * 2) == alone  # not a byte saved by what others have sent
+        assert len(shared) == 1
+        assert all(deflater._stream is None for deflater in connections)
+
+    def test_shared_compressors_are_told_apart_by_their_settings(self) -> None:
+        shared: dict[tuple[int, int, int], Any] = {}
+        for bits, level in ((9, 1), (15, 1), (15, 6), (15, 6)):
+            agreed = DeflateParameters(server_no_context_takeover=True, server_max_window_bits=bits)
+            make_deflater(agreed, shared=shared, level=level).message(b"x" * 300)
+        assert len(shared) == 3
+
+    def test_a_message_that_would_grow_is_forgotten(self) -> None:
+        deflater, receiver = make_deflater(DeflateParameters()), zlib.decompressobj(wbits=-15)
+        noise = random.Random(7).randbytes(500)
+        assert deflater.message(noise) is None
+        # The receiver never saw the noise, so nothing that follows may refer to it.
+        compressed = deflater.message(noise * 2)
+        assert compressed is not None
+        assert receiver.decompress(compressed + TAIL) == noise * 2
+
+    def test_an_empty_message_never_shrinks(self) -> None:
+        for forgets in (False, True):
+            deflater = make_deflater(DeflateParameters(server_no_context_takeover=forgets))
+            assert deflater.message(b"") is None
+            deflater.message(b"x" * 300)
+            assert deflater.message(b"") is None
+
+    @pytest.mark.parametrize("forgets", [False, True])
+    def test_rfc7692_7_2_3_6_an_empty_message_in_pieces(self, forgets: bool) -> None:
+        deflater = make_deflater(DeflateParameters(server_no_context_takeover=forgets))
+        receiver = zlib.decompressobj(wbits=-15)
+        for _ in range(3):
+            compressed = deflater.piece(b"", last=False) + deflater.piece(b"", last=True)
+            assert compressed == b"\x00"
+            assert receiver.decompress(compressed + TAIL) == b""
+
+    def test_threshold(self) -> None:
+        deflater = make_deflater(DeflateParameters(), threshold=10)
+        assert not deflater.is_worth(9)
+        assert deflater.is_worth(10)
+
+    def test_a_piece_forgets_at_the_end_of_its_message_only(self) -> None:
+        deflater = make_deflater(DeflateParameters(server_no_context_takeover=True))
+        noise = random.Random(8).randbytes(500)
+        first = deflater.piece(noise, last=False) + deflater.piece(noise, last=True)
+        second = deflater.piece(noise, last=False) + deflater.piece(noise, last=True)
+        assert first == second
+        assert 500 < len(first) < 600
+
+
+class TestInflater:
+    def test_rfc7692_7_2_3_1_hello(self) -> None:
+        hello = bytes.fromhex("f248cdc9c90700")
+        assert inflated(Inflater(DeflateParameters(), is_client=False), hello) == b"Hello"
+
+    def test_rfc7692_7_2_3_2_sharing_the_window(self) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        assert inflated(inflater, bytes.fromhex("f248cdc9c90700")) == b"Hello"
+        assert inflated(inflater, bytes.fromhex("f200110000")) == b"Hello"
+
+    def test_rfc7692_7_2_3_3_a_block_without_compression(self) -> None:
+        stored = bytes.fromhex("000500faff48656c6c6f00")
+        assert inflated(Inflater(DeflateParameters(), is_client=False), stored) == b"Hello"
+
+    def test_rfc7692_7_2_3_4_a_final_block(self) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        for _ in range(3):
+            assert inflated(inflater, bytes.fromhex("f348cdc9c9070000")) == b"Hello"
+            assert inflated(inflater, bytes.fromhex("f248cdc9c90700")) == b"Hello"
+
+    def test_rfc7692_7_2_3_5_two_blocks_in_one_message(self) -> None:
+        two = bytes.fromhex("f248050000 00ffff cac9c90700")
+        assert inflated(Inflater(DeflateParameters(), is_client=False), two) == b"Hello"
+
+    def test_rfc7692_7_2_3_6_an_empty_message(self) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        assert inflated(inflater, b"\x00") == b""
+        assert inflated(inflater, bytes.fromhex("f248cdc9c90700")) == b"Hello"
+        assert inflated(inflater, b"\x00") == b""
+
+    @given(agreed=parameters, is_client=st.booleans(), messages=st.lists(payloads, max_size=4), rnd=st.randoms())
+    def test_whatever_plain_zlib_makes_in_any_pieces(
+        self, agreed: DeflateParameters, is_client: bool, messages: list[bytes], rnd: random.Random
+    ) -> None:
+        bits = agreed.server_max_window_bits if is_client else agreed.client_max_window_bits
+        forgets = agreed.server_no_context_takeover if is_client else agreed.client_no_context_takeover
+        inflater, sender = Inflater(agreed, is_client=is_client), zlib.compressobj(wbits=-bits)
+        for message in messages:
+            if forgets:
+                sender = zlib.compressobj(wbits=-bits)
+            finish = rnd.random() < 0.3
+            data = plain(message, sender, finish=finish)
+            if finish:
+                sender = zlib.compressobj(wbits=-bits)
+            cuts = sorted(rnd.randrange(len(data) + 1) for _ in range(rnd.randrange(4)))
+            pieces = [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+            assert inflated(inflater, *pieces) == message
+
+    def test_cut_at_every_byte(self) -> None:
+        message = b"the quick brown fox, the quick brown dog " * 5
+        for finish in (False, True):
+            data = plain(message, finish=finish)
+            for at in range(len(data) + 1):
+                assert inflated(Inflater(DeflateParameters(), is_client=False), data[:at], data[at:]) == message
+            bytewise = [data[i : i + 1] for i in range(len(data))]
+            assert inflated(Inflater(DeflateParameters(), is_client=False), *bytewise) == message
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b"\x06\x00", id="reserved block type"),
+            pytest.param(b"\x00\x05\x00\x05\x00hello", id="stored length and its complement"),
+            pytest.param(b"\xff\xff\xff\xff\xff", id="noise"),
+            pytest.param(bytes.fromhex("f200110000"), id="refers to bytes that were never there"),
+        ],
+    )
+    def test_corrupt(self, data: bytes) -> None:
+        with pytest.raises(ValueError):
+            inflated(Inflater(DeflateParameters(), is_client=False), data)
+
+    @pytest.mark.parametrize("is_client", [False, True])
+    def test_without_takeover_no_message_can_refer_to_another(self, is_client: bool) -> None:
+        agreed = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+        inflater = Inflater(agreed, is_client=is_client)
+        assert inflated(inflater, bytes.fromhex("f248cdc9c90700")) == b"Hello"
+        assert inflater._stream is None  # and an idle connection costs nothing
+        with pytest.raises(ValueError):
+            inflated(inflater, bytes.fromhex("f200110000"))
+
+    @pytest.mark.parametrize(("bits", "remembered"), [(15, True), (9, False)])
+    def test_a_smaller_window_is_a_smaller_history(self, bits: int, remembered: bool) -> None:
+        message, sender = random.Random(9).randbytes(2_000), zlib.compressobj(wbits=-15)
+        inflater = Inflater(DeflateParameters(client_max_window_bits=bits), is_client=False)
+        assert inflated(inflater, plain(message, sender)) == message
+        again = plain(message, sender)  # refers 2,000 bytes back
+        if remembered:
+            assert inflated(inflater, again) == message
+        else:
+            with pytest.raises(ValueError):
+                inflated(inflater, again)
+
+    def test_rfc7692_7_1_2_a_window_of_8_is_read(self) -> None:
+        data = plain(b"abcabcabc" * 10, zlib.compressobj(wbits=-9))
+        assert inflated(Inflater(DeflateParameters(client_max_window_bits=8), is_client=False), data) == b"abcabcabc" * 10
+
+    def test_a_bomb_comes_out_in_steps(self) -> None:
+        bomb = plain(bytes(50_000_000))
+        pieces = Inflater(DeflateParameters(), is_client=False).pieces(memoryview(bomb), last=True)
+        first = next(pieces)
+        assert 0 < len(first) <= 64 * 1024
+        assert all(0 < len(piece) <= 64 * 1024 for _, piece in zip(range(20), pieces, strict=False))
+
+    def test_a_message_of_very_many_final_blocks_is_refused(self) -> None:
+        empty = zlib.compressobj(wbits=-15).flush(zlib.Z_FINISH)
+        few, many = empty * 20 + b"\x00", empty * 1_000 + b"\x00"
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        for _ in range(10):  # the count begins anew with each message
+            assert inflated(inflater, few) == b""
+        with pytest.raises(ValueError, match="streams"):
+            inflated(inflater, many)

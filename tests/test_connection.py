@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+from pair import SEED, Pair, deflated, entropy
+from zcws.closing import State
+from zcws.codes import OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, ProtocolError
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE, Frame
+from zcws.writer import MaskingKeys
+
+messages = st.lists(
+    st.one_of(
+        st.text(max_size=80),
+        st.binary(max_size=300),
+        st.integers(0, 2**32).map(lambda seed: random.Random(seed).randbytes(70_000)),
+        st.integers(0, 2_000).map(lambda n: "price 12.5; " * n),
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture(params=["client", "server"])
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def make(role: str, **settings: Any) -> Connection:
+    if role == "client":
+        return Connection(is_client=True, entropy=entropy(), **settings)
+    return Connection(is_client=False, **settings)
+
+
+def from_peer(role: str, opcode: int, payload: bytes = b"", **options: Any) -> bytes:
+    """A frame as the peer of `role` sends it."""
+    return wire.frame(opcode, payload, key=wire.KEY if role == "server" else None, **options)
+
+
+def sent(connection: Connection) -> list[tuple[int, bytes]]:
+    return [(frame.opcode, frame.payload) for frame in wire.parse(connection.bytes_to_send())]
+
+
+class TestTwoConnections:
+    @given(
+        ours=messages,
+        theirs=messages,
+        agreed=st.none()
+        | st.builds(
+            DeflateParameters,
+            server_no_context_takeover=st.booleans(),
+            client_no_context_takeover=st.booleans(),
+            server_max_window_bits=st.integers(9, 15),
+            client_max_window_bits=st.integers(9, 15),
+        ),
+        no_masking=st.booleans(),
+        rnd=st.randoms(),
+    )
+    def test_what_comes_out_is_what_went_in(
+        self,
+        ours: list[str | bytes],
+        theirs: list[str | bytes],
+        agreed: DeflateParameters | None,
+        no_masking: bool,
+        rnd: random.Random,
+    ) -> None:
+        """Any message, any cut into frames, any cut into reads, any parameters."""
+        pair = Pair(
+            cut=lambda waiting: rnd.choice((1, 2, 7, 100, 5_000, waiting)),
+            agreement=Agreement(deflate=agreed, no_masking=no_masking),
+        )
+        for connection, outgoing in ((pair.client, ours), (pair.server, theirs)):
+            for message in outgoing:
+                send_in_any_frames(connection, message, rnd)
+                if rnd.random() < 0.5:
+                    pair.pump()
+        pair.pump()
+        assert pair.received[pair.server] == ours
+        assert pair.received[pair.client] == theirs
+        for connection in (pair.client, pair.server):
+            assert connection.state is State.OPEN
+            assert connection.reader._ring is None
+
+    @pytest.mark.parametrize("first", ["client", "server"])
+    def test_rfc6455_7_closing(self, first: str) -> None:
+        pair = Pair()
+        getattr(pair, first).close(1000, "done")
+        assert getattr(pair, first).state is State.CLOSE_SENT
+        pair.pump()
+        for connection in (pair.client, pair.server):
+            assert connection.state is State.CLOSED
+            assert connection.wants_close
+            assert (connection.close_code, connection.close_reason) == (1000, "done")
+            (error,) = pair.received[connection]
+            assert isinstance(error, ConnectionClosedOK) and error.clean
+
+    def test_both_close_at_once(self) -> None:
+        pair = Pair()
+        pair.client.close(1001, "client")
+        pair.server.close(4000, "server")
+        pair.pump()
+        assert pair.client.state is pair.server.state is State.CLOSED
+        # RFC 6455 7.1.5: the code is the one in the Close that was received.
+        assert pair.client.close_code == 4000
+        assert pair.server.close_code == 1001
+        assert [frame.opcode for frame in wire.parse(pair.wire[pair.client])] == [wire.CLOSE]
+
+    def test_a_ping_is_answered(self) -> None:
+        pair = Pair()
+        pair.client.ping(b"are you there")
+        pair.pump()
+        assert [(f.opcode, f.payload) for f in wire.parse(pair.wire[pair.server])] == [(wire.PONG, b"are you there")]
+
+
+def send_in_any_frames(connection: Connection, message: str | bytes, rnd: random.Random) -> None:
+    kind = rnd.random()
+    compress = None if connection.agreement.deflate is None else rnd.choice((None, True, False))
+    if kind < 0.5:
+        connection.send(message, compress=compress)
+        return
+    cuts = sorted(rnd.randrange(len(message) + 1) for _ in range(rnd.randrange(4)))
+    spans = list(zip([0, *cuts], [*cuts, len(message)], strict=True))
+    for number, (start, stop) in enumerate(spans):
+        is_text, is_last = isinstance(message, str), number == len(spans) - 1
+        connection.send_fragment(message[start:stop], text=is_text, last=is_last, compress=compress)
+        if rnd.random() < 0.3:
+            connection.ping(b"between")
+
+
+class TestSend:
+    @pytest.mark.parametrize(
+        ("message", "expected"),
+        [
+            ("é€😀", (wire.TEXT, "é€😀".encode())),
+            ("", (wire.TEXT, b"")),
+            (b"\x00\xff", (wire.BINARY, b"\x00\xff")),
+            (bytearray(b"ab"), (wire.BINARY, b"ab")),
+            (memoryview(b"abcdef")[2:4], (wire.BINARY, b"cd")),
+            (memoryview(b"abcdef")[::2], (wire.BINARY, b"ace")),
+            (memoryview(b"abcdef").cast("B", (2, 3)), (wire.BINARY, b"abcdef")),
+            (array("i", [1, -1]), (wire.BINARY, array("i", [1, -1]).tobytes())),
+            (array("i"), (wire.BINARY, b"")),
+            (np.arange(6, dtype=np.uint16).reshape(2, 3), (wire.BINARY, np.arange(6, dtype=np.uint16).tobytes())),
+            (np.arange(6, dtype=np.uint8).reshape(2, 3).T, (wire.BINARY, bytes([0, 3, 1, 4, 2, 5]))),
+            (np.zeros((0, 3), dtype=np.uint8), (wire.BINARY, b"")),
+            (np.float64(0), (wire.BINARY, bytes(8))),
+        ],
+        ids=str,
+    )
+    def test_kinds_of_messages(self, role: str, message: Any, expected: tuple[int, bytes]) -> None:
+        connection = make(role)
+        connection.send(message)
+        assert sent(connection) == [expected]
+        connection.send_fragment(message, text=isinstance(message, str), last=True)
+        assert sent(connection) == [expected]
+
+    @pytest.mark.parametrize("message", [5, None, {"a": 1}, object(), ["a"]])
+    def test_what_is_no_message(self, role: str, message: Any) -> None:
+        connection = make(role)
+        with pytest.raises(TypeError):
+            connection.send(message)
+        assert connection.bytes_to_send() == b""
+
+    def test_rfc6455_8_1_lone_surrogates(self, role: str) -> None:
+        connection = make(role)
+        with pytest.raises(ValueError):
+            connection.send("a\ud800")
+        with pytest.raises(ValueError):
+            connection.send_fragment("\udfff", text=True, last=False)
+        assert connection.bytes_to_send() == b""
+        connection.send("fine")
+        assert sent(connection) == [(wire.TEXT, b"fine")]
+
+    def test_bytes_as_text(self, role: str) -> None:
+        connection = make(role)
+        connection.send_bytes("é".encode(), text=True)
+        assert sent(connection) == [(wire.TEXT, "é".encode())]
+        with pytest.raises(ValueError, match="UTF-8"):
+            connection.send_bytes(b"\xe9", text=True)
+        assert connection.bytes_to_send() == b""
+
+    def test_a_received_frame_may_be_written(self) -> None:
+        pair = Pair()
+        pair.client.send("echo me")
+        pair.server.receive_bytes(pair.client.bytes_to_send())
+        frame = pair.server.read_frame()
+        assert isinstance(frame, Frame)
+        pair.server.write_frame(frame)
+        assert pair.server.read_frame() is NEED_MORE  # the frame is stale now, but was copied
+        pair.pump()
+        assert pair.received[pair.client] == ["echo me"]
+
+    def test_control_frames(self, role: str) -> None:
+        connection = make(role)
+        connection.ping()
+        connection.ping(array("B", b"a"))
+        connection.pong(bytearray(b"b"))
+        assert sent(connection) == [(wire.PING, b""), (wire.PING, b"a"), (wire.PONG, b"b")]
+        for send in (connection.ping, connection.pong):
+            with pytest.raises(ValueError):
+                send(bytes(126))
+
+    def test_writing_a_close_frame_closes(self, role: str) -> None:
+        connection = make(role)
+        connection.write_frame(Frame.close(1001, "going"))
+        assert connection.state is State.CLOSE_SENT
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1001, b"going"))]
+        empty = make(role)
+        empty.write_frame(Frame.close())
+        assert sent(empty) == [(wire.CLOSE, b"")]
+        assert empty.close_code == 1005
+
+    def test_segments(self) -> None:
+        connection = make("server")
+        payload = bytes(50_000)
+        connection.send(payload)
+        assert connection.take()[1] is payload
+
+
+ATTEMPTS: dict[str, Callable[[Connection], object]] = {
+    "send": lambda connection: connection.send("late"),
+    "send_fragment": lambda connection: connection.send_fragment(b"late", text=False, last=False),
+    "write_frame": lambda connection: connection.write_frame(Frame.text("late")),
+    "write a Close": lambda connection: connection.write_frame(Frame.close(1000)),
+    "ping": lambda connection: connection.ping(),
+    "pong": lambda connection: connection.pong(),
+}
+
+
+@pytest.mark.parametrize("attempt", list(ATTEMPTS))
+class TestNothingIsWrittenAfterTheEnd:
+    def check(self, connection: Connection, attempt: str, code: int) -> None:
+        connection.bytes_to_send()
+        with pytest.raises(ConnectionClosed) as caught:
+            ATTEMPTS[attempt](connection)
+        assert caught.value.code == code
+        assert connection.bytes_to_send() == b""
+
+    def test_our_close(self, role: str, attempt: str) -> None:
+        connection = make(role)
+        connection.close(1001)
+        self.check(connection, attempt, 1001)
+
+    def test_the_peers_close(self, role: str, attempt: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4001)))
+        self.check(connection, attempt, 4001)
+
+    def test_a_fault(self, role: str, attempt: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, 3))
+        self.check(connection, attempt, 1002)
+
+    def test_the_end_of_the_socket(self, role: str, attempt: str) -> None:
+        connection = make(role)
+        connection.end()
+        self.check(connection, attempt, 1006)
+
+    def test_our_failure(self, role: str, attempt: str) -> None:
+        connection = make(role)
+        connection.fail(1011, "something broke")
+        self.check(connection, attempt, 1011)
+
+
+class TestClosing:
+    def test_rfc6455_5_5_1_data_after_our_close_is_ignored(self, role: str) -> None:
+        connection = make(role)
+        connection.close()
+        connection.bytes_to_send()
+        connection.receive_bytes(from_peer(role, wire.TEXT, b"late") + from_peer(role, wire.PING, b"late"))
+        assert connection.read_frame() is NEED_MORE
+        assert sent(connection) == []
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
+        assert connection.state is State.CLOSED
+        with pytest.raises(ConnectionClosedOK):
+            connection.read_frame()
+
+    def test_a_close_of_ours_behind_unread_messages(self, role: str) -> None:
+        connection = make(role)
+        text, close = from_peer(role, wire.TEXT, b"unread"), from_peer(role, wire.CLOSE, wire.close_payload(1000))
+        connection.receive_bytes(text + close)
+        assert connection.state is State.OPEN
+        connection.close(1001)
+        assert connection.state is State.CLOSED
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1001))]
+
+    def test_closing_twice_sends_one_close(self, role: str) -> None:
+        connection = make(role)
+        connection.close(1000)
+        connection.close(1001)
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1000))]
+
+    def test_a_code_that_must_not_be_sent_changes_nothing(self, role: str) -> None:
+        connection = make(role)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000):
+            with pytest.raises(ValueError):
+                connection.close(code)
+        with pytest.raises(ValueError):
+            connection.close(1000, "x" * 124)
+        assert connection.state is State.OPEN
+        assert connection.bytes_to_send() == b""
+
+    def test_no_code(self, role: str) -> None:
+        connection = make(role)
+        connection.close(None)
+        assert sent(connection) == [(wire.CLOSE, b"")]
+        error = connection.error()
+        assert (error.code, error.clean) == (1005, True)
+
+    def test_failing_twice_keeps_the_first_reason(self, role: str) -> None:
+        connection = make(role)
+        connection.fail(1011, "first")
+        connection.fail(1008, "second")
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1011, b"first"))]
+        with pytest.raises(ConnectionClosedError, match="first"):
+            connection.read_frame()
+        assert (connection.close_code, connection.close_reason) == (1011, "first")
+
+    def test_failing_after_our_close_does_nothing(self, role: str) -> None:
+        connection = make(role)
+        connection.close()
+        connection.fail(1011, "too late")
+        assert connection.state is State.CLOSE_SENT
+        assert connection.close_code == 1000
+
+    def test_what_arrived_before_a_failure_can_be_read(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.TEXT, b"before"))
+        connection.fail(1011, "x")
+        assert connection.read_message() == "before"
+        with pytest.raises(ConnectionClosedError):
+            connection.read_message()
+
+    def test_the_peers_mistake(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, b"\x03"))
+        assert connection.state is State.FAILED
+        assert connection.wants_close
+        error = connection.error()
+        assert isinstance(error, ProtocolError) and error.code == 1002
+        assert connection.close_reason == error.reason
+
+    def test_the_end_without_a_close(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_eof()
+        assert connection.state is State.OPEN  # it can still send
+        connection.send("into a half-closed socket")
+        assert sent(connection) == [(wire.TEXT, b"into a half-closed socket")]
+        with pytest.raises(ConnectionClosedError) as caught:
+            connection.read_frame()
+        assert (caught.value.code, caught.value.clean) == (1006, False)
+        connection.end()
+        assert connection.state is State.LOST
+        assert connection.wants_close
+
+    def test_the_end_after_our_close_only(self, role: str) -> None:
+        connection = make(role)
+        connection.close(1000)
+        connection.end()
+        error = connection.error()
+        assert (error.code, error.clean) == (1006, False)
+
+    def test_open_has_no_code(self, role: str) -> None:
+        connection = make(role)
+        assert (connection.close_code, connection.close_reason) == (None, None)
+        assert not connection.wants_close
+
+
+class TestReplies:
+    def test_held_pongs_cost_one(self, role: str) -> None:
+        """While the peer does not read, only the latest Ping is answered. RFC 6455 5.5.3."""
+        connection = make(role)
+        connection.hold_replies = True
+        for number in range(50):
+            connection.receive_bytes(from_peer(role, wire.PING, b"%d" % number))
+        assert connection.bytes_to_send() == b""
+        connection.hold_replies = False
+        connection.drain_bridge()
+        assert sent(connection) == [(wire.PONG, b"49")]
+
+    def test_a_close_is_not_held(self, role: str) -> None:
+        connection = make(role)
+        connection.hold_replies = True
+        connection.receive_bytes(from_peer(role, wire.PING, b"p") + from_peer(role, wire.CLOSE))
+        assert sent(connection) == [(wire.CLOSE, b"")]
+        assert connection.state is State.CLOSED
+
+    def test_a_close_in_the_middle_of_our_message(self, role: str) -> None:
+        connection = make(role)
+        connection.send_fragment("half", text=True, last=False)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
+        with pytest.raises(ConnectionClosedOK):
+            connection.send_fragment("other half", text=True, last=True)
+        assert [opcode for opcode, _ in sent(connection)] == [wire.TEXT, wire.CLOSE]
+
+
+class TestReceiving:
+    def test_a_full_ring_takes_fewer_bytes(self, role: str) -> None:
+        connection = make(role)
+        data = from_peer(role, wire.BINARY, bytes(60_000)) * 10
+        at = connection.receive_bytes(data)
+        assert 0 < at < len(data)
+        assert connection.receive_bytes(data[at:]) == 0
+        seen = 0
+        while at < len(data):
+            frame = connection.read_frame()
+            seen += isinstance(frame, Frame)
+            at += connection.receive_bytes(data[at:])
+        while connection.read_frame() is not NEED_MORE:
+            seen += 1
+        assert seen == 10
+
+    def test_get_buffer_and_received(self, role: str) -> None:
+        connection = make(role)
+        data = from_peer(role, wire.TEXT, b"in place")
+        connection.get_buffer()[: len(data)] = data
+        connection.received(len(data))
+        assert connection.read_message() == "in place"
+
+    def test_any_bytes(self, role: str) -> None:
+        connection = make(role)
+        data = from_peer(role, wire.TEXT, b"hi")
+        assert connection.receive_bytes(array("B", data)) == len(data)
+        assert connection.receive_bytes(b"") == 0
+        assert connection.read_message() == "hi"
+
+
+def test_a_client_needs_entropy() -> None:
+    with pytest.raises(ValueError, match="entropy"):
+        Connection(is_client=True)
+
+
+def test_two_clients_may_share_a_block_of_keys() -> None:
+    keys = MaskingKeys(random.Random(SEED).randbytes)
+    one, other = (Connection(is_client=True, entropy=keys) for _ in range(2))
+    one.send(bytes(4))
+    other.send(bytes(4))
+    assert one.bytes_to_send() != other.bytes_to_send()
+
+
+def test_no_masking_needs_no_entropy_from_anybody() -> None:
+    with pytest.raises(ValueError):
+        Connection(is_client=True, agreement=deflated())
+    connection = Connection(is_client=True, agreement=Agreement(no_masking=True))
+    connection.send("plain")
+    assert wire.parse(connection.bytes_to_send()) == [wire.Seen(wire.TEXT, b"plain")]
+
+
+def test_a_ping_does_not_wait_for_the_reader(role: str) -> None:
+    connection = make(role)
+    connection.receive_bytes(from_peer(role, wire.TEXT, b"unread") + from_peer(role, wire.PING, b"p"))
+    assert sent(connection) == [(wire.PONG, b"p")]
+    frames = [connection.read_frame(), connection.read_frame()]
+    assert [frame.opcode for frame in frames if isinstance(frame, Frame)] == [OpCode.TEXT, OpCode.PING]
+    assert sent(connection) == []

@@ -1,0 +1,214 @@
+"""Everything that a reader can copy out of this repository is run: the examples, and each block of code in the docs.
+
+How a block of a page is read. Blocks of `python` are whole programs; each is run, from the top of the page to its end.
+One that serves for ever is stopped by Ctrl-C at the end of the page. A block of `text` is what the program right before
+it prints; `...` in it stands for anything. A block of `sh` is looked at line by line: every command must exist.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+from served import ENVIRONMENT, served, zcws
+
+from zcws import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+#: The port in the pages. While they are tested it is one that is free.
+PORT = "8765"
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
+
+
+def start(program: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", str(program), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, cwd=program.parent)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a program printed; it must have ended well."""
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, ""), err
+    return out
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C, for a program that serves for ever."""
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130, -signal.SIGINT), err
+
+
+def matches(expected: str, printed: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, expected.split("..."))), printed) is not None
+
+
+# ---- the pages ----
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_programs_of_a_page(page: Path, tmp_path: Path) -> None:
+    port = free_port()
+    running: list[subprocess.Popen[str]] = []
+    printed: str | None = None
+    try:
+        for block in blocks(page):
+            where = f"{page.name}:{block.line}"
+            if block.language == "python":
+                program = tmp_path / f"line_{block.line}.py"
+                program.write_text(block.text.replace(PORT, port), encoding="utf-8")
+                process = start(program)
+                if "serve_forever" in block.text:
+                    running.append(process)
+                    wait_for(port, process)
+                    printed = None
+                else:
+                    printed = finish(process)
+            elif block.language == "text":
+                assert printed is not None, f"{where}: no program before this says anything"
+                assert matches(block.text.replace(PORT, port), printed), f"{where}: {printed!r}"
+            elif block.language == "sh":
+                for line in block.text.splitlines():
+                    check_command(line)
+            else:
+                raise AssertionError(f"{where}: a block of {block.language!r} is not run by anything")
+    finally:
+        for process in running:
+            stop(process)
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return str(probe.getsockname()[1])
+
+
+def wait_for(port: str, process: subprocess.Popen[str]) -> None:
+    """Until somebody listens; pytest's own timeout is the end of it."""
+    while process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+def check_command(line: str) -> None:
+    """A line for a shell names something that is there; the cheap ones are run."""
+    words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    if words[0] == "make":
+        if not shutil.which("make"):
+            pytest.skip("there is no make here")
+        done = subprocess.run(
+            ["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    elif words[:3] == ["python", "-m", "zcws"]:
+        cli._parser().parse_args(words[3:])
+        if words[3] == "info":
+            assert zcws("info").returncode == 0
+    elif words[:2] == ["pip", "install"]:
+        assert (ROOT / "pyproject.toml").exists()
+        assert {word.partition("[")[0] for word in words[2:]} <= {".", "zcws"}
+    elif words[0].startswith("benchmarks/build/"):
+        assert f"{Path(words[0]).name}: " in (ROOT / "benchmarks" / "Makefile").read_text(encoding="utf-8")
+    elif words[0] == "python" and words[1].endswith(".py"):
+        assert (ROOT / words[1]).exists(), words[1]
+    else:
+        raise AssertionError(f"nobody knows whether this works: {line}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+# ---- the examples ----
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_short_and_says_what_it_is(example: Path) -> None:
+    source = example.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(source))
+    assert code_lines(source) < 40
+
+
+def code_lines(source: str) -> int:
+    lines = [line.strip() for line in source.splitlines()]
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served() as server:
+        yield f"ws://127.0.0.1:{server.port}/"
+
+
+def test_client(address: str) -> None:
+    printed = finish(start(ROOT / "examples" / "client.py", address))
+    expected = (
+        "a message: hello\na frame: BINARY 256 bytes, the last one is 255\n"
+        "a round trip took ... ms\nclosed with 1000\n"
+    )
+    assert matches(expected, printed), printed
+
+
+def test_own_loop(address: str) -> None:
+    printed = finish(start(ROOT / "examples" / "own_loop.py", address))
+    assert printed == "from my own loop\nthe server answered the Close with 1000\n"
+
+
+def test_echo_server() -> None:
+    server = start(ROOT / "examples" / "echo_server.py", "0")
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().removeprefix("listening on ").strip()
+        assert "a message: hello" in finish(start(ROOT / "examples" / "client.py", address))
+    finally:
+        stop(server)
+    assert server.returncode == 0
+
+
+def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost")
+    chain, key, trusted = (tmp_path / name for name in ("chain.pem", "key.pem", "authority.pem"))
+    chain.write_bytes(b"".join(part.bytes() for part in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(trusted)
+    printed = finish(start(ROOT / "examples" / "tls.py", str(chain), str(key), str(trusted)))
+    assert printed == "nobody else can read this\nTLSv1.3\n"
+
+
+def test_every_example_has_a_test() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES} <= tested

@@ -1,0 +1,99 @@
+"""The third law: what is public is named in one place, exists, is documented, and costs nothing until it is used."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+
+import zcws
+
+PACKAGE = Path(zcws.__file__).parent
+MODULES = sorted(
+    "zcws." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem not in ("__init__", "__main__")
+)
+
+
+@pytest.mark.parametrize("name", zcws.__all__)
+def test_a_public_name_is_what_its_home_has(name: str) -> None:
+    home = next(module for module, names in zcws._HOMES.items() if name in names)
+    value = getattr(zcws, name)
+    assert value is getattr(import_module(home), name)
+    assert name in import_module(home).__all__
+
+
+@pytest.mark.parametrize("name", zcws.__all__)
+def test_a_public_name_is_documented(name: str) -> None:
+    value = getattr(zcws, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__doc__
+        members = vars(value) if inspect.isclass(value) else {}
+        undocumented = [
+            member
+            for member, thing in members.items()
+            if not member.startswith("_")
+            and (inspect.isfunction(thing) or isinstance(thing, (property, classmethod, staticmethod)))
+            and not inspect.getdoc(getattr(value, member) if not isinstance(thing, property) else thing)
+        ]
+        assert undocumented == []
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        (node.module, alias.name)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name  # what makes it an export for them
+    }
+    assert seen == {(module, name) for module, names in zcws._HOMES.items() for name in names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_module_promises_it_has(module: str) -> None:
+    loaded = import_module(module)
+    assert [name for name in getattr(loaded, "__all__", ()) if not hasattr(loaded, name)] == []
+    assert loaded.__doc__
+
+
+def test_dir_and_unknown_names() -> None:
+    assert {*zcws.__all__, "__version__"} <= {*dir(zcws)}
+    with pytest.raises(AttributeError, match="module 'zcws' has no attribute 'serv'"):
+        zcws.serv  # noqa: B018
+
+
+def test_one_version() -> None:
+    assert zcws.__version__ == metadata.version("zcws")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return {*done.stdout.split()}
+
+
+def test_names_are_loaded_when_they_are_used() -> None:
+    assert not {"asyncio", "ssl", "zcws._kernel", "zcws.aio"} & modules_after("import zcws")
+    # The core without I/O is usable without a driver.
+    assert not {"asyncio", "ssl", "socket"} & modules_after(
+        "import zcws; zcws.Connection, zcws.WebSocketAcceptor"
+    )
+    assert "zcws.aio.client" in modules_after("import zcws; zcws.connect")
+
+
+def test_a_star_brings_everything() -> None:
+    namespace: dict[str, object] = {}
+    exec("from zcws import *", namespace)
+    assert {*zcws.__all__} <= {*namespace}

@@ -1,0 +1,147 @@
+"""A frame: what it is, where its payload lies, and for how long it may say so."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+import pytest
+
+import wire
+from zcws.codes import CloseCode, OpCode
+from zcws.errors import StaleFrame, ZcwsError
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, close_payload, parse_close_payload
+
+
+class Memory:
+    """A source that says how it was asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.asked: list[str] = []
+
+    def export(self, start: int, stop: int) -> memoryview:
+        self.asked.append("export")
+        return memoryview(self.data)[start:stop]
+
+    def peek(self, start: int, stop: int) -> memoryview:
+        self.asked.append("peek")
+        return memoryview(self.data)[start:stop]
+
+
+# ---- frames to be sent ----
+
+MADE = [
+    (Frame.text("schön"), OpCode.TEXT, "schön".encode(), True),
+    (Frame.text(b"bytes", fin=False), OpCode.TEXT, b"bytes", False),
+    (Frame.binary(b"\0\1"), OpCode.BINARY, b"\0\1", True),
+    (Frame.binary(b"", fin=False), OpCode.BINARY, b"", False),
+    (Frame.continuation(b"more"), OpCode.CONTINUATION, b"more", False),
+    (Frame.continuation(b"end", fin=True), OpCode.CONTINUATION, b"end", True),
+    (Frame.ping(b"p"), OpCode.PING, b"p", True),
+    (Frame.pong(), OpCode.PONG, b"", True),
+    (Frame.close(), OpCode.CLOSE, b"", True),
+    (Frame.close(1001, "tschüß"), OpCode.CLOSE, wire.close_payload(1001, "tschüß".encode()), True),
+    (Frame(OpCode.BINARY, bytearray(b"array")), OpCode.BINARY, b"array", True),
+    (Frame(OpCode.PING, bytes(125)), OpCode.PING, bytes(125), True),
+]
+
+
+@pytest.mark.parametrize(("frame", "opcode", "payload", "fin"), MADE)
+def test_what_was_made(frame: Frame, opcode: OpCode, payload: bytes, fin: bool) -> None:
+    assert (frame.opcode, frame.fin, len(frame)) == (opcode, fin, len(payload))
+    assert frame.payload == frame.to_bytes() == payload
+
+
+def test_the_payload_is_held_not_copied() -> None:
+    mine = bytearray(b"before")
+    frame = Frame.binary(mine)
+    mine[:] = b"after!"
+    assert frame.to_bytes() == b"after!"
+    assert frame.payload.obj is mine
+
+
+@pytest.mark.parametrize("payload", [array.array("I", [1, 2, 3]), np.arange(6, dtype="u2").reshape(2, 3)])
+def test_a_payload_is_counted_in_bytes(payload: object) -> None:
+    frame = Frame.binary(payload)  # type: ignore[arg-type]
+    assert len(frame) == 12
+    assert frame.to_bytes() == memoryview(payload).tobytes()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opcode", [OpCode.CLOSE, OpCode.PING, OpCode.PONG])
+def test_rfc6455_5_5_a_control_frame_is_short_and_whole(opcode: OpCode) -> None:
+    with pytest.raises(ValueError, match="fragmented"):
+        Frame(opcode, b"", fin=False)
+    with pytest.raises(ValueError, match="at most 125 bytes, not 126"):
+        Frame(opcode, bytes(126))
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+def test_rfc6455_7_4_codes_that_must_not_be_sent(code: int) -> None:
+    with pytest.raises(ValueError, match=f"close code {code} must not be sent"):
+        Frame.close(code)
+    with pytest.raises(ValueError, match=f"close code {code} must not be sent"):
+        Frame(OpCode.CLOSE, wire.close_payload(code))
+
+
+def test_rfc6455_5_5_1_the_payload_of_a_close() -> None:
+    assert close_payload(None) == b""
+    assert close_payload(1000) == b"\x03\xe8"
+    assert close_payload(CloseCode.GOING_AWAY, "é" * 61) == wire.close_payload(1001, "é".encode() * 61)
+    with pytest.raises(ValueError, match="at most 123 bytes of UTF-8, not 124"):
+        close_payload(1000, "é" * 62)
+    with pytest.raises(ValueError, match="needs a close code"):
+        close_payload(None, "why")
+    with pytest.raises(ValueError, match="code of two bytes"):
+        parse_close_payload(memoryview(b"\x03"))
+    with pytest.raises(ValueError):
+        Frame(OpCode.CLOSE, wire.close_payload(1000, b"\xff"))
+
+
+def test_code_and_reason_of_a_close() -> None:
+    assert (Frame.close(3000, "enough").close_code, Frame.close(3000, "enough").close_reason) == (3000, "enough")
+    # RFC 6455 7.1.5: no code is 1005.
+    assert (Frame.close().close_code, Frame.close().close_reason) == (CloseCode.NO_STATUS_RCVD, "")
+
+
+def test_no_opcode_that_the_rfc_does_not_have() -> None:
+    with pytest.raises(ValueError):
+        Frame(3)  # type: ignore[arg-type]
+
+
+# ---- received frames ----
+
+
+def test_a_received_frame_asks_its_source_and_holds_nothing_itself() -> None:
+    source = Memory("..schön..".encode())
+    frame = ReceivedFrame(OpCode.TEXT, source, 2, 8)
+    assert (len(frame), frame.fin, source.asked) == (6, True, [])
+    # Only a view that leaves is exported: what it lies in has to stay.
+    assert frame.payload == "schön".encode()
+    assert source.asked == ["export"]
+    assert (frame.text, frame.to_bytes()) == ("schön", "schön".encode())
+    assert source.asked == ["export", "peek", "peek"]
+
+
+def test_a_stale_frame_says_so_always() -> None:
+    frame = ReceivedFrame(OpCode.CLOSE, Memory(wire.close_payload(1000)), 0, 2)
+    frame._source = None
+    for use in ("payload", "text", "close_code", "close_reason"):
+        with pytest.raises(StaleFrame, match="before the last read"):
+            getattr(frame, use)
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+    # What it was is still known.
+    assert (frame.opcode, len(frame), frame.fin) == (OpCode.CLOSE, 2, True)
+    assert repr(frame) == "<Frame CLOSE, 2 bytes, stale>"
+    assert issubclass(StaleFrame, ZcwsError)
+
+
+def test_repr() -> None:
+    assert repr(Frame.text("abc")) == "<Frame TEXT, 3 bytes>"
+    assert repr(Frame.continuation(b"abc")) == "<Frame CONTINUATION, 3 bytes, fin=False>"
+
+
+def test_need_more_is_an_outcome() -> None:
+    assert NEED_MORE is NeedMore.NEED_MORE
+    assert [origin.name for origin in PayloadOrigin] == ["ADAPTIVE", "CONSISTENT"]

@@ -1,0 +1,430 @@
+"""The network's side of reading: rings leased and given back, what waits, what takes effect and when."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tracemalloc
+
+import pytest
+
+import feed
+import wire
+from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from zcws.buffer import PayloadBuffer
+from zcws.closing import State
+from zcws.codes import OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError
+from zcws.frame import NEED_MORE
+from zcws.pool import TABLE_ROWS, Pool
+
+either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
+
+
+def connect(pool: Pool | None = None, **settings: object) -> Connection:
+    """A client: its peer's frames are unmasked, so that a test can look at them."""
+    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)  # type: ignore[arg-type]
+
+
+def rings(pool: Pool) -> int:
+    """Rings that the pool has at hand."""
+    return len(pool._spare) + (pool.landing is not None)
+
+
+def send(connection: Connection, data: bytes) -> None:
+    assert connection.receive_bytes(data) == len(data)
+
+
+# ---- rings ----
+
+
+@either
+def test_a_ring_is_leased_when_bytes_arrive_and_given_back_when_they_have_been_read(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    assert connection.get_buffer() is connection.get_buffer()
+    assert connection.reader._ring is None
+    send(connection, wire.frame(TEXT, b"hello"))
+    assert (connection.reader._ring is not None, rings(pool)) == (True, 0)
+    assert connection.read_message() == "hello"
+    assert connection.read_message() is NEED_MORE
+    assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+@either
+def test_half_a_frame_keeps_its_ring(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, b"\x81")
+    assert connection.read_message() is NEED_MORE
+    assert rings(pool) == 0
+    send(connection, b"\x01x")
+    assert connection.read_message() == "x"
+    assert connection.read_message() is NEED_MORE
+    assert rings(pool) == 1
+
+
+@either
+def test_a_ring_whose_views_are_out_stays_until_it_is_crowded(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    kept = []
+    retired = set()
+    for i in range(100):
+        payload = bytes([i]) * 100
+        assert connection.read_frame() is NEED_MORE
+        send(connection, wire.frame(BINARY, payload))
+        frame = connection.read_frame()
+        assert frame is not NEED_MORE
+        kept.append((frame.payload, payload))
+        retired.add(id(connection.reader._ring))
+    assert len(retired) > 1
+    assert all(view == payload for view, payload in kept)
+    assert connection.read_frame() is NEED_MORE
+    # The last ring is still leased while its views are out; the others went to their holders.
+    assert rings(pool) == 0
+    del kept
+    gc.collect()
+    assert connection.read_frame() is NEED_MORE
+    assert rings(pool) == 1
+
+
+@either
+def test_the_end_gives_the_ring_back(mirrored: bool) -> None:
+    for ending in (wire.frame(CLOSE), wire.frame(TEXT, rsv=1), b"\x81\x05he"):
+        pool = Pool(4096, mirrored=mirrored)
+        connection = connect(pool)
+        send(connection, wire.frame(TEXT, b"first") + ending)
+        connection.receive_eof()
+        outcome = feed.Outcome()
+        feed.read_all(connection, outcome)
+        assert outcome.error is not None
+        assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+@either
+def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> None:
+    connection = connect(Pool(4096, mirrored=mirrored))
+    stream = wire.frame(BINARY, bytes(500)) * 20
+    used = connection.receive_bytes(stream)
+    assert 0 < used <= 4096
+    assert connection.reader.is_full
+    assert connection.reader.needs_care
+    assert connection.receive_bytes(stream[used:]) == 0
+    messages = 0
+    while used < len(stream) or connection.reader.is_pending:
+        while connection.read_message() is not NEED_MORE:
+            messages += 1
+        assert not connection.reader.is_full
+        used += connection.receive_bytes(stream[used:])
+    assert messages == 20
+
+
+def test_two_connections_share_a_pool() -> None:
+    pool = Pool(4096)
+    one, two = connect(pool), connect(pool)
+    for i in range(100):
+        a, b = b"a%d" % i, b"b%d" % i
+        # Cut so that each is in the middle of a frame while the other receives.
+        stream, other = wire.frame(BINARY, a), wire.frame(BINARY, b)
+        send(one, stream[:2])
+        send(two, other[:3])
+        send(one, stream[2:])
+        send(two, other[3:])
+        assert (one.read_message(), two.read_message()) == (a, b)
+
+
+# ---- a table that is too small ----
+
+
+def test_more_frames_in_a_read_than_the_table_has_rows() -> None:
+    connection = connect(Pool())
+    count = 3 * TABLE_ROWS + 7
+    send(connection, b"".join(wire.frame(BINARY, b"%d" % i) for i in range(count)))
+    send(connection, wire.frame(BINARY, b"%d" % count))
+    assert [connection.read_message() for _ in range(count + 1)] == [b"%d" % i for i in range(count + 1)]
+    assert connection.read_message() is NEED_MORE
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_end_of_the_stream_behind_a_full_table(extra: int) -> None:
+    connection = connect(Pool())
+    send(connection, wire.frame(BINARY, b"x") * (TABLE_ROWS + extra) + wire.frame(CLOSE, wire.close_payload(1001)))
+    assert [connection.read_message() for _ in range(TABLE_ROWS)] == [b"x"] * TABLE_ROWS
+    # The peer half-closes: what the table had no room for is read all the same, and its Close is answered.
+    connection.receive_eof()
+    outcome = feed.Outcome()
+    feed.read_all(connection, outcome)
+    assert len(outcome.frames) == extra + 1
+    assert [seen.payload for seen in outcome.sent] == [wire.close_payload(1001)]
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.clean) == (1001, True)
+
+
+def test_our_close_behind_a_full_table() -> None:
+    connection = connect(Pool())
+    send(connection, wire.frame(BINARY, b"x") * 3 * TABLE_ROWS + wire.frame(PING) + wire.frame(CLOSE))
+    connection.close()
+    # The table is scanned to its end, so that the peer's Close counts at once.
+    assert connection.state is State.CLOSED
+
+
+# ---- our Close is out ----
+
+
+@either
+def test_a_ring_never_gets_stuck_after_our_close(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    flood = [wire.frame(BINARY, bytes(size)) for size in (0, 1, 500, 4000, 20_000)]
+    flood += wire.fragments(TEXT, [b"a" * 3000, b"b" * 3000], key=None)
+    stream = b"".join(flood)
+    # Unread rows, half a message and a view that somebody holds.
+    send(connection, wire.frame(BINARY, b"unread" * 50) * 5 + wire.frame(TEXT, b"begun", fin=False))
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    held = frame.payload
+    connection.close(1000)
+    connection.bytes_to_send()
+    send(connection, wire.frame(CONTINUATION, b"end"))
+    for size in (1, 97, 1000, 5000):
+        for at in range(0, len(stream), size):
+            send(connection, stream[at : at + size])
+    assert connection.state is State.CLOSE_SENT
+    assert held == b"unread" * 50
+    send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
+    assert connection.state is State.CLOSED
+    assert connection.bytes_to_send() == b""
+
+
+def test_rows_that_waited_when_we_closed_can_still_be_read() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))
+    connection.close()
+    send(connection, wire.frame(TEXT, b"three") + wire.frame(CLOSE))
+    assert [connection.read_message(), connection.read_message()] == ["one", "two"]
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.read_message()
+    assert (caught.value.code, caught.value.clean) == (1005, True)
+
+
+def half_a_large_message(buffer: PayloadBuffer) -> tuple[Connection, bytes]:
+    """A connection that is receiving straight into `buffer`, and the bytes to come."""
+    connection = connect()
+    stream = wire.frame(BINARY, b"x" * 100_000)
+    send(connection, stream[:1000])
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, stream[1000:50_000])
+    assert connection.reader._landing is buffer
+    return connection, stream[50_000:]
+
+
+@pytest.mark.parametrize("end", ["close", "fail", "eof"])
+def test_the_callers_memory_is_let_go_when_the_message_cannot_become_whole(end: str) -> None:
+    memory = bytearray(100_000)
+    buffer = PayloadBuffer(memory)
+    connection, rest = half_a_large_message(buffer)
+    arrived = memory.count(b"x")
+    if end == "close":
+        connection.close()
+    elif end == "fail":
+        connection.fail(1011, "enough")
+    else:
+        connection.receive_eof()
+    assert buffer.reader is None
+    buffer.release()
+    if end != "eof":
+        send(connection, rest)
+    assert memory.count(b"x") == arrived
+    # A message that has been dropped is not delivered in half, nor joined with the next.
+    if end == "close":
+        send(connection, wire.frame(CLOSE))
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.read_frame()
+    assert caught.value.code == {"close": 1005, "fail": 1011, "eof": 1006}[end]
+
+
+@pytest.mark.parametrize("bad", [wire.frame(TEXT, rsv=2), wire.frame(TEXT, b"new"), wire.frame(CLOSE)])
+def test_a_payload_buffer_survives_its_connection(bad: bytes) -> None:
+    """A loop that reconnects with one buffer: the half message of the dead connection must not lock it."""
+    buffer = PayloadBuffer()
+    for _ in range(3):
+        connection = connect()
+        send(connection, wire.frame(BINARY, b"half", fin=False))
+        assert connection.read_frame(buffer) is NEED_MORE
+        assert buffer.reader is connection.reader
+        send(connection, bad)
+        assert buffer.reader is None
+    connection = connect()
+    for frame in wire.fragments(BINARY, [b"wh", b"ole"]):
+        assert connection.read_frame(buffer) is NEED_MORE
+        send(connection, frame)
+    whole = connection.read_frame(buffer)
+    assert whole is not NEED_MORE
+    assert whole.to_bytes() == b"whole"
+
+
+# ---- nothing after the end ----
+
+
+def test_nothing_is_looked_at_after_a_close_or_a_fault() -> None:
+    for last in (wire.frame(CLOSE), wire.frame(TEXT, rsv=3)):
+        pool = Pool(4096)
+        connection = connect(pool)
+        send(connection, last)
+        connection.bytes_to_send()
+        for _ in range(50):
+            send(connection, wire.frame(PING, b"anybody?") * 100)
+        outcome = feed.Outcome()
+        feed.read_all(connection, outcome)
+        assert outcome.error is not None
+        assert (len(outcome.frames), outcome.sent) == (last == wire.frame(CLOSE), [])
+
+
+def test_after_a_failure_of_ours_what_waits_can_be_read() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"waits") + wire.frame(PING, b"p"))
+    connection.fail(1011, "keepalive ping timeout")
+    assert [(seen.opcode, seen.payload[:2]) for seen in wire.parse(connection.bytes_to_send())] == [
+        (PONG, b"p"), (CLOSE, b"\x03\xf3"),
+    ]  # fmt: skip
+    send(connection, wire.frame(TEXT, b"too late") + wire.frame(PING))
+    assert connection.read_message() == "waits"
+    with pytest.raises(ConnectionClosedError) as caught:
+        connection.read_message()
+    assert (caught.value.code, caught.value.reason) == (1011, "keepalive ping timeout")
+    assert connection.bytes_to_send() == b""
+    connection.fail(1011, "again")
+    assert connection.close_reason == "keepalive ping timeout"
+
+
+@pytest.mark.parametrize("end", [wire.frame(CLOSE, wire.close_payload(1001)), wire.frame(TEXT, b"\xff")])
+def test_the_socket_is_gone_before_everything_has_been_read(end: bytes) -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"first") + end)
+    connection.end()
+    assert connection.state is State.LOST
+    outcome = feed.Outcome()
+    feed.read_all(connection, outcome)
+    assert outcome.frames[0] == (OpCode.TEXT, b"first")
+    assert outcome.error is not None
+    # Nobody is there to be answered.
+    assert (outcome.error.code, outcome.sent) == (1001 if end[0] == 0x88 else 1007, [])
+
+
+def test_the_end_waits_for_who_may_still_answer() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"question"))
+    assert connection.read_message() == "question"
+    connection.reader.receive_eof(later=True)
+    assert (connection.reader.is_concluded, connection.reader.is_at_eof, connection.reader.is_ending) == (False, True, True)
+    with pytest.raises(ConnectionClosedError):
+        connection.read_message()
+    assert connection.reader.is_concluded
+
+
+def test_a_caller_that_does_not_read_can_bring_the_end_forward() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"unread") + wire.frame(CLOSE, wire.close_payload(1000)))
+    assert (connection.bytes_to_send(), connection.reader.is_concluded) == (b"", False)
+    connection.reader.conclude()
+    connection.reader.conclude()
+    assert [seen.opcode for seen in wire.parse(connection.bytes_to_send())] == [CLOSE]
+    assert connection.read_message() == "unread"
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_conclude_does_nothing_while_more_may_come() -> None:
+    connection = connect()
+    connection.reader.conclude()
+    send(connection, wire.frame(TEXT, b"more"))
+    assert connection.read_message() == "more"
+    assert connection.state is State.OPEN
+
+
+# ---- what a driver asks ----
+
+
+def test_what_a_driver_asks() -> None:
+    reader = connect().reader
+    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (False, False, False, False)
+    reader.receive_bytes(memoryview(wire.frame(TEXT, b"x")))
+    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (True, True, True, False)
+    reader.read_frame()
+    assert (reader.is_pending, reader.has_news, reader.needs_care) == (False, False, True)
+    assert reader.read_frame() is NEED_MORE
+    reader.receive_bytes(memoryview(wire.frame(TEXT, b"\xff")))
+    assert (reader.has_news, reader.is_ending, reader.is_faulty) == (True, True, True)
+
+
+def test_pongs_are_told_when_they_arrive() -> None:
+    connection = connect()
+    pongs: list[bytes] = []
+    connection.reader.on_pong = pongs.append
+    send(connection, wire.frame(TEXT, b"unread") + wire.frame(PONG, b"1") + wire.frame(PONG, b"2"))
+    assert pongs == [b"1", b"2"]
+
+
+def test_a_reader_that_is_not_eager_answers_when_the_ping_is_read() -> None:
+    for read in ("read_frame", "read_batch", "read_message"):
+        connection = connect()
+        connection.reader.eager = False
+        send(connection, wire.frame(PING, b"later"))
+        assert connection.bytes_to_send() == b""
+        getattr(connection.reader, read)()
+        assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"later"]
+
+
+# ---- limits, and the memory that an announcement costs ----
+
+
+def test_a_message_over_the_limit_costs_no_memory() -> None:
+    connection = connect(max_size=1 << 30)
+    tracemalloc.start()
+    send(connection, wire.head(BINARY, (1 << 30) + 1))
+    with pytest.raises(LimitExceeded) as caught:
+        connection.read_frame()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    assert "max_size=1073741824 bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_memory_grows_with_the_bytes_that_have_arrived(fragmented: bool) -> None:
+    connection = connect(max_size=1 << 40)
+    buffer = PayloadBuffer()
+    if fragmented:
+        send(connection, wire.frame(BINARY, b"", fin=False))
+    send(connection, wire.head(CONTINUATION if fragmented else BINARY, 1 << 40))
+    arrived = 0
+    while arrived < 2_000_000:
+        assert connection.read_frame(buffer) is NEED_MORE
+        send(connection, bytes(4000))  # less than a ring: the first ones come before there is anything to land in
+        arrived += 4000
+        assert buffer.capacity <= 2 * arrived + 256 * 1024
+
+
+def test_a_fault_in_a_large_text_is_found_as_it_lands() -> None:
+    connection = connect()
+    text = "ä".encode() * 30_000
+    stream = wire.head(TEXT, 2 * len(text)) + text + b"\xc3"
+    for at in range(0, len(stream), 1000):
+        assert connection.read_frame() is NEED_MORE
+        send(connection, stream[at : at + 1000])
+    assert connection.read_frame() is NEED_MORE
+    send(connection, b"A")
+    with pytest.raises(ProtocolError) as caught:
+        connection.read_frame()
+    assert caught.value.code == 1007
+
+
+def test_receiving_nothing_changes_nothing() -> None:
+    connection = connect()
+    assert connection.receive_bytes(b"") == 0
+    send(connection, wire.frame(PING)[:1])
+    assert connection.receive_bytes(b"") == 0
+    send(connection, wire.frame(PING)[1:])
+    assert connection.read_frame() is not NEED_MORE

@@ -1,0 +1,80 @@
+"""Choosing a kernel by name. What the kernels compute is in test_kernels.py and tests/c."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zcws import kernel
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    before = kernel.in_use()
+    yield
+    kernel.use(before)
+
+
+def test_the_scalar_kernel_is_always_the_last_resort() -> None:
+    assert kernel.available()[-1] == "scalar"
+    assert kernel.in_use() in kernel.available()
+
+
+@pytest.mark.parametrize("name", kernel.available())
+def test_use(name: str) -> None:
+    kernel.use(name)
+    assert kernel.in_use() == name
+
+
+@pytest.mark.parametrize("name", ["turbo", "", "AVX2", "scalar ", "scalar\0"])
+def test_a_name_that_cannot_be_had_changes_nothing(name: str) -> None:
+    kernel.use("scalar")
+    with pytest.raises(ValueError, match=r"there is no kernel .* on this machine: it has "):
+        kernel.use(name)
+    assert kernel.in_use() == "scalar"
+
+
+def test_the_build_is_one_line() -> None:
+    assert kernel.build_info() and "\n" not in kernel.build_info()
+
+
+def started_with(wanted: str, module: str) -> subprocess.CompletedProcess[str]:
+    """A Python that has ZCWS_KERNEL, imports one module, and prints the kernel in use."""
+    code = f"import {module}; from zcws._kernel import ffi, lib; print(ffi.string(lib.zcws_kernel_in_use()).decode())"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={"ZCWS_KERNEL": wanted}, check=False, timeout=60
+    )
+
+
+PACKAGE = Path(kernel.__file__).parent
+
+
+def mention(words: str) -> list[str]:
+    """The modules that say `words`."""
+    found = (path for path in PACKAGE.rglob("*.py") if words in path.read_text(encoding="utf-8"))
+    return sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in found)
+
+
+@pytest.mark.parametrize("module", mention("from zcws.kernel import"))
+def test_whoever_uses_the_core_uses_the_kernel_that_was_asked_for(module: str) -> None:
+    assert started_with("scalar", f"zcws.{module}").stdout == "scalar\n"
+
+
+def test_nobody_goes_around_the_choice() -> None:
+    assert mention("zcws._kernel import") == ["kernel"]
+    assert "reader" in mention("from zcws.kernel import")
+
+
+def test_the_best_without_a_wish() -> None:
+    assert started_with("", "zcws.kernel").stdout.strip() == kernel.available()[0]
+
+
+def test_a_wish_that_cannot_be_met_is_an_import_error() -> None:
+    done = started_with("turbo", "zcws.reader")
+    assert done.returncode == 1
+    assert "ImportError: ZCWS_KERNEL: there is no kernel 'turbo' on this machine" in done.stderr

@@ -1,0 +1,133 @@
+"""What connections take turns with: rings, buffers, arenas; and what a child process must not inherit."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+import wire
+from zcws.buffer import PayloadBuffer
+from zcws.connection import Connection
+from zcws.frame import NEED_MORE
+from zcws.pool import _LARGEST_SPARE_BUFFER, _SPARE_ARENAS, _SPARE_BUFFERS, _SPARE_RINGS, Pool
+
+
+def test_the_landing_ring_stays_in_the_pool_until_it_is_leased() -> None:
+    pool = Pool(4096)
+    ring = pool.land()
+    assert pool.land() is ring
+    assert pool.lease() is ring
+    assert pool.landing is None
+    assert pool.land() is not ring
+
+
+def test_a_ring_that_comes_back_is_the_next_one_out() -> None:
+    pool = Pool(4096)
+    first, second = pool.lease(), pool.lease()
+    first.tail, first.head = 5, 9
+    pool.give_back(first)
+    pool.give_back(second)
+    assert (first.tail, first.head) == (0, 0)
+    assert pool.lease() is first
+    assert pool.lease() is second
+
+
+def test_a_ring_that_is_held_goes_to_its_holders() -> None:
+    pool = Pool(4096)
+    ring = pool.lease()
+    ring.room()[:3] = b"abc"
+    ring.head = 3
+    view = ring.export(0, 3)
+    pool.give_back(ring)
+    assert pool.landing is None
+    assert pool.lease() is not ring
+    assert bytes(view) == b"abc"
+
+
+def test_an_idle_pool_keeps_a_bounded_number_of_rings() -> None:
+    pool = Pool(4096)
+    rings = [pool.lease() for _ in range(_SPARE_RINGS + 5)]
+    for ring in rings:
+        pool.give_back(ring)
+    assert pool.landing is rings[0]
+    assert len(pool._spare) == _SPARE_RINGS
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_rings_are_as_the_pool_says(mirrored: bool) -> None:
+    ring = Pool(8192, mirrored=mirrored).lease()
+    assert ring.capacity == 8192
+    assert mirrored or not ring.mirrored
+
+
+def test_buffers_come_back_unless_they_are_large() -> None:
+    pool = Pool(4096)
+    buffer = pool.lend_buffer()
+    pool.return_buffer(buffer)
+    assert pool.lend_buffer() is buffer
+    pool.return_buffer(PayloadBuffer(bytearray(_LARGEST_SPARE_BUFFER + 1)))
+    assert pool._buffers == []
+    for _ in range(_SPARE_BUFFERS + 3):
+        pool.return_buffer(PayloadBuffer())
+    assert len(pool._buffers) == _SPARE_BUFFERS
+
+
+def test_arenas_come_back_empty() -> None:
+    pool = Pool(4096)
+    arena = pool.lend_arena()
+    arena.used = 100
+    pool.return_arena(arena)
+    assert pool.lend_arena() is arena
+    assert arena.used == 0
+    for _ in range(_SPARE_ARENAS + 3):
+        pool.return_arena(pool.lend_arena())
+    for arena in [pool.lend_arena() for _ in range(_SPARE_ARENAS + 3)]:
+        pool.return_arena(arena)
+    assert len(pool._arenas) == _SPARE_ARENAS
+
+
+def test_ten_thousand_idle_connections_hold_no_ring() -> None:
+    pool = Pool()
+    connections = [Connection(is_client=False, pool=pool) for _ in range(10_000)]
+    text = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
+    for connection in connections:
+        connection.receive_bytes(text)
+        assert connection.read_message() == "hello"
+        assert connection.read_message() is NEED_MORE
+    assert all(connection.reader._ring is None for connection in connections)
+    assert (pool.landing is not None, pool._spare) == (True, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+# Python 3.12 warns of a fork beside threads, of which this process has none that matter.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_process_gets_none_of_its_parents_rings() -> None:
+    pool = Pool(4096)
+    spare, landing = pool.lease(), pool.lease()
+    pool.give_back(landing)
+    pool.give_back(spare)
+    landing.whole[:6] = b"parent"
+    child = os.fork()
+    if child == 0:
+        # Mirrored memory is shared: a byte written to the parent's ring here would show there.
+        clean = pool.landing is None and pool._spare == []
+        pool.land().whole[:6] = b"child!"
+        os._exit(0 if clean and pool.landing is not landing else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert pool.landing is landing
+    assert bytes(landing.whole[:6]) == b"parent"
+
+
+def test_a_pool_that_nobody_uses_is_forgotten() -> None:
+    from zcws.pool import _pools
+
+    gc.collect()
+    before = len(_pools)
+    pool = Pool(4096)
+    assert len(_pools) == before + 1
+    del pool
+    gc.collect()
+    assert len(_pools) == before

@@ -1,0 +1,437 @@
+"""The caller's side of reading: frames that go stale and hold nothing, views that stay, batches, pieces."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from typing import Any
+
+import pytest
+
+import wire
+from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from zcws.buffer import PayloadBuffer
+from zcws.closing import State
+from zcws.codes import OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE, Frame, PayloadOrigin
+from zcws.pool import Pool
+
+DEFLATE = Agreement(deflate=DeflateParameters())
+ADAPTIVE, CONSISTENT = PayloadOrigin.ADAPTIVE, PayloadOrigin.CONSISTENT
+
+
+def connect(pool: Pool | None = None, **settings: Any) -> Connection:
+    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)
+
+
+def send(connection: Connection, *frames: bytes) -> None:
+    data = b"".join(frames)
+    assert connection.receive_bytes(data) == len(data)
+
+
+def read(connection: Connection, *args: Any) -> Frame:
+    frame = connection.read_frame(*args)
+    assert frame is not NEED_MORE
+    return frame
+
+
+# ---- a frame goes stale ----
+
+#: What can come next, and what the caller asks for next. None of it uses the space again.
+NEXT_READS = {
+    "nothing": (b"", "read_frame"),
+    "nothing, asked for a message": (b"", "read_message"),
+    "nothing, asked for a batch": (b"", "read_batch"),
+    "another frame": (wire.frame(TEXT, b"next"), "read_frame"),
+    "another message": (wire.frame(TEXT, b"next"), "read_message"),
+    "another batch": (wire.frame(TEXT, b"next"), "read_batch"),
+    "a Close": (wire.frame(CLOSE), "read_frame"),
+    "a fault": (wire.frame(TEXT, rsv=1), "read_frame"),
+}
+
+STREAMS = {
+    "whole": ([wire.frame(TEXT, b"first")], b"first"),
+    "fragments": (wire.fragments(TEXT, [b"fi", b"rst"]), b"first"),
+    "large": ([wire.frame(TEXT, b"f" * 50_000)], b"f" * 50_000),
+    "Ping": ([wire.frame(PING, b"first")], b"first"),
+}
+
+
+@pytest.mark.parametrize("origin", [ADAPTIVE, CONSISTENT], ids=lambda origin: origin.value)
+@pytest.mark.parametrize("owned", [True, False], ids=["no buffer", "buffer"])
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("following", NEXT_READS)
+def test_a_frame_is_stale_after_the_next_read_always(
+    following: str, stream: str, owned: bool, origin: PayloadOrigin
+) -> None:
+    connection = connect()
+    buffer = None if owned else PayloadBuffer()
+    data, payload = STREAMS[stream]
+    frame: Any = NEED_MORE
+    for piece in data:
+        for at in range(0, len(piece), 3000):
+            assert connection.read_frame(buffer, origin) is NEED_MORE
+            send(connection, piece[at : at + 3000])
+    frame = read(connection, buffer, origin)
+    more, method = NEXT_READS[following]
+    send(connection, more)
+    # Bytes that arrive change nothing; only the next read does.
+    assert frame.to_bytes() == payload
+    view = frame.payload
+    try:
+        getattr(connection.reader, method)()
+    except ConnectionClosed:
+        assert following == "a fault"
+    for use in (lambda: frame.payload, lambda: frame.text, frame.to_bytes):
+        with pytest.raises(StaleFrame):
+            use()
+    assert (len(frame), "stale" in repr(frame)) == (len(payload), True)
+    assert view == payload
+
+
+def test_reading_that_fails_before_it_begins_keeps_the_frame() -> None:
+    one, two = connect(), connect()
+    busy = PayloadBuffer()
+    send(one, wire.frame(BINARY, b"half", fin=False))
+    assert one.read_frame(busy) is NEED_MORE
+    send(two, wire.frame(TEXT, b"first"), wire.frame(BINARY, b"se", fin=False), wire.frame(CONTINUATION, b"cond"))
+    frame = read(two)
+    for origin in (ADAPTIVE, CONSISTENT):
+        with pytest.raises(ValueError, match="in the middle of a message of another connection"):
+            two.read_frame(busy, origin)
+    assert frame.text == "first"
+    # Nothing was lost, on neither of them.
+    assert read(two, PayloadBuffer()).to_bytes() == b"second"
+    send(one, wire.frame(CONTINUATION, b"whole"))
+    assert read(one, busy).to_bytes() == b"halfwhole"
+
+
+def test_one_buffer_for_two_connections_in_turn() -> None:
+    one, two = connect(), connect()
+    buffer = PayloadBuffer()
+    send(one, wire.frame(TEXT, b"first"))
+    send(two, wire.frame(TEXT, b"other"))
+    first = read(one, buffer, CONSISTENT)
+    kept = first.payload
+    other = read(two, buffer, CONSISTENT)
+    # The frame of one never shows the bytes of the other; the view that was taken stays.
+    with pytest.raises(StaleFrame):
+        first.to_bytes()
+    assert (kept, other.to_bytes()) == (b"first", b"other")
+    buffer.release()
+    with pytest.raises(StaleFrame):
+        other.to_bytes()
+
+
+# ---- a frame holds nothing, a view does ----
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_kept_frame_pins_nothing(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    kept = []
+    for i in range(200):
+        send(connection, wire.frame(TEXT, b"%d" % i))
+        kept.append(read(connection))
+        assert kept[-1].text == str(i)  # looking at it is not holding it either
+        assert connection.read_frame() is NEED_MORE
+        assert connection.reader._ring is None
+    # One ring served them all.
+    assert (pool.landing is not None, pool._spare) == (True, [])
+    memory = weakref.ref(pool.landing.base)  # type: ignore[union-attr]
+    pool.forget()
+    del connection, pool
+    gc.collect()
+    assert memory() is None
+    assert len(kept) == 200
+
+
+def test_a_kept_view_pins_its_ring_and_the_pool_takes_another() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, b"kept"))
+    view = read(connection).payload
+    first = connection.reader._ring
+    assert connection.read_frame() is NEED_MORE
+    assert connection.reader._ring is first  # it is held, and there is room behind it
+    for i in range(100):
+        send(connection, wire.frame(BINARY, bytes([i]) * 1000))
+        assert connection.read_message() == bytes([i]) * 1000
+        assert connection.read_message() is NEED_MORE
+    assert connection.reader._ring is None
+    assert first not in (pool.landing, *pool._spare)
+    assert view == b"kept"
+
+
+def test_buffers_lent_by_the_pool_come_back() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    for i in range(10):
+        send(connection, *wire.fragments(BINARY, [b"a", b"%d" % i]))
+        frame = read(connection)
+        assert pool._buffers == []
+        assert frame.to_bytes() == b"a%d" % i
+        assert connection.read_frame() is NEED_MORE
+        assert len(pool._buffers) == 1
+    # And those of messages that never became whole.
+    send(connection, wire.frame(BINARY, b"half", fin=False))
+    assert connection.read_frame() is NEED_MORE
+    assert pool._buffers == []
+    connection.receive_eof()
+    assert len(pool._buffers) == 1
+
+
+# ---- messages ----
+
+
+def test_messages_are_objects_of_the_callers_own() -> None:
+    connection = connect(agreement=DEFLATE)
+    send(
+        connection,
+        wire.frame(TEXT, "schön".encode()),
+        wire.frame(PING, b"passed over"),
+        wire.frame(BINARY, b"\0\1"),
+        *wire.fragments(TEXT, ["ganz ".encode(), "schön".encode()]),
+        wire.frame(PONG),
+        wire.frame(BINARY, wire.deflate(b"inflated"), rsv=4),
+        wire.frame(TEXT),
+        wire.frame(CLOSE, wire.close_payload(1000)),
+    )
+    messages = [connection.read_message() for _ in range(5)]
+    assert messages == ["schön", b"\0\1", "ganz schön", b"inflated", ""]
+    assert [type(message) for message in messages] == [str, bytes, str, bytes, str]
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.read_message()
+    assert (caught.value.code, connection.state) == (1000, State.CLOSED)
+
+
+def test_frames_and_messages_by_turns() -> None:
+    connection = connect()
+    send(connection, *(wire.frame(TEXT, b"%d" % i) for i in range(6)))
+    frames = []
+    for i in range(0, 6, 2):
+        frames.append(read(connection))
+        assert frames[-1].text == str(i)
+        assert connection.read_message() == str(i + 1)
+    assert all("stale" in repr(frame) for frame in frames)
+
+
+@pytest.mark.parametrize("origin", [ADAPTIVE, CONSISTENT], ids=lambda origin: origin.value)
+def test_a_message_stays_in_the_buffer_that_it_began_in(origin: PayloadOrigin) -> None:
+    connection = connect()
+    first, second = PayloadBuffer(), PayloadBuffer()
+    send(connection, wire.frame(BINARY, b"one", fin=False))
+    assert connection.read_frame(first, origin) is NEED_MORE
+    send(connection, wire.frame(CONTINUATION, b"two", fin=False))
+    assert connection.read_frame(second, origin) is NEED_MORE
+    send(connection, wire.frame(CONTINUATION, b"three"))
+    assert read(connection, None, origin).to_bytes() == b"onetwothree"
+    assert (len(first), len(second), first.reader) == (11, 0, None)
+
+
+def test_consistent_without_a_buffer_has_bytes_of_its_own() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"mine"), wire.frame(TEXT))
+    frame = read(connection, None, CONSISTENT)
+    view = frame.payload
+    connection.reader._ring.memory[:] = bytes(len(connection.reader._ring.memory))  # type: ignore[union-attr]
+    assert (view, frame.text) == (b"mine", "mine")
+    empty = read(connection, None, CONSISTENT)
+    assert (empty.to_bytes(), empty.payload) == (b"", b"")
+
+
+def test_consistent_that_does_not_fit() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, b"fits"), wire.frame(BINARY, b"does not"), wire.frame(BINARY, b"late"))
+    memory = bytearray(b"......")
+    with memoryview(memory)[:5] as part:
+        buffer = PayloadBuffer(part)
+        assert read(connection, buffer, CONSISTENT).to_bytes() == b"fits"
+        with pytest.raises(LimitExceeded):
+            connection.read_frame(buffer, CONSISTENT)
+        buffer.release()
+    assert memory == b"fits.."
+    assert (connection.state, pool.landing is not None) == (State.FAILED, True)
+
+
+# ---- batches ----
+
+
+def batch(connection: Connection) -> list[Frame]:
+    frames = connection.reader.read_batch()
+    assert frames is not NEED_MORE
+    return frames
+
+
+def test_a_batch_is_what_has_arrived_together() -> None:
+    connection = connect()
+    assert connection.reader.read_batch() is NEED_MORE
+    send(connection, wire.frame(TEXT, b"1"), wire.frame(PING, b"2"), wire.frame(BINARY, b"3"), wire.frame(TEXT)[:1])
+    frames = batch(connection)
+    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [
+        (OpCode.TEXT, b"1"), (OpCode.PING, b"2"), (OpCode.BINARY, b"3"),
+    ]  # fmt: skip
+    views = [frame.payload for frame in frames]
+    assert connection.reader.read_batch() is NEED_MORE
+    for frame in frames:
+        with pytest.raises(StaleFrame):
+            frame.to_bytes()
+    send(connection, wire.frame(TEXT)[1:])
+    assert [frame.text for frame in batch(connection)] == [""]
+    assert views == [b"1", b"2", b"3"]
+
+
+def test_a_batch_with_messages_in_pieces() -> None:
+    pool = Pool(4096)
+    connection = connect(pool, agreement=DEFLATE)
+    send(
+        connection,
+        wire.frame(TEXT, b"0"),
+        *wire.fragments(TEXT, [b"o", b"ne"]),
+        wire.frame(BINARY, wire.deflate(b"two"), rsv=4),
+        wire.frame(PING, b"three"),
+        wire.frame(TEXT, b"fo", fin=False),
+    )
+    frames = batch(connection)
+    assert [frame.to_bytes() for frame in frames] == [b"0", b"one", b"two", b"three"]
+    assert connection.reader.read_batch() is NEED_MORE
+    assert len(pool._buffers) == 2
+    send(connection, wire.frame(CONTINUATION, b"ur"), wire.frame(CLOSE))
+    frames = batch(connection)
+    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [(OpCode.TEXT, b"four"), (OpCode.CLOSE, b"")]
+    assert connection.state is State.CLOSED
+    with pytest.raises(ConnectionClosed):
+        connection.reader.read_batch()
+
+
+def test_only_fragments_are_no_batch_yet() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"a", fin=False), wire.frame(CONTINUATION, b"b", fin=False))
+    assert connection.reader.read_batch() is NEED_MORE
+    send(connection, wire.frame(CONTINUATION, b"c"))
+    assert [frame.text for frame in batch(connection)] == ["abc"]
+
+
+def test_what_came_before_a_fault_in_a_batch_is_still_good() -> None:
+    pool = Pool(4096)
+    connection, other = connect(pool, agreement=DEFLATE), connect(pool)
+    send(connection, *wire.fragments(TEXT, [b"go", b"od"]), wire.frame(BINARY, b"\xff\xff", rsv=4), wire.frame(TEXT, b"late"))
+    frames = batch(connection)
+    # Its buffer is not lent to anybody else meanwhile.
+    send(other, *wire.fragments(TEXT, [b"ev", b"il"]))
+    assert other.read_message() == "evil"
+    assert [frame.text for frame in frames] == ["good"]
+    with pytest.raises(ProtocolError) as caught:
+        connection.reader.read_batch()
+    assert (caught.value.code, frames[0]._source) == (1007, None)
+    # A batch that is nothing but the fault raises at once.
+    connection = connect(agreement=DEFLATE)
+    send(connection, wire.frame(BINARY, b"\xff\xff", rsv=4))
+    with pytest.raises(ProtocolError):
+        connection.reader.read_batch()
+
+
+def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))
+    assert connection.state is State.OPEN
+    assert [frame.opcode for frame in batch(connection)] == [OpCode.TEXT, OpCode.CLOSE]
+    assert connection.state is State.CLOSED
+
+
+# ---- a message as it arrives ----
+
+
+def pieces(connection: Connection) -> tuple[list[Any], bool]:
+    """All pieces that are there, and whether the message has ended."""
+    found, last = [], False
+    while not last:
+        piece = connection.reader.read_piece()
+        if piece is NEED_MORE:
+            break
+        data, last = piece
+        found.append(data)
+    return found, last
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000, 100_000])
+@pytest.mark.parametrize("rsv", [0, 4], ids=["plain", "compressed"])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_message_in_pieces_as_they_arrive(opcode: int, rsv: int, size: int) -> None:
+    message = "κόσμε 🜚 ".encode() * 500
+    data = wire.deflate(message) if rsv else message
+    fragments = wire.fragments(opcode, [data[:5], b"", data[5:]], rsv=rsv)
+    stream = wire.frame(PING).join(fragments) + wire.frame(TEXT, b"next")
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    found: list[Any] = []
+    ended = False
+    for at in range(0, len(stream), size):
+        piece = memoryview(stream)[at : at + size]
+        while piece:
+            piece = piece[connection.receive_bytes(piece) :]
+            if not ended:
+                new, ended = pieces(connection)
+                found += new
+    assert ended
+    empty: Any = "" if opcode == TEXT else b""
+    assert empty.join(found) == (message.decode() if opcode == TEXT else message)
+    assert connection.read_message() == "next"
+
+
+@pytest.mark.parametrize("rsv", [0, 4], ids=["plain", "compressed"])
+def test_the_rest_of_a_message_that_nobody_wants(rsv: int) -> None:
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    data = wire.deflate(b"unwanted" * 100) if rsv else b"unwanted" * 100
+    one, two = wire.fragments(BINARY, [data[:4], data[4:]], rsv=rsv)
+    send(connection, one)
+    pieces(connection)
+    connection.reader.end_stream()
+    assert connection.read_message() is NEED_MORE
+    send(connection, two, wire.frame(TEXT, b"wanted"))
+    assert connection.read_message() == "wanted"
+
+
+@pytest.mark.parametrize("bad", [b"abc\xed\xa0\x80", b"abc\xce"])
+def test_bad_text_in_pieces(bad: bytes) -> None:
+    for rsv, data in ((0, bad), (4, wire.deflate(bad))):
+        connection = connect(agreement=DEFLATE)
+        connection.reader.begin_stream()
+        send(connection, wire.frame(TEXT, data, rsv=rsv))
+        with pytest.raises(ProtocolError) as caught:
+            pieces(connection)
+        assert caught.value.code == 1007
+
+
+def test_limits_and_corrupt_data_in_pieces() -> None:
+    for data, code in ((wire.deflate(bytes(100_001)), 1009), (b"\xff\xff", 1007)):
+        connection = connect(agreement=DEFLATE, max_size=100_000)
+        connection.reader.begin_stream()
+        send(connection, wire.frame(BINARY, data, rsv=4))
+        with pytest.raises(ProtocolError) as caught:
+            pieces(connection)
+        assert caught.value.code == code
+
+
+def test_a_stream_begins_with_a_message_and_is_read_as_one() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"half", fin=False))
+    assert connection.read_frame() is NEED_MORE
+    with pytest.raises(RuntimeError, match="being read already"):
+        connection.reader.begin_stream()
+    connection = connect()
+    connection.reader.begin_stream()
+    with pytest.raises(RuntimeError, match="being read already"):
+        connection.reader.begin_stream()
+    send(connection, wire.frame(TEXT, b"half", fin=False))
+    pieces(connection)
+    send(connection, wire.frame(CONTINUATION, b"more"))
+    with pytest.raises(RuntimeError, match="being streamed"):
+        connection.read_frame()

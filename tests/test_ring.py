@@ -1,0 +1,265 @@
+"""The ring alone: room, views that never change, what moves when, with the mirror and without."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+from zcws.kernel import ffi, lib
+from zcws.ring import Ring
+
+PAGE = lib.zcws_page_size()
+HAS_MIRROR = Ring(PAGE).mirrored
+
+mirrored = pytest.mark.skipif(not HAS_MIRROR, reason="this platform has no mirrored mapping")
+either = pytest.mark.parametrize("ring", [pytest.param(True, marks=mirrored), False], indirect=True)
+
+
+@pytest.fixture
+def ring(request: pytest.FixtureRequest) -> Ring:
+    return Ring(PAGE, mirrored=getattr(request, "param", HAS_MIRROR))
+
+
+def address(view: memoryview) -> int:
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+
+
+def fill(ring: Ring, data: bytes) -> None:
+    """What the network does."""
+    room = ring.room()
+    room[: len(data)] = data
+    ring.head += len(data)
+
+
+def pattern(size: int) -> bytes:
+    return bytes(i * 7 % 251 for i in range(size))
+
+
+def test_linux_and_macos_have_the_mirror() -> None:
+    if sys.platform in ("linux", "darwin"):
+        assert HAS_MIRROR
+
+
+@mirrored
+def test_the_second_half_is_the_first() -> None:
+    ring = Ring(PAGE)
+    assert len(ring.memory) == 2 * PAGE
+    ring.memory[3] = 77
+    ring.memory[PAGE + 5] = 99
+    assert (ring.memory[PAGE + 3], ring.memory[5]) == (77, 99)
+
+
+def test_without_the_mirror_there_is_one_half() -> None:
+    ring = Ring(PAGE, mirrored=False)
+    assert not ring.mirrored
+    assert len(ring.memory) == len(ring.whole) == PAGE
+
+
+def test_where_the_mapping_fails_the_ring_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zcws.ring._mirrored_memory", lambda capacity: None)
+    ring = Ring(PAGE)
+    assert (ring.mirrored, len(ring.memory)) == (False, PAGE)
+
+
+def test_the_capacity_is_a_whole_number_of_pages() -> None:
+    assert Ring(1).capacity == PAGE
+    assert Ring(PAGE + 1).capacity == 2 * PAGE
+
+
+@either
+def test_an_empty_ring_offers_everything(ring: Ring) -> None:
+    assert address(ring.room()) == address(ring.whole) == int(ffi.cast("uintptr_t", ring.base))
+    assert len(ring.room()) == PAGE
+
+
+@either
+def test_a_full_ring_offers_nothing(ring: Ring) -> None:
+    fill(ring, bytes(PAGE))
+    assert len(ring.room()) == 0
+    assert ring.settle() == 0
+    assert len(ring.room()) == 0
+
+
+@either
+def test_an_empty_ring_starts_over(ring: Ring) -> None:
+    fill(ring, bytes(100))
+    ring.tail = ring.head
+    assert ring.settle() == 100
+    assert (ring.tail, ring.head, len(ring.room())) == (0, 0, PAGE)
+
+
+@mirrored
+def test_a_run_passes_the_end_without_a_seam() -> None:
+    ring = Ring(PAGE)
+    fill(ring, bytes(PAGE - 10))
+    ring.tail = ring.head
+    data = pattern(100)
+    fill(ring, data)
+    assert ring.head == PAGE + 90
+    assert bytes(ring.peek(ring.tail, ring.head)) == data
+    # It reaches round to the tail, not further.
+    assert len(ring.room()) == PAGE - 100
+    fill(ring, bytes(PAGE - 100))
+    assert len(ring.room()) == 0
+    assert bytes(ring.peek(PAGE - 10, PAGE + 90)) == data
+
+
+@mirrored
+def test_positions_move_back_by_the_capacity_and_no_byte_moves() -> None:
+    ring = Ring(PAGE)
+    fill(ring, bytes(PAGE))
+    ring.tail = PAGE
+    data = pattern(64)
+    fill(ring, data)
+    ring.tail += 4
+    where = address(ring.peek(ring.tail, ring.head))
+    assert ring.settle() == PAGE
+    assert (ring.tail, ring.head) == (4, 64)
+    assert bytes(ring.peek(ring.tail, ring.head)) == data[4:]
+    assert address(ring.peek(ring.tail, ring.head)) == where - PAGE  # the same byte, seen in the first half
+
+
+def test_without_the_mirror_unread_bytes_move_to_the_front_when_the_end_is_near() -> None:
+    ring = Ring(PAGE, mirrored=False)
+    data = pattern(PAGE // 2 + 1)
+    fill(ring, bytes(10) + data[10:])
+    ring.tail = 10
+    assert ring.settle() == 10
+    assert (ring.tail, ring.head) == (0, len(data) - 10)
+    assert bytes(ring.peek(0, ring.head)) == data[10:]
+
+
+def test_without_the_mirror_nothing_moves_while_there_is_room() -> None:
+    ring = Ring(PAGE, mirrored=False)
+    fill(ring, bytes(PAGE // 2 - 1))
+    ring.tail = 10
+    assert ring.settle() == 0
+
+
+# ---- views ----
+
+
+@either
+def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
+    data = pattern(200)
+    fill(ring, data)
+    view = ring.export(50, 150)
+    ring.tail = ring.head
+    for _ in range(50):
+        ring.settle()
+        fill(ring, b"\xee" * min(len(ring.room()), 97))
+        ring.tail = ring.head
+        assert bytes(view) == data[50:150]
+    assert ring.is_crowded
+    del view
+    gc.collect()
+    ring.settle()
+    assert (ring.is_exported, ring.is_crowded, len(ring.room())) == (False, False, PAGE)
+
+
+@mirrored
+def test_bytes_before_the_first_view_may_be_written_to() -> None:
+    ring = Ring(PAGE)
+    fill(ring, pattern(PAGE))
+    view = ring.export(1000, 1100)
+    ring.tail = ring.head
+    ring.settle()
+    assert len(ring.room()) == 1000
+    fill(ring, bytes(1000))
+    assert bytes(view) == pattern(PAGE)[1000:1100]
+    assert len(ring.room()) == 0
+
+
+@mirrored
+def test_a_view_in_the_second_half_is_guarded_after_a_move() -> None:
+    ring = Ring(PAGE)
+    fill(ring, bytes(PAGE))
+    ring.tail = PAGE
+    fill(ring, pattern(300))
+    view = ring.export(PAGE + 100, PAGE + 300)
+    ring.tail = ring.head
+    assert ring.settle() == PAGE
+    fill(ring, b"\xee" * len(ring.room()))
+    assert len(ring.room()) == 0
+    assert bytes(view) == pattern(300)[100:]
+
+
+@either
+@pytest.mark.parametrize("holder", ["slice", "array", "array of a slice", "cast"])
+def test_whatever_is_over_a_view_holds_it(ring: Ring, holder: str) -> None:
+    fill(ring, pattern(64))
+    view = ring.export(0, 64)
+    kept = {
+        "slice": lambda: view[8:24],
+        "array": lambda: np.frombuffer(view, np.uint8),
+        "array of a slice": lambda: np.frombuffer(view[8:], np.uint32)[1::2],
+        "cast": lambda: view.cast("I"),
+    }[holder]()
+    del view
+    gc.collect()
+    assert ring.is_exported
+    del kept
+    gc.collect()
+    assert not ring.is_exported
+
+
+@either
+def test_each_batch_has_an_exporter_of_its_own(ring: Ring) -> None:
+    fill(ring, pattern(20))
+    first = ring.export(0, 5)
+    again = ring.export(5, 10)
+    assert first.obj is again.obj
+    ring.next_batch()
+    second = ring.export(10, 20)
+    assert second.obj is not first.obj
+    del first
+    gc.collect()
+    assert ring.is_exported
+    del again, second
+    gc.collect()
+    assert not ring.is_exported
+
+
+@either
+def test_a_peek_holds_nothing(ring: Ring) -> None:
+    fill(ring, pattern(20))
+    view = ring.peek(0, 20)
+    assert not ring.is_exported
+    assert bytes(view) == pattern(20)
+
+
+@either
+def test_a_view_outlives_its_ring(ring: Ring) -> None:
+    other = Ring(PAGE, mirrored=ring.mirrored)
+    fill(other, pattern(PAGE))
+    view = other.export(0, PAGE)
+    memory = weakref.ref(other.base)
+    del other
+    gc.collect()
+    assert memory() is not None
+    assert bytes(view) == pattern(PAGE)
+    del view
+    gc.collect()
+    assert memory() is None
+
+
+@either
+def test_unread_bytes_move_to_another_ring(ring: Ring) -> None:
+    fill(ring, pattern(300))
+    ring.tail = 100
+    other = Ring(PAGE, mirrored=ring.mirrored)
+    ring.move_unread(other)
+    assert (other.tail, other.head) == (0, 200)
+    assert bytes(other.peek(0, 200)) == pattern(300)[100:]
+
+
+def test_the_last_ring_of_an_interpreter_goes_quietly() -> None:
+    # Its destructor runs when the modules have been emptied already.
+    code = "import sys; from zcws.ring import Ring; sys.kept = Ring(); sys.held = sys.kept.export(0, 9)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr == b""

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import os
+import random
+from array import array
+from collections.abc import Callable
+
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+from pair import entropy
+from zcws.bridge import Reply
+from zcws.codes import OpCode
+from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
+from zcws.frame import Frame
+from zcws.pool import ARENA_CAPACITY, Pool
+from zcws.writer import MaskingKeys, Writer
+
+#: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the arena.
+SIZES = [
+    *(0, 1, 2, 3, 4, 5, 124, 125, 126, 127, 65_535, 65_536),
+    *(n + d for n in (16 * 1024, 32 * 1024, ARENA_CAPACITY) for d in (-15, -14, -1, 0, 1)),
+]
+
+
+class Backwards:
+    """What stands in for a compressor here: its work can be checked by looking."""
+
+    def is_worth(self, size: int) -> bool:
+        return size >= 4
+
+    def message(self, payload: bytes) -> bytes | None:
+        return None if bytes(payload[:1]) == b"!" else bytes(payload)[::-1][:-1]
+
+    def piece(self, payload: bytes, *, last: bool) -> bytes:
+        return bytes(payload)[::-1] + (b"." if last else b"")
+
+
+def make_writer(role: str, *, compress: Backwards | None = None) -> Writer:
+    keys = MaskingKeys(entropy())
+    return Writer(Pool(), next_key=keys.next if role == "client" else None, compress=compress)
+
+
+@pytest.fixture(params=["server", "client"])
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def writer(role: str) -> Writer:
+    return make_writer(role)
+
+
+def sent(writer: Writer) -> list[wire.Seen]:
+    return wire.parse(b"".join(writer.take()))
+
+
+def sent_one(writer: Writer) -> wire.Seen:
+    (frame,) = sent(writer)
+    return frame
+
+
+class TestFrames:
+    @pytest.mark.parametrize("size", SIZES)
+    def test_rfc6455_5_2_every_boundary_of_the_length(self, writer: Writer, role: str, size: int) -> None:
+        payload = random.Random(size).randbytes(size)
+        writer.write_message(OpCode.BINARY, payload)
+        assert 0 <= writer.size - size <= 14
+        data = b"".join(writer.take())
+        masked = role == "client"
+        assert wire.parse(data) == [wire.Seen(wire.BINARY, payload, masked=masked)]
+        # In its shortest form: the same head that the oracle builds.
+        key = data[len(data) - size - 4 : len(data) - size] if masked else None
+        assert data.startswith(wire.head(wire.BINARY, size, key=key))
+
+    def test_rfc6455_5_1_only_a_client_masks(self, writer: Writer, role: str) -> None:
+        writer.write_message(OpCode.TEXT, b"hello")
+        assert sent_one(writer).masked is (role == "client")
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    @pytest.mark.parametrize("size", [5, 100_000])
+    def test_the_callers_bytes_are_never_modified(self, writer: Writer, kind: Callable[[bytes], bytes], size: int) -> None:
+        original = os.urandom(size)
+        payload = kind(bytes(original))
+        writer.write_message(OpCode.BINARY, payload)
+        assert sent_one(writer).payload == original
+        assert bytes(payload) == original
+
+    def test_take_empties_it(self, writer: Writer) -> None:
+        assert writer.take() == []
+        writer.write_message(OpCode.TEXT, b"once")
+        assert writer.size
+        assert sent_one(writer).payload == b"once"
+        assert writer.size == 0
+        assert writer.take() == []
+
+    @given(st.lists(st.binary(max_size=300) | st.integers(10_000, 70_000).map(bytes), max_size=12), st.randoms())
+    def test_any_messages_and_takes_in_order(self, payloads: list[bytes], rnd: random.Random) -> None:
+        for role in ("server", "client"):
+            writer, data = make_writer(role), b""
+            for payload in payloads:
+                writer.write_message(OpCode.BINARY, payload)
+                if rnd.random() < 0.3:
+                    data += b"".join(writer.take())
+            data += b"".join(writer.take())
+            assert [frame.payload for frame in wire.parse(data)] == payloads
+
+
+class TestCorking:
+    def test_small_frames_share_one_segment(self, writer: Writer) -> None:
+        for _ in range(64):
+            writer.write_message(OpCode.TEXT, b"x" * 256)
+        assert len(writer.take()) == 1
+
+    def test_a_large_immutable_payload_of_a_server_is_not_copied(self) -> None:
+        writer = make_writer("server")
+        payload = bytes(16 * 1024)
+        writer.write_message(OpCode.BINARY, payload)
+        writer.write_message(OpCode.TEXT, b"after")
+        segments = writer.take()
+        assert len(segments) == 3
+        assert segments[1] is payload
+        assert wire.parse(b"".join(segments))[1].payload == b"after"
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    def test_what_its_owner_may_change_is_copied(self, writer: Writer, kind: Callable[[bytearray], bytes]) -> None:
+        memory = bytearray(b"a" * 50_000)
+        writer.write_message(OpCode.BINARY, kind(memory))
+        memory[:] = b"b" * 50_000
+        assert sent_one(writer).payload == b"a" * 50_000
+
+    def test_memory_that_was_taken_is_never_used_again(self, writer: Writer) -> None:
+        """An event loop may hold views of it for as long as the peer is slow (design.md, section 3)."""
+        rnd = random.Random(3)
+        taken: list[tuple[list[object], bytes]] = []
+        memory = bytearray(40_000)
+        for _ in range(300):
+            for _ in range(rnd.randrange(1, 6)):
+                size = rnd.choice((20, 300, 5_000, 20_000, 40_000))
+                memory[:] = rnd.randbytes(len(memory))
+                writer.write_message(OpCode.BINARY, memoryview(memory)[:size])
+            segments = writer.take()
+            taken.append((list(segments), b"".join(segments)))
+        for segments, bytes_then in taken:
+            assert b"".join(segments) == bytes_then  # type: ignore[arg-type]
+
+    def test_small_output_of_an_idle_client_keeps_no_arena(self) -> None:
+        pool = Pool()
+        writer = Writer(pool, next_key=MaskingKeys(entropy()).next, compress=None)
+        writer.write_message(OpCode.TEXT, b"small")
+        assert writer._arena is not None
+        arena = writer._arena
+        writer.take()
+        assert writer._arena is None
+        assert pool.lend_arena() is arena
+        assert arena.used == 0
+
+
+class TestMaskingKeys:
+    def test_rfc6455_5_3_each_frame_has_a_key_of_its_own_from_the_source(self) -> None:
+        block = entropy()(4 * MaskingKeys.BLOCK)
+        writer = make_writer("client")
+        for _ in range(MaskingKeys.BLOCK):
+            writer.write_message(OpCode.BINARY, bytes(4))
+        data = b"".join(writer.take())
+        # A payload of zeros shows the key: head (2), key (4), payload (4).
+        keys = [data[i + 2 : i + 6] for i in range(0, len(data), 10)]
+        assert keys == [block[i : i + 4] for i in range(0, len(block), 4)]
+        assert all(data[i + 6 : i + 10] == key for i, key in zip(range(0, len(data), 10), keys, strict=True))
+
+    def test_the_source_is_asked_for_a_block_at_a_time(self) -> None:
+        asked: list[int] = []
+
+        def source(size: int) -> bytes:
+            asked.append(size)
+            return os.urandom(size)
+
+        keys = MaskingKeys(source)
+        drawn = {keys.next() for _ in range(MaskingKeys.BLOCK + 1)}
+        assert asked == [4 * MaskingKeys.BLOCK] * 2
+        assert len(drawn) > MaskingKeys.BLOCK - 2  # of 2^32: two the same are all but impossible, three are
+
+    def test_forget_drops_the_block(self) -> None:
+        blocks = [bytes(range(256)) * 4, bytes(1024)]
+        keys = MaskingKeys(lambda size: blocks.pop(0))
+        keys.next()
+        keys.forget()
+        assert keys.next() == 0
+
+
+class TestFragments:
+    def test_rfc6455_5_4_first_middle_last(self, writer: Writer) -> None:
+        assert not writer.is_in_message
+        writer.write_fragment(OpCode.TEXT, b"a", last=False)
+        assert writer.is_in_message
+        writer.write_fragment(OpCode.TEXT, b"", last=False)
+        writer.write_fragment(OpCode.TEXT, b"c", last=True)
+        assert not writer.is_in_message
+        frames = sent(writer)
+        assert [(f.opcode, f.fin, f.payload) for f in frames] == [
+            (wire.TEXT, False, b"a"),
+            (wire.CONTINUATION, False, b""),
+            (wire.CONTINUATION, True, b"c"),
+        ]
+
+    def test_one_fragment_is_one_frame(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.BINARY, b"\xff", last=True)
+        frame = sent_one(writer)
+        assert (frame.opcode, frame.fin) == (wire.BINARY, True)
+
+    def test_another_message_has_to_wait(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.BINARY, b"a", last=False)
+        writer.take()
+        with pytest.raises(ValueError, match=r"5\.4"):
+            writer.write_message(OpCode.TEXT, b"between")
+        assert writer.size == 0
+
+    def test_rfc6455_5_4_control_frames_go_between(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.BINARY, b"a", last=False)
+        writer.write_control(OpCode.PING, b"p")
+        writer.write_fragment(OpCode.BINARY, b"b", last=True)
+        assert [f.opcode for f in sent(writer)] == [wire.BINARY, wire.PING, wire.CONTINUATION]
+
+    @pytest.mark.parametrize("at", range(1, 7))
+    def test_fragments_may_cut_a_character(self, writer: Writer, at: int) -> None:
+        text = "€😀".encode()
+        writer.write_fragment(OpCode.TEXT, text[:at], last=False)
+        writer.write_fragment(OpCode.TEXT, text[at:], last=True)
+        assert b"".join(f.payload for f in sent(writer)) == text
+
+    def test_rfc6455_8_1_but_the_message_must_be_whole(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.TEXT, "€".encode()[:2], last=False)
+        writer.take()
+        with pytest.raises(ValueError, match="UTF-8"):
+            writer.write_fragment(OpCode.TEXT, b"", last=True)
+        with pytest.raises(ValueError, match="UTF-8"):
+            writer.write_fragment(OpCode.TEXT, b"x", last=False)
+        assert writer.size == 0
+        # The fragment that was refused changed nothing: the right one still follows.
+        writer.write_fragment(OpCode.TEXT, "€".encode()[2:], last=True)
+        assert sent_one(writer).payload == "€".encode()[2:]
+
+    def test_a_refused_check_of_another_text_changes_nothing(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.TEXT, "€".encode()[:1], last=False)
+        writer.check_utf8(b"something else")
+        writer.write_fragment(OpCode.TEXT, "€".encode()[1:], last=True)
+        assert len(sent(writer)) == 2
+
+    def test_binary_fragments_are_not_text(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.TEXT, b"text", last=True)
+        writer.write_fragment(OpCode.BINARY, b"\xff", last=False)
+        writer.write_fragment(OpCode.BINARY, b"\xfe", last=True)
+        assert [f.payload for f in sent(writer)] == [b"text", b"\xff", b"\xfe"]
+
+
+class TestFrameObjects:
+    def test_whole_frames(self, writer: Writer) -> None:
+        writer.write_frame(Frame.text("é"))
+        writer.write_frame(Frame.binary(b"\xff"))
+        writer.write_frame(Frame.ping(b"p"))
+        writer.write_frame(Frame.pong(b"q"))
+        writer.write_frame(Frame.close(1000, "bye"))
+        assert [(f.opcode, f.payload) for f in sent(writer)] == [
+            (wire.TEXT, "é".encode()),
+            (wire.BINARY, b"\xff"),
+            (wire.PING, b"p"),
+            (wire.PONG, b"q"),
+            (wire.CLOSE, wire.close_payload(1000, b"bye")),
+        ]
+
+    def test_fragments(self, writer: Writer) -> None:
+        writer.write_frame(Frame.text("a", fin=False))
+        writer.write_frame(Frame.continuation(b"b"))
+        writer.write_frame(Frame.continuation(b"c", fin=True))
+        assert [(f.opcode, f.fin) for f in sent(writer)] == [(1, False), (0, False), (0, True)]
+
+    def test_rfc6455_5_4_out_of_order(self, writer: Writer) -> None:
+        with pytest.raises(ValueError, match="without a message to continue"):
+            writer.write_frame(Frame.continuation(b"b"))
+        writer.write_frame(Frame.binary(b"a", fin=False))
+        writer.take()
+        for frame in (Frame.text("x"), Frame.text("x", fin=False)):
+            with pytest.raises(ValueError, match="finish it first"):
+                writer.write_frame(frame)
+        assert writer.size == 0
+
+    @pytest.mark.parametrize("payload", [b"\xff", "€".encode()[:2], b"\xed\xa0\x80", b"\xc0\x80"])
+    def test_rfc6455_8_1_text_that_is_not_utf8(self, writer: Writer, payload: bytes) -> None:
+        with pytest.raises(ValueError, match="UTF-8"):
+            writer.write_frame(Frame(OpCode.TEXT, payload))
+        assert writer.size == 0
+        assert not writer.is_in_message
+
+
+class TestControl:
+    @pytest.mark.parametrize("opcode", [OpCode.PING, OpCode.PONG])
+    def test_rfc6455_5_5_at_most_125_bytes(self, writer: Writer, opcode: OpCode) -> None:
+        writer.write_control(opcode, bytes(125))
+        assert len(sent_one(writer).payload) == 125
+        with pytest.raises(ValueError, match="125"):
+            writer.write_control(opcode, bytes(126))
+        assert writer.size == 0
+
+    @pytest.mark.parametrize(("code", "seen"), [(None, 1005), (1000, 1000), (4999, 4999)])
+    def test_nothing_is_written_after_our_close(self, writer: Writer, code: int | None, seen: int) -> None:
+        assert (writer.close_code, writer.sent_close) == (None, None)
+        writer.write_close(code)
+        assert writer.close_code == code
+        writer.take()
+        attempts: list[Callable[[], object]] = [
+            lambda: writer.write_message(OpCode.TEXT, b"x"),
+            lambda: writer.write_fragment(OpCode.TEXT, b"x", last=True),
+            lambda: writer.write_frame(Frame.binary(b"x")),
+            lambda: writer.write_control(OpCode.PING, b""),
+            lambda: writer.write_close(1000),
+        ]
+        for attempt in attempts:
+            with pytest.raises(ConnectionClosed) as caught:
+                attempt()
+            assert caught.value.code == seen
+        assert writer.size == 0
+
+    def test_the_error_after_our_close_is_ok_for_1000(self, writer: Writer) -> None:
+        writer.write_close(1000, "done")
+        with pytest.raises(ConnectionClosedOK, match="done"):
+            writer.write_message(OpCode.TEXT, b"x")
+
+    @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xee", b"\x00\x00", b"\x03\xf7", b"\x13\x88", b"\x03\xe8\xff"])
+    def test_rfc6455_7_4_a_close_that_must_not_be_sent(self, writer: Writer, payload: bytes) -> None:
+        with pytest.raises(ValueError):
+            writer.write_control(OpCode.CLOSE, payload)
+        assert writer.sent_close is None
+        assert writer.size == 0
+
+    def test_a_reason_is_at_most_123_bytes_of_utf8(self, writer: Writer) -> None:
+        with pytest.raises(ValueError, match="123"):
+            writer.write_close(1000, "é" * 62)
+        writer.write_close(1000, "é" * 61)
+        assert len(sent_one(writer).payload) == 124
+
+    def test_a_reason_needs_a_code(self, writer: Writer) -> None:
+        with pytest.raises(ValueError, match="needs a close code"):
+            writer.write_close(None, "why")
+
+    def test_replies(self, writer: Writer) -> None:
+        assert writer.write_reply(Reply(OpCode.PONG, b"p")) is False
+        assert writer.write_reply(Reply(OpCode.CLOSE, b"\x03\xe8")) is True
+        assert writer.write_reply(Reply(OpCode.PONG, b"late")) is True
+        assert [(f.opcode, f.payload) for f in sent(writer)] == [(wire.PONG, b"p"), (wire.CLOSE, b"\x03\xe8")]
+
+
+class TestCompression:
+    @pytest.fixture
+    def writer(self, role: str) -> Writer:
+        return make_writer(role, compress=Backwards())
+
+    @pytest.mark.parametrize(
+        ("payload", "compress", "expected", "rsv"),
+        [
+            (b"abcd", None, b"dcb", 4),
+            (b"abc", None, b"abc", 0),  # under the threshold
+            (b"abc", True, b"cb", 4),
+            (b"abcd", False, b"abcd", 0),
+            (b"!bcd", None, b"!bcd", 0),  # it would not be shorter
+            (b"!bcd", True, b"!bcd", 0),
+        ],
+    )
+    def test_which_messages(
+        self, writer: Writer, payload: bytes, compress: bool | None, expected: bytes, rsv: int
+    ) -> None:
+        writer.write_message(OpCode.BINARY, payload, compress=compress)
+        frame = sent_one(writer)
+        assert (frame.payload, frame.rsv) == (expected, rsv)
+
+    def test_rfc7692_6_rsv1_on_the_first_frame_only(self, writer: Writer) -> None:
+        for payload, last in ((b"ab", False), (b"cd", False), (b"ef", True)):
+            writer.write_fragment(OpCode.TEXT, payload, last=last)
+        assert [(f.rsv, f.payload) for f in sent(writer)] == [(4, b"ba"), (0, b"dc"), (0, b"fe.")]
+
+    def test_fragments_may_refuse_it(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.TEXT, b"ab", last=False, compress=False)
+        writer.write_fragment(OpCode.TEXT, b"cd", last=True, compress=True)  # counts on the first one only
+        assert [(f.rsv, f.payload) for f in sent(writer)] == [(0, b"ab"), (0, b"cd")]
+
+    def test_control_frames_are_never_compressed(self, writer: Writer) -> None:
+        writer.write_control(OpCode.PING, b"abcdefgh")
+        assert sent_one(writer).rsv == 0
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    def test_asked_for_and_not_agreed(self, role: str) -> None:
+        writer = make_writer(role)
+        with pytest.raises(ValueError, match="not agreed"):
+            writer.write_message(OpCode.TEXT, b"x", compress=True)
+        with pytest.raises(ValueError, match="not agreed"):
+            writer.write_fragment(OpCode.TEXT, b"x", last=False, compress=True)
+        assert writer.size == 0
+        assert not writer.is_in_message
+        writer.write_message(OpCode.TEXT, b"it goes on")
+        assert sent_one(writer).payload == b"it goes on"
+
+
+def test_a_stale_frame_is_not_written(writer: Writer) -> None:
+    frame = Frame.binary(b"x")
+    frame._source = None
+    with pytest.raises(StaleFrame):
+        writer.write_frame(frame)
+    assert writer.size == 0
+
+
+def test_the_protocol_takes_any_bytes_of_bytes(writer: Writer) -> None:
+    writer.write_message(OpCode.BINARY, array("B", [1, 2, 3]))
+    assert sent_one(writer).payload == b"\x01\x02\x03"

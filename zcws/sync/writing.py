@@ -1,0 +1,302 @@
+"""Writing to a blocking connection, by any number of threads: messages, frames, fragments, our Close.
+
+A lock is held while one writes and sends, so that frames go out whole and in order; a message in fragments keeps other
+messages out until it is complete, but not control frames (RFC 6455 5.4). What the reader owes to the peer while the
+lock is held stays on the bridge: after each write comes `_send_leftover`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from zcws.closing import State
+from zcws.codes import CloseCode, OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed, ConnectionClosedError
+from zcws.frame import Frame, close_payload
+from zcws.sync.channel import Channel
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["OutgoingStream", "WritingSide", "as_control_payload", "lock_timeout"]
+
+#: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
+_CORK = 64 * 1024
+
+_GAVE_UP = "the sender gave up in the middle of a message"
+
+
+class WritingSide:
+    """Writes to one connection; for any number of threads.
+
+    Attributes:
+        connection: the connection without its socket.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        close_timeout: float | None,
+        write_timeout: float | None,
+    ) -> None:
+        self.connection = connection
+        self._writer = connection.writer
+        self._channel = channel
+        self._close_timeout = close_timeout
+        self._write_timeout = write_timeout
+        self._write_lock = threading.RLock()
+        self._message_done = threading.Condition(self._write_lock)
+        self._sender: int | None = None  # the thread in the middle of a message of fragments
+        self._corked = 0
+        channel.limit_sends(write_timeout)
+
+    def _send_leftover(self) -> None:
+        """Sends what the reader left on the bridge while we held the lock."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Ends the TCP connection at once, without a closing handshake."""
+        raise NotImplementedError
+
+    # ---- messages and frames ----
+
+    def send(
+        self,
+        message: str | Buffer | Iterable[str | Buffer],
+        *,
+        text: bool | None = None,
+        compress: bool | None = None,
+    ) -> None:
+        """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
+
+        Args:
+            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+            compress: True or False decides for this message; by default its size does. RFC 7692.
+
+        Raises:
+            ConnectionClosed: the connection is closing or closed; nothing has been written.
+            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
+        """
+        if isinstance(message, str):
+            payload: Buffer = message.encode()
+            self._write(
+                lambda: self.connection.send_bytes(payload, text=text is not False, compress=compress)
+            )
+        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
+            self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
+        elif isinstance(message, Mapping) or not isinstance(message, Iterable):
+            raise TypeError(
+                f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
+            )
+        else:
+            self._send_fragments(iter(message), text, compress)
+
+    def _send_fragments(
+        self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None
+    ) -> None:
+        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
+        current = next(fragments, None)
+        if current is None:
+            return  # nothing to send is no message, as in `websockets`
+        is_text = isinstance(current, str) if text is None else text
+        with self._message():
+            for following in fragments:
+                self._send_fragment(current, is_text, compress, last=False)
+                current = following
+            self._send_fragment(current, is_text, compress, last=True)
+
+    @contextlib.contextmanager
+    def send_stream(
+        self, opcode: OpCode = OpCode.TEXT, *, compress: bool | None = None
+    ) -> Iterator[OutgoingStream]:
+        """One message that is sent in pieces, as they come: `with ws.send_stream() as message: message.write("...")`.
+
+        Other threads' messages wait until it is complete. Leaving with an exception closes the connection with 1011,
+        since half a message cannot be taken back. RFC 6455 5.4.
+        """
+        if opcode not in (OpCode.TEXT, OpCode.BINARY):
+            raise ValueError(f"a message is TEXT or BINARY, not {OpCode(opcode).name}")
+        with self._message():
+            stream = OutgoingStream(self, opcode == OpCode.TEXT, compress)
+            yield stream
+            stream._finish()
+
+    @contextlib.contextmanager
+    def _message(self) -> Iterator[None]:
+        """A message in fragments: other threads' messages wait until it is complete."""
+        with self._write_lock:
+            self._await_message()
+            self.connection.check_writable()
+            if self._sender is not None:
+                raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
+            self._sender = threading.get_ident()
+        try:
+            yield
+        except BaseException:
+            if self._writer.is_in_message:
+                self.begin_close(CloseCode.INTERNAL_ERROR, _GAVE_UP)
+            raise
+        finally:
+            with self._write_lock:
+                self._sender = None
+                self._message_done.notify_all()
+
+    def _await_message(self) -> None:
+        """Until no other thread is in the middle of a message. The lock is held, but not meanwhile."""
+        me = threading.get_ident()
+        while self._sender is not None and self._sender != me:
+            self._message_done.wait()
+
+    def _send_fragment(self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool) -> None:
+        self._write_now(
+            lambda: self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
+        )
+
+    def write_frame(self, frame: Frame) -> None:
+        """Sends a frame as it is; a received one too. Raises: as `Connection.write_frame`."""
+        if frame.opcode is OpCode.CLOSE:
+            code = frame.close_code if len(frame) else None
+            self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
+        elif frame.opcode > OpCode.CLOSE:
+            self._write_now(lambda: self.connection.write_frame(frame))
+        else:
+            self._write(lambda: self.connection.write_frame(frame))
+
+    def _write(self, write: Callable[[], object]) -> None:
+        """Writes something that may not stand in the middle of another thread's message."""
+        with self._write_lock:
+            if self._sender is not None:
+                self._await_message()
+            write()
+            self._flush_unless_corked()
+        self._send_leftover()
+
+    def _write_now(self, write: Callable[[], object]) -> None:
+        with self._write_lock:
+            write()
+            self._flush_unless_corked()
+        self._send_leftover()
+
+    def _flush_unless_corked(self) -> None:
+        if not self._corked or self._writer.size >= _CORK:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends what has been written. The lock is held.
+
+        Raises:
+            ConnectionClosedError: the socket takes no more.
+        """
+        segments = self._writer.take()
+        if not segments:
+            return
+        try:
+            self._channel.send(segments)
+        except TimeoutError:
+            failure = int(CloseCode.INTERNAL_ERROR), "the peer does not read (write_timeout)"
+            self.connection.lose(failure)
+            self._channel.abort()
+            raise ConnectionClosedError(*failure) from None
+        except OSError as exc:
+            # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+            self.connection.lose()
+            raise self.connection.error() from exc
+
+    def _flush_quietly(self) -> None:
+        with contextlib.suppress(ConnectionClosed):  # the reader finds the reason
+            self._flush()
+
+    @contextlib.contextmanager
+    def cork(self) -> Iterator[None]:
+        """What is written inside goes out at the end, in one system call: `with ws.cork(): ...`."""
+        with self._write_lock:
+            self._corked += 1
+        try:
+            yield
+        finally:
+            with self._write_lock:
+                self._corked -= 1
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what has been written. Raises: ConnectionClosed when the socket takes no more."""
+        with self._write_lock:
+            self._flush()
+        self._send_leftover()
+
+    def pong(self, payload: str | Buffer = b"") -> None:
+        """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
+        self._write_now(lambda: self.connection.pong(as_control_payload(payload)))
+
+    # ---- our Close ----
+
+    def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """The first half of `close`, without the wait for the peer. From any thread.
+
+        Where another thread has been sending for `close_timeout` seconds without getting anywhere, there is no Close:
+        the connection ends at once.
+        """
+        close_payload(code, reason)  # ValueError before anything happens
+        if not self._try_close(code, reason, self._close_timeout):
+            self.abort()
+
+    def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
+        """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
+        if not self._write_lock.acquire(timeout=lock_timeout(timeout)):
+            return False
+        try:
+            if timeout == 0 and not self._channel.is_writable:
+                return False
+            if self._writer.is_in_message and self.connection.state is State.OPEN:
+                code, reason = CloseCode.INTERNAL_ERROR, _GAVE_UP  # the peer waits for the rest of it
+            if self.connection.send_close(code, reason):
+                bounds = [self._close_timeout, self._write_timeout]
+                self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
+                self._flush_quietly()
+        finally:
+            self._write_lock.release()
+        self._send_leftover()
+        return True
+
+
+class OutgoingStream:
+    """One message that is being sent in pieces."""
+
+    def __init__(self, ws: WritingSide, is_text: bool, compress: bool | None) -> None:
+        self._ws = ws
+        self._is_text = is_text
+        self._compress = compress
+        self._done = False
+
+    def write(self, piece: str | Buffer) -> None:
+        """Sends one piece as a fragment. Raises: as `WebSocket.send`."""
+        if self._done:
+            raise RuntimeError("write inside `with`")
+        self._ws._send_fragment(piece, self._is_text, self._compress, last=False)
+
+    def _finish(self) -> None:
+        self._done = True
+        self._ws._send_fragment(b"", self._is_text, self._compress, last=True)
+
+
+def lock_timeout(timeout: float | None) -> float:
+    """`timeout` as `Lock.acquire` wants it: -1 waits for ever."""
+    return -1 if timeout is None else max(timeout, 0)
+
+
+def as_control_payload(payload: str | Buffer) -> bytes:
+    """What a Ping or Pong carries."""
+    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
+
+
+def _has_buffer(message: object) -> bool:
+    try:
+        memoryview(message)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
