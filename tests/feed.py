@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import wire
+
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
@@ -21,7 +23,9 @@ TRAILING = wire.frame(wire.PING, b"late") + wire.frame(wire.PING, b"late", key=w
 
 #: The same behind a fault that is found when the message is read (it has to be inflated): a Ping that is there
 #: already was answered when it arrived, so there is none.
-TRAILING_DATA = wire.frame(wire.TEXT, b"late") + wire.frame(wire.TEXT, b"late", key=wire.KEY) + b"\xff\xff\xff"
+TRAILING_DATA = (
+    wire.frame(wire.TEXT, b"late") + wire.frame(wire.TEXT, b"late", key=wire.KEY) + b"\xff\xff\xff"
+)
 
 
 @dataclass
@@ -95,4 +99,4 @@ def run(
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """`data` cut at those places."""
     at = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[i:j] for i, j in zip(at, at[1:], strict=False)]
+    return [data[i:j] for i, j in pairwise(at)]

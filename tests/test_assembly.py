@@ -31,7 +31,9 @@ class Doubling:
             yield b"."
 
 
-def assemble(opcode: int, target: PayloadBuffer, inflate: Doubling | None = None, max_size: int = 1000) -> Assembly:
+def assemble(
+    opcode: int, target: PayloadBuffer, inflate: Doubling | None = None, max_size: int = 1000
+) -> Assembly:
     return Assembly(opcode, target, is_ours=False, inflate=inflate, max_size=max_size)
 
 
@@ -40,7 +42,9 @@ def test_plain_pieces_lie_one_behind_the_other() -> None:
     target.append(memoryview(b"what was there before"))
     assembly = assemble(BINARY, target)
     assert assembly.is_plain
-    assert [assembly.add(memoryview(piece), last=piece == b"c") for piece in (b"aa", b"", b"b", b"c")] == [0] * 4
+    assert [assembly.add(memoryview(piece), last=piece == b"c") for piece in (b"aa", b"", b"b", b"c")] == [
+        0
+    ] * 4
     assert bytes(target.peek(0, len(target))) == b"aabc"
 
 
@@ -73,12 +77,17 @@ def test_inflating_stops_at_the_limit_not_after_it() -> None:
 
 def test_exactly_the_limit_is_allowed() -> None:
     assert assemble(BINARY, PayloadBuffer(), Doubling(), max_size=7).add(memoryview(b"abc"), last=True) == 0
-    assert assemble(BINARY, PayloadBuffer(), Doubling(), max_size=6).add(memoryview(b"abc"), last=True) == SIZE
+    assert (
+        assemble(BINARY, PayloadBuffer(), Doubling(), max_size=6).add(memoryview(b"abc"), last=True) == SIZE
+    )
 
 
 def test_inflated_bytes_that_do_not_fit_the_callers_memory() -> None:
     memory = bytearray(5)
-    assert assemble(BINARY, PayloadBuffer(memory), Doubling()).add(memoryview(b"abc"), last=True) == BAD_BUFFER_SIZE
+    assert (
+        assemble(BINARY, PayloadBuffer(memory), Doubling()).add(memoryview(b"abc"), last=True)
+        == BAD_BUFFER_SIZE
+    )
     assert memory == b"aabb\0"
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import feed
 import pytest
+import wire
 from hypothesis import given
 from hypothesis import strategies as st
-
-import feed
-import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -179,7 +179,8 @@ ROWS = [
     row("masked with a key of zeros", MASKED, SECOND_BYTE, simple(TEXT, b"x", key=bytes(4)),
         sides=(CLIENT, UNMASKED_SERVER)),
     # ---- the length, RFC 6455 5.2
-    *(row(f"{size} bytes in 16 bits", LENGTH_FORM, LENGTH_16, announced(BINARY, size, form=16)) for size in (0, 1, 125)),
+    *(row(f"{size} bytes in 16 bits", LENGTH_FORM, LENGTH_16, announced(BINARY, size, form=16))
+      for size in (0, 1, 125)),
     *(row(f"{size} bytes in 64 bits", LENGTH_FORM, LENGTH_64, announced(BINARY, size, form=64))
       for size in (0, 125, 126, 65535)),
     *(row(f"{size:#x} bytes", LENGTH_SIGN, LENGTH_64, announced(BINARY, size)) for size in (1 << 63, (1 << 64) - 1)),
@@ -200,7 +201,8 @@ ROWS = [
         begun=(TEXT, b"a\xce")),
     # ---- Close, RFC 6455 5.5.1 and 7.4
     row("Close of one byte", CLOSE_SIZE, WHOLE, simple(CLOSE, b"\x03")),
-    *(row(f"Close {code}", CLOSE_CODE, WHOLE, simple(CLOSE, wire.close_payload(code, b"why"))) for code in BAD_CLOSE_CODES),
+    *(row(f"Close {code}", CLOSE_CODE, WHOLE, simple(CLOSE, wire.close_payload(code, b"why")))
+      for code in BAD_CLOSE_CODES),
     *(row(f"Close with {name}", CLOSE_REASON, WHOLE, simple(CLOSE, wire.close_payload(1000, text)))
       for name, (text, _) in BAD_TEXTS.items()),
     # ---- deflate, RFC 7692 7.2.2
@@ -240,7 +242,9 @@ def test_a_broken_rule(row: Row, side: Side) -> None:
     known = row.known(side, bad)
     make = partial(side.connect, row.agreement)
     # An unfinished message is silent as well: it is one part with the fault, cut where the fault is known.
-    outcome = feed.run(make, [*good, b"".join(begun) + bad[:known]], key=side.key, ends=True, trailing=row.trailing)
+    outcome = feed.run(
+        make, [*good, b"".join(begun) + bad[:known]], key=side.key, ends=True, trailing=row.trailing
+    )
     assert outcome.frames == frames
     assert_failed(outcome, side, row.fault)
     # What is left of the frame changes nothing.
@@ -294,7 +298,11 @@ def pairs(side: Side) -> list[tuple[str, list[bytes], bytes]]:
         ("exactly max_size in fragments", [b"x" * (MAX_SIZE - 3), b"abc"], b"x" * (MAX_SIZE - 3) + b"abc"),
         ("exactly max_fragments", [b"a"] * MAX_FRAGMENTS, b"a" * MAX_FRAGMENTS),
         ("exactly max_fragments, all empty", [b""] * MAX_FRAGMENTS, b""),
-        ("characters cut by fragments", [cut_text[:1], cut_text[1:4], cut_text[4:-2], cut_text[-2:]], cut_text),
+        (
+            "characters cut by fragments",
+            [cut_text[:1], cut_text[1:4], cut_text[4:-2], cut_text[-2:]],
+            cut_text,
+        ),
         *((f"{size} bytes", [b"y" * size], b"y" * size) for size in (0, 1, 125, 126, 127, 65535, 65536)),
     ]
 
@@ -304,7 +312,11 @@ def test_what_is_just_allowed(side: Side) -> None:
     for name, payloads, message in pairs(side):
         parts = [b"".join(wire.fragments(TEXT, payloads, key=side.key))]
         silent = len(parts[0]) < 1000  # byte by byte for the small ones
-        outcome = feed.run(side.connect, parts, key=side.key, ends=False) if silent else feed.feed(side.connect(), parts)
+        outcome = (
+            feed.run(side.connect, parts, key=side.key, ends=False)
+            if silent
+            else feed.feed(side.connect(), parts)
+        )
         assert outcome.frames == [(OpCode.TEXT, message)], name
         assert outcome.sent == [], name
 
@@ -408,7 +420,12 @@ def test_a_final_block_ends_nothing(side: Side) -> None:
         b"".join(wire.fragments(BINARY, [final[:3], b"", final[3:]], key=side.key, rsv=4)),
     ]
     outcome = feed.run(partial(side.connect, DEFLATE), parts, key=side.key, ends=False)
-    assert [payload for _, payload in outcome.frames] == [b"with BFINAL", b"and the next", b"and a plain one", b"with BFINAL"]
+    assert [payload for _, payload in outcome.frames] == [
+        b"with BFINAL",
+        b"and the next",
+        b"and a plain one",
+        b"with BFINAL",
+    ]
 
 
 # ---- floods ----
@@ -420,7 +437,9 @@ def test_ten_thousand_pings_in_one_read(side: Side) -> None:
     connection = Connection(is_client=side.is_client, entropy=os.urandom, pool=POOL)
     outcome = feed.feed(connection, [b"".join(pings)])
     assert outcome.frames == [(OpCode.PING, b"%d" % i) for i in range(10_000)]
-    assert [(seen.opcode, seen.payload) for seen in outcome.sent] == [(PONG, b"%d" % i) for i in range(10_000)]
+    assert [(seen.opcode, seen.payload) for seen in outcome.sent] == [
+        (PONG, b"%d" % i) for i in range(10_000)
+    ]
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zcws.kernel import ffi
 from zcws.buffer import _AHEAD, PayloadBuffer
 from zcws.errors import StaleFrame
+from zcws.kernel import ffi
 
 
 def address(memory: object) -> int:

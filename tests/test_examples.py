@@ -3,6 +3,7 @@
 How a block of a page is read. Blocks of `python` are whole programs; each is run, from the top of the page to its end.
 One that serves for ever is stopped by Ctrl-C at the end of the page. A block of `text` is what the program right before
 it prints; `...` in it stands for anything. A block of `sh` is looked at line by line: every command must exist.
+A block without a language is a picture.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def test_the_programs_of_a_page(page: Path, tmp_path: Path) -> None:
                 for line in block.text.splitlines():
                     check_command(line)
             else:
-                raise AssertionError(f"{where}: a block of {block.language!r} is not run by anything")
+                assert not block.language, f"{where}: a block of {block.language!r} is not run by anything"
     finally:
         for process in running:
             stop(process)

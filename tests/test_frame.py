@@ -6,11 +6,19 @@ import array
 
 import numpy as np
 import pytest
-
 import wire
+
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import StaleFrame, ZcwsError
-from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, close_payload, parse_close_payload
+from zcws.frame import (
+    NEED_MORE,
+    Frame,
+    NeedMore,
+    PayloadOrigin,
+    ReceivedFrame,
+    close_payload,
+    parse_close_payload,
+)
 
 
 class Memory:
@@ -99,7 +107,10 @@ def test_rfc6455_5_5_1_the_payload_of_a_close() -> None:
 
 
 def test_code_and_reason_of_a_close() -> None:
-    assert (Frame.close(3000, "enough").close_code, Frame.close(3000, "enough").close_reason) == (3000, "enough")
+    assert (Frame.close(3000, "enough").close_code, Frame.close(3000, "enough").close_reason) == (
+        3000,
+        "enough",
+    )
     # RFC 6455 7.1.5: no code is 1005.
     assert (Frame.close().close_code, Frame.close().close_reason) == (CloseCode.NO_STATUS_RCVD, "")
 

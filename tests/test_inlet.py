@@ -6,11 +6,11 @@ import gc
 import os
 import tracemalloc
 
-import pytest
-
 import feed
+import pytest
 import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+
 from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.codes import OpCode
@@ -150,7 +150,10 @@ def test_more_frames_in_a_read_than_the_table_has_rows() -> None:
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_end_of_the_stream_behind_a_full_table(extra: int) -> None:
     connection = connect(Pool())
-    send(connection, wire.frame(BINARY, b"x") * (TABLE_ROWS + extra) + wire.frame(CLOSE, wire.close_payload(1001)))
+    send(
+        connection,
+        wire.frame(BINARY, b"x") * (TABLE_ROWS + extra) + wire.frame(CLOSE, wire.close_payload(1001)),
+    )
     assert [connection.read_message() for _ in range(TABLE_ROWS)] == [b"x"] * TABLE_ROWS
     # The peer half-closes: what the table had no room for is read all the same, and its Close is answered.
     connection.receive_eof()
@@ -318,7 +321,11 @@ def test_the_end_waits_for_who_may_still_answer() -> None:
     send(connection, wire.frame(TEXT, b"question"))
     assert connection.read_message() == "question"
     connection.reader.receive_eof(later=True)
-    assert (connection.reader.is_concluded, connection.reader.is_at_eof, connection.reader.is_ending) == (False, True, True)
+    assert (connection.reader.is_concluded, connection.reader.is_at_eof, connection.reader.is_ending) == (
+        False,
+        True,
+        True,
+    )
     with pytest.raises(ConnectionClosedError):
         connection.read_message()
     assert connection.reader.is_concluded
@@ -349,9 +356,19 @@ def test_conclude_does_nothing_while_more_may_come() -> None:
 
 def test_what_a_driver_asks() -> None:
     reader = connect().reader
-    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (False, False, False, False)
+    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (
+        False,
+        False,
+        False,
+        False,
+    )
     reader.receive_bytes(memoryview(wire.frame(TEXT, b"x")))
-    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (True, True, True, False)
+    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (
+        True,
+        True,
+        True,
+        False,
+    )
     reader.read_frame()
     assert (reader.is_pending, reader.has_news, reader.needs_care) == (False, False, True)
     assert reader.read_frame() is NEED_MORE
@@ -402,7 +419,9 @@ def test_memory_grows_with_the_bytes_that_have_arrived(fragmented: bool) -> None
     arrived = 0
     while arrived < 2_000_000:
         assert connection.read_frame(buffer) is NEED_MORE
-        send(connection, bytes(4000))  # less than a ring: the first ones come before there is anything to land in
+        send(
+            connection, bytes(4000)
+        )  # less than a ring: the first ones come before there is anything to land in
         arrived += 4000
         assert buffer.capacity <= 2 * arrived + 256 * 1024
 

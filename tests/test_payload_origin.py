@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 import wire
+
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -74,10 +75,17 @@ class Peer:
         return 0 <= address(view) - address(self.memory) < USER_SIZE
 
 
-@pytest.fixture(params=[(m, r, d) for m in (True, False) for r in (True, False) for d in (True, False)],
-                ids=lambda p: f"{'masked' if p[0] else 'unmasked'}-{'mirror' if p[1] else 'plain'}{'-deflate' * p[2]}")  # fmt: skip
+KINDS = [(masked, mirrored, deflate) for masked in (0, 1) for mirrored in (0, 1) for deflate in (0, 1)]
+
+
+def name_of(kind: tuple[int, int, int]) -> str:
+    masked, mirrored, deflate = kind
+    return f"{'un' * (1 - masked)}masked-{'un' * (1 - mirrored)}mirrored{'-deflate' * deflate}"
+
+
+@pytest.fixture(params=KINDS, ids=name_of)
 def peer(request: pytest.FixtureRequest) -> Peer:
-    return Peer(*request.param)
+    return Peer(*map(bool, request.param))
 
 
 @pytest.fixture
@@ -121,7 +129,10 @@ def test_a_close_lies_where_other_control_frames_do(peer: Peer, origin: PayloadO
     peer.send(peer.frame(OpCode.CLOSE, payload))
     frame = peer.read(origin)
     assert (frame.close_code, frame.close_reason, frame.to_bytes()) == (1000, "bye", payload)
-    assert (peer.in_ring(frame.payload), peer.in_user(frame.payload)) == (origin is ADAPTIVE, origin is CONSISTENT)
+    assert (peer.in_ring(frame.payload), peer.in_user(frame.payload)) == (
+        origin is ADAPTIVE,
+        origin is CONSISTENT,
+    )
 
 
 def test_a_frame_that_wraps_is_not_copied_either(peer: Peer) -> None:
@@ -228,7 +239,9 @@ def test_control_between_fragments_consistent_has_bytes_of_its_own(peer: Peer) -
 
 
 @origins
-def test_a_compressed_message_is_inflated_into_the_callers_memory(deflating: Peer, origin: PayloadOrigin) -> None:
+def test_a_compressed_message_is_inflated_into_the_callers_memory(
+    deflating: Peer, origin: PayloadOrigin
+) -> None:
     for message in (b"", b"hello " * 100, b"x" * 500_000, NOISE[:30_000]):
         deflating.send(deflating.frame(OpCode.BINARY, wire.deflate(message), rsv=4))
         frame = deflating.read(origin)
@@ -244,7 +257,9 @@ def test_a_large_compressed_message_is_inflated_as_it_comes(deflating: Peer, ori
         assert peer.connection.read_frame(peer.user, origin) is NEED_MORE
         peer.send(stream[at : at + 50_000])
         # Half of it has been inflated before the rest has arrived; the network never writes to the caller's memory.
-        assert not any(address(peer.memory) <= where < address(peer.memory) + USER_SIZE for where in peer.landed[-9:])
+        assert not any(
+            address(peer.memory) <= where < address(peer.memory) + USER_SIZE for where in peer.landed[-9:]
+        )
     frame = peer.read(origin)
     assert address(frame.payload) == address(peer.memory)
     assert frame.payload == NOISE * 3
@@ -255,7 +270,7 @@ def test_compressed_fragments_are_inflated_as_they_come(deflating: Peer, origin:
     peer = deflating
     data = wire.deflate(NOISE)
     cuts = [0, 1, 2, 30_000, 30_000, 70_000, len(data)]
-    pieces = [data[i:j] for i, j in zip(cuts, cuts[1:], strict=False)]
+    pieces = [data[i:j] for i, j in pairwise(cuts)]
     arrived = []
     for piece in wire.fragments(OpCode.BINARY, pieces, key=peer.key, rsv=4):
         arrived.append(len(peer.user))

@@ -6,12 +6,20 @@ import gc
 import os
 
 import pytest
-
 import wire
+
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.frame import NEED_MORE
-from zcws.pool import _LARGEST_SPARE_BUFFER, _SPARE_ARENAS, _SPARE_BUFFERS, _SPARE_RINGS, Pool
+from zcws.pool import (
+    _LARGEST_SPARE_BUFFER,
+    _SPARE_ARENAS,
+    _SPARE_BUFFERS,
+    _SPARE_RINGS,
+    Pool,
+    _forget_all,
+    _pools,
+)
 
 
 def test_the_landing_ring_stays_in_the_pool_until_it_is_leased() -> None:
@@ -121,9 +129,16 @@ def test_a_child_process_gets_none_of_its_parents_rings() -> None:
     assert bytes(landing.whole[:6]) == b"parent"
 
 
-def test_a_pool_that_nobody_uses_is_forgotten() -> None:
-    from zcws.pool import _pools
+def test_what_the_fork_hook_does() -> None:
+    pools = [Pool(4096), Pool(4096)]
+    for pool in pools:
+        ring, _ = pool.lease(), pool.land()
+        pool.give_back(ring)
+    _forget_all()
+    assert [(pool.landing, pool._spare) for pool in pools] == [(None, []), (None, [])]
 
+
+def test_a_pool_that_nobody_uses_is_forgotten() -> None:
     gc.collect()
     before = len(_pools)
     pool = Pool(4096)

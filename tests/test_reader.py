@@ -8,9 +8,9 @@ import weakref
 from typing import Any
 
 import pytest
-
 import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+
 from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.codes import OpCode
@@ -98,7 +98,12 @@ def test_reading_that_fails_before_it_begins_keeps_the_frame() -> None:
     busy = PayloadBuffer()
     send(one, wire.frame(BINARY, b"half", fin=False))
     assert one.read_frame(busy) is NEED_MORE
-    send(two, wire.frame(TEXT, b"first"), wire.frame(BINARY, b"se", fin=False), wire.frame(CONTINUATION, b"cond"))
+    send(
+        two,
+        wire.frame(TEXT, b"first"),
+        wire.frame(BINARY, b"se", fin=False),
+        wire.frame(CONTINUATION, b"cond"),
+    )
     frame = read(two)
     for origin in (ADAPTIVE, CONSISTENT):
         with pytest.raises(ValueError, match="in the middle of a message of another connection"):
@@ -196,7 +201,7 @@ def test_messages_are_objects_of_the_callers_own() -> None:
         wire.frame(TEXT, "schön".encode()),
         wire.frame(PING, b"passed over"),
         wire.frame(BINARY, b"\0\1"),
-        *wire.fragments(TEXT, ["ganz ".encode(), "schön".encode()]),
+        *wire.fragments(TEXT, [b"ganz ", "schön".encode()]),
         wire.frame(PONG),
         wire.frame(BINARY, wire.deflate(b"inflated"), rsv=4),
         wire.frame(TEXT),
@@ -248,7 +253,9 @@ def test_consistent_without_a_buffer_has_bytes_of_its_own() -> None:
 def test_consistent_that_does_not_fit() -> None:
     pool = Pool(4096)
     connection = connect(pool)
-    send(connection, wire.frame(BINARY, b"fits"), wire.frame(BINARY, b"does not"), wire.frame(BINARY, b"late"))
+    send(
+        connection, wire.frame(BINARY, b"fits"), wire.frame(BINARY, b"does not"), wire.frame(BINARY, b"late")
+    )
     memory = bytearray(b"......")
     with memoryview(memory)[:5] as part:
         buffer = PayloadBuffer(part)
@@ -272,7 +279,13 @@ def batch(connection: Connection) -> list[Frame]:
 def test_a_batch_is_what_has_arrived_together() -> None:
     connection = connect()
     assert connection.reader.read_batch() is NEED_MORE
-    send(connection, wire.frame(TEXT, b"1"), wire.frame(PING, b"2"), wire.frame(BINARY, b"3"), wire.frame(TEXT)[:1])
+    send(
+        connection,
+        wire.frame(TEXT, b"1"),
+        wire.frame(PING, b"2"),
+        wire.frame(BINARY, b"3"),
+        wire.frame(TEXT)[:1],
+    )
     frames = batch(connection)
     assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [
         (OpCode.TEXT, b"1"), (OpCode.PING, b"2"), (OpCode.BINARY, b"3"),
@@ -304,7 +317,10 @@ def test_a_batch_with_messages_in_pieces() -> None:
     assert len(pool._buffers) == 2
     send(connection, wire.frame(CONTINUATION, b"ur"), wire.frame(CLOSE))
     frames = batch(connection)
-    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [(OpCode.TEXT, b"four"), (OpCode.CLOSE, b"")]
+    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [
+        (OpCode.TEXT, b"four"),
+        (OpCode.CLOSE, b""),
+    ]
     assert connection.state is State.CLOSED
     with pytest.raises(ConnectionClosed):
         connection.reader.read_batch()
@@ -321,7 +337,12 @@ def test_only_fragments_are_no_batch_yet() -> None:
 def test_what_came_before_a_fault_in_a_batch_is_still_good() -> None:
     pool = Pool(4096)
     connection, other = connect(pool, agreement=DEFLATE), connect(pool)
-    send(connection, *wire.fragments(TEXT, [b"go", b"od"]), wire.frame(BINARY, b"\xff\xff", rsv=4), wire.frame(TEXT, b"late"))
+    send(
+        connection,
+        *wire.fragments(TEXT, [b"go", b"od"]),
+        wire.frame(BINARY, b"\xff\xff", rsv=4),
+        wire.frame(TEXT, b"late"),
+    )
     frames = batch(connection)
     # Its buffer is not lent to anybody else meanwhile.
     send(other, *wire.fragments(TEXT, [b"ev", b"il"]))
@@ -435,3 +456,54 @@ def test_a_stream_begins_with_a_message_and_is_read_as_one() -> None:
     send(connection, wire.frame(CONTINUATION, b"more"))
     with pytest.raises(RuntimeError, match="being streamed"):
         connection.read_frame()
+
+
+def test_a_stream_begins_in_the_middle_of_a_frame() -> None:
+    connection = connect()
+    send(connection, wire.frame(BINARY, b"0123456789")[:6])
+    connection.reader.begin_stream()
+    assert pieces(connection) == ([b"0123"], False)
+    send(connection, b"45")
+    assert pieces(connection) == ([b"45"], False)
+    send(connection, b"6789")
+    assert pieces(connection) == ([b"6789"], True)
+    connection.reader.end_stream()  # it has ended by itself: nothing is left to skip
+    send(connection, wire.frame(BINARY, b"next"))
+    assert connection.read_message() == b"next"
+
+
+def test_a_stream_that_is_left_in_the_middle_of_what_it_inflates() -> None:
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, wire.deflate(bytes(300_000)), rsv=4), wire.frame(TEXT, b"next"))
+    assert connection.reader.read_piece() is not NEED_MORE
+    connection.reader.end_stream()
+    assert connection.read_message() == "next"
+
+
+def test_a_bomb_that_nobody_wants() -> None:
+    connection = connect(agreement=DEFLATE, max_size=100_000)
+    connection.reader.begin_stream()
+    one, two = wire.fragments(BINARY, [wire.deflate(b"x")[:-1], wire.deflate(bytes(50_000_000))], rsv=4)
+    send(connection, one)
+    pieces(connection)
+    connection.reader.end_stream()
+    for at in range(0, len(two), 1000):
+        send(connection, two[at : at + 1000])
+        try:
+            assert connection.read_message() is NEED_MORE
+        except ProtocolError as error:
+            assert error.code in (1007, 1009)
+            break
+    else:
+        raise AssertionError("not stopped")
+
+
+def test_pings_that_waited_when_replies_were_deferred_are_answered_once() -> None:
+    connection = connect()
+    send(connection, wire.frame(PING, b"1"), wire.frame(TEXT, b"x"))
+    connection.reader.defer_replies()
+    send(connection, wire.frame(PING, b"2"))
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"1"]
+    assert [read(connection).to_bytes() for _ in range(3)] == [b"1", b"x", b"2"]
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"2"]

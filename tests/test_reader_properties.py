@@ -11,14 +11,14 @@ import random
 import sys
 from typing import Any
 
+import feed
 import numpy as np
 import pytest
+import wire
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import feed
-import wire
 from wire import BINARY, CONTINUATION, PING, PONG, TEXT
+
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -147,7 +147,9 @@ SIZES = st.sampled_from(
      3 * CAPACITY, 20_000, 65_535, 65_536]
 )  # fmt: skip
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=[]), max_size=30)
-CONTROL = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125) | st.binary(min_size=125, max_size=125))
+CONTROL = st.tuples(
+    st.sampled_from([PING, PONG]), st.binary(max_size=125) | st.binary(min_size=125, max_size=125)
+)
 
 
 @st.composite
@@ -296,8 +298,12 @@ def test_what_comes_out_is_what_went_in_compressed(data: st.DataObject) -> None:
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(stream=st.binary(max_size=2000), places=st.lists(st.integers(0, 2000), max_size=8), client=st.booleans())
-def test_any_bytes_at_all_end_alike_however_they_are_cut(stream: bytes, places: list[int], client: bool) -> None:
+@given(
+    stream=st.binary(max_size=2000), places=st.lists(st.integers(0, 2000), max_size=8), client=st.booleans()
+)
+def test_any_bytes_at_all_end_alike_however_they_are_cut(
+    stream: bytes, places: list[int], client: bool
+) -> None:
     def connect() -> Connection:
         return Connection(is_client=client, entropy=os.urandom, pool=Pool(4096), max_size=3000)
 

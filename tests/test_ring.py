@@ -6,6 +6,9 @@ import gc
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +64,9 @@ def test_without_the_mirror_there_is_one_half() -> None:
 
 
 def test_where_the_mapping_fails_the_ring_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zcws.ring._mirrored_memory", lambda capacity: None)
+    # What the C core answers where the platform or its limits do not allow it (csrc/mirror.c).
+    refusing = SimpleNamespace(zcws_page_size=lib.zcws_page_size, zcws_mirror_map=lambda size: ffi.NULL)
+    monkeypatch.setattr("zcws.ring.lib", refusing)
     ring = Ring(PAGE)
     assert (ring.mirrored, len(ring.memory)) == (False, PAGE)
 
@@ -189,18 +194,19 @@ def test_a_view_in_the_second_half_is_guarded_after_a_move() -> None:
     assert bytes(view) == pattern(300)[100:]
 
 
+HOLDERS: dict[str, Callable[[memoryview], Any]] = {
+    "slice": lambda view: view[8:24],
+    "array": lambda view: np.frombuffer(view, np.uint8),
+    "array of a slice": lambda view: np.frombuffer(view[8:], np.uint32)[1::2],
+    "cast": lambda view: view.cast("I"),
+}
+
+
 @either
-@pytest.mark.parametrize("holder", ["slice", "array", "array of a slice", "cast"])
+@pytest.mark.parametrize("holder", HOLDERS)
 def test_whatever_is_over_a_view_holds_it(ring: Ring, holder: str) -> None:
     fill(ring, pattern(64))
-    view = ring.export(0, 64)
-    kept = {
-        "slice": lambda: view[8:24],
-        "array": lambda: np.frombuffer(view, np.uint8),
-        "array of a slice": lambda: np.frombuffer(view[8:], np.uint32)[1::2],
-        "cast": lambda: view.cast("I"),
-    }[holder]()
-    del view
+    kept = HOLDERS[holder](ring.export(0, 64))
     gc.collect()
     assert ring.is_exported
     del kept

@@ -36,7 +36,13 @@ def length(size: int, *, form: int | None = None) -> bytes:
 
 
 def head(
-    opcode: int, size: int, *, fin: bool = True, rsv: int = 0, key: bytes | None = None, form: int | None = None
+    opcode: int,
+    size: int,
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    key: bytes | None = None,
+    form: int | None = None,
 ) -> bytes:
     """The bytes before a payload of `size` bytes. `rsv` is the three bits as a number: RSV1 is 4."""
     first = (0x80 if fin else 0) | rsv << 4 | opcode
@@ -64,9 +70,7 @@ def fragments(opcode: int, payloads: list[bytes], *, key: bytes | None = None, r
     """A message of as many frames as there are payloads. RFC 6455 5.4."""
     last = len(payloads) - 1
     return [
-        frame(
-            opcode if i == 0 else CONTINUATION, payload, fin=i == last, rsv=rsv if i == 0 else 0, key=key
-        )
+        frame(opcode if i == 0 else CONTINUATION, payload, fin=i == last, rsv=rsv if i == 0 else 0, key=key)
         for i, payload in enumerate(payloads)
     ]
 
@@ -117,4 +121,6 @@ def parse(data: bytes) -> list[Seen]:
 
 def keys(seed: int = 1) -> itertools.cycle[bytes]:
     """Keys that differ from frame to frame, one of them zero (RFC 6455 5.3 allows any)."""
-    return itertools.cycle([KEY, bytes(4), struct.pack("!I", 0x9E3779B9 * seed & 0xFFFFFFFF), b"\xff\x00\xff\x00"])
+    return itertools.cycle(
+        [KEY, bytes(4), struct.pack("!I", 0x9E3779B9 * seed & 0xFFFFFFFF), b"\xff\x00\xff\x00"]
+    )

@@ -136,16 +136,6 @@ class PayloadBuffer:
         """Whether a message of `total` bytes can be received here."""
         return self._owns or total <= len(self._memory)
 
-    def room(self, wanted: int, total: int) -> bool:
-        """Makes room behind what has been received: some of `wanted` bytes of a message of at least `total`.
-
-        Returns False when the caller's memory has none left.
-        """
-        if self._used + wanted > len(self._memory) and self._owns:
-            most = max(self._used + wanted, min(total, 2 * self._used + _AHEAD))
-            self._grow(most, self._used)
-        return self._used < len(self._memory) or wanted == 0
-
     def append(self, payload: memoryview) -> bool:
         """Copies `payload` behind what has been received. Returns False, and copies nothing, when it does not fit."""
         end = self._used + len(payload)

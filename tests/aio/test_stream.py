@@ -90,7 +90,7 @@ class TestBackPressure:
                 await send_all(ws)
 
         anyplace.run(main())
-        assert sum(waited) > 3, "the peer was not slow enough for this test to show anything"
+        assert any(waited), "the peer was not slow enough for this test to show anything"
 
     @pytest.mark.parametrize("role", ["server", "client"])
     @pytest.mark.parametrize("origin", list(zcws.PayloadOrigin))
@@ -134,7 +134,7 @@ class TestBackPressure:
                     await echo_frames(ws)
 
         anyplace.run(main())
-        assert sum(waited) > 3, "the peer was not slow enough for this test to show anything"
+        assert any(waited), "the peer was not slow enough for this test to show anything"
 
     def test_write_limit(self, place: Place) -> None:
         async def main() -> None:
@@ -154,8 +154,10 @@ class TestBackPressure:
             async def handler(ws: zcws.WebSocket) -> None:
                 number = 0
                 while ws.is_writable:
-                    await ws.send(b"%d" % number + bytes(50_000))
-                    number += 1
+                    while ws.is_writable:
+                        await ws.send(b"%d" % number + bytes(50_000))
+                        number += 1
+                    await asyncio.sleep(0.1)  # what the kernel still takes, it takes now
                 for _ in range(5):
                     with pytest.raises(asyncio.TimeoutError):
                         await asyncio.wait_for(ws.send("never"), 0.01)

@@ -249,9 +249,8 @@ class Stream(asyncio.BufferedProtocol):
         self._after_bytes()
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
-        if transport is None or _is_tls(transport):
-            return False
-        return not self._reader.is_concluded or self.connection.owes_close
+        keep = not self._reader.is_concluded or self.connection.owes_close
+        return keep and transport is not None and not _is_tls(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""

@@ -1,0 +1,446 @@
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import wire
+import zcws
+from net import Place, RawPeer, echo, soon, swallow, until
+
+
+def sent_by(place: Place, act: Callable[[zcws.WebSocket], Any], **options: Any) -> list[wire.Seen]:
+    """The frames that a client sends while `act` runs, up to the Close of its normal end."""
+    frames: list[wire.Seen] = []
+
+    async def script(peer: RawPeer) -> None:
+        while True:
+            frames.append(await peer.read())
+            if frames[-1].opcode == wire.CLOSE:
+                await peer.send(wire.CLOSE, frames[-1].payload)
+                return
+
+    async def main() -> None:
+        async with place.raw_server(script) as port, place.connect(port, **options) as ws:
+            await act(ws)
+
+    place.run(main())
+    return frames
+
+
+def messages_in(frames: list[wire.Seen]) -> list[tuple[int, list[bytes]]]:
+    """Messages with their fragments; control frames left out."""
+    found: list[tuple[int, list[bytes]]] = []
+    open_ = False
+    for frame in frames:
+        if frame.opcode >= wire.CLOSE:
+            continue
+        assert (frame.opcode == wire.CONTINUATION) is open_, "a message begins inside another"
+        if open_:
+            found[-1][1].append(frame.payload)
+        else:
+            found.append((frame.opcode, [frame.payload]))
+        open_ = not frame.fin
+    assert not open_
+    return found
+
+
+async def asynchronous(*items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        await asyncio.sleep(0)
+        yield item
+
+
+def generated(*items: Any) -> Iterator[Any]:
+    yield from items
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("é€", (wire.TEXT, ["é€".encode()])),
+        ("", (wire.TEXT, [b""])),
+        (b"\x00\xff", (wire.BINARY, [b"\x00\xff"])),
+        (bytearray(b"ab"), (wire.BINARY, [b"ab"])),
+        (memoryview(b"abcdef")[::2], (wire.BINARY, [b"ace"])),
+        (array("i", [1, -1]), (wire.BINARY, [array("i", [1, -1]).tobytes()])),
+        (["a", "b", "c"], (wire.TEXT, [b"a", b"b", b"c"])),
+        (["alone"], (wire.TEXT, [b"alone"])),
+        ((b"a", bytearray(b"b"), memoryview(b"c")), (wire.BINARY, [b"a", b"b", b"c"])),
+        ([array("H", [1]), b""], (wire.BINARY, [b"\x01\x00", b""])),
+    ],
+    ids=str,
+)
+def test_kinds_of_messages(place: Place, message: Any, expected: tuple[int, list[bytes]]) -> None:
+    assert messages_in(sent_by(place, lambda ws: ws.send(message))) == [expected]
+
+
+@pytest.mark.parametrize("make", [generated, asynchronous, lambda *items: iter(items)], ids=["generator", "async", "iter"])
+def test_iterables_are_fragments(anyplace: Place, make: Callable[..., Any]) -> None:
+    frames = sent_by(anyplace, lambda ws: ws.send(make("a", "", "c")))
+    assert messages_in(frames) == [(wire.TEXT, [b"a", b"", b"c"])]
+    assert [(frame.opcode, frame.fin) for frame in frames[:3]] == [(1, False), (0, False), (0, True)]
+
+
+@pytest.mark.parametrize("message", [[], generated(), asynchronous()], ids=["list", "generator", "async"])
+def test_nothing_to_send_is_no_message(place: Place, message: Any) -> None:
+    assert messages_in(sent_by(place, lambda ws: ws.send(message))) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "expected"),
+    [
+        ("é", False, (wire.BINARY, ["é".encode()])),
+        ("é".encode(), True, (wire.TEXT, ["é".encode()])),
+        (["é".encode()[:1], "é".encode()[1:]], True, (wire.TEXT, [b"\xc3", b"\xa9"])),
+        (["a", "b"], False, (wire.BINARY, [b"a", b"b"])),
+    ],
+)
+def test_text_or_binary_whatever_it_is(place: Place, message: Any, text: bool, expected: Any) -> None:
+    assert messages_in(sent_by(place, lambda ws: ws.send(message, text=text))) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"a": 1}, TypeError),
+        (5, TypeError),
+        (None, TypeError),
+        ([5], TypeError),
+        ([None, "b"], TypeError),
+        ("\ud800", ValueError),
+        (["\udfff"], ValueError),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_message_harms_nothing(place: Place, message: Any, error: type[Exception]) -> None:
+    async def act(ws: zcws.WebSocket) -> None:
+        with pytest.raises(error):
+            await ws.send(message)
+        await ws.send("fine")
+
+    assert messages_in(sent_by(place, act)) == [(wire.TEXT, [b"fine"])]
+
+
+@pytest.mark.parametrize("message", [b"\xff", [b"\xc3"], [b"\xc3", b"\xc3"]], ids=str)
+def test_bytes_that_are_no_text(place: Place, message: Any) -> None:
+    async def act(ws: zcws.WebSocket) -> None:
+        with pytest.raises(ValueError, match="UTF-8"):
+            await ws.send(message, text=True)
+
+    frames = sent_by(place, act)
+    assert b"\xff" not in [frame.payload for frame in frames]
+
+
+class TestFragmentedMessages:
+    def test_other_tasks_wait_and_control_frames_do_not(self, anyplace: Place) -> None:
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def slow() -> AsyncIterator[str]:
+                yield "first"
+                yield "second"
+                await go_on.wait()
+                yield "third"
+
+            frames: list[wire.Seen] = []
+
+            async def script(peer: RawPeer) -> None:
+                frames.append(await peer.read())
+                await peer.send(wire.PING, b"answer me")
+                while frames[-1].opcode != wire.CLOSE:
+                    frames.append(await peer.read())
+                await peer.send(wire.CLOSE, frames[-1].payload)
+
+            async with anyplace.raw_server(script) as port, anyplace.connect(port) as ws:
+                sending = asyncio.ensure_future(ws.send(slow()))
+                await until(lambda: frames)
+                others = [asyncio.ensure_future(ws.send(f"other {i}")) for i in range(3)]
+                others.append(asyncio.ensure_future(ws.send(asynchronous(b"x", b"y"))))
+                others.append(asyncio.ensure_future(ws.write_frame(zcws.Frame.text("a frame"))))
+                await ws.pong(b"heartbeat")
+                await until(lambda: wire.PONG in [frame.opcode for frame in frames])
+                assert not any(other.done() for other in others)
+                assert not ws.is_writable
+                go_on.set()
+                await soon(asyncio.gather(sending, *others))
+            assert sorted(payload for frame in frames if frame.opcode == wire.PONG for payload in [frame.payload]) == [
+                b"answer me",
+                b"heartbeat",
+            ]
+            first, *rest = messages_in(frames)
+            assert first == (wire.TEXT, [b"first", b"second", b"third"])
+            assert sorted(rest) == sorted(
+                [
+                    *((wire.TEXT, [b"other %d" % i]) for i in range(3)),
+                    (wire.BINARY, [b"x", b"y"]),
+                    (wire.TEXT, [b"a frame"]),
+                ]
+            )
+
+        anyplace.run(main())
+
+    def test_many_that_begin_at_once(self, place: Place) -> None:
+        """Each waits for its first fragment while the others do."""
+
+        async def act(ws: zcws.WebSocket) -> None:
+            await asyncio.gather(*(ws.send(asynchronous(*[b"%d" % i] * 4)) for i in range(10)))
+
+        found = messages_in(sent_by(place, act))
+        assert sorted(found) == sorted((wire.BINARY, [b"%d" % i] * 4) for i in range(10))
+
+    @pytest.mark.parametrize("kind", ["iterable", "async iterable"])
+    def test_an_iterable_that_raises_fails_the_connection(self, anyplace: Place, kind: str) -> None:
+        def broken() -> Iterator[str]:
+            yield "a"
+            yield "b"
+            raise LookupError("a bug")
+
+        async def broken_async() -> AsyncIterator[str]:
+            for item in broken():
+                yield item
+
+        async def act(ws: zcws.WebSocket) -> None:
+            waiting = asyncio.ensure_future(ws.recv())
+            with pytest.raises(LookupError):
+                await ws.send(broken() if kind == "iterable" else broken_async())
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await ws.send("more")
+            assert caught.value.code == 1011
+            with pytest.raises(zcws.ConnectionClosedError):
+                await soon(waiting)
+
+        frames = sent_by(anyplace, act)
+        assert [(frame.opcode, frame.fin) for frame in frames] == [(wire.TEXT, False), (wire.CLOSE, True)]
+        assert frames[1].payload[:2] == (1011).to_bytes(2, "big")
+
+    def test_one_that_raises_before_its_first_fragment_harms_nothing(self, place: Place) -> None:
+        def broken() -> Iterator[str]:
+            raise LookupError("a bug")
+            yield ""
+
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(LookupError):
+                await ws.send(broken())
+            await ws.send("fine")
+
+        assert messages_in(sent_by(place, act)) == [(wire.TEXT, [b"fine"])]
+
+    def test_cancelled_in_the_middle(self, anyplace: Place) -> None:
+        async def endless() -> AsyncIterator[str]:
+            yield "a"
+            yield "b"
+            await asyncio.Event().wait()
+
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(ws.send(endless()), 0.05)
+            with pytest.raises(zcws.ConnectionClosedError):
+                await ws.send("more")
+
+        frames = sent_by(anyplace, act)
+        assert frames[-1].payload[:2] == (1011).to_bytes(2, "big")
+
+    def test_cancelled_before_the_first_fragment(self, place: Place) -> None:
+        async def never() -> AsyncIterator[str]:
+            await asyncio.Event().wait()
+            yield ""
+
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(ws.send(never()), 0.05)
+            await ws.send("fine")
+
+        assert messages_in(sent_by(place, act)) == [(wire.TEXT, [b"fine"])]
+
+    def test_closed_in_the_middle(self, anyplace: Place) -> None:
+        async def closing(ws: zcws.WebSocket) -> AsyncIterator[str]:
+            yield "a"
+            yield "b"
+            ws.begin_close()
+            yield "c"
+
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await ws.send(closing(ws))
+            assert caught.value.code == 1011
+
+        frames = sent_by(anyplace, act)
+        assert [frame.opcode for frame in frames] == [wire.TEXT, wire.CLOSE]
+        assert frames[-1].payload[:2] == (1011).to_bytes(2, "big")
+
+    def test_a_peer_that_is_slow_in_the_middle(self, anyplace: Place) -> None:
+        async def main() -> None:
+            chunk = bytes(100_000)
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await ws.send(asynchronous(*[chunk] * 100))
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
+                await asyncio.sleep(0.05)
+                frames = [await peer.read() for _ in range(100)]
+                assert messages_in(frames) == [(wire.BINARY, [chunk] * 100)]
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+    def test_compressed_as_it_goes(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo, compression="deflate") as server:
+                async with place.connect(server, compression="deflate") as ws:
+                    parts = [f'{{"number": {i}, "text": "the same again"}}' for i in range(200)]
+                    for message in (parts, asynchronous(*parts)):
+                        await ws.send(message)
+                        assert await soon(ws.recv()) == "".join(parts)
+
+        place.run(main())
+
+
+class TestStreams:
+    def test_pieces_and_an_empty_end(self, anyplace: Place) -> None:
+        async def act(ws: zcws.WebSocket) -> None:
+            async with ws.send_stream(zcws.OpCode.BINARY) as message:
+                await message.write(b"a")
+                await message.write("b")
+            async with ws.send_stream():
+                pass
+
+        assert messages_in(sent_by(anyplace, act)) == [(wire.BINARY, [b"a", b"b", b""]), (wire.TEXT, [b""])]
+
+    def test_left_with_an_exception(self, place: Place) -> None:
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(LookupError):
+                async with ws.send_stream() as message:
+                    await message.write("half")
+                    raise LookupError
+            assert ws.close_code == 1011
+
+        assert sent_by(place, act)[-1].payload[:2] == (1011).to_bytes(2, "big")
+
+    def test_used_wrongly(self, place: Place) -> None:
+        async def act(ws: zcws.WebSocket) -> None:
+            with pytest.raises(ValueError, match="TEXT or BINARY"):
+                ws.send_stream(zcws.OpCode.PING)
+            stream = ws.send_stream()
+            with pytest.raises(RuntimeError):
+                await stream.write("before")
+            async with stream:
+                await stream.write("inside")
+            with pytest.raises(RuntimeError):
+                await stream.write("after")
+
+        assert messages_in(sent_by(place, act)) == [(wire.TEXT, [b"inside", b""])]
+
+
+class TestNothingAfterTheEnd:
+    @pytest.mark.parametrize("how", ["our close", "the peer's close", "eof"])
+    def test_every_way_to_write(self, anyplace: Place, how: str) -> None:
+        later: list[wire.Seen] = []
+
+        async def script(peer: RawPeer) -> None:
+            if how == "our close":
+                close = await peer.read()
+                later.append(close)
+                assert await peer.is_silent()
+                await peer.send(wire.CLOSE, close.payload)
+            elif how == "the peer's close":
+                await peer.send(wire.CLOSE, wire.close_payload(1000))
+                later.append(await peer.read())
+
+        async def main() -> None:
+            async with anyplace.raw_server(script) as port:
+                ws = await anyplace.connect(port, close_timeout=5)
+                if how == "our close":
+                    ws.begin_close(1000)
+                else:
+                    with pytest.raises(zcws.ConnectionClosed):
+                        await soon(ws.recv())
+                for attempt in (
+                    ws.send("x"),
+                    ws.send(b"x"),
+                    ws.send(["x", "y"]),
+                    ws.send(asynchronous("x")),
+                    ws.write_frame(zcws.Frame.text("x")),
+                    ws.ping(),
+                    ws.pong(),
+                ):
+                    with pytest.raises(zcws.ConnectionClosed) as caught:
+                        await soon(attempt)
+                    assert caught.value.code == (1006 if how == "eof" else 1000)
+                with pytest.raises(zcws.ConnectionClosed):
+                    ws.send_nowait("x")
+                with pytest.raises(zcws.ConnectionClosed):
+                    ws.write_frame_nowait(zcws.Frame.text("x"))
+                await soon(ws.wait_closed())
+
+        anyplace.run(main())
+        if how != "eof":
+            assert [frame.opcode for frame in later] == [wire.CLOSE]
+
+
+def test_without_a_wait(place: Place) -> None:
+    async def act(ws: zcws.WebSocket) -> None:
+        assert ws.is_writable
+        ws.send_nowait("text")
+        ws.send_nowait(b"binary")
+        ws.send_nowait(b"text again", text=True)
+        ws.write_frame_nowait(zcws.Frame.binary(b"frame"))
+        ws.write_frame_nowait(zcws.Frame.close(1000))
+
+    frames = sent_by(place, act)
+    assert [frame.opcode for frame in frames] == [1, 2, 1, 2, 8]
+
+
+def test_a_close_frame_closes(anyplace: Place) -> None:
+    async def act(ws: zcws.WebSocket) -> None:
+        await ws.write_frame(zcws.Frame.close(4001, "why not"))
+        await soon(ws.wait_closed())
+        assert (ws.close_code, ws.close_reason) == (4001, "why not")
+
+    (frame,) = sent_by(anyplace, act)
+    assert frame.payload == wire.close_payload(4001, b"why not")
+
+
+def test_a_peer_that_resets_while_we_write(anyplace: Place) -> None:
+    async def main() -> None:
+        caught: list[zcws.ConnectionClosed] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            try:
+                while True:
+                    await ws.send(bytes(100_000))
+            except zcws.ConnectionClosed as error:
+                caught.append(error)
+
+        async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
+            await peer.read()
+            peer.reset()
+            await until(lambda: caught and not server.connections)
+        assert caught[0].code == 1006
+
+    anyplace.run(main())
+
+
+def test_a_peer_that_is_compressed_may_be_told_otherwise(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(swallow, compression="deflate") as server:
+            async with place.connect(server, compression="deflate") as ws:
+                sizes = []
+                for compress in (None, True, False):
+                    before = ws.connection.writer.size
+                    ws._corked = True  # so that the bytes can be counted before they go
+                    await ws.send("again " * 100, compress=compress)
+                    sizes.append(ws.connection.writer.size - before)
+                    ws._corked = False
+                await ws.flush()
+                assert sizes[0] < 100 and sizes[1] < 100 and sizes[2] > 600
+        async with place.serve(swallow) as server, place.connect(server) as ws:
+            with pytest.raises(ValueError, match="not agreed"):
+                await ws.send("x", compress=True)
+            with pytest.raises(ValueError, match="not agreed"):
+                await ws.send(["x", "y"], compress=True)
+            assert ws.state is zcws.State.OPEN
+
+    place.run(main())
