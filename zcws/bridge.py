@@ -77,11 +77,6 @@ class Bridge:
         """Whether nothing waits to be sent."""
         return not self._slot
 
-    @property
-    def has_close(self) -> bool:
-        """Whether a Close has been put, taken or not."""
-        return self._has_close
-
     def end(self) -> None:
         """The reader has come to its end; a reply that is still in the slot can be taken."""
         self.ended = True

@@ -168,10 +168,10 @@ class Connection:
         return self.state in (State.CLOSED, State.FAILED, State.LOST)
 
     @property
-    def owes_close(self) -> bool:
-        """Whether the reader has put a Close on the bridge and none is out: after a split somebody may be on the way
-        to the writer with it."""
-        return self.bridge.has_close and self.writer.sent_close is None
+    def awaits_writer(self) -> bool:
+        """Whether the writer's half may have something to send yet, a Close at the least: when the reader has come to
+        its end, somebody may be on the way from the bridge to the writer."""
+        return self.is_split and self.writer.sent_close is None
 
     # ---- reading ----
 
@@ -287,8 +287,9 @@ class Connection:
 
     def write_reply(self, reply: Reply) -> bool:
         """Writes what the reader put on the bridge. Returns True when it was the last: a Close is out."""
-        # Once the socket is gone nobody can be answered: what was still read came too late.
-        if self.state is not State.LOST:
+        # Once the socket is gone nobody can be answered, and once we have failed the connection nothing counts: what
+        # was still read came too late.
+        if self.state is not State.LOST and self.state is not State.FAILED:
             if reply.is_last:
                 self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
             self.writer.write_reply(reply)

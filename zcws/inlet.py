@@ -372,7 +372,7 @@ class Inlet:
 
     def stop(self, code: int, reason: str) -> None:
         """The connection is failed for a reason of ours: rows that wait can be read, nothing after them."""
-        if not self._is_over:
+        if not (self._is_over and self._concluded):
             self._stopped = (code, reason)
             self._status = _STOPPED
             self._concluded = True

@@ -63,14 +63,21 @@ class Engine:
     """All adopted sockets of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        # Weakly: an engine lives as long as its loop (`_engines`), and must not keep it alive.
+        self._loop = weakref.ref(loop)
         self._epoll = select.epoll()
         self._transports: dict[int, EngineTransport] = {}
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        loop = self._loop()
+        assert loop is not None  # whoever asks was called by it
+        return loop
 
     def add(self, transport: EngineTransport, fd: int) -> None:
         """Watches a socket for bytes to read."""
         if not self._transports:
-            self.loop.add_reader(self._epoll.fileno(), self._turn)
+            self.loop().add_reader(self._epoll.fileno(), self._turn)
         self._transports[fd] = transport
         self._epoll.register(fd, _IN)
 
@@ -82,8 +89,8 @@ class Engine:
         """Forgets a socket that is about to be closed."""
         if self._transports.pop(fd, None) is not None:
             self._epoll.unregister(fd)
-            if not self._transports and not self.loop.is_closed():
-                self.loop.remove_reader(self._epoll.fileno())
+            if not self._transports and not self.loop().is_closed():
+                self.loop().remove_reader(self._epoll.fileno())
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
@@ -304,7 +311,7 @@ class EngineTransport(asyncio.Transport):
         self._backlog_size = 0
         self._engine.remove(self._fd)
         self._events = -1
-        self._engine.loop.call_soon(self._end, exc)
+        self._engine.loop().call_soon(self._end, exc)
 
     def _end(self, exc: OSError | None) -> None:
         if self._sock.fileno() < 0:

@@ -249,7 +249,7 @@ class Stream(asyncio.BufferedProtocol):
         self._after_bytes()
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
-        keep = not self._reader.is_concluded or self.connection.owes_close
+        keep = not self._reader.is_concluded or self.connection.awaits_writer
         return keep and transport is not None and not _is_tls(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -381,7 +381,7 @@ class Stream(asyncio.BufferedProtocol):
             return
         if self._writer.size:
             self._flush()
-        if connection.wants_close or (self._reader.is_concluded and not connection.owes_close):
+        if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
             self._stop_keepalive()
             self._resume_reading()
             self._start_deadline()
