@@ -74,7 +74,7 @@ enum {
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
     uint64_t max_size;      /* bytes of one message, fragments added up */
-    uint64_t max_fragments; /* frames of one message */
+    uint64_t max_fragments; /* frames of one message; an empty one that ends some bytes is not counted */
     uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
     uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
     uint8_t rsv1;           /* 1: permessage-deflate was agreed */

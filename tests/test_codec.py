@@ -283,3 +283,13 @@ class TestInflater:
             assert inflated(inflater, few) == b""
         with pytest.raises(ValueError, match="streams"):
             inflated(inflater, many)
+
+
+def test_a_message_of_no_bytes_is_empty_and_harms_no_other() -> None:
+    """It should have been one byte (RFC 7692 7.2.3.6); the tail alone would leave a block open."""
+    inflater = Inflater(DeflateParameters(), is_client=False)
+    deflater = make_deflater(DeflateParameters(), is_client=True)
+    assert inflated(inflater, b"") == b""
+    compressed = deflater.message(b"a message" * 9)
+    assert compressed is not None
+    assert inflated(inflater, compressed) == b"a message" * 9

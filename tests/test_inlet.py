@@ -303,6 +303,26 @@ def test_after_a_failure_of_ours_what_waits_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("end", [wire.frame(CLOSE, wire.close_payload(1001)), wire.frame(TEXT, b"\xff")])
+@pytest.mark.parametrize("split", [False, True])
+def test_we_fail_the_connection_while_the_end_waits_to_be_read(end: bytes, split: bool) -> None:
+    connection = connect()
+    if split:
+        connection.bridge.on_put = None  # whoever writes takes the reply later
+    send(connection, end if split else wire.frame(TEXT, b"waits") + end)
+    connection.fail(1011, "keepalive ping timeout")
+    outcome = feed.Outcome()
+    feed.read_all(connection, outcome)
+    connection.drain_bridge()
+    # One Close, ours, and our reason for it; what the peer said last came too late to be answered.
+    assert [seen.payload[:2] for seen in outcome.sent] == [b"\x03\xf3"]
+    assert (connection.bytes_to_send(), connection.state, connection.close_code) == (b"", State.FAILED, 1011)
+    assert outcome.error is not None
+    if not split:
+        assert outcome.frames[0] == (OpCode.TEXT, b"waits")
+        assert (outcome.error.code, outcome.error.reason) == (1011, "keepalive ping timeout")
+
+
+@pytest.mark.parametrize("end", [wire.frame(CLOSE, wire.close_payload(1001)), wire.frame(TEXT, b"\xff")])
 def test_the_socket_is_gone_before_everything_has_been_read(end: bytes) -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"first") + end)

@@ -52,7 +52,7 @@ class Inflater:
         is_client: our role; the peer's window and takeover are the other one's.
     """
 
-    __slots__ = ("_forgets", "_stream", "_streams", "_wbits")
+    __slots__ = ("_forgets", "_is_begun", "_stream", "_streams", "_wbits")
 
     def __init__(self, parameters: DeflateParameters, *, is_client: bool) -> None:
         bits = parameters.server_max_window_bits if is_client else parameters.client_max_window_bits
@@ -62,6 +62,7 @@ class Inflater:
         )
         self._stream: Any = None
         self._streams = 0
+        self._is_begun = False  # some bytes of a message have been inflated
 
     def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
         """The inflated bytes of the next piece of a message, at most 64 KiB at a time.
@@ -71,10 +72,13 @@ class Inflater:
         """
         try:
             for start in range(0, len(payload), _STEP_IN):
+                self._is_begun = True
                 yield from self._inflate(payload[start : start + _STEP_IN])
             if last:
-                # A message that ended with a final block has no open block that the tail would close.
-                if self._stream is not None:
+                # A message that ended with a final block has no open block that the tail would close; nor has one of
+                # no bytes at all, which should have been one byte (RFC 7692 7.2.3.6).
+                begun, self._is_begun = self._is_begun, False
+                if begun and self._stream is not None:
                     yield from self._inflate(_TAIL)
                 self._streams = 0
                 if self._forgets:

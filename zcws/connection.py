@@ -42,7 +42,7 @@ __all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]
 #: Bytes of a message that are accepted when the caller does not say: 16 MiB (the conformance suite sends that much).
 MAX_SIZE = 16 * 1024 * 1024
 
-#: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536.
+#: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536, and an empty one to end it.
 MAX_FRAGMENTS = 65_536
 
 

@@ -419,21 +419,20 @@ class Reader(Inlet):
         if not what & _COMPRESSED:
             yield self._decode(payload, last), last
             return
-        for piece in self._inflated(payload, last=last):
-            self._streamed += len(piece)
-            if self._streamed > self._max_size:
-                self._fail(BAD_MESSAGE_SIZE)
-                return
-            try:
+        assert self._inflate is not None
+        try:
+            for piece in self._inflate.pieces(memoryview(payload), last=last):
+                self._streamed += len(piece)
+                if self._streamed > self._max_size:
+                    self._fail(BAD_MESSAGE_SIZE)
+                    return
                 yield self._decode(piece, False), False
-            except UnicodeDecodeError:
-                self._fail(BAD_UTF8)
-                return
-        if last and not self._is_over:
-            try:
+            if last:  # whatever stands behind this message, a Close perhaps
                 yield self._decode(b"", True), True
-            except UnicodeDecodeError:
-                self._fail(BAD_UTF8)
+        except UnicodeDecodeError:
+            self._fail(BAD_UTF8)
+        except ValueError:
+            self._fail(BAD_DEFLATE)
 
     def _inflated(self, payload: bytes, *, last: bool) -> Iterator[bytes]:
         assert self._inflate is not None

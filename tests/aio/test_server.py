@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wire
+import zcws
+from net import LONG, Place, echo, port_of, request, soon, swallow, until
+from zcws.aio.server import ServerHandshake
+
+
+def test_awaited_or_as_a_context_manager(anyplace: Place) -> None:
+    async def main() -> None:
+        server = await anyplace.serve(echo)
+        assert server.is_serving()
+        async with anyplace.connect(server) as ws:
+            await ws.send("x")
+            assert await soon(ws.recv()) == "x"
+        server.close()
+        await soon(server.wait_closed())
+        assert not server.is_serving()
+        assert server.sockets == ()
+        async with await anyplace.serve(echo) as again:
+            assert again.is_serving()
+
+    anyplace.run(main())
+
+
+def test_unix_sockets(place: Place, tmp_path: Path) -> None:
+    async def main() -> None:
+        path = str(tmp_path / "socket")
+        async with zcws.unix_serve(echo, path), zcws.unix_connect(path) as ws:
+            await ws.send("over a path")
+            assert await soon(ws.recv()) == "over a path"
+
+    place.run(main())
+
+
+def test_existing_sockets(place: Place) -> None:
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        async with zcws.serve(echo, sock=listening) as server:
+            own = socket.create_connection(("127.0.0.1", port_of(server)))
+            async with zcws.connect("ws://elsewhere.example/", sock=own) as ws:
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
+
+    place.run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT")
+def test_reuse_port(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo, reuse_port=True) as first:
+            async with zcws.serve(echo, "127.0.0.1", port_of(first), reuse_port=True) as second:
+                assert port_of(first) == port_of(second)
+
+    place.run(main())
+
+
+def test_a_port_in_use(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            with pytest.raises(OSError):
+                await zcws.serve(echo, "127.0.0.1", port_of(server))
+
+    place.run(main())
+
+
+def test_start_serving_later(place: Place) -> None:
+    async def main() -> None:
+        server = await place.serve(echo, start_serving=False)
+        assert not server.is_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        server.close()
+        await soon(server.wait_closed())
+
+    place.run(main())
+
+
+def test_serve_forever_until_cancelled(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            forever = asyncio.ensure_future(server.serve_forever())
+            async with place.connect(server) as ws:
+                forever.cancel()
+                with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                    await soon(ws.recv())
+                assert caught.value.code == 1001
+            with pytest.raises(asyncio.CancelledError):
+                await forever
+            assert not server.is_serving()
+
+    place.run(main())
+
+
+def test_serve_forever_until_closed(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            forever = asyncio.ensure_future(server.serve_forever())
+            await asyncio.sleep(0)
+            server.close()
+            server.close()
+            await soon(forever)
+
+    place.run(main())
+
+
+class TestHooks:
+    @pytest.mark.parametrize("kind", ["function", "coroutine"])
+    def test_process_request_and_response(self, anyplace: Place, kind: str) -> None:
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+            assert asked.headers["Host"]
+            assert handshake.remote_address[0] == handshake.local_address[0] == "127.0.0.1"
+
+        def process_response(handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response) -> None:
+            answer.headers["X-Extra"] = "yes"
+
+        async def slow_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+            await asyncio.sleep(0)
+            process_request(handshake, asked)
+
+        async def slow_response(handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response) -> None:
+            await asyncio.sleep(0)
+            process_response(handshake, asked, answer)
+
+        hooks: dict[str, Any] = {"process_request": slow_request, "process_response": slow_response}
+        if kind == "function":
+            hooks = {"process_request": process_request, "process_response": process_response}
+
+        async def main() -> None:
+            async with anyplace.serve(echo, **hooks) as server, anyplace.connect(server) as ws:
+                assert ws.response is not None and ws.response.headers["X-Extra"] == "yes"
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
+
+        anyplace.run(main())
+
+    def test_process_response_may_refuse(self, place: Place) -> None:
+        def process_response(
+            handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response
+        ) -> zcws.Response | None:
+            return handshake.respond(402, "pay first")
+
+        async def main() -> None:
+            async with place.serve(echo, process_response=process_response) as server:
+                with pytest.raises(zcws.HandshakeError) as caught:
+                    await place.connect(server)
+                assert (caught.value.status, caught.value.body) == (402, b"pay first\n")
+
+        place.run(main())
+
+    @pytest.mark.parametrize("mistake", ["raises", "accepts"])
+    def test_a_hook_that_is_wrong(self, place: Place, mistake: str, caplog: pytest.LogCaptureFixture) -> None:
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+            if mistake == "raises":
+                raise LookupError("a bug")
+            return handshake.respond(101, "")
+
+        async def main() -> None:
+            async with place.serve(echo, process_request=process_request) as server:
+                with pytest.raises(zcws.HandshakeError) as caught:
+                    await place.connect(server)
+                assert caught.value.status == 500
+                assert b"a bug" not in caught.value.body
+
+        place.run(main())
+        assert len(caplog.records) == 1
+
+    def test_a_client_that_leaves_while_a_hook_thinks(self, place: Place) -> None:
+        async def main() -> None:
+            began, cancelled = asyncio.Event(), asyncio.Event()
+
+            async def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+                began.set()
+                try:
+                    await asyncio.sleep(LONG)
+                except asyncio.CancelledError:
+                    cancelled.set()
+                    raise
+
+            async with place.serve(echo, process_request=process_request, open_timeout=0.1) as server:
+                _, writer = await place.open(port_of(server))
+                writer.write(request())
+                await soon(began.wait())
+                writer.close()
+                await soon(cancelled.wait())
+                await until(lambda: not server.handshakes)
+
+        place.run(main())
+
+    def test_shutting_down_while_a_hook_thinks(self, anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            began, go_on = asyncio.Event(), asyncio.Event()
+
+            async def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+                began.set()
+                await go_on.wait()
+
+            async with anyplace.serve(echo, process_request=process_request) as server:
+                connecting = asyncio.ensure_future(anyplace.connect(server)._connect())
+                await soon(began.wait())
+                server.close()
+                await asyncio.sleep(0)
+                go_on.set()
+                with pytest.raises((zcws.HandshakeError, ConnectionError)):
+                    await soon(connecting)
+                await soon(server.wait_closed())
+
+        with caplog.at_level(logging.WARNING):
+            anyplace.run(main())
+        assert caplog.records == []
+
+
+class TestShutdown:
+    def test_a_handshake_that_is_under_way(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                reader, writer = await place.open(port_of(server))
+                writer.write(request()[:20])
+                await until(lambda: server.handshakes)
+                server.close()
+                try:
+                    answer = await soon(reader.read())
+                    assert answer.startswith(b"HTTP/1.1 503 ")
+                except ConnectionError:
+                    pass
+                writer.close()
+                await soon(server.wait_closed())
+
+        place.run(main())
+
+    def test_peers_that_have_gone_already(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow, close_timeout=0.5) as server:
+                for _ in range(10):
+                    _, writer = await anyplace.open(port_of(server))
+                    writer.transport.abort()
+                async with anyplace.raw_client(server) as peer:
+                    peer.reset()
+
+        anyplace.run(main())
+
+    def test_a_handler_that_has_work_to_do(self, place: Place) -> None:
+        """`wait_closed` waits for it."""
+
+        async def main() -> None:
+            finished: list[bool] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await swallow(ws)
+                await asyncio.sleep(0.05)
+                finished.append(True)
+
+            async with place.serve(handler) as server, place.connect(server) as ws:
+                await until(lambda: server.connections)
+                server.close()
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    await soon(ws.recv())
+                await soon(server.wait_closed())
+                assert finished == [True]
+
+        place.run(main())
+
+    def test_peers_that_do_not_read(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                while True:
+                    await ws.send(bytes(100_000))
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server, limit=1024):
+                    await until(lambda: any(not ws.is_writable for ws in server.connections))
+                    server.close()
+                    await soon(server.wait_closed())
+
+        anyplace.run(main())
+
+
+SERVER = """
+import asyncio, sys
+import zcws
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+async def main():
+    async with zcws.serve(echo, "127.0.0.1", 0, close_timeout=0.2) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+try:
+    if sys.argv[1] == "uvloop":
+        import uvloop
+        uvloop.run(main())
+    else:
+        asyncio.run(main())
+except KeyboardInterrupt:
+    sys.exit(42)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_control_c(place: Place) -> None:
+    """It says goodbye, and exits at once, with a peer that does not answer, and without a traceback."""
+    command = [sys.executable, "-c", SERVER, place.loop]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        with socket.create_connection(("127.0.0.1", int(process.stdout.readline())), timeout=LONG) as sock:
+            sock.sendall(request())
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(4096)
+            process.send_signal(signal.SIGINT)
+            rest = b""
+            while data := sock.recv(4096):
+                rest += data
+            assert wire.parse(rest) == [wire.Seen(wire.CLOSE, wire.close_payload(1001))]
+            assert process.wait(LONG) == 42
+            assert process.stderr.read() == b""
+
+
+def test_callbacks_need_no_handler_and_one_of_both_is_needed() -> None:
+    with pytest.raises((TypeError, ValueError)):
+        zcws.serve(None, "127.0.0.1", 0)
+
+
+def test_basic_credentials(place: Place) -> None:
+    async def main() -> None:
+        check = zcws.basic_auth("the realm", credentials=("user", "secret"))
+        async with place.serve(echo, process_request=check) as server:
+            with pytest.raises(zcws.HandshakeError) as caught:
+                await place.connect(server)
+            assert caught.value.status == 401
+            assert caught.value.headers is not None and "the realm" in caught.value.headers["WWW-Authenticate"]
+            with pytest.raises(zcws.HandshakeError):
+                await zcws.connect(f"ws://user:wrong@127.0.0.1:{port_of(server)}")
+            async with zcws.connect(f"ws://user:secret@127.0.0.1:{port_of(server)}") as ws:
+                assert ws.state is zcws.State.OPEN
+
+    place.run(main())

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import wire
+import zcws
+from net import Place, RawPeer, echo, port_of, soon, swallow, until
+
+
+async def answer_close(peer: RawPeer) -> None:
+    """A server that answers the first Close with itself."""
+    while (frame := await peer.read()).opcode != wire.CLOSE:
+        pass
+    await peer.send(wire.CLOSE, frame.payload)
+
+
+class TestClose:
+    def test_code_and_reason(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.raw_server(answer_close) as port:
+                ws = await anyplace.connect(port)
+                assert (ws.close_code, ws.close_reason) == (None, None)
+                await soon(ws.close(4000, "enough"))
+                assert (ws.close_code, ws.close_reason) == (4000, "enough")
+                assert ws.state is zcws.State.CLOSED
+                await soon(ws.close())  # again: nothing
+                await soon(ws.wait_closed())
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124), (1000, "é" * 62)])
+    def test_what_must_not_be_sent(self, place: Place, code: int, reason: str) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server, place.connect(server) as ws:
+                with pytest.raises(ValueError):
+                    await ws.close(code, reason)
+                assert ws.state is zcws.State.OPEN
+                await ws.send("still open")
+                assert await soon(ws.recv()) == "still open"
+
+        place.run(main())
+
+    def test_a_reader_that_waits_meanwhile(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.raw_server(answer_close) as port:
+                ws = await anyplace.connect(port)
+                reading = asyncio.ensure_future(ws.recv())
+                await asyncio.sleep(0)
+                await soon(ws.close())
+                with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                    await soon(reading)
+                assert caught.value.clean
+
+        anyplace.run(main())
+
+    def test_the_context_manager_closes(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server:
+                async with anyplace.connect(server) as ws:
+                    pass
+                assert ws.close_code == 1000
+                with pytest.raises(LookupError):
+                    async with anyplace.connect(server) as ws:
+                        raise LookupError
+                assert ws.state is zcws.State.CLOSED
+
+        anyplace.run(main())
+
+    def test_cancelled_while_it_waits(self, anyplace: Place) -> None:
+        async def script(peer: RawPeer) -> None:
+            await peer.read()
+            await peer.reader.read()
+
+        async def main() -> None:
+            async with anyplace.raw_server(script) as port:
+                ws = await anyplace.connect(port, close_timeout=0.2)
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(ws.close(), 0.02)
+                assert ws.state is zcws.State.CLOSE_SENT
+                await soon(ws.wait_closed())  # the timeout goes on
+
+        anyplace.run(main())
+
+    def test_both_sides_at_once(self, anyplace: Place) -> None:
+        async def main() -> None:
+            go = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go.wait()
+                await ws.close(4001)
+
+            async with anyplace.serve(handler) as server:
+                ws = await anyplace.connect(server)
+                go.set()
+                await soon(ws.close(4000))
+                assert ws.close_code in (4000, 4001)
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_large_output_is_sent_before_the_close(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                await ws.send(bytes(8_000_000))
+
+            async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
+                assert await soon(ws.recv()) == bytes(8_000_000)
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    await soon(ws.recv())
+
+        anyplace.run(main())
+
+    def test_abort(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server:
+                ws = await anyplace.connect(server)
+                ws.abort()
+                await soon(ws.wait_closed())
+                ws.abort()
+                assert (ws.close_code, ws.state) == (1006, zcws.State.LOST)
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_no_close_timeout(self, place: Place) -> None:
+        async def script(peer: RawPeer) -> None:
+            await peer.read()
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+
+        async def main() -> None:
+            async with place.raw_server(script) as port:
+                ws = await place.connect(port, close_timeout=None)
+                await soon(ws.close())
+                assert ws.close_code == 1000
+
+        place.run(main())
+
+
+def test_what_is_known(anyplace: Place) -> None:
+    async def main() -> None:
+        seen: list[zcws.WebSocket] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            seen.append(ws)
+            await swallow(ws)
+
+        async with anyplace.serve(handler, subprotocols=["chat"]) as server:
+            async with anyplace.connect(server, "/path?query", subprotocols=["chat"]) as ws:
+                await until(lambda: seen)
+                (accepted,) = seen
+                assert ws.remote_address == accepted.local_address == ("127.0.0.1", port_of(server))
+                assert ws.local_address == accepted.remote_address
+                assert ws.subprotocol == accepted.subprotocol == "chat"
+                assert ws.latency == 0.0
+                for one in (ws, accepted):
+                    assert one.request is not None and one.request.path == "/path?query"
+                    assert one.response is not None and one.response.status_code == 101
+                    assert one.state is zcws.State.OPEN
+                assert repr(ws) == "<WebSocket client, open>"
+                assert repr(accepted) == "<WebSocket server, open>"
+                assert (ws.get_extra_info("ssl_object") is not None) is anyplace.is_tls
+                assert ws.get_extra_info("nothing", "default") == "default"
+            assert ws.get_extra_info("socket", "gone") == "gone"
+            assert repr(ws) == "<WebSocket client, closed>"
+
+    anyplace.run(main())

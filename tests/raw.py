@@ -1,0 +1,167 @@
+"""The raw peer of net.py for blocking tests: a WebSocket by hand (wire.py) on a blocking socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import net
+import wire
+
+#: Seconds after which something that should have happened is called a failure. Nothing takes that long.
+LONG = net.LONG
+
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
+
+
+class Peer:
+    """The other end of a connection that is open. masks: whether its frames are masked: it is a client."""
+
+    def __init__(self, sock: socket.socket, *, masks: bool) -> None:
+        sock.settimeout(LONG)
+        self.sock = sock
+        self.key = wire.KEY if masks else None
+
+    def frame(self, opcode: int, payload: bytes = b"", **options: Any) -> bytes:
+        return wire.frame(opcode, payload, key=self.key, **options)
+
+    def send(self, opcode: int, payload: bytes = b"", **options: Any) -> None:
+        self.sock.sendall(self.frame(opcode, payload, **options))
+
+    def send_bytes(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, f"the stream ended after {data!r}"
+            data += piece
+        return data
+
+    def read(self) -> wire.Seen:
+        """The next frame."""
+        data = self.exactly(2)
+        extra = {126: 2, 127: 8}.get(data[1] & 0x7F, 0) + (4 if data[1] & 0x80 else 0)
+        data += self.exactly(extra)
+        size = data[1] & 0x7F
+        if size == 126:
+            (size,) = struct.unpack_from("!H", data, 2)
+        elif size == 127:
+            (size,) = struct.unpack_from("!Q", data, 2)
+        (seen,) = wire.parse(data + self.exactly(size))
+        return seen
+
+    def rest(self) -> list[wire.Seen]:
+        """Every frame until the other side ends the stream."""
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := self.sock.recv(65536):
+                data += piece
+        return wire.parse(data)
+
+    def half_close(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Ends it with a RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def head_of(sock: socket.socket) -> bytes:
+    """A request's or a response's head, and nothing behind it."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        piece = sock.recv(1)
+        assert piece, data
+        data += piece
+    return data
+
+
+@contextlib.contextmanager
+def client(
+    port: int, *lines: str, behind: bytes = b"", context: ssl.SSLContext | None = None
+) -> Iterator[Peer]:
+    """A peer that has opened a WebSocket at 127.0.0.1:port by hand; `behind` is sent right behind the request."""
+    sock = socket.create_connection(("127.0.0.1", port), LONG)
+    if context is not None:
+        sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
+    with sock:
+        sock.sendall(net.request(*lines) + behind)
+        answer = head_of(sock)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        yield Peer(sock, masks=True)
+
+
+def accept(listening: socket.socket, headers: bytes = b"", behind: bytes = b"") -> Peer:
+    """The server's side of one connection, opened by hand."""
+    listening.settimeout(LONG)
+    sock, _ = listening.accept()
+    sock.settimeout(LONG)
+    sock.sendall(net.response(head_of(sock), headers) + behind)
+    return Peer(sock, masks=False)
+
+
+@contextlib.contextmanager
+def server(
+    script: Callable[[Peer], None], *, headers: bytes = b"", behind: bytes = b"", context: ssl.SSLContext | None = None
+) -> Iterator[int]:
+    """A server that opens one WebSocket by hand and then follows `script` in a thread; its port."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            listening.settimeout(LONG)
+            sock, _ = listening.accept()
+            sock.settimeout(LONG)
+            if context is not None:
+                sock = context.wrap_socket(sock, server_side=True)
+            with sock:
+                sock.sendall(net.response(head_of(sock), headers) + behind)
+                script(Peer(sock, masks=False))
+        except BaseException as error:
+            failures.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with thread(run):
+            yield listening.getsockname()[1]
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
+    """`target` in a thread, which ends before this does. What it raises is raised here."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            target()
+        except BaseException as error:
+            failures.append(error)
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    yield running
+    running.join(LONG)
+    assert not running.is_alive(), "a thread hangs"
+    if failures:
+        raise failures[0]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Until `condition` holds, while other threads run."""
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)

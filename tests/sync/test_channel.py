@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import raw
+from net import Certificates
+from zcws.sync import channel as module
+from zcws.sync.channel import Channel, PlainChannel, PolledChannel, TlsChannel, open_channel
+
+Pair = tuple[Channel, socket.socket]
+
+KINDS = ["plain", "polled", "selected", "tls"]
+
+
+def tls_pair(certificates: Certificates) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    ours, theirs = socket.socketpair()
+    made: list[ssl.SSLSocket] = []
+    with raw.thread(lambda: made.append(certificates.server.wrap_socket(theirs, server_side=True))):
+        client = certificates.client.wrap_socket(ours, server_hostname="localhost")
+    return client, made[0]
+
+
+@pytest.fixture(params=KINDS)
+def pair(
+    request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Pair]:
+    """A channel, and the socket at its other end. "selected" is Windows: no poll, and one timeout a socket."""
+    ours: socket.socket
+    if request.param == "tls":
+        ours, theirs = tls_pair(certificates)
+    else:
+        ours, theirs = socket.socketpair()
+    if request.param == "selected":
+        monkeypatch.delattr(module.select, "poll")
+    if request.param in ("polled", "selected"):
+        monkeypatch.setattr(module, "_KERNEL_TIMES", False)
+    theirs.settimeout(raw.LONG)
+    channel = open_channel(ours)
+    yield channel, theirs
+    channel.abort()
+    theirs.close()
+
+
+def receive(channel: Channel, timeout: float | None = raw.LONG, size: int = 100) -> bytes:
+    buffer = memoryview(bytearray(size))
+    return bytes(buffer[: channel.receive(buffer, timeout)])
+
+
+def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    for timed, kind in ((True, PlainChannel), (False, PolledChannel)):
+        monkeypatch.setattr(module, "_KERNEL_TIMES", timed)
+        ours, theirs = socket.socketpair()
+        channel = open_channel(ours)
+        assert type(channel) is kind and not channel.is_tls
+        channel.abort()
+        theirs.close()
+    ours, theirs = tls_pair(certificates)
+    channel = open_channel(ours)
+    assert type(channel) is TlsChannel and channel.is_tls
+    channel.abort()
+    theirs.close()
+
+
+class TestReceive:
+    def test_what_is_there(self, pair: Pair) -> None:
+        channel, peer = pair
+        peer.sendall(b"hello")
+        assert receive(channel) == b"hello"
+
+    @pytest.mark.parametrize("timeout", [0, -1, 0.01])
+    def test_nothing_in_time(self, pair: Pair, timeout: float) -> None:
+        channel, peer = pair
+        with pytest.raises(TimeoutError, match="received"):
+            receive(channel, timeout)
+        peer.sendall(b"later")
+        assert receive(channel) == b"later"
+
+    @pytest.mark.parametrize("timeout", [None, 30.0])
+    def test_it_waits(self, pair: Pair, timeout: float | None) -> None:
+        channel, peer = pair
+        with pytest.raises(TimeoutError):
+            receive(channel, 0.001)  # a short timeout is not remembered
+        timer = threading.Timer(0.05, peer.sendall, [b"at last"])
+        timer.start()
+        assert receive(channel, timeout) == b"at last"
+        timer.join()
+
+    def test_at_once_if_it_is_there(self, pair: Pair) -> None:
+        channel, peer = pair
+        peer.sendall(b"x")
+        raw.until(lambda: module._wait(channel.sock, to_write=False, timeout=0))
+        assert receive(channel, 0) == b"x"
+
+    def test_the_end_of_the_stream(self, pair: Pair) -> None:
+        channel, peer = pair
+        peer.sendall(b"last")
+        peer.close()
+        assert receive(channel) == b"last"
+        assert receive(channel) == b""
+        assert receive(channel, 0) == b""
+
+    def test_a_descriptor_beyond_what_select_takes(self) -> None:
+        resource = pytest.importorskip("resource")
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 2000:
+            pytest.skip("the limit of descriptors is too low here")
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+        try:
+            with contextlib.ExitStack() as stack:
+                for _ in range(600):
+                    for sock in socket.socketpair():
+                        stack.enter_context(sock)
+                ours, theirs = socket.socketpair()
+                stack.enter_context(theirs)
+                channel = open_channel(ours)
+                assert ours.fileno() > 1024
+                with pytest.raises(TimeoutError):
+                    receive(channel, 0)
+                assert channel.is_writable
+                channel.abort()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+class TestSend:
+    def test_segments_in_order(self, pair: Pair) -> None:
+        channel, peer = pair
+        segments = [b"%d," % i for i in range(2000)]  # more than one sendmsg takes
+        with raw.thread(lambda: channel.send(segments)):
+            expected = b"".join(segments)
+            assert raw.Peer(peer, masks=False).exactly(len(expected)) == expected
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_more_than_the_socket_holds(self, pair: Pair, count: int) -> None:
+        channel, peer = pair
+        segments: list[bytes | memoryview] = [bytes([i]) * 3_000_000 for i in range(count - 1)]
+        segments.append(memoryview(bytearray(b"z" * 3_000_000)))
+        with raw.thread(lambda: channel.send(segments)):
+            assert raw.Peer(peer, masks=False).exactly(3_000_000 * count) == b"".join(segments)
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_peer_that_does_not_read(self, pair: Pair, count: int) -> None:
+        channel, peer = pair
+        channel.limit_sends(0.05)
+        with pytest.raises(TimeoutError, match="does not read"):
+            channel.send([bytes(10_000_000)] * count)
+        assert not channel.is_writable
+        assert peer.recv(1)
+
+    def test_a_short_receive_timeout_does_not_cut_a_send(self, pair: Pair) -> None:
+        channel, peer = pair
+        with pytest.raises(TimeoutError):
+            receive(channel, 0.001)
+        timer = threading.Timer(0.1, lambda: raw.Peer(peer, masks=False).exactly(5_000_000))
+        timer.start()
+        channel.send([bytes(5_000_000)])
+        timer.join()
+
+    def test_a_peer_that_has_gone(self, pair: Pair) -> None:
+        channel, peer = pair
+        peer.close()
+        with pytest.raises(OSError):
+            for _ in range(10):
+                channel.send([bytes(1_000_000)])
+
+    def test_while_another_thread_receives(self, pair: Pair) -> None:
+        channel, peer = pair
+        got: list[bytes] = []
+        with raw.thread(lambda: got.append(receive(channel))):
+            channel.send([b"ping"])
+            assert peer.recv(100) == b"ping"
+            peer.sendall(b"pong")
+        assert got == [b"pong"]
+
+
+class TestEnd:
+    def test_the_peer_sees_it_and_may_still_send(self, pair: Pair) -> None:
+        channel, peer = pair
+        channel.send([b"bye"])
+        channel.end()
+        assert peer.recv(100) == b"bye"
+        assert peer.recv(100) == b""
+        if not channel.is_tls:
+            peer.sendall(b"still here")
+            assert receive(channel) == b"still here"
+
+    def test_nothing_goes_out_in_the_clear_after_tls(self, certificates: Certificates) -> None:
+        ours, theirs = tls_pair(certificates)
+        channel = TlsChannel(ours)
+        with raw.thread(theirs.unwrap):
+            channel.end()
+        channel.end()  # the other close_notify is there: the SSLSocket has no TLS any more
+        with pytest.raises(BrokenPipeError):
+            channel.send([b"secret"])
+        channel.abort()
+        theirs.close()
+
+    @pytest.mark.parametrize("how", ["receive", "send"])
+    def test_abort_wakes_who_waits(self, pair: Pair, how: str) -> None:
+        channel, _ = pair
+        started = threading.Event()
+
+        def wait() -> None:
+            started.set()
+            if how == "receive":
+                with contextlib.suppress(OSError):
+                    assert receive(channel, None) == b""
+            else:
+                with pytest.raises(OSError):
+                    channel.send([bytes(50_000_000)])
+
+        with raw.thread(wait):
+            started.wait()
+            threading.Event().wait(0.02)
+            channel.abort()
+
+    def test_everything_after_it_fails_and_nothing_breaks(self, pair: Pair) -> None:
+        channel, _ = pair
+        assert channel.address(peer=True) is not None
+        for _ in range(2):
+            channel.abort()
+        for act in (lambda: receive(channel, None), lambda: receive(channel, 0), lambda: channel.send([b"x"])):
+            with pytest.raises(OSError):
+                act()
+        channel.limit_sends(1)
+        channel.end()
+        assert channel.is_writable
+        assert channel.address(peer=True) is channel.address(peer=False) is None
+
+    def test_abort_later(self, pair: Pair) -> None:
+        channel, peer = pair
+        channel.abort_later(0.01)
+        channel.abort_later(0.01)  # once is enough
+        with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+            assert peer.recv(1) == b""
+        raw.until(lambda: channel.sock.fileno() < 0)
+
+    def test_abort_before_later(self, pair: Pair) -> None:
+        channel, _ = pair
+        before = threading.active_count()
+        channel.abort_later(1000)
+        channel.abort()
+        raw.until(lambda: threading.active_count() == before)
+        again: Callable[[float], None] = channel.abort_later
+        again(1000)
+        raw.until(lambda: threading.active_count() == before)
+
+
+def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    channel = TlsChannel(ours)
+    with raw.thread(lambda: receive(channel)):
+        for _ in range(50):
+            assert channel._lock.acquire(timeout=raw.LONG)
+            channel._lock.release()
+        theirs.sendall(b"x")
+    channel.abort()
+    theirs.close()

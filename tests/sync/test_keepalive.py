@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+from zcws.sync import keepalive as module
+from zcws.sync.keepalive import Keepalive
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout", "wait"), [(20, 20, 20), (20, 5, 5), (5, 20, 5), (20, None, 20), (None, 20, None)]
+)
+def test_how_long_a_driver_may_wait(interval: float | None, timeout: float | None, wait: float | None) -> None:
+    assert Keepalive(interval, timeout).wait == wait
+
+
+def test_a_ping_every_interval(clock: Clock) -> None:
+    keepalive = Keepalive(10, 5)
+    assert not keepalive.is_due and keepalive.take_due() is None
+    clock.now += 10
+    assert keepalive.is_due
+    first = keepalive.take_due()
+    assert first is not None and len(first) == 4
+    assert not keepalive.is_due and keepalive.take_due() is None
+    keepalive.heard = True
+    clock.now += 10
+    second = keepalive.take_due()
+    assert second is not None and second != first and not keepalive.has_failed
+
+
+def test_nothing_comes_back(clock: Clock) -> None:
+    keepalive = Keepalive(10, 5)
+    clock.now += 10
+    assert keepalive.take_due()
+    clock.now += 4.9
+    assert keepalive.take_due() is None and not keepalive.has_failed
+    clock.now += 0.1
+    assert keepalive.is_due
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_any_byte_says_that_the_peer_is_alive(clock: Clock) -> None:
+    keepalive = Keepalive(10, 5)
+    clock.now += 10
+    keepalive.take_due()
+    keepalive.heard = True
+    clock.now += 6
+    assert keepalive.take_due() is None and not keepalive.has_failed
+    clock.now += 4
+    assert keepalive.take_due() is not None
+
+
+def test_a_timeout_longer_than_the_interval(clock: Clock) -> None:
+    """The Pings in between do not put the end off."""
+    keepalive = Keepalive(1, 10)
+    for _ in range(10):
+        clock.now += 1
+        assert keepalive.take_due() is not None
+    clock.now += 1
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_without_a_timeout_nothing_is_expected(clock: Clock) -> None:
+    keepalive = Keepalive(10, None)
+    for _ in range(5):
+        clock.now += 10
+        assert keepalive.take_due() is not None
+    assert not keepalive.has_failed
+
+
+def test_off(clock: Clock) -> None:
+    keepalive = Keepalive(None, 1)
+    clock.now += 1000
+    assert not keepalive.is_due and keepalive.take_due() is None and not keepalive.has_failed
+
+
+def test_latency(clock: Clock) -> None:
+    keepalive = Keepalive(None, None)
+    assert keepalive.latency == 0.0
+    for payload in (b"a", b"b", b"c"):
+        keepalive.sent(payload)
+        clock.now += 1
+    keepalive.answered(b"b")  # RFC 6455 5.5.3: and so is the one before
+    assert keepalive.latency == 2.0
+    assert [keepalive.is_waiting_for(payload) for payload in (b"a", b"b", b"c")] == [False, False, True]
+    keepalive.answered(b"nobody asked")
+    assert keepalive.latency == 2.0
+    keepalive.forget(b"c")
+    keepalive.forget(b"c")
+    assert not keepalive.is_waiting_for(b"c")
+
+
+def test_an_unanswered_keepalive_ping_is_not_kept(clock: Clock) -> None:
+    keepalive = Keepalive(1, None)
+    for _ in range(100):
+        clock.now += 1
+        keepalive.take_due()
+    assert len(keepalive._waiting) == 1

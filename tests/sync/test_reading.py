@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import feed
+import pytest
+import raw
+import wire
+import zcws
+import zcws.sync
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zcws.connection import Connection
+from zcws.sync.channel import open_channel
+from zcws.sync.reading import Options
+from zcws.sync.stream import WebSocket
+
+DEFLATE = zcws.Deflate()
+
+
+@contextlib.contextmanager
+def connected(*, deflate: bool = False, **options: Any) -> Iterator[tuple[WebSocket, raw.Peer]]:
+    """A server's connection that is open, and the raw client on the other side; no handshake."""
+    ours, theirs = socket.socketpair()
+    limits = {name: options.pop(name) for name in ("max_size", "max_fragments") if name in options}
+    agreement = zcws.Agreement(deflate=zcws.DeflateParameters()) if deflate else None
+    connection = Connection(is_client=False, agreement=agreement, **limits)
+    ws = WebSocket(open_channel(ours), connection, Options(**{"ping_interval": None, "close_timeout": 0.1, **options}))
+    try:
+        yield ws, raw.Peer(theirs, masks=True)
+    finally:
+        theirs.close()
+        ws.abort()
+
+
+# ---- whole messages ----
+
+
+def test_str_and_bytes() -> None:
+    with connected() as (ws, peer):
+        for opcode, payload in ((wire.TEXT, "é".encode()), (wire.BINARY, b"\0"), (wire.TEXT, b"a"), (wire.BINARY, b"b")):
+            peer.send(opcode, payload)
+        assert [ws.recv(), ws.recv(), ws.recv(decode=False), ws.recv(decode=True)] == ["é", b"\0", b"a", "b"]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_timeout_loses_nothing(timeout: float) -> None:
+    with connected() as (ws, peer):
+        data = peer.frame(wire.TEXT, b"hello")
+        for part in (data[:1], data[1:4], data[4:9], data[9:]):
+            with pytest.raises(TimeoutError):
+                ws.recv(timeout)
+            peer.send_bytes(part)
+        assert ws.recv(timeout=raw.LONG) == "hello"
+
+
+SCRIPT = [
+    wire.frame(wire.TEXT, b"first", key=wire.KEY),
+    *wire.fragments(wire.TEXT, [b"\xe2\x82", b"", b"\xac"], key=wire.KEY),
+    wire.frame(wire.PING, b"p", key=wire.KEY),
+    wire.frame(wire.BINARY, bytes(70_000), key=wire.KEY),
+    wire.frame(wire.TEXT, wire.deflate(b"compressed " * 50), rsv=4, key=wire.KEY),
+    wire.frame(wire.BINARY, bytes(300_000), key=wire.KEY),
+    wire.frame(wire.TEXT, b"last", key=wire.KEY),
+]
+MESSAGES = ["first", "€", bytes(70_000), "compressed " * 50, bytes(300_000), "last"]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 400_000), max_size=12), st.booleans())
+def test_a_timeout_at_any_cut_loses_nothing(places: list[int], frames: bool) -> None:
+    """Reads that time out between any two bytes; what was asked for does not matter."""
+    got: list[Any] = []
+
+    def attempt(ws: WebSocket) -> None:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if not frames:
+                    got.append(ws.recv(timeout=0))
+                    continue
+                frame = ws.read_frame(timeout=0)
+                if frame.opcode in (wire.TEXT, wire.BINARY):
+                    got.append(frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
+
+    with connected(deflate=True) as (ws, peer):
+        with raw.thread(lambda: None):
+            for piece in feed.cut(b"".join(SCRIPT), places):
+                rest = memoryview(piece)
+                while rest:  # more than the socket holds would wait for the reader
+                    rest = rest[peer.sock.send(rest[:50_000]) :]
+                    attempt(ws)
+        while len(got) < len(MESSAGES):
+            attempt(ws)
+    assert got == MESSAGES
+
+
+def test_a_deadline_holds_although_bytes_keep_coming() -> None:
+    """A message that drips must not hold a read with a timeout for ever."""
+    with connected() as (ws, peer):
+        stop = threading.Event()
+
+        def drip() -> None:
+            peer.send_bytes(wire.head(wire.BINARY, 10_000_000, key=wire.KEY))
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    peer.send_bytes(b"x")
+
+        with raw.thread(drip):
+            with pytest.raises(TimeoutError):
+                ws.recv(timeout=0.05)
+            stop.set()
+
+
+def test_iterating_ends_with_the_connection() -> None:
+    with connected() as (ws, peer):
+        peer.send(wire.TEXT, b"a")
+        peer.send(wire.TEXT, b"b")
+        peer.send(wire.CLOSE, wire.close_payload(1001))
+        assert list(ws) == ["a", "b"]
+        assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1001))
+        assert peer.rest() == []
+
+
+def test_iterating_raises_what_is_no_good_end() -> None:
+    with connected() as (ws, peer):
+        peer.send(wire.TEXT, b"a")
+        peer.close()
+        messages = iter(ws)
+        assert next(messages) == "a"
+        with pytest.raises(zcws.ConnectionClosedError):
+            next(messages)
+
+
+def test_only_one_thread_may_read() -> None:
+    with connected() as (ws, peer):
+        with raw.thread(ws.recv):
+            raw.until(lambda: ws._is_read)
+            for read in (ws.recv, ws.read_frame, ws.read_batch):
+                with pytest.raises(RuntimeError, match="another thread"):
+                    read()
+            peer.send(wire.TEXT, b"done")
+
+
+# ---- frames ----
+
+
+def test_frames_and_batches() -> None:
+    with connected() as (ws, peer):
+        peer.send_bytes(peer.frame(wire.TEXT, b"a") + peer.frame(wire.PING, b"p") + peer.frame(wire.BINARY, b"b"))
+        frame = ws.read_frame()
+        assert (frame.opcode, frame.text) == (zcws.OpCode.TEXT, "a")
+        assert ws.read_frame().opcode is zcws.OpCode.PING
+        assert peer.read()[:2] == (wire.PONG, b"p")
+        with pytest.raises(zcws.StaleFrame):
+            frame.text  # noqa: B018
+        ws.read_frame()
+        peer.send_bytes(b"".join(peer.frame(wire.TEXT, b"%d" % i) for i in range(5)) + peer.frame(wire.CLOSE))
+        batches = [[(frame.opcode, frame.to_bytes()) for frame in batch] for batch in ws.batches()]
+        flat = [frame for batch in batches for frame in batch]
+        assert flat == [*((zcws.OpCode.TEXT, b"%d" % i) for i in range(5)), (zcws.OpCode.CLOSE, b"")]
+
+
+@pytest.mark.parametrize("origin", list(zcws.PayloadOrigin))
+@pytest.mark.parametrize("size", [10, 200_000, 3_000_000])
+def test_a_big_message_lands(origin: zcws.PayloadOrigin, size: int) -> None:
+    """What is larger than the ring is received straight into the buffer."""
+    with connected() as (ws, peer):
+        message = bytes(range(256)) * (size // 256 + 1)
+        buffer = zcws.PayloadBuffer()
+        with raw.thread(lambda: [peer.send(wire.BINARY, message) for _ in range(2)]):
+            for _ in range(2):
+                frame = ws.read_frame(buffer, origin)
+                assert frame.payload == message
+
+
+def test_views_that_are_held_do_not_stop_the_reader() -> None:
+    with connected() as (ws, peer):
+        held = []
+        with raw.thread(lambda: [peer.send(wire.BINARY, bytes([i]) * 50_000) for i in range(40)]):
+            for _ in range(40):
+                held.append(ws.read_frame().payload)
+        assert all(view == bytes([i]) * 50_000 for i, view in enumerate(held))
+
+
+# ---- streams ----
+
+
+class TestStream:
+    def test_pieces_come_before_the_frame_is_complete(self) -> None:
+        with connected() as (ws, peer):
+            data = peer.frame(wire.BINARY, b"abcdef")
+            peer.send_bytes(data[:-3])
+            with ws.stream(timeout=raw.LONG) as message:
+                assert next(message) == b"abc"
+                peer.send_bytes(data[-3:])
+                assert next(message) == b"def"
+                with pytest.raises(StopIteration):
+                    next(message)
+
+    def test_text_is_cut_between_characters_and_checked_as_it_comes(self) -> None:
+        with connected() as (ws, peer):
+            data = peer.frame(wire.TEXT, "a€".encode() + b"\xff" + bytes(1000))
+            peer.send_bytes(data[: 8 + 3])  # a head of 8 bytes; the character is cut
+            with pytest.raises(zcws.ProtocolError) as caught, ws.stream(timeout=raw.LONG) as message:
+                assert next(message) == "a"
+                peer.send_bytes(data[11:12])
+                assert next(message) == "€"
+                peer.send_bytes(data[12:20])
+                next(message)
+            assert caught.value.code == 1007
+            assert peer.read().payload[:2] == (1007).to_bytes(2, "big")
+
+    def test_a_timeout_in_the_middle_does_not_look_like_the_end(self) -> None:
+        with connected() as (ws, peer):
+            data = peer.frame(wire.TEXT, b"abcdef")
+            peer.send_bytes(data[:-3])
+            with ws.stream(timeout=0.01) as message:
+                assert next(message) == "abc"
+                for _ in range(3):
+                    with pytest.raises(TimeoutError):
+                        next(message)
+                peer.send_bytes(data[-3:])
+                assert list(message) == ["def"]
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_leaving_early_drops_the_rest(self, compressed: bool) -> None:
+        with connected(deflate=True) as (ws, peer):
+            first = bytes(range(256)) * 1000
+            payload = wire.deflate(first) if compressed else first
+            with raw.thread(lambda: peer.send(wire.BINARY, payload, rsv=4 if compressed else 0)):
+                with ws.stream() as message:
+                    assert first.startswith(next(message))  # type: ignore[arg-type]
+                peer.send(wire.TEXT, b"next")
+                assert ws.recv() == "next"
+
+    def test_an_end_in_the_middle(self) -> None:
+        with connected() as (ws, peer):
+            peer.send_bytes(peer.frame(wire.TEXT, b"abc")[:-1])
+            peer.close()
+            with pytest.raises(zcws.ConnectionClosedError) as caught, ws.stream() as message:
+                assert list(message) == ["ab"]
+            assert caught.value.code == 1006
+
+    def test_not_twice_at_once(self) -> None:
+        with connected() as (ws, _), ws.stream(), pytest.raises(RuntimeError), ws.stream():
+            pass
+
+
+# ---- ends ----
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("how", ["recv", "stream"])
+def test_a_bomb_costs_no_more_than_max_size(how: str, compressed: bool) -> None:
+    with connected(deflate=True, max_size=1_000_000) as (ws, peer):
+        bomb = wire.deflate(bytes(100_000_000))
+        got = 0
+        with raw.thread(lambda: contextlib.suppress(OSError).__enter__() and peer.send(wire.BINARY, bomb, rsv=4)):
+            with pytest.raises(zcws.LimitExceeded):
+                if how == "recv":
+                    ws.recv()
+                with ws.stream() as message:
+                    for piece in message:
+                        got += len(piece)
+        assert got <= 1_000_000
+
+
+def test_a_read_while_another_thread_closes() -> None:
+    """The reader sees the peer's Close; what comes before it does not count."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        caught: queue.Queue[zcws.ConnectionClosed] = queue.Queue()
+
+        def read() -> None:
+            with pytest.raises(zcws.ConnectionClosedOK) as error:
+                ws.recv()
+            caught.put(error.value)
+
+        with raw.thread(read):
+            raw.until(lambda: ws._is_read)
+            with raw.thread(ws.close):
+                assert peer.read().opcode == wire.CLOSE
+                peer.send(wire.TEXT, b"late")
+                peer.send(wire.BINARY, bytes(70_000))
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                assert peer.rest() == []
+                peer.close()
+        assert caught.get().clean
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_the_middle_of_a_large_message_when_another_thread_closes(reads: bool) -> None:
+    """Its bytes are being received straight into their buffer."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        data = peer.frame(wire.BINARY, bytes(600_000))
+
+        def read() -> None:
+            with pytest.raises(zcws.ConnectionClosedOK):
+                while True:
+                    assert ws.recv() == bytes(600_000)
+
+        with raw.thread(read):
+            peer.send_bytes(data[:500_000])
+            raw.until(lambda: ws.connection.reader._landing is not None)
+            with raw.thread(ws.close):
+                assert peer.read().opcode == wire.CLOSE
+                peer.send_bytes(data[500_000:] if reads else data[500_000:] + data)
+                peer.send(wire.CLOSE)
+                assert peer.rest() == []
+                peer.close()
+        assert ws.state is zcws.State.CLOSED
+
+
+def test_a_close_that_nobody_answers_is_bounded_for_a_reader_too() -> None:
+    with connected(close_timeout=0.05) as (ws, peer):
+        ws.begin_close()
+        stop = threading.Event()
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    peer.send(wire.TEXT, b"and another thing")
+
+        with raw.thread(talk):
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                ws.recv()
+            stop.set()
+        assert caught.value.code == 1006
+
+
+class TestKeepalive:
+    @pytest.mark.parametrize("timeout", [None, 0.002])
+    def test_no_pong(self, timeout: float | None) -> None:
+        """Also when every read is shorter than the interval."""
+        with connected(ping_interval=0.02, ping_timeout=0.02) as (ws, peer):
+            with pytest.raises(zcws.ConnectionClosedError, match="keepalive") as caught:
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        ws.recv(timeout)
+            assert caught.value.code == 1011
+            frames = peer.rest()
+            assert frames[0].opcode == wire.PING
+            assert frames[-1][:2] == (wire.CLOSE, wire.close_payload(1011, b"keepalive ping timeout"))
+
+    def test_answered(self) -> None:
+        with connected(ping_interval=0.01, ping_timeout=raw.LONG) as (ws, peer):
+            with raw.thread(lambda: contextlib.suppress(zcws.ConnectionClosed).__enter__() and list(ws)):
+                for _ in range(3):
+                    ping = peer.read()
+                    assert ping.opcode == wire.PING
+                    peer.send(wire.PONG, ping.payload)
+                raw.until(lambda: ws.latency > 0)
+                assert ws.state is zcws.State.OPEN
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                peer.rest()
+                peer.close()
+
+
+def test_an_idle_read_does_not_spin() -> None:
+    with connected(ping_interval=20, ping_timeout=20, close_timeout=10) as (ws, peer):
+        calls = 0
+        receive: Callable[..., int] = ws._channel.receive
+
+        def counted(buffer: memoryview, timeout: float | None) -> int:
+            nonlocal calls
+            calls += 1
+            return receive(buffer, timeout)
+
+        ws._channel.receive = counted  # type: ignore[method-assign]
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=0.1)
+        assert calls <= 3
+
