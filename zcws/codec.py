@@ -13,7 +13,7 @@ Inflating goes in steps: at most so many bytes in, at most so many out, and whoe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zlib_ng import zlib_ng
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Deflater", "Inflater"]
 
 #: zlib-ng's own error; its type stub does not say that it is an exception.
-_ZlibError: type[Exception] = zlib_ng.error  # type: ignore[assignment]
+_ZlibError = cast("type[Exception]", zlib_ng.error)
 
 #: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
 _TAIL = b"\x00\x00\xff\xff"

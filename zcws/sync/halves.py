@@ -25,7 +25,7 @@ from zcws.bridge import Bridge, Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
-from zcws.frame import Frame
+from zcws.frame import Frame, close_payload
 from zcws.sync.channel import Channel
 from zcws.sync.reading import Options, ReadingSide, is_past
 from zcws.sync.writing import as_control_payload
@@ -115,6 +115,7 @@ class WriterHalf:
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
+        close_payload(code, reason)  # ValueError before anything happens
         self.drain_bridge()
         self._send_close(code, reason)
 

@@ -41,6 +41,9 @@ __all__ = ["Options", "WebSocket"]
 
 _Result = TypeVar("_Result")
 
+#: Seconds until the reader tries again to say Pong to a peer that did not read.
+_NEXT_TRY = 0.1
+
 
 class WebSocket(ReadingSide, WritingSide):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
@@ -68,6 +71,7 @@ class WebSocket(ReadingSide, WritingSide):
         WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
         self.request = request
         self.response = response
+        self._usual_wait = self._longest_wait
         self._reading = threading.Lock()
         self._is_read = False  # by `recv` and its like, not by `ping` or `close`
         self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
@@ -161,20 +165,23 @@ class WebSocket(ReadingSide, WritingSide):
     def _answer_peer(self) -> None:
         """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
         if self._writer.size or self._keepalive.is_due or not self.connection.bridge.is_empty:
-            self._reply(self._keep_alive)
+            self._reply(in_reader=True)
 
     def _send_leftover(self) -> None:
         """What the reader left on the bridge while we held the lock. In a writer's thread, after every write."""
         if not self.connection.bridge.is_empty:
-            self._reply(_nothing)
+            self._reply(in_reader=False)
 
-    def _reply(self, prepare: Callable[[bool], None]) -> None:
+    def _reply(self, *, in_reader: bool) -> None:
         # Again, for a reply that was put while we held the lock: who put it has left it to us.
         while self._write_lock.acquire(blocking=False):
             try:
-                writable = self._reader.is_concluded or self._channel.is_writable
+                # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
+                writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
                 self.connection.hold_replies = not writable
-                prepare(writable)
+                self._longest_wait = self._usual_wait if writable else _NEXT_TRY
+                if in_reader:
+                    self._keep_alive(writable)
                 self.connection.drain_bridge()
                 if writable:
                     self._flush_quietly()
@@ -331,10 +338,6 @@ class WebSocket(ReadingSide, WritingSide):
     def __repr__(self) -> str:
         role = "client" if self.connection.is_client else "server"
         return f"<WebSocket {role}, blocking, {self.connection.state.value}>"
-
-
-def _nothing(_writable: bool) -> None:
-    pass
 
 
 def _rest(deadline: float | None) -> float | None:
