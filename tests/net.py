@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import trustme
 import wire
+
 import zcws
 
 T = TypeVar("T")
@@ -42,6 +43,13 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert loop.time() < end, "it did not happen"
         await asyncio.sleep(0.001)
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Closes a connection, and waits until nothing of it is left."""
+    writer.close()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        await soon(writer.wait_closed())
 
 
 class Certificates:
@@ -107,9 +115,7 @@ class RawPeer:
 
     async def close(self) -> None:
         """Ends the TCP connection."""
-        self.writer.close()
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            await soon(self.writer.wait_closed())
+        await hang_up(self.writer)
 
     def reset(self) -> None:
         """Ends it with a RST."""
@@ -173,23 +179,34 @@ class Place:
         self, script: Callable[[RawPeer], Awaitable[None]], *, headers: bytes = b"", behind: bytes = b""
     ) -> AsyncIterator[int]:
         """A server that opens each WebSocket by hand and then follows `script`; its port."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await soon(reader.readuntil(b"\r\n\r\n"))
+            writer.write(response(head, headers) + behind)
+            await script(RawPeer(reader, writer, masks=False))
+
+        async with self.listen(serve) as port:
+            yield port
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> AsyncIterator[int]:
+        """A server of bytes; its port. Each connection is closed when `serve` returns, and what it raises is raised."""
         failures: list[BaseException] = []
         tasks: set[asyncio.Task[None]] = set()
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            peer = RawPeer(reader, writer, masks=False)
+        async def follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             tasks.add(asyncio.current_task())  # type: ignore[arg-type]
             try:
-                head = await soon(reader.readuntil(b"\r\n\r\n"))
-                writer.write(response(head, headers) + behind)
-                await script(peer)
+                await serve(reader, writer)
             except BaseException as error:
                 failures.append(error)
             finally:
-                await peer.close()
+                await hang_up(writer)
 
         context = self.certificates.server if self.certificates else None
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        server = await asyncio.start_server(follow, "127.0.0.1", 0, ssl=context)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:

@@ -47,7 +47,9 @@ class Pair:
         **settings: Any,
     ) -> None:
         self.cut = cut
-        self.client = Connection(is_client=True, **{"entropy": entropy(), "pool": Pool(), **settings, **(client or {})})
+        self.client = Connection(
+            is_client=True, **{"entropy": entropy(), "pool": Pool(), **settings, **(client or {})}
+        )
         self.server = Connection(is_client=False, **{"pool": Pool(), **settings, **(server or {})})
         self.received: dict[Connection, list[Any]] = {self.client: [], self.server: []}
         self.wire: dict[Connection, bytes] = {self.client: b"", self.server: b""}

@@ -58,6 +58,10 @@ class Peer:
         (seen,) = wire.parse(data + self.exactly(size))
         return seen
 
+    def frames(self, count: int) -> list[wire.Seen]:
+        """The next so many."""
+        return [self.read() for _ in range(count)]
+
     def rest(self) -> list[wire.Seen]:
         """Every frame until the other side ends the stream."""
         data = b""
@@ -114,7 +118,11 @@ def accept(listening: socket.socket, headers: bytes = b"", behind: bytes = b"") 
 
 @contextlib.contextmanager
 def server(
-    script: Callable[[Peer], None], *, headers: bytes = b"", behind: bytes = b"", context: ssl.SSLContext | None = None
+    script: Callable[[Peer], None],
+    *,
+    headers: bytes = b"",
+    behind: bytes = b"",
+    context: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
     """A server that opens one WebSocket by hand and then follows `script` in a thread; its port."""
     failures: list[BaseException] = []

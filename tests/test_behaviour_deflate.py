@@ -13,6 +13,7 @@ import pytest
 import wire
 from heads import request
 from pair import Pair, deflated, entropy
+
 from zcws.acceptor import WebSocketAcceptor
 from zcws.closing import State
 from zcws.connection import Connection
@@ -211,7 +212,9 @@ class TestReading:
 
     def test_a_final_block_and_the_messages_after_it(self) -> None:
         server = make_server(deflated())
-        server.receive_bytes(masked(FINAL) + masked(HELLO) + masked(REFERS_BACK) + masked(FINAL) + masked(HELLO))
+        server.receive_bytes(
+            masked(FINAL) + masked(HELLO) + masked(REFERS_BACK) + masked(FINAL) + masked(HELLO)
+        )
         assert [server.read_message() for _ in range(5)] == [b"Hello"] * 5
 
     @pytest.mark.parametrize("data", [b"\x06\x00", b"\xff" * 20, REFERS_BACK, b"\x00\x05\x00\x05\x00hello"])
@@ -347,18 +350,25 @@ def match_at(distance: int) -> bytes:
 
 
 #: RFC 1951 3.2.5: extra bits and smallest distance of each distance code.
-DISTANCES = [(max(0, code // 2 - 1), code + 1 if code < 4 else (2 + code % 2 << code // 2 - 1) + 1) for code in range(30)]
+DISTANCES = [
+    (max(0, code // 2 - 1), code + 1 if code < 4 else (2 + code % 2 << code // 2 - 1) + 1)
+    for code in range(30)
+]
 
 
 def test_the_attack_itself_works_where_there_is_something_to_refer_to() -> None:
     """Otherwise the tests above would show nothing."""
     assert zlib.decompressobj(wbits=-15, zdict=b"secret!!" * 4_096).decompress(match_at(8) + TAIL) == b"sec"
-    assert zlib.decompressobj(wbits=-15, zdict=b"secret!!" * 4_096).decompress(match_at(1_007) + TAIL) == b"ecr"
+    assert (
+        zlib.decompressobj(wbits=-15, zdict=b"secret!!" * 4_096).decompress(match_at(1_007) + TAIL) == b"ecr"
+    )
 
 
 def run_python(code: str, *arguments: str) -> dict[str, float]:
     """Runs a program in a process of its own, so that its memory can be looked at; it prints JSON."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
@@ -397,6 +407,7 @@ import gc, json, sys
 import wire, pair
 from zcws.connection import Connection
 from zcws.extensions import Agreement
+from zcws.frame import NEED_MORE
 from zcws.pool import Pool
 
 def resident():
@@ -415,6 +426,7 @@ def exchange():
     connection = Connection(is_client=False, agreement=agreement, pool=pool)
     assert connection.receive_bytes(frame) == len(frame)
     assert connection.read_message() == payload
+    assert connection.read_message() is NEED_MORE  # what a driver asks before it waits: the ring goes back
     connection.send(payload)
     assert connection.bytes_to_send()[0] == (0xC2 if is_compressed else 0x82)
     return connection

@@ -335,7 +335,10 @@ def test_one_fragment_more_than_allowed(side: Side) -> None:
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)
 def test_an_empty_frame_that_ends_a_message_of_some_bytes_is_not_a_fragment_too_many(side: Side) -> None:
     # wstest ends 65,536 fragments (cases 9.3.1 and 9.4.1) with one.
-    many = [side.frame(TEXT, b"a", fin=False), *[side.frame(CONTINUATION, b"b", fin=False)] * (MAX_FRAGMENTS - 1)]
+    many = [
+        side.frame(TEXT, b"a", fin=False),
+        *[side.frame(CONTINUATION, b"b", fin=False)] * (MAX_FRAGMENTS - 1),
+    ]
     outcome = feed.run(side.connect, [b"".join(many) + side.frame(CONTINUATION)], key=side.key, ends=False)
     assert outcome.frames == [(OpCode.TEXT, b"a" + b"b" * (MAX_FRAGMENTS - 1))]
 

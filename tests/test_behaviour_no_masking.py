@@ -9,6 +9,7 @@ import pytest
 import wire
 from heads import ACCEPT, KEY, request, response
 from pair import Pair, deflated, entropy
+
 from zcws.acceptor import WebSocketAcceptor
 from zcws.connection import Connection
 from zcws.connector import WebSocketConnector
@@ -68,7 +69,13 @@ class TestAgreement:
             WebSocketAcceptor(no_masking=value)
 
     def test_a_server_that_was_not_offered_it_does_not_answer_it(self) -> None:
-        for offers in ([], ["x-no-masking"], ["permessage-deflate"], ["no-masking; a=b"], ['no-masking; a="b"']):
+        for offers in (
+            [],
+            ["x-no-masking"],
+            ["permessage-deflate"],
+            ["no-masking; a=b"],
+            ['no-masking; a="b"'],
+        ):
             acceptor, lines = answer(*offers, no_masking=True, secure=True)
             assert lines == []
             assert acceptor.agreement is not None and not acceptor.agreement.no_masking
@@ -80,7 +87,7 @@ class TestAgreement:
             ["permessage-deflate; client_max_window_bits, no-masking"],
             ["permessage-deflate", "no-masking"],
             ["no-masking", "permessage-deflate"],
-            ["x-other; q=\"a, no-masking\"", "permessage-deflate,,\tno-masking\t,"],
+            ['x-other; q="a, no-masking"', "permessage-deflate,,\tno-masking\t,"],
         ],
     )
     def test_anywhere_in_any_header_line(self, offers: list[str]) -> None:
@@ -95,13 +102,20 @@ class TestAgreement:
         assert second.startswith("permessage-deflate")
 
     @pytest.mark.parametrize(
-        "answers", [["no-masking", "permessage-deflate"], ["permessage-deflate", "no-masking"], ["permessage-deflate, no-masking"]]
+        "answers",
+        [
+            ["no-masking", "permessage-deflate"],
+            ["permessage-deflate", "no-masking"],
+            ["permessage-deflate, no-masking"],
+        ],
     )
     def test_both_orders_of_the_answer(self, answers: list[str]) -> None:
         agreement = agreed("wss://host/", *answers, no_masking=True, compression="deflate")
         assert agreement == Agreement(deflate=DeflateParameters(), no_masking=True)
 
-    @pytest.mark.parametrize("answers", [["no-masking; a=b"], ["no-masking, no-masking"], ["no-masking", "no-masking"]])
+    @pytest.mark.parametrize(
+        "answers", [["no-masking; a=b"], ["no-masking, no-masking"], ["no-masking", "no-masking"]]
+    )
     def test_an_answer_that_is_none(self, answers: list[str]) -> None:
         with pytest.raises(HandshakeError):
             agreed("wss://host/", *answers, no_masking=True)

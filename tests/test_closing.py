@@ -4,6 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
 from zcws.closing import TRANSITIONS, Event, State, next_state
 
 

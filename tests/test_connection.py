@@ -11,6 +11,7 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import SEED, Pair, deflated, entropy
+
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -118,7 +119,9 @@ class TestTwoConnections:
         pair = Pair()
         pair.client.ping(b"are you there")
         pair.pump()
-        assert [(f.opcode, f.payload) for f in wire.parse(pair.wire[pair.server])] == [(wire.PONG, b"are you there")]
+        assert [(f.opcode, f.payload) for f in wire.parse(pair.wire[pair.server])] == [
+            (wire.PONG, b"are you there")
+        ]
 
 
 def send_in_any_frames(connection: Connection, message: str | bytes, rnd: random.Random) -> None:
@@ -149,7 +152,10 @@ class TestSend:
             (memoryview(b"abcdef").cast("B", (2, 3)), (wire.BINARY, b"abcdef")),
             (array("i", [1, -1]), (wire.BINARY, array("i", [1, -1]).tobytes())),
             (array("i"), (wire.BINARY, b"")),
-            (np.arange(6, dtype=np.uint16).reshape(2, 3), (wire.BINARY, np.arange(6, dtype=np.uint16).tobytes())),
+            (
+                np.arange(6, dtype=np.uint16).reshape(2, 3),
+                (wire.BINARY, np.arange(6, dtype=np.uint16).tobytes()),
+            ),
             (np.arange(6, dtype=np.uint8).reshape(2, 3).T, (wire.BINARY, bytes([0, 3, 1, 4, 2, 5]))),
             (np.zeros((0, 3), dtype=np.uint8), (wire.BINARY, b"")),
             (np.float64(0), (wire.BINARY, bytes(8))),
@@ -286,7 +292,10 @@ class TestClosing:
 
     def test_a_close_of_ours_behind_unread_messages(self, role: str) -> None:
         connection = make(role)
-        text, close = from_peer(role, wire.TEXT, b"unread"), from_peer(role, wire.CLOSE, wire.close_payload(1000))
+        text, close = (
+            from_peer(role, wire.TEXT, b"unread"),
+            from_peer(role, wire.CLOSE, wire.close_payload(1000)),
+        )
         connection.receive_bytes(text + close)
         assert connection.state is State.OPEN
         connection.close(1001)

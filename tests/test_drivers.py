@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import raw
 import wire
+
 import zcws
 import zcws.sync
 
@@ -175,7 +176,9 @@ class Driver:
 class Asynchronous(Driver):
     """On an event loop in a thread of its own."""
 
-    def __init__(self, name: str, loop: str, endpoint: Callable[..., Coroutine[Any, Any, None]] | None) -> None:
+    def __init__(
+        self, name: str, loop: str, endpoint: Callable[..., Coroutine[Any, Any, None]] | None
+    ) -> None:
         super().__init__(name)
         self._loop = loop
         self._endpoint = endpoint
@@ -188,7 +191,9 @@ class Asynchronous(Driver):
         return asyncio.new_event_loop()
 
     @contextlib.contextmanager
-    def _running(self, main: Callable[[asyncio.Event, queue.Queue[Any]], Coroutine[Any, Any, None]]) -> Iterator[Any]:
+    def _running(
+        self, main: Callable[[asyncio.Event, queue.Queue[Any]], Coroutine[Any, Any, None]]
+    ) -> Iterator[Any]:
         loop, ready = self._new_loop(), queue.Queue[Any]()
         stop = asyncio.Event()
 
@@ -218,7 +223,9 @@ class Asynchronous(Driver):
             await self._endpoint(ws, self.ends)
 
         async def main(stop: asyncio.Event, ready: queue.Queue[Any]) -> None:
-            async with zcws.serve(self._handler(handler), "127.0.0.1", 0, **self._extra(), **options) as server:
+            async with zcws.serve(
+                self._handler(handler), "127.0.0.1", 0, **self._extra(), **options
+            ) as server:
                 ready.put(server.sockets[0].getsockname()[1])
                 await stop.wait()
 
@@ -255,7 +262,9 @@ class Callbacks(Asynchronous):
 
         def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
             if not messages:
-                ws.when_closed().add_done_callback(lambda _: self.ends.put(ws.connection.error(), messages[1:]))
+                ws.when_closed().add_done_callback(
+                    lambda _: self.ends.put(ws.connection.error(), messages[1:])
+                )
                 messages.append(None)
             if frame.opcode not in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
                 return
@@ -368,7 +377,9 @@ FAULTS: list[tuple[str, Callable[[raw.Peer], bytes], int]] = [
 
 
 @roles
-@pytest.mark.parametrize(("make", "code"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS])
+@pytest.mark.parametrize(
+    ("make", "code"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
+)
 def test_a_fault(driver: Driver, role: str, make: Callable[[raw.Peer], bytes], code: int) -> None:
     """The right Close on the wire, a closed socket, and an exception that says whose fault it was."""
 
@@ -474,7 +485,11 @@ def test_sizes(driver: Driver, role: str, size: int) -> None:
 def test_bytewise(driver: Driver, role: str) -> None:
     def talk(peer: raw.Peer) -> None:
         peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        data = peer.frame(wire.TEXT, b"one") + peer.frame(wire.PING, b"two") + peer.frame(wire.BINARY, bytes(130))
+        data = (
+            peer.frame(wire.TEXT, b"one")
+            + peer.frame(wire.PING, b"two")
+            + peer.frame(wire.BINARY, bytes(130))
+        )
         for at in range(len(data)):
             peer.send_bytes(data[at : at + 1])
         frames = [peer.read()[:2] for _ in range(3)]

@@ -4,12 +4,14 @@ import os
 import random
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
+
 from zcws.bridge import Reply
 from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
@@ -30,10 +32,10 @@ class Backwards:
     def is_worth(self, size: int) -> bool:
         return size >= 4
 
-    def message(self, payload: bytes) -> bytes | None:
+    def message(self, payload: Any) -> bytes | None:
         return None if bytes(payload[:1]) == b"!" else bytes(payload)[::-1][:-1]
 
-    def piece(self, payload: bytes, *, last: bool) -> bytes:
+    def piece(self, payload: Any, *, last: bool) -> bytes:
         return bytes(payload)[::-1] + (b"." if last else b"")
 
 
@@ -80,7 +82,9 @@ class TestFrames:
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
     @pytest.mark.parametrize("size", [5, 100_000])
-    def test_the_callers_bytes_are_never_modified(self, writer: Writer, kind: Callable[[bytes], bytes], size: int) -> None:
+    def test_the_callers_bytes_are_never_modified(
+        self, writer: Writer, kind: Callable[[bytes], bytes], size: int
+    ) -> None:
         original = os.urandom(size)
         payload = kind(bytes(original))
         writer.write_message(OpCode.BINARY, payload)
@@ -95,7 +99,9 @@ class TestFrames:
         assert writer.size == 0
         assert writer.take() == []
 
-    @given(st.lists(st.binary(max_size=300) | st.integers(10_000, 70_000).map(bytes), max_size=12), st.randoms())
+    @given(
+        st.lists(st.binary(max_size=300) | st.integers(10_000, 70_000).map(bytes), max_size=12), st.randoms()
+    )
     def test_any_messages_and_takes_in_order(self, payloads: list[bytes], rnd: random.Random) -> None:
         for role in ("server", "client"):
             writer, data = make_writer(role), b""
@@ -124,7 +130,9 @@ class TestCorking:
         assert wire.parse(b"".join(segments))[1].payload == b"after"
 
     @pytest.mark.parametrize("kind", [bytearray, memoryview])
-    def test_what_its_owner_may_change_is_copied(self, writer: Writer, kind: Callable[[bytearray], bytes]) -> None:
+    def test_what_its_owner_may_change_is_copied(
+        self, writer: Writer, kind: Callable[[bytearray], bytes]
+    ) -> None:
         memory = bytearray(b"a" * 50_000)
         writer.write_message(OpCode.BINARY, kind(memory))
         memory[:] = b"b" * 50_000
@@ -133,7 +141,7 @@ class TestCorking:
     def test_memory_that_was_taken_is_never_used_again(self, writer: Writer) -> None:
         """An event loop may hold views of it for as long as the peer is slow (design.md, section 3)."""
         rnd = random.Random(3)
-        taken: list[tuple[list[object], bytes]] = []
+        taken: list[tuple[list[Any], bytes]] = []
         memory = bytearray(40_000)
         for _ in range(300):
             for _ in range(rnd.randrange(1, 6)):
@@ -142,8 +150,8 @@ class TestCorking:
                 writer.write_message(OpCode.BINARY, memoryview(memory)[:size])
             segments = writer.take()
             taken.append((list(segments), b"".join(segments)))
-        for segments, bytes_then in taken:
-            assert b"".join(segments) == bytes_then  # type: ignore[arg-type]
+        for held, bytes_then in taken:
+            assert b"".join(held) == bytes_then
 
     def test_small_output_of_an_idle_client_keeps_no_arena(self) -> None:
         pool = Pool()
@@ -326,7 +334,9 @@ class TestControl:
         with pytest.raises(ConnectionClosedOK, match="done"):
             writer.write_message(OpCode.TEXT, b"x")
 
-    @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xee", b"\x00\x00", b"\x03\xf7", b"\x13\x88", b"\x03\xe8\xff"])
+    @pytest.mark.parametrize(
+        "payload", [b"\x03", b"\x03\xee", b"\x00\x00", b"\x03\xf7", b"\x13\x88", b"\x03\xe8\xff"]
+    )
     def test_rfc6455_7_4_a_close_that_must_not_be_sent(self, writer: Writer, payload: bytes) -> None:
         with pytest.raises(ValueError):
             writer.write_control(OpCode.CLOSE, payload)

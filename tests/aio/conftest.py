@@ -1,8 +1,8 @@
 """Where the tests of the asyncio driver run: each event loop, and each way to the socket.
 
-    engine       plain sockets in an epoll of ours (zcws/aio/engine.py), where there is one
-    transport    plain sockets on the event loop's own transport
-    tls          the event loop's transport, encrypted
+engine       plain sockets in an epoll of ours (zcws/aio/engine.py), where there is one
+transport    plain sockets on the event loop's own transport
+tls          the event loop's transport, encrypted
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import wire
+from net import Place, RawPeer, echo, hang_up, port_of, request, response, soon, swallow, until
+
 import zcws
-from net import Place, RawPeer, echo, port_of, request, response, soon, swallow, until
 from zcws.aio.server import ServerHandshake
 
 
@@ -34,7 +35,7 @@ async def exchange(place: Place, server: zcws.Server, data: bytes) -> bytes:
         writer.write(data)
         return await soon(reader.read())
     finally:
-        writer.close()
+        await hang_up(writer)
 
 
 def status_of(answer: bytes) -> int:
@@ -127,7 +128,7 @@ class TestServer:
                 writer.write(sent)
                 assert await ended(reader) == b""
                 await until(lambda: not server.handshakes)
-                writer.close()
+                await hang_up(writer)
 
         anyplace.run(main())
 
@@ -144,7 +145,7 @@ class TestServer:
                     writer.write(bytes([byte]))
                     await asyncio.sleep(0.01)
                 assert await waiting == b""
-                writer.close()
+                await hang_up(writer)
 
         place.run(main())
 
@@ -154,7 +155,7 @@ class TestServer:
             async with tls.serve(echo, ssl_handshake_timeout=0.05) as server:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
                 assert await ended(reader) == b""
-                writer.close()
+                await hang_up(writer)
 
         tls.run(main())
 
@@ -171,7 +172,7 @@ class TestServer:
                     writer.write(b"x" * 100_000)  # nobody reads the answer to this
                     await asyncio.sleep(0)
                 assert len(handshake._data) == 0
-                writer.close()
+                await hang_up(writer)
 
         place.run(main())
 
@@ -189,14 +190,16 @@ class TestServer:
                         break
                     assert sent < 1_000_000
                 assert (await soon(reader.readline())).startswith(b"HTTP/1.1 431 ")
-                writer.close()
+                await hang_up(writer)
 
         place.run(main())
 
     def test_bytes_after_the_head_are_the_first_frames(self, anyplace: Place) -> None:
         async def main() -> None:
             frames = [wire.frame(wire.TEXT, b"%d" % i, key=wire.KEY) for i in range(200)]
-            frames.append(wire.frame(wire.BINARY, bytes(100_000), key=wire.KEY)[:50_000])  # and the start of one
+            frames.append(
+                wire.frame(wire.BINARY, bytes(100_000), key=wire.KEY)[:50_000]
+            )  # and the start of one
             async with anyplace.serve(echo, close_timeout=0.05) as server:
                 async with anyplace.raw_client(server, behind=b"".join(frames)) as peer:
                     for i in range(200):
@@ -237,7 +240,11 @@ class TestServer:
 
             async with anyplace.serve(handler) as server:
                 for line in ("Content-Length: 0007", "Transfer-Encoding: chunked", "Content-Length: 4, 5"):
-                    smuggled = request(line) + request(target="/smuggled") + wire.frame(wire.TEXT, b"x", key=wire.KEY)
+                    smuggled = (
+                        request(line)
+                        + request(target="/smuggled")
+                        + wire.frame(wire.TEXT, b"x", key=wire.KEY)
+                    )
                     answer = await exchange(anyplace, server, smuggled)
                     assert answer.count(b"HTTP/1.1 ") == 1
                     assert status_of(answer) == 400
@@ -253,7 +260,7 @@ class TestServer:
                 writer.write_eof()
                 assert await ended(reader) == b""
                 await until(lambda: not server.handshakes)
-                writer.close()
+                await hang_up(writer)
 
         place.run(main())
 
@@ -265,7 +272,7 @@ class TestServer:
                     await ws.send("not delayed")
                     assert await soon(ws.recv()) == "not delayed"
                 for _, writer in waiting:
-                    writer.close()
+                    await hang_up(writer)
 
         place.run(main())
 
@@ -323,16 +330,11 @@ class TestClient:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
-            writer.close()
 
-        context = place.certificates.server if place.certificates else None
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        try:
+        async with place.listen(serve) as port:
             with pytest.raises(zcws.HandshakeError) as caught:
-                await soon(place.connect(server.sockets[0].getsockname()[1], **options)._connect())
-            return caught.value
-        finally:
-            server.close()
+                await soon(place.connect(port, **options)._connect())
+        return caught.value
 
     @pytest.mark.parametrize("status", [200, 301, 400, 401, 404, 500])
     def test_another_status(self, anyplace: Place, status: int) -> None:
@@ -346,7 +348,9 @@ class TestClient:
 
     def test_up_to_64_kib_of_body(self, place: Place) -> None:
         async def main() -> None:
-            error = await self.refused(place, b"HTTP/1.1 500 X\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 1_000_000)
+            error = await self.refused(
+                place, b"HTTP/1.1 500 X\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 1_000_000
+            )
             assert 0 < len(error.body) <= 64 * 1024
 
         place.run(main())
@@ -372,34 +376,27 @@ class TestClient:
                         answer = answer.replace(right, wrong)
                 writer.write(answer)
                 await reader.read()  # the client hangs up
-                writer.close()
 
-            server = await asyncio.start_server(serve, "127.0.0.1", 0)
-            with pytest.raises(zcws.HandshakeError):
-                await soon(place.connect(server.sockets[0].getsockname()[1])._connect())
-            server.close()
+            async with place.listen(serve) as port:
+                with pytest.raises(zcws.HandshakeError):
+                    await soon(place.connect(port)._connect())
 
         place.run(main())
 
-    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n", b"\x15\x03\x01\r\n\r\n"])
+    @pytest.mark.parametrize(
+        "answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n", b"\x15\x03\x01\r\n\r\n"]
+    )
     def test_no_answer_at_all(self, place: Place, answer: bytes) -> None:
         place.run(self.refused(place, answer))
 
     def test_a_silent_server(self, anyplace: Place) -> None:
         async def main() -> None:
-            gone = asyncio.Event()
-
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                await reader.read()  # everything until the client hangs up
-                writer.close()
-                gone.set()
+                await ended(reader)  # everything until the client hangs up
 
-            context = anyplace.certificates.server if anyplace.certificates else None
-            server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-            with pytest.raises(TimeoutError, match="open_timeout"):
-                await soon(anyplace.connect(server.sockets[0].getsockname()[1], open_timeout=0.1)._connect())
-            await soon(gone.wait())
-            server.close()
+            async with anyplace.listen(serve) as port:
+                with pytest.raises(TimeoutError, match="open_timeout"):
+                    await soon(anyplace.connect(port, open_timeout=0.1)._connect())
 
         anyplace.run(main())
 

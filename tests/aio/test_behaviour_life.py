@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import wire
-import zcws
 from net import Place, RawPeer, echo, soon, swallow, until
+
+import zcws
 
 
 def codes(frames: list[wire.Seen]) -> list[int]:
@@ -50,7 +51,10 @@ class TestPing:
                 assert await ws.recv() == "busy now"
                 await go_on.wait()
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 await peer.send(wire.TEXT, b"busy now")
                 for number in range(3):
                     await peer.send(wire.TEXT, b"unread")
@@ -70,7 +74,9 @@ class TestCloseReceived:
         async def main() -> None:
             async with anyplace.serve(swallow) as server, anyplace.raw_client(server) as peer:
                 await peer.send(wire.CLOSE, payload)
-                assert await peer.rest() == [wire.Seen(wire.CLOSE, payload)]  # `rest` ends with the server's FIN
+                assert await peer.rest() == [
+                    wire.Seen(wire.CLOSE, payload)
+                ]  # `rest` ends with the server's FIN
 
         anyplace.run(main())
 
@@ -129,7 +135,10 @@ class TestCloseReceived:
             async def handler(ws: zcws.WebSocket) -> None:
                 await go_on.wait()
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 await peer.send(wire.TEXT, b"unread")
                 await peer.send(wire.CLOSE, wire.close_payload(1000))
                 assert codes(await peer.rest()) == [1000]
@@ -215,7 +224,10 @@ class TestCloseUnanswered:
             async def handler(ws: zcws.WebSocket) -> None:
                 await ws.close(1000, "done")
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 assert await peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(1000, b"done"))]
                 await until(lambda: not server.connections)
 
@@ -256,7 +268,10 @@ class TestCloseUnanswered:
 
     def test_a_fault_is_bounded_as_well(self, anyplace: Place) -> None:
         async def main() -> None:
-            async with anyplace.serve(swallow, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(swallow, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 await peer.send(3, b"reserved opcode")
                 assert codes(await peer.rest()) == [1002]
                 await until(lambda: not server.connections)
@@ -278,11 +293,18 @@ class TestReadCancelled:
                     except asyncio.TimeoutError:
                         continue
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 data = peer.frame(wire.TEXT, b"first") + peer.frame(wire.BINARY, bytes(70_000))
                 data += peer.frame(wire.TEXT, b"la", fin=False) + peer.frame(wire.CONTINUATION, b"st")
                 for at in (0, 1, 7, 12, 400, 50_000, len(data) - 12, len(data) - 3):
-                    following = [cut for cut in (1, 7, 12, 400, 50_000, len(data) - 12, len(data) - 3, len(data)) if cut > at]
+                    following = [
+                        cut
+                        for cut in (1, 7, 12, 400, 50_000, len(data) - 12, len(data) - 3, len(data))
+                        if cut > at
+                    ]
                     await peer.send_bytes(data[at : following[0]])
                     await asyncio.sleep(0.01)
                 assert codes(await peer.rest()) == [1000]
@@ -315,7 +337,10 @@ class TestSplit:
                     errors.append(error)
                 await answering
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 await peer.send(wire.PING, b"one")
                 assert await peer.read() == wire.Seen(wire.PONG, b"one")
                 await peer.send(3, b"reserved opcode")
@@ -333,7 +358,10 @@ class TestSplit:
                 async for _ in reader:
                     pass
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 await peer.send(wire.CLOSE, wire.close_payload(1000))
                 assert codes(await peer.rest()) == [1000]
                 await until(lambda: not server.connections)
@@ -554,7 +582,9 @@ class TestAbnormalEnds:
 
 
 class TestHandlers:
-    def test_one_that_raises_is_1011_and_a_log(self, anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def test_one_that_raises_is_1011_and_a_log(
+        self, anyplace: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:
                 raise LookupError("a bug")
@@ -570,7 +600,9 @@ class TestHandlers:
         (record,) = caplog.records
         assert record.exc_info is not None and "a bug" in str(record.exc_info[1])
 
-    def test_one_that_fails_on_another_connection(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def test_one_that_fails_on_another_connection(
+        self, place: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Its own is closed as well: nobody would read it any more."""
 
         async def main() -> None:
@@ -599,7 +631,9 @@ class TestHandlers:
 
         anyplace.run(main())
 
-    def test_one_that_ends_quietly_when_the_peer_does(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def test_one_that_ends_quietly_when_the_peer_does(
+        self, place: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:
                 while True:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 import wire
+from net import Place, RawPeer, echo, hang_up, port_of, request, soon, swallow, until
+
 import zcws
-from net import Place, RawPeer, echo, port_of, request, soon, swallow, until
 
 
 def test_awaited_or_as_a_context_manager(anyplace: Place) -> None:
@@ -36,7 +38,9 @@ def test_nobody_listens(place: Place) -> None:
     place.run(main())
 
 
-@pytest.mark.parametrize("uri", ["http://localhost/", "localhost", "ws://", "ws://host/#fragment", "ws://host:99999/"])
+@pytest.mark.parametrize(
+    "uri", ["http://localhost/", "localhost", "ws://", "ws://host/#fragment", "ws://host:99999/"]
+)
 def test_what_is_no_uri(uri: str) -> None:
     with pytest.raises(ValueError):
         zcws.connect(uri)
@@ -68,7 +72,11 @@ def test_more_headers(place: Place) -> None:
                 (accepted,) = server.connections
                 assert accepted.request is not None
                 received = accepted.request.headers
-                assert (received["X-Extra"], received["Authorization"], received["User-Agent"]) == ("1", "Bearer t", "me")
+                assert (received["X-Extra"], received["Authorization"], received["User-Agent"]) == (
+                    "1",
+                    "Bearer t",
+                    "me",
+                )
 
     place.run(main())
 
@@ -76,26 +84,19 @@ def test_more_headers(place: Place) -> None:
 @pytest.mark.parametrize("moment", ["connecting", "handshake"])
 def test_cancelled_before_it_is_open(anyplace: Place, moment: str) -> None:
     async def main() -> None:
-        gone = asyncio.Event()
+        arrived = asyncio.Event()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await reader.read()
-            except ConnectionError:
-                pass
-            writer.close()
-            gone.set()
+            arrived.set()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()  # until the client hangs up
 
-        context = anyplace.certificates.server if anyplace.certificates else None
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        connecting = asyncio.ensure_future(anyplace.connect(server.sockets[0].getsockname()[1])._connect())
-        await asyncio.sleep(0 if moment == "connecting" else 0.1)
-        connecting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await connecting
-        if moment == "handshake":
-            await soon(gone.wait())  # nothing is left open
-        server.close()
+        async with anyplace.listen(serve) as port:
+            connecting = asyncio.ensure_future(anyplace.connect(port)._connect())
+            await (asyncio.sleep(0) if moment == "connecting" else soon(arrived.wait()))
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
 
     anyplace.run(main())
 
@@ -240,6 +241,6 @@ def test_a_raw_request_is_one_that_servers_take(place: Place) -> None:
             writer.write(request())
             assert (await soon(reader.readline())).startswith(b"HTTP/1.1 101 ")
             await until(lambda: server.connections)
-            writer.close()
+            await hang_up(writer)
 
     place.run(main())

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 import wire
-import zcws
 from net import Place, RawPeer, soon, swallow, until
+
+import zcws
 from zcws.aio.keepalive import Keepalive, Latency, Pings
 
 
@@ -243,7 +244,8 @@ class TestOnSockets:
                     await soon(ws.ping())
                 assert caught.value.code == (1001 if how == "close" else 1006)
                 with pytest.raises(zcws.ConnectionClosed):
-                    await ws.ping()
+                    await soon(ws.ping())
+                await soon(ws.wait_closed())
 
         anyplace.run(main())
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import wire
-import zcws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from net import Place, RawPeer, soon, until
+
+import zcws
 from zcws.aio.stream import Options
 
 
@@ -64,16 +65,20 @@ async def deliver(ws: zcws.WebSocket, data: bytes, *, from_a_task: bool) -> None
         receive()
         return
     done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.call_soon(lambda: (receive(), done.set()))
+    asyncio.get_running_loop().call_soon(receive)
+    asyncio.get_running_loop().call_soon(done.set)
     await done.wait()
 
 
 messages = st.lists(
-    st.tuples(st.binary(max_size=40) | st.integers(1_000, 70_000).map(bytes), st.integers(1, 3)), min_size=1, max_size=6
+    st.tuples(st.binary(max_size=40) | st.integers(1_000, 70_000).map(bytes), st.integers(1, 3)),
+    min_size=1,
+    max_size=6,
 )
 #: What happens between two pieces: the reader is cancelled, or times out, or is given a few turns of the loop.
-steps = st.lists(st.tuples(st.sampled_from(["nothing", "cancel", "turns", "cancel at once"]), st.booleans()), min_size=1)
+steps = st.lists(
+    st.tuples(st.sampled_from(["nothing", "cancel", "turns", "cancel at once"]), st.booleans()), min_size=1
+)
 
 
 @pytest.mark.parametrize("how", ["recv", "read_frame", "wait_for"])
@@ -161,7 +166,7 @@ class TestTwoReaders:
 
         async def main() -> None:
             async with place.raw_server(script) as port, place.connect(port) as ws:
-                got = []
+                got: list[str | bytes] = []
                 while len(got) < 10:
                     try:
                         got.append(await asyncio.wait_for(ws.recv(), 0.0005))
@@ -173,7 +178,8 @@ class TestTwoReaders:
 
 
 @pytest.mark.parametrize(
-    ("decode", "text", "binary"), [(None, "é", b"\xc3\xa9"), (True, "é", "é"), (False, b"\xc3\xa9", b"\xc3\xa9")]
+    ("decode", "text", "binary"),
+    [(None, "é", b"\xc3\xa9"), (True, "é", "é"), (False, b"\xc3\xa9", b"\xc3\xa9")],
 )
 def test_decode(place: Place, decode: bool | None, text: str | bytes, binary: str | bytes) -> None:
     async def script(peer: RawPeer) -> None:

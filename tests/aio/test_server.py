@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import wire
+from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
+
 import zcws
-from net import LONG, Place, echo, port_of, request, soon, swallow, until
 from zcws.aio.server import ServerHandshake
 
 
@@ -129,7 +130,9 @@ class TestHooks:
             await asyncio.sleep(0)
             process_request(handshake, asked)
 
-        async def slow_response(handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response) -> None:
+        async def slow_response(
+            handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response
+        ) -> None:
             await asyncio.sleep(0)
             process_response(handshake, asked, answer)
 
@@ -192,13 +195,15 @@ class TestHooks:
                 _, writer = await place.open(port_of(server))
                 writer.write(request())
                 await soon(began.wait())
-                writer.close()
+                await hang_up(writer)
                 await soon(cancelled.wait())
                 await until(lambda: not server.handshakes)
 
         place.run(main())
 
-    def test_shutting_down_while_a_hook_thinks(self, anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def test_shutting_down_while_a_hook_thinks(
+        self, anyplace: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def main() -> None:
             began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -234,7 +239,7 @@ class TestShutdown:
                     assert answer.startswith(b"HTTP/1.1 503 ")
                 except ConnectionError:
                     pass
-                writer.close()
+                await hang_up(writer)
                 await soon(server.wait_closed())
 
         place.run(main())
@@ -342,7 +347,9 @@ def test_basic_credentials(place: Place) -> None:
             with pytest.raises(zcws.HandshakeError) as caught:
                 await place.connect(server)
             assert caught.value.status == 401
-            assert caught.value.headers is not None and "the realm" in caught.value.headers["WWW-Authenticate"]
+            assert (
+                caught.value.headers is not None and "the realm" in caught.value.headers["WWW-Authenticate"]
+            )
             with pytest.raises(zcws.HandshakeError):
                 await zcws.connect(f"ws://user:wrong@127.0.0.1:{port_of(server)}")
             async with zcws.connect(f"ws://user:secret@127.0.0.1:{port_of(server)}") as ws:

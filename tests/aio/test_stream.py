@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import wire
-import zcws
 from net import LONG, Place, RawPeer, echo, soon, swallow, until
+
+import zcws
 from zcws.aio.stream import Options, pool_of
 
 #: Bytes that go through each back-pressure test. `ZCWS_TEST_MEGABYTES=100` for a thorough run.
@@ -94,7 +95,9 @@ class TestBackPressure:
 
     @pytest.mark.parametrize("role", ["server", "client"])
     @pytest.mark.parametrize("origin", list(zcws.PayloadOrigin))
-    def test_received_frames_are_written_back(self, anyplace: Place, role: str, origin: zcws.PayloadOrigin) -> None:
+    def test_received_frames_are_written_back(
+        self, anyplace: Place, role: str, origin: zcws.PayloadOrigin
+    ) -> None:
         """Echo through one PayloadBuffer and the ring, both of which are used again while the answers wait."""
         chosen = sizes(MEGABYTES * 500_000, seed=2)
         waited: list[bool] = []
@@ -138,7 +141,10 @@ class TestBackPressure:
 
     def test_write_limit(self, place: Place) -> None:
         async def main() -> None:
-            async with place.serve(swallow, write_limit=(200_000, 50_000)) as server, place.connect(server) as ws:
+            async with (
+                place.serve(swallow, write_limit=(200_000, 50_000)) as server,
+                place.connect(server) as ws,
+            ):
                 (accepted,) = server.connections
                 for connection in (accepted, ws):
                     assert connection._transport is not None
@@ -334,7 +340,10 @@ else:
 
 def can_trace() -> bool:
     strace = shutil.which("strace")
-    return strace is not None and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0
+    return (
+        strace is not None
+        and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0
+    )
 
 
 class TestCorking:
@@ -349,7 +358,9 @@ class TestCorking:
     def test_as_the_kernel_sees_it(self, place: Place, tmp_path: Path) -> None:
         log = tmp_path / "strace"
         command = ["strace", "-f", "-qq", "-yy", "-o", str(log), "-e", "trace=write,writev,sendto,sendmsg"]
-        server = subprocess.Popen([*command, sys.executable, "-c", SERVER, place.loop], stdout=subprocess.PIPE)
+        server = subprocess.Popen(
+            [*command, sys.executable, "-c", SERVER, place.loop], stdout=subprocess.PIPE
+        )
         assert server.stdout is not None
         answer = self.FRAMES * (self.SIZE + 4)
         try:

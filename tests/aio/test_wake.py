@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import wire
-import zcws
 from net import Place, soon, until
+
+import zcws
 from zcws.aio.wake import Wakeup
 
 
@@ -206,7 +207,10 @@ class TestOnSockets:
                 async for _ in ws:
                     seen.append(callers())
 
-            async with anyplace.serve(handler, close_timeout=0.05) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.05) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 for _ in range(3):
                     await peer.send(wire.PING)  # by its answer, the handler waits
                     await peer.read()
@@ -217,7 +221,9 @@ class TestOnSockets:
 
         anyplace.run(main())
 
-    @pytest.mark.parametrize("what", ["close", "abort", "send", "connect", "return", "raise", "cancel itself"])
+    @pytest.mark.parametrize(
+        "what", ["close", "abort", "send", "connect", "return", "raise", "cancel itself"]
+    )
     def test_what_the_task_may_do_in_there(
         self, anyplace: Place, what: str, caplog: pytest.LogCaptureFixture
     ) -> None:

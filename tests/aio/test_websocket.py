@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 import wire
-import zcws
 from net import Place, RawPeer, echo, port_of, soon, swallow, until
+
+import zcws
 
 
 async def answer_close(peer: RawPeer) -> None:

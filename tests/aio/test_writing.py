@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import wire
-import zcws
 from net import Place, RawPeer, echo, soon, swallow, until
+
+import zcws
 
 
 def sent_by(place: Place, act: Callable[[zcws.WebSocket], Any], **options: Any) -> list[wire.Seen]:
@@ -77,7 +78,9 @@ def test_kinds_of_messages(place: Place, message: Any, expected: tuple[int, list
     assert messages_in(sent_by(place, lambda ws: ws.send(message))) == [expected]
 
 
-@pytest.mark.parametrize("make", [generated, asynchronous, lambda *items: iter(items)], ids=["generator", "async", "iter"])
+@pytest.mark.parametrize(
+    "make", [generated, asynchronous, lambda *items: iter(items)], ids=["generator", "async", "iter"]
+)
 def test_iterables_are_fragments(anyplace: Place, make: Callable[..., Any]) -> None:
     frames = sent_by(anyplace, lambda ws: ws.send(make("a", "", "c")))
     assert messages_in(frames) == [(wire.TEXT, [b"a", b"", b"c"])]
@@ -166,7 +169,9 @@ class TestFragmentedMessages:
                 assert not ws.is_writable
                 go_on.set()
                 await soon(asyncio.gather(sending, *others))
-            assert sorted(payload for frame in frames if frame.opcode == wire.PONG for payload in [frame.payload]) == [
+            assert sorted(
+                payload for frame in frames if frame.opcode == wire.PONG for payload in [frame.payload]
+            ) == [
                 b"answer me",
                 b"heartbeat",
             ]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import raw
-import zcws.sync
 from net import Certificates
+
+import zcws.sync
 
 Serving = Callable[..., contextlib.AbstractContextManager[zcws.sync.Server]]
 

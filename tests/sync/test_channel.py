@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import raw
 from net import Certificates
+
 from zcws.sync import channel as module
 from zcws.sync.channel import Channel, PlainChannel, PolledChannel, TlsChannel, open_channel
 
@@ -225,7 +226,11 @@ class TestEnd:
         assert channel.address(peer=True) is not None
         for _ in range(2):
             channel.abort()
-        for act in (lambda: receive(channel, None), lambda: receive(channel, 0), lambda: channel.send([b"x"])):
+        for act in (
+            lambda: receive(channel, None),
+            lambda: receive(channel, 0),
+            lambda: channel.send([b"x"]),
+        ):
             with pytest.raises(OSError):
                 act()
         channel.limit_sends(1)

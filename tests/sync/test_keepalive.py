@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from zcws.sync import keepalive as module
 from zcws.sync.keepalive import Keepalive
 
@@ -22,7 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize(
     ("interval", "timeout", "wait"), [(20, 20, 20), (20, 5, 5), (5, 20, 5), (20, None, 20), (None, 20, None)]
 )
-def test_how_long_a_driver_may_wait(interval: float | None, timeout: float | None, wait: float | None) -> None:
+def test_how_long_a_driver_may_wait(
+    interval: float | None, timeout: float | None, wait: float | None
+) -> None:
     assert Keepalive(interval, timeout).wait == wait
 
 

@@ -194,7 +194,7 @@ class EngineTransport(asyncio.Transport):
     # ---- writing ----
 
     def write(self, data: Buffer) -> None:
-        if self._closing and not self._backlog:
+        if self._closing:
             return
         if self._backlog:
             self._keep([memoryview(data)])
@@ -211,7 +211,7 @@ class EngineTransport(asyncio.Transport):
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views = [memoryview(data) for data in list_of_data]
-        if self._closing and not self._backlog:
+        if self._closing:
             return
         if not self._backlog:
             try:

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.engine import adopt
+from zcws.aio.engine import EngineTransport, adopt
 from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
@@ -45,8 +45,9 @@ _FAIR = 1000
 #: What an iterable without fragments gives.
 _NOTHING: Any = object()
 
-#: From CPython 3.12 on `writelines` sends segments without joining them first.
-_JOINS_SEGMENTS = sys.version_info < (3, 12)
+#: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
+#: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
+_WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 #: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
@@ -337,7 +338,7 @@ class Stream(asyncio.BufferedProtocol):
             return
         if len(segments) == 1:
             transport.write(segments[0])  # type: ignore[arg-type]
-        elif _JOINS_SEGMENTS:
+        elif _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
@@ -372,6 +373,8 @@ class Stream(asyncio.BufferedProtocol):
         # Our Close is out: the peer's needs no answer, and only has to be noted.
         if not self.connection.is_split or self._writer.sent_close is not None:
             self.connection.drain_bridge()
+        if not self.connection.is_split and self._reader.is_at_eof and self._reader.is_concluded:
+            self.connection.lose()  # the transport will be closed: what is written now would be lost without a word
         self._written()
 
     def _advance_closing(self) -> None:

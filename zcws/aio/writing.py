@@ -149,6 +149,8 @@ class Writing(Stream):
         pings = self._need_pings()
         data = pings.fresh_payload() if payload is None else _control_payload(payload)
         self.connection.check_writable()
+        if self._reader.is_at_eof:
+            raise self.connection.error()  # its Pong could not come
         future: asyncio.Future[Latency] = self._loop.create_future()
         pings.sent(data, future)
         try:

@@ -109,35 +109,36 @@ class Server:
 
     def serve_forever(self) -> None:
         """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
-        with self._lock:
-            if self._is_closing:
-                return
-            self._is_serving = True
-        try:
-            with selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector:
+            with self._lock:
+                if self._is_closing:
+                    return
+                self._is_serving = True
                 selector.register(self.sock, selectors.EVENT_READ)
                 selector.register(self._waker, selectors.EVENT_READ)
+            try:
                 while not self._is_closing:
                     self._slots.acquire()
                     if not self._accept(selector):
                         self._slots.release()
-        finally:
-            with self._lock:
-                self._is_serving = False
-                if self._is_closing:
-                    self._waker.close()
+            finally:
+                with self._lock:
+                    self._is_serving = False
+                    if self._is_closing:
+                        self._waker.close()
 
     def _accept(self, selector: selectors.BaseSelector) -> bool:
         """Waits for a connection, or for `shutdown`. Whether there is a thread that will give the slot back."""
-        selector.select()
-        if self._is_closing:
-            return False
         try:
+            selector.select()
+            if self._is_closing:
+                return False
             sock, _ = self.sock.accept()
         except (BlockingIOError, ConnectionError):
             return False  # another process took it, or it has gone already
         except OSError:
-            time.sleep(_OUT_OF_DESCRIPTORS)
+            if not self._is_closing:
+                time.sleep(_OUT_OF_DESCRIPTORS)
             return False
         return self._start(sock)
 

@@ -1,0 +1,278 @@
+"""Resident memory of idle connections, next to a bare asyncio protocol that only holds its socket.
+
+    python -m benchmarks.memory [--count 10000] [--loop asyncio] [--out benchmarks/results/memory-DATE.json]
+
+Each server is a process of its own; this process opens the connections, by hand, and asks the server for its
+resident size: with no connection (after some that have come and gone, so that what is loaded once is there), with
+all of them open, and after each has had one message of 1 KiB echoed. A figure is a difference divided by the number
+of connections. What the kernel keeps for a socket is not in it, and is the same for all; the last message is, since
+the handler's variable keeps it.
+
+Compression is measured without sockets, in a process of its own: connections that have each exchanged one
+compressed message, with and without compression agreed. `tracemalloc` does not see zlib's memory, so this too is the
+resident size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import gc
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import zlib
+from typing import Any
+
+import zcws
+from zcws.pool import Pool
+
+#: What is measured: a name, and the environment of its server.
+SERVERS = {"bare": {}, "zcws": {}, "zcws, event loop's transport": {"ZCWS_ENGINE": "0"}, "zcws, deflate": {}}
+
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+PAYLOAD = (b'{"symbol": "ABC", "bid": 12.5, "ask": 12.75}, ' * 23)[:1024]
+
+#: Connections that come and go before the first look: enough to fill every cache and free list.
+WARM_UP = 200
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def raise_limit() -> None:
+    """As many open files as the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# ---- the measured process ----
+
+
+class Bare(asyncio.Protocol):
+    """The least that holds a socket and answers."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[attr-defined]
+
+
+async def echo(ws: zcws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def serve(name: str) -> None:
+    """Prints the port, then the resident size and the number of leased rings for each line of input."""
+    connections: Any = ()
+    if name == "bare":
+        listening = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0, backlog=1024)
+        port = listening.sockets[0].getsockname()[1]
+    else:
+        deflate = zcws.Deflate(server_no_context_takeover=True, client_no_context_takeover=True)
+        compression = deflate if name.endswith("deflate") else None
+        server = await zcws.serve(
+            echo, "127.0.0.1", 0, backlog=1024, compression=compression, ping_interval=3600
+        )
+        port, connections = server.sockets[0].getsockname()[1], server.connections
+    print(port, flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        rings = sum(ws.connection.reader._ring is not None for ws in connections)
+        print(json.dumps({"resident": resident(), "rings": rings, "open": len(connections)}), flush=True)
+
+
+def measure_core(count: int, agreement: zcws.Agreement) -> float:
+    """Bytes of each of `count` connections that have exchanged one message and are idle."""
+    compressor = zlib.compressobj(wbits=-15)
+    payload, first = PAYLOAD, 0x82
+    if agreement.deflate is not None:
+        payload, first = (compressor.compress(PAYLOAD) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4], 0xC2
+    frame = masked(first, payload)
+    pool = Pool()
+
+    def exchange() -> zcws.Connection:
+        connection = zcws.Connection(is_client=False, agreement=agreement, pool=pool)
+        connection.receive_bytes(frame)
+        if connection.read_message() != PAYLOAD or connection.read_message() is not zcws.NEED_MORE:
+            raise ValueError("the message did not arrive")
+        connection.send(PAYLOAD)
+        connection.take()
+        return connection
+
+    kept = [exchange() for _ in range(WARM_UP)]
+    before = resident()
+    kept += [exchange() for _ in range(count)]
+    return (resident() - before) / count
+
+
+def masked(first: int, payload: bytes) -> bytes:
+    """A client's frame of less than 64 KiB, with a key of zeros. RFC 6455 5.2."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes([first]) + length + bytes(4) + payload
+
+
+# ---- the measuring process ----
+
+
+class Measured:
+    """A server process."""
+
+    def __init__(self, name: str, loop: str) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "benchmarks.memory", "--serve", name, "--loop", loop]
+        environment = {**os.environ, **SERVERS[name]}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
+        self.port = int(self._read())
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def ask(self) -> dict[str, int]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer: dict[str, int] = json.loads(self._read())
+        return answer
+
+    def open(self) -> socket.socket:
+        """A connection that is open."""
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        if self.name != "bare":
+            sock.sendall(REQUEST + (OFFER if self.name.endswith("deflate") else b"") + b"\r\n")
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(4096)
+            if not head.startswith(b"HTTP/1.1 101 ") or (b"deflate" in head) is not self.name.endswith(
+                "deflate"
+            ):
+                raise ValueError(f"the server answered {head!r}")
+        return sock
+
+    def exchange(self, sock: socket.socket) -> None:
+        """One message each way."""
+        if self.name == "bare":
+            data, expected = PAYLOAD, len(PAYLOAD)
+        elif self.name.endswith("deflate"):
+            compressor = zlib.compressobj(wbits=-15)
+            data = masked(0xC2, (compressor.compress(PAYLOAD) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4])
+            expected = 2
+        else:
+            data, expected = masked(0x82, PAYLOAD), 4 + len(PAYLOAD)
+        sock.sendall(data)
+        received = b""
+        while len(received) < expected:
+            received += sock.recv(4096)
+
+    def stop(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def measure_server(name: str, loop: str, count: int) -> dict[str, float]:
+    """Bytes of each connection to one kind of server."""
+    server = Measured(name, loop)
+    try:
+        for sock in [server.open() for _ in range(WARM_UP)]:
+            server.exchange(sock)
+            sock.close()
+        before = server.ask()
+        while before["open"]:
+            before = server.ask()
+        sockets = [server.open() for _ in range(count)]
+        opened = server.ask()
+        for sock in sockets:
+            server.exchange(sock)
+        exchanged = server.ask()
+        for sock in sockets:
+            sock.close()
+    finally:
+        server.stop()
+    return {
+        "open": round((opened["resident"] - before["resident"]) / count),
+        "after_one_message": round((exchanged["resident"] - before["resident"]) / count),
+        "rings_held": exchanged["rings"],
+    }
+
+
+def measure_compression(count: int) -> dict[str, int]:
+    """Bytes of each connection without a socket, with and without compression."""
+    figures = {}
+    for kind in ("plain", "deflate"):
+        command = [sys.executable, "-m", "benchmarks.memory", "--core", kind, "--count", str(count)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        figures[kind] = round(json.loads(done.stdout))
+    return {**figures, "for_compression": figures["deflate"] - figures["plain"]}
+
+
+def measure(count: int, loop: str = "asyncio") -> dict[str, Any]:
+    """Everything, as it is written down."""
+    raise_limit()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "loop": loop,
+        "connections": count,
+        "unit": "bytes of resident memory for each connection",
+        "servers": {name: measure_server(name, loop, count) for name in SERVERS},
+        "core, no context takeover": measure_compression(count),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--out")
+    parser.add_argument("--serve", choices=list(SERVERS), help=argparse.SUPPRESS)
+    parser.add_argument("--core", choices=["plain", "deflate"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        raise_limit()
+        run(options.loop, serve(options.serve))
+    elif options.core:
+        parameters = zcws.DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+        agreement = zcws.Agreement(deflate=parameters if options.core == "deflate" else None)
+        print(measure_core(options.count, agreement))
+    else:
+        text = json.dumps(measure(options.count, options.loop), indent=2)
+        print(text)
+        if options.out:
+            with open(options.out, "w") as file:
+                file.write(text + "\n")
+
+
+def run(loop: str, coroutine: Any) -> None:
+    if loop == "uvloop":
+        import uvloop
+
+        uvloop.run(coroutine)
+    else:
+        asyncio.run(coroutine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""zcws: messages as most people will use it, frames as few copies as possible, and its blocking client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import zcws
+from benchmarks.meter import Meter
+from benchmarks.peers import Settings
+
+HOST = "127.0.0.1"
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    deflate = None if settings.level is None else zcws.Deflate(level=settings.level, threshold=0)
+    return {"ssl": settings.tls, "compression": deflate, "max_size": None, "ping_interval": None}
+
+
+async def run_server(handler: Any, port: int, settings: Settings) -> None:
+    async with zcws.serve(handler, HOST, port, **options(settings)):
+        await asyncio.Future()
+
+
+async def serve(port: int, settings: Settings) -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    await run_server(handler, port, settings)
+
+
+async def serve_frames(port: int, settings: Settings) -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        buffer = zcws.PayloadBuffer()
+        while True:
+            frame = await ws.read_frame(buffer)
+            if frame.opcode is zcws.OpCode.CLOSE:
+                return
+            await ws.write_frame(frame)
+
+    await run_server(handler, port, settings)
+
+
+async def serve_broadcast(port: int, settings: Settings) -> None:
+    connections: set[zcws.WebSocket] = set()
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        connections.add(ws)
+        try:
+            async for message in ws:
+                zcws.broadcast(connections, message)  # type: ignore[attr-defined]
+        finally:
+            connections.discard(ws)
+
+    await run_server(handler, port, settings)
+
+
+async def echo(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    async with zcws.connect(uri, **options(settings)) as ws:
+        for count in meter:
+            for _ in range(count // depth):
+                for _ in range(depth):
+                    await ws.send(message)
+                for _ in range(depth):
+                    answer = await ws.recv()
+        meter.check(answer)
+
+
+async def echo_frames(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    buffer = zcws.PayloadBuffer()
+    async with zcws.connect(uri, **options(settings)) as ws:
+        for count in meter:
+            for _ in range(count // depth):
+                for _ in range(depth):
+                    await ws.send(message)
+                for _ in range(depth):
+                    payload = (await ws.read_frame(buffer)).payload
+        meter.check(payload)
+
+
+async def firehose(uri: str, meter: Meter, settings: Settings) -> None:
+    async with zcws.connect(uri, **options(settings)) as ws:
+        meter.check(await ws.recv())
+        for count in meter:
+            for _ in range(count):
+                await ws.recv()
+
+
+async def firehose_frames(uri: str, meter: Meter, settings: Settings) -> None:
+    buffer = zcws.PayloadBuffer()
+    async with zcws.connect(uri, **options(settings)) as ws:
+        meter.check((await ws.read_frame(buffer)).payload)
+        for count in meter:
+            for _ in range(count):
+                (await ws.read_frame(buffer)).payload  # noqa: B018  the view is made, as an application would
+
+
+async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
+    async with zcws.connect(uri, **options(settings)) as ws:
+        left = 0
+        async for batch in ws.batches():  # type: ignore[attr-defined]
+            for frame in batch:
+                frame.payload  # noqa: B018
+            left -= len(batch)
+            while left <= 0:
+                count = meter.next()
+                if not count:
+                    return
+                left += count
+
+
+SERVE = {"zcws": serve, "zcws frames": serve_frames}
+ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames}
+FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}
+BROADCAST = {"zcws": serve_broadcast} if hasattr(zcws, "broadcast") else {}
+
+if hasattr(zcws.WebSocket, "batches"):
+    FIREHOSE["zcws batches"] = firehose_batches
+
+try:
+    import zcws.sync
+
+    connect_sync = zcws.sync.connect
+except (ImportError, AttributeError):
+    pass  # not in this version
+else:
+
+    def echo_sync(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+        with connect_sync(uri, **options(settings)) as ws:
+            for count in meter:
+                for _ in range(count // depth):
+                    for _ in range(depth):
+                        ws.send(message)
+                    for _ in range(depth):
+                        answer = ws.recv()
+            meter.check(answer)
+
+    def firehose_sync(uri: str, meter: Meter, settings: Settings) -> None:
+        with connect_sync(uri, **options(settings)) as ws:
+            meter.check(ws.recv())
+            for count in meter:
+                for _ in range(count):
+                    ws.recv()
+
+    ECHO["zcws.sync"] = echo_sync
+    FIREHOSE["zcws.sync"] = firehose_sync

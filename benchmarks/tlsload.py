@@ -1,0 +1,91 @@
+"""A load generator for TLS, in Python: the one in C does not speak it.
+
+It is slower than that one, so only the server's CPU time counts, not the rate. On blocking sockets: to each a message
+is sent, then each one's echo is read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import ssl
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.frames import build
+from benchmarks.peers.raw import REQUEST
+from benchmarks.process import cpu_time
+
+__all__ = ["main", "make_certificate", "open_connection"]
+
+
+def make_certificate(folder: Path) -> str | None:
+    """One file with everything: a key, its certificate, and who signed it. None without the package trustme."""
+    if importlib.util.find_spec("trustme") is None:
+        return None
+    import trustme
+
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    path = folder / "all.pem"
+    parts = [leaf.private_key_pem, *leaf.cert_chain_pems, authority.cert_pem]
+    path.write_bytes(b"".join(part.bytes() for part in parts))
+    return str(path)
+
+
+def open_connection(
+    port: int, certificate: str | None, *, raw: bool, offer: str = "", timeout: float | None = None
+) -> socket.socket:
+    """Connected (over TLS when there is a certificate to trust), and through the WebSocket handshake unless `raw`."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certificate)
+        connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+    if not raw:
+        extension = f"Sec-WebSocket-Extensions: {offer}\r\n\r\n".encode() if offer else b"\r\n"
+        connection.sendall(REQUEST.removesuffix(b"\r\n") + extension)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += connection.recv(1)  # no further: what follows is a frame
+    return connection
+
+
+def turn(connections: list[socket.socket], block: bytes, expected: int, buffer: memoryview) -> None:
+    """An echo on every connection."""
+    for connection in connections:
+        connection.sendall(block)
+    for connection in connections:
+        missing = expected
+        while missing:
+            missing -= connection.recv_into(buffer[:missing])
+
+
+def main(arguments: list[str]) -> None:
+    """PORT PID CERTIFICATE RAW CONNECTIONS DEPTH SIZE SECONDS WARMUP."""
+    port, pid, certificate, raw, *numbers = arguments
+    connections, depth, size = map(int, numbers[:3])
+    seconds, warmup = map(float, numbers[3:])
+    is_raw = raw == "raw"
+    opened = [open_connection(int(port), certificate, raw=is_raw) for _ in range(connections)]
+    block = build(b"x" * size, masked=True) * depth
+    expected = len(block) - (0 if is_raw else 4 * depth)
+    buffer = memoryview(bytearray(expected))
+    warm = time.perf_counter() + warmup
+    while time.perf_counter() < warm:
+        turn(opened, block, expected, buffer)
+    turns, began, own, cpu = 0, time.perf_counter(), time.process_time(), cpu_time(int(pid))
+    while time.perf_counter() < began + seconds:
+        turn(opened, block, expected, buffer)
+        turns += 1
+    cpu, own, took = cpu_time(int(pid)) - cpu, time.process_time() - own, time.perf_counter() - began
+    units = turns * connections * depth
+    figures = {"units": units, "seconds": took, "per_second": units / took, "cpu_us": cpu / units * 1e6}
+    print(json.dumps({**figures, "cpu_share": cpu / took, "generator_share": own / took}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,362 @@
+"""`on_frame`: no task, no coroutine; and what happens to a callback that fails, closes, or answers too much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import wire
+from net import Place, RawPeer, soon, until
+
+import zcws
+
+
+def back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+    if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
+        ws.write_frame_nowait(frame)
+
+
+def codes(frames: list[wire.Seen]) -> list[int]:
+    return [int.from_bytes(frame.payload[:2], "big") for frame in frames if frame.opcode == wire.CLOSE]
+
+
+class Reports:
+    """What the event loop was told of."""
+
+    def __init__(self) -> None:
+        self.contexts: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.contexts.append(context))
+
+    def only(self) -> BaseException:
+        (context,) = self.contexts
+        assert context["message"] == "on_frame failed"
+        error = context["exception"]
+        assert isinstance(error, BaseException)
+        return error
+
+
+class TestFailures:
+    def test_an_exception_is_1011_and_a_report(self, anyplace: Place) -> None:
+        async def main() -> None:
+            reports = Reports()
+            seen = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append(frame.text)
+                if frame.text == "bad":
+                    raise LookupError("a bug")
+
+            async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
+                frames = [peer.frame(wire.TEXT, text) for text in (b"good", b"bad", b"never seen")]
+                await peer.send_bytes(b"".join(frames))
+                close = await peer.read()
+                assert codes([close]) == [1011] and b"bug" not in close.payload
+                await peer.send(wire.CLOSE, close.payload)
+                assert await peer.rest() == []
+                await peer.close()
+                await until(lambda: not server.connections)
+            assert seen == ["good", "bad"]
+            assert isinstance(reports.only(), LookupError)
+
+        anyplace.run(main())
+
+    def test_a_client(self, anyplace: Place) -> None:
+        async def script(peer: RawPeer) -> None:
+            await peer.send(wire.TEXT, b"x")
+            assert codes([await peer.read()]) == [1011]
+
+        async def main() -> None:
+            reports = Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                raise LookupError("a bug")
+
+            async with anyplace.raw_server(script) as port:
+                ws = await anyplace.connect(port, on_frame=on_frame)
+                await soon(ws.wait_closed())
+                assert ws.close_code == 1011
+                assert isinstance(reports.only(), LookupError)
+
+        anyplace.run(main())
+
+    def test_another_connection_that_is_over(self, anyplace: Place) -> None:
+        """A callback that passes frames on: the end of the other connection is a failure, and is not kept silent."""
+
+        async def main() -> None:
+            reports = Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                raise zcws.ConnectionClosedError(1006)
+
+            async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"x")
+                    assert codes(await peer.rest()) == [1011]
+            assert isinstance(reports.only(), zcws.ConnectionClosedError)
+
+        anyplace.run(main())
+
+    def test_writing_after_our_close_is_no_failure(self, anyplace: Place) -> None:
+        async def main() -> None:
+            reports = Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                ws.begin_close(4000)
+                ws.send_nowait("too late")
+
+            async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"x")
+                    assert codes(await peer.rest()) == [4000]
+            assert reports.contexts == []
+
+        anyplace.run(main())
+
+    def test_the_others_go_on(self, anyplace: Place) -> None:
+        async def main() -> None:
+            Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if frame.opcode is zcws.OpCode.TEXT:
+                    if frame.text == "bad":
+                        raise LookupError
+                    ws.write_frame_nowait(frame)
+
+            async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as good:
+                    for _ in range(3):
+                        async with anyplace.raw_client(server) as bad:
+                            await bad.send(wire.TEXT, b"bad")
+                            assert codes(await bad.rest()) == [1011]
+                        await good.send(wire.TEXT, b"still")
+                        assert (await good.read()).payload == b"still"
+
+        anyplace.run(main())
+
+
+class TestClosing:
+    @pytest.mark.parametrize("how", ["begin_close", "frame", "abort"])
+    def test_inside_the_callback(self, anyplace: Place, how: str) -> None:
+        async def main() -> None:
+            reports = Reports()
+            seen = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append(frame.to_bytes())
+                if how == "begin_close":
+                    ws.begin_close(1001, "enough")
+                elif how == "frame":
+                    ws.write_frame_nowait(zcws.Frame.close(1001, "enough"))
+                else:
+                    ws.abort()
+                assert frame.to_bytes() == b"one"  # it is good until the callback returns
+
+            async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
+                await peer.send_bytes(peer.frame(wire.TEXT, b"one") + peer.frame(wire.TEXT, b"two"))
+                if how == "abort":
+                    try:
+                        assert await peer.rest() == []
+                    except ConnectionError:
+                        pass
+                else:
+                    assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1001, b"enough"))
+                    await peer.send(wire.TEXT, b"three")
+                    await peer.send(wire.CLOSE, wire.close_payload(1001))
+                    assert await peer.rest() == []
+                    await peer.close()
+                await until(lambda: not server.connections)
+            assert (seen[0], reports.contexts) == (b"one", [])
+            assert how == "abort" or seen == [b"one"]
+
+        anyplace.run(main())
+
+    def test_by_the_peer(self, anyplace: Place) -> None:
+        async def main() -> None:
+            seen = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append((frame.opcode.name, frame.to_bytes()))
+                back(ws, frame)
+
+            async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
+                data = [peer.frame(wire.TEXT, b"a"), peer.frame(wire.PING, b"p"), peer.frame(wire.CLOSE)]
+                await peer.send_bytes(b"".join(data))
+                frames = await peer.rest()
+                assert {frame[:2] for frame in frames} == {
+                    (wire.TEXT, b"a"),
+                    (wire.PONG, b"p"),
+                    (wire.CLOSE, b""),
+                }
+                assert frames[-1].opcode == wire.CLOSE
+            assert seen == [("TEXT", b"a"), ("PING", b"p"), ("CLOSE", b"")]
+
+        anyplace.run(main())
+
+    def test_the_server_shuts_down(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(None, on_frame=back) as server:
+                clients = [await anyplace.connect(server) for _ in range(3)]
+                await until(lambda: len(server.connections) == 3)
+                server.close()
+                for client in clients:
+                    with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                        await soon(client.recv())
+                    assert caught.value.code == 1001
+                await soon(server.wait_closed())
+
+        anyplace.run(main())
+
+
+class TestSlowPeer:
+    @pytest.mark.parametrize("size", [100, 30_000, 200_000])
+    def test_delivery_pauses_while_the_transport_is_full(self, anyplace: Place, size: int) -> None:
+        """The peer sends and does not read: answers do not fill the memory, and none is lost when it reads."""
+        count = 60_000_000 // size if size > 100 else 100_000
+
+        async def main() -> None:
+            seen = 0
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                nonlocal seen
+                if frame.opcode is zcws.OpCode.BINARY:
+                    seen += 1
+                    ws.write_frame_nowait(frame)
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server, limit=1024) as peer:
+                    frame = peer.frame(wire.BINARY, bytes(size))
+                    burst = max(1, 100_000 // len(frame))
+
+                    async def push() -> None:
+                        for start in range(0, count, burst):
+                            await peer.send_bytes(frame * min(burst, count - start))
+
+                    pushing = asyncio.ensure_future(push())
+                    before = -1
+                    while seen != before:  # until nothing moves any more
+                        before = seen
+                        await asyncio.sleep(0.05)
+                    assert 0 < seen < count
+                    (ws,) = server.connections
+                    assert ws._transport is not None
+                    assert ws._transport.get_write_buffer_size() < 2_000_000
+                    for _ in range(count):
+                        assert len((await peer.read()).payload) == size
+                    await soon(pushing)
+                    assert seen == count
+
+        anyplace.run(main())
+
+    def test_it_goes_on_when_the_last_frame_filled_the_transport(self, anyplace: Place) -> None:
+        """Nothing is left to deliver at that moment; reading has to be resumed all the same."""
+
+        async def main() -> None:
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if frame.opcode is zcws.OpCode.TEXT:
+                    ws.send_nowait(bytes(20_000_000) if frame.text == "much" else frame.text)
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server, limit=1024) as peer:
+                    for _ in range(2):
+                        await peer.send(wire.TEXT, b"much")
+                        (ws,) = server.connections
+                        await until(lambda ws=ws: not ws.is_writable)
+                        await peer.send(wire.TEXT, b"little")
+                        assert len((await peer.read()).payload) == 20_000_000
+                        assert (await peer.read()).payload == b"little"
+
+        anyplace.run(main())
+
+
+def test_no_task_for_a_connection_or_a_frame(anyplace: Place) -> None:
+    async def main() -> None:
+        async with anyplace.serve(None, on_frame=back) as server:
+            peers = [anyplace.raw_client(server) for _ in range(5)]
+            opened = [await peer.__aenter__() for peer in peers]
+            before = asyncio.all_tasks()
+            tasks: set[Any] = set()
+            for number in range(50):
+                for peer in opened:
+                    await peer.send(wire.TEXT, b"%d" % number)
+                for peer in opened:
+                    tasks |= asyncio.all_tasks()
+                    assert (await peer.read()).payload == b"%d" % number
+            # `read` waits in a task of its own on older Pythons: those are the test's.
+            ours = {task for task in tasks - before if "zcws" in str(task.get_coro())}
+            assert not ours
+            assert not [task for task in before if "zcws.aio" in repr(task.get_coro())]
+            for peer in peers:
+                await peer.__aexit__(None, None, None)
+
+    anyplace.run(main())
+
+
+def test_in_no_task_at_all(anyplace: Place) -> None:
+    """The callback runs where the bytes arrive; other connections may be opened from it, and other tasks woken."""
+
+    async def main() -> None:
+        current: list[object] = []
+        woken = asyncio.Event()
+
+        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            current.append(asyncio.current_task())
+            woken.set()
+
+        async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.connect(server) as ws:
+            await ws.send("x")
+            await soon(woken.wait())
+        assert set(current) == {None}
+
+    anyplace.run(main())
+
+
+def test_frames_behind_the_handshake(anyplace: Place) -> None:
+    async def main() -> None:
+        early = wire.frame(wire.TEXT, b"early", key=wire.KEY)
+        async with anyplace.serve(None, on_frame=back) as server:
+            async with anyplace.raw_client(server, behind=early) as peer:
+                assert (await peer.read()).payload == b"early"
+
+    anyplace.run(main())
+
+
+def test_fragments_come_as_one_frame(anyplace: Place) -> None:
+    async def main() -> None:
+        async with anyplace.serve(None, on_frame=back) as server, anyplace.raw_client(server) as peer:
+            await peer.send_bytes(b"".join(wire.fragments(wire.TEXT, [b"a", b"b", b"c"], key=peer.key)))
+            assert await peer.read() == wire.Seen(wire.TEXT, b"abc")
+            big = bytes(range(256)) * 3000
+            await peer.send(wire.BINARY, big)
+            assert (await peer.read()).payload == big
+
+    anyplace.run(main())
+
+
+def test_sending_without_a_wait(place: Place) -> None:
+    async def main() -> None:
+        answers: list[Any] = []
+
+        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            if frame.opcode is not zcws.OpCode.TEXT:
+                return
+            assert ws.is_writable
+            ws.send_nowait("é")
+            ws.send_nowait(b"b")
+            ws.send_nowait(b"c", text=True)
+            with pytest.raises(ValueError):
+                ws.send_nowait(b"\xff", text=True)
+            answers.append(frame.text)
+
+        async with place.serve(None, on_frame=on_frame) as server, place.raw_client(server) as peer:
+            await peer.send(wire.TEXT, b"x")
+            frames = [(await peer.read())[:2] for _ in range(3)]
+            assert frames == [(wire.TEXT, "é".encode()), (wire.BINARY, b"b"), (wire.TEXT, b"c")]
+        assert answers == ["x"]
+
+    place.run(main())
+
+
+def test_a_server_needs_something_to_do() -> None:
+    with pytest.raises(TypeError, match="handler, or on_frame"):
+        zcws.serve(None, "127.0.0.1", 0)

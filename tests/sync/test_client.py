@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import raw
+import wire
+from net import Certificates, response
+
+import zcws
+import zcws.sync
+
+
+def goodbye(peer: raw.Peer) -> None:
+    """Answers the client's Close."""
+    peer.send(wire.CLOSE, peer.read().payload)
+
+
+@contextlib.contextmanager
+def answering(*answers: bytes | Callable[[bytes], bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that gives these answers, a connection each; its port and the heads of the requests."""
+    heads: list[bytes] = []
+
+    def run() -> None:
+        for answer in answers:
+            listening.settimeout(raw.LONG)
+            sock, _ = listening.accept()
+            with sock:
+                heads.append(raw.head_of(sock))
+                sock.sendall(answer if isinstance(answer, bytes) else answer(heads[-1]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        yield listening.getsockname()[1], heads
+
+
+def connect(port: int, path: str = "/", **options: Any) -> zcws.sync.WebSocket:
+    return zcws.sync.connect(f"ws://127.0.0.1:{port}{path}", **{"close_timeout": 0.5, **options})
+
+
+# ---- a connection ----
+
+
+def test_a_connection_and_what_is_known_of_it() -> None:
+    def script(peer: raw.Peer) -> None:
+        assert peer.read() == wire.Seen(wire.TEXT, b"hello", masked=True)
+        peer.send(wire.TEXT, b"hi")
+        goodbye(peer)
+
+    with raw.server(script, headers=b"X-Answer: yes\r\n") as port:
+        with connect(port, "/path?query", additional_headers={"X-Question": "who"}) as ws:
+            assert ws.request is not None and ws.request.path == "/path?query"
+            assert ws.request.headers["X-Question"] == "who"
+            assert ws.response is not None and ws.response.headers["X-Answer"] == "yes"
+            assert ws.remote_address == ("127.0.0.1", port)
+            assert repr(ws) == "<WebSocket client, blocking, open>"
+            ws.send("hello")
+            assert ws.recv() == "hi"
+    assert ws.close_code == 1000
+
+
+def test_frames_behind_the_response_are_kept() -> None:
+    behind = wire.frame(wire.TEXT, b"first") + wire.frame(wire.PING, b"p") + wire.frame(wire.TEXT, b"second")
+
+    def script(peer: raw.Peer) -> None:
+        assert peer.read()[:2] == (wire.PONG, b"p")
+        goodbye(peer)
+
+    with raw.server(script, behind=behind) as port, connect(port) as ws:
+        assert [ws.recv(), ws.recv()] == ["first", "second"]
+
+
+@pytest.mark.parametrize("headers", [b"Sec-WebSocket-Extensions: permessage-deflate\r\n", b""])
+def test_compression(headers: bytes) -> None:
+    def script(peer: raw.Peer) -> None:
+        frame = peer.read()
+        assert frame.rsv == (4 if headers else 0)
+        peer.send(wire.TEXT, frame.payload, rsv=frame.rsv)
+        goodbye(peer)
+
+    with raw.server(script, headers=headers) as port, connect(port, compression="deflate") as ws:
+        ws.send("x" * 1000)
+        assert ws.recv() == "x" * 1000
+
+
+def test_a_subprotocol() -> None:
+    with raw.server(goodbye, headers=b"Sec-WebSocket-Protocol: two\r\n") as port:
+        with connect(port, subprotocols=["one", "two"]) as ws:
+            assert ws.subprotocol == "two"
+
+
+def test_a_socket_of_ones_own() -> None:
+    with raw.server(goodbye) as port:
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setblocking(False)
+        with zcws.sync.connect("ws://example.invalid/", sock=sock) as ws:
+            assert ws.request is not None and ws.request.headers["Host"] == "example.invalid"
+
+
+def test_a_unix_socket() -> None:
+    def run() -> None:
+        peer = raw.accept(listening)
+        assert peer.read().payload == b"hello"
+        goodbye(peer)
+        peer.close()
+
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        path = str(Path(folder) / "s")
+        listening.bind(path)
+        listening.listen()
+        with raw.thread(run), zcws.sync.unix_connect(path) as ws:
+            ws.send("hello")
+        with pytest.raises(OSError):
+            zcws.sync.unix_connect(path + "x")
+
+
+# ---- TLS ----
+
+
+class TestTls:
+    def test_trusted(self, certificates: Certificates) -> None:
+        def script(peer: raw.Peer) -> None:
+            peer.send(wire.TEXT, b"secret")
+            goodbye(peer)
+
+        with raw.server(script, context=certificates.server) as port:
+            with zcws.sync.connect(f"wss://localhost:{port}/", ssl=certificates.client) as ws:
+                assert ws.recv() == "secret"
+
+    @pytest.mark.parametrize("why", ["authority", "name"])
+    def test_not_trusted(self, certificates: Certificates, why: str) -> None:
+        """By default the certificate and the name are checked."""
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            sock, _ = listening.accept()
+            with sock, contextlib.suppress(ssl.SSLError, ConnectionError):
+                certificates.server.wrap_socket(sock, server_side=True)
+
+        options: dict[str, Any] = {"ssl": certificates.client, "server_hostname": "example.com"}
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
+                uri = f"wss://127.0.0.1:{listening.getsockname()[1]}/"
+                zcws.sync.connect(uri, **(options if why == "name" else {}))
+        assert not failures
+
+    def test_a_context_without_wss_is_a_mistake(self, certificates: Certificates) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            with pytest.raises(ValueError, match="wss"):
+                connect(listening.getsockname()[1], ssl=certificates.client)
+
+    def test_refused_over_tls(self, certificates: Certificates) -> None:
+        """Nothing stays open (an unclosed socket is a failure here)."""
+
+        def run() -> None:
+            sock, _ = listening.accept()
+            with certificates.server.wrap_socket(sock, server_side=True) as stream:
+                raw.head_of(stream)
+                stream.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(zcws.HandshakeError) as caught:
+                uri = f"wss://localhost:{listening.getsockname()[1]}/"
+                zcws.sync.connect(uri, ssl=certificates.client)
+        assert caught.value.status == 404
+
+
+# ---- what is no agreement ----
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno!\n", 403, b"no!\n"),
+        (b"HTTP/1.1 500 Oh\r\n\r\nuntil the end", 500, b"until the end"),
+        (b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 400, b"abc"),
+    ],
+)
+def test_another_status(answer: bytes, status: int, body: bytes) -> None:
+    with answering(answer) as (port, _), pytest.raises(zcws.HandshakeError) as caught:
+        connect(port)
+    assert (caught.value.status, caught.value.body) == (status, body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 101 Sw",
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        lambda head: response(head).replace(b"Sec-WebSocket-Accept: ", b"Sec-WebSocket-Accept: x"),
+        lambda head: response(head, b"Sec-WebSocket-Protocol: nobody-asked\r\n"),
+        lambda head: response(head, b"Sec-WebSocket-Extensions: permessage-deflate\r\n"),
+    ],
+)
+def test_no_agreement(answer: Any) -> None:
+    with answering(answer) as (port, _), pytest.raises(zcws.HandshakeError):
+        connect(port)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 101 "])
+def test_open_timeout(beginning: bytes) -> None:
+    done = threading.Event()
+
+    def run() -> None:
+        sock, _ = listening.accept()
+        with sock:
+            sock.sendall(beginning)
+            done.wait(raw.LONG)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        with pytest.raises(TimeoutError):
+            connect(listening.getsockname()[1], open_timeout=0.05)
+        done.set()
+
+
+def test_a_server_that_drips_does_not_put_the_timeout_off() -> None:
+    def run() -> None:
+        sock, _ = listening.accept()
+        with sock, contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"H")
+                threading.Event().wait(0.005)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        with pytest.raises((TimeoutError, zcws.HandshakeError)):
+            connect(listening.getsockname()[1], open_timeout=0.1)
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(OSError):
+        connect(port)
+
+
+@pytest.mark.parametrize("uri", ["http://localhost/", "ws://", "ws://localhost/#fragment", "localhost"])
+def test_no_uri(uri: str) -> None:
+    with pytest.raises(ValueError):
+        zcws.sync.connect(uri)
+
+
+# ---- redirects ----
+
+
+class TestRedirects:
+    MOVED = b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"
+
+    def test_followed_when_asked(self) -> None:
+        with answering(self.MOVED, response) as (port, heads):
+            ws = connect(port, max_redirects=1)
+            ws.abort()
+        assert [head.split(b" ")[1] for head in heads] == [b"/", b"/there"]
+
+    def test_not_otherwise(self) -> None:
+        with answering(self.MOVED) as (port, _), pytest.raises(zcws.HandshakeError) as caught:
+            connect(port)
+        assert caught.value.status == 302
+
+    def test_too_many(self) -> None:
+        with answering(self.MOVED, self.MOVED) as (port, _):
+            with pytest.raises(zcws.HandshakeError, match="max_redirects=1"):
+                connect(port, max_redirects=1)
+
+    def test_a_socket_of_ones_own_leads_nowhere_else(self) -> None:
+        with answering(self.MOVED) as (port, _):
+            sock = socket.create_connection(("127.0.0.1", port))
+            with pytest.raises(zcws.HandshakeError):
+                zcws.sync.connect("ws://localhost/", sock=sock, max_redirects=3)

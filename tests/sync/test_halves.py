@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import Any
+
+import pytest
+import raw
+import wire
+from joined import connected
+from net import Certificates
+
+import zcws
+
+roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+
+
+@pytest.fixture
+def secure(request: pytest.FixtureRequest, certificates: Certificates) -> dict[str, Any]:
+    return {"certificates": certificates if request.param else None}
+
+
+anyhow = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"], indirect=True)
+
+
+@anyhow
+@roles
+def test_a_reader_thread_and_a_writer_thread(secure: dict[str, Any], client: bool) -> None:
+    count = 300
+    with connected(client=client, close_timeout=raw.LONG, **secure) as (ws, peer):
+        reader, writer, bridge = ws.split()
+        got: list[Any] = []
+
+        def write() -> None:
+            for i in range(count):
+                writer.send(b"%d" % i * 100)
+                writer.drain_bridge()
+            while (reply := bridge.listen()) is not None:
+                writer.send_reply(reply)
+
+        with raw.thread(write), raw.thread(lambda: got.extend(reader)):
+            for i in range(count):
+                peer.send(wire.TEXT, b"%d" % i)
+                if i % 10 == 0:
+                    peer.send(wire.PING, b"%d" % i)
+            frames: list[wire.Seen] = []
+            while sum(frame.opcode == wire.BINARY for frame in frames) < count:
+                frames.append(peer.read())
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            while frames[-1].opcode != wire.CLOSE:
+                frames.append(peer.read())
+            if not client:
+                assert peer.rest() == []
+            peer.close()
+        assert got == [str(i) for i in range(count)]
+        assert [f.payload for f in frames if f.opcode == wire.BINARY] == [
+            b"%d" % i * 100 for i in range(count)
+        ]
+        pongs = [int(frame.payload) for frame in frames if frame.opcode == wire.PONG]
+        assert pongs == sorted(pongs) and set(pongs) <= set(range(0, count, 10))
+        assert ws.remote_address is None  # the half that came last has closed the socket
+
+
+class TestBridge:
+    def test_only_the_latest_ping_is_answered(self) -> None:
+        with connected() as (ws, peer):
+            reader, writer, bridge = ws.split()
+            assert writer.drain_bridge() is False
+            peer.send_bytes(
+                b"".join(peer.frame(wire.PING, b"%d" % i) for i in range(5)) + peer.frame(wire.TEXT, b"x")
+            )
+            assert reader.recv() == "x"
+            reply = bridge.listen()
+            assert reply is not None and (reply.opcode, reply.payload) == (zcws.OpCode.PONG, b"4")
+            assert writer.send_reply(reply) is False
+            assert peer.read()[:2] == (wire.PONG, b"4")
+            with pytest.raises(TimeoutError):
+                bridge.listen(timeout=0.01)
+
+    def test_a_close_replaces_a_pong_and_nothing_replaces_a_close(self) -> None:
+        with connected(close_timeout=0.01) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            peer.send_bytes(peer.frame(wire.PING, b"p") + peer.frame(wire.CLOSE, wire.close_payload(1001)))
+            with pytest.raises(zcws.ConnectionClosedOK):
+                reader.recv()
+            reply = bridge.listen()
+            assert reply is not None and reply.is_last and reply.payload == wire.close_payload(1001)
+            assert writer.send_reply(reply) is True
+            assert bridge.listen() is None
+            assert writer.drain_bridge() is True
+            assert peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(1001))]
+
+    def test_somebody_who_listens_is_woken(self) -> None:
+        with connected() as (ws, peer):
+            reader, writer, bridge = ws.split()
+            heard: queue.Queue[Any] = queue.Queue()
+
+            def listen() -> None:
+                while True:
+                    reply = bridge.listen()
+                    heard.put(reply)
+                    if reply is None:
+                        return
+
+            with raw.thread(listen):
+                for number in range(20):
+                    peer.send(wire.PING, b"%d" % number)
+                    assert reader.read_frame().opcode is zcws.OpCode.PING
+                    assert heard.get(timeout=raw.LONG).payload == b"%d" % number
+                peer.close()
+                with pytest.raises(zcws.ConnectionClosedError):
+                    reader.recv()
+                assert heard.get(timeout=raw.LONG) is None
+            writer.close()
+
+
+class TestEnds:
+    @anyhow
+    @roles
+    def test_the_reader_fails(self, secure: dict[str, Any], client: bool) -> None:
+        """The bridge carries the Close, then ends."""
+        with connected(client=client, close_timeout=raw.LONG, **secure) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            peer.send(3)
+            with pytest.raises(zcws.ProtocolError):
+                reader.recv()
+
+            def hang_up() -> None:
+                (close,) = peer.frames(1)
+                assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1002).to_bytes(2, "big"))
+                if not client:
+                    assert peer.rest() == []
+                peer.close()
+
+            with raw.thread(hang_up):
+                reply = bridge.listen()
+                assert reply is not None and writer.send_reply(reply) is True
+            assert bridge.listen() is None
+            assert ws.remote_address is None
+            with pytest.raises(zcws.ConnectionClosed):
+                writer.send("more")
+
+    @anyhow
+    def test_nobody_listens(self, secure: dict[str, Any]) -> None:
+        """`close_timeout` seconds after the reader's end the socket is closed."""
+        with connected(close_timeout=0.05, **secure) as (ws, peer):
+            reader, _, _ = ws.split()
+            peer.send(3)
+            with pytest.raises(zcws.ProtocolError):
+                reader.recv()
+            assert peer.rest() == []
+            raw.until(lambda: ws.remote_address is None)
+
+    @anyhow
+    def test_a_writer_that_is_stuck_when_the_reader_ends(self, secure: dict[str, Any]) -> None:
+        with connected(close_timeout=0.05, **secure) as (ws, peer):
+            reader, writer, _ = ws.split()
+
+            def write() -> None:
+                with pytest.raises(zcws.ConnectionClosedError):
+                    while True:
+                        writer.send(bytes(1_000_000))
+
+            with raw.thread(write):
+                raw.until(lambda: not ws._channel.is_writable)
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    reader.recv()
+
+    @anyhow
+    @roles
+    def test_the_writer_closes(self, secure: dict[str, Any], client: bool) -> None:
+        with connected(client=client, close_timeout=raw.LONG, **secure) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            caught: queue.Queue[zcws.ConnectionClosed] = queue.Queue()
+
+            def read() -> None:
+                with pytest.raises(zcws.ConnectionClosedOK) as error:
+                    while True:
+                        assert reader.recv() != "late"
+                caught.put(error.value)
+
+            with raw.thread(read):
+                writer.close(1000, "done")
+                assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1000, b"done"))
+                peer.send(wire.TEXT, b"late")
+                peer.send(wire.CLOSE, wire.close_payload(1000, b"so long"))
+                peer.close()
+            error = caught.get()
+            assert (error.code, error.reason, error.clean) == (1000, "so long", True)
+            reply = bridge.listen()
+            assert reply is None or writer.send_reply(reply)
+            with pytest.raises(ValueError):
+                writer.close(1005)
+            writer.close()
+
+    @pytest.mark.parametrize("chatty", [False, True])
+    def test_the_writer_closes_and_the_peer_does_not_answer(self, chatty: bool) -> None:
+        with connected(close_timeout=0.05) as (ws, peer):
+            reader, writer, _ = ws.split()
+            writer.close()
+
+            def talk() -> None:
+                with contextlib.suppress(OSError):
+                    while chatty:
+                        peer.send(wire.BINARY, bytes(1000))
+
+            with raw.thread(talk), pytest.raises(zcws.ConnectionClosedError) as caught:
+                reader.recv()
+            assert caught.value.code == 1006
+
+    @pytest.mark.parametrize("how", ["eof", "reset"])
+    def test_the_peer_vanishes(self, how: str) -> None:
+        with connected(close_timeout=0.05) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            peer.reset() if how == "reset" else peer.close()
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                reader.recv()
+            assert caught.value.code == 1006
+            assert bridge.listen() is None
+            with pytest.raises(zcws.ConnectionClosed):
+                while True:
+                    writer.send("hello?")
+            writer.close()
+            raw.until(lambda: ws.remote_address is None)
+
+    def test_write_timeout(self) -> None:
+        with connected(write_timeout=0.05) as (ws, _):
+            reader, writer, _ = ws.split()
+            with pytest.raises(zcws.ConnectionClosedError, match="does not read") as caught:
+                while True:
+                    writer.send(bytes(1_000_000))
+            assert caught.value.code == 1011
+            with pytest.raises(zcws.ConnectionClosedError):
+                reader.recv()
+
+    def test_a_peer_that_does_not_read_our_close(self) -> None:
+        with connected(close_timeout=0.05, write_timeout=0.02) as (ws, _):
+            _, writer, _ = ws.split()
+            with contextlib.suppress(zcws.ConnectionClosed):
+                while True:
+                    writer.send(bytes(1_000_000))
+            writer.close()
+
+
+def test_everything_that_a_writer_writes() -> None:
+    with connected(deflate=True, close_timeout=0.01) as (ws, peer):
+        _, writer, _ = ws.split()
+        writer.send("é")
+        writer.send(b"text", text=True)
+        writer.send("binary", text=False)
+        writer.send("x" * 1000)
+        writer.write_frame(zcws.Frame.binary(b"f"))
+        writer.ping("p")
+        writer.pong(b"q")
+        frames = peer.frames(7)
+        assert [(frame.opcode, frame.payload) for frame in (*frames[:3], *frames[4:])] == [
+            (wire.TEXT, "é".encode()),
+            (wire.TEXT, b"text"),
+            (wire.BINARY, b"binary"),
+            (wire.BINARY, b"f"),
+            (wire.PING, b"p"),
+            (wire.PONG, b"q"),
+        ]
+        assert frames[3].rsv == 4
+        writer.write_frame(zcws.Frame.close(1000, "bye"))
+        assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1000, b"bye"))
+
+
+def test_everything_that_a_reader_reads() -> None:
+    with connected(close_timeout=0.01) as (ws, peer):
+        reader, _, _ = ws.split()
+        with pytest.raises(TimeoutError):
+            reader.recv(timeout=0.01)
+        for _ in range(4):
+            peer.send(wire.TEXT, b"abc")
+        assert reader.recv() == "abc"
+        assert reader.read_frame().text == "abc"
+        assert [frame.text for frame in reader.read_batch()] == ["abc"] * 2
+        peer.send(wire.BINARY, b"abc")
+        with reader.stream() as message:
+            assert list(message) == [b"abc"]
+        big = bytes(range(256)) * 4000
+        with raw.thread(lambda: peer.send(wire.BINARY, big)):
+            assert reader.read_frame(zcws.PayloadBuffer()).payload == big
+
+
+def test_only_once() -> None:
+    with connected() as (ws, _):
+        ws.split()
+        with pytest.raises(RuntimeError, match="split already"):
+            ws.split()
+
+
+def test_a_reader_that_waits_does_not_keep_a_writer_out(certificates: Certificates) -> None:
+    with connected(certificates=certificates) as (ws, peer):
+        reader, writer, _ = ws.split()
+        got: list[Any] = []
+        started = threading.Event()
+
+        def read() -> None:
+            started.set()
+            got.append(reader.recv())
+
+        with raw.thread(read):
+            started.wait()
+            for i in range(50):
+                writer.send(b"%d" % i)
+                assert peer.read().payload == b"%d" % i
+            peer.send(wire.TEXT, b"done")
+        assert got == ["done"]

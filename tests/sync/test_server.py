@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import net
+import pytest
+import raw
+import wire
+from net import Certificates
+
+import zcws
+import zcws.sync
+
+from .conftest import Serving
+
+
+def echo(ws: zcws.sync.WebSocket) -> None:
+    for message in ws:
+        ws.send(message)
+
+
+def swallow(ws: zcws.sync.WebSocket) -> None:
+    for _ in ws:
+        pass
+
+
+def port_of(server: zcws.sync.Server) -> int:
+    port: int = server.sock.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def dialled(server: zcws.sync.Server) -> Iterator[socket.socket]:
+    """A TCP connection, and nothing else."""
+    with socket.create_connection(("127.0.0.1", port_of(server)), raw.LONG) as sock:
+        yield sock
+
+
+# ---- connections ----
+
+
+def test_echo_both_sides_ours(serving: Serving) -> None:
+    with serving(echo, compression=zcws.Deflate()) as server:
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", compression=zcws.Deflate()) as ws:
+            for message in ("é" * 1000, bytes(1_000_000), "", b"x"):
+                with raw.thread(lambda message=message: ws.send(message)):
+                    assert ws.recv() == message
+            assert ws.ping() > 0
+    assert ws.close_code == 1000
+
+
+def test_tls(serving: Serving, certificates: Certificates) -> None:
+    with serving(echo, ssl=certificates.server) as server:
+        uri = f"wss://localhost:{port_of(server)}/"
+        with zcws.sync.connect(uri, ssl=certificates.client, no_masking=True) as ws:
+            ws.send("secret")
+            assert ws.recv() == "secret"
+        with raw.client(port_of(server), context=certificates.client) as peer:
+            peer.send(wire.CLOSE)
+            assert peer.rest() == [wire.Seen(wire.CLOSE, b"")]
+
+
+def test_frames_behind_the_request_are_kept(serving: Serving) -> None:
+    with serving(echo) as server:
+        with raw.client(port_of(server), behind=wire.frame(wire.TEXT, b"early", key=wire.KEY)) as peer:
+            assert peer.read().payload == b"early"
+            peer.send(wire.CLOSE)
+            peer.rest()
+
+
+def test_what_the_handler_knows(serving: Serving) -> None:
+    seen: list[Any] = []
+
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        assert ws.request is not None
+        seen.extend([ws.request.path, ws.subprotocol, ws.remote_address[0]])
+
+    with serving(handler, subprotocols=["b", "a"]) as server:
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/x?y", subprotocols=["a", "b"]) as ws:
+            with pytest.raises(zcws.ConnectionClosedOK):
+                ws.recv()
+    assert seen == ["/x?y", "b", "127.0.0.1"]
+
+
+# ---- handlers ----
+
+
+def test_a_handler_that_raises_is_1011_and_a_log(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        raise LookupError("a bug")
+
+    with serving(handler) as server, raw.client(port_of(server)) as peer:
+        close = peer.read()
+        assert close == wire.Seen(wire.CLOSE, wire.close_payload(1011))  # nothing of the bug is told
+        peer.send(wire.CLOSE, close.payload)
+        assert peer.rest() == []
+    (record,) = caplog.records
+    assert record.exc_info is not None and "a bug" in str(record.exc_info[1])
+
+
+def test_a_handler_that_fails_on_another_connection(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        raise zcws.ConnectionClosedError(1006)
+
+    with serving(handler, close_timeout=0.05) as server, raw.client(port_of(server)) as peer:
+        assert peer.read().payload == wire.close_payload(1011)
+        peer.rest()
+    assert len(caplog.records) == 1
+
+
+def test_a_handler_that_ends_with_its_peer_is_no_failure(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        while True:
+            ws.recv()
+
+    with serving(handler) as server:
+        with raw.client(port_of(server)) as peer:
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            peer.rest()
+        with raw.client(port_of(server)) as peer:
+            raw.until(lambda: server.connections)
+            peer.reset()
+        raw.until(lambda: not server.connections)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_a_handler_that_never_reads(serving: Serving) -> None:
+    with serving(lambda ws: ws.send("hello and goodbye")) as server, raw.client(port_of(server)) as peer:
+        peer.send(wire.TEXT, b"unread" * 1000)
+        assert peer.read().payload == b"hello and goodbye"
+        assert peer.read().payload == wire.close_payload(1000)
+        peer.send(wire.CLOSE, wire.close_payload(1000))
+        assert peer.rest() == []
+
+
+# ---- the bound ----
+
+
+def test_no_more_than_max_connections(serving: Serving) -> None:
+    with serving(echo, max_connections=2) as server, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(raw.client(port_of(server))) for _ in range(2)]
+        sock = stack.enter_context(dialled(server))
+        sock.sendall(net.request())
+        sock.settimeout(net.SHORT)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)  # it waits in the kernel's backlog
+        assert len(server.connections) == 2
+        peers[0].send(wire.CLOSE)
+        peers[0].rest()
+        peers[0].close()
+        sock.settimeout(raw.LONG)
+        assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_slots_come_back_whatever_happens(serving: Serving) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        raise SystemExit  # even this
+
+    with serving(handler, max_connections=1, close_timeout=0.05, open_timeout=0.05) as server:
+        for _ in range(3):
+            with dialled(server) as sock:
+                sock.sendall(b"nonsense\r\n\r\n")
+                assert sock.recv(100).startswith(b"HTTP/1.1 400")
+            with dialled(server) as sock:
+                assert sock.recv(1) == b""  # slower than open_timeout
+            with contextlib.suppress(ConnectionError), raw.client(port_of(server)) as peer:
+                peer.rest()
+
+
+# ---- requests that are refused ----
+
+
+def test_process_request(serving: Serving) -> None:
+    def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
+        if request.path == "/health":
+            return zcws.Response(200, "OK", zcws.Headers({"Content-Length": "3"}), b"up\n")
+        return None
+
+    with serving(echo, process_request=process) as server:
+        with dialled(server) as sock:
+            sock.sendall(net.request(target="/health"))
+            assert raw.head_of(sock).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert sock.recv(100) == b"up\n"
+            assert sock.recv(1) == b""
+        with raw.client(port_of(server)) as peer:
+            peer.send(wire.CLOSE)
+            peer.rest()
+
+
+@pytest.mark.parametrize("how", ["raises", "accepts"])
+def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
+        if how == "raises":
+            raise LookupError("a bug")
+        return zcws.Response(101, "Switching Protocols", zcws.Headers())
+
+    with serving(echo, process_request=process) as server, dialled(server) as sock:
+        sock.sendall(net.request())
+        head = raw.head_of(sock)
+        assert head.startswith(b"HTTP/1.1 500 ") and b"bug" not in head
+    assert "process_request failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"431"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_no_websocket_request(serving: Serving, data: bytes, status: bytes) -> None:
+    with serving(echo) as server, dialled(server) as sock:
+        sock.sendall(data)
+        answer = b""
+        while piece := sock.recv(4096):
+            answer += piece
+        assert answer.split(b" ", 2)[1] in (status, b"405"), answer
+
+
+def test_origins(serving: Serving) -> None:
+    with serving(echo, origins=["https://good.example"]) as server:
+        for origin, status in (("https://good.example", b"101"), ("https://bad.example", b"403")):
+            with dialled(server) as sock:
+                sock.sendall(net.request(f"Origin: {origin}"))
+                assert raw.head_of(sock).split(b" ")[1] == status
+
+
+def test_a_silent_client_costs_open_timeout_and_no_more(serving: Serving) -> None:
+    with serving(echo, open_timeout=0.05) as server:
+        with dialled(server) as sock:
+            assert sock.recv(1) == b""
+        with dialled(server) as sock, contextlib.suppress(ConnectionError):
+            while True:  # a drip does not put it off
+                sock.sendall(b"G")
+                threading.Event().wait(0.005)
+
+
+def test_no_tls_where_tls_is_spoken(serving: Serving, certificates: Certificates) -> None:
+    with serving(echo, ssl=certificates.server, open_timeout=0.2) as server:
+        with dialled(server) as sock:
+            sock.sendall(net.request())
+            with contextlib.suppress(ConnectionError):
+                assert not sock.recv(100).startswith(b"HTTP")
+        with dialled(server):
+            pass
+        with dialled(server) as sock:
+            stream = certificates.client.wrap_socket(sock, server_hostname="localhost")
+            stream.close()  # TLS, and then nothing
+        raw.until(lambda: not server._threads)
+
+
+# ---- shutdown ----
+
+
+class TestShutdown:
+    def test_everybody_gets_1001_and_every_thread_ends(self, serving: Serving) -> None:
+        before = threading.active_count()
+        with serving(echo) as server, contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(raw.client(port_of(server))) for _ in range(5)]
+            raw.until(lambda: len(server.connections) == 5)
+
+            def answer(peer: raw.Peer) -> None:
+                close = peer.read()
+                assert close.payload == wire.close_payload(1001, b"restart")
+                peer.send(wire.CLOSE, close.payload)
+                assert peer.rest() == []
+                peer.close()
+
+            for peer in peers:
+                stack.enter_context(raw.thread(lambda peer=peer: answer(peer)))
+            server.shutdown(reason="restart")
+            assert not server.connections and not server._threads
+        assert threading.active_count() == before
+
+    def test_peers_that_do_not_answer(self, serving: Serving) -> None:
+        with serving(swallow, close_timeout=0.05) as server, raw.client(port_of(server)) as peer:
+            raw.until(lambda: server.connections)
+            server.shutdown()
+            assert not server.connections
+            assert peer.rest()[-1].payload == wire.close_payload(1001)
+
+    def test_a_handler_that_is_stuck_in_a_send(self, serving: Serving) -> None:
+        def handler(ws: zcws.sync.WebSocket) -> None:
+            while True:
+                ws.send(bytes(1_000_000))
+
+        with serving(handler, close_timeout=0.1) as server, raw.client(port_of(server)):
+            with raw.client(port_of(server)) as other:
+                raw.until(lambda: len(server.connections) == 2)
+                server.shutdown()
+                assert not server.connections
+                other.close()
+
+    def test_the_others_get_their_close_at_once(self, serving: Serving) -> None:
+        """One connection is stuck; that does not take the time of the others."""
+
+        def handler(ws: zcws.sync.WebSocket) -> None:
+            while ws.recv() == "flood":
+                ws.send(bytes(50_000_000))
+
+        with serving(handler, close_timeout=raw.LONG) as server, raw.client(port_of(server)) as stuck:
+            stuck.send(wire.TEXT, b"flood")
+            with raw.client(port_of(server)) as good:
+                raw.until(lambda: len(server.connections) == 2)
+                raw.until(lambda: any(not ws._channel.is_writable for ws in server.connections))
+                with raw.thread(server.shutdown):
+                    close = good.read()
+                    assert close.payload == wire.close_payload(1001)
+                    good.send(wire.CLOSE, close.payload)
+                    assert good.rest() == []
+                    good.close()
+                    raw.until(lambda: len(server.connections) == 1)
+                    stuck.reset()
+
+    def test_a_handshake_that_is_not_over(self, serving: Serving) -> None:
+        with serving(echo, open_timeout=raw.LONG) as server, dialled(server) as sock:
+            raw.until(lambda: server._opening)
+            server.shutdown()
+            assert not server._threads
+            assert sock.recv(1) == b""
+
+    def test_while_the_bound_is_reached(self, serving: Serving) -> None:
+        """`serve_forever` waits for a slot then, and has to hear of it."""
+        release = threading.Event()
+        with serving(lambda ws: release.wait(raw.LONG), max_connections=1, close_timeout=0.02) as server:  # type: ignore[arg-type, return-value]
+            with raw.client(port_of(server)):
+                raw.until(lambda: server.connections)
+                server.shutdown()  # gives up on the handler
+                raw.until(lambda: not server._is_serving)
+                release.set()
+
+    def test_by_a_handler(self, serving: Serving) -> None:
+        servers: list[zcws.sync.Server] = []
+        with serving(lambda ws: servers[0].shutdown(), close_timeout=0.05) as server:
+            servers.append(server)
+            with raw.client(port_of(server)) as peer:
+                assert peer.rest()[-1].payload == wire.close_payload(1001)
+
+    def test_before_it_serves_and_twice(self) -> None:
+        with zcws.sync.serve(echo, "127.0.0.1", 0) as server:
+            server.shutdown()
+            server.serve_forever()  # returns at once
+            server.shutdown()
+            with pytest.raises(ValueError):
+                server.shutdown(1005)
+
+    def test_nothing_is_accepted_any_more(self, serving: Serving) -> None:
+        with serving(echo) as server:
+            port = port_of(server)
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", port))
+
+    def test_a_listening_socket_that_others_share_goes_on(self, serving: Serving) -> None:
+        """As with several processes: only our descriptor is closed."""
+        with socket.create_server(("127.0.0.1", 0)) as shared:
+            with serving(echo, sock=shared.dup()):
+                pass
+            with serving(echo, sock=shared.dup()), raw.client(shared.getsockname()[1]) as peer:
+                peer.send(wire.CLOSE)
+                peer.rest()
+
+
+# ---- addresses ----
+
+
+def test_a_port_in_use(serving: Serving) -> None:
+    with serving(echo) as server:
+        with pytest.raises(OSError) as caught:
+            zcws.sync.serve(echo, "127.0.0.1", port_of(server))
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_ipv6(serving: Serving) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        server = zcws.sync.serve(echo, "::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server, raw.thread(server.serve_forever):
+        with zcws.sync.connect(f"ws://[::1]:{port_of(server)}/") as ws:
+            ws.send("six")
+            assert ws.recv() == "six"
+        server.shutdown()
+
+
+class TestUnix:
+    def test_echo(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "s"
+            with serving(echo, path=str(path)):
+                assert stat.S_ISSOCK(path.stat().st_mode)
+                with zcws.sync.unix_connect(str(path)) as ws:
+                    ws.send("hello")
+                    assert ws.recv() == "hello"
+            assert not path.exists()
+
+    def test_what_a_server_left_behind_is_no_obstacle(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "s")
+            with socket.socket(socket.AF_UNIX) as old:
+                old.bind(path)
+            with serving(echo, path=path), zcws.sync.unix_connect(path):
+                pass
+
+    def test_a_file_of_somebody_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "s"
+            path.write_text("precious")
+            with pytest.raises(OSError):
+                zcws.sync.unix_serve(echo, str(path))
+            assert path.read_text() == "precious"
+
+    def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "s")
+            with serving(echo, path=path) as old, serving(echo, path=path):
+                old.shutdown()
+                with zcws.sync.unix_connect(path) as ws:
+                    ws.send("hello")
+                    assert ws.recv() == "hello"
+
+
+def test_no_thread_to_be_had(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(echo, max_connections=1) as server:
+        with monkeypatch.context() as patch:
+
+            def start(self: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr(threading.Thread, "start", start)
+            with dialled(server) as sock, contextlib.suppress(ConnectionError):
+                assert sock.recv(1) == b""
+        with raw.client(port_of(server)) as peer:
+            peer.send(wire.CLOSE)
+            peer.rest()
+    assert "no thread can be started" in caplog.text

@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from typing import Any
+
+import pytest
+import raw
+import wire
+from joined import connected
+from net import Certificates
+
+import zcws
+
+kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+
+
+@pytest.fixture
+def secure(request: pytest.FixtureRequest, certificates: Certificates) -> dict[str, Any]:
+    return {"certificates": certificates if request.param else None}
+
+
+anyhow = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"], indirect=True)
+
+
+def close_code(frame: wire.Seen) -> int:
+    assert frame.opcode == wire.CLOSE, frame
+    return int.from_bytes(frame.payload[:2], "big")
+
+
+# ---- ping ----
+
+
+class TestPing:
+    @anyhow
+    @roles
+    def test_seconds(self, secure: dict[str, Any], client: bool) -> None:
+        with connected(client=client, **secure) as (ws, peer):
+
+            def answer() -> None:
+                ping = peer.read()
+                assert ping.opcode == wire.PING and len(ping.payload) == 4
+                peer.send(wire.PONG, ping.payload)
+
+            with raw.thread(answer):
+                seconds = ws.ping()
+            assert 0 < seconds < raw.LONG
+            assert ws.latency == seconds
+
+    def test_a_payload_of_ones_own(self) -> None:
+        with connected() as (ws, peer):
+            for payload in ("é", b"\0\xff", bytearray(125)):
+                sent = payload.encode() if isinstance(payload, str) else bytes(payload)
+
+                def answer(expected: bytes = sent) -> None:
+                    assert peer.read()[:2] == (wire.PING, expected)
+                    peer.send(wire.PONG, expected)
+
+                with raw.thread(answer):
+                    ws.ping(payload)
+            with pytest.raises(ValueError, match="125"):
+                ws.ping(bytes(126))
+
+    def test_messages_before_it_wait_for_recv(self) -> None:
+        with connected() as (ws, peer):
+
+            def answer() -> None:
+                ping = peer.read()
+                peer.send(wire.TEXT, b"first")
+                peer.send(wire.BINARY, b"second")
+                peer.send(wire.PONG, ping.payload)
+
+            with raw.thread(answer):
+                ws.ping()
+            assert [ws.recv(), ws.recv()] == ["first", b"second"]
+
+    def test_too_many_messages_before_it(self) -> None:
+        with connected() as (ws, peer):
+
+            def flood() -> None:
+                with contextlib.suppress(OSError):
+                    for _ in range(1000):
+                        peer.send(wire.BINARY, bytes(1000))
+
+            with raw.thread(flood):
+                with pytest.raises(TimeoutError, match="more messages than fit"):
+                    ws.ping()
+                for _ in range(1000):
+                    assert ws.recv() == bytes(1000)
+
+    @pytest.mark.parametrize("busy", [False, True])
+    def test_no_pong(self, busy: bool) -> None:
+        with connected() as (ws, peer):
+            if busy:
+                peer.send(wire.TEXT, b"hello")
+            with pytest.raises(TimeoutError):
+                ws.ping(timeout=0.02)
+            if busy:
+                assert ws.recv() == "hello"
+            with pytest.raises(TimeoutError):
+                ws.ping(b"again", timeout=0.01)  # the same payload may be used again
+            with pytest.raises(TimeoutError):
+                ws.ping(b"again", timeout=0.01)
+
+    def test_while_another_thread_reads(self) -> None:
+        with connected() as (ws, peer):
+            got: list[Any] = []
+            with raw.thread(lambda: got.append(ws.recv())):
+                raw.until(lambda: ws._is_read)
+
+                def answer() -> None:
+                    peer.send(wire.PONG, peer.read().payload)
+
+                with raw.thread(answer):
+                    assert ws.ping(timeout=raw.LONG) > 0
+                assert not got
+                peer.send(wire.TEXT, b"for the reader")
+            assert got == ["for the reader"]
+
+    def test_a_reader_that_stops_leaves_it_to_us(self) -> None:
+        """It returns with a message before the Pong is there."""
+        with connected() as (ws, peer):
+            got: list[Any] = []
+            with raw.thread(lambda: got.append(ws.recv())):
+                raw.until(lambda: ws._is_read)
+
+                def answer() -> None:
+                    ping = peer.read()
+                    peer.send(wire.TEXT, b"for the reader")
+                    raw.until(lambda: got)
+                    peer.send(wire.PONG, ping.payload)
+
+                with raw.thread(answer):
+                    assert ws.ping(timeout=raw.LONG) > 0
+            assert got == ["for the reader"]
+
+    def test_a_reader_that_comes_meanwhile(self) -> None:
+        """We wait for the Pong; a thread that wants to read gets its turn, and its message."""
+        with connected() as (ws, peer):
+            with raw.thread(lambda: ws.ping(timeout=raw.LONG)):
+                ping = peer.read()
+                raw.until(ws._reading.locked)
+                with pytest.raises(TimeoutError):
+                    ws.recv(timeout=0.01)
+                got: list[Any] = []
+                with raw.thread(lambda: got.append(ws.recv())):
+                    raw.until(lambda: ws._turns_wanted)
+                    peer.send(wire.TEXT, b"for the reader")
+                assert got == ["for the reader"]
+                peer.send(wire.PONG, ping.payload)
+
+    def test_the_end_comes_instead(self) -> None:
+        with connected() as (ws, peer):
+
+            def vanish() -> None:
+                peer.read()
+                peer.close()
+
+            with raw.thread(vanish), pytest.raises(zcws.ConnectionClosedError):
+                ws.ping()
+
+    def test_twice_the_same(self) -> None:
+        with connected() as (ws, peer):
+            with raw.thread(lambda: ws.ping(b"same")):
+                ping = peer.read()
+                with pytest.raises(ValueError, match="waiting"):
+                    ws.ping(b"same")
+                peer.send(wire.PONG, ping.payload)
+
+
+# ---- what the protocol owes to the peer ----
+
+
+def test_every_ping_of_a_batch_is_answered() -> None:
+    with connected() as (ws, peer):
+        count = 300
+        peer.send_bytes(
+            b"".join(peer.frame(wire.PING, b"%d" % i) for i in range(count)) + peer.frame(wire.TEXT, b"x")
+        )
+        assert ws.recv() == "x"
+        assert [peer.read().payload for _ in range(count)] == [b"%d" % i for i in range(count)]
+
+
+def test_pings_of_a_peer_that_does_not_read_cost_one_pong() -> None:
+    """The reader does not wait, and memory does not grow: the bridge has one slot."""
+    with connected() as (ws, peer):
+        with raw.thread(lambda: ws.send(bytes(2_000_000))):
+            raw.until(lambda: not ws._channel.is_writable)
+            for number in range(5000):
+                peer.send_bytes(peer.frame(wire.PING, b"%d" % number) + peer.frame(wire.TEXT, b"t"))
+                assert ws.recv() == "t"
+            assert ws.connection.writer.size < 10_000
+            assert peer.read().payload == bytes(2_000_000)
+        # The thread that held the lock has sent what was left to it.
+        assert peer.read()[:2] == (wire.PONG, b"4999")
+
+
+def test_a_reader_does_not_wait_for_a_writer_that_waits_for_the_peer() -> None:
+    """The peer reads only when it has been read from: the reader must not wait for the lock in order to say Pong."""
+    with connected() as (ws, peer):
+        with raw.thread(lambda: ws.send(bytes(3_000_000))):
+            raw.until(lambda: not ws._channel.is_writable)
+            peer.send(wire.PING, b"p")
+
+            def push() -> None:
+                for _ in range(30):
+                    peer.send(wire.BINARY, bytes(100_000))
+
+            with raw.thread(push):
+                for _ in range(30):
+                    assert ws.recv(timeout=raw.LONG) == bytes(100_000)
+            assert peer.read().payload == bytes(3_000_000)
+        assert peer.read()[:2] == (wire.PONG, b"p")
+
+
+def test_a_pong_that_found_no_room_goes_out_while_the_reader_waits() -> None:
+    with connected() as (ws, peer):
+        ws._channel.limit_sends(0.05)
+        filled = 0
+        with contextlib.suppress(TimeoutError):
+            while True:  # by hand, so that no writer is left to see to it
+                ws._channel.send([bytes(1000)])
+                filled += 1000
+        peer.send(wire.PING, b"p")
+        with raw.thread(lambda: pytest.raises(zcws.ConnectionClosed, ws.recv)):
+            raw.until(lambda: ws.connection.hold_replies)
+            peer.exactly(filled)
+            rest = b""
+            while not rest.endswith(wire.frame(wire.PONG, b"p")):
+                rest += peer.sock.recv(10_000)  # what went out of the last send, and then it
+            peer.close()
+
+
+# ---- closing ----
+
+
+class TestClose:
+    @anyhow
+    @roles
+    def test_both_ways(self, secure: dict[str, Any], client: bool) -> None:
+        with connected(client=client, close_timeout=raw.LONG, **secure) as (ws, peer):
+
+            def answer() -> None:
+                close = peer.read()
+                assert close[:2] == (wire.CLOSE, wire.close_payload(1000, b"done"))
+                peer.send(wire.TEXT, b"late")
+                peer.send(wire.CLOSE, close.payload)
+                if not client:
+                    assert peer.rest() == []  # RFC 6455 7.1.1: the server ends the TCP connection first
+                peer.close()
+
+            with raw.thread(answer):
+                ws.close(1000, "done")
+                ws.close(1000, "once is enough")
+            assert (ws.close_code, ws.close_reason, ws.state) == (1000, "done", zcws.State.CLOSED)
+            for act in (ws.recv, lambda: ws.send("x"), ws.ping, ws.pong):
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    act()
+
+    @anyhow
+    @pytest.mark.parametrize("chatty", [False, True])
+    def test_unanswered(self, secure: dict[str, Any], chatty: bool) -> None:
+        with connected(close_timeout=0.05, **secure) as (ws, peer):
+
+            def talk() -> None:
+                with contextlib.suppress(OSError):
+                    while chatty:
+                        peer.send(wire.BINARY, bytes(1000))
+
+            with raw.thread(talk):
+                ws.close()
+            assert ws.close_code == 1006
+            assert ws.remote_address is None
+
+    def test_by_another_thread_while_one_reads_and_the_peer_is_silent(self) -> None:
+        with connected(close_timeout=0.05) as (ws, _):
+
+            def read() -> None:
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    ws.recv()
+                assert caught.value.code == 1006
+
+            with raw.thread(read):
+                raw.until(lambda: ws._is_read)
+                ws.close()
+
+    def test_a_reader_that_stops_leaves_the_end_to_us(self) -> None:
+        with connected(close_timeout=raw.LONG) as (ws, peer):
+            with raw.thread(lambda: pytest.raises(TimeoutError, ws.recv, 0.1)):
+                raw.until(lambda: ws._is_read)
+
+                def answer() -> None:
+                    assert peer.read().opcode == wire.CLOSE
+                    raw.until(lambda: not ws._is_read)
+                    peer.send(wire.CLOSE)
+                    peer.rest()
+                    peer.close()
+
+                with raw.thread(answer):
+                    ws.close()
+            assert ws.state is zcws.State.CLOSED
+
+    @anyhow
+    def test_a_peer_that_does_not_read(self, secure: dict[str, Any]) -> None:
+        """There is no room for the Close: it is bounded all the same."""
+        with connected(close_timeout=0.05, write_timeout=0.05, **secure) as (ws, _):
+            with pytest.raises(zcws.ConnectionClosedError, match="does not read"):
+                while True:
+                    ws.send(bytes(100_000))
+            ws.close()
+
+    @anyhow
+    def test_while_another_thread_is_stuck_in_a_send(self, secure: dict[str, Any]) -> None:
+        with connected(close_timeout=0.05, **secure) as (ws, _):
+
+            def send() -> None:
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        ws.send(bytes(1_000_000))
+
+            with raw.thread(send):
+                raw.until(lambda: not ws._channel.is_writable)
+                ws.close()
+
+    def test_what_must_not_be_sent(self) -> None:
+        with connected() as (ws, _):
+            for code, reason in ((1005, ""), (999, ""), (1000, "é" * 62)):
+                with pytest.raises(ValueError):
+                    ws.close(code, reason)
+            assert ws.state is zcws.State.OPEN
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(None, 1000), (LookupError, 1011), (KeyboardInterrupt, 1011)]
+    )
+    def test_with(self, error: type[BaseException] | None, code: int) -> None:
+        with connected(close_timeout=0.01) as (ws, peer):
+            with contextlib.suppress(LookupError, KeyboardInterrupt), ws:
+                if error is not None:
+                    raise error
+            assert close_code(peer.read()) == code
+
+    def test_while_iterating(self) -> None:
+        with connected(close_timeout=raw.LONG) as (ws, peer):
+
+            def talk() -> None:
+                peer.send(wire.TEXT, b"enough")
+                close = peer.read()
+                peer.send(wire.TEXT, b"late")
+                peer.send(wire.CLOSE, close.payload)
+                peer.rest()
+                peer.close()
+
+            got = []
+            with raw.thread(talk):
+                for message in ws:
+                    got.append(message)
+                    ws.close()
+            assert got == ["enough"]
+
+
+# ---- ends ----
+
+
+@anyhow
+def test_a_peer_that_resets(secure: dict[str, Any]) -> None:
+    with connected(**secure) as (ws, peer):
+        peer.reset()
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            ws.recv()
+        assert (caught.value.code, caught.value.clean) == (1006, False)
+        with pytest.raises(zcws.ConnectionClosedError):
+            ws.recv()
+
+
+def test_a_send_that_fails_leaves_what_has_arrived_to_the_reader() -> None:
+    """The peer says why it closes, and is gone: a send notices first."""
+    with connected() as (ws, peer):
+        peer.send(wire.TEXT, b"last words")
+        peer.send(wire.CLOSE, wire.close_payload(1013, b"full"))
+        peer.close()
+        with pytest.raises(zcws.ConnectionClosed):
+            while True:
+                ws.send("are you there?")
+        with pytest.raises(zcws.ConnectionClosed):
+            ws.send("once more")
+        assert ws.recv() == "last words"
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            ws.recv()
+        assert (caught.value.code, caught.value.reason) == (1013, "full")
+
+
+def test_write_timeout_is_told_to_the_reader_too() -> None:
+    with connected(write_timeout=0.05) as (ws, _):
+        caught: queue.Queue[zcws.ConnectionClosed] = queue.Queue()
+
+        def read() -> None:
+            with pytest.raises(zcws.ConnectionClosedError) as error:
+                ws.recv()
+            caught.put(error.value)
+
+        with raw.thread(read), pytest.raises(zcws.ConnectionClosedError) as error:
+            raw.until(lambda: ws._is_read)
+            while True:
+                ws.send(bytes(100_000))
+        assert error.value.code == caught.get(timeout=raw.LONG).code == ws.close_code == 1011
+
+
+def test_abort_while_others_wait() -> None:
+    with connected() as (ws, _):
+
+        def read() -> None:
+            with pytest.raises(zcws.ConnectionClosedError):
+                ws.recv()
+
+        def ping() -> None:
+            with pytest.raises(zcws.ConnectionClosedError):
+                ws.ping()
+
+        with raw.thread(read), raw.thread(ping):
+            raw.until(lambda: ws._is_read and ws._helpers)
+            time.sleep(0.01)
+            ws.abort()
+
+
+# ---- what is known ----
+
+
+def test_what_is_known() -> None:
+    with connected() as (ws, _):
+        assert (ws.latency, ws.subprotocol, ws.state) == (0.0, None, zcws.State.OPEN)
+        assert ws.close_code is ws.close_reason is None
+        assert repr(ws) == "<WebSocket server, blocking, open>"
+        assert ws.local_address == ws.remote_address == ""
+
+
+def test_no_thread_of_ours() -> None:
+    before = threading.active_count()
+    with connected(ping_interval=0.001, ping_timeout=raw.LONG) as (ws, peer):
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=0.01)
+        assert peer.read().opcode == wire.PING
+        assert threading.active_count() == before

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import raw
+import wire
+from joined import connected
+
+import zcws
+
+roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+
+
+# ---- messages ----
+
+
+@roles
+@pytest.mark.parametrize(
+    ("message", "opcode", "payload"),
+    [
+        ("é", wire.TEXT, "é".encode()),
+        (b"\0", wire.BINARY, b"\0"),
+        (bytearray(b"ab"), wire.BINARY, b"ab"),
+        (memoryview(b"abcd")[::2], wire.BINARY, b"ac"),
+        (array("H", [1, 2]), wire.BINARY, array("H", [1, 2]).tobytes()),
+        ("", wire.TEXT, b""),
+        (bytes(100_000), wire.BINARY, bytes(100_000)),
+    ],
+)
+def test_kinds(client: bool, message: Any, opcode: int, payload: bytes) -> None:
+    with connected(client=client) as (ws, peer):
+        ws.send(message)
+        assert peer.read() == wire.Seen(opcode, payload, masked=client)
+
+
+def test_text_or_binary_whatever_it_is() -> None:
+    with connected() as (ws, peer):
+        ws.send("a", text=False)
+        ws.send(b"b", text=True)
+        ws.send([b"c", b"d"], text=True)
+        seen = [peer.read() for _ in range(4)]
+        assert [frame.opcode for frame in seen] == [wire.BINARY, wire.TEXT, wire.TEXT, wire.CONTINUATION]
+        with pytest.raises(ValueError, match="UTF-8"):
+            ws.send(b"\xff", text=True)
+
+
+@pytest.mark.parametrize("message", [None, 1, {"a": "b"}, object()])
+def test_what_is_no_message_harms_nothing(message: Any) -> None:
+    with connected() as (ws, peer):
+        with pytest.raises(TypeError):
+            ws.send(message)
+        ws.send("still here")
+        assert peer.read().payload == b"still here"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [["a", "", "b"], ("a" for _ in range(3)), iter([b"a", b"b"]), ["€".encode()[:1], "€".encode()[1:]]],
+)
+def test_an_iterable_is_fragments(message: Any) -> None:
+    with connected() as (ws, peer):
+        ws.send(message)
+        ws.send("next")
+        frames = []
+        while not frames or not frames[-1].fin:
+            frames.append(peer.read())
+        assert [frame.opcode for frame in frames[1:]] == [wire.CONTINUATION] * (len(frames) - 1)
+        assert peer.read().payload == b"next"
+
+
+def test_nothing_is_no_message() -> None:
+    with connected() as (ws, peer):
+        ws.send([])
+        ws.send("a")
+        assert peer.read().payload == b"a"
+
+
+def test_frames() -> None:
+    with connected() as (ws, peer):
+        for frame in (
+            zcws.Frame.text("a", fin=False),
+            zcws.Frame.ping(b"p"),
+            zcws.Frame.continuation(b"b", fin=True),
+            zcws.Frame.pong(b"q"),
+            zcws.Frame.close(4000, "bye"),
+        ):
+            ws.write_frame(frame)
+        seen = [(frame.opcode, frame.payload) for frame in peer.frames(5)]
+        assert seen == [
+            (wire.TEXT, b"a"),
+            (wire.PING, b"p"),
+            (wire.CONTINUATION, b"b"),
+            (wire.PONG, b"q"),
+            (wire.CLOSE, wire.close_payload(4000, b"bye")),
+        ]
+
+
+def test_a_received_frame_goes_back() -> None:
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        peer.send(wire.BINARY, bytes(range(256)))
+        ws.write_frame(ws.read_frame())
+        assert peer.read()[:2] == (wire.BINARY, bytes(range(256)))
+        ws.pong("é")
+        assert peer.read()[:2] == (wire.PONG, "é".encode())
+
+
+# ---- several threads ----
+
+
+@roles
+def test_many_threads(client: bool) -> None:
+    """Frames stay whole, and each thread's stay in order."""
+    threads, count = 4, 500
+    with connected(client=client) as (ws, peer), contextlib.ExitStack() as stack:
+        for number in range(threads):
+            stack.enter_context(
+                raw.thread(
+                    lambda n=number: [ws.send(b"%d %d %s" % (n, i, bytes(i % 200))) for i in range(count)]
+                )
+            )
+        seen: dict[int, int] = {}
+        for _ in range(threads * count):
+            number, i, rest = peer.read().payload.split(b" ", 2)
+            assert seen.get(int(number), -1) == int(i) - 1
+            assert rest == bytes(int(i) % 200)
+            seen[int(number)] = int(i)
+        assert seen == dict.fromkeys(range(threads), count - 1)
+
+
+class TestMessagesInPieces:
+    def test_other_messages_wait_and_control_frames_do_not(self) -> None:
+        with connected() as (ws, peer):
+            with ws.send_stream() as message:
+                message.write("a")
+                started = threading.Event()
+
+                def other() -> None:
+                    started.set()
+                    ws.send("whole")
+
+                thread = raw.thread(other)
+                thread.__enter__()
+                started.wait()
+                ws.pong(b"between")
+                message.write("b")
+            thread.__exit__(None, None, None)
+            seen = [(frame.opcode, frame.payload, frame.fin) for frame in (peer.read() for _ in range(5))]
+            assert seen == [
+                (wire.TEXT, b"a", False),
+                (wire.PONG, b"between", True),
+                (wire.CONTINUATION, b"b", False),
+                (wire.CONTINUATION, b"", True),
+                (wire.TEXT, b"whole", True),
+            ]
+
+    def test_two_at_once(self) -> None:
+        with connected() as (ws, peer):
+
+            def slowly(letter: str) -> Iterator[str]:
+                for _ in range(20):
+                    threading.Event().wait(0.001)
+                    yield letter
+
+            with raw.thread(lambda: ws.send(slowly("x"))), raw.thread(lambda: ws.send(slowly("y"))):
+                first, second = ([peer.read() for _ in range(20)] for _ in range(2))
+            assert {b"".join(frame.payload for frame in frames) for frames in (first, second)} == {
+                b"x" * 20,
+                b"y" * 20,
+            }
+
+    def test_one_inside_another_is_a_mistake(self) -> None:
+        with connected(close_timeout=0.01) as (ws, peer):
+            with ws.send_stream(zcws.OpCode.BINARY) as message:
+                message.write(b"a")
+                for act in (lambda: ws.send("b"), lambda: ws.send(["c", "d"])):
+                    with pytest.raises(ValueError, match="in fragments"):
+                        act()
+            assert [peer.read().payload for _ in range(2)] == [b"a", b""]
+
+    @pytest.mark.parametrize("how", ["stream", "iterable", "closed"])
+    def test_an_exception_in_the_middle(self, how: str) -> None:
+        """Half a message cannot be taken back: 1011."""
+        with connected(close_timeout=0.01) as (ws, peer):
+
+            def fragments() -> Iterator[str]:
+                yield "a"
+                yield "b"
+                raise LookupError
+
+            if how == "closed":
+                with contextlib.suppress(zcws.ConnectionClosed), ws.send_stream() as message:
+                    message.write("a")
+                    ws.begin_close(1000)
+            else:
+                with pytest.raises(LookupError):
+                    if how == "iterable":
+                        ws.send(fragments())
+                    else:
+                        with ws.send_stream() as message:
+                            message.write("a")
+                            raise LookupError
+            assert peer.read() == wire.Seen(wire.TEXT, b"a", fin=False)
+            close = peer.read()
+            assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
+            with pytest.raises(zcws.ConnectionClosed):
+                ws.send("c")
+
+    def test_an_exception_before_the_first_piece_harms_nothing(self) -> None:
+        with connected() as (ws, peer):
+            with pytest.raises(LookupError), ws.send_stream():
+                raise LookupError
+            ws.send("fine")
+            assert peer.read().payload == b"fine"
+
+    def test_compressed(self) -> None:
+        with connected(deflate=True) as (ws, peer):
+            with ws.send_stream(compress=True) as message:
+                for _ in range(10):
+                    message.write("again and " * 10)
+            frames = peer.frames(11)
+            assert [frame.rsv for frame in frames] == [4] + [0] * 10
+            assert sum(len(frame.payload) for frame in frames) < 200
+
+    def test_used_wrongly(self) -> None:
+        with connected() as (ws, _):
+            with pytest.raises(ValueError, match="TEXT or BINARY"), ws.send_stream(zcws.OpCode.PING):
+                pass
+            with ws.send_stream() as message:
+                pass
+            with pytest.raises(RuntimeError, match="inside"):
+                message.write("late")
+
+
+class TestCork:
+    def test_one_system_call(self) -> None:
+        with connected() as (ws, peer):
+            calls: list[int] = []
+            send = ws._channel.send
+            ws._channel.send = lambda segments: calls.append(len(segments)) or send(segments)  # type: ignore[method-assign, func-returns-value]
+            with ws.cork():
+                for i in range(50):
+                    ws.send(b"%d" % i)
+                assert not calls
+            assert len(calls) == 1
+            assert [peer.read().payload for _ in range(50)] == [b"%d" % i for i in range(50)]
+
+    def test_what_gathers_is_bounded(self) -> None:
+        with connected() as (ws, peer):
+            with raw.thread(lambda: peer.exactly(100 * 10_004)), ws.cork():
+                for _ in range(100):
+                    ws.send(bytes(10_000))
+                    assert ws.connection.writer.size < 200_000
+
+    def test_flush(self) -> None:
+        with connected() as (ws, peer), ws.cork():
+            ws.send("now")
+            ws.flush()
+            assert peer.read().payload == b"now"
+
+
+def test_compression_is_chosen_by_the_caller() -> None:
+    with connected(deflate=True) as (ws, peer):
+        ws.send("x" * 1000)
+        ws.send("x" * 1000, compress=False)
+        ws.send("xxxxxxxxxxxx", compress=True)
+        assert [peer.read().rsv for _ in range(3)] == [4, 0, 4]
+    with connected() as (ws, _), pytest.raises(ValueError, match="not agreed"):
+        ws.send("x" * 1000, compress=True)
