@@ -10,7 +10,7 @@ import zcws
 from benchmarks.frames import build
 
 COUNT = 256
-SIZES = [0, 64, 256, 1024]  # 256 of these still fit into one ring
+SIZES = [0, 64, 256, 1000]  # 256 of these still fit into one ring
 KEYS = bytes(range(1, 5))
 
 pytestmark = pytest.mark.parametrize("size", SIZES)

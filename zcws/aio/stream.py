@@ -286,7 +286,8 @@ class Stream(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._on_bridge()
             if self._on_frame is not None:
-                self._resume_reading()
+                self._corked = True
+                self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
                 self._after_bytes()
 
     def _resolve_drained(self) -> None:
