@@ -81,8 +81,7 @@ def test_more_headers(place: Place) -> None:
     place.run(main())
 
 
-@pytest.mark.parametrize("moment", ["connecting", "handshake"])
-def test_cancelled_before_it_is_open(anyplace: Place, moment: str) -> None:
+def test_cancelled_before_it_is_open(anyplace: Place) -> None:
     async def main() -> None:
         arrived = asyncio.Event()
 
@@ -93,12 +92,25 @@ def test_cancelled_before_it_is_open(anyplace: Place, moment: str) -> None:
 
         async with anyplace.listen(serve) as port:
             connecting = asyncio.ensure_future(anyplace.connect(port)._connect())
-            await (asyncio.sleep(0) if moment == "connecting" else soon(arrived.wait()))
+            await soon(arrived.wait())
             connecting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await connecting
 
     anyplace.run(main())
+
+
+def test_cancelled_before_it_is_connected(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            connecting = asyncio.ensure_future(place.connect(server)._connect())
+            await asyncio.sleep(0)
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            assert not server.connections
+
+    place.run(main())
 
 
 def test_one_object_may_connect_again(place: Place) -> None:
