@@ -121,6 +121,8 @@ class Reader(Inlet):
         """
         if buffer is not None and buffer.reader is not None and buffer.reader is not self:
             raise ValueError("this PayloadBuffer is in the middle of a message of another connection")
+        if self.streaming is not None:
+            raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
         while True:
@@ -152,6 +154,8 @@ class Reader(Inlet):
 
         Raises: as `read_frame`.
         """
+        if self.streaming is not None:
+            raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
         while True:
@@ -182,6 +186,8 @@ class Reader(Inlet):
 
         Raises: as `read_frame`.
         """
+        if self.streaming is not None:
+            raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
         while True:

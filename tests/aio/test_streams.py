@@ -8,11 +8,9 @@ from typing import Any
 import feed
 import pytest
 import wire
+from net import Place, soon, until
+
 import zcws
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from net import Place, request, soon, until
-from zcws.aio.stream import Options
 
 
 class TestIncoming:
@@ -63,7 +61,9 @@ class TestIncoming:
     @pytest.mark.parametrize("pieces", [0, 1, 3])
     def test_leaving_early_drops_the_rest(self, anyplace: Place, kind: str, pieces: int) -> None:
         """The context of the decompressor included: the messages after it refer to what was dropped."""
-        big = b"".join(b"%d," % i for i in range(200_000))  # two inflating steps at the least, and several rows
+        big = b"".join(
+            b"%d," % i for i in range(200_000)
+        )  # two inflating steps at the least, and several rows
 
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:
@@ -72,7 +72,10 @@ class TestIncoming:
                 await ws.recv()
 
             options: dict[str, Any] = {"compression": zcws.Deflate(threshold=0)}
-            async with anyplace.serve(handler, **options) as server, anyplace.connect(server, **options) as ws:
+            async with (
+                anyplace.serve(handler, **options) as server,
+                anyplace.connect(server, **options) as ws,
+            ):
                 async with ws.stream() as message:
                     taken = [await anext(message) for _ in range(pieces)]
                 assert big.startswith(b"".join(taken))  # type: ignore[arg-type]
@@ -258,11 +261,18 @@ class TestOutgoing:
                 if how == "cancelled":
                     sending.cancel()
                 results = await asyncio.gather(sending, waiting, return_exceptions=True)
-                kinds = {"exception": LookupError, "cancelled": asyncio.CancelledError, "closed": zcws.ConnectionClosed}
+                kinds = {
+                    "exception": LookupError,
+                    "cancelled": asyncio.CancelledError,
+                    "closed": zcws.ConnectionClosed,
+                }
                 assert isinstance(results[0], kinds[how]), results
                 assert isinstance(results[1], zcws.ConnectionClosed), results
 
-            async with anyplace.serve(handler, close_timeout=0.1) as server, anyplace.raw_client(server) as peer:
+            async with (
+                anyplace.serve(handler, close_timeout=0.1) as server,
+                anyplace.raw_client(server) as peer,
+            ):
                 frames = await peer.rest()
                 assert frames[0] == wire.Seen(wire.TEXT, b"half", fin=False)
                 assert [frame.payload[:2] for frame in frames[1:]] == [(1011).to_bytes(2, "big")]
@@ -319,11 +329,21 @@ class TestOutgoing:
 
 # ---- cancelled anywhere ----
 
-MESSAGES: list[str | bytes] = ["first", "€" * 10, b"", bytes(70_000), "compressed " * 500, bytes(300_000), "last"]
+MESSAGES: list[str | bytes] = [
+    "first",
+    "€" * 10,
+    b"",
+    bytes(70_000),
+    "compressed " * 500,
+    bytes(300_000),
+    "last",
+]
 
 SCRIPT = [
     wire.frame(wire.TEXT, b"first", key=wire.KEY),
-    *wire.fragments(wire.TEXT, ["€".encode() * 3 + b"\xe2\x82", b"", b"\xac" + "€".encode() * 6], key=wire.KEY),
+    *wire.fragments(
+        wire.TEXT, ["€".encode() * 3 + b"\xe2\x82", b"", b"\xac" + "€".encode() * 6], key=wire.KEY
+    ),
     wire.frame(wire.PING, b"p", key=wire.KEY),
     wire.frame(wire.BINARY, b"", key=wire.KEY),
     wire.frame(wire.BINARY, bytes(70_000), key=wire.KEY),
@@ -331,128 +351,3 @@ SCRIPT = [
     wire.frame(wire.BINARY, bytes(300_000), key=wire.KEY),
     wire.frame(wire.TEXT, b"last", key=wire.KEY),
 ]
-
-
-class Collected:
-    """Messages, however they are read; each step of `read` may be cancelled, and is then begun again."""
-
-    def __init__(self, ws: zcws.WebSocket, how: str) -> None:
-        self.messages: list[str | bytes] = []
-        self._ws = ws
-        self._how = how
-        self._batches = ws.batches()
-        self._buffer = zcws.PayloadBuffer()
-        self._stream: Any = None
-        self._pieces: list[Any] = []
-
-    async def read(self) -> None:
-        if self._how == "recv":
-            self.messages.append(await self._ws.recv())
-        elif self._how == "read_frame":
-            self._keep(await self._ws.read_frame(self._buffer))
-        elif self._how == "batches":
-            for frame in await anext(self._batches):
-                self._keep(frame)
-        else:
-            await self._read_piece()
-
-    def _keep(self, frame: zcws.Frame) -> None:
-        if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
-            self.messages.append(frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
-
-    async def _read_piece(self) -> None:
-        if self._stream is None:
-            self._stream, self._pieces = self._ws.stream(), []
-            await self._stream.__aenter__()
-        try:
-            self._pieces.append(await anext(self._stream))
-        except StopAsyncIteration:
-            await self._stream.__aexit__(None, None, None)
-            self._stream = None
-            is_text = self._pieces and isinstance(self._pieces[0], str)
-            self.messages.append("".join(self._pieces) if is_text else b"".join(self._pieces))
-
-
-@pytest.mark.parametrize("how", ["recv", "read_frame", "batches", "stream"])
-@settings(max_examples=25)
-@given(
-    places=st.lists(st.integers(0, 400_000), max_size=20),
-    steps=st.lists(st.sampled_from(["cancel", "time out", "cancel at once", "nothing", "turn"]), min_size=1),
-)
-def test_the_next_call_continues(how: str, places: list[int], steps: list[str]) -> None:
-    """Any cut of the bytes; cancelled or timed out at any await: what comes out is what went in."""
-
-    async def main() -> list[str | bytes]:
-        loop = asyncio.get_running_loop()
-        agreement = zcws.Agreement(deflate=zcws.DeflateParameters())
-        ws = zcws.WebSocket(loop, zcws.Connection(is_client=False, agreement=agreement), Options(ping_interval=None))
-        ws.connection_made(_Sink())
-        collected = Collected(ws, how)
-
-        async def attempt(step: str) -> None:
-            if step == "time out":
-                try:
-                    await asyncio.wait_for(collected.read(), 0.001)
-                except asyncio.TimeoutError:
-                    return
-            reading = asyncio.ensure_future(collected.read())
-            if step != "cancel at once":
-                for _ in range(3 if step == "turn" else 1):
-                    await asyncio.sleep(0)
-            while not reading.done():
-                reading.cancel()
-                await asyncio.sleep(0)
-            if not reading.cancelled():
-                await reading
-
-        def receive(data: memoryview) -> int:
-            room = ws.get_buffer(-1)
-            count = min(len(room), len(data))
-            room[:count] = data[:count]
-            ws.buffer_updated(count)
-            return count
-
-        number = 0
-        for piece in feed.cut(b"".join(SCRIPT), places):
-            rest = memoryview(piece)
-            while rest:
-                used = receive(rest)
-                rest = rest[used:]
-                while True:  # as long as something comes of it: the ring may be full
-                    before = len(collected.messages)
-                    await attempt(steps[number % len(steps)])
-                    number += 1
-                    if len(collected.messages) == before:
-                        break
-                if not used:
-                    await collected.read()
-        while len(collected.messages) < len(MESSAGES):
-            await soon(collected.read())
-        return collected.messages
-
-    assert asyncio.run(main()) == MESSAGES
-
-
-class _Sink(asyncio.Transport):
-    """A transport whose other end nobody reads."""
-
-    def write(self, data: Any) -> None:
-        pass
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-
-def _offer() -> bytes:
-    return request("Sec-WebSocket-Extensions: permessage-deflate")
-
-
-async def _after(ws: zcws.WebSocket) -> None:
-    await asyncio.sleep(0)  # the other one begins
-    await ws.send("behind it")

@@ -287,7 +287,9 @@ class Stream(asyncio.BufferedProtocol):
             self._on_bridge()
             if self._on_frame is not None:
                 self._corked = True
-                self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
+                self._call_back(
+                    self._on_frame
+                )  # news or not: the last frame may still be in the way of the next
                 self._after_bytes()
 
     def _resolve_drained(self) -> None:
