@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import feed
 import pytest
 import wire
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from net import Place, request, soon, until
 
 import zcws
+from zcws.aio.stream import Options
 
 
 class TestIncoming:
@@ -391,6 +395,68 @@ class Collected:
             self._stream = None
             is_text = self._pieces and isinstance(self._pieces[0], str)
             self.messages.append("".join(self._pieces) if is_text else b"".join(self._pieces))
+
+
+@pytest.mark.parametrize("how", ["recv", "read_frame", "batches", "stream"])
+@settings(max_examples=60)
+@given(
+    places=st.lists(st.integers(0, 400_000), max_size=20),
+    steps=st.lists(st.sampled_from(["cancel", "time out", "cancel at once", "nothing", "turn"]), min_size=1),
+)
+def test_the_next_call_continues(how: str, places: list[int], steps: list[str]) -> None:
+    """Any cut of the bytes; cancelled or timed out at any await: what comes out is what went in."""
+
+    async def main() -> list[str | bytes]:
+        agreement = zcws.Agreement(deflate=zcws.DeflateParameters())
+        connection = zcws.Connection(is_client=False, agreement=agreement)
+        ws = zcws.WebSocket(asyncio.get_running_loop(), connection, Options(ping_interval=None))
+        ws.connection_made(_Sink())
+        collected = Collected(ws, how)
+        steps_for_ever = itertools.cycle(steps)
+        for piece in feed.cut(b"".join(SCRIPT), places):
+            rest = memoryview(piece)
+            while rest:
+                used = receive(ws, rest)
+                rest = rest[used:]
+                # A ring that is full has to be read from, however that is done; the test is what feeds it, so
+                # no read may be waited for.
+                await attempt(collected, "turn" if not used else next(steps_for_ever))
+        while len(collected.messages) < len(MESSAGES):
+            await soon(collected.read())
+        return collected.messages
+
+    assert asyncio.run(main()) == MESSAGES
+
+
+def receive(ws: zcws.WebSocket, data: memoryview) -> int:
+    """As an event loop does it. Returns how many bytes there was room for."""
+    room = ws.get_buffer(-1)
+    count = min(len(room), len(data))
+    room[:count] = data[:count]
+    if count:
+        ws.buffer_updated(count)
+    return count
+
+
+async def attempt(collected: Collected, step: str) -> None:
+    """A read that is begun, and is taken back when it waits."""
+    if step == "nothing":
+        return
+    if step == "time out":
+        try:
+            await asyncio.wait_for(collected.read(), 0.001)
+        except asyncio.TimeoutError:
+            pass
+        return
+    reading = asyncio.ensure_future(collected.read())
+    if step != "cancel at once":
+        for _ in range(3 if step == "turn" else 1):
+            await asyncio.sleep(0)
+    while not reading.done():
+        reading.cancel()
+        await asyncio.sleep(0)
+    if not reading.cancelled():
+        await reading
 
 
 class _Sink(asyncio.Transport):
