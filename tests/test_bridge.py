@@ -19,6 +19,7 @@ def close(payload: bytes) -> Reply:
 def test_empty() -> None:
     bridge = Bridge()
     assert bridge.take() is None
+    assert bridge.is_empty
     assert not bridge.ended
 
 
@@ -26,6 +27,7 @@ def test_a_reply_is_taken_once() -> None:
     bridge = Bridge()
     reply = pong(b"a")
     bridge.put(reply)
+    assert not bridge.is_empty
     assert bridge.take() is reply
     assert bridge.take() is None
 

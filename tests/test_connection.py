@@ -412,6 +412,60 @@ class TestReplies:
         assert [opcode for opcode, _ in sent(connection)] == [wire.TEXT, wire.CLOSE]
 
 
+class TestSplit:
+    def test_replies_stay_on_the_bridge_until_their_frame_is_read(self, role: str) -> None:
+        connection = make(role)
+        connection.split()
+        connection.receive_bytes(from_peer(role, wire.PING, b"p") + from_peer(role, wire.TEXT, b"t"))
+        connection.receive_bytes(from_peer(role, wire.CLOSE))
+        assert sent(connection) == [] and connection.bridge.is_empty
+        connection.read_frame()
+        connection.drain_bridge()
+        assert sent(connection) == [(wire.PONG, b"p")]
+        assert connection.awaits_writer
+        assert connection.read_message() == "t"
+        connection.read_frame()
+        assert connection.state is State.OPEN  # the writer's side has not heard of it
+        reply = connection.bridge.take()
+        assert reply is not None
+        assert connection.write_reply(reply) is True
+        assert sent(connection) == [(wire.CLOSE, b"")]
+        assert connection.state is State.CLOSED
+        assert not connection.awaits_writer
+
+    def test_once_only(self, role: str) -> None:
+        connection = make(role)
+        connection.split()
+        with pytest.raises(RuntimeError, match="already"):
+            connection.split()
+
+    @pytest.mark.parametrize("how", ["the socket is gone", "we have failed it"])
+    def test_a_reply_that_comes_too_late(self, role: str, how: str) -> None:
+        connection = make(role)
+        connection.split()
+        connection.receive_bytes(from_peer(role, wire.PING, b"p"))
+        connection.read_frame()
+        reply = connection.bridge.take()
+        assert reply is not None
+        if how == "the socket is gone":
+            connection.end()
+        else:
+            connection.fail(1011, "failed")
+            connection.bytes_to_send()
+        assert connection.write_reply(reply) is (how != "the socket is gone")
+        assert sent(connection) == []
+
+    def test_the_socket_is_lost_for_a_reason_of_ours(self, role: str) -> None:
+        connection = make(role)
+        assert connection.failure is None
+        connection.lose((1011, "the peer does not read"))
+        connection.lose((1008, "too late"))
+        assert connection.failure == (1011, "the peer does not read")
+        assert connection.state is State.LOST
+        assert (connection.close_code, connection.close_reason) == (1011, "the peer does not read")
+        assert sent(connection) == []
+
+
 class TestReceiving:
     def test_a_full_ring_takes_fewer_bytes(self, role: str) -> None:
         connection = make(role)

@@ -249,6 +249,7 @@ class TestShutdown:
             async with anyplace.serve(swallow, close_timeout=0.5) as server:
                 for _ in range(10):
                     _, writer = await anyplace.open(port_of(server))
+                    writer.close()
                     writer.transport.abort()
                 async with anyplace.raw_client(server) as peer:
                     peer.reset()
@@ -316,6 +317,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.run does not handle SIGINT")
 def test_control_c(place: Place) -> None:
     """It says goodbye, and exits at once, with a peer that does not answer, and without a traceback."""
     command = [sys.executable, "-c", SERVER, place.loop]

@@ -111,7 +111,9 @@ class ServerHandshake(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._done()
-        self.transport = None
+        if self.transport is not None:
+            self.transport.close()  # CPython 3.10's TLS warns when nobody has
+            self.transport = None
         if self._task is not None:
             self._task.cancel()
 

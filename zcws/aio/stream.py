@@ -49,6 +49,9 @@ _NOTHING: Any = object()
 #: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
+#: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), whether or not reading is paused.
+_TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
+
 #: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
 
@@ -103,6 +106,8 @@ class Stream(asyncio.BufferedProtocol):
         "_flush_handle",
         "_heard",
         "_keepalive",
+        "_late",
+        "_late_slot",
         "_loop",
         "_message_done",
         "_on_frame",
@@ -151,6 +156,8 @@ class Stream(asyncio.BufferedProtocol):
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
+        self._late = bytearray()  # arrived although reading was paused
+        self._late_slot: memoryview | None = None
         self._heard = False
         self._budget = _FAIR
         self._deadline: asyncio.TimerHandle | None = None
@@ -182,11 +189,18 @@ class Stream(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio asks where to receive."""
-        return self._reader.get_buffer()
+        room = self._reader.get_buffer()
+        if _TLS_IGNORES_PAUSE and not room:
+            room = self._late_slot = memoryview(bytearray(max(sizehint, 1)))
+        return room
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
         self._heard = self._corked = True
+        if _TLS_IGNORES_PAUSE and self._late_slot is not None:
+            self._late += self._late_slot[:nbytes]
+            self._late_slot = None
+            return
         self._reader.received(nbytes)
         self._after_bytes()
 
@@ -316,10 +330,20 @@ class Stream(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused:
+        if self._reading_paused and (not self._late or self._take_late()):
             self._reading_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
+
+    def _take_late(self) -> bool:
+        """Scans what arrived while reading was paused. False: there was not room for all of it."""
+        used = 0
+        with memoryview(self._late) as late:
+            while used < len(late) and (count := self._reader.receive_bytes(late[used:])):
+                used += count
+        del self._late[:used]
+        self._loop.call_soon(self._after_bytes)
+        return not self._late
 
     def _written(self) -> None:
         """Something has been written: somebody up the stack sends it, or the end of this turn does."""
