@@ -148,7 +148,7 @@ def server(
 
 
 @contextlib.contextmanager
-def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
+def thread(target: Callable[[], object], *, patience: float = LONG) -> Iterator[threading.Thread]:
     """`target` in a thread, which ends before this does. What it raises is raised here."""
     failures: list[BaseException] = []
 
@@ -161,7 +161,7 @@ def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
     running = threading.Thread(target=run, daemon=True)
     running.start()
     yield running
-    running.join(LONG)
+    running.join(patience)
     assert not running.is_alive(), "a thread hangs"
     if failures:
         raise failures[0]

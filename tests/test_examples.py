@@ -87,7 +87,7 @@ def test_the_programs_of_a_page(page: Path, tmp_path: Path) -> None:
                 program = tmp_path / f"line_{block.line}.py"
                 program.write_text(block.text.replace(PORT, port), encoding="utf-8")
                 process = start(program)
-                if "serve_forever" in block.text:
+                if "serve_forever()" in block.text:
                     running.append(process)
                     wait_for(port, process)
                     printed = None
@@ -208,6 +208,25 @@ def test_tls(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(trusted)
     printed = finish(start(ROOT / "examples" / "tls.py", str(chain), str(key), str(trusted)))
     assert printed == "nobody else can read this\nTLSv1.3\n"
+
+
+def test_split_queue() -> None:
+    printed = finish(start(ROOT / "examples" / "split_queue.py"))
+    assert printed == ("the writer says A MESSAGE IN PIECES\na Ping was answered: True\nclosed with 1000\n")
+
+
+def test_split_bridge() -> None:
+    printed = finish(start(ROOT / "examples" / "split_bridge.py"))
+    lines = printed.splitlines()
+    assert lines.count("the reader has a message") == 1  # whenever its task ran
+    lines.remove("the reader has a message")
+    ticks = [f"the writer says tick {number}" for number in range(3)]
+    assert lines == [*ticks, "a Ping was answered: True", "closed with 1000"]
+
+
+def test_split_threads() -> None:
+    printed = finish(start(ROOT / "examples" / "split_threads.py"))
+    assert printed == "the last of them was 999\nthe bridge has ended: True\n"
 
 
 def test_every_example_has_a_test() -> None:

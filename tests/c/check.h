@@ -27,8 +27,8 @@
         }                                                                                         \
     } while (0)
 
-/* SplitMix64 (Steele, Lea, Flood 2014): any seed is a good seed. */
-static uint64_t random_state;
+/* SplitMix64 (Steele, Lea, Flood 2014): any seed is a good seed. Each thread has a stream of its own. */
+static _Thread_local uint64_t random_state;
 
 static inline uint64_t random_64(void) {
     uint64_t z = random_state += 0x9E3779B97F4A7C15;

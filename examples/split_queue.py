@@ -1,0 +1,44 @@
+"""Two tasks on one connection and a queue between them: what is read is worked on, and answered when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+
+import zcws
+
+
+async def handler(ws: zcws.WebSocket) -> None:
+    reader, writer, bridge = ws.split()
+    waiting: asyncio.Queue = asyncio.Queue(maxsize=100)  # a slow writer slows the reader down
+
+    async def write() -> None:
+        while (item := await waiting.get()) is not None:
+            if isinstance(item, str):
+                await writer.send(item.upper())
+            else:
+                await writer.send_reply(item)
+        await writer.close()
+
+    async def answer() -> None:  # what the reader owes takes its place in the same queue
+        while (reply := await bridge.listen()) is not None:
+            await waiting.put(reply)
+        await waiting.put(None)
+
+    tasks = asyncio.gather(write(), answer())
+    async for message in reader:
+        await waiting.put(message)
+    await tasks
+
+
+async def main() -> None:
+    async with zcws.serve(handler, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            await ws.send(["a message", " in pieces"])
+            print("the writer says", await ws.recv())
+            print("a Ping was answered:", await ws.ping() > 0)
+    print("closed with", ws.close_code)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
