@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -13,6 +14,11 @@ from zcws.kernel import ffi, lib
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("home", deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would every server that the tests start and
+# interrupt: they would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
