@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, request, soon, until
+from net import Place, RawPeer, request, soon, until
 
 import zcws
 from zcws.aio.stream import Options
@@ -329,6 +329,35 @@ class TestOutgoing:
                 assert sent == 400
 
         place.run(main())
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_what_the_peer_sent_before_it_went_can_be_read_late(anyplace: Place, closes: bool) -> None:
+    """More than a ring holds; and CPython 3.10's TLS hands it over whether or not there is room."""
+    sent = [bytes([number]) * 20_000 for number in range(60)]
+
+    async def script(peer: RawPeer) -> None:
+        data = b"".join(peer.frame(wire.BINARY, payload) for payload in sent)
+        await peer.send_bytes(data + (peer.frame(wire.CLOSE, wire.close_payload(1000)) if closes else b""))
+        assert (await peer.read())[:2] == (wire.TEXT, b"also late")
+        if closes:
+            assert (await peer.read()).opcode == wire.CLOSE
+
+    async def main() -> None:
+        async with anyplace.raw_server(script) as port:
+            ws = await anyplace.connect(port)
+            await asyncio.sleep(0.05)
+            await ws.send("also late")  # nothing holds back what is written meanwhile
+            got = []
+            with pytest.raises(zcws.ConnectionClosed) as caught:
+                while True:
+                    got.append(await soon(ws.recv()))
+                    await asyncio.sleep(0)
+            assert got == sent
+            assert caught.value.code == (1000 if closes else 1006)
+            await soon(ws.wait_closed())
+
+    anyplace.run(main())
 
 
 # ---- cancelled anywhere ----

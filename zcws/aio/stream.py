@@ -107,6 +107,7 @@ class Stream(asyncio.BufferedProtocol):
         "_heard",
         "_keepalive",
         "_late",
+        "_late_ends",
         "_late_slot",
         "_loop",
         "_message_done",
@@ -157,6 +158,7 @@ class Stream(asyncio.BufferedProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._late = bytearray()  # arrived although reading was paused
+        self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
         self._heard = False
         self._budget = _FAIR
@@ -190,17 +192,18 @@ class Stream(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio asks where to receive."""
         room = self._reader.get_buffer()
-        if _TLS_IGNORES_PAUSE and not room:
+        if _TLS_IGNORES_PAUSE and (self._late or not room):
             room = self._late_slot = memoryview(bytearray(max(sizehint, 1)))
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        self._heard = self._corked = True
+        self._heard = True
         if _TLS_IGNORES_PAUSE and self._late_slot is not None:
             self._late += self._late_slot[:nbytes]
             self._late_slot = None
             return
+        self._corked = True
         self._reader.received(nbytes)
         self._after_bytes()
 
@@ -257,6 +260,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
+        if self._late:
+            return False  # its end stands behind what has not been looked at yet: see connection_lost
         # A task that is busy with what it has read may still answer it: the end is for its next read.
         self._reader.receive_eof(later=not self._wakeup.is_waiting and self._closed is None)
         if self._pings is not None:
@@ -269,7 +274,11 @@ class Stream(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self.connection.end()
+        self._late_ends = bool(self._late)
+        if self._late_ends:
+            self.connection.lose()
+        else:
+            self.connection.end()
         if _TLS_WANTS_CLOSE and self._transport is not None:
             self._transport.close()
         self._transport = None
@@ -342,6 +351,8 @@ class Stream(asyncio.BufferedProtocol):
             while used < len(late) and (count := self._reader.receive_bytes(late[used:])):
                 used += count
         del self._late[:used]
+        if self._late_ends and not self._late:
+            self.connection.end()
         self._loop.call_soon(self._after_bytes)
         return not self._late
 
