@@ -2,8 +2,8 @@
  *
  * The core turns bytes into descriptors and nothing else. It owns no memory (no malloc; every pointer is
  * the caller's and is not kept after the call returns), holds no mutable globals once a kernel has been
- * chosen, and never touches a socket or a clock. It is safe to call from any number of threads at once,
- * as long as no two of them pass the same `struct zcws_reader` or the same output memory.
+ * chosen, and never touches a clock, nor a socket outside of turn.c. It is safe to call from any number of
+ * threads at once, as long as no two of them pass the same `struct zcws_reader` or the same output memory.
  *
  * Outcomes are the same three everywhere: a count (done), zero (need more), a negative ZCWS_BAD_* (the
  * peer broke the rule of that name).
@@ -106,6 +106,43 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
  * next bytes of the frame in progress, len <= ZCWS_TABLE_REMAINING. Unmasks and checks them in place.
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
+
+/* Many connections in one crossing: asks `epoll` (whose events carry descriptors as their data) which sockets are
+ * ready, receives what they have into base[0, capacity), one behind the other, and scans it. readers[fd] is the
+ * reader of a connection that holds no unread bytes; NULL, or fd >= sockets, says that the caller serves this one.
+ * Linux only; elsewhere nothing is ever ready.
+ *
+ * `only`: the one socket that is in `epoll`, if there is but one and the caller knows that something is ready: then
+ * it need not be asked which. Else -1.
+ *
+ * Fills `table`, which has room for `words` words: at first how many sockets were ready, of at most `most` that were
+ * asked for (1 <= most <= ZCWS_TURN_MOST), and for how many of them there was no room; those will be ready again. A caller
+ * that goes on asking for more than there is room for starves the last ones. Then an entry for each. An entry with fewer than ZCWS_TURN_SERVE rows is
+ * followed by what zcws_scan writes for its bytes: a head and its rows. Returns the words that were filled. */
+size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
+                 size_t capacity, uint64_t *table, size_t words);
+
+enum {
+    ZCWS_TURN_READY = 0,
+    ZCWS_TURN_LEFT = 1,
+    ZCWS_TURN_HEAD = 2,
+    ZCWS_TURN_FD = 0,
+    ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */
+    ZCWS_TURN_STOP = 2,
+    ZCWS_TURN_COUNT = 3, /* what zcws_scan returned, or one of these: */
+    ZCWS_TURN_ENTRY = 4,
+    ZCWS_TURN_MOST = 64,         /* sockets that one call serves */
+    ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
+    ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
+    ZCWS_TURN_LEAST_WORDS = 1024 /* a table must have room for this many words at least */
+};
+
+/* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;
+ * two orders may have the same bytes. The last word is replaced by how many were sent, or by a negated errno. Returns how
+ * many orders were not sent whole. Linux only; elsewhere nothing is ever sent. */
+size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data);
+
+enum { ZCWS_SEND_ORDER = 3 };
 
 /* Builds one frame at `out`, which has room for 14 + len bytes: first byte (FIN, RSV, opcode), length in its
  * shortest form, the masking key, the payload masked while it is copied. Returns the bytes written.

@@ -110,7 +110,7 @@ def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> No
     used = connection.receive_bytes(stream)
     assert 0 < used <= 4096
     assert connection.reader.is_full
-    assert connection.reader.needs_care
+    assert not connection.reader.is_idle
     assert connection.receive_bytes(stream[used:]) == 0
     messages = 0
     while used < len(stream) or connection.reader.is_pending:
@@ -376,22 +376,13 @@ def test_conclude_does_nothing_while_more_may_come() -> None:
 
 def test_what_a_driver_asks() -> None:
     reader = connect().reader
-    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (
-        False,
-        False,
-        False,
-        False,
-    )
+    assert (reader.is_pending, reader.has_news, reader.is_idle, reader.is_full) == (False, False, True, False)
     reader.receive_bytes(memoryview(wire.frame(TEXT, b"x")))
-    assert (reader.is_pending, reader.has_news, reader.needs_care, reader.is_full) == (
-        True,
-        True,
-        True,
-        False,
-    )
+    assert (reader.is_pending, reader.has_news, reader.is_idle, reader.is_full) == (True, True, False, False)
     reader.read_frame()
-    assert (reader.is_pending, reader.has_news, reader.needs_care) == (False, False, True)
+    assert (reader.is_pending, reader.has_news, reader.is_idle) == (False, False, False)
     assert reader.read_frame() is NEED_MORE
+    assert reader.is_idle
     reader.receive_bytes(memoryview(wire.frame(TEXT, b"\xff")))
     assert (reader.has_news, reader.is_ending, reader.is_faulty) == (True, True, True)
 

@@ -168,9 +168,23 @@ def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
 
 
 @mirrored
+def test_views_of_a_batch_may_be_taken_in_any_order() -> None:
+    ring = Ring(PAGE)
+    fill(ring, pattern(PAGE))
+    ring.tail = 100  # where the batch begins
+    later, first = ring.export(2000, 2100), ring.export(100, 200)
+    ring.tail = ring.head
+    ring.settle()
+    room = ring.room()
+    room[:] = bytes(len(room))
+    assert (bytes(first), bytes(later)) == (pattern(PAGE)[100:200], pattern(PAGE)[2000:2100])
+
+
+@mirrored
 def test_bytes_before_the_first_view_may_be_written_to() -> None:
     ring = Ring(PAGE)
     fill(ring, pattern(PAGE))
+    ring.tail = 1000
     view = ring.export(1000, 1100)
     ring.tail = ring.head
     ring.settle()

@@ -87,6 +87,19 @@ class Lib:
     ZCWS_TABLE_HEAD: Final[int]
     ZCWS_TABLE_ROW: Final[int]
 
+    ZCWS_TURN_READY: Final[int]
+    ZCWS_TURN_LEFT: Final[int]
+    ZCWS_TURN_HEAD: Final[int]
+    ZCWS_TURN_FD: Final[int]
+    ZCWS_TURN_BEGIN: Final[int]
+    ZCWS_TURN_STOP: Final[int]
+    ZCWS_TURN_COUNT: Final[int]
+    ZCWS_TURN_ENTRY: Final[int]
+    ZCWS_TURN_MOST: Final[int]
+    ZCWS_TURN_SERVE: Final[int]
+    ZCWS_TURN_FAILED: Final[int]
+    ZCWS_TURN_LEAST_WORDS: Final[int]
+    ZCWS_SEND_ORDER: Final[int]
     ZCWS_NEWS: Final[int]
     ZCWS_MORE: Final[int]
     ZCWS_FULL: Final[int]
@@ -99,6 +112,20 @@ class Lib:
         self, reader: CData, base: CData, begin: int, end: int, table: CData, rows: int, /
     ) -> int: ...
     def zcws_land(self, reader: CData, data: CData, len: int, /) -> int: ...
+    def zcws_turn(
+        self,
+        epoll: int,
+        most: int,
+        only: int,
+        readers: CData,
+        sockets: int,
+        base: CData,
+        capacity: int,
+        table: CData,
+        words: int,
+        /,
+    ) -> int: ...
+    def zcws_send_each(self, orders: CData, count: int, data: CData | bytes, /) -> int: ...
     def zcws_build_masked(
         self, out: CData, first: int, payload: CData | bytes, len: int, key: int, /
     ) -> int: ...

@@ -29,7 +29,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import Frame, NeedMore, PayloadOrigin
+from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import MaskingKeys, Writer
@@ -44,6 +44,9 @@ MAX_SIZE = 16 * 1024 * 1024
 
 #: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536, and an empty one to end it.
 MAX_FRAGMENTS = 65_536
+
+
+_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 
 
 class Connection:
@@ -61,6 +64,7 @@ class Connection:
 
     Attributes:
         reader, writer, bridge: the halves; see the table above.
+        compressor: the writer's, where permessage-deflate was agreed; else None.
         hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.
     """
 
@@ -68,6 +72,7 @@ class Connection:
         "_failure",
         "agreement",
         "bridge",
+        "compressor",
         "hold_replies",
         "is_client",
         "is_split",
@@ -97,6 +102,9 @@ class Connection:
         self._failure: tuple[int, str] | None = None
         self.bridge = Bridge()
         parameters = agreement.deflate
+        self.compressor = (
+            None if parameters is None else _deflater(parameters, deflate or Deflate(), is_client, pool)
+        )
         self.reader = Reader(
             pool,
             self.bridge,
@@ -108,9 +116,7 @@ class Connection:
         self.writer = Writer(
             pool,
             next_key=_keys(entropy).next if is_client and not agreement.no_masking else None,
-            compress=None
-            if parameters is None
-            else _deflater(parameters, deflate or Deflate(), is_client, pool),
+            compress=self.compressor,
         )
         self.bridge.on_put = self.drain_bridge
 
@@ -224,6 +230,9 @@ class Connection:
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is, a received one included. Raises: as `Writer.write_frame`."""
+        if type(frame) is RingFrame and self.state is _OPEN and frame.opcode < _CLOSE:
+            self.writer.write_message(frame.opcode, frame._peek())  # it is a whole message, and was checked
+            return
         self.check_writable()
         if frame.opcode is OpCode.CLOSE:
             if not len(frame):
@@ -349,6 +358,8 @@ def _deflater(parameters: DeflateParameters, settings: Deflate, is_client: bool,
         mem_level=settings.mem_level,
         threshold=settings.threshold,
         shared=pool.compressors,
+        idle_timeout=settings.idle_timeout,
+        watch=pool.watch,
     )
 
 

@@ -1,7 +1,7 @@
 """A frame: what it is, and where its payload lies.
 
-A received frame pins no memory. It names a source (the ring, or a payload buffer) and an offset, and makes the
-view, the text or the copy when it is asked, until the next read on its connection; after that it raises
+A received frame pins no memory. It names a source (a payload buffer, or the reader's lease of its ring) and an offset,
+and makes the view, the text or the copy when it is asked, until the next read on its connection; after that it raises
 `StaleFrame`, whatever has become of the bytes. A frame to be sent holds the payload that it was given.
 """
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "NEED_MORE",
     "Frame",
+    "Lease",
     "NeedMore",
     "PayloadOrigin",
     "ReceivedFrame",
+    "RingFrame",
     "close_payload",
     "parse_close_payload",
 ]
@@ -160,6 +162,11 @@ class Frame:
             raise _stale()
         return source.export(self._start, self._stop)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the connection has been read from since this frame was: its payload is gone."""
+        return self._source is None
+
     def to_bytes(self) -> bytes:
         """A copy of the payload.
 
@@ -190,7 +197,7 @@ class Frame:
         return parse_close_payload(self._peek())[1]
 
     def __repr__(self) -> str:
-        state = ", stale" if self._source is None else ""
+        state = ", stale" if self.is_stale else ""
         fin = "" if self.fin else ", fin=False"
         return f"<Frame {self.opcode.name}, {len(self)} bytes{fin}{state}>"
 
@@ -206,6 +213,71 @@ class ReceivedFrame(Frame):
         self._source = source
         self._start = start
         self._stop = stop
+
+
+class Lease:
+    """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
+
+    Attributes:
+        ring: what they lie in.
+        number: of the read that is in force: frames of earlier ones are stale.
+        view: of the whole ring, made when a payload is first asked for, and dropped by the reader with its rows.
+    """
+
+    __slots__ = ("number", "ring", "view")
+
+    def __init__(self) -> None:
+        self.ring: Any = None
+        self.number = 0
+        self.view: memoryview | None = None
+
+    def open(self, start: int) -> memoryview:
+        """Makes the view, for payloads that begin at `start` or in the same batch."""
+        self.view = view = self.ring.export_all(start)
+        return view  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        """Nothing in the ring is asked for any more: a frame that somebody keeps must not keep the ring."""
+        self.ring = self.view = None
+
+
+class RingFrame(ReceivedFrame):
+    """A received frame that lies in the ring. There are many of them: they share what they can."""
+
+    __slots__ = ("_lease", "_number")
+
+    fin = True
+
+    def __init__(self, opcode: OpCode, lease: Lease, start: int, stop: int, number: int) -> None:
+        self.opcode = opcode
+        self._lease = lease
+        self._start = start
+        self._stop = stop
+        self._number = number
+
+    @property
+    def payload(self) -> memoryview:
+        lease = self._lease
+        if lease.number != self._number:
+            raise _stale()
+        view = lease.view
+        if view is None:
+            view = lease.open(self._start)
+        return view[self._start : self._stop]
+
+    @property
+    def is_stale(self) -> bool:
+        return self._lease.number != self._number
+
+    def to_bytes(self) -> bytes:
+        if self._lease.number != self._number:
+            raise _stale()
+        return self._lease.ring.copies[self._start : self._stop]  # type: ignore[no-any-return]
+
+    def _peek(self) -> memoryview:
+        if self._lease.number != self._number:
+            raise _stale()
+        return self._lease.ring.memory[self._start : self._stop]  # type: ignore[no-any-return]
 
 
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
+from typing import Any
 
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
@@ -32,7 +33,7 @@ from zcws.errors import (
     ProtocolError,
     closed_error,
 )
-from zcws.frame import ReceivedFrame, close_payload, parse_close_payload
+from zcws.frame import Frame, Lease, ReceivedFrame, close_payload, parse_close_payload
 from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -56,6 +57,8 @@ class Inlet:
         eager: answer Pings when they arrive, not when their frame is read. A reader whose writer is elsewhere
             (after a split) is not eager: its bridge has one slot.
         discarding: our Close is out: data that arrives is dropped.
+        is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
+            found nothing; until then, false.
         on_pong: called with the payload of each Pong when it arrives.
     """
 
@@ -64,10 +67,12 @@ class Inlet:
         "_batch",
         "_bridge",
         "_concluded",
+        "_elsewhere",
         "_eof",
         "_frame",
         "_landing",
         "_landing_opcode",
+        "_lease",
         "_max_fragments",
         "_max_size",
         "_next",
@@ -75,13 +80,13 @@ class Inlet:
         "_pool",
         "_remaining",
         "_ring",
-        "_siblings",
         "_state",
         "_status",
         "_stopped",
         "_words",
         "discarding",
         "eager",
+        "is_idle",
         "on_pong",
     )
 
@@ -95,6 +100,7 @@ class Inlet:
         self.eager = True
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding = False
+        self.is_idle = True
         self.on_pong: Callable[[bytes], None] | None = None
 
         self._state = ffi.new("struct zcws_reader *")
@@ -106,10 +112,11 @@ class Inlet:
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
-        self._words: Iterator[int] = iter(())  # the rows that have not been read, three words each
-        self._batch: Iterator[tuple[int, int, int]] = iter(())  # the same, a row at a time
-        self._frame: ReceivedFrame | None = None  # handed out last; good until the next read
-        self._siblings: Sequence[ReceivedFrame] = ()  # handed out together with it
+        self._batch: Iterator[Sequence[int]] = iter(())  # the rows that have not been read
+        self._words: Iterator[object] = iter(())  # what they are made from: empty when there are none
+        self._frame: Frame | None = None  # handed out last; good until the next read
+        self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
+        self._lease = Lease()  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self._landing: PayloadBuffer | None = None  # they are being received straight into this
         self._landing_opcode = 0
@@ -152,6 +159,7 @@ class Inlet:
         if ring is None:
             ring = self._ring = self._pool.lease()
             self._next = 0
+            self.is_idle = False
         ring.head += count
         if status == _MORE or self.discarding or not self.is_pending:
             self._scan_ring(ring)
@@ -169,6 +177,7 @@ class Inlet:
         """The peer will send no more bytes. `later`: what was read last may still be answered, so the end waits for
         the next read."""
         self._eof = True
+        self.is_idle = False
         if not later and not self.is_pending and self._status != _FULL:
             self.conclude()
 
@@ -189,10 +198,19 @@ class Inlet:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
         return length_hint(self._words) > 0 or self._status != _MORE or self._eof
 
+    def holds(self, ring: Ring) -> bool:
+        """Whether bytes in `ring` are still needed."""
+        return self._ring is ring
+
     @property
-    def needs_care(self) -> bool:
-        """Whether a driver has more to do than to go on receiving: the ring may be full, or the end has come."""
-        return self._frame is not None or length_hint(self._words) > 0 or self._status != _MORE or self._eof
+    def pool(self) -> Pool:
+        """Where the rings come from."""
+        return self._pool
+
+    @property
+    def state(self) -> Any:
+        """What the C core remembers of this stream, for `take_scan`."""
+        return self._state
 
     @property
     def is_at_eof(self) -> bool:
@@ -224,18 +242,47 @@ class Inlet:
     def _scan_ring(self, ring: Ring) -> None:
         """One crossing: every complete frame becomes a row."""
         pool = self._pool
-        head = ring.head
-        count = _scan(self._state, ring.base, self._next, head, pool.table, TABLE_ROWS)
-        ring.next_batch()
+        count = _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
+        self._take_rows(ring, count, pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist())
+
+    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> None:
+        """The same for somebody who receives for many connections and scans what he got for all in one crossing.
+
+        Only while `is_idle`: bytes begin..stop of `ring` are the next ones. They are this reader's until they have been
+        read; then it lets go of the ring (`Pool.take_back`), or shows with `holds` that it has not.
+
+        Args:
+            count, words, at: what zcws_scan returned, what it wrote, and from where on that is the table.
+        """
+        if self._status != _MORE:
+            return
+        self.is_idle = False
+        self._ring = ring
+        ring.tail = begin
+        ring.head = stop
+        at += _HEAD
+        if count == 1 and not self.discarding:
+            self._next = stop
+            self._words = self._batch = iter((words[at : at + _ROW],))
+        else:
+            self._take_rows(ring, count, words[at - _HEAD : at + _ROW * (count % _NEWS)])
+
+    def _take_rows(self, ring: Ring, count: int, words: list[int]) -> None:
+        if ring.exports:
+            self._lease.view = None
+            ring.next_batch()
         if count >= _NEWS or self.discarding or length_hint(self._words):
-            self._take_news(ring, pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist())
+            self._take_news(ring, words)
             return
         # Nearly always: whole data frames, nothing behind them, and all that came before has been read.
-        self._next = head
+        self._next = ring.head
         self._status = _MORE
         self._remaining = 0
-        self._words = it = iter(pool.words[_HEAD : _HEAD + _ROW * count].tolist())
-        self._batch = zip(it, it, it, strict=True)
+        if count == 1:
+            self._words = self._batch = iter((words[_HEAD:],))
+        else:
+            self._words = it = iter(words[_HEAD:])
+            self._batch = zip(it, it, it)  # noqa: B905  `strict` costs as much as a row
 
     def _take_news(self, ring: Ring, words: list[int]) -> None:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
@@ -246,8 +293,7 @@ class Inlet:
         if self.discarding:
             self._discard(ring)
             return
-        if self.is_pending:
-            words = [*self._words, *words]
+        words[:0] = self._pending_words()
         self._set_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
         if self._is_over and not any(_is_data(words)):
@@ -256,10 +302,14 @@ class Inlet:
 
     def defer_replies(self) -> None:
         """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
-        words = list(self._words)
+        words = self._pending_words()
         self._set_rows(words)
         self._answered = sum(what & 0x0F == OpCode.PING for what in words[::_ROW])
         self.eager = False
+
+    def _pending_words(self) -> list[int]:
+        """The rows that have not been read, three words each; none are left after this."""
+        return [word for row in self._batch for word in row]
 
     def _set_rows(self, words: Sequence[int]) -> None:
         """These rows wait to be read, and no others."""
@@ -304,18 +354,19 @@ class Inlet:
 
     def _forget_frame(self) -> None:
         """The frames that were handed out last are stale: the next read has begun."""
-        frame = self._frame
-        if frame is not None:
-            frame._source = None
+        if self._frame is not None:
             self._frame = None
-            for sibling in self._siblings:
-                sibling._source = None
-            self._siblings = ()
+            self._lease.number += 1
+            if self._elsewhere:
+                for frame in self._elsewhere:
+                    frame._source = None
+                self._elsewhere = ()
 
     # ---- the ring ----
 
     def _settle(self, ring: Ring) -> Ring:
         """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
+        self._lease.end()
         ring.tail = self._next
         self._next -= ring.settle()
         if ring.is_crowded:
@@ -329,12 +380,18 @@ class Inlet:
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
         ring = self._ring
-        if ring is not None and self._next == ring.head and not (ring.exports and ring.is_exported):
+        if ring is not None and self._next == ring.head:
+            lease = self._lease
+            lease.ring = lease.view = None
+            if ring.exports and ring.is_exported:
+                return
             self._ring = None
-            self._pool.take_back(ring)
+            if ring is not self._pool.common:
+                self._pool.take_back(ring)
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""
+        self._lease.end()
         ring, self._ring = self._ring, None
         if ring is not None:
             self._pool.give_back(ring)
@@ -375,6 +432,7 @@ class Inlet:
         if not (self._is_over and self._concluded):
             self._stopped = (code, reason)
             self._status = _STOPPED
+            self.is_idle = False
             self._concluded = True
             if not self.is_pending:
                 self._drop_message()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from zcws.buffer import PayloadBuffer
@@ -63,8 +64,10 @@ class Pool:
 
     Attributes:
         capacity: bytes of each ring.
+        common: a ring that somebody receives into for many connections at once, a while for each (aio/engine.py).
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
+        watch: told of compressors that have a memory of their own, where a driver gives idle ones back.
         table, words: the scan table, as C fills it and as Python reads it.
     """
 
@@ -75,9 +78,11 @@ class Pool:
         "_mirrored",
         "_spare",
         "capacity",
+        "common",
         "compressors",
         "landing",
         "table",
+        "watch",
         "words",
     )
 
@@ -88,7 +93,9 @@ class Pool:
         self._buffers: list[PayloadBuffer] = []
         self._arenas: list[Arena] = []
         self.landing: Ring | None = None
+        self.common: Ring | None = None
         self.compressors: dict[tuple[int, int, int], Any] = {}
+        self.watch: Callable[[Any], None] | None = None
         self.table = ffi.new("uint64_t[]", _TABLE_WORDS)
         self.words = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")
         _pools.add(self)
@@ -113,6 +120,8 @@ class Pool:
 
     def take_back(self, ring: Ring) -> None:
         """The same for a ring that nobody holds a view of."""
+        if ring is self.common:
+            return
         ring.tail = ring.head = 0
         if self.landing is None:
             self.landing = ring
@@ -140,7 +149,7 @@ class Pool:
 
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
-        self.landing = None
+        self.landing = self.common = None
         self._spare.clear()
 
 

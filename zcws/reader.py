@@ -9,7 +9,8 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       message                     ADAPTIVE                      CONSISTENT
       control, or single plain    view of RING, 0 copies        RING -> USER, 1 copy
       single, larger than RING    lands in USER, 0 copies       the same
-      single, compressed          RING -> USER by inflating     the same
+      single, compressed          inflated, then -> USER;       the same
+                                  no USER: bytes of its own
       fragments, plain            RING -> USER, each            the same
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
@@ -18,13 +19,22 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, BAD_MESSAGE_SIZE, BAD_UTF8, Assembly, Inflate
+from zcws.assembly import (
+    BAD_BUFFER_SIZE,
+    BAD_DEFLATE,
+    BAD_MESSAGE_SIZE,
+    BAD_UTF8,
+    Assembly,
+    Inflate,
+    Inflated,
+    is_utf8,
+)
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame, Source
 from zcws.inlet import Inlet
 from zcws.kernel import lib
 from zcws.pool import Pool
@@ -34,6 +44,8 @@ __all__ = ["Piece", "Reader"]
 
 _FIRST, _LAST, _COMPRESSED = lib.ZCWS_FIRST, lib.ZCWS_LAST, lib.ZCWS_COMPRESSED
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
+_ADAPTIVE = PayloadOrigin.ADAPTIVE
+_CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 _CONTROL = 0x08  # RFC 6455 5.2: the bit that control opcodes have
 
 #: A row that is a whole plain frame, and which: its payload can be used where it lies.
@@ -41,6 +53,14 @@ _WHOLE = {
     op | _FIRST | _LAST: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)
 }
 _WHOLE_TEXT, _WHOLE_BINARY = OpCode.TEXT | _FIRST | _LAST, OpCode.BINARY | _FIRST | _LAST
+
+#: A row that is a whole compressed frame.
+_DEFLATED_TEXT, _DEFLATED_BINARY = _WHOLE_TEXT | _COMPRESSED, _WHOLE_BINARY | _COMPRESSED
+_DEFLATED = frozenset({_DEFLATED_TEXT, _DEFLATED_BINARY})
+
+#: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
+#: and put in its place step by step (assembly.py), which costs 8 us more.
+_AT_ONCE = 16 * 1024
 _OPCODES = {int(op): op for op in OpCode}
 
 #: From this many bytes on, the rest of a large payload is received straight into its buffer. For less, one more
@@ -126,28 +146,35 @@ class Reader(Inlet):
         if self._frame is not None:
             self._forget_frame()
         while True:
-            row = next(self._batch, None)
-            if row is None:
-                if self._more():
-                    continue
-                return NEED_MORE
-            what, start, stop = row
-            opcode = _WHOLE.get(what)
-            if opcode is None:
-                frame = self._read_piece(what, start, stop, buffer)
-                if frame is None:
-                    continue
-                return frame
-            ring: Ring = self._ring  # type: ignore[assignment]
-            ring.tail = start
-            if what & _CONTROL:
-                self._answer(opcode, start, stop)
-            if origin is PayloadOrigin.ADAPTIVE:
-                self._frame = whole = ReceivedFrame(opcode, ring, start, stop)
-                return whole
-            frame = self._read_consistent(opcode, ring.peek(start, stop), buffer)
-            if frame is not None:
-                return frame
+            rows = self._batch
+            for what, start, stop in rows:
+                opcode = _WHOLE.get(what)
+                frame: Frame | None
+                if opcode is None:
+                    frame = self._read_piece(what, start, stop, buffer)
+                else:
+                    frame = self._whole_frame(opcode, start, stop, buffer, origin)
+                if frame is not None:
+                    return frame
+                if self._batch is not rows:
+                    break  # a fault: nothing behind it counts
+            else:
+                if not self._more():
+                    return NEED_MORE
+
+    def _whole_frame(
+        self, opcode: OpCode, start: int, stop: int, buffer: PayloadBuffer | None, origin: PayloadOrigin
+    ) -> Frame | None:
+        ring: Ring = self._ring  # type: ignore[assignment]
+        ring.tail = start
+        if opcode >= _CLOSE:
+            self._answer(opcode, start, stop)
+        if origin is not _ADAPTIVE:
+            return self._read_consistent(opcode, ring.peek(start, stop), buffer)
+        lease = self._lease
+        lease.ring = ring
+        self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+        return frame
 
     def read_message(self) -> str | bytes | NeedMore:
         """The next message as an object of the caller's own, or NEED_MORE. Control frames are passed over.
@@ -159,27 +186,72 @@ class Reader(Inlet):
         if self._frame is not None:
             self._forget_frame()
         while True:
-            row = next(self._batch, None)
-            if row is None:
-                if self._more():
-                    continue
-                return NEED_MORE
-            what, start, stop = row
-            if what == _WHOLE_TEXT:
-                if stop - start < _DECODE_IN_PLACE:
-                    text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
-                    return text
-                return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
-            if what == _WHOLE_BINARY:
-                return self._ring.copies[start:stop]  # type: ignore[union-attr]
-            if what & _CONTROL:
-                self._answer(_WHOLE[what], start, stop)
-                continue
-            frame = self._read_piece(what, start, stop, None)
-            if frame is not None:
-                message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
-                self._forget_frame()
-                return message
+            rows = self._batch
+            for what, start, stop in rows:
+                if what == _WHOLE_TEXT:
+                    if stop - start < _DECODE_IN_PLACE:
+                        text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
+                        return text
+                    return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
+                if what == _WHOLE_BINARY:
+                    return self._ring.copies[start:stop]  # type: ignore[union-attr]
+                message = self._read_other(what, start, stop)
+                if message is not None:
+                    return message
+                if self._batch is not rows:
+                    break  # a fault: nothing behind it counts
+            else:
+                if not self._more():
+                    return NEED_MORE
+
+    def message_of(self, ring: Ring, what: int, start: int, stop: int) -> str | bytes | None:
+        """The message that a row is by itself, for somebody who hands it on at once; None: it is not as simple as that.
+
+        Only while `is_idle`; nothing is kept.
+        """
+        if self.discarding:
+            return None
+        if what == _WHOLE_TEXT:
+            if stop - start < _DECODE_IN_PLACE:
+                text: str = ring.copies[start:stop].decode()
+                return text
+            return str(ring.memory[start:stop], "utf-8")
+        return ring.copies[start:stop] if what == _WHOLE_BINARY else None
+
+    def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:
+        """The same as a frame, which is good until `drop_frame`."""
+        if self.discarding or (what != _WHOLE_TEXT and what != _WHOLE_BINARY):
+            return None
+        ring.tail = begin
+        lease = self._lease
+        lease.ring = ring
+        return RingFrame(_WHOLE[what], lease, start, stop, lease.number)
+
+    def drop_frame(self, ring: Ring, stop: int) -> None:
+        """It has been seen. Where a view of it is held, the ring (which ends at `stop`) stays with us."""
+        lease = self._lease
+        lease.number += 1
+        lease.ring = lease.view = None
+        if ring.exports:
+            ring.next_batch()
+            if ring.is_exported:
+                self._ring = ring
+                self._next = ring.tail = ring.head = stop
+                self.is_idle = False
+
+    def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
+        """A row that is not a whole plain message. None: nor does it complete one."""
+        if what in _DEFLATED and stop - start <= _AT_ONCE:
+            return self._read_deflated(what, start, stop)
+        if what & _CONTROL:
+            self._answer(_WHOLE[what], start, stop)
+            return None
+        frame = self._read_piece(what, start, stop, None)
+        if frame is None:
+            return None
+        message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
+        self._forget_frame()
+        return message
 
     def read_batch(self) -> list[Frame] | NeedMore:
         """All frames that have arrived together, or NEED_MORE. They are good until the next read.
@@ -199,14 +271,16 @@ class Reader(Inlet):
             frames = self._whole_frames(rows)
             if frames:
                 self._frame = frames[0]
-                self._siblings = frames
-                return list[Frame](frames)
+                return frames
 
-    def _whole_frames(self, rows: list[tuple[int, int, int]]) -> list[ReceivedFrame]:
+    def _whole_frames(self, rows: list[Sequence[int]]) -> list[Frame]:
         ring: Ring = self._ring  # type: ignore[assignment]
-        whole = _WHOLE
+        lease, whole = self._lease, _WHOLE
+        lease.ring, number = ring, lease.number
         try:
-            frames = [ReceivedFrame(whole[what], ring, start, stop) for what, start, stop in rows]
+            frames: list[Frame] = [
+                RingFrame(whole[what], lease, start, stop, number) for what, start, stop in rows
+            ]
         except KeyError:
             return self._mixed_frames(rows)
         ring.tail = rows[0][1]
@@ -216,9 +290,10 @@ class Reader(Inlet):
                     self._answer(whole[what], start, stop)
         return frames
 
-    def _mixed_frames(self, rows: list[tuple[int, int, int]]) -> list[ReceivedFrame]:
+    def _mixed_frames(self, rows: list[Sequence[int]]) -> list[Frame]:
         """The same where some rows are pieces of messages; each such message gets a buffer of its own."""
-        frames: list[ReceivedFrame] = []
+        frames: list[Frame] = []
+        lease, elsewhere = self._lease, list[ReceivedFrame]()
         for what, start, stop in rows:
             opcode = _WHOLE.get(what)
             if opcode is None:
@@ -228,11 +303,13 @@ class Reader(Inlet):
                         break  # found only now: what came before it is still good
                     continue
                 self._frame = None
+                elsewhere.append(frame)
+                frames.append(frame)
             else:
                 if what & _CONTROL:
                     self._answer(opcode, start, stop)
-                frame = ReceivedFrame(opcode, self._ring, start, stop)  # type: ignore[arg-type]
-            frames.append(frame)
+                frames.append(RingFrame(opcode, lease, start, stop, lease.number))
+        self._elsewhere = elsewhere
         return frames
 
     def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
@@ -246,12 +323,59 @@ class Reader(Inlet):
             payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
             self._bridge.put(Reply(OpCode.PONG, payload))
 
+    # ---- messages in one compressed frame ----
+
+    def _read_deflated(self, what: int, start: int, stop: int) -> str | bytes | None:
+        """The message as an object of the caller's own; None: a fault."""
+        limit = self._max_size
+        try:
+            data = self._inflate.message(self._ring.copies[start:stop], limit)  # type: ignore[union-attr]
+            if len(data) <= limit:
+                # RFC 6455 8.1: `decode` is as strict as the C core; it refuses surrogates too.
+                return data if what == _DEFLATED_BINARY else data.decode()
+            self._fail(BAD_MESSAGE_SIZE)
+        except UnicodeDecodeError:
+            self._fail(BAD_UTF8)
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+        return None
+
+    def _read_deflated_frame(
+        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
+    ) -> ReceivedFrame | None:
+        """The same as a frame: in the caller's buffer, or in memory of its own."""
+        data = self._inflate_checked(what == _DEFLATED_TEXT, self._ring.copies[start:stop])  # type: ignore[union-attr]
+        if data is None:
+            return None
+        source: Source = Inflated(data)
+        if buffer is not None:
+            buffer.begin()
+            buffer.append(memoryview(data))
+            source = buffer.occupant()
+        return self._hand_out(ReceivedFrame(_OPCODES[what & 0x0F], source, 0, len(data)))
+
+    def _inflate_checked(self, is_text: bool, payload: bytes) -> bytes | None:
+        try:
+            data = self._inflate.message(payload, self._max_size)  # type: ignore[union-attr]
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+            return None
+        if len(data) > self._max_size:
+            self._fail(BAD_MESSAGE_SIZE)
+        elif is_text and not data.isascii() and not is_utf8(data):
+            self._fail(BAD_UTF8)
+        else:
+            return data
+        return None
+
     # ---- messages in pieces ----
 
     def _read_piece(
         self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
     ) -> ReceivedFrame | None:
         """A fragment, or a piece of a large frame: the whole message when this was the last."""
+        if what in _DEFLATED and stop - start <= _AT_ONCE and (buffer is None or buffer.fits(self._max_size)):
+            return self._read_deflated_frame(what, start, stop, buffer)
         if self._skipping:
             self._skip(what, start, stop)
             return None
@@ -271,8 +395,7 @@ class Reader(Inlet):
         target.reader = None
         if assembly.is_ours:
             self._finished.append(target)
-        self._frame = frame = ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target))
-        return frame
+        return self._hand_out(ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target)))
 
     def _bytes_of(self, start: int, stop: int) -> memoryview:
         return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
@@ -302,7 +425,12 @@ class Reader(Inlet):
         if not target.append(payload):
             self._fail(BAD_BUFFER_SIZE)
             return None
-        self._frame = frame = ReceivedFrame(opcode, target.occupant(), 0, len(payload))
+        return self._hand_out(ReceivedFrame(opcode, target.occupant(), 0, len(payload)))
+
+    def _hand_out(self, frame: ReceivedFrame) -> ReceivedFrame:
+        """A frame that does not lie in the ring."""
+        self._frame = frame
+        self._elsewhere = (frame,)
         return frame
 
     def _forget_frame(self) -> None:
@@ -341,6 +469,7 @@ class Reader(Inlet):
         if self.discarding:
             self._drop_message()
         self._release()
+        self.is_idle = self._ring is None and self._landing is None and self.streaming is None
         return False
 
     def _start_landing(self) -> None:
@@ -366,6 +495,7 @@ class Reader(Inlet):
             raise RuntimeError("a message is being read already; a stream begins with a message")
         self._forget_frame()
         self.streaming = 0
+        self.is_idle = False
         self._state.fit = 0
         if self._ring is not None and self._status == _MORE:
             self._scan_ring(self._ring)  # what is there of an unfinished frame

@@ -87,12 +87,17 @@ class Ring:
 
     def export(self, start: int, stop: int) -> memoryview:
         """A view of start..stop that never changes. It keeps the memory alive, not the lease."""
+        return self.export_all(start)[start:stop]
+
+    def export_all(self, start: int) -> memoryview:
+        """A view of which no byte from `start` on changes, nor any byte that has not been read yet."""
         exporter = None if self._exporter is None else self._exporter()
         if exporter is None:
             exporter = ffi.buffer(self.base, len(self.memory))
             self._exporter = weakref.ref(exporter)
-            self.exports.append((self._exporter, start))
-        return memoryview(exporter)[start:stop]
+            # The frames of a batch may be asked in any order: its first byte counts, not that of the first to be asked.
+            self.exports.append((self._exporter, min(start, self.tail)))
+        return memoryview(exporter)
 
     def peek(self, start: int, stop: int) -> memoryview:
         """The same bytes for somebody who is done with them before the next read: such a view holds nothing."""

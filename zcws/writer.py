@@ -15,7 +15,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +66,19 @@ class Compress(Protocol):
 
     def piece(self, payload: Buffer, *, last: bool) -> bytes:
         """The next piece of a message that goes out in fragments."""
+        ...
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for all connections that can be given the same `shared_message`."""
+        ...
+
+    def shared_message(self, payload: Buffer) -> bytes | None:
+        """A whole message compressed for many connections, or None where that would be longer."""
+        ...
+
+    def rest(self) -> None:
+        """Forgets every message so far; the peer need not know."""
         ...
 
 
@@ -119,6 +132,7 @@ class Writer:
         "_arena",
         "_compress",
         "_compressing",
+        "_is_bare",
         "_next_key",
         "_opcode",
         "_out",
@@ -134,9 +148,10 @@ class Writer:
         self._next_key = next_key
         self._compress = compress
         self._segments: list[Buffer] = []
-        self._out: bytearray | None = None
+        self._out: bytearray | bytes | None = None
         self._arena: Arena | None = None
-        self._opcode = 0  # of the message that is going out in fragments; 0 between messages
+        self._is_bare = next_key is None and compress is None  # messages go out as they are
+        self._opcode = 0  # of the message that is going out in fragments, or of our Close; 0 between messages
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
         self.size = 0
@@ -151,25 +166,33 @@ class Writer:
             ConnectionClosed: our Close is out.
             ValueError: a message is going out in fragments; or compression was asked for and not agreed.
         """
-        if self.sent_close is not None or self._opcode:
+        if self._opcode:
             self._refuse_message()
         size = len(payload)  # type: ignore[arg-type]
-        if self._compress is not None or compress:
-            self._write_compressed(opcode, payload, size, compress)
-        elif self._next_key is not None or size >= _SEGMENT:
+        if not self._is_bare or compress:
+            self._write_other(opcode, payload, size, compress)
+        elif size >= _SEGMENT:
             self._write(_FIN | opcode, payload)
         else:
             # The usual case of `_write`, here because it is the usual case.
+            head = _short_heads(_FIN | opcode)[size] if size < 126 else _HEAD_16(_FIN | opcode, 126, size)
             out = self._out
             if out is None:
-                out = self._out = bytearray()
-            out += _short_heads(_FIN | opcode)[size] if size < 126 else _HEAD_16(_FIN | opcode, 126, size)
-            out += payload
+                # Often the only one: `bytes` are made in one step.
+                self._out = head + payload
+            else:
+                if type(out) is bytes:
+                    out = self._out = bytearray(out)
+                out += head
+                out += payload
             self.size += size + 4
 
-    def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
-        """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
-        codec = self._codec()
+    def _write_other(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
+        """A whole message, masked, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
+        if self._compress is None and not compress:
+            self._write(_FIN | opcode, payload)
+            return
+        codec = self._compress or self._codec()
         if compress is None:
             compress = codec.is_worth(size)
         compressed = codec.message(payload) if compress else None
@@ -177,6 +200,35 @@ class Writer:
             self._write(_FIN | opcode, payload)
         else:
             self._write(_FIN | _RSV1 | opcode, compressed)
+
+    def write_prepared(self, first: int, payload: bytes, frame: bytes) -> None:
+        """A whole message that was framed for many writers (prepared.py).
+
+        Args:
+            first: the first byte of its head; with RSV1 the payload refers to nothing before it.
+            payload: for a writer that masks.
+            frame: head and payload, unmasked. It is not copied when it is large.
+
+        Raises:
+            ConnectionClosed: our Close is out.
+            ValueError: a message is going out in fragments.
+        """
+        if self._opcode:
+            self._refuse_message()
+        if first & _RSV1:
+            self._codec().rest()
+        if self._next_key is not None:
+            self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
+            return
+        if len(frame) >= _SEGMENT:
+            self._segments += (self._output(), frame)
+            self._out = None
+        elif self._out is None:
+            self._out = frame
+        else:
+            out = self._output()
+            out += frame
+        self.size += len(frame)
 
     def write_fragment(
         self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None
@@ -239,6 +291,7 @@ class Writer:
             )
         if opcode is OpCode.CLOSE:
             self.sent_close = close_payload(*parse_close_payload(view))
+            self._opcode = OpCode.CLOSE
         self._write(_FIN | opcode, view)
 
     def write_close(self, code: int | None, reason: str = "") -> None:
@@ -257,7 +310,7 @@ class Writer:
     @property
     def is_in_message(self) -> bool:
         """Whether a message is going out in fragments, and only control frames may be written between."""
-        return self._opcode != 0
+        return self._opcode != 0 and self.sent_close is None
 
     @property
     def close_code(self) -> int | None:
@@ -306,9 +359,7 @@ class Writer:
         if self._next_key is not None:
             self._write_masked(first, payload, size, self._next_key())
             return
-        out = self._out
-        if out is None:
-            out = self._out = bytearray()
+        out = self._output()
         if size < 126:
             head = _short_heads(first)[size]
         elif size < 0x10000:
@@ -342,8 +393,20 @@ class Writer:
 
     # ---- output ----
 
+    def _output(self) -> bytearray:
+        """What unmasked frames are appended to."""
+        out = self._out
+        if not isinstance(out, bytearray):
+            out = self._out = bytearray() if out is None else bytearray(out)
+        return out
+
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
+        out = self._out
+        if out is not None and not self._segments and self._arena is None:
+            self._out = None
+            self.size = 0
+            return [out]
         if self._out is not None:
             self._segments.append(self._out)
             self._out = None

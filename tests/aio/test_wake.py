@@ -73,8 +73,7 @@ class TestWakeup:
             wakeup = Wakeup(asyncio.get_running_loop())
             wakeup.wake()
             wakeup.wake_soon()
-            assert wakeup.cancel() is False
-            assert wakeup.get_loop() is asyncio.get_running_loop()
+            assert not wakeup.is_waiting
 
         anyloop.run(main())
 
@@ -95,6 +94,29 @@ class TestWakeup:
             loop.call_soon(wakeup.wake)
             await soon(task)
             assert seen == ["of the task"]
+
+        anyloop.run(main())
+
+    def test_whoever_else_waits_for_the_same_future_is_woken_too(self, anyloop: Place) -> None:
+        """A wrapper may hand on what its coroutine waits for; then the callback is not a task's own."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            wakeup, seen = Wakeup(loop), list[str]()
+
+            async def wait() -> None:
+                await wakeup
+
+            coroutine = wait()
+            future = coroutine.send(None)
+            future._asyncio_future_blocking = False
+            for name in ("one", "two"):
+                future.add_done_callback(lambda _, name=name: seen.append(name))
+            loop.call_soon(wakeup.wake)
+            await until(lambda: len(seen) == 2)
+            with pytest.raises(StopIteration):
+                coroutine.send(None)
+            assert seen == ["one", "two"]
 
         anyloop.run(main())
 
@@ -217,7 +239,7 @@ class TestOnSockets:
                     await peer.send(wire.TEXT, b"x")
                     before = len(seen)
                     await until(lambda before=before: len(seen) > before)
-            assert all("buffer_updated" in names for names in seen[1:])
+            assert all({"buffer_updated", "scanned"} & set(names) for names in seen[1:])
 
         anyplace.run(main())
 
@@ -235,7 +257,7 @@ class TestOnSockets:
                     await ws.send("from the other")
                     return
                 await ws.recv()
-                inside.append("buffer_updated" in callers())
+                inside.append(not {"buffer_updated", "scanned"}.isdisjoint(callers()))
                 await act(ws)
 
             async def act(ws: zcws.WebSocket) -> None:

@@ -2,9 +2,15 @@
 
 An event loop spends more on a socket that is ready (an object for the event, a handle, a context, a queue) than a small
 message costs altogether. Here all sockets sit in a private epoll; its one descriptor is registered with the loop,
-which then says "something is ready" once, and `Engine._turn` serves every socket that is.
+which then says "something is ready" once, and one crossing into C serves every socket that is:
 
-    event loop --add_reader--> one epoll --poll--> 64 sockets at most --recv_into--> rings
+    event loop --add_reader--> one epoll --zcws_turn: poll, receive, scan--> a table
+    a table --walk: each connection's rows wake its task--> what they write --zcws_send_each--> sockets
+
+A connection of which nothing is kept (`Inlet.is_idle`) is received for in C. All of them share one ring, the pool's
+`common` one: their bytes lie behind each other, and each reads its own while the table is walked. Whoever is not done
+with them by then (half a frame, a view that is held, a reader that is busy) keeps the ring, and those behind him
+move to a fresh one. A connection that keeps something is served one by one (`read_ready`) until it is idle again.
 
 `adopt` takes a socket away from the transport that the loop made for it, when the opening handshake is over:
 the descriptor is duplicated, the old transport closed. So connecting, accepting and TLS stay the loop's business, and
@@ -16,26 +22,60 @@ What is handed to `write` is ours until it has been sent; nothing of it is copie
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
 import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from zcws.inlet import Inlet
+from zcws.kernel import ffi, lib
+from zcws.pool import Pool
+from zcws.ring import Ring
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Engine", "EngineTransport", "adopt"]
+__all__ = ["Engine", "EngineTransport", "adopt", "is_engine_on", "place", "together"]
 
-#: Sockets served before the loop gets its turn again: one busy peer, or many, must not starve the rest of it.
-_SOCKETS_A_TURN = 64
+#: Sockets that are always asked for: more than one, or a busy one would be served between every two others.
+_FEWEST = 8
+
+#: Words of the table of one crossing: 64 sockets with 64 rows each.
+_WORDS = 16 * 1024
+
+#: A connection that received at most this much (bytes) last time is served together with others. Larger messages
+#: often come in parts, and whoever keeps a part keeps the common ring.
+_SMALL = 16 * 1024
+
+#: Up to this many bytes, what a connection writes goes out together with what the others wrote. Joining them is a copy.
+_SEND_TOGETHER = 16 * 1024
 
 #: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
 _MOST_SEGMENTS = 512
 
 _HAS_EPOLL = hasattr(select, "epoll")
+_READY, _LEFT, _TURN_HEAD = lib.ZCWS_TURN_READY, lib.ZCWS_TURN_LEFT, lib.ZCWS_TURN_HEAD
+_ENTRY, _SERVE, _FAILED = lib.ZCWS_TURN_ENTRY, lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
+_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+
 _IN, _OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
+
+
+def is_engine_on() -> bool:
+    """Whether there is an engine here, and nobody has turned it off."""
+    return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0"
+
+
+def place(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol
+) -> EngineTransport:
+    """Puts a plain socket that does not block into the engine of `loop`, which owns it from now on."""
+    return EngineTransport(_engine_of(loop), sock, protocol)
 
 
 def adopt(
@@ -45,7 +85,7 @@ def adopt(
 
     The old transport must have sent all that was written to it; its protocol sees `connection_lost`.
     """
-    if not _HAS_EPOLL or os.environ.get("ZCWS_ENGINE") == "0":
+    if not is_engine_on():
         return None
     if transport.get_extra_info("ssl_object") is not None or transport.get_write_buffer_size():
         return None
@@ -56,17 +96,52 @@ def adopt(
     own = socket.socket(fileno=os.dup(sock.fileno()))
     own.setblocking(False)
     transport.abort()
-    return EngineTransport(_engine_of(loop), own, protocol)
+    return place(loop, own, protocol)
+
+
+def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+    """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing."""
+    engine = _engines.get(loop)
+    return nullcontext() if engine is None else engine.together()
+
+
+class Scanned(Protocol):
+    """A protocol for which bytes can be received and scanned together with those of others."""
+
+    @property
+    def inlet(self) -> Inlet: ...
+
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> bool:
+        """The rows of what was received; see `Inlet.take_scan`. Returns whether the connection is idle again."""
+        ...
 
 
 class Engine:
-    """All adopted sockets of one event loop."""
+    """All sockets of one event loop that are ours.
+
+    Attributes:
+        is_walking: whether what is written now goes out when every connection has had its rows.
+        written: those that have written something since.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Weakly: an engine lives as long as its loop (`_engines`), and must not keep it alive.
         self._loop = weakref.ref(loop)
         self._epoll = select.epoll()
+        self._epoll_fd = self._epoll.fileno()
         self._transports: dict[int, EngineTransport] = {}
+        self._most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
+        self._only = -1  # the one socket there is
+        self._listening = -1  # what the event loop watches: that one socket, or the epoll
+        self._together: dict[int, Scanned] = {}  # those for which C receives
+        self._fresh: set[int] = set()  # descriptors that came while a table was walked: it knows older ones
+        self._pool: Pool | None = None
+        self._size = 256
+        self._readers = ffi.new("struct zcws_reader *[]", self._size)
+        self._table = ffi.new("uint64_t[]", _WORDS)
+        self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
+        self.is_walking = False
+        self.written: list[EngineTransport] = []
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop."""
@@ -76,70 +151,253 @@ class Engine:
 
     def add(self, transport: EngineTransport, fd: int) -> None:
         """Watches a socket for bytes to read."""
-        if not self._transports:
-            self.loop().add_reader(self._epoll.fileno(), self._turn)
         self._transports[fd] = transport
+        if self.is_walking:
+            self._fresh.add(fd)
         self._epoll.register(fd, _IN)
+        self._listen(fd if len(self._transports) == 1 else -1)
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
         self._epoll.modify(fd, events)
+        if fd == self._only:
+            self._listen(-1)  # what it is ready for has to be asked from now on
 
     def remove(self, fd: int) -> None:
         """Forgets a socket that is about to be closed."""
         if self._transports.pop(fd, None) is not None:
+            self.serve_alone(fd)
             self._epoll.unregister(fd)
-            if not self._transports and not self.loop().is_closed():
-                self.loop().remove_reader(self._epoll.fileno())
+            if not self.loop().is_closed():
+                self._listen(-1)
+
+    def _listen(self, only: int) -> None:
+        """Has the event loop watch the `only` socket there is, or the epoll. The first saves the system a detour."""
+        self._only = only
+        wanted = only if only >= 0 or not self._transports else self._epoll_fd
+        if wanted != self._listening:
+            if self._listening >= 0:
+                self.loop().remove_reader(self._listening)
+            self._listening = wanted
+            if wanted >= 0:
+                self.loop().add_reader(wanted, self._turn)
+
+    # ---- one crossing for all ----
+
+    def serve_together(self, fd: int, stream: Scanned) -> None:
+        """From now on C receives for this socket, whose connection is idle."""
+        inlet = stream.inlet
+        if self._pool is None:
+            self._pool = inlet.pool
+        if self._pool is not inlet.pool:
+            return  # it would give the common ring to a pool that does not know it
+        if fd >= self._size:
+            self._grow(fd)
+        self._readers[fd] = inlet.state
+        self._together[fd] = stream
+
+    def serve_alone(self, fd: int) -> None:
+        """Back to `read_ready`."""
+        if self._together.pop(fd, None) is not None:
+            self._readers[fd] = ffi.NULL
+
+    def _grow(self, fd: int) -> None:
+        old, size = self._readers, self._size
+        self._size = 2 * fd
+        self._readers = ffi.new("struct zcws_reader *[]", self._size)
+        self._readers[0:size] = old
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
-        transports = self._transports
-        for fd, events in self._epoll.poll(0, _SOCKETS_A_TURN):
-            transport = transports.get(fd)
-            if transport is None:
-                continue  # closed by one that was served before it
-            if events & _OUT:
-                transport.write_ready()
-            if events & ~_OUT:
-                transport.read_ready()
+        pool = self._pool
+        if pool is None:
+            self._serve_each()
+            return
+        ring = pool.common
+        if ring is None:
+            ring = pool.common = pool.lease()
+        used = lib.zcws_turn(
+            self._epoll_fd,
+            self._most,
+            self._only,
+            self._readers,
+            self._size,
+            ring.base,
+            ring.capacity,
+            self._table,
+            _WORDS,
+        )
+        words = self._words[:used].tolist()
+        if words[_READY] == 1:
+            self._walk(ring, words)
+            return
+        # As many as there is room for, so that those who come last do not always go without.
+        if words[_LEFT]:
+            self._most = max(_FEWEST, words[_READY] - words[_LEFT])
+        elif self._most < lib.ZCWS_TURN_MOST:
+            self._most += 1
+        with self.together():
+            self._walk(ring, words)
+
+    def _serve_each(self) -> None:
+        """The same before there is anybody that C could receive for."""
+        for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
+            self._serve(fd, _SERVE, events)
+
+    def _walk(self, ring: Ring, words: list[int]) -> None:
+        """Hands every connection its rows."""
+        streams, pool, fresh, at, used = self._together, self._pool, self._fresh, _TURN_HEAD, len(words)
+        while at < used:
+            fd, begin, stop, count = words[at : at + _ENTRY]
+            at += _ENTRY
+            if count >= _SERVE:
+                self._serve(fd, count, stop)
+                continue
+            end = at + _HEAD + _ROW * (count % _NEWS)
+            stream = streams.get(fd)
+            if stream is None or (fresh and fd in fresh):
+                pass  # closed by one that had its rows before
+            elif pool.common is not ring:  # type: ignore[union-attr]
+                self._scan_moved(fd, stream, ring, begin, stop, count, words[at:end])
+            elif not stream.scanned(ring, begin, stop, count, words, at):
+                self.serve_alone(fd)
+                if stream.inlet.holds(ring):
+                    pool.common = None  # type: ignore[union-attr]
+            at = end
+
+    def _serve(self, fd: int, how: int, what: int) -> None:
+        """A socket that C did not receive for."""
+        transport = self._transports.get(fd)
+        if transport is None or fd in self._fresh:
+            return  # closed by one that was served before it
+        if how == _FAILED:
+            transport.failed(OSError(what, os.strerror(what)))
+            return
+        if what & _OUT:
+            transport.write_ready()
+        if what & ~_OUT:
+            transport.read_ready()
+
+    def _scan_moved(
+        self, fd: int, stream: Scanned, ring: Ring, begin: int, stop: int, count: int, words: list[int]
+    ) -> None:
+        """One whose bytes move to a ring of its own first, since somebody before it has kept the common one."""
+        fresh = self._pool.lease()  # type: ignore[union-attr]
+        fresh.memory[: stop - begin] = ring.memory[begin:stop]
+        words[lib.ZCWS_TABLE_NEXT] -= begin
+        for i in range(_HEAD, len(words), _ROW):
+            words[i + 1] -= begin
+            words[i + 2] -= begin
+        if not stream.scanned(fresh, 0, stop - begin, count, words, 0):
+            self.serve_alone(fd)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside of this goes out at its end, in one crossing."""
+        if self.is_walking:
+            yield
+            return
+        self.is_walking = True
+        try:
+            yield
+        finally:
+            self.is_walking = False
+            self._fresh.clear()
+            self._send_written()
+
+    def _send_written(self) -> None:
+        """One crossing for what all of them have written."""
+        written, self.written = self.written, []
+        orders: list[int] = []
+        parts: list[Buffer] = []
+        transports = []
+        begin = end = 0
+        last: Buffer | None = None
+        for transport in dict.fromkeys(written):  # twice, where `_ask_socket` has emptied it in between
+            size, backlog = transport.backlog_size, transport.backlog
+            if not size:
+                continue  # it has ended meanwhile
+            if backlog[0] is not last or len(backlog) > 1:
+                if size > _SEND_TOGETHER and not _is_for_many(backlog, len(written)):
+                    transport.write_ready()
+                    continue
+                last, begin = backlog[0], end
+                end += size
+                parts += backlog
+            orders += (transport.fd, begin, size)
+            transports.append(transport)
+        if transports:
+            _send_together(transports, array("q", orders), b"".join(parts))
+
+
+def _is_for_many(backlog: list[Buffer], count: int) -> bool:
+    """Whether several connections may have been given the same bytes, as by a broadcast: then one copy serves all."""
+    return count > 1 and len(backlog) == 1 and type(backlog[0]) is bytes
+
+
+def _send_together(transports: list[EngineTransport], orders: array[int], data: bytes) -> None:
+    if not lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(transports), data):
+        for transport in transports:
+            transport.backlog = []
+            transport.backlog_size = 0
+        for transport in transports:
+            if transport.owes:  # only now: it may write to another one of these
+                transport.settle_up()
+        return
+    for transport, sent in zip(transports, orders[2 :: lib.ZCWS_SEND_ORDER], strict=True):
+        transport.sent_together(sent)
 
 
 class EngineTransport(asyncio.Transport):
-    """One adopted socket, as a transport of asyncio."""
+    """One socket of the engine, as a transport of asyncio.
+
+    Attributes:
+        fd: its descriptor.
+        backlog, backlog_size: what has not been sent, and its bytes.
+        owes: whether something has to be done once the backlog is empty.
+    """
 
     __slots__ = (
-        "_backlog",
-        "_backlog_size",
         "_closing",
         "_engine",
         "_eof_wanted",
         "_events",
-        "_fd",
         "_high",
         "_low",
         "_paused_protocol",
         "_protocol",
         "_reading",
         "_sock",
+        "_stream",
+        "backlog",
+        "backlog_size",
+        "fd",
+        "owes",
     )
 
     def __init__(self, engine: Engine, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
         self._engine = engine
         self._sock = sock
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()
         self._protocol = protocol
-        self._backlog: list[memoryview] = []
-        self._backlog_size = 0
+        self.backlog: list[Buffer] = []
+        self.backlog_size = 0
+        self.owes = False
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
         self._paused_protocol = False
         self._reading = True
         self._closing = False
         self._eof_wanted = False
         self._events = _IN
-        engine.add(self, self._fd)
+        # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
+        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
+        engine.add(self, self.fd)
 
     # ---- reading ----
+
+    def failed(self, exc: OSError) -> None:
+        """Receiving failed."""
+        self._end(exc)
 
     def read_ready(self) -> None:
         """The socket has bytes, or news of its end."""
@@ -158,15 +416,22 @@ class EngineTransport(asyncio.Transport):
             return
         if count:
             protocol.buffer_updated(count)
+            self._settle(count)
         elif protocol.eof_received():
             self._reading = False
             self._watch()
         else:
             self.close()
 
+    def _settle(self, count: int) -> None:
+        """Whether C may receive for us: what came last was small, and nothing of it is kept."""
+        stream = self._stream
+        if stream is not None and count <= _SMALL and self._events >= 0 and stream.inlet.is_idle:
+            self._engine.serve_together(self.fd, stream)
+
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
-        self._engine.remove(self._fd)
+        self._engine.remove(self.fd)
         self._events = -1
 
     def is_reading(self) -> bool:
@@ -181,78 +446,122 @@ class EngineTransport(asyncio.Transport):
         if not self._reading and not self._closing:
             self._reading = True
             if self._events == -1:
-                self._engine.add(self, self._fd)
+                self._engine.add(self, self.fd)
                 self._events = _IN
             self._watch()
 
     def _watch(self) -> None:
-        events = (_IN if self._reading else 0) | (_OUT if self._backlog else 0)
+        events = (_IN if self._reading else 0) | (_OUT if self.backlog else 0)
+        self.owes = self.owes or events & _OUT != 0
         if events != self._events and self._events != -1 and self._sock.fileno() >= 0:
             self._events = events
-            self._engine.watch(self._fd, events)
+            self._engine.watch(self.fd, events)
 
     # ---- writing ----
 
     def write(self, data: Buffer) -> None:
         if self._closing:
             return
-        if self._backlog:
+        if self.backlog:
             self._keep([memoryview(data)])
+        elif self._engine.is_walking:
+            self.backlog = [data]
+            self.backlog_size = len(data)  # type: ignore[arg-type]
+            self._engine.written.append(self)
+        else:
+            self._write_now([data])
+
+    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
+        views: list[Buffer] = [memoryview(data) for data in list_of_data]
+        if self._closing:
             return
+        if self.backlog:
+            self._keep(views)
+        elif self._engine.is_walking:
+            self._engine.written.append(self)
+            self._keep(views)
+        else:
+            self._write_now(views)
+
+    def _write_now(self, segments: list[Buffer]) -> None:
         try:
-            sent = self._sock.send(data)
+            if len(segments) == 1:
+                sent = self._sock.send(segments[0])
+            else:
+                sent = self._sock.sendmsg(segments[:_MOST_SEGMENTS])
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
             self._end_soon(exc)
             return
-        if sent < len(data):  # type: ignore[arg-type]
-            self._keep([memoryview(data)[sent:]])
+        left = _behind(segments, sent)
+        if left:
+            self._keep(left)
 
-    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
-        views = [memoryview(data) for data in list_of_data]
-        if self._closing:
-            return
-        if not self._backlog:
-            try:
-                sent = self._sock.sendmsg(views[:_MOST_SEGMENTS])
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as exc:
-                self._end_soon(exc)
+    def _keep(self, views: Iterable[Buffer]) -> None:
+        """What has not been sent waits here; the writer never uses that memory again."""
+        self.backlog.extend(views)
+        self.backlog_size = sum(map(len, self.backlog))  # type: ignore[arg-type]
+        if not self._engine.is_walking:
+            self._watch()
+        if self.backlog_size > self._high and not self._paused_protocol:
+            if self._engine.is_walking:
+                self._ask_socket()
                 return
-            views = _behind(views, sent)
-        if views:
-            self._keep(views)
-
-    def _keep(self, views: list[memoryview]) -> None:
-        """What the socket would not take waits here; the writer never uses that memory again."""
-        self._backlog.extend(views)
-        self._backlog_size += sum(len(view) for view in views)
-        self._watch()
-        if self._backlog_size > self._high and not self._paused_protocol:
-            self._paused_protocol = True
+            self._paused_protocol = self.owes = True
             self._protocol.pause_writing()
 
-    def write_ready(self) -> None:
-        """The socket takes bytes again."""
+    def _ask_socket(self) -> None:
+        """In the middle of a walk nothing has been offered to the socket yet, and only it knows whether it is full."""
         try:
-            sent = self._sock.sendmsg(self._backlog[:_MOST_SEGMENTS])
+            sent = self._sock.sendmsg(self.backlog[:_MOST_SEGMENTS])
         except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._end_soon(exc)
             return
+        self._has_sent(sent)
+
+    def write_ready(self) -> None:
+        """The socket takes bytes, or may."""
+        try:
+            sent = self._sock.sendmsg(self.backlog[:_MOST_SEGMENTS]) if self.backlog else 0
+        except (BlockingIOError, InterruptedError):
+            sent = 0
         except OSError as exc:
             self._end(exc)
             return
-        self._backlog_size -= sent
-        self._backlog = _behind(self._backlog, sent)
-        if not self._backlog:
+        self._has_sent(sent)
+
+    def sent_together(self, sent: int) -> None:
+        """Of the backlog so many bytes have been sent by the engine; or a negated errno says why not."""
+        if sent >= 0 or -sent in (errno.EAGAIN, errno.EINTR):
+            self._has_sent(max(sent, 0))
+        else:
+            self._end_soon(OSError(-sent, os.strerror(-sent)))
+
+    def _has_sent(self, sent: int) -> None:
+        self.backlog = _behind(self.backlog, sent)
+        self.backlog_size -= sent
+        if self.backlog:
+            self._watch()
+            if self.backlog_size > self._high and not self._paused_protocol:
+                self._paused_protocol = self.owes = True
+                self._protocol.pause_writing()
+        if self.owes:
+            self.settle_up()
+
+    def settle_up(self) -> None:
+        """What waited for the backlog to shrink, or to be empty."""
+        if not self.backlog:
+            self.owes = False
             self._watch()
             if self._eof_wanted:
                 self._shut_down()
             if self._closing:
                 self._end(None)
                 return
-        if self._paused_protocol and self._backlog_size <= self._low:
+        if self._paused_protocol and self.backlog_size <= self._low:
             self._paused_protocol = False
             self._protocol.resume_writing()
 
@@ -261,8 +570,8 @@ class EngineTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         if not self._eof_wanted:
-            self._eof_wanted = True
-            if not self._backlog:
+            self._eof_wanted = self.owes = True
+            if not self.backlog:
                 self._shut_down()
 
     def _shut_down(self) -> None:
@@ -272,7 +581,7 @@ class EngineTransport(asyncio.Transport):
             self._end_soon(exc)
 
     def get_write_buffer_size(self) -> int:
-        return self._backlog_size
+        return self.backlog_size
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._low, self._high
@@ -295,7 +604,8 @@ class EngineTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self._reading = False
-            if self._backlog:
+            if self.backlog:
+                self.owes = True
                 self._watch()
             else:
                 self._end_soon(None)
@@ -307,9 +617,8 @@ class EngineTransport(asyncio.Transport):
         """As on every transport, `connection_lost` comes on a later turn of the loop, never from inside a call."""
         self._closing = True
         self._reading = False
-        self._backlog.clear()
-        self._backlog_size = 0
-        self._engine.remove(self._fd)
+        self._give_up_backlog()
+        self._engine.remove(self.fd)
         self._events = -1
         self._engine.loop().call_soon(self._end, exc)
 
@@ -317,10 +626,15 @@ class EngineTransport(asyncio.Transport):
         if self._sock.fileno() < 0:
             return
         self._closing = True
-        self._engine.remove(self._fd)
+        self._give_up_backlog()
+        self._engine.remove(self.fd)
         self._events = -1
         self._sock.close()
         self._protocol.connection_lost(exc)
+
+    def _give_up_backlog(self) -> None:
+        self.backlog = []
+        self.backlog_size = 0
 
     # ---- what is known ----
 
@@ -329,7 +643,9 @@ class EngineTransport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.BufferedProtocol)
+        self._engine.serve_alone(self.fd)
         self._protocol = protocol
+        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
@@ -342,15 +658,16 @@ class EngineTransport(asyncio.Transport):
         return default
 
     def __repr__(self) -> str:
-        return f"<EngineTransport fd={self._fd}{' closing' if self._closing else ''}>"
+        return f"<EngineTransport fd={self.fd}{' closing' if self._closing else ''}>"
 
 
-def _behind(views: list[memoryview], sent: int) -> list[memoryview]:
+def _behind(segments: list[Buffer], sent: int) -> list[Buffer]:
     """What is left when `sent` bytes have gone."""
-    for i, view in enumerate(views):
-        if sent < len(view):
-            return [view[sent:], *views[i + 1 :]]
-        sent -= len(view)
+    for i, segment in enumerate(segments):
+        size = len(segment)  # type: ignore[arg-type]
+        if sent < size:
+            return [memoryview(segment)[sent:], *segments[i + 1 :]]
+        sent -= size
     return []
 
 

@@ -77,6 +77,7 @@ class Reading(Stream):
         while frame is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
+            self._wants_message = False
             await self._wakeup
             frame = self._reader.read_frame(buffer, origin)
         return frame
@@ -90,12 +91,14 @@ class Reading(Stream):
         if self._budget < 0:
             await self._let_others_run()
         try:
-            message = self._reader.read_message()
-            while message is NEED_MORE:
+            while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
                 if self._reading_paused:
                     self._resume_reading()
+                self._wants_message = self._reader.is_idle
                 await self._wakeup
-                message = self._reader.read_message()
+                if (handed := self._handed) is not None:
+                    self._handed = None
+                    return handed
             return message
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
@@ -104,12 +107,14 @@ class Reading(Stream):
         self._budget -= 1
         if self._budget < 0:
             await self._let_others_run()
-        message = self._reader.read_message()
-        while message is NEED_MORE:
+        while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
+            self._wants_message = self._reader.is_idle
             await self._wakeup
-            message = self._reader.read_message()
+            if (handed := self._handed) is not None:
+                self._handed = None
+                return handed
         return message
 
     def batches(self) -> AsyncIterator[list[Frame]]:
@@ -140,6 +145,7 @@ class Reading(Stream):
         while result is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
+            self._wants_message = False
             await self._wakeup
             result = attempt()
         return result

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zcws.aio.engine import EngineTransport, adopt
-from zcws.aio.keepalive import Keepalive, Pings
+from zcws.aio.keepalive import Keepalive, Pings, Resting
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
@@ -30,12 +30,19 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response
+from zcws.inlet import Inlet
+from zcws.kernel import lib
 from zcws.pool import Pool
+from zcws.ring import Ring
 
 __all__ = ["CORK", "Options", "Stream", "hand_over", "pool_of"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
+
+_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+
+OnFrame = Callable[[Any, Frame], object]
 
 _OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
 
@@ -64,6 +71,7 @@ def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
     pool = _pools.get(loop)
     if pool is None:
         pool = _pools[loop] = Pool()
+        pool.watch = Resting(loop).watch
     return pool
 
 
@@ -99,12 +107,17 @@ class Stream(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__",
         "_budget",
+        "_bytes_in",
+        "_bytes_out",
         "_closed",
         "_corked",
         "_deadline",
         "_drained",
+        "_end_callbacks",
         "_flush_handle",
-        "_heard",
+        "_handed",
+        "_heard_at",
+        "_held",
         "_keepalive",
         "_late",
         "_late_ends",
@@ -118,6 +131,7 @@ class Stream(asyncio.BufferedProtocol):
         "_reading_paused",
         "_transport",
         "_wakeup",
+        "_wants_message",
         "_write_deadline",
         "_writer",
         "connection",
@@ -133,7 +147,7 @@ class Stream(asyncio.BufferedProtocol):
         *,
         request: Request | None = None,
         response: Response | None = None,
-        on_frame: Callable[[Any, Frame], object] | None = None,
+        on_frame: OnFrame | None = None,
     ) -> None:
         self.connection = connection
         self._on_frame = on_frame
@@ -147,6 +161,8 @@ class Stream(asyncio.BufferedProtocol):
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
         self._wakeup = Wakeup(loop)
+        self._wants_message = False  # what waits there is a read of a message, and the reader is idle
+        self._handed: str | bytes | None = None  # and this is the message
         self._pings: Pings | None = None
         self._keepalive: Keepalive | None = None
         self._corked = False  # somebody up the stack will flush
@@ -160,7 +176,10 @@ class Stream(asyncio.BufferedProtocol):
         self._late = bytearray()  # arrived although reading was paused
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
-        self._heard = False
+        self._bytes_in = self._bytes_out = 0
+        self._heard_at = 0  # what `_bytes_in` was when keepalive last asked
+        self._end_callbacks: list[Callable[[Any], object]] | None = None
+        self._held: Any = None  # what was broadcast and waits (broadcast.py)
         self._budget = _FAIR
         self._deadline: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -183,6 +202,7 @@ class Stream(asyncio.BufferedProtocol):
     def feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake. RFC 6455 4.1."""
         view = memoryview(data)
+        self._bytes_in += len(view)
         while view and not self._reader.is_full:
             view = view[self._reader.receive_bytes(view) :]
         if view:
@@ -198,7 +218,7 @@ class Stream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        self._heard = True
+        self._bytes_in += nbytes
         if _TLS_IGNORES_PAUSE and self._late_slot is not None:
             self._late += self._late_slot[:nbytes]
             self._late_slot = None
@@ -207,8 +227,70 @@ class Stream(asyncio.BufferedProtocol):
         self._reader.received(nbytes)
         self._after_bytes()
 
-    def _after_bytes(self) -> None:
-        """Everybody who waits for what has arrived gets it now, and what they write goes out at the end."""
+    @property
+    def inlet(self) -> Inlet:
+        """Where received bytes go, for the engine."""
+        return self._reader
+
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> bool:
+        """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
+        reader = self._reader
+        self._bytes_in += stop - begin
+        self._corked = True
+        if count == 1 and (
+            self._wants_message and self._hand(ring, words, at + _HEAD)
+            if self._on_frame is None
+            else self._show(self._on_frame, ring, begin, stop, words[at + _HEAD : at + _HEAD + _ROW])
+        ):
+            self._corked = False
+            if self._writer.size:
+                self._flush()
+            return reader.is_idle or self._take_care()
+        reader.take_scan(ring, begin, stop, count, words, at)
+        if count >= _NEWS or self._on_frame is not None:
+            return self._after_bytes()
+        # The usual case of it: whole messages, and nothing else to see to.
+        self._budget = _FAIR
+        self._wakeup.wake()
+        self._corked = False
+        if self._writer.size:
+            self._flush()
+        return reader.is_idle or self._take_care()
+
+    def _hand(self, ring: Ring, words: list[int], at: int) -> bool:
+        """Hands the message of the only row to the task that waits for one, past the reader, which stays idle.
+
+        False: nobody took it.
+        """
+        message = self._reader.message_of(ring, words[at], words[at + 1], words[at + 2])
+        if message is None:
+            return False
+        self._budget = _FAIR
+        self._handed = message
+        if self._wakeup.wake_now():
+            return True
+        self._handed = None
+        return False
+
+    def _show(self, on_frame: OnFrame, ring: Ring, begin: int, stop: int, row: list[int]) -> bool:
+        """Shows the frame of the only row to the program, past the reader. False: it takes the long way."""
+        if self._drained is not None or self._writer.sent_close is not None:
+            return False
+        frame = self._reader.frame_of(ring, begin, *row)
+        if frame is None:
+            return False
+        try:
+            on_frame(self, frame)
+        except Exception as error:
+            self._callback_failed(error)
+        self._reader.drop_frame(ring, stop)
+        return True
+
+    def _after_bytes(self) -> bool:
+        """Everybody who waits for what has arrived gets it now, and what they write goes out at the end.
+
+        Returns: whether everything has been read, and nothing has ended.
+        """
         reader = self._reader
         self._corked = True
         if reader.has_news:
@@ -219,13 +301,17 @@ class Stream(asyncio.BufferedProtocol):
         self._corked = False
         if self._writer.size:
             self._flush()
-        if reader.needs_care:
-            if reader.is_full:
-                self._pause_reading()
-            if reader.is_ending:
-                self._advance_closing()
+        return reader.is_idle or self._take_care()
 
-    def _call_back(self, on_frame: Callable[[Any, Frame], object]) -> None:
+    def _take_care(self) -> bool:
+        """Something is kept, or has ended: sees to it. Returns False."""
+        if self._reader.is_full:
+            self._pause_reading()
+        if self._reader.is_ending:
+            self._advance_closing()
+        return False
+
+    def _call_back(self, on_frame: OnFrame) -> None:
         """Hands every frame to the program at once: no task, no coroutine.
 
         While the transport is full nothing is delivered and nothing is read, so that a callback that answers every
@@ -292,6 +378,9 @@ class Stream(asyncio.BufferedProtocol):
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+        callbacks, self._end_callbacks = self._end_callbacks, None
+        for callback in callbacks or ():
+            callback(self)
 
     def pause_writing(self) -> None:
         """The transport is above its high-water mark."""
@@ -375,8 +464,11 @@ class Stream(asyncio.BufferedProtocol):
         if transport is None or not segments:
             return
         if len(segments) == 1:
+            self._bytes_out += len(segments[0])  # type: ignore[arg-type]
             transport.write(segments[0])  # type: ignore[arg-type]
-        elif _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
+            return
+        self._bytes_out += sum(map(len, segments))  # type: ignore[arg-type]
+        if _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
@@ -468,8 +560,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def heard(self) -> bool:
         """For `Keepalive`."""
-        heard = self._heard or self._reading_paused
-        self._heard = False
+        heard = self._bytes_in != self._heard_at or self._reading_paused
+        self._heard_at = self._bytes_in
         return heard
 
     def send_keepalive(self) -> bool:

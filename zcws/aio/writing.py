@@ -127,10 +127,7 @@ class Writing(Stream):
         """
         if self._drained is not None or self._message_done is not None:
             await self._until_writable()
-        self.connection.write_frame(frame)
-        if frame.opcode is OpCode.CLOSE:
-            self._close_sent()
-        self._written()
+        self.write_frame_nowait(frame)
 
     async def ping(self, payload: str | Buffer | None = None) -> Latency:
         """Sends a Ping and waits for its Pong. RFC 6455 5.5.2.
@@ -190,7 +187,8 @@ class Writing(Stream):
         self.connection.write_frame(frame)
         if frame.opcode is OpCode.CLOSE:
             self._close_sent()
-        self._written()
+        if not self._corked or self._writer.size >= CORK:
+            self._written()
 
     @property
     def is_writable(self) -> bool:

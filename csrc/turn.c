@@ -1,0 +1,120 @@
+/* turn.c: many sockets in one crossing.
+ *
+ * The only file of the core that makes system calls on sockets. Where there is no epoll it compiles to a function that
+ * serves nobody, and the engine above it is not used.
+ */
+#include "zcws.h"
+
+#if defined(__linux__)
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+enum {
+    /* Received behind another socket's bytes only when at least this much room is left (bytes): a smaller read would
+     * cut a busy peer's data into small pieces. What is not served now is served by the next call. */
+    LEAST_ROOM = 64 * 1024,
+    /* The same for the rows of the table. */
+    LEAST_ROWS = 64,
+    /* Payloads begin where vector loads like it. */
+    LINE = 64
+};
+
+/* What has been filled so far. */
+struct turn {
+    uint8_t *base;
+    size_t used, capacity; /* bytes of it */
+    uint64_t *table;
+    size_t words, limit; /* words of it */
+};
+
+static void write_entry(struct turn *turn, int fd, size_t begin, size_t stop, size_t count) {
+    uint64_t *entry = turn->table + turn->words;
+    entry[ZCWS_TURN_FD] = (uint64_t)fd;
+    entry[ZCWS_TURN_BEGIN] = begin;
+    entry[ZCWS_TURN_STOP] = stop;
+    entry[ZCWS_TURN_COUNT] = count;
+    turn->words += ZCWS_TURN_ENTRY;
+}
+
+/* Receives behind what is there already, and scans it: an entry and a table of its own. */
+static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
+    uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
+    size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
+    size_t begin = turn->used, stop, count;
+    ssize_t received = recv(fd, turn->base + begin, turn->capacity - begin, MSG_DONTWAIT);
+    if (received < 0) {
+        if (errno != EAGAIN && errno != EINTR) write_entry(turn, fd, 0, (size_t)errno, ZCWS_TURN_FAILED);
+        return;
+    }
+    if (received == 0) {
+        write_entry(turn, fd, 0, EPOLLIN, ZCWS_TURN_SERVE);
+        return;
+    }
+    stop = begin + (size_t)received;
+    count = zcws_scan(reader, turn->base, begin, stop, table, rows < ZCWS_NEWS ? rows : ZCWS_NEWS - 1);
+    write_entry(turn, fd, begin, stop, count);
+    turn->words += ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (count % ZCWS_NEWS);
+    turn->used = (stop + LINE - 1) / LINE * LINE;
+}
+
+static int has_room(const struct turn *turn) {
+    size_t least = ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + LEAST_ROWS * ZCWS_TABLE_ROW;
+    return turn->capacity - turn->used >= LEAST_ROOM && turn->limit - turn->words >= least;
+}
+
+size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
+                 size_t capacity, uint64_t *table, size_t words) {
+    struct epoll_event events[ZCWS_TURN_MOST];
+    struct turn turn = {base, 0, capacity, table, ZCWS_TURN_HEAD, words - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY};
+    int ready;
+    table[ZCWS_TURN_READY] = 1;
+    table[ZCWS_TURN_LEFT] = 0;
+    if (only >= 0 && (size_t)only < sockets && readers[only] != NULL) {
+        receive(&turn, only, readers[only]);
+        return turn.words;
+    }
+    ready = epoll_wait(epoll, events, most, 0);
+    for (int i = 0; i < ready; i++) {
+        int fd = events[i].data.fd;
+        struct zcws_reader *reader = (size_t)fd < sockets ? readers[fd] : NULL;
+        if (reader == NULL || events[i].events != EPOLLIN)
+            write_entry(&turn, fd, 0, events[i].events, ZCWS_TURN_SERVE);
+        else if (has_room(&turn))
+            receive(&turn, fd, reader);
+        else
+            table[ZCWS_TURN_LEFT]++;
+    }
+    table[ZCWS_TURN_READY] = ready > 0 ? (uint64_t)ready : 0;
+    return turn.words;
+}
+
+size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
+    size_t unsent = 0;
+    for (size_t i = 0; i < count; i++) {
+        int64_t *order = orders + ZCWS_SEND_ORDER * i;
+        size_t len = (size_t)order[2];
+        ssize_t sent = send((int)order[0], data + order[1], len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        order[2] = sent < 0 ? -(int64_t)errno : (int64_t)sent;
+        if (sent < 0 || (size_t)sent != len) unsent++;
+    }
+    return unsent;
+}
+
+#else
+
+size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
+                 size_t capacity, uint64_t *table, size_t words) {
+    (void)epoll, (void)most, (void)only, (void)readers, (void)sockets, (void)base, (void)capacity, (void)words;
+    table[ZCWS_TURN_READY] = table[ZCWS_TURN_LEFT] = 0;
+    return ZCWS_TURN_HEAD;
+}
+
+size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
+    (void)data;
+    for (size_t i = 0; i < count; i++) orders[ZCWS_SEND_ORDER * i + 2] = 0;
+    return count;
+}
+
+#endif
