@@ -45,6 +45,9 @@ PAYLOAD = (b'{"symbol": "ABC", "bid": 12.5, "ask": 12.75}, ' * 23)[:1024]
 #: Connections that come and go before the first look: enough to fill every cache and free list.
 WARM_UP = 200
 
+#: Connections of which each keeps a context of 200 KiB: half a gigabyte of them.
+MOST_CONTEXTS = 2_000
+
 
 def resident() -> int:
     """Bytes of this process that are in memory."""
@@ -97,8 +100,18 @@ async def serve(name: str) -> None:
         print(json.dumps({"resident": resident(), "rings": rings, "open": len(connections)}), flush=True)
 
 
-def measure_core(count: int, agreement: zcws.Agreement) -> float:
-    """Bytes of each of `count` connections that have exchanged one message and are idle."""
+#: Without sockets: what was agreed, and whether the compressor has been idle for its `idle_timeout`.
+_NO_TAKEOVER = zcws.DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+CORES: dict[str, tuple[zcws.DeflateParameters | None, bool]] = {
+    "plain": (None, False),
+    "no context takeover": (_NO_TAKEOVER, False),
+    "context takeover": (zcws.DeflateParameters(), False),
+    "context takeover, idle": (zcws.DeflateParameters(), True),
+}
+
+
+def measure_core(count: int, agreement: zcws.Agreement, *, idle: bool) -> float:
+    """Bytes of each of `count` connections that have exchanged one message; `idle`: and then nothing for a while."""
     compressor = zlib.compressobj(wbits=-15)
     payload, first = PAYLOAD, 0x82
     if agreement.deflate is not None:
@@ -113,6 +126,8 @@ def measure_core(count: int, agreement: zcws.Agreement) -> float:
             raise ValueError("the message did not arrive")
         connection.send(PAYLOAD)
         connection.take()
+        while idle and connection.compressor is not None and connection.compressor.tick():
+            pass
         return connection
 
     kept = [exchange() for _ in range(WARM_UP)]
@@ -218,13 +233,15 @@ def measure_server(name: str, loop: str, count: int) -> dict[str, float]:
 
 
 def measure_compression(count: int) -> dict[str, int]:
-    """Bytes of each connection without a socket, with and without compression."""
+    """Bytes that compression adds to each connection, without a socket."""
     figures = {}
-    for kind in ("plain", "deflate"):
-        command = [sys.executable, "-m", "benchmarks.memory", "--core", kind, "--count", str(count)]
+    for kind in CORES:
+        connections = min(count, MOST_CONTEXTS) if kind.startswith("context") else count
+        command = [sys.executable, "-m", "benchmarks.memory", "--core", kind, "--count", str(connections)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         figures[kind] = round(json.loads(done.stdout))
-    return {**figures, "for_compression": figures["deflate"] - figures["plain"]}
+    plain = figures.pop("plain")
+    return {kind: figure - plain for kind, figure in figures.items()}
 
 
 def measure(count: int, loop: str = "asyncio") -> dict[str, Any]:
@@ -238,7 +255,7 @@ def measure(count: int, loop: str = "asyncio") -> dict[str, Any]:
         "connections": count,
         "unit": "bytes of resident memory for each connection",
         "servers": {name: measure_server(name, loop, count) for name in SERVERS},
-        "core, no context takeover": measure_compression(count),
+        "for compression, without sockets": measure_compression(count),
     }
 
 
@@ -248,15 +265,14 @@ def main() -> None:
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     parser.add_argument("--out")
     parser.add_argument("--serve", choices=list(SERVERS), help=argparse.SUPPRESS)
-    parser.add_argument("--core", choices=["plain", "deflate"], help=argparse.SUPPRESS)
+    parser.add_argument("--core", choices=list(CORES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         raise_limit()
         run(options.loop, serve(options.serve))
     elif options.core:
-        parameters = zcws.DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
-        agreement = zcws.Agreement(deflate=parameters if options.core == "deflate" else None)
-        print(measure_core(options.count, agreement))
+        parameters, idle = CORES[options.core]
+        print(measure_core(options.count, zcws.Agreement(deflate=parameters), idle=idle))
     else:
         text = json.dumps(measure(options.count, options.loop), indent=2)
         print(text)

@@ -212,5 +212,5 @@ def _memory(tables: list[dict[str, Any]]) -> Iterator[str]:
         yield f"zcws in detail: bytes for each of {table['connections']} connections, {table['loop']}"
         for name, figures in table["servers"].items():
             yield f"  {name:34} open {figures['open']:>8,}  after one message {figures['after_one_message']:>8,}"
-        for name, figure in table["core, no context takeover"].items():
-            yield f"  core, no context takeover: {name:16} {figure:>8,}"
+        for name, figure in table["for compression, without sockets"].items():
+            yield f"  for compression: {name:26} {figure:>8,}"

@@ -15,10 +15,11 @@ from heads import request
 from pair import Pair, deflated, entropy
 
 from zcws.acceptor import WebSocketAcceptor
+from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.connection import Connection
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError
+from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
 from zcws.extensions import Agreement
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.pool import Pool
@@ -254,6 +255,103 @@ class TestReading:
         assert server.read_message() is NEED_MORE
         server.receive_bytes(masked(data[100:5_000], opcode=wire.CONTINUATION, rsv=0, fin=False))
         failed_with(server, 1009)
+
+
+def read_message(connection: Connection) -> Any:
+    return connection.read_message()
+
+
+def read_frame(connection: Connection) -> Any:
+    return payload_of(connection.read_frame())
+
+
+def read_into_buffer(connection: Connection) -> Any:
+    return payload_of(connection.read_frame(PayloadBuffer()))
+
+
+def read_into_memory(connection: Connection) -> Any:
+    return payload_of(connection.read_frame(PayloadBuffer(bytearray(200_000))))
+
+
+def read_consistent(connection: Connection) -> Any:
+    return payload_of(connection.read_frame(PayloadBuffer(), PayloadOrigin.CONSISTENT))
+
+
+def read_batch(connection: Connection) -> Any:
+    frames = connection.reader.read_batch()
+    return frames if frames is NEED_MORE else payload_of(frames[0])
+
+
+def payload_of(frame: Any) -> Any:
+    if frame is NEED_MORE or frame.opcode != wire.TEXT:
+        return frame if frame is NEED_MORE else bytes(frame.payload)
+    assert bytes(frame.payload).decode() == frame.text and len(frame.payload) == len(frame)
+    return frame.text
+
+
+@pytest.mark.parametrize(
+    "read", [read_message, read_frame, read_into_buffer, read_into_memory, read_consistent, read_batch]
+)
+class TestWholeMessages:
+    """A message in one frame is inflated in one go where it is short; whichever way it is read, the same holds."""
+
+    @pytest.mark.parametrize("size", [10, 70_000, 180_000])
+    def test_what_was_sent_is_read(self, read: Any, size: int) -> None:
+        server, noise = make_server(deflated()), random.Random(size)
+        text = ("naïve 🙂 " * size)[: size // 2]
+        for payload in (b"", text.encode(), noise.randbytes(size), bytes(size)):
+            opcode = wire.TEXT if payload == text.encode() else wire.BINARY
+            server.receive_bytes(masked(wire.deflate(payload), opcode=opcode))
+            assert read(server) == (text if opcode == wire.TEXT else payload)
+            assert read(server) is NEED_MORE
+
+    @pytest.mark.parametrize("text", [b"caf\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"a" * 100 + b"\xff"])
+    def test_rfc6455_8_1_text(self, read: Any, text: bytes) -> None:
+        server = make_server(deflated())
+        server.receive_bytes(masked(wire.deflate(text), opcode=wire.TEXT))
+        with pytest.raises(ProtocolError) as caught:
+            read(server)
+        assert caught.value.code == 1007
+
+    @pytest.mark.parametrize("size", [99_999, 100_000, 100_001, 5_000_000])
+    def test_max_size(self, read: Any, size: int) -> None:
+        server = make_server(deflated(), max_size=100_000)
+        server.receive_bytes(masked(wire.deflate(bytes(size))))
+        if size <= 100_000:
+            assert read(server) == bytes(size)
+            return
+        with pytest.raises(LimitExceeded) as caught:
+            read(server)
+        assert caught.value.code == 1009
+
+    @pytest.mark.parametrize("data", [b"\x06\x00", b"\xff" * 20, REFERS_BACK])
+    def test_what_cannot_be_inflated(self, read: Any, data: bytes) -> None:
+        server = make_server(deflated())
+        server.receive_bytes(masked(data) + masked(HELLO))
+        with pytest.raises(ProtocolError) as caught:
+            read(server)
+        assert caught.value.code == 1007
+
+
+def test_a_whole_message_that_does_not_fit_the_callers_memory() -> None:
+    server, memory = make_server(deflated()), bytearray(10)
+    server.receive_bytes(masked(wire.deflate(b"eleven byte")))
+    with pytest.raises(ProtocolError) as caught:
+        server.read_frame(PayloadBuffer(memory))
+    assert caught.value.code == 1009
+    assert memory == bytes(10)
+
+
+def test_a_whole_message_lands_in_the_callers_buffer() -> None:
+    server, buffer = make_server(deflated()), PayloadBuffer()
+    server.receive_bytes(masked(HELLO) + masked(FINAL))
+    frame = server.read_frame(buffer)
+    assert frame is not NEED_MORE and frame.payload == b"Hello" and len(buffer) == 5
+    kept = frame.payload
+    server.read_frame(buffer)
+    assert kept == b"Hello"
+    with pytest.raises(StaleFrame):
+        frame.payload  # noqa: B018
 
 
 class TestWriting:

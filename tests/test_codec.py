@@ -114,6 +114,43 @@ class TestDeflater:
         deflater.rest()
         assert deflater.message(message) == first
 
+    def test_an_idle_context_is_given_back_after_two_to_three_ticks(self) -> None:
+        deflater = make_deflater(DeflateParameters(), idle_timeout=60)
+        message = random.Random(5).randbytes(300) * 2
+        first = deflater.message(message)
+        assert [deflater.tick() for _ in range(2)] == [True, True]
+        second = deflater.message(message)
+        assert first is not None and second is not None and len(second) < len(first) // 4
+        assert [deflater.tick() for _ in range(4)] == [True, True, False, False]
+        assert deflater._stream is None
+        assert deflater.message(message) == first
+
+    def test_no_context_is_given_back_in_the_middle_of_a_message(self) -> None:
+        deflater, receiver = make_deflater(DeflateParameters()), zlib.decompressobj(wbits=-15)
+        compressed = deflater.piece(b"first half, ", last=False)
+        assert all(deflater.tick() for _ in range(5))
+        compressed += deflater.piece(b"second half", last=True)
+        assert receiver.decompress(compressed + TAIL) == b"first half, second half"
+        assert [deflater.tick() for _ in range(3)] == [True, True, False]
+
+    @pytest.mark.parametrize(
+        ("forgets", "timeout", "told"), [(False, 60, 2), (False, None, 0), (True, 60, 0)]
+    )
+    def test_who_keeps_the_time_is_told_of_each_context_once(
+        self, forgets: bool, timeout: float | None, told: int
+    ) -> None:
+        seen: list[Deflater] = []
+        agreed = DeflateParameters(server_no_context_takeover=forgets)
+        deflater = make_deflater(agreed, idle_timeout=timeout, watch=seen.append)
+        for _ in range(2):
+            for _ in range(3):
+                deflater.message(b"x" * 300)
+                deflater.piece(b"x" * 300, last=True)
+                deflater.rest()  # as for a message that went to many (prepared.py): it is watched all the same
+            while deflater.tick():
+                pass
+        assert seen == [deflater] * told
+
     def test_no_takeover_forgets(self) -> None:
         deflater = make_deflater(DeflateParameters(server_no_context_takeover=True))
         message = random.Random(5).randbytes(300) * 2
@@ -231,6 +268,9 @@ class TestInflater:
             data = plain(message, sender, finish=finish)
             if finish:
                 sender = zlib.compressobj(wbits=-bits)
+            if rnd.random() < 0.5:
+                assert inflater.message(data, len(message)) == message
+                continue
             cuts = sorted(rnd.randrange(len(data) + 1) for _ in range(rnd.randrange(4)))
             pieces = [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True)]
             assert inflated(inflater, *pieces) == message
@@ -302,6 +342,62 @@ class TestInflater:
             assert inflated(inflater, few) == b""
         with pytest.raises(ValueError, match="streams"):
             inflated(inflater, many)
+
+
+class TestWholeMessages:
+    """`Inflater.message`: nearly always one call of zlib, and in the other cases the same as `pieces`."""
+
+    def test_both_ways_share_one_history(self) -> None:
+        inflater, sender = Inflater(DeflateParameters(), is_client=False), zlib.compressobj(wbits=-15)
+        text = random.Random(10).randbytes(1_000)
+        for turn in range(6):
+            data = plain(text, sender)
+            assert (inflater.message(data, 1_000) if turn % 2 else inflated(inflater, data)) == text
+            assert len(data) < 50 or turn == 0
+
+    @pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1, 128 * 1024, 1_000_000])
+    def test_longer_than_a_step(self, size: int) -> None:
+        inflater, sender = Inflater(DeflateParameters(), is_client=False), zlib.compressobj(wbits=-15)
+        for _ in range(2):
+            assert inflater.message(plain(bytes(size), sender), size) == bytes(size)
+            assert inflater.message(plain(b"behind it", sender), size) == b"behind it"
+
+    @pytest.mark.parametrize("finish", [bytes.fromhex("f348cdc9c90700"), bytes.fromhex("f348cdc9c9070000")])
+    def test_rfc7692_7_2_3_4_final_blocks_without_end(self, finish: bytes) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        for _ in range(200):  # more messages than one message may have streams
+            assert inflater.message(finish, 100) == b"Hello"
+            assert inflater.message(bytes.fromhex("f248cdc9c90700"), 100) == b"Hello"
+        assert inflater.message(finish[:7] * 20, 100) == b"Hello" * 20
+        with pytest.raises(ValueError, match="streams"):
+            inflater.message(finish[:7] * 65, 1_000)
+
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_a_final_block_that_the_tail_completes_leaves_nothing_open(self, whole: bool) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        cut = bytes.fromhex("f348cdc9c907")  # the seven zeros that end the block come from the tail
+        for _ in range(3):
+            assert (inflater.message(cut, 100) if whole else inflated(inflater, cut)) == b"Hello"
+            assert inflater.message(bytes.fromhex("f248cdc9c90700"), 100) == b"Hello"
+
+    def test_what_is_too_long_is_not_inflated_to_its_end(self) -> None:
+        bomb = plain(bytes(10_000_000))
+        beginning = Inflater(DeflateParameters(), is_client=False).message(bomb, 100_000)
+        assert 100_000 < len(beginning) <= 100_000 + 64 * 1024
+
+    def test_without_takeover_nothing_is_kept(self) -> None:
+        inflater = Inflater(DeflateParameters(client_no_context_takeover=True), is_client=False)
+        assert inflater.message(bytes.fromhex("f248cdc9c90700"), 100) == b"Hello"
+        assert inflater._stream is None
+        with pytest.raises(ValueError):
+            inflater.message(bytes.fromhex("f200110000"), 100)
+
+    def test_corrupt_or_empty(self) -> None:
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        assert inflater.message(b"", 100) == b""
+        assert inflater.message(b"\x00", 100) == b""
+        with pytest.raises(ValueError):
+            inflater.message(b"\x06\x00", 100)
 
 
 def test_a_message_of_no_bytes_is_empty_and_harms_no_other() -> None:

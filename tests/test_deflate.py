@@ -39,6 +39,7 @@ class TestOptions:
             ("server_max_window_bits", [None, 9, 15], [8, 16, -9, "9"]),
             ("client_max_window_bits", [None, 9, 15], [8, 16, -9, "9"]),
             ("threshold", [0, 1, 10**9], [-1, 0.5, None]),
+            ("idle_timeout", [None, 60, 0.5], [0, -1]),
         ],
     )
     def test_ranges(self, name: str, good: list[Any], bad: list[Any]) -> None:
@@ -50,6 +51,7 @@ class TestOptions:
 
     def test_defaults(self) -> None:
         assert Deflate().threshold == 256
+        assert Deflate().idle_timeout == 60
         assert hash(Deflate()) == hash(Deflate())
 
     def test_short_form(self) -> None:

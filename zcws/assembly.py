@@ -13,7 +13,16 @@ from typing import Any, Protocol
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
 
-__all__ = ["BAD_BUFFER_SIZE", "BAD_DEFLATE", "BAD_MESSAGE_SIZE", "BAD_UTF8", "Assembly", "Inflate"]
+__all__ = [
+    "BAD_BUFFER_SIZE",
+    "BAD_DEFLATE",
+    "BAD_MESSAGE_SIZE",
+    "BAD_UTF8",
+    "Assembly",
+    "Inflate",
+    "Inflated",
+    "is_utf8",
+]
 
 BAD_UTF8 = -lib.ZCWS_BAD_UTF8
 BAD_MESSAGE_SIZE = -lib.ZCWS_BAD_MESSAGE_SIZE
@@ -28,9 +37,28 @@ BAD_BUFFER_SIZE = 18
 class Inflate(Protocol):
     """What decompresses the messages of one connection, one at a time. RFC 7692 7.2.2."""
 
+    def message(self, payload: bytes, limit: int) -> bytes:
+        """A whole message; of one over `limit` bytes only so much that this shows. Raises: as `pieces`."""
+        ...
+
     def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
         """The inflated bytes in steps of bounded size. Raises ValueError for data that cannot be inflated."""
         ...
+
+
+class Inflated:
+    """A message that came out of the decompressor whole: bytes of its own, which never change."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def export(self, start: int, stop: int) -> memoryview:
+        view = memoryview(self._data)
+        return view if stop - start == len(view) else view[start:stop]
+
+    peek = export
 
 
 class Assembly:
@@ -80,3 +108,9 @@ class Assembly:
         if self._utf8 is not None and lib.zcws_utf8(piece, len(piece), self._utf8) != len(piece):
             return BAD_UTF8
         return 0 if self.target.append(memoryview(piece)) else BAD_BUFFER_SIZE
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether a whole text is UTF-8. RFC 6455 8.1."""
+    state = ffi.new("uint32_t *")
+    return bool(lib.zcws_utf8(data, len(data), state) == len(data) and state[0] == lib.ZCWS_UTF8_START)

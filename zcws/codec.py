@@ -6,13 +6,15 @@ What one side remembers from message to message (the context) is what compressio
     context takeover    one context per direction and connection, made when first used; `Deflater.rest` drops ours
     no takeover, out    one compressor per pool for everybody: a full flush after each message forgets all of it
     no takeover, in     a fresh decompressor per message, so that no message can refer to another's bytes
+    for many, out       the pool's compressor for all of them, whether or not they have contexts of their own
 
 Inflating goes in steps: at most so many bytes in, at most so many out, and whoever asked may stop between two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from zlib_ng import zlib_ng
@@ -30,6 +32,8 @@ _ZlibError = cast("type[Exception]", zlib_ng.error)
 #: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
 _TAIL = b"\x00\x00\xff\xff"
 
+_SYNC_FLUSH: int = zlib_ng.Z_SYNC_FLUSH
+
 #: Bytes given to zlib in one step: it copies what it could not use, so this bounds that copy too.
 _STEP_IN = 16 * 1024
 
@@ -39,6 +43,9 @@ _STEP_OUT = 64 * 1024
 #: DEFLATE streams that one message may be made of. One that ends in a final block (RFC 7692 7.2.3.4) is made of two;
 #: each costs a new decompressor, so a message made of millions is an attack on our time.
 _MAX_STREAMS = 64
+
+#: Ticks that a compressor survives without a message: they come twice in its idle time, and the first may come at once.
+_IDLE_TICKS = 2
 
 #: Raw DEFLATE in zlib has windows of 2^9 bytes and up; a peer that agreed to 2^8 never looks back further than that.
 _SMALLEST_WINDOW = 9
@@ -61,8 +68,33 @@ class Inflater:
             parameters.server_no_context_takeover if is_client else parameters.client_no_context_takeover
         )
         self._stream: Any = None
-        self._streams = 0
+        self._streams = 0  # that the message in progress is made of
         self._is_begun = False  # some bytes of a message have been inflated
+
+    def message(self, payload: bytes, limit: int) -> bytes:
+        """A whole message at once. What is longer than `limit` bytes is the beginning of one that is too long.
+
+        Nearly always one call of zlib, the tail included: everything else here costs a short message more than that.
+
+        Raises:
+            ValueError: as `pieces`.
+        """
+        if not payload:
+            return b""
+        stream = self._stream
+        if stream is None:
+            self._streams = 0
+            stream = self._new_stream()
+        try:
+            piece: bytes = stream.decompress(payload + _TAIL, _STEP_OUT)
+            if len(piece) == _STEP_OUT or stream.eof:
+                self._streams = 1
+                piece = _join(chain((piece,), self._rest(piece, closes=True)), limit)
+        except _ZlibError as exc:
+            raise ValueError(str(exc)) from None
+        if self._forgets:
+            self._stream = None
+        return piece
 
     def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
         """The inflated bytes of the next piece of a message, at most 64 KiB at a time.
@@ -71,44 +103,54 @@ class Inflater:
             ValueError: this is not DEFLATE data, or refers to bytes that were never there.
         """
         try:
-            for start in range(0, len(payload), _STEP_IN):
+            if payload and not self._is_begun:
                 self._is_begun = True
+                self._streams = 0
+            for start in range(0, len(payload), _STEP_IN):
                 yield from self._inflate(payload[start : start + _STEP_IN])
             if last:
                 # A message that ended with a final block has no open block that the tail would close; nor has one of
                 # no bytes at all, which should have been one byte (RFC 7692 7.2.3.6).
                 begun, self._is_begun = self._is_begun, False
                 if begun and self._stream is not None:
-                    yield from self._inflate(_TAIL)
-                self._streams = 0
+                    yield from self._inflate(_TAIL, closes=True)
                 if self._forgets:
                     self._stream = None
         except _ZlibError as exc:
             raise ValueError(str(exc)) from None
 
-    def _inflate(self, data: Buffer) -> Iterator[bytes]:
+    def _inflate(self, data: Buffer, *, closes: bool = False) -> Iterator[bytes]:
+        stream = self._stream or self._new_stream()
+        piece = stream.decompress(data, _STEP_OUT)
+        if piece:
+            yield piece
+        yield from self._rest(piece, closes=closes)
+
+    def _rest(self, piece: bytes, *, closes: bool) -> Iterator[bytes]:
+        """What comes after `piece`, which the stream has just given; `closes`: its input ended with the tail."""
         while True:
             stream = self._stream
-            if stream is None:
-                stream = self._stream = self._new_stream()
-            piece = stream.decompress(data, _STEP_OUT)
-            if piece:
-                yield piece
             if stream.eof:
-                # A final block ended the stream; what is behind it starts another one. RFC 7692 7.2.3.4.
+                # A final block ended the stream; what is behind it starts another one, which the tail alone does not:
+                # it would leave a block open. RFC 7692 7.2.3.4.
                 data, self._stream = stream.unused_data, None
-                if not data:
+                if len(data) <= (len(_TAIL) if closes else 0):
                     return
+                stream = self._new_stream()
             else:
                 data = stream.unconsumed_tail
                 if not data and len(piece) < _STEP_OUT:
                     return
+            piece = stream.decompress(data, _STEP_OUT)
+            if piece:
+                yield piece
 
     def _new_stream(self) -> Any:
         self._streams += 1
         if self._streams > _MAX_STREAMS:
             raise ValueError(f"a message of more than {_MAX_STREAMS} DEFLATE streams")
-        return zlib_ng.decompressobj(wbits=self._wbits)
+        self._stream = stream = zlib_ng.decompressobj(wbits=self._wbits)
+        return stream
 
 
 class Deflater:
@@ -120,9 +162,26 @@ class Deflater:
         level, mem_level: zlib's: 1 to 9 each.
         threshold: bytes from which on a message is compressed unless the caller says otherwise.
         shared: compressors that may be used by every connection of the same loop or thread.
+        idle_timeout: seconds without a message after which `tick` drops the context; None keeps it.
+        watch: told when there is a context that `tick` should be called for, by whoever has a clock.
+
+    Attributes:
+        key: level, window and memory level: what `shared_message` gives depends on these and nothing else.
     """
 
-    __slots__ = ("_forgets", "_level", "_mem_level", "_shared", "_stream", "_wbits", "threshold")
+    __slots__ = (
+        "__weakref__",
+        "_forgets",
+        "_idle",
+        "_is_begun",
+        "_is_watched",
+        "_shared",
+        "_stream",
+        "_watch",
+        "idle_timeout",
+        "key",
+        "threshold",
+    )
 
     def __init__(
         self,
@@ -133,17 +192,22 @@ class Deflater:
         mem_level: int,
         threshold: int,
         shared: dict[tuple[int, int, int], Any],
+        idle_timeout: float | None = None,
+        watch: Callable[[Deflater], None] | None = None,
     ) -> None:
         bits = parameters.client_max_window_bits if is_client else parameters.server_max_window_bits
-        self._wbits = -bits
         self._forgets = (
             parameters.client_no_context_takeover if is_client else parameters.server_no_context_takeover
         )
-        self._level = level
-        self._mem_level = mem_level
+        self.key = (level, -bits, mem_level)
         self.threshold = threshold
         self._shared = shared
         self._stream: Any = None
+        self.idle_timeout = idle_timeout
+        self._watch = None if self._forgets or idle_timeout is None else watch
+        self._is_watched = False
+        self._is_begun = False  # a message is going out in fragments
+        self._idle = 0  # ticks since the last message
 
     def is_worth(self, size: int) -> bool:
         """Whether a message of `size` bytes should be compressed when the caller did not say."""
@@ -151,22 +215,42 @@ class Deflater:
 
     def message(self, payload: Buffer) -> bytes | None:
         """A whole message compressed; None where that is not shorter, and then it goes out as it is."""
-        stream = self._shared_stream() if self._forgets else self._own_stream()
-        # A full flush forgets everything before it, so the next user of a shared stream starts from nothing.
-        flush = zlib_ng.Z_FULL_FLUSH if self._forgets else zlib_ng.Z_SYNC_FLUSH
-        compressed: bytes = stream.compress(payload) + _flush(stream, flush)
-        if len(compressed) >= len(payload):  # type: ignore[arg-type]
-            # The peer will not see these bytes, so our context must not remember them.
-            self._stream = None
+        if self._forgets:
+            return self.shared_message(payload)
+        if not payload:
             return None
-        return compressed
+        self._idle = 0
+        stream = self._stream
+        if stream is None:
+            stream = self._own_stream()
+        # There is something to flush, so it ends with the tail. RFC 7692 7.2.1.
+        compressed: bytes = (stream.compress(payload) + stream.flush(_SYNC_FLUSH))[:-4]
+        if len(compressed) < len(payload):  # type: ignore[arg-type]
+            return compressed
+        # The peer will not see these bytes, so our context must not remember them.
+        self._stream = None
+        return None
+
+    def shared_message(self, payload: Buffer) -> bytes | None:
+        """A whole message compressed for every connection with the same `key`; None where that is not shorter.
+
+        It refers to nothing before it, so a peer can inflate it whatever came before, with or without takeover. Where a
+        connection has a context of its own, `rest` has to follow: the peer's window then holds bytes that our context
+        has never seen, and a reference that reached back past them would be that many bytes short.
+        """
+        stream = self._shared_stream()
+        # A full flush forgets everything before it, so whoever is next starts from nothing.
+        compressed: bytes = stream.compress(payload) + _flush(stream, zlib_ng.Z_FULL_FLUSH)
+        return compressed if len(compressed) < len(payload) else None  # type: ignore[arg-type]
 
     def piece(self, payload: Buffer, *, last: bool) -> bytes:
         """The next piece of a message that goes out in fragments."""
+        self._idle = 0
+        self._is_begun = not last
         stream = self._own_stream()
         compressed: bytes = stream.compress(payload)
         if last:
-            compressed += _flush(stream, zlib_ng.Z_SYNC_FLUSH)
+            compressed += _flush(stream, _SYNC_FLUSH)
             if self._forgets:
                 self._stream = None
         return compressed
@@ -175,20 +259,45 @@ class Deflater:
         """Gives the context's memory back. A new one refers to nothing, which is always allowed."""
         self._stream = None
 
+    def tick(self) -> bool:
+        """Called twice in `idle_timeout` seconds: `rest` when no message has come for that long, and half as long at
+        most. Returns whether there is a context that has to be asked for again."""
+        self._idle += 1
+        # Between two fragments zlib still holds the end of the first one.
+        if self._idle > _IDLE_TICKS and not self._is_begun:
+            self.rest()
+        self._is_watched = self._stream is not None
+        return self._is_watched
+
     def _own_stream(self) -> Any:
         if self._stream is None:
             self._stream = self._new_stream()
+            if self._watch is not None and not self._is_watched:
+                self._is_watched = True
+                self._watch(self)
         return self._stream
 
     def _shared_stream(self) -> Any:
-        key = (self._level, self._wbits, self._mem_level)
-        stream = self._shared.get(key)
+        stream = self._shared.get(self.key)
         if stream is None:
-            stream = self._shared[key] = self._new_stream()
+            stream = self._shared[self.key] = self._new_stream()
         return stream
 
     def _new_stream(self) -> Any:
-        return zlib_ng.compressobj(self._level, zlib_ng.DEFLATED, self._wbits, self._mem_level)
+        level, wbits, mem_level = self.key
+        return zlib_ng.compressobj(level, zlib_ng.DEFLATED, wbits, mem_level)
+
+
+def _join(pieces: Iterable[bytes], limit: int) -> bytes:
+    """All of them, or as many as pass `limit`: a bomb is not inflated any further."""
+    parts: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size > limit:
+            break
+    return b"".join(parts)
 
 
 def _flush(stream: Any, mode: int) -> bytes:

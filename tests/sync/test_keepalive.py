@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from zcws.codec import Deflater
+from zcws.extensions import DeflateParameters
 from zcws.sync import keepalive as module
 from zcws.sync.keepalive import Keepalive
 
@@ -111,3 +113,42 @@ def test_an_unanswered_keepalive_ping_is_not_kept(clock: Clock) -> None:
         clock.now += 1
         keepalive.take_due()
     assert len(keepalive._waiting) == 1
+
+
+def make_compressor(idle_timeout: float | None) -> Deflater:
+    return Deflater(
+        DeflateParameters(),
+        is_client=False,
+        level=1,
+        mem_level=8,
+        threshold=0,
+        shared={},
+        idle_timeout=idle_timeout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "idle", "wait"), [(20, 10, 5), (20, 90, 20), (None, 90, 45), (20, None, 20)]
+)
+def test_a_compressor_shortens_the_wait(
+    interval: float | None, idle: float | None, wait: float | None
+) -> None:
+    assert Keepalive(interval, None, make_compressor(idle)).wait == wait
+
+
+@pytest.mark.parametrize("interval", [None, 1000])
+def test_an_idle_compressor_is_given_back(clock: Clock, interval: float | None) -> None:
+    compressor = make_compressor(60)
+    keepalive = Keepalive(interval, None, compressor)
+    for turn in range(4):
+        compressor.message(b"x" * 300)
+        assert not keepalive.is_due
+        clock.now += 30
+        assert keepalive.is_due and keepalive.take_due() is None, turn
+        assert compressor._stream is not None
+    clock.now += 29
+    assert not keepalive.is_due
+    for _ in range(2):
+        clock.now += 30
+        assert keepalive.take_due() is None
+    assert compressor._stream is None

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import socket
 import threading
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -13,6 +16,10 @@ from joined import connected
 from net import Certificates
 
 import zcws
+from zcws.connection import Connection
+from zcws.sync.channel import open_channel
+from zcws.sync.reading import Options
+from zcws.sync.stream import WebSocket
 
 kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
@@ -443,3 +450,34 @@ def test_no_thread_of_ours() -> None:
             ws.recv(timeout=0.01)
         assert peer.read().opcode == wire.PING
         assert threading.active_count() == before
+
+
+class TestIdleCompression:
+    @roles
+    def test_its_memory_is_given_back_while_somebody_reads(self, client: bool) -> None:
+        ours, theirs = socket.socketpair()
+        connection = Connection(
+            is_client=client,
+            entropy=os.urandom,
+            agreement=zcws.Agreement(deflate=zcws.DeflateParameters()),
+            deflate=zcws.Deflate(idle_timeout=0.02),
+        )
+        ws = WebSocket(open_channel(ours), connection, Options(ping_interval=None))
+        compressor = connection.compressor
+        assert compressor is not None
+        with theirs, contextlib.closing(ours):
+            for _ in range(3):  # the peer's one decompressor goes on understanding us
+                ws.send(b"a market feed, " * 40)
+                assert compressor._stream is not None
+                deadline = time.monotonic() + raw.LONG
+                while compressor._stream is not None and time.monotonic() < deadline:
+                    with pytest.raises(TimeoutError):
+                        ws.recv(timeout=0.01)
+                assert compressor._stream is None
+            ws.abort()
+            data = b"".join(iter(lambda: theirs.recv(65536), b""))
+        frames = wire.parse(data)
+        assert len(frames) == 3
+        receiver = zlib.decompressobj(wbits=-15)
+        for frame in frames:
+            assert receiver.decompress(frame.payload + b"\x00\x00\xff\xff") == b"a market feed, " * 40

@@ -2,17 +2,22 @@
 
 Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck behind a large message. A peer whose
 bytes we have stopped reading (the program is busy) cannot be blamed for silence either.
+
+Connections that live but say nothing have memory to give back: `Resting` sees to that, with one timer for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-__all__ = ["Keepalive", "Latency", "Pings"]
+from zcws.codec import Deflater
+
+__all__ = ["Keepalive", "Latency", "Pings", "Resting"]
 
 
 class Latency(float):
@@ -148,3 +153,41 @@ class Keepalive:
         else:
             self._handle = None
             self._peer.keepalive_failed()
+
+
+class Resting:
+    """Gives back the compressors of connections that have sent nothing for a while. One for each loop.
+
+    It keeps neither the loop nor a connection alive, and has no timer while there is nothing to give back. One timer
+    does for all that have the same `idle_timeout`.
+    """
+
+    __slots__ = ("_loop", "_watched")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._watched: dict[float, list[weakref.ref[Deflater]]] = {}
+
+    def watch(self, compressor: Deflater) -> None:
+        """This one has a context now, and an idle time."""
+        timeout = compressor.idle_timeout
+        assert timeout is not None
+        if timeout not in self._watched:
+            self._watched[timeout] = []
+            self._wait(timeout)
+        self._watched[timeout].append(weakref.ref(compressor))
+
+    def _wait(self, timeout: float) -> None:
+        loop = self._loop()
+        if loop is not None:
+            loop.call_later(timeout / 2, self._tick, timeout)
+
+    def _tick(self, timeout: float) -> None:
+        living = [(ref, ref()) for ref in self._watched[timeout]]
+        self._watched[timeout] = kept = [
+            ref for ref, compressor in living if compressor and compressor.tick()
+        ]
+        if kept:
+            self._wait(timeout)
+        else:
+            del self._watched[timeout]

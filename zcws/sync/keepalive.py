@@ -1,12 +1,15 @@
 """Keepalive for a driver without threads or timers of its own: it answers "how long may I wait?" and "what is due?".
 
-Any byte from the peer says that it is alive. RFC 6455 5.5.2.
+Any byte from the peer says that it is alive. RFC 6455 5.5.2. What else is due now and then: a compressor that has had
+nothing to do for a while gives its memory back.
 """
 
 from __future__ import annotations
 
 import os
 import time
+
+from zcws.codec import Deflater
 
 __all__ = ["Keepalive"]
 
@@ -17,6 +20,7 @@ class Keepalive:
     Args:
         interval: seconds between Pings; None for none.
         timeout: seconds for an answer; None waits for ever.
+        compressor: what to give back after its `idle_timeout`, in the thread that calls `take_due`.
 
     Attributes:
         latency: the last round-trip time in seconds; 0.0 before the first.
@@ -24,13 +28,20 @@ class Keepalive:
         has_failed: nothing came back in time.
     """
 
-    def __init__(self, interval: float | None, timeout: float | None) -> None:
+    def __init__(
+        self, interval: float | None, timeout: float | None, compressor: Deflater | None = None
+    ) -> None:
+        self._compressor = compressor
+        idle = None if compressor is None else compressor.idle_timeout
+        self._half_idle = None if idle is None else idle / 2
+        self._tick = None if idle is None else time.monotonic() + idle / 2  # when it is asked next
         self._interval = interval
         self._timeout = timeout
         self._waiting: dict[bytes, float] = {}
         self._ping: bytes | None = None
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
+        self._due = self._earliest()
         self.latency = 0.0
         self.heard = False
         self.has_failed = False
@@ -41,20 +52,36 @@ class Keepalive:
 
         Constant, so that it need not be set anew for every read: an answer may be found missing that much later.
         """
-        if self._interval is None:
-            return None
-        return self._interval if self._timeout is None else min(self._interval, self._timeout)
+        timeout = None if self._interval is None else self._timeout
+        bounds = [bound for bound in (self._interval, timeout, self._half_idle) if bound is not None]
+        return min(bounds, default=None)
 
     @property
     def is_due(self) -> bool:
-        """Whether `take_due` has anything to say: a Ping should go out, or an answer is missing."""
-        return self._next is not None and time.monotonic() >= min(self._next, self._give_up or self._next)
+        """Whether `take_due` has anything to do: a Ping should go out, an answer is missing, memory may be idle."""
+        return self._due is not None and time.monotonic() >= self._due
+
+    def _earliest(self) -> float | None:
+        bounds = [bound for bound in (self._next, self._give_up, self._tick) if bound is not None]
+        return min(bounds, default=None)
 
     def take_due(self) -> bytes | None:
         """The payload of a Ping that should go out now, or None; `has_failed` when an answer did not come in time."""
+        now = time.monotonic()
+        self._rest(now)
+        payload = self._take_ping(now)
+        self._due = self._earliest()
+        return payload
+
+    def _rest(self, now: float) -> None:
+        """Twice in its idle time the compressor is asked whether it has had nothing to do."""
+        if self._compressor is not None and self._tick is not None and now >= self._tick:
+            self._tick = now + (self._half_idle or 0)
+            self._compressor.tick()
+
+    def _take_ping(self, now: float) -> bytes | None:
         if self._next is None:
             return None
-        now = time.monotonic()
         if self._give_up is not None and self.heard:
             self._give_up = None
         if self._give_up is not None and now >= self._give_up:

@@ -66,7 +66,7 @@ class WebSocket(ReadingSide, WritingSide):
         response: Response | None = None,
         received: bytes = b"",
     ) -> None:
-        keepalive = Keepalive(options.ping_interval, options.ping_timeout)
+        keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection.compressor)
         ReadingSide.__init__(self, connection, channel, options, keepalive)
         WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
         self.request = request
