@@ -15,6 +15,7 @@ from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.errors import HandshakeError
 from zcws.extensions import Agreement, DeflateParameters
+from zcws.headers import Headers
 from zcws.http import Response
 from zcws.uri import parse_uri
 
@@ -340,6 +341,71 @@ class TestExtensions:
 
     def test_no_masking_is_off_by_default(self) -> None:
         assert sent(uri="wss://a/") == []
+
+
+class TestCredentials:
+    """RFC 7617, RFC 6750."""
+
+    def authorization(self, uri: str = "ws://a/", **options: Any) -> str | None:
+        return connector(uri, **options).request_head.headers.get("Authorization")
+
+    def test_none(self) -> None:
+        assert self.authorization() is None
+
+    def test_basic(self) -> None:
+        assert self.authorization(basic_auth=("user", "p:\xe9")) == "Basic dXNlcjpwOsOp"
+        assert self.authorization("ws://user:p%3A%C3%A9@a/") == "Basic dXNlcjpwOsOp"
+
+    def test_bearer(self) -> None:
+        assert self.authorization(bearer="abc.def-_~+/=") == "Bearer abc.def-_~+/="
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"basic_auth": ("u\r\nX: y", "p")}, "control characters"),
+            ({"basic_auth": ("u", "p\n")}, "control characters"),
+            ({"basic_auth": ("u", "p\x7f")}, "control characters"),
+            ({"uri": "ws://u%0D%0A:p@a/"}, "control characters"),
+            ({"uri": "ws://u%3A:p@a/"}, "colon"),
+            ({"basic_auth": ("u:v", "p")}, "colon"),
+            ({"basic_auth": "u:p"}, 'a pair of strings: \\("user", "password"\\)'),
+            ({"basic_auth": ("u",)}, "a pair of strings"),
+            ({"basic_auth": ("u", 1)}, "a pair of strings"),
+            ({"bearer": ""}, "the token alone"),
+            ({"bearer": "Bearer abc"}, "the token alone"),
+            ({"bearer": "abc\r\nX: y"}, "the token alone"),
+            ({"bearer": "abc\n"}, "the token alone"),
+            ({"bearer": "\xe4"}, "the token alone"),
+            ({"bearer": b"abc"}, "bearer must be a str"),
+            ({"basic_auth": ("u", "p"), "bearer": "t"}, "given twice"),
+            ({"uri": "ws://u:p@a/", "bearer": "t"}, "given twice"),
+            ({"uri": "ws://u:p@a/", "basic_auth": ("u", "p")}, "given twice"),
+            ({"bearer": "t", "additional_headers": {"authorization": "x"}}, "given twice"),
+        ],
+    )
+    def test_what_cannot_be_sent(self, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises((TypeError, ValueError), match=reason):
+            self.authorization(**options)
+
+    @pytest.mark.parametrize("options", [{"basic_auth": ("u", "5ecret")}, {"bearer": "5ecret"}])
+    def test_they_stay_with_their_origin(self, options: dict[str, Any]) -> None:
+        def follow(location: str) -> WebSocketConnector:
+            made = connector("wss://a/b", **options)
+            following = made.redirect(Response(302, "", Headers({"Location": location})))
+            assert following is not None
+            return following
+
+        once = connector("wss://a/b", **options).request_head.headers["Authorization"]
+        for location in ("/c", "https://a:443/c", "https://other:q@a/c"):
+            assert follow(location).request_head.headers["Authorization"] == once
+        for location in ("https://b/c", "https://a:444/c", "https://a.b/c"):
+            assert "Authorization" not in follow(location).request_head.headers
+            assert (
+                "Authorization"
+                not in follow(location)
+                .redirect(Response(302, "", Headers({"Location": "wss://a/back"})))
+                .request_head.headers
+            )  # type: ignore[union-attr]
 
 
 class TestRedirect:

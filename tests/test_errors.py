@@ -20,6 +20,7 @@ from zcws.errors import (
     HandshakeError,
     LimitExceeded,
     ProtocolError,
+    ProxyError,
     StaleFrame,
     ZcwsError,
     closed_error,
@@ -91,6 +92,7 @@ PARENTS = {
     ProtocolError: ConnectionClosedError,
     LimitExceeded: ProtocolError,
     HandshakeError: ZcwsError,
+    ProxyError: HandshakeError,
     StaleFrame: ZcwsError,
 }
 

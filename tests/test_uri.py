@@ -114,7 +114,9 @@ class TestParse:
         assert found.host == "a"
 
     def test_credentials_are_not_shown(self) -> None:
-        assert "pass" not in repr(parse_uri("ws://user:pass@a/"))
+        found = parse_uri("wss://user:pass@a:1/b?token=pass")
+        assert "user:pass" not in repr(found)
+        assert found.shown == "wss://a:1/b"
 
     @given(st.text())
     def test_any_text(self, text: str) -> None:

@@ -18,7 +18,9 @@ know sockets, clocks and proxies, and it draws no random numbers: they are an ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from zcws.body import BodyReader
@@ -66,6 +68,11 @@ RESERVED = frozenset(
 #: What belongs to one origin and must not be told to another.
 PERSONAL = frozenset(("authorization", "cookie", "host", "proxy-authorization"))
 
+# RFC 7617 2: no control characters in user name and password.
+has_controls = re.compile(r"[\x00-\x1f\x7f]").search
+# RFC 6750 2.1 has letters, digits and "-._~+/="; looser, since tokens are what servers hand out: visible ASCII.
+is_token = re.compile(r"[!-~]+").fullmatch
+
 
 class WebSocketConnector:
     """One opening handshake, seen from the client.
@@ -83,6 +90,8 @@ class WebSocketConnector:
         no_masking: offers to send frames without masking, over wss; "insecure": over ws too.
         additional_headers: more headers; `Host`, `Origin`, `Authorization` and `User-Agent` replace ours.
         user_agent_header: what `User-Agent` says; None leaves it out.
+        basic_auth: user name and password, as in the URI but not to be found in it. RFC 7617.
+        bearer: a token, for `Authorization: Bearer`. RFC 6750.
 
     Attributes:
         uri: where to.
@@ -101,6 +110,8 @@ class WebSocketConnector:
         no_masking: NoMasking = False,
         additional_headers: HeadersLike | None = None,
         user_agent_header: str | None = SOFTWARE,
+        basic_auth: tuple[str, str] | None = None,
+        bearer: str | None = None,
     ) -> None:
         self.uri = parse_uri(uri) if isinstance(uri, str) else uri
         self.used = 0
@@ -112,10 +123,31 @@ class WebSocketConnector:
         self._offers_no_masking = allows_no_masking(no_masking, self.uri.secure)
         self._additional = Headers(additional_headers or ())
         self._user_agent_header = user_agent_header
+        self._basic_auth = basic_auth
+        self._bearer = bearer
+        self._authorization = self._authorize()
         self._search = HeadSearch()
         self._head_begin = 0
         self._key = make_key(entropy(16))  # RFC 6455 4.1, 7: 16 bytes, new for each connection
         self.request_head = Request(self.uri.path, self._request_headers())
+
+    @property
+    def _has_credentials(self) -> bool:
+        return self._basic_auth is not None or self._bearer is not None
+
+    def _authorize(self) -> str | None:
+        """The value of `Authorization`, if there is to be one."""
+        in_uri, explicit = self.uri.user_info, self._has_credentials
+        ways = (self._basic_auth, self._bearer, in_uri, self._additional.get_all("authorization") or None)
+        if explicit and sum(way is not None for way in ways) > 1:
+            raise ValueError(
+                "credentials are given twice: use one of basic_auth, bearer, user:password@ in the URI, "
+                "and Authorization in additional_headers"
+            )
+        if self._bearer is not None:
+            return bearer_authorization(self._bearer)
+        pair = self._basic_auth if self._basic_auth is not None else in_uri
+        return None if pair is None else checked_basic(pair)
 
     def _request_headers(self) -> Headers:
         if not RESERVED.isdisjoint(self._additional):
@@ -141,8 +173,8 @@ class WebSocketConnector:
         yield "Host", self.uri.host_header
         if self._origin is not None:
             yield "Origin", self._origin
-        if self.uri.user_info is not None:
-            yield "Authorization", basic_authorization(*self.uri.user_info)
+        if self._authorization is not None:
+            yield "Authorization", self._authorization
         if self._user_agent_header is not None:
             yield "User-Agent", self._user_agent_header
 
@@ -230,6 +262,9 @@ class WebSocketConnector:
         except ValueError as error:
             reason = f"the redirect cannot be followed: {error}"
             raise HandshakeError(reason, status=response.status_code, headers=response.headers) from None
+        keeps = uri.origin == self.uri.origin
+        if keeps and self._has_credentials:  # rather than what the server has put into the address
+            uri = replace(uri, username=None, password=None)
         return WebSocketConnector(
             uri,
             entropy=self._entropy,
@@ -239,6 +274,8 @@ class WebSocketConnector:
             no_masking=self._no_masking,
             additional_headers=self._headers_for(uri),
             user_agent_header=self._user_agent_header,
+            basic_auth=self._basic_auth if keeps else None,
+            bearer=self._bearer if keeps else None,
         )
 
     def _headers_for(self, uri: WebSocketURI) -> Headers:
@@ -247,3 +284,23 @@ class WebSocketConnector:
             for name in headers.keys() & PERSONAL:
                 del headers[name]
         return headers
+
+
+def checked_basic(pair: tuple[str, str]) -> str:
+    """The value of `Authorization` for user name and password. RFC 7617 2."""
+    if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(word, str) for word in pair)):
+        raise TypeError('basic_auth must be a pair of strings: ("user", "password")')
+    if any(has_controls(word) for word in pair):
+        raise ValueError("user name and password must not hold control characters (RFC 7617 2)")
+    return basic_authorization(*pair)
+
+
+def bearer_authorization(token: str) -> str:
+    """The value of `Authorization` for a token. RFC 6750 2.1."""
+    if not isinstance(token, str):
+        raise TypeError("bearer must be a str: the token")
+    if not is_token(token):
+        raise ValueError(
+            'bearer must be the token alone, visible ASCII without spaces and line ends: no "Bearer " before it'
+        )
+    return f"Bearer {token}"

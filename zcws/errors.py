@@ -12,6 +12,7 @@ asserted, and they leak nothing of what was received.
       |           +-- ProtocolError       the peer broke a rule: 1002, 1007
       |                 +-- LimitExceeded a limit of ours: 1009
       +-- HandshakeError              .status .headers .body
+      |     +-- ProxyError            a proxy, not the server: .is_temporary
       +-- StaleFrame                  a frame used after the next read
 
 A broken rule ends the connection, so `ProtocolError` is also a `ConnectionClosedError`: a program that
@@ -32,6 +33,7 @@ __all__ = [
     "HandshakeError",
     "LimitExceeded",
     "ProtocolError",
+    "ProxyError",
     "StaleFrame",
     "ZcwsError",
     "closed_error",
@@ -123,6 +125,25 @@ class HandshakeError(ZcwsError):
         self.status = status
         self.headers = headers
         self.body = body
+
+
+class ProxyError(HandshakeError):
+    """A proxy did not connect to the server; `status` and `headers` are the proxy's. RFC 9110 9.3.6, RFC 1928 6.
+
+    Attributes:
+        is_temporary: a SOCKS proxy says that it cannot reach the server, which may change.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_temporary: bool = False,
+    ) -> None:
+        super().__init__(reason, status=status, headers=headers)
+        self.is_temporary = is_temporary
 
 
 class StaleFrame(ZcwsError):

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin
 
-__all__ = ["WebSocketURI", "parse_uri", "resolve_redirect"]
+__all__ = ["WebSocketURI", "parse_host", "parse_port", "parse_uri", "parse_user_info", "resolve_redirect"]
 
 #: RFC 6455 3: the port where the URI names none.
 DEFAULT_PORTS = {False: 80, True: 443}
@@ -77,6 +77,11 @@ class WebSocketURI:
         return host if self.port == DEFAULT_PORTS[self.secure] else f"{host}:{self.port}"
 
     @property
+    def shown(self) -> str:
+        """For people and logs: without credentials, and without a query, which may hold a token."""
+        return f"{'wss' if self.secure else 'ws'}://{self.host_header}{self.path.partition('?')[0]}"
+
+    @property
     def origin(self) -> tuple[bool, str]:
         """Scheme, host and port: credentials for one origin are for no other. RFC 6454 4."""
         return self.secure, self.host_header
@@ -97,7 +102,8 @@ def parse_uri(uri: str) -> WebSocketURI:
     secure = scheme.lower() == "wss"
     username, password = parse_user_info(user_info)
     resource = quote(path or "/", AS_IT_IS) + ("?" + quote(query, AS_IT_IS) if query else "")
-    return WebSocketURI(secure, parse_host(host), parse_port(port, secure), resource, username, password)
+    port_number = parse_port(port, DEFAULT_PORTS[secure])
+    return WebSocketURI(secure, parse_host(host), port_number, resource, username, password)
 
 
 def parse_user_info(user_info: str | None) -> tuple[str | None, str | None]:
@@ -108,43 +114,43 @@ def parse_user_info(user_info: str | None) -> tuple[str | None, str | None]:
     return unquote(username), unquote(password)
 
 
-def parse_port(port: str | None, secure: bool) -> int:
+def parse_port(port: str | None, default: int, of: str = "a WebSocket URI") -> int:
     """The port, or the scheme's own where it is missing or empty (RFC 3986 3.2.3)."""
     if not port:
-        return DEFAULT_PORTS[secure]
+        return default
     if len(port) > 5 or not 1 <= int(port) <= 65535:
-        raise ValueError("the port of a WebSocket URI must be 1 to 65535")
+        raise ValueError(f"the port of {of} must be 1 to 65535")
     return int(port)
 
 
-def parse_host(host: str) -> str:
+def parse_host(host: str, of: str = "a WebSocket URI") -> str:
     """A name, an IPv4 address, or an IPv6 address without its brackets; what is not ASCII by IDNA."""
     if host.startswith("["):
-        return parse_ipv6(host[1:-1])
+        return parse_ipv6(host[1:-1], of)
     if not host.isascii():
-        host = to_ascii(host)
+        host = to_ascii(host, of)
     # RFC 1035 2.3.4: 255 octets on the wire are 253 characters, and one more for a trailing dot.
     if len(host) > 254 or not is_host_name(host) or ".." in host:
-        raise ValueError("the host of a WebSocket URI is missing or not a host name")
+        raise ValueError(f"the host of {of} is missing or not a host name")
     return host.lower()
 
 
-def to_ascii(host: str) -> str:
+def to_ascii(host: str, of: str) -> str:
     """RFC 6455 3 by RFC 3987 3.1: the labels of an international name as xn-- labels."""
     if len(host) > 254:  # before the codec, whose time is not linear in its input
-        raise ValueError("the host of a WebSocket URI is missing or not a host name")
+        raise ValueError(f"the host of {of} is missing or not a host name")
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError:
-        raise ValueError("the host of a WebSocket URI is not a name that IDNA can encode") from None
+        raise ValueError(f"the host of {of} is not a name that IDNA can encode") from None
 
 
-def parse_ipv6(address: str) -> str:
+def parse_ipv6(address: str, of: str) -> str:
     """An IPv6 address in its usual form; a zone is written after "%25" (RFC 6874 2)."""
     try:
         return str(ipaddress.IPv6Address(address.replace("%25", "%", 1))).lower()
     except ValueError:
-        raise ValueError("the host of a WebSocket URI is not an IPv6 address") from None
+        raise ValueError(f"the host of {of} is not an IPv6 address") from None
 
 
 def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import wire
 from net import Place, RawPeer, echo, hang_up, port_of, request, soon, swallow, until
 
@@ -222,6 +226,279 @@ def test_a_server_that_redirects_with_credentials(place: Place) -> None:
         assert seen == [None]
 
     place.run(main())
+
+
+def refuse(status: int, location: str | None = None) -> Any:
+    """A `process_request` that answers with a status."""
+
+    def process_request(handshake: Any, asked: zcws.Request) -> zcws.Response:
+        answer: zcws.Response = handshake.respond(status, "no")
+        if location is not None:
+            answer.headers["Location"] = location
+        return answer
+
+    return process_request
+
+
+class TestRedirects:
+    def test_not_unless_asked(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo, process_request=refuse(301, "/there")) as server:
+                with pytest.raises(zcws.HandshakeError, match="max_redirects=0 follows none") as caught:
+                    await place.connect(server)
+                assert caught.value.headers is not None and caught.value.headers["Location"] == "/there"
+
+        place.run(main())
+
+    def test_in_a_circle(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo, process_request=refuse(302, "/")) as server:
+                with pytest.raises(zcws.HandshakeError, match="more than max_redirects=2 allows"):
+                    await place.connect(server, max_redirects=2)
+
+        place.run(main())
+
+    def test_from_tls_to_the_clear(self, tls: Place) -> None:
+        async def main() -> None:
+            async with tls.serve(echo, process_request=refuse(302, "http://127.0.0.1/")) as server:
+                with pytest.raises(zcws.HandshakeError, match="from wss to ws is not followed"):
+                    await tls.connect(server, max_redirects=5)
+
+        tls.run(main())
+
+
+class TestCredentials:
+    @pytest.mark.parametrize(
+        ("options", "value"),
+        [({"basic_auth": ("user", "word")}, "Basic dXNlcjp3b3Jk"), ({"bearer": "token"}, "Bearer token")],
+    )
+    def test_they_arrive(self, place: Place, options: dict[str, Any], value: str) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server, place.connect(server, **options):
+                (accepted,) = server.connections
+                assert accepted.request is not None
+                assert accepted.request.headers["Authorization"] == value
+
+        place.run(main())
+
+    def test_they_are_not_in_errors(self, place: Place) -> None:
+        async def main() -> None:
+            with socket.create_server(("127.0.0.1", 0)) as listening:  # it accepts nobody
+                uri = f"ws://user:5ecret@127.0.0.1:{listening.getsockname()[1]}/path?token=5ecret"
+                with pytest.raises(
+                    TimeoutError, match=r"^ws://127.0.0.1:\d+/path has not answered"
+                ) as caught:
+                    await zcws.connect(uri, open_timeout=0.05, proxy=None)
+                assert "5ecret" not in str(caught.value)
+
+        place.run(main())
+
+
+def test_trust_by_path(anyloop: Place, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0, ssl=context) as server:
+            uri = f"wss://127.0.0.1:{port_of(server)}/"
+            async with zcws.connect(uri, ssl=tmp_path / "authority.pem") as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await zcws.connect(uri, ssl=True)
+
+    anyloop.run(main())
+
+
+def at_once() -> Iterator[float]:
+    """Delays for tests."""
+    while True:
+        yield 0.001
+
+
+class TestReconnecting:
+    """`async for ws in connect(...)`; what is decided when is in test_retry.py."""
+
+    def test_one_connection_after_the_other(self, anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "zcws.client")
+
+        async def main() -> None:
+            async with anyplace.serve(echo) as server:
+                connections: list[zcws.WebSocket] = []
+                async for ws in anyplace.connect(server, reconnect_delays=at_once):
+                    assert all(other.state is zcws.State.CLOSED for other in connections)
+                    connections.append(ws)
+                    await ws.send("hello")
+                    assert await soon(ws.recv()) == "hello"
+                    if len(connections) == 3:
+                        break
+                await soon(connections[-1].wait_closed())  # the loop has been left
+                assert {ws.close_code for ws in connections} == {1000}
+
+        anyplace.run(main())
+        said = [record.getMessage() for record in caplog.records]
+        assert [": 1000 (normal closure); connecting again in 0.0 seconds" in line for line in said] == [
+            True
+        ] * 2
+
+    def test_a_server_that_comes_late(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            attempts = 0
+
+            def judge(error: Exception) -> Exception | None:
+                nonlocal attempts
+                attempts += 1
+                return zcws.process_exception(error)
+
+            async def use() -> str:
+                uri = f"ws://user:5ecret@127.0.0.1:{port}/?token=5ecret"
+                connecting = zcws.connect(uri, reconnect_delays=at_once, process_exception=judge)
+                async for ws in connecting:
+                    await ws.send("at last")
+                    return str(await ws.recv())
+                raise AssertionError
+
+            using = asyncio.ensure_future(use())
+            await until(lambda: attempts >= 2)
+            async with zcws.serve(echo, "127.0.0.1", port):
+                assert await soon(using) == "at last"
+
+        place.run(main())
+        assert "cannot connect to ws://127.0.0.1:" in caplog.text and "Connection" in caplog.text
+        assert "trying again in 0.0 seconds" in caplog.text and "5ecret" not in caplog.text
+
+    def test_a_server_that_breaks_connections(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        """The program's own `except ConnectionClosed` decides to go on."""
+        served = 0
+
+        async def script(peer: RawPeer) -> None:
+            nonlocal served
+            served += 1
+            if served < 3:
+                peer.reset()
+            else:
+                await peer.send(wire.TEXT, b"better")
+                await peer.send(wire.CLOSE, (await peer.read()).payload)
+
+        async def main() -> None:
+            async with place.raw_server(script) as port:
+                async for ws in place.connect(port, reconnect_delays=at_once):
+                    try:
+                        assert await soon(ws.recv()) == "better"
+                        break
+                    except zcws.ConnectionClosed:
+                        continue
+                await soon(ws.wait_closed())
+
+        place.run(main())
+        assert caplog.text.count("ended: 1006 (abnormal closure)") == 2
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    def test_statuses_that_pass(self, place: Place, status: int) -> None:
+        answers = [status, status]
+
+        def process_request(handshake: Any, asked: zcws.Request) -> zcws.Response | None:
+            return handshake.respond(answers.pop(), "not now") if answers else None
+
+        async def main() -> None:
+            async with place.serve(echo, process_request=process_request) as server:
+                async for ws in place.connect(server, reconnect_delays=at_once):
+                    await soon(ws.close())
+                    break
+
+        place.run(main())
+        assert not answers
+
+    def test_a_server_that_ends_connections_before_it_answers(self, place: Place) -> None:
+        served = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal served
+            served += 1
+
+        async def main() -> None:
+            async with place.listen(serve) as port:
+                with pytest.raises(zcws.HandshakeError, match="before it answered"):
+                    connecting = place.connect(port, reconnect_delays=lambda: [0, 0])
+                    async for _ in connecting:
+                        raise AssertionError
+
+        place.run(main())
+        assert served == 3
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404])
+    def test_fatal(self, place: Place, status: int) -> None:
+        async def main() -> None:
+            async with place.serve(echo, process_request=refuse(status)) as server:
+                with pytest.raises(zcws.HandshakeError) as caught:
+                    async for _ in place.connect(server, reconnect_delays=at_once):
+                        raise AssertionError
+                assert caught.value.status == status
+
+        place.run(main())
+
+    def test_no_trust_is_fatal(self, tls: Place) -> None:
+        async def main() -> None:
+            async with tls.serve(echo) as server:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    async for _ in tls.connect(server, ssl=None, reconnect_delays=at_once):
+                        raise AssertionError
+
+        tls.run(main())
+
+    def test_what_is_raised_inside_is_the_programs(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                connections = []
+                with pytest.raises(ZeroDivisionError):
+                    async for ws in place.connect(server, reconnect_delays=at_once):
+                        connections.append(ws)
+                        1 / 0  # noqa: B018
+                await soon(connections[0].wait_closed())
+                assert len(connections) == 1
+
+        place.run(main())
+
+    def test_cancelled_while_it_waits(self, place: Place) -> None:
+        async def main() -> None:
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))
+                waiting = asyncio.Event()
+
+                def delays() -> Iterator[float]:
+                    waiting.set()
+                    yield 3600
+
+                async def use() -> None:
+                    async for _ in place.connect(closed.getsockname()[1], reconnect_delays=delays):
+                        raise AssertionError
+
+                using = asyncio.ensure_future(use())
+                await soon(waiting.wait())
+                using.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await using
+
+        place.run(main())
+
+    def test_mistakes(self) -> None:
+        with pytest.raises(TypeError, match=r"zcws\.backoff"):
+            zcws.connect("ws://a/", reconnect_delays=zcws.backoff())  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="process_exception"):
+            zcws.connect("ws://a/", process_exception=True)  # type: ignore[arg-type]
+
+    def test_a_given_socket_is_good_for_once(self) -> None:
+        async def main() -> None:
+            with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
+                async for _ in zcws.connect("ws://a/", sock=sock):
+                    raise AssertionError
+
+        asyncio.run(main())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

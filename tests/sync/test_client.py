@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import raw
+import trustme
 import wire
 from net import Certificates, response
 
@@ -274,3 +276,144 @@ class TestRedirects:
             sock = socket.create_connection(("127.0.0.1", port))
             with pytest.raises(zcws.HandshakeError):
                 zcws.sync.connect("ws://localhost/", sock=sock, max_redirects=3)
+
+    def test_from_tls_to_the_clear(self, certificates: Certificates) -> None:
+        def run() -> None:
+            sock, _ = listening.accept()
+            with certificates.server.wrap_socket(sock, server_side=True) as stream:
+                raw.head_of(stream)
+                stream.sendall(self.MOVED.replace(b"/there", b"http://127.0.0.1/"))
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            uri = f"wss://localhost:{listening.getsockname()[1]}/"
+            with pytest.raises(zcws.HandshakeError, match="from wss to ws is not followed"):
+                zcws.sync.connect(uri, ssl=certificates.client, max_redirects=5)
+
+    @pytest.mark.parametrize("options", [{"bearer": "5ecret"}, {"basic_auth": ("u", "p")}])
+    def test_credentials_stay_with_their_origin(self, options: dict[str, Any]) -> None:
+        with answering(response) as (there, heads):
+            moved = self.MOVED.replace(b"/there", f"http://127.0.0.1:{there}/".encode())
+            with answering(moved) as (here, first):
+                connect(here, max_redirects=1, additional_headers={"Cookie": "c"}, **options).abort()
+        assert b"\r\nAuthorization: " in first[0] and b"\r\nCookie: c\r\n" in first[0]
+        assert b"Authorization" not in heads[0] and b"Cookie" not in heads[0]
+
+
+# ---- credentials, trust ----
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"basic_auth": ("user", "word")}, b"Authorization: Basic dXNlcjp3b3Jk"),
+        ({"bearer": "token"}, b"Authorization: Bearer token"),
+    ],
+)
+def test_credentials(options: dict[str, Any], line: bytes) -> None:
+    with answering(response) as (port, heads):
+        connect(port, **options).abort()
+    assert line in heads[0].split(b"\r\n")
+
+
+def test_credentials_are_not_in_errors() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # it accepts nobody
+        uri = f"ws://user:5ecret@127.0.0.1:{listening.getsockname()[1]}/path?token=5ecret"
+        with pytest.raises(TimeoutError, match=r"^ws://127.0.0.1:\d+/path has not answered") as caught:
+            zcws.sync.connect(uri, open_timeout=0.05, proxy=None)
+    assert "5ecret" not in str(caught.value)
+
+
+def test_trust_by_path(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with raw.server(goodbye, context=context) as port:
+        with zcws.sync.connect(f"wss://127.0.0.1:{port}/", ssl=str(tmp_path / "authority.pem")) as ws:
+            assert ws.state is zcws.State.OPEN
+
+
+# ---- reconnecting ----
+
+
+def at_once() -> Iterator[float]:
+    """Delays for tests."""
+    while True:
+        yield 0.001
+
+
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+
+
+class TestReconnecting:
+    """`for ws in reconnect(...)`; what is decided when is in test_retry.py."""
+
+    def test_after_whatever_passes(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Busy, hung up on, accepted and hung up on, and at last well."""
+        caplog.set_level(logging.INFO, "zcws.client")
+
+        def hello(head: bytes) -> bytes:
+            return (
+                response(head)
+                + wire.frame(wire.TEXT, b"hello")
+                + wire.frame(wire.CLOSE, wire.close_payload(1001))
+            )
+
+        connections = []
+        with answering(BUSY, b"", response, hello) as (port, heads):
+            uri = f"ws://user:5ecret@127.0.0.1:{port}/?token=5ecret"
+            for ws in zcws.sync.reconnect(uri, reconnect_delays=at_once, close_timeout=0.5):
+                connections.append(ws)
+                try:
+                    assert ws.recv() == "hello"
+                    break
+                except zcws.ConnectionClosed:
+                    continue
+        assert len(heads) == 4 and len(connections) == 2
+        assert all(ws.state is not zcws.State.OPEN for ws in connections)
+        reasons = ["status 503", "before it answered", "ended: 1006"]
+        assert [
+            reason in record.getMessage() for reason, record in zip(reasons, caplog.records, strict=True)
+        ] == [True] * 3
+        assert "5ecret" not in caplog.text
+
+    def test_each_is_closed_before_the_next(self) -> None:
+        def serve() -> None:
+            for _ in range(3):
+                peer = raw.accept(listening)
+                assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1000))
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                peer.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(serve):
+            uri = f"ws://127.0.0.1:{listening.getsockname()[1]}/"
+            for count, _ in enumerate(zcws.sync.reconnect(uri, reconnect_delays=at_once), 1):
+                if count == 3:
+                    break
+
+    def test_delays_that_end(self) -> None:
+        with answering(BUSY, BUSY, BUSY) as (port, heads):
+            uri = f"ws://127.0.0.1:{port}/"
+            with pytest.raises(zcws.HandshakeError, match="503"):
+                for _ in zcws.sync.reconnect(uri, reconnect_delays=lambda: [0, 0]):
+                    raise AssertionError
+        assert len(heads) == 3
+
+    def test_fatal(self) -> None:
+        with answering(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") as (port, _):
+            with pytest.raises(zcws.HandshakeError, match="404"):
+                for _ in zcws.sync.reconnect(f"ws://127.0.0.1:{port}/", reconnect_delays=at_once):
+                    raise AssertionError
+
+    def test_what_is_raised_inside_is_the_programs(self) -> None:
+        with raw.server(goodbye) as port, pytest.raises(ZeroDivisionError):
+            for _ in zcws.sync.reconnect(f"ws://127.0.0.1:{port}/"):
+                1 / 0  # noqa: B018
+
+    def test_mistakes(self) -> None:
+        with pytest.raises(TypeError, match=r"zcws\.backoff"):
+            zcws.sync.reconnect("ws://a/", reconnect_delays=zcws.backoff())  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="scheme"):
+            zcws.sync.reconnect("http://a/")
+        with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
+            zcws.sync.reconnect("ws://a/", sock=sock)

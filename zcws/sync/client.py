@@ -1,29 +1,37 @@
-"""`zcws.sync.connect`: from a URI to an open blocking connection."""
+"""`zcws.sync.connect`: from a URI to an open blocking connection; `zcws.sync.reconnect`: to one after the other.
+
+reach.py makes the socket, connector.py decides what request and response mean, route.py which redirects are followed,
+retry.py whether and when another attempt is made.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-import ssl as ssl_module
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.errors import HandshakeError
+from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.pool import Pool
+from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
+from zcws.route import EYEBALLS_DELAY, Route, Trust
 from zcws.sync.channel import open_channel
+from zcws.sync.reach import reach, rest
 from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
+from zcws.uri import parse_uri
 from zcws.writer import MaskingKeys
 
-__all__ = ["connect", "unix_connect"]
+__all__ = ["connect", "reconnect", "unix_connect"]
 
 #: Every client of this process draws its masking keys here.
 _keys = MaskingKeys(os.urandom)
@@ -37,9 +45,11 @@ _CHUNK = 4096
 def connect(
     uri: str,
     *,
+    host: str | None = None,
+    port: int | None = None,
     sock: socket.socket | None = None,
-    path: str | None = None,
-    ssl: ssl_module.SSLContext | None = None,
+    path: str | os.PathLike[str] | None = None,
+    ssl: Trust = None,
     server_hostname: str | None = None,
     origin: str | None = None,
     subprotocols: Sequence[str] | None = None,
@@ -47,6 +57,11 @@ def connect(
     no_masking: NoMasking = False,
     additional_headers: HeadersLike | None = None,
     user_agent_header: str | None = SOFTWARE,
+    basic_auth: tuple[str, str] | None = None,
+    bearer: str | None = None,
+    proxy: str | Literal[True] | None = True,
+    proxy_ssl: Trust = None,
+    proxy_server_hostname: str | None = None,
     open_timeout: float | None = 10,
     close_timeout: float | None = 10,
     ping_interval: float | None = 20,
@@ -55,21 +70,24 @@ def connect(
     max_fragments: int = MAX_FRAGMENTS,
     write_timeout: float | None = None,
     max_redirects: int = 0,
-    **others: Any,
+    source_address: tuple[str, int] | None = None,
+    family: int = socket.AF_UNSPEC,
+    happy_eyeballs_delay: float | None = EYEBALLS_DELAY,
 ) -> WebSocket:
     """Opens a WebSocket connection; a context manager that closes it.
 
     Args:
         uri: `ws://` or `wss://`; user and password in it become basic credentials.
-        sock, path: an existing connected socket, or a Unix socket's path, in place of the URI's host. No redirect
-            is followed then.
+        host, port, sock, path: another place to connect to than the URI's, a connected socket, or a Unix socket's path.
         write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
-        others: passed on to `socket.create_connection`.
+        source_address, family: of our end of the socket: host and port, `socket.AF_INET` or `AF_INET6`.
+        happy_eyeballs_delay: seconds between attempts at a host's addresses; None tries one after the other.
         ssl and the rest: see `zcws.connect`.
 
     Raises:
-        HandshakeError: the server did not agree. OSError: there is no server, or no trust in it.
-        TimeoutError: it took longer than `open_timeout`. ValueError: the URI is not one.
+        HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
+            no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
+        ValueError, TypeError: the URI is not one, or an option means nothing.
     """
     connector = WebSocketConnector(
         uri,
@@ -80,25 +98,38 @@ def connect(
         no_masking=no_masking,
         additional_headers=additional_headers,
         user_agent_header=user_agent_header,
+        basic_auth=basic_auth,
+        bearer=bearer,
     )
-    deadline = None if open_timeout is None else time.monotonic() + open_timeout
-    redirects = max_redirects if sock is None and path is None else 0
-    for _ in range(redirects + 1):
-        plain = _reach(connector, sock, path, _rest(deadline), others)
-        stream = _secure(plain, connector, ssl, server_hostname, deadline)
-        try:
-            response, received = _shake(stream, connector, deadline)
-            following = connector.redirect(response) if redirects and response.status_code != 101 else None
-            if following is None:
-                agreement = connector.check(response)
-                break
-        except BaseException:
-            stream.close()
-            raise
-        stream.close()
-        connector = following
-    else:
-        raise HandshakeError(f"more than max_redirects={max_redirects} redirects")
+    route = Route(
+        uri=connector.uri,
+        ssl=ssl,
+        server_hostname=server_hostname,
+        proxy=proxy,
+        proxy_ssl=proxy_ssl,
+        proxy_server_hostname=proxy_server_hostname,
+        host=host,
+        port=port,
+        sock=sock,
+        path=path,
+        max_redirects=max_redirects,
+        user_agent_header=user_agent_header,
+    )
+    others = {
+        "source_address": source_address,
+        "family": family,
+        "happy_eyeballs_delay": happy_eyeballs_delay,
+    }
+    try:
+        opened = _follow(connector, route, open_timeout, others)
+    except TimeoutError as error:
+        if error.errno is not None:
+            raise  # it is the network's own
+        shown = connector.uri.shown
+        raise TimeoutError(
+            f"{shown} has not answered the opening handshake in open_timeout={open_timeout} seconds"
+        ) from None
+    stream, connector, agreement, response, received = opened
     connection = Connection(
         is_client=True,
         entropy=_keys,
@@ -124,52 +155,77 @@ def connect(
     )
 
 
-def unix_connect(path: str, uri: str = "ws://localhost/", **options: Any) -> WebSocket:
-    """`connect` over the Unix socket at `path`; `uri` gives the Host and the resource."""
+def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options: Any) -> WebSocket:
+    """`connect` over the Unix socket at `path`; `uri` gives the Host and the resource.
+
+    By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
+    """
+    if uri is None:
+        uri = "ws://localhost/" if options.get("ssl") is None else "wss://localhost/"
     return connect(uri, path=path, **options)
 
 
-def _reach(
-    connector: WebSocketConnector,
-    sock: socket.socket | None,
-    path: str | None,
-    timeout: float | None,
-    others: dict[str, Any],
-) -> socket.socket:
-    if sock is not None:
-        sock.settimeout(timeout)
-        return sock
-    if path is None:
-        return socket.create_connection((connector.uri.host, connector.uri.port), timeout, **others)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(timeout)
-    try:
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def reconnect(
+    uri: str,
+    *,
+    process_exception: ProcessException = process_exception,
+    reconnect_delays: Delays = backoff,
+    **options: Any,
+) -> Iterator[WebSocket]:
+    """`for ws in reconnect(...)`: a new connection for each turn of the loop, the old one closed before.
+
+    It is not `connect` because a connection itself is iterated over: its messages.
+
+    Args:
+        process_exception: says whether an error is fatal by returning it (or another), or None to try again; by default
+            `zcws.process_exception`.
+        reconnect_delays: called for a new series of seconds to wait; by default `zcws.backoff`.
+        options: those of `connect`.
+
+    Raises:
+        what `connect` raises, where that is fatal.
+    """
+    if options.get("sock") is not None:
+        raise ValueError("a socket that is given (sock=) can be used once: there is no connecting again")
+    retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception)
+    return _connections(uri, retries, options)
 
 
-def _secure(
-    sock: socket.socket,
-    connector: WebSocketConnector,
-    context: ssl_module.SSLContext | None,
-    server_hostname: str | None,
-    deadline: float | None,
-) -> socket.socket:
-    """The socket, with TLS where the URI says so. Closed when that fails."""
-    try:
-        if connector.uri.secure:
-            context = context or ssl_module.create_default_context()
-            sock.settimeout(_rest(deadline))
-            return context.wrap_socket(sock, server_hostname=server_hostname or connector.uri.host)
-        if context is not None:
-            raise ValueError("ssl= is for wss:// URIs; this one is ws://")
-        return sock
-    except BaseException:
-        sock.close()
-        raise
+def _connections(uri: str, retries: Retries, options: dict[str, Any]) -> Iterator[WebSocket]:
+    delay: float | None = 0.0
+    while delay is not None:
+        time.sleep(delay)
+        try:
+            ws = connect(uri, **options)
+        except Exception as error:
+            delay = retries.failed(error)
+            continue
+        opened = time.monotonic()
+        try:
+            yield ws
+        finally:
+            ws.close()
+        delay = retries.ended(time.monotonic() - opened, ws.connection.error())
+
+
+def _follow(
+    connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
+) -> tuple[socket.socket, WebSocketConnector, Agreement, Response, bytes]:
+    """One handshake, or as many as there are redirects; the last bytes are those behind the response."""
+    deadline = None if open_timeout is None else time.monotonic() + open_timeout
+    followed = 0
+    while True:
+        stream = reach(route, connector.uri, deadline, others)
+        try:
+            response, received = _shake(stream, connector, deadline)
+            if response.status_code == 101:
+                return stream, connector, connector.check(response), response, received
+            connector = route.follow(connector, response, followed)
+            followed += 1
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
 
 
 def _shake(
@@ -182,11 +238,11 @@ def _shake(
         data += _more(
             sock, deadline, "the server closed the connection before it answered the opening handshake"
         )
-    rest = bytes(data[connector.used :])
+    behind = bytes(data[connector.used :])
     if response.status_code == 101:
-        return response, rest
+        return response, behind
     body = connector.body_reader(response)
-    body.feed(rest)
+    body.feed(behind)
     while not body.done:
         try:
             body.feed(_more(sock, deadline, ""))
@@ -197,15 +253,9 @@ def _shake(
 
 
 def _more(sock: socket.socket, deadline: float | None, at_end: str) -> bytes:
-    sock.settimeout(_rest(deadline))
-    try:
-        data = sock.recv(_CHUNK)
-    except TimeoutError:
-        raise TimeoutError("no answer to the opening handshake within open_timeout") from None
+    sock.settimeout(rest(deadline))
+    data = sock.recv(_CHUNK)
     if not data:
-        raise HandshakeError(at_end)
+        # retry.py: another attempt may do better.
+        raise HandshakeError(at_end) from EOFError("end of stream")
     return data
-
-
-def _rest(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.001)

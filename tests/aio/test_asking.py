@@ -1,0 +1,116 @@
+"""A client's connection before it is open, against servers by hand; whole connections are in test_client.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import wire
+from net import Place, response, soon
+
+import zcws
+
+
+def answering(
+    answer: Callable[[bytes], bytes], *, cut: bool = False
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    """A server that answers one request, byte by byte if wanted, and then waits for the client to go."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = answer(await soon(reader.readuntil(b"\r\n\r\n")))
+        with contextlib.suppress(ConnectionError):  # it may have seen enough
+            for piece in [data[at : at + 1] for at in range(len(data))] if cut else [data]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            await soon(reader.read())
+
+    return serve
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_frames_behind_the_response_are_kept(anyplace: Place, cut: bool) -> None:
+    def answer(head: bytes) -> bytes:
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        return early + response(head) + wire.frame(wire.TEXT, b"first") + wire.frame(wire.TEXT, b"second")
+
+    async def main() -> None:
+        async with anyplace.listen(answering(answer, cut=cut)) as port:
+            ws = await anyplace.connect(port)
+            assert [await soon(ws.recv()), await soon(ws.recv())] == ["first", "second"]
+            ws.abort()
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno!\nmore", b"no!\n"),
+        (b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", b""),
+    ],
+)
+def test_a_response_that_is_no_101(anyplace: Place, head: bytes, body: bytes, cut: bool) -> None:
+    async def main() -> None:
+        async with anyplace.listen(answering(lambda asked: head, cut=cut)) as port:
+            with pytest.raises(zcws.HandshakeError, match="instead of 101") as caught:
+                await anyplace.connect(port)
+            assert caught.value.body == body
+
+    anyplace.run(main())
+
+
+def test_a_body_that_ends_with_the_connection(place: Place) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 Oh\r\n\r\nuntil the end")
+
+    async def main() -> None:
+        async with place.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError) as caught:
+                await place.connect(port)
+            assert (caught.value.status, caught.value.body) == (500, b"until the end")
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 101 Sw"])
+def test_the_end_before_the_response(anyplace: Place, data: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+
+    async def main() -> None:
+        async with anyplace.listen(serve) as port:
+            with pytest.raises(
+                zcws.HandshakeError, match="closed the connection before it answered"
+            ) as caught:
+                await anyplace.connect(port)
+            assert isinstance(caught.value.__cause__, (EOFError, OSError))  # worth another attempt
+            assert zcws.process_exception(caught.value) is None
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda head: b"SSH-2.0-x\r\n\r\n",
+        lambda head: b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        lambda head: response(head).replace(b"Sec-WebSocket-Accept: ", b"Sec-WebSocket-Accept: x"),
+        lambda head: response(head, b"Sec-WebSocket-Protocol: nobody-asked\r\n"),
+    ],
+)
+def test_no_agreement(anyplace: Place, answer: Callable[[bytes], bytes]) -> None:
+    async def main() -> None:
+        async with anyplace.listen(answering(answer)) as port:
+            with pytest.raises(zcws.HandshakeError) as caught:
+                await anyplace.connect(port)
+            assert zcws.process_exception(caught.value) is caught.value
+
+    anyplace.run(main())

@@ -1,0 +1,316 @@
+"""Ways to a server on asyncio: straight, Unix sockets, and real proxies (proxies.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import ssl
+import sys
+from typing import Any
+
+import proxies
+import pytest
+from net import Certificates, Place, echo, port_of, soon
+
+import zcws
+from zcws.aio.reach import reach
+from zcws.route import Route
+from zcws.uri import parse_uri
+
+SECRET = "5ecret"
+#: User name and password, and how they stand in an address.
+CREDENTIALS = ("user", "5ecret:@")
+USER_INFO = "user:5ecret%3A%40"
+
+KINDS = [
+    ("http", "http"),
+    ("socks5", "socks5"),
+    ("socks5", "socks5h"),
+    ("socks4", "socks4"),
+    ("socks4", "socks4a"),
+]
+
+
+async def talk(place: Place, server: zcws.Server, **options: Any) -> None:
+    """One message there and back, small and large."""
+    async with place.connect(server, **options) as ws:
+        for message in ("hello", bytes(300_000)):
+            sending = asyncio.ensure_future(ws.send(message))
+            assert await soon(ws.recv()) == message
+            await sending
+
+
+class TestProxies:
+    @pytest.mark.parametrize(("kind", "scheme"), KINDS)
+    def test_through(self, anyplace: Place, kind: str, scheme: str) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server:
+                await talk(anyplace, server, proxy=proxy.url(scheme))
+                assert proxy.asked == [("127.0.0.1", port_of(server))]
+
+        with proxies.running(kind) as proxy:
+            anyplace.run(main())
+
+    @pytest.mark.parametrize("kind", ["http", "socks5"])
+    def test_credentials(self, place: Place, kind: str) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                await talk(place, server, proxy=proxy.url(kind, USER_INFO))
+                with pytest.raises(zcws.ProxyError) as caught:
+                    await place.connect(server, proxy=proxy.url(kind, f"other:{SECRET}"))
+                assert SECRET not in str(caught.value) and caught.value.__cause__ is None
+                # What python-socks quotes is not ours.
+                assert kind == "http" or caught.value.__suppress_context__
+                assert (caught.value.status == 407) == (kind == "http")
+                with pytest.raises(zcws.ProxyError):
+                    await place.connect(server, proxy=proxy.url(kind))
+
+        with proxies.running(kind, credentials=CREDENTIALS) as proxy:
+            place.run(main())
+
+    @pytest.mark.parametrize(
+        ("kind", "scheme"), [("http", "http"), ("socks5", "socks5h"), ("socks4", "socks4a")]
+    )
+    def test_the_proxy_resolves_the_name(self, anyloop: Place, kind: str, scheme: str) -> None:
+        async def main() -> None:
+            async with anyloop.serve(echo) as server:
+                uri = f"ws://nowhere.example:{port_of(server)}/"
+                async with zcws.connect(uri, proxy=proxy.url(scheme)) as ws:
+                    assert ws.state is zcws.State.OPEN
+                assert proxy.asked == [("nowhere.example", port_of(server))]
+
+        with proxies.running(kind) as proxy:
+            anyloop.run(main())
+
+    def test_connect_tells_the_proxy_nothing_of_the_server(self, anyloop: Place) -> None:
+        """And the server nothing of the proxy."""
+        seen: list[zcws.Request] = []
+
+        def look(handshake: Any, asked: zcws.Request) -> None:
+            seen.append(asked)
+
+        async def main() -> None:
+            async with anyloop.serve(echo, process_request=look) as server:
+                options = {
+                    "additional_headers": {"Cookie": SECRET},
+                    "bearer": SECRET,
+                    "user_agent_header": "me",
+                }
+                await talk(anyloop, server, proxy=proxy.url("http", USER_INFO), **options)
+
+        with proxies.running(credentials=CREDENTIALS) as proxy:
+            anyloop.run(main())
+        (head,) = proxy.heads
+        assert SECRET.encode() not in head and b"\r\nUser-Agent: me\r\n" in head
+        assert "Proxy-Authorization" not in seen[0].headers
+
+    def test_by_environment(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                monkeypatch.setenv("ws_proxy", proxy.url("http"))
+                monkeypatch.setenv("no_proxy", "other.example")
+                await talk(place, server)
+                assert len(proxy.asked) == 1
+                await talk(place, server, proxy=None)
+                monkeypatch.setenv("no_proxy", "127.0.0.1")
+                await talk(place, server)
+                assert len(proxy.asked) == 1
+
+        with proxies.running() as proxy:
+            place.run(main())
+
+    @pytest.mark.parametrize(
+        ("answer", "status", "reason"),
+        [
+            (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403, "status 403"),
+            (b"", None, "closed the connection before it answered CONNECT"),
+            (
+                b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n",
+                None,
+                "bytes behind its answer",
+            ),
+            (b"I am no proxy\r\n\r\n", None, "not legal HTTP"),
+        ],
+    )
+    def test_refused(self, anyplace: Place, answer: bytes, status: int | None, reason: str) -> None:
+        async def main() -> None:
+            with pytest.raises(zcws.ProxyError, match=reason) as caught:
+                await anyplace.connect(1, proxy=proxy.url("http", USER_INFO))
+            assert caught.value.status == status and SECRET not in str(caught.value)
+
+        with proxies.running(answer=answer) as proxy:
+            anyplace.run(main())
+
+    @pytest.mark.parametrize(("code", "is_temporary"), [(5, True), (2, False)])
+    def test_refused_by_socks(self, anyloop: Place, code: int, is_temporary: bool) -> None:
+        async def main() -> None:
+            with pytest.raises(zcws.ProxyError, match=r"socks5h://127\.0\.0\.1") as caught:
+                await anyloop.connect(1, proxy=proxy.url("socks5h"))
+            assert caught.value.is_temporary is is_temporary
+
+        with proxies.running("socks5", answer=code) as proxy:
+            anyloop.run(main())
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_no_proxy_there(self, anyloop: Place, scheme: str) -> None:
+        async def main() -> None:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                address = f"{scheme}://u:5ecret@127.0.0.1:{listening.getsockname()[1]}"
+            with pytest.raises(OSError, match="cannot connect to the proxy") as caught:
+                await anyloop.connect(1, proxy=address)
+            assert SECRET not in str(caught.value)
+
+        anyloop.run(main())
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_a_proxy_that_says_nothing(self, anyplace: Place, scheme: str) -> None:
+        """`open_timeout` is for all of it, and leaves nothing behind."""
+
+        async def main() -> None:
+            async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+
+            plain = Place(anyplace.loop, None)
+            async with plain.listen(silent) as port:
+                with pytest.raises(TimeoutError, match=r"open_timeout=0\.05"):
+                    await anyplace.connect(1, proxy=f"{scheme}://127.0.0.1:{port}", open_timeout=0.05)
+
+        anyplace.run(main())
+
+    def test_the_servers_certificate_is_checked_behind_a_proxy(self, tls: Place) -> None:
+        async def main() -> None:
+            async with tls.serve(echo) as server:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await tls.connect(server, proxy=proxy.url("http"), server_hostname="example.com")
+
+        with proxies.running() as proxy:
+            tls.run(main())
+            gc.collect()
+
+    def test_without_the_extra(self, anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "python_socks.async_.asyncio", None)
+
+        async def main() -> None:
+            with pytest.raises(ImportError, match=r"pip install 'zcws\[proxy\]'"):
+                await anyloop.connect(1, proxy="socks5h://127.0.0.1")
+
+        anyloop.run(main())
+
+
+class TestProxiesOverTls:
+    """https:// proxies."""
+
+    def test_in_the_clear_inside(self, anyloop: Place, certificates: Certificates) -> None:
+        async def main() -> None:
+            async with anyloop.serve(echo) as server:
+                await talk(anyloop, server, proxy=proxy.url("https"), proxy_ssl=certificates.client)
+
+        with proxies.running(tls=certificates.server) as proxy:
+            anyloop.run(main())
+        assert len(proxy.asked) == 1
+
+    def test_tls_inside_tls(self, tls: Place, certificates: Certificates) -> None:
+        async def main() -> None:
+            async with tls.serve(echo) as server:
+                await talk(tls, server, proxy=proxy.url("https"), proxy_ssl=certificates.client)
+
+        with proxies.running(tls=certificates.server) as proxy:
+            if sys.version_info < (3, 11) and tls.loop == "asyncio":
+                with pytest.raises(ValueError, match="TLS inside TLS"):
+                    tls.run(main())
+            else:
+                tls.run(main())
+                assert len(proxy.asked) == 1
+
+    def test_a_proxy_that_is_not_trusted(self, anyloop: Place, certificates: Certificates) -> None:
+        async def main() -> None:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await anyloop.connect(1, proxy=proxy.url("https"))
+
+        with proxies.running(tls=certificates.server) as proxy:
+            anyloop.run(main())
+
+
+class Nothing(asyncio.Protocol):
+    """A protocol that only has to be made."""
+
+
+class TestStraight:
+    def test_several_addresses(self, anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first of a name's addresses is closed, the second is not."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                port = listening.getsockname()[1]
+                uri = parse_uri(f"ws://localhost:{port}/")
+                transport, protocol = await reach(loop, Nothing, Route(uri=uri, proxy=None), uri, {})
+                assert transport.get_extra_info("peername")[:2] == ("127.0.0.1", port)
+                assert isinstance(protocol, Nothing)
+                transport.abort()
+                await asyncio.sleep(0)
+
+        anyloop.run(main())
+
+    def test_addresses_race(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """RFC 8305: asyncio is told to, unless somebody has said otherwise or there is nobody to race with."""
+        seen: list[Any] = []
+
+        class Loop(asyncio.SelectorEventLoop):
+            async def create_connection(  # type: ignore[override]
+                self, make: Any, host: Any = None, port: Any = None, **options: Any
+            ) -> Any:
+                seen.append((host, options.get("happy_eyeballs_delay", "not said")))
+                raise ConnectionRefusedError
+
+        async def main() -> None:
+            for host in ("name.example", "127.0.0.1", "[::1]"):
+                for options in ({}, {"happy_eyeballs_delay": None}):
+                    given: dict[str, Any] = options
+                    with pytest.raises(ConnectionRefusedError):
+                        await zcws.connect(f"ws://{host}:1/", proxy=None, **given)
+
+        loop = Loop()
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.close()
+        assert seen == [
+            ("name.example", 0.25),
+            ("name.example", None),
+            ("127.0.0.1", "not said"),
+            ("127.0.0.1", None),
+            ("::1", "not said"),
+            ("::1", None),
+        ]
+
+    def test_a_name_that_nobody_knows(self, anyloop: Place) -> None:
+        async def main() -> None:
+            with pytest.raises(socket.gaierror, match=r"nowhere\.invalid"):
+                await zcws.connect("ws://nowhere.invalid/", proxy=None)
+
+        anyloop.run(main())
+
+
+class TestUnixSockets:
+    def test_with_tls(self, tls: Place, tmp_path: Any) -> None:
+        async def main() -> None:
+            path = tmp_path / "s"
+            assert tls.certificates is not None
+            async with zcws.unix_serve(echo, str(path), ssl=tls.certificates.server):
+                async with zcws.unix_connect(path, ssl=tls.certificates.client) as ws:
+                    assert ws.request is not None and ws.request.headers["Host"] == "localhost"
+                    await ws.send("hello")
+                    assert await soon(ws.recv()) == "hello"
+
+        tls.run(main())
+
+    def test_nobody_there(self, anyloop: Place, tmp_path: Any) -> None:
+        async def main() -> None:
+            with pytest.raises(FileNotFoundError, match=str(tmp_path / "s")):
+                await zcws.unix_connect(str(tmp_path / "s"))
+
+        anyloop.run(main())

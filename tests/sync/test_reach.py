@@ -1,0 +1,303 @@
+"""Ways to a server with blocking sockets: straight, Unix sockets, and real proxies (proxies.py)."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import proxies
+import pytest
+import raw
+import wire
+from net import Certificates
+
+import zcws
+import zcws.sync
+from zcws.route import Route
+from zcws.sync.reach import interleaved, reach, rest
+from zcws.uri import parse_uri
+
+from .conftest import Serving
+
+SECRET = "5ecret"
+CREDENTIALS = ("user", "5ecret:@")
+USER_INFO = "user:5ecret%3A%40"
+
+KINDS = [
+    ("http", "http"),
+    ("socks5", "socks5"),
+    ("socks5", "socks5h"),
+    ("socks4", "socks4"),
+    ("socks4", "socks4a"),
+]
+
+
+def echo(ws: zcws.sync.WebSocket) -> None:
+    for message in ws:
+        ws.send(message)
+
+
+def port_of(server: zcws.sync.Server) -> int:
+    port: int = server.sock.getsockname()[1]
+    return port
+
+
+def talk(port: int, *, host: str = "127.0.0.1", **options: Any) -> None:
+    scheme = "wss" if options.get("ssl") else "ws"
+    with zcws.sync.connect(f"{scheme}://{host}:{port}/", **options) as ws:
+        ws.send("hello")
+        assert ws.recv() == "hello"
+
+
+class TestProxies:
+    @pytest.mark.parametrize("is_tls", [False, True])
+    @pytest.mark.parametrize(("kind", "scheme"), KINDS)
+    def test_through(
+        self, serving: Serving, certificates: Certificates, kind: str, scheme: str, is_tls: bool
+    ) -> None:
+        theirs, ours = (certificates.server, certificates.client) if is_tls else (None, None)
+        with proxies.running(kind) as proxy, serving(echo, ssl=theirs) as server:
+            talk(port_of(server), proxy=proxy.url(scheme), ssl=ours)
+            assert proxy.asked == [("127.0.0.1", port_of(server))]
+
+    @pytest.mark.parametrize("kind", ["http", "socks5"])
+    def test_credentials(self, serving: Serving, kind: str) -> None:
+        with proxies.running(kind, credentials=CREDENTIALS) as proxy, serving(echo) as server:
+            talk(port_of(server), proxy=proxy.url(kind, USER_INFO))
+            with pytest.raises(zcws.ProxyError) as caught:
+                talk(port_of(server), proxy=proxy.url(kind, f"other:{SECRET}"))
+            assert SECRET not in str(caught.value) and caught.value.__cause__ is None
+            assert kind == "http" or caught.value.__suppress_context__  # what python-socks quotes is not ours
+            assert (caught.value.status == 407) == (kind == "http")
+            with pytest.raises(zcws.ProxyError):
+                talk(port_of(server), proxy=proxy.url(kind))
+
+    @pytest.mark.parametrize(
+        ("kind", "scheme"), [("http", "http"), ("socks5", "socks5h"), ("socks4", "socks4a")]
+    )
+    def test_the_proxy_resolves_the_name(self, serving: Serving, kind: str, scheme: str) -> None:
+        with proxies.running(kind) as proxy, serving(echo) as server:
+            talk(port_of(server), host="nowhere.example", proxy=proxy.url(scheme))
+            assert proxy.asked == [("nowhere.example", port_of(server))]
+
+    def test_by_environment(self, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+        with proxies.running() as proxy, serving(echo) as server:
+            monkeypatch.setenv("ws_proxy", proxy.url("http"))
+            monkeypatch.setenv("no_proxy", "other.example")
+            talk(port_of(server))
+            assert len(proxy.asked) == 1
+            talk(port_of(server), proxy=None)
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            talk(port_of(server))
+            assert len(proxy.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("answer", "status", "reason"),
+        [
+            (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403, "status 403"),
+            (b"", None, "closed the connection before it answered CONNECT"),
+            (
+                b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n",
+                None,
+                "bytes behind its answer",
+            ),
+        ],
+    )
+    def test_refused(self, answer: bytes, status: int | None, reason: str) -> None:
+        with proxies.running(answer=answer) as proxy:
+            with pytest.raises(zcws.ProxyError, match=reason) as caught:
+                talk(1, proxy=proxy.url("http", USER_INFO))
+            assert caught.value.status == status and SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize(("code", "is_temporary"), [(5, True), (2, False)])
+    def test_refused_by_socks(self, code: int, is_temporary: bool) -> None:
+        with proxies.running("socks5", answer=code) as proxy:
+            with pytest.raises(zcws.ProxyError, match=r"socks5h://127\.0\.0\.1") as caught:
+                talk(1, proxy=proxy.url("socks5h"))
+            assert caught.value.is_temporary is is_temporary
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_no_proxy_there(self, scheme: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError, match="cannot connect to the proxy") as caught:
+            talk(1, proxy=f"{scheme}://u:5ecret@127.0.0.1:{port}")
+        assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_a_proxy_that_says_nothing(self, scheme: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:  # it accepts nobody
+            with pytest.raises(TimeoutError, match=r"open_timeout=0\.05"):
+                talk(1, proxy=f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", open_timeout=0.05)
+
+    def test_a_proxy_that_resets(self) -> None:
+        def run() -> None:
+            listening.settimeout(raw.LONG)
+            sock, _ = listening.accept()
+            raw.head_of(sock)
+            raw.Peer(sock, masks=False).reset()
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(zcws.ProxyError, match="before it answered") as caught:
+                talk(1, proxy=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    def test_over_tls(self, serving: Serving, certificates: Certificates) -> None:
+        with proxies.running(tls=certificates.server) as proxy, serving(echo) as server:
+            talk(port_of(server), proxy=proxy.url("https"), proxy_ssl=certificates.client)
+            assert len(proxy.asked) == 1
+            with pytest.raises(ssl.SSLCertVerificationError):
+                talk(port_of(server), proxy=proxy.url("https"))
+
+    def test_tls_inside_tls(self, certificates: Certificates) -> None:
+        with pytest.raises(ValueError, match="TLS inside TLS"):
+            talk(1, proxy="https://127.0.0.1:1", ssl=certificates.client)
+
+    def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "python_socks.sync", None)
+        with pytest.raises(ImportError, match=r"pip install 'zcws\[proxy\]'"):
+            talk(1, proxy="socks5h://127.0.0.1")
+
+
+# ---- straight ----
+
+
+def straight(
+    port: int, host: str = "localhost", timeout: float | None = raw.LONG, **others: Any
+) -> socket.socket:
+    uri = parse_uri(f"ws://{host}:{port}/")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return reach(Route(uri=uri, proxy=None), uri, deadline, others)
+
+
+class Names:
+    """A name server that knows one name, and the addresses that a test gives it."""
+
+    def __init__(self, *addresses: tuple[str, int]) -> None:
+        self.addresses = addresses
+
+    def __call__(self, host: str, port: int, family: int = 0, kind: int = 0) -> list[Any]:
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address, _ in self.addresses]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", place)
+            for family, place in zip(families, self.addresses, strict=True)
+        ]
+
+
+@pytest.fixture
+def full() -> Any:
+    """A port that answers nobody: its backlog is full, so that the kernel drops what comes."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+            fillers.append(filler)
+        time.sleep(0.05)
+        yield listening.getsockname()[1]
+        for filler in fillers:
+            filler.close()
+
+
+class TestRace:
+    """RFC 8305."""
+
+    def test_a_name(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            with straight(listening.getsockname()[1]) as sock:
+                assert sock.getpeername() == listening.getsockname()
+                assert sock.gettimeout() is not None
+
+    def test_without_a_deadline(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            with straight(listening.getsockname()[1], timeout=None) as sock:
+                assert sock.gettimeout() is None
+
+    def test_one_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = closed.getsockname()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            monkeypatch.setattr(socket, "getaddrinfo", Names(nobody, listening.getsockname()))
+            with straight(1, happy_eyeballs_delay=None) as sock:
+                assert sock.getpeername() == listening.getsockname()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer where the backlog is full")
+    def test_one_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            monkeypatch.setattr(socket, "getaddrinfo", Names(("127.0.0.1", full), listening.getsockname()))
+            with straight(1, happy_eyeballs_delay=0.01) as sock:
+                assert sock.getpeername() == listening.getsockname()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer where the backlog is full")
+    def test_nobody_answers(self, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", Names(("127.0.0.1", full), ("127.0.0.1", full)))
+        with pytest.raises(TimeoutError, match="no address of the host"):
+            straight(1, timeout=0.1, happy_eyeballs_delay=0.01)
+
+    def test_all_refuse(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = closed.getsockname()
+        monkeypatch.setattr(socket, "getaddrinfo", Names(nobody, nobody))
+        with pytest.raises(ConnectionRefusedError) as caught:
+            straight(1)
+        assert caught.value.errno == errno.ECONNREFUSED
+        assert str(caught.value).count(f"127.0.0.1:{nobody[1]}: Connection refused") == 2
+
+    def test_from_where(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            with straight(port, source_address=("127.0.0.1", 0), family=socket.AF_INET) as sock:
+                assert sock.getsockname()[0] == "127.0.0.1"
+            with pytest.raises(OSError):
+                straight(port, source_address=("192.0.2.1", 0))  # RFC 5737: nobody's
+
+    def test_a_name_that_nobody_knows(self) -> None:
+        with pytest.raises(socket.gaierror, match=r"nowhere\.invalid"):
+            straight(1, host="nowhere.invalid")
+
+    def test_the_families_take_turns(self) -> None:
+        six, four = socket.AF_INET6, socket.AF_INET
+        given = [(six, 1), (six, 2), (six, 3), (four, 4)]
+        assert list(interleaved(given)) == [(six, 1), (four, 4), (six, 2), (six, 3)]
+
+
+def test_what_is_left_of_the_time() -> None:
+    assert rest(None) is None
+    assert rest(time.monotonic() - 1) == 0.001  # zero would mean not to wait at all
+    assert (rest(time.monotonic() + 100) or 0) > 1
+
+
+# ---- Unix sockets ----
+
+
+class TestUnixSockets:
+    def test_with_tls(self, serving: Serving, certificates: Certificates, tmp_path: Path) -> None:
+        with serving(echo, path=str(tmp_path / "s"), ssl=certificates.server):
+            with zcws.sync.unix_connect(tmp_path / "s", ssl=certificates.client) as ws:
+                assert ws.request is not None and ws.request.headers["Host"] == "localhost"
+                ws.send("hello")
+                assert ws.recv() == "hello"
+
+    def test_nobody_there(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "s")):
+            zcws.sync.unix_connect(tmp_path / "s")
+
+
+def test_another_place_than_the_uri_says() -> None:
+    def script(peer: raw.Peer) -> None:
+        peer.send(wire.CLOSE, peer.read().payload)
+
+    threads = threading.active_count()
+    with raw.server(script) as port:
+        with zcws.sync.connect("ws://elsewhere.example/", host="127.0.0.1", port=port) as ws:
+            assert ws.request is not None and ws.request.headers["Host"] == "elsewhere.example"
+    assert threading.active_count() == threads

@@ -1,0 +1,231 @@
+"""When a client connects again. RFC 6455 7.2.3; that it does is in aio/test_client.py and sync/test_client.py."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from zcws.errors import ConnectionClosedError, ConnectionClosedOK, HandshakeError, ProxyError
+from zcws.retry import Retries, backoff, check_options, process_exception
+
+
+def first(count: int, delays: Iterator[float]) -> list[float]:
+    return list(itertools.islice(delays, count))
+
+
+class TestBackoff:
+    def test_it_doubles_up_to_the_largest(self) -> None:
+        delays = first(10, backoff(0, 1, 60, 2, jitter=0))
+        assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+    def test_all_of_it_can_be_set(self) -> None:
+        delays = first(6, backoff(initial_delay=0, min_delay=0.5, max_delay=10, factor=3, jitter=0))
+        assert delays == [0, 0.5, 1.5, 4.5, 10, 10]
+
+    def test_it_does_not_end(self) -> None:
+        assert max(first(5000, backoff())) <= 60  # a factor to the power of that is no float
+
+    def test_jitter(self) -> None:
+        """The first delay is anything up to `initial_delay`; of the others a part is left to chance."""
+        series = [first(4, backoff(5, 10, 20, jitter=0.5)) for _ in range(200)]
+        for begin, *later in series:
+            assert 0 <= begin <= 5
+            for delay, whole in zip(later, (10, 20, 20), strict=True):
+                assert whole / 2 <= delay <= whole
+        assert len({delays[0] for delays in series}) > 100
+        assert len({delays[3] for delays in series}) > 100
+
+    def test_the_first_is_not_over_the_largest(self) -> None:
+        assert all(next(backoff(5, 1, 0.01)) <= 0.01 for _ in range(50))
+
+    def test_chance_is_the_modules_own(self) -> None:
+        random.seed(1)
+        once = first(5, backoff())
+        random.seed(1)
+        assert first(5, backoff()) == once
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"initial_delay": -1}, "negative"),
+            ({"min_delay": -1}, "negative"),
+            ({"max_delay": -1}, "negative"),
+            ({"factor": 0.5}, "factor"),
+            ({"jitter": 2}, "jitter"),
+        ],
+    )
+    def test_numbers_that_mean_nothing(self, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            backoff(**options)
+
+
+def caused(error: HandshakeError, cause: BaseException) -> HandshakeError:
+    error.__cause__ = cause
+    return error
+
+
+class TestProcessException:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionRefusedError(),
+            socket.gaierror(),
+            TimeoutError(),
+            ssl.SSLEOFError(),
+            OSError(),
+            *(HandshakeError("x", status=status) for status in (500, 502, 503, 504)),
+            ProxyError("x", status=503),
+            ProxyError("x", is_temporary=True),
+            caused(HandshakeError("x"), EOFError()),
+            caused(HandshakeError("x"), ConnectionResetError()),
+        ],
+        ids=repr,
+    )
+    def test_worth_another_attempt(self, error: Exception) -> None:
+        assert process_exception(error) is None
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ssl.SSLCertVerificationError(),
+            *(HandshakeError("x", status=status) for status in (302, 400, 401, 403, 404, 501, 505)),
+            HandshakeError("x"),
+            ProxyError("x", status=407),
+            ProxyError("x"),
+            caused(HandshakeError("x"), ValueError()),
+            ValueError(),
+            ImportError(),
+            RuntimeError(),
+        ],
+        ids=repr,
+    )
+    def test_fatal(self, error: Exception) -> None:
+        assert process_exception(error) is error
+
+
+class Series:
+    """Delays that count how often they have begun anew."""
+
+    def __init__(self, *delays: float) -> None:
+        self.delays = delays
+        self.begun = 0
+
+    def __call__(self) -> Iterator[float]:
+        self.begun += 1
+        return iter(self.delays)
+
+
+OK = ConnectionClosedOK(1000, clean=True)
+BROKEN = ConnectionClosedError(1006)
+
+
+class TestRetries:
+    def test_failures_take_one_delay_after_the_other(self) -> None:
+        series = Series(1, 2, 3)
+        retries = Retries("ws://a/", series, process_exception)
+        assert [retries.failed(OSError()) for _ in range(3)] == [1, 2, 3]
+        assert series.begun == 1
+
+    def test_a_connection_that_lived_begins_anew(self) -> None:
+        series = Series(1, 2, 3)
+        retries = Retries("ws://a/", series, process_exception)
+        assert [retries.failed(OSError()), retries.failed(OSError())] == [1, 2]
+        assert retries.ended(2.5, BROKEN) == 1  # longer than the 2 seconds before it
+        assert retries.failed(OSError()) == 2
+        assert series.begun == 2
+
+    def test_a_connection_that_did_not_is_as_good_as_none(self) -> None:
+        """A server that accepts everybody and drops them at once."""
+        series = Series(1, 2, 3, 4)
+        retries = Retries("ws://a/", series, process_exception)
+        assert retries.failed(OSError()) == 1
+        assert [retries.ended(0.5, BROKEN), retries.ended(0.5, OK), retries.ended(2, OK)] == [2, 3, 4]
+        assert series.begun == 1
+
+    def test_a_fatal_error_is_raised(self) -> None:
+        error = HandshakeError("x", status=404)
+        with pytest.raises(HandshakeError) as caught:
+            Retries("ws://a/", backoff, process_exception).failed(error)
+        assert caught.value is error and caught.value.__cause__ is None
+
+    def test_another_error_in_its_place(self) -> None:
+        error = OSError("no")
+        with pytest.raises(LookupError) as caught:
+            Retries("ws://a/", backoff, lambda exc: LookupError("yes")).failed(error)
+        assert caught.value.__cause__ is error
+
+    def test_one_that_raises_by_itself(self) -> None:
+        def judge(exc: Exception) -> None:
+            raise exc
+
+        with pytest.raises(OSError, match="no"):
+            Retries("ws://a/", backoff, judge).failed(OSError("no"))
+
+    def test_delays_that_end(self) -> None:
+        """As many attempts as there are delays, and one."""
+        retries = Retries("ws://a/", Series(1), process_exception)
+        assert retries.failed(OSError("first")) == 1
+        with pytest.raises(OSError, match="second"):
+            retries.failed(OSError("second"))
+        assert Retries("ws://a/", Series(), process_exception).ended(1, OK) is None
+
+    def test_mistakes(self) -> None:
+        with pytest.raises(TypeError, match=r"functools\.partial"):
+            check_options(backoff(), process_exception)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="process_exception"):
+            check_options(backoff, OSError("x"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must return an exception"):
+            Retries("ws://a/", backoff, lambda exc: True).failed(OSError())  # type: ignore[arg-type,return-value]
+        check_options(functools.partial(backoff, max_delay=1), lambda exc: exc)
+
+
+class TestLog:
+    """It says why, and how long; what the peer said in one line without control characters."""
+
+    def lines(self, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+        assert {record.name for record in caplog.records} == {"zcws.client"}
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    def test_what_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "zcws.client")
+        retries = Retries("ws://a/", Series(1.25, 2, 3, 4), process_exception)
+        retries.failed(ConnectionRefusedError(111, "Connection refused"))
+        retries.failed(TimeoutError("a\nb\x1b[31m"))
+        retries.ended(0, OK)
+        retries.ended(0, BROKEN)
+        retries.ended(0, OK)
+        again = "connecting again in"
+        assert self.lines(caplog) == [
+            (
+                "WARNING",
+                "cannot connect to ws://a/: ConnectionRefusedError: [Errno 111] Connection refused; trying again in "
+                "1.2 seconds",
+            ),
+            ("WARNING", "cannot connect to ws://a/: TimeoutError: a b?[31m; trying again in 2.0 seconds"),
+            ("INFO", f"the connection to ws://a/ ended: 1000 (normal closure); {again} 3.0 seconds"),
+            (
+                "WARNING",
+                f"the connection to ws://a/ ended: 1006 (abnormal closure) [no closing handshake]; {again} 4.0 seconds",
+            ),
+            ("INFO", "the connection to ws://a/ ended: 1000 (normal closure); that was the last"),
+        ]
+
+    def test_the_last_attempt(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(OSError):
+            Retries("ws://a/", Series(), process_exception).failed(OSError())
+        assert self.lines(caplog) == [
+            ("WARNING", "cannot connect to ws://a/: OSError; that was the last attempt")
+        ]
+
+    def test_a_fatal_error_is_the_callers_to_tell(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(ValueError):
+            Retries("ws://a/", backoff, process_exception).failed(ValueError())
+        assert caplog.records == []

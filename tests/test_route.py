@@ -1,0 +1,280 @@
+"""What `ssl`, `proxy`, `max_redirects` and their kin mean, for both drivers."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import ssl
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import trustme
+
+from zcws.connector import WebSocketConnector
+from zcws.errors import HandshakeError
+from zcws.headers import Headers
+from zcws.http import Response
+from zcws.proxy import Proxy, parse_proxy
+from zcws.route import (
+    Route,
+    environment_proxy,
+    is_address,
+    make_context,
+    missing_socks,
+    socks_error,
+    unknown_host,
+    unreachable,
+)
+from zcws.uri import parse_uri
+
+
+def route(uri: str = "wss://a/", **options: Any) -> Route:
+    return Route(uri=parse_uri(uri), **options)
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without proxies, to put some in."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+class TestMistakes:
+    """Options that mean nothing, alone or together."""
+
+    @pytest.mark.parametrize(
+        ("uri", "options", "reason"),
+        [
+            ("ws://a/", {"ssl": True}, "ssl= is for wss:// URIs; this one is ws://"),
+            ("wss://a/", {"ssl": False}, "ssl must be an ssl.SSLContext, True, or the path"),
+            ("wss://a/", {"ssl": 1}, "ssl must be"),
+            ("wss://a/", {"proxy_ssl": 1.5, "proxy": "https://p"}, "proxy_ssl must be"),
+            ("wss://a/", {"proxy": 7}, "proxy must be an address, None"),
+            ("wss://a/", {"proxy": False}, "proxy must be an address, None"),
+            ("wss://a/", {"proxy": "gopher://p"}, "proxy= has a scheme"),
+            ("wss://a/", {"proxy": "http://p", "proxy_ssl": True}, "proxy_ssl= is for https:// proxies"),
+            ("ws://a/", {"proxy": "http://p", "path": "s"}, "proxy= cannot be used with sock= or path="),
+            ("ws://a/", {"path": "s", "host": "b"}, "path and host and port are different places"),
+            ("ws://a/", {"max_redirects": -1}, "max_redirects must be"),
+            ("ws://a/", {"max_redirects": "many"}, "max_redirects must be"),
+        ],
+    )
+    def test_they_are_told(self, uri: str, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises((TypeError, ValueError), match=reason):
+            route(uri, **options)
+
+    def test_a_socket_and_a_path(self) -> None:
+        with socket.socket() as sock, pytest.raises(ValueError, match="sock and path are different"):
+            route("ws://a/", sock=sock, path="s")
+
+
+class TestTrust:
+    def test_the_default_checks(self) -> None:
+        security = route("wss://a:1/").security(parse_uri("wss://a:1/"))
+        assert security is not None
+        assert security[0].verify_mode == ssl.CERT_REQUIRED and security[0].check_hostname
+        assert security[1] == "a"
+
+    def test_in_the_clear(self) -> None:
+        assert route("ws://a/").security(parse_uri("ws://a/")) is None
+
+    def test_a_context_is_used_as_it_is_and_made_only_once(self) -> None:
+        context = ssl.create_default_context()
+        assert make_context(context) is context
+        made = route()
+        assert made.security(made.uri) == made.security(made.uri)
+
+    @pytest.mark.parametrize("kind", [str, pathlib.Path])
+    def test_a_path(self, tmp_path: pathlib.Path, kind: Any) -> None:
+        """Only what is in there is trusted."""
+        file = tmp_path / "authority.pem"
+        trustme.CA().cert_pem.write_to_path(file)
+        context = make_context(kind(file))
+        assert context.check_hostname and context.cert_store_stats()["x509_ca"] == 1
+
+    def test_a_folder(self, tmp_path: pathlib.Path) -> None:
+        assert make_context(tmp_path).cert_store_stats()["x509_ca"] == 0  # they are looked up when needed
+
+    def test_a_path_that_is_none(self, tmp_path: pathlib.Path) -> None:
+        with pytest.raises(FileNotFoundError, match="ssl= names no file"):
+            route(ssl=str(tmp_path / "missing.pem"))
+        file = tmp_path / "empty.pem"
+        file.write_text("nothing")
+        with pytest.raises(ValueError, match="no certificates in PEM"):
+            route(ssl=file)
+
+    def test_a_name_is_that_of_the_server_that_was_named(self) -> None:
+        made = route("wss://a/", server_hostname="b", max_redirects=1)
+        names = [made.security(parse_uri(uri)) for uri in ("wss://a/c", "wss://d/")]
+        assert [name[1] for name in names if name] == ["b", "d"]
+
+    def test_the_zone_of_an_address_is_in_no_certificate(self) -> None:
+        security = route("wss://[fe80::1%25eth0]/").security(parse_uri("wss://[fe80::1%25eth0]/"))
+        assert security is not None and security[1] == "fe80::1"
+
+    def test_of_a_proxy(self) -> None:
+        made = route(proxy="https://p", proxy_server_hostname="q")
+        security = made.proxy_security(parse_proxy("https://p"))
+        assert security is not None and security[1] == "q"
+        assert made.proxy_security(parse_proxy("http://p")) is None
+
+
+class TestPlace:
+    def test_the_uris(self) -> None:
+        assert route("wss://a/").target(parse_uri("wss://b:1/")) == ("b", 1)
+
+    def test_another(self) -> None:
+        assert route("wss://a/", host="c", port=2).target(parse_uri("wss://b:1/")) == ("c", 2)
+
+    @pytest.mark.parametrize(
+        ("host", "answer"), [("::1", True), ("127.0.0.1", True), ("a1", False), ("1.a", False)]
+    )
+    def test_what_is_an_address(self, host: str, answer: bool) -> None:
+        assert is_address(host) is answer
+
+
+class TestProxies:
+    URI = "wss://server.example/"
+
+    def find(self, uri: str = URI, **options: Any) -> Proxy | None:
+        return route(uri, **options).proxy_for(parse_uri(uri))
+
+    def test_none(self, no_proxies: pytest.MonkeyPatch) -> None:
+        assert self.find() is None
+        no_proxies.setenv("HTTPS_PROXY", "http://p")
+        assert self.find(proxy=None) is None
+        assert self.find(path="s") is None
+
+    def test_by_argument(self, no_proxies: pytest.MonkeyPatch) -> None:
+        no_proxies.setenv("no_proxy", "*")
+        assert self.find(proxy="http://p") == parse_proxy("http://p")
+
+    @pytest.mark.parametrize("name", ["wss_proxy", "HTTPS_PROXY", "all_proxy", "socks_proxy"])
+    def test_by_environment(self, no_proxies: pytest.MonkeyPatch, name: str) -> None:
+        no_proxies.setenv(name, "socks5h://u:p@p:1")
+        found = self.find()
+        assert found is not None
+        assert (found.scheme, found.host, found.port, found.username) == ("socks5h", "p", 1, "u")
+        assert found.source.startswith(name.lower())
+
+    def test_http_proxy_is_not_for_tls(self, no_proxies: pytest.MonkeyPatch) -> None:
+        no_proxies.setenv("http_proxy", "http://p")
+        assert self.find() is None
+        assert self.find("ws://server.example/") is not None
+
+    @pytest.mark.parametrize(
+        "exempt", ["*", "a,example", "a,.example", "server.example", "server.example:443"]
+    )
+    def test_no_proxy(self, no_proxies: pytest.MonkeyPatch, exempt: str) -> None:
+        no_proxies.setenv("https_proxy", "http://p")
+        no_proxies.setenv("no_proxy", exempt)
+        assert self.find() is None
+
+    def test_no_proxy_for_others(self, no_proxies: pytest.MonkeyPatch) -> None:
+        no_proxies.setenv("https_proxy", "http://p")
+        no_proxies.setenv("no_proxy", "localhost,server.example:444,other.example")
+        assert self.find() is not None
+
+    def test_no_proxy_looks_at_where_the_bytes_go(self, no_proxies: pytest.MonkeyPatch) -> None:
+        no_proxies.setenv("https_proxy", "http://p")
+        no_proxies.setenv("no_proxy", "127.0.0.1")
+        assert self.find(host="127.0.0.1") is None
+
+    def test_a_mistake_in_the_environment_names_it(self, no_proxies: pytest.MonkeyPatch) -> None:
+        no_proxies.setenv("all_proxy", "gopher://u:5ecret@p")
+        with pytest.raises(ValueError, match=r"^all_proxy, from the environment") as caught:
+            environment_proxy(True, "server.example", 443)
+        assert "5ecret" not in str(caught.value)
+
+    @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="the system's settings are asked there")
+    def test_nothing_is_imported_where_there_is_none(self) -> None:
+        code = (
+            "import sys, zcws.route\nzcws.route.environment_proxy(True, 'a', 1)\n"
+            "print({'urllib.request', 'python_socks'} & sys.modules.keys())"
+        )
+        clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True, timeout=60
+        )
+        assert done.stdout == "set()\n"
+
+
+class TestErrors:
+    def test_the_extra_is_named(self) -> None:
+        text = str(missing_socks(parse_proxy("socks5h://u:5ecret@p")))
+        assert (
+            text.startswith("proxy= names a socks5h proxy") and "zcws[proxy]" in text and "5ecret" not in text
+        )
+
+    def test_what_others_quote_is_not_repeated(self) -> None:
+        error = socks_error(
+            parse_proxy("socks5h://u:5ecret@p"), UnicodeEncodeError("ascii", "5ecret", 0, 1, "no")
+        )
+        assert str(error) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
+        assert not error.is_temporary
+
+    def test_a_proxy_that_is_not_there(self) -> None:
+        error = unreachable(
+            parse_proxy("http://u:5ecret@p:1"), ConnectionRefusedError(111, "('127.0.0.1', 1)")
+        )
+        assert isinstance(error, ConnectionRefusedError)
+        assert str(error) == "[Errno 111] cannot connect to the proxy http://p:1: Connection refused"
+        late = TimeoutError()
+        assert unreachable(parse_proxy("p"), late) is late
+
+    def test_a_name_that_is_not_known(self) -> None:
+        error = unknown_host("a.invalid", socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+        assert str(error).endswith("Name or service not known: a.invalid")
+        there = unreachable(parse_proxy("a.invalid"), error)
+        assert str(there).endswith("proxy http://a.invalid:80: Name or service not known: a.invalid")
+
+    def test_several_addresses_that_all_fail(self) -> None:
+        assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")
+
+
+class TestRedirects:
+    def follow(
+        self, location: str, *, followed: int = 0, uri: str = "wss://a/", **options: Any
+    ) -> WebSocketConnector:
+        connector = WebSocketConnector(uri, entropy=bytes)
+        response = Response(302, "Found", Headers({"Location": location}))
+        return Route(uri=connector.uri, **options).follow(connector, response, followed)
+
+    def test_where_to(self) -> None:
+        assert self.follow("/b", max_redirects=1).uri == parse_uri("wss://a/b")
+        assert self.follow("https://b/", max_redirects=1).uri == parse_uri("wss://b/")
+
+    @pytest.mark.parametrize(
+        ("location", "options", "reason"),
+        [
+            ("/b", {}, "status 302: a redirect, and max_redirects=0 follows none"),
+            ("/b", {"max_redirects": 3, "followed": 3}, "one redirect more than max_redirects=3 allows"),
+            ("http://a/", {"max_redirects": 1}, "from wss to ws"),
+            ("https://b/", {"max_redirects": 1, "host": "127.0.0.1"}, "another origin"),
+            ("https://b/", {"max_redirects": 1, "path": "s"}, "another origin"),
+        ],
+    )
+    def test_where_not(self, location: str, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises(HandshakeError, match=reason) as caught:
+            self.follow(location, **options)
+        assert caught.value.status == 302
+        assert caught.value.headers is not None and caught.value.headers["Location"] == location
+
+    def test_within_its_origin_a_given_place_stays(self) -> None:
+        assert self.follow("/b", max_redirects=1, host="127.0.0.1").uri == parse_uri("wss://a/b")
+
+    def test_a_given_socket_leads_nowhere_else(self) -> None:
+        with socket.socket() as sock, pytest.raises(HandshakeError, match="leads nowhere else"):
+            self.follow("/b", max_redirects=1, sock=sock)
+
+    def test_what_is_no_redirect(self) -> None:
+        connector = WebSocketConnector("wss://a/", entropy=bytes)
+        made = Route(uri=connector.uri, max_redirects=1)
+        for response in (Response(404), Response(302)):
+            with pytest.raises(HandshakeError, match="instead of 101"):
+                made.follow(connector, response, 0)

@@ -1,0 +1,104 @@
+"""A client's connection before it is open: the request goes out, the response is read.
+
+What this file decides: how the two get over a transport, and that whatever fails here ends it. It refuses to know
+what the response means (connector.py), where it leads (route.py) and how the transport was made (reach.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from zcws.aio.stream import hand_over
+from zcws.aio.websocket import WebSocket
+from zcws.body import BodyReader
+from zcws.connector import WebSocketConnector
+from zcws.errors import HandshakeError
+from zcws.extensions import Agreement
+from zcws.http import Response
+
+__all__ = ["ClientHandshake"]
+
+#: Makes the open connection, once it is agreed.
+Open = Callable[[asyncio.AbstractEventLoop, WebSocketConnector, Agreement, Response], WebSocket]
+
+
+class ClientHandshake(asyncio.Protocol):
+    """One connection before it is open. `done` gives the WebSocket, or the response that was not a 101."""
+
+    __slots__ = ("_body", "_connector", "_data", "_loop", "_open_as", "_response", "done", "transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connector: WebSocketConnector, open_as: Open) -> None:
+        self._loop = loop
+        self._connector = connector
+        self._open_as = open_as
+        self._data = bytearray()
+        self._response: Response | None = None
+        self._body: BodyReader | None = None
+        self.transport: asyncio.Transport | None = None
+        self.done: asyncio.Future[WebSocket | Response] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.write(self._connector.request())  # type: ignore[union-attr]
+
+    def data_received(self, data: bytes) -> None:
+        if self._body is not None:
+            self._feed_body(data)
+            return
+        self._data += data
+        try:
+            response = self._connector.read_response(self._data)
+            if response is None or self.done.done():
+                return
+            del self._data[: self._connector.used]
+            if response.status_code == 101:
+                self._open(response)
+            else:
+                self._response = response
+                self._body = self._connector.body_reader(response)
+                self._feed_body(bytes(self._data))
+        except HandshakeError as error:
+            self._fail(error)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._response is not None:
+            self._reject(self._response)
+        elif not self.done.done():
+            reason = "the server closed the connection before it answered the opening handshake"
+            error = HandshakeError(reason)
+            error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
+            self.done.set_exception(error)
+
+    def _open(self, response: Response) -> None:
+        agreement = self._connector.check(response)
+        transport = self.transport
+        assert transport is not None
+        ws = self._open_as(self._loop, self._connector, agreement, response)
+        hand_over(self._loop, transport, ws)
+        self.done.set_result(ws)
+        if self._data:
+            ws.feed(bytes(self._data))
+
+    def _feed_body(self, data: bytes) -> None:
+        assert self._body is not None and self._response is not None
+        self._body.feed(data)
+        if self._body.done:
+            self._reject(self._response)
+
+    def _reject(self, response: Response) -> None:
+        assert self._body is not None
+        response.body = self._body.body
+        if not self.done.done():
+            self.done.set_result(response)
+        if self.transport is not None:
+            self.transport.close()
+
+    def _fail(self, error: HandshakeError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+        if self.transport is not None:
+            self.transport.abort()

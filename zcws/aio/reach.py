@@ -1,0 +1,195 @@
+"""From a URI to a transport: straight, over a Unix socket or an existing one, or through a proxy.
+
+What this file decides: the steps of connecting on asyncio. What the options mean is decided in route.py, what a
+proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket behind.
+
+    way                  steps
+    -------------------  ---------------------------------------------------------------------------------------
+    straight             the loop's create_connection: name, addresses side by side, TCP, TLS
+    HTTP(S) proxy        that to the proxy; CONNECT; TLS to the server inside of it
+    SOCKS proxy          python-socks gives a connected socket; create_connection: TLS to the server
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from zcws.errors import ProxyError
+from zcws.proxy import Proxy, Tunnel
+from zcws.route import (
+    EYEBALLS_DELAY,
+    Route,
+    is_address,
+    missing_socks,
+    socks_error,
+    socks_options,
+    unknown_host,
+    unreachable,
+)
+from zcws.uri import WebSocketURI
+
+__all__ = ["reach"]
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+#: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute.
+_LATER = 24 * 3600.0
+
+
+async def reach(
+    loop: asyncio.AbstractEventLoop,
+    make: Callable[[], P],
+    route: Route,
+    uri: WebSocketURI,
+    others: dict[str, Any],
+) -> tuple[asyncio.Transport, P]:
+    """A transport to the server of `uri`, and the protocol on it.
+
+    Args:
+        others: options of `loop.create_connection`.
+
+    Raises:
+        OSError: nobody there, or no trust in it. ProxyError: the proxy does not want to. ImportError: an extra is
+            needed.
+    """
+    security = route.security(uri)
+    tls: dict[str, Any] = {} if security is None else {"ssl": security[0], "server_hostname": security[1]}
+    if route.path is not None:
+        return await _unix(loop, make, os.fspath(route.path), {**tls, **others})
+    if route.sock is not None:
+        return await loop.create_connection(make, sock=route.sock, **tls, **others)
+    host, port = route.target(uri)
+    proxy = route.proxy_for(uri)
+    if proxy is None:
+        return await _straight(loop, make, host, port, {**tls, **others})
+    if proxy.is_socks:
+        sock = await _socks(proxy, host, port, others.get("local_addr"))
+        rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
+        return await loop.create_connection(make, sock=sock, **tls, **rest)
+    return await _through(
+        loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), tls, others
+    )
+
+
+async def _unix(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], P], path: str, options: dict[str, Any]
+) -> tuple[asyncio.Transport, P]:
+    try:
+        return await loop.create_unix_connection(make, path, **options)
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
+async def _straight(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], P], host: str, port: int, options: dict[str, Any]
+) -> tuple[asyncio.Transport, P]:
+    # RFC 8305; uvloop does not know the option, and an address has no others to race with.
+    if isinstance(loop, asyncio.BaseEventLoop) and not is_address(host):
+        options.setdefault("happy_eyeballs_delay", EYEBALLS_DELAY)
+    try:
+        return await loop.create_connection(make, host, port, **options)
+    except socket.gaierror as error:
+        raise unknown_host(host, error) from None
+
+
+async def _socks(proxy: Proxy, host: str, port: int, local_addr: tuple[str, int] | None) -> socket.socket:
+    try:
+        from python_socks.async_.asyncio import Proxy as SocksProxy
+    except ImportError:
+        raise missing_socks(proxy) from None
+    try:
+        # asyncio's flavour takes the running loop by itself.
+        connector = SocksProxy(**socks_options(proxy))
+        sock: socket.socket = await connector.connect(host, port, timeout=_LATER, local_addr=local_addr)
+        return sock
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    except Exception as error:
+        raise socks_error(proxy, error) from None
+
+
+class _Connecting(asyncio.Protocol):
+    """A connection to an HTTP proxy, until the tunnel is open: `done` says that it is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self._transport: asyncio.Transport | None = None
+        self.done: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._transport.write(self._tunnel.request)  # type: ignore[union-attr]
+
+    def data_received(self, data: bytes) -> None:
+        if self.done.done():
+            return
+        try:
+            if self._tunnel.feed(data) and self._transport is not None:
+                self._transport.pause_reading()  # what comes now is for the next protocol
+                self.done.set_result(None)
+        except ProxyError as error:
+            self.done.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(self._tunnel.ended(exc))
+
+
+async def _through(
+    loop: asyncio.AbstractEventLoop,
+    make: Callable[[], P],
+    route: Route,
+    proxy: Proxy,
+    tunnel: Tunnel,
+    tls: dict[str, Any],
+    others: dict[str, Any],
+) -> tuple[asyncio.Transport, P]:
+    """A transport through the tunnel."""
+    security = route.proxy_security(proxy)
+    _check_nesting(loop, security is not None and bool(tls))
+    to_proxy = {name: value for name, value in others.items() if not name.startswith("ssl_")}
+    if security is not None:
+        to_proxy.update(ssl=security[0], server_hostname=security[1])
+    try:
+        transport, connecting = await _straight(
+            loop, lambda: _Connecting(loop, tunnel), proxy.host, proxy.port, to_proxy
+        )
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    try:
+        await connecting.done
+        rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
+        return await _take_over(loop, transport, make(), {**tls, **rest} if tls else {})
+    except BaseException:
+        transport.abort()
+        raise
+
+
+async def _take_over(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, protocol: P, tls: dict[str, Any]
+) -> tuple[asyncio.Transport, P]:
+    """Puts `protocol` on a transport that another had, inside TLS where there is to be any."""
+    if tls:
+        context = tls.pop("ssl")
+        inside = await loop.start_tls(transport, protocol, context, **tls)
+        assert inside is not None
+        protocol.connection_made(inside)
+        return inside, protocol
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    transport.resume_reading()
+    return transport, protocol
+
+
+def _check_nesting(loop: asyncio.AbstractEventLoop, is_nested: bool) -> None:
+    # bpo-44011: before 3.11 asyncio's TLS did not run inside of itself; uvloop's does.
+    if is_nested and sys.version_info < (3, 11) and isinstance(loop, asyncio.BaseEventLoop):
+        raise ValueError(
+            "wss:// through an https:// proxy is TLS inside TLS, which asyncio has from Python 3.11 on"
+        )

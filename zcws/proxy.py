@@ -1,0 +1,191 @@
+"""Proxies, without I/O: what their address says, and HTTP's CONNECT. RFC 9110 9.3.6, RFC 1928.
+
+What this file decides: which addresses name a proxy, which of those in the environment is for a URI, what a CONNECT
+says, and whether the answer opens the tunnel. It refuses to know sockets, TLS, os.environ, and how SOCKS is spoken:
+python-socks knows that, an extra (route.py and the drivers).
+
+    the proxy's answer to CONNECT                    outcome
+    -----------------------------------------------  ---------------------------------------------------
+    1xx                                              passed over (RFC 9110 15.2)
+    2xx                                              the tunnel is open; a Content-Length means nothing
+    2xx, and bytes behind its head                   ProxyError: nobody at the other end speaks first
+    any other status                                 ProxyError with status and headers
+    no legal head, or over a limit (http.py)         ProxyError
+
+What is said of a proxy, in errors and in logs, is its address without user name and password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zcws.errors import ProxyError
+from zcws.handshake import SOFTWARE, basic_authorization
+from zcws.headers import Headers
+from zcws.http import HeadSearch, HttpError, Response, parse_response
+from zcws.uri import parse_host, parse_port, parse_user_info
+
+__all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_proxy"]
+
+#: The schemes of proxies and their ports: HTTP's own, and what RFC 1928 3 calls the conventional one.
+SCHEMES = {"http": 80, "https": 443, "socks5h": 1080, "socks5": 1080, "socks4a": 1080, "socks4": 1080}
+#: Those whose proxy resolves the server's name; the others are told an address, as curl has it.
+REMOTE_NAMES = frozenset(("socks5h", "socks4a"))
+#: RFC 1929 2: their lengths are one byte each.
+SOCKS5_LIMIT = 255
+#: Where to look, best first. RFC 6455 4.1: SOCKS rather than HTTPS rather than HTTP; what names WebSocket before all,
+#: and `all_proxy`, which names nothing, last. What is meant for plain HTTP need not let TLS through.
+PREFERENCE = {False: ("ws", "socks", "https", "http", "all"), True: ("wss", "socks", "https", "all")}
+
+grammar = re.compile(
+    r"""
+    (?: ([A-Za-z][A-Za-z0-9+.\-]*) :// )?  # RFC 3986 3.1; without one it is http, as for curl
+    (?: ([^@/?#\[\]]*) @ )?                # 3.2.1
+    ( \[[^\[\]@/?#]*\] | [^:@/?#\[\]]* )   # 3.2.2
+    (?: : ([0-9]*) )?                      # 3.2.3
+    /?
+    """,
+    re.VERBOSE,
+).fullmatch
+has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Where a proxy is, and how it is spoken to.
+
+    Attributes:
+        scheme: one of `SCHEMES`.
+        host: in lower case; an IPv6 address without its brackets.
+        username, password: percent-decoded; None without credentials.
+        source: who named it: the option `proxy=`, or a variable of the environment.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    source: str = "proxy="
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS; otherwise HTTP."""
+        return self.scheme.startswith("socks")
+
+    @property
+    def resolves(self) -> bool:
+        """Whether it resolves the server's name: its own way to the server is all that counts then."""
+        return not self.is_socks or self.scheme in REMOTE_NAMES
+
+    @property
+    def shown(self) -> str:
+        """For people: without credentials."""
+        return f"{self.scheme}://{authority(self.host, self.port)}"
+
+
+def parse_proxy(address: str, source: str = "proxy=") -> Proxy:
+    """Reads the address of a proxy; `ValueError` with a sentence for anything else, which does not repeat it."""
+    found = None if has_forbidden(address) else grammar(address)
+    if found is None:
+        raise ValueError(
+            f"{source} is not the address of a proxy: expected scheme://[user:password@]host[:port]"
+        )
+    scheme, user_info, host, port = found.groups()
+    scheme = (scheme or "http").lower()
+    if scheme not in SCHEMES:
+        raise ValueError(f"{source} has a scheme that is no proxy's: expected one of {', '.join(SCHEMES)}")
+    of = f"the proxy in {source}"
+    username, password = parse_user_info(user_info)
+    if scheme.startswith("socks5") and username is not None:
+        check_socks5(source, username, password or "")
+    number = parse_port(port, SCHEMES[scheme], of)
+    return Proxy(scheme, parse_host(host, of), number, username, password, source)
+
+
+def check_socks5(source: str, username: str, password: str) -> None:
+    """RFC 1929 2: neither may be empty. Stricter: ASCII, the only encoding that all sides agree on."""
+    if not all(word.isascii() and 1 <= len(word) <= SOCKS5_LIMIT for word in (username, password)):
+        raise ValueError(
+            f"{source}: SOCKS5 takes a user name and a password of 1 to {SOCKS5_LIMIT} ASCII characters (RFC 1929)"
+        )
+
+
+def choose_proxy(proxies: Mapping[str, str], secure: bool) -> Proxy | None:
+    """The proxy for a wss or ws URI.
+
+    Args:
+        proxies: what `urllib.request.getproxies` returns: by scheme, from the environment or the system's settings.
+    """
+    for scheme in PREFERENCE[secure]:
+        if address := proxies.get(scheme, ""):
+            if scheme == "socks":  # the settings of macOS and Windows call it http
+                address = re.sub(r"\A(?i:http)://", "socks5h://", address)
+            return parse_proxy(address, f"{scheme}_proxy, from the environment or the system's settings,")
+    return None
+
+
+def authority(host: str, port: int) -> str:
+    """RFC 9110 9.3.6: host and port, always; an IPv6 address in brackets, its zone means nothing to others."""
+    host = host.partition("%")[0]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Tunnel:
+    """One CONNECT: send `request`, feed what arrives until that is True.
+
+    Args:
+        host, port: of the server.
+        user_agent_header: what `User-Agent` says; None leaves it out.
+    """
+
+    def __init__(self, proxy: Proxy, host: str, port: int, user_agent_header: str | None = SOFTWARE) -> None:
+        self._proxy = proxy
+        self._target = authority(host, port)
+        self._data = bytearray()
+        self._search = HeadSearch()
+        self._begin = 0
+        lines = Headers([("Host", self._target)])
+        if user_agent_header is not None:
+            lines["User-Agent"] = user_agent_header
+        if proxy.username is not None:
+            # RFC 9110 11.7.2: for this proxy alone; the server sees none of these lines.
+            lines["Proxy-Authorization"] = basic_authorization(proxy.username, proxy.password or "")
+        self.request = f"CONNECT {self._target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def feed(self, data: bytes) -> bool:
+        """Takes the next bytes; whether the tunnel is open. `ProxyError` when it will not be."""
+        self._data += data
+        try:
+            while end := self._search.find(self._data):
+                response = parse_response(self._data, end, self._begin)
+                if response.status_code >= 200:
+                    return self._check(response, end)
+                self._begin = end
+                self._search.skip(end)
+        except HttpError as error:
+            raise ProxyError(
+                f"the answer of the proxy {self._proxy.shown} is not legal HTTP: {error.reason}"
+            ) from None
+        return False
+
+    def ended(self, cause: Exception | None = None) -> ProxyError:
+        """What to raise when the proxy ends the connection before that."""
+        error = ProxyError(f"the proxy {self._proxy.shown} closed the connection before it answered CONNECT")
+        error.__cause__ = cause or EOFError("end of stream")
+        return error
+
+    def _check(self, response: Response, end: int) -> bool:
+        if 200 <= response.status_code < 300:
+            if len(self._data) > end:
+                raise ProxyError(f"the proxy {self._proxy.shown} sent bytes behind its answer to CONNECT")
+            return True
+        reason = (
+            f"the proxy {self._proxy.shown} did not connect to {self._target}: status {response.status_code}"
+        )
+        if response.status_code == 407:
+            known = self._proxy.username is not None
+            reason += f" ({'it refuses the' if known else 'it wants a'} user name and password)"
+        raise ProxyError(reason, status=response.status_code, headers=response.headers)

@@ -1,0 +1,160 @@
+"""When a client connects again: after which errors, and how much later. RFC 6455 7.2.3.
+
+What this file decides: which errors another attempt may heal, how long to wait before it, and what the log says about
+it. It refuses to know how one connects, waits or tells the time: seconds come in and go out.
+
+    what happened                                             what follows
+    --------------------------------------------------------  -----------------------------------------------
+    no connection, and `process_exception` returns None       a warning with the reason; the next delay
+    no connection, and it returns an exception                that is raised
+    a connection that lived longer than the delay before it   the delays begin anew; the first of them
+    a connection that did not                                 the next delay, as if it had failed: a server that
+                                                              accepts everybody and drops them at once is not
+                                                              asked more and more often
+    there is no next delay                                    the loop ends, with the error where there was one
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+
+from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, ProxyError
+
+__all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exception"]
+
+logger = logging.getLogger("zcws.client")
+
+#: What `process_exception=` takes: None means that another attempt is worth it.
+ProcessException = Callable[[Exception], "Exception | None"]
+#: What `reconnect_delays=` takes: called for each new series of delays, in seconds.
+Delays = Callable[[], "Iterable[float]"]
+
+#: The server, or somebody in between, is broken, restarting or too busy: for now. RFC 9110 15.6.
+TEMPORARY = frozenset((500, 502, 503, 504))
+
+
+def backoff(
+    initial_delay: float = 1,
+    min_delay: float = 1,
+    max_delay: float = 60,
+    factor: float = 2,
+    *,
+    jitter: float = 0.5,
+) -> Iterator[float]:
+    """Delays that grow: exponential backoff with jitter, without an end. RFC 6455 7.2.3.
+
+    Args:
+        initial_delay: seconds; the first delay is anything from 0 to this, so that all clients of a server that
+            restarts do not come back at once. The RFC suggests 5; most programs have fewer clients than it has in mind.
+        min_delay, max_delay: seconds; the second delay, and the largest.
+        factor: how many times longer each is than the one before: 2 is the RFC's "truncated binary exponential".
+        jitter: what part of each delay is left to chance: 0.5 waits for half of it to all of it, 0 for exactly it.
+    """
+    if min(initial_delay, min_delay, max_delay) < 0:
+        raise ValueError("delays must not be negative")
+    if factor < 1:
+        raise ValueError("factor must be at least 1: delays do not shrink")
+    if not 0 <= jitter <= 1:
+        raise ValueError("jitter must be 0 to 1: it is a part of the delay")
+    return _delays(initial_delay, min_delay, max_delay, factor, jitter)
+
+
+def _delays(first: float, delay: float, most: float, factor: float, jitter: float) -> Iterator[float]:
+    yield min(first, most) * random.random()
+    while True:
+        delay = min(delay, most)
+        yield delay * (1 - jitter * random.random())
+        delay *= factor
+
+
+def process_exception(exc: Exception) -> Exception | None:
+    """Whether another attempt may succeed where this one failed: None if so, the exception to raise if not.
+
+    Worth another attempt: `OSError` and `TimeoutError` (nobody there, no network, no name server), a server that ends
+    the connection instead of answering, one that answers with status 500, 502, 503 or 504, and a proxy that cannot
+    reach the server. Not: any other answer, and a certificate that is not trusted.
+    """
+    if isinstance(exc, ssl.SSLCertVerificationError):  # an OSError too; nothing heals it but a person
+        return exc
+    if isinstance(exc, (OSError, TimeoutError)):
+        return None
+    if isinstance(exc, HandshakeError):
+        broke_off = isinstance(exc.__cause__, (EOFError, OSError))
+        unreachable = isinstance(exc, ProxyError) and exc.is_temporary
+        return None if broke_off or unreachable or exc.status in TEMPORARY else exc
+    return exc
+
+
+class Retries:
+    """What one reconnecting loop knows about its attempts.
+
+    Args:
+        name: what the log calls the server; no credentials in it.
+        delays, judge: the options `reconnect_delays` and `process_exception`.
+    """
+
+    def __init__(self, name: str, delays: Delays, judge: ProcessException) -> None:
+        check_options(delays, judge)
+        self._name = name
+        self._new_delays = delays
+        self._judge = judge
+        self._delays: Iterator[float] | None = None
+        self._last = 0.0
+
+    def failed(self, error: Exception) -> float:
+        """The seconds until the next attempt; raises where there is to be none."""
+        verdict = self._judge(error)
+        if verdict is not None and not isinstance(verdict, Exception):
+            raise TypeError("process_exception must return an exception to raise, or None to try again")
+        if verdict is error:
+            raise error
+        if verdict is not None:
+            raise verdict from error
+        delay = self._next()
+        then = "that was the last attempt" if delay is None else f"trying again in {delay:.1f} seconds"
+        said = ": ".join(filter(None, (type(error).__name__, one_line(error))))
+        logger.warning("cannot connect to %s: %s; %s", self._name, said, then)
+        if delay is None:
+            raise error
+        return delay
+
+    def ended(self, lived: float, end: ConnectionClosed) -> float | None:
+        """A connection is over: the seconds until the next, or None where there is to be none.
+
+        Args:
+            lived: seconds that it was open.
+            end: how it ended.
+        """
+        if lived > self._last:
+            self._delays = None
+        delay = self._next()
+        level = logging.INFO if isinstance(end, ConnectionClosedOK) else logging.WARNING
+        then = "that was the last" if delay is None else f"connecting again in {delay:.1f} seconds"
+        logger.log(level, "the connection to %s ended: %s; %s", self._name, one_line(end), then)
+        return delay
+
+    def _next(self) -> float | None:
+        if self._delays is None:
+            self._delays = iter(self._new_delays())
+        delay = next(self._delays, None)
+        self._last = delay or 0.0
+        return delay
+
+
+def check_options(delays: Delays, judge: ProcessException) -> None:
+    """`TypeError` for the two mistakes that are easily made."""
+    if not callable(delays):
+        raise TypeError(
+            "reconnect_delays must be called for each series of delays: give zcws.backoff, or for other numbers "
+            "functools.partial(zcws.backoff, max_delay=10)"
+        )
+    if not callable(judge):
+        raise TypeError("process_exception must be a function from an exception to an exception or None")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, for a log: a peer may have had a say in it, and terminals obey control characters."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))

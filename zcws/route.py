@@ -1,0 +1,283 @@
+"""How a client gets from a URI to a byte stream: straight or by a proxy, whom to trust, and which redirects to follow.
+
+What this file decides: the meaning of `ssl`, `proxy`, `max_redirects` and their kin, once for both drivers, and what
+may be combined. It refuses to know how one connects: aio/reach.py and sync/reach.py do that.
+
+    given                   where the bytes go               a proxy                   a redirect
+    ----------------------  -------------------------------  ------------------------  ----------------------------
+    neither of the below    the URI's host and port          as `proxy` says           up to `max_redirects`
+    host, port              there                            the same, to there        within the URI's origin
+    path                    that Unix socket                 none                      within the URI's origin
+    sock                    where it is connected to         none                      none
+
+`proxy=True` looks into the environment. Nothing is imported for that where the environment names no proxy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl as ssl_module
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zcws.connector import REDIRECTS, WebSocketConnector
+from zcws.errors import HandshakeError, ProxyError
+from zcws.handshake import SOFTWARE
+from zcws.http import Response
+from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
+from zcws.uri import WebSocketURI
+
+__all__ = [
+    "EYEBALLS_DELAY",
+    "Route",
+    "Trust",
+    "environment_proxy",
+    "is_address",
+    "make_context",
+    "missing_socks",
+    "socks_error",
+    "socks_options",
+    "unknown_host",
+    "unreachable",
+]
+
+#: What `ssl=` and `proxy_ssl=` take: a context; the path of a file (or folder) with the certificates of the
+#: authorities to trust; True or None for those that the system trusts.
+Trust = ssl_module.SSLContext | Literal[True] | str | os.PathLike[str] | None
+
+#: Seconds between attempts at a host's addresses. RFC 8305 8: the recommended value.
+EYEBALLS_DELAY = 0.25
+
+#: Those that name a proxy, in the two ways that everybody writes them.
+VARIABLES = tuple(
+    way(f"{scheme}_proxy")
+    for scheme in sorted({*PREFERENCE[False], *PREFERENCE[True]})
+    for way in (str.lower, str.upper)
+)
+
+#: SOCKS5 (RFC 1928 6): failure, network or host unreachable, refused, expired; SOCKS4's one word for failure.
+TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
+
+
+@dataclass(kw_only=True)
+class Route:
+    """The options of `connect` that say how a server is reached; the drivers ask the methods.
+
+    Raises:
+        TypeError, ValueError: options that mean nothing, alone or together.
+    """
+
+    uri: WebSocketURI
+    ssl: Trust = None
+    server_hostname: str | None = None
+    proxy: str | Literal[True] | None = True
+    proxy_ssl: Trust = None
+    proxy_server_hostname: str | None = None
+    host: str | None = None
+    port: int | None = None
+    sock: socket.socket | None = None
+    path: str | os.PathLike[str] | None = None
+    max_redirects: int = 0
+    user_agent_header: str | None = SOFTWARE
+    _proxy: Proxy | None = field(default=None, init=False)
+    _contexts: dict[str, ssl_module.SSLContext] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_place()
+        self._check_proxy()
+        for option, trust in (("ssl", self.ssl), ("proxy_ssl", self.proxy_ssl)):
+            if trust is not None and trust is not True:
+                self._contexts[option] = make_context(trust, option)
+        if self.ssl is not None and not self.uri.secure:
+            raise ValueError("ssl= is for wss:// URIs; this one is ws://")
+        if not isinstance(self.max_redirects, int) or self.max_redirects < 0:
+            raise ValueError("max_redirects must be a number of redirects to follow: 0 for none")
+
+    def _check_place(self) -> None:
+        ways = [
+            name
+            for name, given in (
+                ("sock", self.sock is not None),
+                ("path", self.path is not None),
+                ("host and port", self.host is not None or self.port is not None),
+            )
+            if given
+        ]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are different places to connect to: give one")
+        if self.path is not None and not hasattr(socket, "AF_UNIX"):
+            raise ValueError("this platform has no Unix sockets: path= cannot be used")
+
+    def _check_proxy(self) -> None:
+        if self.proxy is None or self.proxy is True:
+            return
+        if not isinstance(self.proxy, str):
+            raise TypeError(
+                "proxy must be an address, None for no proxy, or True for that of the environment"
+            )
+        if self.sock is not None or self.path is not None:
+            raise ValueError(
+                "proxy= cannot be used with sock= or path=, which say where to connect to already"
+            )
+        self._proxy = parse_proxy(self.proxy)
+        if self.proxy_ssl is not None and self._proxy.scheme != "https":
+            raise ValueError(f"proxy_ssl= is for https:// proxies; this one is {self._proxy.scheme}://")
+
+    def target(self, uri: WebSocketURI) -> tuple[str, int]:
+        """Host and port to connect to for `uri`."""
+        return self.host or uri.host, self.port or uri.port
+
+    def proxy_for(self, uri: WebSocketURI) -> Proxy | None:
+        """The proxy on the way to `uri`; None for none."""
+        if self.sock is not None or self.path is not None or self.proxy is None:
+            return None
+        return environment_proxy(uri.secure, *self.target(uri)) if self.proxy is True else self._proxy
+
+    def security(self, uri: WebSocketURI) -> tuple[ssl_module.SSLContext, str] | None:
+        """The context and the name to check for `uri`; None in the clear."""
+        if not uri.secure:
+            return None
+        # A name that was given is that of the server that was named; a redirect may lead to another.
+        given = self.server_hostname if uri.origin == self.uri.origin else None
+        return self._context("ssl"), given or name_of(uri.host)
+
+    def proxy_security(self, proxy: Proxy) -> tuple[ssl_module.SSLContext, str] | None:
+        """The same for the connection to `proxy`."""
+        if proxy.scheme != "https":
+            return None
+        return self._context("proxy_ssl"), self.proxy_server_hostname or name_of(proxy.host)
+
+    def _context(self, option: str) -> ssl_module.SSLContext:
+        # Kept: to read the system's authorities takes milliseconds, and a loop that reconnects would do it each time.
+        if option not in self._contexts:
+            self._contexts[option] = make_context(True, option)
+        return self._contexts[option]
+
+    def follow(self, connector: WebSocketConnector, response: Response, followed: int) -> WebSocketConnector:
+        """The connector for where `response`, which is no 101, leads.
+
+        Args:
+            followed: redirects that were followed before.
+
+        Raises:
+            HandshakeError: it leads nowhere, where a client must not go, or too far.
+        """
+        if response.status_code in REDIRECTS and not self.max_redirects:
+            raise refused(response, "a redirect, and max_redirects=0 follows none")
+        following = connector.redirect(response)
+        if following is None:
+            connector.check(response)  # raises: this is no 101
+            raise refused(response, "no 101")
+        if followed >= self.max_redirects:
+            raise refused(response, f"one redirect more than max_redirects={self.max_redirects} allows")
+        if self.sock is not None:
+            raise refused(response, "a redirect, and a socket that was given (sock=) leads nowhere else")
+        elsewhere = self.path is not None or self.host is not None or self.port is not None
+        if elsewhere and following.uri.origin != self.uri.origin:
+            raise refused(
+                response, "a redirect to another origin, and path=, host= or port= say where to connect"
+            )
+        return following
+
+
+def refused(response: Response, what: str) -> HandshakeError:
+    reason = f"the server answered with status {response.status_code}: {what}"
+    return HandshakeError(reason, status=response.status_code, headers=response.headers, body=response.body)
+
+
+def make_context(trust: Trust, option: str = "ssl") -> ssl_module.SSLContext:
+    """The context that `ssl=` or `proxy_ssl=` means; one that is made here checks certificate and name."""
+    if isinstance(trust, ssl_module.SSLContext):
+        return trust
+    if trust is None or trust is True:
+        return ssl_module.create_default_context()
+    if not isinstance(trust, (str, os.PathLike)):
+        raise TypeError(
+            f"{option} must be an ssl.SSLContext, True, or the path of a file with the certificates to trust"
+        )
+    path = os.fspath(trust)
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, f"{option}= names no file of certificates", path)
+    try:
+        where: dict[str, Any] = {"capath": path} if os.path.isdir(path) else {"cafile": path}
+        return ssl_module.create_default_context(**where)
+    except ssl_module.SSLError:
+        raise ValueError(f"{option}={path!r} holds no certificates in PEM form") from None
+
+
+def environment_proxy(secure: bool, host: str, port: int) -> Proxy | None:
+    """The proxy that the environment, or elsewhere than on Linux the system's settings, has for a server."""
+    # Asked by name: to walk through the whole environment takes longer than all else that is decided here.
+    if sys.platform not in ("darwin", "win32") and not any(name in os.environ for name in VARIABLES):
+        return None
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    if not proxies or proxy_bypass(f"{host}:{port}"):  # no_proxy
+        return None
+    return choose_proxy(proxies, secure)
+
+
+def socks_options(proxy: Proxy) -> dict[str, Any]:
+    """The arguments of python-socks' Proxy."""
+    from python_socks import ProxyType
+
+    return {
+        "proxy_type": ProxyType.SOCKS5 if proxy.scheme.startswith("socks5") else ProxyType.SOCKS4,
+        "host": proxy.host,
+        "port": proxy.port,
+        "username": proxy.username,
+        "password": proxy.password,
+        "rdns": proxy.resolves,
+    }
+
+
+def missing_socks(proxy: Proxy) -> ImportError:
+    """What to raise where python-socks is not installed."""
+    return ImportError(
+        f"{proxy.source} names a {proxy.scheme} proxy, which needs python-socks: pip install 'zcws[proxy]'; "
+        "proxy=None connects without one"
+    )
+
+
+def socks_error(proxy: Proxy, error: Exception) -> ProxyError:
+    """What to raise for an error of python-socks that is no `OSError`."""
+    # Only its own errors are repeated: others (of an encoding, say) may quote what they could not take.
+    own = type(error).__module__.partition(".")[0] == "python_socks"
+    text = str(error).rstrip(".") if own else type(error).__name__
+    broke_off = type(error.__cause__).__name__ == "IncompleteReadError"
+    temporary = broke_off or getattr(error, "error_code", None) in TEMPORARY_REPLIES
+    return ProxyError(f"the proxy {proxy.shown} did not connect: {text}", is_temporary=temporary)
+
+
+def unreachable(proxy: Proxy, error: OSError) -> OSError:
+    """The same error, saying that it was the proxy that could not be reached."""
+    if isinstance(error, (TimeoutError, ssl_module.SSLError)):
+        return error
+    return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
+
+
+def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:
+    """The same error, saying which name it was."""
+    return socket.gaierror(error.errno, f"{error.strerror}: {host}")
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says about an error, without what a driver has put before and behind it."""
+    if error.errno is None:  # asyncio, of several addresses
+        return str(error)
+    # Those of name resolution are negative, and not strerror's.
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, which has no others beside it."""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def name_of(host: str) -> str:
+    """A host as certificates have it: without the zone of an IPv6 address."""
+    return host.partition("%")[0]

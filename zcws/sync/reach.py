@@ -1,0 +1,268 @@
+"""From a URI to a connected socket: straight, over a Unix socket or an existing one, or through a proxy; then TLS.
+
+What this file decides: the steps of connecting with blocking sockets, each within what is left of `open_timeout`.
+What the options mean is decided in route.py, what a proxy is told in proxy.py. Whatever fails here leaves no socket
+behind.
+
+Straight to a host is a race between its addresses (RFC 8305): where one does not answer, which is what IPv6 looks like
+where it is only announced, the next begins a quarter of a second later, and the first to connect wins. One system
+call that waits for all of them takes the place of a thread for each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import Any
+
+from zcws.proxy import Proxy, Tunnel
+from zcws.route import (
+    EYEBALLS_DELAY,
+    Route,
+    missing_socks,
+    socks_error,
+    socks_options,
+    unknown_host,
+    unreachable,
+)
+from zcws.uri import WebSocketURI
+
+__all__ = ["reach", "rest"]
+
+#: Bytes asked for at once of a proxy's answer: what an answer is long.
+_CHUNK = 4096
+#: What a connect that goes on says. EINVAL is what some Windows say.
+_UNDER_WAY = frozenset((errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEINVAL", 0)))
+
+#: Family, and where: what getaddrinfo says of one address.
+Address = tuple[int, Any]
+
+
+def rest(deadline: float | None) -> float | None:
+    """Seconds left; None where there is no deadline. Never zero, which would mean not to wait at all."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
+
+
+def reach(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[str, Any]) -> socket.socket:
+    """A socket that is connected to the server of `uri`, with TLS where the URI says so.
+
+    Args:
+        deadline: of time.monotonic(), or None.
+        others: `source_address`, `family` and `happy_eyeballs_delay`, for what goes over TCP.
+
+    Raises:
+        TimeoutError: the deadline has passed. OSError: nobody there, or no trust in it. ProxyError: the proxy does
+            not want to. ImportError: an extra is needed.
+    """
+    return _secured(_plain(route, uri, deadline, others), route.security(uri), deadline)
+
+
+def _plain(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[str, Any]) -> socket.socket:
+    if route.sock is not None:
+        return route.sock
+    if route.path is not None:
+        return _unix(route.path, rest(deadline))
+    host, port = route.target(uri)
+    proxy = route.proxy_for(uri)
+    if proxy is None:
+        return _race(host, port, deadline, **others)
+    if proxy.is_socks:
+        return _socks(proxy, host, port, rest(deadline), others.get("source_address"))
+    if proxy.scheme == "https" and uri.secure:
+        raise ValueError(
+            "wss:// through an https:// proxy is TLS inside TLS, which blocking sockets do not have: "
+            "use an http:// proxy (what goes through it is encrypted anyway) or zcws.connect"
+        )
+    return _through(route, proxy, Tunnel(proxy, host, port, route.user_agent_header), deadline, others)
+
+
+def _unix(path: str | os.PathLike[str], timeout: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(os.fspath(path))
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)
+        raise
+    return sock
+
+
+def _secured(
+    sock: socket.socket, security: tuple[ssl.SSLContext, str] | None, deadline: float | None
+) -> socket.socket:
+    """The socket, with TLS where there is to be any. Closed when that fails."""
+    try:
+        sock.settimeout(rest(deadline))
+        if security is None:
+            return sock
+        context, name = security
+        return context.wrap_socket(sock, server_hostname=name)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _socks(
+    proxy: Proxy, host: str, port: int, timeout: float | None, source: tuple[str, int] | None
+) -> socket.socket:
+    try:
+        from python_socks.sync import Proxy as SocksProxy
+    except ImportError:
+        raise missing_socks(proxy) from None
+    try:
+        # The timeout is that of each of its few steps: a proxy is somebody whom the program has chosen.
+        connector = SocksProxy(**socks_options(proxy))
+        sock: socket.socket = connector.connect(host, port, timeout=timeout, local_addr=source)
+        return sock
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    except Exception as error:
+        raise socks_error(proxy, error) from None
+
+
+def _through(
+    route: Route, proxy: Proxy, tunnel: Tunnel, deadline: float | None, others: dict[str, Any]
+) -> socket.socket:
+    """A socket to the server, through an HTTP proxy."""
+    try:
+        sock = _race(proxy.host, proxy.port, deadline, **others)
+        sock = _secured(sock, route.proxy_security(proxy), deadline)
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    try:
+        sock.sendall(tunnel.request)
+        while not tunnel.feed(_received(sock, tunnel, deadline)):
+            pass
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _received(sock: socket.socket, tunnel: Tunnel, deadline: float | None) -> bytes:
+    sock.settimeout(rest(deadline))
+    try:
+        data = sock.recv(_CHUNK)
+    except ConnectionError as error:
+        raise tunnel.ended(error) from error
+    if not data:
+        raise tunnel.ended()
+    return data
+
+
+def _race(
+    host: str,
+    port: int,
+    deadline: float | None,
+    *,
+    source_address: tuple[str, int] | None = None,
+    family: int = socket.AF_UNSPEC,
+    happy_eyeballs_delay: float | None = EYEBALLS_DELAY,
+) -> socket.socket:
+    """A TCP connection to the first of a host's addresses that answers."""
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise unknown_host(host, error) from None
+    race = _Race([(entry[0], entry[4]) for entry in found], source_address, happy_eyeballs_delay)
+    try:
+        return race.run(deadline)
+    finally:
+        race.close()
+
+
+class _Race:
+    """Attempts at several addresses at once.
+
+    Args:
+        delay: seconds after which the next begins; None begins it when all before have failed.
+    """
+
+    def __init__(self, addresses: list[Address], source: tuple[str, int] | None, delay: float | None) -> None:
+        self._left = list(interleaved(addresses))
+        self._source = source
+        self._delay = delay
+        self._selector = selectors.DefaultSelector()
+        self._running: dict[socket.socket, Address] = {}
+        self._errors: list[tuple[Address, int]] = []
+
+    def run(self, deadline: float | None) -> socket.socket:
+        """The socket that won; `OSError` when none did."""
+        while self._left or self._running:
+            if self._left:
+                self._start(self._left.pop(0))
+            pause = self._delay if self._left else None
+            until = None if pause is None else time.monotonic() + pause
+            while self._running and (until is None or time.monotonic() < until):
+                ends = [end for end in (until, deadline) if end is not None]
+                if winner := self._wait(rest(min(ends)) if ends else None):
+                    return winner
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError("no address of the host has answered in time")
+        raise self._failure()
+
+    def _start(self, address: Address) -> None:
+        family, where = address
+        sock = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            if self._source is not None:
+                sock.bind(self._source)
+            code = sock.connect_ex(where)
+        except OSError as error:
+            code = error.errno or errno.EADDRNOTAVAIL
+        if sock is not None and (code == 0 or code in _UNDER_WAY):
+            self._running[sock] = address
+            self._selector.register(sock, selectors.EVENT_WRITE)
+            return
+        self._errors.append((address, code))
+        if sock is not None:
+            sock.close()
+
+    def _wait(self, timeout: float | None) -> socket.socket | None:
+        """The first socket that has connected; those that have failed are dropped."""
+        for key, _ in self._selector.select(timeout):
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            self._selector.unregister(sock)
+            address = self._running.pop(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code == 0:
+                return sock
+            sock.close()
+            self._errors.append((address, code))
+        return None
+
+    def _failure(self) -> OSError:
+        what = "; ".join(f"{shown(where)}: {os.strerror(code)}" for (_, where), code in self._errors)
+        return OSError(self._errors[0][1], f"cannot connect to {what}")
+
+    def close(self) -> None:
+        """Ends the attempts that are left."""
+        self._selector.close()
+        for sock in self._running:
+            sock.close()
+
+
+def interleaved(addresses: Iterable[Address]) -> Iterator[Address]:
+    """RFC 8305 4: the families take turns, beginning with the one that the system would take first."""
+    by_family: dict[int, list[Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    for turn in zip_longest(*by_family.values()):
+        yield from (address for address in turn if address is not None)
+
+
+def shown(where: Any) -> str:
+    """An address for people."""
+    host, port = where[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
