@@ -15,6 +15,7 @@ from heads import request
 from served import served, zcws
 
 from zcws import ConnectionClosedOK, __version__, cli, connect
+from zcws.cli import serving
 from zcws.kernel import available
 
 # ---- what can be said ----
@@ -25,7 +26,13 @@ from zcws.kernel import available
     [
         ((), "the following arguments are required: command"),
         (("sing",), "invalid choice: 'sing'"),
-        (("serve",), "the following arguments are required: --echo"),
+        (("serve",), "what to serve? one of --echo, --chat, --static DIR"),
+        (("serve", "--echo", "--chat"), "not allowed with argument"),
+        (("serve", "--echo", "--workers", "0"), "--workers is a number from 1 on"),
+        (("serve", "--chat", "--workers", "2"), "several chats"),
+        (("bench", "ws://h/", "--depth", "0"), "a number from 1 on, not '0'"),
+        (("trace", "ws://h/", "--listen", "x"), "a port is a number"),
+        (("connect",), "the following arguments are required: url"),
         (("serve", "--echo", "--port", "http"), "a port is a number from 0 to 65535, not 'http'"),
         (("serve", "--echo", "--port", "65536"), "a port is a number from 0 to 65535, not '65536'"),
         (("serve", "--echo", "--port", "-1"), "a port is a number from 0 to 65535, not '-1'"),
@@ -44,7 +51,7 @@ def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], sentence
 def test_help_names_every_command() -> None:
     done = zcws("--help")
     assert done.returncode == 0
-    assert "serve" in done.stdout and "info" in done.stdout
+    assert all(name in done.stdout for name in ("connect", "serve", "bench", "trace", "info"))
 
 
 def test_version() -> None:
@@ -106,9 +113,9 @@ def test_a_host_that_cannot_be_had(host: str, sentence: str) -> None:
 
 def test_a_port_that_is_reserved() -> None:
     error = PermissionError(13, "Permission denied")
-    assert cli._refusal(error, "::1", 80).startswith("not allowed to listen on [::1]:80: ")
+    assert serving.refusal(error, "::1", 80).startswith("not allowed to listen on [::1]:80: ")
     # What nobody foresaw is said in the system's words.
-    assert cli._refusal(OSError(97, "no such family"), "h", 1) == "cannot listen on h:1: no such family"
+    assert serving.refusal(OSError(97, "no such family"), "h", 1) == "cannot listen on h:1: no such family"
 
 
 def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:

@@ -358,3 +358,52 @@ def test_basic_credentials(place: Place) -> None:
                 assert ws.state is zcws.State.OPEN
 
     place.run(main())
+
+
+class TestDraining:
+    def test_handlers_may_finish(self, place: Place) -> None:
+        """No Close while a handler works, and no longer than it works."""
+
+        async def work(ws: zcws.WebSocket) -> None:
+            await ws.recv()
+            await ws.send("done")
+
+        async def main() -> None:
+            async with place.serve(work) as server:
+                async with place.connect(server) as ws:
+                    server.close(drain=60)
+                    await asyncio.sleep(0.05)
+                    await ws.send("the last one")
+                    assert await soon(ws.recv()) == "done"
+                    with pytest.raises(zcws.ConnectionClosedOK) as closed:
+                        await soon(ws.recv())
+                    assert closed.value.code == 1000
+                    await soon(server.wait_closed())
+
+        place.run(main())
+
+    @pytest.mark.parametrize("again", [False, True])
+    def test_until_it_is_late_or_somebody_has_no_patience(self, place: Place, again: bool) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server:
+                async with place.connect(server) as ws:
+                    server.close(code=1012, reason="restart", drain=600 if again else 0.05)
+                    if again:
+                        await asyncio.sleep(0.05)
+                        assert ws.state is zcws.State.OPEN
+                        server.close()
+                    with pytest.raises(zcws.ConnectionClosed) as closed:
+                        await soon(ws.recv())
+                    assert (closed.value.code, closed.value.reason) == (1012, "restart")
+                    await soon(server.wait_closed())
+
+        place.run(main())
+
+    def test_a_code_that_must_not_be_sent(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server:
+                with pytest.raises(ValueError):
+                    server.close(code=1006)
+                assert server.is_serving()
+
+        place.run(main())

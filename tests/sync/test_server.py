@@ -453,3 +453,19 @@ def test_no_thread_to_be_had(
             peer.send(wire.CLOSE)
             peer.rest()
     assert "no thread can be started" in caplog.text
+
+
+def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
+    def work(ws: zcws.sync.WebSocket) -> None:
+        ws.recv()
+        ws.send("done")
+
+    with serving(work) as server:
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/") as ws:
+            ws.ping()
+            with raw.thread(lambda: server.shutdown(drain=60)):
+                ws.send("the last one")
+                assert ws.recv() == "done"
+                with pytest.raises(zcws.ConnectionClosedOK) as closed:
+                    ws.recv()
+                assert closed.value.code == 1000

@@ -30,6 +30,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
+from zcws.hooks import hooks_of
 from zcws.http import HttpError, Request, Response
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel
@@ -77,7 +78,7 @@ class Server:
         ssl: ssl_module.SSLContext | None,
         acceptor_options: AcceptorOptions,
         options: Options,
-        process_request: ProcessRequest | None,
+        process_request: ProcessRequest | Sequence[ProcessRequest] | None,
         open_timeout: float | None,
         max_size: int,
         max_fragments: int,
@@ -92,7 +93,7 @@ class Server:
         self._ssl = ssl
         self._acceptor_options = acceptor_options
         self._options = options
-        self._process_request = process_request
+        self._process_request = hooks_of(process_request, handler)
         self._open_timeout = open_timeout
         self._max_size = max_size
         self._max_fragments = max_fragments
@@ -157,8 +158,10 @@ class Server:
             self._threads.add(thread)
         return True
 
-    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, drain: float = 0) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
+
+        Handlers get `drain` seconds to finish by themselves first.
 
         A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
         does not touch its connection, is left to itself: its thread ends with the process.
@@ -168,6 +171,8 @@ class Server:
             if not self._is_closing:
                 self._is_closing = True
                 self._stop_accepting()
+        if drain > 0:
+            self._join(time.monotonic() + drain)
         timeout = self._options.close_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         self._say_goodbye(code, reason, deadline)
@@ -282,7 +287,7 @@ class Server:
     def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
         if self._process_request is not None:
             try:
-                response = self._process_request(self, request)
+                response: Response | None = self._process_request(self, request)
                 if response is not None and response.status_code == 101:
                     raise ValueError("process_request must not accept the connection; return None for that")
             except Exception:
@@ -343,7 +348,7 @@ def serve(
     select_subprotocol: Callable[[list[str]], str | None] | None = None,
     compression: Deflate | Literal["deflate"] | None = None,
     no_masking: NoMasking = False,
-    process_request: ProcessRequest | None = None,
+    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
     extra_headers: HeadersLike | None = None,
     server_header: str | None = SOFTWARE,
     open_timeout: float | None = 10,
@@ -360,10 +365,11 @@ def serve(
     """Listens for WebSocket connections; `serve_forever` then runs `handler(ws)` in a thread for each.
 
     Args:
-        handler: a function; the connection is closed when it returns, with 1011 when it raises.
+        handler: a function, or a `Router` of them; the connection is closed when it returns, with 1011 when it raises.
         host, port: where to listen; a port of 0 takes any that is free.
         sock, path: an existing listening socket, or a Unix socket's path, in their place.
         process_request: called with the server and the request; a response that it returns is sent instead of a 101.
+            Or several, asked in order until one answers.
         write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
         max_connections: threads at once; further clients wait until one ends.
         ssl and the rest: see `zcws.serve`.

@@ -1,0 +1,140 @@
+"""Accepting without the event loop's transports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Any
+
+import pytest
+from net import Place, echo, hang_up, port_of, request, soon, until
+
+import zcws
+from zcws.aio.accepting import ServerHandshake
+from zcws.aio.door import has_door
+from zcws.aio.engine import EngineTransport, is_engine_on
+
+pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine here")
+
+
+def test_who_has_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        assert has_door([stream], secure=False)
+        assert not has_door([stream], secure=True)
+        assert not has_door([stream, datagrams], secure=False)
+        monkeypatch.setenv("ZCWS_ENGINE", "0")
+        assert not has_door([stream], secure=False)
+
+
+def door_of(server: zcws.Server) -> Any:
+    return server._door
+
+
+def test_no_transport_of_the_loop_is_made(anyloop: Place) -> None:
+    """For a plain connection, with a hook that is a plain function."""
+    transports: list[object] = []
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        transports.append(handshake.transport)
+
+    async def main() -> None:
+        async with anyloop.serve(echo, process_request=process_request) as server:
+            async with anyloop.connect(server) as ws:
+                await ws.send("x")
+                assert await ws.recv() == "x"
+                (theirs,) = server.connections
+                assert isinstance(theirs._transport, EngineTransport)
+                sock = theirs.get_extra_info("socket")
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert transports == [None]
+
+    anyloop.run(main())
+
+
+def test_refusals_wait_for_their_reader(anyloop: Place) -> None:
+    """A response that is not a 101 needs a transport: the peer may take its time to read it."""
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        response = handshake.respond(403, "no")
+        response.body = b"x" * 5_000_000
+        return response
+
+    async def main() -> None:
+        async with anyloop.serve(echo, process_request=process_request) as server:
+            reader, writer = await anyloop.open(port_of(server))
+            writer.write(request())
+            await asyncio.sleep(0.05)
+            assert (await soon(reader.read())).endswith(b"x" * 5_000_000)
+            await hang_up(writer)
+            await until(lambda: not server.handshakes and not door_of(server).passing)
+
+    anyloop.run(main())
+
+
+def test_more_at_once_than_one_turn_takes(anyloop: Place) -> None:
+    async def main() -> None:
+        async with anyloop.serve(echo, backlog=200) as server:
+            peers = [await anyloop.open(port_of(server)) for _ in range(150)]
+            for _, writer in peers:
+                writer.write(request())
+            for reader, _ in peers:
+                assert (await soon(reader.readline())).startswith(b"HTTP/1.1 101 ")
+            assert len(server.connections) == 150
+            for _, writer in peers:
+                await hang_up(writer)
+
+    anyloop.run(main())
+
+
+def test_no_descriptor_left(
+    anyloop: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The socket that listens rests for a moment, and those who wait are served then."""
+    import resource
+
+    monkeypatch.setattr("zcws.aio.door._OUT_OF_DESCRIPTORS", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> None:
+        async with anyloop.serve(echo) as server:
+            _, writer = await anyloop.open(port_of(server), limit=2**16)
+            await until(lambda: server.handshakes)
+            lowest = os.dup(0)  # the next free descriptor is this one
+            os.close(lowest)
+            sock = socket.socket()
+            sock.setblocking(False)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, hard))
+            held = []
+            try:
+                while True:
+                    held.append(os.dup(0))
+            except OSError:
+                pass
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port_of(server)))
+                await until(lambda: "cannot accept connections" in caplog.text)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for fd in held:
+                    os.close(fd)
+            await until(lambda: len(server.handshakes) == 2)
+            sock.close()
+            await hang_up(writer)
+
+    with caplog.at_level(logging.ERROR, logger="zcws.server"):
+        anyloop.run(main())
+
+
+def test_closing_twice_and_starting_after_the_end(anyloop: Place) -> None:
+    async def main() -> None:
+        server = await anyloop.serve(echo, start_serving=False)
+        await server.start_serving()
+        await server.start_serving()
+        server.close()
+        await server.start_serving()
+        assert not server.is_serving()
+        await soon(server.wait_closed())
+
+    anyloop.run(main())

@@ -1,0 +1,55 @@
+"""`zcws bench`: the histogram, and a run against a real server."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from served import served, zcws
+
+from zcws.cli.bench import Histogram, duration
+
+
+def test_shares_of_a_known_distribution() -> None:
+    times = Histogram()
+    for millisecond in range(1, 1001):
+        times.add(millisecond / 1000)
+    for share, seconds in ((0.5, 0.5), (0.99, 0.99), (0.999, 0.999), (1.0, 1.0)):
+        assert times.share(share) == pytest.approx(seconds, rel=0.05)
+    assert (times.count, times.longest) == (1000, 1.0)
+    assert sum(count for _, count in times.doublings()) == 1000
+
+
+def test_one_time_and_none() -> None:
+    times = Histogram()
+    assert (times.share(0.5), times.doublings()) == (0.0, [])
+    times.add(0.003)
+    assert times.share(0.5) == times.share(0.999) == pytest.approx(0.003, rel=0.05)
+    times.add(0.0)  # a clock that did not move
+    assert times.count == 2
+
+
+def test_times_in_words() -> None:
+    assert [duration(seconds) for seconds in (2, 0.0125, 0.000_05)] == ["2.00 s", "12.50 ms", "50.0 us"]
+
+
+@pytest.mark.parametrize("options", [(), ("--binary", "--depth", "8", "--compression")])
+def test_a_load(options: tuple[str, ...]) -> None:
+    with served("--compression") as server:
+        done = zcws(
+            "bench", f"ws://127.0.0.1:{server.port}/", "--duration", "0.3", "--connections", "3", *options
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"3 connections x {8 if options else 1} in flight, 256 bytes")
+    figures = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines[1:10] if "  " in line)
+    assert int(figures["messages"]) > 0
+    assert {"p50", "p99", "p99.9"} <= {line.split()[0] for line in lines}
+    assert "lost        0" in lines
+    assert any(line.endswith("#") for line in lines)
+
+
+def test_nobody_there() -> None:
+    done = zcws("bench", "ws://127.0.0.1:1/")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("zcws: cannot connect to ws://127.0.0.1:1/: ")

@@ -1,0 +1,164 @@
+"""`zcws connect` as a pipe and as a person meet it: real processes, a real terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from net import port_of
+from served import ENVIRONMENT, served
+from served import zcws as command
+
+import zcws
+
+pty = pytest.importorskip("pty")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served() as server:
+        yield f"ws://127.0.0.1:{server.port}/"
+
+
+def piped(address: str, lines: str, *options: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
+    return subprocess.run(
+        arguments, input=lines, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
+    )
+
+
+def test_a_pipe(address: str) -> None:
+    done = piped(address, "hello\n/ping is text here\n\ngrüße\nno line end")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "hello\n/ping is text here\n\ngrüße\nno line end\n"
+
+
+def against(handler: Callable[[zcws.WebSocket], Awaitable[None]], use: Callable[[str], Any]) -> Any:
+    """What `use` makes of the address of a server with this handler."""
+
+    async def main() -> Any:
+        async with zcws.serve(handler, "127.0.0.1", 0, subprotocols=["chat"]) as server:
+            return await asyncio.to_thread(use, f"ws://127.0.0.1:{port_of(server)}/")
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode", "error"),
+    [(1000, 0, ""), (1001, 0, ""), (4000, 3, "zcws: closed with 4000 (enough)\n")],
+)
+def test_the_exit_code_says_how_it_ended(code: int, returncode: int, error: str) -> None:
+    """Even where the pipe has no end yet."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        assert (ws.subprotocol, ws.request.headers["X-Y"]) == ("chat", "z")
+        await ws.send(b"\x00\xff" * 50)
+        await ws.close(code, "enough")
+
+    def use(address: str) -> tuple[int, str, str]:
+        arguments = ["connect", address, "--subprotocol", "chat", "--header", "X-Y: z"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [sys.executable, "-m", "zcws", *arguments],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=ENVIRONMENT,
+        ) as process:
+            out, err = process.stdout.read(), process.stderr.read()
+            return process.wait(60), out, err
+
+    assert against(handler, use) == (returncode, " ".join(["00 ff"] * 50) + "\n", error)
+
+
+@pytest.mark.parametrize("address", ["ws://127.0.0.1:1/", "http://h/", "ws://no such host/"])
+def test_what_cannot_be_connected(address: str) -> None:
+    done = command("connect", address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"zcws: cannot connect to {address}: ") and done.stderr.count("\n") == 1
+
+
+class Person:
+    """Somebody at a terminal."""
+
+    def __init__(self, address: str) -> None:
+        self.master, slave = pty.openpty()
+        arguments = [sys.executable, "-m", "zcws", "connect", address]
+        environment = {**ENVIRONMENT, "TERM": "xterm"}
+        self.process = subprocess.Popen(
+            arguments, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+        )
+        os.close(slave)
+        self.screen = ""
+
+    def type(self, line: str) -> None:
+        os.write(self.master, line.encode() + b"\n")
+
+    def sees(self, pattern: str) -> None:
+        """Waits until it is there; pytest's own timeout is the end of it."""
+        while not (found := re.search(pattern, self.screen)):
+            try:
+                data = os.read(self.master, 4096)
+            except OSError:
+                data = b""
+            assert data, f"no {pattern!r} in {self.screen!r}"
+            self.screen += data.decode("utf-8", "replace")
+        self.screen = self.screen[found.end() :]
+
+    def leaves(self) -> int:
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            os.close(self.master)
+
+
+def test_a_person(address: str) -> None:
+    person = Person(address)
+    person.sees("connected to ws://")
+    for line, answer in (
+        ("hello", "< hello"),
+        ("//slash", "< /slash"),
+        ("/hex 00 ff", "< 00 ff"),
+        ("/ping", r"pong after [0-9.]+ ms"),
+        ("/hex zz", "! non-hexadecimal"),
+        ("/sing", "! there is no /sing"),
+        ("/close 1006", "! "),
+        ("/close x", "! a close code is a number"),
+        ("/close 4001 thank you", r"closed with 4001 \(thank you\)"),
+    ):
+        person.sees("> ")
+        person.type(line)
+        person.sees(answer)
+    assert person.leaves() == 0
+
+
+def test_the_end_of_the_input_is_the_end(address: str) -> None:
+    person = Person(address)
+    person.sees("> ")
+    os.write(person.master, b"\x04")  # Ctrl-D
+    person.sees("closed with 1000")
+    assert person.leaves() == 0
+
+
+def test_a_server_that_ends_it_while_a_person_thinks() -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        await ws.send("\x1b[2Jboo")
+        await ws.recv()
+        await ws.close(1011, "broken")
+
+    def use(address: str) -> int:
+        person = Person(address)
+        person.sees(r"< \\u001b\[2Jboo")
+        person.type("x")
+        person.sees(r"closed with 1011 \(broken\)")
+        return person.leaves()
+
+    assert against(handler, use) == 3

@@ -1,0 +1,92 @@
+"""Files over HTTP, and no others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import zcws
+from zcws.cli.common import Failure
+from zcws.cli.files import Files
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "public"
+    (root / "sub").mkdir(parents=True)
+    (root / "index.html").write_text("<p>home", encoding="utf-8")
+    (root / "a b.js").write_bytes(b"1")
+    (root / "data").write_bytes(b"\x00")
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    (tmp_path / "public2").mkdir()
+    (tmp_path / "public2" / "x").write_text("secret", encoding="utf-8")
+    if hasattr(os, "symlink"):
+        (root / "link").symlink_to(tmp_path / "secret")
+        (root / "circle").symlink_to(root / "circle")
+    return root
+
+
+def ask(root: Path, path: str, method: str = "GET", **options: bool) -> zcws.Response:
+    response = Files(str(root), **options)(None, zcws.Request(path, method=method))
+    assert response is not None
+    return response
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("/", "text/html; charset=utf-8", b"<p>home"),
+        ("/?x", "text/html; charset=utf-8", b"<p>home"),
+        ("/sub/../index.html", "text/html; charset=utf-8", b"<p>home"),
+        ("/a%20b.js", "text/javascript; charset=utf-8", b"1"),
+        ("/data", "application/octet-stream", b"\x00"),
+    ],
+)
+def test_files(root: Path, path: str, kind: str, body: bytes) -> None:
+    response = ask(root, path)
+    assert (response.status_code, response.body) == (200, body)
+    if not path.endswith(".js"):  # older tables say application/javascript
+        assert response.headers["Content-Type"] == kind
+    assert response.headers["Content-Length"] == str(len(body))
+    assert ask(root, path, "HEAD").body == b""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/missing",
+            "/sub/",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/..%2fsecret",
+            "//../secret",
+            "/link",
+            "/circle",
+        ),
+        *("/../public2/x", "/%00", "/" + "x" * 5000, "/index.html/x"),
+    ],
+)
+def test_what_is_not_there_for_anybody(root: Path, path: str) -> None:
+    response = ask(root, path)
+    assert (response.status_code, b"secret" in response.body) == (404, False)
+
+
+def test_other_requests(root: Path) -> None:
+    assert ask(root, "/", "POST").status_code == 405
+    upgrade = zcws.Request("/", zcws.Headers({"Upgrade": "websocket"}))
+    assert Files(str(root))(None, upgrade) is None
+    response = Files(str(root), is_all=True)(None, upgrade)
+    assert response is not None and response.status_code == 404
+
+
+def test_a_file_that_is_too_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zcws.cli.files.LARGEST", 6)
+    assert ask(root, "/").status_code == 413
+
+
+def test_no_directory(root: Path) -> None:
+    with pytest.raises(Failure, match="is not a directory"):
+        Files(str(root / "index.html"))

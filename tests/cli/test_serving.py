@@ -1,0 +1,109 @@
+"""`zcws serve`: the chat, the files, draining. The echo, TLS and addresses: tests/test_cli.py."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import ENVIRONMENT
+
+import zcws
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    """`start(...)` runs `zcws serve` and gives the process and its port."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+        command = [sys.executable, "-m", "zcws", "serve", "--port", "0", *arguments]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+        processes.append(process)
+        line = process.stdout.readline()
+        found = re.search(r"://[^/]*:(\d+);", line)
+        assert found, f"no announcement: {line!r}"
+        return process, int(found[1])
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_chat(start: Callable[..., Any]) -> None:
+    _, port = start("--chat")
+
+    async def main() -> None:
+        uri = f"ws://127.0.0.1:{port}/"
+        async with zcws.connect(uri) as ann, zcws.connect(uri) as bob:
+            await (await bob.ping())  # both are in the room
+            await ann.send("hello")
+            await bob.send(b"\x01")
+            for ws in (ann, bob):
+                heard = [await asyncio.wait_for(ws.recv(), 20) for _ in range(2)]
+                assert sorted(heard, key=str) == [b"\x01", "hello"] or set(heard) == {b"\x01", "hello"}
+
+    asyncio.run(main())
+
+
+def test_files_beside_an_echo(start: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<p>home", encoding="utf-8")
+    _, port = start("--static", str(tmp_path), "--echo")
+    for path, body in (("", b"<p>home"), ("healthz", b"ok\n")):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+            assert answer.read() == body
+
+    async def main() -> None:
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            await ws.send("x")
+            assert await ws.recv() == "x"
+
+    asyncio.run(main())
+
+
+def test_sigterm_lets_clients_finish(start: Callable[..., Any]) -> None:
+    process, port = start("--echo", "--drain", "60")
+
+    async def main() -> None:
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            await ws.send("x")
+            assert await ws.recv() == "x"
+            process.send_signal(signal.SIGTERM)
+            while True:  # until nothing is accepted any more
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    break
+                writer.close()
+                await asyncio.sleep(0.01)
+            await ws.send("still here")
+            assert await ws.recv() == "still here"
+
+    asyncio.run(main())
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
+def test_a_second_sigterm_ends_the_patience(start: Callable[..., Any]) -> None:
+    process, port = start("--echo", "--drain", "600")
+
+    async def main() -> None:
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(zcws.ConnectionClosedOK) as closed:
+                await asyncio.wait_for(ws.recv(), 20)
+            assert closed.value.code == 1001
+
+    asyncio.run(main())
+    assert process.communicate(timeout=60) == ("", "")

@@ -1,0 +1,142 @@
+"""Workers: real processes, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from served import ENVIRONMENT
+
+import zcws
+from zcws.cli.supervisor import how_it_ended
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(socket, "SO_REUSEPORT") or not Path("/proc/self/task").exists(),
+    reason="needs SO_REUSEPORT, and /proc to find the workers",
+)
+
+
+@pytest.fixture
+def supervisor() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [
+        sys.executable,
+        "-m",
+        "zcws",
+        "serve",
+        "--echo",
+        "--port",
+        "0",
+        "--workers",
+        "2",
+        "--drain",
+        "30",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+        try:
+            line = process.stdout.readline()
+            found = re.fullmatch(r"zcws listens on ws://127\.0\.0\.1:(\d+); 2 workers .*\n", line)
+            assert found, f"no announcement: {line!r}"
+            yield process, int(found[1])
+        finally:
+            process.kill()
+
+
+def workers_of(process: subprocess.Popen[str]) -> set[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
+    return {int(pid) for pid in children.split()}
+
+
+def until(condition: Callable[[], object]) -> None:
+    """pytest's own timeout is the end of it."""
+    while not condition():
+        time.sleep(0.02)
+
+
+async def echoes(port: int) -> None:
+    async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+        await ws.send("x")
+        assert await asyncio.wait_for(ws.recv(), 20) == "x"
+
+
+def test_a_worker_that_dies_is_replaced_and_sigterm_ends_all(
+    supervisor: tuple[subprocess.Popen[str], int],
+) -> None:
+    process, port = supervisor
+    first = workers_of(process)
+    assert len(first) == 2
+    victim = min(first)
+    os.kill(victim, signal.SIGKILL)
+    line = process.stderr.readline()
+    assert line == f"zcws: worker {victim} was ended by SIGKILL: another one is started\n"
+    until(lambda: len(workers_of(process) - {victim}) == 2)
+    asyncio.run(echoes(port))
+    everybody = workers_of(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+    assert not [pid for pid in everybody if Path(f"/proc/{pid}").exists()]
+
+
+def test_reload(supervisor: tuple[subprocess.Popen[str], int]) -> None:
+    """New workers serve, while the old ones wait for their clients."""
+    process, port = supervisor
+    old = workers_of(process)
+
+    async def main() -> None:
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            process.send_signal(signal.SIGHUP)
+            line = await asyncio.to_thread(process.stderr.readline)
+            assert line == "zcws: reloaded: 2 new workers, 2 drain\n"
+            await ws.send("still here")
+            assert await asyncio.wait_for(ws.recv(), 20) == "still here"
+            await echoes(port)
+        await asyncio.to_thread(until, lambda: not workers_of(process) & old)
+
+    asyncio.run(main())
+    assert len(workers_of(process)) == 2
+
+
+def test_workers_do_not_outlive_their_supervisor(supervisor: tuple[subprocess.Popen[str], int]) -> None:
+    process, _ = supervisor
+    workers = workers_of(process)
+    process.kill()
+    until(lambda: not [pid for pid in workers if is_alive(pid)])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be there to collect it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--host", "no such host"), "there is no host called"),
+        (("--host", "203.0.113.9"), "cannot listen on 203.0.113.9:0"),
+        (("--ssl-cert", "missing.pem"), "a worker ended before it listened"),
+    ],
+)
+def test_what_cannot_be_served(arguments: tuple[str, ...], sentence: str) -> None:
+    command = [sys.executable, "-m", "zcws", "serve", "--echo", "--port", "0", "--workers", "1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("zcws: ") and sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_words_for_an_end() -> None:
+    assert how_it_ended(3) == "ended with 3"
+    assert how_it_ended(-15) == "was ended by SIGTERM"

@@ -1,0 +1,109 @@
+"""`zcws trace`: what the tap sees, and a real proxy between a client and a server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import zlib
+
+import pytest
+import wire
+from heads import request, response
+from net import echo, port_of
+from served import ENVIRONMENT
+
+import zcws
+from zcws.cli.trace import Tap
+
+FRAMES = [
+    (wire.frame(wire.TEXT, "grüße".encode(), key=wire.KEY), 'TEXT 7 bytes fin masked "grüße"'),
+    (wire.frame(wire.BINARY, b"\x00\xff"), "BINARY 2 bytes fin 00 ff"),
+    (wire.frame(wire.TEXT, b"x" * 70000), f'TEXT 70000 bytes fin "{"x" * 120}"...'),
+    (wire.frame(wire.TEXT, b"x" * 200, fin=False), f'TEXT 200 bytes "{"x" * 120}"...'),
+    (wire.frame(wire.TEXT, b"\x1b[2J"), 'TEXT 4 bytes fin "\\u001b[2J"'),
+    (wire.frame(wire.TEXT, b"\xff"), "TEXT 1 bytes fin ff"),
+    (wire.frame(wire.PING, b""), 'PING 0 bytes fin ""'),
+    (wire.frame(wire.CLOSE, wire.close_payload(1001, b"bye")), 'CLOSE 5 bytes fin 1001 GOING_AWAY "bye"'),
+    (wire.frame(wire.CLOSE, b""), "CLOSE 0 bytes fin without a code"),
+    (wire.frame(11, b""), 'opcode 11 0 bytes fin ""'),
+]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000, 1_000_000])
+def test_frames_however_they_arrive(step: int) -> None:
+    data = request() + b"".join(frame for frame, _ in FRAMES)
+    tap, lines = Tap(), []
+    for start in range(0, len(data), step):
+        lines += tap.feed(data[start : start + step])
+    head = request().decode().split("\r\n")[:-2]
+    assert lines == [*head, *(line for _, line in FRAMES)]
+
+
+def test_compressed_messages() -> None:
+    compress = zlib.compressobj(wbits=-15)
+    tap = Tap()
+    tap.deflated = True
+    tap.feed(response())
+    for _ in range(2):  # the second refers to the first
+        payload = compress.compress(b"hello") + compress.flush(zlib.Z_SYNC_FLUSH)[:-4]
+        (line,) = tap.feed(wire.frame(wire.TEXT, payload, rsv=4))
+        assert line == f'TEXT {len(payload)} bytes fin rsv1 "hello"'
+    (line,) = tap.feed(wire.frame(wire.TEXT, b"\xff\xff\xff", rsv=4))
+    assert "not deflate data" in line
+    assert tap.feed(wire.frame(wire.TEXT, b"later")) == []
+
+
+def test_a_page_is_no_frames() -> None:
+    tap = Tap()
+    lines = tap.feed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    assert lines == ["HTTP/1.1 404 Not Found", "Content-Length: 2"]
+    assert tap.feed(b"\x81\x01x") == []
+
+
+def test_between_a_client_and_a_server() -> None:
+    hosts: list[str] = []
+
+    def process_request(handshake: object, asked: zcws.Request) -> None:
+        hosts.append(asked.headers["Host"])
+
+    async def main() -> str:
+        async with zcws.serve(
+            echo, "127.0.0.1", 0, compression="deflate", process_request=process_request
+        ) as server:
+            upstream = f"ws://127.0.0.1:{port_of(server)}/"
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "zcws", "trace", "--listen", "0", upstream),
+                stdout=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            line = (await process.stdout.readline()).decode()
+            found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", line)
+            assert found, line
+            async with zcws.connect(found[1] + "/path", compression="deflate") as ws:
+                await ws.send("hello " * 100)
+                assert await ws.recv() == "hello " * 100
+                await ws.send(b"\x01")
+                assert await ws.recv() == b"\x01"
+            lines = b""
+            while b"the connection has ended" not in lines:
+                lines += await process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+            assert process.returncode == 0
+            assert hosts == [f"127.0.0.1:{port_of(server)}"]
+            return lines.decode()
+
+    printed = asyncio.run(main())
+    for pattern in (
+        r" 1 > GET /path HTTP/1\.1\n",
+        r" 1 < HTTP/1\.1 101 Switching Protocols\n",
+        r' 1 > TEXT \d+ bytes fin rsv1 masked "hello hello',
+        r' 1 < TEXT \d+ bytes fin rsv1 "hello hello',
+        r" 1 > BINARY 1 bytes fin masked 01\n",
+        r" 1 > CLOSE 2 bytes fin masked 1000 NORMAL_CLOSURE\n",
+        r" 1 < CLOSE 2 bytes fin 1000 NORMAL_CLOSURE\n",
+    ):
+        assert re.search(pattern, printed), (pattern, printed)

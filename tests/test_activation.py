@@ -1,0 +1,69 @@
+"""systemd's side is played by a parent that passes a socket as descriptor 3."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from zcws.activation import listen_fds
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="descriptors are passed by fork and exec")
+
+SERVICE = """
+import asyncio, os, zcws
+
+async def hello(ws):
+    await ws.send(f"{zcws.listen_fds()} {'LISTEN_FDS' in os.environ}")
+
+async def main():
+    (sock,) = zcws.listen_fds()
+    assert not sock.get_inheritable()
+    async with zcws.serve(hello, sock=sock) as server:
+        async with zcws.connect(f"ws://127.0.0.1:{sock.getsockname()[1]}/") as ws:
+            print(await ws.recv())
+
+asyncio.run(main())
+"""
+
+#: The shell sets LISTEN_PID to what exec keeps, as systemd does between its fork and its exec.
+AS_SYSTEMD = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -c "$1" 3<&"$2"'
+
+
+def test_a_service_that_systemd_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        fd = sock.fileno()
+        done = subprocess.run(
+            ["bash", "-c", AS_SYSTEMD, sys.executable, SERVICE, str(fd)],
+            pass_fds=[fd],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[] False\n", "")
+
+
+def told(monkeypatch: pytest.MonkeyPatch, pid: object, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(pid))
+    monkeypatch.setenv("LISTEN_FDS", count)
+
+
+def test_sockets_that_are_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, os.getppid(), "1")
+    assert listen_fds() == []
+    assert "LISTEN_PID" not in os.environ
+
+
+def test_without_systemd() -> None:
+    assert listen_fds() == []
+
+
+@pytest.mark.parametrize("count", ["", "-1", "one", "²"])
+def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    told(monkeypatch, os.getpid(), count)
+    with pytest.raises(ValueError, match="LISTEN_FDS should be a number"):
+        listen_fds()

@@ -1,0 +1,155 @@
+"""Which handler a path belongs to, on both drivers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from raw import thread
+
+import zcws
+import zcws.sync
+
+
+def matched(path: str, *routes: str) -> tuple[str, dict[str, Any]] | None:
+    """The route that `path` leads to, and its parameters."""
+    router = zcws.Router()
+    for route in routes:
+        router.add(route, lambda ws, route=route, **parameters: (route, parameters))
+    found = router.match(path)
+    return found and found[0](None, **found[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "route", "parameters"),
+    [
+        ("/", "/", {}),
+        ("/?x=/room/1", "/", {}),
+        ("/room/lobby", "/room/{name}", {"name": "lobby"}),
+        ("/room/a%2Fb%20%C3%A9?q", "/room/{name}", {"name": "a/b é"}),
+        ("/item/007", "/item/{id:int}", {"id": 7}),
+        ("/item/007x", "/item/{name}", {"name": "007x"}),
+        ("/a.b/c-d/e", "/a.b/{one}-{two}/e", {"one": "c", "two": "d"}),
+        ("/files/a/b%20c", "/files/{rest:path}", {"rest": "a/b c"}),
+        ("/room/{name}", "/room/{name}", {"name": "{name}"}),
+        ("/room/exact", "/room/exact", {}),
+    ],
+)
+def test_the_route_of_a_path(path: str, route: str, parameters: dict[str, Any]) -> None:
+    routes = (
+        *("/", "/item/{id:int}", "/item/{name}", "/room/{name}", "/room/exact"),
+        *("/a.b/{one}-{two}/e", "/files/{rest:path}"),
+    )
+    assert matched(path, *routes) == (route, parameters)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("", "/"),
+        ("/x/", "/x"),
+        ("/x", "/x/"),
+        ("/X", "/x"),
+        ("/room/", "/room/{name}"),
+        ("/room/a/b", "/room/{name}"),
+        ("/item/-1", "/item/{id:int}"),
+        ("/item/٣", "/item/{id:int}"),
+        ("/item/1234567890123456789", "/item/{id:int}"),
+        ("/aXb", "/a.b"),
+        ("/aXb/1", "/a.b/{x}"),
+        ("/room/a\n", "/room/{name:int}"),
+    ],
+)
+def test_paths_that_lead_nowhere(path: str, route: str) -> None:
+    assert matched(path, route) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("room", "begins with a slash"),
+        ("/{id:float}", "a kind in str, int, path"),
+        ("/{x}/{x}", "two parameters called 'x'"),
+        ("/{x", "belongs to no parameter"),
+        ("/{x}/}", "belongs to no parameter"),
+        ("/{not a name}", "belongs to no parameter"),
+        ("/x?y", "without query"),
+        ("/taken", "has a handler already"),
+    ],
+)
+def test_routes_that_make_no_sense(path: str, sentence: str) -> None:
+    router = zcws.Router()
+    router.add("/taken", lambda ws: None)
+    with pytest.raises(ValueError, match=sentence):
+        router.add(path, lambda ws: None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/here", None), ("GET", "/there", 404), ("POST", "/here", 405), ("HEAD", "/there", 404)],
+)
+def test_what_is_said_before_there_is_a_connection(method: str, path: str, status: int | None) -> None:
+    router = zcws.Router()
+    router.route("/here")(lambda ws: None)
+    response = router.process_request(None, zcws.Request(path, method=method))
+    if status is None:
+        assert response is None
+    else:
+        assert response.status_code == status
+        assert response.headers.get("Allow") == ("GET" if status == 405 else None)
+        assert (response.body == b"") == (method == "HEAD")
+
+
+async def status_of(port: int, head: str) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head.encode())
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    return int(answer.split()[1])
+
+
+def test_on_asyncio() -> None:
+    router = zcws.Router()
+
+    @router.route("/room/{name}/{number:int}")
+    async def room(ws: zcws.WebSocket, name: str, number: int) -> None:
+        await ws.send(f"{name} {number + 1}")
+
+    async def main() -> None:
+        basic = zcws.basic_auth("rooms", ("ann", "secret"))
+        async with zcws.serve(router, "127.0.0.1", 0, process_request=[zcws.health(), basic]) as server:
+            port = server.sockets[0].getsockname()[1]
+            uri = f"ws://127.0.0.1:{port}"
+            authorization = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+            async with zcws.connect(f"{uri}/room/a%20b/6?x", additional_headers=authorization) as ws:
+                assert await ws.recv() == "a b 7"
+            for path, headers, status in (("/nowhere", authorization, 404), ("/room/a/6", {}, 401)):
+                with pytest.raises(zcws.HandshakeError) as refused:
+                    await zcws.connect(uri + path, additional_headers=headers)
+                assert refused.value.status == status
+            lines = "Host: h\r\nAuthorization: Basic YW5uOnNlY3JldA==\r\n\r\n"
+            assert await status_of(port, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n") == 200
+            assert await status_of(port, f"GET /room/a/6 HTTP/1.1\r\n{lines}") == 426
+            assert await status_of(port, f"POST /room/a/6 HTTP/1.1\r\n{lines}") == 405
+
+    asyncio.run(main())
+
+
+def test_on_threads() -> None:
+    router = zcws.Router()
+
+    @router.route("/room/{name}")
+    def room(ws: zcws.sync.WebSocket, name: str) -> None:
+        ws.send(name)
+
+    with zcws.sync.serve(router, "127.0.0.1", 0, process_request=zcws.health()) as server:
+        with thread(server.serve_forever):
+            uri = f"ws://127.0.0.1:{server.sock.getsockname()[1]}"
+            with zcws.sync.connect(f"{uri}/room/x") as ws:
+                assert ws.recv() == "x"
+            for path, status in (("/room/", 404), ("/healthz", 200)):
+                with pytest.raises(zcws.HandshakeError) as refused:
+                    zcws.sync.connect(uri + path)
+                assert refused.value.status == status
+            server.shutdown()

@@ -1,0 +1,355 @@
+"""The opening handshake of one connection: the request, what the hooks say to it, the answer. RFC 6455 4.2.
+
+What this file decides: the order of things, and where the connection is meanwhile. What is answered is decided by
+acceptor.py and by the program's hooks.
+
+A handshake is in one of two places. At the *door* (door.py) it is a socket that the event loop knows nothing of yet,
+and most of them never leave it: request, answer, and the socket goes straight into the engine. On a *transport* of the
+event loop are those over TLS, those off Linux, and those that cannot be answered in one go:
+
+    at the door                                          goes on
+    ---------------------------------------------------  ----------------------------------
+    request not complete                                 at the door
+    101, hooks are plain functions or there are none     in the engine, as a WebSocket
+    a hook is a coroutine                                on a transport, in a task
+    any other answer: its reader may take its time       on a transport, until the peer ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.aio.engine import place
+from zcws.aio.stream import end_writing, hand_over
+from zcws.aio.websocket import WebSocket
+from zcws.http import HttpError, Request, Response, text_response
+
+__all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
+
+logger = logging.getLogger("zcws.server")
+
+ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Response | None] | None"]
+ProcessResponse = Callable[
+    ["ServerHandshake", Request, Response], "Response | Awaitable[Response | None] | None"
+]
+
+
+class Host(Protocol):
+    """What a handshake asks of its server."""
+
+    loop: asyncio.AbstractEventLoop
+    acceptor_options: AcceptorOptions
+    process_request: ProcessRequest | None
+    process_response: ProcessResponse | None
+    open_timeout: float | None
+    handshakes: set[ServerHandshake]
+    is_closing: bool
+
+    def make(self, handshake: ServerHandshake) -> WebSocket:
+        """The connection that the handshake has opened; it has no transport yet."""
+        ...
+
+    def start(self, ws: WebSocket) -> None:
+        """It has one: the handler runs from here."""
+        ...
+
+
+class ServerHandshake(asyncio.Protocol):
+    """One connection before it is open: what `process_request` and `process_response` are given.
+
+    Attributes:
+        request, response: as far as they are known.
+        transport: the connection's transport; None while the event loop has made none (`get_extra_info` works).
+    """
+
+    __slots__ = (
+        "_chosen",
+        "_data",
+        "_said",
+        "_sock",
+        "_task",
+        "_timer",
+        "acceptor",
+        "is_waiting",
+        "request",
+        "response",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Host, sock: socket.socket | None = None) -> None:
+        self.server = server
+        self.acceptor = WebSocketAcceptor(server.acceptor_options)
+        self._data = b""
+        self._sock = sock  # while it is at the door
+        self.is_waiting = False  # there, for the rest of the request
+        self._said: Awaitable[Response | None] | None = None  # by a hook that is a coroutine
+        self._chosen: Response | None = None  # what `process_response` is thinking about
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
+        self.request: Request | None = None
+        self.response: Response | None = None
+
+    # ---- for process_request ----
+
+    def respond(self, status: int, text: str) -> Response:
+        """A plain text response, to be returned from `process_request`."""
+        return text_response(status, text)
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer's end of the socket."""
+        return self.get_extra_info("peername")
+
+    @property
+    def local_address(self) -> Any:
+        """Our end of the socket."""
+        return self.get_extra_info("sockname")
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the transport knows: "ssl_object", "socket", "peername" and so on."""
+        if self.transport is not None:
+            return self.transport.get_extra_info(name, default)
+        sock = self._sock
+        if sock is None:
+            return default
+        known = {"socket": lambda: sock, "peername": sock.getpeername, "sockname": sock.getsockname}
+        try:
+            return known[name]() if name in known else default
+        except OSError:
+            return default  # the peer has gone
+
+    # ---- bytes ----
+
+    def read(self, data: bytes) -> bool:
+        """Takes bytes from the socket. Whether the request is complete, or as wrong as it can get."""
+        self._data = self._data + data if self._data else data
+        try:
+            self.request = self.acceptor.read_request(self._data)
+        except HttpError as error:
+            self.response = self.acceptor.refuse(error)
+            return True
+        if self.request is None:
+            return False
+        self._data = self._data[self.acceptor.used :]
+        return True
+
+    # ---- at the door ----
+
+    def wait(self, read: Callable[[socket.socket, ServerHandshake], None], sock: socket.socket) -> None:
+        """Until more of the request has arrived."""
+        if not self.is_waiting:
+            self.is_waiting = True
+            self._enter()
+            self.server.loop.add_reader(sock.fileno(), read, sock, self)
+
+    def stop_waiting(self) -> None:
+        """The request is complete."""
+        if self.is_waiting and self._sock is not None:
+            self.is_waiting = False
+            self.server.loop.remove_reader(self._sock.fileno())
+
+    def answer_at_door(self) -> bool:
+        """Whether the connection is open now, in the engine. If not it needs a transport."""
+        self.response = response = self.response or self._decide()
+        sock = self._sock
+        if response is None or response.status_code != 101 or sock is None:
+            return False
+        self._leave()
+        ws = self.server.make(self)
+        transport = place(self.server.loop, sock, ws)
+        transport.write(response.serialize())
+        ws.connection_made(transport)
+        self._open(ws)
+        return True
+
+    def leave_door(self) -> ServerHandshake:
+        """The event loop makes a transport for the socket."""
+        self._sock = None
+        return self
+
+    # ---- asyncio.Protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._enter()
+        if self.response is not None:
+            self._answer(self.response)
+        elif self._said is not None:
+            self.server.loop.call_soon(self._think)  # uvloop begins to read after this, paused or not
+        elif self.server.is_closing:
+            self.go_away()
+
+    def data_received(self, data: bytes) -> None:
+        if self.response is not None:
+            return  # answered with an error: what still comes is the peer's business
+        if self.request is not None:
+            self._data += data
+        elif self.read(data):
+            response = self.response or self._decide()
+            if response is not None:
+                self._answer(response)
+            else:
+                self._think()
+
+    def eof_received(self) -> bool:
+        return False  # a client that has closed its side cannot open a WebSocket
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        if self.transport is not None:
+            self.transport.close()  # CPython 3.10's TLS warns when nobody has
+            self.transport = None
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._forget_said()
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        self._stop_timer()
+        if self.transport is not None:
+            self.transport.abort()
+        elif self._sock is not None:
+            self.stop_waiting()
+            self._sock.close()
+            self._sock = None
+            self._leave()
+
+    def go_away(self) -> None:
+        """The server is shutting down."""
+        if self.response is not None:
+            return
+        response = self.acceptor.reject(503, "the server is shutting down")
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # it has gone, which is as good
+                self._sock.send(response.serialize())
+            self.abort()
+        elif self.transport is not None:
+            self._answer(response)
+
+    # ---- the answer ----
+
+    def _decide(self) -> Response | None:
+        """The answer to the request; None while a hook thinks, in `_said`."""
+        server, request = self.server, self.request
+        assert request is not None
+        if server.process_request is None and server.process_response is None:
+            return self.acceptor.respond(request)
+        try:
+            said = None if server.process_request is None else server.process_request(self, request)
+            if said is None or isinstance(said, Response):
+                return self._replace(request, said)
+            self._said = said
+        except Exception:
+            return self._blame_hook()
+        return None
+
+    def _replace(self, request: Request, said: Response | None) -> Response | None:
+        """The answer after `process_request` has `said` what it wants; None while `process_response` thinks."""
+        response = self._respond(request, said)
+        replaced = self._ask_response(request, response)
+        if replaced is None or isinstance(replaced, Response):
+            return replaced or response
+        self._said, self._chosen = replaced, response
+        return None
+
+    def _respond(self, request: Request, said: Response | None) -> Response:
+        if said is None:
+            return self.acceptor.respond(request)
+        if said.status_code == 101:
+            raise ValueError("process_request must not accept the connection; return None for that")
+        return said
+
+    def _ask_response(
+        self, request: Request, response: Response
+    ) -> Response | Awaitable[Response | None] | None:
+        hook = self.server.process_response
+        return None if hook is None else hook(self, request, response)
+
+    def _blame_hook(self) -> Response:
+        logger.error("process_request or process_response failed", exc_info=True)
+        return self.acceptor.reject(500, "the server failed to answer; its log says more")
+
+    # ---- hooks that are coroutines ----
+
+    def _think(self) -> None:
+        if self._said is not None and self.transport is not None:
+            # More bytes than the first frames have no business here while a hook thinks.
+            self.transport.pause_reading()
+            self._task = self.server.loop.create_task(self._run_hooks(self._said))
+            self._task.add_done_callback(lambda _: self._forget_said())
+
+    async def _run_hooks(self, said: Awaitable[Response | None]) -> None:
+        try:
+            response = await self._settle(said)
+        except Exception:
+            response = self._blame_hook()
+        self._task = None
+        if self.transport is not None:
+            self.transport.resume_reading()
+            if self.response is None:  # the server may have gone away meanwhile
+                self._answer(response)
+
+    async def _settle(self, said: Awaitable[Response | None]) -> Response:
+        if self._chosen is not None:
+            return await said or self._chosen
+        assert self.request is not None
+        response = self._respond(self.request, await said)
+        replaced = self._ask_response(self.request, response)
+        return (await replaced if inspect.isawaitable(replaced) else replaced) or response
+
+    def _forget_said(self) -> None:
+        """A coroutine that was never begun, because its client left first, is nobody's mistake."""
+        said, self._said = self._said, None
+        if isinstance(said, Coroutine):
+            said.close()
+
+    # ---- what comes of it ----
+
+    def _answer(self, response: Response) -> None:
+        transport = self.transport
+        assert transport is not None
+        self.response = response
+        if response.status_code == 101:
+            self._leave()
+            ws = self.server.make(self)
+            hand_over(self.server.loop, transport, ws, response.serialize())
+            self._open(ws)
+            return
+        transport.write(response.serialize())
+        logger.debug("connection rejected: %s", response.status_code)
+        self._data = b""
+        if transport.can_write_eof():
+            # Not close: unread input would turn that into a reset, and the answer would be lost.
+            end_writing(transport)
+        else:
+            transport.close()
+
+    def _open(self, ws: WebSocket) -> None:
+        self.server.start(ws)
+        if self._data:
+            ws.feed(self._data)
+
+    def _enter(self) -> None:
+        """It takes longer than a moment, and may not take longer than `open_timeout`."""
+        self.server.handshakes.add(self)
+        if self._timer is None and self.server.open_timeout is not None:
+            self._timer = self.server.loop.call_later(self.server.open_timeout, self.abort)
+
+    def _leave(self) -> None:
+        self.server.handshakes.discard(self)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

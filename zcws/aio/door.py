@@ -1,0 +1,150 @@
+"""The door: accepting plain sockets without a transport of the event loop.
+
+A transport of the event loop costs more than a whole opening handshake, and the engine takes the socket away from it
+right after. So where the engine serves, this file accepts by itself: the request is usually there already, the answer
+goes out in the same callback, and the socket goes into the engine. What cannot be answered in one go gets a transport
+after all; see accepting.py for which that is.
+
+The sockets that listen are those that `loop.create_server` has bound; this file has descriptors of its own to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+from zcws.aio.accepting import ServerHandshake
+from zcws.aio.engine import is_engine_on
+
+__all__ = ["Door", "has_door"]
+
+logger = logging.getLogger("zcws.server")
+
+#: Connections accepted before the loop gets its turn again: a storm of them must not starve those that are open.
+_ACCEPTED_A_TURN = 64
+
+#: Bytes of the first read: a browser's request with its cookies fits; what does not is read on.
+_CHUNK = 4096
+
+#: Seconds until the next try when the process has no descriptor left: asyncio's own.
+_OUT_OF_DESCRIPTORS = 1.0
+
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
+
+
+def has_door(sockets: Iterable[socket.socket], *, secure: bool) -> bool:
+    """Whether connections to these listening sockets can be accepted here."""
+    if secure or not is_engine_on():
+        return False
+    return all(sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM for sock in sockets)
+
+
+class Door:
+    """Accepts on listening sockets until it is closed.
+
+    Args:
+        sockets: bound; they stay the caller's.
+        backlog: connections that may wait in the kernel.
+        welcome: makes the handshake of an accepted socket.
+
+    Attributes:
+        passing: the tasks that make transports for those that need one.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Iterable[socket.socket],
+        backlog: int,
+        welcome: Callable[[socket.socket], ServerHandshake],
+    ) -> None:
+        self._loop = loop
+        self._backlog = backlog
+        self._welcome = welcome
+        self._listening = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets]
+        self.passing: set[asyncio.Task[None]] = set()
+        self.is_open = False
+
+    def open(self) -> None:
+        """Accepts from now on."""
+        if self.is_open:
+            return
+        for sock in self._listening:
+            sock.setblocking(False)
+            sock.listen(self._backlog)
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                # Linux: every accepted socket has it from the one that listens.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Accepts no more."""
+        self.is_open = False
+        for sock in self._listening:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._listening = []
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Somebody knocks."""
+        for _ in range(_ACCEPTED_A_TURN):
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue  # it has gone already
+            except OSError as error:
+                self._rest(listening, error)
+                return
+            sock.setblocking(False)
+            self._read(sock, self._welcome(sock))
+
+    def _rest(self, listening: socket.socket, error: OSError) -> None:
+        """The system has no descriptor left, most likely: it would say so again and again."""
+        logger.error("cannot accept connections for a second: %s", error)
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(_OUT_OF_DESCRIPTORS, self._go_on, listening)
+
+    def _go_on(self, listening: socket.socket) -> None:
+        if self.is_open:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    # ---- one connection ----
+
+    def _read(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+        """What has arrived of the request, and the answer where it is complete."""
+        try:
+            data = sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            handshake.wait(self._read, sock)
+            return
+        except OSError:
+            handshake.abort()
+            return
+        if not data:
+            handshake.abort()  # a client that has closed its side cannot open a WebSocket
+        elif not handshake.read(data):
+            handshake.wait(self._read, sock)
+        else:
+            handshake.stop_waiting()
+            if not handshake.answer_at_door():
+                self._pass_on(sock, handshake)
+
+    def _pass_on(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+        """The event loop makes a transport for it."""
+        task = self._loop.create_task(self._make_transport(sock, handshake))
+        self.passing.add(task)
+        task.add_done_callback(self.passing.discard)
+
+    async def _make_transport(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+        try:
+            await self._loop.connect_accepted_socket(handshake.leave_door, sock)
+        except OSError as error:
+            logger.debug("a client left before it was answered: %s", error)
+            sock.close()
+            handshake.connection_lost(error)

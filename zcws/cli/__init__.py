@@ -1,0 +1,55 @@
+"""The command line: `python -m zcws` or `zcws`.
+
+Exit codes: 0 when it was done, or stopped by Ctrl-C after it had begun; 1 when it could not be done, with one sentence
+that says why; 2 for a command line that makes no sense (argparse); 3 when a connection was there and ended badly.
+
+The compiled core is imported when a command first needs it, so that what can go wrong there (a ZCWS_KERNEL that does
+not exist) is one sentence too: `import zcws` alone does not, and the commands are imported inside `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import zcws
+from zcws.cli.common import Failure
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options) or 0)
+    except (Failure, ImportError) as error:
+        print(f"zcws: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain again when it flushes at exit.
+        sys.stdout = open(os.devnull, "w")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from zcws.cli import bench, connecting, serving, trace
+
+    parser = argparse.ArgumentParser(prog="zcws", description="WebSocket with zero copies.")
+    parser.add_argument("--version", action="version", version=f"zcws {zcws.__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for command in (connecting, serving, bench, trace):
+        command.add(commands)
+    info = commands.add_parser("info", help="say what is installed", description="Says what is installed.")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _info(_options: argparse.Namespace) -> None:
+    from zcws import info
+
+    print(info.report())

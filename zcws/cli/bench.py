@@ -1,0 +1,229 @@
+"""`zcws bench`: a load test of a server that answers every message with one message, as an echo does.
+
+Every connection keeps `--depth` messages in flight for `--duration` seconds. A round trip is counted from handing a
+message over until its answer has been received, so with many in flight it includes their queue. The figures are those
+of this process too: it is one thread of Python, and when it is at its limit (`busy` near 100 %) it measures itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import time
+from collections import deque
+from typing import Any
+
+import zcws
+from zcws.cli.common import Failure, add_client_options, client_options, runner
+from zcws.cli.terminal import Terminal
+
+__all__ = ["Histogram", "add"]
+
+#: Buckets for each doubling of a time: neighbours are 4.4 % apart, and no time is further than that from its bucket.
+RESOLUTION = 16
+
+#: What is shown of the times: the share of round trips that were not slower.
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+
+#: Characters of the longest bar.
+BAR = 40
+
+#: Connections that are being opened at once: below the backlog of 100 that Python's servers listen with.
+OPENING = 50
+
+
+def add(commands: Any) -> None:
+    """Its command line."""
+    bench = commands.add_parser(
+        "bench",
+        help="load test of an echo server",
+        description="Measures round trips with a server that echoes.",
+    )
+    add_client_options(bench)
+    for name, default, words in (
+        ("connections", 10, "connections at once"),
+        ("depth", 1, "messages in flight on each"),
+        ("size", 256, "bytes of a message"),
+    ):
+        bench.add_argument(
+            f"--{name}", type=at_least_one, default=default, help=f"{words} (default: {default})"
+        )
+    bench.add_argument("--duration", type=float, default=5.0, help="seconds (default: %(default)s)")
+    bench.add_argument("--binary", action="store_true", help="binary messages in place of text")
+    bench.add_argument(
+        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
+    )
+    bench.set_defaults(run=run, parser=bench)
+
+
+def at_least_one(text: str) -> int:
+    """A number from 1 on, as argparse reads it."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, and prints what was measured. Exit code 3: connections were lost."""
+    load = Load(options)
+    runner(options.loop)(load.run())
+    for line in load.report():
+        print(line)
+    return 3 if load.lost else 0
+
+
+class Histogram:
+    """Times in seconds, in buckets of equal ratio.
+
+    Attributes:
+        count, longest: of the times.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self.count = 0
+        self.longest = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Counts one."""
+        bucket = round(math.log2(max(seconds, 1e-9)) * RESOLUTION)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+        self.longest = max(self.longest, seconds)
+
+    def share(self, share: float) -> float:
+        """The time that this share of all was not slower than; 0.0 when there is none."""
+        left = math.ceil(self.count * share)
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 0:
+                return min(float(2 ** (bucket / RESOLUTION)), self.longest)
+        return 0.0
+
+    def doublings(self) -> list[tuple[float, int]]:
+        """How many lie between each power of two and the next: from where, and how many; none left out in between."""
+        counts: dict[int, int] = {}
+        for bucket, count in self._buckets.items():
+            doubling = bucket // RESOLUTION
+            counts[doubling] = counts.get(doubling, 0) + count
+        if not counts:
+            return []
+        return [(2.0**power, counts.get(power, 0)) for power in range(min(counts), max(counts) + 1)]
+
+
+class Load:
+    """The connections, and what they have seen.
+
+    Attributes:
+        times: of the round trips.
+        lost: connections that ended before their time.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._told = options
+        self._options = client_options(options)
+        self._message: str | bytes = b"x" * options.size if options.binary else "x" * options.size
+        self.times = Histogram()
+        self.lost = 0
+        self._open: list[zcws.WebSocket] = []
+        self._opening = asyncio.Semaphore(OPENING)
+        self._wall = self._cpu = 0.0
+        self._end = 0.0
+
+    async def run(self) -> None:
+        """Opens all connections, then measures."""
+        try:
+            await self._open_all()
+            wall, cpu = time.perf_counter(), time.process_time()
+            self._end = wall + self._told.duration
+            showing = asyncio.create_task(self._show(wall))
+            await asyncio.gather(*map(self._work, self._open))
+            self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
+            showing.cancel()
+        finally:
+            await asyncio.gather(*(ws.close() for ws in self._open), return_exceptions=True)
+
+    async def _open_all(self) -> None:
+        opened = await asyncio.gather(
+            *(self._open_one() for _ in range(self._told.connections)), return_exceptions=True
+        )
+        self._open = [ws for ws in opened if isinstance(ws, zcws.WebSocket)]
+        for error in opened:
+            if isinstance(error, BaseException):
+                words = str(error) or type(error).__name__
+                raise Failure(f"cannot connect to {self._told.url}: {words}")
+
+    async def _open_one(self) -> zcws.WebSocket:
+        async with self._opening:
+            return await zcws.connect(self._told.url, max_size=None, **self._options)
+
+    async def _work(self, ws: zcws.WebSocket) -> None:
+        """One connection: an answer for each message, and another message for each answer."""
+        sent: deque[float] = deque()
+        try:
+            for _ in range(self._told.depth):
+                sent.append(time.perf_counter())
+                await ws.send(self._message)
+            while sent:
+                await ws.recv()
+                now = time.perf_counter()
+                self.times.add(now - sent.popleft())
+                if now < self._end:
+                    sent.append(now)
+                    await ws.send(self._message)
+        except zcws.ConnectionClosed:
+            self.lost += 1
+
+    # ---- what is shown ----
+
+    async def _show(self, began: float) -> None:
+        """A table that changes, for a person at a terminal with rich."""
+        terminal = Terminal()
+        if terminal.console is None:
+            return
+        from rich.live import Live
+
+        with Live(console=terminal.console, auto_refresh=False, transient=True) as live:
+            while True:
+                live.update(self._table(time.perf_counter() - began), refresh=True)
+                await asyncio.sleep(0.25)
+
+    def _table(self, seconds: float) -> Any:
+        from rich.table import Table
+
+        table = Table(title=self._told.url)
+        figures = {"seconds": f"{seconds:.1f}", "messages/s": f"{self.times.count / max(seconds, 1e-9):,.0f}"}
+        figures |= {name: duration(self.times.share(share)) for name, share in SHARES.items()}
+        for name in figures:
+            table.add_column(name, justify="right")
+        table.add_row(*figures.values())
+        return table
+
+    def report(self) -> list[str]:
+        """The figures and the histogram, line by line."""
+        told, times = self._told, self.times
+        rate = times.count / self._wall if self._wall else 0.0
+        lines = [
+            f"{told.connections} connections x {told.depth} in flight, {told.size} bytes, {self._wall:.1f} s",
+            f"messages    {times.count}",
+            f"messages/s  {rate:.0f}",
+            f"MB/s        {rate * told.size / 1e6:.2f} each way",
+            *(f"{name:<11} {duration(times.share(share))}" for name, share in SHARES.items()),
+            f"longest     {duration(times.longest)}",
+            f"lost        {self.lost}",
+            f"busy        {100 * self._cpu / self._wall if self._wall else 0:.0f} % of a core, this process",
+        ]
+        most = max((count for _, count in times.doublings()), default=1)
+        for start, count in times.doublings():
+            bar = "#" * math.ceil(BAR * count / most)
+            lines.append(f"{duration(start):>9}+ {count:>9} {bar}".rstrip())
+        return lines
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.2f} {unit}"
+    return f"{seconds * 1e6:.1f} us"

@@ -1,0 +1,283 @@
+"""`zcws connect`: a person, or a pipe, on one end of a connection.
+
+The connection lives on an event loop in a thread of its own; the main thread reads lines, since that is where
+readline and Ctrl-C are at home. When the connection ends first, the main thread is waiting for a line that nobody wants
+any more: it is interrupted as by Ctrl-C.
+
+    stdin is         a line is                               its end means
+    a terminal       a message, or a command: /ping, ...     close with 1000
+    anything else    a message, whatever it begins with      close when nothing has come for --linger seconds
+
+Exit codes: 0 the connection ended well (1000, 1001, or we closed it); 1 it was never opened; 3 it was lost, or closed
+with another code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import zcws
+from zcws.cli.common import Failure, add_client_options, client_options
+from zcws.cli.terminal import Terminal, as_hex, printable
+
+__all__ = ["add"]
+
+#: The connection was there, and ended badly.
+ENDED_BADLY = 3
+
+HELP = "/ping [text]   /hex 00 ff ...   /close [code [reason]]   // begins a message with a slash"
+
+
+def add(commands: Any) -> None:
+    """Its command line."""
+    connect = commands.add_parser(
+        "connect",
+        help="talk to a server",
+        description="Sends lines of standard input as messages, and prints messages as lines. On a terminal: "
+        + HELP,
+    )
+    add_client_options(connect)
+    connect.add_argument(
+        "--linger",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="at the end of a pipe: wait that long for one more answer (default: %(default)s)",
+    )
+    connect.set_defaults(run=run, parser=connect)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Until one side has had enough."""
+    session = Session(options)
+    session.start()
+    try:
+        if session.is_interactive:
+            session.converse()
+        else:
+            session.pipe(options.linger)
+    except KeyboardInterrupt:
+        pass  # by a person, or because the connection has ended
+    return session.finish()
+
+
+class Session:
+    """One connection, with its loop in a thread."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        self._url = options.url
+        self._options = client_options(options)
+        self._terminal = Terminal()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._ready = threading.Event()
+        self._ws: zcws.WebSocket | None = None
+        self._failure: str | None = None
+        self._error: zcws.ConnectionClosed | None = None
+        self._turn = threading.Lock()  # for the questions: is somebody waiting for a line, has the end come
+        self._prompting = False
+        self._is_over = False  # nothing can be asked of the connection's loop any more
+        self._has_ended = False
+        self._leaving = False
+        self._is_ours = False  # the Close, whatever its code
+        self._heard = time.monotonic()
+
+    # ---- the thread with the connection ----
+
+    def start(self) -> None:
+        """Opens the connection.
+
+        Raises:
+            Failure: it cannot be opened.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise Failure(self._failure)
+        if self.is_interactive:
+            self._terminal.say(f"connected to {self._url}; {HELP}", "green")
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._receive())
+        with self._turn:
+            self._is_over = True
+        self._loop.run_until_complete(_finish_others())
+        self._loop.close()
+        with self._turn:
+            self._has_ended = True
+        # Again and again: a signal that comes right before the main thread begins to wait for a key does not end that.
+        while self._prompting and not self._leaving:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    async def _receive(self) -> None:
+        try:
+            self._ws = await zcws.connect(self._url, **self._options)
+        except (OSError, ValueError, asyncio.TimeoutError, zcws.ZcwsError) as error:
+            self._failure = f"cannot connect to {self._url}: {error or type(error).__name__}"
+            return
+        finally:
+            self._ready.set()
+        try:
+            while True:
+                self._show(await self._ws.recv())
+        except zcws.ConnectionClosed as error:
+            self._error = error
+        await self._ws.wait_closed()
+
+    def _show(self, message: str | bytes) -> None:
+        self._heard = time.monotonic()
+        if not self.is_interactive:
+            self._terminal.message(message)
+            return
+        shown = as_hex(message) if isinstance(message, bytes) else printable(message)
+        self._above_prompt(f"< {shown}", "magenta" if isinstance(message, bytes) else "cyan")
+
+    def _above_prompt(self, text: str, style: str) -> None:
+        """A line above the one that is being typed, which is drawn again."""
+        if self._prompting:
+            sys.stdout.write("\r\x1b[K")  # to the first column; erase to the end of the line
+        self._terminal.say(text, style)
+        if self._prompting:
+            sys.stdout.write("> " + typed())
+            sys.stdout.flush()
+
+    def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Runs it on the connection's loop. ConnectionClosed: the line came too late."""
+        with self._turn:
+            if self._is_over:
+                coroutine.close()
+                raise KeyboardInterrupt
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
+
+    # ---- the main thread ----
+
+    @property
+    def ws(self) -> zcws.WebSocket:
+        """The open connection."""
+        assert self._ws is not None
+        return self._ws
+
+    def converse(self) -> None:
+        """Reads lines from a person."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  history and editing, for `input`
+        signal.signal(signal.SIGINT, self._interrupt)
+        while True:
+            try:
+                line = self._ask()
+                self._obey(line)
+            except EOFError:
+                return
+            except ValueError as error:
+                self._terminal.say(f"! {error}", "red")
+            except zcws.ConnectionClosed:
+                return
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        """Ctrl-C, or the end of the connection; the latter is said once, however often it was sent."""
+        if self._prompting or not self._has_ended:
+            self._prompting = False
+            raise KeyboardInterrupt
+
+    def _ask(self) -> str:
+        self._begin_waiting()
+        try:
+            return input("> ")
+        finally:
+            self._stop_waiting()
+
+    def _begin_waiting(self) -> None:
+        """From here on the end of the connection interrupts us."""
+        with self._turn:
+            if self._has_ended:
+                raise EOFError
+            self._prompting = True
+
+    def _stop_waiting(self) -> None:
+        with self._turn:
+            self._prompting = False
+
+    def _obey(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        command: Callable[[str], None] | None = {
+            "/ping": self._ping,
+            "/close": self._close,
+            "/hex": lambda digits: self._do(self.ws.send(bytes.fromhex(digits))),
+        }.get(name)
+        if command is not None:
+            command(rest.strip())
+        elif line.startswith("/") and not line.startswith("//"):
+            raise ValueError(f"there is no {name}: {HELP}")
+        elif line:
+            self._do(self.ws.send(line[1:] if line.startswith("//") else line))
+
+    def _ping(self, text: str) -> None:
+        async def ping() -> float:
+            return float(await (await self.ws.ping(text or None)))
+
+        self._terminal.say(f"pong after {self._do(ping()) * 1000:.2f} ms", "yellow")
+
+    def _close(self, rest: str) -> None:
+        code, _, reason = rest.partition(" ")
+        if code and not code.isdigit():
+            raise ValueError(f"a close code is a number, not {code!r}: /close [code [reason]]")
+        self._do(self.ws.close(int(code or 1000), reason))
+        self._is_ours = True
+        raise EOFError
+
+    def pipe(self, linger: float) -> None:
+        """Sends what is piped in, line by line."""
+        with contextlib.suppress(EOFError, zcws.ConnectionClosed):
+            self._begin_waiting()
+            for line in sys.stdin:
+                self._do(self.ws.send(line.rstrip("\n")))
+        self._stop_waiting()
+        self._heard = time.monotonic()
+        while self._thread.is_alive() and (rest := self._heard + linger - time.monotonic()) > 0:
+            self._thread.join(rest)
+
+    def finish(self) -> int:
+        """Closes what is still open, and says how it ended."""
+        self._leaving = True
+        self._stop_waiting()
+        with contextlib.suppress(KeyboardInterrupt, RuntimeError, zcws.ConnectionClosed):
+            self._do(self.ws.close())
+        self._thread.join()
+        code, reason = self.ws.close_code, self.ws.close_reason
+        words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
+        if self.is_interactive:
+            self._terminal.say(words, "green")
+        is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)
+        if not is_well and not self.is_interactive:
+            print(f"zcws: {words}", file=sys.stderr)
+        return 0 if is_well else ENDED_BADLY
+
+
+async def _finish_others() -> None:
+    """What had been asked for before nothing could be any more gets its answer."""
+    await asyncio.sleep(0)  # those that come from another thread become tasks here
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # and hand their results over here
+
+
+def typed() -> str:
+    """What a person has typed so far."""
+    try:
+        import readline
+    except ImportError:
+        return ""
+    return readline.get_line_buffer()

@@ -1,0 +1,212 @@
+"""`zcws serve`: an echo, a chat, files; in one process, or in several under a supervisor (supervisor.py)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import zcws
+from zcws import page
+from zcws.cli import files, supervisor
+from zcws.cli.common import Failure, authority, port, runner, server_context
+
+__all__ = ["add", "refusal"]
+
+#: The port of `make serve`: the one that the examples of `websockets` made usual.
+PORT = 8765
+
+#: Seconds between Ctrl-C and the end, at most: for peers that do not answer the Close.
+GOODBYE = 1.0
+
+NOT_OURS = "cannot listen on {}: the host is not an address of this machine"
+
+#: What the system says about an address that cannot be had, in words; {} is the address.
+REFUSALS: dict[int | None, str] = {
+    errno.EADDRINUSE: "{} is in use: stop what listens there, or choose another port with --port",
+    errno.EACCES: "not allowed to listen on {}: ports below 1024 are often reserved, choose another with --port",
+    errno.EADDRNOTAVAIL: NOT_OURS,
+    None: NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
+}
+
+
+def add(commands: Any) -> None:
+    """Its command line."""
+    serve = commands.add_parser("serve", help="run a server", description="Runs a server until Ctrl-C.")
+    service = serve.add_mutually_exclusive_group()
+    service.add_argument("--echo", action="store_true", help="send every message back")
+    service.add_argument("--chat", action="store_true", help="send every message to everybody")
+    serve.add_argument("--static", metavar="DIR", help="answer GET with the files in there")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    serve.add_argument("--port", type=port, default=PORT, help="0 takes a free one (default: %(default)s)")
+    serve.add_argument("--ssl-cert", metavar="FILE", help="certificate chain (PEM), for wss")
+    serve.add_argument("--ssl-key", metavar="FILE", help="its key, where it is not in the same file")
+    serve.add_argument(
+        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
+    )
+    serve.add_argument("--compression", action="store_true", help="agree to permessage-deflate")
+    serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
+    serve.add_argument(
+        "--workers", type=int, metavar="N", help="as many processes, and one that looks after them"
+    )
+    serve.add_argument(
+        "--drain",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="SIGTERM: wait that long for clients to leave by themselves",
+    )
+    serve.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # stdin's end is ours too
+    serve.set_defaults(run=run, parser=serve)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until a signal says stop."""
+    if options.ssl_key and not options.ssl_cert:
+        options.parser.error("--ssl-key needs --ssl-cert")
+    if not (options.echo or options.chat or options.static):
+        options.parser.error("what to serve? one of --echo, --chat, --static DIR")
+    if options.workers is not None:
+        if options.workers < 1:
+            options.parser.error("--workers is a number from 1 on")
+        if options.chat:
+            options.parser.error("a --chat in several processes is several chats: leave out --workers")
+        asyncio.run(supervisor.supervise(options))
+        return 0
+    context = server_context(options.ssl_cert, options.ssl_key)
+    runner(options.loop)(listen_and_wait(options, context))
+    return 0
+
+
+async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext | None) -> None:
+    """Until Ctrl-C, SIGTERM, or the end of the supervisor."""
+    stop = Stop()
+    stop.listen(is_worker=options.worker)
+    server = await listen(options, context)
+    try:
+        print(announcement(server.sockets[0], options.host, secure=context is not None), flush=True)
+        await stop.event.wait()
+        if stop.drains and options.drain > 0:
+            stop.event.clear()
+            server.close(drain=options.drain)
+            await first_of(server.wait_closed(), stop.event.wait())
+    finally:
+        await say_goodbye(server)
+
+
+class Stop:
+    """The signals that end a server. `drains`: it was SIGTERM, which lets clients finish; the second one does not."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.drains = False
+
+    def listen(self, *, is_worker: bool) -> None:
+        """Before anything listens: whoever saw the announcement may press Ctrl-C at once."""
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_signal_handler(signal.SIGINT, self.event.set)
+            loop.add_signal_handler(signal.SIGTERM, self._terminate)
+            if is_worker:
+                loop.add_reader(sys.stdin.fileno(), self._orphaned)
+        except NotImplementedError:
+            pass  # Windows: KeyboardInterrupt cancels the task instead
+
+    def _terminate(self) -> None:
+        self.drains = True
+        self.event.set()
+
+    def _orphaned(self) -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        self.event.set()
+
+
+async def first_of(*waits: Awaitable[Any]) -> None:
+    """Until one of them is done."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) -> zcws.Server:
+    """The server, listening."""
+    handler: Callable[[zcws.WebSocket], Awaitable[None]] = chat() if options.chat else echo
+    hooks: list[Any] = [page.answer]
+    if options.static:
+        hooks = [zcws.health(), files.Files(options.static, is_all=not (options.echo or options.chat))]
+    shared: dict[str, Any] = {"reuse_port": True} if options.reuse_port else {}
+    try:
+        return await zcws.serve(
+            handler,
+            options.host,
+            options.port,
+            ssl=context,
+            compression=zcws.Deflate() if options.compression else None,
+            process_request=hooks,
+            **shared,
+        )
+    except (OSError, UnicodeError) as error:
+        raise Failure(refusal(error, options.host, options.port)) from None
+
+
+def refusal(error: OSError | UnicodeError, host: str, port: int) -> str:
+    """Why the address cannot be had, in one sentence."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # a label over 63 bytes is a UnicodeError
+        return f"there is no host called {host!r} as far as this machine knows"
+    where = authority(host, port)
+    if error.errno in REFUSALS:
+        return REFUSALS[error.errno].format(where)
+    return f"cannot listen on {where}: {error.strerror or error}"
+
+
+def announcement(sock: socket.socket, host: str, *, secure: bool) -> str:
+    """The line that says where."""
+    port = sock.getsockname()[1]
+    s = "s" if secure else ""
+    # A browser cannot go to "every address of this machine".
+    browsable = "localhost" if host in ("", "0.0.0.0", "::") else host
+    return (
+        f"zcws listens on ws{s}://{authority(host or '0.0.0.0', port)}; "
+        f"a page to try it is at http{s}://{authority(browsable, port)}/ (Ctrl-C stops it)"
+    )
+
+
+async def echo(ws: zcws.WebSocket) -> None:
+    """Frames, not messages: a payload goes out from where it came in."""
+    while True:
+        frame = await ws.read_frame()
+        if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
+            await ws.write_frame(frame)
+
+
+def chat() -> Callable[[zcws.WebSocket], Awaitable[None]]:
+    """A handler that sends what anybody says to everybody; who does not read misses messages."""
+    everybody: set[zcws.WebSocket] = set()
+
+    async def join(ws: zcws.WebSocket) -> None:
+        everybody.add(ws)
+        try:
+            async for message in ws:
+                zcws.broadcast(everybody, message)
+        finally:
+            everybody.discard(ws)
+
+    return join
+
+
+async def say_goodbye(server: zcws.Server) -> None:
+    """Every peer gets a Close with 1001, and GOODBYE seconds to answer it."""
+    server.close()
+    try:
+        await asyncio.wait_for(server.wait_closed(), GOODBYE)
+    except asyncio.TimeoutError:
+        for ws in list(server.connections):
+            ws.abort()
+        await server.wait_closed()

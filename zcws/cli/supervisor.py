@@ -1,0 +1,220 @@
+"""`zcws serve --workers N`: processes that share a port, and this one, which looks after them.
+
+What happens to a worker, and what the supervisor does:
+
+    it ends by itself                  says so, starts another; after a pause that doubles if it had just begun
+    SIGHUP to the supervisor           N new ones; when all of them listen, SIGTERM to the old ones, which drain
+    SIGTERM or Ctrl-C to it            SIGTERM to all, a bounded wait, SIGKILL to those that are left
+    the supervisor is gone (kill -9)   a worker sees the end of its stdin, and ends
+
+The port is shared by SO_REUSEPORT: the kernel gives each connection to one of those that listen. The supervisor has the
+port too, so that it stays ours while workers come and go, but does not listen and gets no connections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from zcws.cli.common import Failure, authority
+
+__all__ = ["Supervisor", "supervise"]
+
+#: Seconds that a worker must have lived for its end to be no reason to wait.
+SETTLED = 1.0
+
+#: Seconds of pause before a worker that does not settle is started again: the first, and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+#: Seconds beyond --drain until SIGKILL: a worker says goodbye for one second and then ends.
+GRACE = 5.0
+
+
+class Worker:
+    """One process that serves."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.began = time.monotonic()
+        self.is_wanted = True
+
+    def terminate(self) -> None:
+        """It shall drain and end."""
+        self.is_wanted = False
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+
+
+class Supervisor:
+    """Keeps `count` workers alive.
+
+    Args:
+        command: starts a worker, which prints one line when it listens.
+        count: of workers.
+        drain: seconds that a worker may take to end.
+    """
+
+    def __init__(self, command: list[str], count: int, drain: float) -> None:
+        self._command = command
+        self._count = count
+        self._drain = drain
+        self._workers: set[Worker] = set()
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """As many as there should be, all of them listening.
+
+        Raises:
+            Failure: one ended instead.
+        """
+        fresh = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
+        if not all(fresh):
+            await self.stop()
+            raise Failure("a worker ended before it listened")
+
+    async def reload(self) -> None:
+        """New workers; the old ones drain."""
+        old = [worker for worker in self._workers if worker.is_wanted]
+        fresh = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
+        if all(fresh):
+            for worker in old:
+                worker.terminate()
+            log(f"reloaded: {self._count} new workers, {len(old)} drain")
+        else:
+            for survivor in filter(None, fresh):
+                survivor.terminate()
+            log("not reloaded: a new worker ended before it listened; the old ones go on")
+
+    async def stop(self) -> None:
+        """The end of all of them."""
+        self._is_stopping = True
+        for worker in list(self._workers):
+            worker.terminate()
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=self._drain + GRACE)
+        for worker in list(self._workers):
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+
+    async def _start_one(self) -> Worker | None:
+        """A worker that listens, or None: it has ended instead, and said why on stderr."""
+        # In a session of its own: Ctrl-C is for the supervisor, which passes it on in its way.
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        worker = Worker(process)
+        self._workers.add(worker)
+        if self._is_stopping:
+            worker.terminate()
+        assert process.stdout is not None
+        if not await process.stdout.readline():
+            await process.wait()
+            self._workers.discard(worker)
+            return None
+        watcher = asyncio.create_task(self._watch(worker))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return worker
+
+    async def _watch(self, worker: Worker) -> None:
+        """Until the worker has ended, and another one serves in its place."""
+        code = await worker.process.wait()
+        self._workers.discard(worker)
+        pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
+        replacement = None
+        while worker.is_wanted and not self._is_stopping and replacement is None:
+            log(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
+            await asyncio.sleep(pause)
+            pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+            if not self._is_stopping:
+                replacement = await self._start_one()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def log(sentence: str) -> None:
+    """For whoever looks at stderr, or the service manager's journal."""
+    print(f"zcws: {sentence}", file=sys.stderr, flush=True)
+
+
+async def supervise(options: argparse.Namespace) -> None:
+    """`zcws serve --workers N`, until a signal says stop."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise Failure("--workers needs SO_REUSEPORT, which this system does not have")
+    with reserve(options.host, options.port) as reserved:
+        port = reserved.getsockname()[1]
+        workers = Supervisor(worker_command(options, port), options.workers, options.drain)
+        stop, reload = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        await workers.start()
+        s = "s" if options.ssl_cert else ""
+        where = authority(options.host, port)
+        print(f"zcws listens on ws{s}://{where}; {options.workers} workers (Ctrl-C stops them)", flush=True)
+        try:
+            await reload_until(stop, reload, workers)
+        finally:
+            await workers.stop()
+
+
+async def reload_until(stop: asyncio.Event, reload: asyncio.Event, workers: Supervisor) -> None:
+    """Reloads as often as it is asked for, until it is told to stop."""
+    stopping = asyncio.create_task(stop.wait())
+    while not stopping.done():
+        reloading = asyncio.create_task(reload.wait())
+        await asyncio.wait([stopping, reloading], return_when=asyncio.FIRST_COMPLETED)
+        if reload.is_set() and not stopping.done():
+            reload.clear()
+            await workers.reload()
+        reloading.cancel()
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """The port, without listening on it.
+
+    Raises:
+        Failure: it cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError):
+        raise Failure(f"there is no host called {host!r} as far as this machine knows") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise Failure(f"cannot listen on {authority(host, port)}: {error.strerror}") from None
+    return sock
+
+
+def worker_command(options: argparse.Namespace, port: int) -> list[str]:
+    """The command line of a worker: what the supervisor was told, on that port."""
+    command = [sys.executable, "-m", "zcws", "serve", "--worker", "--reuse-port"]
+    command += ["--host", options.host, "--port", str(port)]
+    told: dict[str, Any] = vars(options)
+    for name in ("echo", "compression"):
+        command += [f"--{name}"] if told[name] else []
+    for name in ("static", "ssl_cert", "ssl_key", "loop", "drain"):
+        command += [f"--{name.replace('_', '-')}", str(told[name])] if told[name] else []
+    return command

@@ -1,0 +1,62 @@
+"""What a person sees: colours where there is a terminal and rich, plain lines everywhere else.
+
+What a peer sends is not trusted with the terminal: its control characters are shown there, not obeyed. A pipe gets the
+text as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+__all__ = ["Terminal", "as_hex", "printable"]
+
+#: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
+SHOWN = 64
+
+controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text without characters that move the cursor, change colours or the direction of writing."""
+    return controls.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def as_hex(data: bytes, most: int | None = SHOWN) -> str:
+    """Bytes in hexadecimal, the first `most` of them."""
+    if most is None or len(data) <= most:
+        return data.hex(" ")
+    return f"{data[:most].hex(' ')} ... {len(data)} bytes"
+
+
+class Terminal:
+    """Standard output.
+
+    Attributes:
+        is_live: whether a person looks at it.
+    """
+
+    def __init__(self, *, wants_colour: bool = True) -> None:
+        self.is_live = sys.stdout.isatty()
+        self.console: Any = None
+        if self.is_live and wants_colour:
+            try:
+                from rich.console import Console
+            except ImportError:
+                return  # the extra `cli`
+            self.console = Console(highlight=False)
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line, at once."""
+        if self.console is None:
+            print(text, flush=True)
+        else:
+            self.console.print(text, style=style or None, markup=False, soft_wrap=True)
+
+    def message(self, message: str | bytes, style: str = "") -> None:
+        """One message: text as it is, binary in hexadecimal."""
+        if isinstance(message, bytes):
+            self.say(as_hex(message, SHOWN if self.is_live else None), style or "magenta")
+        else:
+            self.say(printable(message) if self.is_live else message, style)

@@ -1,0 +1,152 @@
+"""`Router`: which handler a path belongs to. Without I/O, so that it serves asyncio and threads alike.
+
+A router is the handler of a server, and one of its `process_request` hooks: a request for a path that leads nowhere is
+answered before there is a WebSocket. What it says, first row that applies:
+
+    request                                     answer
+    ------------------------------------------  ------------------------------------------------
+    no route has this path                      404
+    the method is not GET                       405, with `Allow` (RFC 9110 15.5.6)
+    no WebSocket asked for                      426, from the opening handshake (RFC 9110 15.5.22)
+    anything else                               the handler, with the path's parameters
+
+Among routes that fit, one without parameters wins, then the one that was added first. The query is not part of the
+path; percent-encoding is decoded in parameters, after the path has been cut at its slashes (RFC 3986 2.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from zcws.http import Request, Response, text_response
+
+__all__ = ["Router"]
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+#: The kinds of parameter: what one looks like, and what it becomes. 18 digits are always a 64-bit number.
+KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "str": (r"[^/]+", unquote),
+    "int": (r"[0-9]{1,18}", int),
+    "path": (r".+", unquote),
+}
+
+parameter = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([a-z]+))?\}")
+
+
+class Route:
+    """One path with parameters, compiled."""
+
+    __slots__ = ("_convert", "_match", "handler")
+
+    def __init__(self, path: str, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+        self._convert: dict[str, Callable[[str], Any]] = {}
+        pattern, end = "", 0
+        for found in parameter.finditer(path):
+            pattern += re.escape(check_literal(path[end : found.start()])) + self._group(
+                path, *found.groups()
+            )
+            end = found.end()
+        self._match = re.compile(pattern + re.escape(check_literal(path[end:]))).fullmatch
+
+    def _group(self, path: str, name: str, kind: str | None) -> str:
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"{path!r}: a parameter is of a kind in {', '.join(KINDS)}; {kind!r} is not")
+        if name in self._convert:
+            raise ValueError(f"{path!r} has two parameters called {name!r}")
+        pattern, self._convert[name] = KINDS[kind or "str"]
+        return f"(?P<{name}>{pattern})"
+
+    def match(self, path: str) -> dict[str, Any] | None:
+        """The parameters in `path`; None where it is another route's."""
+        found = self._match(path)
+        if found is None:
+            return None
+        return {name: self._convert[name](text) for name, text in found.groupdict().items()}
+
+
+class Router:
+    """Handlers by path. Give it to `serve` as the handler.
+
+        router = zcws.Router()
+
+        @router.route("/room/{name}")
+        async def room(ws, name):
+            ...
+
+    A handler is called with the connection, and the parameters of its route as keyword arguments: `{name}` is a str
+    without slashes, `{name:int}` an int of up to 18 digits, `{name:path}` a str with slashes. For `zcws.sync` handlers
+    are plain functions.
+    """
+
+    def __init__(self) -> None:
+        self._exact: dict[str, Callable[..., Any]] = {}
+        self._routes: list[Route] = []
+
+    def add(self, path: str, handler: Callable[..., Any]) -> None:
+        """Requests for `path` go to `handler`.
+
+        Raises:
+            ValueError: the path does not begin with a slash, is taken, or its parameters make no sense.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"a path begins with a slash: {path!r} does not")
+        if parameter.search(path):
+            self._routes.append(Route(path, handler))
+        elif check_literal(path) in self._exact:
+            raise ValueError(f"{path!r} has a handler already")
+        else:
+            self._exact[path] = handler
+
+    def route(self, path: str) -> Callable[[H], H]:
+        """The same as a decorator."""
+
+        def decorate(handler: H) -> H:
+            self.add(path, handler)
+            return handler
+
+        return decorate
+
+    def match(self, path: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+        """The handler for a request's target and its parameters; None where no route fits."""
+        path = path.partition("?")[0]
+        handler = self._exact.get(path)
+        if handler is not None:
+            return handler, {}
+        for route in self._routes:
+            parameters = route.match(path)
+            if parameters is not None:
+                return route.handler, parameters
+        return None
+
+    def process_request(self, _connection: object, request: Request) -> Response | None:
+        """The answer to a request that leads nowhere. `serve` asks this by itself, after its own `process_request`."""
+        if self.match(request.path) is None:
+            response = text_response(404, "there is nothing at this path")
+        elif request.method != "GET":
+            response = text_response(405, "only GET leads to a WebSocket", {"Allow": "GET"})
+        else:
+            return None
+        if request.method == "HEAD":
+            response.body = b""  # RFC 9110 9.3.2
+        return response
+
+    def __call__(self, ws: Any) -> Any:
+        """Calls the handler of the connection's path: what `serve` does with a handler."""
+        found = self.match(ws.request.path)
+        assert found is not None  # or process_request would have said so
+        handler, parameters = found
+        return handler(ws, **parameters)
+
+
+def check_literal(text: str) -> str:
+    """The part of a path that is no parameter; what looks like half of one is a mistake."""
+    if "{" in text or "}" in text:
+        raise ValueError(f"{text!r} has a brace that belongs to no parameter: {{name}} or {{name:kind}}")
+    if "?" in text or "#" in text:
+        raise ValueError(f"{text!r}: a route is a path, without query or fragment")
+    return text
