@@ -13,7 +13,7 @@ from benchmarks.workloads import human
 __all__ = ["run"]
 
 CONNECTIONS = 1000
-SIZES = (256, 8192)
+SIZES = (256, 8192, 16384)
 
 
 def run(plan: Plan) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.aio.reading import Reading
+from zcws.aio.stats import Stats, stats_of
 from zcws.aio.writing import Writing
 from zcws.closing import State
 from zcws.codes import CloseCode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["WebSocket"]
 
@@ -57,6 +62,17 @@ class WebSocket(Reading, Writing):
                 self._closed.set_result(None)
         return self._closed
 
+    def add_end_callback(self, callback: Callable[[Self], object]) -> None:
+        """`callback` is called with this connection when its socket is gone, whatever ended it. It must not raise."""
+        if self._end_callbacks is None:
+            self._end_callbacks = []
+        self._end_callbacks.append(callback)
+
+    def remove_end_callback(self, callback: Callable[[Self], object]) -> None:
+        """Takes one back; nothing happens when it is not there."""
+        if self._end_callbacks is not None and callback in self._end_callbacks:
+            self._end_callbacks.remove(callback)
+
     # ---- halves ----
 
     def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
@@ -75,6 +91,11 @@ class WebSocket(Reading, Writing):
     def latency(self) -> float:
         """The last measured round-trip time in seconds; 0.0 before the first Pong."""
         return 0.0 if self._pings is None else self._pings.latency
+
+    @property
+    def stats(self) -> Stats:
+        """Bytes, queues, round-trip time, who closed and why, as of now. Costs nothing until it is read."""
+        return stats_of(self)
 
     @property
     def subprotocol(self) -> str | None:

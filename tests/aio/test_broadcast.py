@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import wire
+from net import Place, RawPeer, soon, swallow, until
+
+import zcws
+from zcws.aio.broadcast import Delivery
+
+#: More than the socket buffers of a connection hold, in pieces of this many bytes.
+BIG = 256 * 1024
+
+
+def counts(delivery: Delivery) -> dict[str, int]:
+    names = ("sent", "skipped", "waiting", "closed", "gone")
+    return {name: getattr(delivery, name) for name in names if getattr(delivery, name)}
+
+
+@asynccontextmanager
+async def clients(place: Place, number: int, **options: Any) -> AsyncIterator[tuple[zcws.Server, list[Any]]]:
+    """A server that never speaks first, and some that have connected to it."""
+    async with place.serve(swallow, **options) as server:
+        opened = [await place.connect(server, compression=options.get("compression")) for _ in range(number)]
+        await until(lambda: len(server.connections) == number)
+        yield server, opened
+        for ws in opened:
+            await ws.close()
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize(
+    "message", ["é" * 1000, b"\x00\xff" * 20_000, bytearray(b"ab"), memoryview(b"abcd")[::2], ""]
+)
+def test_everybody_gets_it(anyplace: Place, message: Any, compression: Any) -> None:
+    async def main() -> None:
+        async with clients(anyplace, 3, compression=compression) as (server, peers):
+            delivery = zcws.broadcast(server.connections, message)
+            assert counts(delivery) == {"sent": 3}
+            expected = message if isinstance(message, str) else bytes(message)
+            assert [await soon(ws.recv()) for ws in peers] == [expected] * 3
+
+    anyplace.run(main())
+
+
+def test_text_may_be_bytes_and_binary_may_be_a_string(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 1) as (server, (ws,)):
+            zcws.broadcast(server.connections, b"abc", text=True)
+            zcws.broadcast(server.connections, "abc", text=False)
+            assert [await soon(ws.recv()) for _ in range(2)] == ["abc", b"abc"]
+
+    place.run(main())
+
+
+def test_clients_may_broadcast_to_their_servers(place: Place) -> None:
+    async def main() -> None:
+        got: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            async for message in ws:
+                await got.put(message)
+
+        async with place.serve(handler, compression="deflate") as server:
+            async with place.connect(server, compression="deflate") as one, place.connect(server) as another:
+                for message in ("a" * 1000, "b"):
+                    assert counts(zcws.broadcast([one, another], message)) == {"sent": 2}
+                received = sorted([await soon(got.get()) for _ in range(4)])
+                assert received == ["a" * 1000, "a" * 1000, "b", "b"]
+
+    place.run(main())
+
+
+def test_order_is_kept_whatever_is_sent_between(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 2) as (server, peers):
+            for start in (0, 100):
+                for number in range(start, start + 100, 4):
+                    for ws in server.connections:
+                        await ws.send(f"{number}")
+                    zcws.broadcast(server.connections, f"{number + 1}")
+                    zcws.broadcast(server.connections, f"{number + 2}".ljust(20_000))
+                    for ws in server.connections:
+                        ws.send_nowait(f"{number + 3}")
+                await asyncio.sleep(0)
+            for ws in peers:
+                assert [int(await soon(ws.recv())) for _ in range(200)] == [*range(200)]
+
+    place.run(main())
+
+
+def test_who_is_gone_is_passed_over(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 3) as (server, peers):
+            everybody = set(server.connections)
+            await peers[0].close()
+            peers[1].abort()
+            await until(lambda: len(server.connections) == 1)
+            assert counts(zcws.broadcast(everybody, "a")) == {"sent": 1, "gone": 2}
+            assert await soon(peers[2].recv()) == "a"
+            assert counts(zcws.broadcast([], "a")) == {}
+
+    place.run(main())
+
+
+def test_what_goes_wrong_with_one_keeps_it_from_nobody(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with clients(place, 1) as (server, (ws,)):
+            no_connection: Any = object()
+            delivery = zcws.broadcast([no_connection, *server.connections], "a")
+            assert counts(delivery) == {"sent": 1, "gone": 1}
+            assert await soon(ws.recv()) == "a"
+
+    place.run(main())
+    assert "a broadcast failed for <object" in caplog.text
+
+
+def test_mistakes_of_the_caller(anyloop: Place) -> None:
+    async def main() -> None:
+        with pytest.raises(TypeError, match="a message is str or bytes-like, not int"):
+            zcws.broadcast([], 1)  # type: ignore[arg-type]
+        with pytest.raises(
+            ValueError, match="slow must be one of 'skip', 'close', 'wait', 'latest', not 'drop'"
+        ):
+            zcws.broadcast([], "a", slow="drop")  # type: ignore[arg-type]
+        with pytest.raises(ValueError):
+            zcws.broadcast([], b"\xff", text=True)
+
+    anyloop.run(main())
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        zcws.broadcast([], "a")
+
+
+def test_it_says_what_happened(anyloop: Place) -> None:
+    async def main() -> None:
+        delivery = zcws.broadcast([], "a")
+        assert repr(delivery) == "<Delivery to nobody>"
+        delivery.sent, delivery.gone = 2, 1
+        assert repr(delivery) == "<Delivery sent=2 gone=1>"
+        assert await delivery is delivery
+
+    anyloop.run(main())
+
+
+def test_a_burst_is_not_slowness(place: Place) -> None:
+    """Many peers that speak at once are answered in one turn: more than `write_limit`, and nobody is slow."""
+
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            async for message in ws:
+                assert counts(zcws.broadcast(server.connections, message * 30_000)) == {"sent": 12}
+
+        async with place.serve(handler) as server:
+            peers = [await place.connect(server) for _ in range(12)]
+            await until(lambda: len(server.connections) == 12)
+            for letter in "abc":
+                for ws in peers:
+                    ws.send_nowait(letter)
+                for ws in peers:
+                    assert [await soon(ws.recv()) for _ in peers] == [letter * 30_000] * 12
+            for ws in peers:
+                await ws.close()
+
+    place.run(main())
+
+
+# ---- slow connections ----
+
+
+@asynccontextmanager
+async def slow_client(place: Place, **options: Any) -> AsyncIterator[tuple[Any, RawPeer, int]]:
+    """A connection whose transport is full: the server's end, the peer, how many messages of BIG bytes wait."""
+    async with place.serve(swallow, close_timeout=20, **options) as server:
+        async with place.raw_client(server) as peer:
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            number = 0
+            while not zcws.broadcast([ws], bytes(BIG)).skipped:
+                number += 1
+                await asyncio.sleep(0)
+            yield ws, peer, number
+            if ws.state is zcws.State.OPEN:
+                await peer.send(wire.CLOSE)
+
+
+async def read_messages(peer: RawPeer, number: int) -> list[wire.Seen]:
+    for _ in range(number):
+        assert len((await peer.read()).payload) == BIG
+    return []
+
+
+def test_skip(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, peer, number):
+            assert counts(zcws.broadcast([ws], "lost")) == {"skipped": 1}
+            await read_messages(peer, number)
+            await until(lambda: ws.is_writable)
+            assert counts(zcws.broadcast([ws], "found")) == {"sent": 1}
+            assert (await peer.read()).payload == b"found"
+
+    place.run(main())
+
+
+def test_close(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, peer, number):
+            assert counts(zcws.broadcast([ws], "lost", slow="close")) == {"closed": 1}
+            assert counts(zcws.broadcast([ws], "lost", slow="close")) == {"gone": 1}
+            await read_messages(peer, number)
+            close = await peer.read()
+            assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1013).to_bytes(2, "big"))
+
+    place.run(main())
+
+
+def test_wait(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, peer, number):
+            delivery = zcws.broadcast([ws], "late", slow="wait")
+            assert counts(delivery) == {"waiting": 1}
+            waiting = asyncio.ensure_future(_awaited(delivery))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            await read_messages(peer, number)
+            assert counts(await soon(waiting)) == {"sent": 1}
+            assert (await peer.read()).payload == b"late"
+
+    place.run(main())
+
+
+async def _awaited(delivery: Delivery) -> Delivery:
+    return await delivery
+
+
+def test_wait_for_one_that_goes_away(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, _peer, _):
+            waiting = asyncio.ensure_future(_awaited(zcws.broadcast([ws], "late", slow="wait")))
+            await asyncio.sleep(0)
+            ws.abort()
+            assert counts(await soon(waiting)) == {"gone": 1}
+            assert ws.state is zcws.State.LOST
+
+    place.run(main())
+
+
+def test_nobody_awaits_those_who_wait(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, peer, number):
+            with pytest.warns(RuntimeWarning, match="never awaited: 1 connections did not get the message"):
+                zcws.broadcast([ws], "lost", slow="wait")
+                gc.collect()
+            await read_messages(peer, number)
+
+    place.run(main())
+
+
+def test_latest(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, peer, number):
+            for value in range(5):
+                assert counts(zcws.broadcast([ws], f"{value}", slow="latest")) == {"waiting": 1}
+            await read_messages(peer, number)
+            assert (await peer.read()).payload == b"4"
+            await until(lambda: ws._held is None)
+            assert counts(zcws.broadcast([ws], "5", slow="latest")) == {"sent": 1}
+            assert (await peer.read()).payload == b"5"
+
+    place.run(main())
+
+
+def test_latest_for_one_that_goes_away(place: Place) -> None:
+    async def main() -> None:
+        async with slow_client(place) as (ws, _peer, _):
+            zcws.broadcast([ws], "a", slow="latest")
+            ws.abort()
+            await until(lambda: ws._held is None)
+
+    place.run(main())
+
+
+# ---- in the middle of a message ----
+
+
+@pytest.mark.parametrize(
+    ("slow", "became", "read"),
+    [
+        ("skip", {"skipped": 1}, ["whole"]),
+        ("close", {"waiting": 1}, ["whole", "1", "2"]),
+        ("latest", {"waiting": 1}, ["whole", "2"]),
+    ],
+)
+def test_in_the_middle_of_a_message(place: Place, slow: Any, became: dict[str, int], read: list[str]) -> None:
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("who")
+                assert counts(zcws.broadcast([ws], "1", slow=slow)) == became
+                assert counts(zcws.broadcast([ws], "2", slow=slow)) == became
+                await message.write("le")
+            await until(lambda: ws._held is None)
+            zcws.broadcast([ws], "3", slow=slow)
+            assert [await soon(peer.recv()) for _ in range(len(read) + 1)] == [*read, "3"]
+
+    place.run(main())
+
+
+def test_waiting_for_the_end_of_a_message(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                delivery = zcws.broadcast([ws], "late", slow="wait")
+                await message.write("early")
+            assert counts(await delivery) == {"sent": 1}
+            assert [await soon(peer.recv()) for _ in range(2)] == ["early", "late"]
+
+    place.run(main())
+
+
+def test_what_is_held_behind_a_message_is_bounded(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(swallow, write_limit=1000) as server:
+            async with place.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                with pytest.raises(zcws.ConnectionClosed):
+                    async with ws.send_stream() as message:
+                        await message.write("a")
+                        made = [counts(zcws.broadcast([ws], bytes(600), slow="close")) for _ in range(2)]
+                        assert made == [{"waiting": 1}, {"closed": 1}]
+                assert [(await peer.read()).opcode for _ in range(2)] == [wire.TEXT, wire.CLOSE]
+                await until(lambda: ws._held is None)
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("slow", ["skip", "close", "wait", "latest"])
+def test_a_message_that_is_written_frame_by_frame(place: Place, slow: Any) -> None:
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            await ws.write_frame(zcws.Frame.text("a", fin=False))
+            assert counts(zcws.broadcast([ws], "between", slow=slow)) == {"skipped": 1}
+            await ws.write_frame(zcws.Frame(zcws.OpCode.CONTINUATION, b"b"))
+            zcws.broadcast([ws], "c", slow=slow)
+            assert [await soon(peer.recv()) for _ in range(2)] == ["ab", "c"]
+
+    place.run(main())

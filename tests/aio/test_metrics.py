@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from net import Place, echo, port_of, soon, until
+
+import zcws
+
+prometheus_client = pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+parser = pytest.importorskip("prometheus_client.parser")
+
+
+async def get(place: Place, server: zcws.Server, path: str) -> tuple[bytes, str]:
+    """The head and the body of an ordinary HTTP request."""
+    reader, writer = await place.open(port_of(server))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head, _, body = (await soon(reader.read())).partition(b"\r\n\r\n")
+    writer.close()
+    return head, body.decode()
+
+
+def figures(page: str) -> dict[Any, float]:
+    """Everything on the page by name, and by labels where there are some."""
+    found: dict[Any, float] = {}
+    for family in parser.text_string_to_metric_families(page):
+        for sample in family.samples:
+            found[(sample.name, *sample.labels.values()) if sample.labels else sample.name] = sample.value
+    return found
+
+
+def test_a_page_for_prometheus(anyplace: Place) -> None:
+    async def main() -> None:
+        metrics = zcws.Metrics(registry=prometheus_client.CollectorRegistry())
+        async with anyplace.serve(echo, process_request=metrics.process_request) as server:
+            async with anyplace.connect(server) as early:
+                await until(lambda: server.connections)
+                metrics.watch(server)
+                async with anyplace.connect(server) as late:
+                    for ws in (early, late):
+                        await ws.send("abc")
+                        await soon(ws.recv())
+                    head, page = await get(anyplace, server, "/metrics?all")
+                    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+                    assert b"Content-Type: text/plain; version=" in head
+                    seen = figures(page)
+                    assert (seen["zcws_connections"], seen["zcws_opened_connections_total"]) == (2, 2)
+                    assert (seen["zcws_received_bytes_total"], seen["zcws_sent_bytes_total"]) == (18, 10)
+                    assert seen["zcws_waiting_bytes"] == seen["zcws_slow_connections"] == 0
+                await until(lambda: len(server.connections) == 1)
+                seen = figures((await get(anyplace, server, "/metrics"))[1])
+                assert (seen["zcws_connections"], seen["zcws_opened_connections_total"]) == (1, 2)
+                assert seen[("zcws_closed_connections_total", "peer", "1000")] == 1
+                assert seen["zcws_received_bytes_total"] > 18  # what has closed still counts, its Close too
+                assert (await get(anyplace, server, "/other"))[0].startswith(b"HTTP/1.1 426 ")
+
+    anyplace.run(main())
+
+
+def test_two_in_one_registry_are_a_mistake() -> None:
+    registry = prometheus_client.CollectorRegistry(auto_describe=True)
+    zcws.Metrics(registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        zcws.Metrics(registry=registry)
+
+
+def test_the_extra_is_named_where_it_is_missing() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None\nimport zcws\nzcws.Metrics()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr.endswith("ImportError: metrics need prometheus-client: pip install 'zcws[metrics]'\n")

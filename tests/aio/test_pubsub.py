@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+
+import pytest
+from net import Place, soon, until
+from redis_process import RedisServer, needs_redis
+
+from zcws.aio import pubsub
+from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
+
+pytest.importorskip("redis", reason="redis-py is not installed")
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.kill()
+
+
+class Both:
+    """A publisher, and a subscriber that keeps what it hears."""
+
+    def __init__(self, url: str) -> None:
+        library = Library()
+        self.clients = [library.client(url, answer, {}) for answer in (5, None)]
+        self.publisher = Publisher(library, self.clients[0], 100)
+        self.channels: dict[bytes, asyncio.Event] = {}
+        self.subscriber = Subscriber(library, self.clients[1], self.channels, self.hear)
+        self.heard: list[tuple[bytes, bytes]] = []
+
+    async def hear(self, channel: bytes, data: bytes) -> None:
+        assert ENVELOPE.unpack_from(data)[:2] == (7, self.publisher.name)
+        self.heard.append((channel, data[ENVELOPE.size :]))
+
+    async def subscribe(self, *channels: bytes) -> None:
+        for channel in channels:
+            self.channels[channel] = asyncio.Event()
+        self.subscriber.changed()
+        for channel in channels:
+            await soon(self.channels[channel].wait())
+
+    async def publish(self, channel: bytes, payload: bytes) -> int:
+        ready = self.channels.get(channel)
+        if ready is None:
+            ready = asyncio.Event()
+            ready.set()
+        return await soon(self.publisher.publish(Message(channel, 7, payload, ready=ready)))
+
+    async def __aenter__(self) -> Both:
+        self.tasks = [asyncio.ensure_future(side.run()) for side in (self.publisher, self.subscriber)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await cancel(self.tasks)
+        for client in self.clients:
+            await client.aclose()
+
+
+@needs_redis
+def test_channels_come_and_go(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with Both(redis_server.url) as both:
+            await both.subscribe(b"a", b"b")
+            assert [await both.publish(channel, b"1") for channel in (b"a", b"b", b"c")] == [1, 1, 0]
+            del both.channels[b"a"]
+            both.subscriber.changed()
+            while await both.publish(b"a", b"2"):
+                await asyncio.sleep(0.001)
+            await both.subscribe(b"a")
+            assert await both.publish(b"a", b"3") == 1
+            await until(lambda: (b"a", b"3") in both.heard)
+            assert [item for item in both.heard if item[1] != b"2"] == [
+                (b"a", b"1"),
+                (b"b", b"1"),
+                (b"a", b"3"),
+            ]
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_silence_is_noticed(
+    anyloop: Place,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(pubsub, "HEARTBEAT", 0.2)
+    caplog.set_level(logging.WARNING)
+
+    async def main() -> None:
+        async with Both(redis_server.url) as both:
+            await both.subscribe(b"a")
+            await asyncio.sleep(0.5)  # longer than two heartbeats: Pings are answered
+            assert caplog.text == ""
+            redis_server.process.send_signal(signal.SIGSTOP)
+            await until(lambda: "nothing was heard of it" in caplog.text)
+            assert not both.channels[b"a"].is_set()
+            redis_server.process.send_signal(signal.SIGCONT)
+            assert await both.publish(b"a", b"1") >= 1
+            await until(lambda: both.heard)
+
+    anyloop.run(main())
+
+
+def test_waits_grow_to_a_limit(anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pubsub, "FIRST_DELAY", 0.0001)
+    monkeypatch.setattr(pubsub, "MAX_DELAY", 0.0004)
+
+    async def main() -> None:
+        delays = pubsub._Delays("test")
+        seen = []
+        for _ in range(4):
+            seen.append(delays._delay)
+            await delays.wait(OSError())
+        assert seen == [0.0001, 0.0002, 0.0004, 0.0004]
+        delays.reset()
+        assert delays._delay == 0.0001
+
+    anyloop.run(main())

@@ -1,0 +1,302 @@
+"""Rooms over a Redis server that is real: Debian's `redis-server`, started and killed here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from net import Place, soon, swallow, until
+from redis_process import RedisServer, needs_redis
+
+import zcws
+from zcws.aio import redis as rooms_module
+
+pytest.importorskip("redis", reason="redis-py is not installed")
+
+CHAT = Path(__file__).parent.parent / "redis_room.py"
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.kill()
+
+
+@contextlib.asynccontextmanager
+async def member(place: Place, room: Any) -> AsyncIterator[tuple[zcws.WebSocket, zcws.WebSocket]]:
+    """A connection that is in `room`: our end and the peer's."""
+    async with place.serve(swallow) as server, place.connect(server) as peer:
+        await until(lambda: server.connections)
+        (ws,) = server.connections
+        with room.join(ws):
+            await soon(room.ready())
+            yield ws, peer
+
+
+@needs_redis
+def test_everybody_hears_it_in_order(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as here, zcws.RedisRooms(redis_server.url) as there:
+            async with (
+                member(anyloop, here["lobby"]) as (_, one),
+                member(anyloop, there["lobby"]) as (_, two),
+            ):
+                sent = [f"{number}" if number % 2 else b"%d" % number for number in range(300)]
+                answers = await soon(asyncio.gather(*(here["lobby"].broadcast(message) for message in sent)))
+                assert answers == [2] * 300  # processes
+                for ws in (one, two):
+                    assert [await soon(ws.recv()) for _ in sent] == sent
+                assert await soon(here["empty"].broadcast("a")) == 0
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_not_for_the_one_it_came_from(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            room = rooms["lobby"]
+            async with member(anyloop, room) as (ws, one), member(anyloop, room) as (_, two):
+                await soon(room.broadcast("psst", without=ws))
+                await soon(room.broadcast("b", text=False, without=[]))
+                assert await soon(one.recv()) == b"b"
+                assert [await soon(two.recv()) for _ in range(2)] == ["psst", b"b"]
+                assert not rooms._publisher._notes
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_a_room_is_subscribed_to_while_somebody_is_in(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms, zcws.RedisRooms(redis_server.url) as other:
+            room = rooms["lobby"]
+            assert rooms["lobby"] is room
+            assert repr(room) == "<RedisRoom 'lobby' of 0 here>"
+            async with member(anyloop, room) as (ws, peer):
+                room.leave(ws)
+                room.join(ws)  # before anybody has noticed
+                await soon(room.ready())
+                await soon(other["lobby"].broadcast("a"))
+                assert await soon(peer.recv()) == "a"
+            while await soon(other["lobby"].broadcast("b")):
+                await asyncio.sleep(0.001)
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_what_arrives_twice_is_heard_once(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            async with member(anyloop, rooms["lobby"]) as (_, peer):
+                for number in (0, 1, 0, 1, 2):
+                    envelope = rooms_module.ENVELOPE.pack(1, b"somebody else...", number)
+                    await rooms._deliver(b"zcws:lobby", envelope + b"%d" % number)
+                assert [await soon(peer.recv()) for _ in range(3)] == ["0", "1", "2"]
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_what_others_publish_on_the_channel(
+    anyloop: Place, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        import redis.asyncio
+
+        async with (
+            zcws.RedisRooms(redis_server.url) as rooms,
+            redis.asyncio.from_url(redis_server.url) as other,
+        ):
+            async with member(anyloop, rooms["lobby"]) as (_, peer):
+                assert await other.publish("zcws:lobby", b"hello?") == 1
+                await soon(rooms["lobby"].broadcast("a"))
+                assert await soon(peer.recv()) == "a"
+
+    anyloop.run(main())
+    assert "a message on b'zcws:lobby' was not understood" in caplog.text
+
+
+@needs_redis
+def test_redis_is_killed_and_brought_back(
+    anyloop: Place, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as here, zcws.RedisRooms(redis_server.url) as there:
+            async with (
+                member(anyloop, here["lobby"]) as (_, one),
+                member(anyloop, there["lobby"]) as (_, two),
+            ):
+                assert await soon(here["lobby"].broadcast("before")) == 2
+                redis_server.kill()
+                waiting = [
+                    asyncio.ensure_future(here["lobby"].broadcast(f"{number}")) for number in range(20)
+                ]
+                await until(lambda: "cannot listen to Redis" in caplog.text)
+                assert not any(task.done() for task in waiting)
+                redis_server.start()
+                await soon(asyncio.gather(*waiting))
+                await soon(there["lobby"].ready())
+                assert await soon(here["lobby"].broadcast("after")) == 2
+                # Here nothing is lost, for a sender waits until its own process hears again.
+                expected = ["before", *map(str, range(20)), "after"]
+                assert [await soon(one.recv()) for _ in expected] == expected
+                # There only what was published while it was away is.
+                heard = []
+                while "after" not in heard:
+                    heard.append(await soon(two.recv()))
+                assert heard == [message for message in expected if message in heard]
+                assert heard[0] == "before"
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_senders_wait_for_a_redis_that_does_not_answer(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url, max_pending=2) as rooms:
+            redis_server.process.send_signal(signal.SIGSTOP)
+            senders = []
+            for number in range(10):
+                senders.append(asyncio.ensure_future(rooms["lobby"].broadcast(f"{number}")))
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            assert rooms._publisher._queue.qsize() == 2  # and no more, whoever waits
+            redis_server.process.send_signal(signal.SIGCONT)
+            assert await soon(asyncio.gather(*senders)) == [0] * 10
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_closing_while_somebody_sends(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url, max_pending=1) as rooms:
+            redis_server.process.send_signal(signal.SIGSTOP)
+            senders = [asyncio.ensure_future(rooms["lobby"].broadcast("a")) for _ in range(5)]
+            await asyncio.sleep(0.01)
+            redis_server.process.send_signal(signal.SIGCONT)
+            redis_server.kill()
+        answers = await soon(asyncio.gather(*senders, return_exceptions=True))
+        assert [str(answer) for answer in answers] == ["the rooms are closed"] * 5
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_what_redis_refuses_its_sender_hears(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        import redis.asyncio
+
+        async with (
+            zcws.RedisRooms(redis_server.url) as rooms,
+            redis.asyncio.from_url(redis_server.url) as admin,
+        ):
+            await admin.execute_command("ACL", "SETUSER", "default", "-publish")
+            with pytest.raises(redis.asyncio.ResponseError, match="no permissions"):
+                await soon(rooms["lobby"].broadcast("a"))
+            await admin.execute_command("ACL", "SETUSER", "default", "+publish")
+            assert await soon(rooms["lobby"].broadcast("a")) == 0
+
+    anyloop.run(main())
+
+
+@needs_redis
+def test_mistakes_of_the_sender(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            with pytest.raises(TypeError):
+                await rooms["lobby"].broadcast(1)  # type: ignore[arg-type]
+            with pytest.raises(ValueError):
+                await rooms["lobby"].broadcast(b"\xff", text=True)
+
+    anyloop.run(main())
+
+
+def test_where_no_redis_is(anyloop: Place) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        import redis.asyncio
+
+        with pytest.raises(redis.asyncio.ConnectionError):
+            async with zcws.RedisRooms(f"redis://127.0.0.1:{port}"):
+                pass
+
+    anyloop.run(main())
+
+
+def test_the_extra_is_named_where_it_is_missing() -> None:
+    code = "import sys; sys.modules['redis.asyncio'] = None\nimport zcws\nzcws.RedisRooms()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr.endswith("ImportError: rooms over Redis need redis-py: pip install 'zcws[redis]'\n")
+
+
+# ---- processes ----
+
+
+class Process:
+    """A server process, killed like one that crashes."""
+
+    def __init__(self, url: str) -> None:
+        command = [sys.executable, str(CHAT), url]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.uri = f"ws://127.0.0.1:{self.process.stdout.readline().strip()}/"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def guest(process: Process) -> AsyncIterator[zcws.WebSocket]:
+    async with zcws.connect(process.uri) as ws:
+        assert await soon(ws.recv()) == "joined"
+        yield ws
+
+
+@needs_redis
+def test_two_processes_one_of_them_killed_and_brought_back(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        first, second = Process(redis_server.url), Process(redis_server.url)
+        try:
+            async with guest(first) as one:
+                async with guest(second) as two:
+                    await one.send("to both")
+                    assert [await soon(ws.recv()) for ws in (one, two)] == ["to both"] * 2
+                    second.kill()
+                    with pytest.raises(zcws.ConnectionClosedError):
+                        await soon(two.recv())
+                await one.send("alone")
+                assert await soon(one.recv()) == "alone"
+                second = Process(redis_server.url)
+                async with guest(second) as two:
+                    for number in range(100):
+                        await (one, two)[number % 2].send(f"{number}")
+                    heard = [[await soon(ws.recv()) for _ in range(100)] for ws in (one, two)]
+                    assert heard[0] == heard[1]  # one order for all
+                    for publisher in (0, 1):
+                        assert heard[0][:] and [m for m in heard[0] if int(m) % 2 == publisher] == [
+                            f"{number}" for number in range(publisher, 100, 2)
+                        ]
+        finally:
+            first.kill()
+            second.kill()
+
+    asyncio.run(main())

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from net import Place, echo, soon, until
+
+import zcws
+
+
+class Chat:
+    """A server whose connections are all in one room; what one says everybody hears."""
+
+    def __init__(self, **options: Any) -> None:
+        self.room = zcws.Room(**options)
+
+    async def handler(self, ws: zcws.WebSocket) -> None:
+        with self.room.join(ws):
+            async for message in ws:
+                self.room.broadcast(message, without=ws if message == "psst" else None)
+
+
+def test_everybody_in_the_room_hears_it(anyplace: Place) -> None:
+    async def main() -> None:
+        chat = Chat()
+        async with anyplace.serve(chat.handler) as server:
+            async with anyplace.connect(server) as one, anyplace.connect(server) as another:
+                await until(lambda: len(chat.room) == 2)
+                for message in ("hello", b"\x00"):
+                    await one.send(message)
+                    assert [await soon(ws.recv()) for ws in (one, another)] == [message] * 2
+                await another.send("psst")
+                assert await soon(one.recv()) == "psst"
+            await until(lambda: not chat.room)
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_whoever_is_closed_has_left(place: Place, how: str) -> None:
+    async def main() -> None:
+        room = zcws.Room()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            room.join(ws)
+            room.join(ws)  # once is enough
+            await ws.wait_closed()
+
+        async with place.serve(handler) as server:
+            async with place.connect(server) as ws:
+                await until(lambda: len(room) == 1)
+                (member,) = room
+                assert member in room
+                if how == "close":
+                    await ws.close()
+                else:
+                    ws.abort()
+                await until(lambda: not room)
+                assert member not in room
+                room.join(member)  # too late
+                assert len(room) == 0
+
+    place.run(main())
+
+
+def test_leaving(place: Place) -> None:
+    async def main() -> None:
+        rooms = [zcws.Room(), zcws.Room()]
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            for room in rooms:
+                room.join(ws)
+            await ws.wait_closed()
+
+        async with place.serve(handler) as server, place.connect(server) as ws:
+            await until(lambda: len(rooms[1]) == 1)
+            (member,) = rooms[0]
+            rooms[0].leave(member)
+            rooms[0].leave(member)
+            assert [len(room) for room in rooms] == [0, 1]
+            assert rooms[0].broadcast("a").sent == 0
+            assert rooms[1].broadcast("b").sent == 1
+            assert rooms[1].broadcast("c", without=[member]).sent == 0
+            assert await soon(ws.recv()) == "b"
+            assert repr(rooms[1]) == "<Room of 1>"
+
+    place.run(main())
+
+
+def test_the_room_decides_about_slow_connections(anyloop: Place) -> None:
+    async def main() -> None:
+        room = zcws.Room(slow="nonsense")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="slow must be one of"):
+            room.broadcast("a")
+        assert (await room.broadcast("a", slow="wait")).sent == 0
+
+    anyloop.run(main())
+
+
+def test_end_callbacks(place: Place) -> None:
+    async def main() -> None:
+        ended: list[tuple[str, zcws.WebSocket]] = []
+
+        def first(ws: zcws.WebSocket) -> None:
+            ended.append(("first", ws))
+
+        def second(ws: zcws.WebSocket) -> None:
+            ended.append(("second", ws))
+
+        async with place.serve(echo) as server:
+            async with place.connect(server) as ws:
+                ws.remove_end_callback(first)
+                ws.add_end_callback(first)
+                ws.add_end_callback(second)
+                ws.remove_end_callback(first)
+                await asyncio.sleep(0)
+                assert ended == []
+            assert ended == [("second", ws)]
+
+    place.run(main())

@@ -1,0 +1,254 @@
+"""`broadcast`: one message to many connections, framed once, and a choice of what a slow one gets.
+
+A connection is slow while its transport is above its high-water mark (`write_limit`): the peer has not read what it was
+sent. Whoever sends to a thousand of them cannot wait for the slowest, and must not fill the memory for it either; so
+each of the four answers below keeps at most one message more than the limit for each connection. A connection that is
+in the middle of a fragmented message (an iterable given to `send`, or `send_stream`) cannot take another one before
+its end, whoever is to blame, and is treated alike, with one exception:
+
+    slow        above the mark                       in the middle of a message
+    "skip"      does not get this one                the same
+    "close"     is closed with 1013                  gets it behind that message, up to `write_limit` bytes; then closed
+    "wait"      whoever awaits waits for it          the same
+    "latest"    gets the latest one when it is there the same
+
+1013 and not 1008: the peer broke no policy, and may come back ("try again later" is 1013's name at IANA) for a fresh
+start. A message that a program writes frame by frame has no end that could be waited for: such a connection is skipped.
+
+The first broadcast in a turn of the event loop is sent at once: one system call for each connection, and nothing else
+costs as much; in the engine, one crossing makes them all, from one copy of the frame. Those that follow in the same
+turn are corked (stream.py), so that a burst costs two system calls for each connection, however long it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from zcws.aio.engine import together
+from zcws.aio.websocket import WebSocket
+from zcws.closing import State
+from zcws.codes import CloseCode, OpCode
+from zcws.errors import ConnectionClosed
+from zcws.prepared import Prepared
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Delivery", "Slow", "broadcast"]
+
+logger = logging.getLogger("zcws.server")
+
+#: What happens to a connection that is slow.
+Slow = Literal["skip", "close", "wait", "latest"]
+_SLOW = ("skip", "close", "wait", "latest")
+
+_OPEN = State.OPEN
+
+#: Loops in whose present turn a broadcast has been sent already.
+_busy: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def broadcast(
+    connections: Iterable[WebSocket],
+    message: str | Buffer,
+    *,
+    slow: Slow = "skip",
+    text: bool | None = None,
+    compress: bool | None = None,
+) -> Delivery:
+    """Sends one message to all `connections`: str as text, bytes-like as binary.
+
+    A plain function: when it returns, everybody who was ready has been sent the message. Only with `slow="wait"` is
+    there something left to wait for: `await broadcast(..., slow="wait")`. Connections that are closing or closed are
+    passed over, and what goes wrong with one never keeps it from the others. Must be called in the event loop that the
+    connections belong to.
+
+    Args:
+        connections: for example `server.connections`.
+        slow: what a connection gets that has not read what it was sent before (above `write_limit`): "skip", not this
+            message; "close", a Close with 1013; "wait", the message when it has caught up, while the caller waits;
+            "latest", the newest message there is when it has caught up.
+        text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+        compress: True or False decides for all connections that agreed on compression; by default the size does.
+
+    Returns:
+        How many got it, and what became of the others.
+
+    Raises:
+        TypeError: this is not a message. ValueError: it is text, and not UTF-8; or there is no such `slow`.
+    """
+    if slow not in _SLOW:
+        raise ValueError(f"slow must be one of {', '.join(map(repr, _SLOW))}, not {slow!r}")
+    prepared = _prepare(message, text, compress)
+    delivery = Delivery(prepared, slow)
+    loop = asyncio.get_running_loop()
+    if loop in _busy:
+        delivery._send_to(connections, at_once=False)
+    else:
+        _busy.add(loop)
+        loop.call_soon(_busy.discard, loop)
+        with together(loop):
+            delivery._send_to(connections, at_once=True)
+    return delivery
+
+
+class Delivery:
+    """What became of a broadcast. Awaiting it waits for those who wait (`slow="wait"`) and gives the same object.
+
+    Attributes:
+        sent: connections that the message was handed to.
+        skipped: were slow and do not get it.
+        waiting: get it, or a later one (`slow="latest"`), when they have caught up.
+        closed: were slow, and have been closed for it.
+        gone: were closing or closed already, or failed while they were written to.
+    """
+
+    __slots__ = ("_late", "_message", "_slow", "closed", "gone", "sent", "skipped", "waiting")
+
+    def __init__(self, message: Prepared, slow: Slow) -> None:
+        self._message = message
+        self._slow = slow
+        self._late: list[WebSocket] = []  # wait for somebody who awaits
+        self.sent = self.skipped = self.waiting = self.closed = self.gone = 0
+
+    def _send_to(self, connections: Iterable[WebSocket], *, at_once: bool) -> None:
+        message, sent = self._message, 0
+        for ws in connections:
+            try:
+                writer, transport = ws._writer, ws._transport
+                if ws.connection.state is not _OPEN or transport is None:
+                    self.gone += 1
+                elif ws._drained is not None or ws._message_done is not None or ws._held is not None:
+                    self._be_slow(ws)
+                elif writer.is_in_message:
+                    self.skipped += 1
+                elif at_once and not writer.size and (frame := message.frame_for(writer)) is not None:
+                    transport.write(frame)
+                    ws._bytes_out += len(frame)
+                    sent += 1
+                else:
+                    message.write_to(writer)
+                    ws._written()
+                    sent += 1
+            except Exception:
+                self.gone += 1
+                logger.warning("a broadcast failed for %r", ws, exc_info=True)
+        self.sent = sent
+
+    def _be_slow(self, ws: WebSocket) -> None:
+        if self._slow == "skip":
+            self.skipped += 1
+        elif self._slow == "wait":
+            self._late.append(ws)
+            self.waiting += 1
+        elif self._slow == "latest":
+            _hold(ws).latest(self._message)
+            self.waiting += 1
+        elif ws._drained is None and _hold(ws).add(self._message, _limit_of(ws)):
+            self.waiting += 1
+        else:
+            ws.begin_close(CloseCode.TRY_AGAIN_LATER, "too slow for what is broadcast here")
+            self.closed += 1
+
+    def __await__(self) -> Generator[Any, None, Delivery]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Delivery:
+        late, self._late = self._late, []
+        if late:
+            await asyncio.gather(*map(self._send_late, late))
+        return self
+
+    async def _send_late(self, ws: WebSocket) -> None:
+        try:
+            await ws._until_writable()
+            ws.connection.check_writable()
+            self._message.write_to(ws._writer)
+            ws._written()
+            self.sent += 1
+        except ConnectionClosed:
+            self.gone += 1
+        except ValueError:
+            self.skipped += 1  # a message is being written frame by frame
+        self.waiting -= 1
+
+    def __del__(self) -> None:
+        if self._late:
+            warnings.warn(
+                f"broadcast(slow='wait') was never awaited: {len(self._late)} connections did not get the message",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def __repr__(self) -> str:
+        names = ("sent", "skipped", "waiting", "closed", "gone")
+        counts = (f"{name}={getattr(self, name)}" for name in names if getattr(self, name))
+        return f"<Delivery {' '.join(counts) or 'to nobody'}>"
+
+
+class Held:
+    """Messages that one connection gets when it can be written to again."""
+
+    __slots__ = ("_messages", "task")
+
+    def __init__(self) -> None:
+        self._messages: deque[Prepared] = deque()
+        self.task: asyncio.Task[None] | None = None
+
+    def latest(self, message: Prepared) -> None:
+        """This one, and none of those before it."""
+        self._messages.clear()
+        self._messages.append(message)
+
+    def add(self, message: Prepared, limit: int) -> bool:
+        """This one too, unless the bytes that are held would pass `limit`."""
+        if self._messages and sum(held.size for held in self._messages) + message.size > limit:
+            return False
+        self._messages.append(message)
+        return True
+
+    async def deliver(self, ws: WebSocket) -> None:
+        """Until nothing is held any more."""
+        try:
+            while self._messages:
+                await ws._until_writable()
+                ws.connection.check_writable()
+                self._messages.popleft().write_to(ws._writer)
+                ws._written()
+        except (ConnectionClosed, ValueError):
+            pass  # nobody is there; or a message is being written frame by frame
+        finally:
+            ws._held = None
+
+
+def _hold(ws: WebSocket) -> Held:
+    held: Held | None = ws._held
+    if held is None:
+        held = ws._held = Held()
+        held.task = asyncio.get_running_loop().create_task(held.deliver(ws))
+    return held
+
+
+def _limit_of(ws: WebSocket) -> int:
+    limit = ws._options.write_limit
+    return limit[0] if isinstance(limit, tuple) else limit
+
+
+def _prepare(message: str | Buffer, text: bool | None, compress: bool | None) -> Prepared:
+    is_text = isinstance(message, str) if text is None else text
+    opcode = OpCode.TEXT if is_text else OpCode.BINARY
+    if isinstance(message, str):
+        return Prepared(opcode, message.encode(), compress)
+    try:
+        payload = bytes(memoryview(message))
+    except TypeError:
+        raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}") from None
+    if is_text:
+        payload.decode()  # RFC 6455 8.1; UnicodeDecodeError is a ValueError
+    return Prepared(opcode, payload, compress)

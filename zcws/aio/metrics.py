@@ -1,0 +1,114 @@
+"""`Metrics`: what a Prometheus server wants to know of our servers, collected when it asks and not before.
+
+Open connections are looked at one by one during a scrape. What has closed since is added to totals at that moment, so
+counters never go down. Nothing is counted per message.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from zcws.aio.server import Server
+from zcws.aio.stats import Stats
+from zcws.aio.websocket import WebSocket
+from zcws.headers import Headers
+from zcws.http import Request, Response
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """A collector for prometheus-client, and the page that it is read from.
+
+        metrics = zcws.Metrics()
+        async with zcws.serve(handler, "127.0.0.1", 8765, process_request=metrics.process_request) as server:
+            metrics.watch(server)
+
+    Args:
+        path: where the page is.
+        registry: of prometheus-client; its default one unless given. Everything in it is on the page.
+
+    Raises:
+        ImportError: prometheus-client is not installed: `pip install 'zcws[metrics]'`.
+        ValueError: another `Metrics` is in that registry already.
+    """
+
+    def __init__(self, *, path: str = "/metrics", registry: Any = None) -> None:
+        try:
+            self._library: Any = importlib.import_module("prometheus_client")
+        except ImportError:
+            raise ImportError("metrics need prometheus-client: pip install 'zcws[metrics]'") from None
+        self._exposition: Any = importlib.import_module("prometheus_client.exposition")
+        self._families: Any = importlib.import_module("prometheus_client.core")
+        self.path = path
+        self.registry = self._library.REGISTRY if registry is None else registry
+        self._open: set[WebSocket] = set()
+        self._opened = 0
+        self._received = self._sent = 0  # bytes of connections that have closed
+        self._closed: dict[tuple[str, str], int] = {}
+        self.registry.register(self)
+
+    def watch(self, server: Server) -> None:
+        """Counts the connections of this server from now on, those that are open included."""
+        for ws in server.connections:
+            self._add(ws)
+        server.on_open.append(self._add)
+
+    def _add(self, ws: WebSocket) -> None:
+        self._opened += 1
+        self._open.add(ws)
+        ws.add_end_callback(self._end)
+
+    def _end(self, ws: WebSocket) -> None:
+        stats = ws.stats
+        self._open.discard(ws)
+        self._received += stats.bytes_received
+        self._sent += stats.bytes_sent
+        why = (str(stats.closed_by), str(stats.close_code))
+        self._closed[why] = self._closed.get(why, 0) + 1
+
+    def process_request(self, connection: object, request: Request) -> Response | None:
+        """For `serve`: answers a request for the page, and lets everything else pass."""
+        if request.path.partition("?")[0] != self.path:
+            return None
+        encode, kind = self._exposition.choose_encoder(request.headers.get("Accept") or "")
+        body: bytes = encode(self.registry)
+        headers = Headers(
+            [
+                ("Content-Type", kind),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ]
+        )
+        return Response(200, "OK", headers, body)
+
+    def collect(self) -> Iterator[Any]:
+        """For prometheus-client: every figure there is, as of now."""
+        stats = [ws.stats for ws in self._open]
+        gauge, counter = self._families.GaugeMetricFamily, self._families.CounterMetricFamily
+        yield gauge("zcws_connections", "Connections that are open.", len(stats))
+        yield gauge(
+            "zcws_slow_connections", "Of these, above their high-water mark.", sum(s.is_slow for s in stats)
+        )
+        yield counter("zcws_opened_connections", "Connections that were opened.", value=self._opened)
+        closed = counter("zcws_closed_connections", "Connections that have ended.", labels=["by", "code"])
+        for why, number in self._closed.items():
+            closed.add_metric(why, number)
+        yield closed
+        yield from self._bytes(stats, gauge, counter)
+
+    def _bytes(self, stats: list[Stats], gauge: Any, counter: Any) -> Iterator[Any]:
+        received = self._received + sum(s.bytes_received for s in stats)
+        sent = self._sent + sum(s.bytes_sent for s in stats)
+        yield counter("zcws_received_bytes", "Bytes of frames received, before TLS.", value=received)
+        yield counter("zcws_sent_bytes", "Bytes of frames sent, before TLS.", value=sent)
+        yield gauge(
+            "zcws_waiting_bytes", "Bytes that slow peers have not taken.", sum(s.bytes_waiting for s in stats)
+        )
+        yield gauge(
+            "zcws_waiting_frames", "Frames that have not been read.", sum(s.frames_waiting for s in stats)
+        )
+        latencies = [s.latency for s in stats if s.latency]
+        yield gauge("zcws_latency_seconds_max", "The longest round trip.", max(latencies, default=0.0))

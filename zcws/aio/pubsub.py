@@ -1,0 +1,311 @@
+"""The two connections to Redis behind `RedisRooms`: one publishes, one subscribes, and both come back for ever.
+
+What this file knows: channels, bytes, numbers, redis-py. What it refuses to know: rooms and WebSockets.
+
+A message that was sent when the connection broke may have been published or not, so it is sent again, with the same
+number behind the same name; `Publisher` keeps them in order, and who receives them can tell doubles apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from struct import Struct
+from typing import Any
+
+__all__ = ["ENVELOPE", "Library", "Publisher", "Subscriber", "cancel"]
+
+logger = logging.getLogger("zcws.server")
+
+#: What a message travels behind: its kind, the publisher's name, its number there.
+ENVELOPE = Struct(">B16sQ")
+
+#: Seconds before the first attempt to reconnect, and the most between two: soon enough for a restart of Redis, seldom
+#: enough for a thousand processes that all try.
+FIRST_DELAY, MAX_DELAY = 0.1, 5.0
+
+#: Seconds of silence after which the subscriber asks whether Redis is still there; after as many again it is not.
+HEARTBEAT = 15.0
+
+#: Messages published in one round trip, at most: enough to make the round trip cheap.
+_BATCH = 100
+
+#: On this channel nothing is ever published: it is there for the subscriber's connection to have one.
+_CONTROL = b"zcws\x00"
+
+
+class Library:
+    """redis-py, an extra of zcws.
+
+    Attributes:
+        lost: what it raises when Redis is not there; refused: when Redis says no.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._module: Any = importlib.import_module("redis.asyncio")
+        except ImportError:
+            raise ImportError("rooms over Redis need redis-py: pip install 'zcws[redis]'") from None
+        ours = (self._module.ConnectionError, self._module.TimeoutError)
+        self.lost: tuple[type[Exception], ...] = (*ours, OSError, asyncio.TimeoutError)
+        self.refused: type[Exception] = self._module.ResponseError
+
+    def client(self, url: str, answer: float | None, options: dict[str, Any]) -> Any:
+        """A client that waits so many seconds for an answer."""
+        # redis-py's own second attempts (`retry`) would be attempts that nobody hears of.
+        ours = {"decode_responses": False, "socket_timeout": answer, "retry": None}
+        return self._module.from_url(url, **{"socket_connect_timeout": 5, **options, **ours})
+
+
+class Message:
+    """One that waits to be published.
+
+    Args:
+        kind: a number from 0 to 255.
+        note: kept by the publisher until the message comes back; see `Publisher.note`.
+        ready: it is not published before this is set.
+    """
+
+    __slots__ = ("channel", "done", "kind", "note", "number", "payload", "ready")
+
+    def __init__(
+        self, channel: bytes, kind: int, payload: bytes, *, note: Any = None, ready: asyncio.Event
+    ) -> None:
+        self.channel = channel
+        self.kind = kind
+        self.payload = payload
+        self.note = note
+        self.ready = ready
+        self.number = 0
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+
+class Publisher:
+    """Publishes one message after the other, in the order in which they came, each until Redis has answered.
+
+    Attributes:
+        name: 16 bytes that no other publisher has.
+        on_lost: called when the connection to Redis is lost.
+    """
+
+    def __init__(self, library: Library, client: Any, max_pending: int) -> None:
+        self.name = os.urandom(16)
+        self._library = library
+        self._redis = client
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(max_pending)
+        self._number = 0
+        self._batch: list[Message] = []
+        self._notes: dict[int, Any] = {}
+        self._is_closed = False
+        self.on_lost: Callable[[], None] | None = None
+
+    async def publish(self, message: Message) -> int:
+        """Waits for its turn, and then for Redis. Returns the number of subscribers."""
+        await self._queue.put(message)
+        if self._is_closed:
+            self.close()
+        return await message.done
+
+    def note(self, number: int) -> Any:
+        """The note of the message of this number: it has come back, and those before it have or never will."""
+        for earlier in [known for known in self._notes if known < number]:
+            del self._notes[earlier]
+        return self._notes.pop(number, None)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            self._batch = [await self._queue.get()]
+            while len(self._batch) < _BATCH and not self._queue.empty():
+                self._batch.append(self._queue.get_nowait())
+            for message in self._batch:
+                message.number = self._number
+                self._number += 1
+                if message.note is not None:
+                    self._notes[message.number] = message.note
+            await self._publish_batch()
+
+    async def _publish_batch(self) -> None:
+        delays = _Delays("publish to")
+        while True:
+            pipeline = self._redis.pipeline(transaction=False)
+            for message in self._batch:
+                await message.ready.wait()
+                head = ENVELOPE.pack(message.kind, self.name, message.number)
+                pipeline.publish(message.channel, head + message.payload)
+            try:
+                answers = await pipeline.execute(raise_on_error=False)
+                break
+            except self._library.lost as error:
+                if self.on_lost is not None:
+                    self.on_lost()
+                await delays.wait(error)
+        for message, answer in zip(self._batch, answers, strict=True):
+            _settle(message.done, answer, isinstance(answer, self._library.refused))
+
+    def close(self) -> None:
+        """Whoever waits is told that it was in vain."""
+        self._is_closed = True
+        while not self._queue.empty():
+            self._batch.append(self._queue.get_nowait())
+        for message in self._batch:
+            _settle(message.done, ConnectionError("the rooms are closed"), True)
+
+
+class Subscriber:
+    """Subscribes to channels, and again after each loss of the connection.
+
+    Args:
+        channels: those that are wanted, each with an event that is set while Redis has confirmed it.
+        deliver: called with a channel and a message, one after the other. While it waits nothing is read from Redis.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        client: Any,
+        channels: Mapping[bytes, asyncio.Event],
+        deliver: Callable[[bytes, bytes], Awaitable[None]],
+    ) -> None:
+        self._library = library
+        self._redis = client
+        self._channels = channels
+        self._deliver = deliver
+        self._changes = asyncio.Event()
+        self._heard = False
+        self._is_suspect = False
+        self._confirmed: set[bytes] = set()
+
+    def changed(self) -> None:
+        """Other channels are wanted."""
+        self._changes.set()
+
+    def suspect(self) -> None:
+        """The publisher has lost Redis. Our own connection may not have noticed, and what is published now must not
+        miss us: so it counts as lost too."""
+        self._is_suspect = True
+        self._confirmed.clear()
+        self._tell()
+        self._changes.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        delays = _Delays("listen to")
+        while True:
+            self._heard = False
+            try:
+                await self._listen()
+            except (*self._library.lost, self._library.refused) as error:
+                if self._heard:
+                    delays.reset()
+                await delays.wait(error)
+
+    async def _listen(self) -> None:
+        """Until the connection is lost."""
+        self._is_suspect = False
+        pubsub = self._redis.pubsub()
+        try:
+            await pubsub.subscribe(_CONTROL)
+            await _first_of(self._read(pubsub), self._follow(pubsub))
+        finally:
+            self._confirmed.clear()
+            self._tell()
+            with contextlib.suppress(*self._library.lost):
+                await pubsub.aclose()
+
+    async def _read(self, pubsub: Any) -> None:
+        async for message in pubsub.listen():
+            self._heard = True
+            if message["type"] == "message":
+                try:
+                    await self._deliver(message["channel"], message["data"])
+                except Exception:
+                    # Anybody may publish anything there, and the others must not suffer for it.
+                    logger.error("a message on %r was not understood", message["channel"], exc_info=True)
+            elif message["type"] == "subscribe":
+                if not self._is_suspect:
+                    self._confirmed.add(message["channel"])
+                    self._tell()
+            elif message["type"] == "unsubscribe":
+                self._confirmed.discard(message["channel"])
+        raise ConnectionError("the subscription has ended")
+
+    async def _follow(self, pubsub: Any) -> None:
+        """Asks for what is wanted, and now and then whether Redis is still there."""
+        asked: set[bytes] = set()
+        while True:
+            self._changes.clear()
+            if self._is_suspect:
+                raise ConnectionError("the publisher has lost it")
+            wanted = set(self._channels)
+            if wanted - asked:
+                await pubsub.subscribe(*(wanted - asked))
+            if asked - wanted:
+                await pubsub.unsubscribe(*(asked - wanted))
+                self._confirmed -= asked - wanted
+            asked = wanted
+            self._tell()  # one that was unwanted for a moment is subscribed to already
+            try:
+                await asyncio.wait_for(self._changes.wait(), HEARTBEAT)
+            except asyncio.TimeoutError:
+                if not self._heard:
+                    raise ConnectionError("nothing was heard of it") from None
+                self._heard = False
+                await pubsub.ping()
+
+    def _tell(self) -> None:
+        for channel, confirmed in self._channels.items():
+            if channel in self._confirmed:
+                confirmed.set()
+            else:
+                confirmed.clear()
+
+
+class _Delays:
+    """Waits between attempts: each twice as long as the last, and a random part of it, so that a thousand processes do
+    not come back at the same moment."""
+
+    def __init__(self, purpose: str) -> None:
+        self._purpose = purpose
+        self._delay = FIRST_DELAY
+
+    def reset(self) -> None:
+        """An attempt has succeeded."""
+        self._delay = FIRST_DELAY
+
+    async def wait(self, error: Exception) -> None:
+        """Before the next attempt."""
+        delay = self._delay * random.uniform(0.5, 1)
+        logger.warning("cannot %s Redis, next attempt in %.1f s: %s", self._purpose, delay, error)
+        self._delay = min(self._delay * 2, MAX_DELAY)
+        await asyncio.sleep(delay)
+
+
+def _settle(done: asyncio.Future[int], answer: Any, is_error: bool) -> None:
+    if done.done():
+        return  # whoever waited has gone away
+    if is_error:
+        done.set_exception(answer)
+    else:
+        done.set_result(answer)
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Runs them until one ends, and raises what it raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done.pop().result()
+    finally:
+        await cancel(tasks)
+
+
+async def cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

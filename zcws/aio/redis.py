@@ -1,0 +1,202 @@
+"""`RedisRooms`: the same rooms in many processes, over the pub/sub of a Redis server.
+
+Two connections to Redis carry everything, however many rooms there are. One subscribes to a channel for each room that
+has members here; the other publishes. A message goes to Redis even for members of this very process, so that everybody
+hears a publisher's messages in the same order. What is promised:
+
+    order           each publisher's messages arrive in the order in which it sent them, in every process
+    no doubles      what is sent again after an error (was it published or not?) is recognised by its number
+    at most once    what is published while a process is cut off from Redis is lost for its members: Redis keeps nothing
+    back-pressure   `await room.broadcast(...)` takes until Redis has the message; while Redis is away, at most
+                    `max_pending` messages wait for it, and further senders for their turn
+    reconnecting    for ever, with waits that grow to MAX_DELAY seconds, and a line in the log for each attempt
+
+Each message travels behind 25 bytes: what it is (text or binary), who published it, and its number there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Collection
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from zcws.aio.broadcast import Slow, broadcast
+from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
+from zcws.aio.room import Members, Membership
+from zcws.aio.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+__all__ = ["RedisRoom", "RedisRooms"]
+
+#: Kinds of messages, as opcodes are.
+_TEXT, _BINARY = 1, 2
+
+#: Seconds for an answer of Redis to what was published; the subscriber has its heartbeat instead.
+_ANSWER = 10
+
+#: Publishers whose last number is remembered; a process that restarts is a new one (about 200 bytes each).
+_MOST_PUBLISHERS = 4096
+
+
+class RedisRooms:
+    """All rooms of one Redis server, by name. Use it as a context manager.
+
+        async with zcws.RedisRooms("redis://localhost") as rooms:
+            room = rooms["lobby"]
+
+    Args:
+        url: where Redis is, as redis-py wants it: `redis://`, `rediss://` or `unix://`.
+        prefix: what the names of channels begin with.
+        slow: what a slow connection gets in these rooms. See `zcws.broadcast`. With "wait", all rooms wait.
+        max_pending: messages that wait for Redis, before further senders wait for their turn.
+        options: for redis-py's `from_url`: `password`, `ssl_ca_certs` and so on.
+
+    Raises:
+        ImportError: redis-py is not installed: `pip install 'zcws[redis]'`.
+        redis.exceptions.ConnectionError: on entering, when Redis cannot be reached. Later it is waited for.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost",
+        *,
+        prefix: str = "zcws:",
+        slow: Slow = "skip",
+        max_pending: int = 1000,
+        **options: Any,
+    ) -> None:
+        self.slow: Slow = slow
+        self._prefix = prefix
+        library = Library()
+        self._clients = [library.client(url, seconds, options) for seconds in (_ANSWER, None)]
+        self._rooms: weakref.WeakValueDictionary[bytes, RedisRoom] = weakref.WeakValueDictionary()
+        self._open: dict[bytes, RedisRoom] = {}  # those that have members
+        self._wanted: dict[bytes, asyncio.Event] = {}  # their channels
+        self._publisher = Publisher(library, self._clients[0], max_pending)
+        self._subscriber = Subscriber(library, self._clients[1], self._wanted, self._deliver)
+        self._publisher.on_lost = self._subscriber.suspect
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last: dict[bytes, int] = {}  # the number of each publisher's last message
+
+    def __getitem__(self, name: str) -> RedisRoom:
+        """The room of this name; it need not exist anywhere yet."""
+        channel = (self._prefix + name).encode()
+        room = self._rooms.get(channel)
+        if room is None:
+            room = self._rooms[channel] = RedisRoom(self, name, channel)
+        return room
+
+    async def _deliver(self, channel: bytes, data: bytes) -> None:
+        """A message has come from Redis."""
+        kind, publisher, number = ENVELOPE.unpack_from(data)
+        last = self._last.pop(publisher, -1)
+        # Behind all others: the first in the dictionary is the one that has been silent for longest.
+        self._last[publisher] = max(number, last)
+        if len(self._last) > _MOST_PUBLISHERS:
+            del self._last[next(iter(self._last))]
+        if number <= last:
+            return
+        without = self._publisher.note(number) if publisher == self._publisher.name else None
+        room = self._open.get(channel)
+        if room is not None:
+            message = memoryview(data)[ENVELOPE.size :]
+            await broadcast(room._others(without), message, slow=self.slow, text=kind == _TEXT)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._clients[0].ping()
+        except BaseException:
+            await self._disconnect()
+            raise
+        start = asyncio.get_running_loop().create_task
+        self._tasks = [start(self._publisher.run()), start(self._subscriber.run())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await cancel(self._tasks)
+        self._publisher.close()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+
+class RedisRoom(Members):
+    """A room that is the same in every process; made by `RedisRooms`. Joined and left as a `Room`."""
+
+    __slots__ = ("__weakref__", "_channel", "_ready", "_rooms", "name")
+
+    def __init__(self, rooms: RedisRooms, name: str, channel: bytes) -> None:
+        super().__init__()
+        self.name = name
+        self._rooms = rooms
+        self._channel = channel
+        self._ready = asyncio.Event()  # Redis has confirmed the subscription, or nobody needs it
+        self._ready.set()
+
+    def join(self, ws: WebSocket) -> Membership:
+        """Takes a connection in. It hears what is published from `await room.ready()` on at the latest."""
+        membership = super().join(ws)
+        self._changed()
+        return membership
+
+    def leave(self, ws: WebSocket) -> None:
+        """Lets a connection go; nothing happens when it is not in."""
+        super().leave(ws)
+        self._changed()
+
+    def _changed(self) -> None:
+        rooms = self._rooms
+        is_open = self._channel in rooms._open
+        if len(self) and not is_open:
+            self._ready.clear()
+            rooms._open[self._channel] = self
+            rooms._wanted[self._channel] = self._ready
+        elif is_open and not len(self):
+            self._ready.set()
+            del rooms._open[self._channel], rooms._wanted[self._channel]
+        rooms._subscriber.changed()
+
+    async def ready(self) -> None:
+        """Waits until Redis has confirmed that this process hears the room, where somebody is in."""
+        await self._ready.wait()
+
+    async def broadcast(
+        self,
+        message: str | Buffer,
+        *,
+        without: WebSocket | Collection[WebSocket] | None = None,
+        text: bool | None = None,
+    ) -> int:
+        """Sends a message to everybody in the room, in every process. Waits until Redis has it.
+
+        Args:
+            without: a connection of this process, or several, that it is not for.
+            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+
+        Returns:
+            The number of processes that it went to.
+
+        Raises:
+            ConnectionError: the rooms were closed meanwhile.
+            redis.exceptions.ResponseError: Redis refuses to publish it.
+            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
+        """
+        is_text = isinstance(message, str) if text is None else text
+        payload = message.encode() if isinstance(message, str) else bytes(memoryview(message))
+        if is_text and not isinstance(message, str):
+            payload.decode()  # RFC 6455 8.1: refused here, and not in every process
+        kind = _TEXT if is_text else _BINARY
+        # Not before `ready`: the members here would miss it.
+        waiting = Message(self._channel, kind, payload, note=without, ready=self._ready)
+        return await self._rooms._publisher.publish(waiting)
+
+    def __repr__(self) -> str:
+        return f"<RedisRoom {self.name!r} of {len(self)} here>"

@@ -1,0 +1,116 @@
+"""`Room`: connections that hear the same broadcasts. It knows who is in, and nothing of what is said.
+
+A connection leaves by itself when its socket is gone. Until then it may be closing, and is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from zcws.aio.broadcast import Delivery, Slow, broadcast
+from zcws.aio.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+__all__ = ["Members", "Membership", "Room"]
+
+
+class Members:
+    """Who is in a room: a set of connections, in the order in which they came."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: dict[WebSocket, None] = {}
+
+    def join(self, ws: WebSocket) -> Membership:
+        """Takes a connection in. It leaves with `leave`, at the end of `with room.join(ws):`, or when it is closed."""
+        if ws not in self._members and ws._transport is not None:
+            self._members[ws] = None
+            ws.add_end_callback(self.leave)
+        return Membership(self, ws)
+
+    def leave(self, ws: WebSocket) -> None:
+        """Lets a connection go; nothing happens when it is not in."""
+        if ws in self._members:
+            del self._members[ws]
+            ws.remove_end_callback(self.leave)
+
+    def __contains__(self, ws: object) -> bool:
+        return ws in self._members
+
+    def __iter__(self) -> Iterator[WebSocket]:
+        return iter(list(self._members))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def _others(self, without: WebSocket | Collection[WebSocket] | None) -> Collection[WebSocket]:
+        if without is None:
+            return self._members
+        excluded = (without,) if isinstance(without, WebSocket) else without
+        return [ws for ws in self._members if ws not in excluded]
+
+
+class Room(Members):
+    """A room in this process.
+
+        room = zcws.Room()
+
+        async def handler(ws):
+            with room.join(ws):
+                async for message in ws:
+                    await room.broadcast(message)
+
+    Args:
+        slow: what a slow connection gets unless `broadcast` is told otherwise. See `zcws.broadcast`.
+    """
+
+    __slots__ = ("slow",)
+
+    def __init__(self, *, slow: Slow = "skip") -> None:
+        super().__init__()
+        self.slow: Slow = slow
+
+    def broadcast(
+        self,
+        message: str | Buffer,
+        *,
+        without: WebSocket | Collection[WebSocket] | None = None,
+        slow: Slow | None = None,
+        text: bool | None = None,
+        compress: bool | None = None,
+    ) -> Delivery:
+        """Sends a message to everybody in the room, as `zcws.broadcast` does.
+
+        Args:
+            without: a connection, or several, that it is not for: often the one that it came from.
+
+        Returns, raises: as `zcws.broadcast`. It can always be awaited; with `slow="wait"` it has to be.
+        """
+        slow = slow or self.slow
+        return broadcast(self._others(without), message, slow=slow, text=text, compress=compress)
+
+    def __repr__(self) -> str:
+        return f"<Room of {len(self)}>"
+
+
+class Membership:
+    """That a connection is in a room; the end of a `with` block is the end of it."""
+
+    __slots__ = ("_room", "_ws")
+
+    def __init__(self, room: Members, ws: WebSocket) -> None:
+        self._room = room
+        self._ws = ws
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._room.leave(self._ws)

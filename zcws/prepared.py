@@ -1,0 +1,105 @@
+"""One message for many connections: framed once, and compressed once for each set of parameters.
+
+It decides which bytes a writer gets; it never writes by itself and knows no connection. Frames without a masking key
+are the same for everybody, so all servers' connections are given one and the same bytes object.
+
+Why one compressed form will do for peers that remember (context takeover) and for those that do not. It is made by a
+compressor that has just forgotten everything, so it refers to nothing before it, and every peer whose window is large
+enough can inflate it. Afterwards it stands in the window of a peer that remembers, where our own context for that
+connection knows nothing of it. From then on the two windows differ, and an old context would refer to the wrong bytes:
+so it is dropped (`rest`) with each such message. A new context again refers only to what it has compressed itself,
+and that is the latest part of both windows: distances are counted backwards from the end, so they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from zcws.codes import OpCode
+from zcws.writer import Compress, Writer
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Prepared"]
+
+_FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
+
+_HEAD = Struct(">BB").pack
+_HEAD_16 = Struct(">BBH").pack
+_HEAD_64 = Struct(">BBQ").pack
+
+#: The first byte of a head, the payload, and the whole frame without a key.
+_Form = tuple[int, bytes, bytes]
+
+
+class Prepared:
+    """One message, ready for any number of writers. Text has to be UTF-8 already.
+
+    Args:
+        opcode: TEXT or BINARY.
+        payload: its bytes; copied unless they are `bytes`.
+        compress: True or False decides for everybody; None leaves it to each connection's threshold.
+    """
+
+    __slots__ = ("_compress", "_compressed", "_plain", "_size")
+
+    def __init__(self, opcode: OpCode, payload: Buffer, compress: bool | None = None) -> None:
+        payload = bytes(payload)
+        self._compress = compress
+        self._size = len(payload)
+        self._plain = _form(_FIN | opcode, payload)
+        self._compressed: dict[Hashable, _Form] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return self._size
+
+    def write_to(self, writer: Writer) -> None:
+        """Appends the message to what `writer` has to send. Raises: as `Writer.write_prepared`."""
+        codec = writer._compress
+        writer.write_prepared(*(self._plain if codec is None else self._form_for(codec)))
+
+    def frame_for(self, writer: Writer) -> bytes | None:
+        """The frame that has to be sent next on the connection of `writer`, which has nothing else to send, is not in
+        the middle of a message and has sent no Close. None where it masks: then `write_to` it is.
+
+        The caller has promised to send it: the writer's context has been told.
+        """
+        if writer._next_key is not None:
+            return None
+        codec = writer._compress
+        if codec is None:
+            return self._plain[2]
+        first, _, frame = self._form_for(codec)
+        if first & _RSV1:
+            codec.rest()
+        return frame
+
+    def _form_for(self, codec: Compress) -> _Form:
+        wanted = codec.is_worth(self._size) if self._compress is None else self._compress
+        if not wanted:
+            return self._plain
+        form = self._compressed.get(codec.key)
+        if form is None:
+            form = self._compressed[codec.key] = self._compress_with(codec)
+        return form
+
+    def _compress_with(self, codec: Compress) -> _Form:
+        first, payload, _ = self._plain
+        compressed = codec.shared_message(payload)
+        return self._plain if compressed is None else _form(first | _RSV1, compressed)
+
+
+def _form(first: int, payload: bytes) -> _Form:
+    size = len(payload)
+    if size < 126:
+        head = _HEAD(first, size)
+    elif size < 0x10000:
+        head = _HEAD_16(first, 126, size)
+    else:
+        head = _HEAD_64(first, 127, size)
+    return first, payload, head + payload
