@@ -6,6 +6,7 @@ A module has any of these dictionaries, from the name of a row to the function t
     BROADCAST   async serve(port, settings)                          each message goes to everybody
     ECHO        echo(uri, message, depth, meter, settings)           a client that waits for its echoes
     FIREHOSE    firehose(uri, meter, settings)                       a client that only receives
+    ASGI        async serve(port, settings)                          an echo behind uvicorn, until cancelled
 
 A client that is no coroutine function is blocking: it is measured without an event loop. A name that ends in " frames"
 (or stands in FRAMES) hands out frames as they lie in memory, the others messages that are checked and may be kept; the
@@ -30,6 +31,7 @@ LIBRARIES = {
     "picows": "picows",
     "websockets": "websockets",
     "aiohttp": "aiohttp",
+    "uvicorn": "uvicorn",
     "websocket_client": "websocket-client",
     "raw": None,
 }
@@ -38,7 +40,7 @@ LIBRARIES = {
 LIMITS = ("raw TCP",)
 
 #: Rows that hand out frames and not messages.
-FRAMES = ("picows", "zcws batches")
+FRAMES = ("picows", "zcws batches", "zcws callbacks")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from typing import Any
 
 import zcws
@@ -42,6 +43,15 @@ async def serve_frames(port: int, settings: Settings) -> None:
     await run_server(handler, port, settings)
 
 
+async def serve_callbacks(port: int, settings: Settings) -> None:
+    def echo(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        if frame.opcode < zcws.OpCode.CLOSE:
+            ws.write_frame_nowait(frame)
+
+    async with zcws.serve(None, HOST, port, on_frame=echo, **options(settings)):
+        await asyncio.Future()
+
+
 async def serve_broadcast(port: int, settings: Settings) -> None:
     connections: set[zcws.WebSocket] = set()
 
@@ -79,6 +89,41 @@ async def echo_frames(uri: str, message: str, depth: int, meter: Meter, settings
         meter.check(payload)
 
 
+class EchoClient:
+    """Sends when the answers to all that it sent before are there."""
+
+    def __init__(self, message: str, depth: int, meter: Meter) -> None:
+        self.message, self.depth, self.meter = message, depth, meter
+        self.left = self.in_flight = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def turn(self, ws: zcws.WebSocket, frame: zcws.Frame | None = None) -> None:
+        if self.left <= 0:
+            if frame is not None:
+                self.meter.check(frame.payload)
+            self.left = self.meter.next()
+            if not self.left:
+                self.done.set_result(None)
+                return
+        self.left -= self.depth
+        self.in_flight = self.depth
+        for _ in range(self.depth):
+            ws.send_nowait(self.message)
+
+    def on_frame(self, ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        frame.payload  # noqa: B018  the view is made, as an application would
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.turn(ws, frame)
+
+
+async def echo_callbacks(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    client = EchoClient(message, depth, meter)
+    async with zcws.connect(uri, on_frame=client.on_frame, **options(settings)) as ws:
+        client.turn(ws)
+        await client.done
+
+
 async def firehose(uri: str, meter: Meter, settings: Settings) -> None:
     async with zcws.connect(uri, **options(settings)) as ws:
         meter.check(await ws.recv())
@@ -110,13 +155,22 @@ async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
                 left += count
 
 
-SERVE = {"zcws": serve, "zcws frames": serve_frames}
-ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames}
+SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}
+ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames, "zcws callbacks": echo_callbacks}
 FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}
 BROADCAST = {"zcws": serve_broadcast} if hasattr(zcws, "broadcast") else {}
 
 if hasattr(zcws.WebSocket, "batches"):
     FIREHOSE["zcws batches"] = firehose_batches
+
+if importlib.util.find_spec("uvicorn"):
+
+    async def serve_uvicorn(port: int, settings: Settings) -> None:
+        from benchmarks.peers import uvicorn  # not for the other rows: their memory is measured too
+
+        await uvicorn.serve("zcws.asgi.uvicorn:WebSocketProtocol", port, settings)
+
+    ASGI = {"uvicorn with zcws": serve_uvicorn}
 
 try:
     import zcws.sync

@@ -21,6 +21,7 @@ TITLES = {
     "sessions": "Handshakes and whole sessions",
     "tls": "Echo server over TLS",
     "broadcast": "Broadcast",
+    "asgi": "Echo behind uvicorn",
     "imports": "Import",
 }
 

@@ -1,0 +1,996 @@
+"""zcws.asgi.uvicorn: applications under a real uvicorn, our client, `websockets` or a raw peer at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import net
+import pytest
+import websockets
+import wire
+from asgi_server import PLACES, App, Place, Running, until_the_end
+from net import soon, until
+from uvicorn.protocols.utils import ClientDisconnected
+
+import zcws
+from zcws.asgi.uvicorn import PATIENCE
+
+DEFLATE = "permessage-deflate; client_max_window_bits"
+
+
+async def nothing(app: App) -> None:
+    """A script that returns at once."""
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def refused(place: Place, server: Running, **options: Any) -> Any:
+    with pytest.raises(zcws.HandshakeError) as caught:
+        async with place.connect(server.port, **options):
+            pass
+    return caught.value
+
+
+@contextlib.asynccontextmanager
+async def raw(place: Place, server: Running, *lines: str, head: bytes = b"") -> Any:
+    """A peer by hand, connected; its request is sent."""
+    reader, writer = await place.open(server.port)
+    peer = net.RawPeer(reader, writer, masks=True)
+    writer.write(head or net.request(*lines))
+    try:
+        yield peer
+    finally:
+        await peer.close()
+
+
+async def answer(peer: net.RawPeer) -> bytes:
+    return await soon(peer.reader.readuntil(b"\r\n\r\n"))
+
+
+# ---- the usual way ----
+
+
+@pytest.mark.parametrize("message", ["", "für Elise", "x" * 100_000, b"", b"\0\xff", bytes(1 << 20)], ids=len)
+def test_what_is_sent_comes_back(place: Place, message: str | bytes) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                await ws.send(message)
+                assert await soon(ws.recv()) == message
+            await until(lambda: server.is_idle)
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1000, "reason": ""}
+
+    place.run(main())
+
+
+def test_websockets_is_a_client(place: Place) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server:
+            async with websockets.connect(place.uri(server.port), proxy=None) as ws:
+                assert "permessage-deflate" in ws.response.headers["Sec-WebSocket-Extensions"]
+                for message in ("hello " * 200, b"\1\2\3", ["in ", "pieces"]):
+                    await ws.send(message)
+                assert [await ws.recv() for _ in range(3)] == ["hello " * 200, b"\1\2\3", "in pieces"]
+                await ws.close(4001, "enough")
+            await until(lambda: server.is_idle)
+        assert app.outcome == {"type": "websocket.disconnect", "code": 4001, "reason": "enough"}
+
+    place.run(main())
+
+
+def test_the_scope(place: Place) -> None:
+    async def main() -> None:
+        app = App(nothing)
+        async with place.uvicorn(app, root_path="/mount") as server:
+            headers = {"X-Name": "für"}
+            async with place.connect(
+                server.port, "/a%20b?c=d%20e", subprotocols=["one", "two"], additional_headers=headers
+            ):
+                pass
+            port = server.port
+        scope = app.scope
+        assert scope["type"] == "websocket"
+        assert scope["asgi"]["spec_version"] == "2.5"
+        assert (scope["http_version"], scope["scheme"], scope["root_path"]) == ("1.1", "ws", "/mount")
+        assert (scope["path"], scope["raw_path"]) == ("/mount/a b", b"/mount/a%20b")
+        assert scope["query_string"] == b"c=d%20e"
+        assert (b"x-name", "für".encode("latin-1")) in scope["headers"]
+        assert scope["subprotocols"] == ["one", "two"]
+        assert scope["server"] == ("127.0.0.1", port)
+        assert scope["client"][0] == "127.0.0.1"
+        assert scope["extensions"] == {"websocket.http.response": {}}
+
+    place.run(main())
+
+
+def test_each_connection_has_a_state_of_its_own(place: Place) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"]["seen"] = 1
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": str(scope["state"]["seen"])})
+        scope["state"]["seen"] = 2
+
+    async def main() -> None:
+        async with place.uvicorn(app, lifespan="on") as server:
+            for _ in range(2):
+                async with place.connect(server.port) as ws:
+                    assert await soon(ws.recv()) == "1"
+
+    place.run(main())
+
+
+# ---- accepting ----
+
+
+def test_accept_with_subprotocol_and_headers(place: Place) -> None:
+    async def script(app: App) -> None:
+        await app.send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": "two",
+                "headers": [(b"X-Cookie", b"one"), (b"x-cookie", b"2")],
+            }
+        )
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False), headers=[("X-Always", "yes")]) as server:
+            async with place.connect(server.port, subprotocols=["one", "two"]) as ws:
+                assert ws.subprotocol == "two"
+                assert ws.response is not None
+                assert ws.response.headers.get_all("x-cookie") == ["one", "2"]
+                assert ws.response.headers["server"] == "uvicorn"
+                assert ws.response.headers["x-always"] == "yes"
+                assert "date" in ws.response.headers
+
+    place.run(main())
+
+
+def test_a_subprotocol_among_the_headers_means_the_same(place: Place) -> None:
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.accept", "headers": [(b"Sec-WebSocket-Protocol", b"one")]})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server:
+            async with place.connect(server.port, subprotocols=["one"]) as ws:
+                assert ws.subprotocol == "one"
+
+    place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        ({"subprotocol": "three"}, "does not offer the subprotocol 'three'"),
+        ({"headers": [(b"upgrade", b"h2c")]}, "are the handshake's own"),
+        ({"headers": [(b"x", b"a\r\nb: c")]}, "must not hold CR, LF"),
+        ({"headers": [(b"x y", b"")]}, "must be a token"),
+    ],
+    ids=["subprotocol", "upgrade", "injection", "name"],
+)
+def test_what_cannot_be_accepted_is_the_applications_error(
+    place: Place, caplog: pytest.LogCaptureFixture, event: dict[str, Any], sentence: str
+) -> None:
+    async def script(app: App) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            await app.send({"type": "websocket.accept", **event})
+        raise LookupError("it gives up")
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server:
+            assert (await refused(place, server, subprotocols=["one"])).status == 500
+
+    place.run(main())
+    assert errors(caplog) == ["Exception in ASGI application\n"]
+
+
+# ---- refusing ----
+
+
+def test_a_close_before_the_accept_is_a_403(place: Place) -> None:
+    async def script(app: App) -> Any:
+        await app.send({"type": "websocket.close", "code": 4000, "reason": "no"})
+        return await app.receive()
+
+    async def main() -> None:
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server:
+            error = await refused(place, server)
+            await until(lambda: server.is_idle)
+        assert error.status == 403
+        assert error.headers["server"] == "uvicorn"
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    place.run(main())
+
+
+def test_a_response_in_place_of_the_websocket(place: Place) -> None:
+    async def script(app: App) -> Any:
+        headers = [(b"X-Why", b"because"), (b"Transfer-Encoding", b"chunked"), (b"server", b"mine")]
+        await app.send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+        await app.send({"type": "websocket.http.response.body", "body": b"who are you?"})
+        return await app.receive()
+
+    async def main() -> None:
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server:
+            error = await refused(place, server)
+            await until(lambda: server.is_idle)
+        assert (error.status, error.body) == (401, b"who are you?")
+        assert error.headers["x-why"] == "because"
+        assert error.headers["server"] == "mine"
+        assert error.headers["content-length"] == "12"
+        assert error.headers["connection"] == "close"
+        assert "transfer-encoding" not in error.headers
+        assert app.outcome["code"] == 1006
+
+    place.run(main())
+
+
+def test_a_response_in_pieces(place: Place) -> None:
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.http.response.start", "status": 503, "headers": []})
+        for i in range(300):
+            body = bytes([i % 256]) * 1000
+            await app.send({"type": "websocket.http.response.body", "body": body, "more_body": i < 299})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server:
+            async with raw(place, server) as peer:
+                head = await answer(peer)
+                assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+                assert b"content-length" not in head.lower()
+                await asyncio.sleep(0)  # while nobody reads, the application waits
+                body = await soon(peer.reader.read())
+        assert body == b"".join(bytes([i % 256]) * 1000 for i in range(300))
+
+    place.run(main())
+
+
+def test_a_204_has_no_length(place: Place) -> None:
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.http.response.start", "status": 204})
+        await app.send({"type": "websocket.http.response.body"})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
+            head = await soon(peer.reader.read())
+        assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
+        assert b"content-length" not in head.lower()
+
+    place.run(main())
+
+
+def test_an_application_that_denies_and_forgets_the_body(place: Place, caplog: Any) -> None:
+    async def script(app: App) -> None:
+        with pytest.raises(RuntimeError, match=r"101 is not the status"):
+            await app.send({"type": "websocket.http.response.start", "status": 101})
+        await app.send({"type": "websocket.http.response.start", "status": 403})
+        with pytest.raises(RuntimeError, match=r"is being denied: expected is websocket.http.response.body"):
+            await app.send({"type": "websocket.accept"})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
+            assert await soon(peer.reader.read()) == b""
+
+    place.run(main())
+    assert errors(caplog) == ["the ASGI application returned without an answer to the WebSocket request"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ((b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8"), b"426"),
+        ((b"Sec-WebSocket-Key: ", b"Sec-WebSocket-Key: x"), b"400"),
+        ((b"Host: localhost", b"Sec-WebSocket-Protocol: a b\r\nHost: localhost"), b"400"),
+        ((b"Host: localhost", b"Cookie: " + b"x" * 9000 + b"\r\nHost: localhost"), b"431"),
+        ((b"Host: localhost", b"\r\n".join(b"X: y" for _ in range(200)) + b"\r\nHost: localhost"), b"431"),
+    ],
+    ids=["version", "key", "subprotocol", "line", "lines"],
+)
+def test_a_bad_request_never_reaches_the_application(
+    place: Place, change: tuple[bytes, bytes], status: bytes
+) -> None:
+    async def main() -> None:
+        app = App(nothing)
+        async with place.uvicorn(app) as server:
+            async with raw(place, server, head=net.request().replace(*change)) as peer:
+                whole = await soon(peer.reader.read())
+                assert whole.startswith(b"HTTP/1.1 " + status), whole
+        assert app.runs == 0
+
+    place.run(main())
+
+
+def test_what_follows_a_refused_request_is_no_request(place: Place) -> None:
+    """CVE-2026-69243: the body of a refused upgrade was read as the next request."""
+    smuggled = b"GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.close"})
+
+    async def main() -> None:
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            head = await answer(peer)
+            peer.writer.write(smuggled)
+            rest = await soon(peer.reader.read())
+        assert head.startswith(b"HTTP/1.1 403 ") and b"Connection: close" in head
+        assert b"HTTP/" not in rest
+        assert app.runs == 1
+
+    place.run(main())
+
+
+# ---- the end ----
+
+
+def test_close_with_code_and_reason(place: Place) -> None:
+    async def script(app: App) -> Any:
+        await app.send({"type": "websocket.close", "code": 4321, "reason": "that was it"})
+        with pytest.raises(
+            RuntimeError, match=r"'websocket.send' for a WebSocket that is closed: nothing can"
+        ):
+            await app.say("more")
+        return [await app.receive(), await app.receive()]
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    await soon(ws.recv())
+            assert (caught.value.code, caught.value.reason) == (4321, "that was it")
+            await until(lambda: server.is_idle)
+        assert app.outcome == [{"type": "websocket.disconnect", "code": 4321, "reason": "that was it"}] * 2
+
+    place.run(main())
+
+
+def test_close_says_1000_by_default_and_refuses_codes_that_must_not_be_sent(place: Place) -> None:
+    async def script(app: App) -> None:
+        with pytest.raises(ValueError):
+            await app.send({"type": "websocket.close", "code": 1006})
+        with pytest.raises(ValueError):
+            await app.send({"type": "websocket.close", "reason": "x" * 124})
+        await app.send({"type": "websocket.close", "code": None, "reason": None})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script)) as server, place.connect(server.port) as ws:
+            with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                await soon(ws.recv())
+            assert caught.value.code == 1000
+
+    place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [
+        (b"", 1005, ""),
+        (wire.close_payload(1001, b"bye"), 1001, "bye"),
+        (wire.close_payload(3000), 3000, ""),
+        (wire.close_payload(999), 1002, "close code that must not be sent"),
+        (None, 1006, ""),
+    ],
+    ids=["none", "1001", "3000", "999", "lost"],
+)
+def test_the_disconnect_says_why(place: Place, payload: bytes | None, code: int, reason: str) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                if payload is None:
+                    peer.reset()
+                else:
+                    await peer.send(wire.CLOSE, payload)
+                await until(lambda: app.outcome)
+            await until(lambda: server.is_idle)
+        assert app.outcome == {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+    place.run(main())
+
+
+def test_sending_after_the_client_has_gone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """ASGI 2.4: an OSError, which the server does not log when the application lets it pass."""
+
+    async def script(app: App) -> None:
+        await until_the_end(app)
+        await until(lambda: server.state_is_empty)
+        await app.send({"type": "websocket.close"})  # is closed: fine
+        with pytest.raises(OSError):
+            await app.say("hello?")
+        await app.say("hello?")
+
+    async def main() -> None:
+        nonlocal server
+        app = App(script)
+        async with place.uvicorn(app) as running:
+            server = Gone(running)
+            async with place.connect(running.port):
+                pass
+            await until(lambda: running.is_idle)
+        assert app.runs == 1
+
+    class Gone:
+        def __init__(self, running: Running) -> None:
+            self.running = running
+
+        @property
+        def state_is_empty(self) -> bool:
+            return not self.running.server_state.connections
+
+    server: Any = None
+    place.run(main())
+    assert errors(caplog) == []
+
+
+def test_an_application_that_only_sends_hears_of_the_close_at_once(place: Place) -> None:
+    async def script(app: App) -> None:
+        while True:
+            await app.say("tick")
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        async with place.uvicorn(App(script)) as server:
+            async with place.connect(server.port) as ws:
+                assert await soon(ws.recv()) == "tick"
+            await until(lambda: server.is_idle)
+
+    place.run(main())
+
+
+def test_what_the_application_must_not_send(place: Place) -> None:
+    async def script(app: App) -> None:
+        for event in ({}, {"text": None, "bytes": None}, {"text": b"x"}, {"bytes": "x"}):
+            with pytest.raises(TypeError, match=r"websocket.send needs"):
+                await app.send({"type": "websocket.send", **event})
+        with pytest.raises(ValueError):
+            await app.say("\ud800")
+        with pytest.raises(
+            RuntimeError, match=r"that is open: expected is websocket.close or websocket.send"
+        ):
+            await app.send({"type": "websocket.accept"})
+        await app.send({"type": "websocket.send", "bytes": bytearray(b"ok"), "text": None})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script)) as server, place.connect(server.port) as ws:
+            assert await soon(ws.recv()) == b"ok"
+
+    place.run(main())
+
+
+def test_an_exception_before_the_accept_is_a_500(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(app: App) -> None:
+        raise LookupError("not found")
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server:
+            assert (await refused(place, server)).status == 500
+
+    place.run(main())
+    assert errors(caplog) == ["Exception in ASGI application\n"]
+
+
+def test_an_exception_after_it_is_a_1011(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(app: App) -> None:
+        raise LookupError("not found")
+
+    async def main() -> None:
+        async with place.uvicorn(App(script)) as server, place.connect(server.port) as ws:
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await soon(ws.recv())
+            assert caught.value.code == 1011
+
+    place.run(main())
+    assert errors(caplog) == ["Exception in ASGI application\n"]
+
+
+def test_returning_is_a_1000(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        await receive()
+        await send({"type": "websocket.accept"})
+        return "something"
+
+    async def main() -> None:
+        async with place.uvicorn(app, lifespan="off") as server, place.connect(server.port) as ws:
+            with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                await soon(ws.recv())
+            assert caught.value.code == 1000
+
+    place.run(main())
+    assert errors(caplog) == ["the ASGI application returned 'something', and should return None"]
+
+
+def test_returning_without_an_answer_is_a_500(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with place.uvicorn(App(nothing, accepts=False)) as server:
+            assert (await refused(place, server)).status == 500
+
+    place.run(main())
+    assert errors(caplog) == ["the ASGI application returned without an answer to the WebSocket request"]
+
+
+# ---- shutdown ----
+
+
+def test_shutdown_says_1012(place: Place) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                stopping = asyncio.ensure_future(server.stop())
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    await soon(ws.recv())
+                assert caught.value.code == 1012
+            await stopping
+            assert server.is_idle
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("denies", [False, True], ids=["asked", "denying"])
+def test_shutdown_before_the_accept(place: Place, denies: bool) -> None:
+    async def script(app: App) -> Any:
+        if denies:
+            await app.send({"type": "websocket.http.response.start", "status": 403})
+        event = await app.receive()
+        with pytest.raises((RuntimeError, OSError)):
+            await app.send({"type": "websocket.accept"})
+        return event
+
+    async def main() -> None:
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await until(lambda: app.runs)
+            await server.stop()
+            whole = await soon(peer.reader.read())
+        assert whole == b"" if denies else whole.startswith(b"HTTP/1.1 503 ")
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    place.run(main())
+
+
+def test_an_application_that_does_not_stop_is_cancelled_and_its_connection_cut(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A peer that does not answer the 1012 either: uvicorn's `timeout_graceful_shutdown` ends both."""
+
+    place = Place(*PLACES[-1].split("-"))  # in one place: uvicorn counts whole seconds
+
+    async def script(app: App) -> None:
+        await asyncio.sleep(net.LONG)
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app, timeout_graceful_shutdown=1) as server, raw(place, server) as peer:
+            await answer(peer)
+            await server.stop()
+            with contextlib.suppress(ConnectionError):
+                await soon(peer.reader.read())
+            await until(lambda: server.is_idle)
+
+    place.run(main())
+    assert len(errors(caplog)) == 1 and "timeout graceful shutdown exceeded" in errors(caplog)[0]
+
+
+# ---- uvicorn's options ----
+
+
+def test_ws_max_size(place: Place) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app, ws_max_size=1000) as server:
+            async with place.connect(server.port) as ws:
+                await ws.send("x" * 1000)
+                assert await soon(ws.recv()) == "x" * 1000
+                await ws.send("x" * 1001)
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    await soon(ws.recv())
+                assert caught.value.code == 1009
+            await until(lambda: app.outcome)
+        assert app.outcome["code"] == 1009
+        assert app.outcome["reason"] == caught.value.reason
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_ws_per_message_deflate(place: Place, wanted: bool) -> None:
+    async def main() -> None:
+        async with place.uvicorn(App(until_the_end), ws_per_message_deflate=wanted) as server:
+            async with place.connect(server.port, compression="deflate") as ws:
+                agreed = ws.connection.agreement.deflate
+                assert (agreed is not None) is wanted
+                if agreed is not None:
+                    assert agreed.server_no_context_takeover and agreed.client_no_context_takeover
+                for _ in range(3):
+                    await ws.send("hello " * 1000)
+                    assert await soon(ws.recv()) == "hello " * 1000
+
+    place.run(main())
+
+
+def test_ws_ping_timeout(place: Place) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app, ws_ping_interval=0.01, ws_ping_timeout=0.01) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                assert (await peer.read()).opcode == wire.PING
+                frames = await peer.rest()
+            await until(lambda: server.is_idle)
+        assert frames[-1].opcode == wire.CLOSE
+        assert frames[-1].payload == wire.close_payload(1011, b"keepalive ping timeout")
+        assert app.outcome == {
+            "type": "websocket.disconnect",
+            "code": 1011,
+            "reason": "keepalive ping timeout",
+        }
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("interval", [0, None])
+def test_no_pings(place: Place, interval: float | None) -> None:
+    async def main() -> None:
+        async with place.uvicorn(App(until_the_end), ws_ping_interval=interval) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                assert await peer.is_silent()
+
+    place.run(main())
+
+
+# ---- who waits for whom ----
+
+
+def test_send_waits_for_a_client_that_does_not_read(place: Place) -> None:
+    sent = 0
+
+    async def script(app: App) -> None:
+        nonlocal sent
+        for _ in range(1000):
+            await app.say(bytes(100_000))
+            sent += 1
+
+    async def main() -> None:
+        async with place.uvicorn(App(script)) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                before = -1
+                while sent != before:
+                    before = sent
+                    await asyncio.sleep(net.SHORT)
+                assert 0 < sent < 1000
+            await until(lambda: server.is_idle)
+
+    place.run(main())
+
+
+def test_the_client_waits_for_an_application_that_does_not_receive(place: Place) -> None:
+    async def script(app: App) -> int:
+        await app.receive()
+        await go.wait()
+        count = 1
+        async for _ in app.messages():
+            count += 1
+        return count
+
+    async def main() -> None:
+        nonlocal go
+        go = asyncio.Event()
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                sending = asyncio.ensure_future(flood(ws))
+                done, _ = await asyncio.wait([sending], timeout=5 * net.SHORT)
+                assert not done
+                go.set()
+                await soon(sending)
+            await until(lambda: app.outcome)
+        assert app.outcome == 200
+
+    async def flood(ws: zcws.WebSocket) -> None:
+        for _ in range(200):
+            await ws.send(bytes(100_000))
+
+    go: Any = None
+    place.run(main())
+
+
+def test_two_tasks_may_receive(place: Place) -> None:
+    async def script(app: App) -> Any:
+        return await asyncio.gather(*(collect(app) for _ in range(2)))
+
+    async def collect(app: App) -> list[str]:
+        return [message async for message in app.messages()]
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                for i in range(10):
+                    await ws.send(str(i))
+            await until(lambda: app.outcome)
+        assert sorted(app.outcome[0] + app.outcome[1]) == [str(i) for i in range(10)]
+
+    place.run(main())
+
+
+def test_a_receive_that_is_cancelled_loses_nothing(place: Place) -> None:
+    async def script(app: App) -> Any:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(app.receive(), 0.001)
+        await app.say("now")
+        return await app.receive()
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                assert await soon(ws.recv()) == "now"
+                await ws.send("hello")
+                await until(lambda: app.outcome)
+        assert app.outcome == {"type": "websocket.receive", "text": "hello"}
+
+    place.run(main())
+
+
+# ---- the five lifecycle bugs of the trackers (emmett-framework/granian) ----
+
+
+def test_granian_318_a_pong_that_nobody_asked_for_disturbs_nobody(place: Place) -> None:
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await answer(peer)
+            await peer.send(wire.PONG)
+            await peer.send(wire.PONG, b"heartbeat")
+            await peer.send(wire.BINARY)
+            assert await peer.read() == wire.Seen(wire.BINARY, b"")
+        assert app.events[1] == {"type": "websocket.receive", "bytes": b""}
+
+    place.run(main())
+
+
+def test_granian_575_an_application_that_does_not_look_at_the_disconnect(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It asks for ever; it is told again and again, others get their turn, and then it ends without a word."""
+
+    async def script(app: App) -> None:
+        while True:
+            await app.receive()
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            for _ in range(2):  # a page, and its reload
+                async with place.connect(server.port) as ws:
+                    await ws.send("hello")
+                await until(lambda: server.is_idle)
+        disconnects = [event for event in app.events if event["type"] == "websocket.disconnect"]
+        assert len(disconnects) == 2 * PATIENCE
+
+    place.run(main())
+    assert errors(caplog) == []
+
+
+def test_granian_591_an_accept_from_another_task_while_one_receives(place: Place) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks: list[asyncio.Task[None]] = []
+        while (event := await receive())["type"] != "websocket.disconnect":
+            tasks.append(asyncio.ensure_future(dispatch(event, send)))
+        await asyncio.gather(*tasks)
+
+    async def dispatch(event: Any, send: Any) -> None:
+        await asyncio.sleep(0.001)
+        if event["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        else:
+            await send({"type": "websocket.send", "text": event["text"]})
+
+    async def main() -> None:
+        async with place.uvicorn(app, lifespan="off") as server:
+            async with place.connect(server.port) as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+            await until(lambda: server.is_idle)
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_granian_798_an_application_that_closes_gets_its_disconnect(place: Place, answers: bool) -> None:
+    """Also one that receives in another task while it closes, and also when the peer is silent."""
+
+    async def script(app: App) -> Any:
+        await app.send({"type": "websocket.close", "code": 4000})
+        return await app.receive()
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await answer(peer)
+            assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(4000))
+            if answers:
+                await peer.send(wire.CLOSE, wire.close_payload(4000))
+            await until(lambda: app.outcome)
+        assert app.outcome == {"type": "websocket.disconnect", "code": 4000, "reason": ""}
+
+    place.run(main())
+
+
+def test_granian_798_while_another_task_receives(place: Place) -> None:
+    async def script(app: App) -> Any:
+        receiving = asyncio.ensure_future(app.receive())
+        await asyncio.sleep(0)
+        await app.send({"type": "websocket.close", "code": 4000})
+        return await receiving
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                with pytest.raises(zcws.ConnectionClosedError):
+                    await soon(ws.recv())
+            await until(lambda: app.outcome)
+        assert app.outcome == {"type": "websocket.disconnect", "code": 4000, "reason": ""}
+
+    place.run(main())
+
+
+def test_granian_835_a_client_that_goes_before_the_accept(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(app: App) -> None:
+        await until(lambda: gone)
+        await asyncio.sleep(net.SHORT)
+        with pytest.raises(ClientDisconnected):
+            await app.send({"type": "websocket.accept"})
+        assert await app.receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        await app.send({"type": "websocket.accept"})
+
+    async def main() -> None:
+        nonlocal gone
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server:
+            async with raw(place, server):
+                await until(lambda: app.runs)
+            gone = True
+            await until(lambda: server.is_idle)
+        assert [event["type"] for event in app.events] == ["websocket.connect", "websocket.disconnect"]
+
+    gone = False
+    place.run(main())
+    assert errors(caplog) == []
+
+
+# ---- frameworks ----
+
+
+def test_fastapi(place: Place) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    app = fastapi.FastAPI()
+
+    async def rooms(ws: Any, room: str, token: str = "") -> None:
+        if token != "secret":
+            raise fastapi.WebSocketException(code=1008)
+        await ws.accept(subprotocol="chat")
+        try:
+            while True:
+                await ws.send_json({"room": room, "text": await ws.receive_text()})
+        except fastapi.WebSocketDisconnect as disconnect:
+            ends.append((disconnect.code, disconnect.reason))
+
+    rooms.__annotations__["ws"] = fastapi.WebSocket
+    app.websocket("/rooms/{room}")(rooms)
+    ends: list[tuple[int, str]] = []
+
+    async def main() -> None:
+        async with place.uvicorn(app) as server:
+            assert (await refused(place, server)).status == 403
+            uri = place.uri(server.port, "/rooms/blue?token=secret")
+            async with zcws.connect(uri, subprotocols=["chat"]) as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == '{"room":"blue","text":"hello"}'
+                await ws.close(1001, "going")
+            await until(lambda: server.is_idle)
+        assert ends == [(1001, "going")]
+
+    place.run(main())
+
+
+def test_starlette(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("starlette")
+    from starlette.applications import Starlette
+    from starlette.endpoints import WebSocketEndpoint
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket
+
+    class Echo(WebSocketEndpoint):
+        encoding = "bytes"
+
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            await websocket.send_bytes(data)
+
+    async def deny(websocket: WebSocket) -> None:
+        await websocket.send_denial_response(PlainTextResponse("not today", status_code=418))
+
+    async def page(request: Any) -> Any:
+        return PlainTextResponse("a page")
+
+    async def push(websocket: WebSocket) -> None:
+        await websocket.accept()
+        for i in range(3):
+            await websocket.send_text(str(i))
+        await websocket.close(4002, "done")
+
+    routes = [
+        WebSocketRoute("/echo", Echo),
+        WebSocketRoute("/deny", deny),
+        WebSocketRoute("/push", push),
+        Route("/", page),
+    ]
+
+    async def main() -> None:
+        async with place.uvicorn(Starlette(routes=routes)) as server:
+            async with place.connect(server.port, "/echo") as ws:
+                await ws.send(b"\0\1")
+                assert await soon(ws.recv()) == b"\0\1"
+            with pytest.raises(zcws.HandshakeError) as caught:
+                await place.connect(server.port, "/deny")
+            assert (caught.value.status, caught.value.body) == (418, b"not today")
+            async with place.connect(server.port, "/push") as ws:
+                assert [await soon(ws.recv()) for _ in range(3)] == ["0", "1", "2"]
+                with pytest.raises(zcws.ConnectionClosedError, match=r"4002.*done"):
+                    await soon(ws.recv())
+            async with raw(
+                place, server, head=b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            ) as peer:
+                assert (await soon(peer.reader.read())).endswith(b"a page")
+            await until(lambda: server.is_idle)
+
+    place.run(main())
+    assert errors(caplog) == []
+
+
+def test_tls(certificates: net.Certificates) -> None:
+    place = Place("asyncio", "h11", "tls")
+    place.certificates = certificates
+
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+            await until(lambda: server.is_idle)
+            assert app.scope["scheme"] == "wss"
+
+    place.run(main())
+
+
+def test_without_uvicorn_the_error_names_the_extra() -> None:
+    program = "import sys; sys.modules['uvicorn'] = None; import zcws.asgi.uvicorn"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ImportError: zcws.asgi.uvicorn needs uvicorn: pip install 'zcws[asgi]'" in done.stderr

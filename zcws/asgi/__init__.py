@@ -1,0 +1,1 @@
+"""zcws for ASGI servers: uvicorn.py, one flag of uvicorn's."""
