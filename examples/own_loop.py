@@ -22,9 +22,7 @@ def open_connection(sock: socket.socket, connector: zcws.WebSocketConnector) -> 
 
 def read_frame(sock: socket.socket, ws: zcws.Connection) -> zcws.Frame:
     while (frame := ws.read_frame()) is zcws.NEED_MORE:
-        sock.sendall(
-            ws.bytes_to_send()
-        )  # what was written, and the Pongs that the core has written by itself
+        sock.sendall(ws.bytes_to_send())  # what was written, and the core's own Pongs
         count = sock.recv_into(ws.get_buffer())  # into the ring: no copy
         ws.received(count) if count else ws.receive_eof()
     return frame

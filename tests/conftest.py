@@ -15,6 +15,10 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("home", deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
 
+# Clients use the environment's proxy unless told otherwise. A proxy that this machine has is no part of what is tested.
+_exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+os.environ["no_proxy"] = ",".join([*filter(None, [_exempt]), "localhost", "127.0.0.1", "::1"])
+
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every server that the tests start and
 # interrupt: they would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

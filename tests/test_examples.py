@@ -9,6 +9,9 @@ A block without a language is a picture.
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
+import json
 import re
 import shlex
 import shutil
@@ -25,7 +28,9 @@ import pytest
 import trustme
 from served import ENVIRONMENT, served, zcws
 
-from zcws import cli
+import zcws as zcws_package
+from zcws import ConnectionClosed, cli
+from zcws.sync import WebSocket, connect
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -135,9 +140,17 @@ def check_command(line: str) -> None:
         cli._parser().parse_args(words[3:])
         if words[3] == "info":
             assert zcws("info").returncode == 0
+    elif words[:3] == ["python", "-m", "benchmarks"]:
+        names = words[words.index("--only") + 1].split(",") if "--only" in words else []
+        assert all((ROOT / "benchmarks" / "workloads" / f"{name}.py").exists() for name in names)
     elif words[:2] == ["pip", "install"]:
         assert (ROOT / "pyproject.toml").exists()
         assert {word.partition("[")[0] for word in words[2:]} <= {".", "zcws"}
+    elif words[0] == "uvicorn":
+        module, _, name = words[words.index("--ws") + 1].partition(":")
+        assert hasattr(pytest.importorskip(module), name)
+    elif words[0] == "mkdocs":
+        assert (ROOT / "mkdocs.yml").exists()
     elif words[0].startswith("benchmarks/build/"):
         assert f"{Path(words[0]).name}: " in (ROOT / "benchmarks" / "Makefile").read_text(encoding="utf-8")
     elif words[0] == "python" and words[1].endswith(".py"):
@@ -153,6 +166,22 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.name for page in PAGES[1:]}
+    assert pages - {"index.md"} - set(re.findall(r"\]\((\w+\.md)\)", index)) == set()
+    assert pages - set(re.findall(r": (\w+\.md)$", nav, re.MULTILINE)) == set()
+
+
+def test_the_reference_has_every_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: (zcws[\w.]*)\.(\w+)$", page, re.MULTILINE)
+    for module, name in shown:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    assert set(zcws_package.__all__) <= {name for _, name in shown}
+
+
 # ---- the examples ----
 
 
@@ -161,6 +190,7 @@ def test_an_example_is_short_and_says_what_it_is(example: Path) -> None:
     source = example.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(source))
     assert code_lines(source) < 40
+    assert len(source.splitlines()) < 60
 
 
 def code_lines(source: str) -> int:
@@ -199,6 +229,59 @@ def test_echo_server() -> None:
     assert server.returncode == 0
 
 
+def test_chat() -> None:
+    with running("chat.py") as address, talking(f"{address}/blue/ann") as ann:
+        assert ann.recv(timeout=60) == "ann is here, which makes 1"
+        with talking(f"{address}/red/eve"), talking(f"{address}/blue/bob") as bob:
+            assert {ann.recv(timeout=60), bob.recv(timeout=60)} == {"bob is here, which makes 2"}
+            bob.send("hello")
+            assert ann.recv(timeout=60) == "bob: hello"
+        assert ann.recv(timeout=60) == "bob has left"
+
+
+def test_market_data() -> None:
+    with running("market_data.py") as address:
+        with talking(f"{address}/prices/EURUSD") as one, talking(f"{address}/prices/EURUSD") as two:
+            price = two.recv(timeout=60)
+            assert json.loads(price)["symbol"] == "EURUSD"
+            while one.recv(timeout=60) != price:
+                pass  # it was there earlier
+        with talking(f"{address}/prices/GOLD") as lost, pytest.raises(ConnectionClosed) as closed:
+            lost.recv(timeout=60)
+        assert closed.value.code == 4004
+
+
+@contextlib.contextmanager
+def running(example: str) -> Iterator[str]:
+    """An example that serves for ever, and the address that it prints, up to its port."""
+    server = start(ROOT / "examples" / example, "0")
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        yield re.findall(r"ws://[\d.:]+", line)[0]
+    finally:
+        stop(server)
+
+
+def talking(uri: str) -> WebSocket:
+    return connect(uri, proxy=None)
+
+
+def test_reconnecting() -> None:
+    printed = finish(start(ROOT / "examples" / "reconnecting.py"))
+    lost = "the connection to ... ended: 1006 (abnormal closure) [no closing handshake]; connecting again in ...\n"
+    turns = [f"connected, asking for {number}\ngot {number}\ngot {number + 1}\n" for number in (0, 2, 4)]
+    assert matches(lost.join(turns), printed), printed
+
+
+def test_upload(tmp_path: Path) -> None:
+    source, to = tmp_path / "source", tmp_path / "to"
+    source.write_bytes(bytes(range(256)) * 5_000)  # 1.28 MB: more than a ring, and no multiple of a fragment
+    printed = finish(start(ROOT / "examples" / "upload.py", str(source), str(to)))
+    assert printed == "stored 1280000 bytes\n"
+    assert to.read_bytes() == source.read_bytes()
+
+
 def test_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost")
@@ -227,6 +310,24 @@ def test_split_bridge() -> None:
 def test_split_threads() -> None:
     printed = finish(start(ROOT / "examples" / "split_threads.py"))
     assert printed == "the last of them was 999\nthe bridge has ended: True\n"
+
+
+def test_fastapi_app() -> None:
+    pytest.importorskip("fastapi")
+    from websockets.sync.client import connect
+
+    port = free_port()
+    server = start(ROOT / "examples" / "fastapi_app.py", port)
+    try:
+        wait_for(port, server)
+        uri = f"ws://127.0.0.1:{port}/rooms"
+        with connect(f"{uri}/blue") as one, connect(f"{uri}/blue") as two, connect(f"{uri}/red") as other:
+            other.send("is anybody here?")
+            assert other.recv() == "red: is anybody here?"
+            two.send("hello")
+            assert (one.recv(), two.recv()) == ("blue: hello", "blue: hello")
+    finally:
+        stop(server)
 
 
 def test_every_example_has_a_test() -> None:

@@ -7,6 +7,7 @@ not for the type checker either. Below the drivers nobody knows sockets, clocks,
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,20 +19,30 @@ PACKAGE = Path(__file__).parent.parent / "zcws"
 #: design decision. A floor with a half is a mezzanine, for what its whole floor builds on and what is not below it.
 HOUSE: list[tuple[float, str]] = [
     (9.3, "__main__"),
-    (9.2, "cli"),
-    (9.1, "info page"),  # what the command line shows
+    (9.25, "cli"),
+    (9.22, "cli.serving"),
+    (9.2, "cli.bench cli.connecting cli.files cli.supervisor cli.trace"),  # the commands
+    (9.1, "info page cli.common cli.terminal"),  # what they show and share
     (9, "zcws aio sync asgi"),
-    (8, "aio.client aio.server aio.broadcast sync.client sync.server asgi.uvicorn"),
+    (8.3, "aio.metrics"),
+    (8.2, "aio.server aio.redis"),
+    (8.1, "aio.door aio.room"),  # sockets that listen; connections that hear the same
+    (8, "aio.client aio.accepting aio.broadcast sync.client sync.server asgi.uvicorn"),
+    (7.6, "asgi.opening aio.asking"),  # before a connection is open: the answer of an application, a client
+    (7.6, "aio.tracing"),
     (7.5, "aio.websocket sync.stream"),
-    (7.4, "aio.halves sync.halves"),
+    (7.4, "aio.halves aio.stats sync.halves"),
     (7.3, "aio.reading aio.writing sync.reading sync.writing"),
     (7.2, "aio.stream"),
-    (7, "aio.engine aio.wake aio.keepalive sync.channel sync.keepalive"),
-    (6, "connector acceptor"),
+    (7.1, "aio.reach sync.reach"),
+    (7, "activation route retry aio.engine aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive"),
+    (6, "connector acceptor router hooks"),
     (5, "connection"),
+    (4.5, "prepared"),  # which bytes a writer gets
     (4, "reader writer"),
     (3.5, "inlet"),  # the network's side of reading
-    (3, "frame assembly codec deflate closing bridge handshake body"),
+    (3.2, "proxy"),  # its credentials are written like the handshake's
+    (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
     (2, "ring buffer headers uri"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
@@ -174,3 +185,10 @@ def test_a_step_down_is_allowed(module: str, source: str) -> None:
 def test_a_module_without_a_floor_is_an_error() -> None:
     with pytest.raises(AssertionError, match="on no floor"):
         list(complaints("reader", "from zcws.basement import boxes"))
+
+
+def test_the_design_page_shows_this_house() -> None:
+    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) \| (`[^|]*) \|", page, re.MULTILINE)
+    shown = {name: float(floor) for floor, names in rows for name in re.findall(r"`([\w.]+)`", names)}
+    assert shown == FLOORS

@@ -12,6 +12,7 @@ ELSEWHERE = {
     "__init__": "test_exports.py",  # it only names things
     "__main__": "test_cli.py",  # one line: it calls cli.main
     "aio/__init__": "test_exports.py",
+    "cli/__init__": "test_cli.py",
     "sync/__init__": "test_exports.py",
     "asgi/__init__": "test_exports.py",
 }

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zcws.acceptor import WebSocketAcceptor as WebSocketAcceptor
     from zcws.acceptor import basic_auth as basic_auth
+    from zcws.activation import listen_fds as listen_fds
+    from zcws.aio.broadcast import Delivery as Delivery
+    from zcws.aio.broadcast import broadcast as broadcast
     from zcws.aio.client import connect as connect
     from zcws.aio.client import unix_connect as unix_connect
+    from zcws.aio.metrics import Metrics as Metrics
+    from zcws.aio.redis import RedisRooms as RedisRooms
+    from zcws.aio.room import Room as Room
     from zcws.aio.server import Server as Server
     from zcws.aio.server import serve as serve
     from zcws.aio.server import unix_serve as unix_serve
+    from zcws.aio.stats import Stats as Stats
     from zcws.aio.websocket import WebSocket as WebSocket
     from zcws.buffer import PayloadBuffer as PayloadBuffer
     from zcws.closing import State as State
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from zcws.errors import HandshakeError as HandshakeError
     from zcws.errors import LimitExceeded as LimitExceeded
     from zcws.errors import ProtocolError as ProtocolError
+    from zcws.errors import ProxyError as ProxyError
     from zcws.errors import StaleFrame as StaleFrame
     from zcws.errors import ZcwsError as ZcwsError
     from zcws.extensions import Agreement as Agreement
@@ -38,17 +46,27 @@ if TYPE_CHECKING:
     from zcws.frame import Frame as Frame
     from zcws.frame import PayloadOrigin as PayloadOrigin
     from zcws.headers import Headers as Headers
+    from zcws.hooks import health as health
     from zcws.http import Request as Request
     from zcws.http import Response as Response
     from zcws.pool import Pool as Pool
+    from zcws.retry import backoff as backoff
+    from zcws.retry import process_exception as process_exception
+    from zcws.router import Router as Router
 
 __version__ = "0.1.0"
 
 #: Where each public name lives.
 _HOMES = {
     "zcws.acceptor": ("WebSocketAcceptor", "basic_auth"),
+    "zcws.activation": ("listen_fds",),
+    "zcws.aio.broadcast": ("Delivery", "broadcast"),
     "zcws.aio.client": ("connect", "unix_connect"),
+    "zcws.aio.metrics": ("Metrics",),
+    "zcws.aio.redis": ("RedisRooms",),
+    "zcws.aio.room": ("Room",),
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
+    "zcws.aio.stats": ("Stats",),
     "zcws.aio.websocket": ("WebSocket",),
     "zcws.buffer": ("PayloadBuffer",),
     "zcws.closing": ("State",),
@@ -58,13 +76,16 @@ _HOMES = {
     "zcws.deflate": ("Deflate",),
     "zcws.errors": (
         *("ConnectionClosed", "ConnectionClosedError", "ConnectionClosedOK", "HandshakeError"),
-        *("LimitExceeded", "ProtocolError", "StaleFrame", "ZcwsError"),
+        *("LimitExceeded", "ProtocolError", "ProxyError", "StaleFrame", "ZcwsError"),
     ),
     "zcws.extensions": ("Agreement", "DeflateParameters"),
     "zcws.frame": ("NEED_MORE", "Frame", "PayloadOrigin"),
     "zcws.headers": ("Headers",),
+    "zcws.hooks": ("health",),
     "zcws.http": ("Request", "Response"),
     "zcws.pool": ("Pool",),
+    "zcws.retry": ("backoff", "process_exception"),
+    "zcws.router": ("Router",),
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
