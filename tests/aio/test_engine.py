@@ -11,9 +11,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import wire
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import zcws
-from zcws.aio.engine import EngineTransport, adopt
+from zcws.aio.engine import EngineTransport, adopt, place
+from zcws.aio.stream import Options, pool_of
+from zcws.aio.websocket import WebSocket
+from zcws.connection import Connection
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
@@ -290,3 +296,137 @@ def test_loops_and_their_descriptors_go_away() -> None:
         run(main)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- one crossing for many: everybody gets what is theirs, whatever the others keep ----
+
+KEY = b"\x11\x22\x33\x44"
+#: Bytes of a message: none, a few, more than is served together, more than a ring holds.
+SIZES = st.sampled_from([0, 1, 1, 9, 9, 200, 200, 200, 2_000, 2_000, 20_000, 300_000])
+#: How a connection reads; see `Player`.
+HABITS = ("messages", "holds views", "batches", "is busy", "callbacks")
+
+
+class Player:
+    """One connection of the engine that echoes what it reads, and reads in its own way."""
+
+    def __init__(self, habit: str) -> None:
+        loop = asyncio.get_running_loop()
+        ours, self.peer = socket.socketpair()
+        ours.setblocking(False)
+        self.peer.setblocking(False)
+        self.got: list[tuple[bytes, memoryview | None]] = []
+        connection = Connection(is_client=False, pool=pool_of(loop))
+        called = self.seen if habit == "callbacks" else None
+        self.ws = WebSocket(loop, connection, Options(ping_interval=None), on_frame=called)
+        self.ws.connection_made(place(loop, ours, self.ws))
+        self.task = loop.create_task(self.read(habit))
+
+    def seen(self, ws: WebSocket, frame: zcws.Frame) -> None:
+        self.got.append((frame.to_bytes(), frame.payload if len(self.got) % 2 else None))
+        ws.send_nowait(frame.payload)
+
+    async def read(self, habit: str) -> None:
+        if habit == "callbacks":
+            return
+        if habit == "holds views":
+            while True:
+                self.seen(self.ws, await self.ws.read_frame())
+        if habit == "batches":
+            async for batch in self.ws.batches():
+                for frame in reversed(batch):  # views of a batch may be taken in any order
+                    assert frame.payload == frame.to_bytes()
+                for frame in batch:
+                    self.seen(self.ws, frame)
+        async for message in self.ws:
+            assert isinstance(message, bytes)
+            self.got.append((message, None))
+            if habit == "is busy":
+                await asyncio.sleep(0)
+            await self.ws.send(message)
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.peer, data)
+
+    async def echoes(self, size: int) -> bytes:
+        loop, data = asyncio.get_running_loop(), bytearray()
+        while len(data) < size:
+            data += await loop.sock_recv(self.peer, 1 << 20)
+        return bytes(data)
+
+    def end(self) -> None:
+        self.task.cancel()
+        self.ws.abort()
+        self.peer.close()
+
+
+async def warm_up(players: list[Player]) -> None:
+    """Somebody who has been served alone once, and is idle, is served together with the others from then on."""
+    for player in players:
+        await player.send(wire.frame(wire.BINARY, b"first", key=KEY))
+    for player in players:
+        assert await player.echoes(7) == wire.frame(wire.BINARY, b"first")
+
+
+def payloads_of(number: int, sizes: list[int]) -> list[bytes]:
+    return [bytes([number * 16 + i % 16]) * size for i, size in enumerate(sizes)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(HABITS), st.lists(SIZES, max_size=12)), min_size=2, max_size=6),
+    st.data(),
+)
+def test_everybody_gets_what_is_theirs(players: list[tuple[str, list[int]]], data: st.DataObject) -> None:
+    """Many connections, cut anywhere, in any order; and views that are held do not change."""
+    texts = [payloads_of(number, sizes) for number, (_, sizes) in enumerate(players)]
+    streams = [b"".join(wire.frame(wire.BINARY, text, key=KEY) for text in each) for each in texts]
+    cuts = [
+        sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10))) + [len(stream)]
+        for stream in streams
+    ]
+    order = data.draw(st.permutations([n for n, each in enumerate(cuts) for _ in each]))
+
+    async def main() -> None:
+        everybody = [Player(habit) for habit, _ in players]
+        await warm_up(everybody)
+        answers = [b"".join(wire.frame(wire.BINARY, text) for text in each) for each in texts]
+        echoes = [
+            asyncio.ensure_future(player.echoes(len(answer)))
+            for player, answer in zip(everybody, answers, strict=True)
+        ]
+        at = [0] * len(everybody)
+        parts = [iter(each) for each in cuts]
+        for turn, number in enumerate(order):
+            stop = next(parts[number])
+            await everybody[number].send(streams[number][at[number] : stop])
+            at[number] = stop
+            if turn % 3 == 2:  # so that up to three sockets are ready at once
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        assert await asyncio.gather(*echoes) == answers
+        for player, each in zip(everybody, texts, strict=True):
+            assert [copy for copy, _ in player.got] == [b"first", *each]
+            assert all(view is None or view == copy for copy, view in player.got)
+            player.end()
+        await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_a_turn_that_runs_out_of_room_starves_nobody() -> None:
+    """More sockets at once, with more bytes and more frames, than one crossing has room for."""
+
+    async def main() -> None:
+        everybody = [Player("messages") for _ in range(40)]
+        burst = [b"x" * 60_000, *([b"y"] * 900)]
+        stream = b"".join(wire.frame(wire.BINARY, text, key=KEY) for text in burst)
+        answer = b"".join(wire.frame(wire.BINARY, text) for text in burst)
+        await warm_up(everybody)
+        for player in everybody:
+            await player.send(stream)
+        for player in everybody:
+            assert await player.echoes(len(answer)) == answer
+            player.end()
+
+    run(main)
