@@ -382,7 +382,7 @@ def test_everybody_gets_what_is_theirs(players: list[tuple[str, list[int]]], dat
     texts = [payloads_of(number, sizes) for number, (_, sizes) in enumerate(players)]
     streams = [b"".join(wire.frame(wire.BINARY, text, key=KEY) for text in each) for each in texts]
     cuts = [
-        sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10))) + [len(stream)]
+        [*sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10))), len(stream)]
         for stream in streams
     ]
     order = data.draw(st.permutations([n for n, each in enumerate(cuts) for _ in each]))

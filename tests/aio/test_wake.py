@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -216,6 +218,19 @@ class TestWakeup:
             assert returned == [True]
 
         anyloop.run(main())
+
+
+def test_a_loop_that_is_over_goes_away() -> None:
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.get_running_loop()
+        wakeup = Wakeup(loop)
+        loop.call_soon(wakeup.wake)
+        await wakeup
+        return weakref.ref(loop)
+
+    loop = asyncio.run(main())
+    gc.collect()
+    assert loop() is None
 
 
 class TestOnSockets:

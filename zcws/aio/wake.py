@@ -18,16 +18,15 @@ from collections.abc import Generator
 
 __all__ = ["Wakeup"]
 
-_finished: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[None]] = (
-    weakref.WeakKeyDictionary()
-)
+#: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future.
+_finished: weakref.WeakValueDictionary[int, asyncio.Future[None]] = weakref.WeakValueDictionary()
 
 
 def _finished_of(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """A future of `loop` that has its result."""
-    future = _finished.get(loop)
+    future = _finished.get(id(loop))
     if future is None:
-        future = _finished[loop] = loop.create_future()
+        future = _finished[id(loop)] = loop.create_future()
         future.set_result(None)
     return future
 
