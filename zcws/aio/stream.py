@@ -349,7 +349,8 @@ class Stream(asyncio.BufferedProtocol):
         if self._late:
             return False  # its end stands behind what has not been looked at yet: see connection_lost
         # A task that is busy with what it has read may still answer it: the end is for its next read.
-        self._reader.receive_eof(later=not self._wakeup.is_waiting and self._closed is None)
+        is_busy = not self._wakeup.is_waiting and self._closed is None and self.connection.state is _OPEN
+        self._reader.receive_eof(later=is_busy)
         if self._pings is not None:
             self._pings.fail(self.connection.error)
         self._after_bytes()
