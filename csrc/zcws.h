@@ -133,8 +133,7 @@ enum {
     ZCWS_TURN_ENTRY = 4,
     ZCWS_TURN_MOST = 64,         /* sockets that one call serves */
     ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
-    ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
-    ZCWS_TURN_LEAST_WORDS = 1024 /* a table must have room for this many words at least */
+    ZCWS_TURN_FAILED = 0x200000 /* it could not be: ZCWS_TURN_STOP is errno */
 };
 
 /* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;

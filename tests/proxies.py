@@ -22,6 +22,21 @@ from net import LONG, hang_up
 SOCKS5_GRANTED = b"\x05\x00\x00\x01" + bytes(6)
 
 
+#: A secret, a user's name and password, and how they stand in an address.
+SECRET = "5ecret"
+CREDENTIALS = ("user", "5ecret:@")
+USER_INFO = "user:5ecret%3A%40"
+
+#: What a proxy is, and the scheme by which it is asked for.
+KINDS = [
+    ("http", "http"),
+    ("socks5", "socks5"),
+    ("socks5", "socks5h"),
+    ("socks4", "socks4"),
+    ("socks4", "socks4a"),
+]
+
+
 @dataclass
 class Proxy:
     """What a proxy does, and what it has seen.

@@ -98,7 +98,6 @@ class Lib:
     ZCWS_TURN_MOST: Final[int]
     ZCWS_TURN_SERVE: Final[int]
     ZCWS_TURN_FAILED: Final[int]
-    ZCWS_TURN_LEAST_WORDS: Final[int]
     ZCWS_SEND_ORDER: Final[int]
     ZCWS_NEWS: Final[int]
     ZCWS_MORE: Final[int]

@@ -189,6 +189,12 @@ class Inlet:
         return length_hint(self._words) > 0
 
     @property
+    def rows_waiting(self) -> int:
+        """How many rows wait to be read."""
+        hint = length_hint(self._words)
+        return hint if self._words is self._batch else hint // _ROW
+
+    @property
     def is_full(self) -> bool:
         """Whether the network has to wait until something has been read."""
         return self._ring is not None and not self.get_buffer()
@@ -381,13 +387,11 @@ class Inlet:
         """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
         ring = self._ring
         if ring is not None and self._next == ring.head:
-            lease = self._lease
-            lease.ring = lease.view = None
+            self._lease.end()
             if ring.exports and ring.is_exported:
                 return
             self._ring = None
-            if ring is not self._pool.common:
-                self._pool.take_back(ring)
+            self._pool.take_back(ring)
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""

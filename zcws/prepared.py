@@ -14,11 +14,10 @@ and that is the latest part of both windows: distances are counted backwards fro
 from __future__ import annotations
 
 from collections.abc import Hashable
-from struct import Struct
 from typing import TYPE_CHECKING
 
 from zcws.codes import OpCode
-from zcws.writer import Compress, Writer
+from zcws.writer import Compress, Writer, unmasked_head
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Prepared"]
 
 _FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
-
-_HEAD = Struct(">BB").pack
-_HEAD_16 = Struct(">BBH").pack
-_HEAD_64 = Struct(">BBQ").pack
 
 #: The first byte of a head, the payload, and the whole frame without a key.
 _Form = tuple[int, bytes, bytes]
@@ -95,11 +90,4 @@ class Prepared:
 
 
 def _form(first: int, payload: bytes) -> _Form:
-    size = len(payload)
-    if size < 126:
-        head = _HEAD(first, size)
-    elif size < 0x10000:
-        head = _HEAD_16(first, 126, size)
-    else:
-        head = _HEAD_64(first, 127, size)
-    return first, payload, head + payload
+    return first, payload, unmasked_head(first, len(payload)) + payload

@@ -94,9 +94,15 @@ class Retries:
     Args:
         name: what the log calls the server; no credentials in it.
         delays, judge: the options `reconnect_delays` and `process_exception`.
+        sock: a socket that was given, if one was.
+
+    Raises:
+        ValueError: one was. TypeError: as `check_options`.
     """
 
-    def __init__(self, name: str, delays: Delays, judge: ProcessException) -> None:
+    def __init__(self, name: str, delays: Delays, judge: ProcessException, sock: object = None) -> None:
+        if sock is not None:
+            raise ValueError("a socket that is given (sock=) can be used once: there is no connecting again")
         check_options(delays, judge)
         self._name = name
         self._new_delays = delays

@@ -40,6 +40,8 @@ __all__ = [
     "missing_socks",
     "socks_error",
     "socks_options",
+    "timed_out",
+    "unix_uri",
     "unknown_host",
     "unreachable",
 ]
@@ -258,6 +260,18 @@ def unreachable(proxy: Proxy, error: OSError) -> OSError:
     if isinstance(error, (TimeoutError, ssl_module.SSLError)):
         return error
     return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
+
+
+def timed_out(uri: WebSocketURI, open_timeout: float | None) -> TimeoutError:
+    """There was no answer in time."""
+    return TimeoutError(
+        f"{uri.shown} has not answered the opening handshake in open_timeout={open_timeout} seconds"
+    )
+
+
+def unix_uri(ssl: Trust) -> str:
+    """What is asked for over a Unix socket by somebody who gave no URI."""
+    return "ws://localhost/" if ssl is None else "wss://localhost/"
 
 
 def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:

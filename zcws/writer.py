@@ -29,7 +29,7 @@ from zcws.pool import ARENA_CAPACITY, Arena, Pool
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Compress", "MaskingKeys", "Writer"]
+__all__ = ["Compress", "MaskingKeys", "Writer", "unmasked_head"]
 
 _FIN, _RSV1 = 0x80, 0x40
 
@@ -360,12 +360,7 @@ class Writer:
             self._write_masked(first, payload, size, self._next_key())
             return
         out = self._output()
-        if size < 126:
-            head = _short_heads(first)[size]
-        elif size < 0x10000:
-            head = _HEAD_16(first, 126, size)
-        else:
-            head = _HEAD_64(first, 127, size)
+        head = unmasked_head(first, size)
         out += head
         if size >= _SEGMENT and type(payload) is bytes:
             self._segments += (out, payload)
@@ -407,8 +402,8 @@ class Writer:
             self._out = None
             self.size = 0
             return [out]
-        if self._out is not None:
-            self._segments.append(self._out)
+        if out is not None:
+            self._segments.append(out)
             self._out = None
         if self._arena is not None:
             self._close_arena()
@@ -441,6 +436,13 @@ def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
 
 
 _SHORT_HEADS: dict[int, tuple[bytes, ...]] = {}
+
+
+def unmasked_head(first: int, size: int) -> bytes:
+    """The head of a frame without a key: its first byte, and the length in its shortest form. RFC 6455 5.2."""
+    if size < 126:
+        return _short_heads(first)[size]
+    return _HEAD_16(first, 126, size) if size < 0x10000 else _HEAD_64(first, 127, size)
 
 
 def _short_heads(first: int) -> tuple[bytes, ...]:

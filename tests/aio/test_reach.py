@@ -13,24 +13,12 @@ from typing import Any
 import proxies
 import pytest
 from net import Certificates, Place, echo, port_of, soon
+from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 
 import zcws
 from zcws.aio.reach import reach
 from zcws.route import Route
 from zcws.uri import parse_uri
-
-SECRET = "5ecret"
-#: User name and password, and how they stand in an address.
-CREDENTIALS = ("user", "5ecret:@")
-USER_INFO = "user:5ecret%3A%40"
-
-KINDS = [
-    ("http", "http"),
-    ("socks5", "socks5"),
-    ("socks5", "socks5h"),
-    ("socks4", "socks4"),
-    ("socks4", "socks4a"),
-]
 
 
 async def talk(place: Place, server: zcws.Server, **options: Any) -> None:

@@ -10,15 +10,15 @@ import os
 import struct
 import subprocess
 import sys
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 import wire
 from pair import deflated
+from peaks import peak_of
 
 from zcws.closing import State
 from zcws.connection import Connection
@@ -77,16 +77,6 @@ def role(request: pytest.FixtureRequest) -> str:
     """Who is attacked."""
     name: str = request.param
     return name
-
-
-def peak_of(action: Callable[[], object]) -> int:
-    """Bytes of Python's memory that `action` had at its highest."""
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 # ---- decompression bombs ----

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import re
 import ssl
-import tracemalloc
 from typing import Any
 
 import net
@@ -63,15 +62,6 @@ def test_cve_2026_2229_parameters_that_are_none_a_server_declines(bits: str) -> 
 
 
 # ---- heads ----
-
-
-def peak_of(action: Any) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("piece", [1, 1000])

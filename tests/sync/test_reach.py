@@ -16,6 +16,7 @@ import pytest
 import raw
 import wire
 from net import Certificates
+from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 
 import zcws
 import zcws.sync
@@ -24,18 +25,6 @@ from zcws.sync.reach import interleaved, reach, rest
 from zcws.uri import parse_uri
 
 from .conftest import Serving
-
-SECRET = "5ecret"
-CREDENTIALS = ("user", "5ecret:@")
-USER_INFO = "user:5ecret%3A%40"
-
-KINDS = [
-    ("http", "http"),
-    ("socks5", "socks5"),
-    ("socks5", "socks5h"),
-    ("socks4", "socks4"),
-    ("socks4", "socks4a"),
-]
 
 
 def echo(ws: zcws.sync.WebSocket) -> None:

@@ -30,7 +30,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
-from zcws.route import Route, Trust
+from zcws.route import Route, Trust, timed_out, unix_uri
 from zcws.writer import MaskingKeys
 
 __all__ = ["connect", "unix_connect"]
@@ -191,9 +191,7 @@ class connect:
         except asyncio.TimeoutError as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the network's own
-            raise TimeoutError(
-                f"{self._uri.shown} has not answered the opening handshake in open_timeout={self._open_timeout} seconds"
-            ) from None
+            raise timed_out(self._uri, self._open_timeout) from None
 
     async def _follow(self) -> WebSocket:
         """One handshake, or as many as there are redirects."""
@@ -237,9 +235,7 @@ class connect:
             await self._ws.close()
 
     async def __aiter__(self) -> AsyncIterator[WebSocket]:
-        if self._route.sock is not None:
-            raise ValueError("a socket that is given (sock=) can be used once: there is no connecting again")
-        retries = Retries(self._uri.shown, *self._retry)
+        retries = Retries(self._uri.shown, *self._retry, self._route.sock)
         loop = asyncio.get_running_loop()
         delay: float | None = 0.0
         while delay is not None:
@@ -262,6 +258,4 @@ def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
-    if uri is None:
-        uri = "ws://localhost/" if options.get("ssl") is None else "wss://localhost/"
-    return connect(uri, path=path, **options)
+    return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)

@@ -229,7 +229,7 @@ class Engine:
         )
         words = self._words[:used].tolist()
         if words[_READY] == 1:
-            self._walk(ring, words)
+            self._walk(pool, ring, words)
             return
         # As many as there is room for, so that those who come last do not always go without.
         if words[_LEFT]:
@@ -237,16 +237,16 @@ class Engine:
         elif self._most < lib.ZCWS_TURN_MOST:
             self._most += 1
         with self.together():
-            self._walk(ring, words)
+            self._walk(pool, ring, words)
 
     def _serve_each(self) -> None:
         """The same before there is anybody that C could receive for."""
         for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
             self._serve(fd, _SERVE, events)
 
-    def _walk(self, ring: Ring, words: list[int]) -> None:
+    def _walk(self, pool: Pool, ring: Ring, words: list[int]) -> None:
         """Hands every connection its rows."""
-        streams, pool, fresh, at, used = self._together, self._pool, self._fresh, _TURN_HEAD, len(words)
+        streams, fresh, at, used = self._together, self._fresh, _TURN_HEAD, len(words)
         while at < used:
             fd, begin, stop, count = words[at : at + _ENTRY]
             at += _ENTRY
@@ -257,12 +257,15 @@ class Engine:
             stream = streams.get(fd)
             if stream is None or (fresh and fd in fresh):
                 pass  # closed by one that had its rows before
-            elif pool.common is not ring:  # type: ignore[union-attr]
-                self._scan_moved(fd, stream, ring, begin, stop, count, words[at:end])
+            elif pool.common is not ring:
+                moved = pool.lease()
+                moved.memory[: stop - begin] = ring.memory[begin:stop]
+                if not stream.scanned(moved, 0, stop - begin, count, _moved(words[at:end], begin), 0):
+                    self.serve_alone(fd)
             elif not stream.scanned(ring, begin, stop, count, words, at):
                 self.serve_alone(fd)
                 if stream.inlet.holds(ring):
-                    pool.common = None  # type: ignore[union-attr]
+                    pool.common = None
             at = end
 
     def _serve(self, fd: int, how: int, what: int) -> None:
@@ -277,19 +280,6 @@ class Engine:
             transport.write_ready()
         if what & ~_OUT:
             transport.read_ready()
-
-    def _scan_moved(
-        self, fd: int, stream: Scanned, ring: Ring, begin: int, stop: int, count: int, words: list[int]
-    ) -> None:
-        """One whose bytes move to a ring of its own first, since somebody before it has kept the common one."""
-        fresh = self._pool.lease()  # type: ignore[union-attr]
-        fresh.memory[: stop - begin] = ring.memory[begin:stop]
-        words[lib.ZCWS_TABLE_NEXT] -= begin
-        for i in range(_HEAD, len(words), _ROW):
-            words[i + 1] -= begin
-            words[i + 2] -= begin
-        if not stream.scanned(fresh, 0, stop - begin, count, words, 0):
-            self.serve_alone(fd)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -313,7 +303,7 @@ class Engine:
         transports = []
         begin = end = 0
         last: Buffer | None = None
-        for transport in dict.fromkeys(written):  # twice, where `_ask_socket` has emptied it in between
+        for transport in dict.fromkeys(written):  # twice, where `_keep` has emptied it in between
             size, backlog = transport.backlog_size, transport.backlog
             if not size:
                 continue  # it has ended meanwhile
@@ -328,6 +318,15 @@ class Engine:
             transports.append(transport)
         if transports:
             _send_together(transports, array("q", orders), b"".join(parts))
+
+
+def _moved(words: list[int], begin: int) -> list[int]:
+    """The table of bytes that began at `begin` and have been moved to 0: somebody before them has kept the ring."""
+    words[lib.ZCWS_TABLE_NEXT] -= begin
+    for i in range(_HEAD, len(words), _ROW):
+        words[i + 1] -= begin
+        words[i + 2] -= begin
+    return words
 
 
 def _is_for_many(backlog: list[Buffer], count: int) -> bool:
@@ -484,54 +483,40 @@ class EngineTransport(asyncio.Transport):
             self._write_now(views)
 
     def _write_now(self, segments: list[Buffer]) -> None:
-        try:
-            if len(segments) == 1:
-                sent = self._sock.send(segments[0])
-            else:
-                sent = self._sock.sendmsg(segments[:_MOST_SEGMENTS])
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._end_soon(exc)
-            return
-        left = _behind(segments, sent)
-        if left:
+        sent = self._offer(segments)
+        if sent is not None and (left := _behind(segments, sent)):
             self._keep(left)
 
-    def _keep(self, views: Iterable[Buffer]) -> None:
+    def _offer(self, segments: list[Buffer]) -> int | None:
+        """How many bytes of it the socket has taken. None: it is broken, and `connection_lost` will say so."""
+        try:
+            if len(segments) == 1:
+                return self._sock.send(segments[0])
+            return self._sock.sendmsg(segments[:_MOST_SEGMENTS]) if segments else 0
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as exc:
+            self._end_soon(exc)
+            return None
+
+    def _keep(self, views: list[Buffer]) -> None:
         """What has not been sent waits here; the writer never uses that memory again."""
-        self.backlog.extend(views)
-        self.backlog_size = sum(map(len, self.backlog))  # type: ignore[arg-type]
+        self.backlog += views
+        self.backlog_size += sum(map(len, views))  # type: ignore[arg-type]
         if not self._engine.is_walking:
             self._watch()
         if self.backlog_size > self._high and not self._paused_protocol:
             if self._engine.is_walking:
-                self._ask_socket()
+                self.write_ready()  # nothing has been offered yet, and only the socket knows whether it is full
                 return
             self._paused_protocol = self.owes = True
             self._protocol.pause_writing()
 
-    def _ask_socket(self) -> None:
-        """In the middle of a walk nothing has been offered to the socket yet, and only it knows whether it is full."""
-        try:
-            sent = self._sock.sendmsg(self.backlog[:_MOST_SEGMENTS])
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._end_soon(exc)
-            return
-        self._has_sent(sent)
-
     def write_ready(self) -> None:
         """The socket takes bytes, or may."""
-        try:
-            sent = self._sock.sendmsg(self.backlog[:_MOST_SEGMENTS]) if self.backlog else 0
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._end(exc)
-            return
-        self._has_sent(sent)
+        sent = self._offer(self.backlog)
+        if sent is not None:
+            self._has_sent(sent)
 
     def sent_together(self, sent: int) -> None:
         """Of the backlog so many bytes have been sent by the engine; or a negated errno says why not."""
@@ -559,7 +544,7 @@ class EngineTransport(asyncio.Transport):
             if self._eof_wanted:
                 self._shut_down()
             if self._closing:
-                self._end(None)
+                self._end_soon(None)
                 return
         if self._paused_protocol and self.backlog_size <= self._low:
             self._paused_protocol = False
@@ -615,26 +600,24 @@ class EngineTransport(asyncio.Transport):
 
     def _end_soon(self, exc: OSError | None) -> None:
         """As on every transport, `connection_lost` comes on a later turn of the loop, never from inside a call."""
-        self._closing = True
-        self._reading = False
-        self._give_up_backlog()
-        self._engine.remove(self.fd)
-        self._events = -1
+        self._let_go()
         self._engine.loop().call_soon(self._end, exc)
 
     def _end(self, exc: OSError | None) -> None:
         if self._sock.fileno() < 0:
             return
-        self._closing = True
-        self._give_up_backlog()
-        self._engine.remove(self.fd)
-        self._events = -1
+        self._let_go()
         self._sock.close()
         self._protocol.connection_lost(exc)
 
-    def _give_up_backlog(self) -> None:
+    def _let_go(self) -> None:
+        """Nothing is read or written any more."""
+        self._closing = True
+        self._reading = False
         self.backlog = []
         self.backlog_size = 0
+        self._engine.remove(self.fd)
+        self._events = -1
 
     # ---- what is known ----
 

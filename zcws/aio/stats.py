@@ -7,7 +7,6 @@ anyway. Frames, messages and what compression has saved are not here: somebody w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import length_hint
 from typing import Literal
 
 from zcws.aio.stream import Stream
@@ -51,7 +50,7 @@ def stats_of(stream: Stream) -> Stats:
         bytes_received=stream._bytes_in,
         bytes_sent=stream._bytes_out,
         bytes_waiting=stream._writer.size + (0 if transport is None else transport.get_write_buffer_size()),
-        frames_waiting=_rows_waiting(stream),
+        frames_waiting=stream._reader.rows_waiting,
         is_slow=stream._drained is not None,
         latency=0.0 if stream._pings is None else stream._pings.latency,
         state=connection.state,
@@ -59,13 +58,6 @@ def stats_of(stream: Stream) -> Stats:
         close_code=connection.close_code,
         close_reason=connection.close_reason,
     )
-
-
-def _rows_waiting(stream: Stream) -> int:
-    reader = stream._reader
-    hint = length_hint(reader._words)
-    # Either an iterator over rows, or one over their words that `_batch` takes three at a time (inlet.py).
-    return hint if reader._words is reader._batch else hint // 3
 
 
 def _closed_by(stream: Stream) -> Literal["us", "peer", "network"] | None:

@@ -23,7 +23,7 @@ from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
-from zcws.route import EYEBALLS_DELAY, Route, Trust
+from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
 from zcws.sync.channel import open_channel
 from zcws.sync.reach import reach, rest
 from zcws.sync.reading import Options
@@ -125,10 +125,7 @@ def connect(
     except TimeoutError as error:
         if error.errno is not None:
             raise  # it is the network's own
-        shown = connector.uri.shown
-        raise TimeoutError(
-            f"{shown} has not answered the opening handshake in open_timeout={open_timeout} seconds"
-        ) from None
+        raise timed_out(connector.uri, open_timeout) from None
     stream, connector, agreement, response, received = opened
     connection = Connection(
         is_client=True,
@@ -160,9 +157,7 @@ def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
-    if uri is None:
-        uri = "ws://localhost/" if options.get("ssl") is None else "wss://localhost/"
-    return connect(uri, path=path, **options)
+    return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)
 
 
 def reconnect(
@@ -185,9 +180,7 @@ def reconnect(
     Raises:
         what `connect` raises, where that is fatal.
     """
-    if options.get("sock") is not None:
-        raise ValueError("a socket that is given (sock=) can be used once: there is no connecting again")
-    retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception)
+    retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception, options.get("sock"))
     return _connections(uri, retries, options)
 
 
