@@ -131,8 +131,8 @@ enum {
     ZCWS_TURN_STOP = 2,
     ZCWS_TURN_COUNT = 3, /* what zcws_scan returned, or one of these: */
     ZCWS_TURN_ENTRY = 4,
-    ZCWS_TURN_MOST = 64,         /* sockets that one call serves */
-    ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
+    ZCWS_TURN_MOST = 64,        /* sockets that one call serves */
+    ZCWS_TURN_SERVE = 0x100000, /* nothing was received: ZCWS_TURN_STOP is what epoll said */
     ZCWS_TURN_FAILED = 0x200000 /* it could not be: ZCWS_TURN_STOP is errno */
 };
 
