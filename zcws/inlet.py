@@ -42,6 +42,7 @@ __all__ = ["Inlet"]
 
 _LAST = lib.ZCWS_LAST
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+_NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
 _STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
@@ -134,6 +135,21 @@ class Inlet:
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
         ring = self._ring
+        if (
+            ring is None
+            or self._status != _MORE
+            or ring.exports
+            or self._landing is not None
+            or self._frame is not None
+            or length_hint(self._words)
+        ):
+            return self._find_room()
+        # Nearly always: the beginning of a frame is kept, and nobody holds or awaits anything else of the ring.
+        self._next = ring.keep_from(self._next)
+        return ring.room()
+
+    def _find_room(self) -> memoryview:
+        ring = self._ring
         if self._landing is not None:
             landing = self._landing
             return landing.slot(min(self._remaining, _LAND_AT_MOST), len(landing) + self._remaining)
@@ -147,14 +163,16 @@ class Inlet:
             room = self._settle(ring).room()
         return room
 
-    def received(self, count: int) -> None:
-        """`count` bytes have landed where the last `get_buffer` said."""
-        if self._landing is not None:
-            self._landed(self._landing, count)
-            return
+    def received(self, count: int) -> bool:
+        """`count` bytes have landed where the last `get_buffer` said. Returns whether they have brought any news.
+
+        False: they are the middle of something that nobody can be given yet, and there is room for more.
+        """
         status = self._status
+        if self._landing is not None:
+            return self._landed(self._landing, count)
         if status != _MORE and status != _FULL:
-            return  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
+            return True  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
         ring = self._ring
         if ring is None:
             ring = self._ring = self._pool.lease()
@@ -162,7 +180,8 @@ class Inlet:
             self.is_idle = False
         ring.head += count
         if status == _MORE or self.discarding or not self.is_pending:
-            self._scan_ring(ring)
+            return self._scan_ring(ring)
+        return True
 
     def receive_bytes(self, data: memoryview) -> int:
         """Copies as much of `data` as there is room for, and scans it. Returns how many bytes were used."""
@@ -197,7 +216,10 @@ class Inlet:
     @property
     def is_full(self) -> bool:
         """Whether the network has to wait until something has been read."""
-        return self._ring is not None and not self.get_buffer()
+        ring = self._ring
+        if ring is None or not (ring.exports or self._frame is not None or length_hint(self._words)):
+            return False  # no more is kept than the beginning of a frame, and a whole one fits
+        return not self.get_buffer()
 
     @property
     def has_news(self) -> bool:
@@ -245,11 +267,17 @@ class Inlet:
 
     # ---- scanning ----
 
-    def _scan_ring(self, ring: Ring) -> None:
-        """One crossing: every complete frame becomes a row."""
+    def _scan_ring(self, ring: Ring) -> bool:
+        """One crossing: every complete frame becomes a row. Returns: as `received`."""
         pool = self._pool
         count = _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
-        self._take_rows(ring, count, pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist())
+        words = pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist()
+        if count == _NEWS and words[_STATUS] == _MORE and not words[_REMAINING]:
+            # The beginning of a frame, and nothing before it.
+            self._next, self._status = words[_NEXT], _MORE
+            return self._frame is not None or bool(ring.exports) or length_hint(self._words) > 0
+        self._take_rows(ring, count, words)
+        return True
 
     def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> None:
         """The same for somebody who receives for many connections and scans what he got for all in one crossing.
@@ -400,19 +428,21 @@ class Inlet:
         if ring is not None:
             self._pool.give_back(ring)
 
-    def _landed(self, target: PayloadBuffer, count: int) -> None:
-        """Bytes of a large payload have been received straight into its buffer."""
+    def _landed(self, target: PayloadBuffer, count: int) -> bool:
+        """Bytes of a large payload have been received straight into its buffer. Returns: as `received`."""
         outcome = _land(self._state, target.pointer(), count)
         if outcome < 0:
             self._fail(-outcome)
-            return
+            return True
         target.advance(count)
         self._remaining -= count
-        if self._remaining == 0:
-            self._landing = None
-            if outcome == _LAST:
-                # A row of no bytes, so that the message ends where every message ends: at its last row.
-                self._set_rows((self._landing_opcode | _LAST, 0, 0))
+        if self._remaining:
+            return False
+        self._landing = None
+        if outcome == _LAST:
+            # A row of no bytes, so that the message ends where every message ends: at its last row.
+            self._set_rows((self._landing_opcode | _LAST, 0, 0))
+        return True
 
     # ---- the end ----
 

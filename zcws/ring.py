@@ -119,14 +119,23 @@ class Ring:
 
     def room(self) -> memoryview:
         """The bytes from the head on that may be written to; none when the ring is full."""
-        return self.memory[self.head : max(self._limit(), self.head)]
+        if self.exports or not self.mirrored:
+            return self.memory[self.head : max(self._limit(), self.head)]
+        return self.memory[self.head : self.tail + self.capacity]  # or to the memory's end, where slices stop
+
+    def keep_from(self, tail: int) -> int:
+        """Only the bytes from `tail` on are needed, and no view is held: `settle` in short. Returns the tail's new place."""
+        self.tail = tail
+        if self.mirrored and tail < self.capacity and tail < self.head:
+            return tail
+        return tail - self.settle()
 
     def _limit(self) -> int:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
         if not self.mirrored:
             return self.capacity
         oldest = self.tail
-        if self.is_exported:
+        if self.exports and self.is_exported:
             oldest = min(oldest, min(start for _, start in self.exports))
         return min(oldest + self.capacity, 2 * self.capacity)
 

@@ -160,8 +160,8 @@ class Engine:
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
         self._epoll.modify(fd, events)
-        if fd == self._only:
-            self._listen(-1)  # what it is ready for has to be asked from now on
+        # Ready for anything else than bytes to read: that has to be asked.
+        self._listen(fd if events == _IN and len(self._transports) == 1 else -1)
 
     def remove(self, fd: int) -> None:
         """Forgets a socket that is about to be closed."""
@@ -209,6 +209,10 @@ class Engine:
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
+        only = self._only
+        if only >= 0 and only not in self._together:
+            self._transports[only].read_ready()
+            return
         pool = self._pool
         if pool is None:
             self._serve_each()
@@ -415,17 +419,18 @@ class EngineTransport(asyncio.Transport):
             return
         if count:
             protocol.buffer_updated(count)
-            self._settle(count)
+            if count <= _SMALL:
+                self._settle()
         elif protocol.eof_received():
             self._reading = False
             self._watch()
         else:
             self.close()
 
-    def _settle(self, count: int) -> None:
-        """Whether C may receive for us: what came last was small, and nothing of it is kept."""
+    def _settle(self) -> None:
+        """What came last was small: C may receive for us, where nothing of it is kept."""
         stream = self._stream
-        if stream is not None and count <= _SMALL and self._events >= 0 and stream.inlet.is_idle:
+        if stream is not None and self._events >= 0 and stream.inlet.is_idle:
             self._engine.serve_together(self.fd, stream)
 
     def _lost_interest(self) -> None:

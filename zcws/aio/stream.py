@@ -224,8 +224,10 @@ class Stream(asyncio.BufferedProtocol):
             self._late_slot = None
             return
         self._corked = True
-        self._reader.received(nbytes)
-        self._after_bytes()
+        if self._reader.received(nbytes):
+            self._after_bytes()
+        else:
+            self._corked = False
 
     @property
     def inlet(self) -> Inlet:
