@@ -36,6 +36,8 @@ static void write_entry(struct turn *turn, int fd, size_t begin, size_t stop, si
     entry[ZCWS_TURN_STOP] = stop;
     entry[ZCWS_TURN_COUNT] = count;
     turn->words += ZCWS_TURN_ENTRY;
+    if (count < ZCWS_TURN_SERVE) turn->words += ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (count % ZCWS_NEWS);
+    entry[ZCWS_TURN_END] = turn->words;
 }
 
 /* Receives behind what is there already, and scans it: an entry and a table of its own. */
@@ -55,7 +57,6 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     stop = begin + (size_t)received;
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < ZCWS_NEWS ? rows : ZCWS_NEWS - 1);
     write_entry(turn, fd, begin, stop, count);
-    turn->words += ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (count % ZCWS_NEWS);
     turn->used = (stop + LINE - 1) / LINE * LINE;
 }
 
@@ -64,21 +65,22 @@ static int has_room(const struct turn *turn) {
     return turn->capacity - turn->used >= LEAST_ROOM && turn->limit - turn->words >= least;
 }
 
-size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
-                 size_t capacity, uint64_t *table, size_t words) {
+size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity) {
     struct epoll_event events[ZCWS_TURN_MOST];
-    struct turn turn = {base, 0, capacity, table, ZCWS_TURN_HEAD, words - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY};
-    int ready;
+    uint64_t *table = sockets->table;
+    /* What is left out is for the entries of sockets that are not received for. */
+    struct turn turn = {base, 0, capacity, table, ZCWS_TURN_HEAD, sockets->words - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY};
+    int only = sockets->only, ready;
     table[ZCWS_TURN_READY] = 1;
     table[ZCWS_TURN_LEFT] = 0;
-    if (only >= 0 && (size_t)only < sockets && readers[only] != NULL) {
-        receive(&turn, only, readers[only]);
+    if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
+        receive(&turn, only, sockets->readers[only]);
         return turn.words;
     }
-    ready = epoll_wait(epoll, events, most, 0);
+    ready = epoll_wait(sockets->epoll, events, sockets->most, 0);
     for (int i = 0; i < ready; i++) {
         int fd = events[i].data.fd;
-        struct zcws_reader *reader = (size_t)fd < sockets ? readers[fd] : NULL;
+        struct zcws_reader *reader = (size_t)fd < sockets->count ? sockets->readers[fd] : NULL;
         if (reader == NULL || events[i].events != EPOLLIN)
             write_entry(&turn, fd, 0, events[i].events, ZCWS_TURN_SERVE);
         else if (has_room(&turn))
@@ -104,10 +106,9 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
 
 #else
 
-size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
-                 size_t capacity, uint64_t *table, size_t words) {
-    (void)epoll, (void)most, (void)only, (void)readers, (void)sockets, (void)base, (void)capacity, (void)words;
-    table[ZCWS_TURN_READY] = table[ZCWS_TURN_LEFT] = 0;
+size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity) {
+    (void)base, (void)capacity;
+    sockets->table[ZCWS_TURN_READY] = sockets->table[ZCWS_TURN_LEFT] = 0;
     return ZCWS_TURN_HEAD;
 }
 

@@ -107,20 +107,27 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
-/* Many connections in one crossing: asks `epoll` (whose events carry descriptors as their data) which sockets are
- * ready, receives what they have into base[0, capacity), one behind the other, and scans it. readers[fd] is the
- * reader of a connection that holds no unread bytes; NULL, or fd >= sockets, says that the caller serves this one.
- * Linux only; elsewhere nothing is ever ready.
+/* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
+struct zcws_sockets {
+    int epoll; /* its events carry descriptors as their data */
+    int most;  /* sockets that one call asks for: 1 to ZCWS_TURN_MOST */
+    int only;  /* the one socket that is in `epoll`, where there is but one; else -1 */
+    struct zcws_reader *const
+        *readers; /* by descriptor: of a connection that holds no unread bytes; NULL: see below */
+    size_t count; /* of `readers` */
+    uint64_t *table;
+    size_t words; /* room in the table */
+};
+
+/* Many connections in one crossing: asks which sockets are ready (not where there is only one, of which the caller knows
+ * it), receives what they have into base[0, capacity), one behind the other, and scans it. A socket without a reader is
+ * for the caller to serve. Linux only; elsewhere nothing is ever ready.
  *
- * `only`: the one socket that is in `epoll`, if there is but one and the caller knows that something is ready: then
- * it need not be asked which. Else -1.
- *
- * Fills `table`, which has room for `words` words: at first how many sockets were ready, of at most `most` that were
- * asked for (1 <= most <= ZCWS_TURN_MOST), and for how many of them there was no room; those will be ready again. A caller
- * that goes on asking for more than there is room for starves the last ones. Then an entry for each. An entry with fewer than ZCWS_TURN_SERVE rows is
- * followed by what zcws_scan writes for its bytes: a head and its rows. Returns the words that were filled. */
-size_t zcws_turn(int epoll, int most, int only, struct zcws_reader *const *readers, size_t sockets, uint8_t *base,
-                 size_t capacity, uint64_t *table, size_t words);
+ * Fills the table: at first how many sockets were ready, and for how many of them there was no room; those will be
+ * ready again. A caller that goes on asking for more than there is room for starves the last ones. Then an entry for
+ * each. An entry with fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its
+ * rows. Returns the words that were filled. */
+size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity);
 
 enum {
     ZCWS_TURN_READY = 0,
@@ -130,7 +137,8 @@ enum {
     ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */
     ZCWS_TURN_STOP = 2,
     ZCWS_TURN_COUNT = 3, /* what zcws_scan returned, or one of these: */
-    ZCWS_TURN_ENTRY = 4,
+    ZCWS_TURN_END = 4,   /* the word behind it: where the next entry is */
+    ZCWS_TURN_ENTRY = 5,
     ZCWS_TURN_MOST = 64,        /* sockets that one call serves */
     ZCWS_TURN_SERVE = 0x100000, /* nothing was received: ZCWS_TURN_STOP is what epoll said */
     ZCWS_TURN_FAILED = 0x200000 /* it could not be: ZCWS_TURN_STOP is errno */

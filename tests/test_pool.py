@@ -1,4 +1,4 @@
-"""What connections take turns with: rings, buffers, arenas; and what a child process must not inherit."""
+"""What connections take turns with: rings, buffers; and what a child process must not inherit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from zcws.connection import Connection
 from zcws.frame import NEED_MORE
 from zcws.pool import (
     _LARGEST_SPARE_BUFFER,
-    _SPARE_ARENAS,
     _SPARE_BUFFERS,
     _SPARE_RINGS,
     Pool,
@@ -82,18 +81,10 @@ def test_buffers_come_back_unless_they_are_large() -> None:
     assert len(pool._buffers) == _SPARE_BUFFERS
 
 
-def test_arenas_come_back_empty() -> None:
+def test_scratch_memory_is_made_once_and_only_when_wanted() -> None:
     pool = Pool(4096)
-    arena = pool.lend_arena()
-    arena.used = 100
-    pool.return_arena(arena)
-    assert pool.lend_arena() is arena
-    assert arena.used == 0
-    for _ in range(_SPARE_ARENAS + 3):
-        pool.return_arena(pool.lend_arena())
-    for arena in [pool.lend_arena() for _ in range(_SPARE_ARENAS + 3)]:
-        pool.return_arena(arena)
-    assert len(pool._arenas) == _SPARE_ARENAS
+    assert pool._scratch is None
+    assert pool.scratch() is pool.scratch()
 
 
 def test_ten_thousand_idle_connections_hold_no_ring() -> None:

@@ -16,13 +16,13 @@ from zcws.bridge import Reply
 from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
-from zcws.pool import ARENA_CAPACITY, Pool
+from zcws.pool import SCRATCH_CAPACITY, Pool
 from zcws.writer import MaskingKeys, Writer
 
-#: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the arena.
+#: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
 SIZES = [
     *(0, 1, 2, 3, 4, 5, 124, 125, 126, 127, 65_535, 65_536),
-    *(n + d for n in (16 * 1024, 32 * 1024, ARENA_CAPACITY) for d in (-15, -14, -1, 0, 1)),
+    *(n + d for n in (16 * 1024, SCRATCH_CAPACITY) for d in (-15, -14, -1, 0, 1)),
 ]
 
 
@@ -153,16 +153,18 @@ class TestCorking:
         for held, bytes_then in taken:
             assert b"".join(held) == bytes_then
 
-    def test_small_output_of_an_idle_client_keeps_no_arena(self) -> None:
+    def test_clients_of_one_pool_mask_in_the_same_memory_and_keep_none_of_it(self) -> None:
         pool = Pool()
-        writer = Writer(pool, next_key=MaskingKeys(entropy()).next, compress=None)
-        writer.write_message(OpCode.TEXT, b"small")
-        assert writer._arena is not None
-        arena = writer._arena
-        writer.take()
-        assert writer._arena is None
-        assert pool.lend_arena() is arena
-        assert arena.used == 0
+        one, other = (Writer(pool, next_key=MaskingKeys(entropy()).next, compress=None) for _ in range(2))
+        for size in (5, 300, SCRATCH_CAPACITY - 14):
+            one.write_message(OpCode.BINARY, b"1" * size)
+            other.write_message(OpCode.BINARY, b"2" * size)
+        for writer, byte in ((one, b"1"), (other, b"2")):
+            frames = wire.parse(b"".join(writer.take()))
+            assert {bytes(frame.payload) for frame in frames} == {
+                byte * size for size in (5, 300, SCRATCH_CAPACITY - 14)
+            }
+            assert writer.take() == []
 
 
 class TestMaskingKeys:

@@ -20,7 +20,7 @@ from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
 from zcws.ring import RING_CAPACITY, Ring
 
-__all__ = ["ARENA_CAPACITY", "TABLE_ROWS", "Arena", "Pool"]
+__all__ = ["SCRATCH_CAPACITY", "TABLE_ROWS", "Pool", "Scratch"]
 
 #: Rows of a scan table: the frames that one crossing hands over. A pool has one table (24 KiB).
 TABLE_ROWS = 1024
@@ -32,31 +32,28 @@ _SPARE_RINGS = 16
 _SPARE_BUFFERS = 4
 _LARGEST_SPARE_BUFFER = 2 * 1024 * 1024
 
-#: Bytes of an arena. Frames are written out when this many have gathered (aio/stream.py: 64 KiB), and a smaller one
-#: would cut a burst in two.
-ARENA_CAPACITY = 64 * 1024 + 4096
-_SPARE_ARENAS = 4
+#: Bytes of the memory in which a client's frames are masked one at a time, on their way to the output. What is longer
+#: is masked into memory of its own: one copy less, one segment and one allocation more.
+SCRATCH_CAPACITY = 32 * 1024
 
 _TABLE_WORDS = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * TABLE_ROWS
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
-class Arena:
-    """Memory in which a client's masked frames are built one behind the other.
+class Scratch:
+    """Memory that holds nothing from one call to the next.
 
     Attributes:
         base: its address, as cffi knows it.
-        memory: all of it.
-        used: bytes written; moved by the writer that borrows the arena.
+        copies: a slice of this is a `bytes`.
     """
 
-    __slots__ = ("base", "memory", "used")
+    __slots__ = ("base", "copies")
 
-    def __init__(self, capacity: int = ARENA_CAPACITY) -> None:
-        self.base: Any = _new_bytes("uint8_t[]", capacity)
-        self.memory = memoryview(ffi.buffer(self.base))
-        self.used = 0
+    def __init__(self) -> None:
+        self.base: Any = _new_bytes("uint8_t[]", SCRATCH_CAPACITY)
+        self.copies: Any = ffi.buffer(self.base)
 
 
 class Pool:
@@ -73,9 +70,9 @@ class Pool:
 
     __slots__ = (
         "__weakref__",
-        "_arenas",
         "_buffers",
         "_mirrored",
+        "_scratch",
         "_spare",
         "capacity",
         "common",
@@ -91,7 +88,7 @@ class Pool:
         self._mirrored = mirrored
         self._spare: list[Ring] = []
         self._buffers: list[PayloadBuffer] = []
-        self._arenas: list[Arena] = []
+        self._scratch: Scratch | None = None
         self.landing: Ring | None = None
         self.common: Ring | None = None
         self.compressors: dict[tuple[int, int, int], Any] = {}
@@ -137,15 +134,11 @@ class Pool:
         if len(self._buffers) < _SPARE_BUFFERS and buffer.capacity <= _LARGEST_SPARE_BUFFER:
             self._buffers.append(buffer)
 
-    def lend_arena(self) -> Arena:
-        """An empty arena."""
-        return self._arenas.pop() if self._arenas else Arena()
-
-    def return_arena(self, arena: Arena) -> None:
-        """Takes back an arena whose bytes have been copied out."""
-        arena.used = 0
-        if len(self._arenas) < _SPARE_ARENAS:
-            self._arenas.append(arena)
+    def scratch(self) -> Scratch:
+        """Where frames are masked."""
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch
 
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""

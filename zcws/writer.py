@@ -5,7 +5,7 @@ that one system call can send. Whoever takes a segment owns it: this file never 
 loop may keep a view of it for as long as the peer is slow.
 
     payload                      unmasked (server)             masked (client)
-    small                        copied behind the last one    masked while it is copied into an arena
+    small                        copied behind the last one    masked on its way there
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                        the same
 
@@ -24,7 +24,7 @@ from zcws.codes import OpCode
 from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
 from zcws.kernel import ffi, lib
-from zcws.pool import ARENA_CAPACITY, Arena, Pool
+from zcws.pool import SCRATCH_CAPACITY, Pool
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -40,11 +40,8 @@ _LONGEST_HEAD = 14
 #: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
 _SEGMENT = 16 * 1024
 
-#: The same for a masked payload, which then gets memory of its own instead of a place in the arena.
-_OWN_MEMORY = 32 * 1024
-
-#: An arena with at most this much in it is copied out and used again; a fuller one is handed over.
-_COPY_OUT = 16 * 1024
+#: The same for a masked payload, which then gets memory of its own.
+_OWN_MEMORY = SCRATCH_CAPACITY - _LONGEST_HEAD
 
 _HEAD_16 = Struct(">BBH").pack
 _HEAD_64 = Struct(">BBQ").pack
@@ -119,7 +116,7 @@ class Writer:
     """The writing half of one connection.
 
     Args:
-        pool: lends arenas.
+        pool: lends the memory in which frames are masked.
         next_key: gives masking keys; None where frames go out unmasked (a server, or no-masking).
         compress: compresses messages, where permessage-deflate was agreed.
 
@@ -129,14 +126,13 @@ class Writer:
     """
 
     __slots__ = (
-        "_arena",
         "_compress",
         "_compressing",
         "_is_bare",
         "_next_key",
         "_opcode",
         "_out",
-        "_pool",
+        "_scratch",
         "_segments",
         "_utf8",
         "sent_close",
@@ -144,12 +140,11 @@ class Writer:
     )
 
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
-        self._pool = pool
+        self._scratch: Any = None if next_key is None else pool.scratch()
         self._next_key = next_key
         self._compress = compress
         self._segments: list[Buffer] = []
         self._out: bytearray | bytes | None = None
-        self._arena: Arena | None = None
         self._is_bare = next_key is None and compress is None  # messages go out as they are
         self._opcode = 0  # of the message that is going out in fragments, or of our Close; 0 between messages
         self._compressing = False  # that message is compressed
@@ -190,7 +185,7 @@ class Writer:
     def _write_other(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, masked, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
         if self._compress is None and not compress:
-            self._write(_FIN | opcode, payload)
+            self._write_masked(_FIN | opcode, payload, size)
             return
         codec = self._compress or self._codec()
         if compress is None:
@@ -221,8 +216,7 @@ class Writer:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
             return
         if len(frame) >= _SEGMENT:
-            self._segments += (self._output(), frame)
-            self._out = None
+            self._add_segment(frame)
         elif self._out is None:
             self._out = frame
         else:
@@ -357,72 +351,63 @@ class Writer:
         """Appends one frame."""
         size = len(payload)  # type: ignore[arg-type]
         if self._next_key is not None:
-            self._write_masked(first, payload, size, self._next_key())
+            self._write_masked(first, payload, size)
             return
         out = self._output()
         head = unmasked_head(first, size)
         out += head
         if size >= _SEGMENT and type(payload) is bytes:
-            self._segments += (out, payload)
-            self._out = None
+            self._add_segment(payload)
         else:
             out += payload
         self.size += len(head) + size
 
-    def _write_masked(self, first: int, payload: Buffer, size: int, key: int) -> None:
+    def _write_masked(self, first: int, payload: Buffer, size: int) -> None:
         """RFC 6455 5.3: masked while it is copied; the caller's bytes stay as they are."""
+        key = self._next_key()  # type: ignore[misc]
         source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         if size > _OWN_MEMORY:
-            self._close_arena()
             memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
             written = _build_masked(memory, first, source, size, key)
-            self._segments.append(memoryview(ffi.buffer(memory, written)))
+            self._add_segment(memoryview(ffi.buffer(memory, written)))
         else:
-            arena = self._arena
-            if arena is None or arena.used + size + _LONGEST_HEAD > ARENA_CAPACITY:
-                self._close_arena()
-                arena = self._arena = self._pool.lend_arena()
-            written = _build_masked(arena.base + arena.used, first, source, size, key)
-            arena.used += written
+            scratch = self._scratch
+            written = _build_masked(scratch.base, first, source, size, key)
+            frame = scratch.copies[:written]
+            if self._out is None:
+                self._out = frame  # often the only one
+            else:
+                out = self._output()
+                out += frame
         self.size += written
 
     # ---- output ----
 
     def _output(self) -> bytearray:
-        """What unmasked frames are appended to."""
+        """What frames are appended to."""
         out = self._out
         if not isinstance(out, bytearray):
             out = self._out = bytearray() if out is None else bytearray(out)
         return out
 
+    def _add_segment(self, segment: Buffer) -> None:
+        """What is not copied comes behind what has been."""
+        if self._out is not None:
+            self._segments.append(self._out)
+            self._out = None
+        self._segments.append(segment)
+
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        out = self._out
-        if out is not None and not self._segments and self._arena is None:
-            self._out = None
-            self.size = 0
-            return [out]
-        if out is not None:
-            self._segments.append(out)
-            self._out = None
-        if self._arena is not None:
-            self._close_arena()
-        segments = self._segments
-        self._segments = []
+        out, segments = self._out, self._segments
+        self._out = None
         self.size = 0
+        if not segments:
+            return [] if out is None else [out]
+        if out is not None:
+            segments.append(out)
+        self._segments = []
         return segments
-
-    def _close_arena(self) -> None:
-        """What the arena holds becomes a segment."""
-        arena, self._arena = self._arena, None
-        if arena is None:
-            return
-        filled = arena.memory[: arena.used]
-        if arena.used <= _COPY_OUT:
-            self._segments.append(bytes(filled))
-            self._pool.return_arena(arena)
-        else:
-            self._segments.append(filled)
 
 
 def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:

@@ -45,6 +45,9 @@ __all__ = ["Engine", "EngineTransport", "adopt", "is_engine_on", "place", "toget
 #: Sockets that are always asked for: more than one, or a busy one would be served between every two others.
 _FEWEST = 8
 
+#: Descriptors for which there is room at first: most programs have fewer.
+_DESCRIPTORS = 256
+
 #: Words of the table of one crossing: 64 sockets with 64 rows each.
 _WORDS = 16 * 1024
 
@@ -61,7 +64,8 @@ _MOST_SEGMENTS = 512
 _HAS_EPOLL = hasattr(select, "epoll")
 _READY, _LEFT, _TURN_HEAD = lib.ZCWS_TURN_READY, lib.ZCWS_TURN_LEFT, lib.ZCWS_TURN_HEAD
 _ENTRY, _SERVE, _FAILED = lib.ZCWS_TURN_ENTRY, lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
-_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+_HEAD, _ROW = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW
+_serve_sockets = lib.zcws_turn
 
 _IN, _OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
 
@@ -128,18 +132,21 @@ class Engine:
         # Weakly: an engine lives as long as its loop (`_engines`), and must not keep it alive.
         self._loop = weakref.ref(loop)
         self._epoll = select.epoll()
-        self._epoll_fd = self._epoll.fileno()
         self._transports: dict[int, EngineTransport] = {}
-        self._most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
         self._only = -1  # the one socket there is
         self._listening = -1  # what the event loop watches: that one socket, or the epoll
         self._together: dict[int, Scanned] = {}  # those for which C receives
         self._fresh: set[int] = set()  # descriptors that came while a table was walked: it knows older ones
         self._pool: Pool | None = None
-        self._size = 256
-        self._readers = ffi.new("struct zcws_reader *[]", self._size)
+        self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
         self._table = ffi.new("uint64_t[]", _WORDS)
         self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
+        self._sockets = ffi.new("struct zcws_sockets *")
+        self._sockets.epoll = self._epoll.fileno()
+        self._sockets.most = self._most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
+        self._sockets.only = self._only
+        self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
+        self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking = False
         self.written: list[EngineTransport] = []
 
@@ -173,8 +180,8 @@ class Engine:
 
     def _listen(self, only: int) -> None:
         """Has the event loop watch the `only` socket there is, or the epoll. The first saves the system a detour."""
-        self._only = only
-        wanted = only if only >= 0 or not self._transports else self._epoll_fd
+        self._only = self._sockets.only = only
+        wanted = only if only >= 0 or not self._transports else self._epoll.fileno()
         if wanted != self._listening:
             if self._listening >= 0:
                 self.loop().remove_reader(self._listening)
@@ -191,7 +198,7 @@ class Engine:
             self._pool = inlet.pool
         if self._pool is not inlet.pool:
             return  # it would give the common ring to a pool that does not know it
-        if fd >= self._size:
+        if fd >= len(self._readers):
             self._grow(fd)
         self._readers[fd] = inlet.state
         self._together[fd] = stream
@@ -202,10 +209,10 @@ class Engine:
             self._readers[fd] = ffi.NULL
 
     def _grow(self, fd: int) -> None:
-        old, size = self._readers, self._size
-        self._size = 2 * fd
-        self._readers = ffi.new("struct zcws_reader *[]", self._size)
-        self._readers[0:size] = old
+        old = self._readers
+        self._readers = ffi.new("struct zcws_reader *[]", 2 * fd)
+        self._readers[0 : len(old)] = old
+        self._sockets.readers, self._sockets.count = self._readers, 2 * fd
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
@@ -220,26 +227,16 @@ class Engine:
         ring = pool.common
         if ring is None:
             ring = pool.common = pool.lease()
-        used = lib.zcws_turn(
-            self._epoll_fd,
-            self._most,
-            self._only,
-            self._readers,
-            self._size,
-            ring.base,
-            ring.capacity,
-            self._table,
-            _WORDS,
-        )
+        used = _serve_sockets(self._sockets, ring.base, ring.capacity)
         words = self._words[:used].tolist()
         if words[_READY] == 1:
             self._walk(pool, ring, words)
             return
         # As many as there is room for, so that those who come last do not always go without.
         if words[_LEFT]:
-            self._most = max(_FEWEST, words[_READY] - words[_LEFT])
+            self._most = self._sockets.most = max(_FEWEST, words[_READY] - words[_LEFT])
         elif self._most < lib.ZCWS_TURN_MOST:
-            self._most += 1
+            self._most = self._sockets.most = self._most + 1
         with self.together():
             self._walk(pool, ring, words)
 
@@ -252,12 +249,11 @@ class Engine:
         """Hands every connection its rows."""
         streams, fresh, at, used = self._together, self._fresh, _TURN_HEAD, len(words)
         while at < used:
-            fd, begin, stop, count = words[at : at + _ENTRY]
+            fd, begin, stop, count, end = words[at : at + _ENTRY]
             at += _ENTRY
             if count >= _SERVE:
                 self._serve(fd, count, stop)
                 continue
-            end = at + _HEAD + _ROW * (count % _NEWS)
             stream = streams.get(fd)
             if stream is None or (fresh and fd in fresh):
                 pass  # closed by one that had its rows before
@@ -473,7 +469,7 @@ class EngineTransport(asyncio.Transport):
             self.backlog_size = len(data)  # type: ignore[arg-type]
             self._engine.written.append(self)
         else:
-            self._write_now([data])
+            self._write_now(data)
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
@@ -485,18 +481,25 @@ class EngineTransport(asyncio.Transport):
             self._engine.written.append(self)
             self._keep(views)
         else:
-            self._write_now(views)
+            sent = self._offer(views)
+            if sent is not None and (left := _behind(views, sent)):
+                self._keep(left)
 
-    def _write_now(self, segments: list[Buffer]) -> None:
-        sent = self._offer(segments)
-        if sent is not None and (left := _behind(segments, sent)):
-            self._keep(left)
+    def _write_now(self, data: Buffer) -> None:
+        """One segment, when nothing is in its way."""
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._end_soon(exc)
+            return
+        if sent < len(data):  # type: ignore[arg-type]
+            self._keep([memoryview(data)[sent:]])
 
     def _offer(self, segments: list[Buffer]) -> int | None:
         """How many bytes of it the socket has taken. None: it is broken, and `connection_lost` will say so."""
         try:
-            if len(segments) == 1:
-                return self._sock.send(segments[0])
             return self._sock.sendmsg(segments[:_MOST_SEGMENTS]) if segments else 0
         except (BlockingIOError, InterruptedError):
             return 0

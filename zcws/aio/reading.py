@@ -47,13 +47,12 @@ class Reading(Stream):
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another task is reading.
         """
+        if decode is None:
+            return await self._recv()
         message = await self._recv()
-        if decode is not None:
-            if decode and isinstance(message, bytes):
-                return message.decode()
-            if not decode and isinstance(message, str):
-                return message.encode()
-        return message
+        if decode:
+            return message.decode() if isinstance(message, bytes) else message
+        return message.encode() if isinstance(message, str) else message
 
     async def read_frame(
         self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
