@@ -34,7 +34,7 @@ HOUSE: list[tuple[float, str]] = [
     (7.4, "aio.halves aio.stats sync.halves"),
     (7.3, "aio.reading aio.writing sync.reading sync.writing"),
     (7.2, "aio.stream"),
-    (7.1, "aio.reach sync.reach"),
+    (7.1, "aio.reach aio.transport sync.reach"),
     (7, "activation route retry aio.engine aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive"),
     (6, "connector acceptor router hooks"),
     (5, "connection"),

@@ -94,6 +94,7 @@ class Lib:
     ZCWS_TURN_BEGIN: Final[int]
     ZCWS_TURN_STOP: Final[int]
     ZCWS_TURN_COUNT: Final[int]
+    ZCWS_TURN_END: Final[int]
     ZCWS_TURN_ENTRY: Final[int]
     ZCWS_TURN_MOST: Final[int]
     ZCWS_TURN_SERVE: Final[int]
@@ -111,19 +112,7 @@ class Lib:
         self, reader: CData, base: CData, begin: int, end: int, table: CData, rows: int, /
     ) -> int: ...
     def zcws_land(self, reader: CData, data: CData, len: int, /) -> int: ...
-    def zcws_turn(
-        self,
-        epoll: int,
-        most: int,
-        only: int,
-        readers: CData,
-        sockets: int,
-        base: CData,
-        capacity: int,
-        table: CData,
-        words: int,
-        /,
-    ) -> int: ...
+    def zcws_turn(self, sockets: CData, base: CData, capacity: int, /) -> int: ...
     def zcws_send_each(self, orders: CData, count: int, data: CData | bytes, /) -> int: ...
     def zcws_build_masked(
         self, out: CData, first: int, payload: CData | bytes, len: int, key: int, /

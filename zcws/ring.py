@@ -124,7 +124,7 @@ class Ring:
         return self.memory[self.head : self.tail + self.capacity]  # or to the memory's end, where slices stop
 
     def keep_from(self, tail: int) -> int:
-        """Only the bytes from `tail` on are needed, and no view is held: `settle` in short. Returns the tail's new place."""
+        """`settle` in short: bytes from `tail` on are needed, and no view is held. Returns where the tail is now."""
         self.tail = tail
         if self.mirrored and tail < self.capacity and tail < self.head:
             return tail

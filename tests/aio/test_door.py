@@ -14,7 +14,8 @@ from net import Place, echo, hang_up, port_of, request, soon, until
 import zcws
 from zcws.aio.accepting import ServerHandshake
 from zcws.aio.door import has_door
-from zcws.aio.engine import EngineTransport, is_engine_on
+from zcws.aio.engine import is_engine_on
+from zcws.aio.transport import EngineTransport
 
 pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine here")
 

@@ -26,8 +26,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.engine import place
 from zcws.aio.stream import end_writing, hand_over
+from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.http import HttpError, Request, Response, text_response
 

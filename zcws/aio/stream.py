@@ -21,8 +21,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.engine import EngineTransport, adopt
 from zcws.aio.keepalive import Keepalive, Pings, Resting
+from zcws.aio.transport import EngineTransport, adopt
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode

@@ -1,0 +1,292 @@
+"""Sockets of the engine behave like the loop's own transports, and some things that only they can get wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import zcws
+from zcws.aio.transport import EngineTransport, adopt
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
+)
+
+PATIENCE = 20
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), PATIENCE)
+
+    asyncio.run(bounded())
+
+
+class Recorder(asyncio.BufferedProtocol):
+    """Keeps what happens to it."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(65536))
+        self.received = bytearray()
+        self.events: list[str] = []
+        self.keeps_open = False
+        self.changed = asyncio.Event()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received += self.buffer[:nbytes]
+        self.changed.set()
+
+    def eof_received(self) -> bool:
+        self.note("eof")
+        return self.keeps_open
+
+    def pause_writing(self) -> None:
+        self.note("pause")
+
+    def resume_writing(self) -> None:
+        self.note("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.note("lost" if exc is None else f"lost: {type(exc).__name__}")
+
+    def note(self, event: str) -> None:
+        self.events.append(event)
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+async def adopted() -> tuple[EngineTransport, Recorder, socket.socket]:
+    """A transport of the engine, its protocol, and a blocking socket at the other end."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    recorder = Recorder()
+    own = adopt(loop, transport, recorder)
+    assert own is not None
+    return own, recorder, theirs
+
+
+def test_bytes_in_both_directions() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(b"abc")
+        transport.writelines([b"d", bytearray(b"e"), memoryview(b"f")])
+        assert peer.recv(100) == b"abcdef"
+        peer.sendall(b"hello")
+        await recorder.until(lambda: recorder.received == b"hello")
+        transport.close()
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert peer.recv(1) == b""
+        peer.close()
+
+    run(main)
+
+
+def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.set_write_buffer_limits(high=1000)
+        sent = os.urandom(3_000_000)
+        for start in range(0, len(sent), 100_000):
+            piece = sent[start : start + 100_000]
+            transport.writelines([piece[:50_000], piece[50_000:]]) if start % 200_000 else transport.write(
+                piece
+            )
+        assert recorder.events == ["pause"]
+        assert transport.get_write_buffer_size() > 1000
+        transport.write_eof()
+        loop = asyncio.get_running_loop()
+        got = await loop.run_in_executor(None, read_all, peer)
+        assert got == sent
+        assert recorder.events == ["pause", "resume"]
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def read_all(peer: socket.socket) -> bytes:
+    parts = []
+    while part := peer.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_close_sends_what_is_kept_and_abort_does_not() -> None:
+    async def main() -> None:
+        for end in ("close", "abort"):
+            transport, recorder, peer = await adopted()
+            transport.write(bytes(5_000_000))
+            getattr(transport, end)()
+            assert transport.is_closing()
+            transport.write(b"too late")
+            got = await asyncio.get_running_loop().run_in_executor(None, read_all, peer)
+            assert (len(got) == 5_000_000) is (end == "close")
+            await recorder.until(lambda recorder=recorder: "lost" in recorder.events)
+            assert recorder.events.count("lost") == 1
+            peer.close()
+
+    run(main)
+
+
+def test_pausing_and_resuming() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.pause_reading()
+        assert not transport.is_reading()
+        peer.sendall(b"x")
+        await asyncio.sleep(0.05)
+        assert recorder.received == b""
+        transport.resume_reading()
+        await recorder.until(lambda: recorder.received == b"x")
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_a_peer_that_is_gone_does_not_keep_a_paused_connection_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """epoll reports a hang-up again and again whatever it is asked; the loop would never sleep."""
+
+    calls = 0
+    read_ready = EngineTransport.read_ready
+
+    def counted(transport: EngineTransport) -> None:
+        nonlocal calls
+        calls += 1
+        read_ready(transport)
+
+    monkeypatch.setattr(EngineTransport, "read_ready", counted)
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.pause_reading()
+        peer.close()
+        await asyncio.sleep(0.2)
+        assert calls == 1
+        assert recorder.events == []
+        transport.resume_reading()
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert "eof" in recorder.events
+
+    run(main)
+
+
+def test_half_closed() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        recorder.keeps_open = True
+        peer.shutdown(socket.SHUT_WR)
+        await recorder.until(lambda: "eof" in recorder.events)
+        transport.write(b"still here")
+        transport.close()
+        assert peer.recv(100) == b"still here"
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_writing_to_a_peer_that_is_gone_ends_the_connection_later_and_not_inside_the_call() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.pause_reading()
+        peer.close()
+        for _ in range(3):
+            transport.write(b"x")
+            transport.writelines([b"y", b"z"])
+        assert recorder.events == []
+        await recorder.until(lambda: bool(recorder.events))
+        assert recorder.events == ["lost: BrokenPipeError"]
+
+    run(main)
+
+
+def test_closing_another_connection_from_a_callback() -> None:
+    async def main() -> None:
+        first, recorder, first_peer = await adopted()
+        second, other, second_peer = await adopted()
+        recorder.note = other.note = lambda event: second.abort() or first.abort()  # type: ignore[method-assign,func-returns-value]
+        lost = asyncio.Event()
+        recorder.connection_lost = other.connection_lost = lambda exc: lost.set()  # type: ignore[method-assign]
+        first_peer.shutdown(socket.SHUT_WR)
+        second_peer.shutdown(socket.SHUT_WR)
+        await lost.wait()
+        await asyncio.sleep(0)
+        assert first.is_closing() and second.is_closing()
+        first_peer.close()
+        second_peer.close()
+
+    run(main)
+
+
+def test_what_is_known() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        assert transport.get_extra_info("socket").fileno() >= 0
+        assert transport.get_extra_info("peername") == ""
+        assert transport.get_extra_info("cipher", "none") == "none"
+        assert transport.get_protocol() is recorder
+        transport.set_write_buffer_limits(low=10)
+        assert transport.get_write_buffer_limits() == (10, 40)
+        with pytest.raises(ValueError, match="must be >="):
+            transport.set_write_buffer_limits(high=1, low=2)
+        assert transport.can_write_eof()
+        assert "EngineTransport" in repr(transport)
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_the_environment_decides(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZCWS_ENGINE", wanted)
+
+    async def main() -> None:
+        async def echo(ws: zcws.WebSocket) -> None:
+            async for message in ws:
+                await ws.send(message)
+
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+                assert isinstance(ws._transport, EngineTransport) is (wanted == "1")
+                assert ws.remote_address[1] == port
+                await ws.send("x")
+                assert await ws.recv() == "x"
+
+    run(main)
+
+
+def test_loops_and_their_descriptors_go_away() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run(main)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,375 @@
+"""Sockets of the engine, as transports of asyncio.
+
+`adopt` takes a socket away from the transport that the loop made for it, when the opening handshake is over:
+the descriptor is duplicated, the old transport closed. So connecting, accepting and TLS stay the loop's business, and
+what is adopted is a TCP or Unix socket on Linux, on asyncio and uvloop alike. Everything else keeps its transport.
+
+What is handed to `write` is ours until it has been sent; nothing of it is copied. While the engine serves several
+sockets it stays in `backlog`, and the engine sends what all of them have written in one crossing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["EngineTransport", "adopt", "place"]
+
+#: A connection that received at most this much (bytes) last time is served together with others. Larger messages
+#: often come in parts, and whoever keeps a part keeps the common ring.
+_SMALL = 16 * 1024
+
+#: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
+_MOST_SEGMENTS = 512
+
+
+def place(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol
+) -> EngineTransport:
+    """Puts a plain socket that does not block into the engine of `loop`, which owns it from now on."""
+    return EngineTransport(engine_of(loop), sock, protocol)
+
+
+def adopt(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, protocol: asyncio.BufferedProtocol
+) -> EngineTransport | None:
+    """Moves an open connection from `transport` into the engine of `loop`. None: it has to stay where it is.
+
+    The old transport must have sent all that was written to it; its protocol sees `connection_lost`.
+    """
+    if not is_engine_on():
+        return None
+    if transport.get_extra_info("ssl_object") is not None or transport.get_write_buffer_size():
+        return None
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.type != socket.SOCK_STREAM:
+        return None
+    transport.pause_reading()
+    own = socket.socket(fileno=os.dup(sock.fileno()))
+    own.setblocking(False)
+    transport.abort()
+    return place(loop, own, protocol)
+
+
+class EngineTransport(asyncio.Transport):
+    """One socket of the engine, as a transport of asyncio.
+
+    Attributes:
+        fd: its descriptor.
+        backlog, backlog_size: what has not been sent, and its bytes.
+        owes: whether something has to be done once the backlog is empty.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_engine",
+        "_eof_wanted",
+        "_events",
+        "_high",
+        "_low",
+        "_paused_protocol",
+        "_protocol",
+        "_reading",
+        "_sock",
+        "_stream",
+        "backlog",
+        "backlog_size",
+        "fd",
+        "owes",
+    )
+
+    def __init__(self, engine: Engine, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
+        self._engine = engine
+        self._sock = sock
+        self.fd = sock.fileno()
+        self._protocol = protocol
+        self.backlog: list[Buffer] = []
+        self.backlog_size = 0
+        self.owes = False
+        self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
+        self._paused_protocol = False
+        self._reading = True
+        self._closing = False
+        self._eof_wanted = False
+        self._events = IN
+        # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
+        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
+        engine.add(self, self.fd)
+
+    # ---- reading ----
+
+    def failed(self, exc: OSError) -> None:
+        """Receiving failed."""
+        self._end(exc)
+
+    def read_ready(self) -> None:
+        """The socket has bytes, or news of its end."""
+        if not self._reading:
+            self._watch()
+            if not self._events:
+                self._lost_interest()
+            return
+        protocol = self._protocol
+        try:
+            count = self._sock.recv_into(protocol.get_buffer(-1))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._end(exc)
+            return
+        if count:
+            protocol.buffer_updated(count)
+            if count <= _SMALL:
+                self._settle()
+        elif protocol.eof_received():
+            self._reading = False
+            self._watch()
+        else:
+            self.close()
+
+    def _settle(self) -> None:
+        """What came last was small: C may receive for us, where nothing of it is kept."""
+        stream = self._stream
+        if stream is not None and self._events >= 0 and stream.inlet.is_idle:
+            self._engine.serve_together(self.fd, stream)
+
+    def _lost_interest(self) -> None:
+        """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
+        self._engine.remove(self.fd)
+        self._events = -1
+
+    def is_reading(self) -> bool:
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._watch()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._closing:
+            self._reading = True
+            if self._events == -1:
+                self._engine.add(self, self.fd)
+                self._events = IN
+            self._watch()
+
+    def _watch(self) -> None:
+        events = (IN if self._reading else 0) | (OUT if self.backlog else 0)
+        self.owes = self.owes or events & OUT != 0
+        if events != self._events and self._events != -1 and self._sock.fileno() >= 0:
+            self._events = events
+            self._engine.watch(self.fd, events)
+
+    # ---- writing ----
+
+    def write(self, data: Buffer) -> None:
+        if self._closing:
+            return
+        if self.backlog:
+            self._keep([memoryview(data)])
+        elif self._engine.is_walking:
+            self.backlog = [data]
+            self.backlog_size = len(data)  # type: ignore[arg-type]
+            self._engine.written.append(self)
+        else:
+            self._write_now(data)
+
+    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
+        views: list[Buffer] = [memoryview(data) for data in list_of_data]
+        if self._closing:
+            return
+        if self.backlog:
+            self._keep(views)
+        elif self._engine.is_walking:
+            self._engine.written.append(self)
+            self._keep(views)
+        else:
+            sent = self._offer(views)
+            if sent is not None and (left := _behind(views, sent)):
+                self._keep(left)
+
+    def _write_now(self, data: Buffer) -> None:
+        """One segment, when nothing is in its way."""
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._end_soon(exc)
+            return
+        if sent < len(data):  # type: ignore[arg-type]
+            self._keep([memoryview(data)[sent:]])
+
+    def _offer(self, segments: list[Buffer]) -> int | None:
+        """How many bytes of it the socket has taken. None: it is broken, and `connection_lost` will say so."""
+        try:
+            return self._sock.sendmsg(segments[:_MOST_SEGMENTS]) if segments else 0
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as exc:
+            self._end_soon(exc)
+            return None
+
+    def _keep(self, views: list[Buffer]) -> None:
+        """What has not been sent waits here; the writer never uses that memory again."""
+        self.backlog += views
+        self.backlog_size += sum(map(len, views))  # type: ignore[arg-type]
+        if not self._engine.is_walking:
+            self._watch()
+        if self.backlog_size > self._high and not self._paused_protocol:
+            if self._engine.is_walking:
+                self.write_ready()  # nothing has been offered yet, and only the socket knows whether it is full
+                return
+            self._paused_protocol = self.owes = True
+            self._protocol.pause_writing()
+
+    def write_ready(self) -> None:
+        """The socket takes bytes, or may."""
+        sent = self._offer(self.backlog)
+        if sent is not None:
+            self._has_sent(sent)
+
+    def sent_together(self, sent: int) -> None:
+        """Of the backlog so many bytes have been sent by the engine; or a negated errno says why not."""
+        if sent >= 0 or -sent in (errno.EAGAIN, errno.EINTR):
+            self._has_sent(max(sent, 0))
+        else:
+            self._end_soon(OSError(-sent, os.strerror(-sent)))
+
+    def _has_sent(self, sent: int) -> None:
+        self.backlog = _behind(self.backlog, sent)
+        self.backlog_size -= sent
+        if self.backlog:
+            self._watch()
+            if self.backlog_size > self._high and not self._paused_protocol:
+                self._paused_protocol = self.owes = True
+                self._protocol.pause_writing()
+        if self.owes:
+            self.settle_up()
+
+    def settle_up(self) -> None:
+        """What waited for the backlog to shrink, or to be empty."""
+        if not self.backlog:
+            self.owes = False
+            self._watch()
+            if self._eof_wanted:
+                self._shut_down()
+            if self._closing:
+                self._end_soon(None)
+                return
+        if self._paused_protocol and self.backlog_size <= self._low:
+            self._paused_protocol = False
+            self._protocol.resume_writing()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self._eof_wanted:
+            self._eof_wanted = self.owes = True
+            if not self.backlog:
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            self._end_soon(exc)
+
+    def get_write_buffer_size(self) -> int:
+        return self.backlog_size
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = 64 * 1024 if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+
+    # ---- the end ----
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._reading = False
+            if self.backlog:
+                self.owes = True
+                self._watch()
+            else:
+                self._end_soon(None)
+
+    def abort(self) -> None:
+        self._end_soon(None)
+
+    def _end_soon(self, exc: OSError | None) -> None:
+        """As on every transport, `connection_lost` comes on a later turn of the loop, never from inside a call."""
+        self._let_go()
+        self._engine.loop().call_soon(self._end, exc)
+
+    def _end(self, exc: OSError | None) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self._let_go()
+        self._sock.close()
+        self._protocol.connection_lost(exc)
+
+    def _let_go(self) -> None:
+        """Nothing is read or written any more."""
+        self._closing = True
+        self._reading = False
+        self.backlog = []
+        self.backlog_size = 0
+        self._engine.remove(self.fd)
+        self._events = -1
+
+    # ---- what is known ----
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.BufferedProtocol)
+        self._engine.serve_alone(self.fd)
+        self._protocol = protocol
+        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return self._sock
+        if name in ("sockname", "peername") and self._sock.fileno() >= 0:
+            try:
+                return self._sock.getpeername() if name == "peername" else self._sock.getsockname()
+            except OSError:
+                return default
+        return default
+
+    def __repr__(self) -> str:
+        return f"<EngineTransport fd={self.fd}{' closing' if self._closing else ''}>"
+
+
+def _behind(segments: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left when `sent` bytes have gone."""
+    for i, segment in enumerate(segments):
+        size = len(segment)  # type: ignore[arg-type]
+        if sent < size:
+            return [memoryview(segment)[sent:], *segments[i + 1 :]]
+        sent -= size
+    return []
