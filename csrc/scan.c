@@ -170,7 +170,11 @@ static int take_payload(struct zcws_reader *reader, uint8_t *data, size_t len) {
 static void leave_frame(struct zcws_reader *reader) {
     reader->open = 0;
     reader->head = 0;
-    if (!is_control(reader->what) && (reader->what & ZCWS_LAST) != 0) reader->opcode = 0;
+    reader->frames += 1;
+    if (!is_control(reader->what) && (reader->what & ZCWS_LAST) != 0) {
+        reader->opcode = 0;
+        reader->messages += 1;
+    }
 }
 
 /* ---- the batch ----------------------------------------------------------------------------------------------- */

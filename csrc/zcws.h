@@ -93,6 +93,9 @@ struct zcws_reader {
     uint64_t remaining; /* its payload that has not been unmasked, bytes */
     uint64_t size;      /* payload announced by the frames of the message in progress, bytes */
     uint64_t fragments; /* frames of the message in progress */
+
+    uint64_t frames;   /* read whole so far, control frames too; for whoever wants to know */
+    uint64_t messages; /* of these, the last ones of their messages */
 };
 
 /* Reads every complete frame in base[begin, end): checks its head, unmasks its payload in place, checks

@@ -31,12 +31,13 @@ HOUSE: list[tuple[float, str]] = [
     (7.6, "asgi.opening aio.asking"),  # before a connection is open: the answer of an application, a client
     (7.6, "aio.tracing"),
     (7.5, "aio.websocket sync.stream"),
-    (7.4, "aio.halves aio.stats sync.halves"),
+    (7.4, "aio.halves sync.halves"),
     (7.3, "aio.reading aio.writing sync.reading sync.writing"),
     (7.2, "aio.stream"),
     (7.1, "aio.reach aio.transport sync.reach"),
     (7, "activation route retry aio.engine aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive"),
     (6, "connector acceptor router hooks"),
+    (5.5, "stats"),  # what can be known by looking
     (5, "connection"),
     (4.5, "prepared"),  # which bytes a writer gets
     (4, "reader writer"),

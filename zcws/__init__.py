@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from zcws.aio.server import Server as Server
     from zcws.aio.server import serve as serve
     from zcws.aio.server import unix_serve as unix_serve
-    from zcws.aio.stats import Stats as Stats
     from zcws.aio.websocket import WebSocket as WebSocket
     from zcws.buffer import PayloadBuffer as PayloadBuffer
     from zcws.closing import State as State
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from zcws.retry import backoff as backoff
     from zcws.retry import process_exception as process_exception
     from zcws.router import Router as Router
+    from zcws.stats import Stats as Stats
 
 __version__ = "0.1.0"
 
@@ -66,7 +66,6 @@ _HOMES = {
     "zcws.aio.redis": ("RedisRooms",),
     "zcws.aio.room": ("Room",),
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
-    "zcws.aio.stats": ("Stats",),
     "zcws.aio.websocket": ("WebSocket",),
     "zcws.buffer": ("PayloadBuffer",),
     "zcws.closing": ("State",),
@@ -86,6 +85,7 @@ _HOMES = {
     "zcws.pool": ("Pool",),
     "zcws.retry": ("backoff", "process_exception"),
     "zcws.router": ("Router",),
+    "zcws.stats": ("Stats",),
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

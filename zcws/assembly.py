@@ -35,7 +35,14 @@ BAD_BUFFER_SIZE = 18
 
 
 class Inflate(Protocol):
-    """What decompresses the messages of one connection, one at a time. RFC 7692 7.2.2."""
+    """What decompresses the messages of one connection, one at a time. RFC 7692 7.2.2.
+
+    Attributes:
+        bytes_before, bytes_after: what has been inflated so far, and what that gave.
+    """
+
+    bytes_before: int
+    bytes_after: int
 
     def message(self, payload: bytes, limit: int) -> bytes:
         """A whole message; of one over `limit` bytes only so much that this shows. Raises: as `pieces`."""

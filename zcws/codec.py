@@ -57,9 +57,12 @@ class Inflater:
     Args:
         parameters: what was agreed.
         is_client: our role; the peer's window and takeover are the other one's.
+
+    Attributes:
+        bytes_before, bytes_after: what has been inflated so far, and what that gave.
     """
 
-    __slots__ = ("_forgets", "_is_begun", "_stream", "_streams", "_wbits")
+    __slots__ = ("_forgets", "_is_begun", "_stream", "_streams", "_wbits", "bytes_after", "bytes_before")
 
     def __init__(self, parameters: DeflateParameters, *, is_client: bool) -> None:
         bits = parameters.server_max_window_bits if is_client else parameters.client_max_window_bits
@@ -70,6 +73,7 @@ class Inflater:
         self._stream: Any = None
         self._streams = 0  # that the message in progress is made of
         self._is_begun = False  # some bytes of a message have been inflated
+        self.bytes_before = self.bytes_after = 0
 
     def message(self, payload: bytes, limit: int) -> bytes:
         """A whole message at once. What is longer than `limit` bytes is the beginning of one that is too long.
@@ -94,6 +98,8 @@ class Inflater:
             raise ValueError(str(exc)) from None
         if self._forgets:
             self._stream = None
+        self.bytes_before += len(payload)
+        self.bytes_after += len(piece)
         return piece
 
     def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
@@ -102,22 +108,28 @@ class Inflater:
         Raises:
             ValueError: this is not DEFLATE data, or refers to bytes that were never there.
         """
+        self.bytes_before += len(payload)
         try:
-            if payload and not self._is_begun:
-                self._is_begun = True
-                self._streams = 0
-            for start in range(0, len(payload), _STEP_IN):
-                yield from self._inflate(payload[start : start + _STEP_IN])
-            if last:
-                # A message that ended with a final block has no open block that the tail would close; nor has one of
-                # no bytes at all, which should have been one byte (RFC 7692 7.2.3.6).
-                begun, self._is_begun = self._is_begun, False
-                if begun and self._stream is not None:
-                    yield from self._inflate(_TAIL, closes=True)
-                if self._forgets:
-                    self._stream = None
+            for piece in self._pieces(payload, last=last):
+                self.bytes_after += len(piece)
+                yield piece
         except _ZlibError as exc:
             raise ValueError(str(exc)) from None
+
+    def _pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
+        if payload and not self._is_begun:
+            self._is_begun = True
+            self._streams = 0
+        for start in range(0, len(payload), _STEP_IN):
+            yield from self._inflate(payload[start : start + _STEP_IN])
+        if last:
+            # A message that ended with a final block has no open block that the tail would close; nor has one of
+            # no bytes at all, which should have been one byte (RFC 7692 7.2.3.6).
+            begun, self._is_begun = self._is_begun, False
+            if begun and self._stream is not None:
+                yield from self._inflate(_TAIL, closes=True)
+            if self._forgets:
+                self._stream = None
 
     def _inflate(self, data: Buffer, *, closes: bool = False) -> Iterator[bytes]:
         stream = self._stream or self._new_stream()
@@ -167,6 +179,7 @@ class Deflater:
 
     Attributes:
         key: level, window and memory level: what `shared_message` gives depends on these and nothing else.
+        bytes_before, bytes_after: messages that went out compressed so far, before and after that was done.
     """
 
     __slots__ = (
@@ -178,6 +191,8 @@ class Deflater:
         "_shared",
         "_stream",
         "_watch",
+        "bytes_after",
+        "bytes_before",
         "idle_timeout",
         "key",
         "threshold",
@@ -208,6 +223,7 @@ class Deflater:
         self._is_watched = False
         self._is_begun = False  # a message is going out in fragments
         self._idle = 0  # ticks since the last message
+        self.bytes_before = self.bytes_after = 0
 
     def is_worth(self, size: int) -> bool:
         """Whether a message of `size` bytes should be compressed when the caller did not say."""
@@ -216,9 +232,15 @@ class Deflater:
     def message(self, payload: Buffer) -> bytes | None:
         """A whole message compressed; None where that is not shorter, and then it goes out as it is."""
         if self._forgets:
-            return self.shared_message(payload)
-        if not payload:
-            return None
+            compressed = self.shared_message(payload)
+        else:
+            compressed = self._own_message(payload) if payload else None
+        if compressed is not None:
+            self.bytes_before += len(payload)  # type: ignore[arg-type]
+            self.bytes_after += len(compressed)
+        return compressed
+
+    def _own_message(self, payload: Buffer) -> bytes | None:
         self._idle = 0
         stream = self._stream
         if stream is None:
@@ -235,8 +257,8 @@ class Deflater:
         """A whole message compressed for every connection with the same `key`; None where that is not shorter.
 
         It refers to nothing before it, so a peer can inflate it whatever came before, with or without takeover. Where a
-        connection has a context of its own, `rest` has to follow: the peer's window then holds bytes that our context
-        has never seen, and a reference that reached back past them would be that many bytes short.
+        connection has a context of its own, it has to be dropped (`sent_shared`): the peer's window then holds bytes
+        that our context has never seen, and a reference that reached back past them would be that many bytes short.
         """
         stream = self._shared_stream()
         # A full flush forgets everything before it, so whoever is next starts from nothing.
@@ -253,7 +275,15 @@ class Deflater:
             compressed += _flush(stream, _SYNC_FLUSH)
             if self._forgets:
                 self._stream = None
+        self.bytes_before += len(payload)  # type: ignore[arg-type]
+        self.bytes_after += len(compressed)
         return compressed
+
+    def sent_shared(self, before: int, after: int) -> None:
+        """What `shared_message` gave goes out on this connection: bytes of it before and after."""
+        self.bytes_before += before
+        self.bytes_after += after
+        self.rest()
 
     def rest(self) -> None:
         """Gives the context's memory back. A new one refers to nothing, which is always allowed."""

@@ -65,12 +65,14 @@ class Connection:
     Attributes:
         reader, writer, bridge: the halves; see the table above.
         compressor: the writer's, where permessage-deflate was agreed; else None.
+        began_end: what happened first of all that ended it; None while it is open.
         hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.
     """
 
     __slots__ = (
         "_failure",
         "agreement",
+        "began_end",
         "bridge",
         "compressor",
         "hold_replies",
@@ -97,6 +99,7 @@ class Connection:
         self.is_client = is_client
         self.agreement = agreement
         self.state = State.OPEN
+        self.began_end: Event | None = None
         self.hold_replies = False
         self.is_split = False
         self._failure: tuple[int, str] | None = None
@@ -318,6 +321,8 @@ class Connection:
         self.reader.defer_replies()
 
     def _move(self, event: Event) -> None:
+        if self.began_end is None:
+            self.began_end = event
         self.state = next_state(self.state, event)
 
     # ---- how it ended ----

@@ -226,6 +226,16 @@ class Inlet:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
         return length_hint(self._words) > 0 or self._status != _MORE or self._eof
 
+    @property
+    def frames(self) -> int:
+        """How many whole frames have arrived so far, control frames too. The C core counts them as it goes by."""
+        return int(self._state.frames)
+
+    @property
+    def messages(self) -> int:
+        """How many messages have arrived whole."""
+        return int(self._state.messages)
+
     def holds(self, ring: Ring) -> bool:
         """Whether bytes in `ring` are still needed."""
         return self._ring is ring

@@ -7,8 +7,8 @@ Why one compressed form will do for peers that remember (context takeover) and f
 compressor that has just forgotten everything, so it refers to nothing before it, and every peer whose window is large
 enough can inflate it. Afterwards it stands in the window of a peer that remembers, where our own context for that
 connection knows nothing of it. From then on the two windows differ, and an old context would refer to the wrong bytes:
-so it is dropped (`rest`) with each such message. A new context again refers only to what it has compressed itself,
-and that is the latest part of both windows: distances are counted backwards from the end, so they agree.
+so it is dropped (`sent_shared`) with each such message. A new context again refers only to what it has compressed
+itself, and that is the latest part of both windows: distances are counted backwards from the end, so they agree.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["Prepared"]
 
 _FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 
-#: The first byte of a head, the payload, and the whole frame without a key.
-_Form = tuple[int, bytes, bytes]
+#: The first byte of a head, the payload, the whole frame without a key, and bytes of the message before compression.
+_Form = tuple[int, bytes, bytes, int]
 
 
 class Prepared:
@@ -45,7 +45,7 @@ class Prepared:
         payload = bytes(payload)
         self._compress = compress
         self._size = len(payload)
-        self._plain = _form(_FIN | opcode, payload)
+        self._plain = _form(_FIN | opcode, payload, len(payload))
         self._compressed: dict[Hashable, _Form] = {}
 
     @property
@@ -62,16 +62,17 @@ class Prepared:
         """The frame that has to be sent next on the connection of `writer`, which has nothing else to send, is not in
         the middle of a message and has sent no Close. None where it masks: then `write_to` it is.
 
-        The caller has promised to send it: the writer's context has been told.
+        The caller has promised to send it: the writer has been told.
         """
         if writer._next_key is not None:
             return None
+        writer.messages += 1
         codec = writer._compress
         if codec is None:
             return self._plain[2]
-        first, _, frame = self._form_for(codec)
+        first, payload, frame, size = self._form_for(codec)
         if first & _RSV1:
-            codec.rest()
+            codec.sent_shared(size, len(payload))
         return frame
 
     def _form_for(self, codec: Compress) -> _Form:
@@ -84,10 +85,10 @@ class Prepared:
         return form
 
     def _compress_with(self, codec: Compress) -> _Form:
-        first, payload, _ = self._plain
+        first, payload, _, size = self._plain
         compressed = codec.shared_message(payload)
-        return self._plain if compressed is None else _form(first | _RSV1, compressed)
+        return self._plain if compressed is None else _form(first | _RSV1, compressed, size)
 
 
-def _form(first: int, payload: bytes) -> _Form:
-    return first, payload, unmasked_head(first, len(payload)) + payload
+def _form(first: int, payload: bytes, size: int) -> _Form:
+    return first, payload, unmasked_head(first, len(payload)) + payload, size

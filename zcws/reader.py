@@ -125,6 +125,12 @@ class Reader(Inlet):
         self.streaming: int | None = None
         self._skipping = False  # the rest of a message that nobody wants
 
+    @property
+    def inflated(self) -> tuple[int, int]:
+        """Bytes of compressed messages as they arrived, and as they were handed on. RFC 7692."""
+        inflate = self._inflate
+        return (0, 0) if inflate is None else (inflate.bytes_before, inflate.bytes_after)
+
     # ---- frames and messages ----
 
     def read_frame(

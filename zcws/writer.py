@@ -51,7 +51,14 @@ _build_masked = lib.zcws_build_masked
 
 
 class Compress(Protocol):
-    """What compresses the messages of one connection, one at a time. RFC 7692 7.2.1."""
+    """What compresses the messages of one connection, one at a time. RFC 7692 7.2.1.
+
+    Attributes:
+        bytes_before, bytes_after: messages that went out compressed so far, before and after that was done.
+    """
+
+    bytes_before: int
+    bytes_after: int
 
     def is_worth(self, size: int) -> bool:
         """Whether a message of `size` bytes should be compressed when the caller did not say."""
@@ -74,8 +81,8 @@ class Compress(Protocol):
         """A whole message compressed for many connections, or None where that would be longer."""
         ...
 
-    def rest(self) -> None:
-        """Forgets every message so far; the peer need not know."""
+    def sent_shared(self, before: int, after: int) -> None:
+        """What `shared_message` gave goes out here: counts its bytes, and forgets every message so far."""
         ...
 
 
@@ -122,6 +129,7 @@ class Writer:
 
     Attributes:
         size: about how many bytes wait to be taken; 0 only when there are none.
+        messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
     """
 
@@ -131,10 +139,12 @@ class Writer:
         "_is_bare",
         "_next_key",
         "_opcode",
+        "_other_frames",
         "_out",
         "_scratch",
         "_segments",
         "_utf8",
+        "messages",
         "sent_close",
         "size",
     )
@@ -149,6 +159,8 @@ class Writer:
         self._opcode = 0  # of the message that is going out in fragments, or of our Close; 0 between messages
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
+        self.messages = 0
+        self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
         self.size = 0
         self.sent_close: bytes | None = None
 
@@ -181,6 +193,7 @@ class Writer:
                 out += head
                 out += payload
             self.size += size + 4
+        self.messages += 1
 
     def _write_other(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, masked, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
@@ -196,13 +209,14 @@ class Writer:
         else:
             self._write(_FIN | _RSV1 | opcode, compressed)
 
-    def write_prepared(self, first: int, payload: bytes, frame: bytes) -> None:
+    def write_prepared(self, first: int, payload: bytes, frame: bytes, size: int) -> None:
         """A whole message that was framed for many writers (prepared.py).
 
         Args:
             first: the first byte of its head; with RSV1 the payload refers to nothing before it.
             payload: for a writer that masks.
             frame: head and payload, unmasked. It is not copied when it is large.
+            size: bytes of the message before it was compressed, if it was.
 
         Raises:
             ConnectionClosed: our Close is out.
@@ -211,9 +225,10 @@ class Writer:
         if self._opcode:
             self._refuse_message()
         if first & _RSV1:
-            self._codec().rest()
+            self._codec().sent_shared(size, len(payload))
         if self._next_key is not None:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
+            self.messages += 1
             return
         if len(frame) >= _SEGMENT:
             self._add_segment(frame)
@@ -223,6 +238,7 @@ class Writer:
             out = self._output()
             out += frame
         self.size += len(frame)
+        self.messages += 1
 
     def write_fragment(
         self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None
@@ -245,9 +261,12 @@ class Writer:
             self._opcode = opcode
         if self._compressing:
             payload = self._codec().piece(payload, last=last)
+        self._write(first, payload)
         if last:
             self._opcode = 0
-        self._write(first, payload)
+            self.messages += 1
+        else:
+            self._other_frames += 1
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame may be written; it is copied before this returns.
@@ -287,6 +306,7 @@ class Writer:
             self.sent_close = close_payload(*parse_close_payload(view))
             self._opcode = OpCode.CLOSE
         self._write(_FIN | opcode, view)
+        self._other_frames += 1
 
     def write_close(self, code: int | None, reason: str = "") -> None:
         """A Close. Nothing can be written after it. RFC 6455 5.5.1.
@@ -300,6 +320,17 @@ class Writer:
         if self.sent_close is None:
             self.write_control(reply.opcode, reply.payload)
         return self.sent_close is not None
+
+    @property
+    def frames(self) -> int:
+        """How many have been written, control frames too."""
+        return self.messages + self._other_frames
+
+    @property
+    def deflated(self) -> tuple[int, int]:
+        """Bytes of messages that went out compressed, before and after that was done. RFC 7692."""
+        codec = self._compress
+        return (0, 0) if codec is None else (codec.bytes_before, codec.bytes_after)
 
     @property
     def is_in_message(self) -> bool:

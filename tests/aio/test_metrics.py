@@ -48,15 +48,39 @@ def test_a_page_for_prometheus(anyplace: Place) -> None:
                     seen = figures(page)
                     assert (seen["zcws_connections"], seen["zcws_opened_connections_total"]) == (2, 2)
                     assert (seen["zcws_received_bytes_total"], seen["zcws_sent_bytes_total"]) == (18, 10)
+                    for what in ("received_frames", "sent_frames", "received_messages", "sent_messages"):
+                        assert seen[f"zcws_{what}_total"] == 2
+                    assert seen["zcws_sent_compressed_bytes_total"] == 0
                     assert seen["zcws_waiting_bytes"] == seen["zcws_slow_connections"] == 0
                 await until(lambda: len(server.connections) == 1)
                 seen = figures((await get(anyplace, server, "/metrics"))[1])
                 assert (seen["zcws_connections"], seen["zcws_opened_connections_total"]) == (1, 2)
                 assert seen[("zcws_closed_connections_total", "peer", "1000")] == 1
                 assert seen["zcws_received_bytes_total"] > 18  # what has closed still counts, its Close too
+                assert (seen["zcws_received_messages_total"], seen["zcws_received_frames_total"]) == (2, 3)
                 assert (await get(anyplace, server, "/other"))[0].startswith(b"HTTP/1.1 426 ")
 
     anyplace.run(main())
+
+
+def test_what_compression_saves_is_added_up(place: Place) -> None:
+    async def main() -> None:
+        metrics = zcws.Metrics(registry=prometheus_client.CollectorRegistry())
+        options = {"process_request": metrics.process_request, "compression": "deflate"}
+        async with place.serve(echo, **options) as server:
+            metrics.watch(server)
+            async with place.connect(server, compression="deflate") as ws:
+                await ws.send("word " * 1000)
+                await soon(ws.recv())
+                seen = figures((await get(place, server, "/metrics"))[1])
+                for way, (plain, wire) in (
+                    ("sent", ws.stats.inflated[::-1]),
+                    ("received", ws.stats.deflated),
+                ):
+                    assert seen[f"zcws_{way}_uncompressed_bytes_total"] == plain == 5000
+                    assert seen[f"zcws_{way}_compressed_bytes_total"] == wire < 100
+
+    place.run(main())
 
 
 def test_two_in_one_registry_are_a_mistake() -> None:

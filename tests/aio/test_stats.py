@@ -44,6 +44,57 @@ def test_what_is_broadcast_is_counted(place: Place) -> None:
             await soon(ws.recv())
             await soon(ws.recv())
             assert other.stats.bytes_sent == ws.stats.bytes_received == 10
+            assert (other.stats.messages_sent, other.stats.frames_sent) == (2, 2)
+            assert (ws.stats.messages_received, ws.stats.frames_received) == (2, 2)
+
+    place.run(main())
+
+
+def test_frames_and_messages_on_both_sides(anyplace: Place) -> None:
+    """Every way in and out: the engine's short cut, single frames, fragments, control frames, pieces, landing."""
+
+    async def main() -> None:
+        async with anyplace.serve(echo) as server, anyplace.connect(server) as ws:
+            other = await only(server)
+            for message in ("a", b"b" * 70_000, b"c" * 600_000):
+                await ws.send(message)
+                await soon(ws.recv())
+            await ws.send(["one", "two", "three"])
+            await soon(ws.recv())
+            await ws.ping()
+            await ws.write_frame(zcws.Frame(zcws.OpCode.TEXT, b"whole"))
+            assert await soon(ws.recv()) == "whole"
+            assert (ws.stats.messages_sent, ws.stats.frames_sent) == (5, 8)
+            assert (other.stats.messages_received, other.stats.frames_received) == (5, 8)
+            assert (other.stats.messages_sent, other.stats.frames_sent) == (5, 6)
+            assert (ws.stats.messages_received, ws.stats.frames_received) == (5, 6)
+            await ws.close()
+            assert (ws.stats.messages_sent, ws.stats.frames_sent, ws.stats.frames_received) == (5, 9, 7)
+            await until(lambda: other.stats.closed_by is not None)
+            assert (other.stats.frames_received, other.stats.frames_sent) == (9, 7)
+
+    anyplace.run(main())
+
+
+def test_what_compression_saves(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo, compression="deflate") as server:
+            async with place.connect(server, compression="deflate") as ws:
+                other = await only(server)
+                assert ws.stats.ratio_sent is ws.stats.ratio_received is None
+                await ws.send("word " * 1000)
+                await soon(ws.recv())
+                await ws.send(b"not compressed", compress=False)
+                await soon(ws.recv())
+                plain, wire = ws.stats.deflated
+                # Of the frame that carried it: a head of two bytes and a key; what was not compressed is not counted.
+                assert (plain, wire) == (5000, ws.stats.bytes_sent - 6 - len(b"not compressed") - 6)
+                assert other.stats.inflated == (wire, plain)
+                assert ws.stats.ratio_sent == other.stats.ratio_received == 5000 / wire
+                zcws.broadcast([other], "word " * 1000)
+                await soon(ws.recv())
+                assert other.stats.deflated[0] == ws.stats.inflated[1] == 10_000
+                assert other.stats.deflated[1] == ws.stats.inflated[0]
 
     place.run(main())
 

@@ -27,6 +27,7 @@ struct log {
     uint8_t bytes[LOG];
     size_t len;
     size_t complete; /* up to here: whole frames */
+    uint64_t frames, messages;
 };
 
 static struct guarded ring, land, table_memory;
@@ -166,11 +167,14 @@ static uint64_t naive_scan(const struct rules *rules, const uint8_t *data, size_
     struct naive_message message = {0};
     int closed = 0;
     expected.len = expected.complete = 0;
+    expected.frames = expected.messages = 0;
     for (size_t at = 0;;) {
         const long used = naive_frame(rules, &message, data + at, len - at, &closed);
         if (used < 0) return (uint64_t)-used;
-        if (closed) return ZCWS_CLOSED;
         if (used == 0) return ZCWS_MORE;
+        expected.frames += 1;
+        expected.messages += data[at] % 16 < CLOSE && data[at] >= 0x80;
+        if (closed) return ZCWS_CLOSED;
         at += (size_t)used;
     }
 }
@@ -286,11 +290,14 @@ static size_t receive_some(struct feed *feed, const uint8_t *data, size_t len) {
     return len;
 }
 
-static void check_logs(const struct rules *rules, size_t len, const char *way) {
+static void check_logs(const struct rules *rules, const struct zcws_reader *reader, size_t len, const char *way) {
     CHECK(seen.len >= expected.complete && seen.len <= expected.len, "%s: %zu bytes: log of %zu, not %zu to %zu", way,
           len, seen.len, expected.complete, expected.len);
     CHECK(memcmp(seen.bytes, expected.bytes, seen.len) == 0, "%s: %zu bytes: another log", way, len);
     if (rules->fit >= STREAM) CHECK(seen.len == expected.complete, "%s: half a frame that fits", way);
+    CHECK(reader->frames == expected.frames && reader->messages == expected.messages,
+          "%s: %llu frames, %llu messages", way, (unsigned long long)reader->frames,
+          (unsigned long long)reader->messages);
 }
 
 /* Cuts of about `size` bytes; 0 gives one piece. */
@@ -307,7 +314,7 @@ static void check_cuts(const struct rules *rules, size_t len, size_t size) {
     receive(&feed, NULL, 0);
     CHECK(feed.status == status, "cuts of %zu: %zu bytes: status %d, not %d", size, len, (int)feed.status,
           (int)status);
-    check_logs(rules, len, "cuts");
+    check_logs(rules, &feed.reader, len, "cuts");
 }
 
 /* Every prefix has to say what the naive parser says of it: a fault is found with the first byte that shows it. */
@@ -317,7 +324,7 @@ static void check_prefixes(const struct rules *rules, size_t len) {
         receive_some(&feed, stream + at, 1);
         const uint64_t status = naive_scan(rules, stream, at + 1);
         CHECK(feed.status == status, "byte %zu: status %d, not %d", at, (int)feed.status, (int)status);
-        check_logs(rules, at + 1, "bytes");
+        check_logs(rules, &feed.reader, at + 1, "bytes");
         if (status != ZCWS_MORE) return;
     }
 }

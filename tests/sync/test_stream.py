@@ -443,6 +443,46 @@ def test_what_is_known() -> None:
         assert ws.local_address == ws.remote_address == ""
 
 
+@anyhow
+@roles
+def test_stats(secure: dict[str, Any], client: bool) -> None:
+    with connected(client=client, **secure) as (ws, peer):
+        head = 6 if client else 2
+        ws.send("hello")
+        with ws.cork():
+            ws.send([b"a", b"b"])
+            ws.pong()
+        assert [peer.read().opcode for _ in range(4)] == [
+            wire.TEXT,
+            wire.BINARY,
+            wire.CONTINUATION,
+            wire.PONG,
+        ]
+        for text in (b"one", b"two"):
+            peer.send(wire.TEXT, text)
+        assert ws.recv() == "one"
+        stats = ws.stats
+        assert (stats.messages_sent, stats.frames_sent, stats.bytes_sent) == (2, 4, 4 * head + 7)
+        raw.until(lambda: ws.stats.frames_received == 2 or ws.recv(timeout=raw.LONG))
+        assert (ws.stats.messages_received, ws.stats.bytes_received) == (2, 6 + 2 * (8 - head))
+        assert (stats.bytes_waiting, stats.is_slow, stats.closed_by) == (0, False, None)
+        peer.send(wire.CLOSE, wire.close_payload(4000))
+        with pytest.raises(zcws.ConnectionClosedError):
+            while True:
+                ws.recv()
+        assert (ws.stats.closed_by, ws.stats.close_code, ws.stats.is_slow) == ("peer", 4000, False)
+
+
+def test_stats_of_halves() -> None:
+    with connected() as (ws, peer):
+        reader, writer, _ = ws.split()
+        peer.send(wire.TEXT, b"hello")
+        assert reader.recv() == "hello"
+        writer.send("hello")
+        assert (ws.stats.bytes_received, ws.stats.bytes_sent) == (11, 7)
+        assert (ws.stats.messages_received, ws.stats.messages_sent) == (1, 1)
+
+
 def test_no_thread_of_ours() -> None:
     before = threading.active_count()
     with connected(ping_interval=0.001, ping_timeout=raw.LONG) as (ws, peer):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.aio.reading import Reading
-from zcws.aio.stats import Stats, stats_of
 from zcws.aio.writing import Writing
 from zcws.closing import State
 from zcws.codes import CloseCode
+from zcws.stats import Stats, stats_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,8 +94,16 @@ class WebSocket(Reading, Writing):
 
     @property
     def stats(self) -> Stats:
-        """Bytes, queues, round-trip time, who closed and why, as of now. Costs nothing until it is read."""
-        return stats_of(self)
+        """Bytes, frames, messages, queues, round-trip time, who closed and why, as of now; free until it is read."""
+        transport = self._transport
+        return stats_of(
+            self.connection,
+            bytes_received=self._bytes_in,
+            bytes_sent=self._bytes_out,
+            bytes_waiting=self._writer.size + (0 if transport is None else transport.get_write_buffer_size()),
+            is_slow=self._drained is not None,
+            latency=self.latency,
+        )
 
     @property
     def subprotocol(self) -> str | None:

@@ -48,12 +48,14 @@ class Channel:
     Attributes:
         sock: the socket.
         is_tls: whether it is encrypted.
+        bytes_received, bytes_sent: by its reader and its writers, who count them here.
     """
 
     is_tls = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.bytes_received = self.bytes_sent = 0
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.

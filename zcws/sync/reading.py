@@ -198,6 +198,7 @@ class ReadingSide:
         if closing:
             reader.discarding = True
         if count:
+            self._channel.bytes_received += count
             reader.received(count)
         else:
             reader.receive_eof()

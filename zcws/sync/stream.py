@@ -28,6 +28,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError
 from zcws.frame import NeedMore
 from zcws.http import Request, Response
+from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
 from zcws.sync.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.sync.keepalive import Keepalive
@@ -84,6 +85,7 @@ class WebSocket(ReadingSide, WritingSide):
 
     def _feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake."""
+        self._channel.bytes_received += len(data)
         used = self._reader.receive_bytes(memoryview(data))
         if used < len(data):
             raise ConnectionError("more bytes behind the opening handshake than a ring holds")
@@ -296,6 +298,19 @@ class WebSocket(ReadingSide, WritingSide):
     def latency(self) -> float:
         """The last measured round-trip time in seconds; 0.0 before the first Pong."""
         return self._keepalive.latency
+
+    @property
+    def stats(self) -> Stats:
+        """Bytes, frames, messages, queues, round-trip time, who closed and why, as of now; free until it is read."""
+        channel = self._channel
+        return stats_of(
+            self.connection,
+            bytes_received=channel.bytes_received,
+            bytes_sent=channel.bytes_sent,
+            bytes_waiting=self._writer.size,
+            is_slow=not channel.is_writable,
+            latency=self.latency,
+        )
 
     @property
     def subprotocol(self) -> str | None:

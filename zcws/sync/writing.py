@@ -195,6 +195,7 @@ class WritingSide:
         segments = self._writer.take()
         if not segments:
             return
+        self._channel.bytes_sent += sum(map(len, segments))  # type: ignore[arg-type]
         try:
             self._channel.send(segments)
         except TimeoutError:

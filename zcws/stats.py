@@ -1,0 +1,117 @@
+"""What can be known of a connection by looking at it, and costs nothing while nobody looks.
+
+Who counts what, so that looking is all that is left to do:
+
+    bytes                          the driver, once for each read and each write of the socket
+    frames, messages that arrive   the C core (csrc/scan.c), while it reads their heads
+    frames, messages that leave    the writer: one addition for each
+    what compression saves         the codec, beside work that costs a thousand times as much
+    everything else                nobody: it is read from where it is kept anyway
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zcws.closing import Event, State
+from zcws.connection import Connection
+
+__all__ = ["Closer", "Stats", "stats_of"]
+
+#: Whose Close came first; "network" where the socket ended without one.
+Closer = Literal["us", "peer", "network"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """One connection at one moment.
+
+    Attributes:
+        bytes_received: of frames, their heads included, before TLS; the opening handshake is not counted.
+        bytes_sent: the same for what was handed to the transport or the socket.
+        frames_received: that have arrived whole, control frames included, whether or not they have been read.
+        frames_sent: that have been written, control frames included.
+        messages_received, messages_sent: the same for whole messages.
+        inflated: bytes of compressed messages that have been read, as they arrived and as they were handed on.
+            RFC 7692.
+        deflated: bytes of messages that went out compressed, before and after that was done.
+        bytes_waiting: written, and not taken by the socket yet.
+        frames_waiting: whole frames and pieces of frames that have arrived and have not been read.
+        is_slow: whether a `send` would wait, because the peer does not read fast enough.
+        latency: the last round-trip time in seconds; 0.0 before the first Pong.
+        state: how far closing has got.
+        closed_by: "us", "peer", or "network" where the socket ended without a Close; None while the connection is open.
+        close_code, close_reason: why; None while it is open. RFC 6455 7.1.5, 7.1.6.
+    """
+
+    bytes_received: int
+    bytes_sent: int
+    frames_received: int
+    frames_sent: int
+    messages_received: int
+    messages_sent: int
+    inflated: tuple[int, int]
+    deflated: tuple[int, int]
+    bytes_waiting: int
+    frames_waiting: int
+    is_slow: bool
+    latency: float
+    state: State
+    closed_by: Closer | None
+    close_code: int | None
+    close_reason: str | None
+
+    @property
+    def ratio_received(self) -> float | None:
+        """How many bytes came out of one compressed byte that arrived; None before the first."""
+        wire, plain = self.inflated
+        return plain / wire if wire else None
+
+    @property
+    def ratio_sent(self) -> float | None:
+        """How many bytes went into one compressed byte that left; None before the first."""
+        plain, wire = self.deflated
+        return plain / wire if wire else None
+
+
+def stats_of(
+    connection: Connection,
+    *,
+    bytes_received: int,
+    bytes_sent: int,
+    bytes_waiting: int,
+    is_slow: bool,
+    latency: float,
+) -> Stats:
+    """A connection as it is now; the arguments are what only its driver knows."""
+    reader, writer = connection.reader, connection.writer
+    return Stats(
+        bytes_received=bytes_received,
+        bytes_sent=bytes_sent,
+        frames_received=reader.frames,
+        frames_sent=writer.frames,
+        messages_received=reader.messages,
+        messages_sent=writer.messages,
+        inflated=reader.inflated,
+        deflated=writer.deflated,
+        bytes_waiting=bytes_waiting,
+        frames_waiting=reader.rows_waiting,
+        is_slow=is_slow,
+        latency=latency,
+        state=connection.state,
+        closed_by=_closed_by(connection),
+        close_code=connection.close_code,
+        close_reason=connection.close_reason,
+    )
+
+
+def _closed_by(connection: Connection) -> Closer | None:
+    """Whose Close came first; where the peer broke a rule it is ours."""
+    first = connection.began_end
+    if first is None:
+        return None
+    if connection.failure is not None or first in (Event.SEND_CLOSE, Event.FAIL):
+        return "us"
+    # A Close that was read and could not be answered any more is one all the same.
+    return "peer" if first is Event.RECEIVE_CLOSE or connection.reader.peer_close is not None else "network"
