@@ -15,7 +15,6 @@ from heads import request
 from served import served, zcws
 
 from zcws import ConnectionClosedOK, __version__, cli, connect
-from zcws.cli import serving
 from zcws.kernel import available
 
 # ---- what can be said ----
@@ -109,13 +108,6 @@ def test_a_port_in_use(loop: str) -> None:
 )
 def test_a_host_that_cannot_be_had(host: str, sentence: str) -> None:
     assert_refused(zcws("serve", "--echo", "--host", host), sentence)
-
-
-def test_a_port_that_is_reserved() -> None:
-    error = PermissionError(13, "Permission denied")
-    assert serving.refusal(error, "::1", 80).startswith("not allowed to listen on [::1]:80: ")
-    # What nobody foresaw is said in the system's words.
-    assert serving.refusal(OSError(97, "no such family"), "h", 1) == "cannot listen on h:1: no such family"
 
 
 def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ HOUSE: list[tuple[float, str]] = [
     (9.25, "cli"),
     (9.22, "cli.serving"),
     (9.2, "cli.bench cli.connecting cli.files cli.supervisor cli.trace"),  # the commands
+    (9.15, "cli.reasons"),  # why something cannot be done, in words
     (9.1, "info page cli.common cli.terminal"),  # what they show and share
     (9, "zcws aio sync asgi"),
     (8.3, "aio.metrics"),

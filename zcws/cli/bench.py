@@ -16,6 +16,7 @@ from typing import Any
 
 import zcws
 from zcws.cli.common import Failure, add_client_options, client_options, runner
+from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal
 
 __all__ = ["Histogram", "add"]
@@ -151,8 +152,7 @@ class Load:
         self._open = [ws for ws in opened if isinstance(ws, zcws.WebSocket)]
         for error in opened:
             if isinstance(error, BaseException):
-                words = str(error) or type(error).__name__
-                raise Failure(f"cannot connect to {self._told.url}: {words}")
+                raise Failure(unreachable(self._told.url, error))
 
     async def _open_one(self) -> zcws.WebSocket:
         async with self._opening:

@@ -27,6 +27,7 @@ from typing import Any
 
 import zcws
 from zcws.cli.common import Failure, add_client_options, client_options
+from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, as_hex, printable
 
 __all__ = ["add"]
@@ -125,7 +126,7 @@ class Session:
         try:
             self._ws = await zcws.connect(self._url, **self._options)
         except (OSError, ValueError, asyncio.TimeoutError, zcws.ZcwsError) as error:
-            self._failure = f"cannot connect to {self._url}: {error or type(error).__name__}"
+            self._failure = unreachable(self._url, error)
             return
         finally:
             self._ready.set()

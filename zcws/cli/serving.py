@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import signal
 import socket
 import ssl
@@ -16,24 +15,15 @@ import zcws
 from zcws import page
 from zcws.cli import files, supervisor
 from zcws.cli.common import Failure, authority, port, runner, server_context
+from zcws.cli.reasons import refusal
 
-__all__ = ["add", "refusal"]
+__all__ = ["add"]
 
 #: The port of `make serve`: the one that the examples of `websockets` made usual.
 PORT = 8765
 
 #: Seconds between Ctrl-C and the end, at most: for peers that do not answer the Close.
 GOODBYE = 1.0
-
-NOT_OURS = "cannot listen on {}: the host is not an address of this machine"
-
-#: What the system says about an address that cannot be had, in words; {} is the address.
-REFUSALS: dict[int | None, str] = {
-    errno.EADDRINUSE: "{} is in use: stop what listens there, or choose another port with --port",
-    errno.EACCES: "not allowed to listen on {}: ports below 1024 are often reserved, choose another with --port",
-    errno.EADDRNOTAVAIL: NOT_OURS,
-    None: NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
-}
 
 
 def add(commands: Any) -> None:
@@ -154,16 +144,6 @@ async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) ->
         )
     except (OSError, UnicodeError) as error:
         raise Failure(refusal(error, options.host, options.port)) from None
-
-
-def refusal(error: OSError | UnicodeError, host: str, port: int) -> str:
-    """Why the address cannot be had, in one sentence."""
-    if isinstance(error, (socket.gaierror, UnicodeError)):  # a label over 63 bytes is a UnicodeError
-        return f"there is no host called {host!r} as far as this machine knows"
-    where = authority(host, port)
-    if error.errno in REFUSALS:
-        return REFUSALS[error.errno].format(where)
-    return f"cannot listen on {where}: {error.strerror or error}"
 
 
 def announcement(sock: socket.socket, host: str, *, secure: bool) -> str:

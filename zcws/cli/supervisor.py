@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from zcws.cli.common import Failure, authority
+from zcws.cli.reasons import refusal
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -204,7 +205,7 @@ def reserve(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise Failure(f"cannot listen on {authority(host, port)}: {error.strerror}") from None
+        raise Failure(refusal(error, host, port)) from None
     return sock
 
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from zcws import CloseCode, OpCode
 from zcws.cli.common import Failure, add_client_options, authority, client_context, port
+from zcws.cli.reasons import refusal, unreachable
 from zcws.cli.terminal import Terminal, as_hex, printable
 
 __all__ = ["Tap", "add"]
@@ -209,8 +210,7 @@ class Proxy:
         try:
             server = await asyncio.start_server(self._pass_on, told.host, told.listen)
         except OSError as error:
-            where = authority(told.host, told.listen)
-            raise Failure(f"cannot listen on {where}: {error.strerror or error}") from None
+            raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
         self._terminal.say(f"zcws traces ws://{where} to {told.url} (Ctrl-C stops it)")
@@ -222,7 +222,7 @@ class Proxy:
         try:
             server = await asyncio.open_connection(self._host, self._port, ssl=self._ssl)
         except OSError as error:
-            self._say(number, "!", f"cannot connect to {authority(self._host, self._port)}: {error}")
+            self._say(number, "!", unreachable(self._told.url, error))
             writer.close()
             return
         up, down = Tap(), Tap()

@@ -1,0 +1,88 @@
+"""What the system says when an address cannot be had or reached, in words, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+
+import zcws
+from zcws.cli.common import authority
+
+__all__ = ["refusal", "unreachable"]
+
+_NOT_OURS = "cannot listen on {}: the host is not an address of this machine"
+
+#: Why nobody can listen there; {} is the address, then the option that chooses another port.
+_REFUSALS: dict[int | None, str] = {
+    errno.EADDRINUSE: "{} is in use: stop what listens there, or choose another port with {}",
+    errno.EACCES: "not allowed to listen on {}: ports below 1024 are often reserved, choose another with {}",
+    errno.EADDRNOTAVAIL: _NOT_OURS,
+    None: _NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
+}
+
+#: OpenSSL's word for what a server says that speaks no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+
+
+def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "--port") -> str:
+    """Why nobody can listen there, in one sentence."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # a label over 63 bytes is a UnicodeError
+        return f"there is no host called {host!r} as far as this machine knows"
+    where = authority(host, port)
+    if error.errno in _REFUSALS:
+        return _REFUSALS[error.errno].format(where, option)
+    return f"cannot listen on {where}: {error.strerror or error}"
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """Why there is no connection with `url`, in one sentence, and what to try."""
+    words = f"cannot connect to {url}: {_words(error)}"
+    hint = _hint(url, error)
+    return f"{words}; {hint}" if hint else words
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "it does not speak TLS"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return str(error) or type(error).__name__
+
+
+def _hint(url: str, error: BaseException) -> str:
+    scheme, separator, rest = url.partition("://")
+    is_late = isinstance(error, (TimeoutError, asyncio.TimeoutError))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "--ca FILE trusts another authority, --insecure everybody"
+    if scheme == "wss" and (is_late or (isinstance(error, ssl.SSLError) and error.reason in _NO_TLS)):
+        return f"without TLS it is ws://{rest}"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there: is the server running, and is this its port?"
+    if isinstance(error, socket.gaierror):
+        return "is the host spelled right?"
+    if isinstance(error, ValueError):
+        return _uri_hint(scheme, separator, rest)
+    if isinstance(error, zcws.HandshakeError):
+        return _answer_hint(scheme, rest, error.status)
+    return ""
+
+
+def _uri_hint(scheme: str, separator: str, rest: str) -> str:
+    secure = {"http": "ws", "https": "wss"}.get(scheme.lower())
+    if separator:
+        return f"is it {secure}://{rest}?" if secure else ""
+    return "" if scheme.startswith(("ws:", "wss:")) else f"is it ws://{scheme}?"
+
+
+def _answer_hint(scheme: str, rest: str, status: int | None) -> str:
+    if status is None:
+        return f"with TLS it is wss://{rest}" if scheme == "ws" else ""
+    if status in (301, 302, 303, 307, 308):
+        return "redirects are not followed here: connect to where it leads"
+    if status == 401:
+        return 'credentials are given with --header "Authorization: ..."'
+    return "is the path right, and is there a WebSocket server?"
