@@ -429,6 +429,7 @@ class TestBasicAuth:
     def ask(self, check: Any, *changes: tuple[str, str | None]) -> Response | None:
         found = WebSocketAcceptor().read_request(request(*changes))
         assert isinstance(found, Request)
+        self.asked = found
         answer = check(None, found)
         assert answer is None or isinstance(answer, Response)
         return answer
@@ -470,6 +471,7 @@ class TestBasicAuth:
     def test_two_credentials_are_two_pairs(self) -> None:
         check = basic_auth("r", [("ab", "cd"), ("ef", "gh")])
         assert self.ask(check, ("Authorization", basic_authorization("ef", "gh"))) is None
+        assert self.asked.username == "ef"
 
     def test_nobody_may(self) -> None:
         assert self.ask(basic_auth("r", []), ("Authorization", basic_authorization("", ""))) is not None

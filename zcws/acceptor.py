@@ -252,7 +252,8 @@ def basic_auth(
     credentials: tuple[str, str] | Iterable[tuple[str, str]] | None = None,
     check_credentials: CheckCredentials | None = None,
 ) -> Callable[[object, Request], Response | None]:
-    """A `process_request` that asks for user name and password. RFC 7617.
+    """A `process_request` that asks for user name and password; the handler finds the name in `ws.request.username`.
+    RFC 7617.
 
     Args:
         realm: what is protected, in words.
@@ -272,7 +273,10 @@ def basic_auth(
         given = parse_basic_authorization(request.headers.combined().get("authorization", ""))
         if given is None:
             return text_response(401, "user name and password are needed", challenge)
-        return None if check(*given) else text_response(401, "wrong user name or password", challenge)
+        if not check(*given):
+            return text_response(401, "wrong user name or password", challenge)
+        request.username = given[0]
+        return None
 
     return process_request
 

@@ -85,12 +85,15 @@ class Request:
 
     Attributes:
         path: the request target, query included; of a whole URI (RFC 9112 3.2.2) what follows the host.
+        username: who has shown a password, where `basic_auth` asked for one. A `process_request` of yours may keep here
+            whom it has found: the handler has the same object, `ws.request`.
     """
 
     path: str
     headers: Headers = field(default_factory=Headers)
     method: str = "GET"
     version: str = "HTTP/1.1"
+    username: str | None = field(default=None, init=False, compare=False)
 
     def serialize(self) -> bytes:
         """The head as bytes; `ValueError` where method or path would break out of the first line."""
@@ -121,9 +124,9 @@ def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> byt
     return f"{first}{headers}\r\n".encode("latin-1")
 
 
-def text_response(status: int, text: str, headers: HeadersLike = ()) -> Response:
-    """A response that says one sentence and ends the connection."""
-    body = text.encode() + b"\n"
+def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
+    """A response that says one sentence, and `end` behind it, and ends the connection."""
+    body = (text + end).encode()
     lines = Headers(headers)
     # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
     lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"

@@ -93,7 +93,7 @@ class TestServer:
             async with anyplace.serve(echo, process_request=process_request) as server:
                 answer = await exchange(anyplace, server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert status_of(answer) == 200
-                assert answer.endswith(b"\r\n\r\nhealthy\n")
+                assert answer.endswith(b"\r\n\r\nhealthy")
                 async with anyplace.connect(server) as ws:
                     await ws.send("and websockets")
                     assert await soon(ws.recv()) == "and websockets"

@@ -184,6 +184,16 @@ def test_slots_come_back_whatever_happens(serving: Serving) -> None:
 # ---- requests that are refused ----
 
 
+def test_respond_sends_what_it_is_given(serving: Serving) -> None:
+    with serving(echo, process_request=lambda server, _: server.respond(403, "no\n")) as server:
+        assert server.fileno() == server.sock.fileno()
+        with dialled(server) as sock:
+            sock.sendall(net.request())
+            head = raw.head_of(sock)
+            assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n") and b"Content-Length: 3\r\n" in head
+            assert sock.recv(100) == b"no\n"
+
+
 def test_process_request(serving: Serving) -> None:
     def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
         if request.path == "/health":

@@ -101,8 +101,8 @@ class ServerHandshake(asyncio.Protocol):
     # ---- for process_request ----
 
     def respond(self, status: int, text: str) -> Response:
-        """A plain text response, to be returned from `process_request`."""
-        return text_response(status, text)
+        """A plain text response, to be returned from `process_request`; `text` is sent as it is."""
+        return text_response(status, text, end="")
 
     @property
     def remote_address(self) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import perf_counter
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class Latency(float):
 
     __slots__ = ()
 
-    def __await__(self):  # type: ignore[no-untyped-def]
+    def __await__(self) -> Generator[None, None, Latency]:
         return self
         yield  # a generator, as __await__ has to be
 

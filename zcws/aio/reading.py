@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
 from zcws.buffer import PayloadBuffer
@@ -33,6 +33,15 @@ class Reading(Stream):
     """What can be read from a connection; one task at a time."""
 
     __slots__ = ()
+
+    @overload
+    async def recv(self, decode: Literal[True]) -> str: ...
+
+    @overload
+    async def recv(self, decode: Literal[False]) -> bytes: ...
+
+    @overload
+    async def recv(self, decode: bool | None = None) -> str | bytes: ...
 
     async def recv(self, decode: bool | None = None) -> str | bytes:
         """The next message: str for text, bytes for binary; yours to keep.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
@@ -158,7 +159,7 @@ class Server:
     # ---- like asyncio.Server ----
 
     @property
-    def sockets(self) -> tuple[Any, ...]:
+    def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets."""
         return () if self._server is None else tuple(self._server.sockets)
 

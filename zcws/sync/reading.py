@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
@@ -69,6 +69,15 @@ class ReadingSide:
     def _finish(self) -> None:
         """Nothing is left to read."""
         raise NotImplementedError
+
+    @overload
+    def recv(self, timeout: float | None = None, *, decode: Literal[True]) -> str: ...
+
+    @overload
+    def recv(self, timeout: float | None = None, *, decode: Literal[False]) -> bytes: ...
+
+    @overload
+    def recv(self, timeout: float | None = None, decode: bool | None = None) -> str | bytes: ...
 
     def recv(self, timeout: float | None = None, decode: bool | None = None) -> str | bytes:
         """The next message: str for text, bytes for binary; yours to keep.

@@ -31,7 +31,7 @@ from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
-from zcws.http import HttpError, Request, Response
+from zcws.http import HttpError, Request, Response, text_response
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel
 from zcws.sync.reading import Options
@@ -107,6 +107,14 @@ class Server:
         self._is_serving = False
         self._opening: set[socket.socket] = set()  # whose opening handshake is not over
         sock.setblocking(False)
+
+    def respond(self, status: int, text: str) -> Response:
+        """A plain text response, to be returned from `process_request`; `text` is sent as it is."""
+        return text_response(status, text, end="")
+
+    def fileno(self) -> int:
+        """The descriptor of the listening socket."""
+        return self.sock.fileno()
 
     def serve_forever(self) -> None:
         """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
