@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import zlib
+from typing import Any
+
 import pytest
 import wire
 from hypothesis import given
@@ -37,6 +40,10 @@ def lines_of(*pieces: bytes) -> list[str]:
         (wire.frame(wire.CLOSE), "< CLOSE [0 bytes]"),
         (wire.frame(wire.CLOSE, b"\x03"), "< CLOSE 03 [1 byte]"),
         (wire.frame(5, b"a"), "< OPCODE 5 61 [1 byte]"),
+        (wire.frame(wire.BINARY, b"a", rsv=3), "< BINARY 61 [1 byte, rsv2, rsv3]"),
+        (wire.frame(wire.PING, b"a", rsv=4), "< PING 'a' [1 byte, rsv1]"),
+        (wire.frame(wire.TEXT, "é".encode() * 50), f"< TEXT '{'é' * 32}'... [100 bytes]"),
+        (wire.frame(wire.TEXT, b"a" + "é".encode() * 50), f"< TEXT 'a{'é' * 31}'... [101 bytes]"),
     ],
 )
 def test_a_frame_is_a_line(frame: bytes, line: str) -> None:
@@ -44,6 +51,78 @@ def test_a_frame_is_a_line(frame: bytes, line: str) -> None:
     assert lines_of(*(frame[i : i + 1] for i in range(len(frame)))) == [line]
     assert lines_of(frame[:-1]) == []
     assert lines_of(frame + frame) == [line, line]
+
+
+def test_a_message_in_fragments_is_text_to_its_end() -> None:
+    lines = lines_of(
+        wire.frame(wire.TEXT, b"a", fin=False),
+        wire.frame(wire.PING, b"b"),
+        wire.frame(wire.CONTINUATION, b"c"),
+        wire.frame(wire.CONTINUATION, b"d"),
+    )
+    assert lines[2:] == ["< CONTINUATION 'c' [1 byte]", "< CONTINUATION 64 [1 byte]"]
+
+
+def deflated(stream: Any, data: bytes, *, last: bool = True) -> bytes:
+    """RFC 7692 7.2.1 with the standard library."""
+    compressed: bytes = stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH)
+    return compressed[:-4] if last else compressed
+
+
+@pytest.mark.parametrize("step", [1, 7, 1_000_000])
+@pytest.mark.parametrize("key", [None, wire.KEY])
+def test_rfc7692_7_2_2_messages_are_decompressed(step: int, key: bytes | None) -> None:
+    stream = zlib.compressobj(wbits=-15)
+    payloads = [
+        deflated(stream, b"hello"),
+        deflated(stream, b"hello"),  # refers to the first
+        deflated(stream, b"hel", last=False),
+        deflated(stream, b"lo"),
+        deflated(stream, bytes(1_000_000)),  # passes by in steps
+    ]
+    frames = [
+        wire.frame(wire.TEXT, payloads[0], rsv=4, key=key),
+        wire.frame(wire.TEXT, payloads[1], rsv=4, key=key),
+        wire.frame(wire.TEXT, payloads[2], rsv=4, fin=False, key=key),
+        wire.frame(wire.PING, b"between", key=key),
+        wire.frame(wire.CONTINUATION, payloads[3], key=key),
+        wire.frame(wire.BINARY, b"plain", key=key),
+        wire.frame(wire.BINARY, payloads[4], rsv=4, key=key),
+    ]
+    lines: list[str] = []
+    tracer = Tracer(lines.append, inflates=True)
+    data = b"".join(frames)
+    for at in range(0, len(data), step):
+        tracer.feed(data[at : at + step])
+    begins = ["TEXT 'hello' [", "TEXT 'hello' [", "TEXT 'hel' [", "PING 'between' [", "CONTINUATION 'lo' ["]
+    begins += [
+        "BINARY 70 6c 61 69 6e [",
+        f"BINARY {bytes(64).hex(' ')}... [{len(payloads[4])} bytes, compressed",
+    ]
+    assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=True)] == begins
+
+
+def test_rfc7692_7_2_3_4_a_final_block() -> None:
+    stream = zlib.compressobj(wbits=-15)
+    lines: list[str] = []
+    tracer = Tracer(lines.append, inflates=True)
+    payload = stream.compress(b"Hello") + stream.flush(zlib.Z_FINISH) + b"\x00"
+    for data in (payload, deflated(zlib.compressobj(wbits=-15), b"again")):
+        tracer.feed(wire.frame(wire.TEXT, data, rsv=4))
+    assert [line.split(" [")[0] for line in lines] == ["TEXT 'Hello'", "TEXT 'again'"]
+
+
+def test_what_cannot_be_decompressed_is_said_and_frames_go_on() -> None:
+    lines: list[str] = []
+    tracer = Tracer(lines.append, inflates=True)
+    tracer.feed(wire.frame(wire.TEXT, b"\xff\xff\xff", rsv=4))
+    tracer.feed(wire.frame(wire.TEXT, b"\x01\x02", rsv=4) + wire.frame(wire.TEXT, b"later"))
+    assert lines[0] == "(not DEFLATE data: nothing is decompressed from here on)"
+    assert lines[1:] == [
+        "TEXT [3 bytes, compressed]",
+        "TEXT 01 02 [2 bytes, compressed]",
+        "TEXT 'later' [5 bytes]",
+    ]
 
 
 @given(

@@ -49,9 +49,10 @@ class TracedWebSocket(WebSocket):
         def say(line: str) -> None:
             logger.debug("%s %s", name, line)
 
-        self._sees = Tracer(say, "<")
+        inflates = self.connection.agreement.deflate is not None
+        self._sees = Tracer(say, "<", inflates=inflates)
         self._room = memoryview(b"")
-        super().connection_made(_TracedTransport(transport, Tracer(say, ">")))  # type: ignore[arg-type]
+        super().connection_made(_TracedTransport(transport, Tracer(say, ">", inflates=inflates)))  # type: ignore[arg-type]
 
     def feed(self, data: bytes) -> None:
         self._sees.feed(data)

@@ -18,25 +18,21 @@ import itertools
 import re
 import ssl
 import time
-import zlib
 from typing import Any
 from urllib.parse import urlsplit
 
-from zcws import CloseCode, OpCode
 from zcws.cli.common import Failure, add_client_options, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
-from zcws.cli.terminal import Terminal, as_hex, printable
+from zcws.cli.terminal import Terminal, printable
+from zcws.trace import Tracer
 
 __all__ = ["Tap", "add"]
 
 #: Bytes that are read at once.
 CHUNK = 64 * 1024
 
-#: Bytes of a payload that are kept to be shown, and characters that are.
-KEPT, SHOWN = 4096, 120
-
-#: Bytes of an HTTP head: what our own server accepts.
-LONGEST_HEAD = 16 * 1024
+#: Bytes of a payload that are shown: a line or two of a terminal.
+SHOWN = 120
 
 
 def add(commands: Any) -> None:
@@ -59,131 +55,40 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Tap:
-    """Reads one direction of one connection, and says what it sees, line by line.
-
-    Attributes:
-        deflated: whether permessage-deflate was agreed: then messages are decompressed.
-    """
+    """Reads one direction of one connection, and says what it sees, line by line: an HTTP head, then frames."""
 
     def __init__(self) -> None:
-        self.deflated = False
-        self._data = bytearray()
-        self._has_head = False
-        self._is_lost = False
-        self._rest = 0  # bytes of a payload that are still to come
-        self._payload = bytearray()
-        self._describe = ""
-        self._opcode = 0
-        self._key: bytes | None = None
-        self._inflate = zlib.decompressobj(wbits=-15)  # RFC 7692 7.1.2: the largest window reads every other
-        self._compressed = False
-        self._is_last = True  # the frame ends its message
+        self._head: bytearray | None = bytearray()  # as far as it has come; None when all of it has
+        self._has_frames = True
+        self._lines: list[str] = []
+        self._frames = Tracer(self._lines.append, shown=SHOWN)
+
+    def expect_deflate(self) -> None:
+        """Permessage-deflate was agreed: messages are decompressed."""
+        self._frames.inflates = True
 
     def feed(self, data: bytes) -> list[str]:
         """What these bytes complete."""
-        lines: list[str] = []
-        self._data += data
-        if not self._has_head and not self._read_http(lines):
-            return lines
-        while not self._is_lost and (self._read_payload(lines) if self._describe else self._read_head(lines)):
-            pass
-        if self._is_lost:
-            self._data.clear()
+        if self._head is not None:
+            data = self._read_http(self._head, data)
+        if self._has_frames:
+            self._frames.feed(data)
+        lines = self._lines.copy()
+        self._lines.clear()
         return lines
 
-    def _read_http(self, lines: list[str]) -> bool:
-        end = self._data.find(b"\r\n\r\n")
+    def _read_http(self, head: bytearray, data: bytes) -> bytes:
+        """Returns what stands behind the head."""
+        head += data
+        end = head.find(b"\r\n\r\n")
         if end < 0:
-            return False
-        head = self._data[:end].decode("latin-1").split("\r\n")
-        del self._data[: end + 4]
-        lines += [printable(line) for line in head]
-        self._has_head = True
+            return b""
+        lines = head[:end].decode("latin-1").split("\r\n")
+        self._lines += map(printable, lines)
+        self._head = None
         # After anything but a request or a 101 there are no frames: a page, an error.
-        self._is_lost = head[0].startswith("HTTP/") and head[0].split(" ")[1:2] != ["101"]
-        return True
-
-    def _read_head(self, lines: list[str]) -> bool:
-        """RFC 6455 5.2. False: need more."""
-        data = self._data
-        if len(data) < 2:
-            return False
-        size, begin = data[1] & 0x7F, 2
-        if size >= 126:
-            begin = 4 if size == 126 else 10
-            size = int.from_bytes(data[2:begin], "big")
-        masked = data[1] & 0x80
-        if len(data) < begin + (4 if masked else 0):
-            return False
-        self._key = bytes(data[begin : begin + 4]) if masked else None
-        self._opcode, flags = data[0] & 0x0F, data[0] & 0xF0
-        del data[: begin + (4 if masked else 0)]
-        if self._opcode < 8:
-            self._is_last = bool(flags & 0x80)
-        self._rest, self._payload = size, bytearray()
-        if self._opcode in (OpCode.TEXT, OpCode.BINARY):
-            self._compressed = bool(flags & 0x40) and self.deflated
-        self._describe = (
-            f"{opcode_name(self._opcode)} {size} bytes{flag_names(flags)}{' masked' if masked else ''}"
-        )
-        return True
-
-    def _read_payload(self, lines: list[str]) -> bool:
-        """False: need more."""
-        take = min(self._rest, len(self._data))
-        # Decompression needs every byte; anything else only what is shown.
-        keep = take if self._compressed else min(take, max(KEPT - len(self._payload), 0))
-        self._payload += self._data[:keep]
-        del self._data[:take]
-        self._rest -= take
-        if self._rest:
-            return False
-        lines.append(f"{self._describe} {self._shown()}".rstrip())
-        self._describe = ""
-        return True
-
-    def _shown(self) -> str:
-        payload = bytes(self._payload)
-        if self._key is not None:
-            payload = bytes(byte ^ key for byte, key in zip(payload, itertools.cycle(self._key)))
-        if self._opcode == OpCode.CLOSE:
-            return close_words(payload)
-        if self._compressed and self._opcode < 8:
-            try:
-                # RFC 7692 7.2.2: what the sender took off the end of a message.
-                payload = self._inflate.decompress(payload + (b"\x00\x00\xff\xff" if self._is_last else b""))
-            except zlib.error:
-                self._is_lost = True
-                return "(not deflate data: frames from here on are not shown)"
-        return quoted(payload, is_binary=self._opcode == OpCode.BINARY)
-
-
-def quoted(payload: bytes, *, is_binary: bool) -> str:
-    """The beginning of a payload: text where it is text."""
-    if not is_binary:
-        with contextlib.suppress(UnicodeDecodeError):
-            # Cut between characters: what is left out is at most three bytes.
-            text = payload[: 4 * SHOWN].decode("utf-8", "strict" if len(payload) <= 4 * SHOWN else "ignore")
-            return f'"{printable(text[:SHOWN])}"' + ("..." if len(text) > SHOWN else "")
-    return as_hex(payload)
-
-
-def close_words(payload: bytes) -> str:
-    """RFC 6455 5.5.1."""
-    if len(payload) < 2:
-        return "without a code" if not payload else as_hex(payload)
-    code = int.from_bytes(payload[:2], "big")
-    name = f" {CloseCode(code).name}" if code in list(CloseCode) else ""
-    return f"{code}{name} {quoted(payload[2:], is_binary=False) if payload[2:] else ''}".rstrip()
-
-
-def opcode_name(opcode: int) -> str:
-    return OpCode(opcode).name if opcode in list(OpCode) else f"opcode {opcode}"
-
-
-def flag_names(flags: int) -> str:
-    names = ((0x80, " fin"), (0x40, " rsv1"), (0x20, " rsv2"), (0x10, " rsv3"))
-    return "".join(name for bit, name in names if flags & bit)
+        self._has_frames = not lines[0].startswith("HTTP/") or lines[0].split(" ")[1:2] == ["101"]
+        return bytes(head[end + 4 :])
 
 
 class Proxy:
@@ -251,7 +156,9 @@ class Proxy:
             head = await reader.readuntil(b"\r\n\r\n")
             if rewrite is None:
                 agreed = re.search(rb"(?im)^sec-websocket-extensions:.*permessage-deflate", head) is not None
-                tap.deflated = other.deflated = agreed
+                if agreed:
+                    tap.expect_deflate()
+                    other.expect_deflate()
             data = head if rewrite is None else rewrite(head)
             while data:
                 for line in tap.feed(data):
