@@ -41,6 +41,9 @@ if hasattr(os, "register_at_fork"):
 #: Bytes asked for at once while the response's head arrives: what an answer is long.
 _CHUNK = 4096
 
+#: What a handshake leaves: the socket, who asked, what was agreed, the 101, and the bytes behind it.
+_Opened = tuple[socket.socket, WebSocketConnector, Agreement, Response, bytes]
+
 
 def connect(
     uri: str,
@@ -120,27 +123,29 @@ def connect(
         "family": family,
         "happy_eyeballs_delay": happy_eyeballs_delay,
     }
-    try:
-        opened = _follow(connector, route, open_timeout, others)
-    except TimeoutError as error:
-        if error.errno is not None:
-            raise  # it is the network's own
-        raise timed_out(connector.uri, open_timeout) from None
-    stream, connector, agreement, response, received = opened
-    connection = Connection(
-        is_client=True,
-        entropy=_keys,
-        agreement=agreement,
-        deflate=Deflate.of(compression),
-        pool=Pool(),
-        max_size=sys.maxsize if max_size is None else max_size,
-        max_fragments=max_fragments,
-    )
+    opened = _shake_in_time(connector, route, open_timeout, others)
     options = Options(
         close_timeout=close_timeout,
         ping_interval=ping_interval,
         ping_timeout=ping_timeout,
         write_timeout=write_timeout,
+    )
+    return _open(opened, options, Deflate.of(compression), max_size, max_fragments)
+
+
+def _open(
+    opened: _Opened, options: Options, deflate: Deflate | None, max_size: int | None, max_fragments: int
+) -> WebSocket:
+    """A handshake has succeeded."""
+    stream, connector, agreement, response, received = opened
+    connection = Connection(
+        is_client=True,
+        entropy=_keys,
+        agreement=agreement,
+        deflate=deflate,
+        pool=Pool(),
+        max_size=sys.maxsize if max_size is None else max_size,
+        max_fragments=max_fragments,
     )
     return WebSocket(
         open_channel(stream),
@@ -201,10 +206,21 @@ def _connections(uri: str, retries: Retries, options: dict[str, Any]) -> Iterato
         delay = retries.ended(time.monotonic() - opened, ws.connection.error())
 
 
+def _shake_in_time(
+    connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
+) -> _Opened:
+    try:
+        return _follow(connector, route, open_timeout, others)
+    except TimeoutError as error:
+        if error.errno is not None:
+            raise  # it is the network's own
+        raise timed_out(connector.uri, open_timeout) from None
+
+
 def _follow(
     connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
-) -> tuple[socket.socket, WebSocketConnector, Agreement, Response, bytes]:
-    """One handshake, or as many as there are redirects; the last bytes are those behind the response."""
+) -> _Opened:
+    """One handshake, or as many as there are redirects."""
     deadline = None if open_timeout is None else time.monotonic() + open_timeout
     followed = 0
     while True:
