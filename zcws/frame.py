@@ -302,7 +302,9 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
             raise ValueError("a close reason needs a close code (RFC 6455 5.5.1)")
         return b""
     if not is_sendable_close_code(code):
-        raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4)")
+        raise ValueError(
+            f"close code {code} must not be sent (RFC 6455 7.4): programs have 4000 to 4999 for themselves"
+        )
     payload = int(code).to_bytes(2, "big") + reason.encode()
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(

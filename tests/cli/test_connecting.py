@@ -128,7 +128,7 @@ def test_a_person(address: str) -> None:
         ("//slash", "< /slash"),
         ("/hex 00 ff", "< 00 ff"),
         ("/ping", r"pong after [0-9.]+ ms"),
-        ("/hex zz", "! non-hexadecimal"),
+        ("/hex zz", "! two hexadecimal digits are a byte, as in /hex 00 ff; not 'zz'"),
         ("/sing", "! there is no /sing"),
         ("/close 1006", "! "),
         ("/close x", "! a close code is a number"),

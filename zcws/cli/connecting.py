@@ -216,7 +216,7 @@ class Session:
         command: Callable[[str], None] | None = {
             "/ping": self._ping,
             "/close": self._close,
-            "/hex": lambda digits: self._do(self.ws.send(bytes.fromhex(digits))),
+            "/hex": lambda digits: self._do(self.ws.send(from_hex(digits))),
         }.get(name)
         if command is not None:
             command(rest.strip())
@@ -273,6 +273,14 @@ async def _finish_others() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)
     await asyncio.sleep(0)  # and hand their results over here
+
+
+def from_hex(digits: str) -> bytes:
+    """The bytes of a `/hex`."""
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError(f"two hexadecimal digits are a byte, as in /hex 00 ff; not {digits!r}") from None
 
 
 def typed() -> str:
