@@ -23,7 +23,7 @@ SOURCES := pyproject.toml build_ffi.py $(wildcard csrc/*.[ch] csrc/arch/*.[ch])
 help:
 	@echo "make serve      an echo server on ws://$(HOST):$(PORT) (HOST=, PORT=)"
 	@echo "make test       the tests (ARGS='-k name' is passed on to pytest)"
-	@echo "make coverage   the tests again, with the lines that no test of the core reaches"
+	@echo "make coverage   fails if no test reaches a line or a branch of the core, and says which"
 	@echo "make lint       ruff, mypy --strict, clang-format, compiler warnings as errors"
 	@echo "make fmt        rewrites the code in the one format"
 	@echo "make sanitize   the C tests under the address and undefined-behaviour sanitizers"
@@ -38,8 +38,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest $(ARGS)
 
 coverage: $(VENV)/.test
-	$(RUN) -m coverage run -m pytest $(ARGS)
-	$(RUN) -m coverage report
+	@PYTHON=$(RUN) bash .ci/coverage.sh $(ARGS)
 
 lint:
 	@PYTHON=$(PYTHON) bash .ci/lint.sh

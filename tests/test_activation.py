@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from zcws import activation
 from zcws.activation import listen_fds
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="descriptors are passed by fork and exec")
@@ -50,6 +51,24 @@ def test_a_service_that_systemd_started() -> None:
 def told(monkeypatch: pytest.MonkeyPatch, pid: object, count: str) -> None:
     monkeypatch.setenv("LISTEN_PID", str(pid))
     monkeypatch.setenv("LISTEN_FDS", count)
+
+
+def test_the_sockets_are_taken_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process, where descriptor 3 is somebody else's."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    names = [sock.getsockname() for sock in listening]
+    first = max(sock.fileno() for sock in listening) + 100  # behind each other, where nothing is
+    for at, sock in enumerate(listening):
+        os.dup2(sock.fileno(), first + at)
+        sock.close()
+    monkeypatch.setattr(activation, "FIRST", first)
+    told(monkeypatch, os.getpid(), "2")
+    found = listen_fds()
+    assert [sock.getsockname() for sock in found] == names
+    assert [sock.get_inheritable() for sock in found] == [False, False]
+    assert listen_fds() == []
+    for sock in found:
+        sock.close()
 
 
 def test_sockets_that_are_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import tracemalloc
 
 import feed
 import pytest
+import turn
 import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
@@ -403,6 +404,66 @@ def test_a_reader_that_is_not_eager_answers_when_the_ping_is_read() -> None:
         assert connection.bytes_to_send() == b""
         getattr(connection.reader, read)()
         assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"later"]
+
+
+# ---- somebody receives for many, and scans for all at once ----
+
+
+def test_many_connections_take_their_rows_out_of_one_ring() -> None:
+    pool = Pool(4096)
+    streams: list[tuple[bytes, list[str | bytes]]] = [
+        (wire.frame(TEXT, b"one"), ["one"]),
+        (wire.frame(BINARY, b"t") + wire.frame(BINARY, b"wo"), [b"t", b"wo"]),
+        (wire.frame(PING, b"p") + wire.frame(TEXT, b"three"), ["three"]),
+    ]
+    for at, (stream, messages) in enumerate(streams):
+        connection = connect(pool)
+        ring = turn.take(pool, connection, stream, at=100 * at)
+        reader = connection.reader
+        assert (reader.holds(ring), reader.is_idle, reader.pool) == (True, False, pool)
+        assert [connection.read_message() for _ in messages] == messages
+        assert connection.read_message() is NEED_MORE
+        assert (reader.is_idle, reader.holds(ring)) == (True, False)
+        assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"p"] * (at == 2)
+    # It is still the common one: whoever was done with it gave it to nobody else.
+    assert (pool.common is ring, pool.landing, pool._spare) == (True, None, [])
+
+
+def test_whoever_has_half_a_frame_keeps_the_ring() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring = turn.take(pool, connection, wire.frame(TEXT, b"whole") + wire.frame(TEXT, b"half")[:4], at=50)
+    assert connection.read_message() == "whole"
+    assert connection.read_message() is NEED_MORE
+    assert (connection.reader.holds(ring), connection.reader.is_idle) == (True, False)
+    pool.common = None  # what an engine does then
+    send(connection, b"lf" + wire.frame(TEXT, b"more"))
+    assert [connection.read_message(), connection.read_message()] == ["half", "more"]
+    assert connection.read_message() is NEED_MORE
+    assert (pool.landing is ring, connection.reader.is_idle) == (True, True)
+
+
+def test_a_single_row_after_our_close_is_dropped_and_after_the_end_not_looked_at() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    connection.close()
+    ring = turn.take(pool, connection, wire.frame(TEXT, b"late"))
+    assert (connection.reader.rows_waiting, connection.reader.holds(ring)) == (0, False)
+    turn.take(pool, connection, wire.frame(CLOSE, wire.close_payload(1000)))
+    assert connection.state is State.CLOSED
+    turn.take(pool, connection, wire.frame(TEXT, b"later"))
+    assert connection.reader.rows_waiting == 0
+
+
+def test_rows_waiting_counts_frames_however_they_wait() -> None:
+    connection = connect()
+    assert connection.reader.rows_waiting == 0
+    send(connection, wire.frame(TEXT, b"x") * 3)
+    assert connection.reader.rows_waiting == 3
+    connection.read_message()
+    assert connection.reader.rows_waiting == 2
+    send(connection, wire.frame(TEXT, b"x"))
+    assert connection.reader.rows_waiting == 3
 
 
 # ---- limits, and the memory that an announcement costs ----

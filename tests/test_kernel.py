@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,3 +79,15 @@ def test_a_wish_that_cannot_be_met_is_an_import_error() -> None:
     done = started_with("turbo", "zcws.reader")
     assert done.returncode == 1
     assert "ImportError: ZCWS_KERNEL: there is no kernel 'turbo' on this machine" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["scalar", kernel.available()[0]])
+def test_a_wish_is_read_when_the_module_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process: the module's code once more, in a namespace of its own."""
+    monkeypatch.setenv("ZCWS_KERNEL", name)
+    runpy.run_path(kernel.__file__)
+    assert kernel.in_use() == name
+    monkeypatch.setenv("ZCWS_KERNEL", "turbo")
+    with pytest.raises(ImportError, match="ZCWS_KERNEL: there is no kernel 'turbo'"):
+        runpy.run_path(kernel.__file__)
+    assert kernel.in_use() == name

@@ -53,6 +53,15 @@ def test_a_ring_that_is_held_goes_to_its_holders() -> None:
     assert bytes(view) == b"abc"
 
 
+def test_the_common_ring_is_not_given_to_anybody_else() -> None:
+    pool = Pool(4096)
+    pool.common = ring = pool.lease()
+    ring.head = 9
+    pool.give_back(ring)
+    pool.take_back(ring)
+    assert (pool.landing, pool._spare, ring.head) == (None, [], 9)
+
+
 def test_an_idle_pool_keeps_a_bounded_number_of_rings() -> None:
     pool = Pool(4096)
     rings = [pool.lease() for _ in range(_SPARE_RINGS + 5)]

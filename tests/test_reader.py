@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 import pytest
+import turn
 import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
@@ -533,3 +534,84 @@ def test_pings_that_waited_when_replies_were_deferred_are_answered_once() -> Non
     assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"1"]
     assert [read(connection).to_bytes() for _ in range(3)] == [b"1", b"x", b"2"]
     assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"2"]
+
+
+def test_nothing_else_reads_while_a_message_is_streamed() -> None:
+    connection = connect()
+    connection.reader.begin_stream()
+    for read_other in (connection.read_frame, connection.read_message, connection.reader.read_batch):
+        with pytest.raises(RuntimeError, match="a message is being streamed; read or leave it first"):
+            read_other()
+
+
+def test_what_cannot_be_inflated_of_a_message_that_nobody_wants() -> None:
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, fin=False, rsv=4))
+    pieces(connection)
+    connection.reader.end_stream()
+    send(connection, wire.frame(CONTINUATION, b"\xff\xff"))
+    with pytest.raises(ProtocolError) as caught:
+        connection.read_message()
+    assert caught.value.code == 1007
+
+
+# ---- past the reader: somebody scanned, and hands the only row on ----
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (wire.frame(TEXT, b"short"), "short"),
+        (wire.frame(TEXT, "ä".encode() * 3000), "ä" * 3000),
+        (wire.frame(BINARY, b"bytes"), b"bytes"),
+        (wire.frame(BINARY), b""),
+        (wire.frame(PING, b"p"), None),
+        (wire.frame(TEXT, b"half", fin=False), None),
+        (wire.frame(BINARY, wire.deflate(b"small"), rsv=4), None),
+    ],
+)
+def test_a_row_is_a_message_by_itself_or_not(frame: bytes, message: str | bytes | None) -> None:
+    pool = Pool(16_384)
+    connection = connect(pool, agreement=DEFLATE)
+    arrival = turn.arrive(pool, connection, frame, at=7)
+    assert connection.reader.message_of(arrival.ring, *arrival.row) == message
+    assert connection.reader.is_idle
+    connection.reader.discarding = True
+    assert connection.reader.message_of(arrival.ring, *arrival.row) is None
+
+
+def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
+    frame = connection.reader.frame_of(ring, begin, *arrival.row)
+    assert frame is not None
+    assert (frame.opcode, frame.text) == (OpCode.TEXT, "seen")
+    connection.reader.drop_frame(ring, stop)
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+    assert (connection.reader.is_idle, connection.reader.holds(ring)) == (True, False)
+    assert connection.reader.frame_of(ring, begin, PING, 0, 0) is None
+    connection.reader.discarding = True
+    assert connection.reader.frame_of(ring, begin, *arrival.row) is None
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
+    frame = connection.reader.frame_of(ring, begin, *arrival.row)
+    assert frame is not None
+    view = frame.payload
+    if not hold:
+        view = memoryview(view.tobytes())
+        gc.collect()
+    connection.reader.drop_frame(ring, stop)
+    assert (connection.reader.holds(ring), connection.reader.is_idle) == (hold, not hold)
+    pool.common = None
+    for i in range(50):
+        send(connection, wire.frame(BINARY, bytes([i]) * 100))
+        assert connection.read_message() == bytes([i]) * 100
+    assert view == b"held"

@@ -25,6 +25,9 @@ from zcws.route import (
     make_context,
     missing_socks,
     socks_error,
+    socks_options,
+    timed_out,
+    unix_uri,
     unknown_host,
     unreachable,
 )
@@ -71,6 +74,11 @@ class TestMistakes:
     def test_a_socket_and_a_path(self) -> None:
         with socket.socket() as sock, pytest.raises(ValueError, match="sock and path are different"):
             route("ws://a/", sock=sock, path="s")
+
+    def test_a_path_where_there_are_no_unix_sockets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+        with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
+            route("ws://a/", path="s")
 
 
 class TestTrust:
@@ -131,6 +139,9 @@ class TestPlace:
     def test_another(self) -> None:
         assert route("wss://a/", host="c", port=2).target(parse_uri("wss://b:1/")) == ("c", 2)
 
+    def test_over_a_unix_socket_without_a_uri(self) -> None:
+        assert [unix_uri(trust) for trust in (None, True)] == ["ws://localhost/", "wss://localhost/"]
+
     @pytest.mark.parametrize(
         ("host", "answer"), [("::1", True), ("127.0.0.1", True), ("a1", False), ("1.a", False)]
     )
@@ -185,6 +196,16 @@ class TestProxies:
         no_proxies.setenv("no_proxy", "127.0.0.1")
         assert self.find(host="127.0.0.1") is None
 
+    @pytest.mark.parametrize(
+        ("scheme", "kind", "resolves"),
+        [("socks5", "SOCKS5", False), ("socks5h", "SOCKS5", True), ("socks4", "SOCKS4", False)],
+    )
+    def test_what_python_socks_is_given(self, scheme: str, kind: str, resolves: bool) -> None:
+        kinds = pytest.importorskip("python_socks").ProxyType
+        assert socks_options(parse_proxy(f"{scheme}://p:1")) == {
+            "proxy_type": kinds[kind], "host": "p", "port": 1, "username": None, "password": None, "rdns": resolves,
+        }  # fmt: skip
+
     def test_a_mistake_in_the_environment_names_it(self, no_proxies: pytest.MonkeyPatch) -> None:
         no_proxies.setenv("all_proxy", "gopher://u:5ecret@p")
         with pytest.raises(ValueError, match=r"^all_proxy, from the environment") as caught:
@@ -232,6 +253,10 @@ class TestErrors:
         assert str(error).endswith("Name or service not known: a.invalid")
         there = unreachable(parse_proxy("a.invalid"), error)
         assert str(there).endswith("proxy http://a.invalid:80: Name or service not known: a.invalid")
+
+    def test_a_server_that_does_not_answer(self) -> None:
+        text = "ws://a/ has not answered the opening handshake in open_timeout=2.5 seconds"
+        assert str(timed_out(parse_uri("ws://a/"), 2.5)) == text
 
     def test_several_addresses_that_all_fail(self) -> None:
         assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")

@@ -398,13 +398,12 @@ class Inlet:
 
     def _forget_frame(self) -> None:
         """The frames that were handed out last are stale: the next read has begun."""
-        if self._frame is not None:
-            self._frame = None
-            self._lease.number += 1
-            if self._elsewhere:
-                for frame in self._elsewhere:
-                    frame._source = None
-                self._elsewhere = ()
+        self._frame = None
+        self._lease.number += 1
+        if self._elsewhere:
+            for frame in self._elsewhere:
+                frame._source = None
+            self._elsewhere = ()
 
     # ---- the ring ----
 

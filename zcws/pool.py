@@ -155,5 +155,5 @@ def _forget_all() -> None:
 
 
 # A mirrored mapping is shared memory: a child that went on using it would write into its parent's frames.
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - false on Windows only, which has no fork
     os.register_at_fork(after_in_child=_forget_all)

@@ -384,8 +384,6 @@ class Reader(Inlet):
         if self._skipping:
             self._skip(what, start, stop)
             return None
-        if self.streaming:
-            raise RuntimeError("a message is being streamed; read or leave it first")
         assembly = self._assembly
         if what & _FIRST or assembly is None:
             self._assembly = assembly = self._begin(what, buffer)

@@ -172,7 +172,7 @@ class Route:
         following = connector.redirect(response)
         if following is None:
             connector.check(response)  # raises: this is no 101
-            raise refused(response, "no 101")
+        assert following is not None
         if followed >= self.max_redirects:
             raise refused(response, f"one redirect more than max_redirects={self.max_redirects} allows")
         if self.sock is not None:

@@ -1,0 +1,46 @@
+"""What the engine does with bytes for many connections, without an engine: they land behind each other in the pool's
+common ring, and each connection is shown its rows (`Inlet.take_scan`, `Reader.message_of`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zcws.connection import Connection
+from zcws.kernel import lib
+from zcws.pool import TABLE_ROWS, Pool
+from zcws.ring import Ring
+
+
+class Arrival(NamedTuple):
+    """The bytes of one connection in the common ring, scanned; the arguments of `take_scan`."""
+
+    ring: Ring
+    begin: int
+    stop: int
+    count: int
+    words: list[int]
+
+    @property
+    def row(self) -> list[int]:
+        """The first row."""
+        at = lib.ZCWS_TABLE_HEAD
+        return self.words[at : at + lib.ZCWS_TABLE_ROW]
+
+
+def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arrival:
+    """`data` lies in the common ring from `at` on, and has been scanned for `connection`."""
+    ring = pool.common
+    if ring is None:
+        ring = pool.common = pool.lease()
+    stop = at + len(data)
+    ring.memory[at:stop] = data
+    state = connection.reader.state
+    count = lib.zcws_scan(state, ring.base, at, stop, pool.table, TABLE_ROWS)
+    return Arrival(ring, at, stop, count, pool.words.tolist())
+
+
+def take(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Ring:
+    """The same, and the connection has taken it; the ring."""
+    arrival = arrive(pool, connection, data, at)
+    connection.reader.take_scan(*arrival, 0)
+    return arrival.ring
