@@ -65,7 +65,7 @@ def is_engine_on() -> bool:
 
 def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
     """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing."""
-    engine = _engines.get(loop)
+    engine = _maybe_engine_of(loop)
     return nullcontext() if engine is None else engine.together()
 
 
@@ -153,6 +153,8 @@ class Engine:
 
     def add(self, transport: Served, fd: int) -> None:
         """Watches a socket for bytes to read."""
+        if not self._transports:
+            _idle.pop(self.loop(), None)
         self._transports[fd] = transport
         if self.is_walking:
             self._fresh.add(fd)
@@ -170,7 +172,10 @@ class Engine:
         if self._transports.pop(fd, None) is not None:
             self.serve_alone(fd)
             self._epoll.unregister(fd)
-            if not self.loop().is_closed():
+            loop = self.loop()
+            if not self._transports:
+                _idle[loop] = self
+            if not loop.is_closed():
                 self._listen(-1)
 
     def _listen(self, only: int) -> None:
@@ -342,12 +347,22 @@ def _send_together(transports: list[Served], orders: array[int], data: bytes) ->
         transport.sent_together(sent)
 
 
-_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+#: Who has sockets is kept alive by them and by the loop, which calls it: to keep it here too would keep, by its
+#: connections, the loop that is the key, and both for ever. Who has none knows its loop weakly, and is kept here.
+_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Engine]]
+_engines = weakref.WeakKeyDictionary()
+_idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+
+
+def _maybe_engine_of(loop: asyncio.AbstractEventLoop) -> Engine | None:
+    engine = _engines.get(loop)
+    return None if engine is None else engine()
 
 
 def engine_of(loop: asyncio.AbstractEventLoop) -> Engine:
     """The one engine of `loop`."""
-    engine = _engines.get(loop)
+    engine = _maybe_engine_of(loop)
     if engine is None:
-        engine = _engines[loop] = Engine(loop)
+        engine = _idle[loop] = Engine(loop)
+        _engines[loop] = weakref.ref(engine)
     return engine

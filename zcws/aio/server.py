@@ -132,7 +132,15 @@ class Server:
         else:
             closed = self.loop.create_task(self._run(ws, self.handler))
         self._running.add(closed)
-        closed.add_done_callback(self._running.discard)
+        closed.add_done_callback(self._has_ended)
+
+    def _has_ended(self, closed: asyncio.Future[None]) -> None:
+        self._running.discard(closed)
+        error = None if closed.cancelled() else closed.exception()
+        # Whoever leaves the program in a handler has left it: the loop has raised that already. Anything else is a
+        # mistake of ours, which asyncio would tell of if it had not been asked for here.
+        if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
     async def _run(self, ws: WebSocket, handler: Handler) -> None:
         """The handler, from the first message to the closed socket."""
@@ -150,7 +158,7 @@ class Server:
             # Also when another connection is over: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
             ws.abort()
             raise
         finally:

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import os
 import socket
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["EngineTransport", "adopt", "place"]
+
+#: Bound here: the last connections die when the interpreter has emptied its modules already.
+_warn = warnings.warn
 
 #: A connection that received at most this much (bytes) last time is served together with others. Larger messages
 #: often come in parts, and whoever keeps a part keeps the common ring.
@@ -360,6 +364,12 @@ class EngineTransport(asyncio.Transport):
             except OSError:
                 return default
         return default
+
+    def __del__(self) -> None:
+        # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
+        if not self._closing:
+            _warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
+            self._sock.close()
 
     def __repr__(self) -> str:
         return f"<EngineTransport fd={self.fd}{' closing' if self._closing else ''}>"

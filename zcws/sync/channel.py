@@ -23,6 +23,7 @@ import ssl
 import struct
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
 
 #: Segments that one sendmsg may take (IOV_MAX is at least 16; Linux and macOS have 1024).
 _MOST_SEGMENTS = 512
+
+#: Bound here: the last connections die when the interpreter has emptied its modules already.
+_warn = warnings.warn
 
 _LATE = "nothing was received in time"
 _STUCK = "the peer does not read"
@@ -56,6 +60,8 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.bytes_received = self.bytes_sent = 0
+        self._fd = sock.fileno()
+        self._is_over = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
@@ -95,6 +101,7 @@ class Channel:
 
     def abort(self) -> None:
         """Wakes every thread that waits here, and closes the socket."""
+        self._is_over = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
@@ -116,6 +123,12 @@ class Channel:
             return self.sock.getpeername() if peer else self.sock.getsockname()
         except OSError:
             return None
+
+    def __del__(self) -> None:
+        # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.
+        if not self._is_over:
+            _warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
+            self.sock.close()
 
 
 class PlainChannel(Channel):

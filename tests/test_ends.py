@@ -1,0 +1,264 @@
+"""Ends of life: a program that stops, forks or forgets while connections are open. Nothing crashes, hangs or says a word
+that nobody asked for; where ResourceWarnings were asked for, there is one that names the connection.
+
+Each is a program of its own, for what it does on its way out. The server that they talk to is in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import zcws.sync
+
+LONG = 60  # seconds after which a program hangs
+
+#: `ws` is open and has been used; `use` sends and receives, `finish` closes.
+OPEN = {
+    "asyncio": """
+import asyncio, gc, os, sys, threading, zcws
+loop = asyncio.new_event_loop()
+do = loop.run_until_complete
+
+async def _open():
+    return await zcws.connect(sys.argv[1])
+
+async def _use(ws, text):
+    await ws.send(text)
+    return await ws.recv()
+
+def connect(): return do(_open())
+def use(ws, text): return do(_use(ws, text))
+def finish(ws): do(ws.close())
+def leave(): loop.close()
+""",
+    "sync": """
+import gc, os, sys, threading
+from zcws.sync import connect as _connect
+def connect(): return _connect(sys.argv[1])
+def use(ws, text):
+    ws.send(text)
+    return ws.recv()
+def finish(ws): ws.close()
+def leave(): pass
+""",
+}
+
+DRIVERS = ["engine", "transport", "sync"]
+
+
+@pytest.fixture(scope="module")
+def uri() -> Iterator[str]:
+    def echo(ws: zcws.sync.WebSocket) -> None:
+        for message in ws:
+            ws.send(message)
+
+    server = zcws.sync.serve(echo, "127.0.0.1", 0, close_timeout=1)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"ws://127.0.0.1:{server.sock.getsockname()[1]}/"
+    server.shutdown()
+    thread.join()
+
+
+def run(driver: str, program: str, *words: str, flags: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    """Runs a program; its exit code, what it printed, and what it complained of."""
+    code = (OPEN["sync" if driver == "sync" else "asyncio"] if words else "") + program
+    environ = {**os.environ, "ZCWS_ENGINE": "0" if driver == "transport" else "1", "PYTHONWARNINGS": ""}
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code, *words], capture_output=True, text=True, env=environ, timeout=LONG
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+WAYS_OUT = {
+    "the program is over": "",
+    "sys.exit": "sys.exit(7)",
+    "the loop is closed": "leave()",
+    "and used after that": """
+leave()
+try:
+    ws.send_nowait("late") if hasattr(ws, "send_nowait") else use(ws, "late")
+except RuntimeError as error:
+    assert "Event loop is closed" in str(error), error
+""",
+    "the connection is forgotten": "del ws; gc.collect()",
+    "with the loop": "leave(); del ws; loop = do = None; gc.collect()",
+    "atexit": """
+import atexit
+atexit.register(lambda: (use(ws, "late"), finish(ws), leave()))
+""",
+    "a daemon thread reads": """
+ready = threading.Event()
+def wait():
+    ready.set()
+    use(ws, "a"); ws.recv() if hasattr(ws, "split") and "sync" in type(ws).__module__ else do(ws.recv())
+threading.Thread(target=wait, daemon=True).start()
+ready.wait()
+""",
+    "used after its end": """
+finish(ws)
+for attempt in (lambda: use(ws, "late"), lambda: use(ws, b"late")):
+    try:
+        attempt()
+    except zcws.ConnectionClosed as error:
+        assert error.code == 1000
+    else:
+        raise AssertionError
+finish(ws)
+leave()
+""",
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("way", WAYS_OUT)
+def test_a_program_that_leaves_is_silent(uri: str, driver: str, way: str) -> None:
+    opened = 'import zcws\nws = connect()\nother = connect()\nassert use(ws, "a") == "a"\n'
+    code = 7 if way == "sys.exit" else 0
+    assert run(driver, opened + WAYS_OUT[way], uri) == (code, "", "")
+
+
+FORGOTTEN = """
+import warnings
+ws = connect()
+assert use(ws, "a") == "a"
+before = len(os.listdir("/proc/self/fd"))
+leave()
+loop = do = ws = None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    gc.collect()
+assert {each.category for each in caught} == {ResourceWarning}, caught
+print([str(each.message) for each in caught])
+assert len(os.listdir("/proc/self/fd")) < before
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted as Linux shows them")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere finalizers come when they come")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_forgotten_connection_is_closed_and_named(uri: str, driver: str) -> None:
+    code, said, complaint = run(driver, FORGOTTEN, uri)
+    assert (code, complaint) == (0, "")
+    # On a transport of asyncio's own it is asyncio that warns.
+    name = {
+        "engine": "unclosed <WebSocket client, open> on <EngineTransport fd=",
+        "transport": "unclosed transport <_SelectorSocketTransport",
+        "sync": "unclosed WebSocket connection, fd=",
+    }[driver]
+    assert name in said
+
+
+FORKED = """
+ws, other = connect(), connect()
+assert use(ws, "a") == "a"
+child = os.fork()
+if child == 0:
+    # The parent's connections are left alone; one of its own works.
+    {loop}
+    mine = connect()
+    assert use(mine, "child") == "child"
+    finish(mine)
+    {leaves}
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+for i in range(3):
+    assert use(ws, f"parent {{i}}") == f"parent {{i}}"
+    assert use(other, b"x" * 100_000) == b"x" * 100_000
+finish(ws)
+finish(other)
+leave()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("leaves", ["os._exit(0)", "sys.exit(0)", "del ws, other; gc.collect(); sys.exit(0)"])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_child_process_leaves_its_parents_connections_alone(uri: str, driver: str, leaves: str) -> None:
+    anew = "pass" if driver == "sync" else "loop = asyncio.new_event_loop(); do = loop.run_until_complete"
+    program = FORKED.format(loop=anew, leaves=leaves)
+    assert run(driver, program, uri) == (0, "", "")
+
+
+SERVER = """
+import asyncio, sys, zcws, gc, warnings
+
+async def handler(ws):
+    async for message in ws:
+        if message == "exit":
+            sys.exit(7)
+        await ws.send(message)
+
+async def main():
+    server = await zcws.serve(handler, "127.0.0.1", 0)
+    uri = "ws://127.0.0.1:%d/" % server.sockets[0].getsockname()[1]
+    first, second = await zcws.connect(uri), await zcws.connect(uri)
+    for ws in (first, second):
+        await ws.send("a")
+        assert await ws.recv() == "a"
+    {then}
+
+{begin}
+"""
+
+RUN = "asyncio.run(main())"
+KEEP = "loop = asyncio.new_event_loop()\nloop.run_until_complete(main())"
+
+SERVERS = {
+    "sys.exit in a handler": ('await first.send("exit"); await asyncio.sleep(60)', RUN, 7),
+    "the loop is over": ("pass", RUN, 0),
+    "the loop is never closed": ("pass", KEEP, 0),
+    "the loop is forgotten": ("pass", f"{KEEP}\ndel loop\ngc.collect()", 0),
+    "closed and forgotten": ("pass", f"{KEEP}\nloop.close()\ndel loop\ngc.collect()", 0),
+    "everything is forgotten": ("del server, first, second, ws; gc.collect(); await asyncio.sleep(0.01)", RUN, 0),
+}
+
+
+@pytest.mark.parametrize("driver", ["engine", "transport"])
+@pytest.mark.parametrize("end", SERVERS)
+def test_a_server_that_is_left_is_silent(driver: str, end: str) -> None:
+    then, begin, code = SERVERS[end]
+    found, _, complaint = run(driver, SERVER.format(then=then, begin=begin))
+    # asyncio says of every task that nobody has waited for or cancelled that it was pending. It is right; no more is said.
+    said = [line for line in complaint.splitlines() if "but it is pending" not in line]
+    assert (found, [line for line in said if "coro=<Server._run()" not in line]) == (code, [])
+    assert begin != RUN or said == []
+
+
+LOOPS = """
+import asyncio, gc, os, socket, weakref, zcws
+from zcws.aio.transport import place
+from zcws.aio.stream import Options, pool_of
+
+gone, peers = [], []
+
+async def leave_one_open():
+    loop = asyncio.get_running_loop()
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    ws = zcws.WebSocket(loop, zcws.Connection(is_client=False, pool=pool_of(loop)), Options())
+    ws.connection_made(place(loop, ours, ws))
+    await asyncio.sleep(0)
+    gone.extend([weakref.ref(ws), weakref.ref(loop)])
+    peers.append(peer)
+
+before = len(os.listdir("/proc/self/fd"))
+for _ in range(20):
+    asyncio.run(leave_one_open())
+gc.collect()
+assert [each() for each in gone] == [None] * 40
+assert all(peer.recv(1) == b"" for peer in peers)
+assert len(os.listdir("/proc/self/fd")) == before + len(peers)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the engine is on Linux")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere finalizers come when they come")
+def test_loops_that_ended_with_open_connections_are_not_kept_by_the_engine() -> None:
+    assert run("engine", LOOPS) == (0, "", "")
