@@ -1,5 +1,5 @@
-"""Ends of life: a program that stops, forks or forgets while connections are open. Nothing crashes, hangs or says a word
-that nobody asked for; where ResourceWarnings were asked for, there is one that names the connection.
+"""Ends of life: a program that stops, forks or forgets while connections are open. Nothing crashes, hangs or says a
+word that nobody asked for; where ResourceWarnings were asked for, there is one that names the connection.
 
 Each is a program of its own, for what it does on its way out. The server that they talk to is in this process.
 """
@@ -71,7 +71,11 @@ def run(driver: str, program: str, *words: str, flags: tuple[str, ...] = ()) -> 
     code = (OPEN["sync" if driver == "sync" else "asyncio"] if words else "") + program
     environ = {**os.environ, "ZCWS_ENGINE": "0" if driver == "transport" else "1", "PYTHONWARNINGS": ""}
     done = subprocess.run(
-        [sys.executable, *flags, "-c", code, *words], capture_output=True, text=True, env=environ, timeout=LONG
+        [sys.executable, *flags, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=LONG,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -216,7 +220,11 @@ SERVERS = {
     "the loop is never closed": ("pass", KEEP, 0),
     "the loop is forgotten": ("pass", f"{KEEP}\ndel loop\ngc.collect()", 0),
     "closed and forgotten": ("pass", f"{KEEP}\nloop.close()\ndel loop\ngc.collect()", 0),
-    "everything is forgotten": ("del server, first, second, ws; gc.collect(); await asyncio.sleep(0.01)", RUN, 0),
+    "everything is forgotten": (
+        "del server, first, second, ws; gc.collect(); await asyncio.sleep(0.01)",
+        RUN,
+        0,
+    ),
 }
 
 
@@ -225,7 +233,7 @@ SERVERS = {
 def test_a_server_that_is_left_is_silent(driver: str, end: str) -> None:
     then, begin, code = SERVERS[end]
     found, _, complaint = run(driver, SERVER.format(then=then, begin=begin))
-    # asyncio says of every task that nobody has waited for or cancelled that it was pending. It is right; no more is said.
+    # asyncio says of every task that nobody waited for or cancelled that it was pending. It is right; no more is said.
     said = [line for line in complaint.splitlines() if "but it is pending" not in line]
     assert (found, [line for line in said if "coro=<Server._run()" not in line]) == (code, [])
     assert begin != RUN or said == []

@@ -396,6 +396,41 @@ def test_pongs_are_told_when_they_arrive() -> None:
     assert pongs == [b"1", b"2"]
 
 
+def test_only_pongs_are_told_as_pongs() -> None:
+    connection = connect()
+    pongs: list[bytes] = []
+    connection.reader.on_pong = pongs.append
+    connection.reader.eager = False
+    send(connection, wire.frame(PING, b"no") + wire.frame(PONG, b"yes") + wire.frame(CLOSE, b"\x03\xe8no"))
+    assert pongs == [b"yes"]
+
+
+def test_an_end_that_waits_is_news_and_no_idleness() -> None:
+    reader = connect().reader
+    assert (reader.is_idle, reader.has_news) == (True, False)
+    reader.receive_eof(later=True)
+    assert (reader.is_idle, reader.has_news, reader.is_concluded) == (False, True, False)
+
+
+def test_a_reason_of_ours_that_comes_after_the_end_is_no_reason() -> None:
+    connection = connect()
+    send(connection, wire.frame(CLOSE, wire.close_payload(1001)))
+    assert connection.reader.is_concluded
+    connection.reader.stop(1011, "too late")
+    assert connection.reader.error().code == 1001
+
+
+def test_the_callers_buffer_is_never_lent_to_somebody_else() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, b"half", fin=False))
+    assert connection.read_frame(PayloadBuffer(bytearray(100))) is NEED_MORE
+    connection.receive_eof()
+    with pytest.raises(ConnectionClosedError):
+        connection.read_frame()
+    assert pool._buffers == []
+
+
 def test_a_reader_that_is_not_eager_answers_when_the_ping_is_read() -> None:
     for read in ("read_frame", "read_batch", "read_message"):
         connection = connect()

@@ -593,6 +593,11 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
         frame.to_bytes()
     assert (connection.reader.is_idle, connection.reader.holds(ring)) == (True, False)
     assert connection.reader.frame_of(ring, begin, PING, 0, 0) is None
+    for _ in range(3):  # nor does it come back
+        send(connection, wire.frame(TEXT, b"next"))
+        assert read(connection).text == "next"
+        with pytest.raises(StaleFrame):
+            frame.to_bytes()
     connection.reader.discarding = True
     assert connection.reader.frame_of(ring, begin, *arrival.row) is None
 
@@ -615,3 +620,32 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
         send(connection, wire.frame(BINARY, bytes([i]) * 100))
         assert connection.read_message() == bytes([i]) * 100
     assert view == b"held"
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_what_nobody_wants_is_counted_for_each_message(extra: int) -> None:
+    """RFC 7692 7.1.1: it is inflated all the same; `max_size` holds, and exactly that many bytes are allowed."""
+    connection = connect(agreement=DEFLATE, max_size=1000)
+    for size in (1000, 1000 + extra):
+        connection.reader.begin_stream()
+        one, two = wire.fragments(BINARY, [b"", wire.deflate(bytes(size))], rsv=4)
+        send(connection, one)
+        assert pieces(connection) == ([], False)
+        connection.reader.end_stream()
+        send(connection, two)
+        if size > 1000:
+            with pytest.raises(LimitExceeded):
+                connection.read_message()
+        else:
+            assert connection.read_message() is NEED_MORE
+
+
+def test_a_reader_that_streams_is_not_idle() -> None:
+    connection = connect()
+    connection.reader.begin_stream()
+    assert not connection.reader.is_idle
+    assert connection.reader.read_piece() is NEED_MORE
+    assert not connection.reader.is_idle
+    connection.reader.end_stream()
+    assert connection.read_message() is NEED_MORE
+    assert connection.reader.is_idle
