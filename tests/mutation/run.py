@@ -1,0 +1,267 @@
+"""Mutation testing: how many small mistakes in the reader would the fast tests find?
+
+    python tests/mutation/run.py                           everything: most of an hour on two cores
+    python tests/mutation/run.py --minutes 10 --seed 1     as many as there is time for; the seed orders
+    python tests/mutation/run.py zcws.closing              one module
+
+One process imports and collects the tests once and runs each test once, to learn which lines it reaches and how long
+it takes. Then, for each mutant, it forks; the child puts the mutant's code into the live function and runs the tests
+that reach its line, the fastest first, until one fails. So a mutant that dies costs milliseconds. A child that takes
+too long, or too much memory, has hung or run away, which is noticed too: it counts as killed.
+
+Survivors are printed. Those that were looked at stand in survivors.txt with the reason; one that does not makes the run
+fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import importlib
+import os
+import random
+import resource
+import sys
+import time
+import types
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import coverage
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutants import Mutant, mutants_of
+
+ROOT = Path(__file__).parent.parent.parent
+
+MODULES = ["zcws.reader", "zcws.inlet", "zcws.assembly", "zcws.closing", "wire"]
+
+#: The fast sans-I/O tests in which these modules are used at all.
+TESTS = "reader inlet assembly closing connection payload_origin behaviour_frames behaviour_deflate".split()
+
+#: Not these, which take longer than all others together: any messages, and what inflates to a thousand times its size.
+LEAVE = "not bomb and not test_what_comes_out_is_what_went_in"
+
+#: Seconds of CPU of the slowest tests that are taken: a survivor goes through all of them.
+SLOWEST = 2.0
+
+#: Seconds of CPU for one mutant: three times what all of these tests take, so that only what hangs is stopped.
+PATIENCE = 120
+
+#: Bytes of memory for one mutant beyond the 300 MiB that the tests take: a loop that collects for ever ends there.
+MEMORY = 4 << 30
+
+
+def path_of(module: str) -> Path:
+    return ROOT / "tests" / "wire.py" if module == "wire" else ROOT / (module.replace(".", "/") + ".py")
+
+
+class Runner:
+    """The part of pytest that runs what has been collected; here it does so once for every mutant."""
+
+    def __init__(self, mutants: list[tuple[str, Mutant]], jobs: int, minutes: float, out: TextIO) -> None:
+        self.mutants = mutants
+        self.minutes = minutes
+        self.out = out
+        self.jobs = jobs
+        self.verdicts: dict[Mutant, str] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        from hypothesis import Phase, settings  # pytest wants to be the first to import it
+
+        # Examples are the same every time. A failure is one: it need not be made small.
+        settings.register_profile(
+            "mutation", derandomize=True, deadline=None, phases=[Phase.explicit, Phase.generate]
+        )
+        settings.load_profile("mutation")
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        began = time.monotonic()
+        lines, seconds = self._learn(session)
+        self._say(f"{len(session.items)} tests once: {time.monotonic() - began:.0f} s")
+        gc.freeze()  # what is here already is not looked at by any child, so its pages stay shared
+        children: dict[int, Mutant] = {}
+        for module, mutant in self.mutants:
+            if time.monotonic() - began > 60 * self.minutes:
+                break
+            reached = lines[path_of(module).name]
+            tests = reached.get(mutant.line, set()) if mutant.function else set().union(*reached.values())
+            items = [
+                item for item in session.items if item.nodeid in tests and seconds[item.nodeid] < SLOWEST
+            ]
+            if not items:
+                self.verdicts[mutant] = "reached by no test"
+                continue
+            while len(children) >= self.jobs:
+                self._reap(children)
+            items.sort(key=lambda item: seconds[item.nodeid])
+            children[self._start(session, module, mutant, items)] = mutant
+        while children:
+            self._reap(children)
+        return True
+
+    def _learn(self, session: pytest.Session) -> tuple[dict[str, dict[int, set[str]]], dict[str, float]]:
+        """Which tests reach a line of a file, and how long each test takes."""
+        tracer = coverage.Coverage(
+            data_file=None, config_file=False, include=[str(path_of(module)) for module in MODULES]
+        )
+        seconds = {}
+        tracer.start()
+        for item, following in pairs(session.items):
+            tracer.switch_context(item.nodeid)
+            began = time.process_time()
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            seconds[item.nodeid] = time.process_time() - began
+        tracer.stop()
+        assert session.testsfailed == 0, "the tests have to pass without a mutant"
+        found = {}
+        for file in tracer.get_data().measured_files():
+            contexts = tracer.get_data().contexts_by_lineno(file)
+            found[Path(file).name] = {
+                line: {test for test in tests if test} for line, tests in contexts.items()
+            }
+        return found, seconds
+
+    def _start(self, session: pytest.Session, module: str, mutant: Mutant, items: list[pytest.Item]) -> int:
+        child = os.fork()
+        if child:
+            return child
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
+            apply(module, mutant)
+            for item, following in pairs(items):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.testsfailed:
+                    os._exit(1)
+            os._exit(0)
+        finally:
+            os._exit(2)  # something that is no failure of a test came through: noticed as well
+
+    def _reap(self, children: dict[int, Mutant]) -> None:
+        """Waits for one child."""
+        pid, status = os.wait()
+        mutant, code = children.pop(pid), os.waitstatus_to_exitcode(status)
+        self.verdicts[mutant] = "survived" if code == 0 else "killed" if code > 0 else "stopped"
+        self._report(mutant)
+
+    def _report(self, mutant: Mutant) -> None:
+        if self.verdicts[mutant] == "survived":
+            self._say(f"survived: {mutant.line} {mutant.name}")
+        if len(self.verdicts) % 50 == 0:
+            self._say(f"{len(self.verdicts)} {dict(Counter(self.verdicts.values()))}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
+
+
+def pairs(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
+    """Each test with the one behind it, which pytest wants to know for its fixtures."""
+    return zip(items, [*items[1:], None], strict=True)
+
+
+def apply(module: str, mutant: Mutant) -> None:
+    """Puts the mutant into the module that has been imported."""
+    home = importlib.import_module(module)
+    code = compile(mutant.tree(), str(mutant.path), "exec", dont_inherit=True)
+    if not mutant.function:
+        fresh: dict[str, Any] = dict(home.__dict__)
+        exec(code, fresh)
+        for name, value in fresh.items():
+            if isinstance(value, (int, float, str, bytes, frozenset, type(None))) and name in home.__dict__:
+                setattr(home, name, value)
+            elif (
+                isinstance(value, dict)
+                and isinstance(home.__dict__.get(name), dict)
+                and name != "__builtins__"
+            ):
+                held = home.__dict__[name]  # others hold it too
+                held.clear()
+                held.update(translated(value, home))
+        return
+    *outer, name = mutant.function.split(".")
+    for part in mutant.function.split("."):
+        code = next(
+            const for const in code.co_consts if isinstance(const, types.CodeType) and const.co_name == part
+        )
+    owner = functools.reduce(getattr, outer, home)
+    graft(owner, name, code)
+
+
+def translated(table: Any, home: Any) -> Any:
+    """A table of the fresh module's enum members as one of the members that everybody else has."""
+    if isinstance(table, dict):
+        return {translated(key, home): translated(value, home) for key, value in table.items()}
+    kind = getattr(home, type(table).__name__, None)
+    return kind(table.value) if isinstance(kind, type) and hasattr(table, "value") else table
+
+
+def graft(owner: Any, name: str, code: types.CodeType) -> None:
+    """Gives a function another body: in place, so that whoever has imported it has the new one."""
+    held = owner.__dict__[name]
+    function: Any = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+    if code.co_freevars == function.__code__.co_freevars:
+        function.__code__ = code
+        return
+    # Only `super()` closes over something here; without it there is nothing to close over.
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    fresh = types.FunctionType(
+        code, function.__globals__, name, function.__defaults__, tuple(cells[var] for var in code.co_freevars)
+    )
+    fresh.__kwdefaults__ = function.__kwdefaults__
+    setattr(owner, name, fresh)
+
+
+def explained() -> set[str]:
+    """The survivors that somebody has looked at: without their line numbers, which move."""
+    text = (Path(__file__).parent / "survivors.txt").read_text(encoding="utf-8")
+    return {line for line in text.splitlines() if line and line[0] not in " #"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="mutation testing of the reader")
+    parser.add_argument(
+        "modules", nargs="*", default=MODULES, metavar="module", help=f"of {' '.join(MODULES)}"
+    )
+    parser.add_argument("--minutes", type=float, default=600, help="for how long new mutants are tried")
+    parser.add_argument("--seed", type=int, default=6455, help="in which order")
+    parser.add_argument("--only", type=Path, help="a file with the names of the mutants to try, one a line")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    mutants = [(module, mutant) for module in options.modules for mutant in mutants_of(path_of(module))]
+    if options.only is not None:
+        names = set(options.only.read_text(encoding="utf-8").splitlines())
+        mutants = [(module, mutant) for module, mutant in mutants if mutant.name in names]
+    random.Random(options.seed).shuffle(mutants)
+    began = time.monotonic()
+    os.chdir(ROOT)
+    # pytest says a dot for every test of every mutant: that goes nowhere, and what we say where it would have gone.
+    out = os.fdopen(os.dup(1), "w")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    runner = Runner(mutants, options.jobs, options.minutes, out)
+    tests = [f"tests/test_{name}.py" for name in TESTS]
+    pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
+    known, verdicts = explained(), runner.verdicts
+    alive = [mutant for mutant in verdicts if verdicts[mutant] not in ("killed", "stopped")]
+    new = [mutant for mutant in alive if mutant.name not in known]
+    for module in options.modules:
+        found = [mutant for home, mutant in mutants if home == module]
+        counts = dict(Counter(verdicts[mutant] for mutant in found if mutant in verdicts))
+        print(
+            f"{module}: {len(found)} mutants, of which {sum(counts.values())} were tried: {counts}", file=out
+        )
+    print(f"{time.monotonic() - began:.0f} s; survivors that nobody has explained: {len(new)}", file=out)
+    for mutant in new:
+        print(f"{mutant.line}: {mutant.name} ({verdicts[mutant]})", file=out)
+    out.flush()
+    return 1 if new else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
