@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zcws
-from zcws.aio.transport import place
 from zcws.aio.stream import Options, pool_of
+from zcws.aio.transport import place
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel
 from zcws.sync.reading import Options as SyncOptions
