@@ -465,6 +465,8 @@ class TestRedirect:
             ("http://b/", "from wss to ws"),
             ("ftp://a/", "ws or wss"),
             ("//", "host"),
+            ("wss://user%0A:word@a/", "control characters"),
+            ("wss://us%3Aer:word@a/", "colon"),
         ],
     )
     def test_where_a_client_must_not_go(self, location: str, reason: str) -> None:

@@ -359,6 +359,25 @@ def test_what_came_before_a_fault_in_a_batch_is_still_good() -> None:
         connection.reader.read_batch()
 
 
+def test_messages_in_pieces_before_a_fault_that_came_with_them_are_in_the_batch() -> None:
+    connection = connect()
+    send(connection, *wire.fragments(TEXT, [b"a", b"b"]), wire.frame(TEXT, b"c"), wire.frame(3))
+    assert [frame.text for frame in batch(connection)] == ["ab", "c"]
+    with pytest.raises(ProtocolError, match="reserved opcode"):
+        connection.reader.read_batch()
+
+
+def test_what_is_behind_a_fault_that_is_found_late_is_in_no_batch() -> None:
+    connection = connect(agreement=DEFLATE)
+    bad = wire.frame(
+        TEXT, wire.deflate(b"\xff"), rsv=4
+    )  # the same fault as the one that the scan has found behind it
+    send(connection, wire.frame(TEXT, b"a"), bad, wire.frame(TEXT, b"b"), wire.frame(TEXT, b"\xff"))
+    assert [frame.text for frame in batch(connection)] == ["a"]
+    with pytest.raises(ProtocolError, match="text is not UTF-8"):
+        connection.reader.read_batch()
+
+
 def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))

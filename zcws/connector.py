@@ -258,10 +258,13 @@ class WebSocketConnector:
         if response.status_code not in REDIRECTS or len(locations) != 1:
             return None
         try:
-            uri = resolve_redirect(self.uri, locations[0])
-        except ValueError as error:
+            return self._connector_for(resolve_redirect(self.uri, locations[0]))
+        except ValueError as error:  # user name and password in the address may be none, too
             reason = f"the redirect cannot be followed: {error}"
             raise HandshakeError(reason, status=response.status_code, headers=response.headers) from None
+
+    def _connector_for(self, uri: WebSocketURI) -> WebSocketConnector:
+        """The same handshake somewhere else."""
         keeps = uri.origin == self.uri.origin
         if keeps and self._has_credentials:  # rather than what the server has put into the address
             uri = replace(uri, username=None, password=None)

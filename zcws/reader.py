@@ -300,14 +300,14 @@ class Reader(Inlet):
     def _mixed_frames(self, rows: list[Sequence[int]]) -> list[Frame]:
         """The same where some rows are pieces of messages; each such message gets a buffer of its own."""
         frames: list[Frame] = []
-        lease, elsewhere = self._lease, list[ReceivedFrame]()
+        lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
         for what, start, stop in rows:
             opcode = _WHOLE.get(what)
             if opcode is None:
                 frame = self._read_piece(what, start, stop, None)
                 if frame is None:
-                    if self._is_over and not self.is_pending and self.is_faulty:
-                        break  # found only now: what came before it is still good
+                    if self._batch is not batch:
+                        break  # a fault, found only now: what came before it is still good
                     continue
                 self._frame = None
                 elsewhere.append(frame)
