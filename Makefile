@@ -17,7 +17,7 @@ INSTALL := PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-ver
 # What an editable install has to be repeated for; changed Python files need nothing.
 SOURCES := pyproject.toml build_ffi.py $(wildcard csrc/*.[ch] csrc/arch/*.[ch])
 
-.PHONY: help serve test coverage lint fmt sanitize autobahn wheel clean
+.PHONY: help serve test coverage lint fmt sanitize fuzz autobahn wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make lint       ruff, mypy --strict, clang-format, compiler warnings as errors"
 	@echo "make fmt        rewrites the code in the one format"
 	@echo "make sanitize   the C tests under the address and undefined-behaviour sanitizers"
+	@echo "make fuzz       every fuzz target for a minute (FUZZ_SECONDS=600: for ten)"
 	@echo "make autobahn   the conformance suite"
 	@echo "make wheel      a source archive and a wheel in dist/"
 	@echo "make clean      removes everything that was made here, .venv included"
@@ -48,6 +49,9 @@ fmt:
 
 sanitize:
 	@PYTHON=$(PYTHON) bash .ci/sanitize.sh
+
+fuzz:
+	@PYTHON=$(PYTHON) bash .ci/fuzz.sh
 
 autobahn: $(VENV)/.test
 	@bash .ci/autobahn.sh

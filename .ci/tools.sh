@@ -15,4 +15,4 @@ if [ ! -e "$stamp" ]; then
 fi
 PATH="$PWD/.tools/bin:$PATH"
 
-c_files() { find csrc tests/c -name '*.[ch]' | sort; }
+c_files() { find csrc tests/c tests/fuzz -name '*.[ch]' | sort; }
