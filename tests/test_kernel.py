@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def started_with(wanted: str, module: str) -> subprocess.CompletedProcess[str]:
     code = f"import {module}; from zcws._kernel import ffi, lib; print(ffi.string(lib.zcws_kernel_in_use()).decode())"
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, capture_output=True, text=True, env={"ZCWS_KERNEL": wanted}, check=False, timeout=60
+        command, capture_output=True, text=True, env={**os.environ, "ZCWS_KERNEL": wanted}, check=False, timeout=60
     )
 
 

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The Python tests with every access to memory checked; arguments after the tool go to pytest.
+#
+#   bash .ci/memory.sh asan                         the whole suite, the C core compiled with AddressSanitizer and UBSan
+#   bash .ci/memory.sh valgrind tests/test_inlet.py    some of it under valgrind's memcheck, which knows every byte's state
+#
+# Works on a copy in build/memory, so that the extension in use stays as it is. PYTHON has to have what the tests need
+# (`make .venv/.test` makes such a one, and is what is used where PYTHON is not given). About three times (asan) and
+# thirty times (valgrind) as long as usual.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "${PYTHON:-}" ] || { make --no-print-directory .venv/.test; PYTHON=$PWD/.venv/bin/python; }
+PYTHON=$(command -v "$PYTHON")
+tool=${1:?asan or valgrind}
+shift
+unset LD_PRELOAD
+
+copy=$PWD/build/memory/$tool
+rm -rf "$copy"
+mkdir -p "$copy"
+git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
+    [ -e "$file" ] && printf '%s\0' "$file"
+done | xargs -0 cp --parents -t "$copy"
+cd "$copy"
+
+# Python's own allocator takes large pieces and hands out small ones: nobody would see where one of them ends.
+export PYTHONMALLOC=malloc PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1
+# And what the tests wait for comes so many times later, on a busy machine above all.
+export ZCWS_PATIENCE=30
+
+build() { # with these flags
+    CFLAGS="-g -fno-omit-frame-pointer $1" LDFLAGS=$1 "$PYTHON" build_ffi.py >build.log 2>&1 || { cat build.log; exit 1; }
+}
+
+asan() {
+    build "-fsanitize=address,undefined -fno-sanitize-recover=all"
+    # The interpreter itself is not instrumented, so leaks are its business, and the runtime has to be there first.
+    # detect_odr_violation: two extensions may define the same name.
+    export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_odr_violation=0:log_path=$copy/report
+    export UBSAN_OPTIONS=print_stacktrace=1:log_path=$copy/report
+    # What tests start (node, redis) inherits it and does not mind.
+    LD_PRELOAD="$(${CC:-gcc} -print-file-name=libasan.so) $(${CC:-gcc} -print-file-name=libubsan.so)" \
+        "$PYTHON" -m pytest -o timeout=900 -p no:cacheprovider "$@"
+}
+
+suppressions() { # what the interpreter does on purpose: not ours to judge
+    cat <<'SUPP'
+{
+   the interpreter's own, wherever it is called from
+   Memcheck:Cond
+   obj:*libpython3*
+}
+{
+   the same, a value
+   Memcheck:Value8
+   obj:*libpython3*
+}
+SUPP
+}
+
+memcheck() {
+    build ""
+    suppressions >python.supp
+    # 10: frames of a report. --error-exitcode: of the first report anywhere. Leaks: an interpreter never gives all back.
+    valgrind --tool=memcheck --leak-check=no --num-callers=20 --error-exitcode=99 --suppressions=python.supp \
+        --log-file="$copy/report.%p" --trace-children=no \
+        "$PYTHON" -m pytest -o timeout=3600 -p no:cacheprovider "$@"
+}
+
+status=0
+case $tool in
+asan) asan "$@" || status=$? ;;
+valgrind) memcheck "$@" || status=$? ;;
+*) echo "asan or valgrind, not $tool" && exit 2 ;;
+esac
+
+# What a process reported that a test had started, or whose exit status nobody looked at.
+reports=$(grep -lE 'ERROR: AddressSanitizer|runtime error|ERROR SUMMARY: [1-9]' "$copy"/report* 2>/dev/null || true)
+if [ "$reports" ]; then
+    echo "REPORTS: $reports"
+    status=1
+else
+    echo "no report of $tool"
+fi
+exit $status
