@@ -49,7 +49,12 @@ def started_with(wanted: str, module: str) -> subprocess.CompletedProcess[str]:
     code = f"import {module}; from zcws._kernel import ffi, lib; print(ffi.string(lib.zcws_kernel_in_use()).decode())"
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "ZCWS_KERNEL": wanted}, check=False, timeout=60
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ZCWS_KERNEL": wanted},
+        check=False,
+        timeout=60,
     )
 
 
