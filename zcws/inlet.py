@@ -197,7 +197,8 @@ class Inlet:
         the next read."""
         self._eof = True
         self.is_idle = False
-        if not later and not self.is_pending and self._status != _FULL:
+        # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
+        if self.discarding or (not later and not self.is_pending and self._status != _FULL):
             self.conclude()
 
     # ---- what a driver asks ----

@@ -38,6 +38,27 @@ def close_code(frame: wire.Seen) -> int:
     return int.from_bytes(frame.payload[:2], "big")
 
 
+# ---- the peer is gone, and not everything has been read ----
+
+
+@anyhow
+@roles
+@pytest.mark.parametrize("how", ["eof", "reset"])
+def test_closing_with_unread_messages_when_the_peer_has_gone(
+    secure: dict[str, Any], client: bool, how: str
+) -> None:
+    """`close` used to ask the broken socket again and again, at full speed, until `close_timeout` was over."""
+    with connected(client=client, close_timeout=None, **secure) as (ws, peer):
+        peer.send_bytes(b"".join(peer.frame(wire.TEXT, b"%d" % i) for i in range(3)))
+        assert ws.recv() == "0"
+        peer.reset() if how == "reset" else peer.close()
+        with raw.thread(ws.close):
+            pass
+        assert ws.close_code == 1006
+        with pytest.raises(zcws.ConnectionClosedError):
+            ws.recv(), ws.recv(), ws.recv()
+
+
 # ---- ping ----
 
 
