@@ -195,6 +195,30 @@ class TestEnds:
                 writer.close(1005)
             writer.close()
 
+    @anyhow
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_a_server_whose_writer_closes_ends_the_stream_first(
+        self, secure: dict[str, Any], threads: int
+    ) -> None:
+        """RFC 6455 7.1.1. Both sides used to wait out `close_timeout`: the client for the end, the server for the client."""
+        with connected(client=False, close_timeout=2 * raw.LONG, **secure) as (ws, peer):
+            reader, writer, _ = ws.split()
+
+            def read() -> None:
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    reader.recv()
+
+            def answer() -> None:
+                assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1000))
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                assert peer.rest() == []  # which comes before raw.LONG is over
+                peer.close()
+
+            with raw.thread(answer), raw.thread(read if threads == 2 else lambda: None):
+                writer.close()
+                if threads == 1:
+                    read()
+
     @pytest.mark.parametrize("chatty", [False, True])
     def test_the_writer_closes_and_the_peer_does_not_answer(self, chatty: bool) -> None:
         with connected(close_timeout=0.05) as (ws, peer):

@@ -53,9 +53,11 @@ class Channel:
         sock: the socket.
         is_tls: whether it is encrypted.
         bytes_received, bytes_sent: by its reader and its writers, who count them here.
+        has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
     """
 
     is_tls = False
+    has_sent_close = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

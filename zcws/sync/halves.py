@@ -27,6 +27,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.frame import Frame, close_payload
 from zcws.sync.channel import Channel
+from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Options, ReadingSide, is_past
 from zcws.sync.writing import as_control_payload
 
@@ -39,11 +40,21 @@ __all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
 class ReaderHalf(ReadingSide):
     """Reads; for one thread. Everything is as on the whole connection, except that nothing is sent from here."""
 
+    def __init__(
+        self, connection: Connection, channel: Channel, options: Options, keepalive: Keepalive
+    ) -> None:
+        super().__init__(connection, channel, options, keepalive)
+        self._is_client = connection.is_client
+
     def _answer_peer(self) -> None:
         """The bridge has it."""
 
     def _finish(self) -> None:
         if self._writer.sent_close is not None:
+            # RFC 6455 7.1.1: the server first. A Close that is still going out is followed by the writer's `_finish`:
+            # it looks for our end after its Close, as we look for its Close after our end.
+            if self._channel.has_sent_close and not self._is_client:
+                self._channel.end()
             self._drain(self._closing_deadline())
             self._channel.abort()
         elif self._options.close_timeout is not None:
@@ -98,8 +109,8 @@ class WriterHalf:
             self.flush()
         except ConnectionClosedError:
             last = True
-        if last and self._connection.bridge.ended:
-            self._finish()
+        if last:
+            self._has_sent_close()
         return last
 
     def drain_bridge(self) -> bool:
@@ -124,6 +135,10 @@ class WriterHalf:
         self._connection.send_close(code, reason)
         with contextlib.suppress(ConnectionClosedError):
             self.flush()
+        self._has_sent_close()
+
+    def _has_sent_close(self) -> None:
+        self._channel.has_sent_close = True
         if self._connection.bridge.ended:
             self._finish()
 
