@@ -16,6 +16,7 @@ from joined import connected
 from net import Certificates
 
 import zcws
+import zcws.sync
 from zcws.connection import Connection
 from zcws.sync.channel import open_channel
 from zcws.sync.reading import Options
@@ -57,6 +58,34 @@ def test_closing_with_unread_messages_when_the_peer_has_gone(
         assert ws.close_code == 1006
         with pytest.raises(zcws.ConnectionClosedError):
             ws.recv(), ws.recv(), ws.recv()
+
+
+# ---- one thread reads a message in pieces, another one reads for a Pong ----
+
+
+def test_pieces_while_another_thread_pings(serving: Any) -> None:
+    """Where a stream began or ended, the reader was touched beside a `ping` that received: bytes were scanned twice."""
+    count = 2000
+
+    def echo(ws: zcws.sync.WebSocket) -> None:
+        for message in ws:
+            ws.send(message)
+
+    def write(ws: WebSocket) -> None:
+        for number in range(count):
+            ws.send(b"%d " % number * 100)
+            if number % 4 == 0:
+                ws.ping()
+
+    def read(ws: WebSocket) -> None:
+        for number in range(count):
+            with ws.stream() as pieces:
+                assert b"".join(pieces) == b"%d " % number * 100
+
+    with serving(echo) as server:
+        uri = f"ws://127.0.0.1:{server.sock.getsockname()[1]}/"
+        with zcws.sync.connect(uri) as ws, raw.thread(lambda: write(ws)):
+            read(ws)
 
 
 # ---- ping ----

@@ -147,11 +147,17 @@ class ReadingSide:
         Args:
             timeout: seconds for each piece. After a TimeoutError the next piece can be asked for again.
         """
-        self._reader.begin_stream()
+        with self._turn():
+            self._reader.begin_stream()
         try:
             yield IncomingStream(self, timeout)
         finally:
-            self._reader.end_stream()
+            with self._turn():
+                self._reader.end_stream()
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        """Inside of it nobody else touches the reader. A half is one thread's alone."""
+        return contextlib.nullcontext()
 
     def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
         """Receives until `attempt` gives something."""

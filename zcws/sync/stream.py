@@ -18,7 +18,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,6 +109,17 @@ class WebSocket(ReadingSide, WritingSide):
             self._reading.release()
             if self._helpers:
                 self._call_helpers()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """As in `_read`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs."""
+        if not self._reading.acquire(blocking=False):
+            self._await_turn(None)
+        try:
+            yield
+        finally:
+            self._reading.release()
+            self._call_helpers()
 
     def _await_turn(self, timeout: float | None) -> float | None:
         """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
