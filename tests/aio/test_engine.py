@@ -165,3 +165,47 @@ def test_a_turn_that_runs_out_of_room_starves_nobody() -> None:
             player.end()
 
     run(main)
+
+
+@pytest.mark.parametrize("method", ["get_buffer", "scanned"])
+def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to end the turn: the others, ready as well, went without, and the next turn began with it again."""
+
+    async def main() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context["exception"])
+        )
+        poor: list[WebSocket] = []
+        real = getattr(WebSocket, method)
+
+        def fails(self: WebSocket, *args: Any) -> Any:
+            if self in poor:
+                raise MemoryError
+            return real(self, *args)
+
+        async def echo(ws: WebSocket) -> None:
+            async for message in ws:
+                await ws.send(message)
+
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            clients = [await zcws.connect(uri, proxy=None) for _ in range(8)]
+            message = bytes(100_000) if method == "get_buffer" else b"small"
+            monkeypatch.setattr(WebSocket, method, fails)
+            for ws in clients:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+            poor += list(server.connections)[:4]
+            for ws in clients:
+                await ws.send(message)
+            answers = await asyncio.gather(*(ws.recv() for ws in clients), return_exceptions=True)
+            assert sum(answer == message for answer in answers) == 4
+            assert sum(isinstance(answer, zcws.ConnectionClosedError) for answer in answers) == 4
+            assert [type(error) for error in reported] == [MemoryError] * 4
+            for ws in clients:
+                await ws.close()
+
+    run(main)

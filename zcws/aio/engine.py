@@ -114,6 +114,10 @@ class Served(Protocol):
         """Receiving failed."""
         ...
 
+    def broke(self, exc: Exception) -> None:
+        """What was received cannot be handled."""
+        ...
+
 
 class Engine:
     """All sockets of one event loop that are ours.
@@ -255,17 +259,22 @@ class Engine:
                 self._serve(fd, count, stop)
                 continue
             stream = streams.get(fd)
-            if stream is None or (fresh and fd in fresh):
-                pass  # closed by one that had its rows before
-            elif pool.common is not ring:
-                moved = pool.lease()
-                moved.memory[: stop - begin] = ring.memory[begin:stop]
-                if not stream.scanned(moved, 0, stop - begin, count, _moved(words[at:end], begin), 0):
+            try:
+                if stream is None or (fresh and fd in fresh):
+                    pass  # closed by one that had its rows before
+                elif pool.common is not ring:
+                    moved = pool.lease()
+                    moved.memory[: stop - begin] = ring.memory[begin:stop]
+                    if not stream.scanned(moved, 0, stop - begin, count, _moved(words[at:end], begin), 0):
+                        self.serve_alone(fd)
+                elif not stream.scanned(ring, begin, stop, count, words, at):
                     self.serve_alone(fd)
-            elif not stream.scanned(ring, begin, stop, count, words, at):
-                self.serve_alone(fd)
-                if stream.inlet.holds(ring):
-                    pool.common = None
+                    if stream.inlet.holds(ring):
+                        pool.common = None
+            except Exception as exc:
+                pool.common = None  # he may have kept it, or not
+                if fd in self._transports:
+                    self._transports[fd].broke(exc)
             at = end
 
     def _serve(self, fd: int, how: int, what: int) -> None:
@@ -276,10 +285,13 @@ class Engine:
         if how == _FAILED:
             transport.failed(OSError(what, os.strerror(what)))
             return
-        if what & OUT:
-            transport.write_ready()
-        if what & ~OUT:
-            transport.read_ready()
+        try:
+            if what & OUT:
+                transport.write_ready()
+            if what & ~OUT:
+                transport.read_ready()
+        except Exception as exc:
+            transport.broke(exc)
 
     @contextmanager
     def together(self) -> Iterator[None]:
