@@ -5,7 +5,7 @@ collect their garbage and say what they hold. The first quarter is warm-up: pool
 the allocator takes its arenas. From then on the figures have to stay where they are:
 
     descriptors   exactly: one that is not closed is one too many
-    blocks        (live allocations of Python) a tenth of an object a cycle at most, and 500 for caches that come and go:
+    blocks        (live allocations of Python) a tenth of one a cycle at most, and 500 for caches that come and go:
                   a leak of one object a connection is ten times that
     memory        2 MiB in all: the noise of the allocator. In a million cycles that is two bytes each, so that memory
                   that Python does not count (rings, the compressor's) could not leak either

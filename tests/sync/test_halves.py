@@ -200,7 +200,7 @@ class TestEnds:
     def test_a_server_whose_writer_closes_ends_the_stream_first(
         self, secure: dict[str, Any], threads: int
     ) -> None:
-        """RFC 6455 7.1.1. Both sides used to wait out `close_timeout`: the client for the end, the server for the client."""
+        """RFC 6455 7.1.1. Both used to wait out `close_timeout`, the client for the end, the server for the client."""
         with connected(client=False, close_timeout=2 * raw.LONG, **secure) as (ws, peer):
             reader, writer, _ = ws.split()
 
