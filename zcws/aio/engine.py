@@ -222,7 +222,7 @@ class Engine:
         """Serves the sockets that are ready."""
         only = self._only
         if only >= 0 and only not in self._together:
-            self._transports[only].read_ready()
+            self._serve(only, _SERVE, IN)
             return
         pool = self._pool
         if pool is None:
