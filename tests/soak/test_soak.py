@@ -66,6 +66,8 @@ def test_a_message_that_is_altered() -> None:
     messages, tally = Messages(5), Tally(9, "server")
     tally.received = next(n for n in range(100) if len(messages.make(9, n)) > 40)
     message = messages.make(9, tally.received)
-    altered = message[:-1] + message[:1] if isinstance(message, str) else message[:-1] + message[:1]
+    middle = len(message) // 2
+    altered = message.swapcase() if isinstance(message, str) else message[::-1]
+    assert altered[middle:] != message[middle:]
     with pytest.raises(AssertionError, match="altered"):
         tally.take(messages, altered)

@@ -42,6 +42,10 @@ _MOST_SEGMENTS = 512
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
 _warn = warnings.warn
 
+#: Seconds after which `select` is asked again: of a socket that another thread has closed meanwhile, Linux's never says
+#: a word (`poll` does).
+_ASK_AGAIN = 0.5
+
 _LATE = "nothing was received in time"
 _STUCK = "the peer does not read"
 
@@ -284,6 +288,13 @@ def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool
         poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
         return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
-    waiting = [fd]
-    ready = select.select([] if to_write else waiting, waiting if to_write else [], [], timeout)
-    return bool(ready[0] or ready[1])
+    waiting, nobody = [fd], list[int]()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while sock.fileno() >= 0:
+        rest = _ASK_AGAIN if deadline is None else min(max(deadline - time.monotonic(), 0), _ASK_AGAIN)
+        ready = select.select(nobody if to_write else waiting, waiting if to_write else nobody, nobody, rest)
+        if ready[0] or ready[1]:
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+    return True
