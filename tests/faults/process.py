@@ -65,8 +65,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def server(kind: str, *prefix: str, **options: Any) -> Iterator[Served]:
-    """One server; `prefix` is put before its command (`ip netns exec ...`). It has to end by itself, with 0."""
+def server(kind: str, *prefix: str, status: int = 0, **options: Any) -> Iterator[Served]:
+    """One server; `prefix` is put before its command (`ip netns exec ...`). It has to end with `status`: 0, by itself."""
     arguments = [
         "sync" if kind == "sync" else "aio",
         *(f"{name}={value!r}" for name, value in options.items()),
@@ -79,7 +79,7 @@ def server(kind: str, *prefix: str, **options: Any) -> Iterator[Served]:
             yield Served(process)
             assert process.stdin is not None
             process.stdin.close()
-            assert process.wait(LONG) == 0
+            assert process.wait(LONG) == status
         finally:
             process.kill()
 
