@@ -66,7 +66,7 @@ class Served:
 
 @contextlib.contextmanager
 def server(kind: str, *prefix: str, status: int = 0, **options: Any) -> Iterator[Served]:
-    """One server; `prefix` is put before its command (`ip netns exec ...`). It has to end with `status`: 0, by itself."""
+    """One server; `prefix` is put before its command (`ip netns exec ...`). It ends with `status`: 0, by itself."""
     arguments = [
         "sync" if kind == "sync" else "aio",
         *(f"{name}={value!r}" for name, value in options.items()),
