@@ -158,7 +158,7 @@ class TestHooks:
             async with place.serve(echo, process_response=process_response) as server:
                 with pytest.raises(zcws.HandshakeError) as caught:
                     await place.connect(server)
-                assert (caught.value.status, caught.value.body) == (402, b"pay first\n")
+                assert (caught.value.status, caught.value.body) == (402, b"pay first")
 
         place.run(main())
 
