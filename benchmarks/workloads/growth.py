@@ -1,8 +1,8 @@
 """Echo servers with ever more connections, of which one in a hundred is busy: what idle ones cost the others.
 
-The curve should be flat. The busy ones, too, become more (1, 1, 1, 10, 100): up to a hundred connections one is alone in
-a turn of the event loop, from there on there are several in each, which costs less. "Opening" is the CPU time of one
-connection's opening handshake on the way there.
+The curve should be flat. The busy ones, too, become more (1, 1, 1, 10, 100): up to a hundred connections one is alone
+in a turn of the event loop, from there on there are several in each, which costs less. "Opening" is the CPU time of
+one connection's opening handshake on the way there.
 """
 
 from __future__ import annotations
