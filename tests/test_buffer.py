@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import gc
 import mmap
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from arrays import array_over, needs_numpy, np
 
 from zcws.buffer import _AHEAD, PayloadBuffer
 from zcws.errors import StaleFrame
@@ -49,7 +51,7 @@ def test_it_is_used_again_when_nobody_looks() -> None:
     assert address(buffer.export(0, 6)) == where
 
 
-@pytest.mark.parametrize("holder", [lambda v: v, lambda v: v[1:3], lambda v: np.frombuffer(v, np.uint8)[1:]])
+@pytest.mark.parametrize("holder", [lambda v: v, lambda v: v[1:3], lambda v: array_over(v)[1:]])
 def test_a_view_that_is_held_keeps_the_old_storage(holder: object) -> None:
     buffer = PayloadBuffer()
     receive(buffer, b"first")
@@ -69,7 +71,7 @@ def test_two_views_of_one_message_lie_in_one_place() -> None:
 
 
 def test_an_empty_message_is_one_too() -> None:
-    for buffer in (PayloadBuffer(), PayloadBuffer(bytearray()), PayloadBuffer(np.empty(0, np.float32))):
+    for buffer in (PayloadBuffer(), PayloadBuffer(bytearray()), PayloadBuffer(array.array("f"))):
         assert receive(buffer, b"")
         assert (len(buffer), bytes(buffer.peek(0, 0)), bytes(buffer.export(0, 0))) == (0, b"", b"")
 
@@ -138,19 +140,21 @@ def test_a_mapped_file(tmp_path: Path) -> None:
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
         buffer = PayloadBuffer(mapping)
         receive(buffer, b"to the file")
-        with pytest.raises(BufferError):
-            mapping.close()
+        if sys.implementation.name == "cpython":  # PyPy closes the mapping under a view: nobody can prevent it
+            with pytest.raises(BufferError):
+                mapping.close()
         buffer.release()
     assert path.read_bytes().startswith(b"to the file\0")
 
 
+@needs_numpy
 @pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "c16", "?"])
 def test_arrays_of_any_type_and_shape(dtype: str) -> None:
-    array = np.zeros((4, 4), dtype)
-    buffer = PayloadBuffer(array)
-    assert buffer.capacity == array.nbytes
+    memory = np.zeros((4, 4), dtype)
+    buffer = PayloadBuffer(memory)
+    assert buffer.capacity == memory.nbytes
     receive(buffer, bytes(range(1, 9)))
-    assert array.tobytes()[:9] == bytes(range(1, 9)) + b"\0"
+    assert memory.tobytes()[:9] == bytes(range(1, 9)) + b"\0"
 
 
 def test_memory_that_cannot_be_received_into() -> None:
@@ -158,10 +162,14 @@ def test_memory_that_cannot_be_received_into() -> None:
         PayloadBuffer(b"constant")
     with pytest.raises(ValueError, match="contiguous"):
         PayloadBuffer(memoryview(bytearray(10))[::2])
-    with pytest.raises(ValueError, match="contiguous"):
-        PayloadBuffer(np.zeros((4, 4), np.uint8).T[1:])
     with pytest.raises(TypeError):
         PayloadBuffer("text")  # type: ignore[arg-type]
+
+
+@needs_numpy
+def test_an_array_that_is_not_contiguous() -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        PayloadBuffer(np.zeros((4, 4), np.uint8).T[1:])
 
 
 # ---- who is in it ----

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import wire
+from arrays import array_over
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ class Script:
             start = self.rng.randrange(len(message) + 1)
             view: Any = frame.payload[start:]
             self.held.append(
-                (view if self.rng.random() < 0.7 else np.frombuffer(view, np.uint8), message[start:])
+                (view if self.rng.random() < 0.7 else array_over(view), message[start:])
             )
         if self.rng.random() < 0.1:
             self.check()

@@ -7,13 +7,14 @@ that lies where its bytes were received was not copied.
 from __future__ import annotations
 
 import mmap
+import random
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import wire
+from arrays import needs_numpy, np
 
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
@@ -96,7 +97,7 @@ def deflating() -> Peer:
 origins = pytest.mark.parametrize("origin", [ADAPTIVE, CONSISTENT], ids=lambda origin: origin.value)
 
 #: Compresses badly, so that pieces of it are larger than a step of the inflater.
-NOISE = np.random.default_rng(6455).bytes(100_000)
+NOISE = random.Random(6455).randbytes(100_000)
 
 
 # ---- control, or single plain ----
@@ -290,7 +291,7 @@ def test_compressed_fragments_are_inflated_as_they_come(deflating: Peer, origin:
 # ---- the caller's memory: a mapped file, an array, and what does not fit ----
 
 
-@pytest.fixture(params=["file", "array", "bytes"])
+@pytest.fixture(params=["file", pytest.param("array", marks=needs_numpy), "bytes"])
 def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[PayloadBuffer, memoryview]]:
     """A PayloadBuffer over all but the last page of some memory, and all of that memory."""
     size = 5 * mmap.PAGESIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import os
 import weakref
 from typing import Any
@@ -630,6 +631,8 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
     assert frame is not None
     view = frame.payload
     if not hold:
+        if sys.implementation.name != "cpython":
+            pytest.skip("elsewhere the view that the frame remembered goes later, and its ring with it")
         view = memoryview(view.tobytes())
         gc.collect()
     connection.reader.drop_frame(ring, stop)

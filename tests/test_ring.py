@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+from arrays import array_over
 
 from zcws.kernel import ffi, lib
 from zcws.ring import Ring
@@ -210,8 +210,8 @@ def test_a_view_in_the_second_half_is_guarded_after_a_move() -> None:
 
 HOLDERS: dict[str, Callable[[memoryview], Any]] = {
     "slice": lambda view: view[8:24],
-    "array": lambda view: np.frombuffer(view, np.uint8),
-    "array of a slice": lambda view: np.frombuffer(view[8:], np.uint32)[1::2],
+    "array": array_over,
+    "array of a slice": lambda view: array_over(view[8:])[1::2],
     "cast": lambda view: view.cast("I"),
 }
 
