@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import sys
 import os
+import sys
 import weakref
 from typing import Any
 

@@ -229,7 +229,8 @@ def test_a_loop_that_is_over_goes_away() -> None:
         return weakref.ref(loop)
 
     loop = asyncio.run(main())
-    gc.collect()
+    for _ in range(3):  # PyPy: what a finalizer held goes with the next collection
+        gc.collect()
     assert loop() is None
 
 
