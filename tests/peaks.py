@@ -9,7 +9,9 @@ import pytest
 
 def peak_of(action: Callable[[], object]) -> int:
     """Bytes of Python's memory that `action` had at its highest."""
-    tracemalloc = pytest.importorskip("tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError)
+    tracemalloc = pytest.importorskip(
+        "tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError
+    )
     tracemalloc.start()
     try:
         action()

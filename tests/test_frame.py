@@ -68,7 +68,9 @@ def test_the_payload_is_held_not_copied() -> None:
     assert frame.payload.obj is mine
 
 
-@pytest.mark.parametrize("payload", [array.array("I", [1, 2, 3]), memoryview(bytes(12)).cast("B").cast("H", (2, 3))])
+@pytest.mark.parametrize(
+    "payload", [array.array("I", [1, 2, 3]), memoryview(bytes(12)).cast("B").cast("H", (2, 3))]
+)
 def test_a_payload_is_counted_in_bytes(payload: object) -> None:
     frame = Frame.binary(payload)  # type: ignore[arg-type]
     assert len(frame) == 12

@@ -85,9 +85,7 @@ class Script:
         if self.rng.random() < 0.5:
             start = self.rng.randrange(len(message) + 1)
             view: Any = frame.payload[start:]
-            self.held.append(
-                (view if self.rng.random() < 0.7 else array_over(view), message[start:])
-            )
+            self.held.append((view if self.rng.random() < 0.7 else array_over(view), message[start:]))
         if self.rng.random() < 0.1:
             self.check()
             del self.held[: len(self.held) // 2]

@@ -322,7 +322,9 @@ def at_once() -> Iterator[float]:
 class TestReconnecting:
     """`async for ws in connect(...)`; what is decided when is in test_retry.py."""
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_one_connection_after_the_other(self, anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "zcws.client")
 
@@ -374,7 +376,9 @@ class TestReconnecting:
         assert "cannot connect to ws://127.0.0.1:" in caplog.text and "Connection" in caplog.text
         assert "trying again in 0.0 seconds" in caplog.text and "5ecret" not in caplog.text
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_a_server_that_breaks_connections(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
         """The program's own `except ConnectionClosed` decides to go on."""
         served = 0
@@ -454,7 +458,9 @@ class TestReconnecting:
 
         tls.run(main())
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_what_is_raised_inside_is_the_programs(self, place: Place) -> None:
         async def main() -> None:
             async with place.serve(echo) as server:

@@ -349,7 +349,9 @@ BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 class TestReconnecting:
     """`for ws in reconnect(...)`; what is decided when is in test_retry.py."""
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_after_whatever_passes(self, caplog: pytest.LogCaptureFixture) -> None:
         """Busy, hung up on, accepted and hung up on, and at last well."""
         caplog.set_level(logging.INFO, "zcws.client")
@@ -379,7 +381,9 @@ class TestReconnecting:
         ] == [True] * 3
         assert "5ecret" not in caplog.text
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_each_is_closed_before_the_next(self) -> None:
         def serve() -> None:
             for _ in range(3):
@@ -408,7 +412,9 @@ class TestReconnecting:
                 for _ in zcws.sync.reconnect(f"ws://127.0.0.1:{port}/", reconnect_delays=at_once):
                     raise AssertionError
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="a loop left early ends its generator late")
+    @pytest.mark.skipif(
+        sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
+    )
     def test_what_is_raised_inside_is_the_programs(self) -> None:
         with raw.server(goodbye) as port, pytest.raises(ZeroDivisionError):
             for _ in zcws.sync.reconnect(f"ws://127.0.0.1:{port}/"):
