@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 np: Any = None
-if (
-    platform.python_implementation() == "CPython"
-):  # there it is required: a skip would hide that it is missing
+if platform.python_implementation() == "CPython":
+    # There it is required: a skip would hide that it is missing.
     import numpy as np  # type: ignore[no-redef]
 
 needs_numpy = pytest.mark.skipif(np is None, reason="numpy has no wheels for PyPy")

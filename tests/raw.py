@@ -65,9 +65,8 @@ class Peer:
     def rest(self) -> list[wire.Seen]:
         """Every frame until the other side ends the stream."""
         data = b""
-        with contextlib.suppress(
-            ConnectionResetError, BrokenPipeError
-        ):  # the latter: TLS may write when it reads
+        # A broken pipe: TLS may write when it reads.
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while piece := self.sock.recv(65536):
                 data += piece
         return wire.parse(data)

@@ -243,9 +243,8 @@ class TlsChannel(PolledChannel):
                 return self._tls.recv_into(buffer)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return 0
-        except (
-            BrokenPipeError
-        ):  # TLS had to write in order to read (a ticket, its own end), and the peer has gone
+        except BrokenPipeError:
+            # TLS had to write in order to read (a ticket, its own end), and the peer has gone.
             return 0
 
     def _send_some(self, data: memoryview) -> int:
