@@ -223,7 +223,7 @@ class Caller:
 
     def is_mine(self, view: memoryview) -> bool:
         """Whether a view is of the caller's own block."""
-        block, first = ffi.from_buffer(self.block), ffi.from_buffer(view)
+        block, first = (int(ffi.cast("uintptr_t", ffi.from_buffer(memory))) for memory in (self.block, view))
         return block <= first < block + len(self.block)
 
     def check(self, expected: list[tuple[int, bytes]]) -> None:

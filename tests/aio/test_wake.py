@@ -294,7 +294,7 @@ class TestOnSockets:
                     task.cancel()
                     await asyncio.sleep(0)
 
-            # What is on its way before the Close takes time; otherwise nobody here answers, and the limit is what ends it.
+            # What is on its way before the Close takes time. Nobody answers the others: there the limit ends the wait.
             limit = 20 if what == "send" else 0.05
             async with anyplace.serve(handler, close_timeout=limit) as server:
                 async with anyplace.raw_client(server) as peer:
