@@ -671,3 +671,31 @@ def test_a_reader_that_streams_is_not_idle() -> None:
     connection.reader.end_stream()
     assert connection.read_message() is NEED_MORE
     assert connection.reader.is_idle
+
+
+# ---- fragments, as messages ----
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+def test_fragments_are_one_message_however_many_came_together(opcode: int) -> None:
+    """Cut between any two frames, with a Ping inside and a message behind it; a character is cut in two as well."""
+    text = "ä€😀 and so on".encode()
+    frames = wire.fragments(opcode, [text[:1], text[1:4], b"", text[4:]])
+    frames.insert(2, wire.frame(PING, b"inside"))
+    frames.append(wire.frame(opcode, b"next"))
+    for cut in range(len(frames) + 1):
+        connection, found = connect(), []
+        for part in (frames[:cut], frames[cut:]):
+            send(connection, *part)
+            while (message := connection.read_message()) is not NEED_MORE:
+                found.append(message)
+        assert found == ([text.decode(), "next"] if opcode == TEXT else [text, b"next"])
+        [pong] = wire.parse(connection.bytes_to_send())
+        assert (pong.opcode, pong.payload) == (PONG, b"inside")
+
+
+def test_fragments_that_end_in_a_fault_are_no_message() -> None:
+    connection = connect()
+    send(connection, *wire.fragments(TEXT, [b"never", b"whole"])[:1], wire.frame(TEXT, b"a new one"))
+    with pytest.raises(ProtocolError, match="message"):
+        connection.read_message()

@@ -54,6 +54,9 @@ _WHOLE = {
 }
 _WHOLE_TEXT, _WHOLE_BINARY = OpCode.TEXT | _FIRST | _LAST, OpCode.BINARY | _FIRST | _LAST
 
+#: What says which part of its message a row is, and whether that is compressed.
+_PART = _FIRST | _LAST | _COMPRESSED
+
 #: A row that is a whole compressed frame.
 _DEFLATED_TEXT, _DEFLATED_BINARY = _WHOLE_TEXT | _COMPRESSED, _WHOLE_BINARY | _COMPRESSED
 _DEFLATED = frozenset({_DEFLATED_TEXT, _DEFLATED_BINARY})
@@ -253,12 +256,30 @@ class Reader(Inlet):
         if what & _CONTROL:
             self._answer(_WHOLE[what], start, stop)
             return None
+        if what & _PART == _FIRST and stop - start <= _AT_ONCE and not self._remaining:
+            return self._join_fragments(what, start, stop)
         frame = self._read_piece(what, start, stop, None)
         if frame is None:
             return None
         message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
         self._forget_frame()
         return message
+
+    def _join_fragments(self, what: int, start: int, stop: int) -> str | bytes | None:
+        """A plain message whose fragments have arrived together, from its first row on. None: the rest is to come."""
+        copies = self._ring.copies  # type: ignore[union-attr]
+        parts = [copies[start:stop]]
+        for part, begin, end in self._batch:
+            if part & _CONTROL:  # RFC 6455 5.4: they may stand between fragments
+                self._answer(_WHOLE[part], begin, end)
+                continue
+            parts.append(copies[begin:end])
+            if part & _LAST:
+                message: bytes = b"".join(parts)
+                return message.decode() if what & 0x0F == OpCode.TEXT else message
+        self._assembly = assembly = self._begin(what, None)
+        assembly.add(memoryview(b"".join(parts)), last=False)
+        return None
 
     def read_batch(self) -> list[Frame] | NeedMore:
         """All frames that have arrived together, or NEED_MORE. They are good until the next read.
