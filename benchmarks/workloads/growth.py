@@ -53,7 +53,7 @@ def grow(plan: Plan, row: Row, server: Server, sizes: list[int], idle: ExitStack
             return
         if size == sizes[-1]:
             cost = {"cpu_us": used / (size - busy - opened) * 1e6}
-            plan.record("growth", f"opening, up to {size:,}", row, cost, unit="µs CPU a connection")
+            plan.record("growth", f"opening each of {size:,}", row, cost, unit="µs CPU a connection")
         opened = max(opened, size - busy)
         case = f"{size:,} open, {busy} busy"
         plan.measure("growth", case, row, partial(echo, plan.pace, server, busy))
