@@ -10,7 +10,7 @@ from .cycles import DRIVERS, Limits, Run, Series, measure
 from .gauge import HAS_PROC, Gauge
 
 #: Cycles of each driver. The long run has a million: `python -m tests.soak.cycles`.
-CYCLES = int(os.environ.get("ZCWS_CYCLES", "1200"))
+CYCLES = int(os.environ.get("ZCWS_CYCLES", "600"))
 
 
 @pytest.mark.slow
