@@ -37,6 +37,11 @@ async def soon(waiting: Awaitable[T]) -> T:
     return await asyncio.wait_for(waiting, LONG)
 
 
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """The same for a whole program."""
+    asyncio.run(soon(main()))
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Until `condition` holds, while others run."""
     loop = asyncio.get_running_loop()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from net import run
 
 import zcws
 from zcws.aio.stream import Options, pool_of
@@ -22,15 +22,6 @@ from zcws.connection import Connection
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
 )
-
-PATIENCE = 20
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(main(), PATIENCE)
-
-    asyncio.run(bounded())
 
 
 # ---- one crossing for many: everybody gets what is theirs, whatever the others keep ----

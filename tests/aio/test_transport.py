@@ -7,10 +7,10 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import pytest
+from net import run
 
 import zcws
 from zcws.aio.transport import EngineTransport, adopt
@@ -18,15 +18,6 @@ from zcws.aio.transport import EngineTransport, adopt
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
 )
-
-PATIENCE = 20
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(main(), PATIENCE)
-
-    asyncio.run(bounded())
 
 
 class Recorder(asyncio.BufferedProtocol):

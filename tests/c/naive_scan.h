@@ -40,6 +40,33 @@ static void put_byte(struct log *log, unsigned byte) {
     put(log, bytes, 1);
 }
 
+/* Adds a row of the scanner's table to a log: bytes begin..end of `base` were given, and `*begun` says whether a row of the
+ * message in progress has been seen. Returns 1 for a control frame's row. */
+static uint64_t log_row(struct log *log, int *begun, const uint64_t *row, const uint8_t *base, size_t begin,
+                        size_t end) {
+    const unsigned what = (unsigned)row[0], opcode = what % 16;
+    CHECK(row[0] < 0x80 && begin <= row[1] && row[1] <= row[2] && row[2] <= end, "a row outside of what was given");
+    const uint8_t *const payload = base + row[1];
+    const size_t len = (size_t)(row[2] - row[1]);
+    if (opcode >= CLOSE) {
+        CHECK(what == (opcode | ZCWS_FIRST | ZCWS_LAST) && len <= 125, "what %#x", what);
+        put_byte(log, 'C');
+        put_byte(log, opcode);
+        put_byte(log, (unsigned)len);
+        put(log, payload, len);
+        return 1;
+    }
+    CHECK(((what & ZCWS_FIRST) != 0) == !*begun, "what %#x", what);
+    if (what & ZCWS_FIRST) {
+        put_byte(log, 'B');
+        put_byte(log, what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST));
+    }
+    put(log, payload, len);
+    *begun = (what & ZCWS_LAST) == 0;
+    if (!*begun) put_byte(log, 'E');
+    return 0;
+}
+
 struct naive_message {
     unsigned opcode; /* 0 between messages */
     int compressed;

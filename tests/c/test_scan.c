@@ -39,31 +39,6 @@ static struct feed start_feed(const struct rules *rules) {
     return feed;
 }
 
-/* Returns 1 for a control frame's row. */
-static uint64_t take_row(struct feed *feed, const uint64_t *row, size_t begin, size_t end) {
-    const unsigned what = (unsigned)row[0], opcode = what % 16;
-    const uint8_t *const payload = ring.start + row[1];
-    const size_t len = (size_t)(row[2] - row[1]);
-    CHECK(begin <= row[1] && row[1] <= row[2] && row[2] <= end, "a row of %zu bytes", len);
-    if (opcode >= CLOSE) {
-        CHECK(what == (opcode | ZCWS_FIRST | ZCWS_LAST) && len <= 125, "what %#x", what);
-        put_byte(&seen, 'C');
-        put_byte(&seen, opcode);
-        put_byte(&seen, (unsigned)len);
-        put(&seen, payload, len);
-        return 1;
-    }
-    CHECK(((what & ZCWS_FIRST) != 0) == !feed->begun, "what %#x", what);
-    if (what & ZCWS_FIRST) {
-        put_byte(&seen, 'B');
-        put_byte(&seen, what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST));
-    }
-    put(&seen, payload, len);
-    feed->begun = (what & ZCWS_LAST) == 0;
-    if (!feed->begun) put_byte(&seen, 'E');
-    return 0;
-}
-
 /* One call, with a table of so many rows that ends at a protected page. */
 static void scan_once(struct feed *feed, size_t rows) {
     uint64_t *const table = (uint64_t *)(void *)table_memory.end - (ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows);
@@ -73,7 +48,8 @@ static void scan_once(struct feed *feed, size_t rows) {
     uint64_t controls = 0;
     CHECK(count <= rows, "%zu rows of %zu", count, rows);
     for (size_t i = 0; i < count; i++)
-        controls += take_row(feed, table + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * i, begin, end);
+        controls +=
+            log_row(&seen, &feed->begun, table + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * i, ring.start, begin, end);
     CHECK(table[ZCWS_TABLE_CONTROLS] == controls, "%llu control frames", (unsigned long long)controls);
     CHECK(begin <= table[ZCWS_TABLE_NEXT] && table[ZCWS_TABLE_NEXT] <= end, "next");
     feed->unread = end - (size_t)table[ZCWS_TABLE_NEXT];

@@ -45,38 +45,14 @@ static struct run start_run(const struct rules *rules, uint64_t fit, size_t posi
     return run;
 }
 
-/* Returns 1 for a control frame's row. */
-static uint64_t take_row(struct run *run, const uint64_t *row, size_t begin, size_t end) {
-    const unsigned what = (unsigned)row[0], opcode = what % 16;
-    CHECK(row[0] < 0x80 && begin <= row[1] && row[1] <= row[2] && row[2] <= end, "a row outside of what was given");
-    const uint8_t *const payload = run->ring.all + row[1];
-    const size_t len = (size_t)(row[2] - row[1]);
-    if (opcode >= CLOSE) {
-        CHECK(what == (opcode | ZCWS_FIRST | ZCWS_LAST) && len <= 125, "what %#x", what);
-        put_byte(&seen, 'C');
-        put_byte(&seen, opcode);
-        put_byte(&seen, (unsigned)len);
-        put(&seen, payload, len);
-        return 1;
-    }
-    CHECK(((what & ZCWS_FIRST) != 0) == !run->begun, "what %#x", what);
-    if (what & ZCWS_FIRST) {
-        put_byte(&seen, 'B');
-        put_byte(&seen, what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST));
-    }
-    put(&seen, payload, len);
-    run->begun = (what & ZCWS_LAST) == 0;
-    if (!run->begun) put_byte(&seen, 'E');
-    return 0;
-}
-
 static void check_table(struct run *run, const uint64_t *table, size_t answer, size_t rows) {
     const size_t begin = run->position + run->ring.len - run->unread, end = run->position + run->ring.len;
     const size_t count = answer % ZCWS_NEWS;
     uint64_t controls = 0;
     CHECK(count <= rows, "%zu rows of %zu", count, rows);
     for (size_t i = 0; i < count; i++)
-        controls += take_row(run, table + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * i, begin, end);
+        controls +=
+            log_row(&seen, &run->begun, table + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * i, run->ring.all, begin, end);
     CHECK(table[ZCWS_TABLE_CONTROLS] == controls, "%llu control frames", (unsigned long long)controls);
     CHECK(begin <= table[ZCWS_TABLE_NEXT] && table[ZCWS_TABLE_NEXT] <= end, "next");
     run->unread = end - (size_t)table[ZCWS_TABLE_NEXT];

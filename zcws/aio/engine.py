@@ -142,7 +142,7 @@ class Engine:
         self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
         self._sockets = ffi.new("struct zcws_sockets *")
         self._sockets.epoll = self._epoll.fileno()
-        self._sockets.most = self._most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
+        self._sockets.most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
         self._sockets.only = self._only
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
@@ -238,9 +238,9 @@ class Engine:
             return
         # As many as there is room for, so that those who come last do not always go without.
         if words[_LEFT]:
-            self._most = self._sockets.most = max(_FEWEST, words[_READY] - words[_LEFT])
-        elif self._most < lib.ZCWS_TURN_MOST:
-            self._most = self._sockets.most = self._most + 1
+            self._sockets.most = max(_FEWEST, words[_READY] - words[_LEFT])
+        elif self._sockets.most < lib.ZCWS_TURN_MOST:
+            self._sockets.most += 1
         with self.together():
             self._walk(pool, ring, words)
 

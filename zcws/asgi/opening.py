@@ -107,6 +107,8 @@ class Opening(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None  # exists while a refused client does not read
         self._deadline: asyncio.TimerHandle | None = None
 
+    # What only the server's class knows: each gives these three (uvicorn.py), and this class is never used by itself.
+
     def asked(self, request: Request) -> None:
         """For the server's class: a request that may be accepted has arrived."""
         raise NotImplementedError
