@@ -21,12 +21,16 @@ enum {
     LINE = 64
 };
 
+_Static_assert(ZCWS_TURN_ENTRIES == ZCWS_TURN_HEAD + ZCWS_TURN_MOST * ZCWS_TURN_ONE, "room for all short entries");
+
 /* What has been filled so far. */
 struct turn {
     uint8_t *base;
     size_t used, capacity; /* bytes of it */
-    uint64_t *table;
-    size_t words, limit; /* words of it */
+    uint64_t *one;         /* where the next short entry goes */
+    size_t ones;           /* how many there are */
+    uint64_t *table;       /* the other entries */
+    size_t words, limit;   /* words of it */
 };
 
 static void write_entry(struct turn *turn, int fd, size_t begin, size_t stop, size_t count) {
@@ -40,7 +44,23 @@ static void write_entry(struct turn *turn, int fd, size_t begin, size_t stop, si
     entry[ZCWS_TURN_END] = turn->words;
 }
 
-/* Receives behind what is there already, and scans it: an entry and a table of its own. */
+/* Whether a scan's only row is a whole plain frame, and every byte was used: `count` has no news. */
+static int is_one(size_t count, const uint64_t *table) {
+    uint64_t part = table[ZCWS_TABLE_HEAD] & (ZCWS_FIRST | ZCWS_LAST | ZCWS_COMPRESSED);
+    return count == 1 && part == (ZCWS_FIRST | ZCWS_LAST);
+}
+
+static void write_one(struct turn *turn, int fd, size_t begin, const uint64_t *row) {
+    turn->one[0] = (uint64_t)fd;
+    turn->one[1] = row[0];
+    turn->one[2] = begin;
+    turn->one[3] = row[1];
+    turn->one[4] = row[2];
+    turn->one += ZCWS_TURN_ONE;
+    turn->ones += 1;
+}
+
+/* Receives behind what is there already, and scans it: an entry, and a table of its own unless the entry says it all. */
 static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
     size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
@@ -56,8 +76,15 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     }
     stop = begin + (size_t)received;
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < ZCWS_NEWS ? rows : ZCWS_NEWS - 1);
-    write_entry(turn, fd, begin, stop, count);
+    if (is_one(count, table))
+        write_one(turn, fd, begin, table + ZCWS_TABLE_HEAD);
+    else
+        write_entry(turn, fd, begin, stop, count);
     turn->used = (stop + LINE - 1) / LINE * LINE;
+}
+
+static size_t found(const struct turn *turn, size_t left) {
+    return turn->ones + ZCWS_TURN_OTHERS * turn->words + (left != 0 ? ZCWS_TURN_SHORT : 0);
 }
 
 static int has_room(const struct turn *turn) {
@@ -65,17 +92,18 @@ static int has_room(const struct turn *turn) {
     return turn->capacity - turn->used >= LEAST_ROOM && turn->limit - turn->words >= least;
 }
 
-size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity) {
+size_t zcws_turn(const struct zcws_sockets *sockets) {
     struct epoll_event events[ZCWS_TURN_MOST];
     uint64_t *table = sockets->table;
-    /* What is left out is for the entries of sockets that are not received for. */
-    struct turn turn = {base, 0, capacity, table, ZCWS_TURN_HEAD, sockets->words - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY};
+    /* What is left out of the room is for the entries of sockets that are not received for. */
+    size_t room = sockets->words - ZCWS_TURN_ENTRIES - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY;
+    struct turn turn = {sockets->base, 0, sockets->capacity, table + ZCWS_TURN_HEAD, 0, table + ZCWS_TURN_ENTRIES, 0, room};
     int only = sockets->only, ready;
     table[ZCWS_TURN_READY] = 1;
     table[ZCWS_TURN_LEFT] = 0;
     if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
         receive(&turn, only, sockets->readers[only]);
-        return turn.words;
+        return found(&turn, 0);
     }
     ready = epoll_wait(sockets->epoll, events, sockets->most, 0);
     for (int i = 0; i < ready; i++) {
@@ -89,7 +117,7 @@ size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capac
             table[ZCWS_TURN_LEFT]++;
     }
     table[ZCWS_TURN_READY] = ready > 0 ? (uint64_t)ready : 0;
-    return turn.words;
+    return found(&turn, (size_t)table[ZCWS_TURN_LEFT]);
 }
 
 size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
@@ -106,10 +134,9 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
 
 #else
 
-size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity) {
-    (void)base, (void)capacity;
+size_t zcws_turn(const struct zcws_sockets *sockets) {
     sockets->table[ZCWS_TURN_READY] = sockets->table[ZCWS_TURN_LEFT] = 0;
-    return ZCWS_TURN_HEAD;
+    return 0;
 }
 
 size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {

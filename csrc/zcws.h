@@ -120,31 +120,41 @@ struct zcws_sockets {
     size_t count; /* of `readers` */
     uint64_t *table;
     size_t words; /* room in the table */
+    uint8_t *base; /* where received bytes go, and how many there is room for */
+    size_t capacity;
 };
 
 /* Many connections in one crossing: asks which sockets are ready (not where there is only one, of which the caller knows
- * it), receives what they have into base[0, capacity), one behind the other, and scans it. A socket without a reader is
+ * it), receives what they have into base, one behind the other, and scans it. A socket without a reader is
  * for the caller to serve. Linux only; elsewhere nothing is ever ready.
  *
- * Fills the table: at first how many sockets were ready, and for how many of them there was no room; those will be
- * ready again. A caller that goes on asking for more than there is room for starves the last ones. Then an entry for
- * each. An entry with fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its
- * rows. Returns the words that were filled. */
-size_t zcws_turn(const struct zcws_sockets *sockets, uint8_t *base, size_t capacity);
+ * Fills the table. First how many sockets were ready, and for how many of them there was no room; those will be ready
+ * again, and a caller that goes on asking for more than there is room for starves the last ones. Then room for
+ * ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket that brought one whole plain data frame and
+ * nothing else, as nearly all of them do: a row of zcws_scan that knows where the socket's bytes begin; they stop with
+ * the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others. One with fewer than ZCWS_TURN_SERVE rows is
+ * followed by what zcws_scan writes for its bytes: a head and its rows.
+ * Returns the number of short entries, plus ZCWS_TURN_OTHERS times the words behind them, plus ZCWS_TURN_SHORT where there
+ * was no room for somebody. */
+size_t zcws_turn(const struct zcws_sockets *sockets);
 
 enum {
     ZCWS_TURN_READY = 0,
     ZCWS_TURN_LEFT = 1,
     ZCWS_TURN_HEAD = 2,
+    ZCWS_TURN_MOST = 64, /* sockets that one call serves */
+    ZCWS_TURN_ONE = 5,   /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */
+    ZCWS_TURN_ENTRIES = 322,
     ZCWS_TURN_FD = 0,
     ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */
     ZCWS_TURN_STOP = 2,
     ZCWS_TURN_COUNT = 3, /* what zcws_scan returned, or one of these: */
-    ZCWS_TURN_END = 4,   /* the word behind it: where the next entry is */
+    ZCWS_TURN_END = 4,   /* the word behind it, counted from ZCWS_TURN_ENTRIES: where the next entry is */
     ZCWS_TURN_ENTRY = 5,
-    ZCWS_TURN_MOST = 64,        /* sockets that one call serves */
-    ZCWS_TURN_SERVE = 0x100000, /* nothing was received: ZCWS_TURN_STOP is what epoll said */
-    ZCWS_TURN_FAILED = 0x200000 /* it could not be: ZCWS_TURN_STOP is errno */
+    ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
+    ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
+    ZCWS_TURN_OTHERS = 0x100,
+    ZCWS_TURN_SHORT = 0x20000000
 };
 
 /* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;

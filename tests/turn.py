@@ -36,11 +36,12 @@ def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arri
     ring.memory[at:stop] = data
     state = connection.reader.state
     count = lib.zcws_scan(state, ring.base, at, stop, pool.table, TABLE_ROWS)
-    return Arrival(ring, at, stop, count, pool.words.tolist())
+    used = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * (count % lib.ZCWS_NEWS)
+    return Arrival(ring, at, stop, count, pool.words[:used].tolist())
 
 
 def take(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Ring:
     """The same, and the connection has taken it; the ring."""
     arrival = arrive(pool, connection, data, at)
-    connection.reader.take_scan(*arrival, 0)
+    connection.reader.take_scan(*arrival)
     return arrival.ring

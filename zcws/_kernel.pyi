@@ -90,6 +90,10 @@ class Lib:
     ZCWS_TURN_READY: Final[int]
     ZCWS_TURN_LEFT: Final[int]
     ZCWS_TURN_HEAD: Final[int]
+    ZCWS_TURN_ONE: Final[int]
+    ZCWS_TURN_ENTRIES: Final[int]
+    ZCWS_TURN_OTHERS: Final[int]
+    ZCWS_TURN_SHORT: Final[int]
     ZCWS_TURN_FD: Final[int]
     ZCWS_TURN_BEGIN: Final[int]
     ZCWS_TURN_STOP: Final[int]
@@ -112,7 +116,7 @@ class Lib:
         self, reader: CData, base: CData, begin: int, end: int, table: CData, rows: int, /
     ) -> int: ...
     def zcws_land(self, reader: CData, data: CData, len: int, /) -> int: ...
-    def zcws_turn(self, sockets: CData, base: CData, capacity: int, /) -> int: ...
+    def zcws_turn(self, sockets: CData, /) -> int: ...
     def zcws_send_each(self, orders: CData, count: int, data: CData | bytes, /) -> int: ...
     def zcws_build_masked(
         self, out: CData, first: int, payload: CData | bytes, len: int, key: int, /

@@ -324,6 +324,8 @@ class Connection:
         if self.began_end is None:
             self.began_end = event
         self.state = next_state(self.state, event)
+        if self.state is State.LOST:
+            self.writer.bar()
 
     # ---- how it ended ----
 

@@ -290,27 +290,25 @@ class Inlet:
         self._take_rows(ring, count, words)
         return True
 
-    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> None:
+    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> None:
         """The same for somebody who receives for many connections and scans what he got for all in one crossing.
 
         Only while `is_idle`: bytes begin..stop of `ring` are the next ones. They are this reader's until they have been
         read; then it lets go of the ring (`Pool.take_back`), or shows with `holds` that it has not.
 
         Args:
-            count, words, at: what zcws_scan returned, what it wrote, and from where on that is the table.
+            count, words: what zcws_scan returned, and what it wrote.
         """
-        if self._status != _MORE:
-            return
-        self.is_idle = False
-        self._ring = ring
-        ring.tail = begin
-        ring.head = stop
-        at += _HEAD
-        if count == 1 and not self.discarding:
-            self._next = stop
-            self._words = self._batch = iter((words[at : at + _ROW],))
-        else:
-            self._take_rows(ring, count, words[at - _HEAD : at + _ROW * (count % _NEWS)])
+        if self._status == _MORE:
+            self.is_idle = False
+            self._ring = ring
+            ring.tail = begin
+            ring.head = stop
+            self._take_rows(ring, count, words)
+
+    def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
+        """The same where that is one whole data frame and nothing else."""
+        self.take_scan(ring, begin, stop, 1, [stop, _MORE, 0, 0, 0, what, start, stop])
 
     def _take_rows(self, ring: Ring, count: int, words: list[int]) -> None:
         if ring.exports:
@@ -401,10 +399,12 @@ class Inlet:
         """The frames that were handed out last are stale: the next read has begun."""
         self._frame = None
         self._lease.number += 1
-        if self._elsewhere:
-            for frame in self._elsewhere:
-                frame._source = None
-            self._elsewhere = ()
+        self._forget_elsewhere()
+
+    def _forget_elsewhere(self) -> None:
+        for frame in self._elsewhere:
+            frame._source = None
+        self._elsewhere = ()
 
     # ---- the ring ----
 

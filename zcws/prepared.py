@@ -58,23 +58,6 @@ class Prepared:
         codec = writer._compress
         writer.write_prepared(*(self._plain if codec is None else self._form_for(codec)))
 
-    def frame_for(self, writer: Writer) -> bytes | None:
-        """The frame that has to be sent next on the connection of `writer`, which has nothing else to send, is not in
-        the middle of a message and has sent no Close. None where it masks: then `write_to` it is.
-
-        The caller has promised to send it: the writer has been told.
-        """
-        if writer._next_key is not None:
-            return None
-        writer.messages += 1
-        codec = writer._compress
-        if codec is None:
-            return self._plain[2]
-        first, payload, frame, size = self._form_for(codec)
-        if first & _RSV1:
-            codec.sent_shared(size, len(payload))
-        return frame
-
     def _form_for(self, codec: Compress) -> _Form:
         wanted = codec.is_worth(self._size) if self._compress is None else self._compress
         if not wanted:

@@ -1,13 +1,13 @@
 """The writing half: from messages to bytes that somebody else sends.
 
-Frames are corked: each is appended to the output, and `take` hands everything over at once, in order, as segments
-that one system call can send. Whoever takes a segment owns it: this file never touches it again, because an event
-loop may keep a view of it for as long as the peer is slow.
+Frames are corked: each is appended to the output, a list of segments, and `take` hands everything over at once, in
+order, in as few pieces as it may: small ones joined, large ones as they are. Whoever takes a segment owns it: this file
+never touches it again, because an event loop may keep a view of it for as long as the peer is slow.
 
-    payload                      unmasked (server)             masked (client)
-    small                        copied behind the last one    masked on its way there
+    payload                      unmasked (server)               masked (client)
+    small                        copied behind its head          masked on its way there
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
-    other bytes-like, large      copied                        the same
+    other bytes-like, large      copied                          the same
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
@@ -20,7 +20,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zcws.bridge import Reply
-from zcws.codes import OpCode
+from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
 from zcws.kernel import ffi, lib
@@ -128,7 +128,9 @@ class Writer:
         compress: compresses messages, where permessage-deflate was agreed.
 
     Attributes:
-        size: about how many bytes wait to be taken; 0 only when there are none.
+        out: the segments that wait to be taken.
+        written, taken: bytes so far; the difference waits.
+        opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
         messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
     """
@@ -136,32 +138,34 @@ class Writer:
     __slots__ = (
         "_compress",
         "_compressing",
-        "_is_bare",
+        "_has_large",
         "_next_key",
-        "_opcode",
         "_other_frames",
-        "_out",
+        "_plain_below",
         "_scratch",
-        "_segments",
         "_utf8",
         "messages",
+        "opcode",
+        "out",
         "sent_close",
-        "size",
+        "taken",
+        "written",
     )
 
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
         self._scratch: Any = None if next_key is None else pool.scratch()
         self._next_key = next_key
         self._compress = compress
-        self._segments: list[Buffer] = []
-        self._out: bytearray | bytes | None = None
-        self._is_bare = next_key is None and compress is None  # messages go out as they are
-        self._opcode = 0  # of the message that is going out in fragments, or of our Close; 0 between messages
+        self.out: list[Buffer] = []
+        self._has_large = False  # whether there are segments that must not be copied
+        # Messages of fewer bytes go out as they are, in one segment.
+        self._plain_below = _SEGMENT if next_key is None and compress is None else 0
+        self.opcode = 0
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
         self.messages = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
-        self.size = 0
+        self.written = self.taken = 0
         self.sent_close: bytes | None = None
 
     # ---- what the caller wants to say ----
@@ -173,32 +177,25 @@ class Writer:
             ConnectionClosed: our Close is out.
             ValueError: a message is going out in fragments; or compression was asked for and not agreed.
         """
-        if self._opcode:
+        if self.opcode:
             self._refuse_message()
         size = len(payload)  # type: ignore[arg-type]
-        if not self._is_bare or compress:
-            self._write_other(opcode, payload, size, compress)
-        elif size >= _SEGMENT:
-            self._write(_FIN | opcode, payload)
-        else:
+        if size < self._plain_below and not compress:
             # The usual case of `_write`, here because it is the usual case.
-            head = _short_heads(_FIN | opcode)[size] if size < 126 else _HEAD_16(_FIN | opcode, 126, size)
-            out = self._out
-            if out is None:
-                # Often the only one: `bytes` are made in one step.
-                self._out = head + payload
-            else:
-                if type(out) is bytes:
-                    out = self._out = bytearray(out)
-                out += head
-                out += payload
-            self.size += size + 4
+            frame = _HEADS[opcode][size] + payload
+            self.out.append(frame)
+            self.written += len(frame)
+        else:
+            self._write_other(opcode, payload, size, compress)
         self.messages += 1
 
     def _write_other(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
-        """A whole message, masked, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
+        """A whole message that is masked, or large, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
         if self._compress is None and not compress:
-            self._write_masked(_FIN | opcode, payload, size)
+            if self._next_key is None:
+                self._write(_FIN | opcode, payload)
+            else:
+                self._write_masked(_FIN | opcode, payload, size)
             return
         codec = self._compress or self._codec()
         if compress is None:
@@ -222,22 +219,16 @@ class Writer:
             ConnectionClosed: our Close is out.
             ValueError: a message is going out in fragments.
         """
-        if self._opcode:
+        if self.opcode:
             self._refuse_message()
         if first & _RSV1:
             self._codec().sent_shared(size, len(payload))
         if self._next_key is not None:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
-            self.messages += 1
-            return
-        if len(frame) >= _SEGMENT:
-            self._add_segment(frame)
-        elif self._out is None:
-            self._out = frame
         else:
-            out = self._output()
-            out += frame
-        self.size += len(frame)
+            self.out.append(frame)
+            self._has_large = self._has_large or len(frame) >= _SEGMENT
+            self.written += len(frame)
         self.messages += 1
 
     def write_fragment(
@@ -250,20 +241,20 @@ class Writer:
             ValueError: compression was asked for and not agreed.
         """
         self._check_open()
-        self._check_text(OpCode.CONTINUATION if self._opcode else opcode, payload, fin=last)
+        self._check_text(OpCode.CONTINUATION if self.opcode else opcode, payload, fin=last)
         first = _FIN if last else 0
-        if not self._opcode:
+        if not self.opcode:
             self._compressing = self._compress is not None if compress is None else compress
             if self._compressing:
                 self._codec()
                 first |= _RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
-            self._opcode = opcode
+            self.opcode = opcode
         if self._compressing:
             payload = self._codec().piece(payload, last=last)
         self._write(first, payload)
         if last:
-            self._opcode = 0
+            self.opcode = 0
             self.messages += 1
         else:
             self._other_frames += 1
@@ -304,7 +295,7 @@ class Writer:
             )
         if opcode is OpCode.CLOSE:
             self.sent_close = close_payload(*parse_close_payload(view))
-            self._opcode = OpCode.CLOSE
+            self.opcode = OpCode.CLOSE
         self._write(_FIN | opcode, view)
         self._other_frames += 1
 
@@ -335,7 +326,7 @@ class Writer:
     @property
     def is_in_message(self) -> bool:
         """Whether a message is going out in fragments, and only control frames may be written between."""
-        return self._opcode != 0 and self.sent_close is None
+        return 0 < self.opcode < OpCode.CLOSE
 
     @property
     def close_code(self) -> int | None:
@@ -345,19 +336,21 @@ class Writer:
     # ---- what must not be sent ----
 
     def _check_open(self) -> None:
-        if self.sent_close is not None:
+        if self.opcode == OpCode.CLOSE:
             self._refuse_message()
 
     def _refuse_message(self) -> None:
         if self.sent_close is not None:
             code, reason = parse_close_payload(memoryview(self.sent_close))
             raise closed_error(1005 if code is None else code, reason, clean=True)
+        if self.opcode == OpCode.CLOSE:
+            raise closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
         raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
 
     def _check_order(self, opcode: OpCode) -> None:
-        if opcode is OpCode.CONTINUATION and not self._opcode:
+        if opcode is OpCode.CONTINUATION and not self.opcode:
             raise ValueError("a continuation frame without a message to continue (RFC 6455 5.4)")
-        if opcode is not OpCode.CONTINUATION and self._opcode:
+        if opcode is not OpCode.CONTINUATION and self.opcode:
             self._refuse_message()
 
     def check_utf8(self, payload: Buffer) -> None:
@@ -384,14 +377,13 @@ class Writer:
         if self._next_key is not None:
             self._write_masked(first, payload, size)
             return
-        out = self._output()
         head = unmasked_head(first, size)
-        out += head
-        if size >= _SEGMENT and type(payload) is bytes:
-            self._add_segment(payload)
+        if size < _SEGMENT:
+            self.out.append(head + payload)
         else:
-            out += payload
-        self.size += len(head) + size
+            self.out += (head, payload if type(payload) is bytes else bytes(payload))
+            self._has_large = True
+        self.written += len(head) + size
 
     def _write_masked(self, first: int, payload: Buffer, size: int) -> None:
         """RFC 6455 5.3: masked while it is copied; the caller's bytes stay as they are."""
@@ -400,45 +392,59 @@ class Writer:
         if size > _OWN_MEMORY:
             memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
             written = _build_masked(memory, first, source, size, key)
-            self._add_segment(memoryview(ffi.buffer(memory, written)))
+            self.out.append(memoryview(ffi.buffer(memory, written)))
+            self._has_large = True
         else:
             scratch = self._scratch
             written = _build_masked(scratch.base, first, source, size, key)
-            frame = scratch.copies[:written]
-            if self._out is None:
-                self._out = frame  # often the only one
-            else:
-                out = self._output()
-                out += frame
-        self.size += written
+            self.out.append(scratch.copies[:written])
+        self.written += written
 
     # ---- output ----
 
-    def _output(self) -> bytearray:
-        """What frames are appended to."""
-        out = self._out
-        if not isinstance(out, bytearray):
-            out = self._out = bytearray() if out is None else bytearray(out)
-        return out
-
-    def _add_segment(self, segment: Buffer) -> None:
-        """What is not copied comes behind what has been."""
-        if self._out is not None:
-            self._segments.append(self._out)
-            self._out = None
-        self._segments.append(segment)
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be taken."""
+        return self.written - self.taken
 
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        out, segments = self._out, self._segments
-        self._out = None
-        self.size = 0
-        if not segments:
-            return [] if out is None else [out]
-        if out is not None:
-            segments.append(out)
-        self._segments = []
-        return segments
+        if not self._has_large:
+            return [self.take_whole()] if self.out else []
+        out = self.out
+        self.out = []
+        self.taken = self.written
+        self._has_large = False
+        return _joined(out)
+
+    def take_whole(self) -> Buffer:
+        """The same as one piece, where there is something."""
+        out = self.out
+        self.out = []
+        self.taken = self.written
+        self._has_large = False
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def bar(self) -> None:
+        """The socket is gone: nothing may be written any more."""
+        self.opcode = OpCode.CLOSE
+
+
+def _joined(segments: list[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer pieces: what is small is copied behind what is small before it."""
+    joined: list[Buffer] = []
+    small: list[Buffer] = []
+    for segment in segments:
+        if len(segment) < _SEGMENT:  # type: ignore[arg-type]
+            small.append(segment)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small.clear()
+        joined.append(segment)
+    if small:
+        joined.append(b"".join(small))
+    return joined
 
 
 def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
@@ -451,19 +457,29 @@ def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
         raise ValueError("the payload of a text message is not UTF-8 (RFC 6455 8.1)")
 
 
-_SHORT_HEADS: dict[int, tuple[bytes, ...]] = {}
-
-
 def unmasked_head(first: int, size: int) -> bytes:
     """The head of a frame without a key: its first byte, and the length in its shortest form. RFC 6455 5.2."""
     if size < 126:
-        return _short_heads(first)[size]
+        return bytes((first, size))
     return _HEAD_16(first, 126, size) if size < 0x10000 else _HEAD_64(first, 127, size)
 
 
-def _short_heads(first: int) -> tuple[bytes, ...]:
-    """The heads of unmasked frames that start with this byte, by payload length up to 125."""
-    heads = _SHORT_HEADS.get(first)
-    if heads is None:
-        heads = _SHORT_HEADS[first] = tuple(bytes((first, size)) for size in range(126))
-    return heads
+class _Heads(dict[int, bytes]):
+    """The heads of unmasked frames that begin with one and the same byte, by payload size. Made when first asked for."""
+
+    #: How many are kept: enough for programs whose messages vary, and 400 KiB at worst.
+    MOST = 4096
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._first = first
+
+    def __missing__(self, size: int) -> bytes:
+        head = unmasked_head(self._first, size)
+        if len(self) < self.MOST:
+            self[size] = head
+        return head
+
+
+#: By opcode, for whole messages.
+_HEADS = {opcode: _Heads(_FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY)}

@@ -255,7 +255,7 @@ class TestOnSockets:
                     await peer.send(wire.TEXT, b"x")
                     before = len(seen)
                     await until(lambda before=before: len(seen) > before)
-            assert all({"buffer_updated", "scanned"} & set(names) for names in seen[1:])
+            assert all({"buffer_updated", "scanned", "arrived"} & set(names) for names in seen[1:])
 
         anyplace.run(main())
 
@@ -273,7 +273,7 @@ class TestOnSockets:
                     await ws.send("from the other")
                     return
                 await ws.recv()
-                inside.append(not {"buffer_updated", "scanned"}.isdisjoint(callers()))
+                inside.append(not {"buffer_updated", "scanned", "arrived"}.isdisjoint(callers()))
                 await act(ws)
 
             async def act(ws: zcws.WebSocket) -> None:

@@ -121,20 +121,19 @@ class Delivery:
         message, sent = self._message, 0
         for ws in connections:
             try:
-                writer, transport = ws._writer, ws._transport
+                writer, transport = ws.writer, ws._transport
                 if ws.connection.state is not _OPEN or transport is None:
                     self.gone += 1
                 elif ws._drained is not None or ws._message_done is not None or ws._held is not None:
                     self._be_slow(ws)
                 elif writer.is_in_message:
                     self.skipped += 1
-                elif at_once and not writer.size and (frame := message.frame_for(writer)) is not None:
-                    transport.write(frame)
-                    ws._bytes_out += len(frame)
-                    sent += 1
                 else:
                     message.write_to(writer)
-                    ws._written()
+                    if at_once:
+                        ws._send_output()
+                    else:
+                        ws._written()
                     sent += 1
             except Exception:
                 self.gone += 1
@@ -169,7 +168,7 @@ class Delivery:
         try:
             await ws._until_writable()
             ws.connection.check_writable()
-            self._message.write_to(ws._writer)
+            self._message.write_to(ws.writer)
             ws._written()
             self.sent += 1
         except ConnectionClosed:
@@ -219,7 +218,7 @@ class Held:
             while self._messages:
                 await ws._until_writable()
                 ws.connection.check_writable()
-                self._messages.popleft().write_to(ws._writer)
+                self._messages.popleft().write_to(ws.writer)
                 ws._written()
         except (ConnectionClosed, ValueError):
             pass  # nobody is there; or a message is being written frame by frame

@@ -5,7 +5,10 @@ message costs altogether. Here all sockets sit in a private epoll; its one descr
 which then says "something is ready" once, and one crossing into C serves every socket that is:
 
     event loop --add_reader--> one epoll --zcws_turn: poll, receive, scan--> a table
-    a table --walk: each connection's rows wake its task--> what they write --zcws_send_each--> sockets
+    a table --walk: each connection's frames wake its task--> what they write --zcws_send_each--> sockets
+
+The table has two parts. Nearly every socket brings one whole frame and nothing else: those are five words each, and a
+loop of a few steps hands them over (`_walk_ones`). All others have an entry of their own and their rows (`_walk`).
 
 A connection of which nothing is kept (`Inlet.is_idle`) is received for in C. All of them share one ring, the pool's
 `common` one: their bytes lie behind each other, and each reads its own while the table is walked. Whoever is not done
@@ -30,6 +33,7 @@ from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.ring import Ring
+from zcws.writer import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -50,8 +54,13 @@ _SEND_TOGETHER = 16 * 1024
 
 _HAS_EPOLL = hasattr(select, "epoll")
 _READY, _LEFT, _TURN_HEAD = lib.ZCWS_TURN_READY, lib.ZCWS_TURN_LEFT, lib.ZCWS_TURN_HEAD
-_ENTRY, _SERVE, _FAILED = lib.ZCWS_TURN_ENTRY, lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
+_ONE, _OTHERS, _SHORT = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS, lib.ZCWS_TURN_SHORT
+_ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
+_SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
+#: Where a table ends that has one short entry and nothing else.
+_END_OF_ONE = _TURN_HEAD + _ONE
 _HEAD, _ROW = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW
+_ORDER = lib.ZCWS_SEND_ORDER
 _serve_sockets = lib.zcws_turn
 
 #: What a socket is watched for.
@@ -70,13 +79,26 @@ def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
 
 
 class Scanned(Protocol):
-    """A protocol for which bytes can be received and scanned together with those of others."""
+    """A protocol for which bytes can be received and scanned together with those of others.
+
+    Attributes:
+        inlet: where its bytes go. writer: where what it writes waits until the engine takes it.
+    """
 
     @property
     def inlet(self) -> Inlet: ...
+    @property
+    def writer(self) -> Writer: ...
 
-    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> bool:
-        """The rows of what was received; see `Inlet.take_scan`. Returns whether the connection is idle again."""
+    def arrived(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+        """One whole data frame and nothing else was received: bytes begin..stop, its payload from `start` on.
+
+        Returns whether the connection is idle again.
+        """
+        ...
+
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> bool:
+        """The rows of what was received; see `Inlet.take_scan`. Returns: as `arrived`."""
         ...
 
 
@@ -85,14 +107,13 @@ class Served(Protocol):
 
     Attributes:
         fd: its descriptor.
-        backlog, backlog_size: what has not been sent, and its bytes.
-        owes: whether something has to be done once the backlog is empty: `settle_up`.
+        writer: what it still has to say; the engine takes that at the end of a walk.
+        backlog: what has been handed over and has not been sent: it goes first.
     """
 
     fd: int
+    writer: Writer
     backlog: list[Buffer]
-    backlog_size: int
-    owes: bool
 
     def read_ready(self) -> None:
         """It has bytes, or news of its end."""
@@ -102,12 +123,12 @@ class Served(Protocol):
         """It takes bytes, or may."""
         ...
 
-    def sent_together(self, sent: int) -> None:
-        """Of the backlog so many bytes have been sent; or a negated errno says why not."""
+    def write_rest(self) -> None:
+        """Sends the backlog and what the writer has, alone."""
         ...
 
-    def settle_up(self) -> None:
-        """What waited for the backlog to be empty."""
+    def sent_together(self, data: Buffer, sent: int) -> None:
+        """Of `data` so many bytes have been sent; or a negated errno says why not."""
         ...
 
     def failed(self, exc: OSError) -> None:
@@ -134,9 +155,11 @@ class Engine:
         self._transports: dict[int, Served] = {}
         self._only = -1  # the one socket there is
         self._listening = -1  # what the event loop watches: that one socket, or the epoll
+        self._is_alone = False  # that one is not among the next
         self._together: dict[int, Scanned] = {}  # those for which C receives
         self._fresh: set[int] = set()  # descriptors that came while a table was walked: it knows older ones
         self._pool: Pool | None = None
+        self._ring: Ring | None = None  # the pool's common one, which C knows too
         self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
         self._table = ffi.new("uint64_t[]", _WORDS)
         self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
@@ -185,6 +208,7 @@ class Engine:
     def _listen(self, only: int) -> None:
         """Has the event loop watch the `only` socket there is, or the epoll. The first saves the system a detour."""
         self._only = self._sockets.only = only
+        self._is_alone = only >= 0 and only not in self._together
         wanted = only if only >= 0 or not self._transports else self._epoll.fileno()
         if wanted != self._listening:
             if self._listening >= 0:
@@ -206,11 +230,13 @@ class Engine:
             self._grow(fd)
         self._readers[fd] = inlet.state
         self._together[fd] = stream
+        self._is_alone = False
 
     def serve_alone(self, fd: int) -> None:
         """Back to `read_ready`."""
         if self._together.pop(fd, None) is not None:
             self._readers[fd] = ffi.NULL
+            self._is_alone = self._only >= 0
 
     def _grow(self, fd: int) -> None:
         old = self._readers
@@ -220,62 +246,105 @@ class Engine:
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
-        only = self._only
-        if only >= 0 and only not in self._together:
-            self._serve(only, _SERVE, IN)
+        if self._is_alone:
+            self._serve(self._only, _SERVE, IN)
             return
         pool = self._pool
         if pool is None:
             self._serve_each()
             return
-        ring = pool.common
-        if ring is None:
-            ring = pool.common = pool.lease()
-        used = _serve_sockets(self._sockets, ring.base, ring.capacity)
-        words = self._words[:used].tolist()
-        if words[_READY] == 1:
-            self._walk(pool, ring, words)
-            return
-        # As many as there is room for, so that those who come last do not always go without.
-        if words[_LEFT]:
-            self._sockets.most = max(_FEWEST, words[_READY] - words[_LEFT])
-        elif self._sockets.most < lib.ZCWS_TURN_MOST:
-            self._sockets.most += 1
+        ring = self._ring
+        if pool.common is not ring or ring is None:
+            ring = self._take_ring(pool)
+        found = _serve_sockets(self._sockets)
+        if found == 1:
+            self._walk_ones(pool, ring, self._words[_TURN_HEAD:_END_OF_ONE].tolist())
+        elif self._only >= 0:
+            self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
+        elif found:
+            self._serve_many(pool, ring, found)
+
+    def _take_ring(self, pool: Pool) -> Ring:
+        """Somebody has kept the last one."""
+        if pool.common is None:
+            pool.common = pool.lease()
+        self._ring = ring = pool.common
+        self._sockets.base, self._sockets.capacity = ring.base, ring.capacity
+        return ring
+
+    def _serve_many(self, pool: Pool, ring: Ring, found: int) -> None:
+        ones, others = found % _OTHERS, found % _SHORT // _OTHERS
+        self._adapt(found)
         with self.together():
-            self._walk(pool, ring, words)
+            if ones:
+                self._walk_ones(pool, ring, self._words[_TURN_HEAD : _TURN_HEAD + _ONE * ones].tolist())
+            if others:
+                self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + others].tolist())
+
+    def _adapt(self, found: int) -> None:
+        """Asks for as many next time as there is room for, so that those who come last do not always go without."""
+        sockets = self._sockets
+        if found >= _SHORT:
+            ready, left = self._words[_READY : _LEFT + 1].tolist()
+            sockets.most = max(_FEWEST, ready - left)
+        elif sockets.most < lib.ZCWS_TURN_MOST:
+            sockets.most += 1
 
     def _serve_each(self) -> None:
         """The same before there is anybody that C could receive for."""
         for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
             self._serve(fd, _SERVE, events)
 
+    def _walk_ones(self, pool: Pool, ring: Ring, words: list[int]) -> None:
+        """Hands over single frames, of which nearly all traffic consists."""
+        streams, entries = self._together, iter(words)
+        # zip: five words at a time. `strict` would cost as much as an entry.
+        for fd, what, begin, start, stop in zip(entries, entries, entries, entries, entries):  # noqa: B905
+            stream = streams.get(fd)
+            try:
+                # None: closed by one that was served before it.
+                if stream is None or stream.arrived(ring, what, begin, start, stop):
+                    continue
+                self._is_not_idle(pool, ring, fd, stream)
+            except Exception as exc:
+                self._broke(pool, fd, exc)
+            if pool.common is not ring:
+                # Somebody keeps the ring: those behind him move to a fresh one, as entries of the other kind.
+                self._walk(pool, ring, _as_entries(entries))
+
     def _walk(self, pool: Pool, ring: Ring, words: list[int]) -> None:
-        """Hands every connection its rows."""
-        streams, fresh, at, used = self._together, self._fresh, _TURN_HEAD, len(words)
+        """Hands everybody else his rows."""
+        streams, fresh, at, used = self._together, self._fresh, 0, len(words)
         while at < used:
             fd, begin, stop, count, end = words[at : at + _ENTRY]
-            at += _ENTRY
+            rows = words[at + _ENTRY : end]
+            at = end
             if count >= _SERVE:
                 self._serve(fd, count, stop)
                 continue
             stream = streams.get(fd)
+            if stream is None or (fresh and fd in fresh):
+                continue  # closed by one that had its rows before
             try:
-                if stream is None or (fresh and fd in fresh):
-                    pass  # closed by one that had its rows before
-                elif pool.common is not ring:
+                if pool.common is not ring:
                     moved = pool.lease()
                     moved.memory[: stop - begin] = ring.memory[begin:stop]
-                    if not stream.scanned(moved, 0, stop - begin, count, _moved(words[at:end], begin), 0):
+                    if not stream.scanned(moved, 0, stop - begin, count, _moved(rows, begin)):
                         self.serve_alone(fd)
-                elif not stream.scanned(ring, begin, stop, count, words, at):
-                    self.serve_alone(fd)
-                    if stream.inlet.holds(ring):
-                        pool.common = None
+                elif not stream.scanned(ring, begin, stop, count, rows):
+                    self._is_not_idle(pool, ring, fd, stream)
             except Exception as exc:
-                pool.common = None  # he may have kept it, or not
-                if fd in self._transports:
-                    self._transports[fd].broke(exc)
-            at = end
+                self._broke(pool, fd, exc)
+
+    def _is_not_idle(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
+        self.serve_alone(fd)
+        if stream.inlet.holds(ring):
+            pool.common = None
+
+    def _broke(self, pool: Pool, fd: int, exc: Exception) -> None:
+        pool.common = None  # he may have kept it, or not
+        if fd in self._transports:
+            self._transports[fd].broke(exc)
 
     def _serve(self, fd: int, how: int, what: int) -> None:
         """A socket that C did not receive for."""
@@ -311,25 +380,42 @@ class Engine:
         """One crossing for what all of them have written."""
         written, self.written = self.written, []
         orders: list[int] = []
-        parts: list[Buffer] = []
-        transports = []
+        parts: dict[int, Buffer] = {}  # what has to be sent, by where it will begin when they are joined
         begin = end = 0
         last: Buffer | None = None
-        for transport in dict.fromkeys(written):  # twice, where `_keep` has emptied it in between
-            size, backlog = transport.backlog_size, transport.backlog
-            if not size:
-                continue  # it has ended meanwhile
-            if backlog[0] is not last or len(backlog) > 1:
-                if size > _SEND_TOGETHER and not _is_for_many(backlog, len(written)):
-                    transport.write_ready()
+        for transport in written:
+            writer = transport.writer
+            size = writer.written - writer.taken
+            # Nothing: it stands there twice, or was written to past its writer.
+            if not 0 < size <= _SEND_TOGETHER or transport.backlog:
+                if not size or transport.backlog or not _is_for_many(writer.out, len(written)):
+                    transport.write_rest()
                     continue
-                last, begin = backlog[0], end
-                end += size
-                parts += backlog
-            orders += (transport.fd, begin, size)
-            transports.append(transport)
-        if transports:
-            _send_together(transports, array("q", orders), b"".join(parts))
+            data = writer.take_whole()
+            if data is not last:
+                parts[end] = last = data
+                begin, end = end, end + len(data)
+            orders += (transport.fd, begin, len(data))
+        if orders:
+            self._send_together(array("q", orders), parts)
+
+    def _send_together(self, orders: array[int], parts: dict[int, Buffer]) -> None:
+        data = b"".join(parts.values())
+        if lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(orders) // _ORDER, data):
+            # Rare: somebody's socket is full, or broken. The orders say now how much of each has been sent.
+            for fd, begin, sent in zip(orders[::_ORDER], orders[1::_ORDER], orders[2::_ORDER], strict=True):
+                transport = self._transports.get(fd)
+                if transport is not None:
+                    transport.sent_together(parts[begin], sent)
+
+
+def _as_entries(ones: Iterator[int]) -> list[int]:
+    """Short entries as the other kind: an entry, the head of a scan with nothing behind its row, the row."""
+    words: list[int] = []
+    for fd, what, begin, start, stop in zip(ones, ones, ones, ones, ones):  # noqa: B905
+        end = len(words) + _ENTRY + _HEAD + _ROW
+        words += (fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, 0, what, start, stop)
+    return words
 
 
 def _moved(words: list[int], begin: int) -> list[int]:
@@ -341,22 +427,9 @@ def _moved(words: list[int], begin: int) -> list[int]:
     return words
 
 
-def _is_for_many(backlog: list[Buffer], count: int) -> bool:
+def _is_for_many(out: list[Buffer], count: int) -> bool:
     """Whether several connections may have been given the same bytes, as by a broadcast: then one copy serves all."""
-    return count > 1 and len(backlog) == 1 and type(backlog[0]) is bytes
-
-
-def _send_together(transports: list[Served], orders: array[int], data: bytes) -> None:
-    if not lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(transports), data):
-        for transport in transports:
-            transport.backlog = []
-            transport.backlog_size = 0
-        for transport in transports:
-            if transport.owes:  # only now: it may write to another one of these
-                transport.settle_up()
-        return
-    for transport, sent in zip(transports, orders[2 :: lib.ZCWS_SEND_ORDER], strict=True):
-        transport.sent_together(sent)
+    return count > 1 and len(out) == 1 and type(out[0]) is bytes
 
 
 #: Who has sockets is kept alive by them and by the loop, which calls it: to keep it here too would keep, by its

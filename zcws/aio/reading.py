@@ -28,6 +28,8 @@ __all__ = ["Batches", "IncomingStream", "Reading"]
 
 _Result = TypeVar("_Result")
 
+_ADAPTIVE = PayloadOrigin.ADAPTIVE
+
 
 class Reading(Stream):
     """What can be read from a connection; one task at a time."""
@@ -56,12 +58,19 @@ class Reading(Stream):
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another task is reading.
         """
-        if decode is None:
-            return await self._recv()
-        message = await self._recv()
-        if decode:
-            return message.decode() if isinstance(message, bytes) else message
-        return message.encode() if isinstance(message, str) else message
+        if self._budget < 0:
+            await self._let_others_run()
+        while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            self._wants_message, self._wants_frame = self._reader.is_idle, False
+            await self._wakeup
+            if (message := self._handed) is not None:
+                self._handed = None
+                break
+        else:
+            self._budget -= 1
+        return message if decode is None else _decoded(message, decode)
 
     async def read_frame(
         self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
@@ -78,52 +87,44 @@ class Reading(Stream):
 
         Raises: as `recv`.
         """
-        self._budget -= 1
         if self._budget < 0:
             await self._let_others_run()
-        frame = self._reader.read_frame(buffer, origin)
-        while frame is NEED_MORE:
+        reader = self._reader
+        # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
+        is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)
+        while (is_simple and reader.is_idle) or (frame := reader.read_frame(buffer, origin)) is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
-            self._wants_message = False
+            self._wants_message, self._wants_frame = False, is_simple and reader.is_idle
             await self._wakeup
-            frame = self._reader.read_frame(buffer, origin)
+            if (frame := self._handed) is not None:
+                self._handed = None
+                break
+        else:
+            self._budget -= 1
         return frame
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str | bytes:
-        # `_recv` once more: in the loop that most programs consist of, a coroutine less is a tenth of a message.
-        self._budget -= 1
+        # `recv` once more: in the loop that most programs consist of, a coroutine less is a tenth of a message.
         if self._budget < 0:
             await self._let_others_run()
         try:
             while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
                 if self._reading_paused:
                     self._resume_reading()
-                self._wants_message = self._reader.is_idle
+                self._wants_message, self._wants_frame = self._reader.is_idle, False
                 await self._wakeup
-                if (handed := self._handed) is not None:
+                if (message := self._handed) is not None:
                     self._handed = None
-                    return handed
+                    break
+            else:
+                self._budget -= 1
             return message
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
-
-    async def _recv(self) -> str | bytes:
-        self._budget -= 1
-        if self._budget < 0:
-            await self._let_others_run()
-        while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            self._wants_message = self._reader.is_idle
-            await self._wakeup
-            if (handed := self._handed) is not None:
-                self._handed = None
-                return handed
-        return message
 
     def batches(self) -> AsyncIterator[list[Frame]]:
         """Batch after batch until the connection ends well: all frames that arrived together, in order.
@@ -153,10 +154,16 @@ class Reading(Stream):
         while result is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
-            self._wants_message = False
+            self._wants_message = self._wants_frame = False
             await self._wakeup
             result = attempt()
         return result
+
+
+def _decoded(message: str | bytes, decode: bool) -> str | bytes:
+    if decode:
+        return message.decode() if isinstance(message, bytes) else message
+    return message.encode() if isinstance(message, str) else message
 
 
 class Batches:

@@ -40,11 +40,11 @@ __all__ = ["CORK", "Options", "Stream", "hand_over", "pool_of"]
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
 
-_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+_NEWS = lib.ZCWS_NEWS
 
 OnFrame = Callable[[Any, Frame], object]
 
-_OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
+_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 
 #: Messages that one task may read without letting others run, when all of them are there already.
 _FAIR = 1000
@@ -108,7 +108,6 @@ class Stream(asyncio.BufferedProtocol):
         "__weakref__",
         "_budget",
         "_bytes_in",
-        "_bytes_out",
         "_closed",
         "_corked",
         "_deadline",
@@ -125,18 +124,21 @@ class Stream(asyncio.BufferedProtocol):
         "_loop",
         "_message_done",
         "_on_frame",
+        "_obstacle",
         "_options",
+        "_own",
         "_pings",
         "_reader",
         "_reading_paused",
         "_transport",
         "_wakeup",
+        "_wants_frame",
         "_wants_message",
         "_write_deadline",
-        "_writer",
         "connection",
         "request",
         "response",
+        "writer",
     )
 
     def __init__(
@@ -156,13 +158,15 @@ class Stream(asyncio.BufferedProtocol):
         self._loop = loop
         self._options = options
         self._reader = connection.reader
-        self._writer = connection.writer
+        self.writer = connection.writer
         self._reader.on_pong = self._on_pong
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
+        self._own: EngineTransport | None = None  # the same, where it is one of ours
         self._wakeup = Wakeup(loop)
-        self._wants_message = False  # what waits there is a read of a message, and the reader is idle
-        self._handed: str | bytes | None = None  # and this is the message
+        # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
+        self._wants_message = self._wants_frame = False
+        self._handed: Any = None
         self._pings: Pings | None = None
         self._keepalive: Keepalive | None = None
         self._corked = False  # somebody up the stack will flush
@@ -171,12 +175,13 @@ class Stream(asyncio.BufferedProtocol):
             None  # exists while the transport is above its high-water mark
         )
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
+        self._obstacle: asyncio.Future[None] | None = None  # one of these two: no message can begin now
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._late = bytearray()  # arrived although reading was paused
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
-        self._bytes_in = self._bytes_out = 0
+        self._bytes_in = 0
         self._heard_at = 0  # what `_bytes_in` was when keepalive last asked
         self._end_callbacks: list[Callable[[Any], object]] | None = None
         self._held: Any = None  # what was broadcast and waits (broadcast.py)
@@ -190,6 +195,7 @@ class Stream(asyncio.BufferedProtocol):
         """The transport is ours from now on."""
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]
+        self._own = transport if isinstance(transport, EngineTransport) else None
         limit = self._options.write_limit
         high, low = limit if isinstance(limit, tuple) else (limit, None)
         self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
@@ -231,54 +237,57 @@ class Stream(asyncio.BufferedProtocol):
 
     @property
     def inlet(self) -> Inlet:
-        """Where received bytes go, for the engine."""
+        """For the engine: where received bytes go."""
         return self._reader
 
-    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int], at: int) -> bool:
-        """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
-        reader = self._reader
+    def arrived(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+        """The engine has received one whole data frame for us, and nothing else: see `Scanned`.
+
+        Whoever waits for it is given it here, past the reader, which stays idle.
+        """
         self._bytes_in += stop - begin
         self._corked = True
-        if count == 1 and (
-            self._wants_message and self._hand(ring, words, at + _HEAD)
-            if self._on_frame is None
-            else self._show(self._on_frame, ring, begin, stop, words[at + _HEAD : at + _HEAD + _ROW])
-        ):
-            self._corked = False
-            if self._writer.size:
-                self._flush()
-            return reader.is_idle or self._take_care()
-        reader.take_scan(ring, begin, stop, count, words, at)
-        if count >= _NEWS or self._on_frame is not None:
+        reader = self._reader
+        if self._wants_message:
+            self._handed = reader.message_of(ring, what, start, stop)
+            is_taken = self._handed is not None and self._wakeup.wake_now()
+        elif self._on_frame is not None:
+            is_taken = self._show(self._on_frame, ring, what, begin, start, stop)
+        else:
+            is_taken = self._wants_frame and self._lend(ring, what, begin, start, stop)
+        if not is_taken:
+            self._handed = None
+            reader.take_row(ring, what, begin, start, stop)
             return self._after_bytes()
-        # The usual case of it: whole messages, and nothing else to see to.
-        self._budget = _FAIR
-        self._wakeup.wake()
         self._corked = False
-        if self._writer.size:
-            self._flush()
+        if self.writer.out:
+            self._own.send_output()  # type: ignore[union-attr]  # whoever called us is in the engine
         return reader.is_idle or self._take_care()
 
-    def _hand(self, ring: Ring, words: list[int], at: int) -> bool:
-        """Hands the message of the only row to the task that waits for one, past the reader, which stays idle.
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> bool:
+        """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
+        self._bytes_in += stop - begin
+        self._corked = True
+        self._reader.take_scan(ring, begin, stop, count, words)
+        return self._after_bytes()
 
-        False: nobody took it.
-        """
-        message = self._reader.message_of(ring, words[at], words[at + 1], words[at + 2])
-        if message is None:
+    def _lend(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+        """Hands the frame to the task that waits for one. False: nobody took it."""
+        reader = self._reader
+        self._handed = frame = reader.frame_of(ring, begin, what, start, stop)
+        if frame is None or not self._wakeup.wake_now():
             return False
-        self._budget = _FAIR
-        self._handed = message
-        if self._wakeup.wake_now():
-            return True
-        self._handed = None
-        return False
+        if self._wakeup.is_waiting:  # the next read has begun, and that was the end of this frame
+            reader.drop_frame(ring, stop)
+        else:
+            reader.keep_frame(frame, ring, stop)
+        return True
 
-    def _show(self, on_frame: OnFrame, ring: Ring, begin: int, stop: int, row: list[int]) -> bool:
-        """Shows the frame of the only row to the program, past the reader. False: it takes the long way."""
-        if self._drained is not None or self._writer.sent_close is not None:
+    def _show(self, on_frame: OnFrame, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+        """Shows the frame to the program. False: it takes the long way."""
+        if self._drained is not None or self.writer.opcode == _CLOSE:
             return False
-        frame = self._reader.frame_of(ring, begin, *row)
+        frame = self._reader.frame_of(ring, begin, what, start, stop)
         if frame is None:
             return False
         try:
@@ -287,6 +296,13 @@ class Stream(asyncio.BufferedProtocol):
             self._callback_failed(error)
         self._reader.drop_frame(ring, stop)
         return True
+
+    def _send_output(self) -> None:
+        """Everybody up the stack is done: what was written goes out."""
+        if self._own is not None:
+            self._own.send_output()
+        else:
+            self._flush()
 
     def _after_bytes(self) -> bool:
         """Everybody who waits for what has arrived gets it now, and what they write goes out at the end.
@@ -301,8 +317,8 @@ class Stream(asyncio.BufferedProtocol):
                 self._call_back(self._on_frame)
             self._wakeup.wake()
         self._corked = False
-        if self._writer.size:
-            self._flush()
+        if self.writer.out:
+            self._send_output()
         return reader.is_idle or self._take_care()
 
     def _take_care(self) -> bool:
@@ -320,7 +336,7 @@ class Stream(asyncio.BufferedProtocol):
         message cannot fill the memory with answers.
         """
         try:
-            while self._drained is None and self._writer.sent_close is None:
+            while self._drained is None and self.writer.sent_close is None:
                 frame = self._reader.read_frame()
                 if frame is NEED_MORE:
                     self._resume_reading()
@@ -370,7 +386,7 @@ class Stream(asyncio.BufferedProtocol):
             self.connection.end()
         if _TLS_WANTS_CLOSE and self._transport is not None:
             self._transport.close()
-        self._transport = None
+        self._transport = self._own = None
         self._stop_timers()
         if self._flush_handle is not None:
             self._flush_handle.cancel()
@@ -388,7 +404,7 @@ class Stream(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The transport is above its high-water mark."""
         if self._drained is None:
-            self._drained = self._loop.create_future()
+            self._drained = self._obstacle = self._loop.create_future()
             self.connection.hold_replies = True
             if self._options.write_timeout is not None:
                 self._write_deadline = self._loop.call_later(
@@ -413,6 +429,7 @@ class Stream(asyncio.BufferedProtocol):
             self._write_deadline.cancel()
             self._write_deadline = None
         drained, self._drained = self._drained, None
+        self._obstacle = self._message_done
         if drained is not None and not drained.done():
             drained.set_result(None)
 
@@ -450,7 +467,7 @@ class Stream(asyncio.BufferedProtocol):
 
     def _written(self) -> None:
         """Something has been written: somebody up the stack sends it, or the end of this turn does."""
-        if self._writer.size >= CORK:
+        if self.writer.size >= CORK:
             self._flush()
         elif not self._corked and self._flush_handle is None:
             self._flush_handle = self._loop.call_soon(self._end_turn)
@@ -462,16 +479,11 @@ class Stream(asyncio.BufferedProtocol):
             self._advance_closing()
 
     def _flush(self) -> None:
-        segments = self._writer.take()
         transport = self._transport
-        if transport is None or not segments:
+        if transport is None:
             return
-        if len(segments) == 1:
-            self._bytes_out += len(segments[0])  # type: ignore[arg-type]
-            transport.write(segments[0])  # type: ignore[arg-type]
-            return
-        self._bytes_out += sum(map(len, segments))  # type: ignore[arg-type]
-        if _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
+        segments = self.writer.take()
+        if len(segments) < 2 or _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
@@ -484,6 +496,11 @@ class Stream(asyncio.BufferedProtocol):
                 await asyncio.shield(self._message_done)
             else:
                 await self._until_drained()
+
+    async def _until_sendable(self) -> None:
+        """The same for a message, which may not follow our Close either. Raises: ConnectionClosed."""
+        await self._until_writable()
+        self.connection.check_writable()
 
     async def _until_drained(self) -> None:
         if self._drained is not None:
@@ -504,7 +521,7 @@ class Stream(asyncio.BufferedProtocol):
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
         # Our Close is out: the peer's needs no answer, and only has to be noted.
-        if not self.connection.is_split or self._writer.sent_close is not None:
+        if not self.connection.is_split or self.writer.sent_close is not None:
             self.connection.drain_bridge()
         if not self.connection.is_split and self._reader.is_at_eof and self._reader.is_concluded:
             self.connection.lose()  # the transport will be closed: what is written now would be lost without a word
@@ -515,7 +532,7 @@ class Stream(asyncio.BufferedProtocol):
         transport, connection = self._transport, self.connection
         if transport is None:
             return
-        if self._writer.size:
+        if self.writer.out:
             self._flush()
         if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
             self._stop_keepalive()

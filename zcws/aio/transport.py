@@ -5,7 +5,8 @@ the descriptor is duplicated, the old transport closed. So connecting, accepting
 what is adopted is a TCP or Unix socket on Linux, on asyncio and uvloop alike. Everything else keeps its transport.
 
 What is handed to `write` is ours until it has been sent; nothing of it is copied. While the engine serves several
-sockets it stays in `backlog`, and the engine sends what all of them have written in one crossing.
+sockets, what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of them
+have written in one crossing.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class EngineTransport(asyncio.Transport):
 
     Attributes:
         fd: its descriptor.
-        backlog, backlog_size: what has not been sent, and its bytes.
+        writer: of the connection that it belongs to.
+        backlog, backlog_size: what has been handed over and not been sent, and its bytes.
         owes: whether something has to be done once the backlog is empty.
     """
 
@@ -89,6 +91,7 @@ class EngineTransport(asyncio.Transport):
         "backlog_size",
         "fd",
         "owes",
+        "writer",
     )
 
     def __init__(self, engine: Engine, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
@@ -105,9 +108,14 @@ class EngineTransport(asyncio.Transport):
         self._closing = False
         self._eof_wanted = False
         self._events = IN
+        self._set_stream(protocol)
+        engine.add(self, self.fd)
+
+    def _set_stream(self, protocol: asyncio.BufferedProtocol) -> None:
         # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
         self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
-        engine.add(self, self.fd)
+        if self._stream is not None:
+            self.writer = self._stream.writer
 
     # ---- reading ----
 
@@ -188,31 +196,42 @@ class EngineTransport(asyncio.Transport):
 
     # ---- writing ----
 
-    def write(self, data: Buffer) -> None:
-        if self._closing:
-            return
-        if self.backlog:
-            self._keep([memoryview(data)])
-        elif self._engine.is_walking:
-            self.backlog = [data]
-            self.backlog_size = len(data)  # type: ignore[arg-type]
+    def send_output(self) -> None:
+        """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
+        if self._engine.is_walking:
             self._engine.written.append(self)
+        elif self.backlog or self._closing:
+            self.writelines(self.writer.take())
         else:
-            self._write_now(data)
+            segments = self.writer.take()
+            if len(segments) == 1:
+                self._write_now(segments[0])
+            else:
+                self.writelines(segments)
+
+    def write(self, data: Buffer) -> None:
+        self.writelines((data,))
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
         if self._closing:
             return
-        if self.backlog:
-            self._keep(views)
-        elif self._engine.is_walking:
+        if self._engine.is_walking:
             self._engine.written.append(self)
+            self._keep(views)
+        elif self.backlog:
             self._keep(views)
         else:
             sent = self._offer(views)
             if sent is not None and (left := _behind(views, sent)):
                 self._keep(left)
+
+    def write_rest(self) -> None:
+        """The end of a walk: what was written in it, and what the writer has."""
+        if self.backlog:
+            self.write_ready()
+        if self.writer.out:
+            self.writelines(self.writer.take())
 
     def _write_now(self, data: Buffer) -> None:
         """One segment, when nothing is in its way."""
@@ -255,10 +274,11 @@ class EngineTransport(asyncio.Transport):
         if sent is not None:
             self._has_sent(sent)
 
-    def sent_together(self, sent: int) -> None:
-        """Of the backlog so many bytes have been sent by the engine; or a negated errno says why not."""
+    def sent_together(self, data: Buffer, sent: int) -> None:
+        """The engine has sent so many bytes of `data`; or a negated errno says why not."""
         if sent >= 0 or -sent in (errno.EAGAIN, errno.EINTR):
-            self._has_sent(max(sent, 0))
+            if left := _behind([data], max(sent, 0)):
+                self._keep(left)
         else:
             self._end_soon(OSError(-sent, os.strerror(-sent)))
 
@@ -365,7 +385,7 @@ class EngineTransport(asyncio.Transport):
         assert isinstance(protocol, asyncio.BufferedProtocol)
         self._engine.serve_alone(self.fd)
         self._protocol = protocol
-        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
+        self._set_stream(protocol)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":

@@ -62,11 +62,14 @@ class Wakeup:
     def wake_now(self) -> bool:
         """Resumes the waiting task before this returns. False: nobody waits, or it is for the loop to resume him."""
         future = self._future
-        # No callback: it has been cancelled. Two: somebody else waits for the same future, and the loop knows whom.
-        if future is None or not (callbacks := future._callbacks) or len(callbacks) != 1:
+        if future is None:
+            return False
+        try:
+            ((callback, context),) = future._callbacks
+        except (TypeError, ValueError):
+            # None: it has been cancelled. Two: somebody else waits for the same future, and the loop knows whom.
             return False
         self._future = None
-        callback, context = callbacks[0]
         try:
             context.run(callback, self._finished)
         except RuntimeError:

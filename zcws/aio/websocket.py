@@ -99,8 +99,8 @@ class WebSocket(Reading, Writing):
         return stats_of(
             self.connection,
             bytes_received=self._bytes_in,
-            bytes_sent=self._bytes_out,
-            bytes_waiting=self._writer.size + (0 if transport is None else transport.get_write_buffer_size()),
+            bytes_sent=self.writer.taken,
+            bytes_waiting=self.writer.size + (0 if transport is None else transport.get_write_buffer_size()),
             is_slow=self._drained is not None,
             latency=self.latency,
         )

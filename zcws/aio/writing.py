@@ -15,14 +15,14 @@ from zcws.aio.keepalive import Latency
 from zcws.aio.stream import CORK, Stream
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.frame import Frame
+from zcws.frame import Frame, RingFrame
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
 __all__ = ["OutgoingStream", "Writing"]
 
-_OPEN, _TEXT, _BINARY = State.OPEN, OpCode.TEXT, OpCode.BINARY
+_TEXT, _BINARY, _CLOSE = OpCode.TEXT, OpCode.BINARY, OpCode.CLOSE
 
 #: What an iterator gives that has nothing: an empty fragment is something.
 _NOTHING = object()
@@ -53,18 +53,17 @@ class Writing(Stream):
             ConnectionClosed: the connection is closing or closed; nothing has been written.
             TypeError: this is not a message. ValueError: it is text, and not UTF-8.
         """
-        if self._drained is not None or self._message_done is not None:
-            await self._until_writable()
-        if self.connection.state is not _OPEN:
-            self.connection.check_writable()
+        writer = self.writer
+        if self._obstacle is not None or writer.opcode:
+            await self._until_sendable()
         if isinstance(message, str):
-            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+            writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
         else:
             await self._send_fragments(_each(message), text, compress)
             return
-        if not self._corked or self._writer.size >= CORK:
+        if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
 
     async def _send_fragments(
@@ -93,18 +92,19 @@ class Writing(Stream):
 
     def _begin_message(self) -> asyncio.Future[None]:
         """Other messages wait from now on."""
-        self._message_done = done = self._loop.create_future()
+        self._message_done = self._obstacle = done = self._loop.create_future()
         return done
 
     def _give_up_message(self) -> None:
         """Half a message cannot be taken back, and nothing else may follow it."""
-        if self._writer.is_in_message:
+        if self.writer.is_in_message:
             self.connection.fail(CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message")
             self._written()
             self._advance_closing()
 
     def _end_message(self, done: asyncio.Future[None]) -> None:
         self._message_done = None
+        self._obstacle = self._drained
         if not done.done():
             done.set_result(None)
 
@@ -125,7 +125,7 @@ class Writing(Stream):
             StaleFrame: the frame was received, and its connection has been read from since.
             ValueError: the frame must not be sent here (RFC 6455 5.4, 8.1).
         """
-        if self._drained is not None or self._message_done is not None:
+        if self._obstacle is not None:
             await self._until_writable()
         self.write_frame_nowait(frame)
 
@@ -177,17 +177,21 @@ class Writing(Stream):
         """
         self.connection.check_writable()
         if isinstance(message, str):
-            self._writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+            self.writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         else:
             self.connection.send_bytes(message, text=bool(text), compress=compress)
         self._written()
 
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
-        self.connection.write_frame(frame)
-        if frame.opcode is OpCode.CLOSE:
-            self._close_sent()
-        if not self._corked or self._writer.size >= CORK:
+        writer = self.writer
+        if type(frame) is RingFrame and frame.opcode < _CLOSE and not writer.opcode:
+            writer.write_message(frame.opcode, frame.to_bytes())  # it is a whole message, and was checked
+        else:
+            self.connection.write_frame(frame)
+            if frame.opcode is _CLOSE:
+                self._close_sent()
+        if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
 
     @property
@@ -197,7 +201,7 @@ class Writing(Stream):
 
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait."""
-        if self._writer.is_in_message and self.connection.state is State.OPEN:
+        if self.writer.is_in_message and self.connection.state is State.OPEN:
             self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
         self.connection.close(code, reason)
         self._flush()
