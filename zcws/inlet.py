@@ -41,11 +41,17 @@ from zcws.ring import Ring
 __all__ = ["Inlet"]
 
 _LAST = lib.ZCWS_LAST
+#: What says which part of its message a row is, and whether that is compressed; and what a whole plain frame has there.
+_PART, _WHOLE_PART = lib.ZCWS_FIRST | _LAST | lib.ZCWS_COMPRESSED, lib.ZCWS_FIRST | _LAST
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
+_END_OF_ROW = _HEAD + _ROW  # where a table ends that has one row
 _STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
+
+#: No rows: the same for all connections that have none, which is most of them.
+_NONE: Iterator[Any] = iter(())
 
 #: One read never asks for more than this, wherever it lands: what a ring takes.
 _LAND_AT_MOST = 256 * 1024
@@ -113,8 +119,8 @@ class Inlet:
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
-        self._batch: Iterator[Sequence[int]] = iter(())  # the rows that have not been read
-        self._words: Iterator[object] = iter(())  # what they are made from: empty when there are none
+        self._batch: Iterator[Sequence[int]] = _NONE  # the rows that have not been read
+        self._words: Iterator[object] = _NONE  # what they are made from: empty when there are none
         self._frame: Frame | None = None  # handed out last; good until the next read
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
@@ -134,6 +140,8 @@ class Inlet:
 
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
+        if self.is_idle:
+            return self.landing.whole
         ring = self._ring
         if (
             ring is None
@@ -182,6 +190,25 @@ class Inlet:
         if status == _MORE or self.discarding or not self.is_pending:
             return self._scan_ring(ring)
         return True
+
+    def receive_row(self, count: int) -> list[int] | bool:
+        """`received` for somebody who hands messages on at once, only while `is_idle`.
+
+        Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until the
+        next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
+        """
+        pool = self._pool
+        ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so
+        found = _scan(self._state, ring.base, 0, count, pool.table, TABLE_ROWS)
+        if found == 1 and not self.discarding:
+            row = pool.words[_HEAD:_END_OF_ROW].tolist()
+            if row[0] & _PART == _WHOLE_PART:
+                return row
+        ring = self._ring = pool.lease()
+        self._next = 0
+        self.is_idle = False
+        ring.head = count
+        return self._take_found(ring, found)
 
     def receive_bytes(self, data: memoryview) -> int:
         """Copies as much of `data` as there is room for, and scans it. Returns how many bytes were used."""
@@ -242,6 +269,11 @@ class Inlet:
         return self._ring is ring
 
     @property
+    def landing(self) -> Ring:
+        """Where bytes land while nothing is kept."""
+        return self._pool.landing or self._pool.land()
+
+    @property
     def pool(self) -> Pool:
         """Where the rings come from."""
         return self._pool
@@ -281,7 +313,13 @@ class Inlet:
     def _scan_ring(self, ring: Ring) -> bool:
         """One crossing: every complete frame becomes a row. Returns: as `received`."""
         pool = self._pool
-        count = _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
+        return self._take_found(
+            ring, _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
+        )
+
+    def _take_found(self, ring: Ring, count: int) -> bool:
+        """What a scan has found is in the pool's table. Returns: as `received`."""
+        pool = self._pool
         words = pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist()
         if count == _NEWS and words[_STATUS] == _MORE and not words[_REMAINING]:
             # The beginning of a frame, and nothing before it.

@@ -121,7 +121,8 @@ class Reader(Inlet):
         )
         self._inflate = inflate
         self._assembly: Assembly | None = None  # the message in progress
-        self._finished: list[PayloadBuffer] = []  # of ours, in which messages lie that were handed out last
+        # Buffers of ours in which messages lie that were handed out last.
+        self._finished: list[PayloadBuffer] | None = None
         self._pieces: Iterator[Piece] | None = None  # of a message that is being streamed
         self._streamed = 0  # bytes of it so far
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
@@ -435,6 +436,8 @@ class Reader(Inlet):
         target = assembly.target
         target.reader = None
         if assembly.is_ours:
+            if self._finished is None:
+                self._finished = []
             self._finished.append(target)
         return self._hand_out(ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target)))
 
@@ -484,7 +487,7 @@ class Reader(Inlet):
         if self._finished:
             for target in self._finished:
                 self._pool.return_buffer(target)
-            self._finished.clear()
+            self._finished = None
 
     def _drop_message(self) -> None:
         super()._drop_message()

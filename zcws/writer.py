@@ -129,6 +129,7 @@ class Writer:
 
     Attributes:
         out: the segments that wait to be taken.
+        has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
         messages: how many have been written whole.
@@ -138,12 +139,12 @@ class Writer:
     __slots__ = (
         "_compress",
         "_compressing",
-        "_has_large",
         "_next_key",
         "_other_frames",
         "_plain_below",
         "_scratch",
         "_utf8",
+        "has_large",
         "messages",
         "opcode",
         "out",
@@ -157,7 +158,7 @@ class Writer:
         self._next_key = next_key
         self._compress = compress
         self.out: list[Buffer] = []
-        self._has_large = False  # whether there are segments that must not be copied
+        self.has_large = False
         # Messages of fewer bytes go out as they are, in one segment.
         self._plain_below = _SEGMENT if next_key is None and compress is None else 0
         self.opcode = 0
@@ -185,18 +186,14 @@ class Writer:
             frame = _HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
+        elif self._compress is None and not compress:
+            self._write(_FIN | opcode, payload)
         else:
-            self._write_other(opcode, payload, size, compress)
+            self._write_compressed(opcode, payload, size, compress)
         self.messages += 1
 
-    def _write_other(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
-        """A whole message that is masked, or large, or compressed where that is wanted and pays. RFC 7692 7.2.1."""
-        if self._compress is None and not compress:
-            if self._next_key is None:
-                self._write(_FIN | opcode, payload)
-            else:
-                self._write_masked(_FIN | opcode, payload, size)
-            return
+    def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
+        """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
         codec = self._compress or self._codec()
         if compress is None:
             compress = codec.is_worth(size)
@@ -227,7 +224,7 @@ class Writer:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
         else:
             self.out.append(frame)
-            self._has_large = self._has_large or len(frame) >= _SEGMENT
+            self.has_large = self.has_large or len(frame) >= _SEGMENT
             self.written += len(frame)
         self.messages += 1
 
@@ -382,7 +379,7 @@ class Writer:
             self.out.append(head + payload)
         else:
             self.out += (head, payload if type(payload) is bytes else bytes(payload))
-            self._has_large = True
+            self.has_large = True
         self.written += len(head) + size
 
     def _write_masked(self, first: int, payload: Buffer, size: int) -> None:
@@ -393,7 +390,7 @@ class Writer:
             memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
             written = _build_masked(memory, first, source, size, key)
             self.out.append(memoryview(ffi.buffer(memory, written)))
-            self._has_large = True
+            self.has_large = True
         else:
             scratch = self._scratch
             written = _build_masked(scratch.base, first, source, size, key)
@@ -409,12 +406,12 @@ class Writer:
 
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        if not self._has_large:
+        if not self.has_large:
             return [self.take_whole()] if self.out else []
         out = self.out
         self.out = []
         self.taken = self.written
-        self._has_large = False
+        self.has_large = False
         return _joined(out)
 
     def take_whole(self) -> Buffer:
@@ -422,7 +419,7 @@ class Writer:
         out = self.out
         self.out = []
         self.taken = self.written
-        self._has_large = False
+        self.has_large = False
         return out[0] if len(out) == 1 else b"".join(out)
 
     def bar(self) -> None:

@@ -159,7 +159,6 @@ class Stream(asyncio.BufferedProtocol):
         self._options = options
         self._reader = connection.reader
         self.writer = connection.writer
-        self._reader.on_pong = self._on_pong
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
         self._own: EngineTransport | None = None  # the same, where it is one of ours
@@ -178,7 +177,8 @@ class Stream(asyncio.BufferedProtocol):
         self._obstacle: asyncio.Future[None] | None = None  # one of these two: no message can begin now
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
-        self._late = bytearray()  # arrived although reading was paused
+        # Arrived although reading was paused.
+        self._late: Any = bytearray() if _TLS_IGNORES_PAUSE else b""
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
         self._bytes_in = 0
@@ -230,10 +230,30 @@ class Stream(asyncio.BufferedProtocol):
             self._late_slot = None
             return
         self._corked = True
-        if self._reader.received(nbytes):
-            self._after_bytes()
-        else:
+        reader = self._reader
+        news: list[int] | bool = (
+            reader.receive_row(nbytes)
+            if self._wants_message and reader.is_idle
+            else reader.received(nbytes)
+        )
+        if news is False:
             self._corked = False
+        elif news is True or not self._hand(*news):
+            self._after_bytes()
+
+    def _hand(self, what: int, start: int, stop: int) -> bool:
+        """Hands a message that lies in the landing ring to the task that waits for one, as `arrived` does. False: it has
+        been taken by the reader instead."""
+        reader = self._reader
+        self._handed = reader.message_of(reader.landing, what, start, stop)
+        if self._wakeup.wake_now():
+            self._corked = False
+            if self.writer.out:
+                self._send_output()
+            return True
+        self._handed = None
+        reader.take_row(reader.pool.lease(), what, 0, start, stop)
+        return False
 
     @property
     def inlet(self) -> Inlet:
@@ -606,11 +626,9 @@ class Stream(asyncio.BufferedProtocol):
     def _need_pings(self) -> Pings:
         if self._pings is None:
             self._pings = Pings()
+            self._reader.on_pong = self._pings.answered
         return self._pings
 
-    def _on_pong(self, payload: bytes) -> None:
-        if self._pings is not None:
-            self._pings.answered(payload)
 
 
 def end_writing(transport: asyncio.WriteTransport) -> None:

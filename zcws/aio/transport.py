@@ -200,14 +200,10 @@ class EngineTransport(asyncio.Transport):
         """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
         if self._engine.is_walking:
             self._engine.written.append(self)
-        elif self.backlog or self._closing:
+        elif self.backlog or self._closing or self.writer.has_large:
             self.writelines(self.writer.take())
         else:
-            segments = self.writer.take()
-            if len(segments) == 1:
-                self._write_now(segments[0])
-            else:
-                self.writelines(segments)
+            self._send(self.writer.take_whole())
 
     def write(self, data: Buffer) -> None:
         self.writelines((data,))
@@ -233,7 +229,7 @@ class EngineTransport(asyncio.Transport):
         if self.writer.out:
             self.writelines(self.writer.take())
 
-    def _write_now(self, data: Buffer) -> None:
+    def _send(self, data: Buffer) -> None:
         """One segment, when nothing is in its way."""
         try:
             sent = self._sock.send(data)

@@ -58,6 +58,8 @@ class Writing(Stream):
             await self._until_sendable()
         if isinstance(message, str):
             writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+        elif type(message) is bytes and not text:
+            writer.write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
         else:
@@ -175,12 +177,17 @@ class Writing(Stream):
 
         Raises: as `send`; also ValueError, when a message is going out in fragments.
         """
-        self.connection.check_writable()
+        writer = self.writer
+        if writer.opcode:
+            self.connection.check_writable()
         if isinstance(message, str):
-            self.writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+            writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
+        elif type(message) is bytes and not text:
+            writer.write_message(_BINARY, message, compress)
         else:
             self.connection.send_bytes(message, text=bool(text), compress=compress)
-        self._written()
+        if not self._corked or writer.written - writer.taken >= CORK:
+            self._written()
 
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""

@@ -57,6 +57,8 @@ class ReadingSide:
         self._channel = channel
         self._options = options
         self._keepalive = keepalive
+        self._wants_message = False  # who waits wants a message, and the reader is idle
+        self._handed: str | bytes | None = None  # and this is it, past the reader
         self._give_up: float | None = None  # when to stop waiting for the answer to our Close
         # How long one wait may last: a Ping may be due, or our Close may be out for too long.
         bounds = [bound for bound in (keepalive.wait, options.close_timeout) if bound is not None]
@@ -92,7 +94,7 @@ class ReadingSide:
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another thread is reading.
         """
-        message = cast("str | bytes", self._read(self._reader.read_message, timeout))
+        message = cast("str | bytes", self._read(self._next_message, timeout))
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()
@@ -159,6 +161,15 @@ class ReadingSide:
         """Inside of it nobody else touches the reader. A half is one thread's alone."""
         return contextlib.nullcontext()
 
+    def _next_message(self) -> str | bytes | NeedMore:
+        handed = self._handed
+        if handed is not None:
+            self._handed = None
+            return handed
+        message = NEED_MORE if self._reader.is_idle else self._reader.read_message()
+        self._wants_message = message is NEED_MORE and self._reader.is_idle
+        return message
+
     def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
         """Receives until `attempt` gives something."""
         try:
@@ -176,6 +187,8 @@ class ReadingSide:
         except ConnectionClosed:
             self._finish()
             raise
+        finally:
+            self._wants_message = False
 
     def _receive(self, deadline: float | None) -> None:
         """One wait, for bytes or until something else is due.
@@ -214,11 +227,22 @@ class ReadingSide:
             reader.discarding = True
         if count:
             self._channel.bytes_received += count
-            reader.received(count)
+            if self._wants_message and not closing:
+                self._wants_message = False
+                self._hand(count)
+            else:
+                reader.received(count)
         else:
             reader.receive_eof()
         if closing:
             reader.discard()
+
+    def _hand(self, count: int) -> None:
+        """`count` bytes have landed for somebody who wants a message, and nearly always they are just that."""
+        reader = self._reader
+        row = reader.receive_row(count)
+        if not isinstance(row, bool):
+            self._handed = reader.message_of(reader.landing, *row)  # type: ignore[arg-type]
 
     def _rest_of_closing(self, timeout: float | None) -> float | None:
         """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""

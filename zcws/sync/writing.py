@@ -83,10 +83,10 @@ class WritingSide:
             TypeError: this is not a message. ValueError: it is text, and not UTF-8.
         """
         if isinstance(message, str):
-            payload: Buffer = message.encode()
-            self._write(
-                lambda: self.connection.send_bytes(payload, text=text is not False, compress=compress)
-            )
+            opcode = OpCode.BINARY if text is False else OpCode.TEXT
+            self._write_message(opcode, message.encode(), compress)
+        elif type(message) is bytes and not text:
+            self._write_message(OpCode.BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
@@ -166,6 +166,17 @@ class WritingSide:
             self._write_now(lambda: self.connection.write_frame(frame))
         else:
             self._write(lambda: self.connection.write_frame(frame))
+
+    def _write_message(self, opcode: OpCode, payload: bytes, compress: bool | None) -> None:
+        """`_write` for a message that needs no check, which nearly all are."""
+        with self._write_lock:
+            if self._sender is not None:
+                self._await_message()
+            if self._writer.opcode:
+                self.connection.check_writable()
+            self._writer.write_message(opcode, payload, compress)
+            self._flush_unless_corked()
+        self._send_leftover()
 
     def _write(self, write: Callable[[], object]) -> None:
         """Writes something that may not stand in the middle of another thread's message."""
