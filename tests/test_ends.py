@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 import zcws.sync
+from zcws.aio.engine import is_engine_on
 
 LONG = 60  # seconds after which a program hangs
 
@@ -181,13 +182,22 @@ leave()
 """
 
 
+A_LOOP = "loop = asyncio.new_event_loop(); do = loop.run_until_complete"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "sys.exit(0)", "del ws, other; gc.collect(); sys.exit(0)"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_child_process_leaves_its_parents_connections_alone(uri: str, driver: str, leaves: str) -> None:
-    anew = "pass" if driver == "sync" else "loop = asyncio.new_event_loop(); do = loop.run_until_complete"
-    program = FORKED.format(loop=anew, leaves=leaves)
+    program = FORKED.format(loop="pass" if driver == "sync" else A_LOOP, leaves=leaves)
     assert run(driver, program, uri) == (0, "", "")
+
+
+@pytest.mark.skipif(not is_engine_on(), reason="there is no engine here")
+def test_a_child_that_ends_its_parents_connections_ends_none_of_the_engine(uri: str) -> None:
+    """It used to take the sockets out of the epoll that it shares with its parent, which never heard of them again."""
+    program = FORKED.format(loop=A_LOOP, leaves="ws.abort(); other.abort(); os._exit(0)")
+    assert run("engine", program, uri) == (0, "", "")
 
 
 SERVER = """

@@ -205,6 +205,13 @@ class Engine:
             if not loop.is_closed():
                 self._listen(-1)
 
+    def disown(self) -> None:
+        """In a child process: the sockets are the parent's, and so is the epoll. What becomes of them here must not
+        reach it."""
+        self._transports.clear()
+        self._together.clear()
+        self._pool = self._ring = None
+
     def _listen(self, only: int) -> None:
         """Has the event loop watch the `only` socket there is, or the epoll. The first saves the system a detour."""
         self._only = self._sockets.only = only
@@ -394,8 +401,8 @@ class Engine:
             data = writer.take_whole()
             if data is not last:
                 parts[end] = last = data
-                begin, end = end, end + len(data)
-            orders += (transport.fd, begin, len(data))
+                begin, end = end, end + size
+            orders += (transport.fd, begin, size)
         if orders:
             self._send_together(array("q", orders), parts)
 
@@ -451,3 +458,14 @@ def engine_of(loop: asyncio.AbstractEventLoop) -> Engine:
         engine = _idle[loop] = Engine(loop)
         _engines[loop] = weakref.ref(engine)
     return engine
+
+
+def _disown_all() -> None:
+    for reference in list(_engines.values()):
+        engine = reference()
+        if engine is not None:
+            engine.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
