@@ -97,7 +97,8 @@ size_t zcws_turn(const struct zcws_sockets *sockets) {
     uint64_t *table = sockets->table;
     /* What is left out of the room is for the entries of sockets that are not received for. */
     size_t room = sockets->words - ZCWS_TURN_ENTRIES - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY;
-    struct turn turn = {sockets->base, 0, sockets->capacity, table + ZCWS_TURN_HEAD, 0, table + ZCWS_TURN_ENTRIES, 0, room};
+    struct turn turn = {sockets->base, 0, sockets->capacity, table + ZCWS_TURN_HEAD, 0, table + ZCWS_TURN_ENTRIES, 0,
+                        room};
     int only = sockets->only, ready;
     table[ZCWS_TURN_READY] = 1;
     table[ZCWS_TURN_LEFT] = 0;

@@ -119,7 +119,7 @@ struct zcws_sockets {
         *readers; /* by descriptor: of a connection that holds no unread bytes; NULL: see below */
     size_t count; /* of `readers` */
     uint64_t *table;
-    size_t words; /* room in the table */
+    size_t words;  /* room in the table */
     uint8_t *base; /* where received bytes go, and how many there is room for */
     size_t capacity;
 };
@@ -143,7 +143,7 @@ enum {
     ZCWS_TURN_LEFT = 1,
     ZCWS_TURN_HEAD = 2,
     ZCWS_TURN_MOST = 64, /* sockets that one call serves */
-    ZCWS_TURN_ONE = 5,   /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */
+    ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */
     ZCWS_TURN_ENTRIES = 322,
     ZCWS_TURN_FD = 0,
     ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */

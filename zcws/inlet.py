@@ -194,8 +194,8 @@ class Inlet:
     def receive_row(self, count: int) -> list[int] | bool:
         """`received` for somebody who hands messages on at once, only while `is_idle`.
 
-        Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until the
-        next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
+        Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until
+        the next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
         """
         pool = self._pool
         ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so

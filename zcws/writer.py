@@ -462,7 +462,7 @@ def unmasked_head(first: int, size: int) -> bytes:
 
 
 class _Heads(dict[int, bytes]):
-    """The heads of unmasked frames that begin with one and the same byte, by payload size. Made when first asked for."""
+    """The heads of unmasked frames that begin with one and the same byte, by payload size."""
 
     #: How many are kept: enough for programs whose messages vary, and 400 KiB at worst.
     MOST = 4096

@@ -123,8 +123,8 @@ class Stream(asyncio.BufferedProtocol):
         "_late_slot",
         "_loop",
         "_message_done",
-        "_on_frame",
         "_obstacle",
+        "_on_frame",
         "_options",
         "_own",
         "_pings",
@@ -232,9 +232,7 @@ class Stream(asyncio.BufferedProtocol):
         self._corked = True
         reader = self._reader
         news: list[int] | bool = (
-            reader.receive_row(nbytes)
-            if self._wants_message and reader.is_idle
-            else reader.received(nbytes)
+            reader.receive_row(nbytes) if self._wants_message and reader.is_idle else reader.received(nbytes)
         )
         if news is False:
             self._corked = False
@@ -242,8 +240,10 @@ class Stream(asyncio.BufferedProtocol):
             self._after_bytes()
 
     def _hand(self, what: int, start: int, stop: int) -> bool:
-        """Hands a message that lies in the landing ring to the task that waits for one, as `arrived` does. False: it has
-        been taken by the reader instead."""
+        """Hands a message that lies in the landing ring to the task that waits for one, as `arrived` does.
+
+        False: the reader has taken it instead.
+        """
         reader = self._reader
         self._handed = reader.message_of(reader.landing, what, start, stop)
         if self._wakeup.wake_now():
@@ -503,7 +503,7 @@ class Stream(asyncio.BufferedProtocol):
         if transport is None:
             return
         segments = self.writer.take()
-        if len(segments) < 2 or _WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport):
+        if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
@@ -628,7 +628,6 @@ class Stream(asyncio.BufferedProtocol):
             self._pings = Pings()
             self._reader.on_pong = self._pings.answered
         return self._pings
-
 
 
 def end_writing(transport: asyncio.WriteTransport) -> None:

@@ -5,8 +5,8 @@ the descriptor is duplicated, the old transport closed. So connecting, accepting
 what is adopted is a TCP or Unix socket on Linux, on asyncio and uvloop alike. Everything else keeps its transport.
 
 What is handed to `write` is ours until it has been sent; nothing of it is copied. While the engine serves several
-sockets, what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of them
-have written in one crossing.
+sockets, what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of
+them have written in one crossing.
 """
 
 from __future__ import annotations

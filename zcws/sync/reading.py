@@ -242,7 +242,7 @@ class ReadingSide:
         reader = self._reader
         row = reader.receive_row(count)
         if not isinstance(row, bool):
-            self._handed = reader.message_of(reader.landing, *row)  # type: ignore[arg-type]
+            self._handed = reader.message_of(reader.landing, *row)
 
     def _rest_of_closing(self, timeout: float | None) -> float | None:
         """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""
