@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import zlib
 from collections.abc import Iterable
 
-__all__ = ["build", "compressed"]
+__all__ = ["accept", "build", "compressed", "unmask"]
 
 KEY = bytes.fromhex("12345678")  # one for all: a measuring instrument needs no secrets
 TEXT = 0x81  # FIN, opcode 1
@@ -24,8 +26,26 @@ def build(payload: bytes, *, masked: bool, first: int = TEXT) -> bytes:
     return head + KEY + _masked(payload) if masked else head + payload
 
 
-def _masked(payload: bytes) -> bytes:
-    key = (KEY * (len(payload) // 4 + 1))[: len(payload)]
+def unmask(frame: bytes) -> bytes | None:
+    """The payload of a client's frame of less than 64 KiB; None while some of it is to come."""
+    head = 4 if frame[1:2] == b"\xfe" else 2
+    if len(frame) < head:
+        return None
+    size = int.from_bytes(frame[2:4], "big") if head == 4 else frame[1] & 0x7F
+    key, payload = frame[head : head + 4], frame[head + 4 :]
+    return _masked(payload, key) if len(payload) == size else None
+
+
+def accept(request: bytes) -> bytes:
+    """The answer to an opening handshake. RFC 6455 4.2.2."""
+    key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    digest = hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    return head + b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
+
+
+def _masked(payload: bytes, key: bytes = KEY) -> bytes:
+    key = (key * (len(payload) // 4 + 1))[: len(payload)]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
 
 

@@ -1,14 +1,16 @@
 """No WebSocket at all: what the event loop and the socket cost by themselves. A limit, not a competitor.
 
-The server sends back whatever came; the client counts bytes until its frame is back from a real WebSocket server.
+The server sends back whatever came; the client counts bytes until its frame is back from a real WebSocket server. What
+is broadcast is made into a frame once, and sent by a loop over the sockets that does nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+from typing import Any, ClassVar
 
-from benchmarks.frames import build
+from benchmarks.frames import accept, build, unmask
 from benchmarks.meter import Meter
 from benchmarks.peers import Settings
 
@@ -74,5 +76,34 @@ async def echo(uri: str, message: str, depth: int, meter: Meter, settings: Setti
     transport.abort()
 
 
+class BroadcastProtocol(asyncio.Protocol):
+    sockets: ClassVar[list[Any]] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport, self.data, self.open = transport, b"", False
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        if not self.open:
+            self.data, self.open = b"", True
+            self.transport.write(accept(data))
+            self.sockets.append(self.transport.get_extra_info("socket"))
+        elif (payload := unmask(self.data)) is not None:
+            self.data = b""
+            frame = build(payload, masked=False)
+            for sock in self.sockets:
+                os.write(sock.fileno(), frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.sockets.clear()  # they all go together
+
+
+async def serve_broadcast(port: int, settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(BroadcastProtocol, "127.0.0.1", port, backlog=1000)
+    await server.serve_forever()
+
+
 SERVE = {"raw TCP": serve}
+BROADCAST = {"raw TCP": serve_broadcast}
 ECHO = {"raw TCP": echo}
