@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import run
+from net import run, until
 
 import zcws
 from zcws.aio.stream import Options, pool_of
@@ -77,7 +77,9 @@ class Player:
     async def echoes(self, size: int) -> bytes:
         loop, data = asyncio.get_running_loop(), bytearray()
         while len(data) < size:
-            data += await loop.sock_recv(self.peer, 1 << 20)
+            piece = await loop.sock_recv(self.peer, 1 << 20)
+            assert piece, f"it ended after {len(data)} bytes"
+            data += piece
         return bytes(data)
 
     def end(self) -> None:
@@ -201,5 +203,40 @@ def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
             assert [type(error) for error in reported] == [MemoryError] * 4
             for ws in clients:
                 await ws.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("habit", HABITS)
+def test_half_a_frame_beside_room_to_write(habit: str, others: int) -> None:
+    """A socket that is ready for both reads for itself; what it keeps of a frame, the next crossing goes on behind.
+
+    It used to stay with those that C receives for, and C read the other half as if it stood alone.
+    """
+    texts = [b"%d " % number * 3000 for number in range(3)]
+    stream = b"".join(wire.frame(wire.BINARY, text, key=KEY) for text in texts)
+    answer = b"".join(wire.frame(wire.BINARY, text) for text in texts)
+    large = bytes(4_000_000)
+
+    async def main() -> None:
+        everybody = [Player(habit) for _ in range(1 + others)]
+        await warm_up(everybody)
+        player = everybody[0]
+        player.ws.send_nowait(large)
+        await until(lambda: player.ws._transport.get_write_buffer_size())
+        # Both in one turn of the loop: there is room again, and there is half a frame.
+        player.peer.setblocking(False)
+        head = player.peer.recv(1 << 20)
+        player.peer.sendall(stream[:100])
+        echoes = asyncio.ensure_future(player.echoes(len(wire.frame(wire.BINARY, large)) - len(head) + len(answer)))
+        await until(lambda: not player.ws._transport.get_write_buffer_size())
+        for start in range(100, len(stream), 100):
+            await player.send(stream[start : start + 100])
+            await asyncio.sleep(0)
+        assert (await echoes).endswith(answer)
+        for player in everybody:
+            player.end()
+        await asyncio.sleep(0)
 
     run(main)

@@ -365,6 +365,9 @@ class Engine:
             if what & OUT:
                 transport.write_ready()
             if what & ~OUT:
+                # It may have been one that C receives for, ready to write as well: half a frame that it keeps now
+                # has to be gone on with by itself. `read_ready` says when it is idle again.
+                self.serve_alone(fd)
                 transport.read_ready()
         except Exception as exc:
             transport.broke(exc)
