@@ -240,3 +240,26 @@ def test_half_a_frame_beside_room_to_write(habit: str, others: int) -> None:
         await asyncio.sleep(0)
 
     run(main)
+
+
+def test_what_was_flushed_is_out_even_where_many_are_served_together() -> None:
+    """`flush` hands over; what is aborted right after it in the same turn loses nothing of that."""
+
+    async def leave(ws: WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+            await ws.flush()
+            if message == "last":
+                ws.abort()
+
+    async def main() -> None:
+        async with zcws.serve(leave, "127.0.0.1", 0) as server:
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            clients = [await zcws.connect(uri, proxy=None) for _ in range(8)]
+            for message in ("first", "last"):
+                for ws in clients:
+                    ws.send_nowait(message)
+                assert await asyncio.gather(*(ws.recv() for ws in clients)) == [message] * 8
+            await asyncio.gather(*(ws.close() for ws in clients))
+
+    run(main)

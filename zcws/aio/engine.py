@@ -396,7 +396,7 @@ class Engine:
         for transport in written:
             writer = transport.writer
             size = writer.written - writer.taken
-            # Nothing: it stands there twice, or was written to past its writer.
+            # Nothing: it stands there twice, or has been flushed since.
             if not 0 < size <= _SEND_TOGETHER or transport.backlog:
                 if not size or transport.backlog or not _is_for_many(writer.out, len(written)):
                     transport.write_rest()

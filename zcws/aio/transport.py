@@ -212,10 +212,7 @@ class EngineTransport(asyncio.Transport):
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
         if self._closing:
             return
-        if self._engine.is_walking:
-            self._engine.written.append(self)
-            self._keep(views)
-        elif self.backlog:
+        if self.backlog:
             self._keep(views)
         else:
             sent = self._offer(views)
@@ -223,9 +220,7 @@ class EngineTransport(asyncio.Transport):
                 self._keep(left)
 
     def write_rest(self) -> None:
-        """The end of a walk: what was written in it, and what the writer has."""
-        if self.backlog:
-            self.write_ready()
+        """The end of a walk: what the writer has, by itself."""
         if self.writer.out:
             self.writelines(self.writer.take())
 
@@ -255,12 +250,8 @@ class EngineTransport(asyncio.Transport):
         """What has not been sent waits here; the writer never uses that memory again."""
         self.backlog += views
         self.backlog_size += sum(map(len, views))  # type: ignore[arg-type]
-        if not self._engine.is_walking:
-            self._watch()
+        self._watch()
         if self.backlog_size > self._high and not self._paused_protocol:
-            if self._engine.is_walking:
-                self.write_ready()  # nothing has been offered yet, and only the socket knows whether it is full
-                return
             self._paused_protocol = self.owes = True
             self._protocol.pause_writing()
 
