@@ -3,6 +3,9 @@
  * The only file of the core that makes system calls on sockets. Where there is no epoll it compiles to a function that
  * serves nobody, and the engine above it is not used.
  */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* accept4 */
+#endif
 #include "zcws.h"
 
 #if defined(__linux__)
@@ -133,6 +136,16 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
     return unsent;
 }
 
+int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
+    int fd = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    ssize_t received;
+    if (fd < 0) return -errno;
+    received = recv(fd, data, size, 0);
+    opening->received = received < 0 ? -(int64_t)errno : (int64_t)received;
+    opening->head = received > 0 ? zcws_read_opening(data, (size_t)received, opening) : 0;
+    return fd;
+}
+
 #else
 
 size_t zcws_turn(const struct zcws_sockets *sockets) {
@@ -144,6 +157,11 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
     (void)data;
     for (size_t i = 0; i < count; i++) orders[ZCWS_SEND_ORDER * i + 2] = 0;
     return count;
+}
+
+int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
+    (void)listening, (void)data, (void)size, (void)opening;
+    return -1;
 }
 
 #endif

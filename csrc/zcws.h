@@ -164,6 +164,32 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data);
 
 enum { ZCWS_SEND_ORDER = 3 };
 
+/* What is known of a request that opens a WebSocket. */
+struct zcws_opening {
+    uint8_t accept[28]; /* ZCWS_OPENING_ACCEPT bytes: the Sec-WebSocket-Accept that answers it: RFC 6455 4.2.2 */
+    uint32_t
+        asked[6];     /* where the values of Origin, Sec-WebSocket-Protocol and -Extensions begin and stop, or 0, 0 */
+    int64_t received; /* by zcws_welcome: bytes in `data`, 0 at their end, or a negated errno */
+    size_t head;      /* what zcws_read_opening said of them */
+};
+
+/* Reads the opening handshake that data[0, len) begins with, if it is one that nearly every client sends: GET, HTTP/1.1,
+ * every header that is needed once, as it is usually written. Returns the bytes of the head, plus ZCWS_OPENING_ASKS where
+ * `asked` has anything, and fills in that and `accept`. 0: the general rules have to decide, or there is more to come.
+ * RFC 6455 4.2.1. */
+size_t zcws_read_opening(const uint8_t *data, size_t len, struct zcws_opening *opening);
+
+enum {
+    ZCWS_OPENING_ACCEPT = 28,
+    ZCWS_OPENING_MOST = 8192, /* no head of more bytes: so no line of it can be over the limit for lines (http.py) */
+    ZCWS_OPENING_ASKS = 0x10000
+};
+
+/* Accepts a connection from a socket that listens and does not block, receives what has arrived on it into data[0, size),
+ * and reads that as zcws_read_opening does. Returns the new socket, which does not block either, or a negated errno. Linux
+ * only; elsewhere it always fails. */
+int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening);
+
 /* Builds one frame at `out`, which has room for 14 + len bytes: first byte (FIN, RSV, opcode), length in its
  * shortest form, the masking key, the payload masked while it is copied. Returns the bytes written.
  * `key` is the four key bytes in memory order. RFC 6455 5.2, 5.3. */

@@ -52,6 +52,8 @@ CheckCredentials = Callable[[str, str], bool]
 
 #: RFC 6455 4.2.2, 5: what every 101 says.
 GRANTED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+#: The same on the wire, up to the value of Sec-WebSocket-Accept.
+SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(GRANTED)}Sec-WebSocket-Accept: ".encode()
 #: Terms remembered by a server: the handful of browsers and libraries, each with the subprotocols in use. A
 #: key is at most a head long, so that this is half a megabyte at worst.
 REMEMBERED = 32
@@ -83,6 +85,7 @@ class AcceptorOptions:
         "settle",
         "subprotocols",
         "tail",
+        "terms",
     )
 
     def __init__(
@@ -110,19 +113,23 @@ class AcceptorOptions:
         self.server_lines = list(server.raw_items())
         self.tail = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
         self.settle = lru_cache(maxsize=REMEMBERED)(self._settle)
+        self.terms = lru_cache(maxsize=REMEMBERED)(self._terms)
 
     def check_origin(self, headers: Headers) -> None:
         """`HttpError` 403 unless the request's `Origin` may connect. RFC 6455 4.2.2, 10.2."""
+        if not self._may_connect(headers.combined().get("origin")):
+            raise HttpError(403, "connections from this Origin are not accepted")
+
+    def _may_connect(self, found: str | None) -> bool:
         if self.origins is None:
-            return
-        found = headers.combined().get("origin")
+            return True
         for origin in self.origins:
             if isinstance(origin, re.Pattern):
                 if found is not None and origin.fullmatch(found):
-                    return
+                    return True
             elif origin == found:
-                return
-        raise HttpError(403, "connections from this Origin are not accepted")
+                return True
+        return False
 
     def choose_subprotocol(self, headers: Headers) -> str | None:
         """The subprotocol to use, one that the client offers; None for none. RFC 6455 4.2.2."""
@@ -133,11 +140,32 @@ class AcceptorOptions:
         except ValueError as error:
             raise HttpError(400, str(error)) from None
         if self.select_subprotocol is None:
-            return next((name for name in self.subprotocols if name in offered), None)
+            return self._first_of(offered)
         chosen = self.select_subprotocol(offered)
         if chosen is not None and chosen not in offered:
             raise ValueError("select_subprotocol chose one that the client does not offer")
         return chosen
+
+    def _first_of(self, offered: list[str]) -> str | None:
+        return next((name for name in self.subprotocols if name in offered), None)
+
+    def _terms(
+        self, origin: str | None, protocols: str | None, extensions: str | None
+    ) -> tuple[Agreement, bytes] | None:
+        """What a request that has passed the rules gets: the agreement, and what stands behind the
+        Sec-WebSocket-Accept of its 101. None: `WebSocketAcceptor.respond` has to answer it.
+
+        Args:
+            origin, protocols, extensions: the values of those headers, each of which came once, or did not.
+        """
+        if self.select_subprotocol is not None or not self._may_connect(origin):
+            return None
+        try:
+            subprotocol = self._first_of(parse_subprotocols([protocols or ""])) if self.subprotocols else None
+        except ValueError:
+            return None
+        agreement, lines = self.settle(extensions or "", subprotocol)
+        return agreement, f"\r\n{Headers.trusted([*lines, *self.tail])}\r\n".encode("latin-1")
 
     def _settle(self, offered: str, subprotocol: str | None) -> tuple[Agreement, Lines]:
         """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so."""

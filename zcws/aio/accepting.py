@@ -11,6 +11,7 @@ event loop are those over TLS, those off Linux, and those that cannot be answere
     ---------------------------------------------------  ----------------------------------
     request not complete                                 at the door
     101, hooks are plain functions or there are none     in the engine, as a WebSocket
+    the same, and there are none: usually                the same, without a `ServerHandshake`
     a hook is a coroutine                                on a transport, in a task
     any other answer: its reader may take its time       on a transport, until the peer ends
 """
@@ -29,6 +30,7 @@ from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.aio.stream import end_writing, hand_over
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
+from zcws.extensions import Agreement
 from zcws.http import HttpError, Request, Response, text_response
 
 __all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
@@ -52,12 +54,25 @@ class Host(Protocol):
     handshakes: set[ServerHandshake]
     is_closing: bool
 
-    def make(self, handshake: ServerHandshake) -> WebSocket:
-        """The connection that the handshake has opened; it has no transport yet."""
+    def make(
+        self, agreement: Agreement | None, request: Request | bytes | None, response: Response | bytes | None
+    ) -> WebSocket:
+        """The connection that a handshake has opened; it has no transport yet."""
         ...
 
     def start(self, ws: WebSocket) -> None:
         """It has one: the handler runs from here."""
+        ...
+
+    def greet(
+        self, sock: socket.socket, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
+    ) -> None:
+        """Opens the connection at once: nobody wants to see its request.
+
+        Args:
+            head, rest: the request, and what stands behind it.
+            accept, terms: what answers it: its Sec-WebSocket-Accept and `AcceptorOptions.terms`.
+        """
         ...
 
 
@@ -164,7 +179,7 @@ class ServerHandshake(asyncio.Protocol):
         if response is None or response.status_code != 101 or sock is None:
             return False
         self._leave()
-        ws = self.server.make(self)
+        ws = self.server.make(self.acceptor.agreement, self.request, response)
         transport = place(self.server.loop, sock, ws)
         transport.write(response.serialize())
         ws.connection_made(transport)
@@ -321,7 +336,7 @@ class ServerHandshake(asyncio.Protocol):
         self.response = response
         if response.status_code == 101:
             self._leave()
-            ws = self.server.make(self)
+            ws = self.server.make(self.acceptor.agreement, self.request, response)
             hand_over(self.server.loop, transport, ws, response.serialize())
             self._open(ws)
             return

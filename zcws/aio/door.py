@@ -11,13 +11,15 @@ The sockets that listen are those that `loop.create_server` has bound; this file
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from zcws.aio.accepting import ServerHandshake
+from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.engine import is_engine_on
+from zcws.kernel import ffi, lib
 
 __all__ = ["Door", "has_door"]
 
@@ -28,6 +30,16 @@ _ACCEPTED_A_TURN = 64
 
 #: Bytes of the first read: a browser's request with its cookies fits; what does not is read on.
 _CHUNK = 4096
+
+_ASKS = lib.ZCWS_OPENING_ASKS
+_ACCEPT_SIZE = lib.ZCWS_OPENING_ACCEPT
+_welcome = lib.zcws_welcome
+
+#: Origin, subprotocols and extensions of a request that has none of them.
+_NOTHING: list[str | None] = [None, None, None]
+
+#: So that the new object knows of its descriptor that it does not block. Its bit is only where there is an engine.
+_STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 
 #: Seconds until the next try when the process has no descriptor left: asyncio's own.
 _OUT_OF_DESCRIPTORS = 1.0
@@ -48,23 +60,23 @@ class Door:
     Args:
         sockets: bound; they stay the caller's.
         backlog: connections that may wait in the kernel.
-        welcome: makes the handshake of an accepted socket.
+        host: whose connections they are.
 
     Attributes:
         passing: the tasks that make transports for those that need one.
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sockets: Iterable[socket.socket],
-        backlog: int,
-        welcome: Callable[[socket.socket], ServerHandshake],
+        self, loop: asyncio.AbstractEventLoop, sockets: Iterable[socket.socket], backlog: int, host: Host
     ) -> None:
         self._loop = loop
         self._backlog = backlog
-        self._welcome = welcome
+        self._host = host
         self._listening = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets]
+        self._opening = ffi.new("struct zcws_opening *")
+        self._found = ffi.buffer(self._opening, _ACCEPT_SIZE)
+        self._memory = ffi.new("uint8_t[]", _CHUNK)
+        self._data = ffi.buffer(self._memory)
         self.passing: set[asyncio.Task[None]] = set()
         self.is_open = False
 
@@ -91,18 +103,53 @@ class Door:
 
     def _accept(self, listening: socket.socket) -> None:
         """Somebody knocks."""
+        door, family, opening = listening.fileno(), int(listening.family), self._opening
         for _ in range(_ACCEPTED_A_TURN):
-            try:
-                sock, _ = listening.accept()
-            except (BlockingIOError, InterruptedError):
+            fd = _welcome(door, self._memory, _CHUNK, opening)
+            if fd >= 0:
+                self._receive(socket.socket(family, _STREAM, 0, fileno=fd), opening.head, opening.received)
+            elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
                 return
-            except ConnectionError:
-                continue  # it has gone already
-            except OSError as error:
-                self._rest(listening, error)
-                return
-            sock.setblocking(False)
-            self._read(sock, self._welcome(sock))
+
+    def _may_go_on(self, listening: socket.socket, error: OSError) -> bool:
+        """Nobody could be accepted. Returns whether somebody behind him may be."""
+        if isinstance(error, ConnectionError):
+            return True  # it has gone already
+        if not isinstance(error, InterruptedError):
+            self._rest(listening, error)
+        return False
+
+    def _receive(self, sock: socket.socket, head: int, count: int) -> None:
+        """Accepted, and `count` bytes of it are there."""
+        if head and self._greet(sock, head, count):
+            return
+        handshake = ServerHandshake(self._host, sock)
+        if count >= 0:
+            self._take(sock, handshake, self._data[:count])
+        elif count in (-errno.EAGAIN, -errno.EINTR):
+            handshake.wait(self._read, sock)
+        else:
+            handshake.abort()
+
+    def _greet(self, sock: socket.socket, head: int, count: int) -> bool:
+        """A request of the usual kind. Returns whether the connection is open now."""
+        host = self._host
+        if host.process_request is not None or host.process_response is not None:
+            return False
+        asked = _NOTHING if head < _ASKS else self._asked()
+        terms = host.acceptor_options.terms(*asked)
+        if terms is None:
+            return False
+        head &= _ASKS - 1
+        rest = b"" if head == count else self._data[head:count]
+        host.greet(sock, self._data[:head], self._found[:], terms, rest)
+        return True
+
+    def _asked(self) -> list[str | None]:
+        """The headers that decide about the terms."""
+        ends, data = ffi.unpack(self._opening.asked, len(_NOTHING) * 2), self._data
+        pairs = zip(ends[::2], ends[1::2], strict=True)
+        return [data[begin:end].decode("latin-1") if end else None for begin, end in pairs]
 
     def _rest(self, listening: socket.socket, error: OSError) -> None:
         """The system has no descriptor left, most likely: it would say so again and again."""
@@ -126,6 +173,10 @@ class Door:
         except OSError:
             handshake.abort()
             return
+        self._take(sock, handshake, data)
+
+    def _take(self, sock: socket.socket, handshake: ServerHandshake, data: bytes) -> None:
+        """The next bytes of the request."""
         if not data:
             handshake.abort()  # a client that has closed its side cannot open a WebSocket
         elif not handshake.read(data):

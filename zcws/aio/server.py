@@ -12,25 +12,27 @@ import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from zcws.acceptor import AcceptorOptions
+from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.stream import Options, pool_of
 from zcws.aio.tracing import websocket_class
+from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed
+from zcws.extensions import Agreement
 from zcws.frame import Frame, close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
+from zcws.http import Request, Response
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -100,13 +102,29 @@ class Server:
     def open_door(self, server: asyncio.Server, backlog: int) -> None:
         """The sockets are bound, and we accept ourselves; `start_serving` begins."""
         self._server = server
-        self._door = Door(self.loop, server.sockets, backlog, partial(ServerHandshake, self))
+        self._door = Door(self.loop, server.sockets, backlog, self)
 
-    def make(self, handshake: ServerHandshake) -> WebSocket:
+    def greet(
+        self, sock: socket.socket, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
+    ) -> None:
+        """See `Host`."""
+        agreement, behind = terms
+        answer = b"".join((SWITCHING, accept, behind))
+        ws = self.make(agreement, head, answer)
+        transport = place(self.loop, sock, ws)
+        transport.write(answer)
+        ws.connection_made(transport)
+        self.start(ws)
+        if rest:
+            ws.feed(rest)
+
+    def make(
+        self, agreement: Agreement | None, request: Request | bytes | None, response: Response | bytes | None
+    ) -> WebSocket:
         """A handshake has succeeded: the connection, which has no transport yet."""
         connection = Connection(
             is_client=False,
-            agreement=handshake.acceptor.agreement,
+            agreement=agreement,
             deflate=self.acceptor_options.compression,
             pool=self._pool,
             max_size=self.max_size,
@@ -116,8 +134,8 @@ class Server:
             self.loop,
             connection,
             self.options,
-            request=handshake.request,
-            response=handshake.response,
+            request=request,
+            response=response,
             on_frame=self.on_frame,
         )
 

@@ -29,7 +29,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, Frame
-from zcws.http import Request, Response
+from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.kernel import lib
 from zcws.pool import Pool
@@ -130,14 +130,14 @@ class Stream(asyncio.BufferedProtocol):
         "_pings",
         "_reader",
         "_reading_paused",
+        "_request",
+        "_response",
         "_transport",
         "_wakeup",
         "_wants_frame",
         "_wants_message",
         "_write_deadline",
         "connection",
-        "request",
-        "response",
         "writer",
     )
 
@@ -147,14 +147,14 @@ class Stream(asyncio.BufferedProtocol):
         connection: Connection,
         options: Options,
         *,
-        request: Request | None = None,
-        response: Response | None = None,
+        request: Request | bytes | None = None,
+        response: Response | bytes | None = None,
         on_frame: OnFrame | None = None,
     ) -> None:
         self.connection = connection
         self._on_frame = on_frame
-        self.request = request
-        self.response = response
+        self._request = request  # bytes: the head, which nobody has looked at yet
+        self._response = response
         self._loop = loop
         self._options = options
         self._reader = connection.reader
@@ -188,6 +188,21 @@ class Stream(asyncio.BufferedProtocol):
         self._budget = _FAIR
         self._deadline: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
+
+    @property
+    def request(self) -> Request | None:
+        """The opening handshake: what the client has sent."""
+        if isinstance(self._request, bytes):
+            self._request = request = parse_request(self._request, len(self._request))
+            request.headers.release()
+        return self._request
+
+    @property
+    def response(self) -> Response | None:
+        """And what the server has answered."""
+        if isinstance(self._response, bytes):
+            self._response = parse_response(self._response, len(self._response))
+        return self._response
 
     # ---- asyncio.BufferedProtocol ----
 
