@@ -29,6 +29,8 @@ class State(Enum):
     FAILED = "failed"
     LOST = "lost"
 
+    __hash__ = object.__hash__  # there is one of each; Enum's own hashes the name, in Python
+
 
 class Event(Enum):
     """What can happen to a connection, as far as closing goes."""
@@ -37,6 +39,8 @@ class Event(Enum):
     RECEIVE_CLOSE = "the peer's Close arrives"
     FAIL = "the peer broke a rule"
     END = "the socket ends"
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {

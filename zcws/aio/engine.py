@@ -186,7 +186,10 @@ class Engine:
         if self.is_walking:
             self._fresh.add(fd)
         self._epoll.register(fd, IN)
-        self._listen(fd if len(self._transports) == 1 else -1)
+        if len(self._transports) == 1:
+            self._listen(fd)
+        elif self._only >= 0:
+            self._listen(-1)
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
@@ -199,6 +202,8 @@ class Engine:
         if self._transports.pop(fd, None) is not None:
             self.serve_alone(fd)
             self._epoll.unregister(fd)
+            if self._transports and self._only < 0:
+                return  # the event loop watches the epoll, and goes on
             loop = self.loop()
             if not self._transports:
                 _idle[loop] = self

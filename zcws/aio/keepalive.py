@@ -4,6 +4,7 @@ Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck
 bytes we have stopped reading (the program is busy) cannot be blamed for silence either.
 
 Connections that live but say nothing have memory to give back: `Resting` sees to that, with one timer for all of them.
+So does `Deadlines` for those that are closing: nearly always the peer is quicker.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from zcws.codec import Deflater
 
-__all__ = ["Keepalive", "Latency", "Pings", "Resting"]
+__all__ = ["Deadlines", "Keepalive", "Latency", "Pings", "Resting"]
 
 
 class Latency(float):
@@ -153,6 +154,60 @@ class Keepalive:
         else:
             self._handle = None
             self._peer.keepalive_failed()
+
+
+class Waiting(Protocol):
+    """Who waits for something, and not for ever."""
+
+    def deadline_passed(self) -> None:
+        """It did not come."""
+        ...
+
+
+class Deadlines:
+    """Waits of the same length: one timer for all of them.
+
+    Attributes:
+        loop: the event loop that they wait on.
+    """
+
+    __slots__ = ("_is_set", "_timeout", "_waiting", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.loop = loop
+        self._timeout = timeout
+        self._waiting: dict[
+            Waiting, float
+        ] = {}  # until when; the first to wait is the first whose time is over
+        self._is_set = False
+
+    def add(self, peer: Waiting) -> None:
+        """It waits from now on, until `remove` or `deadline_passed`."""
+        self._waiting[peer] = self.loop.time() + self._timeout
+        if not self._is_set:
+            self._set()
+
+    def remove(self, peer: Waiting) -> None:
+        """It need not wait any more."""
+        self._waiting.pop(peer, None)
+
+    def _set(self) -> None:
+        self._is_set = True
+        self.loop.call_at(next(iter(self._waiting.values())), self._tick)
+
+    def _tick(self) -> None:
+        self._is_set = False
+        now = self.loop.time()
+        try:
+            while self._waiting:
+                peer, until = next(iter(self._waiting.items()))
+                if until > now:
+                    break
+                del self._waiting[peer]
+                peer.deadline_passed()
+        finally:  # one of them may have failed, and is not the last
+            if self._waiting and not self._is_set:
+                self._set()
 
 
 class Resting:

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.keepalive import Keepalive, Pings, Resting
+from zcws.aio.keepalive import Deadlines, Keepalive, Pings, Resting
 from zcws.aio.transport import EngineTransport, adopt
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
@@ -44,10 +44,13 @@ _NEWS = lib.ZCWS_NEWS
 
 OnFrame = Callable[[Any, Frame], object]
 
-_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
+_OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 
 #: Messages that one task may read without letting others run, when all of them are there already.
 _FAIR = 1000
+
+#: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
+_USUAL_LIMIT = 64 * 1024
 
 #: What an iterable without fragments gives.
 _NOTHING: Any = object()
@@ -78,7 +81,14 @@ def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
 class Options:
     """Settings that all connections of one client or server share. See `connect` and `serve`."""
 
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
+    __slots__ = (
+        "_deadlines",
+        "close_timeout",
+        "ping_interval",
+        "ping_timeout",
+        "write_limit",
+        "write_timeout",
+    )
 
     def __init__(
         self,
@@ -86,7 +96,7 @@ class Options:
         ping_interval: float | None = 20,
         ping_timeout: float | None = 20,
         close_timeout: float | None = 10,
-        write_limit: int | tuple[int, int | None] = 64 * 1024,
+        write_limit: int | tuple[int, int | None] = _USUAL_LIMIT,
         write_timeout: float | None = None,
     ) -> None:
         self.ping_interval = ping_interval
@@ -94,6 +104,14 @@ class Options:
         self.close_timeout = close_timeout
         self.write_limit = write_limit
         self.write_timeout = write_timeout
+        self._deadlines: Deadlines | None = None
+
+    def deadlines(self, loop: asyncio.AbstractEventLoop, timeout: float) -> Deadlines:
+        """Where the connections of `loop` wait for their end; `timeout` is `close_timeout`."""
+        deadlines = self._deadlines
+        if deadlines is None or deadlines.loop is not loop:
+            deadlines = self._deadlines = Deadlines(loop, timeout)
+        return deadlines
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -133,6 +151,7 @@ class Stream(asyncio.BufferedProtocol):
         "_request",
         "_response",
         "_transport",
+        "_waiters",
         "_wakeup",
         "_wants_frame",
         "_wants_message",
@@ -186,8 +205,11 @@ class Stream(asyncio.BufferedProtocol):
         self._end_callbacks: list[Callable[[Any], object]] | None = None
         self._held: Any = None  # what was broadcast and waits (broadcast.py)
         self._budget = _FAIR
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._closed: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = (
+            None  # each of a task that waits for the closed socket
+        )
 
     @property
     def request(self) -> Request | None:
@@ -208,13 +230,13 @@ class Stream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]
         self._own = transport if isinstance(transport, EngineTransport) else None
-        limit = self._options.write_limit
-        high, low = limit if isinstance(limit, tuple) else (limit, None)
-        self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
         options = self._options
+        limit = options.write_limit
+        if limit != _USUAL_LIMIT or self._own is None:
+            high, low = limit if isinstance(limit, tuple) else (limit, None)
+            self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
         if options.ping_interval is not None:
             self._keepalive = Keepalive(
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
@@ -401,8 +423,11 @@ class Stream(asyncio.BufferedProtocol):
         """The peer has closed its side. What it sent before may still be answered."""
         if self._late:
             return False  # its end stands behind what has not been looked at yet: see connection_lost
+        if self.connection.state is _CLOSED and self._pings is None:
+            return False  # the usual end: nothing was left to wait for but this
         # A task that is busy with what it has read may still answer it: the end is for its next read.
-        is_busy = not self._wakeup.is_waiting and self._closed is None and self.connection.state is _OPEN
+        is_closing = self._closed is not None or self._waiters is not None
+        is_busy = not self._wakeup.is_waiting and not is_closing and self.connection.state is _OPEN
         self._reader.receive_eof(later=is_busy)
         if self._pings is not None:
             self._pings.fail(self.connection.error)
@@ -428,10 +453,15 @@ class Stream(asyncio.BufferedProtocol):
             self._flush_handle = None
         if self._pings is not None:
             self._pings.fail(self.connection.error)
-        self._resolve_drained()
+        if self._drained is not None:
+            self._resolve_drained()
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
         callbacks, self._end_callbacks = self._end_callbacks, None
         for callback in callbacks or ():
             callback(self)
@@ -587,9 +617,11 @@ class Stream(asyncio.BufferedProtocol):
     def _start_deadline(self) -> None:
         timeout = self._options.close_timeout
         if self._deadline is None and timeout is not None and self._transport is not None:
-            self._deadline = self._loop.call_later(timeout, self._on_deadline)
+            self._deadline = self._options.deadlines(self._loop, timeout)
+            self._deadline.add(self)
 
-    def _on_deadline(self) -> None:
+    def deadline_passed(self) -> None:
+        """For `Deadlines`: the closing handshake has taken `close_timeout`."""
         self._deadline = None
         if self._reader.is_ending and not self._reader.is_concluded:
             self._reader.conclude()
@@ -608,7 +640,7 @@ class Stream(asyncio.BufferedProtocol):
     def _stop_timers(self) -> None:
         self._stop_keepalive()
         if self._deadline is not None:
-            self._deadline.cancel()
+            self._deadline.remove(self)
             self._deadline = None
 
     # ---- keepalive ----

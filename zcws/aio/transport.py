@@ -157,8 +157,10 @@ class EngineTransport(asyncio.Transport):
         elif protocol.eof_received():
             self._reading = False
             self._watch()
-        else:
+        elif self.backlog:
             self.close()
+        else:
+            self._end(None)
 
     def _settle(self) -> None:
         """What came last was small: C may receive for us, where nothing of it is kept."""

@@ -48,11 +48,20 @@ class WebSocket(Reading, Writing):
     async def wait_closed(self) -> None:
         """Until the socket is closed. Somebody has to read, for the peer's Close stands behind what it sent before."""
         if self._transport is not None:
-            closed = self.when_closed()
+            # A future of one's own, so that whoever is cancelled does not cancel the others.
+            closed = self._loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(closed)
             if self._reader.is_at_eof:
                 self._reader.receive_eof()
                 self._advance_closing()
-            await asyncio.shield(closed)
+            try:
+                await closed
+            except asyncio.CancelledError:
+                if self._waiters is not None:
+                    self._waiters.remove(closed)
+                raise
 
     def when_closed(self) -> asyncio.Future[None]:
         """A future that is done when the socket is closed. Not to be cancelled: it is everybody's."""
