@@ -52,9 +52,6 @@ _FAIR = 1000
 #: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
 _USUAL_LIMIT = 64 * 1024
 
-#: What an iterable without fragments gives.
-_NOTHING: Any = object()
-
 #: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
 #: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
