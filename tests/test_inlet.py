@@ -122,6 +122,122 @@ def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> No
     assert messages == 20
 
 
+# ---- wide rings, for those who pour ----
+
+
+def drink(connection: Connection) -> list[object]:
+    """All messages that are there."""
+    messages: list[object] = []
+    while (message := connection.read_message()) is not NEED_MORE:
+        messages.append(message)
+    return messages
+
+
+def pour(connection: Connection, stream: bytes) -> tuple[list[object], int]:
+    """All that there is room for, as often as it takes; every read is as large as it can be. Returns the messages, and
+    the largest read."""
+    messages, view, most = [], memoryview(stream), 0
+    while view:
+        used = connection.receive_bytes(view)
+        view, most = view[used:], max(most, used)
+        messages += drink(connection)
+    return messages, most
+
+
+@either
+@pytest.mark.parametrize("size", [700, 65000, 65500, 65536, 100_000, 200_000, 262_134, 262_135, 300_000])
+def test_a_connection_whose_large_frames_fill_its_ring_gets_a_wide_one(mirrored: bool, size: int) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    sent = [bytes([i % 251]) * size for i in range(3_000_000 // size)]
+    messages, most = pour(connection, b"".join(wire.frame(BINARY, payload) for payload in sent))
+    assert messages == sent
+    # It is asked for as much as a wide ring takes, unless its frames are small.
+    assert (most > 65536) == (size > 1024)
+    assert connection.reader._ring is None
+
+
+def test_small_frames_are_not_let_pour() -> None:
+    connection = connect(Pool(65536))
+    sent = [b"%06d" % i for i in range(50_000)]
+    messages, most = pour(connection, b"".join(wire.frame(BINARY, payload) for payload in sent))
+    assert messages == sent
+    assert most <= 65536
+
+
+@either
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebody_pours(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    large = wire.frame(BINARY, bytes(200_000))
+    pour(connection, wire.frame(BINARY, bytes(60_000)) * 20 + large[:1000])
+    assert connection.reader._pours
+    pour(connection, large[1000:150_000])
+    assert connection.reader._assembly is None
+    assert pour(connection, large[150_000:])[0] == [bytes(200_000)]
+
+
+def test_a_read_that_brings_little_ends_the_pouring() -> None:
+    pool = Pool(65536)
+    connection = connect(pool)
+    pour(connection, wire.frame(BINARY, bytes(65536 - 10)) * 8)
+    assert (connection.reader._pours, connection.reader._ring) == (True, None)
+    assert len(connection.get_buffer()) == pool.wide_capacity
+    pour(connection, wire.frame(BINARY, b"little"))
+    assert not connection.reader._pours
+    assert len(connection.get_buffer()) == 65536
+    assert connection.reader.state.fit == 65536
+
+
+def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
+    pool = Pool(65536)
+    stream = wire.frame(BINARY, bytes(60_000)) * 12
+    cut = len(stream) - 30_000
+    connections = [connect(pool) for _ in range(5)]
+    for connection in connections:
+        assert pour(connection, stream[:cut])[0] == [bytes(60_000)] * 11
+    held = [connection.reader._ring for connection in connections]
+    assert [ring is not None and ring.is_wide for ring in held] == [True] * 4 + [False]
+    for connection in connections:
+        assert pour(connection, stream[cut:])[0] == [bytes(60_000)]
+    assert (len(pool._spare_wide), rings(pool)) == (4, 1)
+
+
+@either
+def test_views_of_a_wide_ring_never_change(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    stream = b"".join(wire.frame(BINARY, bytes([i]) * 30_000) for i in range(200))
+    kept, view, wide = [], memoryview(stream), set()
+    while view:
+        view = view[connection.receive_bytes(view) :]
+        while (frame := connection.read_frame()) is not NEED_MORE:
+            ring = connection.reader._ring
+            if len(kept) > 20 and ring is not None:  # before, nobody who pours holds anything
+                kept.append(frame.payload)
+                wide.add(ring.is_wide)
+            else:
+                kept.append(frame.to_bytes())
+    assert [payload == bytes([i]) * 30_000 for i, payload in enumerate(kept)] == [True] * 200
+    assert wide == {True}
+
+
+def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
+    pool = Pool(65536)
+    connection = connect(pool)
+    pour(connection, wire.frame(BINARY, bytes(60_000)) * 20)
+    reader = connection.reader
+    assert reader._pours
+    reader.begin_stream()
+    connection.receive_bytes(wire.frame(BINARY, bytes(100_000))[:70_000])
+    assert reader.read_piece() == (bytes(70_000 - 10), False)
+    assert reader.read_piece() is NEED_MORE
+    assert reader.state.fit == 0
+    connection.receive_bytes(bytes(30_010))
+    assert reader.read_piece() == (bytes(30_010), True)
+    assert pour(connection, wire.frame(BINARY, bytes(60_000)) * 3)[0] == [bytes(60_000)] * 3
+
+
 def test_two_connections_share_a_pool() -> None:
     pool = Pool(4096)
     one, two = connect(pool), connect(pool)

@@ -15,6 +15,7 @@ from zcws.pool import (
     _LARGEST_SPARE_BUFFER,
     _SPARE_BUFFERS,
     _SPARE_RINGS,
+    _WIDE_RINGS,
     Pool,
     _forget_all,
     _pools,
@@ -78,6 +79,53 @@ def test_rings_are_as_the_pool_says(mirrored: bool) -> None:
     assert mirrored or not ring.mirrored
 
 
+def test_a_wide_ring_is_four_ordinary_ones_and_stays_in_the_pool_until_it_is_leased() -> None:
+    pool = Pool(65536)
+    ring = pool.land_wide()
+    assert ring is not None
+    assert (ring.capacity, ring.is_wide, pool.land().is_wide) == (4 * 65536, True, False)
+    other = pool.lease_wide()
+    assert other is ring
+    assert pool.land_wide() is not ring
+
+
+def test_a_pool_has_few_wide_rings() -> None:
+    pool = Pool(65536)
+    leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
+    assert (pool.land_wide(), pool.lease_wide()) == (None, None)
+    last = leased.pop()
+    assert last is not None
+    pool.take_back(last)
+    assert pool.lease_wide() is last
+    # One that is lost, with its reader or to those who hold views of it, leaves its place to another.
+    del leased, last
+    gc.collect()
+    assert pool.lease_wide() is not None
+
+
+def test_what_has_been_offered_stays_the_next_wide_ring_out() -> None:
+    pool = Pool(65536)
+    back = pool.lease_wide()
+    offered = pool.land_wide()
+    assert back is not None
+    pool.take_back(back)
+    assert pool.lease_wide() is offered
+    assert pool.lease_wide() is back
+
+
+def test_a_ring_whose_views_are_held_is_replaced_by_one_of_its_size() -> None:
+    pool = Pool(65536)
+    leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
+    assert leased[0] is not None
+    more = pool.lease_like(leased[0])
+    assert more.is_wide
+    assert not pool.lease_like(pool.land()).is_wide
+    for ring in (*leased, more):
+        assert ring is not None
+        pool.give_back(ring)
+    assert len(pool._spare_wide) == _WIDE_RINGS
+
+
 def test_buffers_come_back_unless_they_are_large() -> None:
     pool = Pool(4096)
     buffer = pool.lend_buffer()
@@ -134,8 +182,12 @@ def test_what_the_fork_hook_does() -> None:
     for pool in pools:
         ring, _ = pool.lease(), pool.land()
         pool.give_back(ring)
+        pool.land_wide()
     _forget_all()
-    assert [(pool.landing, pool._spare) for pool in pools] == [(None, []), (None, [])]
+    assert [(pool.landing, pool._spare, pool._spare_wide) for pool in pools] == [
+        (None, [], []),
+        (None, [], []),
+    ]
 
 
 def test_a_pool_that_nobody_uses_is_forgotten() -> None:

@@ -151,8 +151,8 @@ class Frame:
     def payload(self) -> memoryview:
         """The payload in place, without a copy. The view stays right for as long as it is held.
 
-        What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of
-        256 KiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes.
+        What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of 256 KiB or
+        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes.
 
         Raises:
             StaleFrame: the connection has been read from since.

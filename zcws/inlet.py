@@ -14,6 +14,10 @@ frame); the rows of the table wait in `_batch`. What stands behind the last row 
 
 The last three take effect (`conclude`) when the rows before them have been read, so that what was valid is still
 answered. A caller that does not read can bring that forward.
+
+A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
+read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
+that size wait there until they are whole. A read that brings little into no ring ends it.
 """
 
 from __future__ import annotations
@@ -53,8 +57,11 @@ _scan, _land = lib.zcws_scan, lib.zcws_land
 #: No rows: the same for all connections that have none, which is most of them.
 _NONE: Iterator[Any] = iter(())
 
-#: One read never asks for more than this, wherever it lands: what a ring takes.
-_LAND_AT_MOST = 256 * 1024
+#: Frames are large when a ring takes no more of them than this.
+_LARGE_FRAMES = 64
+
+#: A read says something about what the next ones will bring when it was more than this part of its ring.
+_MUCH = 4
 
 
 class Inlet:
@@ -83,13 +90,16 @@ class Inlet:
         "_max_fragments",
         "_max_size",
         "_next",
+        "_offered",
         "_peer_close",
         "_pool",
+        "_pours",
         "_remaining",
         "_ring",
         "_state",
         "_status",
         "_stopped",
+        "_wants_wide",
         "_words",
         "discarding",
         "eager",
@@ -127,6 +137,9 @@ class Inlet:
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self._landing: PayloadBuffer | None = None  # they are being received straight into this
         self._landing_opcode = 0
+        self._pours = False
+        self._wants_wide = False  # we have begun to pour, into an ordinary ring
+        self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
         self._status = _MORE  # what stands behind the last row
         self._peer_close: bytes | None = None  # the payload of the peer's Close
         self._stopped: tuple[int, str] | None = None
@@ -140,7 +153,7 @@ class Inlet:
 
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
-        if self.is_idle:
+        if self.is_idle and not self._pours:
             return self.landing.whole
         ring = self._ring
         if (
@@ -149,6 +162,7 @@ class Inlet:
             or ring.exports
             or self._landing is not None
             or self._frame is not None
+            or self._wants_wide
             or length_hint(self._words)
         ):
             return self._find_room()
@@ -160,11 +174,15 @@ class Inlet:
         ring = self._ring
         if self._landing is not None:
             landing = self._landing
-            return landing.slot(min(self._remaining, _LAND_AT_MOST), len(landing) + self._remaining)
+            at_most = self._pool.wide_capacity  # as much as one read brings anywhere
+            return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
         if ring is None or self._is_over:
-            return (self._pool.landing or self._pool.land()).whole
+            self._offered = wide = self._pool.land_wide() if self._pours else None
+            return (wide or self._pool.landing or self._pool.land()).whole
         if self._frame is None and not self.is_pending:
             ring = self._settle(ring)
+            if self._wants_wide:
+                ring = self._widen(ring)
         room = ring.room()
         if not room and self.discarding:
             self._drop_pending()
@@ -183,12 +201,15 @@ class Inlet:
             return True  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
         ring = self._ring
         if ring is None:
-            ring = self._ring = self._pool.lease()
+            ring = self._ring = self._lease_wide(count) if self._pours else self._pool.lease()
             self._next = 0
             self.is_idle = False
         ring.head += count
         if status == _MORE or self.discarding or not self.is_pending:
-            return self._scan_ring(ring)
+            news = self._scan_ring(ring)
+            if count * _MUCH > ring.capacity:
+                self._see_pouring(ring, count)
+            return news
         return True
 
     def receive_row(self, count: int) -> list[int] | bool:
@@ -197,6 +218,8 @@ class Inlet:
         Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until
         the next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
         """
+        if self._pours:
+            return self.received(count)
         pool = self._pool
         ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so
         found = _scan(self._state, ring.base, 0, count, pool.table, TABLE_ROWS)
@@ -208,7 +231,10 @@ class Inlet:
         self._next = 0
         self.is_idle = False
         ring.head = count
-        return self._take_found(ring, found)
+        news = self._take_found(ring, found)
+        if count * _MUCH > ring.capacity:
+            self._see_pouring(ring, count)
+        return news
 
     def receive_bytes(self, data: memoryview) -> int:
         """Copies as much of `data` as there is room for, and scans it. Returns how many bytes were used."""
@@ -452,12 +478,46 @@ class Inlet:
         ring.tail = self._next
         self._next -= ring.settle()
         if ring.is_crowded:
-            fresh = self._pool.lease()
+            fresh = self._pool.lease_like(ring)
             ring.move_unread(fresh)
             self._next = 0
             self._pool.give_back(ring)
             self._ring = ring = fresh
         return ring
+
+    def _see_pouring(self, ring: Ring, count: int) -> None:
+        """A read has brought much."""
+        if self.rows_waiting * self._pool.capacity > count * _LARGE_FRAMES:
+            self._pours = self._wants_wide = False
+        elif ring.is_filled and not ring.exports:
+            self._pours, self._wants_wide = True, not ring.is_wide
+
+    def _lease_wide(self, count: int) -> Ring:
+        """The ring that `get_buffer` has offered while we are pouring."""
+        offered, self._offered = self._offered, None
+        ring = (self._pool.lease_wide() if offered is not None else None) or self._pool.lease()
+        self._pours = count * _MUCH > self._pool.capacity
+        self._wants_wide = False
+        self._fit(ring)
+        return ring
+
+    def _widen(self, ring: Ring) -> Ring:
+        """While we are pouring, and nothing is kept but the beginning of a frame: moves that to a wide ring."""
+        self._wants_wide = False
+        wide = None if ring.is_wide or ring.exports else self._pool.lease_wide()
+        if wide is None:
+            return ring
+        ring.move_unread(wide)
+        self._next = 0
+        self._pool.take_back(ring)
+        self._ring = wide
+        self._fit(wide)
+        return wide
+
+    def _fit(self, ring: Ring) -> None:
+        """Frames that fit `ring` wait in it until they are whole, unless they are handed on in pieces."""
+        if ring.is_wide and self._state.fit:
+            self._state.fit = ring.capacity
 
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
@@ -467,6 +527,8 @@ class Inlet:
             if ring.exports and ring.is_exported:
                 return
             self._ring = None
+            if ring.is_wide and self._state.fit:
+                self._state.fit = self._pool.capacity
             self._pool.take_back(ring)
 
     def _drop_ring(self) -> None:

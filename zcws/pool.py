@@ -6,6 +6,9 @@ bytes for *any* connection without a ring will land in; it is leased only when b
 transport may ask for a buffer and then have nothing to put there). So ten thousand idle connections cost no receive
 memory, and the busy ones share a few warm rings.
 
+A connection whose large frames fill its ring with every read is *pouring* (inlet.py). It gets a wide ring as long as
+there is one: a pool has a few.
+
 There are no locks here: one pool serves one event loop or one thread.
 """
 
@@ -18,7 +21,7 @@ from typing import Any
 
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
-from zcws.ring import RING_CAPACITY, Ring
+from zcws.ring import RING_CAPACITY, WIDE_CAPACITY, Ring
 
 __all__ = ["SCRATCH_CAPACITY", "TABLE_ROWS", "Pool", "Scratch"]
 
@@ -27,6 +30,9 @@ TABLE_ROWS = 1024
 
 #: Rings that an idle pool keeps: 4 MiB at most, of which only pages that were written to are resident.
 _SPARE_RINGS = 16
+
+#: Wide rings that a pool has, in use or not: 4 MiB. Whoever comes too late pours into an ordinary one.
+_WIDE_RINGS = 4
 
 #: Payload buffers that an idle pool keeps, and the largest that it keeps (bytes): 8 MiB at most.
 _SPARE_BUFFERS = 4
@@ -61,6 +67,7 @@ class Pool:
 
     Attributes:
         capacity: bytes of each ring.
+        wide_capacity: bytes of each wide ring.
         common: a ring that somebody receives into for many connections at once, a while for each (aio/engine.py).
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
@@ -74,19 +81,25 @@ class Pool:
         "_mirrored",
         "_scratch",
         "_spare",
+        "_spare_wide",
+        "_wide",
         "capacity",
         "common",
         "compressors",
         "landing",
         "table",
         "watch",
+        "wide_capacity",
         "words",
     )
 
     def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
         self.capacity = capacity
+        self.wide_capacity = capacity * WIDE_CAPACITY // RING_CAPACITY
         self._mirrored = mirrored
         self._spare: list[Ring] = []
+        self._spare_wide: list[Ring] = []
+        self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all there are: spare, leased
         self._buffers: list[PayloadBuffer] = []
         self._scratch: Scratch | None = None
         self.landing: Ring | None = None
@@ -110,6 +123,27 @@ class Pool:
         ring, self.landing = self.landing or self.land(), None
         return ring
 
+    def land_wide(self) -> Ring | None:
+        """The ring that the next bytes for a connection that pours will land in. None: there are enough of them."""
+        if not self._spare_wide:
+            if len(self._wide) >= _WIDE_RINGS:
+                return None
+            self._spare_wide.append(self._new_wide())
+        return self._spare_wide[-1]
+
+    def lease_wide(self) -> Ring | None:
+        """The same ring, which is the caller's from now on."""
+        return None if self.land_wide() is None else self._spare_wide.pop()
+
+    def lease_like(self, ring: Ring) -> Ring:
+        """One that takes all that is in `ring`, whose views are held."""
+        return (self.lease_wide() or self._new_wide()) if ring.is_wide else self.lease()
+
+    def _new_wide(self) -> Ring:
+        ring = Ring(self.wide_capacity, mirrored=self._mirrored, is_wide=True)
+        self._wide.add(ring)
+        return ring
+
     def give_back(self, ring: Ring) -> None:
         """Takes back a ring whose bytes have all been read; one that is still held goes to its holders instead."""
         if not ring.is_exported:
@@ -120,7 +154,10 @@ class Pool:
         if ring is self.common:
             return
         ring.tail = ring.head = 0
-        if self.landing is None:
+        if ring.is_wide:
+            if len(self._spare_wide) < _WIDE_RINGS:
+                self._spare_wide.insert(0, ring)  # behind the one that has been offered
+        elif self.landing is None:
             self.landing = ring
         elif len(self._spare) < _SPARE_RINGS:
             self._spare.append(ring)
@@ -144,6 +181,7 @@ class Pool:
         """Drops every ring: in a child process they are the parent's memory."""
         self.landing = self.common = None
         self._spare.clear()
+        self._spare_wide.clear()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
