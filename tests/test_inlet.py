@@ -17,8 +17,11 @@ from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError
+from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
+
+DEFLATE = Agreement(deflate=DeflateParameters())
 
 either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
 
@@ -264,6 +267,17 @@ def test_more_frames_in_a_read_than_the_table_has_rows() -> None:
     assert connection.read_message() is NEED_MORE
 
 
+def test_no_more_rows_wait_than_a_table_has() -> None:
+    connection = connect(Pool())
+    send(connection, wire.frame(BINARY, b"x") * (TABLE_ROWS + 5))
+    send(connection, wire.frame(BINARY, b"y"))
+    assert connection.reader.rows_waiting == TABLE_ROWS
+    assert [connection.read_message() for _ in range(TABLE_ROWS)] == [b"x"] * TABLE_ROWS
+    # Nothing waits now: what arrives next has the rest scanned at once.
+    send(connection, wire.frame(BINARY, b"z"))
+    assert connection.reader.rows_waiting == 7
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_end_of_the_stream_behind_a_full_table(extra: int) -> None:
     connection = connect(Pool())
@@ -329,6 +343,35 @@ def test_rows_that_waited_when_we_closed_can_still_be_read() -> None:
     assert (caught.value.code, caught.value.clean) == (1005, True)
 
 
+@pytest.mark.parametrize("bring", ["close", "conclude"])
+def test_what_waited_when_we_closed_ends_the_message_in_progress(bring: str) -> None:
+    """RFC 6455 5.5.1: data that came before is still ours to read, the last fragment of a message too."""
+    connection = connect()
+    one, two = wire.fragments(TEXT, [b"wh", b"ole"])
+    send(connection, one)
+    assert connection.read_message() is NEED_MORE
+    send(connection, two + (b"" if bring == "close" else wire.frame(CLOSE)))
+    if bring == "close":
+        connection.close()
+    else:
+        connection.reader.conclude()
+    assert connection.read_message() == "whole"
+
+
+def test_a_message_that_was_begun_after_our_close_keeps_nobodys_memory() -> None:
+    """RFC 6455 5.5.1: its rest is dropped when it comes, so the buffer is let go, and is not too small either."""
+    for size in (10, 100_000):  # a fragment, and the beginning of a large frame
+        connection = connect()
+        stream = wire.frame(BINARY, bytes(size), fin=size > 10)
+        buffer = PayloadBuffer(bytearray(5000))
+        send(connection, stream[:4096])
+        connection.close()
+        assert connection.read_frame(buffer) is NEED_MORE
+        assert buffer.reader is None
+        send(connection, stream[4096:] + wire.frame(CLOSE))
+        assert connection.state is State.CLOSED
+
+
 def half_a_large_message(buffer: PayloadBuffer) -> tuple[Connection, bytes]:
     """A connection that is receiving straight into `buffer`, and the bytes to come."""
     connection = connect()
@@ -337,6 +380,7 @@ def half_a_large_message(buffer: PayloadBuffer) -> tuple[Connection, bytes]:
     assert connection.read_frame(buffer) is NEED_MORE
     send(connection, stream[1000:50_000])
     assert connection.reader._landing is buffer
+    assert not connection.reader.is_idle
     return connection, stream[50_000:]
 
 
@@ -604,6 +648,132 @@ def test_a_single_row_after_our_close_is_dropped_and_after_the_end_not_looked_at
     assert connection.state is State.CLOSED
     turn.take(pool, connection, wire.frame(TEXT, b"later"))
     assert connection.reader.rows_waiting == 0
+
+
+def test_one_row_is_taken_out_of_the_common_ring_and_more_may_come_behind_it() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    reader = connection.reader
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one"), at=50)
+    ring, (what, start, stop) = arrival.ring, arrival.row
+    reader.take_row(ring, what, 50, start, stop)
+    assert (reader.holds(ring), reader.is_idle, reader.rows_waiting) == (True, False, 1)
+    assert (ring.tail, ring.head) == (50, stop)
+    pool.common = None  # what an engine does with a ring that somebody keeps
+    send(connection, wire.frame(BINARY, b"two"))
+    assert [connection.read_message(), connection.read_message()] == ["one", b"two"]
+    assert connection.read_message() is NEED_MORE
+    assert (reader.holds(ring), reader.is_idle, pool.landing is ring) == (False, True, True)
+
+
+def test_one_row_after_our_close_is_dropped_and_after_the_end_not_looked_at() -> None:
+    """RFC 6455 5.5.1: our Close is out, and only the peer's counts."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"late"))
+    connection.close()
+    what, start, stop = arrival.row
+    connection.reader.take_row(arrival.ring, what, 0, start, stop)
+    assert (connection.reader.rows_waiting, connection.reader.holds(arrival.ring)) == (0, False)
+    connection.fail(1011, "enough")
+    connection.reader.take_row(arrival.ring, what, 0, start, stop)
+    assert (connection.reader.rows_waiting, connection.reader.holds(arrival.ring)) == (0, False)
+
+
+# ---- somebody who hands messages on at once receives ----
+
+
+def receive(connection: Connection, data: bytes) -> list[int] | bool:
+    """`data` lands where the reader says, which is idle."""
+    assert connection.reader.is_idle
+    connection.get_buffer()[: len(data)] = data
+    return connection.reader.receive_row(len(data))
+
+
+def test_a_whole_frame_that_lands_alone_is_a_row_and_the_reader_stays_idle() -> None:
+    pool = Pool(4096)
+    connection = connect(pool, agreement=DEFLATE)
+    reader = connection.reader
+    for what, payload in ((TEXT, b"first"), (BINARY, b"second"), (TEXT, b"")):
+        row = receive(connection, wire.frame(what, payload))
+        assert isinstance(row, list)
+        opcode, start, stop = row
+        assert (opcode & 0x0F, reader.landing.memory[start:stop]) == (what, payload)
+        assert (reader.is_idle, reader.is_pending, reader.holds(reader.landing)) == (True, False, False)
+    assert (rings(pool), reader.messages, reader.frames) == (1, 3, 3)
+    assert connection.read_message() is NEED_MORE
+
+
+@pytest.mark.parametrize(
+    ("stream", "messages", "sent"),
+    [
+        (wire.frame(TEXT, b"1") + wire.frame(BINARY, b"2"), ["1", b"2"], []),
+        (wire.frame(TEXT, b"1") + wire.frame(TEXT)[:1], ["1"], []),
+        (wire.frame(TEXT, b"1") + wire.frame(PING, b"p"), ["1"], [PONG]),
+        (wire.frame(PING, b"p"), [], [PONG]),
+        (wire.frame(TEXT, b"never whole", fin=False), [], []),
+        (wire.frame(BINARY, wire.deflate(b"inflated"), rsv=4), [b"inflated"], []),
+    ],
+    ids=["two", "one and a half", "with a Ping", "a Ping", "a fragment", "compressed"],
+)
+def test_what_is_no_whole_plain_frame_or_not_alone_waits_as_ever(
+    stream: bytes, messages: list[str | bytes], sent: list[int]
+) -> None:
+    pool = Pool(4096)
+    connection = connect(pool, agreement=DEFLATE)
+    landing = connection.reader.landing
+    assert receive(connection, stream) is True
+    assert (connection.reader.holds(landing), connection.reader.is_idle, pool.landing) == (True, False, None)
+    assert [connection.read_message() for _ in messages] == messages
+    assert connection.read_message() is NEED_MORE
+    assert [seen.opcode for seen in wire.parse(connection.bytes_to_send())] == sent
+
+
+def test_half_a_frame_is_no_news_and_its_rest_comes_behind_it() -> None:
+    connection = connect()
+    stream = wire.frame(TEXT, b"in two halves")
+    assert receive(connection, stream[:5]) is False
+    assert not connection.reader.is_idle
+    send(connection, stream[5:] + wire.frame(TEXT, b"next"))
+    assert [connection.read_message(), connection.read_message()] == ["in two halves", "next"]
+    assert (connection.read_message(), connection.reader.is_idle) == (NEED_MORE, True)
+
+
+def test_the_last_fragment_that_lands_alone_ends_its_message() -> None:
+    """RFC 6455 5.4: a row with FIN is a message only if it is the first as well."""
+    connection = connect()
+    one, two = wire.fragments(TEXT, [b"wh", b"ole"])
+    assert receive(connection, one) is True
+    assert connection.read_message() is NEED_MORE
+    assert receive(connection, two) is True
+    assert connection.read_message() == "whole"
+
+
+def test_what_lands_after_our_close_is_no_row() -> None:
+    """RFC 6455 5.5.1: data is dropped, and the peer's Close counts at once."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    connection.close()
+    assert receive(connection, wire.frame(TEXT, b"late")) is True
+    assert (connection.reader.rows_waiting, rings(pool)) == (0, 1)
+    assert connection.read_message() is NEED_MORE
+    assert receive(connection, wire.frame(CLOSE)) is True
+    assert connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(wire.frame(CLOSE, b"\x03\xe9"), 1001), (wire.frame(TEXT, b"\xff"), 1007)]
+)
+def test_an_end_that_lands_alone_takes_effect(end: bytes, code: int) -> None:
+    connection = connect()
+    assert receive(connection, end) is True
+    assert connection.reader.is_concluded
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.read_message()
+    assert caught.value.code == code
+
+
+# ---- what waits ----
 
 
 def test_rows_waiting_counts_frames_however_they_wait() -> None:

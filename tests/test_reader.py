@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import weakref
+import zlib
 from typing import Any
 
 import pytest
@@ -502,6 +503,41 @@ def test_a_stream_that_is_left_in_the_middle_of_what_it_inflates() -> None:
     assert connection.read_message() == "next"
 
 
+def test_what_is_left_of_a_stream_is_part_of_the_context() -> None:
+    """RFC 7692 7.1.1: the next message may refer to it, and begins with its own first frame."""
+    compressor = zlib.compressobj(wbits=-15)
+    connection = connect(agreement=DEFLATE)
+    sample = os.urandom(500)
+    first, second = (
+        (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        for data in (bytes(300_000) + sample, sample)
+    )
+    assert len(second) < len(sample) // 2
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, first, rsv=4))
+    assert connection.reader.read_piece() is not NEED_MORE
+    connection.reader.end_stream()
+    for frame in wire.fragments(BINARY, [second[:5], second[5:]], rsv=4):
+        assert connection.read_message() is NEED_MORE
+        send(connection, frame)
+    assert connection.read_message() == sample
+
+
+def test_no_piece_is_empty_but_the_last() -> None:
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    send(connection, *wire.fragments(BINARY, [b"a", b"", b"b", b""]))
+    assert pieces(connection) == ([b"a", b"b", b""], True)
+    # RFC 7692 7.2.3.4: two final blocks, and a character that is cut between them.
+    blocks = b""
+    for byte in "ä".encode():
+        compressor = zlib.compressobj(wbits=-15)
+        blocks += compressor.compress(bytes([byte])) + compressor.flush()
+    connection.reader.begin_stream()
+    send(connection, wire.frame(TEXT, blocks + b"\0", rsv=4))
+    assert pieces(connection) == (["ä", ""], True)
+
+
 def test_a_bomb_that_nobody_wants() -> None:
     connection = connect(agreement=DEFLATE, max_size=100_000)
     connection.reader.begin_stream()
@@ -642,6 +678,45 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
         send(connection, wire.frame(BINARY, bytes([i]) * 100))
         assert connection.read_message() == bytes([i]) * 100
     assert view == b"held"
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hold: bool) -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    reader = connection.reader
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"kept"), at=9)
+    frame = reader.frame_of(ring, begin, *arrival.row)
+    assert frame is not None
+    view = frame.payload if hold else b"kept"
+    reader.keep_frame(frame, ring, stop)
+    assert (reader.holds(ring), reader.is_idle, reader.is_pending) == (True, False, False)
+    assert (ring.tail, ring.head) == (9, stop)
+    pool.common = None  # what an engine does with a ring that somebody keeps
+    # What comes meanwhile comes behind it, and is not looked at before the next read.
+    send(connection, wire.frame(TEXT, b"next"), wire.frame(TEXT, b"half")[:4])
+    assert frame.text == "kept"
+    assert connection.read_message() == "next"
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+    assert view == b"kept"
+    send(connection, b"lf")
+    assert connection.read_message() == "half"
+    assert connection.read_message() is NEED_MORE
+    assert (reader.holds(ring), reader.is_idle) == (hold, not hold)
+
+
+def test_a_frame_that_is_kept_is_nobodys_once_nothing_more_is_read() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"kept"))
+    frame = connection.reader.frame_of(ring, begin, *arrival.row)
+    assert frame is not None
+    connection.reader.keep_frame(frame, ring, stop)
+    assert connection.read_frame() is NEED_MORE
+    assert (frame.is_stale, connection.reader.holds(ring), connection.reader.is_idle) == (True, False, True)
+    # It is the common ring still: whoever was done with it gave it to nobody else.
+    assert (pool.common is ring, pool.landing, pool._spare) == (True, None, [])
 
 
 @pytest.mark.parametrize("extra", [0, 1])
