@@ -167,6 +167,18 @@ def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
     assert (ring.is_exported, ring.is_crowded, len(ring.room())) == (False, False, PAGE)
 
 
+@either
+def test_room_reaches_as_far_as_ever_once_a_holder_has_let_go(ring: Ring) -> None:
+    fill(ring, pattern(200))
+    view = ring.export(0, 200)
+    ring.tail = 200
+    held = len(ring.room())
+    assert held == PAGE - 200
+    del view
+    gc.collect()
+    assert len(ring.room()) == (PAGE if ring.mirrored else held)
+
+
 @mirrored
 def test_views_of_a_batch_may_be_taken_in_any_order() -> None:
     ring = Ring(PAGE)

@@ -17,7 +17,7 @@ from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
 from zcws.pool import SCRATCH_CAPACITY, Pool
-from zcws.writer import MaskingKeys, Writer
+from zcws.writer import MaskingKeys, Writer, _Heads
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
 SIZES = [
@@ -77,6 +77,12 @@ class TestFrames:
         # In its shortest form: the same head that the oracle builds.
         key = data[len(data) - size - 4 : len(data) - size] if masked else None
         assert data.startswith(wire.head(wire.BINARY, size, key=key))
+
+    def test_heads_that_are_kept_are_bounded_and_all_are_right(self) -> None:
+        heads = _Heads(0x82)
+        for size in (*range(heads.MOST + 2), 0, 70_000):
+            assert heads[size] == wire.head(wire.BINARY, size)
+        assert len(heads) == heads.MOST
 
     def test_rfc6455_5_1_only_a_client_masks(self, writer: Writer, role: str) -> None:
         writer.write_message(OpCode.TEXT, b"hello")
@@ -320,18 +326,32 @@ class TestControl:
         writer.write_close(code)
         assert writer.close_code == code
         writer.take()
-        attempts: list[Callable[[], object]] = [
+        for attempt in self.attempts(writer):
+            with pytest.raises(ConnectionClosed) as caught:
+                attempt()
+            assert caught.value.code == seen
+        assert writer.size == 0
+
+    def test_nothing_is_written_once_the_socket_is_gone(self, writer: Writer) -> None:
+        """RFC 6455 7.1.5: no Close was seen, so the code is 1006."""
+        writer.write_fragment(OpCode.BINARY, b"before", last=False)
+        size = writer.size
+        writer.bar()
+        for attempt in self.attempts(writer):
+            with pytest.raises(ConnectionClosed) as caught:
+                attempt()
+            assert (caught.value.code, caught.value.clean) == (1006, False)
+        assert (writer.size, writer.is_in_message, writer.close_code) == (size, False, None)
+
+    def attempts(self, writer: Writer) -> list[Callable[[], object]]:
+        return [
             lambda: writer.write_message(OpCode.TEXT, b"x"),
+            lambda: writer.write_prepared(0x82, b"x", b"\x82\x01x", 1),
             lambda: writer.write_fragment(OpCode.TEXT, b"x", last=True),
             lambda: writer.write_frame(Frame.binary(b"x")),
             lambda: writer.write_control(OpCode.PING, b""),
             lambda: writer.write_close(1000),
         ]
-        for attempt in attempts:
-            with pytest.raises(ConnectionClosed) as caught:
-                attempt()
-            assert caught.value.code == seen
-        assert writer.size == 0
 
     def test_the_error_after_our_close_is_ok_for_1000(self, writer: Writer) -> None:
         writer.write_close(1000, "done")

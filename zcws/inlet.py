@@ -460,15 +460,8 @@ class Inlet:
         self._landing = None
 
     def _forget_frame(self) -> None:
-        """The frames that were handed out last are stale: the next read has begun."""
-        self._frame = None
-        self._lease.number += 1
-        self._forget_elsewhere()
-
-    def _forget_elsewhere(self) -> None:
-        for frame in self._elsewhere:
-            frame._source = None
-        self._elsewhere = ()
+        """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
+        ...
 
     # ---- the ring ----
 

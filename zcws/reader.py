@@ -483,7 +483,9 @@ class Reader(Inlet):
         self._frame = None
         self._lease.number += 1
         if self._elsewhere:
-            self._forget_elsewhere()
+            for frame in self._elsewhere:
+                frame._source = None
+            self._elsewhere = ()
         if self._finished:
             for target in self._finished:
                 self._pool.return_buffer(target)
