@@ -3,6 +3,8 @@
     python tests/mutation/run.py                           everything: most of an hour on two cores
     python tests/mutation/run.py --minutes 10 --seed 1     as many as there is time for; the seed orders
     python tests/mutation/run.py zcws.closing              one module
+    python tests/mutation/run.py --journal FILE            what has a verdict in FILE is not tried again; the others get
+                                                           one there, so a run may be stopped and gone on with
 
 One process imports and collects the tests once and runs each test once, to learn which lines it reaches and how long
 it takes. Then, for each mutant, it forks; the child puts the mutant's code into the live function and runs the tests
@@ -10,7 +12,8 @@ that reach its line, the fastest first, until one fails. So a mutant that dies c
 too long, or too much memory, has hung or run away, which is noticed too: it counts as killed.
 
 Survivors are printed. Those that were looked at stand in survivors.txt with the reason; one that does not makes the run
-fail.
+fail. A survivor takes as long as hundreds that die, because it goes through all of its tests: so those that are in
+survivors.txt are tried only with --again.
 """
 
 from __future__ import annotations
@@ -63,10 +66,13 @@ def path_of(module: str) -> Path:
 class Runner:
     """The part of pytest that runs what has been collected; here it does so once for every mutant."""
 
-    def __init__(self, mutants: list[tuple[str, Mutant]], jobs: int, minutes: float, out: TextIO) -> None:
+    def __init__(
+        self, mutants: list[tuple[str, Mutant]], jobs: int, minutes: float, out: TextIO, journal: TextIO
+    ) -> None:
         self.mutants = mutants
         self.minutes = minutes
         self.out = out
+        self.journal = journal
         self.jobs = jobs
         self.verdicts: dict[Mutant, str] = {}
 
@@ -95,7 +101,7 @@ class Runner:
                 item for item in session.items if item.nodeid in tests and seconds[item.nodeid] < SLOWEST
             ]
             if not items:
-                self.verdicts[mutant] = "reached by no test"
+                self._judge(mutant, "reached by no test")
                 continue
             while len(children) >= self.jobs:
                 self._reap(children)
@@ -147,17 +153,23 @@ class Runner:
         """Waits for one child."""
         pid, status = os.wait()
         mutant, code = children.pop(pid), os.waitstatus_to_exitcode(status)
-        self.verdicts[mutant] = "survived" if code == 0 else "killed" if code > 0 else "stopped"
-        self._report(mutant)
+        self._judge(mutant, "survived" if code == 0 else "killed" if code > 0 else "stopped")
 
-    def _report(self, mutant: Mutant) -> None:
-        if self.verdicts[mutant] == "survived":
+    def _judge(self, mutant: Mutant, verdict: str) -> None:
+        self.verdicts[mutant] = verdict
+        print(f"{verdict}: {key_of(mutant)}", file=self.journal, flush=True)
+        if verdict == "survived":
             self._say(f"survived: {mutant.line} {mutant.name}")
         if len(self.verdicts) % 50 == 0:
             self._say(f"{len(self.verdicts)} {dict(Counter(self.verdicts.values()))}")
 
     def _say(self, text: str) -> None:
         print(text, file=self.out, flush=True)
+
+
+def key_of(mutant: Mutant) -> str:
+    """Which mutant of this source it is: names may be the same."""
+    return f"{mutant.index}.{mutant.variant} {mutant.line} {mutant.name}"
 
 
 def pairs(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
@@ -223,6 +235,46 @@ def explained() -> set[str]:
     return {line for line in text.splitlines() if line and line[0] not in " #"}
 
 
+def in_order(every: list[tuple[str, Mutant]], options: argparse.Namespace) -> list[tuple[str, Mutant]]:
+    """The mutants that are asked for."""
+    mutants = list(every)
+    random.Random(options.seed).shuffle(mutants)
+    if not options.again:
+        known = explained()
+        mutants = [(module, mutant) for module, mutant in mutants if mutant.name not in known]
+    if options.only is not None:
+        names = options.only.read_text(encoding="utf-8").splitlines()
+        mutants = [found for name in names for found in mutants if found[1].name.startswith(name)]
+    return list(dict.fromkeys(mutants))
+
+
+def in_journal(path: Path | None, every: list[tuple[str, Mutant]]) -> dict[Mutant, str]:
+    """What earlier runs have found out about the same source."""
+    if path is None or not path.exists():
+        return {}
+    verdicts = dict(line.split(": ", 1)[::-1] for line in path.read_text(encoding="utf-8").splitlines())
+    return {mutant: verdicts[key_of(mutant)] for _, mutant in every if key_of(mutant) in verdicts}
+
+
+def report(every: list[tuple[str, Mutant]], verdicts: dict[Mutant, str], out: TextIO) -> int:
+    """Says how many there are of everything; returns how many have lived without an explanation."""
+    known = explained()
+    for module in dict.fromkeys(module for module, _ in every):
+        found = [mutant for home, mutant in every if home == module]
+        counts = dict(Counter(verdicts[mutant] for mutant in found if mutant in verdicts))
+        left = sum(mutant.name in known for mutant in found if mutant not in verdicts)
+        print(
+            f"{module}: {len(found)} mutants; tried: {sum(counts.values())} {counts}; explained before: {left}",
+            file=out,
+        )
+    alive = [mutant for mutant in verdicts if verdicts[mutant] not in ("killed", "stopped")]
+    new = [mutant for mutant in alive if mutant.name not in known]
+    print(f"survivors that nobody has explained: {len(new)}", file=out)
+    for mutant in new:
+        print(f"{mutant.line}: {mutant.name} ({verdicts[mutant]})", file=out)
+    return len(new)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="mutation testing of the reader")
     parser.add_argument(
@@ -230,35 +282,28 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=600, help="for how long new mutants are tried")
     parser.add_argument("--seed", type=int, default=6455, help="in which order")
-    parser.add_argument("--only", type=Path, help="a file with the names of the mutants to try, one a line")
+    parser.add_argument(
+        "--only", type=Path, help="a file with names of mutants or how they begin, one a line; in its order"
+    )
+    parser.add_argument("--journal", type=Path, help="a file of verdicts: what has one is not tried again")
+    parser.add_argument("--again", action="store_true", help="those in survivors.txt as well")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    mutants = [(module, mutant) for module in options.modules for mutant in mutants_of(path_of(module))]
-    if options.only is not None:
-        names = set(options.only.read_text(encoding="utf-8").splitlines())
-        mutants = [(module, mutant) for module, mutant in mutants if mutant.name in names]
-    random.Random(options.seed).shuffle(mutants)
+    every = [(module, mutant) for module in options.modules for mutant in mutants_of(path_of(module))]
+    former = in_journal(options.journal, every)
+    mutants = [(module, mutant) for module, mutant in in_order(every, options) if mutant not in former]
     began = time.monotonic()
-    os.chdir(ROOT)
     # pytest says a dot for every test of every mutant: that goes nowhere, and what we say where it would have gone.
     out = os.fdopen(os.dup(1), "w")
+    journal = open(os.devnull if options.journal is None else options.journal, "a", encoding="utf-8")
+    os.chdir(ROOT)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
-    runner = Runner(mutants, options.jobs, options.minutes, out)
+    runner = Runner(mutants, options.jobs, options.minutes, out, journal)
     tests = [f"tests/test_{name}.py" for name in TESTS]
     pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
-    known, verdicts = explained(), runner.verdicts
-    alive = [mutant for mutant in verdicts if verdicts[mutant] not in ("killed", "stopped")]
-    new = [mutant for mutant in alive if mutant.name not in known]
-    for module in options.modules:
-        found = [mutant for home, mutant in mutants if home == module]
-        counts = dict(Counter(verdicts[mutant] for mutant in found if mutant in verdicts))
-        print(
-            f"{module}: {len(found)} mutants, of which {sum(counts.values())} were tried: {counts}", file=out
-        )
-    print(f"{time.monotonic() - began:.0f} s; survivors that nobody has explained: {len(new)}", file=out)
-    for mutant in new:
-        print(f"{mutant.line}: {mutant.name} ({verdicts[mutant]})", file=out)
+    new = report(every, former | runner.verdicts, out)
+    print(f"{time.monotonic() - began:.0f} s", file=out)
     out.flush()
     return 1 if new else 0
 
