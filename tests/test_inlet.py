@@ -255,6 +255,27 @@ def test_two_connections_share_a_pool() -> None:
         assert (one.read_message(), two.read_message()) == (a, b)
 
 
+def test_the_middle_of_a_frame_is_no_news_unless_there_may_be_no_room_for_its_rest() -> None:
+    stream = iter(wire.frame(TEXT, bytes(100)))
+
+    def brings_news() -> bool:
+        connection.get_buffer()[0] = next(stream)
+        return connection.reader.received(1)
+
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"waits"))
+    assert brings_news()
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    assert brings_news()  # it is out
+    view = frame.payload
+    assert connection.read_frame() is NEED_MORE
+    assert brings_news()  # a view of it is
+    del view
+    gc.collect()
+    assert not brings_news()
+
+
 # ---- a table that is too small ----
 
 
@@ -270,12 +291,23 @@ def test_more_frames_in_a_read_than_the_table_has_rows() -> None:
 def test_no_more_rows_wait_than_a_table_has() -> None:
     connection = connect(Pool())
     send(connection, wire.frame(BINARY, b"x") * (TABLE_ROWS + 5))
-    send(connection, wire.frame(BINARY, b"y"))
+    another = wire.frame(BINARY, b"y")
+    connection.get_buffer()[: len(another)] = another
+    assert connection.reader.received(len(another)) is True
     assert connection.reader.rows_waiting == TABLE_ROWS
     assert [connection.read_message() for _ in range(TABLE_ROWS)] == [b"x"] * TABLE_ROWS
     # Nothing waits now: what arrives next has the rest scanned at once.
     send(connection, wire.frame(BINARY, b"z"))
     assert connection.reader.rows_waiting == 7
+
+
+def test_half_a_frame_behind_a_full_table() -> None:
+    connection = connect(Pool())
+    send(connection, wire.frame(BINARY, b"x") * TABLE_ROWS + wire.frame(BINARY, b"last")[:3])
+    assert [connection.read_message() for _ in range(TABLE_ROWS)] == [b"x"] * TABLE_ROWS
+    assert connection.read_message() is NEED_MORE
+    send(connection, wire.frame(BINARY, b"last")[3:])
+    assert connection.read_message() == b"last"
 
 
 @pytest.mark.parametrize("extra", [0, 1])
@@ -298,10 +330,23 @@ def test_the_end_of_the_stream_behind_a_full_table(extra: int) -> None:
 
 def test_our_close_behind_a_full_table() -> None:
     connection = connect(Pool())
-    send(connection, wire.frame(BINARY, b"x") * 3 * TABLE_ROWS + wire.frame(PING) + wire.frame(CLOSE))
+    send(
+        connection,
+        wire.frame(BINARY, b"x") * 3 * TABLE_ROWS + wire.frame(PING) + wire.frame(CLOSE, b"\x03\xe9"),
+    )
     connection.close()
     # The table is scanned to its end, so that the peer's Close counts at once.
     assert connection.state is State.CLOSED
+    assert connection.reader.peer_close == (1001, "")
+
+
+def test_pongs_behind_a_full_table_are_told_once_when_we_close() -> None:
+    connection = connect(Pool())
+    pongs: list[bytes] = []
+    connection.reader.on_pong = pongs.append
+    send(connection, wire.frame(PONG) * (TABLE_ROWS + 5))
+    connection.close()
+    assert len(pongs) == TABLE_ROWS + 5
 
 
 # ---- our Close is out ----
@@ -343,19 +388,31 @@ def test_rows_that_waited_when_we_closed_can_still_be_read() -> None:
     assert (caught.value.code, caught.value.clean) == (1005, True)
 
 
-@pytest.mark.parametrize("bring", ["close", "conclude"])
-def test_what_waited_when_we_closed_ends_the_message_in_progress(bring: str) -> None:
+@pytest.mark.parametrize("end", ["close", "fail", "conclude"])
+def test_what_waited_at_the_end_completes_the_message_in_progress(end: str) -> None:
     """RFC 6455 5.5.1: data that came before is still ours to read, the last fragment of a message too."""
     connection = connect()
     one, two = wire.fragments(TEXT, [b"wh", b"ole"])
     send(connection, one)
     assert connection.read_message() is NEED_MORE
-    send(connection, two + (b"" if bring == "close" else wire.frame(CLOSE)))
-    if bring == "close":
+    send(connection, two + (wire.frame(CLOSE) if end == "conclude" else b""))
+    if end == "close":
         connection.close()
+    elif end == "fail":
+        connection.fail(1011, "enough")
     else:
         connection.reader.conclude()
     assert connection.read_message() == "whole"
+
+
+def test_a_frame_is_good_until_the_next_read_after_our_close_too() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"ours"))
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    connection.close()
+    send(connection, wire.frame(TEXT, b"dropped"))
+    assert frame.to_bytes() == b"ours"
 
 
 def test_a_message_that_was_begun_after_our_close_keeps_nobodys_memory() -> None:
@@ -382,6 +439,20 @@ def half_a_large_message(buffer: PayloadBuffer) -> tuple[Connection, bytes]:
     assert connection.reader._landing is buffer
     assert not connection.reader.is_idle
     return connection, stream[50_000:]
+
+
+def test_a_large_fragment_lands_in_its_buffer_from_its_head_on() -> None:
+    connection = connect()
+    buffer = PayloadBuffer()
+    send(connection, wire.frame(BINARY, b"first", fin=False))
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, wire.head(CONTINUATION, 100_000))
+    assert connection.read_frame(buffer) is NEED_MORE
+    assert connection.reader._landing is buffer
+    send(connection, b"x" * 100_000)
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    assert frame.to_bytes() == b"first" + b"x" * 100_000
 
 
 @pytest.mark.parametrize("end", ["close", "fail", "eof"])
@@ -446,6 +517,16 @@ def test_nothing_is_looked_at_after_a_close_or_a_fault() -> None:
         assert (len(outcome.frames), outcome.sent) == (last == wire.frame(CLOSE), [])
 
 
+def test_what_stands_behind_the_end_takes_no_room() -> None:
+    """Whoever receives goes on until the peer ends the stream: RFC 6455 7.1.1."""
+    for last in (wire.frame(CLOSE), wire.frame(TEXT, rsv=3)):
+        connection = connect()
+        room = len(connection.get_buffer())
+        send(connection, last.ljust(room, b"\xff"))
+        send(connection, bytes(room))
+        assert not connection.reader.is_full
+
+
 def test_after_a_failure_of_ours_what_waits_can_be_read() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"waits") + wire.frame(PING, b"p"))
@@ -461,6 +542,33 @@ def test_after_a_failure_of_ours_what_waits_can_be_read() -> None:
     assert connection.bytes_to_send() == b""
     connection.fail(1011, "again")
     assert connection.close_reason == "keepalive ping timeout"
+
+
+def test_nothing_goes_past_a_reader_that_has_failed() -> None:
+    """Rows are handed on at once while a reader is idle."""
+    connection = connect()
+    assert connection.reader.is_idle
+    connection.fail(1011, "enough")
+    assert not connection.reader.is_idle
+    assert connection.bridge.ended  # whoever writes need not wait for replies
+
+
+def test_a_reason_of_ours_counts_after_the_peer_has_half_closed() -> None:
+    reader = connect().reader
+    reader.receive_eof()
+    assert (reader.is_concluded, reader.error().code) == (True, 1006)
+    reader.stop(1011, "enough")
+    assert reader.error().code == 1011
+
+
+def test_the_end_waits_for_nobody_once_our_close_is_out() -> None:
+    """RFC 6455 5.5.1: nothing can be answered after it."""
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"unread"))
+    connection.close()
+    connection.reader.receive_eof(later=True)
+    assert connection.reader.is_concluded
+    assert connection.read_message() == "unread"
 
 
 @pytest.mark.parametrize("end", [wire.frame(CLOSE, wire.close_payload(1001)), wire.frame(TEXT, b"\xff")])
@@ -675,7 +783,8 @@ def test_one_row_after_our_close_is_dropped_and_after_the_end_not_looked_at() ->
     what, start, stop = arrival.row
     connection.reader.take_row(arrival.ring, what, 0, start, stop)
     assert (connection.reader.rows_waiting, connection.reader.holds(arrival.ring)) == (0, False)
-    connection.fail(1011, "enough")
+    connection = connect(pool)
+    send(connection, wire.frame(TEXT, rsv=1))
     connection.reader.take_row(arrival.ring, what, 0, start, stop)
     assert (connection.reader.rows_waiting, connection.reader.holds(arrival.ring)) == (0, False)
 
@@ -826,7 +935,8 @@ def test_a_fault_in_a_large_text_is_found_as_it_lands() -> None:
         assert connection.read_frame() is NEED_MORE
         send(connection, stream[at : at + 1000])
     assert connection.read_frame() is NEED_MORE
-    send(connection, b"A")
+    connection.get_buffer()[0] = ord("A")
+    assert connection.reader.received(1) is True
     with pytest.raises(ProtocolError) as caught:
         connection.read_frame()
     assert caught.value.code == 1007
@@ -835,6 +945,7 @@ def test_a_fault_in_a_large_text_is_found_as_it_lands() -> None:
 def test_receiving_nothing_changes_nothing() -> None:
     connection = connect()
     assert connection.receive_bytes(b"") == 0
+    assert connection.reader.is_idle
     send(connection, wire.frame(PING)[:1])
     assert connection.receive_bytes(b"") == 0
     send(connection, wire.frame(PING)[1:])

@@ -135,6 +135,23 @@ def test_one_buffer_for_two_connections_in_turn() -> None:
         other.to_bytes()
 
 
+@pytest.mark.parametrize("origin", [ADAPTIVE, CONSISTENT], ids=lambda origin: origin.value)
+def test_frames_that_have_been_read_make_room_while_others_wait(origin: PayloadOrigin) -> None:
+    pool = Pool(4096)
+    if not pool.land().mirrored:
+        pytest.skip("there is room before the tail only where the memory goes on behind the end")
+    connection = connect(pool)
+    size = pool.land().capacity // 8
+    send(connection, wire.frame(BINARY, bytes(size - 4)) * 8)
+    assert len(connection.get_buffer()) == 0
+    for read_so_far in range(5):
+        read(connection, None, origin)
+        # The frame that was read last is needed until the next read.
+        assert len(connection.get_buffer()) == size * read_so_far + 4
+    assert len(batch(connection)) == 3
+    assert len(connection.get_buffer()) == size * 5 + 4
+
+
 # ---- a frame holds nothing, a view does ----
 
 
@@ -192,6 +209,30 @@ def test_buffers_lent_by_the_pool_come_back() -> None:
     assert pool._buffers == []
     connection.receive_eof()
     assert len(pool._buffers) == 1
+
+
+def test_buffers_lent_for_one_batch_come_back_and_a_callers_does_not() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, *wire.fragments(BINARY, [b"a", b"b"]), *wire.fragments(TEXT, [b"c", b"d"]))
+    assert [frame.to_bytes() for frame in batch(connection)] == [b"ab", b"cd"]
+    assert connection.read_frame() is NEED_MORE
+    assert len(set(pool._buffers)) == 2
+    buffer = PayloadBuffer()
+    send(connection, *wire.fragments(BINARY, [b"e", b"f"]))
+    assert read(connection, buffer).to_bytes() == b"ef"
+    connection.reader.begin_stream()  # no message is in progress
+    assert (len(pool._buffers), buffer in pool._buffers) == (2, False)
+
+
+def test_a_buffer_comes_back_as_soon_as_its_message_is_an_object() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    one, two = wire.fragments(BINARY, [b"a", b"b"])
+    send(connection, one)
+    assert connection.read_message() is NEED_MORE
+    send(connection, two)
+    assert (connection.read_message(), len(pool._buffers)) == (b"ab", 1)
 
 
 # ---- messages ----
@@ -767,6 +808,17 @@ def test_fragments_are_one_message_however_many_came_together(opcode: int) -> No
         assert found == ([text.decode(), "next"] if opcode == TEXT else [text, b"next"])
         [pong] = wire.parse(connection.bytes_to_send())
         assert (pong.opcode, pong.payload) == (PONG, b"inside")
+
+
+def test_a_ping_between_fragments_is_answered_when_it_is_read_where_nobody_is_eager() -> None:
+    """RFC 6455 5.4: control frames may stand between fragments."""
+    connection = connect()
+    connection.reader.eager = False
+    one, two = wire.fragments(TEXT, [b"a", b"b"])
+    send(connection, one, wire.frame(PING, b"inside"), two)
+    assert connection.bytes_to_send() == b""
+    assert connection.read_message() == "ab"
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"inside"]
 
 
 def test_fragments_that_end_in_a_fault_are_no_message() -> None:

@@ -228,7 +228,6 @@ class Inlet:
             if row[0] & _PART == _WHOLE_PART:
                 return row
         ring = self._ring = pool.lease()
-        self._next = 0
         self.is_idle = False
         ring.head = count
         news = self._take_found(ring, found)

@@ -25,6 +25,7 @@ import importlib
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import types
@@ -52,8 +53,8 @@ LEAVE = "not bomb and not test_what_comes_out_is_what_went_in"
 #: Seconds of CPU of the slowest tests that are taken: a survivor goes through all of them.
 SLOWEST = 2.0
 
-#: Seconds of CPU for one mutant: three times what all of these tests take, so that only what hangs is stopped.
-PATIENCE = 120
+#: A test hangs when it takes so many times the CPU that it took without a mutant, and so many seconds more.
+TIMES, PATIENCE = 10, 2.0
 
 #: Bytes of memory for one mutant beyond the 300 MiB that the tests take: a loop that collects for ever ends there.
 MEMORY = 4 << 30
@@ -96,7 +97,10 @@ class Runner:
             if time.monotonic() - began > 60 * self.minutes:
                 break
             reached = lines[path_of(module).name]
-            tests = reached.get(mutant.line, set()) if mutant.function else set().union(*reached.values())
+            # A condition over several lines has no code in its first.
+            tests = reached.get(mutant.line) or reached.get(mutant.line + 1, set())
+            if not mutant.function:
+                tests = set().union(*reached.values())
             items = [
                 item for item in session.items if item.nodeid in tests and seconds[item.nodeid] < SLOWEST
             ]
@@ -106,7 +110,7 @@ class Runner:
             while len(children) >= self.jobs:
                 self._reap(children)
             items.sort(key=lambda item: seconds[item.nodeid])
-            children[self._start(session, module, mutant, items)] = mutant
+            children[self._start(session, module, mutant, items, seconds)] = mutant
         while children:
             self._reap(children)
         return True
@@ -133,15 +137,23 @@ class Runner:
             }
         return found, seconds
 
-    def _start(self, session: pytest.Session, module: str, mutant: Mutant, items: list[pytest.Item]) -> int:
+    def _start(
+        self,
+        session: pytest.Session,
+        module: str,
+        mutant: Mutant,
+        items: list[pytest.Item],
+        seconds: dict[str, float],
+    ) -> int:
         child = os.fork()
         if child:
             return child
         try:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
             apply(module, mutant)
             for item, following in pairs(items):
+                # What hangs is ended by the kernel, in the middle of a loop in C too: nobody handles SIGPROF.
+                signal.setitimer(signal.ITIMER_PROF, PATIENCE + TIMES * seconds[item.nodeid])
                 session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if session.testsfailed:
                     os._exit(1)
