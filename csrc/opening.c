@@ -106,30 +106,26 @@ static int judge(const uint8_t *name, size_t size, const uint8_t *value, size_t 
 
 static uint32_t turned(uint32_t x, int bits) { return x << bits | x >> (32 - bits); }
 
-/* RFC 3174 6.2, with the sixteen words that are needed kept in a circle. */
-static void sha1_block(uint32_t h[5], const uint8_t *data) {
-    uint32_t w[16], a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
-    for (int t = 0; t < 80; t++) {
-        const int s = t & 15;
-        uint32_t f, k, next;
-        if (t < 16)
-            w[s] = (uint32_t)data[4 * t] << 24 | (uint32_t)data[4 * t + 1] << 16 | (uint32_t)data[4 * t + 2] << 8 |
-                   data[4 * t + 3];
-        else
-            w[s] = turned(w[(s + 13) & 15] ^ w[(s + 8) & 15] ^ w[(s + 2) & 15] ^ w[s], 1);
-        if (t < 20)
-            f = (b & c) | (~b & d), k = 0x5A827999;
-        else if (t < 40)
-            f = b ^ c ^ d, k = 0x6ED9EBA1;
-        else if (t < 60)
-            f = (b & c) | (b & d) | (c & d), k = 0x8F1BBCDC;
-        else
-            f = b ^ c ^ d, k = 0xCA62C1D6;
-        next = turned(a, 5) + f + e + w[s] + k;
-        e = d, d = c, c = turned(b, 30), b = a, a = next;
+/* RFC 3174 6.1: what a round does with its word; f and k change every twenty rounds. */
+#define ROUNDS(from, f, k)                                                 \
+    for (int t = (from); t < (from) + 20; t++) {                           \
+        const uint32_t next = turned(a, 5) + (f) + e + w[t] + UINT32_C(k); \
+        e = d, d = c, c = turned(b, 30), b = a, a = next;                  \
     }
+
+static void sha1_block(uint32_t h[5], const uint8_t *data) {
+    uint32_t w[80], a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
+    for (int t = 0; t < 16; t++, data += 4)
+        w[t] = (uint32_t)data[0] << 24 | (uint32_t)data[1] << 16 | (uint32_t)data[2] << 8 | data[3];
+    for (int t = 16; t < 80; t++) w[t] = turned(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
+    ROUNDS(0, d ^ (b & (c ^ d)), 0x5A827999)
+    ROUNDS(20, b ^ c ^ d, 0x6ED9EBA1)
+    ROUNDS(40, (b & c) | (d & (b | c)), 0x8F1BBCDC)
+    ROUNDS(60, b ^ c ^ d, 0xCA62C1D6)
     h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e;
 }
+
+#undef ROUNDS
 
 /* RFC 6455 4.2.2, 5.4: the digest of the key and the GUID, in base64. */
 static void write_accept(uint8_t *out, const uint8_t *key) {

@@ -102,3 +102,23 @@ def test_any_order_of_puts_and_takes(steps: list[tuple[bool, bytes, bool]]) -> N
         if takes:
             assert bridge.take() is slot
             slot = None
+
+
+def test_the_end_with_a_last_reply() -> None:
+    """Who is called finds both: a listener that saw the end first would not look for the reply."""
+    bridge = Bridge()
+    seen: list[tuple[bool, bool]] = []
+    bridge.on_put = lambda: seen.append((bridge.ended, bridge.is_empty))
+    last = close(b"\x03\xe8")
+    bridge.end(last)
+    assert seen == [(True, False)]
+    assert bridge.take() is last
+
+
+def test_the_end_behind_a_close() -> None:
+    bridge = Bridge()
+    first = close(b"\x03\xe8")
+    bridge.put(first)
+    bridge.end(close(b"\x03\xe9"))
+    assert bridge.take() is first
+    assert bridge.take() is None

@@ -826,3 +826,59 @@ def test_fragments_that_end_in_a_fault_are_no_message() -> None:
     send(connection, *wire.fragments(TEXT, [b"never", b"whole"])[:1], wire.frame(TEXT, b"a new one"))
     with pytest.raises(ProtocolError, match="message"):
         connection.read_message()
+
+
+# ---- the end, for those who only want to know that there is one ----
+
+
+def ended(*frames: bytes, before: Any = None) -> Connection:
+    """A server's connection that has received these frames; `before` is done with it first."""
+    connection = Connection(is_client=False, pool=Pool(4096))
+    if before is not None:
+        before(connection)
+    send(connection, *frames)
+    return connection
+
+
+MASKED_CLOSE = wire.frame(CLOSE, b"\x03\xe8bye", key=wire.KEY)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x03\xe9going"])
+def test_an_end_that_is_well(payload: bytes) -> None:
+    connection = ended(wire.frame(PING, key=wire.KEY), wire.frame(CLOSE, payload, key=wire.KEY))
+    assert not connection.reader.has_ended_well()  # a Ping waits before it
+    assert read(connection).opcode == OpCode.PING
+    assert connection.reader.has_ended_well()
+    assert connection.reader.has_ended_well()
+    assert connection.state is State.CLOSED
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_the_frame_before_it_is_stale() -> None:
+    connection = ended(wire.frame(TEXT, b"first", key=wire.KEY))
+    frame = read(connection)
+    send(connection, MASKED_CLOSE)
+    assert connection.reader.has_ended_well()
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        ended(),
+        ended(wire.frame(CLOSE, b"\x03\xeb", key=wire.KEY)),
+        ended(wire.frame(TEXT, b"first", key=wire.KEY), MASKED_CLOSE),
+        ended(wire.frame(TEXT, b"unmasked")),
+        ended(MASKED_CLOSE, before=lambda connection: connection.fail(1011, "ours")),
+    ],
+    ids=["open", "1003", "a message waits", "a fault", "failed by us"],
+)
+def test_other_ends(connection: Connection) -> None:
+    assert not connection.reader.has_ended_well()
+
+
+def test_in_the_middle_of_a_stream() -> None:
+    connection = ended(MASKED_CLOSE, before=lambda connection: connection.reader.begin_stream())
+    assert not connection.reader.has_ended_well()

@@ -77,8 +77,15 @@ class Bridge:
         """Whether nothing waits to be sent."""
         return not self._slot
 
-    def end(self) -> None:
-        """The reader has come to its end; a reply that is still in the slot can be taken."""
-        self.ended = True
+    def end(self, last: Reply | None = None) -> None:
+        """The reader has come to its end; a reply that is still in the slot can be taken.
+
+        Args:
+            last: what it owes to the peer: a Close.
+        """
+        if last is not None and not self._has_close:
+            self._has_close = last.is_last
+            self._slot[:] = (last,)
+        self.ended = True  # only now: whoever sees this takes what is there, and listens no more
         if self.on_put is not None:
             self.on_put()

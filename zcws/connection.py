@@ -151,7 +151,8 @@ class Connection:
     def end(self) -> None:
         """The socket is gone: nothing more can be sent or received."""
         self.reader.receive_eof()
-        self.lose()
+        if self.state is not State.CLOSED:
+            self.lose()
 
     def lose(self, failure: tuple[int, str] | None = None) -> None:
         """The writer's part of `end`: nothing more can be sent. What has arrived can still be read.
@@ -301,13 +302,14 @@ class Connection:
         """Writes what the reader put on the bridge. Returns True when it was the last: a Close is out."""
         # Once the socket is gone nobody can be answered, and once we have failed the connection nothing counts: what
         # was still read came too late.
+        writer = self.writer
         if self.state is not State.LOST and self.state is not State.FAILED:
             if reply.is_last:
                 self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
-            self.writer.write_reply(reply)
-            if self.state is State.CLOSE_RECEIVED and self.writer.sent_close is not None:
+            writer.write_reply(reply)
+            if writer.sent_close is not None and self.state is State.CLOSE_RECEIVED:
                 self._move(Event.SEND_CLOSE)
-        return self.writer.sent_close is not None
+        return writer.sent_close is not None
 
     def split(self) -> None:
         """From now on replies stay on the bridge until somebody takes them, and `state` belongs to the writer's side.

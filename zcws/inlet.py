@@ -23,6 +23,7 @@ that size wait there until they are whole. A read that brings little into no rin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from operator import length_hint
 from typing import Any
 
@@ -42,7 +43,7 @@ from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 
-__all__ = ["Inlet"]
+__all__ = ["NO_ROWS", "Inlet"]
 
 _LAST = lib.ZCWS_LAST
 #: What says which part of its message a row is, and whether that is compressed; and what a whole plain frame has there.
@@ -54,8 +55,12 @@ _END_OF_ROW = _HEAD + _ROW  # where a table ends that has one row
 _STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
 
-#: No rows: the same for all connections that have none, which is most of them.
-_NONE: Iterator[Any] = iter(())
+#: What has come to its end stays there: all who have nothing can share it.
+NO_ROWS: Iterator[Any] = iter(())
+next(NO_ROWS, None)
+
+#: Parsed once, and not for every connection.
+_STATE = ffi.typeof("struct zcws_reader *")
 
 #: Frames are large when a ring takes no more of them than this.
 _LARGE_FRAMES = 64
@@ -120,17 +125,14 @@ class Inlet:
         self.is_idle = True
         self.on_pong: Callable[[bytes], None] | None = None
 
-        self._state = ffi.new("struct zcws_reader *")
-        self._state.max_size = max_size
-        self._state.max_fragments = max_fragments
-        self._state.fit = pool.capacity
-        self._state.masked = masked
-        self._state.rsv1 = compressed
+        self._state = ffi.new(
+            _STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed)
+        )
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
-        self._batch: Iterator[Sequence[int]] = _NONE  # the rows that have not been read
-        self._words: Iterator[object] = _NONE  # what they are made from: empty when there are none
+        self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
+        self._words: Iterator[object] = NO_ROWS  # what they are made from: empty when there are none
         self._frame: Frame | None = None  # handed out last; good until the next read
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
@@ -394,6 +396,13 @@ class Inlet:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
         self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
         del words[:_HEAD]
+        if self._status == _CLOSED and len(words) == _ROW and not self.discarding and not self.is_pending:
+            # The usual end: the peer's Close, and nothing else.
+            self._peer_close = ring.copies[words[1] : words[2]]
+            self._set_rows(words)
+            self.conclude()
+            self._drop_message()
+            return
         if controls:
             self._see_controls(words, ring)
         if self.discarding:
@@ -582,14 +591,15 @@ class Inlet:
         if self._concluded or not (self._is_over or self._eof):
             return
         self._concluded = True
+        last: Reply | None = None
         if self._status == _CLOSED:
             # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
-            self._bridge.put(Reply(OpCode.CLOSE, self._peer_close or b""))
+            last = Reply(OpCode.CLOSE, self._peer_close or b"")
         elif self._is_over:
-            self._bridge.put(Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status])))
+            last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
         if not self.is_pending:
             self._drop_message()
-        self._bridge.end()
+        self._bridge.end(last)
 
     @property
     def peer_close(self) -> tuple[int, str] | None:
@@ -613,6 +623,15 @@ class Inlet:
         if close is None:
             return closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
         return closed_error(*close, clean=True)
+
+
+@lru_cache(maxsize=32)
+def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
+    """What the C core is told of a stream: the same for nearly all of them, to be copied in one go."""
+    state = ffi.new(_STATE)
+    state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
+    state.masked, state.rsv1 = masked, compressed
+    return state[0]
 
 
 def _is_data(words: list[int]) -> Iterator[bool]:

@@ -306,7 +306,12 @@ class Writer:
     def write_reply(self, reply: Reply) -> bool:
         """What the bridge brought. Returns True when it was the last: nothing may be written any more."""
         if self.sent_close is None:
-            self.write_control(reply.opcode, reply.payload)
+            # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
+            if reply.is_last:
+                self.sent_close = reply.payload
+                self._opcode = OpCode.CLOSE
+            self._write(_FIN | reply.opcode, reply.payload)
+            self._other_frames += 1
         return self.sent_close is not None
 
     @property

@@ -11,7 +11,7 @@ import wire
 from net import Place, RawPeer, echo, port_of, soon, swallow, until
 
 import zcws
-from zcws.aio.keepalive import Keepalive, Latency, Pings, Resting
+from zcws.aio.keepalive import Deadlines, Keepalive, Latency, Pings, Resting
 from zcws.codec import Deflater
 from zcws.extensions import DeflateParameters
 
@@ -372,3 +372,57 @@ class TestResting:
                 assert not compressor._is_watched
 
         anyloop.run(main())
+
+
+class Patient:
+    """Waits, and notes when it has waited long enough."""
+
+    def __init__(self, passed: list[Patient], then: Callable[[], object] = lambda: None) -> None:
+        self.passed, self.then = passed, then
+
+    def deadline_passed(self) -> None:
+        self.passed.append(self)
+        self.then()
+
+
+def test_deadlines(anyloop: Place) -> None:
+    """One timer for all of them: each is called in its turn, those that were taken back are not."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        deadlines, passed = Deadlines(loop, 0.02), list[Patient]()
+        deadlines.remove(Patient(passed))
+        third = Patient(passed)
+        first = Patient(passed, lambda: deadlines.remove(third))
+        fourth = Patient(passed)
+        deadlines.add(first)
+        deadlines.add(second := Patient(passed))
+        deadlines.add(third)
+        deadlines.remove(second)
+        await asyncio.sleep(0.01)
+        deadlines.add(fourth)
+        await until(lambda: fourth in passed)
+        assert passed == [first, fourth]
+        deadlines.add(second)
+        await until(lambda: second in passed)
+
+    anyloop.run(main())
+
+
+def test_a_deadline_that_fails(anyloop: Place) -> None:
+    """It is the loop's to tell of, and the others have their turn."""
+
+    def fail() -> None:
+        raise RuntimeError("a mistake")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        told: list[Any] = []
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        deadlines, passed = Deadlines(loop, 0.01), list[Patient]()
+        deadlines.add(Patient(passed, fail))
+        deadlines.add(Patient(passed))
+        await until(lambda: len(passed) == 2)
+        assert [type(error) for error in told] == [RuntimeError]
+
+    anyloop.run(main())

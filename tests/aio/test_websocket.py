@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 import wire
@@ -166,3 +168,43 @@ def test_what_is_known(anyplace: Place) -> None:
             assert repr(ws) == "<WebSocket client, closed>"
 
     anyplace.run(main())
+
+
+def test_a_connection_that_is_over_waits_for_no_collector(anyplace: Place) -> None:
+    """Nothing of it is a cycle: its memory is free when its last user has gone."""
+    gone: list[weakref.ref[zcws.WebSocket]] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        gone.append(weakref.ref(ws))
+        async for message in ws:
+            await ws.send(message)
+
+    async def main() -> None:
+        async with anyplace.serve(handler) as server:
+            async with anyplace.connect(server) as ws:
+                await ws.send("x")
+                assert await ws.recv() == "x"
+            await until(lambda: not server.connections)
+            await until(lambda: gone[0]() is None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        anyplace.run(main())
+    finally:
+        gc.enable()
+
+
+def test_many_wait_for_the_end_and_some_give_up(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            ws = await place.connect(server)
+            waiting = [asyncio.ensure_future(ws.wait_closed()) for _ in range(3)]
+            await asyncio.sleep(0)
+            waiting[1].cancel()
+            await asyncio.wait(waiting, timeout=0.01)
+            assert [task.done() for task in waiting] == [False, True, False]
+            await soon(ws.close())
+            await soon(asyncio.gather(waiting[0], waiting[2]))
+
+    place.run(main())

@@ -120,6 +120,8 @@ class Reading(Stream):
                 if (message := self._handed) is not None:
                     self._handed = None
                     break
+                if self._reader.is_concluded and self._reader.has_ended_well():
+                    raise StopAsyncIteration
             else:
                 self._budget -= 1
             return message

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
+from zcws.aio.engine import Engine, engine_of
 from zcws.aio.stream import Options, pool_of
 from zcws.aio.tracing import websocket_class
-from zcws.aio.transport import place
+from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -90,6 +91,7 @@ class Server:
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
         self._door: Door | None = None  # where we accept ourselves
+        self._engine: Engine | None = None  # and who has what came in there
         self._running: set[asyncio.Future[None]] = set()  # one for each open connection
         self._closer: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
@@ -108,10 +110,13 @@ class Server:
         self, sock: socket.socket, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
     ) -> None:
         """See `Host`."""
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = engine_of(self.loop)
         agreement, behind = terms
         answer = b"".join((SWITCHING, accept, behind))
         ws = self.make(agreement, head, answer)
-        transport = place(self.loop, sock, ws)
+        transport = EngineTransport(engine, sock, ws)
         transport.write(answer)
         ws.connection_made(transport)
         self.start(ws)

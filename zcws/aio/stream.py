@@ -444,7 +444,8 @@ class Stream(asyncio.BufferedProtocol):
         if _TLS_WANTS_CLOSE and self._transport is not None:
             self._transport.close()
         self._transport = self._own = None
-        self._stop_timers()
+        if self._keepalive is not None or self._deadline is not None:
+            self._stop_timers()
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
@@ -455,13 +456,20 @@ class Stream(asyncio.BufferedProtocol):
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-        callbacks, self._end_callbacks = self._end_callbacks, None
-        for callback in callbacks or ():
-            callback(self)
+        if self._waiters is not None:
+            waiters, self._waiters = self._waiters, None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        # What is left can still be read, but nobody has to be told: without these two the connection is no cycle,
+        # and its memory need not wait for the collector.
+        self._reader.on_pong = None
+        if not self.connection.is_split:
+            self.connection.bridge.on_put = None
+        if self._end_callbacks is not None:
+            callbacks, self._end_callbacks = self._end_callbacks, None
+            for callback in callbacks:
+                callback(self)
 
     def pause_writing(self) -> None:
         """The transport is above its high-water mark."""

@@ -18,17 +18,26 @@ from collections.abc import Generator
 
 __all__ = ["Wakeup"]
 
-#: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future.
-_finished: weakref.WeakValueDictionary[int, asyncio.Future[None]] = weakref.WeakValueDictionary()
+#: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future. A
+#: WeakValueDictionary would do, and costs every connection three calls more.
+_finished: dict[int, weakref.ref[asyncio.Future[None]]] = {}
 
 
 def _finished_of(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """A future of `loop` that has its result."""
-    future = _finished.get(id(loop))
+    key = id(loop)
+    known = _finished.get(key)
+    future = None if known is None else known()
     if future is None:
-        future = _finished[id(loop)] = loop.create_future()
+        future = loop.create_future()
         future.set_result(None)
+        _finished[key] = weakref.ref(future, lambda gone: _forget(key, gone))
     return future
+
+
+def _forget(key: int, gone: weakref.ref[asyncio.Future[None]]) -> None:
+    if _finished.get(key) is gone:  # and not that of another loop in the same place
+        del _finished[key]
 
 
 class Wakeup:
