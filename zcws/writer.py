@@ -309,7 +309,7 @@ class Writer:
             # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
             if reply.is_last:
                 self.sent_close = reply.payload
-                self._opcode = OpCode.CLOSE
+                self.opcode = OpCode.CLOSE
             self._write(_FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None

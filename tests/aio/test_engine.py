@@ -229,7 +229,9 @@ def test_half_a_frame_beside_room_to_write(habit: str, others: int) -> None:
         player.peer.setblocking(False)
         head = player.peer.recv(1 << 20)
         player.peer.sendall(stream[:100])
-        echoes = asyncio.ensure_future(player.echoes(len(wire.frame(wire.BINARY, large)) - len(head) + len(answer)))
+        echoes = asyncio.ensure_future(
+            player.echoes(len(wire.frame(wire.BINARY, large)) - len(head) + len(answer))
+        )
         await until(lambda: not player.ws._transport.get_write_buffer_size())
         for start in range(100, len(stream), 100):
             await player.send(stream[start : start + 100])
