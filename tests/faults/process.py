@@ -17,7 +17,7 @@ import raw
 
 import zcws.sync
 
-__all__ = ["KINDS", "LONG", "Served", "Witness", "cpu_of", "elapsed", "server"]
+__all__ = ["KINDS", "LONG", "Served", "Witness", "elapsed", "server"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +35,12 @@ _PATIENT: dict[str, Any] = {"proxy": None, "open_timeout": LONG, "close_timeout"
 class Served:
     """A server's process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], host: str = "127.0.0.1") -> None:
         assert process.stdout is not None
         self.process = process
         self.pid = process.pid
         self.port = int(process.stdout.readline())
-        self.uri = f"ws://127.0.0.1:{self.port}/"
+        self.uri = f"ws://{host}:{self.port}/"
 
     def connect(self, **options: Any) -> zcws.sync.WebSocket:
         """A blocking client of ours."""
@@ -65,10 +65,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def server(kind: str, *prefix: str, status: int = 0, **options: Any) -> Iterator[Served]:
+def server(
+    kind: str, *prefix: str, status: int = 0, host: str = "127.0.0.1", **options: Any
+) -> Iterator[Served]:
     """One server; `prefix` is put before its command (`ip netns exec ...`). It ends with `status`: 0, by itself."""
     arguments = [
         "sync" if kind == "sync" else "aio",
+        f"host={host!r}",
         *(f"{name}={value!r}" for name, value in options.items()),
     ]
     command = [*prefix, sys.executable, "-m", "tests.faults.server", *arguments]
@@ -76,7 +79,7 @@ def server(kind: str, *prefix: str, status: int = 0, **options: Any) -> Iterator
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=env) as process:
         try:
-            yield Served(process)
+            yield Served(process, host)
             assert process.stdin is not None
             process.stdin.close()
             assert process.wait(LONG) == status
@@ -121,12 +124,6 @@ class Witness:
     def __exit__(self, *exc: Any) -> None:
         self._is_over = True
         self._thread.__exit__(*exc)
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of CPU that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def elapsed(since: float) -> float:

@@ -2,8 +2,10 @@
 
 It echoes. A text message that begins with "/" is a command:
 
-    /figures          what it holds and has used: JSON with fds, rss, cpu (seconds), connections, failures
+    /figures          what it holds and has seen: JSON with fds, rss, connections, failures, ends
+    /refusals         turns in which it could not accept for want of descriptors; to answer this it needs none
     /flood N          it sends N binary messages of 64 KiB, numbered, and a Close
+    /swallow ...      it answers nothing
     /broadcast N      N broadcasts of 64 KiB to everybody else, one every 10 ms; answers with counts
 
 It prints its port, and stops when its stdin ends.
@@ -12,12 +14,15 @@ It prints its port, and stops when its stdin ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import logging
 import resource
+import selectors
+import socket
 import sys
 import threading
-import time
 from ast import literal_eval
 from typing import Any
 
@@ -31,10 +36,38 @@ PIECE = 64 * 1024
 #: Errors that somebody logged: what a handler raised, what could not be accepted.
 failures: list[str] = []
 
+#: How connections have ended: messages that were read, commands too, and the close code.
+ends: list[tuple[int, int | None]] = []
+
+#: Times that a selector was asked, and at which of them `accept` had no descriptor left.
+turns = 0
+refusals: set[int] = set()
+
 
 class Keep(logging.Handler):
     def emit(self, entry: logging.LogRecord) -> None:
         failures.append(self.format(entry))
+
+
+def count_refusals() -> None:
+    """Counts turns and not attempts: in one turn asyncio makes as many as its backlog is long."""
+    select, accept = selectors.DefaultSelector.select, socket.socket.accept
+
+    def counting_select(self: Any, timeout: float | None = None) -> Any:
+        global turns
+        turns += 1
+        return select(self, timeout)
+
+    def counting_accept(self: socket.socket) -> Any:
+        try:
+            return accept(self)
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                refusals.add(turns)
+            raise
+
+    selectors.DefaultSelector.select = counting_select  # type: ignore[method-assign]
+    socket.socket.accept = counting_accept  # type: ignore[method-assign]
 
 
 def figures(connections: int) -> str:
@@ -43,9 +76,9 @@ def figures(connections: int) -> str:
         {
             "fds": gauge.fds,
             "rss": gauge.rss,
-            "cpu": time.process_time(),
             "connections": connections,
             "failures": failures,
+            "ends": ends,
         }
     )
 
@@ -65,37 +98,61 @@ async def broadcast(ws: zcws.WebSocket, server: zcws.Server, count: int) -> None
     await ws.send(json.dumps(counts))
 
 
+async def answer(ws: zcws.WebSocket, server: zcws.Server, message: str | bytes) -> None:
+    words = message.split() if isinstance(message, str) and message.startswith("/") else []
+    if words[:1] == ["/figures"]:
+        await ws.send(figures(len(server.connections)))
+    elif words[:1] == ["/refusals"]:
+        await ws.send(str(len(refusals)))
+    elif words[:1] == ["/flood"]:
+        for number in range(int(words[1])):
+            await ws.send(numbered(number))
+        await ws.close()
+    elif words[:1] == ["/broadcast"]:
+        await broadcast(ws, server, int(words[1]))
+    elif words[:1] != ["/swallow"]:
+        await ws.send(message)
+
+
 async def serve(options: dict[str, Any]) -> None:
     async def handler(ws: zcws.WebSocket) -> None:
-        async for message in ws:
-            words = message.split() if isinstance(message, str) and message.startswith("/") else []
-            if words[:1] == ["/figures"]:
-                await ws.send(figures(len(server.connections)))
-            elif words[:1] == ["/flood"]:
-                for number in range(int(words[1])):
-                    await ws.send(numbered(number))
-                await ws.close()
-            elif words[:1] == ["/broadcast"]:
-                await broadcast(ws, server, int(words[1]))
-            else:
-                await ws.send(message)
+        count = 0
+        try:
+            async for message in ws:
+                count += 1
+                with contextlib.suppress(zcws.ConnectionClosed):  # the rest is read all the same
+                    await answer(ws, server, message)
+        finally:
+            ends.append((count, ws.close_code))
 
     async with zcws.serve(handler, port=0, **options) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
+def answer_in_thread(ws: zcws.sync.WebSocket, server: zcws.sync.Server, message: str | bytes) -> None:
+    if message == "/figures":
+        ws.send(figures(len(server.connections)))
+    elif message == "/refusals":
+        ws.send(str(len(refusals)))
+    elif isinstance(message, str) and message.startswith("/flood"):
+        for number in range(int(message.split()[1])):
+            ws.send(numbered(number))
+        ws.close()
+    elif not (isinstance(message, str) and message.startswith("/swallow")):
+        ws.send(message)
+
+
 def serve_in_threads(options: dict[str, Any]) -> None:
     def handler(ws: zcws.sync.WebSocket) -> None:
-        for message in ws:
-            if message == "/figures":
-                ws.send(figures(len(server.connections)))
-            elif isinstance(message, str) and message.startswith("/flood"):
-                for number in range(int(message.split()[1])):
-                    ws.send(numbered(number))
-                ws.close()
-            else:
-                ws.send(message)
+        count = 0
+        try:
+            for message in ws:
+                count += 1
+                with contextlib.suppress(zcws.ConnectionClosed):  # the rest is read all the same
+                    answer_in_thread(ws, server, message)
+        finally:
+            ends.append((count, ws.close_code))
 
     with zcws.sync.serve(handler, port=0, **options) as server:
         print(server.sock.getsockname()[1], flush=True)
@@ -106,6 +163,7 @@ def serve_in_threads(options: dict[str, Any]) -> None:
 def main() -> None:
     # Not below: asyncio warns of writes between a reset and its notice of it, on its own transports.
     logging.getLogger().addHandler(Keep(logging.ERROR))
+    count_refusals()
     kind, *rest = sys.argv[1:]
     options: dict[str, Any] = {"host": "127.0.0.1", "close_timeout": 2.0}
     for text in rest:
