@@ -84,16 +84,16 @@ class Plan:
 
 
 class Messages:
-    """Every message of every session of one seed."""
+    """Every message of every session of one seed; none is longer than `longest`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, longest: int = MIB) -> None:
         self.seed = seed
         rng = random.Random(seed)
         words = ["".join(rng.choices("etaoinsé漢😀", k=rng.randint(1, 9))) for _ in range(2000)]
         # Half of what is binary compresses well, half not at all.
         self._text = " ".join(rng.choices(words, k=_STOCK // 5))[:_STOCK].ljust(_STOCK, "-")
         self._bytes = b"".join(rng.randbytes(512) + bytes(512) for _ in range(_STOCK // 1024))
-        self._sizes = [self._size(rng) for _ in range(4093)]  # a prime, so that sessions differ
+        self._sizes = [min(self._size(rng), longest) for _ in range(4093)]  # a prime, so that sessions differ
 
     @staticmethod
     def _size(rng: random.Random) -> int:
