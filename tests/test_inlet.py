@@ -16,7 +16,7 @@ from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError
+from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
@@ -108,6 +108,21 @@ def test_the_end_gives_the_ring_back(mirrored: bool) -> None:
 
 
 @either
+def test_the_end_gives_a_ring_back_that_was_looked_into(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, wire.frame(TEXT, b"seen") + b"\x81")
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    assert frame.payload == b"seen"
+    connection.receive_eof()
+    with pytest.raises(ConnectionClosedError):
+        connection.read_frame()
+    gc.collect()
+    assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+@either
 def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> None:
     connection = connect(Pool(4096, mirrored=mirrored))
     stream = wire.frame(BINARY, bytes(500)) * 20
@@ -192,6 +207,20 @@ def test_a_read_that_brings_little_ends_the_pouring() -> None:
     assert connection.reader.state.fit == 65536
 
 
+def test_who_hands_messages_on_at_once_may_pour_too() -> None:
+    """`receive_row` where nothing is kept: a read that brings much begins to pour, and then it is `received`."""
+    connection = connect(Pool(65536))
+    reader = connection.reader
+    stream = wire.frame(BINARY, bytes(32_764)) * 2  # 65,536 bytes: they fill the ring
+    for wide in (False, True):
+        assert connection.read_message() is NEED_MORE
+        assert (reader.is_idle, reader._pours) == (True, wide)
+        room = reader.get_buffer()
+        room[: len(stream)] = stream
+        assert reader.receive_row(len(stream)) is True
+        assert drink(connection) == [bytes(32_764)] * 2
+
+
 def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
     pool = Pool(65536)
     stream = wire.frame(BINARY, bytes(60_000)) * 12
@@ -239,6 +268,13 @@ def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
     connection.receive_bytes(bytes(30_010))
     assert reader.read_piece() == (bytes(30_010), True)
     assert pour(connection, wire.frame(BINARY, bytes(60_000)) * 3)[0] == [bytes(60_000)] * 3
+def test_a_ring_that_one_frame_fills_waits_for_the_next_read() -> None:
+    connection = connect(Pool(4096, mirrored=False))
+    send(connection, wire.frame(BINARY, bytes(len(connection.get_buffer()) - 4)))
+    assert connection.read_frame() is not NEED_MORE
+    assert connection.reader.is_full
+    assert connection.read_frame() is NEED_MORE
+    assert not connection.reader.is_full
 
 
 def test_two_connections_share_a_pool() -> None:
@@ -375,6 +411,11 @@ def test_a_ring_never_gets_stuck_after_our_close(mirrored: bool) -> None:
     send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
     assert connection.state is State.CLOSED
     assert connection.bytes_to_send() == b""
+    # What was unread had to make room.
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
 
 
 def test_rows_that_waited_when_we_closed_can_still_be_read() -> None:
@@ -442,14 +483,16 @@ def half_a_large_message(buffer: PayloadBuffer) -> tuple[Connection, bytes]:
 
 
 def test_a_large_fragment_lands_in_its_buffer_from_its_head_on() -> None:
-    connection = connect()
+    connection = connect(Pool(65536))
     buffer = PayloadBuffer()
     send(connection, wire.frame(BINARY, b"first", fin=False))
     assert connection.read_frame(buffer) is NEED_MORE
     send(connection, wire.head(CONTINUATION, 100_000))
     assert connection.read_frame(buffer) is NEED_MORE
     assert connection.reader._landing is buffer
-    send(connection, b"x" * 100_000)
+    for size in (60_000, 40_000):  # only its end is news
+        connection.get_buffer()[:size] = b"x" * size
+        assert connection.reader.received(size) is (size == 40_000)
     frame = connection.read_frame()
     assert frame is not NEED_MORE
     assert frame.to_bytes() == b"first" + b"x" * 100_000
@@ -525,6 +568,8 @@ def test_what_stands_behind_the_end_takes_no_room() -> None:
         send(connection, last.ljust(room, b"\xff"))
         send(connection, bytes(room))
         assert not connection.reader.is_full
+        assert connection.get_buffer()
+        assert connection.reader.received(1) is True
 
 
 def test_after_a_failure_of_ours_what_waits_can_be_read() -> None:
@@ -671,6 +716,16 @@ def test_only_pongs_are_told_as_pongs() -> None:
     connection.reader.eager = False
     send(connection, wire.frame(PING, b"no") + wire.frame(PONG, b"yes") + wire.frame(CLOSE, b"\x03\xe8no"))
     assert pongs == [b"yes"]
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+def test_no_other_control_frame_is_taken_for_a_close(opcode: int) -> None:
+    connection = connect()
+    connection.reader.eager = False
+    send(connection, wire.frame(opcode, b"\x03\xe8looks like one"))
+    assert connection.reader.peer_close is None
+    connection.receive_eof()
+    assert connection.reader.error().code == 1006
 
 
 def test_an_end_that_waits_is_news_and_no_idleness() -> None:
@@ -876,7 +931,7 @@ def test_what_lands_after_our_close_is_no_row() -> None:
 def test_an_end_that_lands_alone_takes_effect(end: bytes, code: int) -> None:
     connection = connect()
     assert receive(connection, end) is True
-    assert connection.reader.is_concluded
+    assert (connection.reader.is_concluded, connection.bridge.ended) == (True, True)
     with pytest.raises(ConnectionClosed) as caught:
         connection.read_message()
     assert caught.value.code == code
@@ -937,6 +992,7 @@ def test_a_fault_in_a_large_text_is_found_as_it_lands() -> None:
     assert connection.read_frame() is NEED_MORE
     connection.get_buffer()[0] = ord("A")
     assert connection.reader.received(1) is True
+    assert connection.state is State.FAILED  # whether or not anybody reads
     with pytest.raises(ProtocolError) as caught:
         connection.read_frame()
     assert caught.value.code == 1007

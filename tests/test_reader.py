@@ -625,11 +625,11 @@ def test_a_long_text_is_decoded_where_it_lies() -> None:
 
 def test_pings_that_waited_when_replies_were_deferred_are_answered_once() -> None:
     connection = connect()
-    send(connection, wire.frame(PING, b"1"), wire.frame(TEXT, b"x"))
+    send(connection, wire.frame(PING, b"0"), wire.frame(PING, b"1"), wire.frame(TEXT, b"x"))
     connection.reader.defer_replies()
     send(connection, wire.frame(PING, b"2"))
-    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"1"]
-    assert [read(connection).to_bytes() for _ in range(3)] == [b"1", b"x", b"2"]
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"0", b"1"]
+    assert [read(connection).to_bytes() for _ in range(4)] == [b"0", b"1", b"x", b"2"]
     assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"2"]
 
 
