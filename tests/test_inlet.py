@@ -418,6 +418,19 @@ def test_a_ring_never_gets_stuck_after_our_close(mirrored: bool) -> None:
         connection.read_message()
 
 
+def test_a_message_whose_rest_had_to_make_room_lets_its_memory_go() -> None:
+    connection = connect()
+    buffer = PayloadBuffer()
+    send(connection, wire.frame(BINARY, b"begun", fin=False))
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, wire.frame(PING))
+    connection.close()
+    assert buffer.reader is connection.reader  # what waits may complete it
+    for _ in range(10):
+        send(connection, wire.frame(CONTINUATION, bytes(1000), fin=False))
+    assert buffer.reader is None
+
+
 def test_rows_that_waited_when_we_closed_can_still_be_read() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))

@@ -215,8 +215,10 @@ def test_buffers_lent_for_one_batch_come_back_and_a_callers_does_not() -> None:
     pool = Pool(4096)
     connection = connect(pool)
     send(connection, *wire.fragments(BINARY, [b"a", b"b"]), *wire.fragments(TEXT, [b"c", b"d"]))
-    assert [frame.to_bytes() for frame in batch(connection)] == [b"ab", b"cd"]
+    frames = batch(connection)
+    assert [frame.to_bytes() for frame in frames] == [b"ab", b"cd"]
     assert connection.read_frame() is NEED_MORE
+    assert all(frame.is_stale for frame in frames)
     assert len(set(pool._buffers)) == 2
     buffer = PayloadBuffer()
     send(connection, *wire.fragments(BINARY, [b"e", b"f"]))
@@ -421,6 +423,17 @@ def test_what_is_behind_a_fault_that_is_found_late_is_in_no_batch() -> None:
         connection.reader.read_batch()
 
 
+@pytest.mark.parametrize("method", ["read_frame", "read_message"])
+def test_what_is_behind_a_fault_that_is_found_late_is_not_read(method: str) -> None:
+    """RFC 6455 7.1.7: after it the connection has failed."""
+    connection = connect(agreement=DEFLATE)
+    bad = wire.frame(TEXT, wire.deflate(b"\xff"), rsv=4)
+    send(connection, wire.frame(PING), bad, wire.frame(TEXT, b"late"))
+    with pytest.raises(ProtocolError, match="text is not UTF-8"):
+        for _ in range(2):
+            getattr(connection.reader, method)()
+
+
 def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))
@@ -531,8 +544,36 @@ def test_a_stream_begins_in_the_middle_of_a_frame() -> None:
     send(connection, b"6789")
     assert pieces(connection) == ([b"6789"], True)
     connection.reader.end_stream()  # it has ended by itself: nothing is left to skip
-    send(connection, wire.frame(BINARY, b"next"))
-    assert connection.read_message() == b"next"
+    assert in_two(connection) == b"next"
+
+
+def in_two(connection: Connection) -> Any:
+    """The next message, whose fragments come one after the other."""
+    one, two = wire.fragments(BINARY, [b"ne", b"xt"])
+    send(connection, one)
+    assert connection.read_message() is NEED_MORE
+    send(connection, two)
+    return connection.read_message()
+
+
+def test_a_stream_that_is_left_before_it_begins_takes_nothing() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"before"))
+    frame = read(connection)
+    connection.reader.begin_stream()
+    assert (frame.is_stale, connection.reader.streaming) == (True, 0)
+    connection.reader.end_stream()
+    assert in_two(connection) == b"next"
+
+
+def test_control_frames_in_a_stream_have_their_turn() -> None:
+    connection = connect()
+    connection.reader.eager = False
+    connection.reader.begin_stream()
+    send(connection, wire.frame(PING, b"turn"), wire.frame(BINARY, b"piece"))
+    assert connection.bytes_to_send() == b""
+    assert pieces(connection) == ([b"piece"], True)
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"turn"]
 
 
 def test_a_stream_that_is_left_in_the_middle_of_what_it_inflates() -> None:
