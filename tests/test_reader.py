@@ -261,6 +261,25 @@ def test_messages_are_objects_of_the_callers_own() -> None:
     assert (caught.value.code, connection.state) == (1000, State.CLOSED)
 
 
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize(("data", "code"), [(b"\xff\xff", 1007), (wire.deflate(bytes(1001)), 1009)])
+def test_a_compressed_message_that_cannot_be_one(opcode: int, data: bytes, code: int) -> None:
+    connection = connect(agreement=DEFLATE, max_size=1000)
+    send(connection, wire.frame(opcode, data, rsv=4))
+    with pytest.raises(ProtocolError) as caught:
+        connection.read_message()
+    assert caught.value.code == code
+
+
+def test_compressed_messages_use_the_callers_buffer_one_after_the_other() -> None:
+    connection = connect(agreement=DEFLATE)
+    buffer = PayloadBuffer()
+    for message in (b"a long one", b"short", b""):
+        send(connection, wire.frame(BINARY, wire.deflate(message), rsv=4))
+        assert read(connection, buffer).to_bytes() == message
+        assert len(buffer) == len(message)
+
+
 def test_frames_and_messages_by_turns() -> None:
     connection = connect()
     send(connection, *(wire.frame(TEXT, b"%d" % i) for i in range(6)))
@@ -515,6 +534,10 @@ def test_limits_and_corrupt_data_in_pieces() -> None:
         with pytest.raises(ProtocolError) as caught:
             pieces(connection)
         assert caught.value.code == code
+    connection = connect(agreement=DEFLATE, max_size=100_000)
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, wire.deflate(bytes(100_000)), rsv=4))
+    assert pieces(connection)[1]
 
 
 def test_a_stream_begins_with_a_message_and_is_read_as_one() -> None:
@@ -563,6 +586,11 @@ def test_a_stream_that_is_left_before_it_begins_takes_nothing() -> None:
     connection.reader.begin_stream()
     assert (frame.is_stale, connection.reader.streaming) == (True, 0)
     connection.reader.end_stream()
+    data = wire.frame(TEXT, b"waited for until it is whole")
+    send(connection, data[:9])
+    assert connection.reader.rows_waiting == 0
+    send(connection, data[9:])
+    assert connection.read_message() == "waited for until it is whole"
     assert in_two(connection) == b"next"
 
 
@@ -632,6 +660,7 @@ def test_a_bomb_that_nobody_wants() -> None:
         for at in range(0, len(two), 1000):
             send(connection, two[at : at + 1000])
             assert connection.read_message() is NEED_MORE
+    assert connection.reader.inflated[1] < 200_000  # no more than shows it
 
 
 def test_more_frames_than_a_table_has_rows_read_as_batches_and_as_pieces() -> None:
@@ -653,7 +682,7 @@ def test_the_message_after_one_that_nobody_wanted_is_streamed() -> None:
     pieces(connection)
     connection.reader.end_stream()
     connection.reader.begin_stream()
-    send(connection, wire.frame(CONTINUATION, b"wanted"), wire.frame(BINARY, b"wanted"))
+    send(connection, wire.frame(CONTINUATION, b"wanted?"), wire.frame(BINARY, b"wanted"))
     assert pieces(connection) == ([b"wanted"], True)
 
 
