@@ -276,8 +276,21 @@ def test_compressed_messages_use_the_callers_buffer_one_after_the_other() -> Non
     buffer = PayloadBuffer()
     for message in (b"a long one", b"short", b""):
         send(connection, wire.frame(BINARY, wire.deflate(message), rsv=4))
-        assert read(connection, buffer).to_bytes() == message
-        assert len(buffer) == len(message)
+        frame = read(connection, buffer)
+        assert (frame.to_bytes(), len(buffer)) == (message, len(message))
+    buffer.release()
+    with pytest.raises(StaleFrame):
+        frame.to_bytes()
+
+
+def test_what_was_inflated_is_counted() -> None:
+    assert connect().reader.inflated == (0, 0)
+    connection = connect(agreement=DEFLATE)
+    assert connection.reader.inflated == (0, 0)
+    data = wire.deflate(bytes(1000))
+    send(connection, wire.frame(BINARY, data, rsv=4), wire.frame(BINARY, b"plain"))
+    assert [connection.read_message(), connection.read_message()] == [bytes(1000), b"plain"]
+    assert connection.reader.inflated == (len(data), 1000)
 
 
 def test_frames_and_messages_by_turns() -> None:
@@ -506,12 +519,14 @@ def test_the_rest_of_a_message_that_nobody_wants(rsv: int) -> None:
     connection = connect(agreement=DEFLATE)
     connection.reader.begin_stream()
     data = wire.deflate(b"unwanted" * 100) if rsv else b"unwanted" * 100
-    one, two = wire.fragments(BINARY, [data[:4], data[4:]], rsv=rsv)
+    one, two, three = wire.fragments(BINARY, [data[:4], data[4:8], data[8:]], rsv=rsv)
     send(connection, one)
     pieces(connection)
     connection.reader.end_stream()
     assert connection.read_message() is NEED_MORE
-    send(connection, two, wire.frame(TEXT, b"wanted"))
+    send(connection, two)
+    assert connection.read_message() is NEED_MORE
+    send(connection, three, wire.frame(TEXT, b"wanted"))
     assert connection.read_message() == "wanted"
 
 
