@@ -268,6 +268,8 @@ def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
     connection.receive_bytes(bytes(30_010))
     assert reader.read_piece() == (bytes(30_010), True)
     assert pour(connection, wire.frame(BINARY, bytes(60_000)) * 3)[0] == [bytes(60_000)] * 3
+
+
 def test_a_ring_that_one_frame_fills_waits_for_the_next_read() -> None:
     connection = connect(Pool(4096, mirrored=False))
     send(connection, wire.frame(BINARY, bytes(len(connection.get_buffer()) - 4)))

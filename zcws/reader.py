@@ -502,7 +502,8 @@ class Reader(Inlet):
     def has_ended_well(self) -> bool:
         """Whether the next read would raise ConnectionClosedOK because of the peer's Close.
 
-        This is as good as that read, for those who would only catch it: with its traceback it costs as much as a message.
+        This is as good as that read, for those who would only catch it: with its traceback that costs as much as a
+        message.
         """
         if self._status != _CLOSED or not self._concluded or self.streaming is not None:
             return False

@@ -7,6 +7,6 @@ fault, on other connections; then three questions:
     what others noticed   nothing: every answer to the witness came, in order, while the fault lasted
     until recovery        recorded (`record`, in the test report and in docs/faults.md), never asserted
 
-Servers: asyncio with the engine, asyncio without it, threads. Where the fault is a server's, the clients are ours. Where
-it is the network's (test_wire.py), it lies between two namespaces, and the witness is on the server's side.
+Servers: asyncio with the engine, asyncio without it, threads. Where the fault is a server's, the clients are ours.
+Where it is the network's (test_wire.py), it lies between two namespaces, and the witness is on the server's side.
 """

@@ -3,7 +3,7 @@
 It echoes. A text message that begins with "/" is a command:
 
     /figures          what it holds and has seen: JSON with fds, rss, connections, failures, ends
-    /refusals         turns in which it could not accept for want of descriptors; to answer this it needs none
+    /knocks           turns in which somebody wanted to be accepted; to answer this it needs no descriptor
     /flood N          it sends N binary messages of 64 KiB, numbered, and a Close
     /swallow ...      it answers nothing
     /broadcast N      N broadcasts of 64 KiB to everybody else, one every 10 ms; answers with counts
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import resource
@@ -39,9 +38,8 @@ failures: list[str] = []
 #: How connections have ended: messages that were read, commands too, and the close code.
 ends: list[tuple[int, int | None]] = []
 
-#: Times that a selector was asked, and at which of them `accept` had no descriptor left.
-turns = 0
-refusals: set[int] = set()
+#: Turns in which a selector said that somebody wants to be accepted.
+knocks = 0
 
 
 class Keep(logging.Handler):
@@ -49,25 +47,35 @@ class Keep(logging.Handler):
         failures.append(self.format(entry))
 
 
-def count_refusals() -> None:
-    """Counts turns and not attempts: in one turn asyncio makes as many as its backlog is long."""
-    select, accept = selectors.DefaultSelector.select, socket.socket.accept
+def count_knocks() -> None:
+    """Asks the selectors, which asyncio and threads have in common; who accepts, and how, is the server's business."""
+    register, select = selectors.DefaultSelector.register, selectors.DefaultSelector.select
+    doors: set[int] = set()
+
+    def noting_register(self: Any, fileobj: Any, events: int, data: Any = None) -> Any:
+        key = register(self, fileobj, events, data)
+        doors.add(key.fd) if listens(key.fd) else doors.discard(key.fd)
+        return key
 
     def counting_select(self: Any, timeout: float | None = None) -> Any:
-        global turns
-        turns += 1
-        return select(self, timeout)
+        global knocks
+        ready = select(self, timeout)
+        knocks += any(key.fd in doors for key, _ in ready)
+        return ready
 
-    def counting_accept(self: socket.socket) -> Any:
-        try:
-            return accept(self)
-        except OSError as error:
-            if error.errno == errno.EMFILE:
-                refusals.add(turns)
-            raise
-
+    selectors.DefaultSelector.register = noting_register  # type: ignore[method-assign]
     selectors.DefaultSelector.select = counting_select  # type: ignore[method-assign]
-    socket.socket.accept = counting_accept  # type: ignore[method-assign]
+
+
+def listens(fd: int) -> bool:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False  # the engine's epoll
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
 
 
 def figures(connections: int) -> str:
@@ -102,8 +110,8 @@ async def answer(ws: zcws.WebSocket, server: zcws.Server, message: str | bytes) 
     words = message.split() if isinstance(message, str) and message.startswith("/") else []
     if words[:1] == ["/figures"]:
         await ws.send(figures(len(server.connections)))
-    elif words[:1] == ["/refusals"]:
-        await ws.send(str(len(refusals)))
+    elif words[:1] == ["/knocks"]:
+        await ws.send(str(knocks))
     elif words[:1] == ["/flood"]:
         for number in range(int(words[1])):
             await ws.send(numbered(number))
@@ -133,8 +141,8 @@ async def serve(options: dict[str, Any]) -> None:
 def answer_in_thread(ws: zcws.sync.WebSocket, server: zcws.sync.Server, message: str | bytes) -> None:
     if message == "/figures":
         ws.send(figures(len(server.connections)))
-    elif message == "/refusals":
-        ws.send(str(len(refusals)))
+    elif message == "/knocks":
+        ws.send(str(knocks))
     elif isinstance(message, str) and message.startswith("/flood"):
         for number in range(int(message.split()[1])):
             ws.send(numbered(number))
@@ -163,7 +171,7 @@ def serve_in_threads(options: dict[str, Any]) -> None:
 def main() -> None:
     # Not below: asyncio warns of writes between a reset and its notice of it, on its own transports.
     logging.getLogger().addHandler(Keep(logging.ERROR))
-    count_refusals()
+    count_knocks()
     kind, *rest = sys.argv[1:]
     options: dict[str, Any] = {"host": "127.0.0.1", "close_timeout": 2.0}
     for text in rest:
