@@ -56,7 +56,10 @@ class Prepared:
     def write_to(self, writer: Writer) -> None:
         """Appends the message to what `writer` has to send. Raises: as `Writer.write_prepared`."""
         codec = writer._compress
-        writer.write_prepared(*(self._plain if codec is None else self._form_for(codec)))
+        if writer.is_bare:
+            writer.write_framed(self._plain[2])
+        else:
+            writer.write_prepared(*(self._plain if codec is None else self._form_for(codec)))
 
     def _form_for(self, codec: Compress) -> _Form:
         wanted = codec.is_worth(self._size) if self._compress is None else self._compress

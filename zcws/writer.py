@@ -129,6 +129,7 @@ class Writer:
 
     Attributes:
         out: the segments that wait to be taken.
+        is_bare: whether messages go out as they are, neither masked nor compressed.
         has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
@@ -145,6 +146,7 @@ class Writer:
         "_scratch",
         "_utf8",
         "has_large",
+        "is_bare",
         "messages",
         "opcode",
         "out",
@@ -159,8 +161,10 @@ class Writer:
         self._compress = compress
         self.out: list[Buffer] = []
         self.has_large = False
-        # Messages of fewer bytes go out as they are, in one segment.
-        self._plain_below = _SEGMENT if next_key is None and compress is None else 0
+        self.is_bare = next_key is None and compress is None
+        self._plain_below = (
+            _SEGMENT if self.is_bare else 0
+        )  # what is smaller goes out as it is, in one segment
         self.opcode = 0
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
@@ -220,12 +224,21 @@ class Writer:
             self._refuse_message()
         if first & _RSV1:
             self._codec().sent_shared(size, len(payload))
-        if self._next_key is not None:
-            self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
+        if self._next_key is None:
+            self.write_framed(frame)
         else:
-            self.out.append(frame)
-            self.has_large = self.has_large or len(frame) >= _SEGMENT
-            self.written += len(frame)
+            self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
+            self.messages += 1
+
+    def write_framed(self, frame: bytes) -> None:
+        """The same for a writer that neither masks nor compresses. Raises: as `write_prepared`."""
+        if self.opcode:
+            self._refuse_message()
+        size = len(frame)
+        self.out.append(frame)
+        if size >= _SEGMENT:
+            self.has_large = True
+        self.written += size
         self.messages += 1
 
     def write_fragment(

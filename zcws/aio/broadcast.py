@@ -121,19 +121,21 @@ class Delivery:
         message, sent = self._message, 0
         for ws in connections:
             try:
-                writer, transport = ws.writer, ws._transport
+                writer, transport, own = ws.writer, ws._transport, ws._own
                 if ws.connection.state is not _OPEN or transport is None:
                     self.gone += 1
                 elif ws._drained is not None or ws._message_done is not None or ws._held is not None:
                     self._be_slow(ws)
-                elif writer.is_in_message:
+                elif writer.opcode:  # in a message that is written frame by frame
                     self.skipped += 1
                 else:
                     message.write_to(writer)
-                    if at_once:
-                        ws._send_output()
-                    else:
+                    if not at_once:
                         ws._written()
+                    elif own is not None:
+                        own.send_output()
+                    else:
+                        ws._flush()
                     sent += 1
             except Exception:
                 self.gone += 1

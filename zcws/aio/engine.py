@@ -403,7 +403,12 @@ class Engine:
             size = writer.written - writer.taken
             # Nothing: it stands there twice, or has been flushed since.
             if not 0 < size <= _SEND_TOGETHER or transport.backlog:
-                if not size or transport.backlog or not _is_for_many(writer.out, len(written)):
+                out = writer.out
+                if (
+                    not out
+                    or transport.backlog
+                    or (out[0] is not last and not _is_for_many(out, len(written)))
+                ):
                     transport.write_rest()
                     continue
             data = writer.take_whole()
