@@ -978,3 +978,28 @@ def test_other_ends(connection: Connection) -> None:
 def test_in_the_middle_of_a_stream() -> None:
     connection = ended(MASKED_CLOSE, before=lambda connection: connection.reader.begin_stream())
     assert not connection.reader.has_ended_well()
+
+
+def test_a_close_behind_a_message_is_no_end_before_it_has_been_answered() -> None:
+    """RFC 6455 5.5.1."""
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))
+    assert connection.read_message() == "x"
+    assert not connection.reader.has_ended_well()
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+    assert [seen.opcode for seen in wire.parse(connection.bytes_to_send())] == [CLOSE]
+
+
+def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    buffer = PayloadBuffer()
+    send(connection, wire.frame(BINARY, b"never whole", fin=False))
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
+    ring = connection.reader._ring
+    assert ring is not None
+    assert connection.reader.has_ended_well()
+    assert (connection.reader._ring, connection.reader.is_pending, buffer.reader) == (None, False, None)
+    assert pool.landing is ring
