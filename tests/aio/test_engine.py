@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import run, until
+from net import request, run, until
 
 import zcws
 from zcws.aio.stream import Options, pool_of
@@ -263,5 +263,46 @@ def test_what_was_flushed_is_out_even_where_many_are_served_together() -> None:
                     ws.send_nowait(message)
                 assert await asyncio.gather(*(ws.recv() for ws in clients)) == [message] * 8
             await asyncio.gather(*(ws.close() for ws in clients))
+
+    run(main)
+
+
+def test_what_was_written_to_one_that_ends_in_the_same_turn_reaches_nobody_else() -> None:
+    """Its descriptor is free again before the turn ends, and the next socket that is made gets it."""
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+    server: Any = None
+
+    async def handler(ws: WebSocket) -> None:
+        async for _ in ws:
+            zcws.broadcast([other for other in server.connections if other is not ws], "not for you")
+
+    async def main() -> None:
+        nonlocal server
+        async with zcws.serve(handler, "127.0.0.1", 0) as server:
+            address = server.sockets[0].getsockname()
+            loop = asyncio.get_running_loop()
+            peers = []
+            for _ in range(2):
+                peer = socket.create_connection(address)
+                peer.setblocking(False)
+                peer.sendall(request())
+                await loop.sock_recv(peer, 4096)
+                peer.sendall(wire.frame(wire.PING, b"", key=KEY))
+                await loop.sock_recv(peer, 4096)
+                peers.append(peer)
+            for ws in server.connections:
+                ws.add_end_callback(lambda _: pairs.extend(socket.socketpair() for _ in range(8)))
+            peers[0].sendall(wire.frame(wire.TEXT, b"now", key=KEY))
+            peers[1].shutdown(socket.SHUT_WR)
+            await until(lambda: pairs)
+            await asyncio.sleep(0.01)
+            for end in [end for pair in pairs[:8] for end in pair]:
+                end.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    end.recv(100)
+            for peer in peers:
+                peer.close()
+        for end in [end for pair in pairs for end in pair]:
+            end.close()
 
     run(main)

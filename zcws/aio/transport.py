@@ -69,7 +69,7 @@ class EngineTransport(asyncio.Transport):
     """One socket of the engine, as a transport of asyncio.
 
     Attributes:
-        fd: its descriptor.
+        fd: its descriptor; -1 once it is closed.
         writer: of the connection that it belongs to.
         backlog, backlog_size: what has been handed over and not been sent, and its bytes.
         owes: whether something has to be done once the backlog is empty.
@@ -354,6 +354,7 @@ class EngineTransport(asyncio.Transport):
             return
         self._let_go()
         self._sock.close()
+        self.fd = -1  # the next socket that is made has this number: nothing of ours may be sent there
         self._protocol.connection_lost(exc)
 
     def _let_go(self) -> None:
