@@ -70,6 +70,7 @@ class Pool:
         wide_capacity: bytes of each wide ring.
         common: a ring that somebody receives into for many connections at once, a while for each (aio/engine.py).
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
+        deadlines: by their seconds, weakly: one timer for all who wait that long, where a driver has such.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
         watch: told of compressors that have a memory of their own, where a driver gives idle ones back.
         table, words: the scan table, as C fills it and as Python reads it.
@@ -86,6 +87,7 @@ class Pool:
         "capacity",
         "common",
         "compressors",
+        "deadlines",
         "landing",
         "table",
         "watch",
@@ -105,6 +107,7 @@ class Pool:
         self.landing: Ring | None = None
         self.common: Ring | None = None
         self.compressors: dict[tuple[int, int, int], Any] = {}
+        self.deadlines: dict[float, weakref.ref[Any]] = {}
         self.watch: Callable[[Any], None] | None = None
         self.table = ffi.new("uint64_t[]", _TABLE_WORDS)
         self.words = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")

@@ -165,16 +165,16 @@ class Waiting(Protocol):
 
 
 class Deadlines:
-    """Waits of the same length: one timer for all of them.
+    """Waits of the same length: one timer for all of them. Kept alive by its timer and by those who wait.
 
     Attributes:
-        loop: the event loop that they wait on.
+        loop: a weak reference to the event loop that they wait on.
     """
 
-    __slots__ = ("_is_set", "_timeout", "_waiting", "loop")
+    __slots__ = ("__weakref__", "_is_set", "_timeout", "_waiting", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self.loop = loop
+        self.loop = weakref.ref(loop)
         self._timeout = timeout
         self._waiting: dict[
             Waiting, float
@@ -183,21 +183,23 @@ class Deadlines:
 
     def add(self, peer: Waiting) -> None:
         """It waits from now on, until `remove` or `deadline_passed`."""
-        self._waiting[peer] = self.loop.time() + self._timeout
+        loop = self.loop()
+        assert loop is not None  # it is running
+        self._waiting[peer] = loop.time() + self._timeout
         if not self._is_set:
-            self._set()
+            self._set(loop)
 
     def remove(self, peer: Waiting) -> None:
         """It need not wait any more."""
         self._waiting.pop(peer, None)
 
-    def _set(self) -> None:
+    def _set(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_set = True
-        self.loop.call_at(next(iter(self._waiting.values())), self._tick)
+        loop.call_at(next(iter(self._waiting.values())), self._tick, loop)
 
-    def _tick(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_set = False
-        now = self.loop.time()
+        now = loop.time()
         try:
             while self._waiting:
                 peer, until = next(iter(self._waiting.items()))
@@ -207,7 +209,7 @@ class Deadlines:
                 peer.deadline_passed()
         finally:  # one of them may have failed, and is not the last
             if self._waiting and not self._is_set:
-                self._set()
+                self._set(loop)
 
 
 class Resting:

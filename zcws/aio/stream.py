@@ -75,17 +75,21 @@ def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
     return pool
 
 
+def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
+    """Where the connections of `loop` with this `close_timeout` wait for their end."""
+    known = pool.deadlines.get(timeout)
+    deadlines: Deadlines | None = None if known is None else known()
+    if deadlines is None or deadlines.loop() is not loop:
+        deadlines = Deadlines(loop, timeout)
+        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
+        pool.deadlines[timeout] = weakref.ref(deadlines)
+    return deadlines
+
+
 class Options:
     """Settings that all connections of one client or server share. See `connect` and `serve`."""
 
-    __slots__ = (
-        "_deadlines",
-        "close_timeout",
-        "ping_interval",
-        "ping_timeout",
-        "write_limit",
-        "write_timeout",
-    )
+    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
 
     def __init__(
         self,
@@ -101,14 +105,6 @@ class Options:
         self.close_timeout = close_timeout
         self.write_limit = write_limit
         self.write_timeout = write_timeout
-        self._deadlines: Deadlines | None = None
-
-    def deadlines(self, loop: asyncio.AbstractEventLoop, timeout: float) -> Deadlines:
-        """Where the connections of `loop` wait for their end; `timeout` is `close_timeout`."""
-        deadlines = self._deadlines
-        if deadlines is None or deadlines.loop is not loop:
-            deadlines = self._deadlines = Deadlines(loop, timeout)
-        return deadlines
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -622,7 +618,7 @@ class Stream(asyncio.BufferedProtocol):
     def _start_deadline(self) -> None:
         timeout = self._options.close_timeout
         if self._deadline is None and timeout is not None and self._transport is not None:
-            self._deadline = self._options.deadlines(self._loop, timeout)
+            self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
             self._deadline.add(self)
 
     def deadline_passed(self) -> None:
