@@ -257,7 +257,7 @@ class Reader(Inlet):
         """It has been seen. Where a view of it is held, the ring (which ends at `stop`) stays with us."""
         lease = self._lease
         lease.number += 1
-        lease.ring = lease.view = None
+        lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
         if ring.exports:
             ring.next_batch()
             if ring.is_exported:

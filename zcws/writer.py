@@ -162,9 +162,8 @@ class Writer:
         self.out: list[Buffer] = []
         self.has_large = False
         self.is_bare = next_key is None and compress is None
-        self._plain_below = (
-            _SEGMENT if self.is_bare else 0
-        )  # what is smaller goes out as it is, in one segment
+        # What is smaller goes out as it is, in one segment.
+        self._plain_below = _SEGMENT if self.is_bare else 0
         self.opcode = 0
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes

@@ -124,7 +124,7 @@ class Served(Protocol):
         ...
 
     def write_rest(self) -> None:
-        """Sends the backlog and what the writer has, alone."""
+        """Sends what the writer has, alone; behind the backlog, where there is one."""
         ...
 
     def sent_together(self, data: Buffer, sent: int) -> None:

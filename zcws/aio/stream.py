@@ -31,7 +31,6 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
-from zcws.kernel import lib
 from zcws.pool import Pool
 from zcws.ring import Ring
 
@@ -39,8 +38,6 @@ __all__ = ["CORK", "Options", "Stream", "hand_over", "pool_of"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
-
-_NEWS = lib.ZCWS_NEWS
 
 OnFrame = Callable[[Any, Frame], object]
 
@@ -277,9 +274,7 @@ class Stream(asyncio.BufferedProtocol):
         reader = self._reader
         self._handed = reader.message_of(reader.landing, what, start, stop)
         if self._wakeup.wake_now():
-            self._corked = False
-            if self.writer.out:
-                self._send_output()
+            self._uncork()
             return True
         self._handed = None
         reader.take_row(reader.pool.lease(), what, 0, start, stop)
@@ -309,6 +304,7 @@ class Stream(asyncio.BufferedProtocol):
             self._handed = None
             reader.take_row(ring, what, begin, start, stop)
             return self._after_bytes()
+        # `_uncork`, without its calls: all that arrives singly comes by here.
         self._corked = False
         if self.writer.out:
             self._own.send_output()  # type: ignore[union-attr]  # whoever called us is in the engine
@@ -347,12 +343,15 @@ class Stream(asyncio.BufferedProtocol):
         self._reader.drop_frame(ring, stop)
         return True
 
-    def _send_output(self) -> None:
-        """Everybody up the stack is done: what was written goes out."""
-        if self._own is not None:
-            self._own.send_output()
-        else:
-            self._flush()
+    def _uncork(self) -> bool:
+        """Everybody has had what arrived: what they wrote goes out. Returns: as `_after_bytes`."""
+        self._corked = False
+        if self.writer.out:
+            if self._own is not None:
+                self._own.send_output()  # with what the others write
+            else:
+                self._flush()
+        return self._reader.is_idle or self._take_care()
 
     def _after_bytes(self) -> bool:
         """Everybody who waits for what has arrived gets it now, and what they write goes out at the end.
@@ -366,10 +365,7 @@ class Stream(asyncio.BufferedProtocol):
             if self._on_frame is not None:
                 self._call_back(self._on_frame)
             self._wakeup.wake()
-        self._corked = False
-        if self.writer.out:
-            self._send_output()
-        return reader.is_idle or self._take_care()
+        return self._uncork()
 
     def _take_care(self) -> bool:
         """Something is kept, or has ended: sees to it. Returns False."""

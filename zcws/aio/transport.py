@@ -222,7 +222,7 @@ class EngineTransport(asyncio.Transport):
                 self._keep(left)
 
     def write_rest(self) -> None:
-        """The end of a walk: what the writer has, by itself."""
+        """The end of a walk: what the writer has, alone."""
         if self.writer.out:
             self.writelines(self.writer.take())
 
