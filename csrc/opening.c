@@ -106,11 +106,22 @@ static int judge(const uint8_t *name, size_t size, const uint8_t *value, size_t 
 
 static uint32_t turned(uint32_t x, int bits) { return x << bits | x >> (32 - bits); }
 
-/* RFC 3174 6.1: what a round does with its word; f and k change every twenty rounds. */
-#define ROUNDS(from, f, k)                                                 \
-    for (int t = (from); t < (from) + 20; t++) {                           \
-        const uint32_t next = turned(a, 5) + (f) + e + w[t] + UINT32_C(k); \
-        e = d, d = c, c = turned(b, 30), b = a, a = next;                  \
+/* RFC 3174 6.1: one round, in which the five words change their names and not their places. */
+#define ROUND(t, a, b, e, f, k)                       \
+    do {                                              \
+        e += turned(a, 5) + (f) + w[t] + UINT32_C(k); \
+        b = turned(b, 30);                            \
+    } while (0)
+#define CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
+#define PARITY(b, c, d) (b ^ c ^ d)
+#define MAJORITY(b, c, d) ((b & c) | (d & (b | c)))
+#define TWENTY(from, F, k)                          \
+    for (int t = (from); t < (from) + 20; t += 5) { \
+        ROUND(t, a, b, e, F(b, c, d), k);           \
+        ROUND(t + 1, e, a, d, F(a, b, c), k);       \
+        ROUND(t + 2, d, e, c, F(e, a, b), k);       \
+        ROUND(t + 3, c, d, b, F(d, e, a), k);       \
+        ROUND(t + 4, b, c, a, F(c, d, e), k);       \
     }
 
 static void sha1_block(uint32_t h[5], const uint8_t *data) {
@@ -118,14 +129,12 @@ static void sha1_block(uint32_t h[5], const uint8_t *data) {
     for (int t = 0; t < 16; t++, data += 4)
         w[t] = (uint32_t)data[0] << 24 | (uint32_t)data[1] << 16 | (uint32_t)data[2] << 8 | data[3];
     for (int t = 16; t < 80; t++) w[t] = turned(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
-    ROUNDS(0, d ^ (b & (c ^ d)), 0x5A827999)
-    ROUNDS(20, b ^ c ^ d, 0x6ED9EBA1)
-    ROUNDS(40, (b & c) | (d & (b | c)), 0x8F1BBCDC)
-    ROUNDS(60, b ^ c ^ d, 0xCA62C1D6)
+    TWENTY(0, CHOOSE, 0x5A827999)
+    TWENTY(20, PARITY, 0x6ED9EBA1)
+    TWENTY(40, MAJORITY, 0x8F1BBCDC)
+    TWENTY(60, PARITY, 0xCA62C1D6)
     h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e;
 }
-
-#undef ROUNDS
 
 /* RFC 6455 4.2.2, 5.4: the digest of the key and the GUID, in base64. */
 static void write_accept(uint8_t *out, const uint8_t *key) {

@@ -20,6 +20,8 @@ from zcws.codes import OpCode
 
 __all__ = ["Bridge", "Reply"]
 
+_CLOSE = OpCode.CLOSE
+
 
 class Reply:
     """A Pong or a Close that the protocol owes to the peer; `payload` is at most 125 bytes."""
@@ -33,7 +35,7 @@ class Reply:
     @property
     def is_last(self) -> bool:
         """Whether nothing may be sent after it: it is a Close."""
-        return self.opcode is OpCode.CLOSE
+        return self.opcode is _CLOSE
 
     def __repr__(self) -> str:
         return f"<Reply {self.opcode.name}, {len(self.payload)} bytes>"

@@ -46,7 +46,15 @@ MAX_SIZE = 16 * 1024 * 1024
 MAX_FRAGMENTS = 65_536
 
 
-_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
+# Asked again and again, and an attribute of an Enum is looked up in several steps each time.
+_OPEN, _CLOSED, _RECEIVED, _CLOSE = State.OPEN, State.CLOSED, State.CLOSE_RECEIVED, OpCode.CLOSE
+_SEND_CLOSE, _RECEIVE_CLOSE, _FAIL = Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Event.FAIL
+
+#: The socket should be closed, or is: RFC 6455 7.1.1.
+_ENDS = frozenset({State.CLOSED, State.FAILED, State.LOST})
+
+#: Nothing of ours can be sent any more.
+_MUTE = frozenset({State.LOST, State.FAILED})
 
 
 class Connection:
@@ -98,7 +106,7 @@ class Connection:
         pool = pool or Pool()
         self.is_client = is_client
         self.agreement = agreement
-        self.state = State.OPEN
+        self.state = _OPEN
         self.began_end: Event | None = None
         self.hold_replies = False
         self.is_split = False
@@ -151,7 +159,7 @@ class Connection:
     def end(self) -> None:
         """The socket is gone: nothing more can be sent or received."""
         self.reader.receive_eof()
-        if self.state is not State.CLOSED:
+        if self.state is not _CLOSED:
             self.lose()
 
     def lose(self, failure: tuple[int, str] | None = None) -> None:
@@ -175,7 +183,7 @@ class Connection:
     @property
     def wants_close(self) -> bool:
         """Whether the socket should be closed once everything has been sent: RFC 6455 7.1.1, the server first."""
-        return self.state in (State.CLOSED, State.FAILED, State.LOST)
+        return self.state in _ENDS
 
     @property
     def awaits_writer(self) -> bool:
@@ -303,12 +311,12 @@ class Connection:
         # Once the socket is gone nobody can be answered, and once we have failed the connection nothing counts: what
         # was still read came too late.
         writer = self.writer
-        if self.state is not State.LOST and self.state is not State.FAILED:
+        if self.state not in _MUTE:
             if reply.is_last:
-                self._move(Event.FAIL if self.reader.is_faulty else Event.RECEIVE_CLOSE)
+                self._move(_FAIL if self.reader.is_faulty else _RECEIVE_CLOSE)
             writer.write_reply(reply)
-            if writer.sent_close is not None and self.state is State.CLOSE_RECEIVED:
-                self._move(Event.SEND_CLOSE)
+            if writer.sent_close is not None and self.state is _RECEIVED:
+                self._move(_SEND_CLOSE)
         return writer.sent_close is not None
 
     def split(self) -> None:

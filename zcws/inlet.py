@@ -59,6 +59,8 @@ _scan, _land = lib.zcws_scan, lib.zcws_land
 NO_ROWS: Iterator[Any] = iter(())
 next(NO_ROWS, None)
 
+_CLOSE = OpCode.CLOSE
+
 #: Parsed once, and not for every connection.
 _STATE = ffi.typeof("struct zcws_reader *")
 
@@ -594,9 +596,9 @@ class Inlet:
         last: Reply | None = None
         if self._status == _CLOSED:
             # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
-            last = Reply(OpCode.CLOSE, self._peer_close or b"")
+            last = Reply(_CLOSE, self._peer_close or b"")
         elif self._is_over:
-            last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
+            last = Reply(_CLOSE, close_payload(*FAULTS[self._status]))
         if not self.is_pending:
             self._drop_message()
         self._bridge.end(last)

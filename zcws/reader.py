@@ -62,6 +62,9 @@ _PART = _FIRST | _LAST | _COMPRESSED
 _DEFLATED_TEXT, _DEFLATED_BINARY = _WHOLE_TEXT | _COMPRESSED, _WHOLE_BINARY | _COMPRESSED
 _DEFLATED = frozenset({_DEFLATED_TEXT, _DEFLATED_BINARY})
 
+#: How the payload of a Close begins that ends a connection well: with 1000, 1001 or no code. RFC 6455 7.4.1.
+_GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
+
 #: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
 #: and put in its place step by step (assembly.py), which costs 8 us more.
 _AT_ONCE = 16 * 1024
@@ -507,13 +510,15 @@ class Reader(Inlet):
         """
         if self._status != _CLOSED or not self._concluded or self.streaming is not None:
             return False
+        close = self._peer_close or b""
         # The last row is the Close itself.
-        if self._stopped is not None or self.rows_waiting > 1 or not _is_good_end(self._peer_close):
+        if self._stopped is not None or self.rows_waiting > 1 or close[:2] not in _GOOD_ENDS:
             return False
         self._words = self._batch = NO_ROWS
         if self._frame is not None:
             self._forget_frame()
-        self._drop_message()
+        if self._assembly is not None:
+            self._drop_message()
         self._drop_ring()
         return True
 
@@ -659,8 +664,3 @@ class Reader(Inlet):
 
 def _as_is(piece: bytes, _last: bool) -> bytes:
     return piece
-
-
-def _is_good_end(close: bytes | None) -> bool:
-    """Whether the peer's Close has one of the codes of ConnectionClosedOK, or none. RFC 6455 7.4.1."""
-    return close is not None and close[:2] in (b"", b"\x03\xe8", b"\x03\xe9")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Compress", "MaskingKeys", "Writer", "unmasked_head"]
 
 _FIN, _RSV1 = 0x80, 0x40
+_CLOSE = OpCode.CLOSE
 
 #: The longest head: two bytes, a 64-bit length, a key. RFC 6455 5.2.
 _LONGEST_HEAD = 14
@@ -321,7 +322,7 @@ class Writer:
             # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
             if reply.is_last:
                 self.sent_close = reply.payload
-                self.opcode = OpCode.CLOSE
+                self.opcode = _CLOSE
             self._write(_FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None

@@ -65,7 +65,7 @@ class Host(Protocol):
         ...
 
     def greet(
-        self, sock: socket.socket, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
+        self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
     ) -> None:
         """Opens the connection at once: nobody wants to see its request.
 

@@ -107,7 +107,7 @@ class Door:
         for _ in range(_ACCEPTED_A_TURN):
             fd = _welcome(door, self._memory, _CHUNK, opening)
             if fd >= 0:
-                self._receive(socket.socket(family, _STREAM, 0, fileno=fd), opening.head, opening.received)
+                self._receive(fd, family, opening.head, opening.received)
             elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
                 return
 
@@ -119,10 +119,11 @@ class Door:
             self._rest(listening, error)
         return False
 
-    def _receive(self, sock: socket.socket, head: int, count: int) -> None:
+    def _receive(self, fd: int, family: int, head: int, count: int) -> None:
         """Accepted, and `count` bytes of it are there."""
-        if head and self._greet(sock, head, count):
+        if head and self._greet(fd, family, head, count):
             return
+        sock = socket.socket(family, _STREAM, 0, fileno=fd)
         handshake = ServerHandshake(self._host, sock)
         if count >= 0:
             self._take(sock, handshake, self._data[:count])
@@ -131,7 +132,7 @@ class Door:
         else:
             handshake.abort()
 
-    def _greet(self, sock: socket.socket, head: int, count: int) -> bool:
+    def _greet(self, fd: int, family: int, head: int, count: int) -> bool:
         """A request of the usual kind. Returns whether the connection is open now."""
         host = self._host
         if host.process_request is not None or host.process_response is not None:
@@ -142,6 +143,7 @@ class Door:
             return False
         head &= _ASKS - 1
         rest = b"" if head == count else self._data[head:count]
+        sock = socket.SocketType(family, _STREAM, 0, fd)
         host.greet(sock, self._data[:head], self._found[:], terms, rest)
         return True
 

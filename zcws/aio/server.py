@@ -47,6 +47,8 @@ logger = logging.getLogger("zcws.server")
 #: Connections that wait in the kernel: asyncio's own.
 BACKLOG = 100
 
+_CLOSED = State.CLOSED
+
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
 
@@ -107,14 +109,14 @@ class Server:
         self._door = Door(self.loop, server.sockets, backlog, self)
 
     def greet(
-        self, sock: socket.socket, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
+        self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
     ) -> None:
         """See `Host`."""
         engine = self._engine
         if engine is None:
             engine = self._engine = engine_of(self.loop)
         agreement, behind = terms
-        answer = b"".join((SWITCHING, accept, behind))
+        answer = SWITCHING + accept + behind
         ws = self.make(agreement, head, answer)
         transport = EngineTransport(engine, sock, ws)
         transport.write(answer)
@@ -169,7 +171,8 @@ class Server:
         """The handler, from the first message to the closed socket."""
         try:
             await handler(ws)
-            if ws.state is not State.CLOSED:  # the usual end: the peer's Close has been answered already
+            # The usual end: the peer's Close has been answered already.
+            if ws.connection.state is not _CLOSED:
                 ws.begin_close()
             await ws.wait_closed()
         except Exception as error:

@@ -17,7 +17,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 
@@ -94,8 +94,9 @@ class EngineTransport(asyncio.Transport):
         "writer",
     )
 
-    def __init__(self, engine: Engine, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
+    def __init__(self, engine: Engine, sock: socket.SocketType, protocol: asyncio.BufferedProtocol) -> None:
         self._engine = engine
+        # A `socket.socket` once somebody has asked for it: what that adds costs twice as much.
         self._sock = sock
         self.fd = sock.fileno()
         self._protocol = protocol
@@ -113,7 +114,7 @@ class EngineTransport(asyncio.Transport):
 
     def _set_stream(self, protocol: asyncio.BufferedProtocol) -> None:
         # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
-        self._stream = cast(Scanned, protocol) if hasattr(protocol, "scanned") else None
+        self._stream: Scanned | None = protocol if hasattr(protocol, "scanned") else None  # type: ignore[assignment]
         if self._stream is not None:
             self.writer = self._stream.writer
 
@@ -379,6 +380,9 @@ class EngineTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
+            if not isinstance(self._sock, socket.socket) and self._sock.fileno() >= 0:
+                self._sock = socket.socket(fileno=self._sock.detach())
+                self._sock.setblocking(False)
             return self._sock
         if name in ("sockname", "peername") and self._sock.fileno() >= 0:
             try:
