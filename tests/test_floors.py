@@ -43,7 +43,7 @@ HOUSE: list[tuple[float, str]] = [
     (4.5, "prepared"),  # which bytes a writer gets
     (4, "reader writer"),
     (3.5, "inlet"),  # the network's side of reading
-    (3.2, "proxy"),  # its credentials are written like the handshake's
+    (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
     (2, "ring buffer headers uri"),

@@ -14,6 +14,7 @@ import turn
 import wire
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
+from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.closing import State
 from zcws.codes import OpCode
@@ -348,7 +349,7 @@ def test_consistent_that_does_not_fit() -> None:
 # ---- batches ----
 
 
-def batch(connection: Connection) -> list[Frame]:
+def batch(connection: Connection) -> Batch:
     frames = connection.reader.read_batch()
     assert frames is not NEED_MORE
     return frames

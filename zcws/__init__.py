@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zcws.aio.server import serve as serve
     from zcws.aio.server import unix_serve as unix_serve
     from zcws.aio.websocket import WebSocket as WebSocket
+    from zcws.batch import Batch as Batch
     from zcws.buffer import PayloadBuffer as PayloadBuffer
     from zcws.closing import State as State
     from zcws.codes import CloseCode as CloseCode
@@ -67,6 +68,7 @@ _HOMES = {
     "zcws.aio.room": ("Room",),
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
     "zcws.aio.websocket": ("WebSocket",),
+    "zcws.batch": ("Batch",),
     "zcws.buffer": ("PayloadBuffer",),
     "zcws.closing": ("State",),
     "zcws.codes": ("CloseCode", "OpCode"),

@@ -236,6 +236,11 @@ class Lease:
         self.view = view = self.ring.export_all(start)
         return view  # type: ignore[no-any-return]
 
+    def check(self, number: int) -> None:
+        """Raises StaleFrame where the read with that number is over."""
+        if self.number != number:
+            raise _stale()
+
     def end(self) -> None:
         """Nothing in the ring is asked for any more: a frame that somebody keeps must not keep the ring."""
         self.ring = self.view = None

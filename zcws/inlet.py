@@ -27,6 +27,7 @@ from functools import lru_cache
 from operator import length_hint
 from typing import Any
 
+from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import CloseCode, OpCode
@@ -67,6 +68,9 @@ _STATE = ffi.typeof("struct zcws_reader *")
 #: Frames are large when a ring takes no more of them than this.
 _LARGE_FRAMES = 64
 
+#: Rows that are alike are lined up from this many on: for fewer, it costs as much as it saves.
+_MANY = 4
+
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
 
@@ -81,9 +85,11 @@ class Inlet:
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
             found nothing; until then, false.
         on_pong: called with the payload of each Pong when it arrives.
+        ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
     """
 
     __slots__ = (
+        "_alike",
         "_answered",
         "_batch",
         "_bridge",
@@ -112,6 +118,7 @@ class Inlet:
         "eager",
         "is_idle",
         "on_pong",
+        "ready",
     )
 
     def __init__(
@@ -134,8 +141,11 @@ class Inlet:
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
-        self._words: Iterator[object] = NO_ROWS  # what they are made from: empty when there are none
-        self._frame: Frame | None = None  # handed out last; good until the next read
+        self._words: Iterator[object] = NO_ROWS  # where each of them ends: empty when there are none
+        # Of many rows that are alike: what, and where each begins and ends (`_words`).
+        self._alike: tuple[int, Iterator[int], Iterator[int]] | None = None
+        self.ready: Iterator[str | bytes] = NO_ROWS
+        self._frame: Frame | Batch | None = None  # handed out last; good until the next read
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
@@ -267,8 +277,7 @@ class Inlet:
     @property
     def rows_waiting(self) -> int:
         """How many rows wait to be read."""
-        hint = length_hint(self._words)
-        return hint if self._words is self._batch else hint // _ROW
+        return length_hint(self._words)
 
     @property
     def is_full(self) -> bool:
@@ -391,8 +400,8 @@ class Inlet:
         if count == 1:
             self._words = self._batch = iter((words[_HEAD:],))
         else:
-            self._words = it = iter(words[_HEAD:])
-            self._batch = zip(it, it, it)  # noqa: B905  `strict` costs as much as a row
+            del words[:_HEAD]
+            self._set_rows(words)
 
     def _take_news(self, ring: Ring, words: list[int]) -> None:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
@@ -428,10 +437,14 @@ class Inlet:
         """The rows that have not been read, three words each; none are left after this."""
         return [word for row in self._batch for word in row]
 
-    def _set_rows(self, words: Sequence[int]) -> None:
+    def _set_rows(self, words: list[int]) -> None:
         """These rows wait to be read, and no others."""
-        self._words = it = iter(words)
-        self._batch = zip(it, it, it, strict=True)
+        self.ready = NO_ROWS
+        kinds, starts, stops = words[::_ROW], iter(words[1::_ROW]), iter(words[2::_ROW])
+        self._words = stops
+        self._batch = zip(kinds, starts, stops)  # noqa: B905  `strict` costs as much as a row
+        if len(kinds) >= _MANY and kinds.count(kinds[0]) == len(kinds):
+            self._alike = kinds[0], starts, stops
 
     def _see_controls(self, words: list[int], ring: Ring) -> None:
         """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
@@ -461,7 +474,7 @@ class Inlet:
             self._release()
 
     def _drop_pending(self) -> None:
-        self._set_rows(())
+        self._set_rows([])
         self._forget_frame()
         self._drop_message()
 
@@ -554,7 +567,7 @@ class Inlet:
         self._landing = None
         if outcome == _LAST:
             # A row of no bytes, so that the message ends where every message ends: at its last row.
-            self._set_rows((self._landing_opcode | _LAST, 0, 0))
+            self._set_rows([self._landing_opcode | _LAST, 0, 0])
         return True
 
     # ---- the end ----

@@ -21,6 +21,7 @@ from __future__ import annotations
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
+from operator import length_hint
 
 from zcws.assembly import (
     BAD_BUFFER_SIZE,
@@ -32,6 +33,7 @@ from zcws.assembly import (
     Inflated,
     is_utf8,
 )
+from zcws.batch import Batch, RingBatch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
@@ -171,6 +173,7 @@ class Reader(Inlet):
                     ring.tail = start  # type: ignore[union-attr]
                     lease.ring = ring
                     self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+                    self.ready = NO_ROWS
                     return frame
                 else:
                     frame = self._whole_frame(opcode, start, stop, buffer, origin)
@@ -195,6 +198,7 @@ class Reader(Inlet):
         lease = self._lease
         lease.ring = ring
         self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+        self.ready = NO_ROWS
         return frame
 
     def read_message(self) -> str | bytes | NeedMore:
@@ -207,6 +211,10 @@ class Reader(Inlet):
         if self._frame is not None:
             self._forget_frame()
         while True:
+            if self._alike is not None:
+                self._line_up(*self._alike)
+            for ready in self.ready:
+                return ready
             rows = self._batch
             for what, start, stop in rows:
                 # `message_of` once more: for messages that come many at a time the call is a tenth of each.
@@ -225,6 +233,20 @@ class Reader(Inlet):
             else:
                 if not self._more():
                     return NEED_MORE
+
+    def _line_up(self, what: int, starts: Iterator[int], stops: Iterator[int]) -> None:
+        """Many whole frames of a kind: their messages become `ready`, if the rows are those that wait."""
+        self._alike = None
+        ring = self._ring
+        if stops is not self._words or ring is None:
+            return
+        spans = map(slice, starts, stops)
+        if what == _WHOLE_TEXT and ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops):
+            self.ready = map(str, map(ring.memory.__getitem__, spans), repeat("utf-8"))
+        elif what == _WHOLE_TEXT:
+            self.ready = map(bytes.decode, map(ring.copies.__getitem__, spans))
+        elif what == _WHOLE_BINARY:
+            self.ready = map(ring.copies.__getitem__, spans)
 
     def message_of(self, ring: Ring, what: int, start: int, stop: int) -> str | bytes | None:
         """The message that a row is by itself, for somebody who hands it on at once; None: it is not as simple as that.
@@ -300,7 +322,7 @@ class Reader(Inlet):
         assembly.add(memoryview(b"".join(parts)), last=False)
         return None
 
-    def read_batch(self) -> list[Frame] | NeedMore:
+    def read_batch(self) -> Batch | NeedMore:
         """All frames that have arrived together, or NEED_MORE. They are good until the next read.
 
         Raises: as `read_frame`.
@@ -310,39 +332,52 @@ class Reader(Inlet):
         if self._frame is not None:
             self._forget_frame()
         while True:
-            rows = list(self._batch)
-            if not rows:
-                if self._more():
-                    continue
-                return NEED_MORE
-            frames = self._whole_frames(rows)
-            if frames:
-                self._frame = frames[0]
-                return frames
+            batch = self._messages_alike()
+            if batch is None:
+                rows = list(self._batch)
+                if not rows:
+                    if self._more():
+                        continue
+                    return NEED_MORE
+                batch = self._whole_frames(rows) or self._mixed_frames(rows)
+            if batch is not None:
+                self._frame = batch
+                return batch
 
-    def _whole_frames(self, rows: list[Sequence[int]]) -> list[Frame]:
-        ring: Ring = self._ring  # type: ignore[assignment]
-        lease, whole = self._lease, _WHOLE
-        lease.ring, number = ring, lease.number
-        whats, starts, stops = zip(*rows, strict=True)
+    def _messages_alike(self) -> Batch | None:
+        """None: there are few rows, or some differ from the others, or they are no whole messages."""
+        if self._alike is None:
+            return None
+        (what, starts, stops), self._alike = self._alike, None
+        if stops is not self._words or (what != _WHOLE_TEXT and what != _WHOLE_BINARY):
+            return None
+        begins = list(starts)
+        return self._ring_batch([_WHOLE[what]] * len(begins), begins, list(stops)) if begins else None
+
+    def _whole_frames(self, rows: list[Sequence[int]]) -> Batch | None:
+        """None: some rows are pieces of messages."""
+        whats, starts, stops = map(list, zip(*rows, strict=True))
         try:
-            # Without a step of the interpreter for each: a third less than a loop.
-            frames: list[Frame] = list(
-                map(RingFrame, map(whole.__getitem__, whats), repeat(lease), starts, stops, repeat(number))
-            )
+            opcodes = list(map(_WHOLE.__getitem__, whats))
         except KeyError:
-            return self._mixed_frames(rows)
-        ring.tail = rows[0][1]
+            return None
         if not self.eager or self._status == _CLOSED:
-            for what, start, stop in rows:
-                if what & _CONTROL:
-                    self._answer(whole[what], start, stop)
-        return frames
+            for opcode, start, stop in zip(opcodes, starts, stops, strict=True):
+                if opcode >= _CLOSE:
+                    self._answer(opcode, start, stop)
+        return self._ring_batch(opcodes, starts, stops)
 
-    def _mixed_frames(self, rows: list[Sequence[int]]) -> list[Frame]:
-        """The same where some rows are pieces of messages; each such message gets a buffer of its own."""
+    def _ring_batch(self, opcodes: list[OpCode], starts: list[int], stops: list[int]) -> Batch:
+        ring, lease = self._ring, self._lease
+        lease.ring = ring
+        ring.tail = starts[0]  # type: ignore[union-attr]
+        return RingBatch(lease, opcodes, starts, stops)
+
+    def _mixed_frames(self, rows: list[Sequence[int]]) -> Batch | None:
+        """Each message in pieces gets a buffer of its own. None: there is no whole message among them."""
         frames: list[Frame] = []
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
+        lease.ring = self._ring
         for what, start, stop in rows:
             opcode = _WHOLE.get(what)
             if opcode is None:
@@ -355,11 +390,11 @@ class Reader(Inlet):
                 elsewhere.append(frame)
                 frames.append(frame)
             else:
-                if what & _CONTROL:
+                if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
                 frames.append(RingFrame(opcode, lease, start, stop, lease.number))
         self._elsewhere = elsewhere
-        return frames
+        return Batch(frames) if frames else None
 
     def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
         """A control frame's turn has come: the Close takes effect, and a Ping is answered unless it has been."""
@@ -477,6 +512,7 @@ class Reader(Inlet):
     def _hand_out(self, frame: ReceivedFrame) -> ReceivedFrame:
         """A frame that does not lie in the ring."""
         self._frame = frame
+        self.ready = NO_ROWS
         self._elsewhere = (frame,)
         return frame
 
@@ -527,6 +563,7 @@ class Reader(Inlet):
 
         Raises: what stands behind the last row.
         """
+        self.ready = NO_ROWS  # it holds on to the ring
         if self._status != _MORE or self._eof:
             if self._status == _FULL and self._ring is not None:
                 self._scan_ring(self._ring)
@@ -567,6 +604,7 @@ class Reader(Inlet):
         if self._assembly is not None or self.streaming is not None:
             raise RuntimeError("a message is being read already; a stream begins with a message")
         self._forget_frame()
+        self.ready = NO_ROWS
         self.streaming = 0
         self.is_idle = False
         self._state.fit = 0

@@ -16,6 +16,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -195,6 +196,24 @@ class Writer:
         else:
             self._write_compressed(opcode, payload, size, compress)
         self.messages += 1
+
+    def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
+        """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
+        if self.opcode:
+            self._refuse_message()
+        if not payloads:
+            return
+        if compress or not self.is_bare:
+            for payload in payloads:
+                self.write_message(opcode, payload, compress)
+            return
+        # Without a step of the interpreter for each: a quarter of what `write_message` takes.
+        heads = map(_HEADS[opcode].__getitem__, map(len, payloads))
+        frames = b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
+        self.out.append(frames)
+        self.has_large |= len(frames) >= _SEGMENT
+        self.written += len(frames)
+        self.messages += len(payloads)
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""

@@ -52,6 +52,14 @@ async def serve_callbacks(port: int, settings: Settings) -> None:
         await asyncio.Future()
 
 
+async def serve_batches(port: int, settings: Settings) -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for batch in ws.batches():
+            await ws.send_many(batch)
+
+    await run_server(handler, port, settings)
+
+
 async def serve_broadcast(port: int, settings: Settings) -> None:
     connections: set[zcws.WebSocket] = set()
 
@@ -141,6 +149,20 @@ async def firehose_frames(uri: str, meter: Meter, settings: Settings) -> None:
                 (await ws.read_frame(buffer)).payload  # noqa: B018  the view is made, as an application would
 
 
+async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:
+    async with zcws.connect(uri, **options(settings)) as ws:
+        left = 0
+        async for batch in ws.batches():
+            for _ in batch.payloads:
+                pass
+            left -= len(batch)
+            while left <= 0:
+                count = meter.next()
+                if not count:
+                    return
+                left += count
+
+
 async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
     async with zcws.connect(uri, **options(settings)) as ws:
         left = 0
@@ -156,12 +178,16 @@ async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
 
 
 SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}
+if hasattr(zcws.WebSocket, "send_many"):
+    SERVE["zcws batches"] = serve_batches
 ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames, "zcws callbacks": echo_callbacks}
 FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}
 BROADCAST = {"zcws": serve_broadcast} if hasattr(zcws, "broadcast") else {}
 
 if hasattr(zcws.WebSocket, "batches"):
     FIREHOSE["zcws batches"] = firehose_batches
+if hasattr(zcws, "Batch"):
+    FIREHOSE["zcws payloads"] = firehose_payloads
 
 if importlib.util.find_spec("uvicorn"):
 

@@ -52,11 +52,12 @@ class ReaderHalf:
 class WriterHalf:
     """Writes. Its methods are those of the whole connection, and the two that send what the reader owes."""
 
-    __slots__ = ("_whole", "flush", "ping", "pong", "send", "send_stream", "write_frame")
+    __slots__ = ("_whole", "flush", "ping", "pong", "send", "send_many", "send_stream", "write_frame")
 
     def __init__(self, whole: Writing) -> None:
         self._whole = whole
         self.send = whole.send
+        self.send_many = whole.send_many
         self.send_stream = whole.send_stream
         self.write_frame = whole.write_frame
         self.ping = whole.ping

@@ -5,7 +5,7 @@ cancelled or times out loses nothing. Which to choose, by what it costs for each
 
     recv, async for      a str or bytes of your own: one copy
     read_frame           a frame to look at until the next read: no copy
-    batches              all frames that arrived together: no copy, one step of the event loop for all of them
+    batches              all frames that arrived together, or only payloads: no copy, a step of the event loop for all
     stream               pieces as they arrive, before the message is whole
     on_frame             (an argument of connect and serve) no task at all
 """
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
+from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
@@ -58,6 +59,9 @@ class Reading(Stream):
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another task is reading.
         """
+        for ready in self._reader.ready:
+            self._budget -= 1
+            return ready if decode is None else _decoded(ready, decode)
         if self._budget < 0:
             await self._let_others_run()
         while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
@@ -109,6 +113,9 @@ class Reading(Stream):
 
     async def __anext__(self) -> str | bytes:
         # `recv` once more: in the loop that most programs consist of, a coroutine less is a tenth of a message.
+        for ready in self._reader.ready:
+            self._budget -= 1
+            return ready
         if self._budget < 0:
             await self._let_others_run()
         try:
@@ -128,10 +135,11 @@ class Reading(Stream):
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
-    def batches(self) -> AsyncIterator[list[Frame]]:
+    def batches(self) -> AsyncIterator[Batch]:
         """Batch after batch until the connection ends well: all frames that arrived together, in order.
 
         The frames of a batch are good until the next one is asked for. Ping and Close among them have been answered.
+        Where only payloads count, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
 
         Raises: as `recv`.
         """
@@ -147,6 +155,22 @@ class Reading(Stream):
         message is dropped.
         """
         return IncomingStream(self)
+
+    async def _read_batch(self) -> Batch:
+        if self._budget < 0:
+            await self._let_others_run()
+        reader = self._reader
+        while reader.is_idle or (batch := reader.read_batch()) is NEED_MORE:
+            if self._reading_paused:
+                self._resume_reading()
+            # A frame that comes alone is handed over here, as in `read_frame`.
+            self._wants_message, self._wants_frame = False, reader.is_idle
+            await self._wakeup
+            if (frame := self._handed) is not None:
+                self._handed = None
+                return Batch([frame])
+        self._budget -= 1
+        return batch
 
     async def _read(self, attempt: Callable[[], _Result | NeedMore]) -> _Result:
         self._budget -= 1
@@ -179,9 +203,9 @@ class Batches:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[Frame]:
+    async def __anext__(self) -> Batch:
         try:
-            return await self._ws._read(self._ws._reader.read_batch)
+            return await self._ws._read_batch()
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 

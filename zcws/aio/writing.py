@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import Latency
 from zcws.aio.stream import CORK, Stream
+from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, RingFrame
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["OutgoingStream", "Writing"]
 
 _TEXT, _BINARY, _CLOSE = OpCode.TEXT, OpCode.BINARY, OpCode.CLOSE
+
+#: Messages that are framed at once, if they are small.
+_TOGETHER = 256
 
 #: What an iterator gives that has nothing: an empty fragment is something.
 _NOTHING = object()
@@ -67,6 +72,59 @@ class Writing(Stream):
             return
         if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
+
+    async def send_many(
+        self,
+        messages: Batch | Iterable[str | Buffer],
+        *,
+        text: bool | None = None,
+        compress: bool | None = None,
+    ) -> None:
+        """Sends messages one after another, framed many at a time: for small ones a fraction of what `send` costs.
+
+        Waits while the peer is slow, as `send` does, so `messages` may go on without end. Other tasks' messages may
+        come in between.
+
+        Args:
+            messages: each as it would be for `send`. Or a batch (`batches()`) to send on: its messages as they came,
+                text or binary; Pings, Pongs and a Close in it are left out.
+            text, compress: as in `send`, for each of them; a batch knows what is text.
+
+        Raises: as `send`; what comes before the message that cannot be sent has been sent then.
+            StaleFrame: the connection of the batch has been read from since.
+        """
+        if isinstance(messages, (str, bytes, bytearray, memoryview)):
+            raise TypeError(
+                "send_many takes an iterable of messages, and this is one message: send takes that"
+            )
+        if isinstance(messages, Batch):
+            await self._send_batch(messages, compress)
+            return
+        waiting = iter(messages)
+        while some := list(islice(waiting, _TOGETHER)):
+            payloads = _payloads_alike(some, text)
+            if payloads is not None and sum(map(len, payloads)) <= CORK:
+                opcode = _BINARY if type(some[0]) is not str or text is False else _TEXT
+                await self._send_alike(opcode, payloads, compress)
+            else:
+                for message in some:
+                    await self.send(message, text=text, compress=compress)
+
+    async def _send_batch(self, batch: Batch, compress: bool | None) -> None:
+        relayed = batch.relayed()
+        if relayed is not None:
+            await self._send_alike(*relayed, compress)
+            return
+        for frame in batch:
+            if frame.opcode < _CLOSE:
+                await self._send_alike(frame.opcode, [frame.to_bytes()], compress)
+
+    async def _send_alike(self, opcode: OpCode, payloads: list[bytes], compress: bool | None) -> None:
+        """Whole messages of one opcode; text is UTF-8 already."""
+        if self._obstacle is not None or self.writer.opcode:
+            await self._until_sendable()
+        self.writer.write_messages(opcode, payloads, compress)
+        self._written()
 
     async def _send_fragments(
         self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None
@@ -268,6 +326,18 @@ class OutgoingStream:
             raise
         finally:
             self._ws._end_message(self._done)
+
+
+def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | None:
+    """Their bytes, where all are str, all bytes, or all views; None: each has to be looked at by itself."""
+    kind = type(messages[0])
+    if list(map(type, messages)).count(kind) != len(messages) or (text and kind is not str):
+        return None
+    if kind is str:
+        return list(map(str.encode, messages))
+    if kind is memoryview:
+        return list(map(memoryview.tobytes, messages))
+    return messages if kind is bytes else None
 
 
 def _has_buffer(message: object) -> bool:

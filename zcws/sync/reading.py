@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
+from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
@@ -123,11 +124,11 @@ class ReadingSide:
         """
         return self._read(lambda: self._reader.read_frame(buffer, origin), timeout)
 
-    def read_batch(self, timeout: float | None = None) -> list[Frame]:
+    def read_batch(self, timeout: float | None = None) -> Batch:
         """All frames that have arrived together, good until the next read. Raises: as `recv`."""
         return self._read(self._reader.read_batch, timeout)
 
-    def batches(self) -> Iterator[list[Frame]]:
+    def batches(self) -> Iterator[Batch]:
         """Batch after batch, until the connection ends well."""
         with contextlib.suppress(ConnectionClosedOK):
             while True:

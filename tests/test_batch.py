@@ -1,0 +1,331 @@
+"""Many frames at once: as frames, as payloads, as messages that wait ready, and written one behind the other."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+from pair import entropy
+from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+
+from zcws.batch import Batch, RingBatch
+from zcws.codes import OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE
+from zcws.pool import Pool
+from zcws.writer import MaskingKeys, Writer
+
+DEFLATE = Agreement(deflate=DeflateParameters())
+
+
+def connect(pool: Pool | None = None, **settings: Any) -> Connection:
+    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)
+
+
+def send(connection: Connection, *frames: bytes) -> None:
+    data = b"".join(frames)
+    assert connection.receive_bytes(data) == len(data)
+
+
+def texts(count: int, first: int = 0) -> list[bytes]:
+    return [wire.frame(TEXT, f"né {i}".encode()) for i in range(first, first + count)]
+
+
+def batch(connection: Connection) -> Batch:
+    frames = connection.reader.read_batch()
+    assert isinstance(frames, Batch)
+    return frames
+
+
+# ---- payloads ----
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 100])
+def test_payloads_without_frames(count: int) -> None:
+    connection = connect()
+    send(connection, *texts(count))
+    found = batch(connection)
+    assert isinstance(found, RingBatch)
+    assert [str(view, "utf-8") for view in found.payloads] == [f"né {i}" for i in range(count)]
+    # And again, and as frames, until the next read.
+    assert len(list(found.payloads)) == len(found) == count
+    assert [frame.text for frame in found] == [f"né {i}" for i in range(count)]
+    assert found[-1].text == f"né {count - 1}"
+    assert [frame.text for frame in found[:2]] == ["né 0", "né 1"][:count]
+    assert found[0] is found[0]
+    assert repr(found) == f"<RingBatch, {count} frames>"
+
+
+def test_control_frames_have_no_payloads_here() -> None:
+    connection = connect()
+    send(connection, wire.frame(PING, b"p"), *texts(4), wire.frame(PONG, b"q"), wire.frame(BINARY, b"b"))
+    found = batch(connection)
+    assert [bytes(view) for view in found.payloads] == [*(f"né {i}".encode() for i in range(4)), b"b"]
+    assert [frame.opcode for frame in found] == [PING, TEXT, TEXT, TEXT, TEXT, PONG, BINARY]
+    assert found.relayed() is None
+
+
+def test_payloads_of_messages_in_pieces() -> None:
+    connection = connect()
+    send(connection, *texts(2), *wire.fragments(TEXT, [b"o", b"ne"]), wire.frame(PING, b"p"))
+    found = batch(connection)
+    assert not isinstance(found, RingBatch)
+    assert [bytes(view) for view in found.payloads] == ["né 0".encode(), "né 1".encode(), b"one"]
+    assert found.relayed() is None  # there is a Ping
+    assert repr(found) == "<Batch, 4 frames>"
+
+
+@pytest.mark.parametrize("asked", ["frames before", "frames after"])
+def test_a_batch_is_stale_after_the_next_read(asked: str) -> None:
+    connection = connect()
+    send(connection, *texts(5))
+    found = batch(connection)
+    frames = list(found) if asked == "frames before" else None
+    assert connection.reader.read_batch() is NEED_MORE
+    for attempt in (lambda: found.payloads, found.relayed, lambda: (frames or found)[0].payload):
+        with pytest.raises(StaleFrame):
+            attempt()
+    assert len(found) == 5
+    assert found[0].is_stale
+
+
+def test_views_of_a_batch_stay_right_while_they_are_held() -> None:
+    connection = connect()
+    send(connection, *texts(5))
+    payloads = batch(connection).payloads
+    held = [next(payloads), next(payloads)]
+    for _ in range(300):  # several times round the ring, as far as it is free, and then another ring
+        data = wire.frame(TEXT, b"something else")
+        while data:
+            data = data[connection.receive_bytes(data) :]
+            connection.reader.read_batch()
+    # Those that had not been taken yet, too: who goes through them holds the memory.
+    assert [str(view, "utf-8") for view in [*held, *payloads]] == [f"né {i}" for i in range(5)]
+
+
+def test_a_batch_that_is_kept_keeps_no_ring() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, *texts(5))
+    found = batch(connection)
+    assert connection.reader.read_batch() is NEED_MORE
+    other = connect(pool)
+    send(other, *texts(1, 7))
+    assert [frame.text for frame in batch(other)] == ["né 7"]
+    with pytest.raises(StaleFrame):
+        found.relayed()
+
+
+def test_what_can_be_relayed_at_once() -> None:
+    connection = connect()
+    send(connection, *texts(5))
+    assert batch(connection).relayed() == (OpCode.TEXT, [f"né {i}".encode() for i in range(5)])
+    send(connection, wire.frame(BINARY, b"a"), *wire.fragments(BINARY, [b"b", b"c"]))
+    assert batch(connection).relayed() == (OpCode.BINARY, [b"a", b"bc"])
+    send(connection, wire.frame(BINARY, b"a"), wire.frame(TEXT, b"b"))
+    assert batch(connection).relayed() is None
+    send(connection, wire.frame(BINARY, b"a"), *wire.fragments(TEXT, [b"b", b"c"]))
+    assert batch(connection).relayed() is None
+    send(connection, wire.frame(PING, b"a"), wire.frame(PING, b"b"))
+    assert batch(connection).relayed() is None
+
+
+# ---- messages that wait ready ----
+
+
+def line_up(connection: Connection, opcode: int = TEXT, count: int = 6) -> None:
+    """The first message is read; the others are ready."""
+    send(connection, *(wire.frame(opcode, f"né {i}".encode()) for i in range(count)))
+    first = "né 0"
+    assert connection.reader.read_message() == (first if opcode == TEXT else first.encode())
+    assert connection.reader.rows_waiting == count - 1
+
+
+def next_ready(connection: Connection) -> Any:
+    return next(connection.reader.ready, None)
+
+
+def test_messages_alike_are_ready() -> None:
+    connection = connect()
+    line_up(connection)
+    assert [next_ready(connection), connection.reader.read_message(), next_ready(connection)] == [
+        "né 1", "né 2", "né 3",
+    ]  # fmt: skip
+    assert connection.reader.rows_waiting == 2
+    assert list(connection.reader.ready) == ["né 4", "né 5"]
+    assert next_ready(connection) is None
+    assert connection.reader.read_message() is NEED_MORE
+    line_up(connection, BINARY)
+    assert next_ready(connection) == "né 1".encode()
+
+
+def test_large_text_is_ready_too() -> None:
+    connection = connect(Pool(256 * 1024))
+    messages = [f"{i}é" * 10_000 for i in range(5)]
+    send(connection, *(wire.frame(TEXT, message.encode()) for message in messages))
+    assert [connection.reader.read_message(), *connection.reader.ready] == messages
+
+
+def test_what_is_not_plain_and_whole_is_not_ready() -> None:
+    connection = connect(agreement=DEFLATE)
+    for frames in (
+        [wire.frame(TEXT, wire.deflate(b"a"), rsv=4)] * 6,
+        [wire.frame(PING, b"a")] * 6,
+        [*texts(5), wire.frame(BINARY, b"b")],
+        [wire.frame(TEXT, b"a", fin=False), *[wire.frame(CONTINUATION, b"b", fin=False)] * 5],
+    ):
+        send(connection, *frames)
+        connection.reader.read_message()
+        assert next_ready(connection) is None
+        while connection.reader.read_message() is not NEED_MORE:
+            assert next_ready(connection) is None
+
+
+def test_frames_and_batches_go_on_where_messages_stopped() -> None:
+    connection = connect()
+    line_up(connection)
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    assert frame.text == "né 1"
+    # The next message makes that frame stale, so it cannot be had without a word to the reader.
+    assert next_ready(connection) is None
+    assert connection.reader.read_message() == "né 2"
+    assert frame.is_stale
+    assert [frame.text for frame in batch(connection)] == ["né 3", "né 4", "né 5"]
+    assert next_ready(connection) is None
+    assert connection.reader.read_message() is NEED_MORE
+
+
+def test_a_stream_goes_on_where_messages_stopped() -> None:
+    connection = connect()
+    line_up(connection)
+    connection.reader.begin_stream()
+    assert next_ready(connection) is None
+    assert connection.reader.read_piece() == ("né 1", True)
+    assert connection.reader.read_message() == "né 2"
+
+
+def test_more_bytes_while_messages_are_ready() -> None:
+    connection = connect()
+    line_up(connection)
+    send(connection, *texts(5, 6), wire.frame(PING, b"p"))
+    assert [connection.reader.read_message() for _ in range(10)] == [f"né {i}" for i in range(1, 11)]
+    assert connection.reader.read_message() is NEED_MORE
+
+
+def test_after_a_loss_nothing_is_ready_that_is_not_waiting() -> None:
+    connection = connect()
+    line_up(connection)
+    send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
+    assert [connection.reader.read_message() for _ in range(5)] == [f"né {i}" for i in range(1, 6)]
+    with pytest.raises(ConnectionClosedOK):
+        connection.reader.read_message()
+    assert next_ready(connection) is None
+
+
+def test_no_ring_is_held_once_the_reader_waits() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    line_up(connection)
+    ring = connection.reader._ring
+    assert ring is not None
+    assert list(connection.reader.ready) == [f"né {i}" for i in range(1, 6)]
+    assert connection.reader.read_message() is NEED_MORE
+    gc.collect()
+    assert not [thing for thing in gc.get_referrers(ring.copies) if type(thing) is type(map(str, ()))]
+    assert not connection.reader.holds(ring)
+
+
+@given(
+    kinds=st.lists(st.sampled_from([TEXT, BINARY, PING, CONTINUATION]), max_size=40),
+    steps=st.lists(st.sampled_from(["ready", "message", "frame", "batch", "arrive"]), max_size=80),
+)
+def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: list[str]) -> None:
+    """`CONTINUATION` stands for a message in two fragments; runs of one kind are likely."""
+    runs = [kind for kind in kinds for _ in range(1 + kind % 6)]
+    connection, sent, got = connect(), list[bytes](), list[bytes]()
+    waiting = list(enumerate(runs))
+
+    def arrive() -> None:
+        for i, kind in waiting[:7]:
+            payload = f"{i}".encode()
+            if kind == CONTINUATION:
+                send(connection, *wire.fragments(TEXT, [payload, b"+"]))
+                sent.append(payload + b"+")
+            else:
+                send(connection, wire.frame(kind, payload))
+                if kind != PING:
+                    sent.append(payload)
+        del waiting[:7]
+
+    def keep(message: Any) -> None:
+        if message is not None and message is not NEED_MORE:
+            got.append(message.encode() if isinstance(message, str) else bytes(message))
+
+    def keep_frame(frame: Any) -> None:
+        if frame is not NEED_MORE and frame.opcode in (TEXT, BINARY):
+            keep(frame.to_bytes())
+
+    for step in [*steps, *["arrive", "message"] * (len(runs) // 7 + 1)]:
+        if step == "arrive":
+            arrive()
+        elif step == "ready":
+            keep(next_ready(connection))
+        elif step == "message":
+            keep(connection.reader.read_message())
+        elif step == "frame":
+            keep_frame(connection.read_frame())
+        else:
+            found = connection.reader.read_batch()
+            for frame in [] if found is NEED_MORE else found:
+                keep_frame(frame)
+    while (message := connection.reader.read_message()) is not NEED_MORE:
+        keep(message)
+    assert got == sent
+
+
+# ---- written one behind the other ----
+
+
+def make_writer(role: str) -> Writer:
+    keys = MaskingKeys(entropy())
+    return Writer(Pool(), next_key=keys.next if role == "client" else None, compress=None)
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("opcode", [OpCode.TEXT, OpCode.BINARY])
+@pytest.mark.parametrize("sizes", [[], [0], [125, 126, 0, 70_000, 1], [3] * 300], ids=len)
+def test_many_messages_are_what_they_are_one_by_one(role: str, opcode: OpCode, sizes: list[int]) -> None:
+    writer = make_writer(role)
+    payloads = [bytes([65 + i % 26]) * size for i, size in enumerate(sizes)]
+    writer.write_message(opcode, b"before")
+    writer.write_messages(opcode, payloads)
+    writer.write_message(opcode, b"behind")
+    assert (writer.messages, writer.frames) == (len(sizes) + 2, len(sizes) + 2)
+    size = writer.size
+    data = b"".join(writer.take())
+    assert len(data) == size
+    frames = wire.parse(data)
+    assert [frame.payload for frame in frames] == [b"before", *payloads, b"behind"]
+    assert {(frame.opcode, frame.fin, frame.masked) for frame in frames} == {(opcode, True, role == "client")}
+    assert writer.size == 0
+
+
+def test_many_messages_are_refused_as_one_is() -> None:
+    writer = make_writer("server")
+    writer.write_fragment(OpCode.TEXT, b"a", last=False)
+    with pytest.raises(ValueError, match="finish it first"):
+        writer.write_messages(OpCode.TEXT, [b"b"])
+    writer.write_fragment(OpCode.TEXT, b"a", last=True)
+    with pytest.raises(ValueError, match="not agreed"):
+        writer.write_messages(OpCode.TEXT, [b"b"], compress=True)
+    writer.write_close(1000)
+    with pytest.raises(ConnectionClosed):
+        writer.write_messages(OpCode.TEXT, [b"b"])
