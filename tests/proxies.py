@@ -46,6 +46,7 @@ class Proxy:
         answer: what it says to a CONNECT in place of its own answer; to SOCKS, the code of its refusal.
         asked: where it was asked to connect to.
         heads: of the CONNECTs.
+        busy: how many connections go through it now.
     """
 
     kind: str = "http"
@@ -55,11 +56,13 @@ class Proxy:
     port: int = 0
     asked: list[tuple[str, int]] = field(default_factory=list)
     heads: list[bytes] = field(default_factory=list)
+    busy: int = 0
 
     def url(self, scheme: str, user_info: str = "") -> str:
         return f"{scheme}://{user_info + '@' if user_info else ''}127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.busy += 1
         speak = {"http": self._http, "socks5": self._socks5, "socks4": self._socks4}[self.kind]
         try:
             server = await speak(reader, writer)
@@ -70,6 +73,7 @@ class Proxy:
             pass
         finally:
             await hang_up(writer)
+            self.busy -= 1
 
     async def _http(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
