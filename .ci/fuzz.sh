@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 SECONDS_EACH=${FUZZ_SECONDS:-60}
 ATHERIS=atheris==3.0.0
-IN_C=(scan utf8 mask)
+IN_C=(scan utf8 mask opening)
 IN_PYTHON=(head accept connect inflate read)
 BUILD=tests/fuzz/build
 PYTHON=${PYTHON:-python3}
@@ -64,7 +64,7 @@ find_atheris() { # leaves a Python that has it and zcws in $PYTHON
 
 options() { # of libFuzzer, for a target
     local longest=1024 words=frames
-    case $1 in accept | connect | head) words=http ;; esac
+    case $1 in opening | accept | connect | head) words=http ;; esac
     # -timeout: seconds for one input. The slowest takes 0.1 on an idle machine: 60 is a hang on a busy one, too.
     # -rss_limit_mb: far above what any input needs, and far below a message of 2^63 bytes.
     echo "-max_total_time=$SECONDS_EACH -max_len=$longest -timeout=60 -rss_limit_mb=1024 -print_final_stats=1" \

@@ -211,14 +211,14 @@ def test_who_hands_messages_on_at_once_may_pour_too() -> None:
     """`receive_row` where nothing is kept: a read that brings much begins to pour, and then it is `received`."""
     connection = connect(Pool(65536))
     reader = connection.reader
-    stream = wire.frame(BINARY, bytes(32_764)) * 2  # 65,536 bytes: they fill the ring
-    for wide in (False, True):
+    for wide, payload in ((False, b"a" * 32_764), (True, b"b" * 32_764)):
+        stream = wire.frame(BINARY, payload) * 2  # 65,536 bytes: they fill the ring
         assert connection.read_message() is NEED_MORE
         assert (reader.is_idle, reader._pours) == (True, wide)
         room = reader.get_buffer()
         room[: len(stream)] = stream
         assert reader.receive_row(len(stream)) is True
-        assert drink(connection) == [bytes(32_764)] * 2
+        assert drink(connection) == [payload] * 2
 
 
 def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
@@ -268,6 +268,142 @@ def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
     connection.receive_bytes(bytes(30_010))
     assert reader.read_piece() == (bytes(30_010), True)
     assert pour(connection, wire.frame(BINARY, bytes(60_000)) * 3)[0] == [bytes(60_000)] * 3
+
+
+def large_frames(size: int) -> bytes:
+    """So many bytes, of frames that are 30,004 bytes each on the wire."""
+    return (wire.frame(BINARY, b"large" * 6000) * (1 + size // 30_000))[:size]
+
+
+def pouring(pool: Pool) -> Connection:
+    """A connection that has begun to pour, and keeps nothing."""
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, bytes(32_764)) * 2)
+    assert drink(connection) == [bytes(32_764)] * 2
+    return connection
+
+
+def still_pours(connection: Connection) -> bool:
+    """Whether what arrives next, now that all has been read, lands in a wide ring."""
+    drink(connection)
+    return len(connection.get_buffer()) == connection.reader.pool.wide_capacity
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pours"),
+    [([1024] * 64, True), ([1000] * 64 + [1536], False), ([65535], False)],
+    ids=["large", "small", "not filled"],
+)
+def test_whoever_fills_a_ring_with_large_frames_pours(sizes: list[int], pours: bool) -> None:
+    connection = connect(Pool(65536))
+    send(connection, b"".join(wire.frame(BINARY, bytes(size - 4)) for size in sizes))
+    assert still_pours(connection) is pours
+
+
+@either
+def test_whoever_holds_a_view_while_the_ring_fills_does_not_pour(mirrored: bool) -> None:
+    """It would take a wide ring with it for a view of a few bytes."""
+    connection = connect(Pool(65536, mirrored=mirrored))
+    send(connection, wire.frame(BINARY, bytes(996)))
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    view = frame.payload
+    send(connection, wire.frame(BINARY, bytes(64532)))
+    assert len(view) == 996
+    del view, frame
+    assert not still_pours(connection)
+
+
+def test_small_frames_end_the_pouring() -> None:
+    connection = pouring(Pool(65536))
+    assert still_pours(connection)
+    send(connection, wire.frame(BINARY, bytes(696)) * 100)
+    assert not still_pours(connection)
+
+
+@pytest.mark.parametrize(("size", "pours"), [(16384, False), (16385, True)])
+def test_a_read_that_brings_little_into_no_ring_is_a_quarter_of_one(size: int, pours: bool) -> None:
+    connection = pouring(Pool(65536))
+    connection.get_buffer()
+    send(connection, wire.frame(BINARY, bytes(size - 4)))
+    assert still_pours(connection) is pours
+
+
+@pytest.mark.parametrize(("size", "pours"), [(65536, True), (65537, False)])
+def test_a_read_that_brings_no_more_than_a_quarter_of_its_ring_says_nothing(size: int, pours: bool) -> None:
+    """Behind the beginning of a frame it may be little because that was the end of much."""
+    connection = pouring(Pool(65536))
+    stream = large_frames(30_004)
+    send(connection, stream[:-1])
+    assert connection.read_message() is NEED_MORE
+    small = wire.frame(BINARY, bytes(696)) * 93
+    send(connection, stream[-1:] + small + wire.frame(BINARY, bytes(size - 1 - len(small) - 4)))
+    assert still_pours(connection) is pours
+
+
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_from_their_first_byte_on() -> None:
+    connection = pouring(Pool(65536))
+    large = wire.frame(BINARY, bytes(200_000))
+    send(connection, large[:150_000])
+    assert connection.read_message() is NEED_MORE
+    assert connection.reader._assembly is None
+    send(connection, large[150_000:])
+    assert connection.read_message() == bytes(200_000)
+
+
+@either
+def test_whoever_moves_to_a_wide_ring_gives_the_other_one_back(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, large_frames(65536))
+    assert (len(drink(connection)), rings(pool)) == (2, 0)
+    assert len(connection.get_buffer()) > 65536
+    assert rings(pool) == 1
+    send(connection, large_frames(90_012)[65536:])
+    assert connection.read_message() == b"large" * 6000
+
+
+def test_whoever_was_refused_a_wide_ring_asks_again_when_the_other_one_is_full_again() -> None:
+    pool = Pool(65536)
+    taken = [pool.lease_wide() for _ in range(4)]
+    connection = connect(pool)
+    send(connection, large_frames(65536))
+    drink(connection)
+    room = len(connection.get_buffer())
+    assert room < 65536
+    pool.take_back(taken.pop())  # type: ignore[arg-type]
+    assert len(connection.get_buffer()) == room
+    send(connection, large_frames(65536 + room)[65536:])
+    drink(connection)
+    assert len(connection.get_buffer()) > 65536
+
+
+def test_a_read_that_brings_little_ends_the_pouring_of_those_who_got_no_wide_ring() -> None:
+    pool = Pool(65536)
+    taken = [pool.lease_wide() for _ in range(4)]
+    connection = pouring(pool)
+    send(connection, wire.frame(BINARY, b"little")[:3])
+    pool.take_back(taken.pop())  # type: ignore[arg-type]
+    assert len(connection.get_buffer()) == 65536 - 3
+    send(connection, wire.frame(BINARY, b"little")[3:])
+    assert connection.read_message() == b"little"
+
+
+def test_a_ring_with_views_is_not_left_for_a_wide_one() -> None:
+    """Somebody else has received for the connection, which had begun to pour."""
+    pool = Pool(65536)
+    connection = pouring(pool)
+    stream = wire.frame(BINARY, b"held") + wire.frame(BINARY, b"half")
+    turn.take(pool, connection, stream[:-1])
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    view = frame.payload
+    pool.common = None  # what an engine does with a ring that somebody keeps
+    assert connection.read_frame() is NEED_MORE
+    send(connection, stream[-1:])
+    assert connection.read_message() == b"half"
+    send(connect(pool), wire.frame(BINARY, b"else" * 100))
+    assert view == b"held"
 
 
 def test_a_ring_that_one_frame_fills_waits_for_the_next_read() -> None:
@@ -539,7 +675,15 @@ def test_the_callers_memory_is_let_go_when_the_message_cannot_become_whole(end: 
     assert caught.value.code == {"close": 1005, "fail": 1011, "eof": 1006}[end]
 
 
-@pytest.mark.parametrize("bad", [wire.frame(TEXT, rsv=2), wire.frame(TEXT, b"new"), wire.frame(CLOSE)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        wire.frame(TEXT, rsv=2),
+        wire.frame(TEXT, b"new"),
+        wire.frame(CLOSE),
+        wire.frame(PING) + wire.frame(CLOSE),
+    ],
+)
 def test_a_payload_buffer_survives_its_connection(bad: bytes) -> None:
     """A loop that reconnects with one buffer: the half message of the dead connection must not lock it."""
     buffer = PayloadBuffer()

@@ -192,7 +192,7 @@ class Inlet:
             return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
         if ring is None or self._is_over:
             self._offered = wide = self._pool.land_wide() if self._pours else None
-            return (wide or self._pool.landing or self._pool.land()).whole
+            return (wide or self.landing).whole
         if self._frame is None and not self.is_pending:
             ring = self._settle(ring)
             if self._wants_wide:
@@ -219,7 +219,7 @@ class Inlet:
             self._next = 0
             self.is_idle = False
         ring.head += count
-        if status == _MORE or self.discarding or not self.is_pending:
+        if status == _MORE or not self.is_pending:
             news = self._scan_ring(ring)
             if count * _MUCH > ring.capacity:
                 self._see_pouring(ring, count)
@@ -514,26 +514,26 @@ class Inlet:
         ring = (self._pool.lease_wide() if offered is not None else None) or self._pool.lease()
         self._pours = count * _MUCH > self._pool.capacity
         self._wants_wide = False
-        self._fit(ring)
+        self._fit(ring.capacity)
         return ring
 
     def _widen(self, ring: Ring) -> Ring:
-        """While we are pouring, and nothing is kept but the beginning of a frame: moves that to a wide ring."""
+        """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
         self._wants_wide = False
-        wide = None if ring.is_wide or ring.exports else self._pool.lease_wide()
+        wide = None if ring.exports else self._pool.lease_wide()
         if wide is None:
             return ring
         ring.move_unread(wide)
         self._next = 0
         self._pool.take_back(ring)
         self._ring = wide
-        self._fit(wide)
+        self._fit(wide.capacity)
         return wide
 
-    def _fit(self, ring: Ring) -> None:
-        """Frames that fit `ring` wait in it until they are whole, unless they are handed on in pieces."""
-        if ring.is_wide and self._state.fit:
-            self._state.fit = ring.capacity
+    def _fit(self, size: int) -> None:
+        """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
+        if self._state.fit:
+            self._state.fit = size
 
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
@@ -543,8 +543,8 @@ class Inlet:
             if ring.exports and ring.is_exported:
                 return
             self._ring = None
-            if ring.is_wide and self._state.fit:
-                self._state.fit = self._pool.capacity
+            if ring.is_wide:
+                self._fit(self._pool.capacity)
             self._pool.take_back(ring)
 
     def _drop_ring(self) -> None:

@@ -71,7 +71,7 @@ struct naive_message {
     unsigned opcode; /* 0 between messages */
     int compressed;
     uint64_t size, fragments;
-    size_t text;
+    size_t text, whole; /* bytes of text so far, and of the whole characters at its front, which have been checked */
 };
 
 static int naive_is_code(unsigned code) {
@@ -109,9 +109,12 @@ static int naive_data(struct naive_message *message, const uint8_t *payload, siz
     if (message->opcode == 1 && !message->compressed) {
         memcpy(text + message->text, payload, len);
         message->text += len;
-        const struct naive_verdict verdict = naive_utf8(text, message->text);
-        if (verdict.good < message->text) return ZCWS_BAD_UTF8;
-        if (all && fin && verdict.whole < message->text) return ZCWS_BAD_UTF8;
+        /* Not from its front again: thousands of empty fragments may follow. */
+        const size_t left = message->text - message->whole;
+        const struct naive_verdict verdict = naive_utf8(text + message->whole, left);
+        message->whole += verdict.whole;
+        if (verdict.good < left) return ZCWS_BAD_UTF8;
+        if (all && fin && verdict.whole < left) return ZCWS_BAD_UTF8;
     }
     if (!all) return 0;
     if (fin) {
@@ -134,7 +137,7 @@ static void naive_begin(struct naive_message *message, unsigned first, uint64_t 
     if (first % 16 != 0) {
         message->opcode = first % 16;
         message->compressed = (first & 0x40) != 0;
-        message->text = 0;
+        message->text = message->whole = 0;
         put_byte(&expected, 'B');
         put_byte(&expected, message->opcode | (message->compressed ? ZCWS_COMPRESSED : 0));
     }

@@ -1,5 +1,6 @@
 """Invariant: a server's opening handshake gives any bytes, in any cut, one answer: "more", an HttpError whose response
-can be sent, or a response; a 101 has an agreement over what was offered and allowed, and no other answer has one.
+can be sent, or a response; a 101 has an agreement over what was offered and allowed, and no other answer has one. What
+csrc/opening.c accepts has the answer that the general rules give it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ import re
 
 from fuzz.material import Material, cuts
 
-from zcws.acceptor import AcceptorOptions, WebSocketAcceptor, basic_auth
+from zcws.acceptor import SWITCHING, AcceptorOptions, WebSocketAcceptor, basic_auth
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement
 from zcws.http import MAX_HEAD, HttpError, parse_response
+from zcws.kernel import ffi, lib
 
 
 def last_one(offered: list[str]) -> str | None:
@@ -61,6 +63,21 @@ def answer(options: AcceptorOptions, pieces: list[bytes]) -> Answer | None:
     return None
 
 
+def quick_answer(options: AcceptorOptions, data: bytes) -> Answer | None:
+    """The same by csrc/opening.c, as a server's door asks it. None: it is not for it, or needs more."""
+    opening = ffi.new("struct zcws_opening *")
+    head = lib.zcws_read_opening(data, len(data), opening) % lib.ZCWS_OPENING_ASKS
+    ends = ffi.unpack(opening.asked, 6)
+    asked = [
+        data[at:end].decode("latin-1") if end else None for at, end in zip(*[iter(ends)] * 2, strict=True)
+    ]
+    terms = options.terms(*asked) if head else None
+    if terms is None:
+        return None
+    accept = ffi.buffer(opening)[: lib.ZCWS_OPENING_ACCEPT]
+    return head, 101, SWITCHING + accept + terms[1], terms[0]
+
+
 def check_answer(options: AcceptorOptions, given: Answer) -> None:
     used, status, written, agreement = given
     end = written.find(b"\r\n\r\n") + 4
@@ -88,3 +105,4 @@ def check(data: bytes) -> None:
     assert whole == answer(options, list(cuts(request, chance)))
     if whole is not None:
         check_answer(options, whole)
+    assert quick_answer(options, request) in (None, whole)
