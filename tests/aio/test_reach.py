@@ -173,7 +173,7 @@ class TestProxies:
             async with tls.serve(echo) as server:
                 with pytest.raises(ssl.SSLCertVerificationError):
                     await tls.connect(server, proxy=proxy.url("http"), server_hostname="example.com")
-                # The server's end of it is in the middle of a handshake, which nobody closes for it: uvloop would not end.
+                # The server's end is in the middle of a handshake, which nobody closes for it: uvloop would not end.
                 await until(lambda: not proxy.busy)
                 await asyncio.sleep(0.01)
 
