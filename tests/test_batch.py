@@ -19,8 +19,9 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE
+from zcws.keys import MaskingKeys
 from zcws.pool import Pool
-from zcws.writer import MaskingKeys, Writer
+from zcws.writer import Writer
 
 DEFLATE = Agreement(deflate=DeflateParameters())
 

@@ -18,7 +18,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, ProtocolError
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
-from zcws.writer import MaskingKeys
+from zcws.keys import MaskingKeys
 
 messages = st.lists(
     st.one_of(

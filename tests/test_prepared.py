@@ -14,9 +14,10 @@ from zcws.codec import Deflater
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import ConnectionClosed
 from zcws.extensions import DeflateParameters
+from zcws.keys import MaskingKeys
 from zcws.pool import Pool
 from zcws.prepared import Prepared
-from zcws.writer import MaskingKeys, Writer
+from zcws.writer import Writer
 
 RSV1 = 4
 

@@ -16,8 +16,10 @@ from zcws.bridge import Reply
 from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
+from zcws.heads import Heads
+from zcws.keys import MaskingKeys
 from zcws.pool import SCRATCH_CAPACITY, Pool
-from zcws.writer import MaskingKeys, Writer, _Heads
+from zcws.writer import Writer
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
 SIZES = [
@@ -79,7 +81,7 @@ class TestFrames:
         assert data.startswith(wire.head(wire.BINARY, size, key=key))
 
     def test_heads_that_are_kept_are_bounded_and_all_are_right(self) -> None:
-        heads = _Heads(0x82)
+        heads = Heads(0x82)
         for size in (*range(heads.MOST + 2), 0, 70_000):
             assert heads[size] == wire.head(wire.BINARY, size)
         assert len(heads) == heads.MOST

@@ -30,9 +30,10 @@ from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
+from zcws.keys import MaskingKeys
 from zcws.pool import Pool
 from zcws.reader import Reader
-from zcws.writer import MaskingKeys, Writer
+from zcws.writer import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -17,7 +17,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from zcws.codes import OpCode
-from zcws.writer import Compress, Writer, unmasked_head
+from zcws.heads import unmasked_head
+from zcws.writer import Compress, Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

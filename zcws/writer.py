@@ -17,22 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import chain
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zcws.bridge import Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
+from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.pool import SCRATCH_CAPACITY, Pool
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Compress", "MaskingKeys", "Writer", "unmasked_head"]
+__all__ = ["Compress", "Writer"]
 
-_FIN, _RSV1 = 0x80, 0x40
+_FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 _CLOSE = OpCode.CLOSE
 
 #: The longest head: two bytes, a 64-bit length, a key. RFC 6455 5.2.
@@ -44,9 +44,6 @@ _SEGMENT = 16 * 1024
 
 #: The same for a masked payload, which then gets memory of its own.
 _OWN_MEMORY = SCRATCH_CAPACITY - _LONGEST_HEAD
-
-_HEAD_16 = Struct(">BBH").pack
-_HEAD_64 = Struct(">BBQ").pack
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _build_masked = lib.zcws_build_masked
@@ -86,39 +83,6 @@ class Compress(Protocol):
     def sent_shared(self, before: int, after: int) -> None:
         """What `shared_message` gave goes out here: counts its bytes, and forgets every message so far."""
         ...
-
-
-class MaskingKeys:
-    """Masking keys from blocks of strong entropy. RFC 6455 5.3: "derived from a strong source of entropy".
-
-    Args:
-        entropy: gives that many random bytes; `os.urandom`, or a fixed source in a test.
-    """
-
-    #: Keys drawn at once: enough to make a system call rare, few enough to cost an idle process nothing.
-    BLOCK = 256
-
-    __slots__ = ("_entropy", "_keys")
-
-    def __init__(self, entropy: Callable[[int], bytes]) -> None:
-        self._entropy = entropy
-        self._keys: list[int] = []
-
-    def next(self) -> int:
-        """A key that was never used before: its four bytes in memory order."""
-        try:
-            return self._keys.pop()
-        except IndexError:
-            block = memoryview(self._entropy(4 * self.BLOCK)).cast("I")
-            keys = block.tolist()
-            key: int = keys.pop(0)
-            keys.reverse()
-            self._keys = keys
-            return key
-
-    def forget(self) -> None:
-        """Drops the block: after a fork the child must not use its parent's keys."""
-        self._keys = []
 
 
 class Writer:
@@ -188,7 +152,7 @@ class Writer:
         size = len(payload)  # type: ignore[arg-type]
         if size < self._plain_below and not compress:
             # The usual case of `_write`, here because it is the usual case.
-            frame = _HEADS[opcode][size] + payload
+            frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
         elif self._compress is None and not compress:
@@ -208,7 +172,7 @@ class Writer:
                 self.write_message(opcode, payload, compress)
             return
         # Without a step of the interpreter for each: a quarter of what `write_message` takes.
-        heads = map(_HEADS[opcode].__getitem__, map(len, payloads))
+        heads = map(HEADS[opcode].__getitem__, map(len, payloads))
         frames = b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
         self.out.append(frames)
         self.has_large |= len(frames) >= _SEGMENT
@@ -489,31 +453,3 @@ def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
     if not whole or (fin and state[0] != lib.ZCWS_UTF8_START):
         state[0] = before
         raise ValueError("the payload of a text message is not UTF-8 (RFC 6455 8.1)")
-
-
-def unmasked_head(first: int, size: int) -> bytes:
-    """The head of a frame without a key: its first byte, and the length in its shortest form. RFC 6455 5.2."""
-    if size < 126:
-        return bytes((first, size))
-    return _HEAD_16(first, 126, size) if size < 0x10000 else _HEAD_64(first, 127, size)
-
-
-class _Heads(dict[int, bytes]):
-    """The heads of unmasked frames that begin with one and the same byte, by payload size."""
-
-    #: How many are kept: enough for programs whose messages vary, and 400 KiB at worst.
-    MOST = 4096
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self._first = first
-
-    def __missing__(self, size: int) -> bytes:
-        head = unmasked_head(self._first, size)
-        if len(self) < self.MOST:
-            self[size] = head
-        return head
-
-
-#: By opcode, for whole messages.
-_HEADS = {opcode: _Heads(_FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY)}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from net import Place, RawPeer, soon, until
 
 import zcws
-from zcws.aio.stream import Options
+from zcws.aio.outlet import Options
 
 
 class Sink(asyncio.Transport):

@@ -17,7 +17,7 @@ import wire
 from net import LONG, Place, RawPeer, echo, soon, swallow, until
 
 import zcws
-from zcws.aio.stream import Options, pool_of
+from zcws.aio.outlet import Options, pool_of
 
 #: Bytes that go through each back-pressure test. `ZCWS_TEST_MEGABYTES=100` for a thorough run.
 MEGABYTES = int(os.environ.get("ZCWS_TEST_MEGABYTES", "8"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from net import Place, RawPeer, request, soon, until
 
 import zcws
-from zcws.aio.stream import Options
+from zcws.aio.outlet import Options
 
 
 class TestIncoming:

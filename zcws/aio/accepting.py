@@ -27,7 +27,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.stream import end_writing, hand_over
+from zcws.aio.outlet import end_writing
+from zcws.aio.stream import hand_over
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.extensions import Agreement

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from zcws.aio.asking import ClientHandshake
+from zcws.aio.outlet import Options, pool_of
 from zcws.aio.reach import reach
-from zcws.aio.stream import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.websocket import WebSocket
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -29,9 +29,9 @@ from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
+from zcws.keys import MaskingKeys
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, timed_out, unix_uri
-from zcws.writer import MaskingKeys
 
 __all__ = ["connect", "unix_connect"]
 

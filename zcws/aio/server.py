@@ -19,7 +19,7 @@ from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
-from zcws.aio.stream import Options, pool_of
+from zcws.aio.outlet import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket

@@ -2,27 +2,18 @@
 
 The event loop receives straight into the ring (`get_buffer`, `buffer_updated`), C reads every complete frame there, and
 the task that waits is resumed in the same callback (wake.py). While that callback runs, what the task writes is
-corked; one call hands all of it to the transport at the end. Outside of it, the end of the loop's turn does that, or
-64 KiB, or `flush()`.
-
-The transport keeps what it is given (on CPython 3.12 and later a view, not a copy, of what it could not send), so
-every segment is handed over for good: the writer never uses it again.
-
-How a connection ends here. The core says when both Close frames have passed or the peer broke a rule
-(`Connection.wants_close`); then a server ends its side of the TCP connection first (RFC 6455 7.1.1) and a client waits
-for that. Every wait is bounded by `close_timeout`, counted from the Close.
+corked; one call hands all of it to the transport at the end. How it goes out, and how a connection ends: outlet.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import weakref
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.keepalive import Deadlines, Keepalive, Pings, Resting
-from zcws.aio.transport import EngineTransport, adopt
+from zcws.aio.outlet import Options, Outlet
+from zcws.aio.transport import adopt
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
@@ -31,13 +22,9 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
-from zcws.pool import Pool
 from zcws.ring import Ring
 
-__all__ = ["CORK", "Options", "Stream", "hand_over", "pool_of"]
-
-#: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
-CORK = 64 * 1024
+__all__ = ["Stream", "hand_over"]
 
 OnFrame = Callable[[Any, Frame], object]
 
@@ -46,13 +33,6 @@ _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 #: Messages that one task may read without letting others run, when all of them are there already.
 _FAIR = 1000
 
-#: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
-_USUAL_LIMIT = 64 * 1024
-
-#: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
-#: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
-_WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
-
 #: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), whether or not reading is paused.
 _TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
 
@@ -60,94 +40,30 @@ _TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
 
 
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
-
-
-def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
-    """What the connections of `loop` share."""
-    pool = _pools.get(loop)
-    if pool is None:
-        pool = _pools[loop] = Pool()
-        pool.watch = Resting(loop).watch
-    return pool
-
-
-def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
-    """Where the connections of `loop` with this `close_timeout` wait for their end."""
-    known = pool.deadlines.get(timeout)
-    deadlines: Deadlines | None = None if known is None else known()
-    if deadlines is None or deadlines.loop() is not loop:
-        deadlines = Deadlines(loop, timeout)
-        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
-        pool.deadlines[timeout] = weakref.ref(deadlines)
-    return deadlines
-
-
-class Options:
-    """Settings that all connections of one client or server share. See `connect` and `serve`."""
-
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
-
-    def __init__(
-        self,
-        *,
-        ping_interval: float | None = 20,
-        ping_timeout: float | None = 20,
-        close_timeout: float | None = 10,
-        write_limit: int | tuple[int, int | None] = _USUAL_LIMIT,
-        write_timeout: float | None = None,
-    ) -> None:
-        self.ping_interval = ping_interval
-        self.ping_timeout = ping_timeout
-        self.close_timeout = close_timeout
-        self.write_limit = write_limit
-        self.write_timeout = write_timeout
-
-
-class Stream(asyncio.BufferedProtocol):
-    """A connection on its transport: bytes in, bytes out, and the end. Reading and writing are built on it.
+class Stream(Outlet):
+    """A connection on its transport: bytes in, and who waits for them. Reading and writing are built on it.
 
     Attributes:
-        connection: the connection without its socket.
         request, response: the opening handshake.
     """
 
     __slots__ = (
         "__weakref__",
         "_budget",
-        "_bytes_in",
         "_closed",
-        "_corked",
-        "_deadline",
-        "_drained",
         "_end_callbacks",
-        "_flush_handle",
         "_handed",
-        "_heard_at",
         "_held",
-        "_keepalive",
         "_late",
         "_late_ends",
         "_late_slot",
-        "_loop",
-        "_message_done",
-        "_obstacle",
         "_on_frame",
-        "_options",
-        "_own",
-        "_pings",
-        "_reader",
-        "_reading_paused",
         "_request",
         "_response",
-        "_transport",
         "_waiters",
         "_wakeup",
         "_wants_frame",
         "_wants_message",
-        "_write_deadline",
-        "connection",
-        "writer",
     )
 
     def __init__(
@@ -160,42 +76,21 @@ class Stream(asyncio.BufferedProtocol):
         response: Response | bytes | None = None,
         on_frame: OnFrame | None = None,
     ) -> None:
-        self.connection = connection
+        super().__init__(loop, connection, options)
         self._on_frame = on_frame
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._loop = loop
-        self._options = options
-        self._reader = connection.reader
-        self.writer = connection.writer
-        connection.bridge.on_put = self._on_bridge
-        self._transport: asyncio.Transport | None = None
-        self._own: EngineTransport | None = None  # the same, where it is one of ours
         self._wakeup = Wakeup(loop)
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
-        self._pings: Pings | None = None
-        self._keepalive: Keepalive | None = None
-        self._corked = False  # somebody up the stack will flush
-        self._flush_handle: asyncio.Handle | None = None
-        self._drained: asyncio.Future[None] | None = (
-            None  # exists while the transport is above its high-water mark
-        )
-        self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
-        self._obstacle: asyncio.Future[None] | None = None  # one of these two: no message can begin now
-        self._write_deadline: asyncio.TimerHandle | None = None
-        self._reading_paused = False
         # Arrived although reading was paused.
         self._late: Any = bytearray() if _TLS_IGNORES_PAUSE else b""
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
-        self._bytes_in = 0
-        self._heard_at = 0  # what `_bytes_in` was when keepalive last asked
         self._end_callbacks: list[Callable[[Any], object]] | None = None
         self._held: Any = None  # what was broadcast and waits (broadcast.py)
         self._budget = _FAIR
-        self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._closed: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = (
             None  # each of a task that waits for the closed socket
@@ -217,20 +112,6 @@ class Stream(asyncio.BufferedProtocol):
         return self._response
 
     # ---- asyncio.BufferedProtocol ----
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The transport is ours from now on."""
-        self._transport = transport  # type: ignore[assignment]
-        self._own = transport if isinstance(transport, EngineTransport) else None
-        options = self._options
-        limit = options.write_limit
-        if limit != _USUAL_LIMIT or self._own is None:
-            high, low = limit if isinstance(limit, tuple) else (limit, None)
-            self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
-        if options.ping_interval is not None:
-            self._keepalive = Keepalive(
-                self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
-            )
 
     def feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake. RFC 6455 4.1."""
@@ -463,42 +344,11 @@ class Stream(asyncio.BufferedProtocol):
             for callback in callbacks:
                 callback(self)
 
-    def pause_writing(self) -> None:
-        """The transport is above its high-water mark."""
-        if self._drained is None:
-            self._drained = self._obstacle = self._loop.create_future()
-            self.connection.hold_replies = True
-            if self._options.write_timeout is not None:
-                self._write_deadline = self._loop.call_later(
-                    self._options.write_timeout, self._write_timed_out
-                )
-
-    def resume_writing(self) -> None:
-        """The transport is below its low-water mark again."""
-        self._resolve_drained()
-        if self._transport is not None:
-            self._on_bridge()
-            if self._on_frame is not None:
-                self._corked = True
-                self._call_back(
-                    self._on_frame
-                )  # news or not: the last frame may still be in the way of the next
-                self._after_bytes()
-
-    def _resolve_drained(self) -> None:
-        self.connection.hold_replies = False
-        if self._write_deadline is not None:
-            self._write_deadline.cancel()
-            self._write_deadline = None
-        drained, self._drained = self._drained, None
-        self._obstacle = self._message_done
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    def _write_timed_out(self) -> None:
-        self._write_deadline = None
-        self.connection.fail(CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)")
-        self.abort()
+    def _go_on(self) -> None:
+        if self._on_frame is not None:
+            self._corked = True
+            self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
+            self._after_bytes()
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR
@@ -526,160 +376,6 @@ class Stream(asyncio.BufferedProtocol):
             self.connection.end()
         self._loop.call_soon(self._after_bytes)
         return not self._late
-
-    def _written(self) -> None:
-        """Something has been written: somebody up the stack sends it, or the end of this turn does."""
-        if self.writer.size >= CORK:
-            self._flush()
-        elif not self._corked and self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._flush_handle = None
-        self._flush()
-        if self._reader.is_ending or self.connection.wants_close:
-            self._advance_closing()
-
-    def _flush(self) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        segments = self.writer.take()
-        if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
-            for segment in segments:
-                transport.write(segment)  # type: ignore[arg-type]
-        else:
-            transport.writelines(segments)  # type: ignore[arg-type]
-
-    async def _until_writable(self) -> None:
-        """Waits while the transport is full, or another task is in the middle of a message."""
-        while self._drained is not None or self._message_done is not None:
-            if self._message_done is not None:
-                await asyncio.shield(self._message_done)
-            else:
-                await self._until_drained()
-
-    async def _until_sendable(self) -> None:
-        """The same for a message, which may not follow our Close either. Raises: ConnectionClosed."""
-        await self._until_writable()
-        self.connection.check_writable()
-
-    async def _until_drained(self) -> None:
-        if self._drained is not None:
-            await asyncio.shield(self._drained)
-
-    # ---- closing ----
-
-    def _close_sent(self) -> None:
-        self._resume_reading()
-        self._start_deadline()
-        self._advance_closing()
-
-    def abort(self) -> None:
-        """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _on_bridge(self) -> None:
-        """The reader owes something to the peer, or has come to its end."""
-        # Our Close is out: the peer's needs no answer, and only has to be noted.
-        if not self.connection.is_split or self.writer.sent_close is not None:
-            self.connection.drain_bridge()
-        if not self.connection.is_split and self._reader.is_at_eof and self._reader.is_concluded:
-            self.connection.lose()  # the transport will be closed: what is written now would be lost without a word
-        self._written()
-
-    def _advance_closing(self) -> None:
-        """Takes the next step towards a closed socket, if it is time for one."""
-        transport, connection = self._transport, self.connection
-        if transport is None:
-            return
-        if self.writer.out:
-            self._flush()
-        if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
-            self._stop_keepalive()
-            self._resume_reading()
-            self._start_deadline()
-            if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
-                transport.close()
-            elif not connection.is_client:
-                end_writing(
-                    transport
-                )  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
-        elif self._reader.is_ending:
-            # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
-            # the bridge, and the half that should send it does not.
-            self._start_deadline()
-
-    def _start_deadline(self) -> None:
-        timeout = self._options.close_timeout
-        if self._deadline is None and timeout is not None and self._transport is not None:
-            self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
-            self._deadline.add(self)
-
-    def deadline_passed(self) -> None:
-        """For `Deadlines`: the closing handshake has taken `close_timeout`."""
-        self._deadline = None
-        if self._reader.is_ending and not self._reader.is_concluded:
-            self._reader.conclude()
-            self._advance_closing()
-        elif not self.connection.bridge.is_empty:
-            self.connection.drain_bridge()
-            self._advance_closing()
-        else:
-            self.abort()
-
-    def _stop_keepalive(self) -> None:
-        if self._keepalive is not None:
-            self._keepalive.stop()
-            self._keepalive = None
-
-    def _stop_timers(self) -> None:
-        self._stop_keepalive()
-        if self._deadline is not None:
-            self._deadline.remove(self)
-            self._deadline = None
-
-    # ---- keepalive ----
-
-    def heard(self) -> bool:
-        """For `Keepalive`."""
-        heard = self._bytes_in != self._heard_at or self._reading_paused
-        self._heard_at = self._bytes_in
-        return heard
-
-    def send_keepalive(self) -> bool:
-        """For `Keepalive`."""
-        if self.connection.state is not State.OPEN:
-            return False
-        pings = self._need_pings()
-        payload = pings.fresh_payload()
-        pings.sent_keepalive(payload)
-        if self._drained is None:
-            self.connection.ping(payload)
-            self._written()
-        return True
-
-    def keepalive_failed(self) -> None:
-        """For `Keepalive`."""
-        self.connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-        self._flush()
-        self._after_bytes()
-        self._start_deadline()
-
-    def _need_pings(self) -> Pings:
-        if self._pings is None:
-            self._pings = Pings()
-            self._reader.on_pong = self._pings.answered
-        return self._pings
-
-
-def end_writing(transport: asyncio.WriteTransport) -> None:
-    """Closes our side of the socket, and only that."""
-    try:
-        transport.write_eof()
-    except OSError:
-        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
 
 
 def hand_over(

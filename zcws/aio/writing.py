@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import Latency
-from zcws.aio.stream import CORK, Stream
+from zcws.aio.outlet import CORK
+from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode

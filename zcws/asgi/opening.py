@@ -21,7 +21,8 @@ from functools import cache
 from typing import Any
 
 from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor
-from zcws.aio.stream import Options, end_writing, hand_over, pool_of
+from zcws.aio.outlet import Options, end_writing, pool_of
+from zcws.aio.stream import hand_over
 from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode
 from zcws.connection import Connection

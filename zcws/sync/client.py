@@ -21,6 +21,7 @@ from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
+from zcws.keys import MaskingKeys
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
@@ -29,7 +30,6 @@ from zcws.sync.reach import reach, rest
 from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
-from zcws.writer import MaskingKeys
 
 __all__ = ["connect", "reconnect", "unix_connect"]
 
