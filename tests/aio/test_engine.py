@@ -267,6 +267,47 @@ def test_what_was_flushed_is_out_even_where_many_are_served_together() -> None:
     run(main)
 
 
+def test_nothing_is_sent_behind_what_an_abort_has_dropped() -> None:
+    """What waited for a slow peer is lost then; what is written in the same turn must not stand behind the gap."""
+    large = bytes(range(256)) * 20_000
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        others = [Player("messages") for _ in range(3)]
+        await warm_up(others)
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        peer.setblocking(False)
+        ws = WebSocket(loop, Connection(is_client=False, pool=pool_of(loop)), Options(ping_interval=None))
+        ws.connection_made(place(loop, ours, ws))
+
+        async def leave() -> bytes:
+            await ws.recv()
+            got = peer.recv(1 << 24)  # there is room again
+            ws.send_nowait(b"with the abort")
+            ws.abort()
+            ws.send_nowait(b"behind the abort")
+            return got
+
+        leaving = loop.create_task(leave())
+        ws.send_nowait(large)
+        await until(lambda: not ws.is_writable)
+        for end in (peer, *(player.peer for player in others)):  # all in one turn
+            end.send(wire.frame(wire.BINARY, b"now", key=KEY))
+        got = await leaving
+        await ws.wait_closed()
+        while data := await loop.sock_recv(peer, 1 << 20):
+            got += data
+        peer.close()
+        assert wire.frame(wire.BINARY, large).startswith(got)
+        for player in others:
+            assert await player.echoes(5) == wire.frame(wire.BINARY, b"now")
+            player.end()
+        await asyncio.sleep(0)
+
+    run(main)
+
+
 def test_what_was_written_to_one_that_ends_in_the_same_turn_reaches_nobody_else() -> None:
     """Its descriptor is free again before the turn ends, and the next socket that is made gets it."""
     pairs: list[tuple[socket.socket, socket.socket]] = []

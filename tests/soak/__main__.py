@@ -32,11 +32,14 @@ def main() -> int:
         return 2
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    looks = 0
+    looks = said = 0
 
     def say(run: Soak) -> None:
-        nonlocal looks
+        nonlocal looks, said
         looks += 1
+        for problem in run.problems[said:]:  # at once: who waits for an hour may stop here
+            print(problem, file=sys.stderr, flush=True)
+        said = len(run.problems)
         if looks % _EVERY == 0:
             wrong = len(run.problems)
             print(

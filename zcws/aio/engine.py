@@ -109,9 +109,11 @@ class Served(Protocol):
         fd: its descriptor.
         writer: what it still has to say; the engine takes that at the end of a walk.
         backlog: what has been handed over and has not been sent: it goes first.
+        closing: it ends, and nothing of what the writer has may go out: it could stand behind a gap.
     """
 
     fd: int
+    closing: bool
     writer: Writer
     backlog: list[Buffer]
 
@@ -402,11 +404,12 @@ class Engine:
             writer = transport.writer
             size = writer.written - writer.taken
             # Nothing: it stands there twice, or has been flushed since.
-            if not 0 < size <= _SEND_TOGETHER or transport.backlog:
+            if not 0 < size <= _SEND_TOGETHER or transport.backlog or transport.closing:
                 out = writer.out
                 if (
                     not out
                     or transport.backlog
+                    or transport.closing
                     or (out[0] is not last and not _is_for_many(out, len(written)))
                 ):
                     transport.write_rest()

@@ -72,11 +72,11 @@ class EngineTransport(asyncio.Transport):
         fd: its descriptor; -1 once it is closed.
         writer: of the connection that it belongs to.
         backlog, backlog_size: what has been handed over and not been sent, and its bytes.
+        closing: it ends: nothing more is read, and nothing more goes out than the backlog.
         owes: whether something has to be done once the backlog is empty.
     """
 
     __slots__ = (
-        "_closing",
         "_engine",
         "_eof_wanted",
         "_events",
@@ -89,6 +89,7 @@ class EngineTransport(asyncio.Transport):
         "_stream",
         "backlog",
         "backlog_size",
+        "closing",
         "fd",
         "owes",
         "writer",
@@ -106,7 +107,7 @@ class EngineTransport(asyncio.Transport):
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
         self._paused_protocol = False
         self._reading = True
-        self._closing = False
+        self.closing = False
         self._eof_wanted = False
         self._events = IN
         self._set_stream(protocol)
@@ -175,7 +176,7 @@ class EngineTransport(asyncio.Transport):
         self._events = -1
 
     def is_reading(self) -> bool:
-        return self._reading and not self._closing
+        return self._reading and not self.closing
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -183,7 +184,7 @@ class EngineTransport(asyncio.Transport):
             self._watch()
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._closing:
+        if not self._reading and not self.closing:
             self._reading = True
             if self._events == -1:
                 self._engine.add(self, self.fd)
@@ -203,7 +204,7 @@ class EngineTransport(asyncio.Transport):
         """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
         if self._engine.is_walking:
             self._engine.written.append(self)
-        elif self.backlog or self._closing or self.writer.has_large:
+        elif self.backlog or self.closing or self.writer.has_large:
             self.writelines(self.writer.take())
         else:
             self._send(self.writer.take_whole())
@@ -213,7 +214,7 @@ class EngineTransport(asyncio.Transport):
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
-        if self._closing:
+        if self.closing:
             return
         if self.backlog:
             self._keep(views)
@@ -223,7 +224,7 @@ class EngineTransport(asyncio.Transport):
                 self._keep(left)
 
     def write_rest(self) -> None:
-        """The end of a walk: what the writer has, alone."""
+        """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
         if self.writer.out:
             self.writelines(self.writer.take())
 
@@ -290,7 +291,7 @@ class EngineTransport(asyncio.Transport):
             self._watch()
             if self._eof_wanted:
                 self._shut_down()
-            if self._closing:
+            if self.closing:
                 self._end_soon(None)
                 return
         if self._paused_protocol and self.backlog_size <= self._low:
@@ -330,11 +331,11 @@ class EngineTransport(asyncio.Transport):
     # ---- the end ----
 
     def is_closing(self) -> bool:
-        return self._closing
+        return self.closing
 
     def close(self) -> None:
-        if not self._closing:
-            self._closing = True
+        if not self.closing:
+            self.closing = True
             self._reading = False
             if self.backlog:
                 self.owes = True
@@ -360,7 +361,7 @@ class EngineTransport(asyncio.Transport):
 
     def _let_go(self) -> None:
         """Nothing is read or written any more."""
-        self._closing = True
+        self.closing = True
         self._reading = False
         self.backlog = []
         self.backlog_size = 0
@@ -393,12 +394,12 @@ class EngineTransport(asyncio.Transport):
 
     def __del__(self) -> None:
         # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
-        if not self._closing:
+        if not self.closing:
             _warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
             self._sock.close()
 
     def __repr__(self) -> str:
-        return f"<EngineTransport fd={self.fd}{' closing' if self._closing else ''}>"
+        return f"<EngineTransport fd={self.fd}{' closing' if self.closing else ''}>"
 
 
 def _behind(segments: list[Buffer], sent: int) -> list[Buffer]:
