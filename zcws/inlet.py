@@ -252,7 +252,7 @@ class Inlet:
         self._eof = True
         self.is_idle = False
         # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
-        if self.discarding or (not later and not self.is_pending and self._status != _FULL):
+        if self.discarding or not (later or self.is_pending or self._is_halfway or self._status == _FULL):
             self.conclude()
 
     # ---- what a driver asks ----
@@ -335,6 +335,11 @@ class Inlet:
         """Whether nothing that arrives counts any more."""
         return self._status not in (_MORE, _FULL)
 
+    @property
+    def _is_halfway(self) -> bool:
+        """Whether a row is being read whose rest has not been looked at: it counts as one that waits."""
+        return False
+
     # ---- scanning ----
 
     def _scan_ring(self, ring: Ring) -> bool:
@@ -396,7 +401,11 @@ class Inlet:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
         self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
         del words[:_HEAD]
-        if self._status == _CLOSED and len(words) == _ROW and not self.discarding and not self.is_pending:
+        if (
+            self._status == _CLOSED
+            and len(words) == _ROW
+            and not (self.discarding or self.is_pending or self._is_halfway)
+        ):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
             self._set_rows(words)
@@ -411,7 +420,7 @@ class Inlet:
         words[:0] = self._pending_words()
         self._set_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not any(_is_data(words)):
+        if self._is_over and not self._is_halfway and not any(_is_data(words)):
             self.conclude()
             self._drop_message()
 

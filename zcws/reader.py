@@ -565,8 +565,12 @@ class Reader(Inlet):
         self.streaming = 0
         self.is_idle = False
         self._state.fit = 0
-        if self._ring is not None and self._status == _MORE:
+        if self._ring is not None and self._status == _MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
+
+    @property
+    def _is_halfway(self) -> bool:
+        return self._pieces is not None
 
     def end_stream(self) -> None:
         """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
