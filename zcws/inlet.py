@@ -97,6 +97,7 @@ class Inlet:
         "_next",
         "_offered",
         "_peer_close",
+        "_pieces",
         "_pool",
         "_pours",
         "_remaining",
@@ -133,6 +134,8 @@ class Inlet:
         self._next = 0  # where in the ring the next scan begins
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
         self._words: Iterator[object] = NO_ROWS  # what they are made from: empty when there are none
+        # What is left of a row that is read in pieces: it counts as one that waits.
+        self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
         self._frame: Frame | None = None  # handed out last; good until the next read
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
@@ -252,7 +255,7 @@ class Inlet:
         self._eof = True
         self.is_idle = False
         # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
-        if self.discarding or not (later or self.is_pending or self._is_halfway or self._status == _FULL):
+        if self.discarding or not (later or self.is_pending or self._pieces or self._status == _FULL):
             self.conclude()
 
     # ---- what a driver asks ----
@@ -335,11 +338,6 @@ class Inlet:
         """Whether nothing that arrives counts any more."""
         return self._status not in (_MORE, _FULL)
 
-    @property
-    def _is_halfway(self) -> bool:
-        """Whether a row is being read whose rest has not been looked at: it counts as one that waits."""
-        return False
-
     # ---- scanning ----
 
     def _scan_ring(self, ring: Ring) -> bool:
@@ -404,7 +402,7 @@ class Inlet:
         if (
             self._status == _CLOSED
             and len(words) == _ROW
-            and not (self.discarding or self.is_pending or self._is_halfway)
+            and not (self.discarding or self.is_pending or self._pieces)
         ):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
@@ -420,7 +418,7 @@ class Inlet:
         words[:0] = self._pending_words()
         self._set_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not self._is_halfway and not any(_is_data(words)):
+        if self._is_over and not self._pieces and not any(_is_data(words)):
             self.conclude()
             self._drop_message()
 

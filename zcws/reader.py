@@ -95,7 +95,6 @@ class Reader(Inlet):
         "_decode",
         "_finished",
         "_inflate",
-        "_pieces",
         "_skipping",
         "_streamed",
         "streaming",
@@ -123,7 +122,6 @@ class Reader(Inlet):
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours in which messages lie that were handed out last.
         self._finished: list[PayloadBuffer] | None = None
-        self._pieces: Iterator[Piece] | None = None  # of a message that is being streamed
         self._streamed = 0  # bytes of it so far
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
         #: What is being streamed: its opcode, or 0 before its first piece; None while nothing is.
@@ -567,10 +565,6 @@ class Reader(Inlet):
         self._state.fit = 0
         if self._ring is not None and self._status == _MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
-
-    @property
-    def _is_halfway(self) -> bool:
-        return self._pieces is not None
 
     def end_stream(self) -> None:
         """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
