@@ -573,6 +573,20 @@ def test_the_end_waits_for_the_rest_of_a_row_that_is_read_in_pieces(end: bytes) 
     ]
 
 
+def test_the_rest_of_a_message_that_was_left_is_dropped_whatever_streams_begin_meanwhile() -> None:
+    connection = connect()
+    stream = wire.frame(TEXT, b"left in the middle")
+    connection.reader.begin_stream()
+    send(connection, stream[:10])
+    assert connection.reader.read_piece() == ("left in ", False)
+    connection.reader.end_stream()
+    connection.reader.begin_stream()
+    assert connection.reader.read_piece() is NEED_MORE
+    connection.reader.end_stream()
+    send(connection, stream[10:] + wire.frame(TEXT, b"next"))
+    assert connection.read_message() == "next"
+
+
 def test_a_stream_that_begins_after_the_end_finds_nothing() -> None:
     """What is there of an unfinished frame may be wrong, and nobody could be told any more."""
     connection = connect(agreement=DEFLATE, max_size=100_000)

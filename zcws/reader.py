@@ -569,7 +569,7 @@ class Reader(Inlet):
     def end_stream(self) -> None:
         """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
         if self.streaming is not None:
-            self._skipping = self.streaming != 0
+            self._skipping = self._skipping or self.streaming != 0
             self.streaming = None
             self._state.fit = self._pool.capacity
             pieces, self._pieces = self._pieces, None
