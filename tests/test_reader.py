@@ -555,6 +555,52 @@ def test_limits_and_corrupt_data_in_pieces() -> None:
     assert pieces(connection)[1]
 
 
+@pytest.mark.parametrize("end", [b"", wire.frame(CLOSE, b"\x03\xe8"), wire.frame(TEXT, rsv=2)], ids=len)
+def test_the_end_waits_for_the_rest_of_a_row_that_is_read_in_pieces(end: bytes) -> None:
+    """RFC 6455 7.1.7: what is wrong with the rest comes first: the peer is told that, and not what came behind it."""
+    connection = connect(agreement=DEFLATE, max_size=100_000)
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, wire.deflate(bytes(300_000)), rsv=4))
+    piece = connection.reader.read_piece()
+    assert piece is not NEED_MORE
+    assert piece[1] is False
+    send(connection, end)
+    connection.receive_eof()
+    assert not connection.reader.is_concluded
+    with pytest.raises(LimitExceeded):
+        pieces(connection)
+    assert [(seen.opcode, seen.payload[:2]) for seen in wire.parse(connection.bytes_to_send())] == [
+        (CLOSE, b"\x03\xf1")
+    ]
+
+
+def test_the_rest_of_a_message_that_was_left_is_dropped_whatever_streams_begin_meanwhile() -> None:
+    connection = connect()
+    stream = wire.frame(TEXT, b"left in the middle")
+    connection.reader.begin_stream()
+    send(connection, stream[:10])
+    assert connection.reader.read_piece() == ("left in ", False)
+    connection.reader.end_stream()
+    connection.reader.begin_stream()
+    assert connection.reader.read_piece() is NEED_MORE
+    connection.reader.end_stream()
+    send(connection, stream[10:] + wire.frame(TEXT, b"next"))
+    assert connection.read_message() == "next"
+
+
+def test_a_stream_that_begins_after_the_end_finds_nothing() -> None:
+    """What is there of an unfinished frame may be wrong, and nobody could be told any more."""
+    connection = connect(agreement=DEFLATE, max_size=100_000)
+    send(connection, wire.frame(BINARY, wire.deflate(bytes(300_000)) + b"more", rsv=4)[:-4])
+    connection.receive_eof()
+    assert connection.reader.is_concluded
+    connection.reader.begin_stream()
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.reader.read_piece()
+    assert caught.value.code == 1006
+    assert connection.bytes_to_send() == b""
+
+
 def test_a_stream_begins_with_a_message_and_is_read_as_one() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"half", fin=False))

@@ -105,6 +105,7 @@ class Inlet:
         "_next",
         "_offered",
         "_peer_close",
+        "_pieces",
         "_pool",
         "_pours",
         "_remaining",
@@ -145,6 +146,8 @@ class Inlet:
         # Of many rows that are alike: what, and where each begins and ends (`_words`).
         self._alike: tuple[int, Iterator[int], Iterator[int]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
+        # What is left of a row that is read in pieces: it counts as one that waits.
+        self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
         self._frame: Frame | Batch | None = None  # handed out last; good until the next read
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
@@ -264,7 +267,7 @@ class Inlet:
         self._eof = True
         self.is_idle = False
         # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
-        if self.discarding or (not later and not self.is_pending and self._status != _FULL):
+        if self.discarding or not (later or self.is_pending or self._pieces or self._status == _FULL):
             self.conclude()
 
     # ---- what a driver asks ----
@@ -407,7 +410,11 @@ class Inlet:
         """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
         self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
         del words[:_HEAD]
-        if self._status == _CLOSED and len(words) == _ROW and not self.discarding and not self.is_pending:
+        if (
+            self._status == _CLOSED
+            and len(words) == _ROW
+            and not (self.discarding or self.is_pending or self._pieces)
+        ):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
             self._set_rows(words)
@@ -422,7 +429,7 @@ class Inlet:
         words[:0] = self._pending_words()
         self._set_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not any(_is_data(words)):
+        if self._is_over and not self._pieces and not any(_is_data(words)):
             self.conclude()
             self._drop_message()
 

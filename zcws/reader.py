@@ -100,7 +100,6 @@ class Reader(Inlet):
         "_decode",
         "_finished",
         "_inflate",
-        "_pieces",
         "_skipping",
         "_streamed",
         "streaming",
@@ -128,7 +127,6 @@ class Reader(Inlet):
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours in which messages lie that were handed out last.
         self._finished: list[PayloadBuffer] | None = None
-        self._pieces: Iterator[Piece] | None = None  # of a message that is being streamed
         self._streamed = 0  # bytes of it so far
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
         #: What is being streamed: its opcode, or 0 before its first piece; None while nothing is.
@@ -608,13 +606,13 @@ class Reader(Inlet):
         self.streaming = 0
         self.is_idle = False
         self._state.fit = 0
-        if self._ring is not None and self._status == _MORE:
+        if self._ring is not None and self._status == _MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
 
     def end_stream(self) -> None:
         """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
         if self.streaming is not None:
-            self._skipping = self.streaming != 0
+            self._skipping = self._skipping or self.streaming != 0
             self.streaming = None
             self._state.fit = self._pool.capacity
             pieces, self._pieces = self._pieces, None
