@@ -165,9 +165,7 @@ class Writer:
         """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
         if self.opcode:
             self._refuse_message()
-        if not payloads:
-            return
-        if compress or not self.is_bare:
+        if len(payloads) < 2 or compress or not self.is_bare:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
             return

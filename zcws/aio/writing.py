@@ -94,13 +94,11 @@ class Writing(Stream):
         Raises: as `send`; what comes before the message that cannot be sent has been sent then.
             StaleFrame: the connection of the batch has been read from since.
         """
-        if isinstance(messages, (str, bytes, bytearray, memoryview)):
-            raise TypeError(
-                "send_many takes an iterable of messages, and this is one message: send takes that"
-            )
         if isinstance(messages, Batch):
             await self._send_batch(messages, compress)
             return
+        if isinstance(messages, (str, bytes, bytearray, memoryview)):
+            raise TypeError("send_many takes an iterable of messages; this is one message, for send")
         waiting = iter(messages)
         while some := list(islice(waiting, _TOGETHER)):
             payloads = _payloads_alike(some, text)
@@ -112,12 +110,16 @@ class Writing(Stream):
                     await self.send(message, text=text, compress=compress)
 
     async def _send_batch(self, batch: Batch, compress: bool | None) -> None:
-        relayed = batch.relayed()
+        relayed = batch.relayed() if len(batch) > 1 else None
         if relayed is not None:
             await self._send_alike(*relayed, compress)
             return
         for frame in batch:
-            if frame.opcode < _CLOSE:
+            if frame.opcode >= _CLOSE:
+                continue
+            if compress is None:
+                await self.write_frame(frame)
+            else:
                 await self._send_alike(frame.opcode, [frame.to_bytes()], compress)
 
     async def _send_alike(self, opcode: OpCode, payloads: list[bytes], compress: bool | None) -> None:
