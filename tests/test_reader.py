@@ -1050,3 +1050,12 @@ def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
     assert connection.reader.has_ended_well()
     assert (connection.reader._ring, connection.reader.is_pending, buffer.reader) == (None, False, None)
     assert pool.landing is ring
+
+
+def test_half_a_message_before_it() -> None:
+    """A Close that has taken effect although nobody read, as a driver's deadline does it."""
+    half, ping = wire.frame(TEXT, b"half", fin=False, key=wire.KEY), wire.frame(PING, key=wire.KEY)
+    connection = ended(half, ping, MASKED_CLOSE)
+    connection.reader.conclude()
+    assert read(connection).opcode == OpCode.PING
+    assert connection.reader.has_ended_well()
