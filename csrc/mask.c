@@ -39,3 +39,13 @@ size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, si
     zcws_kernel->mask_copy(at, payload, len, key);
     return (size_t)(at - out) + len;
 }
+
+size_t zcws_build_masked_each(uint8_t *out, uint8_t first, const uint8_t *payloads, const uint64_t *sizes,
+                              const uint32_t *keys, size_t count) {
+    size_t written = 0;
+    for (size_t i = 0; i < count; i++) {
+        written += zcws_build_masked(out + written, first, payloads, (size_t)sizes[i], keys[i]);
+        payloads += sizes[i];
+    }
+    return written;
+}

@@ -15,6 +15,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Hashable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -165,17 +166,35 @@ class Writer:
         """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
         if self.opcode:
             self._refuse_message()
-        if len(payloads) < 2 or compress or not self.is_bare:
+        if len(payloads) < 2 or compress or self._compress is not None:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
             return
-        # Without a step of the interpreter for each: a quarter of what `write_message` takes.
-        heads = map(HEADS[opcode].__getitem__, map(len, payloads))
-        frames = b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
+        # Without steps of the interpreter for each: a quarter of what `write_message` takes.
+        frames = (
+            _join_bare(opcode, payloads) if self._next_key is None else self._join_masked(opcode, payloads)
+        )
         self.out.append(frames)
         self.has_large |= len(frames) >= _SEGMENT
         self.written += len(frames)
         self.messages += len(payloads)
+
+    def _join_masked(self, opcode: OpCode, payloads: list[bytes]) -> memoryview:
+        """RFC 6455 5.3: a key of its own for each, and all of them masked in one crossing."""
+        next_key: Callable[[], int] = self._next_key  # type: ignore[assignment]
+        sizes, count = array("Q", map(len, payloads)), len(payloads)
+        keys = array("I", [next_key() for _ in payloads])
+        data = b"".join(payloads)
+        memory = _new_bytes("uint8_t[]", len(data) + _LONGEST_HEAD * count)
+        written = lib.zcws_build_masked_each(
+            memory,
+            _FIN | opcode,
+            data,
+            ffi.from_buffer("uint64_t[]", sizes),
+            ffi.from_buffer("uint32_t[]", keys),
+            count,
+        )
+        return memoryview(ffi.buffer(memory, written))
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
@@ -424,6 +443,11 @@ class Writer:
     def bar(self) -> None:
         """The socket is gone: nothing may be written any more."""
         self.opcode = OpCode.CLOSE
+
+
+def _join_bare(opcode: OpCode, payloads: list[bytes]) -> bytes:
+    heads = map(HEADS[opcode].__getitem__, map(len, payloads))
+    return b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
 
 
 def _joined(segments: list[Buffer]) -> list[Buffer]:

@@ -40,7 +40,7 @@ LIBRARIES = {
 LIMITS = ("raw TCP",)
 
 #: Rows that hand out frames and not messages.
-FRAMES = ("picows", "zcws batches", "zcws callbacks")
+FRAMES = ("picows", "zcws batches", "zcws callbacks", "zcws payloads")
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,22 @@ async def echo_frames(uri: str, message: str, depth: int, meter: Meter, settings
         meter.check(payload)
 
 
+async def echo_batches(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    messages = [message] * depth
+    async with zcws.connect(uri, **options(settings)) as ws:
+        batches, waiting = ws.batches(), 0
+        for count in meter:
+            for _ in range(count // depth):
+                await ws.send_many(messages)
+                waiting += depth
+                while waiting:
+                    batch = await anext(batches)
+                    waiting -= len(batch)
+                    for payload in batch.payloads:
+                        answer = payload
+        meter.check(answer)
+
+
 class EchoClient:
     """Sends when the answers to all that it sent before are there."""
 
@@ -178,9 +194,9 @@ async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
 
 
 SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}
-if hasattr(zcws.WebSocket, "send_many"):
-    SERVE["zcws batches"] = serve_batches
 ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames, "zcws callbacks": echo_callbacks}
+if hasattr(zcws.WebSocket, "send_many"):
+    SERVE["zcws batches"], ECHO["zcws batches"] = serve_batches, echo_batches
 FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}
 BROADCAST = {"zcws": serve_broadcast} if hasattr(zcws, "broadcast") else {}
 

@@ -178,6 +178,31 @@ static void test_build_masked(void) {
     }
 }
 
+static void test_build_masked_each(void) {
+    enum { COUNT = 40 };
+    uint64_t sizes[COUNT];
+    uint32_t keys[COUNT];
+    size_t all = 0, size = 0;
+    for (int i = 0; i < COUNT; i++) {
+        sizes[i] = i % 8 == 7 ? 126 + random_64() % 1000 : random_64() % 130;
+        keys[i] = (uint32_t)random_64();
+        all += sizes[i];
+        size += sizes[i] + (sizes[i] < 126 ? 6 : 8);
+    }
+    uint8_t *const payloads = here.end - all, *const out = there.end - size; /* neither has a byte more */
+    random_fill(payloads, all);
+    CHECK(zcws_build_masked_each(out, 0x82, payloads, sizes, keys, COUNT) == size, "%zu bytes", size);
+    const uint8_t *payload = payloads, *frame = out;
+    for (int i = 0; i < COUNT; i++) {
+        static uint8_t alone[2000];
+        const size_t written = zcws_build_masked(alone, 0x82, payload, (size_t)sizes[i], keys[i]);
+        CHECK(memcmp(frame, alone, written) == 0, "frame %d", i);
+        payload += sizes[i];
+        frame += written;
+    }
+    CHECK(zcws_build_masked_each(out, 0x82, payloads, sizes, keys, 0) == 0, "no frame has bytes");
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     here = guarded_map(100000);
@@ -190,5 +215,6 @@ int main(int argc, char **argv) {
     each_kernel("mask_copy", test_mask_copy);
     each_kernel("long payloads", test_mask_long);
     each_kernel("zcws_build_masked", test_build_masked);
+    each_kernel("zcws_build_masked_each", test_build_masked_each);
     return 0;
 }
