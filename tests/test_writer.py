@@ -16,7 +16,6 @@ from zcws.bridge import Reply
 from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
-from zcws.heads import Heads
 from zcws.keys import MaskingKeys
 from zcws.pool import SCRATCH_CAPACITY, Pool
 from zcws.writer import Writer
@@ -79,12 +78,6 @@ class TestFrames:
         # In its shortest form: the same head that the oracle builds.
         key = data[len(data) - size - 4 : len(data) - size] if masked else None
         assert data.startswith(wire.head(wire.BINARY, size, key=key))
-
-    def test_heads_that_are_kept_are_bounded_and_all_are_right(self) -> None:
-        heads = Heads(0x82)
-        for size in (*range(heads.MOST + 2), 0, 70_000):
-            assert heads[size] == wire.head(wire.BINARY, size)
-        assert len(heads) == heads.MOST
 
     def test_rfc6455_5_1_only_a_client_masks(self, writer: Writer, role: str) -> None:
         writer.write_message(OpCode.TEXT, b"hello")
@@ -177,7 +170,7 @@ class TestCorking:
             assert writer.take() == []
 
 
-class TestMaskingKeys:
+class TestKeys:
     def test_rfc6455_5_3_each_frame_has_a_key_of_its_own_from_the_source(self) -> None:
         block = entropy()(4 * MaskingKeys.BLOCK)
         writer = make_writer("client")
@@ -188,25 +181,6 @@ class TestMaskingKeys:
         keys = [data[i + 2 : i + 6] for i in range(0, len(data), 10)]
         assert keys == [block[i : i + 4] for i in range(0, len(block), 4)]
         assert all(data[i + 6 : i + 10] == key for i, key in zip(range(0, len(data), 10), keys, strict=True))
-
-    def test_the_source_is_asked_for_a_block_at_a_time(self) -> None:
-        asked: list[int] = []
-
-        def source(size: int) -> bytes:
-            asked.append(size)
-            return os.urandom(size)
-
-        keys = MaskingKeys(source)
-        drawn = {keys.next() for _ in range(MaskingKeys.BLOCK + 1)}
-        assert asked == [4 * MaskingKeys.BLOCK] * 2
-        assert len(drawn) > MaskingKeys.BLOCK - 2  # of 2^32: two the same are all but impossible, three are
-
-    def test_forget_drops_the_block(self) -> None:
-        blocks = [bytes(range(256)) * 4, bytes(1024)]
-        keys = MaskingKeys(lambda size: blocks.pop(0))
-        keys.next()
-        keys.forget()
-        assert keys.next() == 0
 
 
 class TestFragments:

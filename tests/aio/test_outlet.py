@@ -1,0 +1,327 @@
+"""The way out: back-pressure, corking, and what a transport is given."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wire
+from net import LONG, Place, RawPeer, echo, soon, swallow, until
+
+import zcws
+
+MEGABYTES = int(os.environ.get("ZCWS_TEST_MEGABYTES", "8"))
+
+
+def payload_of(number: int, size: int) -> bytes:
+    """Bytes that say which message they belong to, and where in it they lie."""
+    return random.Random(number).randbytes(size)
+
+
+def sizes(total: int, seed: int = 1) -> list[int]:
+    """Small and large messages, around every boundary of the writer."""
+    rnd, chosen = random.Random(seed), list[int]()
+    while sum(chosen) < total:
+        chosen.append(rnd.choice((100, 5_000, 16_384, 20_000, 33_000, 70_000, 300_000)))
+    return chosen
+
+
+async def read_slowly(peer: RawPeer, chosen: list[int], pause: float = 0.005) -> None:
+    """Reads the messages and compares them, with pauses in which the other side fills up."""
+    for number, size in enumerate(chosen):
+        frame = await peer.read()
+        assert frame.opcode == wire.BINARY
+        assert frame.payload == payload_of(number, size), f"message {number} of {size} bytes has changed"
+        if number % 4 == 0:
+            await asyncio.sleep(pause)
+
+
+def small_buffers(ours: zcws.WebSocket | None = None, peer: RawPeer | None = None) -> None:
+    """Keeps the kernel from taking everything. Less, and loopback's large segments would wait for timers."""
+    if peer is not None:
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+    if ours is not None:
+        ours.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+
+
+class TestBackPressure:
+    """Memory that the transport still holds is never written to again (design.md, section 3)."""
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    def test_a_buffer_that_is_used_again_for_each_message(self, anyplace: Place, role: str) -> None:
+        chosen = sizes(MEGABYTES * 1_000_000)
+        waited: list[bool] = []
+
+        async def send_all(ws: zcws.WebSocket) -> None:
+            small_buffers(ws)
+            memory = bytearray(max(chosen))
+            for number, size in enumerate(chosen):
+                memory[:size] = payload_of(number, size)
+                await ws.send(memoryview(memory)[:size])
+                await asyncio.sleep(0)
+                waited.append(not ws.is_writable)
+                memory[:size] = bytes(size)
+
+        async def main() -> None:
+            if role == "server":
+                async with anyplace.serve(send_all) as server:
+                    async with anyplace.raw_client(server, limit=16 * 1024) as peer:
+                        small_buffers(peer=peer)
+                        await read_slowly(peer, chosen)
+                        await peer.send(wire.CLOSE)
+                return
+
+            async def script(peer: RawPeer) -> None:
+                small_buffers(peer=peer)
+                await read_slowly(peer, chosen)
+                await peer.read()
+                await peer.send(wire.CLOSE)
+
+            async with anyplace.raw_server(script) as port, anyplace.connect(port) as ws:
+                await send_all(ws)
+
+        anyplace.run(main())
+        assert any(waited), "the peer was not slow enough for this test to show anything"
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    @pytest.mark.parametrize("origin", list(zcws.PayloadOrigin))
+    def test_received_frames_are_written_back(
+        self, anyplace: Place, role: str, origin: zcws.PayloadOrigin
+    ) -> None:
+        """Echo through one PayloadBuffer and the ring, both of which are used again while the answers wait."""
+        chosen = sizes(MEGABYTES * 500_000, seed=2)
+        waited: list[bool] = []
+
+        async def echo_frames(ws: zcws.WebSocket) -> None:
+            small_buffers(ws)
+            buffer = zcws.PayloadBuffer()
+            while True:
+                frame = await ws.read_frame(buffer, origin)
+                if frame.opcode is zcws.OpCode.CLOSE:
+                    return
+                await ws.write_frame(frame)
+                await asyncio.sleep(0)
+                waited.append(not ws.is_writable)
+
+        async def talk(peer: RawPeer) -> None:
+            small_buffers(peer=peer)
+            # Over TLS a slow interpreter on a busy machine does not fill the buffers in 5 ms.
+            reading = asyncio.ensure_future(read_slowly(peer, chosen, pause=0.02))
+            for number, size in enumerate(chosen):
+                payload = payload_of(number, size)
+                if number % 3:
+                    await peer.send(wire.BINARY, payload)
+                else:
+                    await peer.send(wire.BINARY, payload[: size // 2], fin=False)
+                    await peer.send(wire.CONTINUATION, payload[size // 2 :])
+            await asyncio.wait_for(reading, 10 * LONG)
+            await peer.send(wire.CLOSE)
+            await peer.read()
+
+        async def main() -> None:
+            if role == "server":
+                async with anyplace.serve(echo_frames) as server:
+                    async with anyplace.raw_client(server, limit=16 * 1024) as peer:
+                        await talk(peer)
+            else:
+                async with anyplace.raw_server(talk) as port, anyplace.connect(port) as ws:
+                    await echo_frames(ws)
+
+        anyplace.run(main())
+        assert any(waited), "the peer was not slow enough for this test to show anything"
+
+    def test_write_limit(self, place: Place) -> None:
+        async def main() -> None:
+            async with (
+                place.serve(swallow, write_limit=(200_000, 50_000)) as server,
+                place.connect(server) as ws,
+            ):
+                (accepted,) = server.connections
+                for connection in (accepted, ws):
+                    assert connection._transport is not None
+                    if connection is accepted:
+                        assert connection._transport.get_write_buffer_limits() == (50_000, 200_000)  # type: ignore[attr-defined]
+
+        place.run(main())
+
+    def test_a_send_that_is_cancelled_in_its_wait_has_written_nothing(self, anyplace: Place) -> None:
+        async def main() -> None:
+            done = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                number = 0
+                while ws.is_writable:
+                    while ws.is_writable:
+                        await ws.send(b"%d" % number + bytes(50_000))
+                        number += 1
+                    await asyncio.sleep(0.1)  # what the kernel still takes, it takes now
+                for _ in range(5):
+                    with pytest.raises(asyncio.TimeoutError):
+                        await asyncio.wait_for(ws.send("never"), 0.01)
+                done.set()
+                await ws.send(str(number))
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
+                await soon(done.wait())
+                seen = 0
+                while (frame := await peer.read()).opcode == wire.BINARY:
+                    assert frame.payload == b"%d" % seen + bytes(50_000)
+                    seen += 1
+                assert frame.payload == b"%d" % seen
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+
+SERVER = """
+import asyncio, sys
+import zcws
+
+async def main():
+    done = asyncio.Event()
+
+    async def echo(ws):
+        try:
+            async for message in ws:
+                await ws.send(message)
+        finally:
+            done.set()
+
+    async with zcws.serve(echo, "127.0.0.1", 0) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.wait_for(done.wait(), 60)
+
+if sys.argv[1] == "uvloop":
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+def can_trace() -> bool:
+    strace = shutil.which("strace")
+    return (
+        strace is not None
+        and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0
+    )
+
+
+class TestCorking:
+    """64 pipelined text frames of 256 bytes that arrive in one segment are answered with one `send`."""
+
+    FRAMES, SIZE = 64, 256
+
+    def pipelined(self) -> bytes:
+        return wire.frame(wire.TEXT, b"x" * self.SIZE, key=wire.KEY) * self.FRAMES
+
+    @pytest.mark.skipif(not can_trace(), reason="strace is not here, or not allowed")
+    def test_as_the_kernel_sees_it(self, place: Place, tmp_path: Path) -> None:
+        log = tmp_path / "strace"
+        command = ["strace", "-f", "-qq", "-yy", "-o", str(log), "-e", "trace=write,writev,sendto,sendmsg"]
+        server = subprocess.Popen(
+            [*command, sys.executable, "-c", SERVER, place.loop], stdout=subprocess.PIPE
+        )
+        assert server.stdout is not None
+        answer = self.FRAMES * (self.SIZE + 4)
+        try:
+            with socket.create_connection(("127.0.0.1", int(server.stdout.readline())), timeout=LONG) as sock:
+                sock.sendall(
+                    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                )
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += sock.recv(4096)
+                sock.sendall(self.pipelined())
+                got = b""
+                while len(got) < answer:
+                    got += sock.recv(1 << 20)
+        finally:
+            server.wait()  # it ends with its only connection
+            server.stdout.close()
+        assert wire.parse(got) == [wire.Seen(wire.TEXT, b"x" * self.SIZE)] * self.FRAMES
+        sent = [int(line.rpartition("=")[2]) for line in log.read_text().splitlines() if "<TCP:" in line]
+        assert sent == [len(head), answer]
+
+    def test_as_the_transport_sees_it(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(echo) as server, anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                counting = Counting.instead_of_the_transport(ws)
+                await peer.send_bytes(self.pipelined())
+                for _ in range(self.FRAMES):
+                    assert (await peer.read()).payload == b"x" * self.SIZE
+                if anyplace.is_tls and sys.version_info < (3, 11):
+                    assert len(counting.written) <= 2  # asyncio hands over each TLS record by itself
+                else:
+                    assert counting.written == [self.FRAMES * (self.SIZE + 4)]
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
+
+    def test_what_is_written_outside_of_a_read_goes_out_at_the_end_of_the_turn(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(swallow) as server, place.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                counting = Counting.instead_of_the_transport(ws)
+                for _ in range(50):
+                    await ws.send(b"x" * 100)
+                assert counting.written == []
+                for _ in range(50):
+                    await peer.read()
+                assert counting.written == [50 * 102]
+                await ws.send("flushed by hand")
+                await ws.flush()
+                assert len(counting.written) == 2
+                await peer.read()
+                for _ in range(100):
+                    await ws.send(bytes(10_000))  # 64 KiB are enough to go
+                assert len(counting.written) >= 14
+                for _ in range(100):
+                    await peer.read()
+                await peer.send(wire.CLOSE)
+
+        place.run(main())
+
+
+class Counting:
+    """A transport that counts what it is given, and passes it on."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.written: list[int] = []
+
+    @classmethod
+    def instead_of_the_transport(cls, ws: zcws.WebSocket) -> Counting:
+        counting: Any = cls(ws._transport)
+        ws._transport = counting
+        if ws._own is not None:
+            ws._own = counting
+        return counting  # type: ignore[no-any-return]
+
+    def send_output(self) -> None:
+        self.written.append(self._transport.writer.size)
+        self._transport.send_output()
+
+    def write(self, data: Any) -> None:
+        self.written.append(len(data))
+        self._transport.write(data)
+
+    def writelines(self, segments: Any) -> None:
+        segments = list(segments)
+        self.written.append(sum(len(segment) for segment in segments))
+        self._transport.writelines(segments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
