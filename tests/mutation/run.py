@@ -46,7 +46,7 @@ MODULES = ["zcws.reader", "zcws.inlet", "zcws.assembly", "zcws.closing", "wire"]
 
 #: The fast sans-I/O tests in which these modules are used at all.
 TESTS = (
-    "reader inlet assembly closing wire connection payload_origin behaviour_frames behaviour_deflate".split()
+    "reader batch inlet assembly closing wire connection payload_origin behaviour_frames behaviour_deflate".split()
 )
 
 #: Not these, which take longer than all others together: any messages, and what inflates to a thousand times its size.
