@@ -45,9 +45,7 @@ ROOT = Path(__file__).parent.parent.parent
 MODULES = ["zcws.reader", "zcws.inlet", "zcws.assembly", "zcws.closing", "wire"]
 
 #: The fast sans-I/O tests in which these modules are used at all.
-TESTS = (
-    "reader batch inlet assembly closing wire connection payload_origin behaviour_frames behaviour_deflate".split()
-)
+TESTS = "reader batch inlet assembly closing wire connection payload_origin behaviour_frames behaviour_deflate".split()
 
 #: Not these, which take longer than all others together: any messages, and what inflates to a thousand times its size.
 LEAVE = "not bomb and not test_what_comes_out_is_what_went_in"
