@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import zcws
@@ -165,32 +166,36 @@ async def firehose_frames(uri: str, meter: Meter, settings: Settings) -> None:
                 (await ws.read_frame(buffer)).payload  # noqa: B018  the view is made, as an application would
 
 
-async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:
+async def drink(uri: str, meter: Meter, settings: Settings, look: Callable[[zcws.Batch], object]) -> None:
+    """Batch after batch, each looked at in one way, until the meter has enough."""
     async with zcws.connect(uri, **options(settings)) as ws:
         left = 0
         async for batch in ws.batches():
-            for _ in batch.payloads:
-                pass
+            look(batch)
             left -= len(batch)
             while left <= 0:
                 count = meter.next()
                 if not count:
                     return
                 left += count
+
+
+def look_at_payloads(batch: zcws.Batch) -> None:
+    for _ in batch.payloads:
+        pass
+
+
+def look_at_frames(batch: zcws.Batch) -> None:
+    for frame in batch:
+        frame.payload  # noqa: B018  the view is made, as an application would
+
+
+async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:
+    await drink(uri, meter, settings, look_at_payloads)
 
 
 async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
-    async with zcws.connect(uri, **options(settings)) as ws:
-        left = 0
-        async for batch in ws.batches():  # type: ignore[attr-defined]
-            for frame in batch:
-                frame.payload  # noqa: B018
-            left -= len(batch)
-            while left <= 0:
-                count = meter.next()
-                if not count:
-                    return
-                left += count
+    await drink(uri, meter, settings, look_at_frames)
 
 
 SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}

@@ -149,7 +149,7 @@ class Outlet(asyncio.BufferedProtocol):
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
             )
 
-    # ---- what the way in does ----
+    # ---- what the way in does: stream.py has these three, and nobody makes an Outlet by itself ----
 
     def _resume_reading(self) -> None:
         """There is room for more."""
@@ -275,9 +275,8 @@ class Outlet(asyncio.BufferedProtocol):
             if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
                 transport.close()
             elif not connection.is_client:
-                end_writing(
-                    transport
-                )  # RFC 6455 7.1.1: the server closes first; what is on its way is still read
+                # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
+                end_writing(transport)
         elif self._reader.is_ending:
             # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
             # the bridge, and the half that should send it does not.
