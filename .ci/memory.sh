@@ -57,6 +57,12 @@ suppressions() { # what the interpreter does on purpose: not ours to judge
    Memcheck:Value8
    obj:*libpython3*
 }
+{
+   glibc's own for 32 bytes at a time, which valgrind does not replace: it reads whole words, of strings that Python compares
+   Memcheck:Addr32
+   fun:__wmemcmp_avx2*
+   obj:*libpython3*
+}
 SUPP
 }
 

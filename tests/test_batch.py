@@ -14,11 +14,12 @@ from pair import entropy
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.batch import Batch, RingBatch
+from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import NEED_MORE
+from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.keys import MaskingKeys
 from zcws.pool import Pool
 from zcws.writer import Writer
@@ -71,6 +72,22 @@ def test_control_frames_have_no_payloads_here() -> None:
     assert [bytes(view) for view in found.payloads] == [*(f"né {i}".encode() for i in range(4)), b"b"]
     assert [frame.opcode for frame in found] == [PING, TEXT, TEXT, TEXT, TEXT, PONG, BINARY]
     assert found.relayed() is None
+
+
+CLOSED = wire.frame(CLOSE, wire.close_payload(1000))
+
+
+def test_nor_has_a_close() -> None:
+    connection = connect()
+    send(connection, *texts(4), CLOSED)
+    assert [str(view, "utf-8") for view in batch(connection).payloads] == [f"né {i}" for i in range(4)]
+    connection = connect()
+    send(connection, *wire.fragments(TEXT, [b"o", b"ne"]), CLOSED)
+    assert [bytes(view) for view in batch(connection).payloads] == [b"one"]
+    connection = connect()
+    send(connection, CLOSED)
+    alone = batch(connection)
+    assert (list(alone.payloads), alone.relayed()) == ([], None)
 
 
 def test_payloads_of_messages_in_pieces() -> None:
@@ -135,6 +152,20 @@ def test_what_can_be_relayed_at_once() -> None:
     send(connection, wire.frame(BINARY, b"a"), *wire.fragments(TEXT, [b"b", b"c"]))
     assert batch(connection).relayed() is None
     send(connection, wire.frame(PING, b"a"), wire.frame(PING, b"b"))
+    assert batch(connection).relayed() is None
+    send(connection, wire.frame(BINARY, b"a"))
+    assert batch(connection).relayed() == (OpCode.BINARY, [b"a"])
+    send(connection, *wire.fragments(BINARY, [b"b", b"c"]))
+    assert batch(connection).relayed() == (OpCode.BINARY, [b"bc"])
+    send(connection, wire.frame(BINARY, b"never whole", fin=False), wire.frame(PING, b"a"))
+    assert batch(connection).relayed() is None
+    send(connection, CLOSED)
+    assert batch(connection).relayed() is None
+
+
+def test_a_close_within_a_message_is_not_relayed() -> None:
+    connection = connect()
+    send(connection, wire.frame(BINARY, b"never whole", fin=False), CLOSED)
     assert batch(connection).relayed() is None
 
 
@@ -204,9 +235,25 @@ def test_frames_and_batches_go_on_where_messages_stopped() -> None:
     assert connection.reader.read_message() is NEED_MORE
 
 
-def test_a_stream_goes_on_where_messages_stopped() -> None:
-    connection = connect()
+def test_a_frame_that_was_copied_goes_on_where_messages_stopped() -> None:
+    connection, buffer = connect(), PayloadBuffer()
     line_up(connection)
+    frame = connection.read_frame(buffer, PayloadOrigin.CONSISTENT)
+    assert frame is not NEED_MORE
+    assert frame.text == "né 1"
+    assert next_ready(connection) is None
+    assert connection.reader.read_message() == "né 2"
+    assert frame.is_stale
+
+
+@pytest.mark.parametrize("behind", ["nothing", "a fault"])
+def test_a_stream_goes_on_where_messages_stopped(behind: str) -> None:
+    connection = connect()
+    if behind == "nothing":
+        line_up(connection)
+    else:
+        send(connection, *texts(6), b"\x8f\x00")
+        assert connection.reader.read_message() == "né 0"
     connection.reader.begin_stream()
     assert next_ready(connection) is None
     assert connection.reader.read_piece() == ("né 1", True)
@@ -231,16 +278,34 @@ def test_after_a_loss_nothing_is_ready_that_is_not_waiting() -> None:
     assert next_ready(connection) is None
 
 
+def test_what_has_to_make_room_is_not_ready() -> None:
+    """RFC 6455 5.5.1: our Close is out, so what arrives is dropped; what waits is, too, when there is no more room."""
+    connection = connect()
+    line_up(connection)
+    connection.reader.discard()
+    more = memoryview(b"\x82\x7e\x08\x00" + bytes(2048))
+    assert next_ready(connection) == "né 1"
+    for _ in range(4):
+        while more:
+            more = more[connection.receive_bytes(more) :]
+        more = memoryview(b"\x82\x7e\x08\x00" + bytes(2048))
+    assert connection.reader.rows_waiting == 0
+    assert next_ready(connection) is None
+
+
 def test_no_ring_is_held_once_the_reader_waits() -> None:
     pool = Pool(4096)
     connection = connect(pool)
+    ring = pool.land()
+    gc.collect()
+    before = len(gc.get_referrers(ring.copies))
     line_up(connection)
-    ring = connection.reader._ring
-    assert ring is not None
+    assert connection.reader.holds(ring)
+    assert len(gc.get_referrers(ring.copies)) > before
     assert list(connection.reader.ready) == [f"né {i}" for i in range(1, 6)]
     assert connection.reader.read_message() is NEED_MORE
     gc.collect()
-    assert not [thing for thing in gc.get_referrers(ring.copies) if type(thing) is type(map(str, ()))]
+    assert len(gc.get_referrers(ring.copies)) == before
     assert not connection.reader.holds(ring)
 
 

@@ -1055,7 +1055,9 @@ def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
 def test_half_a_message_before_it() -> None:
     """A Close that has taken effect although nobody read, as a driver's deadline does it."""
     half, ping = wire.frame(TEXT, b"half", fin=False, key=wire.KEY), wire.frame(PING, key=wire.KEY)
-    connection = ended(half, ping, MASKED_CLOSE)
+    connection, buffer = ended(half, ping, MASKED_CLOSE), PayloadBuffer()
     connection.reader.conclude()
-    assert read(connection).opcode == OpCode.PING
+    assert read(connection, buffer).opcode == OpCode.PING
+    assert buffer.reader is connection.reader
     assert connection.reader.has_ended_well()
+    assert buffer.reader is None  # others may use it

@@ -196,7 +196,6 @@ class Reader(Inlet):
         lease = self._lease
         lease.ring = ring
         self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
-        self.ready = NO_ROWS
         return frame
 
     def read_message(self) -> str | bytes | NeedMore:
@@ -546,13 +545,11 @@ class Reader(Inlet):
             return False
         close = self._peer_close or b""
         # The last row is the Close itself.
-        if self._stopped is not None or self.rows_waiting > 1 or close[:2] not in _GOOD_ENDS:
+        if self.rows_waiting > 1 or close[:2] not in _GOOD_ENDS:
             return False
         self._words = self._batch = NO_ROWS
-        if self._frame is not None:
-            self._forget_frame()
-        if self._assembly is not None:
-            self._drop_message()
+        self._forget_frame()
+        self._drop_message()
         self._drop_ring()
         return True
 

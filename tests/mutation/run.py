@@ -42,7 +42,7 @@ from mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).parent.parent.parent
 
-MODULES = ["zcws.reader", "zcws.inlet", "zcws.assembly", "zcws.closing", "wire"]
+MODULES = ["zcws.reader", "zcws.inlet", "zcws.batch", "zcws.assembly", "zcws.closing", "wire"]
 
 #: The fast sans-I/O tests in which these modules are used at all.
 TESTS = "reader batch inlet assembly closing wire connection payload_origin behaviour_frames behaviour_deflate".split()
