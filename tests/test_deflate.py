@@ -52,7 +52,11 @@ class TestOptions:
     def test_defaults(self) -> None:
         assert Deflate().threshold == 256
         assert Deflate().idle_timeout == 60
-        assert hash(Deflate()) == hash(Deflate())
+        assert repr(Deflate(level=2)).startswith("Deflate(level=2, ")
+
+    def test_equal_options_are_one_key(self) -> None:
+        assert {Deflate(), Deflate(level=1), Deflate(level=2)} == {Deflate(), Deflate(level=2)}
+        assert Deflate() != "deflate"
 
     def test_short_form(self) -> None:
         options = Deflate(level=9)

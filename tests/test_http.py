@@ -441,6 +441,19 @@ class TestAnyBytes:
             assert outcome(parse, [stream]) == outcome(parse, [stream[i : i + 1] for i in range(len(stream))])
 
 
+def test_heads_are_equal_by_what_they_say() -> None:
+    assert Request("/a") == Request("/a", Headers()) != Request("/b")
+    assert Response(200, "OK") == Response(200, "OK", Headers(), b"") != Response(200, "OK", body=b"x")
+    assert Request("/a") != Response(200)
+
+
+def test_heads_are_shown_without_their_headers() -> None:
+    """They may hold credentials."""
+    headers = Headers({"Authorization": "Basic c2VjcmV0"})
+    assert repr(Request("/a", headers)) == "<Request GET /a HTTP/1.1>"
+    assert repr(Response(200, "OK", headers, b"abc")) == "<Response HTTP/1.1 200 OK, 3 bytes>"
+
+
 def test_an_http_error_is_a_handshake_error() -> None:
     error = HttpError(400, "a sentence")
     assert isinstance(error, HandshakeError)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 from zcws.body import BodyReader
@@ -267,7 +266,7 @@ class WebSocketConnector:
         """The same handshake somewhere else."""
         keeps = uri.origin == self.uri.origin
         if keeps and self._has_credentials:  # rather than what the server has put into the address
-            uri = replace(uri, username=None, password=None)
+            uri = uri._replace(username=None, password=None)
         return WebSocketConnector(
             uri,
             entropy=self._entropy,

@@ -19,7 +19,6 @@ inflate. So a server declines an offer of `server_max_window_bits=8`, and a clie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, Extension, Parameters, build_extension
@@ -40,7 +39,6 @@ MAX_BITS = 15
 MIN_BITS = 9
 
 
-@dataclass(frozen=True)
 class Deflate:
     """Options of permessage-deflate.
 
@@ -63,25 +61,41 @@ class Deflate:
             our decompressor, has to be kept: the peer may refer to it at any time.
     """
 
-    level: int = 1
-    server_max_window_bits: int | None = None
-    client_max_window_bits: int | None = None
-    server_no_context_takeover: bool = False
-    client_no_context_takeover: bool = False
-    mem_level: int = 8
-    threshold: int = 256
-    idle_timeout: float | None = 60
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("level", 1, 9), ("mem_level", 1, 9)):
-            check_range(name, getattr(self, name), low, high)
-        for name in WINDOWS:
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), MIN_BITS, MAX_BITS)
-        if not isinstance(self.threshold, int) or self.threshold < 0:
+    def __init__(
+        self,
+        level: int = 1,
+        server_max_window_bits: int | None = None,
+        client_max_window_bits: int | None = None,
+        server_no_context_takeover: bool = False,
+        client_no_context_takeover: bool = False,
+        mem_level: int = 8,
+        threshold: int = 256,
+        idle_timeout: float | None = 60,
+    ) -> None:
+        check_range("level", level, 1, 9)
+        check_range("mem_level", mem_level, 1, 9)
+        for name, bits in zip(WINDOWS, (server_max_window_bits, client_max_window_bits), strict=True):
+            if bits is not None:
+                check_range(name, bits, MIN_BITS, MAX_BITS)
+        if not isinstance(threshold, int) or threshold < 0:
             raise ValueError("threshold must be a number of bytes, 0 or more")
-        if self.idle_timeout is not None and not self.idle_timeout > 0:
+        if idle_timeout is not None and not idle_timeout > 0:
             raise ValueError("idle_timeout must be a number of seconds above 0, or None")
+        self.level, self.mem_level = level, mem_level
+        self.server_max_window_bits = server_max_window_bits
+        self.client_max_window_bits = client_max_window_bits
+        self.server_no_context_takeover = server_no_context_takeover
+        self.client_no_context_takeover = client_no_context_takeover
+        self.threshold, self.idle_timeout = threshold, idle_timeout
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Deflate) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"Deflate({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     @staticmethod
     def of(compression: Deflate | str | None) -> Deflate | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zcws.headers import TOKEN, is_token
 
@@ -46,8 +46,7 @@ skip_element = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)*,?').match
 unescape = re.compile(r"\\(.)").sub
 
 
-@dataclass(frozen=True)
-class DeflateParameters:
+class DeflateParameters(NamedTuple):
     """What permessage-deflate does on one connection. RFC 7692 7.1."""
 
     server_no_context_takeover: bool = False
@@ -56,8 +55,7 @@ class DeflateParameters:
     client_max_window_bits: int = 15
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(NamedTuple):
     """What the opening handshake settled; both halves of a connection read it, nobody changes it."""
 
     subprotocol: str | None = None

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from zcws.errors import HandshakeError
@@ -79,7 +78,6 @@ class HttpError(HandshakeError):
         super().__init__(reason, status=int(status), headers=headers or {})
 
 
-@dataclass
 class Request:
     """The head of a request.
 
@@ -89,11 +87,20 @@ class Request:
             whom it has found: the handler has the same object, `ws.request`.
     """
 
-    path: str
-    headers: Headers = field(default_factory=Headers)
-    method: str = "GET"
-    version: str = "HTTP/1.1"
-    username: str | None = field(default=None, init=False, compare=False)
+    def __init__(
+        self, path: str, headers: Headers | None = None, method: str = "GET", version: str = "HTTP/1.1"
+    ) -> None:
+        self.path = path
+        self.headers = Headers() if headers is None else headers
+        self.method = method
+        self.version = version
+        self.username: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path} {self.version}>"
 
     def serialize(self) -> bytes:
         """The head as bytes; `ValueError` where method or path would break out of the first line."""
@@ -101,15 +108,28 @@ class Request:
         return head_bytes(first, request_line(first), self.headers)
 
 
-@dataclass
 class Response:
     """The head of a response, and its body where there is one."""
 
-    status_code: int
-    reason_phrase: str = ""
-    headers: Headers = field(default_factory=Headers)
-    body: bytes = b""
-    version: str = "HTTP/1.1"
+    def __init__(
+        self,
+        status_code: int,
+        reason_phrase: str = "",
+        headers: Headers | None = None,
+        body: bytes = b"",
+        version: str = "HTTP/1.1",
+    ) -> None:
+        self.status_code = status_code
+        self.reason_phrase = reason_phrase
+        self.headers = Headers() if headers is None else headers
+        self.body = body
+        self.version = version
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Response) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"<Response {self.version} {self.status_code} {self.reason_phrase}, {len(self.body)} bytes>"
 
     def serialize(self) -> bytes:
         """Head and body as bytes; `ValueError` where the reason phrase would break out of the first line."""

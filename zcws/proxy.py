@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from zcws.errors import ProxyError
 from zcws.handshake import SOFTWARE, basic_authorization
@@ -52,8 +52,7 @@ grammar = re.compile(
 has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
 
 
-@dataclass(frozen=True)
-class Proxy:
+class Proxy(NamedTuple):
     """Where a proxy is, and how it is spoken to.
 
     Attributes:
@@ -66,9 +65,12 @@ class Proxy:
     scheme: str
     host: str
     port: int
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    username: str | None = None
+    password: str | None = None
     source: str = "proxy="
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.shown}>"
 
     @property
     def is_socks(self) -> bool:

@@ -17,7 +17,6 @@ it. It refuses to know how one connects, waits or tells the time: seconds come i
 from __future__ import annotations
 
 import logging
-import random
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 
@@ -63,10 +62,12 @@ def backoff(
 
 
 def _delays(first: float, delay: float, most: float, factor: float, jitter: float) -> Iterator[float]:
-    yield min(first, most) * random.random()
+    from random import random  # only who reconnects needs it, and it is a fiftieth of importing all of this
+
+    yield min(first, most) * random()
     while True:
         delay = min(delay, most)
-        yield delay * (1 - jitter * random.random())
+        yield delay * (1 - jitter * random())
         delay *= factor
 
 

@@ -20,7 +20,6 @@ import os
 import socket
 import ssl as ssl_module
 import sys
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zcws.connector import REDIRECTS, WebSocketConnector
@@ -64,7 +63,6 @@ VARIABLES = tuple(
 TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
 
 
-@dataclass(kw_only=True)
 class Route:
     """The options of `connect` that say how a server is reached; the drivers ask the methods.
 
@@ -72,22 +70,30 @@ class Route:
         TypeError, ValueError: options that mean nothing, alone or together.
     """
 
-    uri: WebSocketURI
-    ssl: Trust = None
-    server_hostname: str | None = None
-    proxy: str | Literal[True] | None = True
-    proxy_ssl: Trust = None
-    proxy_server_hostname: str | None = None
-    host: str | None = None
-    port: int | None = None
-    sock: socket.socket | None = None
-    path: str | os.PathLike[str] | None = None
-    max_redirects: int = 0
-    user_agent_header: str | None = SOFTWARE
-    _proxy: Proxy | None = field(default=None, init=False)
-    _contexts: dict[str, ssl_module.SSLContext] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        uri: WebSocketURI,
+        ssl: Trust = None,
+        server_hostname: str | None = None,
+        proxy: str | Literal[True] | None = True,
+        proxy_ssl: Trust = None,
+        proxy_server_hostname: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        sock: socket.socket | None = None,
+        path: str | os.PathLike[str] | None = None,
+        max_redirects: int = 0,
+        user_agent_header: str | None = SOFTWARE,
+    ) -> None:
+        self.uri = uri
+        self.ssl, self.server_hostname = ssl, server_hostname
+        self.proxy, self.proxy_ssl, self.proxy_server_hostname = proxy, proxy_ssl, proxy_server_hostname
+        self.host, self.port, self.sock, self.path = host, port, sock, path
+        self.max_redirects = max_redirects
+        self.user_agent_header = user_agent_header
+        self._proxy: Proxy | None = None
+        self._contexts: dict[str, ssl_module.SSLContext] = {}
         self._check_place()
         self._check_proxy()
         for option, trust in (("ssl", self.ssl), ("proxy_ssl", self.proxy_ssl)):

@@ -11,8 +11,7 @@ Who counts what, so that looking is all that is left to do:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from zcws.closing import Event, State
 from zcws.connection import Connection
@@ -23,8 +22,7 @@ __all__ = ["Closer", "Stats", "stats_of"]
 Closer = Literal["us", "peer", "network"]
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(NamedTuple):
     """One connection at one moment.
 
     Attributes:

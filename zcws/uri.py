@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 __all__ = ["WebSocketURI", "parse_host", "parse_port", "parse_uri", "parse_user_info", "resolve_redirect"]
@@ -41,8 +41,7 @@ has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
 is_host_name = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_.])?").fullmatch
 
 
-@dataclass(frozen=True)
-class WebSocketURI:
+class WebSocketURI(NamedTuple):
     """What a ws or wss URI says.
 
     Attributes:
@@ -56,8 +55,11 @@ class WebSocketURI:
     host: str
     port: int
     path: str = "/"
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    username: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.shown}>"
 
     @property
     def resource_name(self) -> str:
@@ -166,7 +168,7 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
         raise ValueError("a redirect from wss to ws is not followed")
     if target.origin != uri.origin or target.username is not None:
         return target
-    return replace(uri, path=target.path)
+    return uri._replace(path=target.path)
 
 
 def absolute(uri: WebSocketURI, reference: str) -> str:
