@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from typing import Any
 
 import pytest
@@ -11,39 +10,22 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
+from receiver import DEFLATE, batch, connect, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
-from zcws.batch import Batch, RingBatch
+from zcws.batch import RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
-from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.keys import MaskingKeys
 from zcws.pool import Pool
 from zcws.writer import Writer
 
-DEFLATE = Agreement(deflate=DeflateParameters())
-
-
-def connect(pool: Pool | None = None, **settings: Any) -> Connection:
-    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)
-
-
-def send(connection: Connection, *frames: bytes) -> None:
-    data = b"".join(frames)
-    assert connection.receive_bytes(data) == len(data)
-
 
 def texts(count: int, first: int = 0) -> list[bytes]:
     return [wire.frame(TEXT, f"né {i}".encode()) for i in range(first, first + count)]
-
-
-def batch(connection: Connection) -> Batch:
-    frames = connection.reader.read_batch()
-    assert isinstance(frames, Batch)
-    return frames
 
 
 # ---- payloads ----

@@ -43,11 +43,12 @@ HOUSE: list[tuple[float, str]] = [
     (5, "connection"),
     (4.5, "prepared"),  # which bytes a writer gets
     (4, "reader writer"),
+    (3.7, "pieces"),  # messages that arrive in them
     (3.5, "inlet"),  # the network's side of reading
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
-    (2, "ring buffer headers uri heads keys"),
+    (2, "ring buffer headers uri heads keys rows"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
     (1, "codes"),
     (0.5, "kernel"),  # chosen before anybody uses it

@@ -1,7 +1,7 @@
 """The network's side of reading: bytes arrive, are scanned, and wait as rows.
 
 It decides where the next bytes may land, when a ring is leased and given back, and when the peer's Close or mistake
-takes effect. It knows neither messages nor callers (reader.py), and neither sockets nor time.
+takes effect. It knows neither messages nor callers (pieces.py, reader.py), and neither sockets nor time.
 
 The life of bytes: `get_buffer` says where the next ones may land; `received` scans them (one crossing, every complete
 frame); the rows of the table wait in `_batch`. What stands behind the last row is `_status`:
@@ -43,12 +43,10 @@ from zcws.frame import Frame, Lease, ReceivedFrame, close_payload, parse_close_p
 from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
+from zcws.rows import LAST, PART, WHOLE_PART
 
 __all__ = ["NO_ROWS", "Inlet"]
 
-_LAST = lib.ZCWS_LAST
-#: What says which part of its message a row is, and whether that is compressed; and what a whole plain frame has there.
-_PART, _WHOLE_PART = lib.ZCWS_FIRST | _LAST | lib.ZCWS_COMPRESSED, lib.ZCWS_FIRST | _LAST
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
@@ -242,7 +240,7 @@ class Inlet:
         found = _scan(self._state, ring.base, 0, count, pool.table, TABLE_ROWS)
         if found == 1 and not self.discarding:
             row = pool.words[_HEAD:_END_OF_ROW].tolist()
-            if row[0] & _PART == _WHOLE_PART:
+            if row[0] & PART == WHOLE_PART:
                 return row
         ring = self._ring = pool.lease()
         self.is_idle = False
@@ -572,9 +570,9 @@ class Inlet:
         if self._remaining:
             return False
         self._landing = None
-        if outcome == _LAST:
+        if outcome == LAST:
             # A row of no bytes, so that the message ends where every message ends: at its last row.
-            self._set_rows([self._landing_opcode | _LAST, 0, 0])
+            self._set_rows([self._landing_opcode | LAST, 0, 0])
         return True
 
     # ---- the end ----

@@ -1,0 +1,41 @@
+"""A client's connection whose server is the test: what is sent here has arrived there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from zcws.batch import Batch
+from zcws.connection import Connection
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE, Frame
+from zcws.pool import Pool
+
+__all__ = ["DEFLATE", "batch", "connect", "read", "send"]
+
+DEFLATE = Agreement(deflate=DeflateParameters())
+
+
+def connect(pool: Pool | None = None, **settings: Any) -> Connection:
+    """In rings of 4096 bytes, unless the pool has others."""
+    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)
+
+
+def send(connection: Connection, *frames: bytes) -> None:
+    """All of it, and there has to be room for it."""
+    data = b"".join(frames)
+    assert connection.receive_bytes(data) == len(data)
+
+
+def read(connection: Connection, *args: Any) -> Frame:
+    """The next frame, which has to be there; arguments as those of `read_frame`."""
+    frame = connection.read_frame(*args)
+    assert frame is not NEED_MORE
+    return frame
+
+
+def batch(connection: Connection) -> Batch:
+    """The next batch, which has to be there."""
+    frames = connection.reader.read_batch()
+    assert isinstance(frames, Batch)
+    return frames

@@ -1,0 +1,360 @@
+"""Messages that arrive in pieces: put together, received in place, or handed on as they come.
+
+Fragments, the pieces of a frame that is larger than the ring, compressed messages. What has arrived whole and can be
+used where it lies is read in reader.py, which builds on this.
+"""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
+
+from zcws.assembly import (
+    BAD_BUFFER_SIZE,
+    BAD_DEFLATE,
+    BAD_MESSAGE_SIZE,
+    BAD_UTF8,
+    Assembly,
+    Inflate,
+    Inflated,
+    is_utf8,
+)
+from zcws.bridge import Bridge, Reply
+from zcws.buffer import PayloadBuffer
+from zcws.codes import OpCode
+from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, Source
+from zcws.inlet import NO_ROWS, Inlet
+from zcws.kernel import lib
+from zcws.pool import Pool
+from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST, WHOLE
+
+__all__ = ["AT_ONCE", "Piece", "PieceReader"]
+
+_MORE, _FULL = lib.ZCWS_MORE, lib.ZCWS_FULL
+
+#: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
+#: and put in its place step by step (assembly.py), which costs 8 us more.
+AT_ONCE = 16 * 1024
+_OPCODES = {int(op): op for op in OpCode}
+
+#: From this many bytes on, the rest of a large payload is received straight into its buffer. For less, one more
+#: system call costs more than the copy.
+_LAND_AT_LEAST = 16 * 1024
+
+#: A piece of a message that is being streamed: its bytes, or its text; and whether the message ends with it.
+Piece = tuple["str | bytes", bool]
+
+
+class PieceReader(Inlet):
+    """The reading half of one connection, as far as it is about messages in pieces.
+
+    Args:
+        pool: lends the rings; one per event loop or thread.
+        bridge: where replies are put.
+        masked: whether the peer must mask its frames: we are the server, and no-masking was not agreed.
+        inflate: decompresses the peer's messages, where permessage-deflate was agreed.
+        max_size: bytes of a message, exactly that many allowed.
+        max_fragments: frames of a message, exactly that many allowed.
+
+    Attributes:
+        streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
+    """
+
+    __slots__ = (
+        "_assembly",
+        "_decode",
+        "_finished",
+        "_inflate",
+        "_skipping",
+        "_streamed",
+        "streaming",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        bridge: Bridge,
+        *,
+        masked: bool,
+        inflate: Inflate | None,
+        max_size: int,
+        max_fragments: int,
+    ) -> None:
+        super().__init__(
+            pool,
+            bridge,
+            masked=masked,
+            compressed=inflate is not None,
+            max_size=max_size,
+            max_fragments=max_fragments,
+        )
+        self._inflate = inflate
+        self._assembly: Assembly | None = None  # the message in progress
+        # Buffers of ours in which messages lie that were handed out last.
+        self._finished: list[PayloadBuffer] | None = None
+        self._streamed = 0  # bytes of it so far
+        self._decode: Callable[[bytes, bool], str | bytes] = _as_is
+        self.streaming: int | None = None
+        self._skipping = False  # the rest of a message that nobody wants
+
+    @property
+    def inflated(self) -> tuple[int, int]:
+        """Bytes of compressed messages as they arrived, and as they were handed on. RFC 7692."""
+        inflate = self._inflate
+        return (0, 0) if inflate is None else (inflate.bytes_before, inflate.bytes_after)
+
+    # ---- messages in pieces ----
+
+    def _read_piece(
+        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
+    ) -> ReceivedFrame | None:
+        """A fragment, or a piece of a large frame: the whole message when this was the last."""
+        if what in DEFLATED and stop - start <= AT_ONCE and (buffer is None or buffer.fits(self._max_size)):
+            return self._read_deflated_frame(what, start, stop, buffer)
+        if self._skipping:
+            self._skip(what, start, stop)
+            return None
+        assembly = self._assembly
+        if what & FIRST or assembly is None:
+            self._assembly = assembly = self._begin(what, buffer)
+        fault = assembly.add(self._bytes_of(start, stop), last=bool(what & LAST))
+        if fault:
+            self._fail(fault)
+            return None
+        if not what & LAST:
+            return None
+        self._assembly = None
+        target = assembly.target
+        target.reader = None
+        if assembly.is_ours:
+            if self._finished is None:
+                self._finished = []
+            self._finished.append(target)
+        return self._hand_out(ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target)))
+
+    def _bytes_of(self, start: int, stop: int) -> memoryview:
+        return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
+
+    def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
+        is_ours = buffer is None
+        target = self._pool.lend_buffer() if buffer is None else buffer
+        target.reader = self
+        inflate = self._inflate if what & COMPRESSED else None
+        return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
+
+    def _read_deflated_frame(
+        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
+    ) -> ReceivedFrame | None:
+        """The same as a frame: in the caller's buffer, or in memory of its own."""
+        data = self._inflate_at_once(start, stop)
+        if data is None:
+            return None
+        if what == DEFLATED_TEXT and not data.isascii() and not is_utf8(data):
+            self._fail(BAD_UTF8)
+            return None
+        source: Source = Inflated(data)
+        if buffer is not None:
+            buffer.begin()
+            buffer.append(memoryview(data))
+            source = buffer.occupant()
+        return self._hand_out(ReceivedFrame(_OPCODES[what & 0x0F], source, 0, len(data)))
+
+    def _inflate_at_once(self, start: int, stop: int) -> bytes | None:
+        """The bytes of a whole compressed message. None: a fault."""
+        payload = self._ring.copies[start:stop]  # type: ignore[union-attr]
+        try:
+            data = self._inflate.message(payload, self._max_size)  # type: ignore[union-attr]
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+            return None
+        if len(data) <= self._max_size:
+            return data
+        self._fail(BAD_MESSAGE_SIZE)
+        return None
+
+    def _hand_out(self, frame: ReceivedFrame) -> ReceivedFrame:
+        """A frame that does not lie in the ring."""
+        self._frame = frame
+        self.ready = NO_ROWS
+        self._elsewhere = (frame,)
+        return frame
+
+    def _forget_frame(self) -> None:
+        if self._frame is None:
+            return  # a fault in the middle of a batch: the messages before it are about to be handed out
+        self._frame = None
+        self._lease.number += 1
+        if self._elsewhere:
+            for frame in self._elsewhere:
+                frame._source = None
+            self._elsewhere = ()
+        if self._finished:
+            for target in self._finished:
+                self._pool.return_buffer(target)
+            self._finished = None
+
+    def _drop_message(self) -> None:
+        super()._drop_message()
+        assembly, self._assembly = self._assembly, None
+        if assembly is not None:
+            assembly.target.reader = None
+            if assembly.is_ours:
+                self._pool.return_buffer(assembly.target)
+
+    # ---- the last row has been read ----
+
+    def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
+        """A control frame's turn has come: the Close takes effect, and a Ping is answered unless it has been."""
+        if opcode is OpCode.CLOSE:
+            self.conclude()
+        elif opcode is OpCode.PING and not self.eager:
+            if self._answered:
+                self._answered -= 1
+                return
+            payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
+            self._bridge.put(Reply(OpCode.PONG, payload))
+
+    def _more(self) -> bool:
+        """Every row has been read. True: there are new ones. False: more bytes are needed.
+
+        Raises: what stands behind the last row.
+        """
+        self.ready = NO_ROWS  # it holds on to the ring
+        if self._status != _MORE or self._eof:
+            if self._status == _FULL and self._ring is not None:
+                self._scan_ring(self._ring)
+                return True
+            self.conclude()
+            self._drop_message()
+            self._drop_ring()
+            raise self.error()
+        if self._remaining and self._landing is None:
+            self._start_landing()
+            if self._is_over:
+                return True
+        if self.discarding:
+            self._drop_message()
+        self._release()
+        self.is_idle = self._ring is None and self._landing is None and self.streaming is None
+        return False
+
+    def _start_landing(self) -> None:
+        """The rest of a large plain payload is received straight into its buffer."""
+        assembly = self._assembly
+        if assembly is None or not assembly.is_plain or self.discarding:
+            return
+        if not assembly.target.fits(len(assembly.target) + self._remaining):
+            self._fail(BAD_BUFFER_SIZE)
+        elif self._remaining >= _LAND_AT_LEAST:
+            self._landing = assembly.target
+            self._landing_opcode = assembly.opcode
+
+    # ---- streaming inside a message ----
+
+    def begin_stream(self) -> None:
+        """The next message is read with `read_piece`, as its bytes arrive, and not with the other methods.
+
+        Raises:
+            RuntimeError: half of a message has been read already.
+        """
+        if self._assembly is not None or self.streaming is not None:
+            raise RuntimeError("a message is being read already; a stream begins with a message")
+        self._forget_frame()
+        self.ready = NO_ROWS
+        self.streaming = 0
+        self.is_idle = False
+        self._state.fit = 0
+        if self._ring is not None and self._status == _MORE and not self._concluded:
+            self._scan_ring(self._ring)  # what is there of an unfinished frame
+
+    def end_stream(self) -> None:
+        """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
+        if self.streaming is not None:
+            self._skipping = self._skipping or self.streaming != 0
+            self.streaming = None
+            self._state.fit = self._pool.capacity
+            pieces, self._pieces = self._pieces, None
+            # A row that has been begun is read to its end: compressed, it is part of the context. RFC 7692 7.1.1.
+            for _, last in pieces or ():
+                self._skipping = not last
+
+    def read_piece(self) -> Piece | NeedMore:
+        """The next piece of the message that is being streamed, or NEED_MORE.
+
+        Raises: as `read_frame`.
+        """
+        while True:
+            if self._pieces is not None:
+                piece = next(self._pieces, None)
+                if piece is not None and piece[1]:
+                    self.streaming = 0  # nothing is left to skip
+                    self.end_stream()
+                if piece is not None and (piece[0] or piece[1]):
+                    return piece
+                if piece is not None:
+                    continue
+                self._pieces = None
+            row = next(self._batch, None)
+            if row is None:
+                if self._more():
+                    continue
+                return NEED_MORE
+            self._stream_row(*row)
+
+    def _stream_row(self, what: int, start: int, stop: int) -> None:
+        if what & CONTROL:
+            self._answer(WHOLE[what], start, stop)
+        elif self._skipping:
+            self._skip(what, start, stop)
+        else:
+            if what & FIRST:
+                self.streaming = what & 0x0F
+                self._streamed = 0
+                self._decode = (
+                    getincrementaldecoder("utf-8")().decode if self.streaming == OpCode.TEXT else _as_is
+                )
+            # A copy: the ring may be written to again before the last piece of it has been asked for.
+            self._pieces = self._stream_pieces(what, bytes(self._bytes_of(start, stop)))
+
+    def _stream_pieces(self, what: int, payload: bytes) -> Iterator[Piece]:
+        """What one row gives: itself, or what it inflates to. RFC 6455 8.1: text is checked as it comes."""
+        last = bool(what & LAST)
+        if not what & COMPRESSED:
+            yield self._decode(payload, last), last
+            return
+        assert self._inflate is not None
+        try:
+            for piece in self._inflate.pieces(memoryview(payload), last=last):
+                self._streamed += len(piece)
+                if self._streamed > self._max_size:
+                    self._fail(BAD_MESSAGE_SIZE)
+                    return
+                yield self._decode(piece, False), False
+            if last:  # whatever stands behind this message, a Close perhaps
+                yield self._decode(b"", True), True
+        except UnicodeDecodeError:
+            self._fail(BAD_UTF8)
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+
+    def _inflated(self, payload: bytes, *, last: bool) -> Iterator[bytes]:
+        assert self._inflate is not None
+        try:
+            yield from self._inflate.pieces(memoryview(payload), last=last)
+        except ValueError:
+            self._fail(BAD_DEFLATE)
+
+    def _skip(self, what: int, start: int, stop: int) -> None:
+        """A piece of a message that nobody wants; compressed, it is still part of the context. RFC 7692 7.1.1."""
+        last = bool(what & LAST)
+        if what & COMPRESSED:
+            for piece in self._inflated(bytes(self._bytes_of(start, stop)), last=last):
+                self._streamed += len(piece)
+                if self._streamed > self._max_size:
+                    self._fail(BAD_MESSAGE_SIZE)
+                    return
+        self._skipping = not last
+
+
+def _as_is(piece: bytes, _last: bool) -> bytes:
+    return piece

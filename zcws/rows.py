@@ -1,0 +1,34 @@
+"""What the C core has found in the bytes: one row for each whole frame, or for each piece of a large one.
+
+A row is three words: what it is, and where in the ring its payload begins and ends. What it is:
+
+    bits 0 to 3   the opcode of the message or the control frame, of a continuation too (RFC 6455 5.2)
+    FIRST, LAST   a message begins or ends with it; a control frame has both
+    COMPRESSED    its message is compressed (RFC 7692 6)
+"""
+
+from __future__ import annotations
+
+from zcws.codes import OpCode
+from zcws.kernel import lib
+
+__all__ = [
+    *("COMPRESSED", "CONTROL", "FIRST", "LAST", "PART", "WHOLE_PART"),
+    *("DEFLATED", "DEFLATED_BINARY", "DEFLATED_TEXT", "WHOLE", "WHOLE_BINARY", "WHOLE_TEXT"),
+]
+
+FIRST: int = lib.ZCWS_FIRST
+LAST: int = lib.ZCWS_LAST
+COMPRESSED: int = lib.ZCWS_COMPRESSED
+CONTROL = 0x08  # RFC 6455 5.2: the bit that control opcodes have
+
+#: What says which part of its message a row is, and whether that is compressed; and what a whole plain frame has there.
+PART, WHOLE_PART = FIRST | LAST | COMPRESSED, FIRST | LAST
+
+#: A row that is a whole plain frame, and which: its payload can be used where it lies.
+WHOLE = {op | WHOLE_PART: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)}
+WHOLE_TEXT, WHOLE_BINARY = OpCode.TEXT | WHOLE_PART, OpCode.BINARY | WHOLE_PART
+
+#: A row that is a whole compressed frame.
+DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRESSED
+DEFLATED = frozenset({DEFLATED_TEXT, DEFLATED_BINARY})
