@@ -123,3 +123,19 @@ def test_waits_grow_to_a_limit(anyloop: Place, monkeypatch: pytest.MonkeyPatch) 
         assert delays._delay == 0.0001
 
     anyloop.run(main())
+
+
+def test_a_task_that_took_its_cancellation_for_something_else_is_told_again() -> None:
+    async def deaf() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(deaf()), asyncio.ensure_future(asyncio.sleep(3600))]
+        await asyncio.sleep(0)
+        await soon(cancel(tasks))
+        assert all(task.cancelled() for task in tasks)
+
+    asyncio.run(main())

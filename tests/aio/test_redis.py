@@ -197,6 +197,30 @@ def test_closing_while_somebody_sends(anyloop: Place, redis_server: RedisServer)
 
 
 @needs_redis
+@pytest.mark.parametrize("before", [0, 0.001, 0.05])
+def test_closing_in_the_moment_in_which_redis_is_lost(
+    anyloop: Place, redis_server: RedisServer, before: float
+) -> None:
+    """redis-py may take the cancellation of the publisher for the loss of its connection."""
+
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url, max_pending=1) as rooms:
+            redis_server.process.send_signal(signal.SIGSTOP)
+            senders = [asyncio.ensure_future(rooms["lobby"].broadcast("a")) for _ in range(5)]
+            await asyncio.sleep(before)  # seconds: they are being connected, or wait for an answer
+            redis_server.process.send_signal(signal.SIGCONT)
+            redis_server.kill()
+        answers = await asyncio.gather(*senders, return_exceptions=True)
+        # It may have answered the first before it died.
+        assert {str(answer) for answer in answers} <= {"0", "the rooms are closed"}
+
+    async def within_reason() -> None:
+        await soon(main())
+
+    anyloop.run(within_reason())
+
+
+@needs_redis
 def test_what_redis_refuses_its_sender_hears(anyloop: Place, redis_server: RedisServer) -> None:
     async def main() -> None:
         import redis.asyncio

@@ -32,6 +32,9 @@ FIRST_DELAY, MAX_DELAY = 0.1, 5.0
 #: Seconds of silence after which the subscriber asks whether Redis is still there; after as many again it is not.
 HEARTBEAT = 15.0
 
+#: Seconds that a task has to end in before it is told again.
+_PATIENCE = 0.1
+
 #: Messages published in one round trip, at most: enough to make the round trip cheap.
 _BATCH = 100
 
@@ -306,6 +309,14 @@ async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 async def cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    """Ends them, and waits until they have.
+
+    To tell them once is not always enough: when Redis is lost in the same moment, redis-py makes a lost connection of
+    it, after which a task that comes back for ever would.
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=_PATIENCE)
     await asyncio.gather(*tasks, return_exceptions=True)
