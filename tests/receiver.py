@@ -11,7 +11,7 @@ from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
 from zcws.pool import Pool
 
-__all__ = ["DEFLATE", "batch", "connect", "read", "send"]
+__all__ = ["DEFLATE", "batch", "connect", "hold_many", "read", "send"]
 
 DEFLATE = Agreement(deflate=DeflateParameters())
 
@@ -39,3 +39,13 @@ def batch(connection: Connection) -> Batch:
     frames = connection.reader.read_batch()
     assert isinstance(frames, Batch)
     return frames
+
+
+def hold_many(pool: Pool) -> list[memoryview]:
+    """Views of as many rings as the pool sets aside: keep them, and the next one is not."""
+    views = []
+    while True:
+        ring = pool.lease()
+        views.append(ring.export(0, 1))
+        if not pool.set_aside(ring):
+            return views

@@ -7,12 +7,14 @@ import os
 
 import pytest
 import wire
+from receiver import hold_many
 
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.frame import NEED_MORE
 from zcws.pool import (
     _LARGEST_SPARE_BUFFER,
+    _RINGS_ASIDE,
     _SPARE_BUFFERS,
     _SPARE_RINGS,
     _WIDE_RINGS,
@@ -52,6 +54,45 @@ def test_a_ring_that_is_held_goes_to_its_holders() -> None:
     assert pool.landing is None
     assert pool.lease() is not ring
     assert bytes(view) == b"abc"
+
+
+def test_a_ring_that_is_held_waits_aside() -> None:
+    pool = Pool(4096)
+    first, second = pool.lease(), pool.lease()
+    views = [first.export(0, 1), second.export(0, 1)]
+    first.tail, first.head = 5, 9
+    assert pool.set_aside(first)
+    assert pool.set_aside(second)
+    assert (first.tail, first.head) == (0, 0)
+    others = [pool.lease() for _ in range(3)]
+    assert first not in others
+    assert second not in others
+    views.clear()
+    gc.collect()
+    assert {pool.lease(), pool.lease()} == {first, second}
+
+
+def test_few_rings_wait_aside_and_those_whose_views_are_gone_make_room() -> None:
+    pool = Pool(4096)
+    views = hold_many(pool)
+    assert len(views) == _RINGS_ASIDE + 1
+    another = pool.lease()
+    views.append(another.export(0, 1))
+    assert not pool.set_aside(another)
+    del views[0]
+    gc.collect()
+    assert any(pool.set_aside(another) for _ in range(_RINGS_ASIDE))  # it looks at one of them each time
+    assert len(pool._aside) == _RINGS_ASIDE
+    assert not pool.set_aside(pool.lease_wide() or another)
+
+
+def test_the_common_ring_stays_where_it_is_while_a_view_is_held() -> None:
+    pool = Pool(4096)
+    pool.common = ring = pool.lease()
+    ring.head = 9
+    assert pool.set_aside(ring)
+    assert not pool._aside
+    assert ring.head == 9
 
 
 def test_the_common_ring_is_not_given_to_anybody_else() -> None:
@@ -164,17 +205,22 @@ def test_a_child_process_gets_none_of_its_parents_rings() -> None:
     spare, landing = pool.lease(), pool.lease()
     pool.give_back(landing)
     pool.give_back(spare)
+    aside = pool.lease_like(landing)
+    view = aside.export(0, 6)
+    assert pool.set_aside(aside)
+    landing = pool.land()
     landing.whole[:6] = b"parent"
     child = os.fork()
     if child == 0:
         # Mirrored memory is shared: a byte written to the parent's ring here would show there.
-        clean = pool.landing is None and pool._spare == []
+        clean = pool.landing is None and pool._spare == [] and not pool._aside
         pool.land().whole[:6] = b"child!"
         os._exit(0 if clean and pool.landing is not landing else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert pool.landing is landing
     assert bytes(landing.whole[:6]) == b"parent"
+    assert len(view) == 6
 
 
 def test_what_the_fork_hook_does() -> None:

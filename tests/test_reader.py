@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import turn
 import wire
-from receiver import DEFLATE, batch, connect, read, send
+from receiver import DEFLATE, batch, connect, hold_many, read, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -158,8 +158,29 @@ def test_a_kept_frame_pins_nothing(mirrored: bool) -> None:
     assert len(kept) == 200
 
 
-def test_a_kept_view_pins_its_ring_and_the_pool_takes_another() -> None:
+def test_a_kept_view_has_its_ring_set_aside_until_it_is_gone() -> None:
     pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, b"kept"))
+    view = read(connection).payload
+    first = connection.reader._ring
+    assert connection.read_frame() is NEED_MORE
+    assert connection.reader.is_idle
+    for i in range(100):
+        send(connection, wire.frame(BINARY, bytes([i]) * 1000))
+        assert not connection.reader.holds(first)  # type: ignore[arg-type]
+        assert connection.read_message() == bytes([i]) * 1000
+        assert connection.read_message() is NEED_MORE
+    assert view == b"kept"
+    del view
+    gc.collect()
+    assert pool.lease() is not first  # the one that landed last
+    assert pool.lease() is first
+
+
+def test_where_many_views_are_kept_their_reader_goes_on_behind_them() -> None:
+    pool = Pool(4096)
+    held = hold_many(pool)
     connection = connect(pool)
     send(connection, wire.frame(BINARY, b"kept"))
     view = read(connection).payload
@@ -173,6 +194,7 @@ def test_a_kept_view_pins_its_ring_and_the_pool_takes_another() -> None:
     assert connection.reader._ring is None
     assert first not in (pool.landing, *pool._spare)
     assert view == b"kept"
+    assert held
 
 
 def test_buffers_lent_by_the_pool_come_back() -> None:
@@ -512,9 +534,25 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
     assert connection.reader.frame_of(ring, begin, *arrival.row) is None
 
 
-@pytest.mark.parametrize("hold", [True, False])
-def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
+def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
     pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
+    frame = connection.reader.frame_of(ring, begin, *arrival.row)
+    assert frame is not None
+    view = frame.payload
+    connection.reader.drop_frame(ring, stop)
+    assert (connection.reader.holds(ring), connection.reader.is_idle) == (False, True)
+    # The ring is still that of all who are served together; whoever receives has to look first.
+    assert pool.common is ring
+    assert ring.is_exported
+    assert view == b"held"
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(hold: bool) -> None:
+    pool = Pool(4096)
+    held = hold_many(pool)
     connection = connect(pool)
     ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
     frame = connection.reader.frame_of(ring, begin, *arrival.row)
@@ -532,6 +570,7 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring(hold: bool) -> None:
         send(connection, wire.frame(BINARY, bytes([i]) * 100))
         assert connection.read_message() == bytes([i]) * 100
     assert view == b"held"
+    assert held
 
 
 @pytest.mark.parametrize("hold", [True, False])
@@ -557,7 +596,8 @@ def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hol
     send(connection, b"lf")
     assert connection.read_message() == "half"
     assert connection.read_message() is NEED_MORE
-    assert (reader.holds(ring), reader.is_idle) == (hold, not hold)
+    assert (reader.holds(ring), reader.is_idle) == (False, True)
+    assert (ring in pool._aside) is hold
 
 
 def test_a_frame_that_is_kept_is_nobodys_once_nothing_more_is_read() -> None:

@@ -286,7 +286,7 @@ def run(data: st.DataObject, deflate: bool) -> None:
         gc.collect()  # elsewhere a view that is gone shows only now
     assert connection.read_frame() is NEED_MORE
     assert connection.reader._ring is None
-    rings = [ring for ring in (pool.landing, *pool._spare) if ring is not None]
+    rings = [ring for ring in (pool.landing, *pool._spare, *pool._aside) if ring is not None]
     assert rings and all((ring.tail, ring.head, ring.is_exported) == (0, 0, False) for ring in rings)
     assert (caller.buffer.reader, caller.memory.reader) == (None, None)
 

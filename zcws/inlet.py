@@ -541,16 +541,17 @@ class Inlet:
             self._state.fit = size
 
     def _release(self) -> None:
-        """Gives the ring back when nothing in it is unread. One whose views are out stays until it is crowded."""
+        """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
         ring = self._ring
         if ring is not None and self._next == ring.head:
             self._lease.end()
-            if ring.exports and ring.is_exported:
-                return
-            self._ring = None
-            if ring.is_wide:
-                self._fit(self._pool.capacity)
-            self._pool.take_back(ring)
+            if not ring.exports or not ring.is_exported:
+                self._ring = None
+                if ring.is_wide:
+                    self._fit(self._pool.capacity)
+                self._pool.take_back(ring)
+            elif self._pool.set_aside(ring):
+                self._ring = None
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""

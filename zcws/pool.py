@@ -6,6 +6,10 @@ bytes for *any* connection without a ring will land in; it is leased only when b
 transport may ask for a buffer and then have nothing to put there). So ten thousand idle connections cost no receive
 memory, and the busy ones share a few warm rings.
 
+A ring of which a program still holds a view is *set aside* when its last byte has been read, until the view is gone:
+nearly always when the next message has come. The connection holds nothing then, and is served as the idle are. Few
+rings wait like that; beyond, the connection keeps its ring and goes on behind what is held (ring.py).
+
 A connection whose large frames fill its ring with every read is *pouring* (inlet.py). It gets a wide ring as long as
 there is one: a pool has a few.
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +35,9 @@ TABLE_ROWS = 1024
 
 #: Rings that an idle pool keeps: 4 MiB at most, of which only pages that were written to are resident.
 _SPARE_RINGS = 16
+
+#: Rings that wait in a pool until nobody holds a view of them: 2 MiB at most, as far as it was written to.
+_RINGS_ASIDE = 8
 
 #: Wide rings that a pool has, in use or not: 4 MiB. Whoever comes too late pours into an ordinary one.
 _WIDE_RINGS = 4
@@ -78,6 +86,7 @@ class Pool:
 
     __slots__ = (
         "__weakref__",
+        "_aside",
         "_buffers",
         "_mirrored",
         "_scratch",
@@ -100,6 +109,7 @@ class Pool:
         self.wide_capacity = capacity * WIDE_CAPACITY // RING_CAPACITY
         self._mirrored = mirrored
         self._spare: list[Ring] = []
+        self._aside: deque[Ring] = deque()  # views of them are held
         self._spare_wide: list[Ring] = []
         self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all there are: spare, leased
         self._buffers: list[PayloadBuffer] = []
@@ -117,8 +127,8 @@ class Pool:
         """The landing ring; it stays in the pool until `lease`."""
         ring = self.landing
         if ring is None:
-            ring = self._spare.pop() if self._spare else Ring(self.capacity, mirrored=self._mirrored)
-            self.landing = ring
+            ring = self._from_aside() or (self._spare.pop() if self._spare else None)
+            self.landing = ring = ring or Ring(self.capacity, mirrored=self._mirrored)
         return ring
 
     def lease(self) -> Ring:
@@ -146,6 +156,34 @@ class Pool:
         ring = Ring(self.wide_capacity, mirrored=self._mirrored, is_wide=True)
         self._wide.add(ring)
         return ring
+
+    def set_aside(self, ring: Ring) -> bool:
+        """Keeps a ring, in which nothing is unread, until its views are gone: nearly always when the next has come.
+
+        False: it is a wide one, or there are enough. Its reader has to go on behind what is held: many rings with a
+        little in each would take more memory.
+        """
+        if ring.is_wide:
+            return False
+        if len(self._aside) >= _RINGS_ASIDE:
+            free = self._from_aside()
+            if free is None:
+                return False
+            self.take_back(free)
+        if ring is not self.common:  # that is seen to before anybody receives into it again
+            ring.tail = ring.head = 0
+            self._aside.append(ring)
+        return True
+
+    def _from_aside(self) -> Ring | None:
+        """The ring that has been there for longest, unless somebody still holds it: then another next time."""
+        if not self._aside:
+            return None
+        ring = self._aside[0]
+        if ring.is_exported:
+            self._aside.rotate(-1)
+            return None
+        return self._aside.popleft()
 
     def give_back(self, ring: Ring) -> None:
         """Takes back a ring whose bytes have all been read; one that is still held goes to its holders instead."""
@@ -184,6 +222,7 @@ class Pool:
         """Drops every ring: in a child process they are the parent's memory."""
         self.landing = self.common = None
         self._spare.clear()
+        self._aside.clear()
         self._spare_wide.clear()
 
 

@@ -255,16 +255,14 @@ class Reader(PieceReader):
         self.is_idle = False
 
     def drop_frame(self, ring: Ring, stop: int) -> None:
-        """It has been seen. Where a view of it is held, the ring (which ends at `stop`) stays with us."""
+        """It has been seen. Where a view is held, and no more can be, the ring (which ends at `stop`) stays with us."""
         lease = self._lease
         lease.number += 1
         lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
-        if ring.exports:
-            ring.next_batch()
-            if ring.is_exported:
-                self._ring = ring
-                self._next = ring.tail = ring.head = stop
-                self.is_idle = False
+        if ring.exports and ring.is_exported and not self._pool.set_aside(ring):
+            self._ring = ring
+            self._next = ring.tail = ring.head = stop
+            self.is_idle = False
 
     # ---- batches ----
 

@@ -13,8 +13,8 @@ the same class, one copy more.
 
 **A view that somebody holds never changes.** `export` hands out views of an exporter object, a fresh one a batch,
 that can be weakly referenced. As long as a slice or an array over it lives, so does the exporter; and as long as
-the exporter lives, no byte from its first view on is written to. When there is no other room, the reader lets go
-of the ring (its holders keep it) and leases a fresh one.
+the exporter lives, no byte from its first view on is written to. A ring whose bytes have all been read waits aside for
+its holders (pool.py); a reader that stays goes on behind them, and lets go of the ring when there is no other room.
 """
 
 from __future__ import annotations
@@ -121,10 +121,12 @@ class Ring:
     @property
     def is_exported(self) -> bool:
         """Whether anybody still holds a view."""
-        if not self.exports:
-            return False
-        self.exports = [export for export in self.exports if export[0]() is not None]
-        return bool(self.exports)
+        exports = self.exports
+        while exports:
+            if exports[-1][0]() is not None:  # the youngest: nearly always the only one
+                return True
+            exports.pop()
+        return False
 
     # ---- room ----
 
@@ -150,9 +152,8 @@ class Ring:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
         if not self.mirrored:
             return self.capacity
-        oldest = self.tail
-        if self.exports and self.is_exported:
-            oldest = min(oldest, min(start for _, start in self.exports))
+        self.exports = [export for export in self.exports if export[0]() is not None]
+        oldest = min([self.tail, *(start for _, start in self.exports)])
         return min(oldest + self.capacity, 2 * self.capacity)
 
     def settle(self) -> int:

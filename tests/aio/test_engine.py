@@ -142,6 +142,25 @@ def test_everybody_gets_what_is_theirs(players: list[tuple[str, list[int]]], dat
     run(main)
 
 
+def test_whoever_keeps_a_part_of_a_frame_does_not_write_over_what_another_holds() -> None:
+    """His part lies before the other's frame, and is looked at after it."""
+
+    async def main() -> None:
+        parts, holder = Player("messages"), Player("holds views")
+        await warm_up([parts, holder])
+        long, short = (wire.frame(wire.BINARY, payload, key=KEY) for payload in (b"x" * 200, b"y"))
+        await parts.send(long[:1])
+        await holder.send(short)
+        assert await holder.echoes(3) == wire.frame(wire.BINARY, b"y")
+        await parts.send(long[1:])
+        assert await parts.echoes(204) == wire.frame(wire.BINARY, b"x" * 200)
+        assert holder.got[-1] == (b"y", b"y")
+        for player in (parts, holder):
+            player.end()
+
+    run(main)
+
+
 def test_a_turn_that_runs_out_of_room_starves_nobody() -> None:
     """More sockets at once, with more bytes and more frames, than one crossing has room for."""
 

@@ -191,7 +191,8 @@ def test_closing_while_somebody_sends(anyloop: Place, redis_server: RedisServer)
             redis_server.process.send_signal(signal.SIGCONT)
             redis_server.kill()
         answers = await soon(asyncio.gather(*senders, return_exceptions=True))
-        assert [str(answer) for answer in answers] == ["the rooms are closed"] * 5
+        # It may have answered the first before it died.
+        assert {str(answer) for answer in answers} <= {"0", "the rooms are closed"}
 
     anyloop.run(main())
 

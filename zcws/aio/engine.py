@@ -12,8 +12,9 @@ loop of a few steps hands them over (`_walk_ones`). All others have an entry of 
 
 A connection of which nothing is kept (`Inlet.is_idle`) is received for in C. All of them share one ring, the pool's
 `common` one: their bytes lie behind each other, and each reads its own while the table is walked. Whoever is not done
-with them by then (half a frame, a view that is held, a reader that is busy) keeps the ring, and those behind him
-move to a fresh one. A connection that keeps something is served one by one (`read_ready`) until it is idle again.
+with them by then (half a frame, a reader that is busy) keeps the ring, and those behind him move to a fresh one. A
+connection that keeps something is served one by one (`read_ready`) until it is idle again. A view that is held keeps
+nobody: the ring is set aside before the next turn (`_take_ring`).
 
 The sockets themselves are in transport.py, above this: the engine knows of them what `Served` says.
 """
@@ -268,7 +269,7 @@ class Engine:
             self._serve_each()
             return
         ring = self._ring
-        if pool.common is not ring or ring is None:
+        if pool.common is not ring or ring is None or (ring.exports and ring.is_exported):
             ring = self._take_ring(pool)
         found = _serve_sockets(self._sockets)
         if found == 1:
@@ -279,10 +280,11 @@ class Engine:
             self._serve_many(pool, ring, found)
 
     def _take_ring(self, pool: Pool) -> Ring:
-        """Somebody has kept the last one."""
-        if pool.common is None:
-            pool.common = pool.lease()
-        self._ring = ring = pool.common
+        """Another one: somebody has kept the last one, or a view of it."""
+        held, pool.common = pool.common, None
+        if held is not None:
+            pool.set_aside(held)  # or it is left to its holders
+        self._ring = ring = pool.common = pool.lease()
         self._sockets.base, self._sockets.capacity = ring.base, ring.capacity
         return ring
 
@@ -340,7 +342,8 @@ class Engine:
             if stream is None or (fresh and fd in fresh):
                 continue  # closed by one that had its rows before
             try:
-                if pool.common is not ring:
+                # Whoever keeps the ring writes on behind his own bytes: there must be no view of what lies there.
+                if pool.common is not ring or (ring.exports and ring.is_exported):
                     moved = pool.lease()
                     moved.memory[: stop - begin] = ring.memory[begin:stop]
                     if not stream.scanned(moved, 0, stop - begin, count, _moved(rows, begin)):
