@@ -54,6 +54,12 @@ class TestOptions:
         assert Deflate().idle_timeout == 60
         assert repr(Deflate(level=2)).startswith("Deflate(level=2, ")
 
+    def test_options_do_not_change(self) -> None:
+        options = Deflate()
+        with pytest.raises(AttributeError, match="do not change"):
+            options.level = 10
+        assert options.level == 1
+
     def test_equal_options_are_one_key(self) -> None:
         assert {Deflate(), Deflate(level=1), Deflate(level=2)} == {Deflate(), Deflate(level=2)}
         assert Deflate() != "deflate"

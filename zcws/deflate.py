@@ -61,6 +61,15 @@ class Deflate:
             our decompressor, has to be kept: the peer may refer to it at any time.
     """
 
+    level: int
+    server_max_window_bits: int | None
+    client_max_window_bits: int | None
+    server_no_context_takeover: bool
+    client_no_context_takeover: bool
+    mem_level: int
+    threshold: int
+    idle_timeout: float | None
+
     def __init__(
         self,
         level: int = 1,
@@ -81,12 +90,21 @@ class Deflate:
             raise ValueError("threshold must be a number of bytes, 0 or more")
         if idle_timeout is not None and not idle_timeout > 0:
             raise ValueError("idle_timeout must be a number of seconds above 0, or None")
-        self.level, self.mem_level = level, mem_level
-        self.server_max_window_bits = server_max_window_bits
-        self.client_max_window_bits = client_max_window_bits
-        self.server_no_context_takeover = server_no_context_takeover
-        self.client_no_context_takeover = client_no_context_takeover
-        self.threshold, self.idle_timeout = threshold, idle_timeout
+        vars(self).update(
+            level=level,
+            server_max_window_bits=server_max_window_bits,
+            client_max_window_bits=client_max_window_bits,
+            server_no_context_takeover=server_no_context_takeover,
+            client_no_context_takeover=client_no_context_takeover,
+            mem_level=mem_level,
+            threshold=threshold,
+            idle_timeout=idle_timeout,
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            "options of permessage-deflate do not change: they are checked when they are made"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Deflate) and vars(self) == vars(other)
