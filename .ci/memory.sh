@@ -63,6 +63,27 @@ suppressions() { # what the interpreter does on purpose: not ours to judge
    fun:__wmemcmp_avx2*
    obj:*libpython3*
 }
+{
+   the interpreter's own modules
+   Memcheck:Value8
+   obj:*/lib-dynload/*
+}
+{
+   the loader's strncmp, which reads whole words
+   Memcheck:Addr8
+   fun:strncmp
+   fun:is_dst
+}
+{
+   a library that tests run against: not ours to mend
+   Memcheck:Addr8
+   obj:*/picows/*
+}
+{
+   the same, a value
+   Memcheck:Value8
+   obj:*/picows/*
+}
 SUPP
 }
 
