@@ -573,6 +573,32 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(h
     assert held
 
 
+@pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])
+def test_a_frame_that_landed_alone_and_was_dropped(held: str) -> None:
+    """It has a ring of its own: nobody is served together here."""
+    pool = Pool(4096)
+    others = hold_many(pool) if held == "many" else []
+    connection = connect(pool)
+    reader, data = connection.reader, wire.frame(BINARY, b"alone")
+    reader.landing.memory[: len(data)] = data
+    row = reader.receive_row(len(data))
+    assert isinstance(row, list)
+    ring = pool.lease()
+    frame = reader.frame_of(ring, 0, *row)
+    assert frame is not None
+    view = memoryview(frame.to_bytes()) if held == "nothing" else frame.payload
+    reader.drop_frame(ring, row[2])
+    assert frame.is_stale
+    assert (reader.is_idle, reader.holds(ring)) == (held != "many", held == "many")
+    if sys.implementation.name == "cpython":
+        assert (pool.landing is ring) == (held == "nothing")
+    for i in range(50):
+        send(connection, wire.frame(BINARY, bytes([i]) * 100))
+        assert connection.read_message() == bytes([i]) * 100
+    assert view == b"alone"
+    assert len(others) != 1
+
+
 @pytest.mark.parametrize("hold", [True, False])
 def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hold: bool) -> None:
     pool = Pool(4096)

@@ -255,13 +255,21 @@ class Reader(PieceReader):
         self.is_idle = False
 
     def drop_frame(self, ring: Ring, stop: int) -> None:
-        """It has been seen. Where a view is held, and no more can be, the ring (which ends at `stop`) stays with us."""
+        """It has been seen. Its ring, which ends at `stop`, goes back, but for the one of all who are served together.
+
+        Where a view is held, and no more can be, it stays with us.
+        """
         lease = self._lease
         lease.number += 1
         lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
-        if ring.exports and ring.is_exported and not self._pool.set_aside(ring):
-            self._ring = ring
-            self._next = ring.tail = ring.head = stop
+        is_common = ring is self._pool.common
+        if is_common and (not ring.exports or not ring.is_exported or self._pool.set_aside(ring)):
+            return
+        self._ring = ring
+        self._next = ring.tail = ring.head = stop
+        if not is_common:
+            self._release()
+        if self._ring is not None:
             self.is_idle = False
 
     # ---- batches ----

@@ -139,8 +139,9 @@ class Stream(Outlet):
             return
         self._corked = True
         reader = self._reader
+        is_awaited = self._wants_message or self._wants_frame or self._on_frame is not None
         news: list[int] | bool = (
-            reader.receive_row(nbytes) if self._wants_message and reader.is_idle else reader.received(nbytes)
+            reader.receive_row(nbytes) if is_awaited and reader.is_idle else reader.received(nbytes)
         )
         if news is False:
             self._corked = False
@@ -148,18 +149,27 @@ class Stream(Outlet):
             self._after_bytes()
 
     def _hand(self, what: int, start: int, stop: int) -> bool:
-        """Hands a message that lies in the landing ring to the task that waits for one, as `arrived` does.
+        """Hands a frame that lies in the landing ring to whoever waits for it, as `arrived` does.
 
         False: the reader has taken it instead.
         """
         reader = self._reader
-        self._handed = reader.message_of(reader.landing, what, start, stop)
-        if self._wakeup.wake_now():
+        if self._wants_message:
+            self._handed = reader.message_of(reader.landing, what, start, stop)
+            ring, is_taken = None, self._wakeup.wake_now()
+        else:
+            ring = reader.pool.lease()  # what the program does with the frame may have others receive
+            is_taken = (
+                self._show(self._on_frame, ring, what, 0, start, stop)
+                if self._on_frame is not None
+                else self._lend(ring, what, 0, start, stop)
+            )
+        if is_taken:
             self._uncork()
-            return True
-        self._handed = None
-        reader.take_row(reader.pool.lease(), what, 0, start, stop)
-        return False
+        else:
+            self._handed = None
+            reader.take_row(ring or reader.pool.lease(), what, 0, start, stop)
+        return is_taken
 
     @property
     def inlet(self) -> Inlet:
