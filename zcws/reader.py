@@ -262,13 +262,12 @@ class Reader(PieceReader):
         lease = self._lease
         lease.number += 1
         lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
-        is_common = ring is self._pool.common
-        if is_common and (not ring.exports or not ring.is_exported or self._pool.set_aside(ring)):
+        pool = self._pool
+        if ring is pool.common and (not ring.exports or not ring.is_exported or pool.set_aside(ring)):
             return
         self._ring = ring
         self._next = ring.tail = ring.head = stop
-        if not is_common:
-            self._release()
+        self._release()
         if self._ring is not None:
             self.is_idle = False
 
