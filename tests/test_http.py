@@ -445,6 +445,9 @@ def test_heads_are_equal_by_what_they_say() -> None:
     assert Request("/a") == Request("/a", Headers()) != Request("/b")
     assert Response(200, "OK") == Response(200, "OK", Headers(), b"") != Response(200, "OK", body=b"x")
     assert Request("/a") != Response(200)
+    known = Request("/a")
+    known.username = "who has shown a password"
+    assert known == Request("/a")
 
 
 def test_heads_are_shown_without_their_headers() -> None:

@@ -97,7 +97,11 @@ class Request:
         self.username: str | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Request) and vars(self) == vars(other)
+        return isinstance(other, Request) and self._head == other._head
+
+    @property
+    def _head(self) -> tuple[str, Headers, str, str]:
+        return self.path, self.headers, self.method, self.version
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path} {self.version}>"
