@@ -11,7 +11,7 @@ from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
 from zcws.pool import Pool
 
-__all__ = ["DEFLATE", "batch", "connect", "hold_many", "read", "send"]
+__all__ = ["DEFLATE", "batch", "connect", "hold_many", "read", "receive_row", "send"]
 
 DEFLATE = Agreement(deflate=DeflateParameters())
 
@@ -49,3 +49,10 @@ def hold_many(pool: Pool) -> list[memoryview]:
         views.append(ring.export(0, 1))
         if not pool.set_aside(ring):
             return views
+
+
+def receive_row(connection: Connection, data: bytes) -> list[int] | bool:
+    """`data` lands where the reader says, which is idle."""
+    assert connection.reader.is_idle
+    connection.get_buffer()[: len(data)] = data
+    return connection.reader.receive_row(len(data))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 
 import feed
 import pytest
 import turn
 import wire
 from peaks import peak_of
+from receiver import DEFLATE, connect, receive_row, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -17,27 +17,15 @@ from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError, StaleFrame
-from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
 
-DEFLATE = Agreement(deflate=DeflateParameters())
-
 either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
-
-
-def connect(pool: Pool | None = None, **settings: object) -> Connection:
-    """A client: its peer's frames are unmasked, so that a test can look at them."""
-    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)  # type: ignore[arg-type]
 
 
 def rings(pool: Pool) -> int:
     """Rings that the pool has at hand."""
     return len(pool._spare) + (pool.landing is not None)
-
-
-def send(connection: Connection, data: bytes) -> None:
-    assert connection.receive_bytes(data) == len(data)
 
 
 # ---- rings ----
@@ -1007,19 +995,12 @@ def test_one_row_after_our_close_is_dropped_and_after_the_end_not_looked_at() ->
 # ---- somebody who hands messages on at once receives ----
 
 
-def receive(connection: Connection, data: bytes) -> list[int] | bool:
-    """`data` lands where the reader says, which is idle."""
-    assert connection.reader.is_idle
-    connection.get_buffer()[: len(data)] = data
-    return connection.reader.receive_row(len(data))
-
-
 def test_a_whole_frame_that_lands_alone_is_a_row_and_the_reader_stays_idle() -> None:
     pool = Pool(4096)
     connection = connect(pool, agreement=DEFLATE)
     reader = connection.reader
     for what, payload in ((TEXT, b"first"), (BINARY, b"second"), (TEXT, b"")):
-        row = receive(connection, wire.frame(what, payload))
+        row = receive_row(connection, wire.frame(what, payload))
         assert isinstance(row, list)
         opcode, start, stop = row
         assert (opcode & 0x0F, reader.landing.memory[start:stop]) == (what, payload)
@@ -1046,7 +1027,7 @@ def test_what_is_no_whole_plain_frame_or_not_alone_waits_as_ever(
     pool = Pool(4096)
     connection = connect(pool, agreement=DEFLATE)
     landing = connection.reader.landing
-    assert receive(connection, stream) is True
+    assert receive_row(connection, stream) is True
     assert (connection.reader.holds(landing), connection.reader.is_idle, pool.landing) == (True, False, None)
     assert [connection.read_message() for _ in messages] == messages
     assert connection.read_message() is NEED_MORE
@@ -1056,7 +1037,7 @@ def test_what_is_no_whole_plain_frame_or_not_alone_waits_as_ever(
 def test_half_a_frame_is_no_news_and_its_rest_comes_behind_it() -> None:
     connection = connect()
     stream = wire.frame(TEXT, b"in two halves")
-    assert receive(connection, stream[:5]) is False
+    assert receive_row(connection, stream[:5]) is False
     assert not connection.reader.is_idle
     send(connection, stream[5:] + wire.frame(TEXT, b"next"))
     assert [connection.read_message(), connection.read_message()] == ["in two halves", "next"]
@@ -1067,9 +1048,9 @@ def test_the_last_fragment_that_lands_alone_ends_its_message() -> None:
     """RFC 6455 5.4: a row with FIN is a message only if it is the first as well."""
     connection = connect()
     one, two = wire.fragments(TEXT, [b"wh", b"ole"])
-    assert receive(connection, one) is True
+    assert receive_row(connection, one) is True
     assert connection.read_message() is NEED_MORE
-    assert receive(connection, two) is True
+    assert receive_row(connection, two) is True
     assert connection.read_message() == "whole"
 
 
@@ -1078,10 +1059,10 @@ def test_what_lands_after_our_close_is_no_row() -> None:
     pool = Pool(4096)
     connection = connect(pool)
     connection.close()
-    assert receive(connection, wire.frame(TEXT, b"late")) is True
+    assert receive_row(connection, wire.frame(TEXT, b"late")) is True
     assert (connection.reader.rows_waiting, rings(pool)) == (0, 1)
     assert connection.read_message() is NEED_MORE
-    assert receive(connection, wire.frame(CLOSE)) is True
+    assert receive_row(connection, wire.frame(CLOSE)) is True
     assert connection.state is State.CLOSED
 
 
@@ -1090,7 +1071,7 @@ def test_what_lands_after_our_close_is_no_row() -> None:
 )
 def test_an_end_that_lands_alone_takes_effect(end: bytes, code: int) -> None:
     connection = connect()
-    assert receive(connection, end) is True
+    assert receive_row(connection, end) is True
     assert (connection.reader.is_concluded, connection.bridge.ended) == (True, True)
     with pytest.raises(ConnectionClosed) as caught:
         connection.read_message()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import turn
 import wire
-from receiver import DEFLATE, batch, connect, hold_many, read, send
+from receiver import DEFLATE, batch, connect, hold_many, read, receive_row, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -537,9 +537,7 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
 def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
     pool = Pool(4096)
     connection = connect(pool)
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
-    frame = connection.reader.frame_of(ring, begin, *arrival.row)
-    assert frame is not None
+    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"held"), at=9)
     view = frame.payload
     connection.reader.drop_frame(ring, stop)
     assert (connection.reader.holds(ring), connection.reader.is_idle) == (False, True)
@@ -554,9 +552,7 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(h
     pool = Pool(4096)
     held = hold_many(pool)
     connection = connect(pool)
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
-    frame = connection.reader.frame_of(ring, begin, *arrival.row)
-    assert frame is not None
+    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"held"), at=9)
     view = frame.payload
     if not hold:
         if sys.implementation.name != "cpython":
@@ -580,8 +576,7 @@ def test_a_frame_that_landed_alone_and_was_dropped(held: str) -> None:
     others = hold_many(pool) if held == "many" else []
     connection = connect(pool)
     reader, data = connection.reader, wire.frame(BINARY, b"alone")
-    reader.landing.memory[: len(data)] = data
-    row = reader.receive_row(len(data))
+    row = receive_row(connection, data)
     assert isinstance(row, list)
     ring = pool.lease()
     frame = reader.frame_of(ring, 0, *row)
@@ -604,9 +599,7 @@ def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hol
     pool = Pool(4096)
     connection = connect(pool)
     reader = connection.reader
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"kept"), at=9)
-    frame = reader.frame_of(ring, begin, *arrival.row)
-    assert frame is not None
+    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(TEXT, b"kept"), at=9)
     view = frame.payload if hold else b"kept"
     reader.keep_frame(frame, ring, stop)
     assert (reader.holds(ring), reader.is_idle, reader.is_pending) == (True, False, False)
@@ -629,9 +622,7 @@ def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hol
 def test_a_frame_that_is_kept_is_nobodys_once_nothing_more_is_read() -> None:
     pool = Pool(4096)
     connection = connect(pool)
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"kept"))
-    frame = connection.reader.frame_of(ring, begin, *arrival.row)
-    assert frame is not None
+    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"kept"))
     connection.reader.keep_frame(frame, ring, stop)
     assert connection.read_frame() is NEED_MORE
     assert (frame.is_stale, connection.reader.holds(ring), connection.reader.is_idle) == (True, False, True)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import turn
 import wire
 from receiver import DEFLATE, connect
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws import rows
 from zcws.kernel import lib
+from zcws.pool import Pool
 
 
 def scanned(frames: bytes) -> list[int]:
     """What each row of these is."""
-    reader = connect(agreement=DEFLATE).reader
-    pool = reader.pool
-    memory = pool.land()
-    memory.memory[: len(frames)] = frames
-    count = lib.zcws_scan(reader.state, memory.base, 0, len(frames), pool.table, 100) % lib.ZCWS_NEWS
-    head = lib.ZCWS_TABLE_HEAD
-    words: list[int] = pool.words[head : head + lib.ZCWS_TABLE_ROW * count].tolist()
-    return words[:: lib.ZCWS_TABLE_ROW]
+    pool = Pool(4096)
+    words = turn.arrive(pool, connect(pool, agreement=DEFLATE), frames).words
+    return words[lib.ZCWS_TABLE_HEAD :: lib.ZCWS_TABLE_ROW]
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, PONG, CLOSE])

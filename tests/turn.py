@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zcws.connection import Connection
+from zcws.frame import Frame
 from zcws.kernel import lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -45,3 +46,11 @@ def take(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Ring:
     arrival = arrive(pool, connection, data, at)
     connection.reader.take_scan(*arrival)
     return arrival.ring
+
+
+def arrive_as_frame(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> tuple[Ring, int, Frame]:
+    """The same where that is one frame: the ring, where the frame ends there, and it, good until `drop_frame`."""
+    arrival = arrive(pool, connection, data, at)
+    frame = connection.reader.frame_of(arrival.ring, arrival.begin, *arrival.row)
+    assert frame is not None
+    return arrival.ring, arrival.stop, frame
