@@ -1,7 +1,7 @@
-/* turn.c: many sockets in one crossing.
+/* turn.c: receiving and scanning in one crossing, for many sockets that are ready or for one that is waited for.
  *
- * The only file of the core that makes system calls on sockets. Where there is no epoll it compiles to a function that
- * serves nobody, and the engine above it is not used.
+ * The only file of the core that makes system calls on sockets. Where there is no epoll it compiles to functions that
+ * serve nobody, and the engine above it is not used.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* accept4 */
@@ -162,6 +162,29 @@ size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
     (void)listening, (void)data, (void)size, (void)opening;
     return -1;
+}
+
+#endif
+
+#if defined(__unix__) || defined(__APPLE__)
+
+#include <errno.h>
+#include <sys/socket.h>
+
+int64_t zcws_receive(struct zcws_socket *socket) {
+    ssize_t received = recv(socket->fd, socket->base, socket->capacity, socket->flags);
+    socket->received = received > 0 ? (size_t)received : 0;
+    socket->total += socket->received;
+    if (received > 0)
+        return (int64_t)zcws_scan(socket->reader, socket->base, 0, socket->received, socket->table, socket->rows);
+    return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? ZCWS_NOTHING : ZCWS_ENDED;
+}
+
+#else
+
+int64_t zcws_receive(struct zcws_socket *socket) {
+    socket->received = 0;
+    return ZCWS_ENDED;
 }
 
 #endif

@@ -157,6 +157,26 @@ enum {
     ZCWS_TURN_SHORT = 0x20000000
 };
 
+/* One blocking socket and where its bytes go. Filled in by the caller and kept from call to call. */
+struct zcws_socket {
+    int fd;    /* -1 once it is closed */
+    int flags; /* for recv */
+    struct zcws_reader *reader;
+    uint8_t *base; /* received bytes, and how many there is room for */
+    size_t capacity;
+    uint64_t *table; /* as zcws_scan fills it, with room for `rows` */
+    size_t rows;
+    size_t received; /* by the last call, bytes */
+    uint64_t total;  /* by all of them; the caller may add what it has received by other means */
+};
+
+/* Waits until the socket has bytes, receives them at `base` and scans them. For a reader that holds no unread bytes.
+ * Returns what zcws_scan returned; ZCWS_NOTHING when the socket's time was up, or a signal has come; ZCWS_ENDED when the
+ * stream has ended or is broken. Sockets of POSIX only; elsewhere every stream has ended. */
+int64_t zcws_receive(struct zcws_socket *socket);
+
+enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2 };
+
 /* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;
  * two orders may have the same bytes. The last word is replaced by how many were sent, or by a negated errno. Returns how
  * many orders were not sent whole. Linux only; elsewhere nothing is ever sent. */

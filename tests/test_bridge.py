@@ -19,7 +19,7 @@ def close(payload: bytes) -> Reply:
 def test_empty() -> None:
     bridge = Bridge()
     assert bridge.take() is None
-    assert bridge.is_empty
+    assert not bridge.slot
     assert not bridge.ended
 
 
@@ -27,7 +27,7 @@ def test_a_reply_is_taken_once() -> None:
     bridge = Bridge()
     reply = pong(b"a")
     bridge.put(reply)
-    assert not bridge.is_empty
+    assert bridge.slot
     assert bridge.take() is reply
     assert bridge.take() is None
 
@@ -108,7 +108,7 @@ def test_the_end_with_a_last_reply() -> None:
     """Who is called finds both: a listener that saw the end first would not look for the reply."""
     bridge = Bridge()
     seen: list[tuple[bool, bool]] = []
-    bridge.on_put = lambda: seen.append((bridge.ended, bridge.is_empty))
+    bridge.on_put = lambda: seen.append((bridge.ended, not bridge.slot))
     last = close(b"\x03\xe8")
     bridge.end(last)
     assert seen == [(True, False)]

@@ -426,7 +426,7 @@ class TestSplit:
         connection.split()
         connection.receive_bytes(from_peer(role, wire.PING, b"p") + from_peer(role, wire.TEXT, b"t"))
         connection.receive_bytes(from_peer(role, wire.CLOSE))
-        assert sent(connection) == [] and connection.bridge.is_empty
+        assert sent(connection) == [] and not connection.bridge.slot
         connection.read_frame()
         connection.drain_bridge()
         assert sent(connection) == [(wire.PONG, b"p")]

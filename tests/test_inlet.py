@@ -172,12 +172,12 @@ def test_small_frames_are_not_let_pour() -> None:
 
 
 @either
-def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebody_pours(mirrored: bool) -> None:
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebodypours(mirrored: bool) -> None:
     pool = Pool(65536, mirrored=mirrored)
     connection = connect(pool)
     large = wire.frame(BINARY, bytes(200_000))
     pour(connection, wire.frame(BINARY, bytes(60_000)) * 20 + large[:1000])
-    assert connection.reader._pours
+    assert connection.reader.pours
     pour(connection, large[1000:150_000])
     assert connection.reader._assembly is None
     assert pour(connection, large[150_000:])[0] == [bytes(200_000)]
@@ -187,10 +187,10 @@ def test_a_read_that_brings_little_ends_the_pouring() -> None:
     pool = Pool(65536)
     connection = connect(pool)
     pour(connection, wire.frame(BINARY, bytes(65536 - 10)) * 8)
-    assert (connection.reader._pours, connection.reader._ring) == (True, None)
+    assert (connection.reader.pours, connection.reader._ring) == (True, None)
     assert len(connection.get_buffer()) == pool.wide_capacity
     pour(connection, wire.frame(BINARY, b"little"))
-    assert not connection.reader._pours
+    assert not connection.reader.pours
     assert len(connection.get_buffer()) == 65536
     assert connection.reader.state.fit == 65536
 
@@ -202,14 +202,14 @@ def test_who_hands_messages_on_at_once_may_pour_too() -> None:
     for wide, payload in ((False, b"a" * 32_764), (True, b"b" * 32_764)):
         stream = wire.frame(BINARY, payload) * 2  # 65,536 bytes: they fill the ring
         assert connection.read_message() is NEED_MORE
-        assert (reader.is_idle, reader._pours) == (True, wide)
+        assert (reader.is_idle, reader.pours) == (True, wide)
         room = reader.get_buffer()
         room[: len(stream)] = stream
         assert reader.receive_row(len(stream)) is True
         assert drink(connection) == [payload] * 2
 
 
-def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
+def test_the_fifth_whopours_has_an_ordinary_ring() -> None:
     pool = Pool(65536)
     stream = wire.frame(BINARY, bytes(60_000)) * 12
     cut = len(stream) - 30_000
@@ -247,7 +247,7 @@ def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
     connection = connect(pool)
     pour(connection, wire.frame(BINARY, bytes(60_000)) * 20)
     reader = connection.reader
-    assert reader._pours
+    assert reader.pours
     reader.begin_stream()
     connection.receive_bytes(wire.frame(BINARY, bytes(100_000))[:70_000])
     assert reader.read_piece() == (bytes(70_000 - 10), False)
@@ -282,7 +282,7 @@ def still_pours(connection: Connection) -> bool:
     [([1024] * 64, True), ([1000] * 64 + [1536], False), ([65535], False)],
     ids=["large", "small", "not filled"],
 )
-def test_whoever_fills_a_ring_with_large_frames_pours(sizes: list[int], pours: bool) -> None:
+def test_whoever_fills_a_ring_with_large_framespours(sizes: list[int], pours: bool) -> None:
     connection = connect(Pool(65536))
     send(connection, b"".join(wire.frame(BINARY, bytes(size - 4)) for size in sizes))
     assert still_pours(connection) is pours

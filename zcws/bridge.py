@@ -47,13 +47,14 @@ class Bridge:
     Attributes:
         on_put: called with nothing after each `put` and after `end`, on the reader's side: an unsplit connection
             writes the reply there and then; a driver wakes whoever listens.
+        slot: what waits to be sent: one reply at most.
         ended: nothing more will be put: the reader has come to its end.
     """
 
-    __slots__ = ("_has_close", "_slot", "ended", "on_put")
+    __slots__ = ("_has_close", "ended", "on_put", "slot")
 
     def __init__(self) -> None:
-        self._slot: list[Reply] = []
+        self.slot: list[Reply] = []
         self._has_close = False
         self.on_put: Callable[[], None] | None = None
         self.ended = False
@@ -63,21 +64,16 @@ class Bridge:
         if self._has_close:
             return
         self._has_close = reply.is_last
-        self._slot[:] = (reply,)
+        self.slot[:] = (reply,)
         if self.on_put is not None:
             self.on_put()
 
     def take(self) -> Reply | None:
         """What has to be sent, or None. Taking it makes the caller responsible for sending it."""
         try:
-            return self._slot.pop()
+            return self.slot.pop()
         except IndexError:
             return None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits to be sent."""
-        return not self._slot
 
     def end(self, last: Reply | None = None) -> None:
         """The reader has come to its end; a reply that is still in the slot can be taken.
@@ -87,7 +83,7 @@ class Bridge:
         """
         if last is not None and not self._has_close:
             self._has_close = last.is_last
-            self._slot[:] = (last,)
+            self.slot[:] = (last,)
         self.ended = True  # only now: whoever sees this takes what is there, and listens no more
         if self.on_put is not None:
             self.on_put()

@@ -45,14 +45,16 @@ from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import LAST, PART, WHOLE_PART
 
-__all__ = ["NO_ROWS", "Inlet"]
+__all__ = ["NO_ROWS", "ONLY_ROW", "Inlet"]
 
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
-_END_OF_ROW = _HEAD + _ROW  # where a table ends that has one row
 _STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
+
+#: The words of a table's row, where it has one.
+ONLY_ROW = slice(_HEAD, _HEAD + _ROW)
 
 #: What has come to its end stays there: all who have nothing can share it.
 NO_ROWS: Iterator[Any] = iter(())
@@ -83,6 +85,9 @@ class Inlet:
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
             found nothing; until then, false.
         on_pong: called with the payload of each Pong when it arrives.
+        pool: where the rings come from.
+        pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
+        state: what the C core remembers of this stream, for `take_scan`.
         ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
     """
 
@@ -104,11 +109,8 @@ class Inlet:
         "_offered",
         "_peer_close",
         "_pieces",
-        "_pool",
-        "_pours",
         "_remaining",
         "_ring",
-        "_state",
         "_status",
         "_stopped",
         "_wants_wide",
@@ -117,13 +119,16 @@ class Inlet:
         "eager",
         "is_idle",
         "on_pong",
+        "pool",
+        "pours",
         "ready",
+        "state",
     )
 
     def __init__(
         self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._bridge = bridge
         self._max_size = max_size
         self._max_fragments = max_fragments
@@ -133,9 +138,7 @@ class Inlet:
         self.is_idle = True
         self.on_pong: Callable[[bytes], None] | None = None
 
-        self._state = ffi.new(
-            _STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed)
-        )
+        self.state = ffi.new(_STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed))
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
@@ -152,7 +155,7 @@ class Inlet:
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self._landing: PayloadBuffer | None = None  # they are being received straight into this
         self._landing_opcode = 0
-        self._pours = False
+        self.pours = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
         self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
         self._status = _MORE  # what stands behind the last row
@@ -168,7 +171,7 @@ class Inlet:
 
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
-        if self.is_idle and not self._pours:
+        if self.is_idle and not self.pours:
             return self.landing.whole
         ring = self._ring
         if (
@@ -189,10 +192,10 @@ class Inlet:
         ring = self._ring
         if self._landing is not None:
             landing = self._landing
-            at_most = self._pool.wide_capacity  # as much as one read brings anywhere
+            at_most = self.pool.wide_capacity  # as much as one read brings anywhere
             return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
         if ring is None or self._is_over:
-            self._offered = wide = self._pool.land_wide() if self._pours else None
+            self._offered = wide = self.pool.land_wide() if self.pours else None
             return (wide or self.landing).whole
         if self._frame is None and not self.is_pending:
             ring = self._settle(ring)
@@ -216,7 +219,7 @@ class Inlet:
             return True  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
         ring = self._ring
         if ring is None:
-            ring = self._ring = self._lease_wide(count) if self._pours else self._pool.lease()
+            ring = self._ring = self._lease_wide(count) if self.pours else self.pool.lease()
             self._next = 0
             self.is_idle = False
         ring.head += count
@@ -233,16 +236,29 @@ class Inlet:
         Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until
         the next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
         """
-        if self._pours:
+        if self.pours:
             return self.received(count)
-        pool = self._pool
-        ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so
-        found = _scan(self._state, ring.base, 0, count, pool.table, TABLE_ROWS)
+        pool = self.pool
+        found = self.scan_landing(count)
         if found == 1 and not self.discarding:
-            row = pool.words[_HEAD:_END_OF_ROW].tolist()
+            row = pool.words[ONLY_ROW].tolist()
             if row[0] & PART == WHOLE_PART:
                 return row
-        ring = self._ring = pool.lease()
+        return self.take_found(count, found)
+
+    def scan_landing(self, count: int) -> int:
+        """`count` bytes in the landing ring will be ours. Returns: as zcws_scan; the rest is in the pool's table."""
+        pool = self.pool
+        ring: Ring = pool.landing  # type: ignore[assignment]  # they lie there
+        return _scan(self.state, ring.base, 0, count, pool.table, TABLE_ROWS)
+
+    def take_found(self, count: int, found: int) -> bool:
+        """`count` bytes in the landing ring are ours, and have been scanned. Returns: as `received`.
+
+        Args:
+            found: what zcws_scan returned; what it wrote is in the pool's table.
+        """
+        ring = self._ring = self.pool.lease()
         self.is_idle = False
         ring.head = count
         news = self._take_found(ring, found)
@@ -296,12 +312,12 @@ class Inlet:
     @property
     def frames(self) -> int:
         """How many whole frames have arrived so far, control frames too. The C core counts them as it goes by."""
-        return int(self._state.frames)
+        return int(self.state.frames)
 
     @property
     def messages(self) -> int:
         """How many messages have arrived whole."""
-        return int(self._state.messages)
+        return int(self.state.messages)
 
     def holds(self, ring: Ring) -> bool:
         """Whether bytes in `ring` are still needed."""
@@ -310,17 +326,7 @@ class Inlet:
     @property
     def landing(self) -> Ring:
         """Where bytes land while nothing is kept."""
-        return self._pool.landing or self._pool.land()
-
-    @property
-    def pool(self) -> Pool:
-        """Where the rings come from."""
-        return self._pool
-
-    @property
-    def state(self) -> Any:
-        """What the C core remembers of this stream, for `take_scan`."""
-        return self._state
+        return self.pool.landing or self.pool.land()
 
     @property
     def is_at_eof(self) -> bool:
@@ -351,14 +357,14 @@ class Inlet:
 
     def _scan_ring(self, ring: Ring) -> bool:
         """One crossing: every complete frame becomes a row. Returns: as `received`."""
-        pool = self._pool
+        pool = self.pool
         return self._take_found(
-            ring, _scan(self._state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
+            ring, _scan(self.state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
         )
 
     def _take_found(self, ring: Ring, count: int) -> bool:
         """What a scan has found is in the pool's table. Returns: as `received`."""
-        pool = self._pool
+        pool = self.pool
         words = pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist()
         if count == _NEWS and words[_STATUS] == _MORE and not words[_REMAINING]:
             # The beginning of a frame, and nothing before it.
@@ -469,8 +475,8 @@ class Inlet:
     def _discard(self, ring: Ring) -> None:
         """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""
         while self._status == _FULL:
-            count = _scan(self._state, ring.base, self._next, ring.head, self._pool.table, TABLE_ROWS) % _NEWS
-            words = self._pool.words[: _HEAD + _ROW * count].tolist()
+            count = _scan(self.state, ring.base, self._next, ring.head, self.pool.table, TABLE_ROWS) % _NEWS
+            words = self.pool.words[: _HEAD + _ROW * count].tolist()
             self._next, self._status, _, self._remaining, _ = words[:_HEAD]
             self._see_controls(words[_HEAD:], ring)
         if self._is_over:
@@ -499,25 +505,25 @@ class Inlet:
         ring.tail = self._next
         self._next -= ring.settle()
         if ring.is_crowded:
-            fresh = self._pool.lease_like(ring)
+            fresh = self.pool.lease_like(ring)
             ring.move_unread(fresh)
             self._next = 0
-            self._pool.give_back(ring)
+            self.pool.give_back(ring)
             self._ring = ring = fresh
         return ring
 
     def _see_pouring(self, ring: Ring, count: int) -> None:
         """A read has brought much."""
-        if self.rows_waiting * self._pool.capacity > count * _LARGE_FRAMES:
-            self._pours = self._wants_wide = False
+        if self.rows_waiting * self.pool.capacity > count * _LARGE_FRAMES:
+            self.pours = self._wants_wide = False
         elif ring.is_filled and not ring.exports:
-            self._pours, self._wants_wide = True, not ring.is_wide
+            self.pours, self._wants_wide = True, not ring.is_wide
 
     def _lease_wide(self, count: int) -> Ring:
         """The ring that `get_buffer` has offered while we are pouring."""
         offered, self._offered = self._offered, None
-        ring = (self._pool.lease_wide() if offered is not None else None) or self._pool.lease()
-        self._pours = count * _MUCH > self._pool.capacity
+        ring = (self.pool.lease_wide() if offered is not None else None) or self.pool.lease()
+        self.pours = count * _MUCH > self.pool.capacity
         self._wants_wide = False
         self._fit(ring.capacity)
         return ring
@@ -525,20 +531,20 @@ class Inlet:
     def _widen(self, ring: Ring) -> Ring:
         """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
         self._wants_wide = False
-        wide = None if ring.exports else self._pool.lease_wide()
+        wide = None if ring.exports else self.pool.lease_wide()
         if wide is None:
             return ring
         ring.move_unread(wide)
         self._next = 0
-        self._pool.take_back(ring)
+        self.pool.take_back(ring)
         self._ring = wide
         self._fit(wide.capacity)
         return wide
 
     def _fit(self, size: int) -> None:
         """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
-        if self._state.fit:
-            self._state.fit = size
+        if self.state.fit:
+            self.state.fit = size
 
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
@@ -548,9 +554,9 @@ class Inlet:
             if not ring.exports or not ring.is_exported:
                 self._ring = None
                 if ring.is_wide:
-                    self._fit(self._pool.capacity)
-                self._pool.take_back(ring)
-            elif self._pool.set_aside(ring):
+                    self._fit(self.pool.capacity)
+                self.pool.take_back(ring)
+            elif self.pool.set_aside(ring):
                 self._ring = None
 
     def _drop_ring(self) -> None:
@@ -558,11 +564,11 @@ class Inlet:
         self._lease.end()
         ring, self._ring = self._ring, None
         if ring is not None:
-            self._pool.give_back(ring)
+            self.pool.give_back(ring)
 
     def _landed(self, target: PayloadBuffer, count: int) -> bool:
         """Bytes of a large payload have been received straight into its buffer. Returns: as `received`."""
-        outcome = _land(self._state, target.pointer(), count)
+        outcome = _land(self.state, target.pointer(), count)
         if outcome < 0:
             self._fail(-outcome)
             return True

@@ -137,7 +137,7 @@ class PieceReader(Inlet):
 
     def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
         is_ours = buffer is None
-        target = self._pool.lend_buffer() if buffer is None else buffer
+        target = self.pool.lend_buffer() if buffer is None else buffer
         target.reader = self
         inflate = self._inflate if what & COMPRESSED else None
         return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
@@ -190,7 +190,7 @@ class PieceReader(Inlet):
             self._elsewhere = ()
         if self._finished:
             for target in self._finished:
-                self._pool.return_buffer(target)
+                self.pool.return_buffer(target)
             self._finished = None
 
     def _drop_message(self) -> None:
@@ -199,7 +199,7 @@ class PieceReader(Inlet):
         if assembly is not None:
             assembly.target.reader = None
             if assembly.is_ours:
-                self._pool.return_buffer(assembly.target)
+                self.pool.return_buffer(assembly.target)
 
     # ---- the last row has been read ----
 
@@ -263,7 +263,7 @@ class PieceReader(Inlet):
         self.ready = NO_ROWS
         self.streaming = 0
         self.is_idle = False
-        self._state.fit = 0
+        self.state.fit = 0
         if self._ring is not None and self._status == _MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
 
@@ -272,7 +272,7 @@ class PieceReader(Inlet):
         if self.streaming is not None:
             self._skipping = self._skipping or self.streaming != 0
             self.streaming = None
-            self._state.fit = self._pool.capacity
+            self.state.fit = self.pool.capacity
             pieces, self._pieces = self._pieces, None
             # A row that has been begun is read to its end: compressed, it is part of the context. RFC 7692 7.1.1.
             for _, last in pieces or ():

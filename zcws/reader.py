@@ -27,7 +27,7 @@ from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
-from zcws.inlet import NO_ROWS
+from zcws.inlet import NO_ROWS, ONLY_ROW
 from zcws.kernel import lib
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
@@ -238,6 +238,17 @@ class Reader(PieceReader):
             return str(ring.memory[start:stop], "utf-8")
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
 
+    def message_found(self, found: int) -> str | bytes | None:
+        """The same for somebody who received and scanned in one crossing. None: see `take_found`.
+
+        Args:
+            found: what zcws_scan returned; what it wrote is in the pool's table.
+        """
+        if found != 1:
+            return None
+        what, start, stop = self.pool.words[ONLY_ROW].tolist()
+        return self.message_of(self.pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
+
     def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:
         """The same as a frame, which is good until `drop_frame`."""
         if self.discarding or (what != WHOLE_TEXT and what != WHOLE_BINARY):
@@ -262,7 +273,7 @@ class Reader(PieceReader):
         lease = self._lease
         lease.number += 1
         lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
-        pool = self._pool
+        pool = self.pool
         if ring is pool.common and (not ring.exports or not ring.is_exported or pool.set_aside(ring)):
             return
         self._ring = ring

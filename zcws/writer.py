@@ -156,10 +156,12 @@ class Writer:
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
-        elif self._compress is None and not compress:
-            self._write(_FIN | opcode, payload)
-        else:
+        elif self._compress is not None or compress:
             self._write_compressed(opcode, payload, size, compress)
+        elif self._next_key is not None:
+            self._write_masked(_FIN | opcode, payload, size)
+        else:
+            self._write(_FIN | opcode, payload)
         self.messages += 1
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
@@ -424,13 +426,15 @@ class Writer:
 
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        if not self.has_large:
-            return [self.take_whole()] if self.out else []
         out = self.out
+        if not out:
+            return []
         self.out = []
         self.taken = self.written
-        self.has_large = False
-        return _joined(out)
+        if self.has_large:
+            self.has_large = False
+            return _joined(out)
+        return out if len(out) == 1 else [b"".join(out)]
 
     def take_whole(self) -> Buffer:
         """The same as one piece, where there is something."""

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import raw
+import wire
 from net import Certificates
+from receiver import connect
 
 from zcws.sync import channel as module
-from zcws.sync.channel import Channel, PlainChannel, PolledChannel, TlsChannel, open_channel
+from zcws.sync.channel import ENDED, NOTHING, Channel, PlainChannel, PolledChannel, TlsChannel, open_channel
 
 Pair = tuple[Channel, socket.socket]
 
@@ -50,6 +52,12 @@ def pair(
 def receive(channel: Channel, timeout: float | None = raw.LONG, size: int = 100) -> bytes:
     buffer = memoryview(bytearray(size))
     return bytes(buffer[: channel.receive(buffer, timeout)])
+
+
+def receive_nothing(channel: Channel) -> bool:
+    with pytest.raises(TimeoutError):
+        receive(channel, 0)
+    return True
 
 
 def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +112,43 @@ class TestReceive:
         assert receive(channel) == b"last"
         assert receive(channel) == b""
         assert receive(channel, 0) == b""
+
+    def test_scanned_for_a_reader(self, pair: Pair) -> None:
+        channel, peer = pair
+        reader = connect().reader
+        peer.sendall(wire.frame(wire.TEXT, b"hello"))
+        found = channel.scan(reader, raw.LONG)
+        assert (found, reader.message_found(found), reader.is_idle) == (1, "hello", True)
+        assert (channel.received, channel.bytes_received) == (7, 7)
+        peer.sendall(wire.frame(wire.TEXT, b"half")[:4])
+        found = channel.scan(reader, None)
+        assert reader.message_found(found) is None and not reader.take_found(channel.received, found)
+        assert (channel.received, channel.bytes_received, reader.is_idle) == (4, 11, False)
+
+    @pytest.mark.parametrize("timeout", [0, -1, 0.01])
+    def test_nothing_to_scan_in_time(self, pair: Pair, timeout: float) -> None:
+        channel, peer = pair
+        reader = connect().reader
+        assert channel.scan(reader, timeout) == NOTHING
+        peer.sendall(wire.frame(wire.BINARY, b"later"))
+        raw.until(lambda: module._wait(channel.sock, to_write=False, timeout=0))
+        assert reader.message_found(channel.scan(reader, timeout)) == b"later"
+        assert receive_nothing(channel) and channel.scan(reader, 0) == NOTHING
+
+    def test_nothing_more_to_scan(self, pair: Pair) -> None:
+        channel, peer = pair
+        reader = connect().reader
+        peer.close()
+        assert [channel.scan(reader, timeout) for timeout in (None, 0, 0.01)] == [ENDED] * 3
+        assert channel.bytes_received == 0
+        channel.abort()
+        # Whoever opens the next socket has the number that ours had.
+        others = socket.socketpair()
+        others[1].sendall(wire.frame(wire.TEXT, b"not for us"))
+        others[0].sendall(wire.frame(wire.TEXT, b"nor this"))
+        assert [channel.scan(reader, timeout) for timeout in (None, 0, 0.01)] == [ENDED] * 3
+        for other in others:
+            other.close()
 
     def test_a_descriptor_beyond_what_select_takes(self) -> None:
         resource = pytest.importorskip("resource")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,32 @@ def test_a_timeout_loses_nothing(timeout: float) -> None:
                 ws.recv(timeout)
             peer.send_bytes(part)
         assert ws.recv(timeout=raw.LONG) == "hello"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals that come by themselves")
+def test_a_signal_is_handled_while_a_read_waits() -> None:
+    seen: list[int] = []
+    with connected() as (ws, peer):
+
+        def handle(number: int, frame: object) -> None:
+            seen.append(number)
+            if len(seen) == 2:
+                raise InterruptedError("by the program")
+            peer.send(wire.TEXT, b"after the signal")
+
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            for expected in ("after the signal", None):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                if expected is None:
+                    with pytest.raises(InterruptedError, match="by the program"):
+                        ws.recv()
+                else:
+                    assert ws.recv() == expected
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        peer.send(wire.TEXT, b"goes on")
+        assert ws.recv() == "goes on"
 
 
 SCRIPT = [

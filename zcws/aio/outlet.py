@@ -294,7 +294,7 @@ class Outlet(asyncio.BufferedProtocol):
         if self._reader.is_ending and not self._reader.is_concluded:
             self._reader.conclude()
             self._advance_closing()
-        elif not self.connection.bridge.is_empty:
+        elif self.connection.bridge.slot:
             self.connection.drain_bridge()
             self._advance_closing()
         else:

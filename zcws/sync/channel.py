@@ -28,10 +28,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zcws.inlet import Inlet
+from zcws.kernel import ffi, lib
+from zcws.pool import TABLE_ROWS
+from zcws.ring import Ring
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Channel", "PlainChannel", "PolledChannel", "TlsChannel", "open_channel"]
+__all__ = ["ENDED", "NOTHING", "Channel", "PlainChannel", "PolledChannel", "TlsChannel", "open_channel"]
+
+NOTHING, ENDED = lib.ZCWS_NOTHING, lib.ZCWS_ENDED
+_receive = lib.zcws_receive
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
@@ -56,7 +64,7 @@ class Channel:
     Attributes:
         sock: the socket.
         is_tls: whether it is encrypted.
-        bytes_received, bytes_sent: by its reader and its writers, who count them here.
+        bytes_received: in all; whoever calls `receive` counts them here.
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
     """
 
@@ -65,13 +73,34 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.bytes_received = self.bytes_sent = 0
+        self.bytes_received = self._received = 0
         self._fd = sock.fileno()
         self._is_over = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def scan(self, inlet: Inlet, timeout: float | None) -> int:
+        """Receives at least one byte for a reader that is idle, into its landing ring, and scans.
+
+        Returns: what zcws_scan returned, with the rest in the table of the reader's pool; NOTHING, when nothing came
+        within `timeout` seconds; ENDED, when the stream has ended or is broken.
+        """
+        try:
+            count = self.receive(inlet.landing.whole, timeout)
+        except TimeoutError:
+            return NOTHING
+        except OSError:
+            return ENDED
+        self.bytes_received += count
+        self._received = count
+        return inlet.scan_landing(count) if count else ENDED
+
+    @property
+    def received(self) -> int:
+        """Bytes that the last `scan` brought."""
+        return self._received
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         """Receives at least one byte into `buffer`; 0 at the end of the stream.
@@ -141,20 +170,64 @@ class PlainChannel(Channel):
     """A TCP or Unix socket, and the kernel keeps the time."""
 
     def __init__(self, sock: socket.socket) -> None:
+        self._socket = ffi.new("struct zcws_socket *")  # as C knows it
         super().__init__(sock)
+        self._socket.fd = self._fd
         sock.settimeout(None)
         self._timeout: float | None = None
+        self._ring: Ring | None = None  # where C receives: the reader's landing ring
+
+    def scan(self, inlet: Inlet, timeout: float | None) -> int:
+        """One crossing."""
+        if timeout != self._timeout:
+            self._limit_receiving(timeout)
+        ring = inlet.pool.landing
+        if ring is None or ring is not self._ring:
+            self._aim(inlet)
+        found: int = _receive(self._socket)
+        return found
+
+    def _aim(self, inlet: Inlet) -> None:
+        pool, ring, sock = inlet.pool, inlet.landing, self._socket
+        self._ring, self._kept = ring, (inlet.state, pool.table)  # C knows their addresses
+        sock.reader, sock.table, sock.rows = inlet.state, pool.table, TABLE_ROWS
+        sock.base, sock.capacity = ring.base, ring.capacity
+
+    @property
+    def received(self) -> int:
+        count: int = self._socket.received
+        return count
+
+    @property
+    def bytes_received(self) -> int:
+        total: int = self._socket.total
+        return total
+
+    @bytes_received.setter
+    def bytes_received(self, total: int) -> None:
+        self._socket.total = total
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        if timeout != self._timeout:
+            self._limit_receiving(timeout)
         try:
-            if timeout is not None and timeout <= 0:
-                return self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-            if timeout != self._timeout:
-                self._timeout = timeout
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
-            return self.sock.recv_into(buffer)
+            return self.sock.recv_into(buffer, 0, self._socket.flags)
         except BlockingIOError:
             raise TimeoutError(_LATE) from None
+
+    def _limit_receiving(self, timeout: float | None) -> None:
+        """How long receiving may wait, from now on."""
+        self._timeout = timeout
+        if timeout is not None and timeout <= 0:
+            self._socket.flags = socket.MSG_DONTWAIT
+            return
+        self._socket.flags = 0
+        with contextlib.suppress(OSError):  # it is closed already; receiving will say so
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
+
+    def abort(self) -> None:
+        self._socket.fd = -1  # before another socket has this number
+        super().abort()
 
     def limit_sends(self, timeout: float | None) -> None:
         with contextlib.suppress(OSError):  # it is closed already

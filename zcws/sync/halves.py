@@ -151,7 +151,6 @@ class WriterHalf:
         segments = self._connection.writer.take()
         if not segments:
             return
-        self._channel.bytes_sent += sum(map(len, segments))  # type: ignore[arg-type]
         try:
             self._channel.send(segments)
         except TimeoutError:

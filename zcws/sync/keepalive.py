@@ -23,6 +23,7 @@ class Keepalive:
         compressor: what to give back after its `idle_timeout`, in the thread that calls `take_due`.
 
     Attributes:
+        due: when that will be asked what to do, by time.monotonic; None for never.
         latency: the last round-trip time in seconds; 0.0 before the first.
         heard: bytes have arrived since the last Ping; set by the driver.
         has_failed: nothing came back in time.
@@ -41,7 +42,7 @@ class Keepalive:
         self._ping: bytes | None = None
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
-        self._due = self._earliest()
+        self.due = self._earliest()
         self.latency = 0.0
         self.heard = False
         self.has_failed = False
@@ -59,7 +60,7 @@ class Keepalive:
     @property
     def is_due(self) -> bool:
         """Whether `take_due` has anything to do: a Ping should go out, an answer is missing, memory may be idle."""
-        return self._due is not None and time.monotonic() >= self._due
+        return self.due is not None and time.monotonic() >= self.due
 
     def _earliest(self) -> float | None:
         bounds = [bound for bound in (self._next, self._give_up, self._tick) if bound is not None]
@@ -70,7 +71,7 @@ class Keepalive:
         now = time.monotonic()
         self._rest(now)
         payload = self._take_ping(now)
-        self._due = self._earliest()
+        self.due = self._earliest()
         return payload
 
     def _rest(self, now: float) -> None:

@@ -8,16 +8,18 @@ becomes of replies (`_answer_peer`), and how the connection is ended (`_finish`)
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.sync.channel import Channel
+from zcws.sync.channel import ENDED, Channel
 from zcws.sync.keepalive import Keepalive
 
 if TYPE_CHECKING:
@@ -58,8 +60,6 @@ class ReadingSide:
         self._channel = channel
         self._options = options
         self._keepalive = keepalive
-        self._wants_message = False  # who waits wants a message, and the reader is idle
-        self._handed: str | bytes | None = None  # and this is it, past the reader
         self._give_up: float | None = None  # when to stop waiting for the answer to our Close
         # How long one wait may last: a Ping may be due, or our Close may be out for too long.
         bounds = [bound for bound in (keepalive.wait, options.close_timeout) if bound is not None]
@@ -95,7 +95,7 @@ class ReadingSide:
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another thread is reading.
         """
-        message = cast("str | bytes", self._read(self._next_message, timeout))
+        message = self._alone(self._read_message, timeout)
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()
@@ -162,34 +162,66 @@ class ReadingSide:
         """Inside of it nobody else touches the reader. A half is one thread's alone."""
         return contextlib.nullcontext()
 
-    def _next_message(self) -> str | bytes | NeedMore:
-        handed = self._handed
-        if handed is not None:
-            self._handed = None
-            return handed
-        message = NEED_MORE if self._reader.is_idle else self._reader.read_message()
-        self._wants_message = message is NEED_MORE and self._reader.is_idle
-        return message
+    def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
+        """Does `read` while nobody else reads. A half is one thread's alone."""
+        return read(timeout)
 
     def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
         """Receives until `attempt` gives something."""
+
+        def wait(deadline: float | None) -> _Result | NeedMore:
+            result = self._ask(attempt)
+            if result is not NEED_MORE:
+                return result
+            self._receive(deadline)
+            return self._ask(attempt)
+
+        return self._alone(lambda rest: self._repeat(wait, rest), timeout)
+
+    def _read_message(self, timeout: float | None) -> str | bytes:
+        for ready in self._reader.ready:
+            return ready
+        return self._repeat(self._next_message, timeout)  # type: ignore[return-value]  # mypy loses the union
+
+    def _repeat(self, wait: Callable[[float | None], _Result | NeedMore], timeout: float | None) -> _Result:
+        """Waits until that has brought something."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            result = attempt()
-            if result is NEED_MORE:
-                deadline = None if timeout is None else time.monotonic() + timeout
-                self._receive(deadline)
-                while (result := attempt()) is NEED_MORE:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise TimeoutError("no message was complete in time")
-                    self._receive(deadline)
-            if self._reader.is_ending:
-                self._answer_peer()
+            while (result := wait(deadline)) is NEED_MORE:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError("no message was complete in time")
             return result
         except ConnectionClosed:
             self._finish()
             raise
-        finally:
-            self._wants_message = False
+
+    def _next_message(self, deadline: float | None) -> str | bytes | NeedMore:
+        """The next message, if it is there or one wait brings it. One that comes alone goes past the reader."""
+        reader = self._reader
+        message: str | bytes | NeedMore
+        if not reader.is_idle and (message := self._ask(reader.read_message)) is not NEED_MORE:
+            return message
+        if not reader.is_idle or reader.pours or self._writer.sent_close is not None:
+            self._receive(deadline)
+            message = self._ask(reader.read_message)
+            return message
+        timeout = self._longest_wait if deadline is None else _bounded(self._longest_wait, deadline)
+        found = self._channel.scan(reader, timeout)
+        alone = reader.message_found(found) if self._writer.sent_close is None else None
+        if alone is not None:
+            self._keepalive.heard = True
+        elif found >= 0:
+            self._take(partial(reader.take_found, self._channel.received, found))
+        elif found == ENDED:
+            self._take(reader.receive_eof)
+        self._answer_peer()
+        return NEED_MORE if alone is None else alone
+
+    def _ask(self, attempt: Callable[[], _Result | NeedMore]) -> _Result | NeedMore:
+        result = attempt()
+        if self._reader.is_ending:
+            self._answer_peer()
+        return result
 
     def _receive(self, deadline: float | None) -> None:
         """One wait, for bytes or until something else is due.
@@ -205,8 +237,7 @@ class ReadingSide:
                 return
             timeout = self._rest_of_closing(timeout)
         if deadline is not None:
-            rest = deadline - time.monotonic()
-            timeout = rest if timeout is None else min(rest, timeout)
+            timeout = _bounded(timeout, deadline)
         try:
             count = self._channel.receive(reader.get_buffer(), timeout)
         except TimeoutError:
@@ -216,34 +247,21 @@ class ReadingSide:
             return
         except OSError:
             count = 0  # a reset is an end without a Close: 1006
-        self._keepalive.heard = True
-        self._received(count)
+        self._channel.bytes_received += count
+        self._take(partial(reader.received, count) if count else reader.receive_eof)
         self._answer_peer()
 
-    def _received(self, count: int) -> None:
+    def _take(self, take: Callable[[], object]) -> None:
+        """Has the reader take what has arrived."""
+        self._keepalive.heard = True
         reader = self._reader
         # RFC 6455 5.5.1: what came while our Close went out from another thread does not count any more.
         closing = self._writer.sent_close is not None and not reader.discarding
         if closing:
             reader.discarding = True
-        if count:
-            self._channel.bytes_received += count
-            if self._wants_message and not closing:
-                self._wants_message = False
-                self._hand(count)
-            else:
-                reader.received(count)
-        else:
-            reader.receive_eof()
+        take()
         if closing:
             reader.discard()
-
-    def _hand(self, count: int) -> None:
-        """`count` bytes have landed for somebody who wants a message, and nearly always they are just that."""
-        reader = self._reader
-        row = reader.receive_row(count)
-        if not isinstance(row, bool):
-            self._handed = reader.message_of(reader.landing, *row)
 
     def _rest_of_closing(self, timeout: float | None) -> float | None:
         """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""
@@ -286,6 +304,13 @@ class IncomingStream:
             if piece:
                 return piece
         raise StopIteration
+
+
+def _bounded(timeout: float | None, deadline: float) -> float:
+    """How long one wait may last. In whole milliseconds, so that the kernel, which counts no finer, need not be told
+    anew for every read."""
+    rest = math.ceil((deadline - time.monotonic()) * 1000) / 1000
+    return rest if timeout is None else min(rest, timeout)
 
 
 def is_past(deadline: float | None) -> bool:

@@ -26,7 +26,6 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError
-from zcws.frame import NeedMore
 from zcws.http import Request, Response
 from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
@@ -79,7 +78,8 @@ class WebSocket(ReadingSide, WritingSide):
         self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
         self._closed = threading.Event()
         self._reader.on_pong = self._on_pong
-        connection.bridge.on_put = self._take_reply
+        self._bridge = connection.bridge
+        self._bridge.on_put = self._take_reply
         if received:
             self._feed(received)
 
@@ -93,12 +93,12 @@ class WebSocket(ReadingSide, WritingSide):
 
     # ---- reading ----
 
-    def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
+    def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
         if not self._reading.acquire(blocking=False):
             timeout = self._await_turn(timeout)
         self._is_read = True
         try:
-            return super()._read(attempt, timeout)
+            return read(timeout)
         except ConnectionClosed:
             failure = self.connection.failure
             if failure is None:
@@ -112,7 +112,7 @@ class WebSocket(ReadingSide, WritingSide):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """As in `_read`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs."""
+        """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs."""
         if not self._reading.acquire(blocking=False):
             self._await_turn(None)
         try:
@@ -177,12 +177,13 @@ class WebSocket(ReadingSide, WritingSide):
 
     def _answer_peer(self) -> None:
         """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
-        if self._writer.size or self._keepalive.is_due or not self.connection.bridge.is_empty:
+        keepalive = self._keepalive
+        if self._writer.out or self._bridge.slot or (keepalive.due is not None and keepalive.is_due):
             self._reply(in_reader=True)
 
     def _send_leftover(self) -> None:
         """What the reader left on the bridge while we held the lock. In a writer's thread, after every write."""
-        if not self.connection.bridge.is_empty:
+        if self._bridge.slot:
             self._reply(in_reader=False)
 
     def _reply(self, *, in_reader: bool) -> None:
@@ -200,7 +201,7 @@ class WebSocket(ReadingSide, WritingSide):
                     self._flush_quietly()
             finally:
                 self._write_lock.release()
-            if not writable or self.connection.bridge.is_empty:
+            if not writable or not self._bridge.slot:
                 return
 
     def _keep_alive(self, writable: bool) -> None:
@@ -317,7 +318,7 @@ class WebSocket(ReadingSide, WritingSide):
         return stats_of(
             self.connection,
             bytes_received=channel.bytes_received,
-            bytes_sent=channel.bytes_sent,
+            bytes_sent=self._writer.taken,
             bytes_waiting=self._writer.size,
             is_slow=not channel.is_writable,
             latency=self.latency,

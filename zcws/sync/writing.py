@@ -27,6 +27,8 @@ __all__ = ["OutgoingStream", "WritingSide", "as_control_payload", "lock_timeout"
 #: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
 _CORK = 64 * 1024
 
+_TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
+
 _GAVE_UP = "the sender gave up in the middle of a message"
 
 
@@ -83,10 +85,9 @@ class WritingSide:
             TypeError: this is not a message. ValueError: it is text, and not UTF-8.
         """
         if isinstance(message, str):
-            opcode = OpCode.BINARY if text is False else OpCode.TEXT
-            self._write_message(opcode, message.encode(), compress)
+            self._write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif type(message) is bytes and not text:
-            self._write_message(OpCode.BINARY, message, compress)
+            self._write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
@@ -172,10 +173,12 @@ class WritingSide:
         with self._write_lock:
             if self._sender is not None:
                 self._await_message()
-            if self._writer.opcode:
+            writer = self._writer
+            if writer.opcode:
                 self.connection.check_writable()
-            self._writer.write_message(opcode, payload, compress)
-            self._flush_unless_corked()
+            writer.write_message(opcode, payload, compress)
+            if not self._corked or writer.size >= _CORK:
+                self._flush()
         self._send_leftover()
 
     def _write(self, write: Callable[[], object]) -> None:
@@ -206,7 +209,6 @@ class WritingSide:
         segments = self._writer.take()
         if not segments:
             return
-        self._channel.bytes_sent += sum(map(len, segments))  # type: ignore[arg-type]
         try:
             self._channel.send(segments)
         except TimeoutError:
