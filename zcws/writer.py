@@ -31,7 +31,7 @@ from zcws.pool import SCRATCH_CAPACITY, Pool
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Compress", "Writer"]
+__all__ = ["SEGMENT", "Compress", "Writer"]
 
 _FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 _CLOSE = OpCode.CLOSE
@@ -41,7 +41,7 @@ _LONGEST_HEAD = 14
 
 #: From this many bytes on, a payload that cannot change is not copied: below, a copy costs less than one more
 #: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
-_SEGMENT = 16 * 1024
+SEGMENT = 16 * 1024
 
 #: The same for a masked payload, which then gets memory of its own.
 _OWN_MEMORY = SCRATCH_CAPACITY - _LONGEST_HEAD
@@ -130,7 +130,7 @@ class Writer:
         self.has_large = False
         self.is_bare = next_key is None and compress is None
         # What is smaller goes out as it is, in one segment.
-        self._plain_below = _SEGMENT if self.is_bare else 0
+        self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode = 0
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
@@ -177,7 +177,7 @@ class Writer:
             _join_bare(opcode, payloads) if self._next_key is None else self._join_masked(opcode, payloads)
         )
         self.out.append(frames)
-        self.has_large |= len(frames) >= _SEGMENT
+        self.has_large |= len(frames) >= SEGMENT
         self.written += len(frames)
         self.messages += len(payloads)
 
@@ -232,13 +232,29 @@ class Writer:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
             self.messages += 1
 
+    def lend_message(self, opcode: OpCode, payload: Buffer) -> list[Buffer]:
+        """A whole message whose payload stays the caller's, for a writer that `is_bare`. Raises: as `write_message`.
+
+        Returns: as `take`, and at the end the message. Its payload is the last segment; it has to be sent, or copied,
+        before its owner has it back.
+        """
+        if self.opcode:
+            self._refuse_message()
+        segments = self.take()
+        head, size = unmasked_head(_FIN | opcode, len(payload)), len(payload)  # type: ignore[arg-type]
+        self.written += len(head) + size
+        self.taken = self.written
+        self.messages += 1
+        segments += (head, payload)
+        return segments
+
     def write_framed(self, frame: bytes) -> None:
         """The same for a writer that neither masks nor compresses. Raises: as `write_prepared`."""
         if self.opcode:
             self._refuse_message()
         size = len(frame)
         self.out.append(frame)
-        if size >= _SEGMENT:
+        if size >= SEGMENT:
             self.has_large = True
         self.written += size
         self.messages += 1
@@ -395,7 +411,7 @@ class Writer:
             self._write_masked(first, payload, size)
             return
         head = unmasked_head(first, size)
-        if size < _SEGMENT:
+        if size < SEGMENT:
             self.out.append(head + payload)
         else:
             self.out += (head, payload if type(payload) is bytes else bytes(payload))
@@ -459,7 +475,7 @@ def _joined(segments: list[Buffer]) -> list[Buffer]:
     joined: list[Buffer] = []
     small: list[Buffer] = []
     for segment in segments:
-        if len(segment) < _SEGMENT:  # type: ignore[arg-type]
+        if len(segment) < SEGMENT:  # type: ignore[arg-type]
             small.append(segment)
             continue
         if small:

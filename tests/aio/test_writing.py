@@ -10,6 +10,7 @@ import wire
 from net import Place, RawPeer, echo, soon, swallow, until
 
 import zcws
+from zcws.writer import SEGMENT
 
 
 def sent_by(place: Place, act: Callable[[zcws.WebSocket], Any], **options: Any) -> list[wire.Seen]:
@@ -449,3 +450,111 @@ def test_a_peer_that_is_compressed_may_be_told_otherwise(place: Place) -> None:
             assert ws.state is zcws.State.OPEN
 
     place.run(main())
+
+
+class TestMemoryThatMayChange:
+    """A large payload goes to the engine's socket from where it lies, and is its owner's again after that."""
+
+    SIZES = (SEGMENT - 1, SEGMENT, 5_000_000)  # the last is more than a socket takes
+
+    @pytest.mark.parametrize("how", ["send", "send_nowait", "text"])
+    def test_it_may_be_overwritten(self, anyplace: Place, how: str) -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            for size in self.SIZES:
+                memory = bytearray(b"a" * size)
+                ws.send_nowait("before")
+                if how == "send_nowait":
+                    ws.send_nowait(memory)
+                else:
+                    await ws.send(memoryview(memory), text=how == "text")
+                memory[:] = bytes(size)
+                ws.send_nowait(b"behind")
+
+        async def main() -> None:
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                await asyncio.sleep(0.05)  # the socket is full
+                for size in self.SIZES:
+                    frames = [await peer.read() for _ in range(3)]
+                    opcode = wire.TEXT if how == "text" else wire.BINARY
+                    assert [frame.opcode for frame in frames] == [wire.TEXT, opcode, wire.BINARY]
+                    assert [frame.payload for frame in frames] == [b"before", b"a" * size, b"behind"]
+                assert (await peer.read()).opcode == wire.CLOSE
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("callback", [True, False])
+    def test_a_received_frame(self, anyplace: Place, callback: bool) -> None:
+        sizes = (*self.SIZES[:2], 60_000, 200_000)
+        texts = [bytes([97 + i % 26]) * sizes[i % 4] for i in range(60)]
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            while (frame := await ws.read_frame()).opcode is not zcws.OpCode.CLOSE:
+                await ws.write_frame(frame)
+
+        async def main() -> None:
+            given: dict[str, Any] = {"on_frame": _back} if callback else {}
+            async with anyplace.serve(None if callback else handler, **given) as server:
+                async with anyplace.raw_client(server) as peer:
+                    sending = asyncio.ensure_future(
+                        peer.send_bytes(b"".join(peer.frame(wire.TEXT, text) for text in texts))
+                    )
+                    await asyncio.sleep(0.1)  # both sockets are full
+                    for text in texts:
+                        assert (await peer.read()).payload == text
+                    await sending
+
+        anyplace.run(main())
+
+    def test_arrays_and_what_is_no_text(self, anyplace: Place) -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            with pytest.raises(ValueError, match="UTF-8"):
+                await ws.send(bytearray(b"\xff" * SEGMENT), text=True)
+            with pytest.raises(ValueError, match="not agreed"):
+                await ws.send(bytearray(SEGMENT), compress=True)
+            await ws.send(array("I", range(SEGMENT)))
+            await ws.send(memoryview(array("I", range(2 * SEGMENT)))[::2])
+            stream = ws.send_stream(zcws.OpCode.BINARY)
+            async with stream as message:
+                await message.write(bytearray(SEGMENT))
+                with pytest.raises(ValueError, match="fragments"):
+                    ws.send_nowait(bytearray(SEGMENT))
+
+        async def main() -> None:
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                assert (await peer.read()).payload == array("I", range(SEGMENT)).tobytes()
+                assert (await peer.read()).payload == array("I", range(0, 2 * SEGMENT, 2)).tobytes()
+                assert [(await peer.read()).fin for _ in range(2)] == [False, True]
+                assert (await peer.read()).payload == wire.close_payload(1000)
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("how", ["reset", "aborted"])
+    def test_a_peer_that_is_gone(self, anyplace: Place, how: str) -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            if how == "aborted":
+                ws.abort()
+            else:
+                await ws.recv()
+            for _ in range(3):
+                ws.write_frame_nowait(zcws.Frame.binary(bytes(SEGMENT)))
+                ws.send_nowait(bytearray(SEGMENT))
+            with pytest.raises(zcws.ConnectionClosed):
+                while True:
+                    await ws.send(bytearray(SEGMENT))
+                    await asyncio.sleep(0)
+
+        async def main() -> None:
+            async with anyplace.serve(handler) as server:
+                peer = await anyplace.raw_client(server).__aenter__()
+                if how == "reset":
+                    await peer.send(wire.TEXT, b"x")
+                    peer.reset()
+                await until(lambda: not server.connections)
+                await peer.close()
+
+        anyplace.run(main())
+
+
+def _back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+    if frame.opcode < zcws.OpCode.CLOSE:
+        ws.write_frame_nowait(frame)

@@ -223,6 +223,15 @@ class EngineTransport(asyncio.Transport):
             if sent is not None and (left := _behind(views, sent)):
                 self._keep(left)
 
+    def write_lent(self, segments: list[Buffer]) -> None:
+        """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied."""
+        if self.closing:
+            return
+        sent = self._offer(segments)
+        if sent is not None and (left := _behind(segments, sent)):
+            left[-1] = bytes(left[-1])
+            self._keep(left)
+
     def write_rest(self) -> None:
         """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
         if self.writer.out:

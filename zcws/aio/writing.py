@@ -18,7 +18,9 @@ from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
+from zcws.connection import as_bytes
 from zcws.frame import Frame, RingFrame
+from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -67,7 +69,7 @@ class Writing(Stream):
         elif type(message) is bytes and not text:
             writer.write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
-            self.connection.send_bytes(message, text=bool(text), compress=compress)  # type: ignore[arg-type]
+            self._write_buffer(message, bool(text), compress)  # type: ignore[arg-type]
         else:
             await self._send_fragments(_each(message), text, compress)
             return
@@ -246,7 +248,7 @@ class Writing(Stream):
         elif type(message) is bytes and not text:
             writer.write_message(_BINARY, message, compress)
         else:
-            self.connection.send_bytes(message, text=bool(text), compress=compress)
+            self._write_buffer(message, bool(text), compress)
         if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
 
@@ -254,13 +256,35 @@ class Writing(Stream):
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
         if type(frame) is RingFrame and frame.opcode < _CLOSE and not writer.opcode:
-            writer.write_message(frame.opcode, frame.to_bytes())  # it is a whole message, and was checked
+            # It is a whole message, and was checked.
+            if frame._stop - frame._start >= SEGMENT and self._write_lent(frame.opcode, frame._peek()):
+                return
+            writer.write_message(frame.opcode, frame.to_bytes())
         else:
             self.connection.write_frame(frame)
             if frame.opcode is _CLOSE:
                 self._close_sent()
         if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
+
+    def _write_buffer(self, message: Buffer, text: bool, compress: bool | None) -> None:
+        """A whole message of bytes, which may change when this returns."""
+        payload, opcode = as_bytes(message), _TEXT if text else _BINARY
+        if text:
+            self.writer.check_utf8(payload)
+        if type(payload) is bytes or compress or not self._write_lent(opcode, payload):
+            self.writer.write_message(opcode, payload, compress)
+
+    def _write_lent(self, opcode: OpCode, payload: Buffer) -> bool:
+        """Gives a large message to the socket from where it lies; only what that does not take is copied.
+
+        False: nothing has been written, and all of it has to be copied.
+        """
+        own = self._own
+        if len(payload) < SEGMENT or own is None or own.backlog or not self.writer.is_bare:  # type: ignore[arg-type]
+            return False
+        own.write_lent(self.writer.lend_message(opcode, payload))
+        return True
 
     @property
     def is_writable(self) -> bool:
