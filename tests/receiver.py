@@ -52,7 +52,14 @@ def hold_many(pool: Pool) -> list[memoryview]:
 
 
 def receive_row(connection: Connection, data: bytes) -> list[int] | bool:
-    """`data` lands where the reader says, which is idle."""
-    assert connection.reader.is_idle
+    """`data` lands where the reader says, which is idle: the row of a message that came alone, which the driver may
+    hand on, or whether what the reader has taken was news."""
+    reader = connection.reader
+    assert reader.is_idle
     connection.get_buffer()[: len(data)] = data
-    return connection.reader.receive_row(len(data))
+    if reader.pours:
+        return reader.received(len(data))
+    found, row = reader.scan_landing(len(data)), reader.pool.first_row.tolist()
+    if found == 1 and reader.message_of(reader.landing, *row) is not None:
+        return row
+    return reader.take_found(len(data), found)

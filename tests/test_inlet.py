@@ -172,7 +172,7 @@ def test_small_frames_are_not_let_pour() -> None:
 
 
 @either
-def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebodypours(mirrored: bool) -> None:
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebody_pours(mirrored: bool) -> None:
     pool = Pool(65536, mirrored=mirrored)
     connection = connect(pool)
     large = wire.frame(BINARY, bytes(200_000))
@@ -196,20 +196,18 @@ def test_a_read_that_brings_little_ends_the_pouring() -> None:
 
 
 def test_who_hands_messages_on_at_once_may_pour_too() -> None:
-    """`receive_row` where nothing is kept: a read that brings much begins to pour, and then it is `received`."""
+    """A read that brings much begins to pour, and then it is `received`."""
     connection = connect(Pool(65536))
     reader = connection.reader
     for wide, payload in ((False, b"a" * 32_764), (True, b"b" * 32_764)):
         stream = wire.frame(BINARY, payload) * 2  # 65,536 bytes: they fill the ring
         assert connection.read_message() is NEED_MORE
         assert (reader.is_idle, reader.pours) == (True, wide)
-        room = reader.get_buffer()
-        room[: len(stream)] = stream
-        assert reader.receive_row(len(stream)) is True
+        assert receive_row(connection, stream) is True
         assert drink(connection) == [payload] * 2
 
 
-def test_the_fifth_whopours_has_an_ordinary_ring() -> None:
+def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
     pool = Pool(65536)
     stream = wire.frame(BINARY, bytes(60_000)) * 12
     cut = len(stream) - 30_000
@@ -282,7 +280,7 @@ def still_pours(connection: Connection) -> bool:
     [([1024] * 64, True), ([1000] * 64 + [1536], False), ([65535], False)],
     ids=["large", "small", "not filled"],
 )
-def test_whoever_fills_a_ring_with_large_framespours(sizes: list[int], pours: bool) -> None:
+def test_whoever_fills_a_ring_with_large_frames_pours(sizes: list[int], pours: bool) -> None:
     connection = connect(Pool(65536))
     send(connection, b"".join(wire.frame(BINARY, bytes(size - 4)) for size in sizes))
     assert still_pours(connection) is pours

@@ -43,18 +43,15 @@ from zcws.frame import Frame, Lease, ReceivedFrame, close_payload, parse_close_p
 from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
-from zcws.rows import LAST, PART, WHOLE_PART
+from zcws.rows import LAST
 
-__all__ = ["NO_ROWS", "ONLY_ROW", "Inlet"]
+__all__ = ["NO_ROWS", "Inlet"]
 
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
 _STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
-
-#: The words of a table's row, where it has one.
-ONLY_ROW = slice(_HEAD, _HEAD + _ROW)
 
 #: What has come to its end stays there: all who have nothing can share it.
 NO_ROWS: Iterator[Any] = iter(())
@@ -230,34 +227,18 @@ class Inlet:
             return news
         return True
 
-    def receive_row(self, count: int) -> list[int] | bool:
-        """`received` for somebody who hands messages on at once, only while `is_idle`.
-
-        Returns the row of a whole plain data frame, when that and nothing else has landed: it lies in `landing` until
-        the next call of any method here, and the reader stays idle. Otherwise it returns as `received` does.
-        """
-        if self.pours:
-            return self.received(count)
-        pool = self.pool
-        found = self.scan_landing(count)
-        if found == 1 and not self.discarding:
-            row = pool.words[ONLY_ROW].tolist()
-            if row[0] & PART == WHOLE_PART:
-                return row
-        return self.take_found(count, found)
-
     def scan_landing(self, count: int) -> int:
-        """`count` bytes in the landing ring will be ours. Returns: as zcws_scan; the rest is in the pool's table."""
+        """`count` bytes have landed while we are idle and do not pour, for somebody who may hand them on at once.
+
+        Returns: as zcws_scan; the pool's table has the rest. What has not been handed on is ours: then comes
+        `take_found`.
+        """
         pool = self.pool
-        ring: Ring = pool.landing  # type: ignore[assignment]  # they lie there
+        ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so
         return _scan(self.state, ring.base, 0, count, pool.table, TABLE_ROWS)
 
     def take_found(self, count: int, found: int) -> bool:
-        """`count` bytes in the landing ring are ours, and have been scanned. Returns: as `received`.
-
-        Args:
-            found: what zcws_scan returned; what it wrote is in the pool's table.
-        """
+        """`count` bytes have landed and been scanned; see `scan_landing`. Returns: as `received`."""
         ring = self._ring = self.pool.lease()
         self.is_idle = False
         ring.head = count

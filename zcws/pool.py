@@ -81,7 +81,7 @@ class Pool:
         deadlines: by their seconds, weakly: one timer for all who wait that long, where a driver has such.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
         watch: told of compressors that have a memory of their own, where a driver gives idle ones back.
-        table, words: the scan table, as C fills it and as Python reads it.
+        table, words: the scan table, as C fills it and as Python reads it. first_row: the words of its first row.
     """
 
     __slots__ = (
@@ -97,6 +97,7 @@ class Pool:
         "common",
         "compressors",
         "deadlines",
+        "first_row",
         "landing",
         "table",
         "watch",
@@ -121,6 +122,7 @@ class Pool:
         self.watch: Callable[[Any], None] | None = None
         self.table = ffi.new("uint64_t[]", _TABLE_WORDS)
         self.words = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")
+        self.first_row = self.words[lib.ZCWS_TABLE_HEAD : lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW]
         _pools.add(self)
 
     def land(self) -> Ring:

@@ -27,7 +27,7 @@ from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
-from zcws.inlet import NO_ROWS, ONLY_ROW
+from zcws.inlet import NO_ROWS
 from zcws.kernel import lib
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
@@ -239,14 +239,10 @@ class Reader(PieceReader):
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
 
     def message_found(self, found: int) -> str | bytes | None:
-        """The same for somebody who received and scanned in one crossing. None: see `take_found`.
-
-        Args:
-            found: what zcws_scan returned; what it wrote is in the pool's table.
-        """
+        """The same for what `scan_landing` has found, or a crossing that received as well. None: see `take_found`."""
         if found != 1:
             return None
-        what, start, stop = self.pool.words[ONLY_ROW].tolist()
+        what, start, stop = self.pool.first_row.tolist()
         return self.message_of(self.pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
 
     def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:
@@ -270,16 +266,15 @@ class Reader(PieceReader):
 
         Where a view is held, and no more can be, it stays with us.
         """
-        lease = self._lease
+        lease, pool = self._lease, self.pool
         lease.number += 1
         lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
-        pool = self.pool
-        if ring is pool.common and (not ring.exports or not ring.is_exported or pool.set_aside(ring)):
-            return
-        self._ring = ring
-        self._next = ring.tail = ring.head = stop
-        self._release()
-        if self._ring is not None:
+        if not ring.exports or not ring.is_exported:
+            if ring is not pool.common:
+                pool.take_back(ring)
+        elif not pool.set_aside(ring):
+            self._ring = ring
+            self._next = ring.tail = ring.head = stop
             self.is_idle = False
 
     # ---- batches ----

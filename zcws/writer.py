@@ -455,10 +455,12 @@ class Writer:
     def take_whole(self) -> Buffer:
         """The same as one piece, where there is something."""
         out = self.out
-        self.out = []
         self.taken = self.written
         self.has_large = False
-        return out[0] if len(out) == 1 else b"".join(out)
+        if len(out) == 1:
+            return out.pop()
+        self.out = []
+        return b"".join(out)
 
     def bar(self) -> None:
         """The socket is gone: nothing may be written any more."""

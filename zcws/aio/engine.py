@@ -166,6 +166,7 @@ class Engine:
         self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
         self._table = ffi.new("uint64_t[]", _WORDS)
         self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
+        self._first = self._words[_TURN_HEAD:_END_OF_ONE]  # the first short entry
         self._sockets = ffi.new("struct zcws_sockets *")
         self._sockets.epoll = self._epoll.fileno()
         self._sockets.most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
@@ -273,7 +274,7 @@ class Engine:
             ring = self._take_ring(pool)
         found = _serve_sockets(self._sockets)
         if found == 1:
-            self._walk_ones(pool, ring, self._words[_TURN_HEAD:_END_OF_ONE].tolist())
+            self._walk_ones(pool, ring, self._first.tolist())
         elif self._only >= 0:
             self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
         elif found:

@@ -213,10 +213,13 @@ class Outlet(asyncio.BufferedProtocol):
             self._advance_closing()
 
     def _flush(self) -> None:
-        transport = self._transport
-        if transport is None:
+        transport, writer = self._transport, self.writer
+        if transport is None or not writer.out:
             return
-        segments = self.writer.take()
+        if not writer.has_large:
+            transport.write(writer.take_whole())  # type: ignore[arg-type]
+            return
+        segments = writer.take()
         if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]

@@ -139,36 +139,39 @@ class Stream(Outlet):
             return
         self._corked = True
         reader = self._reader
-        is_awaited = self._wants_message or self._wants_frame or self._on_frame is not None
-        news: list[int] | bool = (
-            reader.receive_row(nbytes) if is_awaited and reader.is_idle else reader.received(nbytes)
-        )
-        if news is False:
-            self._corked = False
-        elif news is True or not self._hand(*news):
+        if reader.is_idle and not reader.pours:
+            found = reader.scan_landing(nbytes)
+            if found == 1 and self._hand(*reader.pool.first_row.tolist()):
+                return
+            has_news = reader.take_found(nbytes, found)
+        else:
+            has_news = reader.received(nbytes)
+        if has_news:
             self._after_bytes()
+        else:
+            self._corked = False
 
     def _hand(self, what: int, start: int, stop: int) -> bool:
-        """Hands a frame that lies in the landing ring to whoever waits for it, as `arrived` does.
-
-        False: the reader has taken it instead.
-        """
+        """Hands a frame in the landing ring to whoever waits for it, as `arrived` does. False: nobody took it."""
         reader = self._reader
         if self._wants_message:
             self._handed = reader.message_of(reader.landing, what, start, stop)
-            ring, is_taken = None, self._wakeup.wake_now()
-        else:
+            is_taken = self._handed is not None and self._wakeup.wake_now()
+        elif self._wants_frame or self._on_frame is not None:
             ring = reader.pool.lease()  # what the program does with the frame may have others receive
             is_taken = (
                 self._show(self._on_frame, ring, what, 0, start, stop)
                 if self._on_frame is not None
                 else self._lend(ring, what, 0, start, stop)
             )
+            if not is_taken:
+                reader.pool.take_back(ring)  # which lands it again
+        else:
+            return False
         if is_taken:
             self._uncork()
         else:
             self._handed = None
-            reader.take_row(ring or reader.pool.lease(), what, 0, start, stop)
         return is_taken
 
     @property
