@@ -99,7 +99,7 @@ class RingBatch(Batch):
         lease.check(self._number)
         view = lease.view or lease.open(self._starts[0])
         starts, stops = self._messages()
-        return map(view.__getitem__, map(slice, starts, stops))
+        return (view[start:stop] for start, stop in zip(starts, stops, strict=True))
 
     def _messages(self) -> tuple[Iterator[int], Iterator[int]]:
         """Where the payloads of data frames begin and end."""
@@ -114,7 +114,7 @@ class RingBatch(Batch):
             return None
         self._lease.check(self._number)
         copies = self._lease.ring.copies
-        return opcode, list(map(copies.__getitem__, map(slice, self._starts, self._stops)))
+        return opcode, [copies[start:stop] for start, stop in zip(self._starts, self._stops, strict=True)]
 
     def _all(self) -> list[Frame]:
         if self._frames is None:

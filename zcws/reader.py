@@ -19,7 +19,6 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from operator import length_hint
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8
@@ -171,13 +170,15 @@ class Reader(PieceReader):
         ring = self._ring
         if stops is not self._words or ring is None:
             return
-        spans = map(slice, starts, stops)
+        # `strict` would cost as much as a row.
+        spans = zip(starts, stops)  # noqa: B905
+        copies, memory = ring.copies, ring.memory
         if what == WHOLE_TEXT and ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops):
-            self.ready = map(str, map(ring.memory.__getitem__, spans), repeat("utf-8"))
+            self.ready = (str(memory[start:stop], "utf-8") for start, stop in spans)
         elif what == WHOLE_TEXT:
-            self.ready = map(bytes.decode, map(ring.copies.__getitem__, spans))
+            self.ready = (copies[start:stop].decode() for start, stop in spans)
         elif what == WHOLE_BINARY:
-            self.ready = map(ring.copies.__getitem__, spans)
+            self.ready = (copies[start:stop] for start, stop in spans)
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
         """A row that is not a whole plain message. None: nor does it complete one."""
