@@ -4,14 +4,17 @@ import contextlib
 import threading
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import raw
 import wire
 from joined import connected
+from net import Certificates
 
 import zcws
+from zcws.writer import SEGMENT
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 
@@ -36,6 +39,52 @@ def test_kinds(client: bool, message: Any, opcode: int, payload: bytes) -> None:
     with connected(client=client) as (ws, peer):
         ws.send(message)
         assert peer.read() == wire.Seen(opcode, payload, masked=client)
+
+
+@pytest.mark.parametrize("size", [SEGMENT - 1, SEGMENT, 3_000_000])
+@pytest.mark.parametrize("how", ["plain", "tls", "client", "deflate", "corked", "text"])
+def test_memory_that_may_change_is_the_callers_again(size: int, how: str, certificates: Certificates) -> None:
+    given = {"client": how == "client", "deflate": how == "deflate"}
+    with connected(certificates=certificates if how == "tls" else None, **given) as (ws, peer):
+        memory = bytearray(b"a" * size)
+        seen: list[wire.Seen] = []
+        with raw.thread(lambda: seen.extend(peer.read() for _ in range(3))):
+            with ws.cork() if how == "corked" else contextlib.nullcontext():
+                ws.send("before", compress=False)
+                ws.send(memoryview(memory), text=how == "text", compress=False)
+                memory[:] = bytes(size)
+                ws.send(b"behind", compress=False)
+        assert [frame.payload for frame in seen] == [b"before", b"a" * size, b"behind"]
+        assert [frame.opcode for frame in seen] == [1, 1 if how == "text" else 2, 2]
+        assert ws.stats.messages_sent == 3
+
+
+def test_large_memory_that_is_refused() -> None:
+    with connected() as (ws, peer):
+        with pytest.raises(ValueError, match="UTF-8"):
+            ws.send(bytearray(b"\xff" * SEGMENT), text=True)
+        with pytest.raises(ValueError, match="not agreed"):
+            ws.send(bytearray(SEGMENT), compress=True)
+        ws.send("still here")
+        assert peer.read().payload == b"still here"
+        ws.begin_close()
+        with pytest.raises(zcws.ConnectionClosed):
+            ws.send(bytearray(SEGMENT))
+
+
+@pytest.mark.parametrize("size", [100, SEGMENT, 250_000])
+def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: int) -> None:
+    """The peer does not read; the frame's ring must not be received into before it has gone out."""
+    with connected() as (ws, peer):
+        for _ in range(5):
+            with raw.thread(lambda: peer.send(wire.BINARY, b"f" * size)):
+                frame = ws.read_frame()
+            before = ws.stats.messages_sent
+            with raw.thread(partial(ws.write_frame, frame)):
+                raw.until(lambda: ws.stats.messages_sent > before)  # noqa: B023
+                with raw.thread(lambda: peer.send(wire.BINARY, b"n" * size)):
+                    assert ws.recv() == b"n" * size
+                assert peer.read().payload == b"f" * size
 
 
 def test_text_or_binary_whatever_it_is() -> None:

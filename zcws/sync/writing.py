@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.connection import Connection
+from zcws.connection import Connection, as_bytes
 from zcws.errors import ConnectionClosed, ConnectionClosedError
-from zcws.frame import Frame, close_payload
+from zcws.frame import Frame, RingFrame, close_payload
 from zcws.sync.channel import Channel
+from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -89,7 +90,10 @@ class WritingSide:
         elif type(message) is bytes and not text:
             self._write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
-            self._write(lambda: self.connection.send_bytes(message, text=bool(text), compress=compress))  # type: ignore[arg-type]
+            payload = as_bytes(message)  # type: ignore[arg-type]
+            if text:
+                self._writer.check_utf8(payload)
+            self._write_message(_TEXT if text else _BINARY, payload, compress)
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
             raise TypeError(
                 f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
@@ -165,10 +169,14 @@ class WritingSide:
             self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
         elif frame.opcode > OpCode.CLOSE:
             self._write_now(lambda: self.connection.write_frame(frame))
+        elif type(frame) is RingFrame:
+            # It is a whole message, and was checked. Another thread may read on while a large one is being sent: a view
+            # that is held does not change.
+            self._write_message(frame.opcode, frame._peek() if len(frame) < SEGMENT else frame.payload, None)
         else:
             self._write(lambda: self.connection.write_frame(frame))
 
-    def _write_message(self, opcode: OpCode, payload: bytes, compress: bool | None) -> None:
+    def _write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None) -> None:
         """`_write` for a message that needs no check, which nearly all are."""
         with self._write_lock:
             if self._sender is not None:
@@ -176,10 +184,17 @@ class WritingSide:
             writer = self._writer
             if writer.opcode:
                 self.connection.check_writable()
-            writer.write_message(opcode, payload, compress)
-            if not self._corked or writer.size >= _CORK:
-                self._flush()
+            if type(payload) is not bytes and self._may_lend(payload, compress):
+                self._flush(writer.lend_message(opcode, payload))
+            else:
+                writer.write_message(opcode, payload, compress)
+                if not self._corked or writer.size >= _CORK:
+                    self._flush()
         self._send_leftover()
+
+    def _may_lend(self, payload: Buffer, compress: bool | None) -> bool:
+        """Whether memory that may change later need not be copied: a server has sent it when a write returns."""
+        return self._writer.is_bare and not (self._corked or compress) and len(payload) >= SEGMENT  # type: ignore[arg-type]
 
     def _write(self, write: Callable[[], object]) -> None:
         """Writes something that may not stand in the middle of another thread's message."""
@@ -200,13 +215,13 @@ class WritingSide:
         if not self._corked or self._writer.size >= _CORK:
             self._flush()
 
-    def _flush(self) -> None:
-        """Sends what has been written. The lock is held.
+    def _flush(self, taken: list[Buffer] | None = None) -> None:
+        """Sends what has been written, or was taken from the writer already. The lock is held.
 
         Raises:
             ConnectionClosedError: the socket takes no more.
         """
-        segments = self._writer.take()
+        segments = self._writer.take() if taken is None else taken
         if not segments:
             return
         try:
