@@ -569,6 +569,30 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(h
     assert held
 
 
+def test_a_message_that_was_received_and_scanned_in_one_crossing() -> None:
+    """`message_found`, as the blocking driver asks; what is no whole plain message is the reader's."""
+    connection = connect()
+    reader = connection.reader
+    one, two = wire.frame(TEXT, b"one"), wire.frame(BINARY, b"two")
+    for data, alone, rest in (
+        (one, "one", []),
+        (two, b"two", []),
+        (one + two, None, ["one", b"two"]),
+        (wire.frame(PING, b"p"), None, []),
+        (one[:3], None, []),
+    ):
+        assert reader.is_idle
+        connection.get_buffer()[: len(data)] = data
+        found = reader.scan_landing(len(data))
+        assert reader.message_found(found) == alone
+        if alone is None:
+            reader.take_found(len(data), found)
+            assert [connection.read_message() for _ in rest] == rest
+            assert connection.read_message() is NEED_MORE
+    send(connection, one[3:])
+    assert connection.read_message() == "one"
+
+
 @pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])
 def test_a_frame_that_landed_alone_and_was_dropped(held: str) -> None:
     """It has a ring of its own: nobody is served together here."""

@@ -18,7 +18,7 @@ from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
 from zcws.keys import MaskingKeys
 from zcws.pool import SCRATCH_CAPACITY, Pool
-from zcws.writer import Writer
+from zcws.writer import SEGMENT, Writer
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
 SIZES = [
@@ -421,3 +421,32 @@ def test_a_stale_frame_is_not_written(writer: Writer) -> None:
 def test_the_protocol_takes_any_bytes_of_bytes(writer: Writer) -> None:
     writer.write_message(OpCode.BINARY, array("B", [1, 2, 3]))
     assert sent_one(writer).payload == b"\x01\x02\x03"
+
+
+@pytest.mark.parametrize("waiting", [[], [b"a"], [b"a" * SEGMENT, b"b"]])
+def test_a_message_whose_payload_stays_the_callers(waiting: list[bytes]) -> None:
+    writer = make_writer("server")
+    for payload in waiting:
+        writer.write_message(OpCode.BINARY, payload)
+    memory = memoryview(bytearray(b"x" * 70_000))
+    segments = writer.lend_message(OpCode.TEXT, memory)
+    assert segments[-1] is memory
+    frames = wire.parse(b"".join(segments))
+    expected = [*((wire.BINARY, payload) for payload in waiting), (wire.TEXT, bytes(memory))]
+    assert [(frame.opcode, frame.payload) for frame in frames] == expected
+    assert writer.take() == [] and writer.size == 0
+    assert writer.taken == sum(map(len, segments)) and writer.messages == len(expected)
+    writer.write_message(OpCode.BINARY, b"behind")
+    assert sent_one(writer).payload == b"behind"
+
+
+def test_nothing_is_lent_where_no_message_may_begin() -> None:
+    writer = make_writer("server")
+    writer.write_fragment(OpCode.TEXT, b"half", last=False)
+    with pytest.raises(ValueError, match="fragments"):
+        writer.lend_message(OpCode.BINARY, b"x")
+    writer.write_fragment(OpCode.TEXT, b"", last=True)
+    writer.write_close(1000)
+    with pytest.raises(ConnectionClosedOK):
+        writer.lend_message(OpCode.BINARY, b"x")
+    assert [frame.opcode for frame in sent(writer)] == [wire.TEXT, wire.CONTINUATION, wire.CLOSE]
