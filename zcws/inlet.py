@@ -489,8 +489,7 @@ class Inlet:
             fresh = self.pool.lease_like(ring)
             ring.move_unread(fresh)
             self._next = 0
-            self.pool.give_back(ring)
-            self._ring = ring = fresh
+            self._ring = ring = fresh  # the other is left to its holders
         return ring
 
     def _see_pouring(self, ring: Ring, count: int) -> None:
