@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -42,6 +44,28 @@ def test_a_timeout_loses_nothing(timeout: float) -> None:
                 ws.recv(timeout)
             peer.send_bytes(part)
         assert ws.recv(timeout=raw.LONG) == "hello"
+
+
+@pytest.mark.parametrize("close_timeout", [None, 0.1, 10])
+@pytest.mark.parametrize("timeout", [math.inf, 1e6, 0.02, 0, -1])
+def test_any_timeout(timeout: float, close_timeout: float | None) -> None:
+    """Longer and shorter than the waits that the driver has of its own; and none at all."""
+    with connected(close_timeout=close_timeout) as (ws, peer):
+        if timeout < 1:
+            with pytest.raises(TimeoutError):
+                ws.recv(timeout)
+            with pytest.raises(TimeoutError):
+                ws.read_frame(timeout=timeout)
+            peer.send(wire.TEXT, b"here")
+            raw.until(lambda: select.select([ws._channel.sock], [], [], 0)[0])
+        else:
+            timer = threading.Timer(0.15, peer.send, [wire.TEXT, b"here"])
+            timer.start()
+        assert ws.recv(timeout) == "here"
+        peer.send(wire.TEXT, b"a frame")
+        raw.until(lambda: select.select([ws._channel.sock], [], [], 0)[0])
+        assert ws.read_frame(timeout=timeout).text == "a frame"
+        ws.abort()  # close_timeout=None would wait for the peer's Close
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals that come by themselves")

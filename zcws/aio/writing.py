@@ -183,7 +183,7 @@ class Writing(Stream):
         self._written()
 
     async def write_frame(self, frame: Frame) -> None:
-        """Sends a frame as it is; one that was received may be written as it is, and is copied before this returns.
+        """Sends a frame as it is; a received one too: its payload has been sent or copied when this returns.
 
         Raises:
             ConnectionClosed: the connection is closing or closed; nothing has been written.

@@ -306,11 +306,15 @@ class IncomingStream:
         raise StopIteration
 
 
-def _bounded(timeout: float | None, deadline: float) -> float:
-    """How long one wait may last. In whole milliseconds, so that the kernel, which counts no finer, need not be told
-    anew for every read."""
-    rest = math.ceil((deadline - time.monotonic()) * 1000) / 1000
-    return rest if timeout is None else min(rest, timeout)
+def _bounded(timeout: float | None, deadline: float) -> float | None:
+    """How long one wait may last.
+
+    In whole milliseconds, so that the kernel, which counts no finer, need not be told anew for every read.
+    """
+    rest = deadline - time.monotonic()
+    if rest == math.inf or (timeout is not None and rest >= timeout):
+        return timeout
+    return math.ceil(rest * 1000) / 1000
 
 
 def is_past(deadline: float | None) -> bool:
