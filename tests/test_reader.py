@@ -18,7 +18,7 @@ from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
-from zcws.frame import NEED_MORE, PayloadOrigin
+from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.pool import Pool
 
 ADAPTIVE, CONSISTENT = PayloadOrigin.ADAPTIVE, PayloadOrigin.CONSISTENT
@@ -569,28 +569,47 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(h
     assert held
 
 
-def test_a_message_that_was_received_and_scanned_in_one_crossing() -> None:
-    """`message_found`, as the blocking driver asks; what is no whole plain message is the reader's."""
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_what_was_received_and_scanned_in_one_crossing(as_frame: bool) -> None:
+    """As the blocking driver asks; what is no whole plain message is the reader's."""
     connection = connect()
     reader = connection.reader
     one, two = wire.frame(TEXT, b"one"), wire.frame(BINARY, b"two")
+    last: Frame | None = None
     for data, alone, rest in (
         (one, "one", []),
         (two, b"two", []),
         (one + two, None, ["one", b"two"]),
         (wire.frame(PING, b"p"), None, []),
+        (two, b"two", []),
         (one[:3], None, []),
     ):
         assert reader.is_idle
         connection.get_buffer()[: len(data)] = data
         found = reader.scan_landing(len(data))
-        assert reader.message_found(found) == alone
+        if as_frame:
+            frame = reader.frame_found(found)
+            got = frame and (frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes())
+            assert frame is None or (reader.holds(reader._lease.ring) and not reader.is_idle)
+        else:
+            frame, got = None, reader.message_found(found)
+        assert got == alone and (last is None or last.is_stale)
         if alone is None:
             reader.take_found(len(data), found)
             assert [connection.read_message() for _ in rest] == rest
-            assert connection.read_message() is NEED_MORE
+        assert connection.read_message() is NEED_MORE
+        last = frame
     send(connection, one[3:])
     assert connection.read_message() == "one"
+
+
+def test_nothing_is_found_once_our_close_is_out() -> None:
+    connection = connect()
+    connection.close()
+    data = wire.frame(TEXT, b"late")
+    connection.get_buffer()[: len(data)] = data
+    found = connection.reader.scan_landing(len(data))
+    assert connection.reader.message_found(found) is connection.reader.frame_found(found) is None
 
 
 @pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])

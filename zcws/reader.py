@@ -246,6 +246,16 @@ class Reader(PieceReader):
         what, start, stop = self.pool.first_row.tolist()
         return self.message_of(self.pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
 
+    def frame_found(self, found: int) -> Frame | None:
+        """The same as a frame, for somebody who has not asked for the next one yet: its ring stays with us."""
+        if found != 1:
+            return None
+        what, start, stop = self.pool.first_row.tolist()
+        frame = self.frame_of(self.landing, 0, what, start, stop)
+        if frame is not None:
+            self.keep_frame(frame, self.pool.lease(), stop)
+        return frame
+
     def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:
         """The same as a frame, which is good until `drop_frame`."""
         if self.discarding or (what != WHOLE_TEXT and what != WHOLE_BINARY):

@@ -122,7 +122,10 @@ class ReadingSide:
 
         Raises: as `recv`.
         """
-        return self._read(lambda: self._reader.read_frame(buffer, origin), timeout)
+        reader = self._reader
+        if origin is PayloadOrigin.ADAPTIVE and (buffer is None or buffer.reader is None):
+            return self._read(lambda: reader.read_frame(buffer), timeout, reader.frame_found)
+        return self._read(lambda: reader.read_frame(buffer, origin), timeout)
 
     def read_batch(self, timeout: float | None = None) -> Batch:
         """All frames that have arrived together, good until the next read. Raises: as `recv`."""
@@ -166,28 +169,34 @@ class ReadingSide:
         """Does `read` while nobody else reads. A half is one thread's alone."""
         return read(timeout)
 
-    def _read(self, attempt: Callable[[], _Result | NeedMore], timeout: float | None) -> _Result:
-        """Receives until `attempt` gives something."""
+    def _read(
+        self,
+        attempt: Callable[[], _Result | NeedMore],
+        timeout: float | None,
+        found: Callable[[int], _Result | None] | None = None,
+    ) -> _Result:
+        """Receives until `attempt` gives something.
 
-        def wait(deadline: float | None) -> _Result | NeedMore:
-            result = self._ask(attempt)
-            if result is not NEED_MORE:
-                return result
-            self._receive(deadline)
-            return self._ask(attempt)
-
-        return self._alone(lambda rest: self._repeat(wait, rest), timeout)
+        Args:
+            found: makes it, past the reader, from what a scan has found while that was idle; None: it cannot.
+        """
+        return self._alone(lambda rest: self._repeat(attempt, found, rest), timeout)
 
     def _read_message(self, timeout: float | None) -> str | bytes:
-        for ready in self._reader.ready:
+        reader = self._reader
+        for ready in reader.ready:
             return ready
-        return self._repeat(self._next_message, timeout)  # type: ignore[return-value]  # mypy loses the union
+        return self._repeat(reader.read_message, reader.message_found, timeout)  # type: ignore[return-value]
 
-    def _repeat(self, wait: Callable[[float | None], _Result | NeedMore], timeout: float | None) -> _Result:
-        """Waits until that has brought something."""
+    def _repeat(
+        self,
+        attempt: Callable[[], _Result | NeedMore],
+        found: Callable[[int], _Result | None] | None,
+        timeout: float | None,
+    ) -> _Result:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while (result := wait(deadline)) is NEED_MORE:
+            while (result := self._next(attempt, found, deadline)) is NEED_MORE:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError("no message was complete in time")
             return result
@@ -195,24 +204,29 @@ class ReadingSide:
             self._finish()
             raise
 
-    def _next_message(self, deadline: float | None) -> str | bytes | NeedMore:
-        """The next message, if it is there or one wait brings it. One that comes alone goes past the reader."""
+    def _next(
+        self,
+        attempt: Callable[[], _Result | NeedMore],
+        found: Callable[[int], _Result | None] | None,
+        deadline: float | None,
+    ) -> _Result | NeedMore:
+        """What there is, or what one wait brings. What comes alone, while nothing is kept, goes past the reader."""
         reader = self._reader
-        message: str | bytes | NeedMore
-        if not reader.is_idle and (message := self._ask(reader.read_message)) is not NEED_MORE:
-            return message
-        if not reader.is_idle or reader.pours or self._writer.sent_close is not None:
+        if found is None or not reader.is_idle:
+            result = self._ask(attempt)
+            if result is not NEED_MORE:
+                return result
+        if found is None or not reader.is_idle or reader.pours or self._writer.sent_close is not None:
             self._receive(deadline)
-            message = self._ask(reader.read_message)
-            return message
+            return self._ask(attempt)
         timeout = self._longest_wait if deadline is None else _bounded(self._longest_wait, deadline)
-        found = self._channel.scan(reader, timeout)
-        alone = reader.message_found(found) if self._writer.sent_close is None else None
+        count = self._channel.scan(reader, timeout)
+        alone = found(count) if self._writer.sent_close is None else None
         if alone is not None:
             self._keepalive.heard = True
-        elif found >= 0:
-            self._take(partial(reader.take_found, self._channel.received, found))
-        elif found == ENDED:
+        elif count >= 0:
+            self._take(partial(reader.take_found, self._channel.received, count))
+        elif count == ENDED:
             self._take(reader.receive_eof)
         self._answer_peer()
         return NEED_MORE if alone is None else alone
