@@ -150,6 +150,18 @@ class TestReceive:
         for other in others:
             other.close()
 
+    def test_a_socket_that_was_closed_by_whoever_brought_it(self, pair: Pair) -> None:
+        channel, _ = pair
+        reader = connect().reader
+        assert channel.scan(reader, 0) == NOTHING
+        channel.sock.close()
+        others = socket.socketpair()
+        for other in others:
+            other.sendall(wire.frame(wire.TEXT, b"not for us"))
+        assert [channel.scan(reader, timeout) for timeout in (None, 0, 0.01)] == [ENDED] * 3
+        for other in others:
+            other.close()
+
     def test_a_descriptor_beyond_what_select_takes(self) -> None:
         resource = pytest.importorskip("resource")
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

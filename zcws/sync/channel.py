@@ -184,6 +184,8 @@ class PlainChannel(Channel):
         ring = inlet.pool.landing
         if ring is None or ring is not self._ring:
             self._aim(inlet)
+        if self.sock.fileno() < 0:
+            return ENDED  # whoever brought the socket has closed it, and another may have its number
         found: int = _receive(self._socket)
         return found
 
