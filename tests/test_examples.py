@@ -136,9 +136,10 @@ def check_command(line: str) -> None:
             ["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-    elif words[:3] == ["python", "-m", "zcws"]:
-        cli._parser().parse_args(words[3:])
-        if words[3] == "info":
+    elif words[0] == "zcws" or words[:3] == ["python", "-m", "zcws"]:
+        arguments = words[words.index("zcws") + 1 :]
+        cli._parser().parse_args(arguments)
+        if arguments[0] == "info":
             assert zcws("info").returncode == 0
     elif words[:3] == ["python", "-m", "benchmarks"]:
         names = words[words.index("--only") + 1].split(",") if "--only" in words else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,3 +98,19 @@ def test_a_wish_is_read_when_the_module_is(name: str, monkeypatch: pytest.Monkey
     with pytest.raises(ImportError, match="ZCWS_KERNEL: there is no kernel 'turbo'"):
         runpy.run_path(kernel.__file__)
     assert kernel.in_use() == name
+
+
+def test_a_source_tree_without_the_core_says_what_to_do(tmp_path: Path) -> None:
+    """As in a clone after `pip install .`: Python prefers the directory that it is started in."""
+    source = Path(kernel.__file__).parent
+    shutil.copytree(source, tmp_path / "zcws", ignore=shutil.ignore_patterns("_kernel*", "__pycache__"))
+    # -S: nor has an installed zcws a say, which may be an editable one.
+    command = [sys.executable, "-S", "-c", "import zcws.kernel"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (
+        "ImportError" in done.stderr
+        and "not compiled" in done.stderr
+        and str(tmp_path) in done.stderr
+        and "build_ffi.py" in done.stderr
+    )

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import os
 
-from zcws._kernel import ffi, lib
+try:
+    from zcws._kernel import ffi, lib
+except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; one runs a process without it
+    if error.name != "zcws._kernel":
+        raise
+    raise ImportError(
+        f"the C core of zcws is not compiled in {os.path.dirname(__file__)}. Where that is a clone whose zcws is "
+        "installed elsewhere: start Python from another directory, or run `python build_ffi.py` in the clone"
+    ) from None
 
 __all__ = ["available", "build_info", "ffi", "in_use", "lib", "use"]
 
