@@ -38,7 +38,7 @@ from zcws.writer import Writer
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection", "as_bytes"]
+__all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]
 
 #: Bytes of a message that are accepted when the caller does not say: 16 MiB (the conformance suite sends that much).
 MAX_SIZE = 16 * 1024 * 1024
@@ -226,17 +226,22 @@ class Connection:
 
     def send_bytes(self, message: Buffer, *, text: bool = False, compress: bool | None = None) -> None:
         """A whole message of bytes: binary, or text that is encoded already. Raises: as `send`."""
-        payload = as_bytes(message)
+        payload = self.payload_of(message, text=text)
+        self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
+
+    def payload_of(self, message: Buffer, *, text: bool) -> Buffer:
+        """`message` with its bytes for a length. ValueError: it is to be text, and is not UTF-8. RFC 6455 8.1."""
+        payload = _as_bytes(message)
         if text:
             self.writer.check_utf8(payload)
-        self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
+        return payload
 
     def send_fragment(
         self, data: str | Buffer, *, text: bool, last: bool, compress: bool | None = None
     ) -> None:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
-        payload = data.encode() if isinstance(data, str) else as_bytes(data)
+        payload = data.encode() if isinstance(data, str) else _as_bytes(data)
         self.writer.write_fragment(
             OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
         )
@@ -258,12 +263,12 @@ class Connection:
     def ping(self, payload: Buffer = b"") -> None:
         """A Ping. Raises: as `Writer.write_control`."""
         self.check_writable()
-        self.writer.write_control(OpCode.PING, as_bytes(payload))
+        self.writer.write_control(OpCode.PING, _as_bytes(payload))
 
     def pong(self, payload: Buffer = b"") -> None:
         """A Pong that nobody asked for: a heartbeat. RFC 6455 5.5.3."""
         self.check_writable()
-        self.writer.write_control(OpCode.PONG, as_bytes(payload))
+        self.writer.write_control(OpCode.PONG, _as_bytes(payload))
 
     def check_writable(self) -> None:
         """Raises ConnectionClosed when nothing can be sent any more."""
@@ -387,7 +392,7 @@ def _keys(entropy: Callable[[int], bytes] | MaskingKeys | None) -> MaskingKeys:
     return entropy if isinstance(entropy, MaskingKeys) else MaskingKeys(entropy)
 
 
-def as_bytes(data: Buffer) -> Buffer:
+def _as_bytes(data: Buffer) -> Buffer:
     """`data` as something whose length is its number of bytes."""
     if type(data) is bytes or type(data) is bytearray:
         return data

@@ -18,7 +18,6 @@ from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.connection import as_bytes
 from zcws.frame import Frame, RingFrame
 from zcws.writer import SEGMENT
 
@@ -269,10 +268,9 @@ class Writing(Stream):
 
     def _write_buffer(self, message: Buffer, text: bool, compress: bool | None) -> None:
         """A whole message of bytes, which may change when this returns."""
-        payload, opcode = as_bytes(message), _TEXT if text else _BINARY
-        if text:
-            self.writer.check_utf8(payload)
-        if type(payload) is bytes or compress or not self._write_lent(opcode, payload):
+        payload, opcode = self.connection.payload_of(message, text=text), _TEXT if text else _BINARY
+        may_lend = type(payload) is not bytes and not compress and len(payload) >= SEGMENT  # type: ignore[arg-type]
+        if not (may_lend and self._write_lent(opcode, payload)):
             self.writer.write_message(opcode, payload, compress)
 
     def _write_lent(self, opcode: OpCode, payload: Buffer) -> bool:
@@ -281,7 +279,7 @@ class Writing(Stream):
         False: nothing has been written, and all of it has to be copied.
         """
         own = self._own
-        if len(payload) < SEGMENT or own is None or own.backlog or not self.writer.is_bare:  # type: ignore[arg-type]
+        if own is None or own.backlog or not self.writer.is_bare:
             return False
         own.write_lent(self.writer.lend_message(opcode, payload))
         return True

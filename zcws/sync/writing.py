@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.connection import Connection, as_bytes
+from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError
 from zcws.frame import Frame, RingFrame, close_payload
 from zcws.sync.channel import Channel
@@ -90,9 +90,7 @@ class WritingSide:
         elif type(message) is bytes and not text:
             self._write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
-            payload = as_bytes(message)  # type: ignore[arg-type]
-            if text:
-                self._writer.check_utf8(payload)
+            payload = self.connection.payload_of(message, text=bool(text))  # type: ignore[arg-type]
             self._write_message(_TEXT if text else _BINARY, payload, compress)
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
             raise TypeError(
@@ -188,8 +186,7 @@ class WritingSide:
                 self._flush(writer.lend_message(opcode, payload))
             else:
                 writer.write_message(opcode, payload, compress)
-                if not self._corked or writer.size >= _CORK:
-                    self._flush()
+                self._flush_unless_corked()
         self._send_leftover()
 
     def _may_lend(self, payload: Buffer, compress: bool | None) -> bool:
