@@ -1,4 +1,5 @@
-/* turn.c: receiving and scanning in one crossing, for many sockets that are ready or for one that is waited for.
+/* turn.c: receiving and scanning in one crossing, for many sockets that are ready or for one that is waited for; and
+ * the way back, for many or for one.
  *
  * The only file of the core that makes system calls on sockets. Where there is no epoll it compiles to functions that
  * serve nobody, and the engine above it is not used.
@@ -180,6 +181,15 @@ int64_t zcws_receive(struct zcws_socket *socket) {
     return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? ZCWS_NOTHING : ZCWS_ENDED;
 }
 
+#if !defined(MSG_NOSIGNAL) /* macOS; Python ignores SIGPIPE anyway */
+#define MSG_NOSIGNAL 0
+#endif
+
+static size_t send_some(int fd, const uint8_t *data, size_t len) {
+    ssize_t sent = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent > 0 ? (size_t)sent : 0;
+}
+
 #else
 
 int64_t zcws_receive(struct zcws_socket *socket) {
@@ -187,4 +197,14 @@ int64_t zcws_receive(struct zcws_socket *socket) {
     return ZCWS_ENDED;
 }
 
+static size_t send_some(int fd, const uint8_t *data, size_t len) {
+    (void)fd, (void)data, (void)len;
+    return 0;
+}
+
 #endif
+
+size_t zcws_send_masked(int fd, uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
+    size_t size = zcws_build_masked(out, first, payload, len, key);
+    return size + ZCWS_UNSENT * (size - send_some(fd, out, size));
+}

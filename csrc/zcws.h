@@ -177,6 +177,13 @@ int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2 };
 
+/* And back: masks a whole frame into `out`, as zcws_build_masked does, and sends as much of it as `fd` takes without a
+ * wait. Returns the bytes of the frame, plus ZCWS_UNSENT times those that were not sent: why not, the next send will say.
+ * A frame has fewer than ZCWS_UNSENT bytes. Sockets of POSIX only; elsewhere nothing is sent. */
+size_t zcws_send_masked(int fd, uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key);
+
+enum { ZCWS_UNSENT = 0x10000 };
+
 /* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;
  * two orders may have the same bytes. The last word is replaced by how many were sent, or by a negated errno. Returns how
  * many orders were not sent whole. Linux only; elsewhere nothing is ever sent. */

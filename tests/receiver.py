@@ -46,7 +46,7 @@ def hold_many(pool: Pool) -> list[memoryview]:
     views = []
     while True:
         ring = pool.lease()
-        views.append(ring.export(0, 1))
+        views.append(ring.export()[0:1])
         if not pool.set_aside(ring):
             return views
 

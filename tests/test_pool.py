@@ -49,7 +49,7 @@ def test_a_ring_that_is_held_goes_to_its_holders() -> None:
     ring = pool.lease()
     ring.room()[:3] = b"abc"
     ring.head = 3
-    view = ring.export(0, 3)
+    view = ring.export()[0:3]
     pool.give_back(ring)
     assert pool.landing is None
     assert pool.lease() is not ring
@@ -59,7 +59,7 @@ def test_a_ring_that_is_held_goes_to_its_holders() -> None:
 def test_a_ring_that_is_held_waits_aside() -> None:
     pool = Pool(4096)
     first, second = pool.lease(), pool.lease()
-    views = [first.export(0, 1), second.export(0, 1)]
+    views = [first.export()[0:1], second.export()[0:1]]
     first.tail, first.head = 5, 9
     assert pool.set_aside(first)
     assert pool.set_aside(second)
@@ -77,7 +77,7 @@ def test_few_rings_wait_aside_and_those_whose_views_are_gone_make_room() -> None
     views = hold_many(pool)
     assert len(views) == _RINGS_ASIDE + 1
     another = pool.lease()
-    views.append(another.export(0, 1))
+    views.append(another.export()[0:1])
     assert not pool.set_aside(another)
     del views[0]
     gc.collect()
@@ -206,7 +206,7 @@ def test_a_child_process_gets_none_of_its_parents_rings() -> None:
     pool.give_back(landing)
     pool.give_back(spare)
     aside = pool.lease_like(landing)
-    view = aside.export(0, 6)
+    view = aside.export()[0:6]
     assert pool.set_aside(aside)
     landing = pool.land()
     landing.whole[:6] = b"parent"

@@ -153,7 +153,7 @@ def test_without_the_mirror_nothing_moves_while_there_is_room() -> None:
 def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
     data = pattern(200)
     fill(ring, data)
-    view = ring.export(50, 150)
+    view = ring.export()[50:150]
     ring.tail = ring.head
     for _ in range(50):
         ring.settle()
@@ -170,7 +170,7 @@ def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
 @either
 def test_room_reaches_as_far_as_ever_once_a_holder_has_let_go(ring: Ring) -> None:
     fill(ring, pattern(200))
-    view = ring.export(0, 200)
+    view = ring.export()[0:200]
     ring.tail = 200
     held = len(ring.room())
     assert held == PAGE - 200
@@ -184,7 +184,7 @@ def test_views_of_a_batch_may_be_taken_in_any_order() -> None:
     ring = Ring(PAGE)
     fill(ring, pattern(PAGE))
     ring.tail = 100  # where the batch begins
-    later, first = ring.export(2000, 2100), ring.export(100, 200)
+    later, first = ring.export()[2000:2100], ring.export()[100:200]
     ring.tail = ring.head
     ring.settle()
     room = ring.room()
@@ -197,7 +197,7 @@ def test_bytes_before_the_first_view_may_be_written_to() -> None:
     ring = Ring(PAGE)
     fill(ring, pattern(PAGE))
     ring.tail = 1000
-    view = ring.export(1000, 1100)
+    view = ring.export()[1000:1100]
     ring.tail = ring.head
     ring.settle()
     assert len(ring.room()) == 1000
@@ -212,7 +212,7 @@ def test_a_view_in_the_second_half_is_guarded_after_a_move() -> None:
     fill(ring, bytes(PAGE))
     ring.tail = PAGE
     fill(ring, pattern(300))
-    view = ring.export(PAGE + 100, PAGE + 300)
+    view = ring.export()[PAGE + 100 : PAGE + 300]
     ring.tail = ring.head
     assert ring.settle() == PAGE
     fill(ring, b"\xee" * len(ring.room()))
@@ -232,7 +232,7 @@ HOLDERS: dict[str, Callable[[memoryview], Any]] = {
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_whatever_is_over_a_view_holds_it(ring: Ring, holder: str) -> None:
     fill(ring, pattern(64))
-    kept = HOLDERS[holder](ring.export(0, 64))
+    kept = HOLDERS[holder](ring.export()[0:64])
     gc.collect()
     assert ring.is_exported
     del kept
@@ -243,11 +243,11 @@ def test_whatever_is_over_a_view_holds_it(ring: Ring, holder: str) -> None:
 @either
 def test_each_batch_has_an_exporter_of_its_own(ring: Ring) -> None:
     fill(ring, pattern(20))
-    first = ring.export(0, 5)
-    again = ring.export(5, 10)
+    first = ring.export()[0:5]
+    again = ring.export()[5:10]
     assert first.obj is again.obj
     ring.next_batch()
-    second = ring.export(10, 20)
+    second = ring.export()[10:20]
     assert second.obj is not first.obj
     del first
     gc.collect()
@@ -269,7 +269,7 @@ def test_a_peek_holds_nothing(ring: Ring) -> None:
 def test_a_view_outlives_its_ring(ring: Ring) -> None:
     other = Ring(PAGE, mirrored=ring.mirrored)
     fill(other, pattern(PAGE))
-    view = other.export(0, PAGE)
+    view = other.export()[0:PAGE]
     memory = weakref.ref(other.base)
     del other
     gc.collect()
@@ -292,6 +292,6 @@ def test_unread_bytes_move_to_another_ring(ring: Ring) -> None:
 
 def test_the_last_ring_of_an_interpreter_goes_quietly() -> None:
     # Its destructor runs when the modules have been emptied already.
-    code = "import sys; from zcws.ring import Ring; sys.kept = Ring(); sys.held = sys.kept.export(0, 9)"
+    code = "import sys; from zcws.ring import Ring; sys.kept = Ring(); sys.held = sys.kept.export()[0:9]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stderr == b""

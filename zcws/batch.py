@@ -97,7 +97,7 @@ class RingBatch(Batch):
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
         lease.check(self._number)
-        view = lease.view or lease.open(self._starts[0])
+        view = lease.view or lease.open()
         starts, stops = self._messages()
         return (view[start:stop] for start, stop in zip(starts, stops, strict=True))
 

@@ -231,9 +231,9 @@ class Lease:
         self.number = 0
         self.view: memoryview | None = None
 
-    def open(self, start: int) -> memoryview:
-        """Makes the view, for payloads that begin at `start` or in the same batch."""
-        self.view = view = self.ring.export_all(start)
+    def open(self) -> memoryview:
+        """Makes the view."""
+        self.view = view = self.ring.export()
         return view  # type: ignore[no-any-return]
 
     def check(self, number: int) -> None:
@@ -267,7 +267,7 @@ class RingFrame(ReceivedFrame):
             raise _stale()
         view = lease.view
         if view is None:
-            view = lease.open(self._start)
+            view = lease.open()
         return view[self._start : self._stop]
 
     @property

@@ -96,18 +96,16 @@ class Ring:
 
     # ---- views ----
 
-    def export(self, start: int, stop: int) -> memoryview:
-        """A view of start..stop that never changes. It keeps the memory alive, not the lease."""
-        return self.export_all(start)[start:stop]
+    def export(self) -> memoryview:
+        """A view of all the memory, for slices: no byte that has not been read yet changes while one of them is held.
 
-    def export_all(self, start: int) -> memoryview:
-        """A view of which no byte from `start` on changes, nor any byte that has not been read yet."""
+        They keep the memory alive, not the lease.
+        """
         exporter = None if self._exporter is None else self._exporter()
         if exporter is None:
             exporter = ffi.buffer(self.base, len(self.memory))
             self._exporter = weakref.ref(exporter)
-            # The frames of a batch may be asked in any order: its first byte counts, not that of the first to be asked.
-            self.exports.append((self._exporter, min(start, self.tail)))
+            self.exports.append((self._exporter, self.tail))
         return memoryview(exporter)
 
     def peek(self, start: int, stop: int) -> memoryview:

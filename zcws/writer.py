@@ -31,9 +31,9 @@ from zcws.pool import SCRATCH_CAPACITY, Pool
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SEGMENT", "Compress", "Writer"]
+__all__ = ["FIN", "SEGMENT", "Compress", "Writer"]
 
-_FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
+FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 _CLOSE = OpCode.CLOSE
 
 #: The longest head: two bytes, a 64-bit length, a key. RFC 6455 5.2.
@@ -97,6 +97,8 @@ class Writer:
     Attributes:
         out: the segments that wait to be taken.
         is_bare: whether messages go out as they are, neither masked nor compressed.
+        scratch: where frames are masked, if they are. next_key: gives a key for each.
+        masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
         has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
@@ -107,28 +109,30 @@ class Writer:
     __slots__ = (
         "_compress",
         "_compressing",
-        "_next_key",
         "_other_frames",
         "_plain_below",
-        "_scratch",
         "_utf8",
         "has_large",
         "is_bare",
+        "masks_up_to",
         "messages",
+        "next_key",
         "opcode",
         "out",
+        "scratch",
         "sent_close",
         "taken",
         "written",
     )
 
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
-        self._scratch: Any = None if next_key is None else pool.scratch()
-        self._next_key = next_key
+        self.scratch: Any = None if next_key is None else pool.scratch()
+        self.next_key = next_key
         self._compress = compress
         self.out: list[Buffer] = []
         self.has_large = False
         self.is_bare = next_key is None and compress is None
+        self.masks_up_to = -1 if next_key is None or compress is not None else _OWN_MEMORY
         # What is smaller goes out as it is, in one segment.
         self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode = 0
@@ -151,17 +155,22 @@ class Writer:
         if self.opcode:
             self._refuse_message()
         size = len(payload)  # type: ignore[arg-type]
+        # The usual cases of `_write`, here because they are the usual cases.
         if size < self._plain_below and not compress:
-            # The usual case of `_write`, here because it is the usual case.
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
+        elif size <= self.masks_up_to and not compress:
+            source, scratch = payload if type(payload) is bytes else ffi.from_buffer(payload), self.scratch
+            written = _build_masked(scratch.base, FIN | opcode, source, size, self.next_key())  # type: ignore[misc]
+            self.out.append(scratch.copies[:written])
+            self.written += written
         elif self._compress is not None or compress:
             self._write_compressed(opcode, payload, size, compress)
-        elif self._next_key is not None:
-            self._write_masked(_FIN | opcode, payload, size)
+        elif self.next_key is not None:
+            self._write_masked(FIN | opcode, payload, size)
         else:
-            self._write(_FIN | opcode, payload)
+            self._write(FIN | opcode, payload)
         self.messages += 1
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
@@ -174,7 +183,7 @@ class Writer:
             return
         # Without steps of the interpreter for each: a quarter of what `write_message` takes.
         frames = (
-            _join_bare(opcode, payloads) if self._next_key is None else self._join_masked(opcode, payloads)
+            _join_bare(opcode, payloads) if self.next_key is None else self._join_masked(opcode, payloads)
         )
         self.out.append(frames)
         self.has_large |= len(frames) >= SEGMENT
@@ -183,14 +192,14 @@ class Writer:
 
     def _join_masked(self, opcode: OpCode, payloads: list[bytes]) -> memoryview:
         """RFC 6455 5.3: a key of its own for each, and all of them masked in one crossing."""
-        next_key: Callable[[], int] = self._next_key  # type: ignore[assignment]
+        next_key: Callable[[], int] = self.next_key  # type: ignore[assignment]
         sizes, count = array("Q", map(len, payloads)), len(payloads)
         keys = array("I", [next_key() for _ in payloads])
         data = b"".join(payloads)
         memory = _new_bytes("uint8_t[]", len(data) + _LONGEST_HEAD * count)
         written = lib.zcws_build_masked_each(
             memory,
-            _FIN | opcode,
+            FIN | opcode,
             data,
             ffi.from_buffer("uint64_t[]", sizes),
             ffi.from_buffer("uint32_t[]", keys),
@@ -205,9 +214,9 @@ class Writer:
             compress = codec.is_worth(size)
         compressed = codec.message(payload) if compress else None
         if compressed is None:
-            self._write(_FIN | opcode, payload)
+            self._write(FIN | opcode, payload)
         else:
-            self._write(_FIN | _RSV1 | opcode, compressed)
+            self._write(FIN | _RSV1 | opcode, compressed)
 
     def write_prepared(self, first: int, payload: bytes, frame: bytes, size: int) -> None:
         """A whole message that was framed for many writers (prepared.py).
@@ -226,7 +235,7 @@ class Writer:
             self._refuse_message()
         if first & _RSV1:
             self._codec().sent_shared(size, len(payload))
-        if self._next_key is None:
+        if self.next_key is None:
             self.write_framed(frame)
         else:
             self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
@@ -241,12 +250,20 @@ class Writer:
         if self.opcode:
             self._refuse_message()
         segments = self.take()
-        head, size = unmasked_head(_FIN | opcode, len(payload)), len(payload)  # type: ignore[arg-type]
+        head, size = unmasked_head(FIN | opcode, len(payload)), len(payload)  # type: ignore[arg-type]
         self.written += len(head) + size
         self.taken = self.written
         self.messages += 1
         segments += (head, payload)
         return segments
+
+    def passed_message(self, size: int) -> None:
+        """A whole message of `masks_up_to` bytes at most went past us, masked and sent as a frame of `size` bytes.
+
+        For a driver that has seen that nothing waits to be taken, and that a message may begin.
+        """
+        self.written = self.taken = self.written + size
+        self.messages += 1
 
     def write_framed(self, frame: bytes) -> None:
         """The same for a writer that neither masks nor compresses. Raises: as `write_prepared`."""
@@ -270,7 +287,7 @@ class Writer:
         """
         self._check_open()
         self._check_text(OpCode.CONTINUATION if self.opcode else opcode, payload, fin=last)
-        first = _FIN if last else 0
+        first = FIN if last else 0
         if not self.opcode:
             self._compressing = self._compress is not None if compress is None else compress
             if self._compressing:
@@ -324,7 +341,7 @@ class Writer:
         if opcode is OpCode.CLOSE:
             self.sent_close = close_payload(*parse_close_payload(view))
             self.opcode = OpCode.CLOSE
-        self._write(_FIN | opcode, view)
+        self._write(FIN | opcode, view)
         self._other_frames += 1
 
     def write_close(self, code: int | None, reason: str = "") -> None:
@@ -341,7 +358,7 @@ class Writer:
             if reply.is_last:
                 self.sent_close = reply.payload
                 self.opcode = _CLOSE
-            self._write(_FIN | reply.opcode, reply.payload)
+            self._write(FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None
 
@@ -407,7 +424,7 @@ class Writer:
     def _write(self, first: int, payload: Buffer) -> None:
         """Appends one frame."""
         size = len(payload)  # type: ignore[arg-type]
-        if self._next_key is not None:
+        if self.next_key is not None:
             self._write_masked(first, payload, size)
             return
         head = unmasked_head(first, size)
@@ -420,7 +437,7 @@ class Writer:
 
     def _write_masked(self, first: int, payload: Buffer, size: int) -> None:
         """RFC 6455 5.3: masked while it is copied; the caller's bytes stay as they are."""
-        key = self._next_key()  # type: ignore[misc]
+        key = self.next_key()  # type: ignore[misc]
         source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         if size > _OWN_MEMORY:
             memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
@@ -428,7 +445,7 @@ class Writer:
             self.out.append(memoryview(ffi.buffer(memory, written)))
             self.has_large = True
         else:
-            scratch = self._scratch
+            scratch = self.scratch
             written = _build_masked(scratch.base, first, source, size, key)
             self.out.append(scratch.copies[:written])
         self.written += written

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,10 +13,14 @@ import wire
 from net import Certificates
 from receiver import connect
 
+from zcws.pool import SCRATCH_CAPACITY, Scratch
 from zcws.sync import channel as module
 from zcws.sync.channel import ENDED, NOTHING, Channel, PlainChannel, PolledChannel, TlsChannel, open_channel
 
 Pair = tuple[Channel, socket.socket]
+
+#: Bytes of the largest payload that is masked on its way to the socket.
+LARGEST = SCRATCH_CAPACITY - 14
 
 KINDS = ["plain", "polled", "selected", "tls"]
 
@@ -202,6 +207,39 @@ class TestSend:
         with raw.thread(lambda: channel.send(segments)):
             assert raw.Peer(peer, masks=False).exactly(3_000_000 * count) == b"".join(segments)
 
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 5000, LARGEST])
+    def test_masked(self, pair: Pair, size: int) -> None:
+        channel, peer = pair
+        scratch, payload = Scratch(), bytes(i % 251 for i in range(size))
+        expected = wire.frame(wire.TEXT, payload, key=wire.KEY)
+        key = int.from_bytes(wire.KEY, sys.byteorder)
+        seen: list[bytes] = []
+        with raw.thread(lambda: seen.append(raw.Peer(peer, masks=True).exactly(3 * len(expected)))):
+            for _ in range(3):
+                assert channel.send_masked(scratch, 0x81, payload, key) == len(expected)
+        assert seen == [expected * 3]
+
+    def test_more_masked_than_the_socket_holds(self, pair: Pair) -> None:
+        """Nothing is lost and nothing is sent twice where the socket is full in the middle of a frame."""
+        channel, peer = pair
+        scratch, count = Scratch(), 200
+        payloads = [bytes([i]) * (LARGEST - i) for i in range(count)]
+        with raw.thread(
+            lambda: [channel.send_masked(scratch, 0x82, payload, i) for i, payload in enumerate(payloads)]
+        ):
+            raw.until(lambda: not channel.is_writable)
+            reader = raw.Peer(peer, masks=False)
+            for payload in payloads:
+                assert reader.read() == wire.Seen(wire.BINARY, payload, masked=True)
+
+    def test_masked_for_a_peer_that_does_not_read(self, pair: Pair) -> None:
+        channel, peer = pair
+        channel.limit_sends(0.05)
+        with pytest.raises(TimeoutError, match="does not read"):
+            for _ in range(1000):
+                channel.send_masked(Scratch(), 0x82, bytes(LARGEST), 1)
+        assert peer.recv(1)
+
     @pytest.mark.parametrize("count", [1, 2])
     def test_a_peer_that_does_not_read(self, pair: Pair, count: int) -> None:
         channel, peer = pair
@@ -226,6 +264,8 @@ class TestSend:
         with pytest.raises(OSError):
             for _ in range(10):
                 channel.send([bytes(1_000_000)])
+        with pytest.raises(OSError):
+            channel.send_masked(Scratch(), 0x82, b"too late", 1)
 
     def test_while_another_thread_receives(self, pair: Pair) -> None:
         channel, peer = pair
@@ -287,6 +327,7 @@ class TestEnd:
             lambda: receive(channel, None),
             lambda: receive(channel, 0),
             lambda: channel.send([b"x"]),
+            lambda: channel.send_masked(Scratch(), 0x82, b"x", 1),
         ):
             with pytest.raises(OSError):
                 act()

@@ -14,9 +14,14 @@ from joined import connected
 from net import Certificates
 
 import zcws
+from zcws.pool import SCRATCH_CAPACITY
 from zcws.writer import SEGMENT
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+
+
+def raises(*given: object) -> int:
+    raise AssertionError(given)
 
 
 # ---- messages ----
@@ -85,6 +90,48 @@ def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: in
                 with raw.thread(lambda: peer.send(wire.BINARY, b"n" * size)):
                     assert ws.recv() == b"n" * size
                 assert peer.read().payload == b"f" * size
+
+
+@pytest.mark.parametrize("size", [0, 100, SCRATCH_CAPACITY - 14, SCRATCH_CAPACITY - 13])
+@pytest.mark.parametrize("how", ["plain", "tls", "deflate", "no-masking"])
+def test_what_a_client_sends(size: int, how: str, certificates: Certificates) -> None:
+    """Each with a key of its own, in order, counted once; a reply that waits goes first."""
+    given = {"deflate": how == "deflate", "no_masking": how == "no-masking"}
+    with connected(client=True, certificates=certificates if how == "tls" else None, **given) as (ws, peer):
+        for number in range(3):
+            with ws._write_lock:  # as when the reader's thread comes while another one writes
+                ws.connection.pong(b"%d" % number)
+                ws.send(b"%d" % number * size, compress=False)
+            ws.send("x" * size, compress=False)
+        seen = [peer.read() for _ in range(9)]
+        assert [frame.payload for frame in seen[::3]] == [b"0", b"1", b"2"]
+        assert [frame.payload for frame in seen[1::3]] == [b"%d" % number * size for number in range(3)]
+        assert all(frame.payload == b"x" * size for frame in seen[2::3])
+        assert {frame.masked for frame in seen} == {how != "no-masking"}
+        assert (ws.stats.messages_sent, ws.stats.frames_sent, ws.stats.bytes_waiting) == (6, 9, 0)
+        ws.begin_close()
+        with pytest.raises(zcws.ConnectionClosed):
+            ws.send("late")
+
+
+def test_a_client_whose_server_does_not_read() -> None:
+    with connected(client=True, write_timeout=0.05) as (ws, _):
+        with pytest.raises(zcws.ConnectionClosedError, match="does not read"):
+            for _ in range(1000):
+                ws.send(bytes(SCRATCH_CAPACITY - 14))
+        assert ws.close_code == 1011
+
+
+def test_a_client_whose_server_has_gone() -> None:
+    with connected(client=True) as (ws, peer):
+        peer.send(wire.TEXT, b"the last word")
+        peer.sock.close()
+        with pytest.raises(zcws.ConnectionClosedError):
+            for _ in range(100):
+                ws.send("anybody?")
+        assert ws.recv() == "the last word"
+        with pytest.raises(zcws.ConnectionClosedError):
+            ws.recv()
 
 
 def test_text_or_binary_whatever_it_is() -> None:
@@ -286,11 +333,13 @@ class TestMessagesInPieces:
 
 
 class TestCork:
-    def test_one_system_call(self) -> None:
-        with connected() as (ws, peer):
+    @roles
+    def test_one_system_call(self, client: bool) -> None:
+        with connected(client=client) as (ws, peer):
             calls: list[int] = []
             send = ws._channel.send
             ws._channel.send = lambda segments: calls.append(len(segments)) or send(segments)  # type: ignore[method-assign, func-returns-value]
+            ws._channel.send_masked = raises  # type: ignore[method-assign]
             with ws.cork():
                 for i in range(50):
                     ws.send(b"%d" % i)

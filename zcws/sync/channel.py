@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.pool import TABLE_ROWS
+from zcws.pool import TABLE_ROWS, Scratch
 from zcws.ring import Ring
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["ENDED", "NOTHING", "Channel", "PlainChannel", "PolledChannel", "TlsChannel", "open_channel"]
 
 NOTHING, ENDED = lib.ZCWS_NOTHING, lib.ZCWS_ENDED
-_receive = lib.zcws_receive
+_receive, _send_masked, _build_masked = lib.zcws_receive, lib.zcws_send_masked, lib.zcws_build_masked
+_UNSENT = lib.ZCWS_UNSENT
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
@@ -119,6 +120,18 @@ class Channel:
             OSError: the connection is broken.
         """
         raise NotImplementedError
+
+    def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
+        """Masks one frame in `scratch`, where there is room for it, and sends it. RFC 6455 5.3.
+
+        Args:
+            first: the first byte of its head.
+
+        Returns: the bytes of the frame. Raises: as `send`.
+        """
+        size: int = _build_masked(scratch.base, first, payload, len(payload), key)
+        self.send((scratch.copies[:size],))
+        return size
 
     def limit_sends(self, timeout: float | None) -> None:
         """How long a send may wait without getting anywhere, from the next one on; None waits for ever."""
@@ -243,6 +256,14 @@ class PlainChannel(Channel):
                 self._send_message([memoryview(segment) for segment in segments])
         except BlockingIOError:
             raise TimeoutError(_STUCK) from None
+
+    def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
+        """One crossing."""
+        size: int = _send_masked(self.sock.fileno(), scratch.base, first, payload, len(payload), key)
+        if size >= _UNSENT:
+            unsent, size = divmod(size, _UNSENT)
+            self.send((scratch.copies[size - unsent : size],))
+        return size
 
     def _send_message(self, views: list[memoryview]) -> None:
         while views:

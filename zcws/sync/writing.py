@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
@@ -18,7 +18,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError
 from zcws.frame import Frame, RingFrame, close_payload
 from zcws.sync.channel import Channel
-from zcws.writer import SEGMENT
+from zcws.writer import FIN, SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -182,16 +182,31 @@ class WritingSide:
             writer = self._writer
             if writer.opcode:
                 self.connection.check_writable()
-            if type(payload) is not bytes and self._may_lend(payload, compress):
-                self._flush(writer.lend_message(opcode, payload))
-            else:
+            if self._corked or compress or writer.out or not self._send_at_once(opcode, payload):
                 writer.write_message(opcode, payload, compress)
                 self._flush_unless_corked()
         self._send_leftover()
 
-    def _may_lend(self, payload: Buffer, compress: bool | None) -> bool:
-        """Whether memory that may change later need not be copied: a server has sent it when a write returns."""
-        return self._writer.is_bare and not (self._corked or compress) and len(payload) >= SEGMENT  # type: ignore[arg-type]
+    def _send_at_once(self, opcode: OpCode, payload: Buffer) -> bool:
+        """Sends a message that nothing stands before, past the writer's output. False: it has to go through that.
+
+        The lock is held. Raises: as `_flush`.
+        """
+        writer, size = self._writer, len(payload)  # type: ignore[arg-type]
+        if type(payload) is not bytes:
+            # Memory that may change later need not be copied: a server has sent it when a write returns.
+            may_lend = writer.is_bare and size >= SEGMENT
+            if may_lend:
+                self._flush(writer.lend_message(opcode, payload))
+            return may_lend
+        if size > writer.masks_up_to:
+            return False
+        try:
+            sent = self._channel.send_masked(writer.scratch, FIN | opcode, payload, writer.next_key())  # type: ignore[misc]
+        except OSError as exc:
+            self._failed(exc)
+        writer.passed_message(sent)
+        return True
 
     def _write(self, write: Callable[[], object]) -> None:
         """Writes something that may not stand in the middle of another thread's message."""
@@ -223,15 +238,19 @@ class WritingSide:
             return
         try:
             self._channel.send(segments)
-        except TimeoutError:
+        except OSError as exc:
+            self._failed(exc)
+
+    def _failed(self, exc: OSError) -> NoReturn:
+        """Sending has failed."""
+        if isinstance(exc, TimeoutError):
             failure = int(CloseCode.INTERNAL_ERROR), "the peer does not read (write_timeout)"
             self.connection.lose(failure)
             self._channel.abort()
             raise ConnectionClosedError(*failure) from None
-        except OSError as exc:
-            # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
-            self.connection.lose()
-            raise self.connection.error() from exc
+        # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+        self.connection.lose()
+        raise self.connection.error() from exc
 
     def _flush_quietly(self) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reader finds the reason
