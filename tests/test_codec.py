@@ -373,12 +373,36 @@ class TestWholeMessages:
             inflater.message(finish[:7] * 65, 1_000)
 
     @pytest.mark.parametrize("whole", [False, True])
-    def test_a_final_block_that_the_tail_completes_leaves_nothing_open(self, whole: bool) -> None:
+    @pytest.mark.parametrize("mode", [zlib.Z_SYNC_FLUSH, zlib.Z_FINISH])
+    def test_a_message_that_is_cut_off(self, whole: bool, mode: int) -> None:
+        """RFC 7692 7.2.2: without its end it is another message, and what follows would be read as the rest of it."""
+        text = b"Hello, Hello, world; and something that was not there before"
+        stream = zlib.compressobj(wbits=-15)
+        data = stream.compress(text) + stream.flush(mode)
+        data = data[:-4] if mode == zlib.Z_SYNC_FLUSH else data
+        for size in range(1, len(data)):
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            with pytest.raises(ValueError):
+                inflater.message(data[:size], 1000) if whole else inflated(inflater, data[:size])
         inflater = Inflater(DeflateParameters(), is_client=False)
-        cut = bytes.fromhex("f348cdc9c907")  # the seven zeros that end the block come from the tail
-        for _ in range(3):
-            assert (inflater.message(cut, 100) if whole else inflated(inflater, cut)) == b"Hello"
-            assert inflater.message(bytes.fromhex("f248cdc9c90700"), 100) == b"Hello"
+        assert (inflater.message(data, 1000) if whole else inflated(inflater, data)) == text
+
+    def test_a_final_block_with_the_tail_left_on(self) -> None:
+        stream = zlib.compressobj(wbits=-15)
+        data = stream.compress(b"final") + stream.flush(zlib.Z_FINISH) + b"\0\0\xff\xff"
+        with pytest.raises(ValueError):
+            Inflater(DeflateParameters(), is_client=False).message(data, 1000)
+
+    @pytest.mark.parametrize("level", range(1, 10))
+    def test_nothing_that_is_whole_is_taken_for_cut_off(self, level: int) -> None:
+        """Whatever blocks it is made of, stored ones too."""
+        source = random.Random(level)
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        stream = zlib.compressobj(level, wbits=-15)
+        for size in (0, 1, 2, 100, 5000, 65_535, 65_536, 200_000):
+            for text in (source.randbytes(size), b"x" * size, source.randbytes(size // 2).hex().encode()):
+                data = (stream.compress(text) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+                assert inflater.message(data or b"\0", 1_000_000) == text
 
     def test_what_is_too_long_is_not_inflated_to_its_end(self) -> None:
         bomb = plain(bytes(10_000_000))

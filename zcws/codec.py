@@ -32,6 +32,10 @@ _ZlibError = cast("type[Exception]", zlib_ng.error)
 #: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
 _TAIL = b"\x00\x00\xff\xff"
 
+#: Behind the tail of a whole message: an empty block, which gives nothing. Where the message is not whole it is read as
+#: the rest of a block, and nearly always (19 times in 20) that gives something or cannot be.
+_PROBE = b"\x00\x00\x00\xff\xff"
+
 _SYNC_FLUSH: int = zlib_ng.Z_SYNC_FLUSH
 
 #: Bytes given to zlib in one step: it copies what it could not use, so this bounds that copy too.
@@ -49,6 +53,9 @@ _IDLE_TICKS = 2
 
 #: Raw DEFLATE in zlib has windows of 2^9 bytes and up; a peer that agreed to 2^8 never looks back further than that.
 _SMALLEST_WINDOW = 9
+
+
+_CUT_OFF = "the message ends in the middle of a DEFLATE block"
 
 
 class Inflater:
@@ -94,6 +101,8 @@ class Inflater:
             if len(piece) == _STEP_OUT or stream.eof:
                 self._streams = 1
                 piece = _join(chain((piece,), self._rest(piece, closes=True)), limit)
+            if self._stream is not None and len(piece) <= limit:
+                _check_end(self._stream)
         except _ZlibError as exc:
             raise ValueError(str(exc)) from None
         if self._forgets:
@@ -128,6 +137,8 @@ class Inflater:
             begun, self._is_begun = self._is_begun, False
             if begun and self._stream is not None:
                 yield from self._inflate(_TAIL, closes=True)
+                if self._stream is not None:
+                    _check_end(self._stream)
             if self._forgets:
                 self._stream = None
 
@@ -146,6 +157,8 @@ class Inflater:
                 # A final block ended the stream; what is behind it starts another one, which the tail alone does not:
                 # it would leave a block open. RFC 7692 7.2.3.4.
                 data, self._stream = stream.unused_data, None
+                if closes and len(data) < len(_TAIL):
+                    raise ValueError(_CUT_OFF)  # the final block has taken a part of the tail
                 if len(data) <= (len(_TAIL) if closes else 0):
                     return
                 stream = self._new_stream()
@@ -285,6 +298,11 @@ class Deflater:
         self.bytes_after += after
         self.rest()
 
+    def lose(self) -> None:
+        """Something has come in between, and what was compressed is not sent: nothing after it may refer to it."""
+        self.rest()
+        self._shared.pop(self.key, None)
+
     def rest(self) -> None:
         """Gives the context's memory back. A new one refers to nothing, which is always allowed."""
         self._stream = None
@@ -316,6 +334,12 @@ class Deflater:
     def _new_stream(self) -> Any:
         level, wbits, mem_level = self.key
         return zlib_ng.compressobj(level, zlib_ng.DEFLATED, wbits, mem_level)
+
+
+def _check_end(stream: Any) -> None:
+    """A message that ends in the middle of a block is not one: what comes after it would be misunderstood."""
+    if stream.decompress(_PROBE, 1):
+        raise ValueError(_CUT_OFF)
 
 
 def _join(pieces: Iterable[bytes], limit: int) -> bytes:

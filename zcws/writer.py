@@ -77,6 +77,10 @@ class Compress(Protocol):
         """Equal for all connections that can be given the same `shared_message`."""
         ...
 
+    def lose(self) -> None:
+        """What was compressed last is not sent."""
+        ...
+
     def shared_message(self, payload: Buffer) -> bytes | None:
         """A whole message compressed for many connections, or None where that would be longer."""
         ...
@@ -212,11 +216,15 @@ class Writer:
         codec = self._compress or self._codec()
         if compress is None:
             compress = codec.is_worth(size)
-        compressed = codec.message(payload) if compress else None
-        if compressed is None:
-            self._write(FIN | opcode, payload)
-        else:
-            self._write(FIN | _RSV1 | opcode, compressed)
+        try:
+            compressed = codec.message(payload) if compress else None
+            if compressed is None:
+                self._write(FIN | opcode, payload)
+            else:
+                self._write(FIN | _RSV1 | opcode, compressed)
+        except BaseException:  # a signal handler's, or no memory
+            codec.lose()
+            raise
 
     def write_prepared(self, first: int, payload: bytes, frame: bytes, size: int) -> None:
         """A whole message that was framed for many writers (prepared.py).
