@@ -274,9 +274,16 @@ static uint64_t scan_status(struct batch *batch, size_t rows) {
     return outcome == DONE ? ZCWS_FULL : ZCWS_MORE;
 }
 
+/* Bytes that the frame in progress begins with and that have been seen already. */
+static size_t seen_before(const struct zcws_reader *reader) {
+    return reader->open && reader->head != 0 ? reader->head + (size_t)(reader->length - reader->remaining) : 0;
+}
+
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows) {
     struct batch batch = {reader, base, begin, end, table + ZCWS_TABLE_HEAD, 0, 0};
-    table[ZCWS_TABLE_STATUS] = scan_status(&batch, rows);
+    /* A caller that has lost bytes: the rest of the frame in progress must not be looked for behind `end`. */
+    int is_short = begin > end || seen_before(reader) > end - begin;
+    table[ZCWS_TABLE_STATUS] = is_short ? ZCWS_MORE : scan_status(&batch, rows);
     table[ZCWS_TABLE_NEXT] = batch.begin;
     table[ZCWS_TABLE_CONTROLS] = batch.controls;
     table[ZCWS_TABLE_REMAINING] = reader->open && reader->head == 0 ? reader->remaining : 0;

@@ -172,12 +172,15 @@ int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening 
 #include <errno.h>
 #include <sys/socket.h>
 
-int64_t zcws_receive(struct zcws_socket *socket) {
-    ssize_t received = recv(socket->fd, socket->base, socket->capacity, socket->flags);
-    socket->received = received > 0 ? (size_t)received : 0;
-    socket->total += socket->received;
-    if (received > 0)
-        return (int64_t)zcws_scan(socket->reader, socket->base, 0, socket->received, socket->table, socket->rows);
+int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    ssize_t received;
+    if (socket->received != 0) return ZCWS_TORN;
+    received = recv(socket->fd, data, size, socket->flags);
+    if (received > 0) {
+        socket->received = (size_t)received;
+        socket->total += (size_t)received;
+        return received;
+    }
     return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? ZCWS_NOTHING : ZCWS_ENDED;
 }
 
@@ -192,8 +195,8 @@ static size_t send_some(int fd, const uint8_t *data, size_t len) {
 
 #else
 
-int64_t zcws_receive(struct zcws_socket *socket) {
-    socket->received = 0;
+int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    (void)socket, (void)data, (void)size;
     return ZCWS_ENDED;
 }
 
@@ -203,6 +206,12 @@ static size_t send_some(int fd, const uint8_t *data, size_t len) {
 }
 
 #endif
+
+int64_t zcws_receive(struct zcws_socket *socket) {
+    int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
+    if (received < 0) return received;
+    return (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
+}
 
 size_t zcws_send_masked(int fd, uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
     size_t size = zcws_build_masked(out, first, payload, len, key);

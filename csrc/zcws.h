@@ -102,7 +102,8 @@ struct zcws_reader {
  * text as UTF-8 across fragments and inside a frame that is still arriving, and writes one row a frame
  * into `table`, which has room for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS.
  * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in ZCWS_TABLE_STATUS behind the rows that came before it, and again
- * by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin. */
+ * by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin; where they are
+ * not, nothing outside of base[begin, end) is touched all the same. */
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
 
 /* The same for payload bytes that were received straight into the caller's memory: data[0, len) are the
@@ -166,16 +167,20 @@ struct zcws_socket {
     size_t capacity;
     uint64_t *table; /* as zcws_scan fills it, with room for `rows` */
     size_t rows;
-    size_t received; /* by the last call, bytes */
+    size_t received; /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
     uint64_t total;  /* by all of them; the caller may add what it has received by other means */
 };
 
-/* Waits until the socket has bytes, receives them at `base` and scans them. For a reader that holds no unread bytes.
- * Returns what zcws_scan returned; ZCWS_NOTHING when the socket's time was up, or a signal has come; ZCWS_ENDED when the
- * stream has ended or is broken. Sockets of POSIX only; elsewhere every stream has ended. */
+/* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the socket's
+ * time was up, or a signal has come; ZCWS_ENDED when the stream has ended or is broken; ZCWS_TORN, and receives nothing,
+ * when what came before has not been taken. Sockets of POSIX only; elsewhere every stream has ended. */
+int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size);
+
+/* The same at `base`, where they are scanned. For a reader that holds no unread bytes. Returns what zcws_scan returned, or
+ * one of those three. */
 int64_t zcws_receive(struct zcws_socket *socket);
 
-enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2 };
+enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };
 
 /* And back: masks a whole frame into `out`, as zcws_build_masked does, and sends as much of it as `fd` takes without a
  * wait. Returns the bytes of the frame, plus ZCWS_UNSENT times those that were not sent: why not, the next send will say.

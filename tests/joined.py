@@ -22,7 +22,7 @@ from zcws.sync.stream import WebSocket
 def connected(
     *,
     client: bool = False,
-    deflate: bool = False,
+    deflate: bool | zcws.DeflateParameters = False,
     no_masking: bool = False,
     certificates: Certificates | None = None,
     **options: Any,
@@ -33,7 +33,9 @@ def connected(
     if certificates is not None:
         ours, theirs = encrypted(ours, theirs, certificates, client=client)
     limits = {name: options.pop(name) for name in ("max_size", "max_fragments") if name in options}
-    agreement = zcws.Agreement(deflate=zcws.DeflateParameters() if deflate else None, no_masking=no_masking)
+    agreement = zcws.Agreement(
+        deflate=zcws.DeflateParameters() if deflate is True else deflate or None, no_masking=no_masking
+    )
     connection = Connection(
         is_client=client, entropy=os.urandom if client else None, agreement=agreement, **limits
     )

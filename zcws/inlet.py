@@ -590,6 +590,13 @@ class Inlet:
                 self._drop_message()
             self._bridge.end()
 
+    def tear(self, code: int, reason: str) -> None:
+        """The same where something has come in between, and nobody knows what of it is whole: nothing can be read."""
+        self._words = self._batch = self.ready = NO_ROWS
+        self._alike = None
+        self._eof = True
+        self.stop(code, reason)
+
     def conclude(self) -> None:
         """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
 

@@ -305,6 +305,27 @@ static void test_fit(void) {
     }
 }
 
+/* A caller that has lost bytes of the frame in progress, and comes with fewer than were there before: nothing behind the
+ * end of memory is looked at, whether the frame is waited for or handed out in pieces. */
+static void test_lost_bytes(void) {
+    static const uint8_t begun[] = {0x82, 0xFE, 0x01, 0x00, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+    const size_t table_words = ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW;
+    uint64_t *const table = (uint64_t *)(void *)table_memory.end - table_words;
+    for (uint64_t fit = 0; fit <= 1000; fit += 1000) {
+        const struct rules rules = {0, 0, 0, 1, fit};
+        for (size_t len = 0; len <= sizeof begun; len++) {
+            for (size_t back = 0; back <= sizeof begun; back++) {
+                struct feed feed = start_feed(&rules);
+                receive(&feed, begun, len);
+                scan_once(&feed, 1);
+                const size_t end = (size_t)(ring.end - ring.start);
+                zcws_scan(&feed.reader, ring.start, end - back, end, table, 1);
+                CHECK(table[ZCWS_TABLE_NEXT] <= end, "%zu then %zu bytes", len, back);
+            }
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     ring = guarded_map(STREAM + LONGEST_HEAD);
@@ -315,5 +336,6 @@ int main(int argc, char **argv) {
     test_every_close_code();
     test_every_length_form();
     test_fit();
+    test_lost_bytes();
     return 0;
 }

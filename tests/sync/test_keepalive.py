@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from zcws.codec import Deflater
@@ -152,3 +154,20 @@ def test_an_idle_compressor_is_given_back(clock: Clock, interval: float | None) 
         clock.now += 30
         assert keepalive.take_due() is None
     assert compressor._stream is None
+
+
+def test_a_pong_while_its_ping_is_given_up_in_another_thread() -> None:
+    keepalive = Keepalive(None, None)
+
+    class Vanishing(dict[bytes, float]):
+        """Between looking and taking, another thread takes it."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            for key in list(self.keys()):
+                dict.pop(self, key, None)
+                yield key
+
+    keepalive.sent(b"1")
+    keepalive._waiting = Vanishing(keepalive._waiting)
+    keepalive.answered(b"1")
+    assert not keepalive.is_waiting_for(b"1")

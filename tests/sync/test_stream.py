@@ -199,7 +199,7 @@ class TestPing:
         with connected() as (ws, peer):
             with raw.thread(lambda: ws.ping(timeout=raw.LONG)):
                 ping = peer.read()
-                raw.until(ws._reading.locked)
+                raw.until(lambda: ws._in_turn)
                 with pytest.raises(TimeoutError):
                     ws.recv(timeout=0.01)
                 got: list[Any] = []
@@ -208,6 +208,23 @@ class TestPing:
                     peer.send(wire.TEXT, b"for the reader")
                 assert got == ["for the reader"]
                 peer.send(wire.PONG, ping.payload)
+
+    def test_behind_more_than_fits(self) -> None:
+        """Nobody but a reader of the messages can get to the Pong: it is waited for as long as was asked."""
+        with connected(max_size=10**9) as (ws, peer):
+            flood = [peer.frame(wire.BINARY, bytes(50_000))] * 40
+
+            def send_and_answer() -> None:
+                peer.send_bytes(b"".join(flood))
+                peer.send(wire.PONG, peer.read().payload)
+
+            with raw.thread(send_and_answer):
+                for timeout in (None, 0.3):
+                    with pytest.raises(TimeoutError, match="messages"):
+                        ws.ping(timeout=timeout)
+                    peer.read()
+                with raw.thread(lambda: [ws.recv() for _ in flood]):
+                    assert ws.ping(timeout=raw.LONG) > 0
 
     def test_the_end_comes_instead(self) -> None:
         with connected() as (ws, peer):

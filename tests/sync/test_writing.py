@@ -92,6 +92,26 @@ def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: in
                 assert peer.read().payload == b"f" * size
 
 
+@pytest.mark.parametrize("size", [100, SEGMENT])
+def test_a_received_frame_that_waits_for_the_lock_while_another_thread_reads(size: int) -> None:
+    with connected() as (ws, peer):
+        peer.send(wire.BINARY, b"f" * size)
+        frame = ws.read_frame()
+        waiting = threading.Event()
+
+        def write() -> None:
+            waiting.set()
+            ws.write_frame(frame)
+
+        with raw.thread(write):
+            with ws._write_lock:
+                waiting.wait()
+                threading.Event().wait(0.05)  # now it waits for the lock
+                peer.send(wire.BINARY, b"n" * size)
+                assert ws.recv() == b"n" * size
+            assert peer.read().payload == b"f" * size
+
+
 @pytest.mark.parametrize("size", [0, 100, SCRATCH_CAPACITY - 14, SCRATCH_CAPACITY - 13])
 @pytest.mark.parametrize("how", ["plain", "tls", "deflate", "no-masking"])
 def test_what_a_client_sends(size: int, how: str, certificates: Certificates) -> None:

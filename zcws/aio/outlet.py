@@ -276,7 +276,8 @@ class Outlet(asyncio.BufferedProtocol):
             self._resume_reading()
             self._start_deadline()
             if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
-                transport.close()
+                if not transport.is_closing():  # closed twice, asyncio's TLS cannot be aborted any more
+                    transport.close()
             elif not connection.is_client:
                 # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
                 end_writing(transport)

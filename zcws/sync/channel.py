@@ -15,6 +15,7 @@ Who keeps the time of a wait:
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import select
@@ -36,10 +37,21 @@ from zcws.ring import Ring
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ENDED", "NOTHING", "Channel", "PlainChannel", "PolledChannel", "TlsChannel", "open_channel"]
+__all__ = [
+    "ENDED",
+    "NOTHING",
+    "TORN",
+    "Channel",
+    "PlainChannel",
+    "PolledChannel",
+    "Stuck",
+    "TlsChannel",
+    "open_channel",
+]
 
-NOTHING, ENDED = lib.ZCWS_NOTHING, lib.ZCWS_ENDED
-_receive, _send_masked, _build_masked = lib.zcws_receive, lib.zcws_send_masked, lib.zcws_build_masked
+NOTHING, ENDED, TORN = lib.ZCWS_NOTHING, lib.ZCWS_ENDED, lib.ZCWS_TORN
+_receive, _receive_into = lib.zcws_receive, lib.zcws_receive_into
+_send_masked, _build_masked = lib.zcws_send_masked, lib.zcws_build_masked
 _UNSENT = lib.ZCWS_UNSENT
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
@@ -51,12 +63,16 @@ _MOST_SEGMENTS = 512
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
 _warn = warnings.warn
 
+#: Milliseconds: a C int. Whoever waits for longer asks again.
+_LONGEST_POLL = 2**31 - 1
+
 #: Seconds after which `select` is asked again: of a socket that another thread has closed meanwhile, Linux's never says
 #: a word (`poll` does).
 _ASK_AGAIN = 0.5
 
-_LATE = "nothing was received in time"
-_STUCK = "the peer does not read"
+
+class Stuck(TimeoutError):
+    """The peer took nothing for as many seconds as `limit_sends` said."""
 
 
 class Channel:
@@ -65,7 +81,8 @@ class Channel:
     Attributes:
         sock: the socket.
         is_tls: whether it is encrypted.
-        bytes_received: in all; whoever calls `receive` counts them here.
+        record: what C knows of it. `received`: bytes that the last receive has brought and nobody has taken; whoever
+            takes them sets it to 0. An exception of a signal handler may come in between. `total`: of all receives.
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
     """
 
@@ -74,8 +91,8 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.bytes_received = self._received = 0
-        self._fd = sock.fileno()
+        self.record = ffi.new("struct zcws_socket *")
+        self._fd = self.record.fd = sock.fileno()
         self._is_over = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -85,30 +102,16 @@ class Channel:
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """Receives at least one byte for a reader that is idle, into its landing ring, and scans.
 
-        Returns: what zcws_scan returned, with the rest in the table of the reader's pool; NOTHING, when nothing came
-        within `timeout` seconds; ENDED, when the stream has ended or is broken.
+        Returns: what zcws_scan returned, with the rest in the table of the reader's pool; or as `receive`.
         """
-        try:
-            count = self.receive(inlet.landing.whole, timeout)
-        except TimeoutError:
-            return NOTHING
-        except OSError:
-            return ENDED
-        self.bytes_received += count
-        self._received = count
-        return inlet.scan_landing(count) if count else ENDED
-
-    @property
-    def received(self) -> int:
-        """Bytes that the last `scan` brought."""
-        return self._received
+        count = self.receive(inlet.landing.whole, timeout)
+        return count if count < 0 else inlet.scan_landing(count)
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
-        """Receives at least one byte into `buffer`; 0 at the end of the stream.
+        """Receives at least one byte into `buffer`, and returns how many.
 
-        Raises:
-            TimeoutError: nothing came within `timeout` seconds; None waits for ever.
-            OSError: the connection is broken.
+        Returns: NOTHING, when nothing came within `timeout` seconds (None waits for ever) or a signal has come; ENDED,
+        when the stream has ended or is broken; TORN, when what came before has not been taken.
         """
         raise NotImplementedError
 
@@ -116,7 +119,7 @@ class Channel:
         """Sends all of them, in order, in as few system calls as the socket allows.
 
         Raises:
-            TimeoutError: the peer took nothing for as many seconds as `limit_sends` said.
+            Stuck: the peer takes nothing.
             OSError: the connection is broken.
         """
         raise NotImplementedError
@@ -183,9 +186,7 @@ class PlainChannel(Channel):
     """A TCP or Unix socket, and the kernel keeps the time."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = ffi.new("struct zcws_socket *")  # as C knows it
         super().__init__(sock)
-        self._socket.fd = self._fd
         sock.settimeout(None)
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
@@ -199,49 +200,36 @@ class PlainChannel(Channel):
             self._aim(inlet)
         if self.sock.fileno() < 0:
             return ENDED  # whoever brought the socket has closed it, and another may have its number
-        found: int = _receive(self._socket)
+        found: int = _receive(self.record)
         return found
 
     def _aim(self, inlet: Inlet) -> None:
-        pool, ring, sock = inlet.pool, inlet.landing, self._socket
+        pool, ring, record = inlet.pool, inlet.landing, self.record
         self._ring, self._kept = ring, (inlet.state, pool.table)  # C knows their addresses
-        sock.reader, sock.table, sock.rows = inlet.state, pool.table, TABLE_ROWS
-        sock.base, sock.capacity = ring.base, ring.capacity
-
-    @property
-    def received(self) -> int:
-        count: int = self._socket.received
-        return count
-
-    @property
-    def bytes_received(self) -> int:
-        total: int = self._socket.total
-        return total
-
-    @bytes_received.setter
-    def bytes_received(self, total: int) -> None:
-        self._socket.total = total
+        record.reader, record.table, record.rows = inlet.state, pool.table, TABLE_ROWS
+        record.base, record.capacity = ring.base, ring.capacity
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if timeout != self._timeout:
             self._limit_receiving(timeout)
-        try:
-            return self.sock.recv_into(buffer, 0, self._socket.flags)
-        except BlockingIOError:
-            raise TimeoutError(_LATE) from None
+        if self.sock.fileno() < 0:
+            return ENDED
+        # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
+        count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
+        return count
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
         self._timeout = timeout
         if timeout is not None and timeout <= 0:
-            self._socket.flags = socket.MSG_DONTWAIT
+            self.record.flags = socket.MSG_DONTWAIT
             return
-        self._socket.flags = 0
+        self.record.flags = 0
         with contextlib.suppress(OSError):  # it is closed already; receiving will say so
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
 
     def abort(self) -> None:
-        self._socket.fd = -1  # before another socket has this number
+        self.record.fd = -1  # before another socket has this number
         super().abort()
 
     def limit_sends(self, timeout: float | None) -> None:
@@ -255,7 +243,7 @@ class PlainChannel(Channel):
             else:
                 self._send_message([memoryview(segment) for segment in segments])
         except BlockingIOError:
-            raise TimeoutError(_STUCK) from None
+            raise Stuck from None
 
     def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
         """One crossing."""
@@ -283,8 +271,11 @@ class PolledChannel(Channel):
         self._send_limit: float | None = None
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        if self.record.received:
+            return TORN
         deadline = None if timeout is None else time.monotonic() + timeout
-        return self._attempt(partial(self._receive_some, buffer), deadline, _LATE, to_write=False)
+        count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
+        return NOTHING if count is None else count
 
     def limit_sends(self, timeout: float | None) -> None:
         self._send_limit = timeout
@@ -295,13 +286,16 @@ class PolledChannel(Channel):
         while view:
             limit = self._send_limit
             deadline = None if limit is None else time.monotonic() + limit
-            sent = self._attempt(partial(self._send_some, view), deadline, _STUCK, to_write=True)
+            sent = self._attempt(partial(self._send_some, view), deadline, to_write=True)
+            if sent is None:
+                raise Stuck
             view = view[sent:]
 
-    def _attempt(
-        self, step: Callable[[], int], deadline: float | None, complaint: str, *, to_write: bool
-    ) -> int:
-        """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse."""
+    def _attempt(self, step: Callable[[], int], deadline: float | None, *, to_write: bool) -> int | None:
+        """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse.
+
+        Returns: None, where it does not before `deadline`.
+        """
         while True:
             try:
                 return step()
@@ -313,9 +307,25 @@ class PolledChannel(Channel):
                 wanted = to_write
             rest = None if deadline is None else deadline - time.monotonic()
             if (rest is not None and rest <= 0) or not _wait(self.sock, to_write=wanted, timeout=rest):
-                raise TimeoutError(complaint)
+                return None
 
     def _receive_some(self, buffer: memoryview) -> int:
+        record = self.record
+        record.received = 1  # an exception that is not the socket's leaves unknown whether there are any
+        try:
+            count = self._receive_now(buffer)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            record.received = 0
+            raise
+        except OSError as error:
+            if error.errno is None:
+                raise
+            count = 0  # a reset is an end without a Close: 1006
+        record.received = count
+        record.total += count
+        return count or ENDED
+
+    def _receive_now(self, buffer: memoryview) -> int:
         return self.sock.recv_into(buffer)
 
     def _send_some(self, data: memoryview) -> int:
@@ -333,21 +343,15 @@ class TlsChannel(PolledChannel):
         self._lock = threading.Lock()
         self._has_ended = False
 
-    def _receive_some(self, buffer: memoryview) -> int:
-        try:
-            with self._lock:
-                return self._tls.recv_into(buffer)
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return 0
-        except BrokenPipeError:
-            # TLS had to write in order to read (a ticket, its own end), and the peer has gone.
-            return 0
+    def _receive_now(self, buffer: memoryview) -> int:
+        with self._lock:
+            return self._tls.recv_into(buffer)
 
     def _send_some(self, data: memoryview) -> int:
         with self._lock:
             if self._has_ended:
                 # The SSLSocket has dropped its TLS, and would send this in the clear.
-                raise BrokenPipeError("TLS has ended")
+                raise BrokenPipeError(errno.EPIPE, "TLS has ended")
             return self._tls.send(data)
 
     def end(self) -> None:
@@ -385,7 +389,7 @@ def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
-        return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+        return bool(poll.poll(None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)))
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
     deadline = None if timeout is None else time.monotonic() + timeout

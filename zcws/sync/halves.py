@@ -26,7 +26,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.frame import Frame, close_payload
-from zcws.sync.channel import Channel
+from zcws.sync.channel import ENDED, Channel, Stuck
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Options, ReadingSide, is_past
 from zcws.sync.writing import as_control_payload
@@ -153,13 +153,17 @@ class WriterHalf:
             return
         try:
             self._channel.send(segments)
-        except TimeoutError:
+        except Stuck:
             self._channel.abort()
             raise ConnectionClosedError(
                 CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"
             ) from None
-        except OSError as exc:
-            raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
+        except BaseException as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:
+                raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
+            # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
+            self._channel.abort()
+            raise
 
     def _finish(self) -> None:
         """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""
@@ -168,11 +172,10 @@ class WriterHalf:
         scratch = memoryview(bytearray(4096))
         timeout = self._options.close_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        with contextlib.suppress(OSError):  # TimeoutError is one
-            while not is_past(deadline):
-                rest = None if deadline is None else deadline - time.monotonic()
-                if not self._channel.receive(scratch, rest):
-                    break
+        while not is_past(deadline):
+            rest = None if deadline is None else deadline - time.monotonic()
+            if self._channel.receive(scratch, rest) == ENDED:
+                break
         self._channel.abort()
 
 

@@ -110,7 +110,7 @@ class Keepalive:
         if sent is None:
             return
         for earlier in list(self._waiting):
-            del self._waiting[earlier]
+            self._waiting.pop(earlier, None)  # its `ping` may have given up meanwhile, in another thread
             if earlier == payload:
                 break
         self.latency = time.monotonic() - sent

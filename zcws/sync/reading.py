@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
+from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.sync.channel import ENDED, Channel
+from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.keepalive import Keepalive
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class ReadingSide:
         """Bytes have been scanned: the bridge may hold a reply, a Ping may be due."""
         raise NotImplementedError
 
-    def _finish(self) -> None:
+    def _finish(self) -> object:
         """Nothing is left to read."""
         raise NotImplementedError
 
@@ -220,19 +221,34 @@ class ReadingSide:
             self._receive(deadline)
             return self._ask(attempt)
         timeout = self._longest_wait if deadline is None else _bounded(self._longest_wait, deadline)
-        count = self._channel.scan(reader, timeout)
-        alone = found(count) if self._writer.sent_close is None else None
-        if alone is not None:
-            self._keepalive.heard = True
-        elif count >= 0:
-            self._take(partial(reader.take_found, self._channel.received, count))
-        elif count == ENDED:
-            self._take(reader.receive_eof)
+        channel = self._channel
+        try:
+            count = channel.scan(reader, timeout)
+            alone = found(count) if self._writer.sent_close is None else None
+            if alone is not None:
+                self._keepalive.heard = True
+            elif count >= 0:
+                self._take(partial(reader.take_found, channel.record.received, count))
+            elif count == ENDED:
+                self._take(reader.receive_eof)
+            elif count == TORN:
+                self._tear()
+            channel.record.received = 0
+        except BaseException:
+            self._interrupted()
+            raise
         self._answer_peer()
         return NEED_MORE if alone is None else alone
 
     def _ask(self, attempt: Callable[[], _Result | NeedMore]) -> _Result | NeedMore:
-        result = attempt()
+        try:
+            result = attempt()
+        except (ConnectionClosed, ValueError, RuntimeError, MemoryError):
+            raise
+        except BaseException:
+            self._channel.record.received = 1  # at once: another signal may come any time
+            self._tear()
+            raise
         if self._reader.is_ending:
             self._answer_peer()
         return result
@@ -252,18 +268,32 @@ class ReadingSide:
             timeout = self._rest_of_closing(timeout)
         if deadline is not None:
             timeout = _bounded(timeout, deadline)
+        channel = self._channel
         try:
-            count = self._channel.receive(reader.get_buffer(), timeout)
-        except TimeoutError:
-            self._answer_peer()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise
-            return
-        except OSError:
-            count = 0  # a reset is an end without a Close: 1006
-        self._channel.bytes_received += count
-        self._take(partial(reader.received, count) if count else reader.receive_eof)
+            count = channel.receive(reader.get_buffer(), timeout)
+            if count > 0:
+                self._take(partial(reader.received, count))
+            elif count == ENDED:
+                self._take(reader.receive_eof)
+            elif count == TORN:
+                self._tear()
+            channel.record.received = 0
+        except BaseException:
+            self._interrupted()
+            raise
         self._answer_peer()
+        if count == NOTHING and deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError("nothing was received in time")
+
+    def _interrupted(self) -> None:
+        """A signal handler has raised. Where that was a wait, and nothing had been received, it does no harm."""
+        if self._channel.record.received:
+            self._tear()
+
+    def _tear(self) -> None:
+        """What has been received is lost, or half taken: nothing behind it could be understood."""
+        self._reader.tear(CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a read")
+        self._channel.abort()
 
     def _take(self, take: Callable[[], object]) -> None:
         """Has the reader take what has arrived."""
@@ -325,7 +355,7 @@ def _bounded(timeout: float | None, deadline: float) -> float | None:
 
     In whole milliseconds, so that the kernel, which counts no finer, need not be told anew for every read.
     """
-    rest = deadline - time.monotonic()
+    rest = max(deadline - time.monotonic(), 0)
     if rest == math.inf or (timeout is not None and rest >= timeout):
         return timeout
     return math.ceil(rest * 1000) / 1000

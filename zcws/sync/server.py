@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import selectors
 import socket
@@ -97,7 +98,10 @@ class Server:
         self._open_timeout = open_timeout
         self._max_size = max_size
         self._max_fragments = max_fragments
-        self._slots = threading.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._taken = 0  # connections that have been accepted and are not known to have ended
+        # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
@@ -127,17 +131,24 @@ class Server:
                 selector.register(self._waker, selectors.EVENT_READ)
             try:
                 while not self._is_closing:
-                    self._slots.acquire()
-                    if not self._accept(selector):
-                        self._slots.release()
+                    if self._has_slot():
+                        self._taken += self._accept(selector)
             finally:
                 with self._lock:
                     self._is_serving = False
                     if self._is_closing:
                         self._waker.close()
 
+    def _has_slot(self) -> bool:
+        """Waits until there may be one more connection. False: look again, and whether we are closing."""
+        if self._taken >= self._max_connections or not self._ended.empty():
+            self._ended.get()
+            self._taken -= 1
+            return False
+        return True
+
     def _accept(self, selector: selectors.BaseSelector) -> bool:
-        """Waits for a connection, or for `shutdown`. Whether there is a thread that will give the slot back."""
+        """Waits for a connection, or for `shutdown`. Whether there is a thread that will say when it has ended."""
         try:
             selector.select()
             if self._is_closing:
@@ -194,7 +205,7 @@ class Server:
         self._wake.close()  # the other end becomes readable
         if not self._is_serving:
             self._waker.close()
-        self._slots.release()  # `serve_forever` may wait for a slot
+        self._ended.put(None)  # `serve_forever` may wait for one
         for sock in list(self._opening):
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -241,7 +252,7 @@ class Server:
             stream.close()
             with self._lock:
                 self._threads.discard(threading.current_thread())
-            self._slots.release()
+            self._ended.put(None)
 
     def _open(self, stream: socket.socket) -> WebSocket | None:
         """The opening handshake. None: the answer was not a 101."""

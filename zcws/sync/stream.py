@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -43,6 +43,10 @@ _Result = TypeVar("_Result")
 
 #: Seconds until the reader tries again to say Pong to a peer that did not read.
 _NEXT_TRY = 0.1
+
+
+class Interrupted(RuntimeError):
+    """A signal handler wants to read from the connection whose read it has interrupted."""
 
 
 class WebSocket(ReadingSide, WritingSide):
@@ -72,11 +76,13 @@ class WebSocket(ReadingSide, WritingSide):
         self.request = request
         self.response = response
         self._usual_wait = self._longest_wait
-        self._reading = threading.Lock()
+        # The same thread may have it twice: a signal handler may interrupt between getting it and knowing so.
+        self._reading = threading.RLock()
+        self._in_turn = False  # whoever has it reads
         self._is_read = False  # by `recv` and its like, not by `ping` or `close`
         self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
         self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
-        self._closed = threading.Event()
+        self._is_closed = False
         self._reader.on_pong = self._on_pong
         self._bridge = connection.bridge
         self._bridge.on_put = self._take_reply
@@ -85,7 +91,7 @@ class WebSocket(ReadingSide, WritingSide):
 
     def _feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake."""
-        self._channel.bytes_received += len(data)
+        self._channel.record.total += len(data)
         used = self._reader.receive_bytes(memoryview(data))
         if used < len(data):
             raise ConnectionError("more bytes behind the opening handshake than a ring holds")
@@ -96,7 +102,9 @@ class WebSocket(ReadingSide, WritingSide):
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
         if not self._reading.acquire(blocking=False):
             timeout = self._await_turn(timeout)
-        self._is_read = True
+        if self._in_turn:
+            self._refuse_turn()
+        self._in_turn = self._is_read = True
         try:
             return read(timeout)
         except ConnectionClosed:
@@ -105,7 +113,7 @@ class WebSocket(ReadingSide, WritingSide):
                 raise
             raise ConnectionClosedError(*failure) from None  # the reader does not know why the writer failed
         finally:
-            self._is_read = False
+            self._is_read = self._in_turn = False
             self._reading.release()
             if self._helpers:
                 self._call_helpers()
@@ -115,11 +123,26 @@ class WebSocket(ReadingSide, WritingSide):
         """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs."""
         if not self._reading.acquire(blocking=False):
             self._await_turn(None)
+        self._begin_turn()
         try:
             yield
         finally:
-            self._reading.release()
-            self._call_helpers()
+            self._end_turn()
+
+    def _begin_turn(self) -> None:
+        """The lock is ours. What it does not keep out is a signal handler of the same thread."""
+        if self._in_turn:
+            self._refuse_turn()
+        self._in_turn = True
+
+    def _refuse_turn(self) -> NoReturn:
+        self._reading.release()
+        raise Interrupted("a signal handler cannot read from the connection whose read it has interrupted")
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        self._reading.release()
+        self._call_helpers()
 
     def _await_turn(self, timeout: float | None) -> float | None:
         """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
@@ -135,11 +158,15 @@ class WebSocket(ReadingSide, WritingSide):
             self._call_helpers()
         return None if deadline is None else deadline - time.monotonic()
 
-    def _help(self, done: Callable[[], bool], work: Callable[[], None], deadline: float | None) -> None:
+    def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> None:
         """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
+
+        Args:
+            work: says whether it got anywhere. If not, somebody else has to read first.
 
         Raises:
             TimeoutError: it is later than `deadline`.
+            Interrupted: who reads is whom we have interrupted.
         """
         bell = threading.Event()
         self._helpers.append(bell)
@@ -147,11 +174,13 @@ class WebSocket(ReadingSide, WritingSide):
             while not done():
                 bell.clear()
                 if not self._turns_wanted and self._reading.acquire(blocking=False):
+                    self._begin_turn()
                     try:
-                        work()
+                        got_anywhere = work()
                     finally:
-                        self._reading.release()
-                        self._call_helpers()
+                        self._end_turn()
+                    if not got_anywhere:
+                        time.sleep(_NEXT_TRY)
                 elif not done() and not bell.wait(_rest(deadline)):
                     raise TimeoutError("another thread reads, and has not seen it in time")
         finally:
@@ -220,7 +249,7 @@ class WebSocket(ReadingSide, WritingSide):
             The round-trip time in seconds.
 
         Raises:
-            TimeoutError: no Pong in `timeout` seconds, or too many messages before it.
+            TimeoutError: no Pong in `timeout` seconds; or, without a `timeout`, too many messages before it.
             ConnectionClosed: the connection ended before the Pong came.
             ValueError: over 125 bytes, or a Ping with this payload is waiting already.
         """
@@ -240,20 +269,27 @@ class WebSocket(ReadingSide, WritingSide):
             self._keepalive.forget(data)
         return self._keepalive.latency
 
-    def _read_pong(self, data: bytes, deadline: float | None) -> None:
+    def _read_pong(self, data: bytes, deadline: float | None) -> bool:
+        """Reads until the Pong has come, or somebody wants to read messages. False: somebody has to."""
         while self._keepalive.is_waiting_for(data) and not self._turns_wanted:
             if self._reader.is_ending:
                 raise self.connection.error()
-            if self._reader.is_full:
+            is_full = self._reader.is_full
+            if is_full and (deadline is None or is_past(deadline)):
                 raise TimeoutError("the Pong stands behind more messages than fit; read them first")
             if is_past(deadline):
                 raise TimeoutError("no Pong came in time")
+            if is_full:
+                return False
             self._receive(deadline)
+        return True
 
     # ---- closing ----
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Closes the connection: our Close, the peer's, then the socket; at most `close_timeout` seconds.
+
+        In a signal handler that has interrupted a read of this connection it does not wait: that read comes to the end.
 
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
@@ -262,7 +298,9 @@ class WebSocket(ReadingSide, WritingSide):
         self.begin_close(code, reason)
         try:
             # A thread that reads sees the peer's Close, and finishes; one that stops before leaves that to us.
-            self._help(self._closed.is_set, lambda: self._finish(deadline), deadline)
+            self._help(lambda: self._is_closed, lambda: self._finish(deadline), deadline)
+        except Interrupted:
+            pass  # what we have interrupted sees the rest of it
         except TimeoutError:
             self.abort()
 
@@ -271,13 +309,13 @@ class WebSocket(ReadingSide, WritingSide):
         self._channel.abort()
         with self._write_lock:
             self.connection.lose()
-        self._closed.set()
+        self._is_closed = True
         self._call_helpers()
 
-    def _finish(self, deadline: float | None = None) -> None:
+    def _finish(self, deadline: float | None = None) -> bool:
         """Reads on until the socket may be closed, and closes it. RFC 6455 7.1.1: the server first."""
-        if self._closed.is_set():
-            return
+        if self._is_closed:
+            return True
         deadline = deadline or self._closing_deadline()
         with contextlib.suppress(TimeoutError, ConnectionClosed):
             self._reader.discard()
@@ -294,6 +332,7 @@ class WebSocket(ReadingSide, WritingSide):
             self._channel.end()
         self._drain(deadline)
         self.abort()
+        return True
 
     # ---- halves ----
 
@@ -317,7 +356,7 @@ class WebSocket(ReadingSide, WritingSide):
         channel = self._channel
         return stats_of(
             self.connection,
-            bytes_received=channel.bytes_received,
+            bytes_received=int(channel.record.total),
             bytes_sent=self._writer.taken,
             bytes_waiting=self._writer.size,
             is_slow=not channel.is_writable,
@@ -368,4 +407,4 @@ class WebSocket(ReadingSide, WritingSide):
 
 
 def _rest(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0)
+    return None if deadline is None else min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)

@@ -17,7 +17,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError
 from zcws.frame import Frame, RingFrame, close_payload
-from zcws.sync.channel import Channel
+from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class WritingSide:
         self._message_done = threading.Condition(self._write_lock)
         self._sender: int | None = None  # the thread in the middle of a message of fragments
         self._corked = 0
+        self._is_sending = False  # in the thread that holds the lock
         channel.limit_sends(write_timeout)
 
     def _send_leftover(self) -> None:
@@ -168,9 +169,11 @@ class WritingSide:
         elif frame.opcode > OpCode.CLOSE:
             self._write_now(lambda: self.connection.write_frame(frame))
         elif type(frame) is RingFrame:
-            # It is a whole message, and was checked. Another thread may read on while a large one is being sent: a view
-            # that is held does not change.
-            self._write_message(frame.opcode, frame._peek() if len(frame) < SEGMENT else frame.payload, None)
+            # It is a whole message, and was checked. Another thread may read on while this one waits for the lock, or
+            # sends: a copy does not change, nor does a view that is held.
+            self._write_message(
+                frame.opcode, frame.to_bytes() if len(frame) < SEGMENT else frame.payload, None
+            )
         else:
             self._write(lambda: self.connection.write_frame(frame))
 
@@ -193,6 +196,8 @@ class WritingSide:
         The lock is held. Raises: as `_flush`.
         """
         writer, size = self._writer, len(payload)  # type: ignore[arg-type]
+        if self._is_sending:
+            return False
         if type(payload) is not bytes:
             # Memory that may change later need not be copied: a server has sent it when a write returns.
             may_lend = writer.is_bare and size >= SEGMENT
@@ -201,11 +206,16 @@ class WritingSide:
             return may_lend
         if size > writer.masks_up_to:
             return False
+        self._is_sending = True
         try:
             sent = self._channel.send_masked(writer.scratch, FIN | opcode, payload, writer.next_key())  # type: ignore[misc]
-        except OSError as exc:
+        except BaseException as exc:
             self._failed(exc)
+        finally:
+            self._is_sending = False
         writer.passed_message(sent)
+        if writer.out:
+            self._flush()
         return True
 
     def _write(self, write: Callable[[], object]) -> None:
@@ -233,24 +243,35 @@ class WritingSide:
         Raises:
             ConnectionClosedError: the socket takes no more.
         """
-        segments = self._writer.take() if taken is None else taken
-        if not segments:
-            return
+        if self._is_sending:
+            return  # a signal handler of this thread: what it has interrupted goes on, and sends this as well
+        self._is_sending = True
         try:
-            self._channel.send(segments)
-        except OSError as exc:
+            while segments := taken or self._writer.take():
+                taken = None
+                self._channel.send(segments)
+        except BaseException as exc:
             self._failed(exc)
+        finally:
+            self._is_sending = False
 
-    def _failed(self, exc: OSError) -> NoReturn:
+    def _failed(self, exc: BaseException) -> NoReturn:
         """Sending has failed."""
-        if isinstance(exc, TimeoutError):
+        if isinstance(exc, Stuck):
             failure = int(CloseCode.INTERNAL_ERROR), "the peer does not read (write_timeout)"
             self.connection.lose(failure)
             self._channel.abort()
             raise ConnectionClosedError(*failure) from None
-        # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
-        self.connection.lose()
-        raise self.connection.error() from exc
+        if isinstance(exc, OSError) and exc.errno is not None:
+            # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+            self.connection.lose()
+            raise self.connection.error() from exc
+        # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
+        self.connection.lose(
+            (CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a write")
+        )
+        self._channel.abort()
+        raise exc
 
     def _flush_quietly(self) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reader finds the reason
@@ -331,7 +352,7 @@ class OutgoingStream:
 
 def lock_timeout(timeout: float | None) -> float:
     """`timeout` as `Lock.acquire` wants it: -1 waits for ever."""
-    return -1 if timeout is None else max(timeout, 0)
+    return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
 
 
 def as_control_payload(payload: str | Buffer) -> bytes:

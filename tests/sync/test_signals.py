@@ -1,0 +1,326 @@
+"""Signal handlers that raise, or use the connection themselves, while the blocking driver reads or writes.
+
+In a wait nothing is lost. Between the socket and the reader, or in the middle of a frame, the connection ends: nobody
+ever sees bytes that are not what was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import raw
+import wire
+from joined import connected
+from net import Certificates
+
+import zcws
+from zcws.reader import Reader
+from zcws.sync import channel as module
+from zcws.sync.stream import WebSocket
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
+
+
+class Alarm(Exception):
+    pass
+
+
+class LateAlarm(TimeoutError, Alarm):
+    """What programs raise that know no other timeout."""
+
+
+class AlarmFromTheSystem(OSError, Alarm):
+    pass
+
+
+class WrongAlarm(ValueError, Alarm):
+    pass
+
+
+KINDS = [Alarm, LateAlarm, AlarmFromTheSystem, WrongAlarm]
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+transports = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+@contextlib.contextmanager
+def alarm(act: Callable[[], object], after: float = 0.05) -> Iterator[None]:
+    """SIGALRM comes once, and `act` is its handler."""
+    before = signal.signal(signal.SIGALRM, lambda *_: act())
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def raising(kind: type[Alarm], once: Callable[[], bool] = lambda: True) -> Callable[[], object]:
+    def act() -> None:
+        if once():
+            raise kind
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    return act
+
+
+READS: dict[str, Callable[[WebSocket], Any]] = {
+    "recv": lambda ws: ws.recv(),
+    "recv, timed": lambda ws: ws.recv(raw.LONG),
+    "read_frame": lambda ws: ws.read_frame().to_bytes().decode(),
+    "read_batch": lambda ws: ws.read_batch()[0].to_bytes().decode(),
+    "iteration": lambda ws: next(iter(ws)),
+}
+reads = pytest.mark.parametrize("read", READS.values(), ids=READS)
+
+
+class TestInAWait:
+    @reads
+    @kinds
+    @transports
+    def test_nothing_is_lost(
+        self, read: Callable[[WebSocket], Any], kind: type[Alarm], tls: bool, certificates: Certificates
+    ) -> None:
+        with connected(client=True, certificates=certificates if tls else None) as (ws, peer):
+            for message in (b"first", b"second"):
+                peer.send_bytes(peer.frame(wire.TEXT, message)[:3])
+                with alarm(raising(kind)), pytest.raises(kind):
+                    read(ws)
+                peer.send_bytes(peer.frame(wire.TEXT, message)[3:])
+                assert read(ws) == message.decode()
+
+    @kinds
+    def test_a_ping(self, kind: type[Alarm]) -> None:
+        with connected() as (ws, peer):
+            with alarm(raising(kind)), pytest.raises(kind):
+                ws.ping(b"1")
+            peer.read()
+            peer.send(wire.TEXT, b"still here")
+            assert ws.recv() == "still here"
+
+    @transports
+    def test_a_handler_that_closes(self, tls: bool, certificates: Certificates) -> None:
+        """It does not wait for what only the read that it has interrupted can bring."""
+        with connected(client=True, close_timeout=raw.LONG, certificates=certificates if tls else None) as (
+            ws,
+            peer,
+        ):
+            with raw.thread(lambda: answer_close(peer)), alarm(lambda: ws.close(1001, "told to")):
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    ws.recv()
+            assert (ws.close_code, ws.state) == (1001, zcws.State.CLOSED)
+
+    @pytest.mark.parametrize("use", ["recv", "ping", "stream"])
+    def test_a_handler_that_reads(self, use: str) -> None:
+        with connected() as (ws, peer):
+            found: list[BaseException] = []
+
+            def act() -> None:
+                try:
+                    if use == "stream":
+                        with ws.stream():
+                            pass
+                    else:
+                        getattr(ws, use)()
+                except RuntimeError as error:
+                    found.append(error)
+                peer.send(wire.TEXT, b"for the one below")
+
+            with alarm(act):
+                assert ws.recv() == "for the one below"
+            assert "signal handler" in str(found[0])
+
+    def test_a_handler_that_sends(self) -> None:
+        with connected(client=True) as (ws, peer):
+            with alarm(lambda: (ws.send("from the handler"), peer.send(wire.TEXT, b"go on"))):
+                assert ws.recv() == "go on"
+            assert peer.read().payload == b"from the handler"
+
+
+def answer_close(peer: raw.Peer) -> None:
+    assert peer.read().opcode == wire.CLOSE
+    peer.send(wire.CLOSE, wire.close_payload(1001))
+    peer.sock.shutdown(2)
+
+
+def interrupts(function: Any, kind: type[Alarm]) -> Any:
+    """The moment that no test can hit: the function has done its work, and a handler raises before it returns."""
+
+    def act(*given: Any, **named: Any) -> None:
+        function(*given, **named)
+        raise kind
+
+    return act
+
+
+class TestBetweenSocketAndReader:
+    @reads
+    @kinds
+    @pytest.mark.parametrize("size", [0, 100, 70_000])
+    @transports
+    def test_the_connection_ends(
+        self,
+        read: Callable[[WebSocket], Any],
+        kind: type[Alarm],
+        size: int,
+        tls: bool,
+        certificates: Certificates,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        with connected(client=True, certificates=certificates if tls else None) as (ws, peer):
+            peer.send(wire.TEXT, b"before")
+            assert read(ws) == "before"
+            data = peer.frame(wire.TEXT, b"x" * size) * 3
+            peer.send_bytes(data[:-1])
+            if tls:
+                received = type(ws._channel)._receive_now
+                monkeypatch.setattr(type(ws._channel), "_receive_now", interrupts(received, kind))
+            else:
+                for name in ("_receive", "_receive_into"):
+                    monkeypatch.setattr(module, name, interrupts(getattr(module, name), kind))
+            with pytest.raises(kind):
+                for _ in range(4):
+                    read(ws)
+            monkeypatch.undo()
+            for act in (lambda: read(ws), lambda: ws.send("more"), lambda: ws.recv(0)):
+                with pytest.raises((zcws.ConnectionClosedError, StopIteration)):
+                    act()
+            assert (ws.close_code, ws.state) == (1011, zcws.State.LOST)
+            assert "signal handler" in str(ws.close_reason)
+            peer.sock.settimeout(raw.LONG)
+            with contextlib.suppress(OSError):
+                assert peer.sock.recv(1) == b""
+
+    def test_a_half(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with connected() as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.send(wire.TEXT, b"lost")
+            monkeypatch.setattr(module, "_receive", interrupts(module._receive, Alarm))
+            with pytest.raises(Alarm):
+                reader.recv()
+            monkeypatch.undo()
+            with pytest.raises(zcws.ConnectionClosedError, match="signal handler"):
+                reader.recv()
+            with pytest.raises(zcws.ConnectionClosedError):
+                for _ in range(100):
+                    writer.send(bytes(100_000))
+
+    def test_in_the_reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What has been half handed on is not handed on."""
+        with connected() as (ws, peer):
+            peer.send_bytes(peer.frame(wire.TEXT, b"one") + peer.frame(wire.TEXT, b"two"))
+            monkeypatch.setattr(Reader, "read_batch", interrupts(Reader.read_batch, Alarm))
+            with pytest.raises(Alarm):
+                ws.read_batch()
+            with pytest.raises(zcws.ConnectionClosedError, match="signal handler"):
+                ws.recv()
+
+    def test_a_lock_that_nobody_knows_he_has(self) -> None:
+        with connected() as (ws, peer):
+            lock = ws._reading
+            ws._reading = Interrupting(lock)  # type: ignore[assignment]
+            with pytest.raises(Alarm):
+                ws.recv()
+            ws._reading = lock
+            peer.send(wire.TEXT, b"still here")
+            assert ws.recv() == "still here"
+
+
+class Interrupting:
+    """A lock whose holder is interrupted before he knows that he has it."""
+
+    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        self.acquire = interrupts(lock.acquire, Alarm)  # type: ignore[attr-defined]
+
+
+class TestInTheMiddleOfAFrame:
+    @kinds
+    @transports
+    @pytest.mark.parametrize("client", [False, True])
+    @pytest.mark.parametrize("message", [b"x" * 30_000, b"x" * 20_000_000, bytearray(20_000_000)], ids=len)
+    def test_nothing_follows_it(
+        self, kind: type[Alarm], tls: bool, client: bool, message: bytes, certificates: Certificates
+    ) -> None:
+        with connected(client=client, certificates=certificates if tls else None) as (ws, peer):
+            with alarm(raising(kind, once=lambda: ws._is_sending)), pytest.raises(kind):
+                while True:
+                    ws.send(message)
+            for act in (lambda: ws.send("more"), ws.close, ws.recv):
+                with contextlib.suppress(zcws.ConnectionClosedError):
+                    act()
+            assert (ws.close_code, ws.state) == (1011, zcws.State.LOST)
+            assert "signal handler" in str(ws.close_reason)
+            with pytest.raises((AssertionError, OSError)):  # the end comes in the middle of a frame
+                while True:
+                    assert peer.read().payload == message
+
+    def test_a_half(self) -> None:
+        with connected() as (ws, peer):
+            _, writer, _ = ws.split()
+            with alarm(raising(Alarm)), pytest.raises(Alarm):
+                writer.send(bytes(20_000_000))
+            with pytest.raises(zcws.ConnectionClosedError):
+                writer.send("more")
+            with pytest.raises((AssertionError, OSError)):
+                peer.read()
+
+    @pytest.mark.parametrize("client", [False, True])
+    @pytest.mark.parametrize("size", [30_000, 3_000_000])
+    def test_what_a_handler_sends_comes_behind_it(self, client: bool, size: int) -> None:
+        with connected(client=client) as (ws, peer):
+            sent: list[bytes] = []
+            seen: list[bytes] = []
+
+            def act() -> None:
+                ws.send("from the handler")
+                ws.pong(b"and more")
+                sent.append(b"")
+
+            with alarm(act), raw.thread(lambda: seen.extend(read_until(peer, sent))):
+                while not sent:
+                    ws.send(b"x" * size)
+                    assert len(seen) < 10_000
+                ws.send("the last")
+            assert seen[-1] == b"the last"
+            assert seen.count(b"from the handler") == seen.count(b"and more") == 1
+            assert set(seen) == {b"x" * size, b"from the handler", b"and more", b"the last"}
+
+
+def read_until(peer: raw.Peer, sent: list[bytes]) -> Iterator[bytes]:
+    """All payloads up to the last one; slowly at first, so that the writer has to wait."""
+    while not sent:
+        threading.Event().wait(0.005)
+    payload = b""
+    while payload != b"the last":
+        payload = peer.read().payload
+        yield payload
+
+
+class TestWhileItIsCompressed:
+    @pytest.mark.parametrize("takeover", [True, False])
+    def test_what_was_not_sent_is_not_referred_to(self, takeover: bool) -> None:
+        parameters = zcws.DeflateParameters(server_no_context_takeover=not takeover)
+        with connected(deflate=parameters) as (ws, peer):
+            texts = [
+                b"a message that comes first" * 10,
+                b"a message that comes first, and is interrupted" * 10,
+            ]
+            ws.send(texts[0])
+            codec = type(ws.connection.compressor)
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Alarm):
+                patch.setattr(codec, "message", interrupts(codec.message, Alarm))
+                ws.send(texts[1])
+            ws.send(texts[1])
+            inflate = zlib.decompressobj(wbits=-15)
+            for text in texts:
+                frame = peer.read()
+                assert frame.rsv == 4
+                if not takeover:
+                    inflate = zlib.decompressobj(wbits=-15)
+                assert inflate.decompress(frame.payload + b"\0\0\xff\xff") == text
