@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -14,8 +15,10 @@ import wire
 from heads import request, response
 from net import echo, port_of
 from served import ENVIRONMENT
+from served import zcws as command
 
 import zcws
+import zcws.sync
 from zcws.cli.trace import Tap
 
 FRAMES = [
@@ -100,3 +103,49 @@ def test_between_a_client_and_a_server() -> None:
         r" 1 < CLOSE 1000 \[2 bytes\]\n",
     ):
         assert re.search(pattern, printed), (pattern, printed)
+
+
+def test_a_server_that_is_not_there() -> None:
+    """The connection was cut, and the client was advised to try TLS."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with process:
+        found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", process.stdout.readline())
+        assert found
+        with pytest.raises(zcws.HandshakeError) as caught:
+            zcws.sync.connect(found[1], proxy=None)
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", None)
+    sentence = "cannot connect to ws://127.0.0.1:1/: connection refused; nothing listens there: "
+    assert caught.value.status == 502
+    assert caught.value.body.decode().startswith(sentence)
+    assert f" 1 ! {sentence}" in line
+
+
+def test_a_client_that_leaves_before_it_has_asked() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with process:
+        found = re.match(r"zcws traces ws://127\.0\.0\.1:(\d+) to ", process.stdout.readline())
+        assert found
+        with socket.create_connection(("127.0.0.1", int(found[1]))) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n")
+        assert "connection refused" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+
+
+def test_options_that_would_do_nothing() -> None:
+    """A proxy passes on what the client asks for: what it is not asked for here, it cannot be told."""
+    done = command("trace", "ws://127.0.0.1:1/", "--header", "A: b")
+    assert done.returncode == 2 and "unrecognized arguments: --header" in done.stderr
