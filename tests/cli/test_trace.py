@@ -127,6 +127,37 @@ def test_a_server_that_is_not_there() -> None:
     assert f" 1 ! {sentence}" in line
 
 
+def test_ctrl_c_while_there_are_connections() -> None:
+    """It printed a traceback for each of them, before CPython 3.12."""
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-m",
+                    "zcws",
+                    "trace",
+                    "--listen",
+                    "0",
+                    f"ws://127.0.0.1:{port_of(server)}/",
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            found = re.match(rb"zcws traces (ws://127\.0\.0\.1:\d+) to ", await process.stdout.readline())
+            assert found
+            async with zcws.connect(found[1].decode()) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+                process.send_signal(signal.SIGINT)
+                assert (await process.communicate())[1] == b""
+                assert process.returncode == 0
+
+    asyncio.run(main())
+
+
 def test_a_client_that_leaves_before_it_has_asked() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
@@ -140,6 +171,8 @@ def test_a_client_that_leaves_before_it_has_asked() -> None:
         assert found
         with socket.create_connection(("127.0.0.1", int(found[1]))) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
         assert "connection refused" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "")

@@ -107,13 +107,14 @@ class Proxy:
         self._host, self._port = url.hostname, given or (443 if self._ssl else 80)
         self._netloc = url.netloc.rpartition("@")[2]
         self._numbers = itertools.count(1)
+        self._passing: set[asyncio.Task[None]] = set()
         self._terminal = Terminal()
 
     async def serve(self) -> None:
         """Until it is cancelled."""
         told = self._told
         try:
-            server = await asyncio.start_server(self._pass_on, told.host, told.listen)
+            server = await asyncio.start_server(self._accept, told.host, told.listen)
         except OSError as error:
             raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
@@ -121,6 +122,12 @@ class Proxy:
         self._terminal.say(f"zcws traces ws://{where} to {told.url} (Ctrl-C stops it)")
         async with server:
             await server.serve_forever()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: CPython before 3.12 prints a traceback for each of its own that Ctrl-C cancels.
+        passing = asyncio.get_running_loop().create_task(self._pass_on(reader, writer))
+        self._passing.add(passing)
+        passing.add_done_callback(self._passing.discard)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(self._numbers)
