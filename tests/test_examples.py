@@ -146,7 +146,7 @@ def check_command(line: str) -> None:
         assert all((ROOT / "benchmarks" / "workloads" / f"{name}.py").exists() for name in names)
     elif words[:2] == ["pip", "install"]:
         assert (ROOT / "pyproject.toml").exists()
-        assert {word.partition("[")[0] for word in words[2:]} <= {".", "zcws"}
+        assert {word.partition("[")[0] for word in words[2:]} <= {"."}
     elif words[0] == "uvicorn":
         module, _, name = words[words.index("--ws") + 1].partition(":")
         assert hasattr(pytest.importorskip(module), name)
@@ -165,6 +165,13 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_extras_are_spelled_for_a_clone(page: Path) -> None:
+    """A reader has the repository; README and the index say how a release spells them."""
+    explains = page in (ROOT / "README.md", ROOT / "docs" / "index.md")
+    assert page.read_text(encoding="utf-8").count("zcws[") == (1 if explains else 0)
 
 
 def test_the_index_leads_to_every_page() -> None:
