@@ -56,6 +56,9 @@ class WebSocket(ReadingSide, WritingSide):
         request, response: the opening handshake.
     """
 
+    request: Request  # None where somebody has made a connection by hand; `connect` and `serve` never do
+    response: Response
+
     def __init__(
         self,
         channel: Channel,
@@ -69,8 +72,8 @@ class WebSocket(ReadingSide, WritingSide):
         keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection.compressor)
         ReadingSide.__init__(self, connection, channel, options, keepalive)
         WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
-        self.request = request
-        self.response = response
+        self.request = request  # type: ignore[assignment]
+        self.response = response  # type: ignore[assignment]
         self._usual_wait = self._longest_wait
         self._reading = threading.Lock()
         self._is_read = False  # by `recv` and its like, not by `ping` or `close`
