@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import zcws
+from zcws.bridge import Reply
 
 
 async def handler(ws: zcws.WebSocket) -> None:
     reader, writer, bridge = ws.split()
-    waiting: asyncio.Queue = asyncio.Queue(maxsize=100)  # a slow writer slows the reader down
+    # A slow writer slows the reader down.
+    waiting: asyncio.Queue[str | bytes | Reply | None] = asyncio.Queue(maxsize=100)
 
     async def write() -> None:
         while (item := await waiting.get()) is not None:
-            if isinstance(item, str):
-                await writer.send(item.upper())
-            else:
+            if isinstance(item, Reply):
                 await writer.send_reply(item)
+            else:
+                await writer.send(item.upper())
         await writer.close()
 
     async def answer() -> None:  # what the reader owes takes its place in the same queue

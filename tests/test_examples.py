@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -22,14 +23,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import trustme
 from served import ENVIRONMENT, served, zcws
 
 import zcws as zcws_package
-from zcws import ConnectionClosed, cli
+from zcws import ConnectionClosed, cli, sync
 from zcws.sync import WebSocket, connect
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +147,7 @@ def check_command(line: str) -> None:
         assert all((ROOT / "benchmarks" / "workloads" / f"{name}.py").exists() for name in names)
     elif words[:2] == ["pip", "install"]:
         assert (ROOT / "pyproject.toml").exists()
-        assert {word.partition("[")[0] for word in words[2:]} <= {".", "zcws"}
+        assert {word.partition("[")[0] for word in words[2:]} <= {"."}
     elif words[0] == "uvicorn":
         module, _, name = words[words.index("--ws") + 1].partition(":")
         assert hasattr(pytest.importorskip(module), name)
@@ -165,6 +166,57 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+#: Public by their names and nobody's business: how the parts of the asyncio driver call each other.
+OF_THE_DRIVER = {
+    *("arrived", "buffer_updated", "connection_lost", "connection_made", "deadline_passed", "eof_received"),
+    *("feed", "get_buffer", "greet", "heard", "inlet", "keepalive_failed", "listen", "make", "open_door"),
+    *("pause_writing", "resume_writing", "scanned", "send_keepalive", "start", "writer"),
+}
+
+
+def options_of(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def methods_of(kind: Any) -> set[str]:
+    # What __init__ gives to a blocking connection is a property of the other.
+    attributes = {"connection", "request", "response"}
+    return {name for name in dir(kind) if not name.startswith("_")} - OF_THE_DRIVER - attributes
+
+
+@pytest.mark.parametrize(
+    ("page", "word", "asynchronous", "blocking"),
+    [
+        ("servers.md", "serve", options_of(zcws_package.serve), options_of(sync.serve)),
+        (
+            "servers.md",
+            "server",
+            methods_of(zcws_package.Server) | {"on_open"},
+            methods_of(sync.Server) | {"sock"},
+        ),
+        ("clients.md", "connect", options_of(zcws_package.connect), options_of(sync.connect)),
+        ("clients.md", "ws", methods_of(zcws_package.WebSocket), methods_of(sync.WebSocket)),
+    ],
+)
+def test_what_blocking_sockets_lack(page: str, word: str, asynchronous: set[str], blocking: set[str]) -> None:
+    """The tables say what the signatures say: who gives one driver an option writes here that the other lacks it."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## On blocking sockets\n")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    name = re.compile(rf"`[^`]*?\b{word}(?:\.|\(\**)(\w+)")
+    lacking = {found for left, right in rows if right.startswith("none") for found in name.findall(left)}
+    assert lacking <= asynchronous - blocking
+    assert asynchronous - blocking <= {found for left, _ in rows for found in name.findall(left)}
+    said = {found for _, right in rows for found in name.findall(right)}
+    assert blocking - asynchronous <= said <= blocking
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_extras_are_spelled_for_a_clone(page: Path) -> None:
+    """A reader has the repository; README and the index say how a release spells them."""
+    explains = page in (ROOT / "README.md", ROOT / "docs" / "index.md")
+    assert page.read_text(encoding="utf-8").count("zcws[") == (1 if explains else 0)
 
 
 def test_the_index_leads_to_every_page() -> None:

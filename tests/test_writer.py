@@ -450,3 +450,13 @@ def test_nothing_is_lent_where_no_message_may_begin() -> None:
     with pytest.raises(ConnectionClosedOK):
         writer.lend_message(OpCode.BINARY, b"x")
     assert [frame.opcode for frame in sent(writer)] == [wire.TEXT, wire.CONTINUATION, wire.CLOSE]
+
+
+def test_a_message_that_went_past_is_counted() -> None:
+    """The blocking driver masks and sends a small one in one crossing, and the writer never sees it."""
+    writer = make_writer("client")
+    writer.write_message(OpCode.TEXT, b"a")
+    sent = sum(map(len, writer.take()))
+    writer.passed_message(8)
+    assert (writer.taken, writer.written, writer.messages) == (sent + 8, sent + 8, 2)
+    assert writer.take() == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import wire
@@ -13,6 +13,7 @@ from net import Place, echo, soon, until
 
 import zcws
 from zcws.aio.outlet import Options, pool_of
+from zcws.aio.stream import Stream
 
 
 class TestReadingIsPaused:
@@ -215,3 +216,18 @@ def test_two_in_memory_where_a_task_is_always_running(anyloop: Place) -> None:
         await soon(answering)
 
     anyloop.run(main())
+
+
+def test_the_handshake_is_there_on_both_sides(place: Place) -> None:
+    """`ws.request.username` in a handler was an error for type checkers: the property said that it may be None."""
+    assert get_type_hints(vars(Stream)["request"].fget)["return"] is zcws.Request
+    assert get_type_hints(vars(Stream)["response"].fget)["return"] is zcws.Response
+
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            await ws.send(f"{ws.request.path} {ws.response.status_code}")
+
+        async with place.serve(handler) as server, place.connect(server, path="/a") as ws:
+            assert await soon(ws.recv()) == f"{ws.request.path} {ws.response.status_code}" == "/a 101"
+
+    place.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 from typing import Any
@@ -25,6 +26,13 @@ DEFLATE = "permessage-deflate; client_max_window_bits"
 
 async def nothing(app: App) -> None:
     """A script that returns at once."""
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What uvicorn's own protocols would have said of connections, without the client's port."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "uvicorn.error"]
+    lines = [re.sub(r"^127\.0\.0\.1:\d+", "HERE", line) for line in lines]
+    return [line for line in lines if line.startswith(("HERE", "connection"))]
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -525,6 +533,65 @@ def test_returning_without_an_answer_is_a_500(place: Place, caplog: pytest.LogCa
 
     place.run(main())
     assert errors(caplog) == ["the ASGI application returned without an answer to the WebSocket request"]
+
+
+# ---- the log ----
+
+
+def test_the_log_of_a_connection(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with place.uvicorn(App(until_the_end)) as server:
+            async with place.connect(server.port, path="/chat?room=1"):
+                pass
+            await until(lambda: server.is_idle)
+
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    place.run(main())
+    assert logged(caplog) == [
+        'HERE - "WebSocket /chat?room=1" [accepted]',
+        "connection open",
+        "connection closed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "answer"),
+    [
+        ({"type": "websocket.close"}, "403 Forbidden"),
+        ({"type": "websocket.http.response.start", "status": 401}, "401 Unauthorized"),
+        (None, "500 Internal Server Error"),
+    ],
+)
+def test_the_log_of_a_refusal(
+    place: Place, caplog: pytest.LogCaptureFixture, event: Any, answer: str
+) -> None:
+    async def script(app: App) -> None:
+        if event is None:
+            raise LookupError("not found")
+        await app.send(event)
+        if "status" in event:
+            await app.send({"type": "websocket.http.response.body"})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server:
+            await refused(place, server, path="/chat")
+
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    place.run(main())
+    assert logged(caplog) == [f'HERE - "WebSocket /chat" {answer[:3]}', f"connection rejected ({answer})"]
+
+
+def test_the_log_of_a_request_that_no_application_sees(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        head = net.request().replace(b"Version: 13", b"Version: 8")
+        async with place.uvicorn(App(nothing)) as server, raw(place, server, head=head) as peer:
+            assert (await answer(peer)).startswith(b"HTTP/1.1 426 ")
+
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    place.run(main())
+    assert logged(caplog) == ["connection rejected (426 Upgrade Required)"]
 
 
 # ---- shutdown ----

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import subprocess
 
 import pytest
-from served import served, zcws
+from net import port_of
+from served import served
+from served import zcws as command
 
+import zcws
 from zcws.cli.bench import Histogram, duration
 
 
@@ -36,7 +41,7 @@ def test_times_in_words() -> None:
 @pytest.mark.parametrize("options", [(), ("--binary", "--depth", "8", "--compression")])
 def test_a_load(options: tuple[str, ...]) -> None:
     with served("--compression") as server:
-        done = zcws(
+        done = command(
             "bench", f"ws://127.0.0.1:{server.port}/", "--duration", "0.3", "--connections", "3", *options
         )
     assert (done.returncode, done.stderr) == (0, "")
@@ -49,7 +54,27 @@ def test_a_load(options: tuple[str, ...]) -> None:
     assert any(line.endswith("#") for line in lines)
 
 
+def test_connections_that_are_lost_say_why() -> None:
+    """They were a number, and exit code 3."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with zcws.serve(handler, "127.0.0.1", 0, max_size=100) as server:
+            uri = f"ws://127.0.0.1:{port_of(server)}/"
+            return await asyncio.to_thread(command, "bench", uri, "--connections", "3", "--size", "101")
+
+    done = asyncio.run(main())
+    assert (done.returncode, done.stderr) == (3, "")
+    lines = done.stdout.splitlines()
+    assert lines[lines.index("lost        3") + 1] == (
+        "            3 x 1009 (message too big): message over the limit of the receiver (max_size)"
+    )
+
+
 def test_nobody_there() -> None:
-    done = zcws("bench", "ws://127.0.0.1:1/")
+    done = command("bench", "ws://127.0.0.1:1/")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("zcws: cannot connect to ws://127.0.0.1:1/: ")

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from served import zcws
 
-from zcws.cli.common import Failure, add_client_options, authority, client_options, port
+from zcws.cli.common import (
+    Failure,
+    add_client_options,
+    at_least_one,
+    authority,
+    client_options,
+    port,
+    seconds,
+)
 
 
 def told(*arguments: str) -> argparse.Namespace:
@@ -35,11 +43,43 @@ def test_options_of_a_client() -> None:
         "subprotocols": ["chat"],
         "compression": "deflate",
         "ssl": None,
+        "origin": None,
+        "proxy": True,
+        "open_timeout": 10,
     }
     assert client_options(told("wss://h/"))["ssl"].check_hostname
     assert not client_options(told("wss://h/", "--insecure"))["ssl"].check_hostname
     with pytest.raises(Failure, match="a header is NAME:VALUE"):
         client_options(told("ws://h/", "--header", "nothing"))
+    more = client_options(
+        told("ws://h/", "--origin", "https://a", "--proxy", "http://p:1", "--timeout", "0.5")
+    )
+    assert (more["origin"], more["proxy"], more["open_timeout"]) == ("https://a", "http://p:1", 0.5)
+    assert client_options(told("ws://h/", "--no-proxy"))["proxy"] is None
+
+
+def test_numbers() -> None:
+    assert (at_least_one("7"), seconds("0.5"), seconds("3")) == (7, 0.5, 3.0)
+    for text in ("0", "-1", "x", "1.5"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"a number from 1 on, not '{text}'"):
+            at_least_one(text)
+    for text in ("0", "-1", "x", "nan", "inf"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"a number of seconds over 0, not '{text}'"):
+            seconds(text)
+
+
+@pytest.mark.parametrize("command", ["connect", "bench", "trace"])
+def test_an_authority_where_nothing_is_signed(command: str) -> None:
+    """It was ignored, and whoever gave it believed that it was checked."""
+    done = zcws(command, "ws://127.0.0.1:1/", "--ca", "missing.pem")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: --ca is for wss://: over ws:// there is no certificate to check\n")
+
+
+def test_a_scheme_in_capitals_is_secure_too(tmp_path: Path) -> None:
+    done = zcws("connect", "WSS://127.0.0.1:1/", "--ca", str(tmp_path / "missing.pem"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("zcws: cannot use ")
 
 
 def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -78,6 +79,64 @@ def test_the_exit_code_says_how_it_ended(code: int, returncode: int, error: str)
     assert against(handler, use) == (returncode, " ".join(["00 ff"] * 50) + "\n", error)
 
 
+def test_what_the_client_says_of_itself() -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        await ws.send(ws.request.headers["Origin"])
+
+    def use(address: str) -> subprocess.CompletedProcess[str]:
+        return piped(address, "", "--origin", "https://example.com", "--no-proxy", "--timeout", "60")
+
+    done = against(handler, use)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "https://example.com\n", "")
+
+
+def test_a_proxy_that_is_not_there() -> None:
+    done = piped("ws://127.0.0.1:1/", "", "--proxy", "http://127.0.0.1:2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "zcws: cannot connect to ws://127.0.0.1:1/: cannot connect to the proxy http://127.0.0.1:2: "
+        "Connection refused; --no-proxy goes without it\n"
+    )
+
+
+def test_a_proxy_for_which_something_is_missing() -> None:
+    """An ImportError left the thread with the connection, and its traceback was all that was said."""
+    program = (
+        "import sys; sys.modules['python_socks'] = None\n"
+        "from zcws.cli import main; sys.exit(main(['connect', 'ws://127.0.0.1:1/', '--proxy', 'socks5h://h']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="",
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "zcws[proxy]" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_server_that_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = piped(f"ws://127.0.0.1:{listener.getsockname()[1]}/", "", "--timeout", "0.05")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "0.05 s" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_message_over_what_is_accepted(address: str) -> None:
+    done = piped(address, "hello\n", "--max-size", "4")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("zcws: closed with 1009 (")
+
+
+def test_a_subprotocol_that_was_not_agreed(address: str) -> None:
+    done = piped(address, "hello", "--subprotocol", "chat", "--subprotocol", "superchat")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert done.stderr == "zcws: the server agreed to no subprotocol (asked for: chat, superchat)\n"
+
+
 @pytest.mark.parametrize("address", ["ws://127.0.0.1:1/", "http://h/", "ws://no such host/"])
 def test_what_cannot_be_connected(address: str) -> None:
     done = command("connect", address)
@@ -88,9 +147,9 @@ def test_what_cannot_be_connected(address: str) -> None:
 class Person:
     """Somebody at a terminal."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *options: str) -> None:
         self.master, slave = pty.openpty()
-        arguments = [sys.executable, "-m", "zcws", "connect", address]
+        arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
         environment = {**ENVIRONMENT, "TERM": "xterm"}
         self.process = subprocess.Popen(
             arguments, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
@@ -129,7 +188,8 @@ def test_a_person(address: str) -> None:
         ("/hex 00 ff", "< 00 ff"),
         ("/ping", r"pong after [0-9.]+ ms"),
         ("/hex zz", "! two hexadecimal digits are a byte, as in /hex 00 ff; not 'zz'"),
-        ("/sing", "! there is no /sing"),
+        ("/sing", r"! there is no /sing: /ping .* /help"),
+        ("/help", r"\n/ping \[text\] .* /help .* // begins a message"),
         ("/close 1006", "! "),
         ("/close x", "! a close code is a number"),
         ("/close 4001 thank you", r"closed with 4001 \(thank you\)"),
@@ -137,6 +197,14 @@ def test_a_person(address: str) -> None:
         person.sees("> ")
         person.type(line)
         person.sees(answer)
+    assert person.leaves() == 0
+
+
+def test_a_person_hears_of_the_subprotocol(address: str) -> None:
+    person = Person(address, "--subprotocol", "chat")
+    person.sees(r"! the server agreed to no subprotocol \(asked for: chat\)")
+    person.sees("> ")
+    os.write(person.master, b"\x04")
     assert person.leaves() == 0
 
 

@@ -49,6 +49,17 @@ def test_where_nobody_can_listen() -> None:
         ),
         (
             "ws://h/",
+            zcws.HandshakeError("x", status=500),
+            "the server failed: its log may say more",
+        ),
+        (
+            "ws://h/",
+            zcws.HandshakeError("x", status=502),
+            "somebody in between says so: is the server behind it running?",
+        ),
+        ("ws://h/", zcws.ProxyError("x", status=502), "--no-proxy goes without it"),
+        (
+            "ws://h/",
             zcws.HandshakeError("x", status=404),
             "is the path right, and is there a WebSocket server?",
         ),

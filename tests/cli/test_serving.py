@@ -70,6 +70,27 @@ def test_files_beside_an_echo(start: Callable[..., Any], tmp_path: Path) -> None
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("service", "says"),
+    [
+        (
+            ["--chat"],
+            r"zcws listens on ws://127\.0\.0\.1:\d+; the files of {} are at http://127\.0\.0\.1:\d+/ \(",
+        ),
+        ([], r"zcws serves the files of {} at http://127\.0\.0\.1:\d+/ \(Ctrl-C stops it\)\n"),
+    ],
+)
+def test_the_line_about_files_promises_no_page(service: list[str], says: str, tmp_path: Path) -> None:
+    """What is at / is the user's own; alone, there is nothing but files."""
+    command = [sys.executable, "-m", "zcws", "serve", "--port", "0", "--static", str(tmp_path), *service]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        try:
+            line = process.stdout.readline()
+        finally:
+            process.kill()
+    assert re.match(says.format(re.escape(str(tmp_path))), line), line
+
+
 def test_sigterm_lets_clients_finish(start: Callable[..., Any]) -> None:
     process, port = start("--echo", "--drain", "60")
 

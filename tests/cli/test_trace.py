@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -14,8 +15,10 @@ import wire
 from heads import request, response
 from net import echo, port_of
 from served import ENVIRONMENT
+from served import zcws as command
 
 import zcws
+import zcws.sync
 from zcws.cli.trace import Tap
 
 FRAMES = [
@@ -100,3 +103,82 @@ def test_between_a_client_and_a_server() -> None:
         r" 1 < CLOSE 1000 \[2 bytes\]\n",
     ):
         assert re.search(pattern, printed), (pattern, printed)
+
+
+def test_a_server_that_is_not_there() -> None:
+    """The connection was cut, and the client was advised to try TLS."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with process:
+        found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", process.stdout.readline())
+        assert found
+        with pytest.raises(zcws.HandshakeError) as caught:
+            zcws.sync.connect(found[1], proxy=None)
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", None)
+    sentence = "cannot connect to ws://127.0.0.1:1/: connection refused; nothing listens there: "
+    assert caught.value.status == 502
+    assert caught.value.body.decode().startswith(sentence)
+    assert f" 1 ! {sentence}" in line
+
+
+def test_ctrl_c_while_there_are_connections() -> None:
+    """It printed a traceback for each of them, before CPython 3.12."""
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-m",
+                    "zcws",
+                    "trace",
+                    "--listen",
+                    "0",
+                    f"ws://127.0.0.1:{port_of(server)}/",
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            found = re.match(rb"zcws traces (ws://127\.0\.0\.1:\d+) to ", await process.stdout.readline())
+            assert found
+            async with zcws.connect(found[1].decode()) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+                process.send_signal(signal.SIGINT)
+                assert (await process.communicate())[1] == b""
+                assert process.returncode == 0
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_before_it_has_asked() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with process:
+        found = re.match(r"zcws traces ws://127\.0\.0\.1:(\d+) to ", process.stdout.readline())
+        assert found
+        with socket.create_connection(("127.0.0.1", int(found[1]))) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+        assert "connection refused" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+
+
+def test_options_that_would_do_nothing() -> None:
+    """A proxy passes on what the client asks for: what it is not asked for here, it cannot be told."""
+    done = command("trace", "ws://127.0.0.1:1/", "--header", "A: b")
+    assert done.returncode == 2 and "unrecognized arguments: --header" in done.stderr

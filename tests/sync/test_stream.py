@@ -588,3 +588,17 @@ class TestIdleCompression:
         receiver = zlib.decompressobj(wbits=-15)
         for frame in frames:
             assert receiver.decompress(frame.payload + b"\x00\x00\xff\xff") == b"a market feed, " * 40
+
+
+def test_the_handshake_is_there_on_both_sides() -> None:
+    """`ws.request.username` in a handler was an error for type checkers: the attribute was said to be None, maybe."""
+    hints = WebSocket.__annotations__
+    assert (hints["request"], hints["response"]) == ("Request", "Response")
+
+    def handler(ws: WebSocket) -> None:
+        ws.send(f"{ws.request.path} {ws.response.status_code}")
+
+    with zcws.sync.serve(handler, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+        with zcws.sync.connect(f"ws://127.0.0.1:{server.sock.getsockname()[1]}/a", proxy=None) as ws:
+            assert ws.recv() == f"{ws.request.path} {ws.response.status_code}" == "/a 101"
+        server.shutdown()

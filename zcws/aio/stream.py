@@ -97,19 +97,19 @@ class Stream(Outlet):
         )
 
     @property
-    def request(self) -> Request | None:
+    def request(self) -> Request:
         """The opening handshake: what the client has sent."""
         if isinstance(self._request, bytes):
             self._request = request = parse_request(self._request, len(self._request))
             request.headers.release()
-        return self._request
+        return self._request  # type: ignore[return-value]  # None: made by hand
 
     @property
-    def response(self) -> Response | None:
+    def response(self) -> Response:
         """And what the server has answered."""
         if isinstance(self._response, bytes):
             self._response = parse_response(self._response, len(self._response))
-        return self._response
+        return self._response  # type: ignore[return-value]  # None: made by hand
 
     # ---- asyncio.BufferedProtocol ----
 

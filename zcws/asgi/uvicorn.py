@@ -35,7 +35,7 @@ from zcws.asgi.opening import Event, Opening, Phase, acceptor_options, decoded, 
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
-from zcws.http import Request, text_response
+from zcws.http import Request, Response, reason_phrase, text_response
 
 try:
     from uvicorn.protocols.utils import (
@@ -98,6 +98,8 @@ class WebSocketProtocol(Opening):
     def forgotten(self) -> None:
         """For Opening."""
         self.server_state.connections.discard(self)
+        if self.ws is not None:
+            self.logger.info("connection closed")
 
     def default_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """For Opening: Date and Server, unless uvicorn was told otherwise, and its `--header`s."""
@@ -222,14 +224,14 @@ class WebSocketProtocol(Opening):
         timing = stream_options(config.ws_ping_interval or None, config.ws_ping_timeout)
         self.accept(message.get("subprotocol") or given, headers, max_size=config.ws_max_size, timing=timing)
         self._log("[accepted]")
+        self.logger.info("connection open")
 
     async def _reject(self, message: Event) -> None:
-        self._log("403")
         self.refuse(text_response(403, "Forbidden"))
 
     async def _deny(self, message: Event) -> None:
         self.deny(message["status"], [decoded(line) for line in message.get("headers", ())])
-        self._log(str(message["status"]))
+        self._log_refusal(message["status"])
 
     async def _deny_body(self, message: Event) -> None:
         await self.deny_body(bytes(message.get("body", b"")), last=not message.get("more_body", False))
@@ -248,8 +250,20 @@ class WebSocketProtocol(Opening):
             if self.phase is Phase.OPEN:  # the socket may be gone already
                 self.phase = Phase.CLOSED
 
+    # ---- what is logged: in the words of uvicorn's own protocols, for whoever looks for them there ----
+
+    def refuse(self, response: Response) -> None:
+        """As Opening does, and logs it."""
+        if self.transport is not None:
+            self._log_refusal(response.status_code)
+        super().refuse(response)
+
+    def _log_refusal(self, status: int) -> None:
+        if self.scope:  # otherwise it was no request for the application
+            self._log(str(status))
+        self.logger.info("connection rejected (%d %s)", status, reason_phrase(status))
+
     def _log(self, outcome: str) -> None:
-        """The line that uvicorn logs, for whoever looks for it there."""
         client, path = get_client_addr(self.scope), get_path_with_query_string(self.scope)
         self.logger.info('%s - "WebSocket %s" %s', client, path, outcome)
 

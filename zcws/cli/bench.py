@@ -11,13 +11,13 @@ import argparse
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import zcws
-from zcws.cli.common import Failure, add_client_options, client_options, runner
+from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal
+from zcws.cli.terminal import Terminal, printable
 
 __all__ = ["Histogram", "add"]
 
@@ -55,14 +55,7 @@ def add(commands: Any) -> None:
     bench.add_argument(
         "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
     )
-    bench.set_defaults(run=run, parser=bench)
-
-
-def at_least_one(text: str) -> int:
-    """A number from 1 on, as argparse reads it."""
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
-    return int(text)
+    bench.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,7 +111,7 @@ class Load:
 
     Attributes:
         times: of the round trips.
-        lost: connections that ended before their time.
+        lost: connections that ended before their time, counted by why.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -126,7 +119,7 @@ class Load:
         self._options = client_options(options)
         self._message: str | bytes = b"x" * options.size if options.binary else "x" * options.size
         self.times = Histogram()
-        self.lost = 0
+        self.lost: Counter[str] = Counter()
         self._open: list[zcws.WebSocket] = []
         self._opening = asyncio.Semaphore(OPENING)
         self._wall = self._cpu = 0.0
@@ -172,8 +165,8 @@ class Load:
                 if now < self._end:
                     sent.append(now)
                     await ws.send(self._message)
-        except zcws.ConnectionClosed:
-            self.lost += 1
+        except zcws.ConnectionClosed as error:
+            self.lost[printable(str(error))] += 1
 
     # ---- what is shown ----
 
@@ -211,7 +204,8 @@ class Load:
             f"MB/s        {rate * told.size / 1e6:.2f} each way",
             *(f"{name:<11} {duration(times.share(share))}" for name, share in SHARES.items()),
             f"longest     {duration(times.longest)}",
-            f"lost        {self.lost}",
+            f"lost        {sum(self.lost.values())}",
+            *(f"            {count} x {why}" for why, count in self.lost.most_common()),
             f"busy        {100 * self._cpu / self._wall if self._wall else 0:.0f} % of a core, this process",
         ]
         most = max((count for _, count in times.doublings()), default=1)

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import math
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Failure", "add_client_options", "authority", "port", "runner", "server_context"]
+__all__ = [
+    "Failure",
+    "add_client_options",
+    "add_server",
+    "at_least_one",
+    "authority",
+    "client_context",
+    "client_options",
+    "port",
+    "runner",
+    "seconds",
+    "server_context",
+]
 
 
 class Failure(Exception):
@@ -20,6 +34,21 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
     return int(text)
+
+
+def at_least_one(text: str) -> int:
+    """A number from 1 on, as argparse reads it."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time that something may take, as argparse reads it."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a number of seconds over 0, not {text!r}")
 
 
 def authority(host: str, port: int) -> str:
@@ -55,16 +84,40 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
     return context
 
 
-def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """What every command asks that connects."""
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """What every command asks that connects: to whom, and who that may be."""
     parser.add_argument("url", help="ws://... or wss://...")
+    parser.add_argument("--ca", metavar="FILE", help="trust certificates of this authority (PEM)")
+    parser.add_argument("--insecure", action="store_true", help="do not check the server's certificate")
+    parser.set_defaults(parser=parser)
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """The same, and what those ask that are the client themselves."""
+    add_server(parser)
     parser.add_argument(
         "--header", action="append", default=[], metavar="NAME:VALUE", help="one more header of the request"
     )
     parser.add_argument("--subprotocol", action="append", metavar="NAME", help="one to offer")
+    parser.add_argument("--origin", metavar="ORIGIN", help="what Origin says, as a browser's does")
     parser.add_argument("--compression", action="store_true", help="offer permessage-deflate")
-    parser.add_argument("--ca", metavar="FILE", help="trust certificates of this authority (PEM)")
-    parser.add_argument("--insecure", action="store_true", help="do not check the server's certificate")
+    proxy = parser.add_mutually_exclusive_group()
+    proxy.add_argument(
+        "--proxy",
+        default=True,
+        metavar="URL",
+        help="http://, https:// or socks5h://HOST:PORT (default: what the environment says)",
+    )
+    proxy.add_argument(
+        "--no-proxy", dest="proxy", action="store_const", const=None, help="whatever the environment says"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=10,
+        metavar="SECONDS",
+        help="for the opening, all of it (default: %(default)s)",
+    )
 
 
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,12 +132,20 @@ def client_options(options: argparse.Namespace) -> dict[str, Any]:
         "additional_headers": headers,
         "subprotocols": options.subprotocol,
         "compression": "deflate" if options.compression else None,
-        "ssl": client_context(options) if options.url.startswith("wss:") else None,
+        "origin": options.origin,
+        "proxy": options.proxy,
+        "open_timeout": options.timeout,
+        "ssl": client_context(options),
     }
 
 
-def client_context(options: argparse.Namespace) -> ssl.SSLContext:
-    """Which servers are trusted."""
+def client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """Which servers are trusted; None for a URL that is not secure."""
+    scheme = options.url.partition(":")[0].lower()
+    if scheme == "ws" and options.ca:
+        options.parser.error("--ca is for wss://: over ws:// there is no certificate to check")
+    if scheme != "wss":
+        return None
     try:
         context = ssl.create_default_context(cafile=options.ca)
     except (OSError, ssl.SSLError) as error:

@@ -26,16 +26,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import zcws
-from zcws.cli.common import Failure, add_client_options, client_options
+from zcws.cli.common import Failure, add_client_options, at_least_one, client_options
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, as_hex, printable
+from zcws.connection import MAX_SIZE
 
 __all__ = ["add"]
 
 #: The connection was there, and ended badly.
 ENDED_BADLY = 3
 
-HELP = "/ping [text]   /hex 00 ff ...   /close [code [reason]]   // begins a message with a slash"
+HELP = "/ping [text]   /hex 00 ff ...   /close [code [reason]]   /help   // begins a message with a slash"
 
 
 def add(commands: Any) -> None:
@@ -54,7 +55,14 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         help="at the end of a pipe: wait that long for one more answer (default: %(default)s)",
     )
-    connect.set_defaults(run=run, parser=connect)
+    connect.add_argument(
+        "--max-size",
+        type=at_least_one,
+        default=MAX_SIZE,
+        metavar="BYTES",
+        help="of a message to accept (default: %(default)s)",
+    )
+    connect.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,7 +85,7 @@ class Session:
     def __init__(self, options: argparse.Namespace) -> None:
         self.is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._url = options.url
-        self._options = client_options(options)
+        self._options = {**client_options(options), "max_size": options.max_size}
         self._terminal = Terminal()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -107,6 +115,17 @@ class Session:
             raise Failure(self._failure)
         if self.is_interactive:
             self._terminal.say(f"connected to {self._url}; {HELP}", "green")
+        asked = self._options["subprotocols"]
+        if asked and self.ws.subprotocol is None:
+            # RFC 6455 4.1: it is for the client to decide whether it goes on without.
+            self._warn(f"the server agreed to no subprotocol (asked for: {', '.join(asked)})")
+
+    def _warn(self, sentence: str) -> None:
+        """Said to a person where he looks; in a pipe not among the messages."""
+        if self.is_interactive:
+            self._terminal.say(f"! {sentence}", "red")
+        else:
+            print(f"zcws: {sentence}", file=sys.stderr)
 
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -125,7 +144,7 @@ class Session:
     async def _receive(self) -> None:
         try:
             self._ws = await zcws.connect(self._url, **self._options)
-        except (OSError, ValueError, asyncio.TimeoutError, zcws.ZcwsError) as error:
+        except (OSError, ValueError, ImportError, asyncio.TimeoutError, zcws.ZcwsError) as error:
             self._failure = unreachable(self._url, error)
             return
         finally:
@@ -183,7 +202,7 @@ class Session:
             except EOFError:
                 return
             except ValueError as error:
-                self._terminal.say(f"! {error}", "red")
+                self._warn(str(error))
             except zcws.ConnectionClosed:
                 return
 
@@ -216,6 +235,7 @@ class Session:
         command: Callable[[str], None] | None = {
             "/ping": self._ping,
             "/close": self._close,
+            "/help": lambda _: self._terminal.say(HELP),
             "/hex": lambda digits: self._do(self.ws.send(from_hex(digits))),
         }.get(name)
         if command is not None:
@@ -263,7 +283,7 @@ class Session:
             self._terminal.say(words, "green")
         is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)
         if not is_well and not self.is_interactive:
-            print(f"zcws: {words}", file=sys.stderr)
+            self._warn(words)
         return 0 if is_well else ENDED_BADLY
 
 

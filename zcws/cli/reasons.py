@@ -48,13 +48,22 @@ def _words(error: BaseException) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
         return "it does not speak TLS"
+    if _is_proxys(error):
+        return str(error.strerror)  # type: ignore[attr-defined]
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return str(error) or type(error).__name__
 
 
+def _is_proxys(error: BaseException) -> bool:
+    """Whether it is the proxy that cannot be reached, and not the server (`unreachable` of route.py)."""
+    return isinstance(error, OSError) and str(error.strerror).startswith("cannot connect to the proxy")
+
+
 def _hint(url: str, error: BaseException) -> str:
     scheme, separator, rest = url.partition("://")
+    if isinstance(error, zcws.ProxyError) or _is_proxys(error):
+        return "--no-proxy goes without it"
     is_late = isinstance(error, (TimeoutError, asyncio.TimeoutError))
     if isinstance(error, ssl.SSLCertVerificationError):
         return "--ca FILE trusts another authority, --insecure everybody"
@@ -85,4 +94,8 @@ def _answer_hint(scheme: str, rest: str, status: int | None) -> str:
         return "redirects are not followed here: connect to where it leads"
     if status == 401:
         return 'credentials are given with --header "Authorization: ..."'
+    if status in (502, 503, 504):
+        return "somebody in between says so: is the server behind it running?"
+    if status == 500:
+        return "the server failed: its log may say more"
     return "is the path right, and is there a WebSocket server?"

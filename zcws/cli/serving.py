@@ -80,7 +80,7 @@ async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext |
     stop.listen(is_worker=options.worker)
     server = await listen(options, context)
     try:
-        print(announcement(server.sockets[0], options.host, secure=context is not None), flush=True)
+        print(announcement(server.sockets[0], options), flush=True)
         await stop.event.wait()
         if stop.drains and options.drain > 0:
             stop.event.clear()
@@ -146,16 +146,19 @@ async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) ->
         raise Failure(refusal(error, options.host, options.port)) from None
 
 
-def announcement(sock: socket.socket, host: str, *, secure: bool) -> str:
-    """The line that says where."""
-    port = sock.getsockname()[1]
-    s = "s" if secure else ""
+def announcement(sock: socket.socket, options: argparse.Namespace) -> str:
+    """The line that says what is where."""
+    host, port = options.host, sock.getsockname()[1]
+    s = "s" if options.ssl_cert else ""
     # A browser cannot go to "every address of this machine".
     browsable = "localhost" if host in ("", "0.0.0.0", "::") else host
-    return (
-        f"zcws listens on ws{s}://{authority(host or '0.0.0.0', port)}; "
-        f"a page to try it is at http{s}://{authority(browsable, port)}/ (Ctrl-C stops it)"
-    )
+    listens = f"zcws listens on ws{s}://{authority(host or '0.0.0.0', port)}"
+    there = f"at http{s}://{authority(browsable, port)}/ (Ctrl-C stops it)"
+    if not options.static:
+        return f"{listens}; a page to try it is {there}"
+    if options.echo or options.chat:
+        return f"{listens}; the files of {options.static} are {there}"
+    return f"zcws serves the files of {options.static} {there}"
 
 
 async def echo(ws: zcws.WebSocket) -> None:

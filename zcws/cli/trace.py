@@ -1,8 +1,8 @@
 """`zcws trace`: a proxy that lets every byte pass, and prints the frames that it sees in both directions.
 
 Nothing is terminated or repaired here: what one side sends is what the other gets, illegal frames and all (only the
-`Host` of the request becomes the server's). The printing side reads a copy (`Tap`), and gives up on a direction that
-makes no sense without ending it.
+`Host` of the request becomes the server's). A server that cannot be reached is a 502 for the client. The printing side
+reads a copy (`Tap`), and gives up on a direction that makes no sense without ending it.
 
     client ----bytes----> here ----bytes----> server
                            |
@@ -16,14 +16,14 @@ import asyncio
 import contextlib
 import itertools
 import re
-import ssl
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from zcws.cli.common import Failure, add_client_options, authority, client_context, port
+from zcws.cli.common import Failure, add_server, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
 from zcws.cli.terminal import Terminal, printable
+from zcws.http import text_response
 from zcws.trace import Tracer
 
 __all__ = ["Tap", "add"]
@@ -42,10 +42,10 @@ def add(commands: Any) -> None:
         help="print the frames between a client and a server",
         description="A proxy: point the client at it, and see what the two say to each other.",
     )
-    add_client_options(trace)
+    add_server(trace)
     trace.add_argument("--listen", type=port, default=9000, metavar="PORT", help="(default: %(default)s)")
     trace.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    trace.set_defaults(run=run, parser=trace)
+    trace.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,17 +103,18 @@ class Proxy:
             raise Failure(f"{options.url} is no URL: {error}") from None
         if url.scheme not in ("ws", "wss") or not url.hostname:
             raise Failure(f"{options.url} is not ws://HOST/ or wss://HOST/")
-        self._ssl: ssl.SSLContext | None = client_context(options) if url.scheme == "wss" else None
+        self._ssl = client_context(options)
         self._host, self._port = url.hostname, given or (443 if self._ssl else 80)
         self._netloc = url.netloc.rpartition("@")[2]
         self._numbers = itertools.count(1)
+        self._passing: set[asyncio.Task[None]] = set()
         self._terminal = Terminal()
 
     async def serve(self) -> None:
         """Until it is cancelled."""
         told = self._told
         try:
-            server = await asyncio.start_server(self._pass_on, told.host, told.listen)
+            server = await asyncio.start_server(self._accept, told.host, told.listen)
         except OSError as error:
             raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
@@ -122,13 +123,20 @@ class Proxy:
         async with server:
             await server.serve_forever()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: CPython before 3.12 prints a traceback for each of its own that Ctrl-C cancels.
+        passing = asyncio.get_running_loop().create_task(self._pass_on(reader, writer))
+        self._passing.add(passing)
+        passing.add_done_callback(self._passing.discard)
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(self._numbers)
         try:
             server = await asyncio.open_connection(self._host, self._port, ssl=self._ssl)
-        except OSError as error:
-            self._say(number, "!", unreachable(self._told.url, error))
-            writer.close()
+        except (OSError, UnicodeError) as error:
+            sentence = unreachable(self._told.url, error)
+            self._say(number, "!", sentence)
+            await self._refuse(reader, writer, sentence)
             return
         up, down = Tap(), Tap()
         try:
@@ -140,6 +148,16 @@ class Proxy:
             for end in (writer, server[1]):
                 end.close()
             self._say(number, "|", "the connection has ended")
+
+    async def _refuse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sentence: str
+    ) -> None:
+        """RFC 9110 15.6.3: a gateway that gets no answer. To hang up would tell the client to look for TLS here."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await reader.readuntil(b"\r\n\r\n")  # what is unread would turn closing into a reset
+            writer.write(text_response(502, sentence).serialize())
+            await writer.drain()
+        writer.close()
 
     async def _copy(
         self,

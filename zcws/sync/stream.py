@@ -60,6 +60,9 @@ class WebSocket(ReadingSide, WritingSide):
         request, response: the opening handshake.
     """
 
+    request: Request  # None where somebody has made a connection by hand; `connect` and `serve` never do
+    response: Response
+
     def __init__(
         self,
         channel: Channel,
@@ -73,8 +76,8 @@ class WebSocket(ReadingSide, WritingSide):
         keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection.compressor)
         ReadingSide.__init__(self, connection, channel, options, keepalive)
         WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
-        self.request = request
-        self.response = response
+        self.request = request  # type: ignore[assignment]
+        self.response = response  # type: ignore[assignment]
         self._usual_wait = self._longest_wait
         # The same thread may have it twice: a signal handler may interrupt between getting it and knowing so.
         self._reading = threading.RLock()
