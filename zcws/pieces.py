@@ -260,6 +260,7 @@ class PieceReader(Inlet):
         if self._assembly is not None or self.streaming is not None:
             raise RuntimeError("a message is being read already; a stream begins with a message")
         self._forget_frame()
+        self._lease.number += 1  # one that was handed on past us, too
         self.ready = NO_ROWS
         self.streaming = 0
         self.is_idle = False

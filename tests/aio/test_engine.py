@@ -226,6 +226,60 @@ def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
     run(main)
 
 
+@pytest.mark.parametrize("word", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("size", [10, 3000])
+def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
+    word: type[BaseException], size: int
+) -> None:
+    """What C has received for them in the same turn was nobody's any more."""
+    received: dict[str, list[str]] = {}
+
+    async def collect(ws: WebSocket) -> None:
+        async for message in ws:
+            received.setdefault(ws.request.path, []).append(message)  # type: ignore[union-attr, arg-type]
+            if message == "end":
+                raise word
+
+    async def start() -> tuple[Any, list[Any]]:
+        server = await zcws.serve(collect, "127.0.0.1", 0, compression=None)
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        clients = [await zcws.connect(f"{uri}/{i}", proxy=None, compression=None) for i in range(6)]
+        for ws in clients:
+            await ws.send("warm")
+        await until(lambda: sum(map(len, received.values())) == 6)
+        return server, clients
+
+    async def end_one() -> None:
+        for i, ws in enumerate(clients):
+            message = "x" * size + str(i)
+            ws.send_nowait(message if i else "end")
+            if i % 2:
+                ws.send_nowait("and another")
+            await ws.flush()
+        await asyncio.sleep(10)
+
+    async def go_on() -> None:
+        for ws in clients[1:]:
+            await ws.send("behind")
+        await until(lambda: all(received[f"/{i}"][-1] == "behind" for i in range(1, 6)))
+        clients[0].abort()
+        await asyncio.gather(*(ws.close() for ws in clients))
+        server.close()
+        await server.wait_closed()
+
+    loop = asyncio.new_event_loop()
+    try:
+        server, clients = loop.run_until_complete(start())
+        with pytest.raises(word):
+            loop.run_until_complete(end_one())
+        loop.run_until_complete(go_on())
+    finally:
+        loop.close()
+    for i in range(1, 6):
+        others = ["and another"] if i % 2 else []
+        assert received[f"/{i}"] == ["warm", "x" * size + str(i), *others, "behind"]
+
+
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("habit", HABITS)
 def test_half_a_frame_beside_room_to_write(habit: str, others: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import shutil
@@ -325,3 +326,31 @@ class Counting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+@pytest.mark.parametrize("bad", [b"\x83\x80abcd", b"\x81\x81abcd\x9e"], ids=["opcode", "text"])
+def test_a_handler_that_returns_in_the_step_in_which_the_peer_breaks_a_rule(
+    anyplace: Place, bad: bytes
+) -> None:
+    """The transport was closed twice, and then asyncio's TLS could not be aborted: it stayed for half a minute."""
+
+    async def main() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+        async def collect(ws: zcws.WebSocket) -> None:
+            with contextlib.suppress(zcws.ConnectionClosed):
+                while True:
+                    await ws.recv()
+
+        async with anyplace.serve(collect, close_timeout=0.2) as server:
+            async with anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                await asyncio.sleep(0.05)
+                await peer.send_bytes(bad)
+                (close,) = await peer.rest()  # and then it says nothing more
+                assert close.opcode == wire.CLOSE
+                await until(lambda: not server.connections)
+        assert reported == []
+
+    anyplace.run(main())

@@ -344,3 +344,24 @@ def test_callbacks(anyplace: Place) -> None:
         assert got[:100] == [b"%d" % number for number in range(100)]
 
     anyplace.run(main())
+
+
+def test_a_second_reader_does_not_change_what_the_first_one_gets(anyplace: Place) -> None:
+    """It is refused; what it wanted must not be what is handed to the one who waits."""
+
+    async def main() -> None:
+        async with anyplace.serve(lambda ws: ws.wait_closed()) as server:
+            async with anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                for first, second in ((ws.recv, ws.read_frame), (ws.read_frame, ws.recv)):
+                    for message in (b"one", b"two"):  # the next read begins anew
+                        reading = asyncio.ensure_future(first())
+                        await asyncio.sleep(0)
+                        with pytest.raises(RuntimeError, match="another task"):
+                            await second()
+                        await peer.send(wire.TEXT, message)
+                        got: Any = await soon(reading)
+                        assert (got if first == ws.recv else got.text) == message.decode()
+
+    anyplace.run(main())

@@ -511,3 +511,37 @@ def _offer() -> bytes:
 async def _after(ws: zcws.WebSocket) -> None:
     await asyncio.sleep(0)  # the other one begins
     await ws.send("behind it")
+
+
+@pytest.mark.parametrize("pause", [True, False])
+def test_a_stream_in_the_step_in_which_a_frame_was_read(anyplace: Place, pause: bool) -> None:
+    """The frame is stale, and its memory is not kept from the stream."""
+    large = bytes(range(256)) * 2000
+
+    async def main() -> None:
+        got: list[bytes] = []
+
+        async def collect(ws: zcws.WebSocket) -> None:
+            for _ in range(3):
+                frame = await ws.read_frame()  # from the second on it is handed on past the reader
+            async with ws.stream() as message:
+                with pytest.raises(zcws.StaleFrame):
+                    frame.to_bytes()
+                if pause:
+                    await asyncio.sleep(0.01)
+                got.append(b"".join([piece async for piece in message]))  # type: ignore[misc]
+                with pytest.raises(zcws.StaleFrame):
+                    frame.payload  # noqa: B018
+            got.append(await ws.recv(decode=False))
+
+        async with anyplace.serve(collect) as server, anyplace.raw_client(server) as peer:
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+                await peer.send(wire.BINARY, b"a frame")
+            await asyncio.sleep(0.01)
+            for _ in range(2):
+                await peer.send(wire.BINARY, large)
+            await until(lambda: len(got) == 2)
+        assert got == [large, large]
+
+    anyplace.run(main())

@@ -138,7 +138,7 @@ class Served(Protocol):
         """Receiving failed."""
         ...
 
-    def broke(self, exc: Exception) -> None:
+    def broke(self, exc: BaseException) -> None:
         """What was received cannot be handled."""
         ...
 
@@ -175,6 +175,8 @@ class Engine:
         self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking = False
         self.written: list[Served] = []
+        # What has come out of a program to end the loop: those behind it in the same turn have theirs first.
+        self._last_word: BaseException | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop."""
@@ -262,23 +264,25 @@ class Engine:
 
     def _turn(self) -> None:
         """Serves the sockets that are ready."""
+        pool = self._pool
         if self._is_alone:
             self._serve(self._only, _SERVE, IN)
-            return
-        pool = self._pool
-        if pool is None:
+        elif pool is None:
             self._serve_each()
-            return
-        ring = self._ring
-        if pool.common is not ring or ring is None or (ring.exports and ring.is_exported):
-            ring = self._take_ring(pool)
-        found = _serve_sockets(self._sockets)
-        if found == 1:
-            self._walk_ones(pool, ring, self._first.tolist())
-        elif self._only >= 0:
-            self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
-        elif found:
-            self._serve_many(pool, ring, found)
+        else:
+            ring = self._ring
+            if pool.common is not ring or ring is None or (ring.exports and ring.is_exported):
+                ring = self._take_ring(pool)
+            found = _serve_sockets(self._sockets)
+            if found == 1:
+                self._walk_ones(pool, ring, self._first.tolist())
+            elif self._only >= 0:
+                self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
+            elif found:
+                self._serve_many(pool, ring, found)
+        if self._last_word is not None:
+            last_word, self._last_word = self._last_word, None
+            raise last_word
 
     def _take_ring(self, pool: Pool) -> Ring:
         """Another one: somebody has kept the last one, or a view of it."""
@@ -323,7 +327,7 @@ class Engine:
                 if stream is None or stream.arrived(ring, what, begin, start, stop):
                     continue
                 self._is_not_idle(pool, ring, fd, stream)
-            except Exception as exc:
+            except BaseException as exc:
                 self._broke(pool, fd, exc)
             if pool.common is not ring:
                 # Somebody keeps the ring: those behind him move to a fresh one, as entries of the other kind.
@@ -351,7 +355,7 @@ class Engine:
                         self.serve_alone(fd)
                 elif not stream.scanned(ring, begin, stop, count, rows):
                     self._is_not_idle(pool, ring, fd, stream)
-            except Exception as exc:
+            except BaseException as exc:
                 self._broke(pool, fd, exc)
 
     def _is_not_idle(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
@@ -359,10 +363,15 @@ class Engine:
         if stream.inlet.holds(ring):
             pool.common = None
 
-    def _broke(self, pool: Pool, fd: int, exc: Exception) -> None:
+    def _broke(self, pool: Pool, fd: int, exc: BaseException) -> None:
         pool.common = None  # he may have kept it, or not
-        if fd in self._transports:
-            self._transports[fd].broke(exc)
+        self._fail(self._transports.get(fd), exc)
+
+    def _fail(self, transport: Served | None, exc: BaseException) -> None:
+        if not isinstance(exc, Exception):
+            self._last_word = exc
+        if transport is not None:
+            transport.broke(exc)
 
     def _serve(self, fd: int, how: int, what: int) -> None:
         """A socket that C did not receive for."""
@@ -380,8 +389,8 @@ class Engine:
                 # has to be gone on with by itself. `read_ready` says when it is idle again.
                 self.serve_alone(fd)
                 transport.read_ready()
-        except Exception as exc:
-            transport.broke(exc)
+        except BaseException as exc:
+            self._fail(transport, exc)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ class Stream(Outlet):
         self._on_frame = on_frame
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._wakeup = Wakeup(loop)
+        self._wakeup = Wakeup(loop, self._forget_wants)
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
@@ -211,13 +211,18 @@ class Stream(Outlet):
         self._reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
 
+    def _forget_wants(self) -> None:
+        """A second reader has said what it wants, and is refused: the first one, who waits, has to ask the reader."""
+        self._wants_message = self._wants_frame = False
+
     def _lend(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
         """Hands the frame to the task that waits for one. False: nobody took it."""
         reader = self._reader
         self._handed = frame = reader.frame_of(ring, begin, what, start, stop)
         if frame is None or not self._wakeup.wake_now():
             return False
-        if self._wakeup.is_waiting:  # the next read has begun, and that was the end of this frame
+        # The next read has begun, and that was the end of this frame; or pieces are to be read next.
+        if self._wakeup.is_waiting or reader.streaming is not None:
             reader.drop_frame(ring, stop)
         else:
             reader.keep_frame(frame, ring, stop)

@@ -125,16 +125,17 @@ class EngineTransport(asyncio.Transport):
         """Receiving failed."""
         self._end(exc)
 
-    def broke(self, exc: Exception) -> None:
+    def broke(self, exc: BaseException) -> None:
         """What was received cannot be handled here: no memory, most likely. As on every transport of asyncio, this
         connection ends, and those behind it in the same turn have theirs."""
-        context = {
-            "message": "a connection failed on what it received",
-            "exception": exc,
-            "transport": self,
-            "protocol": self._protocol,
-        }
-        self._engine.loop().call_exception_handler(context)
+        if isinstance(exc, Exception):  # the others end the loop, and need no log
+            context = {
+                "message": "a connection failed on what it received",
+                "exception": exc,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+            self._engine.loop().call_exception_handler(context)
         self._end_soon(None)
 
     def read_ready(self) -> None:

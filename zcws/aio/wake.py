@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 __all__ = ["Wakeup"]
 
@@ -43,15 +43,18 @@ def _forget(key: int, gone: weakref.ref[asyncio.Future[None]]) -> None:
 class Wakeup:
     """Something that one task can wait for, again and again."""
 
-    __slots__ = ("_finished", "_future", "_loop")
+    __slots__ = ("_finished", "_future", "_loop", "_refused")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, refused: Callable[[], object] = lambda: None) -> None:
+        """`refused`: called when a second task wants to wait."""
         self._loop = loop
+        self._refused = refused
         self._finished = _finished_of(loop)
         self._future: asyncio.Future[None] | None = None  # what the task waits for
 
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
         if self._future is not None and not self._future.done():
+            self._refused()
             raise RuntimeError("another task is reading from this connection already")
         self._future = future = self._loop.create_future()
         # What `Future.__await__` would do. A generator of our own would have to be resumed on the task's way back.
