@@ -481,3 +481,16 @@ def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
                 with pytest.raises(zcws.ConnectionClosedOK) as closed:
                     ws.recv()
                 assert closed.value.code == 1000
+
+
+def test_a_limit_that_closed_a_connection_is_a_warning(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(swallow, max_size=10) as server:
+        for payload, code in ((b"x" * 11, 1009), (b"\xff", 1007)):
+            with raw.client(port_of(server)) as peer:
+                peer.send(wire.TEXT, payload)
+                assert peer.read().payload[:2] == code.to_bytes(2, "big")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("zcws.server", "WARNING")
+    assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()

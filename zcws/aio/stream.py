@@ -322,6 +322,9 @@ class Stream(Outlet):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        if isinstance(exc, OSError):
+            # Without its traceback, which holds frames of ours, and by them this connection.
+            self.connection.bridge.cause = exc.with_traceback(None)
         self._late_ends = bool(self._late)
         if self._late_ends:
             self.connection.lose()

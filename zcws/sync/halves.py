@@ -156,10 +156,12 @@ class WriterHalf:
         except TimeoutError:
             self._channel.abort()
             raise ConnectionClosedError(
-                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"
+                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)", by="us"
             ) from None
         except OSError as exc:
-            raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
+            raise ConnectionClosedError(
+                CloseCode.ABNORMAL_CLOSURE, "the socket is gone", by=self._connection.closed_by or "network"
+            ) from exc
 
     def _finish(self) -> None:
         """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""
