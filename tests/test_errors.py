@@ -225,7 +225,37 @@ def test_a_handshake_error_carries_the_response() -> None:
         {"Server": "x"},
         b"no",
     )
-    assert str(error) == "rejected"
+    assert str(error) == "rejected (status 403): no"
+    assert error.args == ("rejected",)
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", ""),
+        (b"\r\n no room\r\nat all\n", ": no room"),
+        ("grüße".encode(), ": grüße"),
+        (b"x" * 200, ": " + "x" * 200),
+        (b"x" * 201, ": " + "x" * 200 + "..."),
+        ("é".encode() * 600, ": " + "é" * 200 + "..."),
+        (b"<!DOCTYPE html>", ""),
+        (b"\x1b[31mred", ""),
+        (b"\xff\xfe", ""),
+        (b"a\x00b", ""),
+    ],
+)
+def test_a_handshake_error_shows_the_first_line_of_a_text(body: bytes, shown: str) -> None:
+    """It reaches logs and terminals, and the server had its say in it: one line, of what can be printed."""
+    assert str(HandshakeError("no", status=101, body=body)) == f"no{shown}"
+
+
+def test_a_handshake_error_says_the_status_once() -> None:
+    assert str(HandshakeError("answered with status 503 instead of 101", status=503)).count("503") == 1
+    assert str(HandshakeError("no", status=503)) == "no (status 503)"
+
+
+def test_a_handshake_error_shows_what_could_not_be_read() -> None:
+    assert str(HandshakeError("no HTTP", status=400, seen="b'SSH'")) == "no HTTP; it began with b'SSH'"
 
 
 def test_a_handshake_that_got_no_response_has_none() -> None:

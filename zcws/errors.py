@@ -54,6 +54,10 @@ _WHOSE = {
 }
 
 
+#: Characters of a response's body that a text shows: a sentence.
+_SHOWN = 200
+
+
 class ZcwsError(Exception):
     """The root of every error that zcws defines."""
 
@@ -157,6 +161,7 @@ class HandshakeError(ZcwsError):
         status: the HTTP status received (client) or sent (server), where there was one.
         headers: the response's headers, where there was one.
         body: up to 64 KiB of the response's body.
+        seen: how the peer's bytes began, where they could not be read; "" elsewhere.
     """
 
     def __init__(
@@ -166,12 +171,32 @@ class HandshakeError(ZcwsError):
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        seen: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.headers = headers
         self.body = body
+        self.seen = seen
+
+    def __str__(self) -> str:
+        """The reason, and the first line of the body where that is text: servers say there what was wrong."""
+        text = self.reason
+        if self.seen:
+            return f"{text}; it began with {self.seen}"
+        if self.status not in (None, 101) and str(self.status) not in text:
+            text += f" (status {self.status})"
+        said = _first_line(self.body)
+        return f"{text}: {said}" if said else text
+
+
+def _first_line(body: bytes) -> str:
+    """The first line of a text, as far as a log should show it; "" for what is none, or a page of HTML."""
+    line = body[: 4 * _SHOWN].lstrip().partition(b"\n")[0].decode("utf-8", "replace").rstrip()
+    if line.startswith("<") or not line.isprintable() or "\ufffd" in line[:_SHOWN]:
+        return ""
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
 
 
 class ProxyError(HandshakeError):
@@ -188,8 +213,9 @@ class ProxyError(HandshakeError):
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         is_temporary: bool = False,
+        seen: str = "",
     ) -> None:
-        super().__init__(reason, status=status, headers=headers)
+        super().__init__(reason, status=status, headers=headers, seen=seen)
         self.is_temporary = is_temporary
 
 

@@ -256,6 +256,7 @@ class Server:
             response = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
+            logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
         stream.sendall(response.serialize())
         if response.status_code != 101:
             logger.debug("connection rejected: %s", response.status_code)
