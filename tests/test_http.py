@@ -304,6 +304,18 @@ class TestStart:
             search.find(first + then)
         assert caught.value.seen == repr(then)
 
+    @pytest.mark.parametrize(("room", "then"), [(0, b"\0"), (5, b"HTTP/1.1 101\n"), (5, b"HTTP/1.1 1x\r\n")])
+    def test_the_limit_of_all_heads_comes_first(self, room: int, then: bytes) -> None:
+        """What lies behind it is not looked at, in whatever cut."""
+        sizes = [8000, 8000, MAX_HEAD - 16_000 - room]
+        data = b"".join(b"HTTP/1.1 100 " + b"x" * (size - 17) + b"\r\n\r\n" for size in sizes) + then
+        for split in (len(data), *range(MAX_HEAD - 10, len(data))):
+            search = HeadSearch(RESPONSE)
+            with pytest.raises(HttpError, match="over a limit"):
+                for arrived in (data[:split], data):
+                    while end := search.find(arrived):
+                        search.skip(end)
+
     @pytest.mark.parametrize("step", [1, 7, 1000])
     def test_no_byte_is_looked_at_often(self, step: int) -> None:
         """Linear, as without it: twice to find the end of the head, and as often for the line and its grammar."""

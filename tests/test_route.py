@@ -21,6 +21,7 @@ from zcws.http import Response
 from zcws.proxy import Proxy, parse_proxy
 from zcws.route import (
     Route,
+    cannot_connect,
     environment_proxy,
     is_address,
     make_context,
@@ -284,6 +285,23 @@ class TestErrors:
         if hinted:
             assert isinstance(found, ConnectionResetError)
             assert str(found).endswith("does wss://a/ speak TLS? If not, write ws://")
+
+    def test_an_answer_that_is_no_tls(self) -> None:
+        error = ssl.SSLError(1, "wrong version number")
+        error.reason = "WRONG_VERSION_NUMBER"  # where OpenSSL raises it, it has one
+        hint = "does the proxy https://p:443 speak TLS? If not, write http://"
+        assert unreachable(parse_proxy("https://p"), error) is error
+        assert error.strerror == f"wrong version number; {hint}"
+        assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
+        assert error.strerror == f"wrong version number; {hint}"
+
+    def test_nobody_there(self) -> None:
+        refused, no_route = os.strerror(errno.ECONNREFUSED), os.strerror(errno.EHOSTUNREACH)
+        error = cannot_connect(
+            [(("::1", 1, 0, 0), errno.ECONNREFUSED), (("127.0.0.1", 1), errno.EHOSTUNREACH)]
+        )
+        assert isinstance(error, ConnectionRefusedError)
+        assert error.strerror == f"cannot connect to [::1]:1: {refused}; 127.0.0.1:1: {no_route}"
 
     def test_several_addresses_that_all_fail(self) -> None:
         assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")

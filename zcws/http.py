@@ -302,9 +302,9 @@ class HeadSearch:
 
     def _judge(self, data: BytesLike, start: Start) -> None:
         """Looks at the first line, as far as it has come. One over the limit is not for here."""
-        begin, most = self._start, self._start + MAX_LINE + 2
+        begin, most = self._start, min(self._start + MAX_LINE + 2, MAX_HEAD)
         if self._judged < begin + LOOKED_AT:
-            start.check(bytes(data[begin : begin + LOOKED_AT]))
+            start.check(bytes(data[begin : min(begin + LOOKED_AT, most)]))
         first = begin + 2 if start.skips_empty and data[begin : begin + 2] == b"\r\n" else begin
         fresh = max(self._judged, first)
         end = bytes(data[fresh:most]).find(b"\n")

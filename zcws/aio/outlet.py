@@ -363,7 +363,7 @@ class Outlet(asyncio.BufferedProtocol):
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""
-        # A peer that has said Close, or ended the stream, need not answer a Ping: RFC 6455 5.5.2.
+        # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
         if self.connection.state is not State.OPEN or self._reader.is_ending:
             return False
         pings = self._need_pings()

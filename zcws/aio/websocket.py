@@ -58,9 +58,10 @@ class WebSocket(Reading, Writing):
                 self._waiters = []
             self._waiters.append(closed)
             self._read_before = -1 if self._wakeup.is_waiting else self._frames_read
-            if self._reader.is_ending:
-                if self._reader.is_at_eof:
-                    self._reader.receive_eof()
+            reader = self._reader
+            if reader.is_at_eof:
+                reader.receive_eof()
+            if reader.is_at_eof or (reader.is_ending and not reader.is_concluded):
                 self._advance_closing()
             try:
                 await closed
