@@ -114,7 +114,11 @@ static int read_head(struct zcws_reader *reader, const uint8_t *data, size_t len
         length = load_big_endian(data + 2, extended);
         if ((outcome = check_length(length, extended)) != DONE) return outcome;
     }
-    if ((outcome = check_limits(reader, data[0], length)) != DONE) return outcome;
+    if ((outcome = check_limits(reader, data[0], length)) != DONE) {
+        /* For whoever says so: nothing of this stream is read any more. The sum cannot wrap: a length is below 2^63. */
+        reader->size = ((data[0] & 0x0F) == CONTINUATION ? reader->size : 0) + length;
+        return outcome;
+    }
 
     reader->key = 0;
     if (reader->masked) {

@@ -533,3 +533,77 @@ def test_a_ping_does_not_wait_for_the_reader(role: str) -> None:
     frames = [connection.read_frame(), connection.read_frame()]
     assert [frame.opcode for frame in frames if isinstance(frame, Frame)] == [OpCode.TEXT, OpCode.PING]
     assert sent(connection) == []
+
+
+class TestWhoseDoingItWas:
+    """`by` of every error that says how a connection ended, from the connection and from its reader alike."""
+
+    def check(self, connection: Connection, by: str) -> None:
+        assert connection.closed_by == by
+        for error in (connection.error(), connection.reader.error()):
+            assert (error.by, error.code) == (by, connection.close_code)
+
+    def test_open(self, role: str) -> None:
+        assert make(role).closed_by is None
+
+    def test_the_peers_close(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4000)))
+        self.check(connection, "peer")
+
+    def test_the_peers_close_that_nothing_could_answer(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.TEXT, b"x"))
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4000)))
+        connection.end()
+        connection.read_frame()
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.read_frame()
+            connection.read_frame()
+        assert caught.value.by == "peer"
+        self.check(connection, "peer")
+
+    def test_our_close(self, role: str) -> None:
+        connection = make(role)
+        connection.close(4001)
+        assert connection.error().by == "us"
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4001)))
+        self.check(connection, "us")
+
+    def test_our_close_without_an_answer(self, role: str) -> None:
+        connection = make(role)
+        connection.close(4001)
+        connection.end()
+        assert connection.close_code == 1006
+        self.check(connection, "us")
+
+    def test_a_fault(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, 3))
+        self.check(connection, "us")
+
+    def test_a_failure_of_ours(self, role: str) -> None:
+        connection = make(role)
+        connection.fail(1011, "keepalive ping timeout")
+        self.check(connection, "us")
+        assert str(connection.error()) == "closed here: 1011 (internal error): keepalive ping timeout"
+
+    def test_the_network(self, role: str) -> None:
+        connection = make(role)
+        connection.end()
+        self.check(connection, "network")
+
+    def test_what_the_system_said(self, role: str) -> None:
+        connection = make(role)
+        connection.bridge.cause = cause = ConnectionResetError(104, "reset")
+        connection.end()
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.read_frame()
+        assert caught.value.__cause__ is connection.error().__cause__ is cause
+
+    def test_a_reader_that_is_elsewhere(self, role: str) -> None:
+        connection = make(role)
+        connection.split()
+        connection.send_close(1000)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
+        assert connection.reader.error().by == "us"

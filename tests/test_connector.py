@@ -213,8 +213,8 @@ class TestRefusal:
         ("changes", "reason"),
         [
             ([("Sec-WebSocket-Accept", None)], "no Sec-WebSocket-Accept"),
-            ([("Sec-WebSocket-Accept", KEY)], "no Sec-WebSocket-Accept"),
-            ([("Sec-WebSocket-Accept", ACCEPT), ("Sec-WebSocket-Accept", ACCEPT)], "no Sec-WebSocket-Accept"),
+            ([("Sec-WebSocket-Accept", KEY)], "does not answer"),
+            ([("Sec-WebSocket-Accept", ACCEPT), ("Sec-WebSocket-Accept", ACCEPT)], "does not answer"),
             ([("Upgrade", None)], 'no "Upgrade'),
             ([("Connection", None)], 'no "Connection'),
             ([("Sec-WebSocket-Protocol", "chat")], "subprotocol that was not offered"),
@@ -235,9 +235,8 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "malformed status line"),
-            (b"\x15\x03\x01\x00\x02\x02\x46\r\n\r\n", "malformed status line"),
-            (b"\r\n\r\n", "malformed status line"),
+            (b"HTTP/1.1 x\r\n", "malformed status line; it began with b'HTTP/1.1 x"),
+            (b"HTTP/1.1 101 Yes\n", "ends in LF alone"),
             (wire("HTTP/2.0 101 "), r"only HTTP/1\.1"),
             (wire("HTTP/1.1 101 \nUpgrade : websocket"), "not a token"),
             (b"HTTP/1.1 101 " + b"a" * 9000, "over a limit"),
@@ -250,6 +249,30 @@ class TestRefusal:
         with pytest.raises(HandshakeError, match=f"not legal HTTP: .*{reason}") as caught:
             connector().read_response(data)
         assert caught.value.status is None  # nothing was received that had one
+
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            (b"SSH-2.0-x\r\n", r"the server did not answer with HTTP; it began with b'SSH-2.0-x\r\n'"),
+            (b"\r\n", r"the server did not answer with HTTP; it began with b'\r\n'"),
+            (b"HTTQ", "the server did not answer with HTTP; it began with b'HTTQ'"),
+            (b"h" * 41, f"the server did not answer with HTTP; it began with b'{'h' * 40}' and so on"),
+            (b"\x15\x03\x03", "the server answered with TLS: should the scheme be wss://?"),
+        ],
+    )
+    def test_what_is_no_http_at_all(self, data: bytes, text: str) -> None:
+        """Said at once, and not when the time is over: such a server waits for us."""
+        with pytest.raises(HandshakeError) as caught:
+            connector().read_response(data)
+        assert str(caught.value) == text
+        assert caught.value.__cause__ is None  # not worth another attempt
+
+    def test_the_end_before_it_is_whole(self) -> None:
+        assert "before it answered" in str(connector().cut_short(b""))
+        text = (
+            "the server closed the connection in the middle of its answer; it began with b'HTTP/1.1 101 Swit'"
+        )
+        assert str(connector().cut_short(b"HTTP/1.1 101 Swit")) == text
 
 
 class TestSubprotocol:

@@ -131,16 +131,44 @@ def test_nothing_said_means_not_clean() -> None:
         ),
         (
             LimitExceeded(1009, "too long", limits="max_size=10"),
-            "the peer broke a rule: 1009 (message too big): too long; "
+            "closed here by a limit: 1009 (message too big): too long; "
+            "the limits here are max_size=10, options of connect() and serve()",
+        ),
+        (
+            LimitExceeded(1009, "too long", by="us", limits="max_size=10", size=11),
+            "closed here by a limit: 1009 (message too big): too long: it has 11 bytes or more; "
             "the limits here are max_size=10, options of connect() and serve()",
         ),
         (ConnectionClosedError(1006), "1006 (abnormal closure) [no closing handshake]"),
+        (
+            ConnectionClosedError(1011, "abc", clean=True, by="peer"),
+            "closed by the peer: 1011 (internal error): abc",
+        ),
+        (ConnectionClosedError(4001, "bye", by="us"), "closed here: 4001 (private use): bye"),
+        (ProtocolError(1002, "x", by="us"), "the peer broke a rule: 1002 (protocol error): x"),
+        (
+            ConnectionClosedError(1006, by="network"),
+            "the connection was lost: 1006 (abnormal closure) [no closing handshake]",
+        ),
+        (
+            ConnectionClosedError(1006, by="us"),
+            "closed here, and the peer did not answer: 1006 (abnormal closure) [no closing handshake]",
+        ),
         (ConnectionClosedError(3000, clean=True), "3000 (registered)"),
         (ConnectionClosedError(4999, "private", clean=True), "4999 (private use): private"),
     ],
 )
 def test_its_text_is_for_people(error: ConnectionClosed, text: str) -> None:
     assert str(error) == text
+
+
+def test_what_the_system_said_of_the_network() -> None:
+    error = ConnectionClosedError(1006, by="network")
+    error.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    lost = "the connection was lost: 1006 (abnormal closure)"
+    assert str(error) == f"{lost}: Connection reset by peer [no closing handshake]"
+    error.__cause__ = OSError("nothing more is known")
+    assert str(error) == f"{lost} [no closing handshake]"
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005])
@@ -173,7 +201,8 @@ def test_an_end_without_a_close_both_ways_is_an_error(code: int) -> None:
     [
         ConnectionClosedOK(1000, "bye", clean=True),
         ProtocolError(1002, "reserved opcode"),
-        LimitExceeded(1009, "too long", limits="max_size=10"),
+        LimitExceeded(1009, "too long", by="us", limits="max_size=10", size=11),
+        ConnectionClosedError(1006, by="network"),
         HandshakeError("rejected", status=403, headers={"Server": "x"}, body=b"no"),
         StaleFrame("late"),
     ],
@@ -196,7 +225,37 @@ def test_a_handshake_error_carries_the_response() -> None:
         {"Server": "x"},
         b"no",
     )
-    assert str(error) == "rejected"
+    assert str(error) == "rejected (status 403): no"
+    assert error.args == ("rejected",)
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", ""),
+        (b"\r\n no room\r\nat all\n", ": no room"),
+        ("grüße".encode(), ": grüße"),
+        (b"x" * 200, ": " + "x" * 200),
+        (b"x" * 201, ": " + "x" * 200 + "..."),
+        ("é".encode() * 600, ": " + "é" * 200 + "..."),
+        (b"<!DOCTYPE html>", ""),
+        (b"\x1b[31mred", ""),
+        (b"\xff\xfe", ""),
+        (b"a\x00b", ""),
+    ],
+)
+def test_a_handshake_error_shows_the_first_line_of_a_text(body: bytes, shown: str) -> None:
+    """It reaches logs and terminals, and the server had its say in it: one line, of what can be printed."""
+    assert str(HandshakeError("no", status=101, body=body)) == f"no{shown}"
+
+
+def test_a_handshake_error_says_the_status_once() -> None:
+    assert str(HandshakeError("answered with status 503 instead of 101", status=503)).count("503") == 1
+    assert str(HandshakeError("no", status=503)) == "no (status 503)"
+
+
+def test_a_handshake_error_shows_what_could_not_be_read() -> None:
+    assert str(HandshakeError("no HTTP", status=400, seen="b'SSH'")) == "no HTTP; it began with b'SSH'"
 
 
 def test_a_handshake_that_got_no_response_has_none() -> None:

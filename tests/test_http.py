@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import pytest
@@ -17,10 +17,13 @@ from zcws.http import (
     MAX_HEAD,
     MAX_HEADERS,
     MAX_LINE,
+    REQUEST,
+    RESPONSE,
     HeadSearch,
     HttpError,
     Request,
     Response,
+    Start,
     parse_request,
     parse_response,
     text_response,
@@ -215,6 +218,128 @@ class TestHeaderLines:
 
     def test_bare_line_ends_do_not_end_a_head(self) -> None:
         assert HeadSearch().find(b"GET / HTTP/1.1\nHost: a\n\n") == 0
+
+
+class TestStart:
+    """What cannot become a head is refused at the first byte that says so: who speaks another protocol waits for us."""
+
+    def verdict(self, start: Start, chunks: Iterable[bytes]) -> tuple[object, int]:
+        """The end of the head, or the error's reason; and after how many bytes."""
+        search, arrived = HeadSearch(start), bytearray()
+        for chunk in chunks:
+            arrived += chunk
+            try:
+                if end := search.find(arrived):
+                    return end, len(arrived)
+            except HttpError as error:
+                assert error.status in (400, 431)
+                return error.reason, len(arrived)
+        return 0, len(arrived)
+
+    def check(self, start: Start, data: bytes, expected: object, after: int) -> None:
+        bytewise = [data[at : at + 1] for at in range(len(data))]
+        assert self.verdict(start, bytewise) == (expected, after)
+        for kind in (bytes, bytearray, memoryview):
+            try:
+                assert HeadSearch(start).find(kind(data)) == expected
+            except HttpError as error:
+                assert error.reason == expected
+
+    @pytest.mark.parametrize(
+        ("data", "reason", "after"),
+        [
+            (b"\x16\x03\x01\x02\x00", "TLS is not spoken here", 1),
+            (b"\x00\x00", "not HTTP", 1),
+            (b" / HTTP/1.1\r\n", "not HTTP", 1),
+            (b"\n", "not HTTP", 1),
+            (b"\r\r", "not HTTP", 2),
+            (b"\r\n\r\n", "not HTTP", 3),
+            (b"SSH-2.0-x\r\n", "not HTTP", 10),
+            (b"hello\n", "not HTTP", 6),
+            (b"G\xc3\x9cT /", "not HTTP", 2),
+            (b"GET / HTTP/1.1\nHost: a\n\n", "LF alone", 15),
+            (b"GET /\n", "LF alone", 6),
+            (b"\r\nGET / HTTP/1.1\n", "LF alone", 17),
+            (b"EHLO me\r\n", "malformed request line", 9),
+            (b"GET  / HTTP/1.1\r\n", "malformed request line", 17),
+            (b"x" * 20_000, "over a limit", MAX_LINE + 2),
+            (b"GET /" + b"x" * 20_000, "over a limit", MAX_LINE + 2),
+        ],
+    )
+    def test_no_request(self, data: bytes, reason: str, after: int) -> None:
+        with pytest.raises(HttpError, match=reason) as caught:
+            HeadSearch(REQUEST).find(data)
+        self.check(REQUEST, data, caught.value.reason, after)
+
+    @pytest.mark.parametrize(
+        ("data", "reason", "after"),
+        [
+            (b"\x15\x03\x03\x00", "TLS", 1),
+            (b"\x00\x00\x12\x04", "not HTTP", 1),
+            (b"\r\n", "not HTTP", 1),
+            (b"HTTPS", "not HTTP", 5),
+            (b"HTTP/1.1 101 Yes\nUpgrade: websocket\n\n", "LF alone", 17),
+            (b"HTTP/1.1 Yes\r\n", "malformed status line", 14),
+            (b"HTTP/1.1 200 " + b"x" * 20_000, "over a limit", MAX_LINE + 2),
+        ],
+    )
+    def test_no_response(self, data: bytes, reason: str, after: int) -> None:
+        with pytest.raises(HttpError, match=reason) as caught:
+            HeadSearch(RESPONSE).find(data)
+        self.check(RESPONSE, data, caught.value.reason, after)
+
+    @pytest.mark.parametrize(
+        "first", ["GET / HTTP/1.1", "\nGET / HTTP/1.1", f"{'x' * 100} / HTTP/1.1", "GET / HTTP/3.0"]
+    )
+    def test_a_request(self, first: str) -> None:
+        data = wire(f"{first}\na: b")
+        self.check(REQUEST, data, len(data), len(data))
+
+    def test_heads_behind_each_other(self) -> None:
+        first, then = wire("HTTP/1.1 100 Continue"), b"no head"
+        search = HeadSearch(RESPONSE)
+        assert search.find(first + then) == len(first)
+        search.skip(len(first))
+        with pytest.raises(HttpError, match="not HTTP") as caught:
+            search.find(first + then)
+        assert caught.value.seen == repr(then)
+
+    @pytest.mark.parametrize(("room", "then"), [(0, b"\0"), (5, b"HTTP/1.1 101\n"), (5, b"HTTP/1.1 1x\r\n")])
+    def test_the_limit_of_all_heads_comes_first(self, room: int, then: bytes) -> None:
+        """What lies behind it is not looked at, in whatever cut."""
+        sizes = [8000, 8000, MAX_HEAD - 16_000 - room]
+        data = b"".join(b"HTTP/1.1 100 " + b"x" * (size - 17) + b"\r\n\r\n" for size in sizes) + then
+        for split in (len(data), *range(MAX_HEAD - 10, len(data))):
+            search = HeadSearch(RESPONSE)
+            with pytest.raises(HttpError, match="over a limit"):
+                for arrived in (data[:split], data):
+                    while end := search.find(arrived):
+                        search.skip(end)
+
+    @pytest.mark.parametrize("step", [1, 7, 1000])
+    def test_no_byte_is_looked_at_often(self, step: int) -> None:
+        """Linear, as without it: twice to find the end of the head, and as often for the line and its grammar."""
+        looked_at = 0
+
+        class Counted(bytearray):
+            def find(self, what: bytes, start: int = 0, end: int = 0) -> int:  # type: ignore[override]
+                nonlocal looked_at
+                looked_at += max(0, min(end, len(self)) - start)
+                return super().find(what, start, end)
+
+            def __getitem__(self, which: slice) -> bytearray:  # type: ignore[override]
+                nonlocal looked_at
+                piece = super().__getitem__(which)
+                looked_at += len(piece)
+                return piece
+
+        whole = b"GET /" + b"a" * (MAX_LINE - 20) + b" HTTP/1.1\r\na: b\r\n\r\n"
+        search, reads = HeadSearch(REQUEST), 0
+        for size in [*range(step, len(whole), step), len(whole)]:
+            reads += 1
+            end = search.find(Counted(whole[:size]))
+        assert end == len(whole)
+        assert looked_at <= 4 * len(whole) + 6 * reads + 64 * 64
 
 
 class TestLimits:

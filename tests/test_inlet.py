@@ -1145,3 +1145,27 @@ def test_receiving_nothing_changes_nothing() -> None:
     assert connection.receive_bytes(b"") == 0
     send(connection, wire.frame(PING)[1:])
     assert connection.read_frame() is not NEED_MORE
+
+
+@pytest.mark.parametrize("before", [b"", wire.frame(TEXT, b"x" * 500)])
+def test_a_limit_says_how_large_the_message_is(before: bytes) -> None:
+    connection = connect(Pool(), max_size=1000)
+    connection.receive_bytes(before + wire.frame(TEXT, b"x" * 1001))
+    error = connection.error()
+    assert isinstance(error, LimitExceeded) and error.size == 1001
+    assert "has 1001 bytes or more" in str(error) and "max_size=1000" in str(error)
+
+
+def test_a_limit_says_how_large_its_fragments_are_together() -> None:
+    connection = connect(Pool(), max_size=1000)
+    connection.receive_bytes(wire.frame(BINARY, b"x" * 900, fin=False))
+    connection.receive_bytes(wire.frame(CONTINUATION, b"x" * 200)[:4])  # from the head alone
+    error = connection.error()
+    assert isinstance(error, LimitExceeded) and error.size == 1100
+
+
+def test_a_limit_of_fragments_says_nothing_of_bytes() -> None:
+    connection = connect(Pool(), max_fragments=1)
+    connection.receive_bytes(wire.frame(BINARY, b"x", fin=False) + wire.frame(CONTINUATION, b"x"))
+    error = connection.error()
+    assert isinstance(error, LimitExceeded) and error.size is None

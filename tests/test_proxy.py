@@ -60,7 +60,7 @@ class TestAddress:
             ("http://u:5ecret@", "host of the proxy"),
             ("http://u:5ecret@a..b", "host of the proxy"),
             ("http://u:5ecret@proxy:0", "port of the proxy in proxy= must be 1 to 65535"),
-            ("http://u:5ecret@proxy:x", "not the address of a proxy"),
+            ("http://u:5ecret@proxy:x", "port of the proxy in proxy= must be 1 to 65535"),
             ("http://u:5ecret@proxy/path", "not the address of a proxy"),
             ("http://u:5ecret@proxy?query", "not the address of a proxy"),
             ("http://u:5ecret@pro xy", "not the address of a proxy"),
@@ -165,8 +165,9 @@ class TestConnect:
             (b"HTTP/1.1 301 Go\r\nLocation: http://x/\r\n\r\n", 301, "status 301"),
             (b"HTTP/1.1 407 Auth\r\n\r\n", 407, "it refuses the user name and password"),
             (b"HTTP/1.1 200 OK\r\n\r\nx", None, "bytes behind its answer"),
-            (b"SSH-2.0-x\r\n\r\n", None, "not legal HTTP"),
-            (b"x" * 20_000, None, "not legal HTTP.*over a limit"),
+            (b"SSH-2.0-x\r\n", None, r"did not answer with HTTP; it began with b'SSH-2\.0-x\\r\\n'$"),
+            (b"\x15\x03\x03\0\x02\x02\x46", None, "answered with TLS: should the scheme be https://"),
+            (b"HTTP/1.1 200 " + b"x" * 20_000, None, "not legal HTTP.*over a limit"),
         ],
     )
     def test_refused(self, head: bytes, status: int | None, reason: str) -> None:
@@ -183,5 +184,11 @@ class TestConnect:
     def test_the_end_before_the_answer(self) -> None:
         assert isinstance(tunnel().ended(), HandshakeError)
         assert isinstance(tunnel().ended().__cause__, EOFError)
+        assert "before it answered" in str(tunnel().ended())
+        halfway = tunnel()
+        halfway.feed(b"HTTP/1.1 2")
+        assert str(halfway.ended()).endswith(
+            "in the middle of its answer to CONNECT; it began with b'HTTP/1.1 2'"
+        )
         reset = ConnectionResetError()
         assert tunnel().ended(reset).__cause__ is reset

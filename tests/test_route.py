@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import socket
@@ -20,10 +21,12 @@ from zcws.http import Response
 from zcws.proxy import Proxy, parse_proxy
 from zcws.route import (
     Route,
+    cannot_connect,
     environment_proxy,
     is_address,
     make_context,
     missing_socks,
+    no_tls,
     socks_error,
     socks_options,
     timed_out,
@@ -257,6 +260,48 @@ class TestErrors:
     def test_a_server_that_does_not_answer(self) -> None:
         text = "ws://a/ has not answered the opening handshake in open_timeout=2.5 seconds"
         assert str(timed_out(parse_uri("ws://a/"), 2.5)) == text
+
+    def test_a_proxy_that_perhaps_does_not_answer(self) -> None:
+        text = "ws://a/ has not answered the opening handshake through the proxy http://p:80 in open_timeout=2 seconds"
+        assert str(timed_out(parse_uri("ws://a/"), 2, parse_proxy("u:5ecret@p"))) == text
+
+    @pytest.mark.parametrize(
+        ("error", "hinted"),
+        [
+            (ConnectionResetError(), True),
+            (ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), True),
+            (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), True),
+            (ConnectionResetError("explained"), False),
+            (ConnectionResetError(errno.ECONNRESET, "explained already"), False),
+            (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), False),
+            (ssl.SSLError(1, "another"), False),
+            (OSError(errno.ENOENT, os.strerror(errno.ENOENT)), False),
+        ],
+    )
+    def test_who_seems_to_speak_no_tls(self, error: OSError, hinted: bool) -> None:
+        """What OpenSSL says of an answer that is no TLS: tests/aio/test_reach.py."""
+        found = no_tls("wss://a/", "ws://", error)
+        assert (found is error) != hinted
+        if hinted:
+            assert isinstance(found, ConnectionResetError)
+            assert str(found).endswith("does wss://a/ speak TLS? If not, write ws://")
+
+    def test_an_answer_that_is_no_tls(self) -> None:
+        error = ssl.SSLError(1, "wrong version number")
+        error.reason = "WRONG_VERSION_NUMBER"  # where OpenSSL raises it, it has one
+        hint = "does the proxy https://p:443 speak TLS? If not, write http://"
+        assert unreachable(parse_proxy("https://p"), error) is error
+        assert error.strerror == f"wrong version number; {hint}"
+        assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
+        assert error.strerror == f"wrong version number; {hint}"
+
+    def test_nobody_there(self) -> None:
+        refused, no_route = os.strerror(errno.ECONNREFUSED), os.strerror(errno.EHOSTUNREACH)
+        error = cannot_connect(
+            [(("::1", 1, 0, 0), errno.ECONNREFUSED), (("127.0.0.1", 1), errno.EHOSTUNREACH)]
+        )
+        assert isinstance(error, ConnectionRefusedError)
+        assert error.strerror == f"cannot connect to [::1]:1: {refused}; 127.0.0.1:1: {no_route}"
 
     def test_several_addresses_that_all_fail(self) -> None:
         assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")

@@ -8,7 +8,7 @@ The answer is the first row that applies:
 
     request                                                          answer
     ---------------------------------------------------------------  -------------------------------------
-    no legal head, or over a limit (http.py)                         400, 431 or 505, from `read_request`
+    no HTTP, no legal head, or over a limit (http.py)                400, 431 or 505, from `read_request`
     no opening handshake (`REQUEST_RULES` of handshake.py)           400 or 426, with a sentence
     `Origin` not in `origins`                                        403
     `select_subprotocol` raises HttpError                            what it says
@@ -41,7 +41,16 @@ from zcws.handshake import (
     same_text,
 )
 from zcws.headers import Headers, HeadersLike
-from zcws.http import BytesLike, HeadSearch, HttpError, Request, Response, parse_request, text_response
+from zcws.http import (
+    REQUEST,
+    BytesLike,
+    HeadSearch,
+    HttpError,
+    Request,
+    Response,
+    parse_request,
+    text_response,
+)
 
 __all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth"]
 
@@ -225,7 +234,7 @@ class WebSocketAcceptor:
             extra_headers=extra_headers,
             server_header=server_header,
         )
-        self._search = HeadSearch()
+        self._search = HeadSearch(REQUEST)
         self.used = 0
         self.agreement: Agreement | None = None
         self.error: HttpError | None = None

@@ -4,7 +4,8 @@ It is a mailbox with one slot. RFC 6455 5.5.3 lets an endpoint answer only the l
 Close: so a Pong replaces a Pong, a Close replaces a Pong, and nothing replaces a Close. That is why one slot is
 enough, why nobody needs a lock, and why a flood of Pings costs 125 bytes.
 
-The reader puts; the writer's side takes. Every other thing that the two halves know belongs to one of them alone.
+The reader puts; the writer's side takes. Every other thing that the two halves know belongs to one of them alone, but
+for whose doing the end was: the writer's side notes that here, once, for what the reader tells its caller.
 Nothing here is sent by itself: a reply is a value, and somebody has to write it.
 
 The halves may live in two threads. The slot is a list of at most one reply: putting replaces its content, taking pops
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zcws.codes import OpCode
+from zcws.errors import Closer
 
 __all__ = ["Bridge", "Reply"]
 
@@ -49,15 +51,20 @@ class Bridge:
             writes the reply there and then; a driver wakes whoever listens.
         slot: what waits to be sent: one reply at most.
         ended: nothing more will be put: the reader has come to its end.
+        closer: whose Close came first, as the writer's side saw it; None while it has seen no end. It is here for the
+            reader's errors, which say so.
+        cause: what the system said when the network broke, for the same errors; its driver knows.
     """
 
-    __slots__ = ("_has_close", "ended", "on_put", "slot")
+    __slots__ = ("_has_close", "cause", "closer", "ended", "on_put", "slot")
 
     def __init__(self) -> None:
         self.slot: list[Reply] = []
         self._has_close = False
         self.on_put: Callable[[], None] | None = None
         self.ended = False
+        self.closer: Closer | None = None
+        self.cause: OSError | None = None
 
     def put(self, reply: Reply) -> None:
         """The reader owes this to the peer."""

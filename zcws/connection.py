@@ -27,7 +27,7 @@ from zcws.closing import Event, State, next_state
 from zcws.codec import Deflater, Inflater
 from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
+from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
 from zcws.keys import MaskingKeys
@@ -53,6 +53,14 @@ _SEND_CLOSE, _RECEIVE_CLOSE, _FAIL = Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Even
 
 #: The socket should be closed, or is: RFC 6455 7.1.1.
 _ENDS = frozenset({State.CLOSED, State.FAILED, State.LOST})
+
+#: Whose doing it is when this happens first. The peer breaks a rule, and it is our Close that says so.
+_CLOSERS: dict[Event, Closer] = {
+    Event.SEND_CLOSE: "us",
+    Event.RECEIVE_CLOSE: "peer",
+    Event.FAIL: "us",
+    Event.END: "network",
+}
 
 #: Nothing of ours can be sent any more.
 _MUTE = frozenset({State.LOST, State.FAILED})
@@ -339,6 +347,7 @@ class Connection:
     def _move(self, event: Event) -> None:
         if self.began_end is None:
             self.began_end = event
+            self.bridge.closer = _CLOSERS[event]
         self.state = next_state(self.state, event)
         if self.state is State.LOST:
             self.writer.bar()
@@ -360,16 +369,24 @@ class Connection:
         """The code and the reason, where the connection was ended for a reason of ours."""
         return self._failure
 
+    @property
+    def closed_by(self) -> Closer | None:
+        """Whose Close came first, ours where the peer broke a rule; None while it is open."""
+        if self.began_end is None:
+            return None
+        return "us" if self._failure is not None else self.reader.closed_by
+
     def error(self) -> ConnectionClosed:
-        """A new exception that says how the connection ended."""
+        """A new exception that says how the connection ended, and whose doing it was."""
         if self._failure is not None:
-            return ConnectionClosedError(*self._failure)
+            return ConnectionClosedError(*self._failure, by="us")
         close = self.reader.peer_close
         if close is not None and not self.reader.is_faulty:
-            return closed_error(*close, clean=self.state is State.CLOSED)
+            return closed_error(*close, clean=self.state is State.CLOSED, by=self.reader.closed_by)
         if self.state is State.CLOSE_SENT:
             code = self.writer.close_code
-            return closed_error(CloseCode.NO_STATUS_RCVD if code is None else code, "our close", clean=True)
+            code = CloseCode.NO_STATUS_RCVD if code is None else code
+            return closed_error(code, "our close", clean=True, by="us")
         return self.reader.error()
 
 

@@ -43,7 +43,17 @@ from zcws.handshake import (
     make_key,
 )
 from zcws.headers import Headers, HeadersLike
-from zcws.http import BytesLike, HeadSearch, HttpError, Request, Response, parse_response
+from zcws.http import (
+    RESPONSE,
+    BytesLike,
+    HeadSearch,
+    HttpError,
+    Request,
+    Response,
+    complaint,
+    parse_response,
+    shown_start,
+)
 from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
 
 __all__ = ["WebSocketConnector"]
@@ -125,7 +135,7 @@ class WebSocketConnector:
         self._basic_auth = basic_auth
         self._bearer = bearer
         self._authorization = self._authorize()
-        self._search = HeadSearch()
+        self._search = HeadSearch(RESPONSE)
         self._head_begin = 0
         self._key = make_key(entropy(16))  # RFC 6455 4.1, 7: 16 bytes, new for each connection
         self.request_head = Request(self.uri.path, self._request_headers())
@@ -199,8 +209,20 @@ class WebSocketConnector:
                 self._head_begin = end
                 self._search.skip(end)
         except HttpError as error:
-            raise HandshakeError(f"the response is not legal HTTP: {error.reason}") from None
+            reason = complaint("the response", "the server", error, "wss://")
+            raise HandshakeError(reason, seen=error.seen) from None
         return None
+
+    def cut_short(self, data: BytesLike) -> HandshakeError:
+        """What to raise when the server ends the connection before the response is whole.
+
+        Args:
+            data: everything that has arrived.
+        """
+        if not data:
+            return HandshakeError("the server closed the connection before it answered the opening handshake")
+        reason = "the server closed the connection in the middle of its answer"
+        return HandshakeError(reason, seen=shown_start(data))
 
     def body_reader(self, response: Response) -> BodyReader:
         """Collects the body of a response that is not a 101; feed it the bytes from `used` on."""

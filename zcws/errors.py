@@ -6,7 +6,7 @@ rule), `HandshakeError` (the connection never opened), `ConnectionClosed` (it is
 asserted, and they leak nothing of what was received.
 
     ZcwsError
-      +-- ConnectionClosed            .code .reason .clean
+      +-- ConnectionClosed            .code .reason .clean .by
       |     +-- ConnectionClosedOK    1000, 1001 or no code, both ways
       |     +-- ConnectionClosedError anything else
       |           +-- ProtocolError       the peer broke a rule: 1002, 1007
@@ -22,11 +22,13 @@ only asks "is it over?" catches one class.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from zcws.codes import CloseCode
 
 __all__ = [
     "FAULTS",
+    "Closer",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
@@ -38,6 +40,22 @@ __all__ = [
     "ZcwsError",
     "closed_error",
 ]
+
+
+#: Whose Close came first; "network" where the connection ended without one.
+Closer = Literal["us", "peer", "network"]
+
+#: What a text says of that, before the code.
+_WHOSE = {
+    "us": "closed here: ",
+    "peer": "closed by the peer: ",
+    "network": "the connection was lost: ",
+    None: "",
+}
+
+
+#: Characters of a response's body that a text shows: a sentence.
+_SHOWN = 200
 
 
 class ZcwsError(Exception):
@@ -52,15 +70,29 @@ class ConnectionClosed(ZcwsError):
             1005 where a Close had none, 1006 where there was no Close at all.
         reason: the reason that came with it, or a fixed sentence of ours.
         clean: whether a Close went both ways (RFC 6455 7.1.4).
+        by: whose doing it was: "peer" or "us", whose Close came first (ours too, where the peer broke a rule, did not
+            answer a Ping, or did not read); "network", where the connection broke without one; None where nobody said.
+
+    Where the network broke and the system said why, `__cause__` is its `OSError` (over asyncio).
     """
 
-    def __init__(self, code: int, reason: str = "", *, clean: bool = False) -> None:
+    def __init__(self, code: int, reason: str = "", *, clean: bool = False, by: Closer | None = None) -> None:
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
         self.clean = clean
+        self.by = by
 
     def __str__(self) -> str:
+        return self._whose() + self._how()
+
+    def _whose(self) -> str:
+        if self.by == "us" and self.code == CloseCode.ABNORMAL_CLOSURE:
+            return "closed here, and the peer did not answer: "
+        return _WHOSE[self.by]
+
+    def _how(self) -> str:
+        """Code and reason, and what the network had to do with it."""
         try:
             name = CloseCode(self.code).name.lower().replace("_", " ")
         except ValueError:
@@ -68,8 +100,11 @@ class ConnectionClosed(ZcwsError):
         text = f"{self.code} ({name})"
         if self.reason:
             text += f": {self.reason}"
-        if not self.clean:
-            text += " [no closing handshake]" if self.code == CloseCode.ABNORMAL_CLOSURE else ""
+        if self.code == CloseCode.ABNORMAL_CLOSURE and not self.clean:
+            cause = self.__cause__
+            if isinstance(cause, OSError) and cause.strerror:
+                text += f": {cause.strerror}"
+            text += " [no closing handshake]"
         return text
 
 
@@ -84,23 +119,39 @@ class ConnectionClosedError(ConnectionClosed):
 class ProtocolError(ConnectionClosedError):
     """The peer broke a rule; the connection was failed with `.code`. RFC 6455 7.1.7."""
 
-    def __str__(self) -> str:
-        return f"the peer broke a rule: {super().__str__()}"
+    def _whose(self) -> str:
+        return "the peer broke a rule: "
 
 
 class LimitExceeded(ProtocolError):
-    """The peer sent more than a limit of ours allows; `.code` is 1009.
+    """The peer sent more than a limit of ours allows; `.code` is 1009. It may have done nothing wrong.
 
     Attributes:
         limits: the options that set the limits, with their values.
+        size: bytes of the message, as far as its frames had announced them; None where its size was not the matter, or
+            was found while it was inflated.
     """
 
-    def __init__(self, code: int, reason: str = "", *, clean: bool = False, limits: str = "") -> None:
-        super().__init__(code, reason)
+    def __init__(
+        self,
+        code: int,
+        reason: str = "",
+        *,
+        clean: bool = False,
+        by: Closer | None = None,
+        limits: str = "",
+        size: int | None = None,
+    ) -> None:
+        super().__init__(code, reason, clean=clean, by=by)
         self.limits = limits
+        self.size = size
 
-    def __str__(self) -> str:
-        return f"{super().__str__()}; the limits here are {self.limits}, options of connect() and serve()"
+    def _whose(self) -> str:
+        return "closed here by a limit: "
+
+    def _how(self) -> str:
+        size = "" if self.size is None else f": it has {self.size} bytes or more"
+        return f"{super()._how()}{size}; the limits here are {self.limits}, options of connect() and serve()"
 
 
 class HandshakeError(ZcwsError):
@@ -110,6 +161,7 @@ class HandshakeError(ZcwsError):
         status: the HTTP status received (client) or sent (server), where there was one.
         headers: the response's headers, where there was one.
         body: up to 64 KiB of the response's body.
+        seen: how the peer's bytes began, where they could not be read; "" elsewhere.
     """
 
     def __init__(
@@ -119,12 +171,32 @@ class HandshakeError(ZcwsError):
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        seen: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.headers = headers
         self.body = body
+        self.seen = seen
+
+    def __str__(self) -> str:
+        """The reason, and the first line of the body where that is text: servers say there what was wrong."""
+        text = self.reason
+        if self.seen:
+            return f"{text}; it began with {self.seen}"
+        if self.status not in (None, 101) and str(self.status) not in text:
+            text += f" (status {self.status})"
+        said = _first_line(self.body)
+        return f"{text}: {said}" if said else text
+
+
+def _first_line(body: bytes) -> str:
+    """The first line of a text, as far as a log should show it; "" for what is none, or a page of HTML."""
+    line = body[: 4 * _SHOWN].lstrip().partition(b"\n")[0].decode("utf-8", "replace").rstrip()
+    if line.startswith("<") or not line.isprintable() or "\ufffd" in line[:_SHOWN]:
+        return ""
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
 
 
 class ProxyError(HandshakeError):
@@ -141,8 +213,9 @@ class ProxyError(HandshakeError):
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         is_temporary: bool = False,
+        seen: str = "",
     ) -> None:
-        super().__init__(reason, status=status, headers=headers)
+        super().__init__(reason, status=status, headers=headers, seen=seen)
         self.is_temporary = is_temporary
 
 
@@ -174,7 +247,7 @@ FAULTS: dict[int, tuple[CloseCode, str]] = {
 }
 
 
-def closed_error(code: int, reason: str, *, clean: bool) -> ConnectionClosed:
+def closed_error(code: int, reason: str, *, clean: bool, by: Closer | None = None) -> ConnectionClosed:
     """The exception for a connection that ended with `code`: OK for 1000, 1001 and none at all (1005)."""
     ok = clean and code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
-    return (ConnectionClosedOK if ok else ConnectionClosedError)(code, reason, clean=clean)
+    return (ConnectionClosedOK if ok else ConnectionClosedError)(code, reason, clean=clean, by=by)

@@ -159,9 +159,13 @@ def first_broken(headers: Headers, key: str) -> str:
     for name, check, reason in RESPONSE_RULES:
         if not check(values.get(name, "")):
             return reason
-    if values.get("sec-websocket-accept") != accept_value(key):
-        return "the response has no Sec-WebSocket-Accept that answers the request's key"
-    return ""
+    accept = values.get("sec-websocket-accept")
+    if accept == accept_value(key):
+        return ""
+    if accept is None:
+        return "the response has no Sec-WebSocket-Accept"
+    # A cache, or a server that has made it of something else.
+    return "the Sec-WebSocket-Accept of the response does not answer the request's key"
 
 
 def allows_no_masking(no_masking: NoMasking, secure: bool) -> bool:

@@ -8,19 +8,22 @@ looks only at what is new, and gives the one answer that does not depend on how 
 
     everything that has arrived                    answer
     ---------------------------------------------  -----------------------------------------------
+    it cannot become a head (where `REQUEST` or     HttpError 400, from the first byte that says so
+    `RESPONSE` says how that begins)                or from the end of the first line
     no empty line yet, limits kept                 0: need more
     an empty line within MAX_HEAD                  where the head ends; what follows is not touched
     MAX_HEAD bytes and no empty line               HttpError 431: nothing more needs to be buffered
     a line over MAX_LINE, finished or not          the same
 
-Lines end in CRLF and in nothing else; a head without it waits for the opening timeout.
+Lines end in CRLF and in nothing else; who sends another end behind the first line is told so at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 
 from zcws.errors import HandshakeError
 from zcws.headers import TOKEN, Headers, HeadersLike, MultipleValuesError, count_lines, parse_lines
@@ -29,6 +32,8 @@ __all__ = [
     "MAX_HEAD",
     "MAX_HEADERS",
     "MAX_LINE",
+    "REQUEST",
+    "RESPONSE",
     "BytesLike",
     "HeadSearch",
     "Headers",
@@ -37,8 +42,11 @@ __all__ = [
     "MultipleValuesError",
     "Request",
     "Response",
+    "Start",
+    "complaint",
     "parse_request",
     "parse_response",
+    "shown_start",
     "text_response",
 ]
 
@@ -51,6 +59,17 @@ MAX_LINE = 8 * 1024
 MAX_HEADERS = 128
 OVER_LIMIT = f"the head is over a limit: {MAX_HEAD} bytes, {MAX_LINE} a line, {MAX_HEADERS} headers"
 
+#: Bytes of what is no HTTP that an error shows: the greeting of another protocol is recognised by fewer.
+SHOWN = 40
+#: Bytes in which a method has to end to be told from another protocol: IANA's longest has 17.
+LOOKED_AT = 64
+#: RFC 8446 5.1: what records of TLS begin with, an alert or a handshake. HTTP never does.
+TLS_RECORDS = frozenset((0x15, 0x16))
+
+TLS_IN_THE_CLEAR = "this is TLS, and TLS is not spoken here: is the URI wss:// where ws:// is meant?"
+NOT_HTTP = "this is not HTTP, which is spoken here"
+BARE_LF = "a line ends in LF alone: HTTP ends lines in CRLF (RFC 9112 2.2)"
+
 #: What may be given where received bytes are wanted.
 BytesLike = bytes | bytearray | memoryview
 
@@ -60,6 +79,8 @@ request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)").ma
 status_line = re.compile(r"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?(?=\r\n)").match
 # RFC 9112 3.2.2: a server must accept a whole URI as the target.
 absolute_form = re.compile(r"(?i:https?)://[^/?#]+").match
+# RFC 9112 2.2: an empty line before a request should be ignored.
+request_method = re.compile(rf"(?:\r\n)?((?:{TOKEN})?)".encode()).match
 
 
 class HttpError(HandshakeError):
@@ -74,8 +95,13 @@ class HttpError(HandshakeError):
     status: int
     headers: Mapping[str, str]
 
-    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(reason, status=int(status), headers=headers or {})
+    def __init__(
+        self, status: int, reason: str, headers: Mapping[str, str] | None = None, *, seen: str = ""
+    ) -> None:
+        super().__init__(reason, status=int(status), headers=headers or {}, seen=seen)
+
+    def __str__(self) -> str:
+        return f"{self.reason}; it began with {self.seen}" if self.seen else self.reason
 
 
 class Request:
@@ -167,27 +193,97 @@ def reason_phrase(status: int) -> str:
         return ""
 
 
+def shown_start(data: BytesLike) -> str:
+    """How bytes begin, for people."""
+    some = bytes(data[:SHOWN])
+    return repr(some) if len(data) <= SHOWN else f"{some!r} and so on"
+
+
+def complaint(what: str, who: str, error: HttpError, encrypted: str) -> str:
+    """The sentence that a client says of an answer that it cannot read.
+
+    Args:
+        what, who: the answer, and whose it is.
+        encrypted: the scheme with which TLS would have been spoken.
+    """
+    if error.reason is TLS_IN_THE_CLEAR:
+        return f"{who} answered with TLS: should the scheme be {encrypted}?"
+    if error.reason is NOT_HTTP:
+        return f"{who} did not answer with HTTP"
+    return f"{what} is not legal HTTP: {error.reason}"
+
+
+def check_request_bytes(data: bytes) -> None:
+    """`HttpError` where a request cannot begin like that: with a token and a space. RFC 9112 3."""
+    check_no_tls(data)
+    begin, end = request_method(data).span(1)  # type: ignore[union-attr]
+    if end < len(data) and data != b"\r" and (begin == end or data[end] != 0x20):
+        raise HttpError(HTTPStatus.BAD_REQUEST, NOT_HTTP, seen=shown_start(data))
+
+
+def check_response_bytes(data: bytes) -> None:
+    """The same for a response."""
+    check_no_tls(data)
+    if not b"HTTP/".startswith(data[:5]):
+        raise HttpError(HTTPStatus.BAD_REQUEST, NOT_HTTP, seen=shown_start(data))
+
+
+def check_no_tls(data: bytes) -> None:
+    """`HttpError` where it is."""
+    if data[:1] and data[0] in TLS_RECORDS:
+        raise HttpError(HTTPStatus.BAD_REQUEST, TLS_IN_THE_CLEAR)
+
+
+class Start(NamedTuple):
+    """How a head begins, for `HeadSearch`.
+
+    Attributes:
+        check: `HttpError` for bytes that cannot be the first.
+        line: the grammar of the first line.
+        reason: what to say of one that is not like that.
+        skips_empty: whether an empty line may come before it. RFC 9112 2.2.
+    """
+
+    check: Callable[[bytes], None]
+    line: Callable[[str], object]
+    reason: str
+    skips_empty: bool
+
+
+REQUEST = Start(check_request_bytes, request_line, "malformed request line", skips_empty=True)
+RESPONSE = Start(check_response_bytes, status_line, "malformed status line", skips_empty=False)
+
+
 class HeadSearch:
-    """Finds where a head ends in bytes that keep arriving, in time linear in the bytes."""
+    """Finds where a head ends in bytes that keep arriving, in time linear in the bytes.
 
-    __slots__ = ("_line", "_searched", "_split", "_start")
+    Args:
+        start: `REQUEST` or `RESPONSE`, where the first line is to be judged before the head is whole.
+    """
 
-    def __init__(self) -> None:
-        self._start = self._searched = self._split = self._line = 0
+    __slots__ = ("_first", "_judged", "_line", "_searched", "_split", "_start", "_unjudged")
+
+    def __init__(self, start: Start | None = None) -> None:
+        self._start = self._searched = self._split = self._line = self._judged = 0
+        self._first = self._unjudged = start
 
     def skip(self, end: int) -> None:
         """Looks for another head behind the one that ended at `end`; the limits hold for both together."""
         self._start = end
+        self._judged = end  # up to here the first line does not end
+        self._unjudged = self._first
         self._searched = end  # up to here there is no empty line
         self._split = end  # up to here line ends are known
         self._line = end  # where the line began that goes on at _split
 
     def find(self, data: BytesLike) -> int:
-        """Where the head in `data` ends, 0 when more is needed; `HttpError` 431 over a limit.
+        """Where the head in `data` ends, 0 when more is needed; `HttpError` 431 over a limit, 400 for what is none.
 
         Args:
             data: everything that has arrived so far, each time.
         """
+        if self._unjudged is not None:
+            self._judge(data, self._unjudged)
         begin = max(self._start, self._searched - 3)  # the four bytes may have been cut behind the third
         if isinstance(data, memoryview):
             at = bytes(data[begin:MAX_HEAD]).find(b"\r\n\r\n")
@@ -203,6 +299,26 @@ class HeadSearch:
             if not end and size >= MAX_HEAD:
                 raise over_limit()
         return end
+
+    def _judge(self, data: BytesLike, start: Start) -> None:
+        """Looks at the first line, as far as it has come. One over the limit is not for here."""
+        begin, most = self._start, min(self._start + MAX_LINE + 2, MAX_HEAD)
+        if self._judged < begin + LOOKED_AT:
+            start.check(bytes(data[begin : min(begin + LOOKED_AT, most)]))
+        first = begin + 2 if start.skips_empty and data[begin : begin + 2] == b"\r\n" else begin
+        fresh = max(self._judged, first)
+        end = bytes(data[fresh:most]).find(b"\n")
+        if end < 0:
+            self._judged = len(data)
+            if len(data) >= most:
+                self._unjudged = None
+            return
+        self._unjudged = None
+        line = str(bytes(data[first : fresh + end + 1]), "latin-1")
+        if not line.endswith("\r\n"):
+            raise HttpError(HTTPStatus.BAD_REQUEST, BARE_LF, seen=shown_start(data[begin:most]))
+        if not start.line(line):
+            raise HttpError(HTTPStatus.BAD_REQUEST, start.reason, seen=shown_start(data[begin:most]))
 
     def _check_lines(self, data: BytesLike, size: int) -> None:
         fresh, offset = bytes(data[self._split : size]), self._split

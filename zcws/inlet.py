@@ -33,6 +33,7 @@ from zcws.buffer import PayloadBuffer
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import (
     FAULTS,
+    Closer,
     ConnectionClosed,
     ConnectionClosedError,
     LimitExceeded,
@@ -623,20 +624,34 @@ class Inlet:
         code, reason = parse_close_payload(memoryview(self._peer_close))
         return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
 
+    @property
+    def closed_by(self) -> Closer:
+        """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
+        closer = self._bridge.closer
+        if closer == "us" or self._stopped is not None or self.is_faulty:
+            return "us"
+        # A Close that was read and could not be answered any more is one all the same.
+        return "peer" if closer == "peer" or self._peer_close is not None else "network"
+
     def error(self) -> ConnectionClosed:
         """A new exception that says how this half ended."""
         if self._stopped is not None:
-            return ConnectionClosedError(*self._stopped)
+            return ConnectionClosedError(*self._stopped, by="us")
         if self.is_faulty:
             code, reason = FAULTS[self._status]
             if code == CloseCode.MESSAGE_TOO_BIG:
                 limits = f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
-                return LimitExceeded(code, reason, limits=limits)
-            return ProtocolError(code, reason)
+                size = self.state.size
+                return LimitExceeded(
+                    code, reason, by="us", limits=limits, size=size if size > self._max_size else None
+                )
+            return ProtocolError(code, reason, by="us")
         close = self.peer_close
         if close is None:
-            return closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
-        return closed_error(*close, clean=True)
+            error = closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False, by=self.closed_by)
+            error.__cause__ = self._bridge.cause
+            return error
+        return closed_error(*close, clean=True, by=self.closed_by)
 
 
 @lru_cache(maxsize=32)

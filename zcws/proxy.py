@@ -24,7 +24,7 @@ from typing import NamedTuple
 from zcws.errors import ProxyError
 from zcws.handshake import SOFTWARE, basic_authorization
 from zcws.headers import Headers
-from zcws.http import HeadSearch, HttpError, Response, parse_response
+from zcws.http import RESPONSE, HeadSearch, HttpError, Response, complaint, parse_response, shown_start
 from zcws.uri import parse_host, parse_port, parse_user_info
 
 __all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_proxy"]
@@ -44,7 +44,7 @@ grammar = re.compile(
     (?: ([A-Za-z][A-Za-z0-9+.\-]*) :// )?  # RFC 3986 3.1; without one it is http, as for curl
     (?: ([^@/?#\[\]]*) @ )?                # 3.2.1
     ( \[[^\[\]@/?#]*\] | [^:@/?#\[\]]* )   # 3.2.2
-    (?: : ([0-9]*) )?                      # 3.2.3
+    (?: : ([^:@/?#\[\]]*) )?               # 3.2.3, to be checked
     /?
     """,
     re.VERBOSE,
@@ -147,7 +147,7 @@ class Tunnel:
         self._proxy = proxy
         self._target = authority(host, port)
         self._data = bytearray()
-        self._search = HeadSearch()
+        self._search = HeadSearch(RESPONSE)
         self._begin = 0
         lines = Headers([("Host", self._target)])
         if user_agent_header is not None:
@@ -168,14 +168,16 @@ class Tunnel:
                 self._begin = end
                 self._search.skip(end)
         except HttpError as error:
-            raise ProxyError(
-                f"the answer of the proxy {self._proxy.shown} is not legal HTTP: {error.reason}"
-            ) from None
+            who = f"the proxy {self._proxy.shown}"
+            reason = complaint(f"the answer of {who}", who, error, "https://")
+            raise ProxyError(reason, seen=error.seen) from None
         return False
 
     def ended(self, cause: Exception | None = None) -> ProxyError:
         """What to raise when the proxy ends the connection before that."""
-        error = ProxyError(f"the proxy {self._proxy.shown} closed the connection before it answered CONNECT")
+        when = "in the middle of its answer to CONNECT" if self._data else "before it answered CONNECT"
+        seen = shown_start(self._data) if self._data else ""
+        error = ProxyError(f"the proxy {self._proxy.shown} closed the connection {when}", seen=seen)
         error.__cause__ = cause or EOFError("end of stream")
         return error
 

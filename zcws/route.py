@@ -33,10 +33,12 @@ __all__ = [
     "EYEBALLS_DELAY",
     "Route",
     "Trust",
+    "cannot_connect",
     "environment_proxy",
     "is_address",
     "make_context",
     "missing_socks",
+    "no_tls",
     "socks_error",
     "socks_options",
     "timed_out",
@@ -58,6 +60,12 @@ VARIABLES = tuple(
     for scheme in sorted({*PREFERENCE[False], *PREFERENCE[True]})
     for way in (str.lower, str.upper)
 )
+
+#: What OpenSSL calls an answer that is no TLS, by its version and by what the answer looks like.
+NO_TLS = frozenset(("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"))
+#: What the system calls a connection that the other side has ended.
+BROKEN_OFF = frozenset((errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED))
+HINTED = " speak TLS? "
 
 #: SOCKS5 (RFC 1928 6): failure, network or host unreachable, refused, expired; SOCKS4's one word for failure.
 TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
@@ -263,16 +271,53 @@ def socks_error(proxy: Proxy, error: Exception) -> ProxyError:
 
 def unreachable(proxy: Proxy, error: OSError) -> OSError:
     """The same error, saying that it was the proxy that could not be reached."""
-    if isinstance(error, (TimeoutError, ssl_module.SSLError)):
+    if isinstance(error, TimeoutError):
         return error
+    if isinstance(error, ssl_module.SSLError):
+        return no_tls(f"the proxy {proxy.shown}", "http://", error)
     return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
 
 
-def timed_out(uri: WebSocketURI, open_timeout: float | None) -> TimeoutError:
-    """There was no answer in time."""
+def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None = None) -> TimeoutError:
+    """There was no answer in time; from the proxy, perhaps."""
+    way = "" if proxy is None else f" through the proxy {proxy.shown}"
     return TimeoutError(
-        f"{uri.shown} has not answered the opening handshake in open_timeout={open_timeout} seconds"
+        f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds"
     )
+
+
+def no_tls(who: str, plain: str, error: OSError) -> OSError:
+    """An error of a TLS handshake, saying more where it looks as if the other side did not speak TLS.
+
+    Args:
+        plain: the scheme that would be right then.
+    """
+    hint = f"does {who} speak TLS? If not, write {plain}"
+    # One that was not made by OpenSSL has no reason.
+    if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
+        error.strerror = f"{error.strerror}; {hint}"
+    elif isinstance(error, ssl_module.SSLEOFError) or _is_broken_off(error):
+        return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
+    return error
+
+
+def _is_broken_off(error: OSError) -> bool:
+    """Whether the other side ended the connection, in the system's words: others have been explained already."""
+    if not isinstance(error, ConnectionError) or error.errno is None:
+        return isinstance(error, ConnectionError) and not str(error)
+    return error.errno in BROKEN_OFF and error.strerror == os.strerror(error.errno)
+
+
+def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
+    """No address of a host could be connected to; address and error number of each."""
+    what = "; ".join(f"{shown(where)}: {os.strerror(code)}" for where, code in failures)
+    return OSError(failures[0][1], f"cannot connect to {what}")
+
+
+def shown(where: Any) -> str:
+    """An address for people."""
+    host, port = where[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def unix_uri(ssl: Trust) -> str:

@@ -11,15 +11,13 @@ Who counts what, so that looking is all that is left to do:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from zcws.closing import Event, State
+from zcws.closing import State
 from zcws.connection import Connection
+from zcws.errors import Closer
 
 __all__ = ["Closer", "Stats", "stats_of"]
-
-#: Whose Close came first; "network" where the socket ended without one.
-Closer = Literal["us", "peer", "network"]
 
 
 class Stats(NamedTuple):
@@ -98,18 +96,7 @@ def stats_of(
         is_slow=is_slow,
         latency=latency,
         state=connection.state,
-        closed_by=_closed_by(connection),
+        closed_by=connection.closed_by,
         close_code=connection.close_code,
         close_reason=connection.close_reason,
     )
-
-
-def _closed_by(connection: Connection) -> Closer | None:
-    """Whose Close came first; where the peer broke a rule it is ours."""
-    first = connection.began_end
-    if first is None:
-        return None
-    if connection.failure is not None or first in (Event.SEND_CLOSE, Event.FAIL):
-        return "us"
-    # A Close that was read and could not be answered any more is one all the same.
-    return "peer" if first is Event.RECEIVE_CLOSE or connection.reader.peer_close is not None else "network"

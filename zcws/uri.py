@@ -27,7 +27,7 @@ grammar = re.compile(
     ([A-Za-z][A-Za-z0-9+.\-]*) ://       # RFC 3986 3.1
     (?: ([^@/?#\[\]]*) @ )?              # 3.2.1
     ( \[[^\[\]@/?#]*\] | [^:@/?#\[\]]* ) # 3.2.2
-    (?: : ([0-9]*) )?                    # 3.2.3
+    (?: : ([^:@/?#\[\]]*) )?             # 3.2.3, to be checked
     ( /[^?#]* )?                         # 3.3
     (?: \? ([^#]*) )?                    # 3.4
     (\#.*)?                              # 3.5
@@ -120,7 +120,7 @@ def parse_port(port: str | None, default: int, of: str = "a WebSocket URI") -> i
     """The port, or the scheme's own where it is missing or empty (RFC 3986 3.2.3)."""
     if not port:
         return default
-    if len(port) > 5 or not 1 <= int(port) <= 65535:
+    if len(port) > 5 or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise ValueError(f"the port of {of} must be 1 to 65535")
     return int(port)
 

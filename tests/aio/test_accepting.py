@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -82,3 +83,41 @@ def test_a_client_that_leaves_before_its_hook_has_begun(place: Place) -> None:
             await until(lambda: not server.handshakes)
 
     place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "logged"),
+    [
+        (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+            b"is the URI wss:// where ws://",
+            "TLS",
+        ),
+        (b"SSH-2.0-x\r\n", b"this is not HTTP", "it began with b'SSH-2.0-x"),
+        (b"\x00\x01\x02", b"this is not HTTP", "it began with b'\\x00"),
+        (b"GET / HTTP/1.1\nHost: a\n", b"ends in LF alone", "LF alone"),
+        (b"EHLO me\r\n", b"malformed request line", "EHLO me"),
+    ],
+)
+def test_what_cannot_become_a_request_is_refused_at_once(
+    place: Place, caplog: pytest.LogCaptureFixture, data: bytes, said: bytes, logged: str
+) -> None:
+    """No timeout passes: there is none. What was received is for the log, and not for the answer."""
+    caplog.set_level(logging.INFO, "zcws.server")
+
+    async def main() -> None:
+        async with place.serve(echo, open_timeout=None) as server:
+            for pieces in ([data], [data[:1], data[1:]]):
+                reader, writer = await place.open(port_of(server))
+                for piece in pieces:
+                    writer.write(piece)
+                    await asyncio.sleep(0.01)
+                answer = await soon(reader.read())
+                assert answer.startswith(b"HTTP/1.1 400 ")
+                assert said in answer if len(pieces) == 1 else b"\r\n\r\n" in answer
+                assert b"SSH" not in answer and b"EHLO" not in answer
+                await hang_up(writer)
+
+    place.run(main())
+    assert logged in caplog.records[0].getMessage() and "127.0.0.1" in caplog.records[0].getMessage()
+    assert caplog.records[0].levelno == logging.INFO

@@ -79,17 +79,21 @@ def test_a_body_that_ends_with_the_connection(place: Place) -> None:
     place.run(main())
 
 
-@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 101 Sw"])
-def test_the_end_before_the_response(anyplace: Place, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "closed the connection before it answered"),
+        (b"HTTP/1.1 101 Sw", r"in the middle of its answer; it began with b'HTTP/1\.1 101 Sw'$"),
+    ],
+)
+def test_the_end_before_the_response(anyplace: Place, data: bytes, reason: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
 
     async def main() -> None:
         async with anyplace.listen(serve) as port:
-            with pytest.raises(
-                zcws.HandshakeError, match="closed the connection before it answered"
-            ) as caught:
+            with pytest.raises(zcws.HandshakeError, match=reason) as caught:
                 await anyplace.connect(port)
             assert isinstance(caught.value.__cause__, (EOFError, OSError))  # worth another attempt
             assert zcws.process_exception(caught.value) is None

@@ -403,7 +403,7 @@ class TestReconnecting:
                 await soon(ws.wait_closed())
 
         place.run(main())
-        assert caplog.text.count("ended: 1006 (abnormal closure)") == 2
+        assert caplog.text.count("ended: the connection was lost: 1006 (abnormal closure)") == 2
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     def test_statuses_that_pass(self, place: Place, status: int) -> None:

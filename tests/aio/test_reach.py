@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
+import os
 import socket
 import ssl
 import sys
@@ -16,7 +18,7 @@ from net import Certificates, Place, echo, port_of, soon, until
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 
 import zcws
-from zcws.aio.reach import reach
+from zcws.aio.reach import not_connected, reach
 from zcws.route import Route
 from zcws.uri import parse_uri
 
@@ -119,7 +121,7 @@ class TestProxies:
                 None,
                 "bytes behind its answer",
             ),
-            (b"I am no proxy\r\n\r\n", None, "not legal HTTP"),
+            (b"I am no proxy\r\n", None, "did not answer with HTTP; it began with b'I am no proxy"),
         ],
     )
     def test_refused(self, anyplace: Place, answer: bytes, status: int | None, reason: str) -> None:
@@ -163,7 +165,9 @@ class TestProxies:
 
             plain = Place(anyplace.loop, None)
             async with plain.listen(silent) as port:
-                with pytest.raises(TimeoutError, match=r"open_timeout=0\.05"):
+                with pytest.raises(
+                    TimeoutError, match=rf"through the proxy {scheme}://.* in open_timeout=0\.05"
+                ):
                     await anyplace.connect(1, proxy=f"{scheme}://127.0.0.1:{port}", open_timeout=0.05)
 
         anyplace.run(main())
@@ -305,3 +309,83 @@ class TestUnixSockets:
                 await zcws.unix_connect(str(tmp_path / "s"))
 
         anyloop.run(main())
+
+
+class TestNoTls:
+    """wss:// to somebody who does not speak TLS: said at once, with what to write instead."""
+
+    def test_our_own_server(self, place: Place, certificates: Certificates) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                uri = f"wss://127.0.0.1:{port_of(server)}/"
+                with pytest.raises(
+                    ssl.SSLError, match=r"does wss://127\.0\.0\.1:\d+/ speak TLS\? If not, write ws://"
+                ):
+                    await zcws.connect(uri, ssl=certificates.client, open_timeout=None)
+
+        place.run(main())
+
+    def test_one_that_hangs_up(self, place: Place, certificates: Certificates) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10_000)
+
+        async def main() -> None:
+            async with place.listen(serve) as port:
+                with pytest.raises(
+                    ConnectionResetError, match=r"ended in the TLS handshake: does .* speak TLS"
+                ):
+                    await zcws.connect(f"wss://127.0.0.1:{port}/", ssl=certificates.client, open_timeout=None)
+
+        place.run(main())
+
+    def test_a_proxy(self, place: Place, certificates: Certificates) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                proxy = f"https://127.0.0.1:{port_of(server)}"
+                with pytest.raises(
+                    ssl.SSLError, match=f"does the proxy {proxy} speak TLS.* write http://"
+                ) as caught:
+                    await zcws.connect("ws://server/", proxy=proxy, proxy_ssl=certificates.client)
+                assert str(caught.value).count("speak TLS") == 1
+
+        place.run(main())
+
+
+class TestNobodyThere:
+    def test_one_address(self, anyloop: Place) -> None:
+        """The text is that of the blocking client: tests/sync/test_reach.py."""
+
+        async def main() -> None:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                port = listening.getsockname()[1]
+            refused = f"cannot connect to 127.0.0.1:{port}: {os.strerror(errno.ECONNREFUSED)}"
+            with pytest.raises(ConnectionRefusedError) as caught:
+                await zcws.connect(f"ws://127.0.0.1:{port}/", proxy=None)
+            assert caught.value.strerror == refused
+
+        anyloop.run(main())
+
+    def test_several_addresses(self) -> None:
+        refused = [f"[Errno 111] Connect call failed ('{where}'{rest})" for where, rest in ADDRESSES]
+        found = not_connected("name", 1, OSError(f"Multiple exceptions: {', '.join(refused)}"))
+        assert isinstance(found, ConnectionRefusedError)
+        reason = os.strerror(111)
+        assert found.strerror == f"cannot connect to [::1]:1: {reason}; 127.0.0.1:1: {reason}"
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(99, "error while attempting to bind on address ('192.0.2.1', 0): cannot assign"),
+            OSError("Multiple exceptions: [Errno 99] bind, [Errno 111] Connect call failed ('::1', 1, 0, 0)"),
+            ConnectionResetError(104, "Connection reset by peer"),
+        ],
+    )
+    def test_other_errors_stay_as_they_are(self, error: OSError) -> None:
+        assert not_connected("name", 1, error) is error
+
+    def test_an_event_loop_that_does_not_say_where(self) -> None:
+        found = not_connected("name", 1, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+        assert found.strerror == f"cannot connect to name:1: {os.strerror(errno.ECONNREFUSED)}"
+
+
+ADDRESSES = [("::1", ", 1, 0, 0"), ("127.0.0.1", ", 1")]

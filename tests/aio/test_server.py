@@ -407,3 +407,25 @@ class TestDraining:
                 assert server.is_serving()
 
         place.run(main())
+
+
+@pytest.mark.parametrize("how", ["handler", "on_frame"])
+def test_a_limit_that_closed_a_connection_is_a_warning(
+    place: Place, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Also where the handler does not read, and so never sees the exception."""
+
+    async def main() -> None:
+        handler = zcws.WebSocket.wait_closed if how == "handler" else None
+        on_frame = None if how == "handler" else (lambda ws, frame: None)
+        async with place.serve(handler, on_frame=on_frame, max_size=10) as server:
+            for payload, code in ((b"x" * 11, 1009), (b"\xff", 1007)):
+                async with place.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, payload)
+                    assert (await peer.read()).payload[:2] == code.to_bytes(2, "big")
+            await until(lambda: not server.connections)
+
+    place.run(main())
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("zcws.server", "WARNING")
+    assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, soon, until
+from net import LONG, SHORT, Place, soon, until
 
 import zcws
 from zcws.aio.wake import Wakeup
@@ -371,3 +371,18 @@ class TestOnSockets:
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_whether_anybody_has_waited(anyloop: Place) -> None:
+    async def main() -> None:
+        wakeup = Wakeup(asyncio.get_running_loop())
+        assert wakeup.is_unused
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(_wait(wakeup), SHORT)
+        assert not wakeup.is_unused
+
+    anyloop.run(main())
+
+
+async def _wait(wakeup: Wakeup) -> None:
+    await wakeup

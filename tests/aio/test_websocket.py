@@ -208,3 +208,93 @@ def test_many_wait_for_the_end_and_some_give_up(place: Place) -> None:
             await soon(asyncio.gather(waiting[0], waiting[2]))
 
     place.run(main())
+
+
+class TestWaitClosed:
+    """Whoever waits for the end hears of it at once, also behind messages that nobody reads. No timeout passes here."""
+
+    @pytest.mark.parametrize("begins", ["before the close", "behind the close"])
+    def test_the_peers_close_behind_messages(self, anyplace: Place, begins: str) -> None:
+        async def main() -> None:
+            read: list[object] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                if begins == "behind the close":
+                    await until(lambda: ws._reader.is_ending)
+                await ws.wait_closed()
+                read.extend([await ws.recv(), await ws.recv()])  # they are still there
+                with pytest.raises(zcws.ConnectionClosedOK):
+                    await ws.recv()
+
+            async with anyplace.serve(handler, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    (ws,) = server.connections
+                    if begins == "before the close":
+                        await until(lambda: ws._waiters)
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"1") + peer.frame(wire.TEXT, b"2"))
+                    await peer.send(wire.CLOSE, wire.close_payload(1000))
+                    assert await peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(1000))]
+                await until(lambda: not server.connections)
+            assert read == ["1", "2"]
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("how", ["eof", "reset"])
+    @pytest.mark.parametrize("begins", ["before the end", "behind the end"])
+    def test_the_end_of_the_stream_behind_messages(self, anyplace: Place, begins: str, how: str) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                if begins == "behind the end":
+                    await until(lambda: ws._reader.is_ending)
+                await ws.wait_closed()
+
+            async with anyplace.serve(handler, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    (ws,) = server.connections
+                    if begins == "before the end":
+                        await until(lambda: ws._waiters)
+                    await peer.send(wire.TEXT, b"unread")
+                    await until(lambda: ws._reader.is_pending)
+                    if how == "reset":
+                        peer.reset()
+                await until(lambda: not server.connections)
+                assert (ws.close_code, ws.stats.closed_by) == (1006, "network")
+
+        anyplace.run(main())
+
+    def test_abort(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(zcws.WebSocket.wait_closed, close_timeout=1000) as server:
+                ws = await anyplace.connect(server)
+                await ws.send("unread")
+                ws.abort()
+                await soon(ws.wait_closed())
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_while_another_task_reads_it_answers_first(self, place: Place) -> None:
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def answer(ws: zcws.WebSocket) -> None:
+                async for message in ws:
+                    await go_on.wait()
+                    await ws.send(message)
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                answering = asyncio.ensure_future(answer(ws))
+                await asyncio.sleep(0)
+                await ws.wait_closed()
+                await answering
+
+            async with place.serve(handler, close_timeout=1000) as server, place.raw_client(server) as peer:
+                await peer.send_bytes(b"".join(peer.frame(wire.TEXT, b"%d" % i) for i in range(3)))
+                await peer.send(wire.CLOSE)
+                await until(lambda: server.connections and next(iter(server.connections))._reader.is_ending)
+                go_on.set()
+                assert [frame.payload for frame in await peer.rest()] == [b"0", b"1", b"2", b""]
+
+        place.run(main())

@@ -9,10 +9,13 @@ from fuzz.material import Material, cuts
 from zcws.http import (
     MAX_HEAD,
     MAX_HEADERS,
+    REQUEST,
+    RESPONSE,
     HeadSearch,
     HttpError,
     Request,
     Response,
+    Start,
     parse_request,
     parse_response,
 )
@@ -21,8 +24,8 @@ from zcws.http import (
 Found = tuple[int, "HttpError | None"]
 
 
-def find_in_pieces(pieces: list[bytes], skip: int) -> Found:
-    search, arrived = HeadSearch(), bytearray()
+def find_in_pieces(pieces: list[bytes], skip: int, start: Start | None = None) -> Found:
+    search, arrived = HeadSearch(start), bytearray()
     if skip:
         search.skip(skip)
     for piece in pieces:
@@ -70,8 +73,13 @@ def check(data: bytes) -> None:
     head = material.stretched(unit=2000)
     skip = chance.choice((0, 0, 0, len(head) // 2))
     found = find_in_pieces([head], skip)
-    again = find_in_pieces(list(cuts(head, chance)), skip)
+    pieces = list(cuts(head, chance))
+    again = find_in_pieces(pieces, skip)
     assert found[0] == again[0] and same_error(found[1], again[1]), (found, again)
+    for start in (REQUEST, RESPONSE):
+        judged, again = find_in_pieces([head], skip, start), find_in_pieces(pieces, skip, start)
+        assert judged[0] == again[0] and same_error(judged[1], again[1]), (judged, again)
+        assert judged[1] is not None or judged[0] == found[0], (judged, found)
     end = found[0]
     if not end or skip:
         return

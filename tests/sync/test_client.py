@@ -375,7 +375,7 @@ class TestReconnecting:
                     continue
         assert len(heads) == 4 and len(connections) == 2
         assert all(ws.state is not zcws.State.OPEN for ws in connections)
-        reasons = ["status 503", "before it answered", "ended: 1006"]
+        reasons = ["status 503", "before it answered", "was lost: 1006"]
         assert [
             reason in record.getMessage() for reason, record in zip(reasons, caplog.records, strict=True)
         ] == [True] * 3

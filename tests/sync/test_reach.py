@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import sys
@@ -122,7 +123,7 @@ class TestProxies:
     @pytest.mark.parametrize("scheme", ["http", "socks5h"])
     def test_a_proxy_that_says_nothing(self, scheme: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:  # it accepts nobody
-            with pytest.raises(TimeoutError, match=r"open_timeout=0\.05"):
+            with pytest.raises(TimeoutError, match=rf"through the proxy {scheme}://.* in open_timeout=0\.05"):
                 talk(1, proxy=f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", open_timeout=0.05)
 
     def test_a_proxy_that_resets(self) -> None:
@@ -290,3 +291,22 @@ def test_another_place_than_the_uri_says() -> None:
         with zcws.sync.connect("ws://elsewhere.example/", host="127.0.0.1", port=port) as ws:
             assert ws.request is not None and ws.request.headers["Host"] == "elsewhere.example"
     assert threading.active_count() == threads
+
+
+def test_no_tls(certificates: Certificates, serving: Serving) -> None:
+    """wss:// to a server in the clear: said at once, with what to write instead."""
+    with serving(echo) as server:
+        uri = f"wss://127.0.0.1:{port_of(server)}/"
+        with pytest.raises(
+            ssl.SSLError, match=r"does wss://127\.0\.0\.1:\d+/ speak TLS\? If not, write ws://"
+        ):
+            zcws.sync.connect(uri, ssl=certificates.client, open_timeout=None)
+
+
+def test_nobody_there() -> None:
+    """The text is that of the asyncio client: tests/aio/test_reach.py."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError) as caught:
+        zcws.sync.connect(f"ws://127.0.0.1:{port}/", proxy=None)
+    assert caught.value.strerror == f"cannot connect to 127.0.0.1:{port}: {os.strerror(errno.ECONNREFUSED)}"

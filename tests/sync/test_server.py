@@ -481,3 +481,36 @@ def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
                 with pytest.raises(zcws.ConnectionClosedOK) as closed:
                     ws.recv()
                 assert closed.value.code == 1000
+
+
+def test_a_limit_that_closed_a_connection_is_a_warning(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(swallow, max_size=10) as server:
+        for payload, code in ((b"x" * 11, 1009), (b"\xff", 1007)):
+            with raw.client(port_of(server)) as peer:
+                peer.send(wire.TEXT, payload)
+                assert peer.read().payload[:2] == code.to_bytes(2, "big")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("zcws.server", "WARNING")
+    assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "logged"),
+    [
+        (b"\x16\x03\x01\x02\x00", b"is the URI wss:// where ws://", "TLS"),
+        (b"SSH-2.0-x\r\n", b"this is not HTTP", "it began with b'SSH-2.0-x"),
+        (b"GET / HTTP/1.1\nHost: a\n", b"ends in LF alone", "LF alone"),
+    ],
+)
+def test_what_cannot_become_a_request_is_refused_at_once(
+    serving: Serving, caplog: pytest.LogCaptureFixture, data: bytes, said: bytes, logged: str
+) -> None:
+    caplog.set_level(logging.INFO, "zcws.server")
+    with serving(echo, open_timeout=None) as server, dialled(server) as sock:
+        sock.sendall(data)
+        answer = sock.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 400 ") and said in answer and b"SSH" not in answer
+    message = caplog.records[0].getMessage()
+    assert logged in message and "127.0.0.1" in message

@@ -152,6 +152,7 @@ class ServerHandshake(asyncio.Protocol):
             self.request = self.acceptor.read_request(self._data)
         except HttpError as error:
             self.response = self.acceptor.refuse(error)
+            logger.info("no opening handshake, from %s: %s", self.remote_address, error)
             return True
         if self.request is None:
             return False

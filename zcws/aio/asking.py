@@ -68,8 +68,7 @@ class ClientHandshake(asyncio.Protocol):
         if self._response is not None:
             self._reject(self._response)
         elif not self.done.done():
-            reason = "the server closed the connection before it answered the opening handshake"
-            error = HandshakeError(reason)
+            error = self._connector.cut_short(self._data)
             error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
             self.done.set_exception(error)
 

@@ -191,7 +191,7 @@ class connect:
         except asyncio.TimeoutError as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the network's own
-            raise timed_out(self._uri, self._open_timeout) from None
+            raise timed_out(self._uri, self._open_timeout, self._route.proxy_for(self._uri)) from None
 
     async def _follow(self) -> WebSocket:
         """One handshake, or as many as there are redirects."""

@@ -169,13 +169,14 @@ class Deadlines:
 
     Attributes:
         loop: a weak reference to the event loop that they wait on.
+        timeout: seconds that each of them waits.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_timeout", "_waiting", "loop")
+    __slots__ = ("__weakref__", "_is_set", "_waiting", "loop", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop = weakref.ref(loop)
-        self._timeout = timeout
+        self.timeout = timeout
         self._waiting: dict[
             Waiting, float
         ] = {}  # until when; the first to wait is the first whose time is over
@@ -185,7 +186,7 @@ class Deadlines:
         """It waits from now on, until `remove` or `deadline_passed`."""
         loop = self.loop()
         assert loop is not None  # it is running
-        self._waiting[peer] = loop.time() + self._timeout
+        self._waiting[peer] = loop.time() + self.timeout
         if not self._is_set:
             self._set(loop)
 

@@ -9,6 +9,14 @@ How a connection ends. The core says when both Close frames have passed or the p
 (`Connection.wants_close`); then a server ends its side of the TCP connection first (RFC 6455 7.1.1) and a client waits
 for that. Every wait is bounded by `close_timeout`, counted from the Close.
 
+The peer's Close may stand behind messages that have not been read. How long it waits for them:
+
+    the program                                                       the Close takes effect
+    ----------------------------------------------------------------  --------------------------------------------
+    reads                                                             when it has read them, `close_timeout` at most
+    has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter
+    waits in `wait_closed`, and nobody reads                          at once
+
 The way in is stream.py, which is built on this.
 """
 
@@ -25,10 +33,15 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.pool import Pool
 
-__all__ = ["CORK", "Options", "Outlet", "end_writing", "pool_of"]
+__all__ = ["CORK", "GRACE", "Options", "Outlet", "end_writing", "pool_of"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
+
+#: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
+#: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
+#: short enough for a program that only sends.
+GRACE = 1.0
 
 #: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
 _USUAL_LIMIT = 64 * 1024
@@ -149,7 +162,7 @@ class Outlet(asyncio.BufferedProtocol):
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
             )
 
-    # ---- what the way in does: stream.py has these three, and nobody makes an Outlet by itself ----
+    # ---- what the way in does: stream.py has these five, and nobody makes an Outlet by itself ----
 
     def _resume_reading(self) -> None:
         """There is room for more."""
@@ -161,6 +174,16 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """The peer takes bytes again: what waited for that is read."""
+        raise NotImplementedError
+
+    @property
+    def _was_never_read(self) -> bool:
+        """Whether nobody has read since the connection opened, or waits to."""
+        raise NotImplementedError
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether the program waits for the end, and nobody reads."""
         raise NotImplementedError
 
     # ---- a peer that is slow ----
@@ -269,6 +292,8 @@ class Outlet(asyncio.BufferedProtocol):
         transport, connection = self._transport, self.connection
         if transport is None:
             return
+        if self._reader.is_ending and not self._reader.is_concluded and self._is_given_up:
+            self._reader.conclude()
         if self.writer.out:
             self._flush()
         if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
@@ -287,16 +312,27 @@ class Outlet(asyncio.BufferedProtocol):
             self._start_deadline()
 
     def _start_deadline(self) -> None:
-        timeout = self._options.close_timeout
+        timeout = self._time_to_close()
+        if self._deadline is not None and self._deadline.timeout == GRACE != timeout:
+            self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
             self._deadline.add(self)
 
+    def _time_to_close(self) -> float | None:
+        """Seconds until something has to happen; None for ever."""
+        timeout, reader = self._options.close_timeout, self._reader
+        if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
+            return timeout
+        return GRACE
+
     def deadline_passed(self) -> None:
-        """For `Deadlines`: the closing handshake has taken `close_timeout`."""
-        self._deadline = None
+        """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
+        deadline, self._deadline = self._deadline, None
+        assert deadline is not None  # it has called us
         if self._reader.is_ending and not self._reader.is_concluded:
-            self._reader.conclude()
+            if deadline.timeout != GRACE or self._time_to_close() == GRACE:
+                self._reader.conclude()
             self._advance_closing()
         elif self.connection.bridge.slot:
             self.connection.drain_bridge()
@@ -311,6 +347,9 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _stop_timers(self) -> None:
         self._stop_keepalive()
+        self._stop_deadline()
+
+    def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.remove(self)
             self._deadline = None
@@ -325,7 +364,8 @@ class Outlet(asyncio.BufferedProtocol):
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""
-        if self.connection.state is not State.OPEN:
+        # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
+        if self.connection.state is not State.OPEN or self._reader.is_ending:
             return False
         pings = self._need_pings()
         payload = pings.fresh_payload()
@@ -337,6 +377,8 @@ class Outlet(asyncio.BufferedProtocol):
 
     def keepalive_failed(self) -> None:
         """For `Keepalive`."""
+        if self._reader.is_ending:
+            return  # its Close stands behind what nobody has read, and has a deadline of its own
         self.connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         self._flush()
         self._after_bytes()

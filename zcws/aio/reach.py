@@ -13,8 +13,11 @@ proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,8 +27,10 @@ from zcws.proxy import Proxy, Tunnel
 from zcws.route import (
     EYEBALLS_DELAY,
     Route,
+    cannot_connect,
     is_address,
     missing_socks,
+    no_tls,
     socks_error,
     socks_options,
     unknown_host,
@@ -36,6 +41,11 @@ from zcws.uri import WebSocketURI
 __all__ = ["reach"]
 
 P = TypeVar("P", bound=asyncio.Protocol)
+
+#: What asyncio says of each address that it could not connect to.
+_failed_connects = re.compile(r"\[Errno (\d+)\] Connect call failed \('([^']+)', (\d+)").findall
+#: What only a connect says.
+_CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 #: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute.
 _LATER = 24 * 3600.0
@@ -58,7 +68,24 @@ async def reach(
             needed.
     """
     security = route.security(uri)
-    tls: dict[str, Any] = {} if security is None else {"ssl": security[0], "server_hostname": security[1]}
+    if security is None:
+        return await _by(loop, make, route, uri, {}, others)
+    try:
+        tls = {"ssl": security[0], "server_hostname": security[1]}
+        return await _by(loop, make, route, uri, tls, others)
+    except (ssl.SSLError, ConnectionError) as error:
+        raise no_tls(uri.shown, "ws://", error) from None
+
+
+async def _by(
+    loop: asyncio.AbstractEventLoop,
+    make: Callable[[], P],
+    route: Route,
+    uri: WebSocketURI,
+    tls: dict[str, Any],
+    others: dict[str, Any],
+) -> tuple[asyncio.Transport, P]:
+    """The same by the way that the route says."""
     if route.path is not None:
         return await _unix(loop, make, os.fspath(route.path), {**tls, **others})
     if route.sock is not None:
@@ -96,6 +123,21 @@ async def _straight(
         return await loop.create_connection(make, host, port, **options)
     except socket.gaierror as error:
         raise unknown_host(host, error) from None
+    except OSError as error:
+        raise not_connected(host, port, error) from None
+
+
+def not_connected(host: str, port: int, error: OSError) -> OSError:
+    """The error of a host that cannot be connected to, in the words of both drivers; any other as it is."""
+    text = str(error)
+    failures = [((where, int(number)), int(code)) for code, where, number in _failed_connects(text)]
+    if failures and text.count("[Errno ") == len(failures):
+        return cannot_connect(failures)
+    if (
+        error.errno in _CONNECT_FAILED
+    ):  # uvloop, which does not say of which address; the last one, if there are several
+        return cannot_connect([((host, port), error.errno)])
+    return error
 
 
 async def _socks(proxy: Proxy, host: str, port: int, local_addr: tuple[str, int] | None) -> socket.socket:

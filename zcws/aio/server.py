@@ -27,7 +27,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed
+from zcws.errors import ConnectionClosed, LimitExceeded
 from zcws.extensions import Agreement
 from zcws.frame import Frame, close_payload
 from zcws.handshake import SOFTWARE, NoMasking
@@ -153,7 +153,7 @@ class Server:
             callback(ws)
         if self.handler is None:
             closed = ws.when_closed()  # no task: everything happens in on_frame
-            closed.add_done_callback(lambda _: self.connections.discard(ws))
+            closed.add_done_callback(lambda _: self._forget(ws))
         else:
             closed = self.loop.create_task(self._run(ws, self.handler))
         self._running.add(closed)
@@ -188,7 +188,14 @@ class Server:
             ws.abort()
             raise
         finally:
-            self.connections.discard(ws)
+            self._forget(ws)
+
+    def _forget(self, ws: WebSocket) -> None:
+        self.connections.discard(ws)
+        if ws.connection.reader.is_faulty and isinstance(error := ws.connection.error(), LimitExceeded):
+            logger.warning(
+                "%r: %s", ws, error
+            )  # a limit of ours, which may be too low: whoever set it should know
 
     # ---- like asyncio.Server ----
 

@@ -58,6 +58,7 @@ class Stream(Outlet):
         "_late_ends",
         "_late_slot",
         "_on_frame",
+        "_read_before",
         "_request",
         "_response",
         "_waiters",
@@ -95,6 +96,7 @@ class Stream(Outlet):
         self._waiters: list[asyncio.Future[None]] | None = (
             None  # each of a task that waits for the closed socket
         )
+        self._read_before = 0  # frames that had been read when the last of them began; -1: a task was reading
 
     @property
     def request(self) -> Request:
@@ -110,6 +112,22 @@ class Stream(Outlet):
         if isinstance(self._response, bytes):
             self._response = parse_response(self._response, len(self._response))
         return self._response  # type: ignore[return-value]  # None: made by hand
+
+    # ---- who reads ----
+
+    @property
+    def _frames_read(self) -> int:
+        """Frames that have been handed out: they have arrived and do not wait. Pieces that wait may make it less."""
+        return self._reader.frames - self._reader.rows_waiting
+
+    @property
+    def _was_never_read(self) -> bool:
+        return self._on_frame is None and self._wakeup.is_unused and self._frames_read <= 0
+
+    @property
+    def _is_given_up(self) -> bool:
+        # A task that has read while another waited for the end may still answer what it has read.
+        return bool(self._waiters) and not self._wakeup.is_waiting and self._frames_read == self._read_before
 
     # ---- asyncio.BufferedProtocol ----
 
@@ -327,6 +345,9 @@ class Stream(Outlet):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        if isinstance(exc, OSError):
+            # Without its traceback, which holds frames of ours, and by them this connection.
+            self.connection.bridge.cause = exc.with_traceback(None)
         self._late_ends = bool(self._late)
         if self._late_ends:
             self.connection.lose()

@@ -66,6 +66,11 @@ class Wakeup:
         """Whether a task waits."""
         return self._future is not None and not self._future.done()
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether nobody has ever waited. Also true between a wake and the next wait."""
+        return self._future is None
+
     def wake(self) -> None:
         """Resumes the waiting task before this returns; on the loop's next turn where another task is running."""
         if self._future is not None and not self.wake_now():

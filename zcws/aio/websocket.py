@@ -46,15 +46,22 @@ class WebSocket(Reading, Writing):
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
-        """Until the socket is closed. Somebody has to read, for the peer's Close stands behind what it sent before."""
+        """Until the socket is closed.
+
+        Where nobody reads meanwhile, the peer's Close takes effect as soon as it has arrived, though messages before it
+        have not been read; they can be read afterwards. Where another task reads, it takes effect behind them.
+        """
         if self._transport is not None:
             # A future of one's own, so that whoever is cancelled does not cancel the others.
             closed = self._loop.create_future()
             if self._waiters is None:
                 self._waiters = []
             self._waiters.append(closed)
-            if self._reader.is_at_eof:
-                self._reader.receive_eof()
+            self._read_before = -1 if self._wakeup.is_waiting else self._frames_read
+            reader = self._reader
+            if reader.is_at_eof:
+                reader.receive_eof()
+            if reader.is_at_eof or (reader.is_ending and not reader.is_concluded):
                 self._advance_closing()
             try:
                 await closed

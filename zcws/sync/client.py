@@ -16,7 +16,6 @@ from typing import Any, Literal
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
-from zcws.errors import HandshakeError
 from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
@@ -214,7 +213,7 @@ def _shake_in_time(
     except TimeoutError as error:
         if error.errno is not None:
             raise  # it is the network's own
-        raise timed_out(connector.uri, open_timeout) from None
+        raise timed_out(connector.uri, open_timeout, route.proxy_for(connector.uri)) from None
 
 
 def _follow(
@@ -244,27 +243,22 @@ def _shake(
     sock.sendall(connector.request())
     data = bytearray()
     while (response := connector.read_response(data)) is None:
-        data += _more(
-            sock, deadline, "the server closed the connection before it answered the opening handshake"
-        )
+        received = _more(sock, deadline)
+        if not received:
+            # retry.py: another attempt may do better.
+            raise connector.cut_short(data) from EOFError("end of stream")
+        data += received
     behind = bytes(data[connector.used :])
     if response.status_code == 101:
         return response, behind
     body = connector.body_reader(response)
     body.feed(behind)
-    while not body.done:
-        try:
-            body.feed(_more(sock, deadline, ""))
-        except HandshakeError:
-            break  # the body ends with the connection
+    while not body.done and (received := _more(sock, deadline)):  # else it ends with the connection
+        body.feed(received)
     response.body = body.body
     return response, b""
 
 
-def _more(sock: socket.socket, deadline: float | None, at_end: str) -> bytes:
+def _more(sock: socket.socket, deadline: float | None) -> bytes:
     sock.settimeout(rest(deadline))
-    data = sock.recv(_CHUNK)
-    if not data:
-        # retry.py: another attempt may do better.
-        raise HandshakeError(at_end) from EOFError("end of stream")
-    return data
+    return sock.recv(_CHUNK)

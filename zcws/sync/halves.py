@@ -156,11 +156,15 @@ class WriterHalf:
         except Stuck:
             self._channel.abort()
             raise ConnectionClosedError(
-                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"
+                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)", by="us"
             ) from None
         except BaseException as exc:
             if isinstance(exc, OSError) and exc.errno is not None:
-                raise ConnectionClosedError(CloseCode.ABNORMAL_CLOSURE, "the socket is gone") from exc
+                raise ConnectionClosedError(
+                    CloseCode.ABNORMAL_CLOSURE,
+                    "the socket is gone",
+                    by=self._connection.closed_by or "network",
+                ) from exc
             # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
             self._channel.abort()
             raise

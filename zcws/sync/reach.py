@@ -25,7 +25,9 @@ from zcws.proxy import Proxy, Tunnel
 from zcws.route import (
     EYEBALLS_DELAY,
     Route,
+    cannot_connect,
     missing_socks,
+    no_tls,
     socks_error,
     socks_options,
     unknown_host,
@@ -60,7 +62,11 @@ def reach(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[
         TimeoutError: the deadline has passed. OSError: nobody there, or no trust in it. ProxyError: the proxy does
             not want to. ImportError: an extra is needed.
     """
-    return _secured(_plain(route, uri, deadline, others), route.security(uri), deadline)
+    sock = _plain(route, uri, deadline, others)
+    try:
+        return _secured(sock, route.security(uri), deadline)
+    except (ssl.SSLError, ConnectionError) as error:
+        raise no_tls(uri.shown, "ws://", error) from None
 
 
 def _plain(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[str, Any]) -> socket.socket:
@@ -243,8 +249,7 @@ class _Race:
         return None
 
     def _failure(self) -> OSError:
-        what = "; ".join(f"{shown(where)}: {os.strerror(code)}" for (_, where), code in self._errors)
-        return OSError(self._errors[0][1], f"cannot connect to {what}")
+        return cannot_connect([(where, code) for (_, where), code in self._errors])
 
     def close(self) -> None:
         """Ends the attempts that are left."""
@@ -260,9 +265,3 @@ def interleaved(addresses: Iterable[Address]) -> Iterator[Address]:
         by_family.setdefault(address[0], []).append(address)
     for turn in zip_longest(*by_family.values()):
         yield from (address for address in turn if address is not None)
-
-
-def shown(where: Any) -> str:
-    """An address for people."""
-    host, port = where[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -27,7 +27,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed
+from zcws.errors import ConnectionClosed, LimitExceeded
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
@@ -267,6 +267,7 @@ class Server:
             response = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
+            logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
         stream.sendall(response.serialize())
         if response.status_code != 101:
             logger.debug("connection rejected: %s", response.status_code)
@@ -344,6 +345,8 @@ class Server:
         finally:
             ws.abort()
             self.connections.discard(ws)
+            if ws.connection.reader.is_faulty and isinstance(end := ws.connection.error(), LimitExceeded):
+                logger.warning("%r: %s", ws, end)  # whoever set the limit should know
 
     def __enter__(self) -> Self:
         return self

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed, ConnectionClosedError
+from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
 from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
@@ -111,10 +111,9 @@ class WebSocket(ReadingSide, WritingSide):
         try:
             return read(timeout)
         except ConnectionClosed:
-            failure = self.connection.failure
-            if failure is None:
+            if self.connection.failure is None:
                 raise
-            raise ConnectionClosedError(*failure) from None  # the reader does not know why the writer failed
+            raise self.connection.error() from None  # the reader does not know why the writer failed
         finally:
             self._is_read = self._in_turn = False
             self._reading.release()

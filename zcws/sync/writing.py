@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed, ConnectionClosedError
+from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, RingFrame, close_payload
 from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
@@ -261,7 +261,7 @@ class WritingSide:
             failure = int(CloseCode.INTERNAL_ERROR), "the peer does not read (write_timeout)"
             self.connection.lose(failure)
             self._channel.abort()
-            raise ConnectionClosedError(*failure) from None
+            raise self.connection.error() from None
         if isinstance(exc, OSError) and exc.errno is not None:
             # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
             self.connection.lose()
