@@ -360,6 +360,36 @@ def test_basic_credentials(place: Place) -> None:
     place.run(main())
 
 
+@pytest.mark.parametrize("right", ["secret", "wrong"])
+@pytest.mark.filterwarnings("error")
+def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:
+    async def check(username: str, password: str) -> bool:
+        await asyncio.sleep(0)
+        return password == right
+
+    async def main() -> None:
+        hooks = [
+            zcws.health(check=lambda: check("", "secret")),
+            zcws.basic_auth("r", check_credentials=check),
+        ]
+        async with anyplace.serve(echo, process_request=hooks) as server:
+            with pytest.raises(zcws.HandshakeError) as answer:
+                await anyplace.connect(server, "/healthz")
+            assert answer.value.status == (200 if right == "secret" else 503)
+            connecting = anyplace.connect(server, basic_auth=("user", "secret"))
+            if right == "secret":
+                async with connecting:
+                    (ws,) = server.connections
+                    assert ws.request is not None and ws.request.username == "user"
+            else:
+                with pytest.raises(zcws.HandshakeError) as answer:
+                    await connecting
+                assert answer.value.status == 401
+                assert not server.connections
+
+    anyplace.run(main())
+
+
 class TestDraining:
     def test_handlers_may_finish(self, place: Place) -> None:
         """No Close while a handler works, and no longer than it works."""

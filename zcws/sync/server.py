@@ -30,7 +30,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
-from zcws.hooks import hooks_of
+from zcws.hooks import Hook, answer_of, hooks_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel
@@ -293,17 +293,18 @@ class Server:
         return request
 
     def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
-        if self._process_request is not None:
-            try:
-                response: Response | None = self._process_request(self, request)
-                if response is not None and response.status_code == 101:
-                    raise ValueError("process_request must not accept the connection; return None for that")
-            except Exception:
-                logger.error("process_request failed", exc_info=True)
-                response = acceptor.reject(500, "the server failed to answer; its log says more")
-            if response is not None:
-                return response
-        return acceptor.respond(request)
+        try:
+            said = None if self._process_request is None else self._process_request(self, request)
+            response = answer_of(said, "process_request")
+            if response is None:
+                return acceptor.respond(request)
+            if response.status_code == 101:
+                raise ValueError("process_request must not accept the connection; return None for that")
+            response.serialize()  # raises where it is nothing that HTTP can say
+            return response
+        except Exception:
+            logger.error("process_request or select_subprotocol failed", exc_info=True)
+            return acceptor.reject(500, "the server failed to answer; its log says more")
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
