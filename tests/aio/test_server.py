@@ -390,6 +390,71 @@ def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:
     anyplace.run(main())
 
 
+class TestOnOpen:
+    @pytest.mark.parametrize("way", ["raises", "closes", "aborts", "sends", "coroutine"])
+    @pytest.mark.parametrize("at_the_door", [True, False])
+    @pytest.mark.filterwarnings("error")
+    def test_a_function_that_fails(
+        self, anyplace: Place, way: str, at_the_door: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """RFC 6455 7.4.1: 1011, "an unexpected condition"; the handler does not run."""
+        called: list[str] = []
+
+        def on_open(ws: zcws.WebSocket) -> None:
+            called.append("on_open")
+            if way == "closes":
+                ws.begin_close(1001)
+            elif way == "aborts":
+                ws.abort()
+            elif way == "sends":
+                ws.send_nowait("early")
+            raise LookupError("a bug")
+
+        async def slow(ws: zcws.WebSocket) -> None: ...
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            called.append("handler")
+
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None: ...
+
+        options = {} if at_the_door else {"process_request": process_request}
+
+        async def main() -> None:
+            async with anyplace.serve(handler, **options) as server:
+                server.on_open.append(slow if way == "coroutine" else on_open)
+                server.on_open.append(lambda ws: called.append("the next"))
+                ws = await anyplace.connect(server)
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        assert await soon(ws.recv()) == "early"
+                assert ws.close_code == {"closes": 1001, "aborts": 1006}.get(way, 1011)
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+        assert called == ([] if way == "coroutine" else ["on_open"])
+        assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+    def test_with_frames_behind_the_request(self, place: Place) -> None:
+        """They are not shown to a program that has failed already."""
+        shown: list[zcws.Frame] = []
+
+        def on_open(ws: zcws.WebSocket) -> None:
+            raise LookupError("a bug")
+
+        async def main() -> None:
+            async with place.serve(None, on_frame=lambda ws, frame: shown.append(frame)) as server:
+                server.on_open.append(on_open)
+                reader, writer = await place.open(port_of(server))
+                writer.write(request() + wire.frame(wire.TEXT, b"x", key=wire.KEY))
+                assert (await soon(reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101 ")
+                assert await soon(reader.readexactly(4)) == b"\x88\x02\x03\xf3"
+                await hang_up(writer)
+                await until(lambda: not server.connections)
+
+        place.run(main())
+        assert shown == []
+
+
 class TestDraining:
     def test_handlers_may_finish(self, place: Place) -> None:
         """No Close while a handler works, and no longer than it works."""

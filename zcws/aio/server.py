@@ -7,6 +7,7 @@ transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 import socket
@@ -23,6 +24,7 @@ from zcws.aio.outlet import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
+from zcws.callables import check_call, name_of
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -58,7 +60,8 @@ class Server:
 
     Attributes:
         connections: the open connections.
-        on_open: functions that are called with each connection when it has opened, before its handler.
+        on_open: functions that are called with each connection when it has opened, before its handler. One that raises
+            closes the connection with 1011, and its handler does not run.
         loop: the event loop.
     """
 
@@ -149,15 +152,30 @@ class Server:
     def start(self, ws: WebSocket) -> None:
         """The connection has its transport, and belongs to its handler from here on."""
         self.connections.add(ws)
-        for callback in self.on_open:
-            callback(ws)
-        if self.handler is None:
-            closed = ws.when_closed()  # no task: everything happens in on_frame
+        has_begun = not self.on_open or self._has_told(ws)
+        if self.handler is None or not has_begun:
+            closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
             closed.add_done_callback(lambda _: self.connections.discard(ws))
         else:
             closed = self.loop.create_task(self._run(ws, self.handler))
         self._running.add(closed)
         closed.add_done_callback(self._has_ended)
+
+    def _has_told(self, ws: WebSocket) -> bool:
+        """Whether everybody in `on_open` could be told. If not, the connection has got its Close."""
+        try:
+            for callback in self.on_open:
+                said = callback(ws)
+                if inspect.iscoroutine(said):
+                    said.close()
+                    raise TypeError(
+                        f"on_open holds plain functions: {name_of(callback)} returned a coroutine"
+                    )
+        except Exception:
+            logger.error("a function in on_open failed for %r", ws, exc_info=True)
+            ws.begin_close(CloseCode.INTERNAL_ERROR)
+            return False
+        return True
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         self._running.discard(closed)
