@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 import os
 import signal
 import socket
@@ -453,6 +455,72 @@ class TestOnOpen:
 
         place.run(main())
         assert shown == []
+
+
+class TestHandlersThatAreNone:
+    @pytest.mark.parametrize(
+        ("handler", "said"),
+        [
+            (print, None),
+            (5, "the handler is a function that is called with the connection, not 5"),
+            (lambda ws: print(ws) and None, None),
+            (lambda ws: None, "the handler must be a coroutine function, which .*<lambda> is not"),
+            (lambda ws, path: None, "the handler is called with the connection: .*<lambda> does not fit"),
+        ],
+    )
+    def test_where_it_is_given(self, handler: Any, said: str | None) -> None:
+        if said is None:
+            zcws.serve(handler)
+        else:
+            with pytest.raises(TypeError, match=f"^{said}"):
+                zcws.serve(handler)
+
+    def test_where_it_is_called(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            async with place.serve(lambda ws: len("no coroutine")) as server:
+                ws = await place.connect(server)
+                await soon(ws.wait_closed())
+                assert ws.close_code == 1011
+
+        place.run(main())
+        assert "must return an awaitable" in caplog.text
+
+    def test_those_that_are_some(self, place: Place) -> None:
+        class Handler:
+            async def __call__(self, ws: zcws.WebSocket) -> None:
+                await echo(ws)
+
+        async def more(ws: zcws.WebSocket, option: str) -> None:
+            await echo(ws)
+
+        async def main() -> None:
+            for handler in (Handler(), functools.partial(more, option="x"), lambda ws: echo(ws)):
+                async with place.serve(handler) as server, place.connect(server) as ws:
+                    await ws.send("x")
+                    assert await soon(ws.recv()) == "x"
+
+        place.run(main())
+
+    def test_a_response_hook(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^process_response is called with the connection and the request and the"
+        ):
+            zcws.serve(echo, process_response=lambda request, response: None)  # type: ignore[arg-type, misc]
+
+
+def test_waits_without_an_end(place: Place) -> None:
+    options = dict.fromkeys(
+        ("open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout")
+    )
+
+    async def main() -> None:
+        for value in (math.inf, 1e12, None):
+            given = dict.fromkeys(options, value)
+            async with place.serve(echo, **given) as server, place.connect(server, **given) as ws:
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
+
+    place.run(main())
 
 
 class TestDraining:
