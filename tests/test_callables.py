@@ -100,7 +100,7 @@ UNKNOWN = [
 ]
 
 
-@pytest.mark.parametrize("function", ASYNC, ids=repr)
+@pytest.mark.parametrize("function", ASYNC)
 def test_async(function: Any) -> None:
     assert is_async(function)
     assert not gives_nothing(function)
@@ -110,14 +110,14 @@ def test_async(function: Any) -> None:
         check_plain("the hook", function, "at work")
 
 
-@pytest.mark.parametrize("function", NOTHING, ids=repr)
+@pytest.mark.parametrize("function", NOTHING)
 def test_nothing_to_await(function: Any) -> None:
     assert gives_nothing(function)
     assert not is_async(function)
     check_plain("the hook", function, "at work")
 
 
-@pytest.mark.parametrize("function", UNKNOWN, ids=repr)
+@pytest.mark.parametrize("function", UNKNOWN)
 def test_what_cannot_be_known(function: Any) -> None:
     assert not gives_nothing(function)
     assert not is_async(function)

@@ -120,7 +120,6 @@ async def unsendable_later(*_: Any) -> zcws.Response:
         {"process_request": zcws.basic_auth("r", check_credentials=raises)},
         {"process_request": zcws.basic_auth("r", check_credentials=later)},
     ],
-    ids=str,
 )
 @pytest.mark.filterwarnings("error")
 def test_a_hook_that_is_a_mistake(

@@ -507,7 +507,6 @@ def raises(*_: Any) -> Any:
         {"process_request": zcws.basic_auth("r", check_credentials=lambda *pair: asynchronous(*pair))},
         {"process_request": [zcws.health("/", check=lambda: asynchronous())]},
     ],
-    ids=str,
 )
 @pytest.mark.filterwarnings("error")
 def test_a_hook_that_is_a_mistake(
