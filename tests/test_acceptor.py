@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -315,6 +317,25 @@ class TestSubprotocol:
 
         assert refused(select_subprotocol=none).body == b"no subprotocol for you\n"
 
+    def test_a_choice_that_nobody_awaits(self) -> None:
+        async def choose(offered: list[str]) -> str:
+            return offered[0]
+
+        with pytest.raises(
+            TypeError, match=r"^select_subprotocol is a plain function, .*choose is a coroutine"
+        ):
+            AcceptorOptions(select_subprotocol=choose)  # type: ignore[arg-type]
+        acceptor = WebSocketAcceptor(select_subprotocol=lambda offered: choose(offered))  # type: ignore[arg-type, return-value]
+        found = acceptor.read_request(request(("Sec-WebSocket-Protocol", "a")))
+        assert found is not None
+        with warnings.catch_warnings(), pytest.raises(ValueError, match="does not offer"):
+            warnings.simplefilter("error")
+            acceptor.respond(found)
+
+    def test_the_signature_of_another_library(self) -> None:
+        with pytest.raises(TypeError, match=r"^select_subprotocol is called with the list of names"):
+            AcceptorOptions(select_subprotocol=lambda connection, offered: None)  # type: ignore[arg-type, misc]
+
     def test_a_choice_that_was_not_offered(self) -> None:
         acceptor = WebSocketAcceptor(select_subprotocol=lambda offered: "b")
         found = acceptor.read_request(request(("Sec-WebSocket-Protocol", "a")))
@@ -467,6 +488,75 @@ class TestBasicAuth:
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="the realm", charset="UTF-8"'
         assert answer.serialize()
+
+    @pytest.mark.parametrize("said", [True, False, None, 0, ""])
+    @pytest.mark.parametrize("is_async", [True, False])
+    def test_a_function_that_has_to_be_awaited(self, said: Any, is_async: bool) -> None:
+        async def coroutine(username: str, password: str) -> Any:
+            await asyncio.sleep(0)
+            return said
+
+        check = basic_auth("r", check_credentials=coroutine if is_async else lambda *pair: coroutine(*pair))
+        found = WebSocketAcceptor().read_request(
+            request(("Authorization", basic_authorization("user", "word")))
+        )
+        assert isinstance(found, Request)
+
+        async def ask() -> Response | None:
+            pending = check(None, found)
+            assert found.username is None
+            answer = await pending
+            assert answer is None or isinstance(answer, Response)
+            return answer
+
+        answer = asyncio.run(ask())
+        if said is True:
+            assert (answer, found.username) == (None, "user")
+        else:
+            assert answer is not None and (answer.status_code, found.username) == (401, None)
+
+    @pytest.mark.parametrize("said", [1, "yes", object(), ["user"], (each for each in "user")])
+    def test_what_is_true_and_no_answer(self, said: Any) -> None:
+        """A future of another kind, a generator, a row of a data base: who means yes says so."""
+        check = basic_auth("r", check_credentials=lambda username, password: said)
+        found = WebSocketAcceptor().read_request(
+            request(("Authorization", basic_authorization("user", "word")))
+        )
+        with pytest.raises(TypeError, match=f"an object of type {type(said).__name__}, not True or False$"):
+            check(None, found)  # type: ignore[arg-type]
+        assert found is not None and found.username is None
+
+    @pytest.mark.parametrize(
+        "credentials",
+        [
+            "ab",
+            b"ab",
+            ("a",),
+            ("a", "b", "c"),
+            [("a", "b"), 3],
+            [("a",)],
+            {"a": "b", "c": "d"},
+            {"a", "b"},
+            3,
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_pair(self, credentials: Any) -> None:
+        with pytest.raises(TypeError, match=r"^credentials are a pair of str, .* is no pair$"):
+            basic_auth("r", credentials)
+
+    @pytest.mark.parametrize("credentials", [["ab", "cd"], [["ab", "cd"]], {("ab", "cd"): 1}])
+    def test_pairs_in_other_clothes(self, credentials: Any) -> None:
+        check = basic_auth("r", credentials)
+        assert self.ask(check, ("Authorization", basic_authorization("ab", "cd"))) is None
+        assert self.ask(check, ("Authorization", basic_authorization("ab", "ef"))) is not None
+
+    def test_a_function_that_cannot_be_asked(self) -> None:
+        for wrong in (5, lambda username: True):
+            with pytest.raises(
+                TypeError, match=r"^check_credentials is .*called with the user name and the password"
+            ):
+                basic_auth("r", check_credentials=wrong)  # type: ignore[arg-type]
 
     def test_two_credentials_are_two_pairs(self) -> None:
         check = basic_auth("r", [("ab", "cd"), ("ef", "gh")])

@@ -170,6 +170,10 @@ class TestRequest:
         with pytest.raises(ValueError, match="scheme"):
             connector("http://a/")
 
+    def test_a_uri_that_is_no_text(self) -> None:
+        with pytest.raises(TypeError, match=r"^a URI is a str"):
+            WebSocketConnector(b"ws://host/", entropy=bytes)  # type: ignore[arg-type]
+
 
 class TestGrant:
     @pytest.mark.parametrize("name", names("response"))

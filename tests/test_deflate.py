@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from zcws.deflate import Deflate
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, build_extension, parse_extensions
+from zcws.options import LONGEST
 
 
 def answer(offer: str, **options: Any) -> str | None:
@@ -48,6 +50,10 @@ class TestOptions:
         for value in bad:
             with pytest.raises(ValueError, match=f"^{name} must be"):
                 Deflate(**{name: value})
+
+    def test_an_idle_time_without_an_end(self) -> None:
+        assert Deflate(idle_timeout=math.inf) == Deflate(idle_timeout=None)
+        assert Deflate(idle_timeout=1e12).idle_timeout == LONGEST
 
     def test_defaults(self) -> None:
         assert Deflate().threshold == 256

@@ -37,7 +37,10 @@ HOUSE: list[tuple[float, str]] = [
     (7.2, "aio.stream"),
     (7.15, "aio.outlet"),
     (7.1, "aio.reach aio.transport sync.reach"),
-    (7, "activation route retry aio.engine aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive"),
+    (
+        7,
+        "activation route retry aio.engine aio.passing aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive",
+    ),
     (6, "connector acceptor router hooks"),
     (5.5, "stats"),  # what can be known by looking
     (5, "connection"),
@@ -48,7 +51,7 @@ HOUSE: list[tuple[float, str]] = [
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
-    (2, "ring buffer headers uri heads keys rows"),
+    (2, "ring buffer headers uri heads keys rows options callables"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
     (1, "codes"),
     (0.5, "kernel"),  # chosen before anybody uses it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -120,6 +120,19 @@ class TestWhatCannotBeSent:
             Headers()["a"] = 1  # type: ignore[assignment]
         with pytest.raises(TypeError):
             Headers()[b"a"] = "1"  # type: ignore[index]
+
+    def test_values_that_are_no_text(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^the value of the header 'X-A' must be a str; its type is int$"
+        ):
+            Headers({"X-A": 1})  # type: ignore[dict-item]
+        with pytest.raises(TypeError, match=r"^a header's name must be a str, not b'X-A'$"):
+            Headers({b"X-A": "1"})  # type: ignore[dict-item]
+
+    @pytest.mark.parametrize("source", ["X-A: 1", [("X-A",)], [1], 1, [("a", "b", "c")]])
+    def test_what_is_no_headers(self, source: Any) -> None:
+        with pytest.raises(TypeError, match=r"^headers are a mapping"):
+            Headers(source)
 
 
 class TestReceivedLines:

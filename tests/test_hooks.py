@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import warnings
+from functools import partial
 from typing import Any
 
 import pytest
 
 import zcws
-from zcws.hooks import hooks_of, in_order
+from zcws.hooks import answer_of, hooks_of, in_order
 
 REQUEST = zcws.Request("/")
 
@@ -91,3 +93,82 @@ def test_health(method: str, path: str, status: int | None, body: bytes) -> None
     ask = in_order(zcws.health(), zcws.health("/ill", check=lambda: 0))
     response = ask("connection", zcws.Request(path, method=method))
     assert (response and (response.status_code, response.body)) == (status and (status, body))
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_health_that_has_to_be_awaited(well: bool) -> None:
+    async def check() -> bool:
+        await asyncio.sleep(0)
+        return well
+
+    for ask in (zcws.health("/x", check=check), zcws.health("/x", check=lambda: check())):
+        assert answered_for(ask, "/x").status_code == (200 if well else 503)
+        assert answered_for(ask, "/y") is None
+
+
+def answered_for(hook: Any, path: str) -> Any:
+    said = hook("connection", zcws.Request(path))
+    return asyncio.run(awaited(said)) if inspect.isawaitable(said) else said
+
+
+def test_health_that_cannot_be_asked() -> None:
+    for wrong in (5, lambda server: True):
+        with pytest.raises(TypeError, match=r"^check is .*called with nothing"):
+            zcws.health(check=wrong)  # type: ignore[arg-type]
+
+
+async def asynchronous(connection: object, request: zcws.Request) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("hooks", "said"),
+    [
+        (1, "process_request is a function, or several in a list, not 1"),
+        (
+            [hook(None, [], ""), 1],
+            "process_request is a function that is called with the connection and the request, ",
+        ),
+        (
+            lambda request: None,
+            "process_request is called with the connection and the request: .* does not fit",
+        ),
+    ],
+)
+def test_what_is_no_hook(hooks: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}"):
+        hooks_of(hooks, print)
+
+
+def test_hooks_that_nobody_awaits() -> None:
+    plain: Any = hook(None, [], "")
+    checks: list[Any] = [
+        asynchronous,
+        zcws.basic_auth("r", check_credentials=asynchronous),  # type: ignore[arg-type]
+        zcws.health(check=partial(asynchronous, 1, 2)),  # type: ignore[arg-type]
+    ]
+    for wrong in checks:
+        assert hooks_of([plain, wrong], print) is not None
+        with pytest.raises(
+            TypeError, match=r"^process_request is a plain function, .* is a coroutine function$"
+        ):
+            hooks_of([plain, wrong], print, is_blocking=True)
+    assert (
+        hooks_of([plain, zcws.health(), zcws.basic_auth("r", ("a", "b"))], print, is_blocking=True)
+        is not None
+    )
+
+
+def test_answers() -> None:
+    response = zcws.Response(200)
+    assert answer_of(None, "process_request") is None
+    assert answer_of(response, "process_request") is response
+    with pytest.raises(
+        TypeError, match=r"^process_response returned an object of type str where a Response was"
+    ):
+        answer_of("hello", "process_response")
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(TypeError, match=r"^process_request returned an awaitable where"),
+    ):
+        warnings.simplefilter("error")
+        answer_of(in_order(asynchronous, asynchronous)("connection", REQUEST), "process_request")

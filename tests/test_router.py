@@ -10,6 +10,7 @@ from raw import thread
 
 import zcws
 import zcws.sync
+from zcws.router import check_handler
 
 
 def matched(path: str, *routes: str) -> tuple[str, dict[str, Any]] | None:
@@ -153,3 +154,58 @@ def test_on_threads() -> None:
                     zcws.sync.connect(uri + path)
                 assert refused.value.status == status
             server.shutdown()
+
+
+async def handles(ws: Any, name: str = "") -> None: ...
+
+
+class TestHandlersThatCannotBeCalled:
+    @pytest.mark.parametrize(
+        ("path", "handler", "said"),
+        [
+            (
+                "/z/{a}",
+                handles,
+                "the handler of '/z/{a}' is called with the connection and a=...: handles does not fit",
+            ),
+            ("/z/{ws}", handles, "the handler of '/z/{ws}' .* multiple values for argument 'ws'"),
+            ("/z", lambda ws, name: None, "the handler of '/z' is called with the connection: .* 'name'"),
+            ("/z", None, "the handler of '/z' is a function that is called with the connection, not None"),
+        ],
+    )
+    def test_at_a_route(self, path: str, handler: Any, said: str) -> None:
+        router = zcws.Router()
+        with pytest.raises(TypeError, match=f"^{said}"):
+            router.add(path, handler)
+        assert router.handlers == []
+
+    def test_those_that_can(self) -> None:
+        router = zcws.Router()
+        router.add("/", handles)
+        router.add("/{name}", handles)
+        router.add("/{a}/{b:path}", lambda ws, **parameters: handles(ws))
+        assert len(router.handlers) == 3
+
+    def test_of_a_server(self) -> None:
+        router = zcws.Router()
+        for handler in (handles, lambda ws: handles(ws), router):
+            check_handler(handler)
+        router.add("/", handles)
+        check_handler(router)
+        router.add("/{name}", lambda ws, name: None)
+        with pytest.raises(
+            TypeError, match=r"must be a coroutine function, which .*<lambda> is not: .* zcws\.sync$"
+        ):
+            check_handler(router)
+        with pytest.raises(TypeError, match=r"^the handler is called with the connection: .* does not fit"):
+            check_handler(lambda ws, path: None)
+
+    def test_of_a_blocking_server(self) -> None:
+        router = zcws.Router()
+        check_handler(lambda ws: None, is_blocking=True)
+        check_handler(router, is_blocking=True)
+        router.add("/", handles)
+        with pytest.raises(
+            TypeError, match=r"^the handler is a plain function, .*: handles is a coroutine function$"
+        ):
+            check_handler(router, is_blocking=True)

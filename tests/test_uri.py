@@ -131,6 +131,13 @@ class TestParse:
             assert found.host_header.isascii()
             assert parse_uri(f"ws://{found.host_header}{found.path}").path == found.path
 
+    @pytest.mark.parametrize("uri", [b"ws://user:secret@host/", None, 5])
+    def test_what_is_no_text(self, uri: object) -> None:
+        with pytest.raises(TypeError) as wrong:
+            parse_uri(uri)  # type: ignore[arg-type]
+        kind = type(uri).__name__
+        assert str(wrong.value) == f'a URI is a str such as "ws://host/path", not an object of type {kind}'
+
 
 class TestHostHeader:
     """RFC 6455 4.1: the port is there unless it is the scheme's own."""

@@ -24,10 +24,12 @@ connections with the same terms share one `Agreement`, and an acceptor is two sm
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, cast
+from inspect import isawaitable
+from typing import Any, Literal
 
+from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement, check_subprotocols, parse_extensions, parse_subprotocols
 from zcws.handshake import (
@@ -57,7 +59,7 @@ __all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth"]
 #: Takes the subprotocols that the client offers and gives the one to use, or None.
 SelectSubprotocol = Callable[[list[str]], str | None]
 #: Takes user name and password, and tells whether they are right.
-CheckCredentials = Callable[[str, str], bool]
+CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
 #: RFC 6455 4.2.2, 5: what every 101 says.
 GRANTED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
@@ -113,6 +115,9 @@ class AcceptorOptions:
             raise ValueError("subprotocols and select_subprotocol are two ways to say one thing: give one")
         if isinstance(origins, str):
             raise TypeError("origins must be a list, not one str")
+        if select_subprotocol is not None:
+            check_call("select_subprotocol", select_subprotocol, "the list of names that the client offers")
+            check_plain("select_subprotocol", select_subprotocol, "which nobody awaits")
         self.subprotocols = check_subprotocols(subprotocols or ())
         self.select_subprotocol = select_subprotocol
         self.origins = None if origins is None else tuple(origins)
@@ -152,7 +157,8 @@ class AcceptorOptions:
             return self._first_of(offered)
         chosen = self.select_subprotocol(offered)
         if chosen is not None and chosen not in offered:
-            raise ValueError("select_subprotocol chose one that the client does not offer")
+            abandon(chosen)
+            raise ValueError(f"select_subprotocol chose {chosen!r}, which the client does not offer")
         return chosen
 
     def _first_of(self, offered: list[str]) -> str | None:
@@ -288,44 +294,75 @@ def basic_auth(
     realm: str,
     credentials: tuple[str, str] | Iterable[tuple[str, str]] | None = None,
     check_credentials: CheckCredentials | None = None,
-) -> Callable[[object, Request], Response | None]:
+) -> Callable[[object, Request], Any]:
     """A `process_request` that asks for user name and password; the handler finds the name in `ws.request.username`.
     RFC 7617.
 
     Args:
         realm: what is protected, in words.
         credentials: one pair of user name and password, or several.
-        check_credentials: tells whether a pair is right, in place of `credentials`; compare with
-            `hmac.compare_digest` there.
+        check_credentials: says True where a pair is right, in place of `credentials`; compare with
+            `hmac.compare_digest` there. On asyncio it may be a coroutine function.
+
+    Raises:
+        TypeError, ValueError: credentials that are no pairs, or two ways to check them.
     """
     if (credentials is None) == (check_credentials is None):
         raise ValueError("give either credentials or check_credentials")
     if not is_realm(realm):
         raise ValueError('a realm must be printable ASCII without quotes and "\\"')
-    check = check_credentials or one_of(credentials or ())
+    if check_credentials is not None:
+        check_call("check_credentials", check_credentials, "the user name", "the password")
+    check = check_credentials or one_of(pairs_of(credentials))
     # RFC 7617 2.1: which encoding we read.
     challenge = {"WWW-Authenticate": f'Basic realm="{realm}", charset="UTF-8"'}
 
-    def process_request(_connection: object, request: Request) -> Response | None:
+    def process_request(_connection: object, request: Request) -> Any:
         given = parse_basic_authorization(request.headers.combined().get("authorization", ""))
         if given is None:
             return text_response(401, "user name and password are needed", challenge)
-        if not check(*given):
-            return text_response(401, "wrong user name or password", challenge)
-        request.username = given[0]
-        return None
 
-    return process_request
+        def judge(said: object) -> Response | None:
+            if not is_right(said):
+                return text_response(401, "wrong user name or password", challenge)
+            request.username = given[0]
+            return None
+
+        said = check(*given)
+        return Chained(said, judge) if isawaitable(said) else judge(said)
+
+    return as_async_as(check, process_request)
 
 
 is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
 
 
-def one_of(credentials: tuple[str, str] | Iterable[tuple[str, str]]) -> CheckCredentials:
+def is_right(said: object) -> bool:
+    """What `check_credentials` has said. Only True lets in: of much else (a future, a generator) the answer is yet to
+    come, and it is true already."""
+    if said and said is not True:
+        raise TypeError(
+            f"check_credentials returned an object of type {type(said).__name__}, not True or False"
+        )
+    return said is True
+
+
+def pairs_of(credentials: object) -> list[tuple[str, str]]:
+    """The pairs in `credentials`; what is wrong with them is said without a word of them."""
+    if isinstance(credentials, (tuple, list)) and credentials and isinstance(credentials[0], str):
+        credentials = [credentials]
+    pairs: list[Any] = list(credentials) if isinstance(credentials, Iterable) else [credentials]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or [isinstance(part, str) for part in pair] != [True, True]:
+            raise TypeError(
+                'credentials are a pair of str, ("user", "password"), or a list of such pairs; '
+                f"an object of type {type(pair).__name__} is no pair"
+            )
+    return [(name, word) for name, word in pairs]
+
+
+def one_of(pairs: list[tuple[str, str]]) -> CheckCredentials:
     """Compares with every pair, all of them every time, so that the time tells nothing."""
-    given = tuple(credentials)
-    one = given and isinstance(given[0], str)
-    pairs = cast("tuple[tuple[str, str], ...]", (given,) if one else given)
 
     def check(username: str, password: str) -> bool:
         return any([same_text(name, username) & same_text(word, password) for name, word in pairs])

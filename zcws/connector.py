@@ -122,7 +122,7 @@ class WebSocketConnector:
         basic_auth: tuple[str, str] | None = None,
         bearer: str | None = None,
     ) -> None:
-        self.uri = parse_uri(uri) if isinstance(uri, str) else uri
+        self.uri = uri if isinstance(uri, WebSocketURI) else parse_uri(uri)
         self.used = 0
         self._entropy = entropy
         self._origin = origin

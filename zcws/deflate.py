@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, Extension, Parameters, build_extension
+from zcws.options import checked_seconds
 
 __all__ = ["EXTENSION", "Deflate"]
 
@@ -83,13 +84,13 @@ class Deflate:
     ) -> None:
         check_range("level", level, 1, 9)
         check_range("mem_level", mem_level, 1, 9)
+        if idle_timeout is not None and not idle_timeout > 0:
+            raise ValueError("idle_timeout must be a number of seconds above 0, or None")
         for name, bits in zip(WINDOWS, (server_max_window_bits, client_max_window_bits), strict=True):
             if bits is not None:
                 check_range(name, bits, MIN_BITS, MAX_BITS)
         if not isinstance(threshold, int) or threshold < 0:
             raise ValueError("threshold must be a number of bytes, 0 or more")
-        if idle_timeout is not None and not idle_timeout > 0:
-            raise ValueError("idle_timeout must be a number of seconds above 0, or None")
         vars(self).update(
             level=level,
             server_max_window_bits=server_max_window_bits,
@@ -98,7 +99,7 @@ class Deflate:
             client_no_context_takeover=client_no_context_takeover,
             mem_level=mem_level,
             threshold=threshold,
-            idle_timeout=idle_timeout,
+            idle_timeout=checked_seconds("idle_timeout", idle_timeout, zero=False),
         )
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -143,7 +143,7 @@ class Headers(MutableMapping[str, str]):
         if isinstance(other, Headers):
             pairs: Iterable[tuple[str, str]] = other.raw_items()
         else:
-            pairs = other.items() if isinstance(other, Mapping) else other
+            pairs = other.items() if isinstance(other, Mapping) else check_pairs(other)
         checked = [check_line(name, value) for name, value in [*pairs, *more.items()]]
         self._replace([*self._lines(), *checked])
 
@@ -166,10 +166,22 @@ def combine(items: list[tuple[str, str]]) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in every.items()}
 
 
+def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Names and values; `TypeError` for what has not the form of them."""
+    try:
+        return [(name, value) for name, value in pairs]
+    except (TypeError, ValueError):
+        raise TypeError("headers are a mapping of names to values, or pairs of a name and a value") from None
+
+
 def check_line(name: str, value: str) -> tuple[str, str]:
     """Name and value of a line to be sent; `ValueError` where it would be another line, or several."""
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name must be a str, not {name!r}")
     if not is_token(name):
         raise ValueError("a header's name must be a token (RFC 9110 5.1)")
+    if not isinstance(value, str):
+        raise TypeError(f"the value of the header {name!r} must be a str; its type is {type(value).__name__}")
     if not is_value(value):
         raise ValueError("a header's value must not hold CR, LF, NUL or other control characters")
     if not value.isascii() and max(value) > "\xff":

@@ -7,29 +7,62 @@ sent and ends the connection, or None: go on. `basic_auth` (acceptor.py) and `Ro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
 from zcws.http import Request, Response, text_response
 
-__all__ = ["Hook", "health", "hooks_of", "in_order"]
+__all__ = ["Hook", "answer_of", "health", "hooks_of", "in_order"]
 
 #: Returns a Response, None, or an awaitable of either.
 Hook = Callable[[Any, Request], Any]
 
 
-def hooks_of(process_request: Hook | Sequence[Hook] | None, handler: object) -> Hook | None:
-    """What a server asks: the hooks that it was given, then that of its handler, where that is a `Router`."""
-    if process_request is None:
-        hooks: list[Hook] = []
-    else:
-        hooks = [process_request] if callable(process_request) else list(process_request)
+def hooks_of(
+    process_request: Hook | Sequence[Hook] | None, handler: object, *, is_blocking: bool = False
+) -> Hook | None:
+    """What a server asks: the hooks that it was given, then that of its handler, where that is a `Router`.
+
+    Raises:
+        TypeError: one of them is no function for a connection and a request; or is a coroutine function, for a
+            server that `is_blocking`.
+    """
+    hooks = _listed(process_request)
+    for hook in hooks:
+        check_call("process_request", hook, "the connection", "the request")
+        if is_blocking:
+            check_plain("process_request", hook, "since zcws.sync has no event loop")
     last: Hook | None = getattr(handler, "process_request", None)
     if last is not None:
         hooks.append(last)
     if not hooks:
         return None
     return hooks[0] if len(hooks) == 1 else in_order(*hooks)
+
+
+def _listed(process_request: Hook | Sequence[Hook] | None) -> list[Hook]:
+    if process_request is None:
+        return []
+    if callable(process_request):
+        return [process_request]
+    if not isinstance(process_request, Iterable):
+        raise TypeError(f"process_request is a function, or several in a list, not {process_request!r}")
+    return list(process_request)
+
+
+def answer_of(said: object, hook: str) -> Response | None:
+    """What a hook has said, where that is an answer.
+
+    Raises:
+        TypeError: it is none. An awaitable is none either: who calls this cannot await it, or has done so.
+    """
+    if said is None or isinstance(said, Response):
+        return said
+    what = "an awaitable" if inspect.isawaitable(said) else f"an object of type {type(said).__name__}"
+    abandon(said)
+    raise TypeError(f"{hook} returned {what} where a Response was wanted, or None to go on")
 
 
 def in_order(*hooks: Hook) -> Hook:
@@ -39,18 +72,13 @@ def in_order(*hooks: Hook) -> Hook:
         for i, hook in enumerate(hooks):
             said = hook(connection, request)
             if inspect.isawaitable(said):
-                return wait(said, in_order(*hooks[i + 1 :]), connection, request)
+                return Chained(said, partial(go_on, hooks[i + 1 :], connection, request))
             if said is not None:
                 return said
         return None
 
-    async def wait(said: Any, others: Hook, connection: Any, request: Request) -> Any:
-        answer = await said
-        if answer is None:
-            answer = others(connection, request)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        return answer
+    def go_on(others: tuple[Hook, ...], connection: Any, request: Request, answer: Any) -> Any:
+        return in_order(*others)(connection, request) if answer is None else answer
 
     return ask
 
@@ -60,16 +88,24 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
 
         zcws.serve(handler, process_request=[zcws.health(), zcws.basic_auth("chat", ("ann", "secret"))])
 
-    Put it first: what asks how a server is has no password.
+    Put it first: what asks how a server is has no password. On asyncio `check` may be a coroutine function.
     """
+    if check is not None:
+        check_call("check", check)
 
-    def process_request(_connection: object, request: Request) -> Response | None:
+    def process_request(_connection: object, request: Request) -> Any:
         if request.path.partition("?")[0] != path or request.method not in ("GET", "HEAD"):
             return None
-        well = check is None or check()
-        response = text_response(200, "ok") if well else text_response(503, "not ready")
-        if request.method == "HEAD":
-            response.body = b""  # RFC 9110 9.3.2
-        return response
+        said = True if check is None else check()
+        if inspect.isawaitable(said):
+            return Chained(said, lambda well: _health(request, well))
+        return _health(request, said)
 
-    return process_request
+    return as_async_as(check, process_request)
+
+
+def _health(request: Request, well: object) -> Response:
+    response = text_response(200, "ok") if well else text_response(503, "not ready")
+    if request.method == "HEAD":
+        response.body = b""  # RFC 9110 9.3.2
+    return response

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from zcws.callables import check_call, check_plain, gives_nothing, name_of
 from zcws.http import Request, Response, text_response
 
-__all__ = ["Router"]
+__all__ = ["Router", "check_handler"]
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -92,11 +93,17 @@ class Router:
 
         Raises:
             ValueError: the path does not begin with a slash, is taken, or its parameters make no sense.
+            TypeError: the handler does not take the connection and these parameters.
         """
         if not path.startswith("/"):
             raise ValueError(f"a path begins with a slash: {path!r} does not")
-        if parameter.search(path):
-            self._routes.append(Route(path, handler))
+        names = [found[1] for found in parameter.finditer(path)]
+        route = Route(path, handler) if names else None
+        check_call(
+            f"the handler of {path!r}", handler, "the connection", **{name: f"{name}=..." for name in names}
+        )
+        if route is not None:
+            self._routes.append(route)
         elif check_literal(path) in self._exact:
             raise ValueError(f"{path!r} has a handler already")
         else:
@@ -110,6 +117,11 @@ class Router:
             return handler
 
         return decorate
+
+    @property
+    def handlers(self) -> list[Callable[..., Any]]:
+        """All handlers, in no order."""
+        return [*self._exact.values(), *(route.handler for route in self._routes)]
 
     def match(self, path: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
         """The handler for a request's target and its parameters; None where no route fits."""
@@ -141,6 +153,19 @@ class Router:
         assert found is not None  # or process_request would have said so
         handler, parameters = found
         return handler(ws, **parameters)
+
+
+def check_handler(handler: object, *, is_blocking: bool = False) -> None:
+    """`TypeError` for what is certainly no handler of a server, and for a `Router` that has such a one already."""
+    check_call("the handler", handler, "the connection")
+    for each in handler.handlers if isinstance(handler, Router) else [handler]:
+        if is_blocking:
+            check_plain("the handler", each, "since zcws.sync has no event loop")
+        elif gives_nothing(each):
+            raise TypeError(
+                f"the handler must be a coroutine function, which {name_of(each)} is not: write `async def`, or use "
+                "zcws.sync"
+            )
 
 
 def check_literal(text: str) -> str:

@@ -90,7 +90,11 @@ class WebSocketURI(NamedTuple):
 
 
 def parse_uri(uri: str) -> WebSocketURI:
-    """Reads a ws or wss URI; `ValueError` with a sentence for anything else."""
+    """Reads a ws or wss URI; `ValueError` with a sentence for anything else, `TypeError` for what is no str."""
+    if not isinstance(uri, str):
+        raise TypeError(
+            f'a URI is a str such as "ws://host/path", not an object of type {type(uri).__name__}'
+        )
     if has_forbidden(uri):
         raise ValueError("a URI must not hold white space, control characters or backslashes")
     found = grammar(uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from typing import Any
 
@@ -121,3 +122,85 @@ def test_what_cannot_become_a_request_is_refused_at_once(
     place.run(main())
     assert logged in caplog.records[0].getMessage() and "127.0.0.1" in caplog.records[0].getMessage()
     assert caplog.records[0].levelno == logging.INFO
+
+
+def raises(*_: Any) -> Any:
+    raise LookupError("a bug")
+
+
+async def later(*_: Any) -> Any:
+    return "hello"
+
+
+def unsendable(*_: Any) -> zcws.Response:
+    return zcws.Response(200, "OK", None, "text")  # type: ignore[arg-type]
+
+
+async def unsendable_later(*_: Any) -> zcws.Response:
+    return unsendable()
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        *(
+            {"select_subprotocol": each}
+            for each in (raises, lambda offered: "other", lambda offered: later())
+        ),
+        *(
+            {"process_request": each}
+            for each in (raises, lambda *_: "hello", later, unsendable, unsendable_later)
+        ),
+        *(
+            {"process_response": each}
+            for each in (raises, lambda *_: "hello", later, unsendable, unsendable_later)
+        ),
+        {"process_request": later, "process_response": later},
+        {"process_request": zcws.basic_auth("r", check_credentials=raises)},
+        {"process_request": zcws.basic_auth("r", check_credentials=later)},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_hook_that_is_a_mistake(
+    anyplace: Place, hooks: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks gets an answer, and the log says why it is that one."""
+
+    async def main() -> None:
+        async with anyplace.serve(echo, **hooks) as server:
+            with pytest.raises(zcws.HandshakeError) as refused:
+                await soon(awaited(anyplace.connect(server, subprotocols=["chat"], basic_auth=("a", "b"))))
+            assert refused.value.status == 500
+            assert b"bug" not in refused.value.body and b"hello" not in refused.value.body
+            await until(lambda: not server.handshakes)
+            assert not server.connections
+
+    anyplace.run(main())
+    assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+
+async def awaited(connecting: Any) -> Any:
+    return await connecting
+
+
+def test_a_chain_of_hooks_whose_client_leaves_first(place: Place) -> None:
+    """The coroutine of the first hook in the list was made, too, and is not left behind."""
+    made: list[Any] = []
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> Any:
+        made.append(later())
+        return made[-1]
+
+    async def main() -> None:
+        hooks = [process_request, process_request]
+        async with place.serve(echo, process_request=hooks, open_timeout=0.1) as server:
+            for _ in range(20):
+                _, writer = await place.open(port_of(server))
+                writer.write(request())
+                writer.transport.abort()
+            await until(lambda: len(made) >= 20)
+            await until(lambda: not server.handshakes)
+            for each in made:
+                await until(lambda each=each: inspect.getcoroutinestate(each) == inspect.CORO_CLOSED)
+
+    place.run(main())

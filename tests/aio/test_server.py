@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 import os
 import signal
 import socket
@@ -356,6 +358,167 @@ def test_basic_credentials(place: Place) -> None:
                 await zcws.connect(f"ws://user:wrong@127.0.0.1:{port_of(server)}")
             async with zcws.connect(f"ws://user:secret@127.0.0.1:{port_of(server)}") as ws:
                 assert ws.state is zcws.State.OPEN
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("right", ["secret", "wrong"])
+@pytest.mark.filterwarnings("error")
+def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:
+    async def check(username: str, password: str) -> bool:
+        await asyncio.sleep(0)
+        return password == right
+
+    async def main() -> None:
+        hooks = [
+            zcws.health(check=lambda: check("", "secret")),
+            zcws.basic_auth("r", check_credentials=check),
+        ]
+        async with anyplace.serve(echo, process_request=hooks) as server:
+            with pytest.raises(zcws.HandshakeError) as answer:
+                await anyplace.connect(server, "/healthz")
+            assert answer.value.status == (200 if right == "secret" else 503)
+            connecting = anyplace.connect(server, basic_auth=("user", "secret"))
+            if right == "secret":
+                async with connecting:
+                    (ws,) = server.connections
+                    assert ws.request is not None and ws.request.username == "user"
+            else:
+                with pytest.raises(zcws.HandshakeError) as answer:
+                    await connecting
+                assert answer.value.status == 401
+                assert not server.connections
+
+    anyplace.run(main())
+
+
+class TestOnOpen:
+    @pytest.mark.parametrize("way", ["raises", "closes", "aborts", "sends", "coroutine"])
+    @pytest.mark.parametrize("at_the_door", [True, False])
+    @pytest.mark.filterwarnings("error")
+    def test_a_function_that_fails(
+        self, anyplace: Place, way: str, at_the_door: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """RFC 6455 7.4.1: 1011, "an unexpected condition"; the handler does not run."""
+        called: list[str] = []
+
+        def on_open(ws: zcws.WebSocket) -> None:
+            called.append("on_open")
+            if way == "closes":
+                ws.begin_close(1001)
+            elif way == "aborts":
+                ws.abort()
+            elif way == "sends":
+                ws.send_nowait("early")
+            raise LookupError("a bug")
+
+        async def slow(ws: zcws.WebSocket) -> None: ...
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            called.append("handler")
+
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None: ...
+
+        options = {} if at_the_door else {"process_request": process_request}
+
+        async def main() -> None:
+            async with anyplace.serve(handler, **options) as server:
+                server.on_open.append(slow if way == "coroutine" else on_open)
+                server.on_open.append(lambda ws: called.append("the next"))
+                ws = await anyplace.connect(server)
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        assert await soon(ws.recv()) == "early"
+                assert ws.close_code == {"closes": 1001, "aborts": 1006}.get(way, 1011)
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+        assert called == ([] if way == "coroutine" else ["on_open"])
+        assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+    def test_with_frames_behind_the_request(self, place: Place) -> None:
+        """They are not shown to a program that has failed already."""
+        shown: list[zcws.Frame] = []
+
+        def on_open(ws: zcws.WebSocket) -> None:
+            raise LookupError("a bug")
+
+        async def main() -> None:
+            async with place.serve(None, on_frame=lambda ws, frame: shown.append(frame)) as server:
+                server.on_open.append(on_open)
+                reader, writer = await place.open(port_of(server))
+                writer.write(request() + wire.frame(wire.TEXT, b"x", key=wire.KEY))
+                assert (await soon(reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101 ")
+                assert await soon(reader.readexactly(4)) == b"\x88\x02\x03\xf3"
+                await hang_up(writer)
+                await until(lambda: not server.connections)
+
+        place.run(main())
+        assert shown == []
+
+
+class TestHandlersThatAreNone:
+    @pytest.mark.parametrize(
+        ("handler", "said"),
+        [
+            (print, None),
+            (5, "the handler is a function that is called with the connection, not 5"),
+            (lambda ws: print(ws) and None, None),
+            (lambda ws: None, "the handler must be a coroutine function, which .*<lambda> is not"),
+            (lambda ws, path: None, "the handler is called with the connection: .*<lambda> does not fit"),
+        ],
+    )
+    def test_where_it_is_given(self, handler: Any, said: str | None) -> None:
+        if said is None:
+            zcws.serve(handler)
+        else:
+            with pytest.raises(TypeError, match=f"^{said}"):
+                zcws.serve(handler)
+
+    def test_where_it_is_called(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            async with place.serve(lambda ws: len("no coroutine")) as server:
+                ws = await place.connect(server)
+                await soon(ws.wait_closed())
+                assert ws.close_code == 1011
+
+        place.run(main())
+        assert "must return an awaitable" in caplog.text
+
+    def test_those_that_are_some(self, place: Place) -> None:
+        class Handler:
+            async def __call__(self, ws: zcws.WebSocket) -> None:
+                await echo(ws)
+
+        async def more(ws: zcws.WebSocket, option: str) -> None:
+            await echo(ws)
+
+        async def main() -> None:
+            for handler in (Handler(), functools.partial(more, option="x"), lambda ws: echo(ws)):
+                async with place.serve(handler) as server, place.connect(server) as ws:
+                    await ws.send("x")
+                    assert await soon(ws.recv()) == "x"
+
+        place.run(main())
+
+    def test_a_response_hook(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^process_response is called with the connection and the request and the"
+        ):
+            zcws.serve(echo, process_response=lambda request, response: None)  # type: ignore[arg-type, misc]
+
+
+def test_waits_without_an_end(place: Place) -> None:
+    options = dict.fromkeys(
+        ("open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout")
+    )
+
+    async def main() -> None:
+        for value in (math.inf, 1e12, None):
+            given = dict.fromkeys(options, value)
+            async with place.serve(echo, **given) as server, place.connect(server, **given) as ws:
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
 
     place.run(main())
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
+import math
 import socket
 import stat
 import tempfile
@@ -224,7 +226,7 @@ def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureF
         sock.sendall(net.request())
         head = raw.head_of(sock)
         assert head.startswith(b"HTTP/1.1 500 ") and b"bug" not in head
-    assert "process_request failed" in caplog.text
+    assert "process_request or select_subprotocol failed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -514,3 +516,92 @@ def test_what_cannot_become_a_request_is_refused_at_once(
         assert answer.startswith(b"HTTP/1.1 400 ") and said in answer and b"SSH" not in answer
     message = caplog.records[0].getMessage()
     assert logged in message and "127.0.0.1" in message
+
+
+# ---- functions that are mistakes ----
+
+
+async def asynchronous(*_: Any) -> Any:
+    return True
+
+
+def raises(*_: Any) -> Any:
+    raise LookupError("a bug")
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        *({"select_subprotocol": each} for each in (raises, lambda offered: "other")),
+        {"process_request": lambda server, request: "hello"},
+        {"process_request": lambda server, request: asynchronous()},
+        {"process_request": lambda server, request: zcws.Response(200, "OK", None, "text")},  # type: ignore[arg-type]
+        {"process_request": zcws.basic_auth("r", check_credentials=raises)},
+        {"process_request": zcws.basic_auth("r", check_credentials=lambda *pair: asynchronous(*pair))},
+        {"process_request": [zcws.health("/", check=lambda: asynchronous())]},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_hook_that_is_a_mistake(
+    serving: Serving, hooks: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks gets an answer, and the log says why it is that one."""
+    with serving(echo, **hooks) as server:
+        with pytest.raises(zcws.HandshakeError) as refused:
+            uri = f"ws://a:b@127.0.0.1:{port_of(server)}/"
+            zcws.sync.connect(uri, subprotocols=["chat"], open_timeout=raw.LONG)
+        assert refused.value.status == 500
+        assert not server.connections
+    gc.collect()  # a coroutine that was left behind would warn
+    assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+
+def test_coroutine_functions_are_refused_where_they_are_given() -> None:
+    router = zcws.Router()
+    router.add("/", asynchronous)
+    checked = zcws.basic_auth("r", check_credentials=asynchronous)
+    refused: list[tuple[Any, dict[str, Any], str]] = [
+        (asynchronous, {}, "the handler is a plain function, .*asynchronous is a coroutine function"),
+        (router, {}, "the handler is a plain function, .*asynchronous is a coroutine function"),
+        (echo, {"process_request": asynchronous}, "process_request is a plain function"),
+        (echo, {"process_request": [zcws.health(), checked]}, "process_request is a plain function"),
+        (echo, {"select_subprotocol": asynchronous}, "select_subprotocol is a plain function"),
+        (lambda ws, path: None, {}, "the handler is called with the connection: .* does not fit"),
+    ]
+    for handler, options, said in refused:
+        with pytest.raises(TypeError, match=f"^{said}"):
+            zcws.sync.serve(handler, "127.0.0.1", 0, **options)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_handler_that_would_have_to_be_awaited(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda ws: asynchronous(ws)) as server:  # type: ignore[arg-type, return-value]
+        with raw.client(port_of(server)) as peer:
+            assert peer.read().payload[:2] == b"\x03\xf3"
+            peer.send(wire.CLOSE)
+            peer.rest()
+    gc.collect()
+    assert "zcws.sync has no event loop" in caplog.text
+
+
+def test_nothing_is_bound_for_nothing() -> None:
+    """A server that was not made keeps no port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for option in ({"origins": "https://a"}, {"max_size": "1"}, {"process_request": 5}):
+        with pytest.raises(TypeError):
+            zcws.sync.serve(echo, "127.0.0.1", port, **option)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e12])
+def test_waits_without_an_end(serving: Serving, value: float) -> None:
+    names = ("open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout")
+    options: dict[str, Any] = dict.fromkeys(names, value)
+    options["compression"] = zcws.Deflate(idle_timeout=value)
+    with serving(echo, **options) as server:
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", **options) as ws:
+            ws.send("x")
+            assert ws.recv() == "x"
+    assert ws.close_code == 1000

@@ -23,7 +23,7 @@ import contextlib
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
@@ -31,7 +31,9 @@ from zcws.aio.outlet import end_writing
 from zcws.aio.stream import hand_over
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
+from zcws.callables import abandon
 from zcws.extensions import Agreement
+from zcws.hooks import answer_of
 from zcws.http import HttpError, Request, Response, text_response
 
 __all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
@@ -106,7 +108,7 @@ class ServerHandshake(asyncio.Protocol):
         self._data = b""
         self._sock = sock  # while it is at the door
         self.is_waiting = False  # there, for the rest of the request
-        self._said: Awaitable[Response | None] | None = None  # by a hook that is a coroutine
+        self._said: Awaitable[object] | None = None  # by a hook that is a coroutine
         self._chosen: Response | None = None  # what `process_response` is thinking about
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -259,32 +261,31 @@ class ServerHandshake(asyncio.Protocol):
         """The answer to the request; None while a hook thinks, in `_said`."""
         server, request = self.server, self.request
         assert request is not None
-        if server.process_request is None and server.process_response is None:
-            return self.acceptor.respond(request)
         try:
             said = None if server.process_request is None else server.process_request(self, request)
-            if said is None or isinstance(said, Response):
+            if not inspect.isawaitable(said):
                 return self._replace(request, said)
             self._said = said
         except Exception:
             return self._blame_hook()
         return None
 
-    def _replace(self, request: Request, said: Response | None) -> Response | None:
+    def _replace(self, request: Request, said: object) -> Response | None:
         """The answer after `process_request` has `said` what it wants; None while `process_response` thinks."""
         response = self._respond(request, said)
         replaced = self._ask_response(request, response)
-        if replaced is None or isinstance(replaced, Response):
-            return replaced or response
+        if not inspect.isawaitable(replaced):
+            return self._sendable(answer_of(replaced, "process_response") or response)
         self._said, self._chosen = replaced, response
         return None
 
-    def _respond(self, request: Request, said: Response | None) -> Response:
-        if said is None:
+    def _respond(self, request: Request, said: object) -> Response:
+        answer = answer_of(said, "process_request")
+        if answer is None:
             return self.acceptor.respond(request)
-        if said.status_code == 101:
+        if answer.status_code == 101:
             raise ValueError("process_request must not accept the connection; return None for that")
-        return said
+        return answer
 
     def _ask_response(
         self, request: Request, response: Response
@@ -292,8 +293,14 @@ class ServerHandshake(asyncio.Protocol):
         hook = self.server.process_response
         return None if hook is None else hook(self, request, response)
 
+    def _sendable(self, response: Response) -> Response:
+        """`response`; raises where a hook has made something of it that no HTTP can say."""
+        if self.server.process_request is not None or self.server.process_response is not None:
+            response.serialize()  # once more, which is little next to what a hook costs
+        return response
+
     def _blame_hook(self) -> Response:
-        logger.error("process_request or process_response failed", exc_info=True)
+        logger.error("process_request, process_response or select_subprotocol failed", exc_info=True)
         return self.acceptor.reject(500, "the server failed to answer; its log says more")
 
     # ---- hooks that are coroutines ----
@@ -305,7 +312,7 @@ class ServerHandshake(asyncio.Protocol):
             self._task = self.server.loop.create_task(self._run_hooks(self._said))
             self._task.add_done_callback(lambda _: self._forget_said())
 
-    async def _run_hooks(self, said: Awaitable[Response | None]) -> None:
+    async def _run_hooks(self, said: Awaitable[object]) -> None:
         try:
             response = await self._settle(said)
         except Exception:
@@ -316,19 +323,20 @@ class ServerHandshake(asyncio.Protocol):
             if self.response is None:  # the server may have gone away meanwhile
                 self._answer(response)
 
-    async def _settle(self, said: Awaitable[Response | None]) -> Response:
+    async def _settle(self, said: Awaitable[object]) -> Response:
         if self._chosen is not None:
-            return await said or self._chosen
+            return self._sendable(answer_of(await said, "process_response") or self._chosen)
         assert self.request is not None
         response = self._respond(self.request, await said)
         replaced = self._ask_response(self.request, response)
-        return (await replaced if inspect.isawaitable(replaced) else replaced) or response
+        if inspect.isawaitable(replaced):
+            replaced = await replaced
+        return self._sendable(answer_of(replaced, "process_response") or response)
 
     def _forget_said(self) -> None:
         """A coroutine that was never begun, because its client left first, is nobody's mistake."""
         said, self._said = self._said, None
-        if isinstance(said, Coroutine):
-            said.close()
+        abandon(said)
 
     # ---- what comes of it ----
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
 from zcws.aio.outlet import Options, pool_of
+from zcws.aio.passing import ConnectionOptions, check_connection_options, check_on_frame
 from zcws.aio.reach import reach
 from zcws.aio.tracing import websocket_class
 from zcws.aio.websocket import WebSocket
@@ -30,8 +30,12 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.keys import MaskingKeys
+from zcws.options import checked_count, checked_seconds, checked_size
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, timed_out, unix_uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["connect", "unix_connect"]
 
@@ -109,8 +113,11 @@ class connect:
         path: str | os.PathLike[str] | None = None,
         process_exception: ProcessException = process_exception,
         reconnect_delays: Delays = backoff,
-        **others: Any,
+        **others: Unpack[ConnectionOptions],
     ) -> None:
+        check_connection_options(others, path)
+        if on_frame is not None:
+            check_on_frame(on_frame)
         # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.
         self._make_connector = partial(
             WebSocketConnector,
@@ -146,10 +153,10 @@ class connect:
         self._retry = (reconnect_delays, process_exception)
         self._on_frame = on_frame
         self._deflate = Deflate.of(compression)
-        self._open_timeout = open_timeout
-        self._max_size = sys.maxsize if max_size is None else max_size
-        self._max_fragments = max_fragments
-        self._others = others
+        self._open_timeout = checked_seconds("open_timeout", open_timeout)
+        self._max_size = checked_size(max_size)
+        self._max_fragments = checked_count("max_fragments", max_fragments, "frames")
+        self._others: dict[str, Any] = {**others}
         self._options = Options(
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,

@@ -31,6 +31,7 @@ from zcws.aio.transport import EngineTransport
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
+from zcws.options import checked_seconds, checked_write_limit
 from zcws.pool import Pool
 
 __all__ = ["CORK", "GRACE", "Options", "Outlet", "end_writing", "pool_of"]
@@ -75,7 +76,11 @@ def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -
 
 
 class Options:
-    """Settings that all connections of one client or server share. See `connect` and `serve`."""
+    """Settings that all connections of one client or server share. See `connect` and `serve`.
+
+    Raises:
+        TypeError, ValueError: one of them means nothing.
+    """
 
     __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
 
@@ -88,11 +93,11 @@ class Options:
         write_limit: int | tuple[int, int | None] = _USUAL_LIMIT,
         write_timeout: float | None = None,
     ) -> None:
-        self.ping_interval = ping_interval
-        self.ping_timeout = ping_timeout
-        self.close_timeout = close_timeout
-        self.write_limit = write_limit
-        self.write_timeout = write_timeout
+        self.ping_interval = checked_seconds("ping_interval", ping_interval, zero=False)
+        self.ping_timeout = checked_seconds("ping_timeout", ping_timeout)
+        self.close_timeout = checked_seconds("close_timeout", close_timeout)
+        self.write_limit = checked_write_limit(write_limit)
+        self.write_timeout = checked_seconds("write_timeout", write_timeout)
 
 
 class Outlet(asyncio.BufferedProtocol):

@@ -7,10 +7,11 @@ transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 import socket
-import sys
+import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +21,11 @@ from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.outlet import Options, pool_of
+from zcws.aio.passing import ListeningOptions, check_listening_options, check_on_frame
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
+from zcws.callables import check_call, name_of
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -34,11 +37,11 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
+from zcws.options import checked_count, checked_kind, checked_seconds, checked_size
+from zcws.router import check_handler
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
-
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
 
@@ -58,7 +61,8 @@ class Server:
 
     Attributes:
         connections: the open connections.
-        on_open: functions that are called with each connection when it has opened, before its handler.
+        on_open: functions that are called with each connection when it has opened, before its handler. One that raises
+            closes the connection with 1011, and its handler does not run.
         loop: the event loop.
     """
 
@@ -149,15 +153,30 @@ class Server:
     def start(self, ws: WebSocket) -> None:
         """The connection has its transport, and belongs to its handler from here on."""
         self.connections.add(ws)
-        for callback in self.on_open:
-            callback(ws)
-        if self.handler is None:
-            closed = ws.when_closed()  # no task: everything happens in on_frame
+        has_begun = not self.on_open or self._has_told(ws)
+        if self.handler is None or not has_begun:
+            closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
             closed.add_done_callback(lambda _: self._forget(ws))
         else:
             closed = self.loop.create_task(self._run(ws, self.handler))
         self._running.add(closed)
         closed.add_done_callback(self._has_ended)
+
+    def _has_told(self, ws: WebSocket) -> bool:
+        """Whether everybody in `on_open` could be told. If not, the connection has got its Close."""
+        try:
+            for callback in self.on_open:
+                said = callback(ws)
+                if inspect.iscoroutine(said):
+                    said.close()
+                    raise TypeError(
+                        f"on_open holds plain functions: {name_of(callback)} returned a coroutine"
+                    )
+        except Exception:
+            logger.error("a function in on_open failed for %r", ws, exc_info=True)
+            ws.begin_close(CloseCode.INTERNAL_ERROR)
+            return False
+        return True
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         self._running.discard(closed)
@@ -170,7 +189,10 @@ class Server:
     async def _run(self, ws: WebSocket, handler: Handler) -> None:
         """The handler, from the first message to the closed socket."""
         try:
-            await handler(ws)
+            running = handler(ws)
+            if not inspect.isawaitable(running):
+                raise TypeError(f"the handler must return an awaitable, not {running!r}: write `async def`")
+            await running
             # The usual end: the peer's Close has been answered already.
             if ws.connection.state is not _CLOSED:
                 ws.begin_close()
@@ -322,7 +344,8 @@ class serve:
         extra_headers, server_header: more headers of a 101, and what `Server` says.
         open_timeout: seconds for the opening handshake.
         close_timeout: seconds for the closing handshake, counted from the Close.
-        ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off.
+        ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off. For all five of
+            these times `math.inf` is None.
         max_size: bytes of a message to accept; max_fragments: its frames.
         write_limit: bytes that may wait in the transport before `send` does; or a pair, high and low.
         write_timeout: seconds that the transport may be full before the connection is failed.
@@ -330,6 +353,7 @@ class serve:
 
     Raises:
         OSError: the address cannot be had.
+        ValueError, TypeError: an option or a function means nothing; at once.
     """
 
     def __init__(
@@ -358,11 +382,13 @@ class serve:
         max_fragments: int = MAX_FRAGMENTS,
         write_limit: int | tuple[int, int | None] = 64 * 1024,
         write_timeout: float | None = None,
-        **others: Any,
+        **others: Unpack[ListeningOptions],
     ) -> None:
+        check_listening_options(others, path)
+        checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
         self._where = {"host": host, "port": port} if path is None else {"path": path}
         self._ssl = ssl
-        self._others = others
+        self._others: dict[str, Any] = {**others}
         self._path = path
         self._acceptor_options = AcceptorOptions(
             subprotocols=subprotocols,
@@ -384,13 +410,19 @@ class serve:
         self._handler = handler
         if handler is None and on_frame is None:
             raise TypeError("serve needs a handler, or on_frame, or both")
+        if handler is not None:
+            check_handler(handler)
+        if on_frame is not None:
+            check_on_frame(on_frame)
+        if process_response is not None:
+            check_call("process_response", process_response, "the connection", "the request", "the response")
         self._settings = {
             "on_frame": on_frame,
             "process_request": hooks_of(process_request, handler),
             "process_response": process_response,
-            "open_timeout": open_timeout,
-            "max_size": sys.maxsize if max_size is None else max_size,
-            "max_fragments": max_fragments,
+            "open_timeout": checked_seconds("open_timeout", open_timeout),
+            "max_size": checked_size(max_size),
+            "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
         }
         self._server: Server | None = None
 

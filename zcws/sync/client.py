@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
@@ -21,6 +20,14 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.keys import MaskingKeys
+from zcws.options import (
+    CLIENT_HINTS,
+    NoOptions,
+    checked_count,
+    checked_names,
+    checked_seconds,
+    checked_size,
+)
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
@@ -29,6 +36,9 @@ from zcws.sync.reach import reach, rest
 from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["connect", "reconnect", "unix_connect"]
 
@@ -75,6 +85,7 @@ def connect(
     source_address: tuple[str, int] | None = None,
     family: int = socket.AF_UNSPEC,
     happy_eyeballs_delay: float | None = EYEBALLS_DELAY,
+    **unknown: Unpack[NoOptions],
 ) -> WebSocket:
     """Opens a WebSocket connection; a context manager that closes it.
 
@@ -91,6 +102,18 @@ def connect(
             no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
+    checked_names("connect", unknown, (), CLIENT_HINTS)
+    options = Options(
+        close_timeout=close_timeout,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        write_timeout=write_timeout,
+    )
+    limits = {
+        "max_size": checked_size(max_size),
+        "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
+    }
+    open_timeout = checked_seconds("open_timeout", open_timeout)
     connector = WebSocketConnector(
         uri,
         entropy=os.urandom,
@@ -123,18 +146,10 @@ def connect(
         "happy_eyeballs_delay": happy_eyeballs_delay,
     }
     opened = _shake_in_time(connector, route, open_timeout, others)
-    options = Options(
-        close_timeout=close_timeout,
-        ping_interval=ping_interval,
-        ping_timeout=ping_timeout,
-        write_timeout=write_timeout,
-    )
-    return _open(opened, options, Deflate.of(compression), max_size, max_fragments)
+    return _open(opened, options, Deflate.of(compression), limits)
 
 
-def _open(
-    opened: _Opened, options: Options, deflate: Deflate | None, max_size: int | None, max_fragments: int
-) -> WebSocket:
+def _open(opened: _Opened, options: Options, deflate: Deflate | None, limits: dict[str, int]) -> WebSocket:
     """A handshake has succeeded."""
     stream, connector, agreement, response, received = opened
     connection = Connection(
@@ -143,8 +158,7 @@ def _open(
         agreement=agreement,
         deflate=deflate,
         pool=Pool(),
-        max_size=sys.maxsize if max_size is None else max_size,
-        max_fragments=max_fragments,
+        **limits,
     )
     return WebSocket(
         open_channel(stream),

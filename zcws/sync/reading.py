@@ -20,6 +20,7 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
+from zcws.options import checked_seconds
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.keepalive import Keepalive
 
@@ -32,7 +33,11 @@ _Result = TypeVar("_Result")
 
 
 class Options:
-    """Settings that all connections of one client or server share. See `connect` and `serve`."""
+    """Settings that all connections of one client or server share. See `connect` and `serve`.
+
+    Raises:
+        TypeError, ValueError: one of them means nothing.
+    """
 
     __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_timeout")
 
@@ -44,10 +49,10 @@ class Options:
         close_timeout: float | None = 10,
         write_timeout: float | None = None,
     ) -> None:
-        self.ping_interval = ping_interval
-        self.ping_timeout = ping_timeout
-        self.close_timeout = close_timeout
-        self.write_timeout = write_timeout
+        self.ping_interval = checked_seconds("ping_interval", ping_interval, zero=False)
+        self.ping_timeout = checked_seconds("ping_timeout", ping_timeout)
+        self.close_timeout = checked_seconds("close_timeout", close_timeout)
+        self.write_timeout = checked_seconds("write_timeout", write_timeout)
 
 
 class ReadingSide:

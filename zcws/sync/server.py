@@ -7,6 +7,7 @@ accepted until a connection ends, and clients wait in the kernel's backlog.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import queue
@@ -15,14 +16,15 @@ import selectors
 import socket
 import ssl as ssl_module
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.callables import abandon
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -31,15 +33,25 @@ from zcws.errors import ConnectionClosed, LimitExceeded
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
-from zcws.hooks import hooks_of
+from zcws.hooks import Hook, answer_of, hooks_of
 from zcws.http import HttpError, Request, Response, text_response
+from zcws.options import (
+    SERVER_HINTS,
+    NoOptions,
+    checked_count,
+    checked_kind,
+    checked_names,
+    checked_seconds,
+    checked_size,
+)
 from zcws.pool import Pool
+from zcws.router import check_handler
 from zcws.sync.channel import open_channel
 from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Server", "serve", "unix_serve"]
 
@@ -79,7 +91,7 @@ class Server:
         ssl: ssl_module.SSLContext | None,
         acceptor_options: AcceptorOptions,
         options: Options,
-        process_request: ProcessRequest | Sequence[ProcessRequest] | None,
+        process_request: Hook | None,
         open_timeout: float | None,
         max_size: int,
         max_fragments: int,
@@ -94,7 +106,7 @@ class Server:
         self._ssl = ssl
         self._acceptor_options = acceptor_options
         self._options = options
-        self._process_request = hooks_of(process_request, handler)
+        self._process_request = process_request
         self._open_timeout = open_timeout
         self._max_size = max_size
         self._max_fragments = max_fragments
@@ -305,17 +317,18 @@ class Server:
         return request
 
     def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
-        if self._process_request is not None:
-            try:
-                response: Response | None = self._process_request(self, request)
-                if response is not None and response.status_code == 101:
-                    raise ValueError("process_request must not accept the connection; return None for that")
-            except Exception:
-                logger.error("process_request failed", exc_info=True)
-                response = acceptor.reject(500, "the server failed to answer; its log says more")
-            if response is not None:
-                return response
-        return acceptor.respond(request)
+        try:
+            said = None if self._process_request is None else self._process_request(self, request)
+            response = answer_of(said, "process_request")
+            if response is None:
+                return acceptor.respond(request)
+            if response.status_code == 101:
+                raise ValueError("process_request must not accept the connection; return None for that")
+            response.serialize()  # raises where it is nothing that HTTP can say
+            return response
+        except Exception:
+            logger.error("process_request or select_subprotocol failed", exc_info=True)
+            return acceptor.reject(500, "the server failed to answer; its log says more")
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
@@ -331,7 +344,10 @@ class Server:
         try:
             if self._is_closing:
                 ws.begin_close(CloseCode.GOING_AWAY)
-            self._handler(ws)
+            said = self._handler(ws)
+            if inspect.isawaitable(said):
+                abandon(said)
+                raise TypeError(f"the handler returned {said!r}; zcws.sync has no event loop, zcws.serve has")
             ws.close()
         except Exception as error:
             is_over = ws.state is not State.OPEN or ws.connection.reader.is_concluded
@@ -383,6 +399,7 @@ def serve(
     max_connections: int = MAX_CONNECTIONS,
     backlog: int = 128,
     reuse_port: bool = False,
+    **unknown: Unpack[NoOptions],
 ) -> Server:
     """Listens for WebSocket connections; `serve_forever` then runs `handler(ws)` in a thread for each.
 
@@ -397,12 +414,14 @@ def serve(
         ssl and the rest: see `zcws.serve`.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be had. ValueError, TypeError: an option or a function means nothing.
     """
-    listening = sock or _listen(host, port, path, backlog, reuse_port)
-    return Server(
-        listening,
-        handler,
+    checked_names("serve", unknown, (), SERVER_HINTS)
+    checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+    check_handler(handler, is_blocking=True)
+    make = partial(
+        Server,
+        handler=handler,
         ssl=ssl,
         acceptor_options=AcceptorOptions(
             subprotocols=subprotocols,
@@ -420,13 +439,15 @@ def serve(
             ping_timeout=ping_timeout,
             write_timeout=write_timeout,
         ),
-        process_request=process_request,
-        open_timeout=open_timeout,
-        max_size=sys.maxsize if max_size is None else max_size,
-        max_fragments=max_fragments,
-        max_connections=max_connections,
+        process_request=hooks_of(process_request, handler, is_blocking=True),
+        open_timeout=checked_seconds("open_timeout", open_timeout),
+        max_size=checked_size(max_size),
+        max_fragments=checked_count("max_fragments", max_fragments, "frames"),
+        max_connections=checked_count("max_connections", max_connections, "connections"),
         path=path if sock is None else None,
     )
+    # All that can be wrong with the options has been said by now: nothing is bound for nothing.
+    return make(sock or _listen(host, port, path, backlog, reuse_port))
 
 
 def unix_serve(handler: Handler, path: str, **options: Any) -> Server:

@@ -1,0 +1,84 @@
+"""What is passed on to the event loop."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from net import Place, echo, port_of, soon
+
+import zcws
+from zcws.aio.passing import ConnectionOptions, ListeningOptions
+
+
+def test_names_are_those_of_asyncio() -> None:
+    """An older asyncio lacks some, and none has those that are options of ours."""
+    import asyncio
+
+    ours = {"self", "protocol_factory", "host", "port", "path", "sock", "ssl", "server_hostname"}
+    loop = asyncio.BaseEventLoop
+    known = set(inspect.signature(loop.create_connection).parameters) - ours
+    assert known <= set(ConnectionOptions.__annotations__)
+    listening = {*inspect.signature(loop.create_server).parameters}
+    if unix := getattr(asyncio, "SelectorEventLoop", None):
+        listening |= {*inspect.signature(unix.create_unix_server).parameters}
+    assert listening - (ours - {"sock"}) <= set(ListeningOptions.__annotations__)
+
+
+def test_they_arrive(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo, backlog=5, start_serving=False, reuse_address=True) as server:
+            assert not server.is_serving()
+            await server.start_serving()
+            async with place.connect(server, local_addr=("127.0.0.1", 0)) as ws:
+                await ws.send("x")
+                assert await soon(ws.recv()) == "x"
+                assert ws.remote_address[1] == port_of(server)
+
+    place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "said"),
+    [
+        (zcws.connect, {"path": "/x", "local_addr": ("::1", 0)}, "local_addr means nothing with path="),
+        (zcws.serve, {"path": "/x", "reuse_port": True}, "reuse_port means nothing with path="),
+        (zcws.serve, {"cleanup_socket": True}, "cleanup_socket needs path="),
+    ],
+)
+def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}, a Unix socket$"):
+        make("ws://localhost/" if make is zcws.connect else echo, **option)
+
+
+def test_a_unix_socket_has_options_too(place: Place, tmp_path: Path) -> None:
+    async def main() -> None:
+        path = str(tmp_path / "socket")
+        async with zcws.unix_serve(echo, path, backlog=5), zcws.unix_connect(path) as ws:
+            await ws.send("x")
+            assert await soon(ws.recv()) == "x"
+
+    place.run(main())
+
+
+async def asynchronous(ws: zcws.WebSocket, frame: zcws.Frame) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("on_frame", "said"),
+    [
+        (
+            asynchronous,
+            "on_frame is a plain function, called where bytes arrive, in no task: asynchronous is a",
+        ),
+        (lambda ws: None, "on_frame is called with the connection and the frame: .*<lambda> does not fit"),
+        (5, "on_frame is a function that is called with the connection and the frame, not 5"),
+    ],
+)
+def test_functions_that_get_no_frame(on_frame: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}"):
+        zcws.serve(on_frame=on_frame)
+    with pytest.raises(TypeError, match=f"^{said}"):
+        zcws.connect("ws://localhost/", on_frame=on_frame)

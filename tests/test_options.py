@@ -1,0 +1,220 @@
+"""What options may be, and that all four of connect() and serve() say so before they open anything."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+import zcws
+import zcws.sync
+from zcws.options import (
+    CLIENT_HINTS,
+    LONGEST,
+    SERVER_HINTS,
+    checked_count,
+    checked_kind,
+    checked_names,
+    checked_seconds,
+    checked_size,
+    checked_write_limit,
+)
+
+
+class Four:
+    """An integer that is no int, as NumPy's are."""
+
+    def __index__(self) -> int:
+        return 4
+
+
+async def coroutine(ws: Any) -> None:
+    raise AssertionError("nobody is connected")
+
+
+def function(ws: Any) -> None:
+    raise AssertionError("nobody is connected")
+
+
+#: Nobody listens there, and it would be another error.
+URI = "ws://127.0.0.1:1/"
+
+ENTRANCES: dict[str, Callable[..., object]] = {
+    "connect": lambda **options: zcws.connect(URI, **options),
+    "serve": lambda **options: zcws.serve(coroutine, "127.0.0.1", 0, **options),
+    "sync.connect": lambda **options: zcws.sync.connect(URI, **options),
+    "sync.serve": lambda **options: zcws.sync.serve(function, "127.0.0.1", 0, **options),
+}
+CLIENTS = ("connect", "sync.connect")
+
+
+class TestSeconds:
+    @pytest.mark.parametrize("value", [0, 0.0, 1, 0.001, LONGEST, None])
+    def test_as_they_are(self, value: float | None) -> None:
+        assert checked_seconds("open_timeout", value) is value
+
+    def test_for_ever(self) -> None:
+        assert checked_seconds("open_timeout", math.inf) is None
+
+    @pytest.mark.parametrize("value", [1e12, LONGEST + 0.5, 10**30])
+    def test_longer_than_the_system_can_wait(self, value: float) -> None:
+        assert checked_seconds("open_timeout", value) == LONGEST
+
+    def test_other_numbers(self) -> None:
+        found = checked_seconds("open_timeout", Fraction(1, 2))  # type: ignore[arg-type]
+        assert type(found) is float and found == 0.5
+
+    @pytest.mark.parametrize("value", ["1", True, False, (1,), 1j])
+    def test_what_is_no_number(self, value: Any) -> None:
+        with pytest.raises(TypeError) as wrong:
+            checked_seconds("open_timeout", value)
+        assert str(wrong.value) == f"open_timeout is a number of seconds (0 or more), or None, not {value!r}"
+
+    @pytest.mark.parametrize("value", [-1, -0.001, -math.inf, math.nan])
+    def test_no_time(self, value: float) -> None:
+        with pytest.raises(ValueError, match=r"^open_timeout is a number of seconds"):
+            checked_seconds("open_timeout", value)
+
+    def test_above_zero(self) -> None:
+        assert checked_seconds("ping_interval", 1e-9, zero=False) == 1e-9
+        with pytest.raises(
+            ValueError, match=r"^ping_interval is a number of seconds \(above 0\), or None, not 0$"
+        ):
+            checked_seconds("ping_interval", 0, zero=False)
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("given", "size"), [(None, sys.maxsize), (0, 0), (5, 5), (Four(), 4), (2**80, sys.maxsize)]
+    )
+    def test_sizes(self, given: Any, size: int) -> None:
+        assert checked_size(given) == size
+
+    @pytest.mark.parametrize("value", [1e6, "1", (10, 10), True])
+    def test_what_is_no_size(self, value: Any) -> None:
+        with pytest.raises(TypeError) as wrong:
+            checked_size(value)
+        assert str(wrong.value) == f"max_size is a number of bytes (int, 0 or more) or None, not {value!r}"
+
+    def test_less_than_nothing(self) -> None:
+        with pytest.raises(ValueError, match=r"^max_size is .* not -1$"):
+            checked_size(-1)
+
+    def test_counts(self) -> None:
+        assert checked_count("max_fragments", 1, "frames") == 1
+        assert checked_count("max_fragments", 2**80, "frames") == sys.maxsize
+        with pytest.raises(
+            ValueError, match=r"^max_fragments is a number of frames \(int, 1 or more\), not 0$"
+        ):
+            checked_count("max_fragments", 0, "frames")
+        with pytest.raises(TypeError, match=r"^max_fragments is .* not None$"):
+            checked_count("max_fragments", None, "frames")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("value", [0, 1000, (1000, 0), (1000, 1000), (1000, None)])
+    def test_write_limits(self, value: Any) -> None:
+        assert checked_write_limit(value) == value
+
+    @pytest.mark.parametrize("value", ["x", None, 1.5, [2, 1], (None, 1), (2, "1")])
+    def test_what_is_no_write_limit(self, value: Any) -> None:
+        with pytest.raises(TypeError, match=r"^write_limit is a number of bytes"):
+            checked_write_limit(value)
+
+    @pytest.mark.parametrize("value", [-1, (1, 2), (1,), (3, 2, 1), (-1, None), (1, -1)])
+    def test_write_limits_that_cannot_be(self, value: Any) -> None:
+        with pytest.raises(ValueError, match=r"^write_limit is a number of bytes"):
+            checked_write_limit(value)
+
+
+def test_kinds() -> None:
+    checked_kind("ssl", None, dict, "a dict")
+    checked_kind("ssl", {}, dict, "a dict")
+    with pytest.raises(TypeError, match=r"^ssl is a dict, not 'x'$"):
+        checked_kind("ssl", "x", dict, "a dict")
+
+
+def test_names() -> None:
+    checked_names("connect", ["family"], {"family"}, {})
+    with pytest.raises(TypeError, match=r"^connect\(\) has no option 'famly'$"):
+        checked_names("connect", ["family", "famly"], {"family"}, CLIENT_HINTS)
+    with pytest.raises(
+        TypeError, match=r"^serve\(\) has no option 'additional_headers': it is called extra_headers$"
+    ):
+        checked_names("serve", ["additional_headers"], (), SERVER_HINTS)
+
+
+# ---- where they are given ----
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_size", value) for value in (1e6, -1, "1", (10, 10))),
+        *(("max_fragments", value) for value in (1e6, -1, 0, "1", (10, 10))),
+        *(("ping_interval", value) for value in ("a", 0, -1, math.nan)),
+        *(("ping_timeout", value) for value in ("a", -1, math.nan)),
+        *(("close_timeout", value) for value in ("a", -1, math.nan)),
+        *(("open_timeout", value) for value in ("a", -1, math.nan)),
+        *(("write_timeout", value) for value in ("a", -1, math.nan)),
+    ],
+)
+def test_an_option_that_means_nothing(entrance: str, name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        ENTRANCES[entrance](**{name: value})
+    said = str(wrong.value)
+    assert said.startswith(f"{name} is a number of ") and said.endswith(f", not {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("entrance", "name", "value"),
+    [
+        ("connect", "write_limit", -1),
+        ("serve", "write_limit", "x"),
+        ("sync.serve", "max_connections", 0),
+        ("connect", "ssl", 5),
+        ("serve", "ssl", "x"),
+        ("sync.connect", "ssl", 5),
+        ("sync.serve", "ssl", "x"),
+        ("sync.serve", "ssl", True),
+    ],
+)
+def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name} "):
+        ENTRANCES[entrance](**{name: value})
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("name", ["max_queue", "create_connection", "logger", "extensions", "timeout"])
+def test_options_of_another_library(entrance: str, name: str) -> None:
+    function = entrance.rpartition(".")[2]
+    with pytest.raises(TypeError, match=rf"^{function}\(\) has no option '{name}': \w"):
+        ENTRANCES[entrance](**{name: None})
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_options_that_nobody_knows(entrance: str) -> None:
+    function = entrance.rpartition(".")[2]
+    with pytest.raises(TypeError, match=rf"^{function}\(\) has no option 'ping_intervall'$"):
+        ENTRANCES[entrance](ping_intervall=1)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_the_headers_of_the_other_side(entrance: str) -> None:
+    right, wrong = "additional_headers", "extra_headers"
+    if entrance not in CLIENTS:
+        right, wrong = wrong, right
+    with pytest.raises(TypeError, match=f"has no option '{wrong}': it is called {right}$"):
+        ENTRANCES[entrance](**{wrong: {}})
+    with pytest.raises(TypeError, match="the header 'X-A'"):
+        ENTRANCES[entrance](**{right: {"X-A": 1}})
+
+
+@pytest.mark.parametrize("entrance", ["sync.connect", "sync.serve"])
+@pytest.mark.parametrize("name", ["on_frame", "write_limit"])
+def test_options_that_only_asyncio_has(entrance: str, name: str) -> None:
+    with pytest.raises(TypeError, match=f"has no option '{name}': "):
+        ENTRANCES[entrance](**{name: None})

@@ -1,0 +1,86 @@
+"""What `connect` and `serve` pass on to the event loop: names for the type checker, and for a check at once.
+
+What this file decides: which names those are. It refuses to know what they mean: an event loop that lacks one (uvloop,
+an older asyncio) says so itself. What it must not be told twice is not here: `host`, `ssl` and their kin are options of
+our own.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, TypedDict
+
+from zcws.callables import check_call, check_plain
+from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_names
+
+__all__ = [
+    "ConnectionOptions",
+    "ListeningOptions",
+    "check_connection_options",
+    "check_listening_options",
+    "check_on_frame",
+]
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """Those of `loop.create_connection`. See asyncio."""
+
+    family: int
+    proto: int
+    flags: int
+    local_addr: tuple[str, int] | None
+    happy_eyeballs_delay: float | None
+    interleave: int | None
+    all_errors: bool
+    ssl_handshake_timeout: float | None
+    ssl_shutdown_timeout: float | None
+
+
+class ListeningOptions(TypedDict, total=False):
+    """Those of `loop.create_server` and `loop.create_unix_server`. See asyncio."""
+
+    sock: socket.socket | None
+    backlog: int
+    start_serving: bool
+    family: int
+    flags: int
+    reuse_address: bool | None
+    reuse_port: bool | None
+    keep_alive: bool | None
+    cleanup_socket: bool
+    ssl_handshake_timeout: float | None
+    ssl_shutdown_timeout: float | None
+
+
+#: What means nothing for a Unix socket, and what means something for it alone.
+_OF_TCP = {
+    *("family", "proto", "flags", "local_addr", "happy_eyeballs_delay", "interleave", "all_errors"),
+    *("reuse_address", "reuse_port", "keep_alive"),
+}
+_OF_UNIX = {"cleanup_socket"}
+
+
+def check_connection_options(others: ConnectionOptions, path: object) -> None:
+    """`TypeError` for a name that means nothing to `connect`, or nothing together with `path`."""
+    checked_names("connect", others, ConnectionOptions.__annotations__, CLIENT_HINTS)
+    _check_place(others, path)
+
+
+def check_listening_options(others: ListeningOptions, path: object) -> None:
+    """The same for `serve`."""
+    checked_names("serve", others, ListeningOptions.__annotations__, SERVER_HINTS)
+    _check_place(others, path)
+
+
+def check_on_frame(on_frame: object) -> None:
+    """`TypeError` for what cannot be called with each frame; a coroutine would be made for it, and never run."""
+    check_call("on_frame", on_frame, "the connection", "the frame")
+    check_plain("on_frame", on_frame, "called where bytes arrive, in no task")
+
+
+def _check_place(others: Any, path: object) -> None:
+    for name in others:
+        if name in (_OF_UNIX if path is None else _OF_TCP):
+            raise TypeError(
+                f"{name} {'needs' if path is None else 'means nothing with'} path=, a Unix socket"
+            )

@@ -1,0 +1,148 @@
+"""The functions that a program gives: what can be known of one before it is called, and what an awaitable is worth.
+
+What this file decides: whether a function is of the kind that is wanted, so that a mistake is told where it is made and
+not in a log when the first client comes. It refuses to know what handlers and hooks are for. What cannot be told counts
+as right: the call will show it.
+
+A coroutine is true, whatever it is going to say. So whoever asks a function of the program looks whether the answer has
+to be awaited before it takes it for one; where nobody can await, the answer is no.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from types import CodeType
+from typing import Any, TypeVar
+
+__all__ = [
+    "Chained",
+    "abandon",
+    "as_async_as",
+    "check_call",
+    "check_plain",
+    "gives_nothing",
+    "is_async",
+    "name_of",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: The attribute of a plain function that is known to give awaitables.
+_MARK = "_zcws_is_async"
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of `function` certainly gives an awaitable."""
+    return any(
+        inspect.iscoroutinefunction(each) or getattr(each, _MARK, False) is True for each in _called(function)
+    )
+
+
+def as_async_as(asked: object, function: F) -> F:
+    """`function`, which passes on what `asked` gives, and so is async where that is."""
+    setattr(function, _MARK, is_async(asked))
+    return function
+
+
+def gives_nothing(function: object) -> bool:
+    """Whether a call of `function` certainly gives nothing to await: a generator's, and that of a plain function in
+    which no `return` has a value. One that passes on another's coroutine is not less of a handler than that."""
+    codes = [
+        code for each in _called(function) if isinstance(code := getattr(each, "__code__", None), CodeType)
+    ]
+    return not is_async(function) and any(_is_generator(code) or _returns_none(code) for code in codes)
+
+
+def _called(function: object) -> list[object]:
+    """Where a call of `function` arrives: in the function behind partials and methods, or in an object's class."""
+    while isinstance(function, partial):
+        function = function.func
+    is_class = isinstance(function, type)  # a call of which makes an object
+    return [function, function.__call__] if callable(function) and not is_class else [function]
+
+
+def _is_generator(code: CodeType) -> bool:
+    return bool(code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
+
+
+def _returns_none(code: CodeType) -> bool:
+    """Whether every `return` is one of None, and that as plainly as compilers write it."""
+    constant: Any = ...
+    returned = []
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_CONST", "RETURN_CONST"):  # the second in CPython 3.12 and 3.13
+            constant = step.argval
+        elif step.opname != "RETURN_VALUE" or step.is_jump_target:
+            constant = ...
+        if step.opname in ("RETURN_VALUE", "RETURN_CONST"):
+            returned.append(constant)
+    return bool(returned) and all(value is None for value in returned)
+
+
+def check_call(name: str, function: object, /, *given: str, **named: str) -> None:
+    """`TypeError` unless `function` can be called.
+
+    Args:
+        name: the option, or what else the function is.
+        given: its arguments, in words.
+        named: its keyword arguments.
+    """
+    wanted = " and ".join([*given, *named.values()]) or "nothing"
+    if not callable(function):
+        raise TypeError(f"{name} is a function that is called with {wanted}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except Exception:
+        return  # written in C, or annotated with names that only a type checker sees
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is called with {wanted}: {name_of(function)} does not fit, {error}"
+        ) from None
+
+
+def check_plain(name: str, function: object, why: str) -> None:
+    """`TypeError` for a coroutine function where nobody awaits."""
+    if is_async(function):
+        raise TypeError(f"{name} is a plain function, {why}: {name_of(function)} is a coroutine function")
+
+
+def name_of(function: object) -> str:
+    """What a program calls a function."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def abandon(said: object) -> None:
+    """Nobody is going to await this: a coroutine that has not begun would warn of it."""
+    if inspect.isawaitable(said):
+        end = getattr(said, "close", None) or getattr(said, "cancel", None)
+        if end is not None:
+            end()
+
+
+class Chained:
+    """What `then` makes of what an awaitable gives; of that too, it waits for what has to be awaited.
+
+    Unlike a coroutine that awaits another, it leaves none behind when it is closed before it has begun.
+    """
+
+    __slots__ = ("_first", "_then")
+
+    def __init__(self, first: Awaitable[Any], then: Callable[[Any], Any]) -> None:
+        self._first = first
+        self._then = then
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._run().__await__()
+
+    async def _run(self) -> Any:
+        said = self._then(await self._first)
+        return await said if inspect.isawaitable(said) else said
+
+    def close(self) -> None:
+        """For `abandon`."""
+        abandon(self._first)

@@ -1,0 +1,150 @@
+"""What the options of `connect` and `serve` may be, for both drivers.
+
+What this file decides: which values mean something, what those that mean the same become, and what is said of the
+others: the option, the value, and what is allowed. It refuses to know what an option is good for. It is asked where
+options are given, so that a mistake is not found by the first connection, or in the middle of one.
+
+    option                                             allowed                                becomes
+    -------------------------------------------------  -------------------------------------  -------------------------
+    open_timeout, close_timeout, ping_timeout,         seconds, 0 or more; math.inf; None     a number up to `LONGEST`,
+    write_timeout                                                                             or None: for ever
+    ping_interval                                      the same, above 0                      the same; None: no Pings
+    max_size                                           bytes, 0 or more; None                 an int
+    max_fragments, max_connections                     a number, 1 or more                    an int
+    write_limit                                        bytes, 0 or more; a pair, high, low    the same
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Real
+from operator import index
+from typing import TypedDict
+
+__all__ = [
+    "CLIENT_HINTS",
+    "LONGEST",
+    "SERVER_HINTS",
+    "NoOptions",
+    "checked_count",
+    "checked_kind",
+    "checked_names",
+    "checked_seconds",
+    "checked_size",
+    "checked_write_limit",
+]
+
+#: The longest wait in seconds: poll() counts milliseconds in 31 bits, which are over after 24.8 days. What is longer
+#: is cut to this; `math.inf` and None are for ever.
+LONGEST = 2_000_000
+
+_SIZE = "a number of bytes (int, 0 or more) or None"
+_WRITE_LIMIT = "a number of bytes (int, 0 or more), or a pair of them: high, and low or None"
+
+#: What is not an option here: names from other libraries, and of the other driver, with what to write in their place.
+_HINTS = {
+    "create_connection": "there is one class; keep what belongs to a connection in a dict, or in the handler",
+    "extensions": "compression=zcws.Deflate(...) says it",
+    "logger": 'the loggers are "zcws.client" and "zcws.server"',
+    "loop": "the running event loop is used",
+    "max_frame_size": "it is called max_size, and counts a whole message",
+    "max_queue": "there is no queue; what is not read stays in a ring, and TCP holds the peer back",
+    "on_frame": "zcws.sync has ws.read_frame() and ws.batches()",
+    "read_limit": "there is no queue; what is not read stays in a ring, and TCP holds the peer back",
+    "ssl_context": "it is called ssl",
+    "timeout": "there are open_timeout, close_timeout, ping_timeout and write_timeout",
+    "websocket_handshake_timeout": "it is called open_timeout",
+    "write_limit": "a blocking send waits until the system has taken all of it; write_timeout bounds that",
+}
+CLIENT_HINTS = {
+    **_HINTS,
+    "extra_headers": "it is called additional_headers",
+    "headers": "it is called additional_headers",
+    "local_addr": "it is called source_address",
+    "process_exception": "it belongs to zcws.sync.reconnect()",
+    "reconnect_delays": "it belongs to zcws.sync.reconnect()",
+    "source_address": "it is called local_addr",
+    "user_agent": "it is called user_agent_header",
+}
+SERVER_HINTS = {
+    **_HINTS,
+    "additional_headers": "it is called extra_headers",
+    "headers": "it is called extra_headers",
+    "max_connections": "it bounds the threads of zcws.sync; a process_request can refuse with a 503",
+    "process_response": "extra_headers adds to the 101, and process_request makes every other response",
+    "start_serving": "nothing is accepted before serve_forever()",
+}
+
+
+class NoOptions(TypedDict):
+    """What a function has besides the options that it names, for the type checker."""
+
+
+def checked_names(
+    function: str, given: Iterable[str], allowed: Collection[str], hints: Mapping[str, str]
+) -> None:
+    """`TypeError` for an option that `function` does not have."""
+    for name in given:
+        if name not in allowed:
+            hint = hints.get(name)
+            raise TypeError(f"{function}() has no option {name!r}{f': {hint}' if hint else ''}")
+
+
+def checked_kind(name: str, value: object, kind: type, what: str) -> None:
+    """`TypeError` unless `value` is a `kind` or None; `what` says so in words."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is {what}, not {value!r}")
+
+
+def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> float | None:
+    """A wait that event loops and the system can do, or None for one without an end."""
+    if value is None:
+        return None
+    what = f"a number of seconds ({'0 or more' if zero else 'above 0'}), or None"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {what}, not {value!r}")
+    if not (value > 0 or (zero and value == 0)):  # no comparison is true of NaN
+        raise ValueError(f"{name} is {what}, not {value!r}")
+    if value == math.inf:
+        return None
+    return min(value if isinstance(value, (int, float)) else float(value), LONGEST)
+
+
+def checked_size(value: int | None) -> int:
+    """`max_size`; None for as much as there can be."""
+    return sys.maxsize if value is None else min(_counted("max_size", value, _SIZE), sys.maxsize)
+
+
+def checked_count(name: str, value: int, of: str) -> int:
+    """How many there may be, of what cannot be done with none: `max_fragments`, `max_connections`."""
+    return min(_counted(name, value, f"a number of {of} (int, 1 or more)", least=1), sys.maxsize)
+
+
+def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int, int | None]:
+    """`write_limit`, as transports take it."""
+    if not isinstance(value, tuple):
+        return _counted("write_limit", value, _WRITE_LIMIT)
+    if len(value) != 2:
+        raise ValueError(f"write_limit is {_WRITE_LIMIT}, not {value!r}")
+    high, low = value
+    high = _counted("write_limit", high, _WRITE_LIMIT)
+    if low is None:
+        return high, None
+    low = _counted("write_limit", low, _WRITE_LIMIT)
+    if low > high:
+        raise ValueError(f"write_limit is {_WRITE_LIMIT}: {value!r} has the low one first")
+    return high, low
+
+
+def _counted(name: str, value: int, what: str, *, least: int = 0) -> int:
+    try:
+        count = None if isinstance(value, bool) else index(value)  # NumPy's integers count, too
+    except TypeError:
+        count = None
+    if count is None:
+        raise TypeError(f"{name} is {what}, not {value!r}")
+    if count < least:
+        raise ValueError(f"{name} is {what}, not {value!r}")
+    return count
