@@ -177,7 +177,7 @@ OF_THE_DRIVER = {
 
 
 def options_of(function: Any) -> set[str]:
-    return set(inspect.signature(function).parameters)
+    return set(inspect.signature(function).parameters) - {"unknown"}  # that is what is no option
 
 
 def methods_of(kind: Any) -> set[str]:

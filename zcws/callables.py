@@ -10,11 +10,9 @@ to be awaited before it takes it for one; where nobody can await, the answer is 
 
 from __future__ import annotations
 
-import dis
 import inspect
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from types import CodeType
 from typing import Any, TypeVar
 
 __all__ = [
@@ -23,8 +21,8 @@ __all__ = [
     "as_async_as",
     "check_call",
     "check_plain",
-    "gives_nothing",
     "is_async",
+    "is_generator",
     "name_of",
 ]
 
@@ -47,13 +45,11 @@ def as_async_as(asked: object, function: F) -> F:
     return function
 
 
-def gives_nothing(function: object) -> bool:
-    """Whether a call of `function` certainly gives nothing to await: a generator's, and that of a plain function in
-    which no `return` has a value. One that passes on another's coroutine is not less of a handler than that."""
-    codes = [
-        code for each in _called(function) if isinstance(code := getattr(each, "__code__", None), CodeType)
-    ]
-    return not is_async(function) and any(_is_generator(code) or _returns_none(code) for code in codes)
+def is_generator(function: object) -> bool:
+    """Whether a call of `function` certainly gives a generator, which nobody can await."""
+    return any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in _called(function)
+    )
 
 
 def _called(function: object) -> list[object]:
@@ -62,24 +58,6 @@ def _called(function: object) -> list[object]:
         function = function.func
     is_class = isinstance(function, type)  # a call of which makes an object
     return [function, function.__call__] if callable(function) and not is_class else [function]
-
-
-def _is_generator(code: CodeType) -> bool:
-    return bool(code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
-
-
-def _returns_none(code: CodeType) -> bool:
-    """Whether every `return` is one of None, and that as plainly as compilers write it."""
-    constant: Any = ...
-    returned = []
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_CONST", "RETURN_CONST"):  # the second in CPython 3.12 and 3.13
-            constant = step.argval
-        elif step.opname != "RETURN_VALUE" or step.is_jump_target:
-            constant = ...
-        if step.opname in ("RETURN_VALUE", "RETURN_CONST"):
-            returned.append(constant)
-    return bool(returned) and all(value is None for value in returned)
 
 
 def check_call(name: str, function: object, /, *given: str, **named: str) -> None:

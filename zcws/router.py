@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from zcws.callables import check_call, check_plain, gives_nothing, name_of
+from zcws.callables import check_call, check_plain, is_generator, name_of
 from zcws.http import Request, Response, text_response
 
 __all__ = ["Router", "check_handler"]
@@ -161,11 +161,8 @@ def check_handler(handler: object, *, is_blocking: bool = False) -> None:
     for each in handler.handlers if isinstance(handler, Router) else [handler]:
         if is_blocking:
             check_plain("the handler", each, "since zcws.sync has no event loop")
-        elif gives_nothing(each):
-            raise TypeError(
-                f"the handler must be a coroutine function, which {name_of(each)} is not: write `async def`, or use "
-                "zcws.sync"
-            )
+        elif is_generator(each):
+            raise TypeError(f"the handler is a coroutine function: {name_of(each)} is a generator function")
 
 
 def check_literal(text: str) -> str:

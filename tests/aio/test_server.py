@@ -464,7 +464,7 @@ class TestHandlersThatAreNone:
             (print, None),
             (5, "the handler is a function that is called with the connection, not 5"),
             (lambda ws: print(ws) and None, None),
-            (lambda ws: None, "the handler must be a coroutine function, which .*<lambda> is not"),
+            (lambda ws: (yield), "the handler is a coroutine function: .*<lambda> is a generator function"),
             (lambda ws, path: None, "the handler is called with the connection: .*<lambda> does not fit"),
         ],
     )
