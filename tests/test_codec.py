@@ -432,3 +432,17 @@ def test_a_message_of_no_bytes_is_empty_and_harms_no_other() -> None:
     compressed = deflater.message(b"a message" * 9)
     assert compressed is not None
     assert inflated(inflater, compressed) == b"a message" * 9
+
+
+@pytest.mark.parametrize("takeover", [True, False])
+def test_a_message_that_was_compressed_and_is_not_sent(takeover: bool) -> None:
+    """What comes next refers to nothing of it, nor of anything before."""
+    parameters = DeflateParameters(server_no_context_takeover=not takeover)
+    deflater = Deflater(parameters, is_client=False, level=6, mem_level=8, threshold=0, shared={})
+    texts = [b"one and the same text, " * 10, b"one and the same text, again, " * 10]
+    inflater = Inflater(parameters, is_client=True)
+    for text in texts:
+        deflater.message(texts[0] + b"which is lost")
+        deflater.lose()
+        compressed = deflater.message(text)
+        assert compressed is not None and inflater.message(compressed, 1000) == text

@@ -1169,3 +1169,16 @@ def test_a_limit_of_fragments_says_nothing_of_bytes() -> None:
     connection.receive_bytes(wire.frame(BINARY, b"x", fin=False) + wire.frame(CONTINUATION, b"x"))
     error = connection.error()
     assert isinstance(error, LimitExceeded) and error.size is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", wire.frame(TEXT, b"whole"), wire.frame(TEXT, b"whole") * 5, wire.frame(TEXT, b"half")[:3]]
+)
+def test_what_was_torn_is_not_read(data: bytes) -> None:
+    connection = connect()
+    send(connection, data)
+    connection.reader.tear(1011, "torn")
+    for read in (connection.reader.read_message, connection.reader.read_batch, connection.reader.read_frame):
+        with pytest.raises(ConnectionClosedError, match="torn"):
+            read()
+    assert connection.reader.is_concluded and connection.reader.is_at_eof

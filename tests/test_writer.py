@@ -41,6 +41,9 @@ class Backwards:
     def piece(self, payload: Any, *, last: bool) -> bytes:
         return bytes(payload)[::-1] + (b"." if last else b"")
 
+    def lose(self) -> None:
+        raise AssertionError("nothing was lost")
+
 
 def make_writer(role: str, *, compress: Backwards | None = None) -> Writer:
     keys = MaskingKeys(entropy())
@@ -460,3 +463,23 @@ def test_a_message_that_went_past_is_counted() -> None:
     writer.passed_message(8)
     assert (writer.taken, writer.written, writer.messages) == (sent + 8, sent + 8, 2)
     assert writer.take() == []
+
+
+def test_a_message_that_is_interrupted_while_it_is_compressed() -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Interrupting(Backwards):
+        lost = 0
+
+        def message(self, payload: Any) -> bytes | None:
+            raise Interrupted
+
+        def lose(self) -> None:
+            self.lost += 1
+
+    codec = Interrupting()
+    writer = make_writer("server", compress=codec)
+    with pytest.raises(Interrupted):
+        writer.write_message(OpCode.TEXT, b"nobody gets this")
+    assert (codec.lost, writer.messages, writer.take()) == (1, 0, [])

@@ -101,7 +101,7 @@ class Inflater:
             if len(piece) == _STEP_OUT or stream.eof:
                 self._streams = 1
                 piece = _join(chain((piece,), self._rest(piece, closes=True)), limit)
-            if self._stream is not None and len(piece) <= limit:
+            if len(piece) <= limit:
                 _check_end(self._stream)
         except _ZlibError as exc:
             raise ValueError(str(exc)) from None
@@ -137,8 +137,7 @@ class Inflater:
             begun, self._is_begun = self._is_begun, False
             if begun and self._stream is not None:
                 yield from self._inflate(_TAIL, closes=True)
-                if self._stream is not None:
-                    _check_end(self._stream)
+                _check_end(self._stream)
             if self._forgets:
                 self._stream = None
 
@@ -338,7 +337,7 @@ class Deflater:
 
 def _check_end(stream: Any) -> None:
     """A message that ends in the middle of a block is not one: what comes after it would be misunderstood."""
-    if stream.decompress(_PROBE, 1):
+    if stream is not None and stream.decompress(_PROBE, 1):  # None: it has ended with a final block
         raise ValueError(_CUT_OFF)
 
 

@@ -70,7 +70,7 @@ def test_connections_that_are_lost_say_why() -> None:
     assert (done.returncode, done.stderr) == (3, "")
     lines = done.stdout.splitlines()
     assert lines[lines.index("lost        3") + 1] == (
-        "            3 x 1009 (message too big): message over the limit of the receiver (max_size)"
+        "            3 x closed by the peer: 1009 (message too big): message over the limit of the receiver (max_size)"
     )
 
 

@@ -328,8 +328,9 @@ class serve:
     Args:
         handler: a coroutine function, or a `Router` of them; the connection is closed when it returns, with 1011 when
             it raises. None where `on_frame` does everything.
-        on_frame: a function that is called with the connection and each frame straight from the scan, in no task;
-            the frame is good until it returns. An exception in it fails the connection with 1011.
+        on_frame: a function that is called with the connection and each frame straight from the scan, in no task:
+            messages, Ping and Pong; of the Close `ws.add_end_callback` tells. The frame is good until it returns. An
+            exception in it fails the connection with 1011.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
         sock, path: an existing socket, or a Unix socket's path, in their place.
         ssl: a context, for wss.

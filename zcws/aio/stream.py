@@ -81,7 +81,8 @@ class Stream(Outlet):
         self._on_frame = on_frame
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._wakeup = Wakeup(loop, self._forget_wants)
+        self._wakeup = Wakeup(loop)
+        self._wakeup.on_refusal = self._forget_wants
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
@@ -373,8 +374,9 @@ class Stream(Outlet):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-        # What is left can still be read, but nobody has to be told: without these two the connection is no cycle,
+        # What is left can still be read, but nobody has to be told: without these three the connection is no cycle,
         # and its memory need not wait for the collector.
+        self._wakeup.on_refusal = None
         self._reader.on_pong = None
         if not self.connection.is_split:
             self.connection.bridge.on_put = None

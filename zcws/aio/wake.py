@@ -41,20 +41,24 @@ def _forget(key: int, gone: weakref.ref[asyncio.Future[None]]) -> None:
 
 
 class Wakeup:
-    """Something that one task can wait for, again and again."""
+    """Something that one task can wait for, again and again.
 
-    __slots__ = ("_finished", "_future", "_loop", "_refused")
+    Attributes:
+        on_refusal: called when a second task wants to wait.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, refused: Callable[[], object] = lambda: None) -> None:
-        """`refused`: called when a second task wants to wait."""
+    __slots__ = ("_finished", "_future", "_loop", "on_refusal")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._refused = refused
+        self.on_refusal: Callable[[], object] | None = None
         self._finished = _finished_of(loop)
         self._future: asyncio.Future[None] | None = None  # what the task waits for
 
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
         if self._future is not None and not self._future.done():
-            self._refused()
+            if self.on_refusal is not None:
+                self.on_refusal()
             raise RuntimeError("another task is reading from this connection already")
         self._future = future = self._loop.create_future()
         # What `Future.__await__` would do. A generator of our own would have to be resumed on the task's way back.
