@@ -92,7 +92,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.record = ffi.new("struct zcws_socket *")
-        self._fd = self.record.fd = sock.fileno()
+        self._fd = sock.fileno()
         self._is_over = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -187,6 +187,7 @@ class PlainChannel(Channel):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
+        self.record.fd = self._fd
         sock.settimeout(None)
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
