@@ -91,7 +91,8 @@ struct zcws_reader {
     uint32_t utf8;      /* zcws_utf8's state between two pieces of text */
     uint64_t length;    /* its payload, bytes */
     uint64_t remaining; /* its payload that has not been unmasked, bytes */
-    uint64_t size;      /* payload announced by the frames of the message in progress, bytes */
+    uint64_t size;      /* payload announced by the frames of the message in progress, bytes; over max_size where that
+                         * is the fault */
     uint64_t fragments; /* frames of the message in progress */
 
     uint64_t frames;   /* read whole so far, control frames too; for whoever wants to know */
