@@ -607,3 +607,16 @@ class TestWhoseDoingItWas:
         connection.send_close(1000)
         connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
         assert connection.reader.error().by == "us"
+
+
+@pytest.mark.parametrize(
+    ("payload", "is_limit"),
+    [(b"x" * 11, True), (b"\xff", False), (b"x" * 10, False)],
+    ids=["size", "text", "fits"],
+)
+def test_a_limit_of_ours_that_ended_it(payload: bytes, is_limit: bool) -> None:
+    connection = Connection(is_client=False, max_size=10)
+    connection.reader.receive_bytes(memoryview(wire.frame(wire.TEXT, payload, key=wire.KEY)))
+    limit = connection.limit
+    assert (limit is not None) == is_limit
+    assert limit is None or (limit.code, limit.size) == (1009, 11)

@@ -69,6 +69,21 @@ def padded(size: int, *, line: int = 4000) -> bytes:
     return data
 
 
+class Counted(bytearray):
+    """Received bytes, and how many of all such have been looked at, as often as that was done."""
+
+    looked_at = 0
+
+    def find(self, what: bytes, start: int = 0, end: int = 0) -> int:  # type: ignore[override]
+        Counted.looked_at += max(0, min(end, len(self)) - start)
+        return super().find(what, start, end)
+
+    def __getitem__(self, which: slice) -> bytearray:  # type: ignore[override]
+        piece = super().__getitem__(which)
+        Counted.looked_at += len(piece)
+        return piece
+
+
 class TestKnownHeads:
     @pytest.mark.parametrize("name", names("request"))
     def test_requests(self, name: str) -> None:
@@ -319,27 +334,14 @@ class TestStart:
     @pytest.mark.parametrize("step", [1, 7, 1000])
     def test_no_byte_is_looked_at_often(self, step: int) -> None:
         """Linear, as without it: twice to find the end of the head, and as often for the line and its grammar."""
-        looked_at = 0
-
-        class Counted(bytearray):
-            def find(self, what: bytes, start: int = 0, end: int = 0) -> int:  # type: ignore[override]
-                nonlocal looked_at
-                looked_at += max(0, min(end, len(self)) - start)
-                return super().find(what, start, end)
-
-            def __getitem__(self, which: slice) -> bytearray:  # type: ignore[override]
-                nonlocal looked_at
-                piece = super().__getitem__(which)
-                looked_at += len(piece)
-                return piece
-
+        Counted.looked_at = 0
         whole = b"GET /" + b"a" * (MAX_LINE - 20) + b" HTTP/1.1\r\na: b\r\n\r\n"
         search, reads = HeadSearch(REQUEST), 0
         for size in [*range(step, len(whole), step), len(whole)]:
             reads += 1
             end = search.find(Counted(whole[:size]))
         assert end == len(whole)
-        assert looked_at <= 4 * len(whole) + 6 * reads + 64 * 64
+        assert Counted.looked_at <= 4 * len(whole) + 6 * reads + 64 * 64
 
 
 class TestLimits:
@@ -436,27 +438,14 @@ class TestLimits:
     @pytest.mark.parametrize("step", [1, 7, 1000, MAX_HEAD])
     def test_no_byte_is_looked_at_more_than_twice(self, step: int) -> None:
         """Time is linear however the bytes are cut: counted in bytes, not in seconds. CVE-2023-43669."""
-        looked_at = 0
-
-        class Counted(bytearray):
-            def find(self, what: bytes, start: int = 0, end: int = 0) -> int:  # type: ignore[override]
-                nonlocal looked_at
-                looked_at += max(0, min(end, len(self)) - start)
-                return super().find(what, start, end)
-
-            def __getitem__(self, which: slice) -> bytearray:  # type: ignore[override]
-                nonlocal looked_at
-                piece = super().__getitem__(which)
-                looked_at += len(piece)
-                return piece
-
+        Counted.looked_at = 0
         whole = padded(MAX_HEAD)
         search, reads = HeadSearch(), 0
         for size in [*range(step, len(whole), step), len(whole)]:
             search.find(Counted(whole[:size]))
             reads += 1
         # Once for its end and once for the length of its lines; the end may have been cut behind its third byte.
-        assert looked_at <= 2 * len(whole) + 3 * reads
+        assert Counted.looked_at <= 2 * len(whole) + 3 * reads
 
 
 class TestSerialize:

@@ -27,7 +27,7 @@ from zcws.closing import Event, State, next_state
 from zcws.codec import Deflater, Inflater
 from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
-from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_error
+from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
 from zcws.keys import MaskingKeys
@@ -375,6 +375,12 @@ class Connection:
         if self.began_end is None:
             return None
         return "us" if self._failure is not None else self.reader.closed_by
+
+    @property
+    def limit(self) -> LimitExceeded | None:
+        """The error of a limit of ours that ended the connection: it may be too low, and whoever set it should know."""
+        error = self.error() if self.reader.is_faulty else None
+        return error if isinstance(error, LimitExceeded) else None
 
     def error(self) -> ConnectionClosed:
         """A new exception that says how the connection ended, and whose doing it was."""

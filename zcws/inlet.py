@@ -593,8 +593,7 @@ class Inlet:
 
     def tear(self, code: int, reason: str) -> None:
         """The same where something has come in between, and nobody knows what of it is whole: nothing can be read."""
-        self._words = self._batch = self.ready = NO_ROWS
-        self._alike = None
+        self._set_rows([])
         self._eof = True
         self.stop(code, reason)
 

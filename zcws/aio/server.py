@@ -30,7 +30,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed, LimitExceeded
+from zcws.errors import ConnectionClosed
 from zcws.extensions import Agreement
 from zcws.frame import Frame, close_payload
 from zcws.handshake import SOFTWARE, NoMasking
@@ -214,10 +214,8 @@ class Server:
 
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
-        if ws.connection.reader.is_faulty and isinstance(error := ws.connection.error(), LimitExceeded):
-            logger.warning(
-                "%r: %s", ws, error
-            )  # a limit of ours, which may be too low: whoever set it should know
+        if (limit := ws.connection.limit) is not None:
+            logger.warning("%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 

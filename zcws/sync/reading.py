@@ -232,12 +232,8 @@ class ReadingSide:
             alone = found(count) if self._writer.sent_close is None else None
             if alone is not None:
                 self._keepalive.heard = True
-            elif count >= 0:
-                self._take(partial(reader.take_found, channel.record.received, count))
-            elif count == ENDED:
-                self._take(reader.receive_eof)
-            elif count == TORN:
-                self._tear()
+            else:
+                self._settle(count, partial(reader.take_found, channel.record.received, count))
             channel.record.received = 0
         except BaseException:
             self._interrupted()
@@ -276,12 +272,7 @@ class ReadingSide:
         channel = self._channel
         try:
             count = channel.receive(reader.get_buffer(), timeout)
-            if count > 0:
-                self._take(partial(reader.received, count))
-            elif count == ENDED:
-                self._take(reader.receive_eof)
-            elif count == TORN:
-                self._tear()
+            self._settle(count, partial(reader.received, count))
             channel.record.received = 0
         except BaseException:
             self._interrupted()
@@ -289,6 +280,15 @@ class ReadingSide:
         self._answer_peer()
         if count == NOTHING and deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError("nothing was received in time")
+
+    def _settle(self, count: int, take: Callable[[], object]) -> None:
+        """What a wait came to, as the channel says; `take` has the reader take what has arrived."""
+        if count >= 0:
+            self._take(take)
+        elif count == ENDED:
+            self._take(self._reader.receive_eof)
+        elif count == TORN:
+            self._tear()
 
     def _interrupted(self) -> None:
         """A signal handler has raised. Where that was a wait, and nothing had been received, it does no harm."""

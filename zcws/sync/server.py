@@ -29,7 +29,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
-from zcws.errors import ConnectionClosed, LimitExceeded
+from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
@@ -361,8 +361,8 @@ class Server:
         finally:
             ws.abort()
             self.connections.discard(ws)
-            if ws.connection.reader.is_faulty and isinstance(end := ws.connection.error(), LimitExceeded):
-                logger.warning("%r: %s", ws, end)  # whoever set the limit should know
+            if (limit := ws.connection.limit) is not None:
+                logger.warning("%r: %s", ws, limit)
 
     def __enter__(self) -> Self:
         return self
