@@ -183,16 +183,22 @@ static void leave_frame(struct zcws_reader *reader) {
 
 /* ---- the batch ----------------------------------------------------------------------------------------------- */
 
+/* A fragment of at most this many bytes is moved behind the one before it, when both are here: that costs less than
+ * whatever is done with a row. */
+enum { JOINED = 16 * 1024 };
+
 struct batch {
     struct zcws_reader *reader;
     uint8_t *base;
     size_t begin, end;
-    uint64_t *row; /* where the next row goes */
-    size_t rows;   /* rows written */
+    uint64_t *row;  /* where the next row goes */
+    uint64_t *open; /* the last row, if its message goes on; else NULL */
+    size_t rows;    /* rows written */
     uint64_t controls;
 };
 
 static void write_row(struct batch *batch, uint8_t what, size_t start, size_t stop) {
+    batch->open = (what & ZCWS_LAST) != 0 ? NULL : batch->row;
     batch->row[0] = what;
     batch->row[1] = start;
     batch->row[2] = stop;
@@ -210,6 +216,22 @@ static void write_data_row(struct batch *batch, size_t start, size_t stop) {
     write_row(batch, what, start, stop);
 }
 
+/* A whole frame of it: with the fragment before it, where that is the last row. RFC 6455 5.4: frames have no meaning of
+ * their own, so nobody need see them. */
+static void write_frame(struct batch *batch, size_t start, size_t stop) {
+    uint64_t *open = batch->open;
+    if (open == NULL || stop - start > JOINED) {
+        write_data_row(batch, start, stop);
+        return;
+    }
+    memmove(batch->base + open[2], batch->base + start, stop - start);
+    open[2] += stop - start;
+    if ((batch->reader->what & ZCWS_LAST) != 0) {
+        open[0] |= ZCWS_LAST;
+        batch->open = NULL;
+    }
+}
+
 /* A frame that is waited for: one row when it is all there. */
 static int take_whole_frame(struct batch *batch) {
     struct zcws_reader *reader = batch->reader;
@@ -222,7 +244,7 @@ static int take_whole_frame(struct batch *batch) {
     if (outcome != DONE) return outcome;
     if (reader->remaining != 0) return NEED_MORE;
     if (!is_control(reader->what)) {
-        write_data_row(batch, payload, stop);
+        write_frame(batch, payload, stop);
     } else {
         if ((reader->what & 0x0F) == CLOSE) {
             if ((outcome = check_close(batch->base + payload, (size_t)reader->length)) != DONE) return outcome;
@@ -284,7 +306,7 @@ static size_t seen_before(const struct zcws_reader *reader) {
 }
 
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows) {
-    struct batch batch = {reader, base, begin, end, table + ZCWS_TABLE_HEAD, 0, 0};
+    struct batch batch = {reader, base, begin, end, table + ZCWS_TABLE_HEAD, NULL, 0, 0};
     /* A caller that has lost bytes: the rest of the frame in progress must not be looked for behind `end`. */
     int is_short = begin > end || seen_before(reader) > end - begin;
     table[ZCWS_TABLE_STATUS] = is_short ? ZCWS_MORE : scan_status(&batch, rows);
@@ -292,6 +314,8 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
     table[ZCWS_TABLE_CONTROLS] = batch.controls;
     table[ZCWS_TABLE_REMAINING] = reader->open && reader->head == 0 ? reader->remaining : 0;
     table[ZCWS_TABLE_SIZE] = reader->size;
+    reader->bytes += batch.begin - begin;
+    reader->rows += batch.rows;
     if (batch.begin == end && batch.controls == 0 && !reader->open && table[ZCWS_TABLE_STATUS] == ZCWS_MORE)
         return batch.rows;
     return batch.rows + ZCWS_NEWS;
@@ -305,9 +329,11 @@ int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len) {
         reader->fault = outcome;
         return outcome;
     }
+    reader->bytes += len;
     reader->first = 0;
     if (reader->remaining != 0) return 0;
     last = reader->what & ZCWS_LAST;
+    if (last) reader->rows += 1;
     leave_frame(reader);
     return last;
 }

@@ -40,8 +40,9 @@ enum {
 };
 
 /* What a descriptor says of its bytes: the low four bits are the opcode (a continuation carries the opcode
- * of its message), the others are these. A row is a whole frame unless the frame is larger than `fit`:
- * then its bytes come as pieces, and a piece reads like a fragment. */
+ * of its message), the others are these. A row is a whole frame, with two exceptions. Small fragments of a message that
+ * are found one behind the other are moved together, and are one row. A frame larger than `fit` comes as pieces, and a
+ * piece reads like a fragment. */
 enum {
     ZCWS_FIRST = 0x10,     /* the first row of its message; every control frame */
     ZCWS_LAST = 0x20,      /* the last row of its message; every control frame */
@@ -95,15 +96,19 @@ struct zcws_reader {
                          * is the fault */
     uint64_t fragments; /* frames of the message in progress */
 
-    uint64_t frames;   /* read whole so far, control frames too; for whoever wants to know */
+    /* For whoever wants to know, and nothing here asks for them. */
+    uint64_t bytes;    /* of the stream, used so far */
+    uint64_t rows;     /* handed out so far; a message that was landed ends with one more */
+    uint64_t frames;   /* read whole so far, control frames too */
     uint64_t messages; /* of these, the last ones of their messages */
 };
 
 /* Reads every complete frame in base[begin, end): checks its head, unmasks its payload in place, checks
- * text as UTF-8 across fragments and inside a frame that is still arriving, and writes one row a frame
- * into `table`, which has room for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS.
- * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in ZCWS_TABLE_STATUS behind the rows that came before it, and again
- * by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin; where they are
+ * text as UTF-8 across fragments and inside a frame that is still arriving, and writes its rows into `table`, which has room
+ * for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS. Small fragments are moved together, towards
+ * `begin`: between the end of a row and the next one there may be anything.
+ * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in
+ * ZCWS_TABLE_STATUS behind the rows that came before it, and again by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin; where they are
  * not, nothing outside of base[begin, end) is touched all the same. */
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
 

@@ -27,6 +27,12 @@ def send(connection: Connection, *frames: bytes) -> None:
     assert connection.receive_bytes(data) == len(data)
 
 
+def send_one_by_one(connection: Connection, *frames: bytes) -> None:
+    """The same in as many arrivals: fragments that arrive together are one row (csrc/scan.c)."""
+    for frame in frames:
+        send(connection, frame)
+
+
 def read(connection: Connection, *args: Any) -> Frame:
     """The next frame, which has to be there; arguments as those of `read_frame`."""
     frame = connection.read_frame(*args)

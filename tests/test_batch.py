@@ -74,7 +74,8 @@ def test_nor_has_a_close() -> None:
 
 def test_payloads_of_messages_in_pieces() -> None:
     connection = connect()
-    send(connection, *texts(2), *wire.fragments(TEXT, [b"o", b"ne"]), wire.frame(PING, b"p"))
+    one, two = wire.fragments(TEXT, [b"o", b"ne"])
+    send(connection, *texts(2), one, wire.frame(PING, b"p"), two)
     found = batch(connection)
     assert not isinstance(found, RingBatch)
     assert [bytes(view) for view in found.payloads] == ["né 0".encode(), "né 1".encode(), b"one"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from itertools import chain
 from typing import Any
 
 import pytest
 import turn
 import wire
-from receiver import DEFLATE, batch, connect, hold_many, read, receive_row, send
+from receiver import DEFLATE, batch, connect, hold_many, read, receive_row, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -201,7 +202,7 @@ def test_buffers_lent_by_the_pool_come_back() -> None:
     pool = Pool(4096)
     connection = connect(pool)
     for i in range(10):
-        send(connection, *wire.fragments(BINARY, [b"a", b"%d" % i]))
+        send_one_by_one(connection, *wire.fragments(BINARY, [b"a", b"%d" % i]))
         frame = read(connection)
         assert pool._buffers == []
         assert frame.to_bytes() == b"a%d" % i
@@ -218,14 +219,15 @@ def test_buffers_lent_by_the_pool_come_back() -> None:
 def test_buffers_lent_for_one_batch_come_back_and_a_callers_does_not() -> None:
     pool = Pool(4096)
     connection = connect(pool)
-    send(connection, *wire.fragments(BINARY, [b"a", b"b"]), *wire.fragments(TEXT, [b"c", b"d"]))
+    messages = wire.fragments(BINARY, [b"a", b"b"]), wire.fragments(TEXT, [b"c", b"d"])
+    send_one_by_one(connection, *chain(*messages))
     frames = batch(connection)
     assert [frame.to_bytes() for frame in frames] == [b"ab", b"cd"]
     assert connection.read_frame() is NEED_MORE
     assert all(frame.is_stale for frame in frames)
     assert len(set(pool._buffers)) == 2
     buffer = PayloadBuffer()
-    send(connection, *wire.fragments(BINARY, [b"e", b"f"]))
+    send_one_by_one(connection, *wire.fragments(BINARY, [b"e", b"f"]))
     assert read(connection, buffer).to_bytes() == b"ef"
     connection.reader.begin_stream()  # no message is in progress
     assert (len(pool._buffers), buffer in pool._buffers) == (2, False)
@@ -399,13 +401,15 @@ def test_a_batch_with_messages_in_pieces() -> None:
     send(
         connection,
         wire.frame(TEXT, b"0"),
-        *wire.fragments(TEXT, [b"o", b"ne"]),
+        wire.frame(TEXT, b"o", fin=False),
+        wire.frame(PONG, b"a pong"),
+        wire.frame(CONTINUATION, b"ne"),
         wire.frame(BINARY, wire.deflate(b"two"), rsv=4),
         wire.frame(PING, b"three"),
         wire.frame(TEXT, b"fo", fin=False),
     )
     frames = batch(connection)
-    assert [frame.to_bytes() for frame in frames] == [b"0", b"one", b"two", b"three"]
+    assert [frame.to_bytes() for frame in frames] == [b"0", b"a pong", b"one", b"two", b"three"]
     assert connection.reader.read_batch() is NEED_MORE
     assert len(pool._buffers) == 1  # of the fragments; what was inflated in one go has bytes of its own
     send(connection, wire.frame(CONTINUATION, b"ur"), wire.frame(CLOSE))

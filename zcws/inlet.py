@@ -292,6 +292,17 @@ class Inlet:
         return length_hint(self._words) > 0 or self._status != _MORE or self._eof
 
     @property
+    def rows_read(self) -> int:
+        """How many rows have been read so far."""
+        return int(self.state.rows) - length_hint(self._words)
+
+    @property
+    def bytes_received(self) -> int:
+        """How many bytes have arrived so far; not those that stood behind a Close, or behind the peer's mistake."""
+        ring = self._ring
+        return int(self.state.bytes) + (0 if ring is None else ring.head - self._next)
+
+    @property
     def frames(self) -> int:
         """How many whole frames have arrived so far, control frames too. The C core counts them as it goes by."""
         return int(self.state.frames)

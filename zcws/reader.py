@@ -12,14 +12,17 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       single, compressed          inflated, then -> USER;       the same
                                   no USER: bytes of its own
       fragments, plain            RING -> USER, each            the same
+      small ones that have        moved together in RING,       as a single one
+      arrived together            then as a single one
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
+from typing import Any
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8
 from zcws.batch import Batch, RingBatch
@@ -234,17 +237,19 @@ class Reader(PieceReader):
             return None
         if what == WHOLE_TEXT:
             if stop - start < _DECODE_IN_PLACE:
-                text: str = ring.copies[start:stop].decode()
-                return text
+                return ring.copies[start:stop].decode()  # type: ignore[no-any-return]
             return str(ring.memory[start:stop], "utf-8")
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
 
     def message_found(self, found: int) -> str | bytes | None:
         """The same for what `scan_landing` has found, or a crossing that received as well. None: see `take_found`."""
-        if found != 1:
+        pool = self.pool
+        if found != 1 or self.discarding:
             return None
-        what, start, stop = self.pool.first_row.tolist()
-        return self.message_of(self.pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
+        what, start, stop = pool.first_row.tolist()
+        if what == WHOLE_TEXT and stop - start < _DECODE_IN_PLACE:  # `message_of`, without the call
+            return pool.landing.copies[start:stop].decode()  # type: ignore[union-attr, no-any-return]
+        return self.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
 
     def frame_found(self, found: int) -> Frame | None:
         """The same as a frame, for somebody who has not asked for the next one yet: its ring stays with us."""
@@ -273,16 +278,44 @@ class Reader(PieceReader):
         self.is_idle = False
 
     def drop_frame(self, ring: Ring, stop: int) -> None:
-        """It has been seen. Its ring, which ends at `stop`, goes back, but for the one of all who are served together.
-
-        Where a view is held, and no more can be, it stays with us.
-        """
-        lease, pool = self._lease, self.pool
+        """It has been seen. Its ring, which ends at `stop`, goes back, but for the one of all who are served together."""
+        lease = self._lease
         lease.number += 1
-        lease.ring = lease.view = None  # `lease.end()`, without the call: for each frame
+        lease.ring = lease.view = None
+        if ring.exports or ring is not self.pool.common:
+            self._let_go(ring, stop)
+
+    def show(
+        self,
+        look: Callable[[Any, Frame], object],
+        owner: Any,
+        ring: Ring,
+        what: int,
+        begin: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        """Both at once for somebody who looks at the frame and is done: `look(owner, frame)`. Raises: what that does.
+
+        Not while our Close is out.
+        """
+        ring.tail = begin
+        lease = self._lease
+        lease.ring = ring
+        try:
+            look(owner, RingFrame(WHOLE[what], lease, start, stop, lease.number))
+        finally:
+            # `drop_frame`, without the call: for each message.
+            lease.number += 1
+            lease.ring = lease.view = None
+            if ring.exports or ring is not self.pool.common:
+                self._let_go(ring, stop)
+
+    def _let_go(self, ring: Ring, stop: int) -> None:
+        """Of a ring in which nothing is unread. Where a view is held, and no more can be, it stays with us."""
+        pool = self.pool
         if not ring.exports or not ring.is_exported:
-            if ring is not pool.common:
-                pool.take_back(ring)
+            pool.take_back(ring)  # which knows the common one
         elif not pool.set_aside(ring):
             self._ring = ring
             self._next = ring.tail = ring.head = stop

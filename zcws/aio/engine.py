@@ -275,7 +275,14 @@ class Engine:
                 ring = self._take_ring(pool)
             found = _serve_sockets(self._sockets)
             if found == 1:
-                self._walk_ones(pool, ring, self._first.tolist())
+                # `_walk_ones` for one: nobody was served before it, and nobody comes after.
+                fd, what, begin, start, stop = self._first.tolist()
+                stream = self._together[fd]
+                try:
+                    if not stream.arrived(ring, what, begin, start, stop):
+                        self._is_not_idle(pool, ring, fd, stream)
+                except BaseException as exc:
+                    self._broke(pool, fd, exc)
             elif self._only >= 0:
                 self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
             elif found:
@@ -414,20 +421,15 @@ class Engine:
         begin = end = 0
         last: Buffer | None = None
         for transport in written:
-            writer = transport.writer
-            size = writer.written - writer.taken
-            # Nothing: it stands there twice, or has been flushed since.
-            if not 0 < size <= _SEND_TOGETHER or transport.backlog or transport.closing:
-                out = writer.out
-                if (
-                    not out
-                    or transport.backlog
-                    or transport.closing
-                    or (out[0] is not last and not _is_for_many(out, len(written)))
-                ):
-                    transport.write_rest()
+            writer, out = transport.writer, transport.writer.out
+            if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
+                data = _take(transport, last, len(written))
+                if data is None:
                     continue
-            data = writer.take_whole()
+            else:
+                data = out.pop()
+                writer.taken = writer.written
+            size = len(data)  # type: ignore[arg-type]
             if data is not last:
                 parts[end] = last = data
                 begin, end = end, end + size
@@ -463,9 +465,20 @@ def _moved(words: list[int], begin: int) -> list[int]:
     return words
 
 
-def _is_for_many(out: list[Buffer], count: int) -> bool:
-    """Whether several connections may have been given the same bytes, as by a broadcast: then one copy serves all."""
-    return count > 1 and len(out) == 1 and type(out[0]) is bytes
+def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:
+    """What it has written, as one piece to be sent with what the other `count` have: the `last` of them, perhaps.
+
+    None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
+    """
+    writer, out = transport.writer, transport.writer.out
+    if out and not (transport.backlog or transport.closing):
+        is_short = writer.size <= _SEND_TOGETHER
+        # By a broadcast several may have been given the same bytes: then one copy serves all.
+        is_for_many = len(out) == 1 and (out[0] is last or (count > 1 and type(out[0]) is bytes))
+        if is_short or is_for_many:
+            return writer.take_whole()
+    transport.write_rest()
+    return None
 
 
 #: Who has sockets is kept alive by them and by the loop, which calls it: to keep it here too would keep, by its

@@ -109,7 +109,6 @@ class Outlet(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_bytes_in",
         "_corked",
         "_deadline",
         "_drained",
@@ -150,8 +149,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._reading_paused = False
-        self._bytes_in = 0
-        self._heard_at = 0  # what `_bytes_in` was when keepalive last asked
+        self._heard_at = 0  # how many bytes had been received when keepalive last asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
@@ -363,9 +361,8 @@ class Outlet(asyncio.BufferedProtocol):
 
     def heard(self) -> bool:
         """For `Keepalive`."""
-        heard = self._bytes_in != self._heard_at or self._reading_paused
-        self._heard_at = self._bytes_in
-        return heard
+        before, self._heard_at = self._heard_at, self._reader.bytes_received
+        return self._heard_at != before or self._reading_paused
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""

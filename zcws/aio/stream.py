@@ -23,6 +23,7 @@ from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.ring import Ring
+from zcws.rows import WHOLE_BINARY, WHOLE_TEXT
 
 __all__ = ["Stream", "hand_over"]
 
@@ -97,7 +98,7 @@ class Stream(Outlet):
         self._waiters: list[asyncio.Future[None]] | None = (
             None  # each of a task that waits for the closed socket
         )
-        self._read_before = 0  # frames that had been read when the last of them began; -1: a task was reading
+        self._read_before = 0  # rows that had been read when the last of them began; -1: a task was reading
 
     @property
     def request(self) -> Request:
@@ -117,25 +118,19 @@ class Stream(Outlet):
     # ---- who reads ----
 
     @property
-    def _frames_read(self) -> int:
-        """Frames that have been handed out: they have arrived and do not wait. Pieces that wait may make it less."""
-        return self._reader.frames - self._reader.rows_waiting
-
-    @property
     def _was_never_read(self) -> bool:
-        return self._on_frame is None and self._wakeup.is_unused and self._frames_read <= 0
+        return self._on_frame is None and self._wakeup.is_unused and self._reader.rows_read == 0
 
     @property
     def _is_given_up(self) -> bool:
         # A task that has read while another waited for the end may still answer what it has read.
-        return bool(self._waiters) and not self._wakeup.is_waiting and self._frames_read == self._read_before
+        return bool(self._waiters) and not self._wakeup.is_waiting and self._reader.rows_read == self._read_before
 
     # ---- asyncio.BufferedProtocol ----
 
     def feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake. RFC 6455 4.1."""
         view = memoryview(data)
-        self._bytes_in += len(view)
         while view and not self._reader.is_full:
             view = view[self._reader.receive_bytes(view) :]
         if view:
@@ -151,7 +146,6 @@ class Stream(Outlet):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        self._bytes_in += nbytes
         if _TLS_IGNORES_PAUSE and self._late_slot is not None:
             self._late += self._late_slot[:nbytes]
             self._late_slot = None
@@ -177,12 +171,11 @@ class Stream(Outlet):
             self._handed = reader.message_of(reader.landing, what, start, stop)
             is_taken = self._handed is not None and self._wakeup.wake_now()
         elif self._wants_frame or self._on_frame is not None:
+            if what != WHOLE_TEXT and what != WHOLE_BINARY:
+                return False
             ring = reader.pool.lease()  # what the program does with the frame may have others receive
-            is_taken = (
-                self._show(self._on_frame, ring, what, 0, start, stop)
-                if self._on_frame is not None
-                else self._lend(ring, what, 0, start, stop)
-            )
+            hand = self._lend if self._on_frame is None else self._show
+            is_taken = hand(ring, what, 0, start, stop)
             if not is_taken:
                 reader.pool.take_back(ring)  # which lands it again
         else:
@@ -203,14 +196,18 @@ class Stream(Outlet):
 
         Whoever waits for it is given it here, past the reader, which stays idle.
         """
-        self._bytes_in += stop - begin
         self._corked = True
         reader = self._reader
         if self._wants_message:
             self._handed = reader.message_of(ring, what, start, stop)
             is_taken = self._handed is not None and self._wakeup.wake_now()
-        elif self._on_frame is not None:
-            is_taken = self._show(self._on_frame, ring, what, begin, start, stop)
+        elif self._on_frame is not None and self._drained is None and self.writer.opcode != _CLOSE:
+            # `_show`, without the call.
+            try:
+                reader.show(self._on_frame, self, ring, what, begin, start, stop)
+            except Exception as error:
+                self._callback_failed(error)
+            is_taken = True
         else:
             is_taken = self._wants_frame and self._lend(ring, what, begin, start, stop)
         if not is_taken:
@@ -225,7 +222,6 @@ class Stream(Outlet):
 
     def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> bool:
         """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
-        self._bytes_in += stop - begin
         self._corked = True
         self._reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
@@ -247,18 +243,14 @@ class Stream(Outlet):
             reader.keep_frame(frame, ring, stop)
         return True
 
-    def _show(self, on_frame: OnFrame, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+    def _show(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
         """Shows the frame to the program. False: it takes the long way."""
         if self._drained is not None or self.writer.opcode == _CLOSE:
             return False
-        frame = self._reader.frame_of(ring, begin, what, start, stop)
-        if frame is None:
-            return False
         try:
-            on_frame(self, frame)
+            self._reader.show(self._on_frame, self, ring, what, begin, start, stop)  # type: ignore[arg-type]
         except Exception as error:
             self._callback_failed(error)
-        self._reader.drop_frame(ring, stop)
         return True
 
     def _uncork(self) -> bool:

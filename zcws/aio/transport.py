@@ -203,12 +203,28 @@ class EngineTransport(asyncio.Transport):
 
     def send_output(self) -> None:
         """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
-        if self._engine.is_walking:
-            self._engine.written.append(self)
-        elif self.backlog or self.closing or self.writer.has_large:
-            self.writelines(self.writer.take())
+        engine, writer = self._engine, self.writer
+        if engine.is_walking:
+            engine.written.append(self)
+            return
+        if self.backlog or self.closing or writer.has_large:
+            self.writelines(writer.take())
+            return
+        out = writer.out
+        if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
+            data = out.pop()
+            writer.taken = writer.written
         else:
-            self._send(self.writer.take_whole())
+            data = writer.take_whole()
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._end_soon(exc)
+            return
+        if sent < len(data):  # type: ignore[arg-type]
+            self._keep([memoryview(data)[sent:]])
 
     def write(self, data: Buffer) -> None:
         self.writelines((data,))
@@ -237,18 +253,6 @@ class EngineTransport(asyncio.Transport):
         """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
         if self.writer.out:
             self.writelines(self.writer.take())
-
-    def _send(self, data: Buffer) -> None:
-        """One segment, when nothing is in its way."""
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._end_soon(exc)
-            return
-        if sent < len(data):  # type: ignore[arg-type]
-            self._keep([memoryview(data)[sent:]])
 
     def _offer(self, segments: list[Buffer]) -> int | None:
         """How many bytes of it the socket has taken. None: it is broken, and `connection_lost` will say so."""

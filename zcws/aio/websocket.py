@@ -57,7 +57,7 @@ class WebSocket(Reading, Writing):
             if self._waiters is None:
                 self._waiters = []
             self._waiters.append(closed)
-            self._read_before = -1 if self._wakeup.is_waiting else self._frames_read
+            self._read_before = -1 if self._wakeup.is_waiting else self._reader.rows_read
             reader = self._reader
             if reader.is_at_eof:
                 reader.receive_eof()
@@ -114,7 +114,7 @@ class WebSocket(Reading, Writing):
         transport = self._transport
         return stats_of(
             self.connection,
-            bytes_received=self._bytes_in,
+            bytes_received=self._reader.bytes_received,
             bytes_sent=self.writer.taken,
             bytes_waiting=self.writer.size + (0 if transport is None else transport.get_write_buffer_size()),
             is_slow=self._drained is not None,

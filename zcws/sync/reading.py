@@ -192,6 +192,11 @@ class ReadingSide:
         reader = self._reader
         for ready in reader.ready:
             return ready
+        if timeout is None and self._is_quiet:
+            # `_repeat` for once: nearly always that is enough.
+            message = self._scan(reader.message_found, self._longest_wait)
+            if message is not None:
+                return message
         return self._repeat(reader.read_message, reader.message_found, timeout)  # type: ignore[return-value]
 
     def _repeat(
@@ -217,29 +222,40 @@ class ReadingSide:
         deadline: float | None,
     ) -> _Result | NeedMore:
         """What there is, or what one wait brings. What comes alone, while nothing is kept, goes past the reader."""
-        reader = self._reader
-        if found is None or not reader.is_idle:
+        if found is None or not self._reader.is_idle:
             result = self._ask(attempt)
             if result is not NEED_MORE:
                 return result
-        if found is None or not reader.is_idle or reader.pours or self._writer.sent_close is not None:
+        if found is None or not self._is_quiet:
             self._receive(deadline)
             return self._ask(attempt)
         timeout = self._longest_wait if deadline is None else _bounded(self._longest_wait, deadline)
+        alone = self._scan(found, timeout)
+        return NEED_MORE if alone is None else alone
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether what comes next may go past the reader."""
+        reader = self._reader
+        return reader.is_idle and not reader.pours and self._writer.sent_close is None
+
+    def _scan(self, found: Callable[[int], _Result | None], timeout: float | None) -> _Result | None:
+        """One wait; what comes alone is `found`, and handed over past the reader. None: the reader has taken it."""
         channel = self._channel
         try:
-            count = channel.scan(reader, timeout)
+            count = channel.scan(self._reader, timeout)
+            # Our Close may have gone out from another thread meanwhile.
             alone = found(count) if self._writer.sent_close is None else None
             if alone is not None:
                 self._keepalive.heard = True
             else:
-                self._settle(count, partial(reader.take_found, channel.record.received, count))
+                self._settle(count, partial(self._reader.take_found, channel.record.received, count))
             channel.record.received = 0
         except BaseException:
             self._interrupted()
             raise
         self._answer_peer()
-        return NEED_MORE if alone is None else alone
+        return alone
 
     def _ask(self, attempt: Callable[[], _Result | NeedMore]) -> _Result | NeedMore:
         try:
