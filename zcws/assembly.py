@@ -48,8 +48,11 @@ class Inflate(Protocol):
         """A whole message; of one over `limit` bytes only so much that this shows. Raises: as `pieces`."""
         ...
 
-    def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
-        """The inflated bytes in steps of bounded size. Raises ValueError for data that cannot be inflated."""
+    def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:
+        """The inflated bytes in steps of bounded size, up to the first one for which the message has no `room`.
+
+        Raises ValueError for data that cannot be inflated.
+        """
         ...
 
 
@@ -100,7 +103,8 @@ class Assembly:
         if self._inflate is None:
             return 0 if self.target.append(payload) else BAD_BUFFER_SIZE
         try:
-            for piece in self._inflate.pieces(payload, last=last):
+            room = self._max_size - len(self.target)
+            for piece in self._inflate.pieces(payload, last=last, room=room):
                 fault = self._add_inflated(piece)
                 if fault:
                     return fault
