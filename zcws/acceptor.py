@@ -179,12 +179,17 @@ class AcceptorOptions:
             subprotocol = self._first_of(parse_subprotocols([protocols or ""])) if self.subprotocols else None
         except ValueError:
             return None
-        agreement, lines = self.settle(extensions or "", subprotocol)
+        agreement, lines = self.settle((extensions or "",), subprotocol)
         return agreement, f"\r\n{Headers.trusted([*lines, *self.tail])}\r\n".encode("latin-1")
 
-    def _settle(self, offered: str, subprotocol: str | None) -> tuple[Agreement, Lines]:
-        """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so."""
-        extensions = parse_extensions([offered], skip_malformed=True)
+    def _settle(self, offered: tuple[str, ...], subprotocol: str | None) -> tuple[Agreement, Lines]:
+        """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so.
+
+        Args:
+            offered: the value of each line. RFC 9110 5.3 makes one list of them, and what that says is the same, except
+                that a quote which is not closed would take the lines behind it along.
+        """
+        extensions = parse_extensions(offered, skip_malformed=True)
         lines: Lines = []
         if subprotocol is not None:
             lines.append(("Sec-WebSocket-Protocol", subprotocol))
@@ -269,8 +274,8 @@ class WebSocketAcceptor:
             subprotocol = options.choose_subprotocol(headers)
         except HttpError as error:
             return self.refuse(error, request)
-        offered = headers.combined().get("sec-websocket-extensions", "")
-        self.agreement, terms = options.settle(offered, subprotocol)
+        offered = headers.get_all("sec-websocket-extensions")
+        self.agreement, terms = options.settle(tuple(offered), subprotocol)
         headers.release()
         lines = [*GRANTED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
         return Response(101, "Switching Protocols", Headers.trusted(lines))

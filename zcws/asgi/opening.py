@@ -219,8 +219,8 @@ class Opening(asyncio.Protocol):
             )
         request, transport = self._request, self.transport
         assert request is not None and transport is not None
-        asked = request.headers.combined().get("sec-websocket-extensions", "")
-        agreement, terms = self._options.settle(asked, subprotocol)
+        offered = request.headers.get_all("sec-websocket-extensions")
+        agreement, terms = self._options.settle(tuple(offered), subprotocol)
         answer = Headers([*GRANTED, ("Sec-WebSocket-Accept", accept_value(self._key)), *terms])
         answer.update(headers)
         answer.update(self._defaults(answer))
