@@ -227,6 +227,7 @@ def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureF
         head = raw.head_of(sock)
         assert head.startswith(b"HTTP/1.1 500 ") and b"bug" not in head
     assert "process_request or select_subprotocol failed" in caplog.text
+    assert ("must not accept the connection" in caplog.text) == (how == "accepts")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
-from zcws.hooks import answer_of
+from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 
 __all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
@@ -280,12 +280,7 @@ class ServerHandshake(asyncio.Protocol):
         return None
 
     def _respond(self, request: Request, said: object) -> Response:
-        answer = answer_of(said, "process_request")
-        if answer is None:
-            return self.acceptor.respond(request)
-        if answer.status_code == 101:
-            raise ValueError("process_request must not accept the connection; return None for that")
-        return answer
+        return refusal_of(said) or self.acceptor.respond(request)
 
     def _ask_response(
         self, request: Request, response: Response

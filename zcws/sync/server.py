@@ -33,7 +33,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
-from zcws.hooks import Hook, answer_of, hooks_of
+from zcws.hooks import Hook, hooks_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import (
     SERVER_HINTS,
@@ -319,11 +319,9 @@ class Server:
     def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
         try:
             said = None if self._process_request is None else self._process_request(self, request)
-            response = answer_of(said, "process_request")
+            response = refusal_of(said)
             if response is None:
                 return acceptor.respond(request)
-            if response.status_code == 101:
-                raise ValueError("process_request must not accept the connection; return None for that")
             response.serialize()  # raises where it is nothing that HTTP can say
             return response
         except Exception:
