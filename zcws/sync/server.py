@@ -276,11 +276,12 @@ class Server:
             request = self._read_request(stream, acceptor, data)
             if request is None:
                 return None
-            response = self._answer(acceptor, request)
+            response, answer = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
+            answer = response.serialize()
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
-        stream.sendall(response.serialize())
+        stream.sendall(answer)
         if response.status_code != 101:
             logger.debug("connection rejected: %s", response.status_code)
             self._linger(stream)
@@ -316,17 +317,16 @@ class Server:
             data += chunk
         return request
 
-    def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
+    def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> tuple[Response, bytes]:
+        """The response, and the bytes of it."""
         try:
             said = None if self._process_request is None else self._process_request(self, request)
-            response = refusal_of(said)
-            if response is None:
-                return acceptor.respond(request)
-            response.serialize()  # raises where it is nothing that HTTP can say
-            return response
+            response = refusal_of(said) or acceptor.respond(request)
+            return response, response.serialize()  # raises where it is nothing that HTTP can say
         except Exception:
             logger.error("process_request or select_subprotocol failed", exc_info=True)
-            return acceptor.reject(500, "the server failed to answer; its log says more")
+            response = acceptor.reject(500, "the server failed to answer; its log says more")
+            return response, response.serialize()
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
