@@ -118,16 +118,21 @@ class AcceptorOptions:
         if select_subprotocol is not None:
             check_call("select_subprotocol", select_subprotocol, "the list of names that the client offers")
             check_plain("select_subprotocol", select_subprotocol, "which nobody awaits")
-        self.subprotocols = check_subprotocols(subprotocols or ())
-        self.select_subprotocol = select_subprotocol
-        self.origins = None if origins is None else tuple(origins)
-        self.compression = Deflate.of(compression)
-        self.no_masking = allows_no_masking(no_masking, secure)
+        self.subprotocols: tuple[str, ...] = check_subprotocols(subprotocols or ())
+        self.select_subprotocol: SelectSubprotocol | None = select_subprotocol
+        self.origins: tuple[str | re.Pattern[str] | None, ...] | None = (
+            None if origins is None else tuple(origins)
+        )
+        self.compression: Deflate | None = Deflate.of(compression)
+        self.no_masking: bool = allows_no_masking(no_masking, secure)
         server = Headers([] if server_header is None else [("Server", server_header)])
-        self.server_lines = list(server.raw_items())
-        self.tail = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
-        self.settle = lru_cache(maxsize=REMEMBERED)(self._settle)
-        self.terms = lru_cache(maxsize=REMEMBERED)(self._terms)
+        self.server_lines: Lines = list(server.raw_items())
+        self.tail: Lines = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
+        remembering = lru_cache(maxsize=REMEMBERED)
+        self.settle: Callable[[tuple[str, ...], str | None], tuple[Agreement, Lines]]
+        self.settle = remembering(self._settle)
+        self.terms: Callable[[str | None, str | None, str | None], tuple[Agreement, bytes] | None]
+        self.terms = remembering(self._terms)
 
     def check_origin(self, headers: Headers) -> None:
         """`HttpError` 403 unless the request's `Origin` may connect. RFC 6455 4.2.2, 10.2."""
@@ -246,7 +251,7 @@ class WebSocketAcceptor:
             server_header=server_header,
         )
         self._search = HeadSearch(REQUEST)
-        self.used = 0
+        self.used: int = 0
         self.agreement: Agreement | None = None
         self.error: HttpError | None = None
 

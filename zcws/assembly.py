@@ -85,9 +85,9 @@ class Assembly:
     def __init__(
         self, opcode: int, target: PayloadBuffer, *, is_ours: bool, inflate: Inflate | None, max_size: int
     ) -> None:
-        self.opcode = opcode
-        self.target = target
-        self.is_ours = is_ours
+        self.opcode: int = opcode
+        self.target: PayloadBuffer = target
+        self.is_ours: bool = is_ours
         self._inflate = inflate
         self._max_size = max_size
         self._utf8: Any = ffi.new("uint32_t *") if inflate is not None and opcode == 1 else None

@@ -91,7 +91,8 @@ class Inflater:
         self._streams = 0  # that the message in progress is made of
         self._is_begun = False  # some bytes of a message have been inflated
         self._room = 0  # bytes that the message in progress may still have; -1: it is too long
-        self.bytes_before = self.bytes_after = 0
+        self.bytes_before: int = 0
+        self.bytes_after: int = 0
 
     def message(self, payload: bytes, limit: int) -> bytes:
         """A whole message at once; of one that is longer than `limit` bytes, one byte more than that.
@@ -255,16 +256,17 @@ class Deflater:
         self._forgets = (
             parameters.client_no_context_takeover if is_client else parameters.server_no_context_takeover
         )
-        self.key = (level, -bits, mem_level)
-        self.threshold = threshold
+        self.key: tuple[int, int, int] = (level, -bits, mem_level)
+        self.threshold: int = threshold
         self._shared = shared
         self._stream: Any = None
-        self.idle_timeout = idle_timeout
+        self.idle_timeout: float | None = idle_timeout
         self._watch = None if self._forgets or idle_timeout is None else watch
         self._is_watched = False
         self._is_begun = False  # a message is going out in fragments
         self._idle = 0  # ticks since the last message
-        self.bytes_before = self.bytes_after = 0
+        self.bytes_before: int = 0
+        self.bytes_after: int = 0
 
     def is_worth(self, size: int) -> bool:
         """Whether a message of `size` bytes should be compressed when the caller did not say."""

@@ -38,7 +38,7 @@ from zcws.http import HttpError, Request, Response, text_response
 
 __all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Response | None] | None"]
 ProcessResponse = Callable[
@@ -104,11 +104,11 @@ class ServerHandshake(asyncio.Protocol):
     )
 
     def __init__(self, server: Host, sock: socket.socket | None = None) -> None:
-        self.server = server
-        self.acceptor = WebSocketAcceptor(server.acceptor_options)
+        self.server: Host = server
+        self.acceptor: WebSocketAcceptor = WebSocketAcceptor(server.acceptor_options)
         self._data = b""
         self._sock = sock  # while it is at the door
-        self.is_waiting = False  # there, for the rest of the request
+        self.is_waiting: bool = False  # there, for the rest of the request
         self._said: Awaitable[object] | None = None  # by a hook that is a coroutine
         self._chosen: Response | None = None  # what `process_response` is thinking about
         self._to_send = b""  # the response on the wire, from when it is decided

@@ -93,7 +93,7 @@ class Opening(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: AcceptorOptions) -> None:
         self.loop = loop
-        self.phase = Phase.ASKED
+        self.phase: Phase = Phase.ASKED
         self.ws: Socket | None = None
         self.transport: asyncio.Transport | None = None
         self.subprotocols: list[str] = []

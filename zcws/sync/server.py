@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve", "unix_serve"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 Handler = Callable[[WebSocket], None]
 ProcessRequest = Callable[["Server", Request], "Response | None"]
