@@ -130,7 +130,7 @@ class TestGrant:
             found = acceptor.read_request(request(("Sec-WebSocket-Extensions", f"x-{number}")))
             assert found is not None
             acceptor.respond(found)
-        assert options.settle.cache_info().currsize <= 32
+        assert options.settle.cache_info().currsize <= 32  # type: ignore[attr-defined]
 
 
 class TestRefusal:
@@ -373,6 +373,13 @@ class TestDeflate:
         assert agreement == Agreement(deflate=DeflateParameters(client_max_window_bits=10))
         assert response.headers["Sec-WebSocket-Extensions"] == "permessage-deflate; client_max_window_bits=10"
 
+    @pytest.mark.parametrize("open_quote", ['x; y="', 'x; y="1\\', 'x; y="1, z'])
+    def test_a_quote_that_is_not_closed_ends_with_its_line(self, open_quote: str) -> None:
+        for offered in ((open_quote, "permessage-deflate"), (open_quote, 'permessage-deflate, z; y="')):
+            for values in (offered, offered[::-1]):
+                _, agreement = shake(request(*offering(*values)), compression="deflate")
+                assert agreement == Agreement(deflate=DeflateParameters())
+
     @pytest.mark.parametrize(
         "value",
         ["permessage-deflate; server_max_window_bits=8", "permessage-deflate;", ",", "=", '"', "\xe4", ""],
@@ -420,6 +427,7 @@ class TestNoMasking:
             ["permessage-deflate; client_max_window_bits, foo ,no-masking"],
             ["no-masking, no-masking"],
             ["x;;", "no-masking"],
+            ['x; y="', "no-masking"],
         ],
     )
     def test_wherever_it_stands(self, offered: list[str]) -> None:

@@ -20,11 +20,13 @@ class Doubling:
 
     def __init__(self) -> None:
         self.steps = 0
+        self.rooms: list[int] = []  # what it was told of how much may come
 
     def message(self, payload: bytes, limit: int) -> bytes:
-        return b"".join(self.pieces(memoryview(payload), last=True))
+        return b"".join(self.pieces(memoryview(payload), last=True, room=limit))
 
-    def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
+    def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:
+        self.rooms.append(room)
         for byte in bytes(payload):
             if byte == ord("!"):
                 raise ValueError("no such thing")
@@ -78,6 +80,13 @@ def test_inflating_stops_at_the_limit_not_after_it() -> None:
     assert (inflate.steps, len(target)) == (4, 6)
 
 
+def test_inflating_is_told_how_much_may_still_come() -> None:
+    inflate = Doubling()
+    assembly = assemble(BINARY, PayloadBuffer(), inflate, max_size=10)
+    assert [assembly.add(memoryview(piece), last=False) for piece in (b"ab", b"", b"c")] == [0, 0, 0]
+    assert inflate.rooms == [10, 6, 6]
+
+
 def test_exactly_the_limit_is_allowed() -> None:
     assert assemble(BINARY, PayloadBuffer(), Doubling(), max_size=7).add(memoryview(b"abc"), last=True) == 0
     assert (
@@ -107,7 +116,7 @@ def test_rfc6455_8_1_inflated_text_is_checked_as_it_comes() -> None:
 
 def test_rfc6455_8_1_the_last_character_is_whole() -> None:
     class Plain(Doubling):
-        def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
+        def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:
             yield bytes(payload)
 
     assembly = Assembly(TEXT, PayloadBuffer(), is_ours=True, inflate=Plain(), max_size=100)

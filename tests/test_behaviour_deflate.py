@@ -324,6 +324,14 @@ class TestWholeMessages:
             read(server)
         assert caught.value.code == 1009
 
+    @pytest.mark.parametrize(("size", "code"), [(100_000, 1007), (100_002, 1009), (110_000, 1009)])
+    def test_too_long_and_corrupt_behind_that(self, read: Any, size: int, code: int) -> None:
+        server = make_server(deflated(), max_size=100_000)
+        server.receive_bytes(masked(wire.deflate(bytes(size)) + TAIL + b"\x06", opcode=wire.BINARY))
+        with pytest.raises(ProtocolError) as caught:
+            read(server)
+        assert caught.value.code == code
+
     @pytest.mark.parametrize("data", [b"\x06\x00", b"\xff" * 20, REFERS_BACK])
     def test_what_cannot_be_inflated(self, read: Any, data: bytes) -> None:
         server = make_server(deflated())

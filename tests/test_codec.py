@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import zlib
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from zcws.codec import Deflater, Inflater, _flush
 from zcws.extensions import DeflateParameters
 
 TAIL = b"\x00\x00\xff\xff"
+
+#: Sizes around the 64 KiB that one step of inflating gives at most.
+LIMITS = [0, 1, 1_000, *(64 * 1024 + by for by in (-2, -1, 0, 1)), 100_000, 128 * 1024]
 
 parameters = st.builds(
     DeflateParameters,
@@ -38,7 +43,9 @@ def make_deflater(agreed: DeflateParameters, *, is_client: bool = False, **optio
 def inflated(inflater: Inflater, *pieces: bytes) -> bytes:
     last = len(pieces) - 1
     return b"".join(
-        part for i, piece in enumerate(pieces) for part in inflater.pieces(memoryview(piece), last=i == last)
+        part
+        for i, piece in enumerate(pieces)
+        for part in inflater.pieces(memoryview(piece), last=i == last, room=sys.maxsize)
     )
 
 
@@ -329,7 +336,8 @@ class TestInflater:
 
     def test_a_bomb_comes_out_in_steps(self) -> None:
         bomb = plain(bytes(50_000_000))
-        pieces = Inflater(DeflateParameters(), is_client=False).pieces(memoryview(bomb), last=True)
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        pieces = inflater.pieces(memoryview(bomb), last=True, room=sys.maxsize)
         first = next(pieces)
         assert 0 < len(first) <= 64 * 1024
         assert all(0 < len(piece) <= 64 * 1024 for _, piece in zip(range(20), pieces, strict=False))
@@ -406,8 +414,25 @@ class TestWholeMessages:
 
     def test_what_is_too_long_is_not_inflated_to_its_end(self) -> None:
         bomb = plain(bytes(10_000_000))
-        beginning = Inflater(DeflateParameters(), is_client=False).message(bomb, 100_000)
-        assert 100_000 < len(beginning) <= 100_000 + 64 * 1024
+        for limit in LIMITS:
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            assert len(inflater.message(bomb, limit)) == limit + 1
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            assert sum(map(len, inflater.pieces(memoryview(bomb), last=True, room=limit))) == limit + 1
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_what_is_too_long_is_told_before_what_is_corrupt_behind_it(self, whole: bool, limit: int) -> None:
+        for size in (limit, limit + 2):
+            data = plain(bytes(size)) + TAIL + b"\x06"  # a reserved block type
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            found = 0
+            with pytest.raises(ValueError) if size == limit else nullcontext():
+                if whole:
+                    found = len(inflater.message(data, limit))
+                for piece in () if whole else inflater.pieces(memoryview(data), last=True, room=limit):
+                    found += len(piece)
+            assert found == (limit + 1 if size > limit else 0 if whole else found)
 
     def test_without_takeover_nothing_is_kept(self) -> None:
         inflater = Inflater(DeflateParameters(client_no_context_takeover=True), is_client=False)

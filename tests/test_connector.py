@@ -226,6 +226,10 @@ class TestRefusal:
             ([("Sec-WebSocket-Extensions", "no-masking")], "extension that was not offered"),
             ([("Sec-WebSocket-Extensions", "x")], "extension that was not offered"),
             ([("Sec-WebSocket-Extensions", "x; =")], "malformed Sec-WebSocket-Extensions"),
+            (
+                [("Sec-WebSocket-Extensions", 'x; y="'), ("Sec-WebSocket-Extensions", '"')],
+                "malformed Sec-WebS",
+            ),
         ],
     )
     def test_what_is_no_grant(self, changes: list[tuple[str, str | None]], reason: str) -> None:

@@ -93,6 +93,10 @@ def test_names_are_loaded_when_they_are_used() -> None:
     assert "zcws.aio.client" in modules_after("import zcws; zcws.connect")
 
 
+def test_a_module_that_only_the_callers_numbers_need_is_not_loaded() -> None:
+    assert "numbers" not in modules_after("import zcws, zcws.sync; zcws.connect, zcws.serve, zcws.sync.serve")
+
+
 def test_a_star_brings_everything() -> None:
     namespace: dict[str, object] = {}
     exec("from zcws import *", namespace)

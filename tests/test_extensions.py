@@ -82,6 +82,7 @@ class TestExtensions:
             with pytest.raises(ValueError, match="malformed"):
                 parse_extensions(values)
         assert parse_extensions([value], skip_malformed=True) == []
+        assert parse_extensions([value, "b"], skip_malformed=True) == [("b", [])]
         # Whatever stands before it, and in another header, is read.
         assert parse_extensions([f"b, {value}", "c; y=2"], skip_malformed=True) == [
             ("b", []),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import zcws
-from zcws.hooks import answer_of, hooks_of, in_order
+from zcws.hooks import answer_of, hooks_of, in_order, refusal_of
 
 REQUEST = zcws.Request("/")
 
@@ -172,3 +172,13 @@ def test_answers() -> None:
     ):
         warnings.simplefilter("error")
         answer_of(in_order(asynchronous, asynchronous)("connection", REQUEST), "process_request")
+
+
+def test_a_hook_refuses_or_says_nothing() -> None:
+    response = zcws.Response(200)
+    assert refusal_of(None) is None
+    assert refusal_of(response) is response
+    with pytest.raises(TypeError, match=r"^process_request returned an object of type str"):
+        refusal_of("hello")
+    with pytest.raises(ValueError, match=r"^process_request must not accept the connection; return None"):
+        refusal_of(zcws.Response(101))

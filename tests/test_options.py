@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
+from arrays import needs_numpy, np
 
 import zcws
 import zcws.sync
@@ -68,7 +70,17 @@ class TestSeconds:
         found = checked_seconds("open_timeout", Fraction(1, 2))  # type: ignore[arg-type]
         assert type(found) is float and found == 0.5
 
-    @pytest.mark.parametrize("value", ["1", True, False, (1,), 1j])
+    @needs_numpy
+    def test_numbers_of_numpy(self) -> None:
+        for value in (np.float16(0.5), np.float32(0.5), np.float64(0.5)):
+            assert checked_seconds("open_timeout", value) == 0.5
+        assert checked_seconds("open_timeout", np.int64(2)) == 2
+        assert checked_seconds("open_timeout", np.float32(math.inf)) is None
+        for value in (np.bool_(True), np.complex64(1), np.array([1.0])):
+            with pytest.raises(TypeError, match=r"^open_timeout is a number of seconds"):
+                checked_seconds("open_timeout", value)
+
+    @pytest.mark.parametrize("value", ["1", True, False, (1,), 1j, Decimal(1)])
     def test_what_is_no_number(self, value: Any) -> None:
         with pytest.raises(TypeError) as wrong:
             checked_seconds("open_timeout", value)

@@ -118,16 +118,21 @@ class AcceptorOptions:
         if select_subprotocol is not None:
             check_call("select_subprotocol", select_subprotocol, "the list of names that the client offers")
             check_plain("select_subprotocol", select_subprotocol, "which nobody awaits")
-        self.subprotocols = check_subprotocols(subprotocols or ())
-        self.select_subprotocol = select_subprotocol
-        self.origins = None if origins is None else tuple(origins)
-        self.compression = Deflate.of(compression)
-        self.no_masking = allows_no_masking(no_masking, secure)
+        self.subprotocols: tuple[str, ...] = check_subprotocols(subprotocols or ())
+        self.select_subprotocol: SelectSubprotocol | None = select_subprotocol
+        self.origins: tuple[str | re.Pattern[str] | None, ...] | None = (
+            None if origins is None else tuple(origins)
+        )
+        self.compression: Deflate | None = Deflate.of(compression)
+        self.no_masking: bool = allows_no_masking(no_masking, secure)
         server = Headers([] if server_header is None else [("Server", server_header)])
-        self.server_lines = list(server.raw_items())
-        self.tail = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
-        self.settle = lru_cache(maxsize=REMEMBERED)(self._settle)
-        self.terms = lru_cache(maxsize=REMEMBERED)(self._terms)
+        self.server_lines: Lines = list(server.raw_items())
+        self.tail: Lines = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
+        remembering = lru_cache(maxsize=REMEMBERED)
+        self.settle: Callable[[tuple[str, ...], str | None], tuple[Agreement, Lines]]
+        self.settle = remembering(self._settle)
+        self.terms: Callable[[str | None, str | None, str | None], tuple[Agreement, bytes] | None]
+        self.terms = remembering(self._terms)
 
     def check_origin(self, headers: Headers) -> None:
         """`HttpError` 403 unless the request's `Origin` may connect. RFC 6455 4.2.2, 10.2."""
@@ -179,12 +184,17 @@ class AcceptorOptions:
             subprotocol = self._first_of(parse_subprotocols([protocols or ""])) if self.subprotocols else None
         except ValueError:
             return None
-        agreement, lines = self.settle(extensions or "", subprotocol)
+        agreement, lines = self.settle((extensions or "",), subprotocol)
         return agreement, f"\r\n{Headers.trusted([*lines, *self.tail])}\r\n".encode("latin-1")
 
-    def _settle(self, offered: str, subprotocol: str | None) -> tuple[Agreement, Lines]:
-        """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so."""
-        extensions = parse_extensions([offered], skip_malformed=True)
+    def _settle(self, offered: tuple[str, ...], subprotocol: str | None) -> tuple[Agreement, Lines]:
+        """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so.
+
+        Args:
+            offered: the value of each line. RFC 9110 5.3 makes one list of them, and what that says is the same, except
+                that a quote which is not closed would take the lines behind it along.
+        """
+        extensions = parse_extensions(offered, skip_malformed=True)
         lines: Lines = []
         if subprotocol is not None:
             lines.append(("Sec-WebSocket-Protocol", subprotocol))
@@ -241,7 +251,7 @@ class WebSocketAcceptor:
             server_header=server_header,
         )
         self._search = HeadSearch(REQUEST)
-        self.used = 0
+        self.used: int = 0
         self.agreement: Agreement | None = None
         self.error: HttpError | None = None
 
@@ -269,8 +279,8 @@ class WebSocketAcceptor:
             subprotocol = options.choose_subprotocol(headers)
         except HttpError as error:
             return self.refuse(error, request)
-        offered = headers.combined().get("sec-websocket-extensions", "")
-        self.agreement, terms = options.settle(offered, subprotocol)
+        offered = headers.get_all("sec-websocket-extensions")
+        self.agreement, terms = options.settle(tuple(offered), subprotocol)
         headers.release()
         lines = [*GRANTED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
         return Response(101, "Switching Protocols", Headers.trusted(lines))

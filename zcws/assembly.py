@@ -48,8 +48,11 @@ class Inflate(Protocol):
         """A whole message; of one over `limit` bytes only so much that this shows. Raises: as `pieces`."""
         ...
 
-    def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
-        """The inflated bytes in steps of bounded size. Raises ValueError for data that cannot be inflated."""
+    def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:
+        """The inflated bytes in steps of bounded size, up to the first one for which the message has no `room`.
+
+        Raises ValueError for data that cannot be inflated.
+        """
         ...
 
 
@@ -82,9 +85,9 @@ class Assembly:
     def __init__(
         self, opcode: int, target: PayloadBuffer, *, is_ours: bool, inflate: Inflate | None, max_size: int
     ) -> None:
-        self.opcode = opcode
-        self.target = target
-        self.is_ours = is_ours
+        self.opcode: int = opcode
+        self.target: PayloadBuffer = target
+        self.is_ours: bool = is_ours
         self._inflate = inflate
         self._max_size = max_size
         self._utf8: Any = ffi.new("uint32_t *") if inflate is not None and opcode == 1 else None
@@ -100,7 +103,8 @@ class Assembly:
         if self._inflate is None:
             return 0 if self.target.append(payload) else BAD_BUFFER_SIZE
         try:
-            for piece in self._inflate.pieces(payload, last=last):
+            room = self._max_size - len(self.target)
+            for piece in self._inflate.pieces(payload, last=last, room=room):
                 fault = self._add_inflated(piece)
                 if fault:
                     return fault

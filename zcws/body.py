@@ -50,7 +50,7 @@ class BodyReader:
         if not encoding and is_length(length):
             self._limit = min(limit, int(length))
         bodiless = status < 200 or status in (204, 304)
-        self.done = bodiless or self._limit == 0
+        self.done: bool = bodiless or self._limit == 0
 
     @property
     def body(self) -> bytes:

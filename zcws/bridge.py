@@ -31,8 +31,8 @@ class Reply:
     __slots__ = ("opcode", "payload")
 
     def __init__(self, opcode: OpCode, payload: bytes) -> None:
-        self.opcode = opcode
-        self.payload = payload
+        self.opcode: OpCode = opcode
+        self.payload: bytes = payload
 
     @property
     def is_last(self) -> bool:
@@ -62,7 +62,7 @@ class Bridge:
         self.slot: list[Reply] = []
         self._has_close = False
         self.on_put: Callable[[], None] | None = None
-        self.ended = False
+        self.ended: bool = False
         self.closer: Closer | None = None
         self.cause: OSError | None = None
 

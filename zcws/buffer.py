@@ -80,7 +80,7 @@ class PayloadBuffer:
         #: The reader that is in the middle of a message here, or None.
         self.reader: object | None = None
         #: Counts the messages that have begun here.
-        self.number = 0
+        self.number: int = 0
         self._memory = _NOTHING
         self._pointer: Any = ffi.NULL
         if memory is not None:

@@ -14,7 +14,9 @@ happen, and asking for it is a mistake of ours or of the caller.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
+from typing import ClassVar
 
 __all__ = ["TRANSITIONS", "Event", "State", "next_state"]
 
@@ -29,7 +31,8 @@ class State(Enum):
     FAILED = "failed"
     LOST = "lost"
 
-    __hash__ = object.__hash__  # there is one of each; Enum's own hashes the name, in Python
+    # There is one of each; Enum's own hashes the name, in Python.
+    __hash__: ClassVar[Callable[[object], int]] = object.__hash__
 
 
 class Event(Enum):
@@ -40,7 +43,7 @@ class Event(Enum):
     FAIL = "the peer broke a rule"
     END = "the socket ends"
 
-    __hash__ = object.__hash__
+    __hash__: ClassVar[Callable[[object], int]] = object.__hash__
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {

@@ -8,13 +8,14 @@ What one side remembers from message to message (the context) is what compressio
     no takeover, in     a fresh decompressor per message, so that no message can refer to another's bytes
     for many, out       the pool's compressor for all of them, whether or not they have contexts of their own
 
-Inflating goes in steps: at most so many bytes in, at most so many out, and whoever asked may stop between two.
+Inflating goes in steps: at most so many bytes in, at most so many out, and whoever asked may stop between two. No step
+goes further than one byte over what the message may have, so a message that is too long is that first, whatever
+stands behind the limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from zlib_ng import zlib_ng
@@ -69,7 +70,16 @@ class Inflater:
         bytes_before, bytes_after: what has been inflated so far, and what that gave.
     """
 
-    __slots__ = ("_forgets", "_is_begun", "_stream", "_streams", "_wbits", "bytes_after", "bytes_before")
+    __slots__ = (
+        "_forgets",
+        "_is_begun",
+        "_room",
+        "_stream",
+        "_streams",
+        "_wbits",
+        "bytes_after",
+        "bytes_before",
+    )
 
     def __init__(self, parameters: DeflateParameters, *, is_client: bool) -> None:
         bits = parameters.server_max_window_bits if is_client else parameters.client_max_window_bits
@@ -80,10 +90,12 @@ class Inflater:
         self._stream: Any = None
         self._streams = 0  # that the message in progress is made of
         self._is_begun = False  # some bytes of a message have been inflated
-        self.bytes_before = self.bytes_after = 0
+        self._room = 0  # bytes that the message in progress may still have; -1: it is too long
+        self.bytes_before: int = 0
+        self.bytes_after: int = 0
 
     def message(self, payload: bytes, limit: int) -> bytes:
-        """A whole message at once. What is longer than `limit` bytes is the beginning of one that is too long.
+        """A whole message at once; of one that is longer than `limit` bytes, one byte more than that.
 
         Nearly always one call of zlib, the tail included: everything else here costs a short message more than that.
 
@@ -96,13 +108,13 @@ class Inflater:
         if stream is None:
             self._streams = 0
             stream = self._new_stream()
+        step = _STEP_OUT if limit >= _STEP_OUT else limit + 1
         try:
-            piece: bytes = stream.decompress(payload + _TAIL, _STEP_OUT)
-            if len(piece) == _STEP_OUT or stream.eof:
-                self._streams = 1
-                piece = _join(chain((piece,), self._rest(piece, closes=True)), limit)
-            if len(piece) <= limit:
-                _check_end(self._stream)
+            piece: bytes = stream.decompress(payload + _TAIL, step)
+            if len(piece) < step and not stream.eof:
+                _check_end(stream)
+            else:
+                piece = self._whole(piece, limit, is_full=len(piece) == step)
         except _ZlibError as exc:
             raise ValueError(str(exc)) from None
         if self._forgets:
@@ -111,13 +123,30 @@ class Inflater:
         self.bytes_after += len(piece)
         return piece
 
-    def pieces(self, payload: memoryview, *, last: bool) -> Iterator[bytes]:
+    def _whole(self, piece: bytes, limit: int, *, is_full: bool) -> bytes:
+        """The message that begins with `piece`, which was as much as one step may give or is where a stream ends."""
+        self._streams = 1
+        self._room = limit - len(piece)
+        data = self._unread(is_full=is_full, closes=True)
+        if data is not None:
+            piece = b"".join((piece, *self._inflate(data, closes=True)))
+        if self._room >= 0:
+            _check_end(self._stream)
+        return piece
+
+    def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:
         """The inflated bytes of the next piece of a message, at most 64 KiB at a time.
+
+        Args:
+            payload: the piece, as it was received.
+            last: whether the message ends with it.
+            room: bytes that the message may still have. Where it has more, one more comes, and then no others.
 
         Raises:
             ValueError: this is not DEFLATE data, or refers to bytes that were never there.
         """
         self.bytes_before += len(payload)
+        self._room = room
         try:
             for piece in self._pieces(payload, last=last):
                 self.bytes_after += len(piece)
@@ -137,37 +166,38 @@ class Inflater:
             begun, self._is_begun = self._is_begun, False
             if begun and self._stream is not None:
                 yield from self._inflate(_TAIL, closes=True)
-                _check_end(self._stream)
+                if self._room >= 0:
+                    _check_end(self._stream)
             if self._forgets:
                 self._stream = None
 
-    def _inflate(self, data: Buffer, *, closes: bool = False) -> Iterator[bytes]:
-        stream = self._stream or self._new_stream()
-        piece = stream.decompress(data, _STEP_OUT)
-        if piece:
-            yield piece
-        yield from self._rest(piece, closes=closes)
-
-    def _rest(self, piece: bytes, *, closes: bool) -> Iterator[bytes]:
-        """What comes after `piece`, which the stream has just given; `closes`: its input ended with the tail."""
-        while True:
-            stream = self._stream
-            if stream.eof:
-                # A final block ended the stream; what is behind it starts another one, which the tail alone does not:
-                # it would leave a block open. RFC 7692 7.2.3.4.
-                data, self._stream = stream.unused_data, None
-                if closes and len(data) < len(_TAIL):
-                    raise ValueError(_CUT_OFF)  # the final block has taken a part of the tail
-                if len(data) <= (len(_TAIL) if closes else 0):
-                    return
-                stream = self._new_stream()
-            else:
-                data = stream.unconsumed_tail
-                if not data and len(piece) < _STEP_OUT:
-                    return
-            piece = stream.decompress(data, _STEP_OUT)
+    def _inflate(self, data: Buffer | None, *, closes: bool = False) -> Iterator[bytes]:
+        """What `data` gives, in steps; `closes`: it ends with the tail."""
+        while data is not None and self._room >= 0:
+            stream = self._stream or self._new_stream()
+            # One byte over the limit shows that it is passed. A step that went on could come to what is corrupt, and
+            # then zlib gives nothing of that step. (It does so, too, where the corrupt symbol is the very next.)
+            step = min(_STEP_OUT, self._room + 1)
+            piece = stream.decompress(data, step)
+            self._room -= len(piece)
             if piece:
                 yield piece
+            data = self._unread(is_full=len(piece) == step, closes=closes)
+
+    def _unread(self, *, is_full: bool, closes: bool) -> Buffer | None:
+        """What the next step has to read; None: there is no next one. `is_full`: the last gave all that it could."""
+        if self._room < 0:
+            return None
+        stream = self._stream
+        if not stream.eof:
+            data: bytes = stream.unconsumed_tail
+            return data if data or is_full else None
+        # A final block ended the stream; what is behind it starts another one, which the tail alone does not: it would
+        # leave a block open. RFC 7692 7.2.3.4.
+        data, self._stream = stream.unused_data, None
+        if closes and len(data) < len(_TAIL):
+            raise ValueError(_CUT_OFF)  # the final block has taken a part of the tail
+        return data if len(data) > (len(_TAIL) if closes else 0) else None
 
     def _new_stream(self) -> Any:
         self._streams += 1
@@ -226,16 +256,17 @@ class Deflater:
         self._forgets = (
             parameters.client_no_context_takeover if is_client else parameters.server_no_context_takeover
         )
-        self.key = (level, -bits, mem_level)
-        self.threshold = threshold
+        self.key: tuple[int, int, int] = (level, -bits, mem_level)
+        self.threshold: int = threshold
         self._shared = shared
         self._stream: Any = None
-        self.idle_timeout = idle_timeout
+        self.idle_timeout: float | None = idle_timeout
         self._watch = None if self._forgets or idle_timeout is None else watch
         self._is_watched = False
         self._is_begun = False  # a message is going out in fragments
         self._idle = 0  # ticks since the last message
-        self.bytes_before = self.bytes_after = 0
+        self.bytes_before: int = 0
+        self.bytes_after: int = 0
 
     def is_worth(self, size: int) -> bool:
         """Whether a message of `size` bytes should be compressed when the caller did not say."""
@@ -339,18 +370,6 @@ def _check_end(stream: Any) -> None:
     """A message that ends in the middle of a block is not one: what comes after it would be misunderstood."""
     if stream is not None and stream.decompress(_PROBE, 1):  # None: it has ended with a final block
         raise ValueError(_CUT_OFF)
-
-
-def _join(pieces: Iterable[bytes], limit: int) -> bytes:
-    """All of them, or as many as pass `limit`: a bomb is not inflated any further."""
-    parts: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        parts.append(piece)
-        size += len(piece)
-        if size > limit:
-            break
-    return b"".join(parts)
 
 
 def _flush(stream: Any, mode: int) -> bytes:

@@ -113,19 +113,19 @@ class Connection:
     ) -> None:
         agreement = agreement or Agreement()
         pool = pool or Pool()
-        self.is_client = is_client
-        self.agreement = agreement
-        self.state = _OPEN
+        self.is_client: bool = is_client
+        self.agreement: Agreement = agreement
+        self.state: State = _OPEN
         self.began_end: Event | None = None
-        self.hold_replies = False
-        self.is_split = False
+        self.hold_replies: bool = False
+        self.is_split: bool = False
         self._failure: tuple[int, str] | None = None
-        self.bridge = Bridge()
+        self.bridge: Bridge = Bridge()
         parameters = agreement.deflate
-        self.compressor = (
+        self.compressor: Deflater | None = (
             None if parameters is None else _deflater(parameters, deflate or Deflate(), is_client, pool)
         )
-        self.reader = Reader(
+        self.reader: Reader = Reader(
             pool,
             self.bridge,
             masked=not is_client and not agreement.no_masking,
@@ -133,7 +133,7 @@ class Connection:
             max_size=max_size,
             max_fragments=max_fragments,
         )
-        self.writer = Writer(
+        self.writer: Writer = Writer(
             pool,
             next_key=_keys(entropy).next if is_client and not agreement.no_masking else None,
             compress=self.compressor,

@@ -122,8 +122,8 @@ class WebSocketConnector:
         basic_auth: tuple[str, str] | None = None,
         bearer: str | None = None,
     ) -> None:
-        self.uri = uri if isinstance(uri, WebSocketURI) else parse_uri(uri)
-        self.used = 0
+        self.uri: WebSocketURI = uri if isinstance(uri, WebSocketURI) else parse_uri(uri)
+        self.used: int = 0
         self._entropy = entropy
         self._origin = origin
         self._subprotocols = check_subprotocols(subprotocols or ())
@@ -138,7 +138,7 @@ class WebSocketConnector:
         self._search = HeadSearch(RESPONSE)
         self._head_begin = 0
         self._key = make_key(entropy(16))  # RFC 6455 4.1, 7: 16 bytes, new for each connection
-        self.request_head = Request(self.uri.path, self._request_headers())
+        self.request_head: Request = Request(self.uri.path, self._request_headers())
 
     @property
     def _has_credentials(self) -> bool:

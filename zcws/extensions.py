@@ -66,6 +66,10 @@ class Agreement(NamedTuple):
 def parse_extensions(values: Iterable[str], *, skip_malformed: bool = False) -> list[Extension]:
     """Every extension in all Sec-WebSocket-Extensions headers, in order, repeats kept.
 
+    Args:
+        values: those of the lines as they came, each read by itself.
+        skip_malformed: leaves out what nobody can read.
+
     Raises:
         ValueError: an element is malformed, and is not to be skipped.
     """

@@ -14,7 +14,7 @@ from typing import Any
 from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
 from zcws.http import Request, Response, text_response
 
-__all__ = ["Hook", "answer_of", "health", "hooks_of", "in_order"]
+__all__ = ["Hook", "answer_of", "health", "hooks_of", "in_order", "refusal_of"]
 
 #: Returns a Response, None, or an awaitable of either.
 Hook = Callable[[Any, Request], Any]
@@ -63,6 +63,19 @@ def answer_of(said: object, hook: str) -> Response | None:
     what = "an awaitable" if inspect.isawaitable(said) else f"an object of type {type(said).__name__}"
     abandon(said)
     raise TypeError(f"{hook} returned {what} where a Response was wanted, or None to go on")
+
+
+def refusal_of(said: object) -> Response | None:
+    """What a `process_request` has said, where that ends the connection.
+
+    Raises:
+        ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say. TypeError: as
+            `answer_of`.
+    """
+    answer = answer_of(said, "process_request")
+    if answer is not None and answer.status_code == 101:
+        raise ValueError("process_request must not accept the connection; return None for that")
+    return answer
 
 
 def in_order(*hooks: Hook) -> Hook:

@@ -117,7 +117,7 @@ class Request:
         self, path: str, headers: Headers | None = None, method: str = "GET", version: str = "HTTP/1.1"
     ) -> None:
         self.path = path
-        self.headers = Headers() if headers is None else headers
+        self.headers: Headers = Headers() if headers is None else headers
         self.method = method
         self.version = version
         self.username: str | None = None
@@ -151,7 +151,7 @@ class Response:
     ) -> None:
         self.status_code = status_code
         self.reason_phrase = reason_phrase
-        self.headers = Headers() if headers is None else headers
+        self.headers: Headers = Headers() if headers is None else headers
         self.body = body
         self.version = version
 

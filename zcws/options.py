@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
 from operator import index
 from typing import TypedDict
 
@@ -103,13 +102,22 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
     if value is None:
         return None
     what = f"a number of seconds ({'0 or more' if zero else 'above 0'}), or None"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not _is_real(value):
         raise TypeError(f"{name} is {what}, not {value!r}")
     if not (value > 0 or (zero and value == 0)):  # no comparison is true of NaN
         raise ValueError(f"{name} is {what}, not {value!r}")
     if value == math.inf:
         return None
     return min(value if isinstance(value, (int, float)) else float(value), LONGEST)
+
+
+def _is_real(value: object) -> bool:
+    if isinstance(value, (int, float)):
+        return not isinstance(value, bool)
+    # A Fraction, a scalar of NumPy: what made it has loaded this module to say that it is one. We would pay half a
+    # millisecond at every start for those who have none.
+    numbers = sys.modules.get("numbers")
+    return numbers is not None and isinstance(value, numbers.Real)
 
 
 def checked_size(value: int | None) -> int:

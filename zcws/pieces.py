@@ -325,7 +325,8 @@ class PieceReader(Inlet):
             return
         assert self._inflate is not None
         try:
-            for piece in self._inflate.pieces(memoryview(payload), last=last):
+            room = self._max_size - self._streamed
+            for piece in self._inflate.pieces(memoryview(payload), last=last, room=room):
                 self._streamed += len(piece)
                 if self._streamed > self._max_size:
                     self._fail(BAD_MESSAGE_SIZE)
@@ -341,7 +342,8 @@ class PieceReader(Inlet):
     def _inflated(self, payload: bytes, *, last: bool) -> Iterator[bytes]:
         assert self._inflate is not None
         try:
-            yield from self._inflate.pieces(memoryview(payload), last=last)
+            room = self._max_size - self._streamed
+            yield from self._inflate.pieces(memoryview(payload), last=last, room=room)
         except ValueError:
             self._fail(BAD_DEFLATE)
 

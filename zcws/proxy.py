@@ -37,7 +37,10 @@ REMOTE_NAMES = frozenset(("socks5h", "socks4a"))
 SOCKS5_LIMIT = 255
 #: Where to look, best first. RFC 6455 4.1: SOCKS rather than HTTPS rather than HTTP; what names WebSocket before all,
 #: and `all_proxy`, which names nothing, last. What is meant for plain HTTP need not let TLS through.
-PREFERENCE = {False: ("ws", "socks", "https", "http", "all"), True: ("wss", "socks", "https", "all")}
+PREFERENCE: dict[bool, tuple[str, ...]] = {
+    False: ("ws", "socks", "https", "http", "all"),
+    True: ("wss", "socks", "https", "all"),
+}
 
 grammar = re.compile(
     r"""
@@ -155,7 +158,7 @@ class Tunnel:
         if proxy.username is not None:
             # RFC 9110 11.7.2: for this proxy alone; the server sees none of these lines.
             lines["Proxy-Authorization"] = basic_authorization(proxy.username, proxy.password or "")
-        self.request = f"CONNECT {self._target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        self.request: bytes = f"CONNECT {self._target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
     def feed(self, data: bytes) -> bool:
         """Takes the next bytes; whether the tunnel is open. `ProxyError` when it will not be."""

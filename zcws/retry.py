@@ -24,7 +24,7 @@ from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, Pr
 
 __all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exception"]
 
-logger = logging.getLogger("zcws.client")
+logger: logging.Logger = logging.getLogger("zcws.client")
 
 #: What `process_exception=` takes: None means that another attempt is worth it.
 ProcessException = Callable[[Exception], "Exception | None"]

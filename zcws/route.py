@@ -95,9 +95,13 @@ class Route:
         user_agent_header: str | None = SOFTWARE,
     ) -> None:
         self.uri = uri
-        self.ssl, self.server_hostname = ssl, server_hostname
-        self.proxy, self.proxy_ssl, self.proxy_server_hostname = proxy, proxy_ssl, proxy_server_hostname
-        self.host, self.port, self.sock, self.path = host, port, sock, path
+        self.ssl, self.proxy, self.proxy_ssl = ssl, proxy, proxy_ssl
+        self.server_hostname: str | None = server_hostname
+        self.proxy_server_hostname: str | None = proxy_server_hostname
+        self.host: str | None = host
+        self.port: int | None = port
+        self.sock: socket.socket | None = sock
+        self.path: str | os.PathLike[str] | None = path
         self.max_redirects = max_redirects
         self.user_agent_header = user_agent_header
         self._proxy: Proxy | None = None

@@ -44,7 +44,7 @@ class Route:
     __slots__ = ("_convert", "_match", "handler")
 
     def __init__(self, path: str, handler: Callable[..., Any]) -> None:
-        self.handler = handler
+        self.handler: Callable[..., Any] = handler
         self._convert: dict[str, Callable[[str], Any]] = {}
         pattern, end = "", 0
         for found in parameter.finditer(path):

@@ -81,7 +81,7 @@ class Tracer:
         self._say = say
         self._mark = mark
         self._most = shown
-        self.inflates = inflates
+        self.inflates: bool = inflates
         self._inflate: Any = None
         self._head = bytearray()  # of the frame that is coming
         self._size = self._left = 0  # bytes of its payload, and those that have not come

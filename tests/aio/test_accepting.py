@@ -179,6 +179,46 @@ def test_a_hook_that_is_a_mistake(
     assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.parametrize("thinks", [True, False])
+def test_an_answer_is_made_into_bytes_once(anyplace: Place, refuses: bool, thinks: bool) -> None:
+    made: list[Counted] = []
+
+    def counted(_: Any, __: Any, response: zcws.Response | None = None) -> zcws.Response:
+        response = response or zcws.Response(402, "Pay first")
+        made.append(Counted(response.status_code, response.reason_phrase, response.headers))
+        return made[-1]
+
+    async def counted_later(*asked: Any) -> zcws.Response:
+        return counted(*asked)
+
+    hook: Any = counted_later if thinks else counted
+
+    async def main() -> None:
+        hooks = {"process_request": hook} if refuses else {"process_response": hook}
+        async with anyplace.serve(echo, **hooks) as server:
+            if refuses:
+                with pytest.raises(zcws.HandshakeError, match="402"):
+                    await soon(awaited(anyplace.connect(server)))
+            else:
+                async with anyplace.connect(server) as ws:
+                    await ws.send("x")
+                    assert await ws.recv() == "x"
+
+    anyplace.run(main())
+    assert [response.times for response in made] == [1]
+
+
+class Counted(zcws.Response):
+    """A response that counts how often it has been made into bytes."""
+
+    times = 0
+
+    def serialize(self) -> bytes:
+        self.times += 1
+        return super().serialize()
+
+
 async def awaited(connecting: Any) -> Any:
     return await connecting
 

@@ -180,6 +180,7 @@ class TestHooks:
 
         place.run(main())
         assert len(caplog.records) == 1
+        assert ("must not accept the connection" in caplog.text) == (mistake == "accepts")
 
     def test_a_client_that_leaves_while_a_hook_thinks(self, place: Place) -> None:
         async def main() -> None:

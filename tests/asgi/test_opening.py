@@ -108,6 +108,19 @@ def test_frames_before_the_answer_are_read_after_it() -> None:
     run(script)
 
 
+def test_a_quote_that_is_not_closed_ends_with_its_line() -> None:
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        offers = ('x; y="', "permessage-deflate")
+        writer.write(net.request(*(f"Sec-WebSocket-Extensions: {offer}" for offer in offers)))
+        await net.until(lambda: door.requests)
+        door._options = acceptor_options(True)
+        accept(door)
+        assert b"Sec-WebSocket-Extensions: permessage-deflate" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(net.wire.frame(net.wire.CLOSE, key=net.wire.KEY))
+
+    run(script)
+
+
 def test_a_client_that_ends_its_side_is_gone() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
         writer.write(net.request())

@@ -1,7 +1,8 @@
 """Invariant: any bytes inflate to the same messages, or are refused at the same message, at once and in pieces; no step
 gives more than 64 KiB; and what our deflater makes of any messages inflates to them.
 
-Why a message is refused may differ where it is too long, and broken within the same step: that step gives nothing.
+Why a message is refused may differ where it is too long by one byte, and broken right behind it: zlib reads on there
+before it says that its output is full, and then says nothing of that byte.
 And a peer that refers further back than the window that was agreed to is found out where these bytes are gone, which
 depends on the steps: zlib looks for them in what a step has given, too. It never gets any other bytes.
 """
@@ -44,7 +45,7 @@ def messages(payloads: list[bytes], parameters: DeflateParameters) -> Verdicts:
             message = inflater.message(payload, LIMIT)
         except ValueError:
             return [*found, "broken"]
-        assert len(message) <= LIMIT + STEP
+        assert len(message) <= LIMIT + 1
         if len(message) > LIMIT:
             return [*found, "too long"]
         found.append(message)
@@ -61,18 +62,23 @@ def in_pieces(payloads: list[bytes], parameters: DeflateParameters, chance: Any)
             for piece in all_pieces(inflater, payload, chance):
                 assert len(piece) <= STEP
                 message += piece
-                if len(message) > LIMIT:
-                    return [*found, "too long"]
         except ValueError:
             return [*found, "broken"]
+        assert len(message) <= LIMIT + 1
+        if len(message) > LIMIT:
+            return [*found, "too long"]
         found.append(message)
     return found
 
 
 def all_pieces(inflater: Inflater, payload: bytes, chance: Any) -> Iterator[bytes]:
-    for piece in cuts(payload, chance):
-        yield from inflater.pieces(memoryview(piece), last=False)
-    yield from inflater.pieces(memoryview(b""), last=True)
+    room = LIMIT
+    for piece, last in [*((piece, False) for piece in cuts(payload, chance)), (b"", True)]:
+        for inflated in inflater.pieces(memoryview(piece), last=last, room=room):
+            yield inflated
+            room -= len(inflated)
+        if room < 0:
+            return
 
 
 def both(at_once: Verdicts, slowly: Verdicts) -> bool:

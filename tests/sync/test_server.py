@@ -215,6 +215,21 @@ def test_process_request(serving: Serving) -> None:
             peer.rest()
 
 
+def test_an_answer_is_made_into_bytes_once(serving: Serving) -> None:
+    times: list[int] = []
+
+    class Counted(zcws.Response):
+        def serialize(self) -> bytes:
+            times.append(self.status_code)
+            return super().serialize()
+
+    with serving(echo, process_request=lambda *_: Counted(402, "Pay first")) as server:
+        with dialled(server) as sock:
+            sock.sendall(net.request())
+            assert raw.head_of(sock).startswith(b"HTTP/1.1 402 Pay first\r\n")
+    assert times == [402]
+
+
 @pytest.mark.parametrize("how", ["raises", "accepts"])
 def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureFixture, how: str) -> None:
     def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
@@ -227,6 +242,7 @@ def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureF
         head = raw.head_of(sock)
         assert head.startswith(b"HTTP/1.1 500 ") and b"bug" not in head
     assert "process_request or select_subprotocol failed" in caplog.text
+    assert ("must not accept the connection" in caplog.text) == (how == "accepts")
 
 
 @pytest.mark.parametrize(

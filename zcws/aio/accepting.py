@@ -33,12 +33,12 @@ from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
-from zcws.hooks import answer_of
+from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 
 __all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Response | None] | None"]
 ProcessResponse = Callable[
@@ -94,6 +94,7 @@ class ServerHandshake(asyncio.Protocol):
         "_sock",
         "_task",
         "_timer",
+        "_to_send",
         "acceptor",
         "is_waiting",
         "request",
@@ -103,13 +104,14 @@ class ServerHandshake(asyncio.Protocol):
     )
 
     def __init__(self, server: Host, sock: socket.socket | None = None) -> None:
-        self.server = server
-        self.acceptor = WebSocketAcceptor(server.acceptor_options)
+        self.server: Host = server
+        self.acceptor: WebSocketAcceptor = WebSocketAcceptor(server.acceptor_options)
         self._data = b""
         self._sock = sock  # while it is at the door
-        self.is_waiting = False  # there, for the rest of the request
+        self.is_waiting: bool = False  # there, for the rest of the request
         self._said: Awaitable[object] | None = None  # by a hook that is a coroutine
         self._chosen: Response | None = None  # what `process_response` is thinking about
+        self._to_send = b""  # the response on the wire, from when it is decided
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
@@ -153,7 +155,7 @@ class ServerHandshake(asyncio.Protocol):
         try:
             self.request = self.acceptor.read_request(self._data)
         except HttpError as error:
-            self.response = self.acceptor.refuse(error)
+            self.response = self._sendable(self.acceptor.refuse(error))
             logger.info("no opening handshake, from %s: %s", self.remote_address, error)
             return True
         if self.request is None:
@@ -185,7 +187,7 @@ class ServerHandshake(asyncio.Protocol):
         self._leave()
         ws = self.server.make(self.acceptor.agreement, self.request, response)
         transport = place(self.server.loop, sock, ws)
-        transport.write(response.serialize())
+        transport.write(self._to_send)
         ws.connection_made(transport)
         self._open(ws)
         return True
@@ -247,10 +249,10 @@ class ServerHandshake(asyncio.Protocol):
         """The server is shutting down."""
         if self.response is not None:
             return
-        response = self.acceptor.reject(503, "the server is shutting down")
+        response = self._sendable(self.acceptor.reject(503, "the server is shutting down"))
         if self._sock is not None:
             with contextlib.suppress(OSError):  # it has gone, which is as good
-                self._sock.send(response.serialize())
+                self._sock.send(self._to_send)
             self.abort()
         elif self.transport is not None:
             self._answer(response)
@@ -280,12 +282,7 @@ class ServerHandshake(asyncio.Protocol):
         return None
 
     def _respond(self, request: Request, said: object) -> Response:
-        answer = answer_of(said, "process_request")
-        if answer is None:
-            return self.acceptor.respond(request)
-        if answer.status_code == 101:
-            raise ValueError("process_request must not accept the connection; return None for that")
-        return answer
+        return refusal_of(said) or self.acceptor.respond(request)
 
     def _ask_response(
         self, request: Request, response: Response
@@ -294,14 +291,13 @@ class ServerHandshake(asyncio.Protocol):
         return None if hook is None else hook(self, request, response)
 
     def _sendable(self, response: Response) -> Response:
-        """`response`; raises where a hook has made something of it that no HTTP can say."""
-        if self.server.process_request is not None or self.server.process_response is not None:
-            response.serialize()  # once more, which is little next to what a hook costs
+        """`response`, whose bytes are in `_to_send` now; raises where a hook has made of it what no HTTP can say."""
+        self._to_send = response.serialize()
         return response
 
     def _blame_hook(self) -> Response:
         logger.error("process_request, process_response or select_subprotocol failed", exc_info=True)
-        return self.acceptor.reject(500, "the server failed to answer; its log says more")
+        return self._sendable(self.acceptor.reject(500, "the server failed to answer; its log says more"))
 
     # ---- hooks that are coroutines ----
 
@@ -347,10 +343,10 @@ class ServerHandshake(asyncio.Protocol):
         if response.status_code == 101:
             self._leave()
             ws = self.server.make(self.acceptor.agreement, self.request, response)
-            hand_over(self.server.loop, transport, ws, response.serialize())
+            hand_over(self.server.loop, transport, ws, self._to_send)
             self._open(ws)
             return
-        transport.write(response.serialize())
+        transport.write(self._to_send)
         logger.debug("connection rejected: %s", response.status_code)
         self._data = b""
         if transport.can_write_eof():

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery", "Slow", "broadcast"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 #: What happens to a connection that is slow.
 Slow = Literal["skip", "close", "wait", "latest"]
@@ -115,7 +115,11 @@ class Delivery:
         self._message = message
         self._slow = slow
         self._late: list[WebSocket] = []  # wait for somebody who awaits
-        self.sent = self.skipped = self.waiting = self.closed = self.gone = 0
+        self.sent: int = 0
+        self.skipped: int = 0
+        self.waiting: int = 0
+        self.closed: int = 0
+        self.gone: int = 0
 
     def _send_to(self, connections: Iterable[WebSocket], *, at_once: bool) -> None:
         message, sent = self._message, 0

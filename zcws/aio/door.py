@@ -23,7 +23,7 @@ from zcws.kernel import ffi, lib
 
 __all__ = ["Door", "has_door"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 #: Connections accepted before the loop gets its turn again: a storm of them must not starve those that are open.
 _ACCEPTED_A_TURN = 64
@@ -78,7 +78,7 @@ class Door:
         self._memory = ffi.new("uint8_t[]", _CHUNK)
         self._data = ffi.buffer(self._memory)
         self.passing: set[asyncio.Task[None]] = set()
-        self.is_open = False
+        self.is_open: bool = False
 
     def open(self) -> None:
         """Accepts from now on."""

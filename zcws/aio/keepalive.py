@@ -45,7 +45,7 @@ class Pings:
     def __init__(self) -> None:
         self._keepalive: bytes | None = None
         self._waiting: dict[bytes, tuple[float, asyncio.Future[Latency] | None]] = {}
-        self.latency = 0.0
+        self.latency: float = 0.0
 
     def sent(self, payload: bytes, future: asyncio.Future[Latency] | None) -> None:
         """A Ping with this payload is on its way.
@@ -175,8 +175,8 @@ class Deadlines:
     __slots__ = ("__weakref__", "_is_set", "_waiting", "loop", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self.loop = weakref.ref(loop)
-        self.timeout = timeout
+        self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
+        self.timeout: float = timeout
         self._waiting: dict[
             Waiting, float
         ] = {}  # until when; the first to wait is the first whose time is over

@@ -71,7 +71,7 @@ class Metrics:
         self._exposition: Any = importlib.import_module("prometheus_client.exposition")
         self._families: Any = importlib.import_module("prometheus_client.core")
         self.path = path
-        self.registry = self._library.REGISTRY if registry is None else registry
+        self.registry: Any = self._library.REGISTRY if registry is None else registry
         self._open: set[WebSocket] = set()
         self._opened = 0
         self._ended: Counter[str] = Counter()  # by name in _TOTALS, of connections that have closed

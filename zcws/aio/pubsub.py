@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["ENVELOPE", "Library", "Publisher", "Subscriber", "cancel"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 #: What a message travels behind: its kind, the publisher's name, its number there.
 ENVELOPE = Struct(">B16sQ")
@@ -79,12 +79,12 @@ class Message:
     def __init__(
         self, channel: bytes, kind: int, payload: bytes, *, note: Any = None, ready: asyncio.Event
     ) -> None:
-        self.channel = channel
-        self.kind = kind
-        self.payload = payload
-        self.note = note
-        self.ready = ready
-        self.number = 0
+        self.channel: bytes = channel
+        self.kind: int = kind
+        self.payload: bytes = payload
+        self.note: Any = note
+        self.ready: asyncio.Event = ready
+        self.number: int = 0
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
 
@@ -97,7 +97,7 @@ class Publisher:
     """
 
     def __init__(self, library: Library, client: Any, max_pending: int) -> None:
-        self.name = os.urandom(16)
+        self.name: bytes = os.urandom(16)
         self._library = library
         self._redis = client
         self._queue: asyncio.Queue[Message] = asyncio.Queue(max_pending)

@@ -135,7 +135,7 @@ class RedisRoom(Members):
 
     def __init__(self, rooms: RedisRooms, name: str, channel: bytes) -> None:
         super().__init__()
-        self.name = name
+        self.name: str = name
         self._rooms = rooms
         self._channel = channel
         self._ready = asyncio.Event()  # Redis has confirmed the subscription, or nobody needs it

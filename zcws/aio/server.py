@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 #: Connections that wait in the kernel: asyncio's own.
 BACKLOG = 100
@@ -93,7 +93,7 @@ class Server:
         self.handshakes: set[ServerHandshake] = set()
         self.connections: set[WebSocket] = set()
         self.on_open: list[Callable[[WebSocket], object]] = []
-        self.is_closing = False
+        self.is_closing: bool = False
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
         self._door: Door | None = None  # where we accept ourselves

@@ -93,7 +93,7 @@ class Opening(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: AcceptorOptions) -> None:
         self.loop = loop
-        self.phase = Phase.ASKED
+        self.phase: Phase = Phase.ASKED
         self.ws: Socket | None = None
         self.transport: asyncio.Transport | None = None
         self.subprotocols: list[str] = []
@@ -219,8 +219,8 @@ class Opening(asyncio.Protocol):
             )
         request, transport = self._request, self.transport
         assert request is not None and transport is not None
-        asked = request.headers.combined().get("sec-websocket-extensions", "")
-        agreement, terms = self._options.settle(asked, subprotocol)
+        offered = request.headers.get_all("sec-websocket-extensions")
+        agreement, terms = self._options.settle(tuple(offered), subprotocol)
         answer = Headers([*GRANTED, ("Sec-WebSocket-Accept", accept_value(self._key)), *terms])
         answer.update(headers)
         answer.update(self._defaults(answer))

@@ -76,7 +76,7 @@ class WebSocketProtocol(Opening):
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
-        self.logger = logging.getLogger("uvicorn.error")
+        self.logger: logging.Logger = logging.getLogger("uvicorn.error")
         self.scope: Event = {}
         self._told = False  # the application has its websocket.connect
         self._receiving = False

@@ -76,8 +76,8 @@ class Histogram:
 
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
-        self.count = 0
-        self.longest = 0.0
+        self.count: int = 0
+        self.longest: float = 0.0
 
     def add(self, seconds: float) -> None:
         """Counts one."""
@@ -118,7 +118,7 @@ class Load:
         self._told = options
         self._options = client_options(options)
         self._message: str | bytes = b"x" * options.size if options.binary else "x" * options.size
-        self.times = Histogram()
+        self.times: Histogram = Histogram()
         self.lost: Counter[str] = Counter()
         self._open: list[zcws.WebSocket] = []
         self._opening = asyncio.Semaphore(OPENING)

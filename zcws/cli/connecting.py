@@ -83,7 +83,7 @@ class Session:
     """One connection, with its loop in a thread."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        self.is_interactive: bool = sys.stdin.isatty() and sys.stdout.isatty()
         self._url = options.url
         self._options = {**client_options(options), "max_size": options.max_size}
         self._terminal = Terminal()

@@ -94,8 +94,8 @@ class Stop:
     """The signals that end a server. `drains`: it was SIGTERM, which lets clients finish; the second one does not."""
 
     def __init__(self) -> None:
-        self.event = asyncio.Event()
-        self.drains = False
+        self.event: asyncio.Event = asyncio.Event()
+        self.drains: bool = False
 
     def listen(self, *, is_worker: bool) -> None:
         """Before anything listens: whoever saw the announcement may press Ctrl-C at once."""

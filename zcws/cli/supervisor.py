@@ -42,8 +42,8 @@ class Worker:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.began = time.monotonic()
-        self.is_wanted = True
+        self.began: float = time.monotonic()
+        self.is_wanted: bool = True
 
     def terminate(self) -> None:
         """It shall drain and end."""

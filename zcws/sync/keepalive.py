@@ -43,9 +43,9 @@ class Keepalive:
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
         self.due = self._earliest()
-        self.latency = 0.0
-        self.heard = False
-        self.has_failed = False
+        self.latency: float = 0.0
+        self.heard: bool = False
+        self.has_failed: bool = False
 
     @property
     def wait(self) -> float | None:

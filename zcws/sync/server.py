@@ -33,7 +33,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
-from zcws.hooks import Hook, answer_of, hooks_of
+from zcws.hooks import Hook, hooks_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import (
     SERVER_HINTS,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve", "unix_serve"]
 
-logger = logging.getLogger("zcws.server")
+logger: logging.Logger = logging.getLogger("zcws.server")
 
 Handler = Callable[[WebSocket], None]
 ProcessRequest = Callable[["Server", Request], "Response | None"]
@@ -276,11 +276,12 @@ class Server:
             request = self._read_request(stream, acceptor, data)
             if request is None:
                 return None
-            response = self._answer(acceptor, request)
+            response, answer = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
+            answer = response.serialize()
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
-        stream.sendall(response.serialize())
+        stream.sendall(answer)
         if response.status_code != 101:
             logger.debug("connection rejected: %s", response.status_code)
             self._linger(stream)
@@ -316,19 +317,16 @@ class Server:
             data += chunk
         return request
 
-    def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> Response:
+    def _answer(self, acceptor: WebSocketAcceptor, request: Request) -> tuple[Response, bytes]:
+        """The response, and the bytes of it."""
         try:
             said = None if self._process_request is None else self._process_request(self, request)
-            response = answer_of(said, "process_request")
-            if response is None:
-                return acceptor.respond(request)
-            if response.status_code == 101:
-                raise ValueError("process_request must not accept the connection; return None for that")
-            response.serialize()  # raises where it is nothing that HTTP can say
-            return response
+            response = refusal_of(said) or acceptor.respond(request)
+            return response, response.serialize()  # raises where it is nothing that HTTP can say
         except Exception:
             logger.error("process_request or select_subprotocol failed", exc_info=True)
-            return acceptor.reject(500, "the server failed to answer; its log says more")
+            response = acceptor.reject(500, "the server failed to answer; its log says more")
+            return response, response.serialize()
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
