@@ -278,7 +278,7 @@ class Reader(PieceReader):
         self.is_idle = False
 
     def drop_frame(self, ring: Ring, stop: int) -> None:
-        """It has been seen. Its ring, which ends at `stop`, goes back, but for the one of all who are served together."""
+        """It has been seen. Its ring, which ends at `stop`, goes back, but for that of all who are served together."""
         lease = self._lease
         lease.number += 1
         lease.ring = lease.view = None

@@ -124,7 +124,11 @@ class Stream(Outlet):
     @property
     def _is_given_up(self) -> bool:
         # A task that has read while another waited for the end may still answer what it has read.
-        return bool(self._waiters) and not self._wakeup.is_waiting and self._reader.rows_read == self._read_before
+        return (
+            bool(self._waiters)
+            and not self._wakeup.is_waiting
+            and self._reader.rows_read == self._read_before
+        )
 
     # ---- asyncio.BufferedProtocol ----
 

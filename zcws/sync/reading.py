@@ -194,7 +194,7 @@ class ReadingSide:
             return ready
         if timeout is None and self._is_quiet:
             # `_repeat` for once: nearly always that is enough.
-            message = self._scan(reader.message_found, self._longest_wait)
+            message: str | bytes | None = self._scan(reader.message_found, self._longest_wait)
             if message is not None:
                 return message
         return self._repeat(reader.read_message, reader.message_found, timeout)  # type: ignore[return-value]
