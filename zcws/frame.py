@@ -100,12 +100,12 @@ class Frame:
     __slots__ = ("_source", "_start", "_stop", "fin", "opcode")
 
     _source: Source | None
-    text = _Text()
+    text: _Text = _Text()
 
     def __init__(self, opcode: OpCode, payload: Buffer = b"", *, fin: bool = True) -> None:
         held = _Held(payload)
-        self.opcode = OpCode(opcode)
-        self.fin = fin
+        self.opcode: OpCode = OpCode(opcode)
+        self.fin: bool = fin
         self._source = held
         self._start = 0
         self._stop = len(held.memory)
@@ -228,7 +228,7 @@ class Lease:
 
     def __init__(self) -> None:
         self.ring: Any = None
-        self.number = 0
+        self.number: int = 0
         self.view: memoryview | None = None
 
     def open(self) -> memoryview:

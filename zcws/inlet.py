@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import length_hint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
@@ -45,6 +45,9 @@ from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import LAST
+
+if TYPE_CHECKING:
+    from zcws._kernel import CData
 
 __all__ = ["NO_ROWS", "Inlet"]
 
@@ -126,17 +129,19 @@ class Inlet:
     def __init__(
         self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
     ) -> None:
-        self.pool = pool
+        self.pool: Pool = pool
         self._bridge = bridge
         self._max_size = max_size
         self._max_fragments = max_fragments
-        self.eager = True
+        self.eager: bool = True
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
-        self.discarding = False
-        self.is_idle = True
+        self.discarding: bool = False
+        self.is_idle: bool = True
         self.on_pong: Callable[[bytes], None] | None = None
 
-        self.state = ffi.new(_STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed))
+        self.state: CData = ffi.new(
+            _STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed)
+        )
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
@@ -153,7 +158,7 @@ class Inlet:
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self._landing: PayloadBuffer | None = None  # they are being received straight into this
         self._landing_opcode = 0
-        self.pours = False
+        self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
         self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
         self._status = _MORE  # what stands behind the last row

@@ -70,6 +70,9 @@ class PieceReader(Inlet):
         "streaming",
     )
 
+    is_idle: bool
+    ready: Iterator[str | bytes]
+
     def __init__(
         self,
         pool: Pool,

@@ -22,11 +22,14 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
 from zcws.ring import RING_CAPACITY, WIDE_CAPACITY, Ring
+
+if TYPE_CHECKING:
+    from zcws._kernel import CData
 
 __all__ = ["SCRATCH_CAPACITY", "TABLE_ROWS", "Pool", "Scratch"]
 
@@ -106,8 +109,8 @@ class Pool:
     )
 
     def __init__(self, capacity: int = RING_CAPACITY, *, mirrored: bool = True) -> None:
-        self.capacity = capacity
-        self.wide_capacity = capacity * WIDE_CAPACITY // RING_CAPACITY
+        self.capacity: int = capacity
+        self.wide_capacity: int = capacity * WIDE_CAPACITY // RING_CAPACITY
         self._mirrored = mirrored
         self._spare: list[Ring] = []
         self._aside: deque[Ring] = deque()  # views of them are held
@@ -120,9 +123,11 @@ class Pool:
         self.compressors: dict[tuple[int, int, int], Any] = {}
         self.deadlines: dict[float, weakref.ref[Any]] = {}
         self.watch: Callable[[Any], None] | None = None
-        self.table = ffi.new("uint64_t[]", _TABLE_WORDS)
-        self.words = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")
-        self.first_row = self.words[lib.ZCWS_TABLE_HEAD : lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW]
+        self.table: CData = ffi.new("uint64_t[]", _TABLE_WORDS)
+        self.words: memoryview = memoryview(ffi.buffer(self.table)).cast("B").cast("Q")
+        self.first_row: memoryview = self.words[
+            lib.ZCWS_TABLE_HEAD : lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW
+        ]
         _pools.add(self)
 
     def land(self) -> Ring:

@@ -53,6 +53,9 @@ class Reader(PieceReader):
 
     __slots__ = ()
 
+    is_idle: bool
+    ready: Iterator[str | bytes]
+
     # ---- frames ----
 
     def read_frame(
@@ -237,7 +240,7 @@ class Reader(PieceReader):
             return None
         if what == WHOLE_TEXT:
             if stop - start < _DECODE_IN_PLACE:
-                return ring.copies[start:stop].decode()  # type: ignore[no-any-return]
+                return ring.copies[start:stop].decode()
             return str(ring.memory[start:stop], "utf-8")
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
 
@@ -248,7 +251,7 @@ class Reader(PieceReader):
             return None
         what, start, stop = pool.first_row.tolist()
         if what == WHOLE_TEXT and stop - start < _DECODE_IN_PLACE:  # `message_of`, without the call
-            return pool.landing.copies[start:stop].decode()  # type: ignore[union-attr, no-any-return]
+            return pool.landing.copies[start:stop].decode()  # type: ignore[union-attr]
         return self.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
 
     def frame_found(self, found: int) -> Frame | None:

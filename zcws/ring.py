@@ -20,9 +20,12 @@ its holders (pool.py); a reader that stays goes on behind them, and lets go of t
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zcws.kernel import ffi, lib
+
+if TYPE_CHECKING:
+    from zcws._kernel import CBuffer, CData
 
 __all__ = ["RING_CAPACITY", "WIDE_CAPACITY", "Ring"]
 
@@ -80,17 +83,17 @@ class Ring:
         self, capacity: int = RING_CAPACITY, *, mirrored: bool = True, is_wide: bool = False
     ) -> None:
         page = lib.zcws_page_size()
-        self.capacity = -(-capacity // page) * page
+        self.capacity: int = -(-capacity // page) * page
         base = _mirrored_memory(self.capacity) if mirrored else None
-        self.mirrored = base is not None
-        self.base = _new_bytes("uint8_t[]", self.capacity) if base is None else base
+        self.mirrored: bool = base is not None
+        self.base: CData = _new_bytes("uint8_t[]", self.capacity) if base is None else base
         # A run may pass `capacity` only where the memory goes on behind it.
-        self.copies = ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1))
-        self.memory = memoryview(self.copies)
-        self.whole = self.memory[: self.capacity]
-        self.is_wide = is_wide
-        self.tail = 0
-        self.head = 0
+        self.copies: CBuffer = ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1))
+        self.memory: memoryview = memoryview(self.copies)
+        self.whole: memoryview = self.memory[: self.capacity]
+        self.is_wide: bool = is_wide
+        self.tail: int = 0
+        self.head: int = 0
         self._exporter: weakref.ref[Any] | None = None
         self.exports: list[tuple[weakref.ref[Any], int]] = []
 

@@ -131,20 +131,21 @@ class Writer:
 
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
         self.scratch: Any = None if next_key is None else pool.scratch()
-        self.next_key = next_key
+        self.next_key: Callable[[], int] | None = next_key
         self._compress = compress
         self.out: list[Buffer] = []
-        self.has_large = False
-        self.is_bare = next_key is None and compress is None
+        self.has_large: bool = False
+        self.is_bare: bool = next_key is None and compress is None
         self.masks_up_to = -1 if next_key is None or compress is not None else _OWN_MEMORY
         # What is smaller goes out as it is, in one segment.
         self._plain_below = SEGMENT if self.is_bare else 0
-        self.opcode = 0
+        self.opcode: int = 0
         self._compressing = False  # that message is compressed
         self._utf8: Any = None  # the state of its text, where it was given as bytes
-        self.messages = 0
+        self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
-        self.written = self.taken = 0
+        self.written: int = 0
+        self.taken: int = 0
         self.sent_close: bytes | None = None
 
     # ---- what the caller wants to say ----

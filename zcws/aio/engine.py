@@ -173,7 +173,7 @@ class Engine:
         self._sockets.only = self._only
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
-        self.is_walking = False
+        self.is_walking: bool = False
         self.written: list[Served] = []
         # What has come out of a program to end the loop: those behind it in the same turn have theirs first.
         self._last_word: BaseException | None = None

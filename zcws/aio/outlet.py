@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
+from typing import TYPE_CHECKING
 
 from zcws.aio.keepalive import Deadlines, Keepalive, Pings, Resting
 from zcws.aio.transport import EngineTransport
@@ -33,6 +34,9 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.options import checked_seconds, checked_write_limit
 from zcws.pool import Pool
+
+if TYPE_CHECKING:
+    from zcws.writer import Writer
 
 __all__ = ["CORK", "GRACE", "Options", "Outlet", "end_writing", "pool_of"]
 
@@ -93,11 +97,11 @@ class Options:
         write_limit: int | tuple[int, int | None] = _USUAL_LIMIT,
         write_timeout: float | None = None,
     ) -> None:
-        self.ping_interval = checked_seconds("ping_interval", ping_interval, zero=False)
-        self.ping_timeout = checked_seconds("ping_timeout", ping_timeout)
-        self.close_timeout = checked_seconds("close_timeout", close_timeout)
-        self.write_limit = checked_write_limit(write_limit)
-        self.write_timeout = checked_seconds("write_timeout", write_timeout)
+        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
+        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
+        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
+        self.write_limit: int | tuple[int, int | None] = checked_write_limit(write_limit)
+        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
 
 
 class Outlet(asyncio.BufferedProtocol):
@@ -130,11 +134,11 @@ class Outlet(asyncio.BufferedProtocol):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
-        self.connection = connection
+        self.connection: Connection = connection
         self._loop = loop
         self._options = options
         self._reader = connection.reader
-        self.writer = connection.writer
+        self.writer: Writer = connection.writer
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
         self._own: EngineTransport | None = None  # the same, where it is one of ours

@@ -24,6 +24,8 @@ from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from zcws.writer import Writer
+
 __all__ = ["EngineTransport", "adopt", "place"]
 
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
@@ -99,15 +101,15 @@ class EngineTransport(asyncio.Transport):
         self._engine = engine
         # A `socket.socket` once somebody has asked for it: what that adds costs twice as much.
         self._sock = sock
-        self.fd = sock.fileno()
+        self.fd: int = sock.fileno()
         self._protocol = protocol
         self.backlog: list[Buffer] = []
-        self.backlog_size = 0
-        self.owes = False
+        self.backlog_size: int = 0
+        self.owes: bool = False
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
         self._paused_protocol = False
         self._reading = True
-        self.closing = False
+        self.closing: bool = False
         self._eof_wanted = False
         self._events = IN
         self._set_stream(protocol)
@@ -117,7 +119,7 @@ class EngineTransport(asyncio.Transport):
         # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
         self._stream: Scanned | None = protocol if hasattr(protocol, "scanned") else None  # type: ignore[assignment]
         if self._stream is not None:
-            self.writer = self._stream.writer
+            self.writer: Writer = self._stream.writer
 
     # ---- reading ----
 

@@ -37,6 +37,8 @@ from zcws.ring import Ring
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from zcws._kernel import CData
+
 __all__ = [
     "ENDED",
     "NOTHING",
@@ -91,7 +93,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.record = ffi.new("struct zcws_socket *")
+        self.record: CData = ffi.new("struct zcws_socket *")
         self._fd = sock.fileno()
         self._is_over = False
         self._watchdog: threading.Timer | None = None

@@ -49,10 +49,10 @@ class Options:
         close_timeout: float | None = 10,
         write_timeout: float | None = None,
     ) -> None:
-        self.ping_interval = checked_seconds("ping_interval", ping_interval, zero=False)
-        self.ping_timeout = checked_seconds("ping_timeout", ping_timeout)
-        self.close_timeout = checked_seconds("close_timeout", close_timeout)
-        self.write_timeout = checked_seconds("write_timeout", write_timeout)
+        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
+        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
+        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
+        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
 
 
 class ReadingSide:
@@ -194,7 +194,7 @@ class ReadingSide:
             return ready
         if timeout is None and self._is_quiet:
             # `_repeat` for once: nearly always that is enough.
-            message: str | bytes | None = self._scan(reader.message_found, self._longest_wait)
+            message: str | bytes | None = self._scan(reader.message_found, self._longest_wait)  # type: ignore[assignment]
             if message is not None:
                 return message
         return self._repeat(reader.read_message, reader.message_found, timeout)  # type: ignore[return-value]
