@@ -125,13 +125,18 @@ def test_a_whole_frame_consistent_is_copied_once(peer: Peer, opcode: OpCode) -> 
 
 
 @origins
-def test_a_close_lies_where_other_control_frames_do(peer: Peer, origin: PayloadOrigin) -> None:
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "behind a frame"])
+def test_a_close_lies_where_other_control_frames_do(peer: Peer, origin: PayloadOrigin, alone: bool) -> None:
+    """But for one that comes alone: it has bytes of its own, and its ring goes back whether or not anybody reads it."""
     payload = wire.close_payload(1000, b"bye")
-    peer.send(peer.frame(OpCode.CLOSE, payload))
+    before = b"" if alone else peer.frame(OpCode.TEXT, b"before")
+    peer.send(before + peer.frame(OpCode.CLOSE, payload))
+    if not alone:
+        peer.read(origin)
     frame = peer.read(origin)
     assert (frame.close_code, frame.close_reason, frame.to_bytes()) == (1000, "bye", payload)
     assert (peer.in_ring(frame.payload), peer.in_user(frame.payload)) == (
-        origin is ADAPTIVE,
+        origin is ADAPTIVE and not alone,
         origin is CONSISTENT,
     )
 

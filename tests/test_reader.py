@@ -755,12 +755,48 @@ def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
     buffer = PayloadBuffer()
     send(connection, wire.frame(BINARY, b"never whole", fin=False))
     assert connection.read_frame(buffer) is NEED_MORE
-    send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
-    ring = connection.reader._ring
+    ring = pool.landing
     assert ring is not None
+    send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
+    assert connection.reader.is_pending
     assert connection.reader.has_ended_well()
     assert (connection.reader._ring, connection.reader.is_pending, buffer.reader) == (None, False, None)
     assert pool.landing is ring
+
+
+@pytest.mark.parametrize("code", [1000, None])
+def test_a_close_that_nobody_reads_holds_no_ring(code: int | None) -> None:
+    pool = Pool(4096)
+    payload = wire.close_payload(code, b"bye") if code else b""
+    for read_close in (
+        lambda connection: connection.read_frame(),
+        lambda connection: connection.reader.read_batch()[0],
+        lambda connection: connection.read_frame(PayloadBuffer(), CONSISTENT),
+        lambda connection: connection.read_frame(None, CONSISTENT),
+    ):
+        connection = connect(pool)
+        ring = pool.land()
+        send(connection, wire.frame(CLOSE, payload))
+        assert (pool.landing, connection.reader._ring) == (ring, None)
+        another = connect(pool)
+        send(another, wire.frame(TEXT, b"in its place"))
+        close = read_close(connection)
+        assert (close.opcode, close.to_bytes(), bytes(close.payload)) == (OpCode.CLOSE, payload, payload)
+        assert (close.close_code, close.close_reason) == ((1000, "bye") if code else (1005, ""))
+        with pytest.raises(ConnectionClosed):
+            connection.read_frame()
+        assert close.is_stale
+        assert another.reader.read_message() == "in its place"
+
+
+def test_a_close_behind_a_frame_that_is_still_looked_at_leaves_it_its_ring() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"before"))
+    frame = read(connection)
+    send(connection, wire.frame(CLOSE, b""))
+    assert (frame.to_bytes(), bytes(frame.payload)) == (b"before", b"before")
+    assert read(connection).opcode is OpCode.CLOSE
+    assert frame.is_stale
 
 
 def test_half_a_message_before_it() -> None:

@@ -8,6 +8,7 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 
       message                     ADAPTIVE                      CONSISTENT
       control, or single plain    view of RING, 0 copies        RING -> USER, 1 copy
+      a Close that comes alone    bytes of its own              the same -> USER
       single, larger than RING    lands in USER, 0 copies       the same
       single, compressed          inflated, then -> USER;       the same
                                   no USER: bytes of its own
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
 from typing import Any
 
-from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8
+from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
@@ -104,16 +105,26 @@ class Reader(PieceReader):
         self, opcode: OpCode, start: int, stop: int, buffer: PayloadBuffer | None, origin: PayloadOrigin
     ) -> Frame | None:
         """A control frame, or one whose payload has to be copied. None: it does not fit the buffer."""
-        ring: Ring = self._ring  # type: ignore[assignment]
-        ring.tail = start
+        ring = self._ring
         if opcode >= _CLOSE:
             self._answer(opcode, start, stop)
+        if ring is None:
+            close = self._lone_close()
+            if origin is not _ADAPTIVE:
+                return self._read_consistent(opcode, close.payload, buffer)
+            return self._hand_out(close)
+        ring.tail = start
         if origin is not _ADAPTIVE:
             return self._read_consistent(opcode, ring.peek(start, stop), buffer)
         lease = self._lease
         lease.ring = ring
         self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
         return frame
+
+    def _lone_close(self) -> ReceivedFrame:
+        """The peer's Close, which came alone: its ring has gone back (inlet.py)."""
+        payload = self._peer_close or b""
+        return ReceivedFrame(_CLOSE, Inflated(payload), 0, len(payload))
 
     def _read_consistent(
         self, opcode: OpCode, payload: memoryview, buffer: PayloadBuffer | None
@@ -369,7 +380,14 @@ class Reader(PieceReader):
             for opcode, start, stop in zip(opcodes, starts, stops, strict=True):
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
+        if self._ring is None:
+            return self._own_batch(self._lone_close())
         return self._ring_batch(opcodes, starts, stops)
+
+    def _own_batch(self, frame: ReceivedFrame) -> Batch:
+        """One frame that does not lie in the ring."""
+        self._elsewhere = (frame,)
+        return Batch([frame])
 
     def _ring_batch(self, opcodes: list[OpCode], starts: list[int], stops: list[int]) -> Batch:
         ring, lease = self._ring, self._lease
