@@ -241,6 +241,15 @@ def test_whatever_is_over_a_view_holds_it(ring: Ring, holder: str) -> None:
 
 
 @either
+def test_what_nobody_was_given_can_be_closed_up(ring: Ring) -> None:
+    ring.memory[:30] = b"keep" + b"drop" * 6 + b"un"
+    ring.head = 30
+    assert ring.close_up(4, 28) == (4, 6)
+    assert bytes(ring.memory[:6]) == b"keepun"
+    ring.head = 20
+    assert ring.close_up(20, 20) == (20, 20)
+
+
 def test_each_batch_has_an_exporter_of_its_own(ring: Ring) -> None:
     fill(ring, pattern(20))
     first = ring.export()[0:5]

@@ -72,6 +72,10 @@ _LARGE_FRAMES = 64
 #: Rows that are alike are lined up from this many on: for fewer, it costs as much as it saves.
 _MANY = 4
 
+#: Pings and Pongs that wait for somebody who reads frames. Beyond, nobody does: the ring of a program that only sends
+#: would be full of them after a week.
+_MANY_CONTROLS = 64
+
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
 
@@ -90,6 +94,7 @@ class Inlet:
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
         state: what the C core remembers of this stream, for `take_scan`.
         ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
+        streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
     """
 
     __slots__ = (
@@ -98,9 +103,12 @@ class Inlet:
         "_batch",
         "_bridge",
         "_concluded",
+        "_controls",
         "_elsewhere",
         "_eof",
+        "_forgotten",
         "_frame",
+        "_keeps_controls",
         "_landing",
         "_landing_opcode",
         "_lease",
@@ -124,6 +132,7 @@ class Inlet:
         "pours",
         "ready",
         "state",
+        "streaming",
     )
 
     def __init__(
@@ -134,6 +143,9 @@ class Inlet:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self.eager: bool = True
+        self._controls = 0  # control frames since there were no rows
+        self._forgotten = 0  # rows that nobody has read, and nobody will
+        self._keeps_controls = True  # until so many have waited that nobody seems to want them
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding: bool = False
         self.is_idle: bool = True
@@ -150,6 +162,7 @@ class Inlet:
         # Of many rows that are alike: what, and where each begins and ends (`_words`).
         self._alike: tuple[int, Iterator[int], Iterator[int]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
+        self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
         self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
         self._frame: Frame | Batch | None = None  # handed out last; good until the next read
@@ -299,7 +312,7 @@ class Inlet:
     @property
     def rows_read(self) -> int:
         """How many rows have been read so far."""
-        return int(self.state.rows) - length_hint(self._words)
+        return int(self.state.rows) - length_hint(self._words) - self._forgotten
 
     @property
     def bytes_received(self) -> int:
@@ -428,6 +441,7 @@ class Inlet:
             self._drop_message()
             return
         if controls:
+            self._controls += controls
             self._see_controls(words, ring)
         if self.discarding:
             self._discard(ring)
@@ -438,6 +452,34 @@ class Inlet:
         if self._is_over and not self._pieces and not any(_is_data(words)):
             self.conclude()
             self._drop_message()
+
+    def forget_controls(self) -> None:
+        """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been seen to, and are not
+        kept for ever: neither they, nor a ring for them."""
+        ring = self._ring
+        if not self._controls or not self.eager or ring is None or self._is_over:
+            return
+        if self._keeps_controls and min(self._controls, self.rows_waiting) <= _MANY_CONTROLS:
+            return
+        self._keeps_controls = False
+        words = self._without_controls()
+        while self._status == _FULL and len(words) < _ROW * TABLE_ROWS:
+            self._scan_ring(ring)
+            words = self._without_controls()
+        if self._status != _MORE:
+            return
+        if words and not ring.exports:
+            self._next, ring.head = ring.close_up(words[-1], self._next)
+        elif not words and self._frame is None:
+            self._rest()
+
+    def _without_controls(self) -> list[int]:
+        """The rows that wait are data from now on, and a Close; and those."""
+        waiting, self._controls = self.rows_waiting, 0
+        words = [word for row in self._batch if row[0] & 0x0F <= _CLOSE for word in row]
+        self._set_rows(words)
+        self._forgotten += waiting - self.rows_waiting
+        return words
 
     def defer_replies(self) -> None:
         """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
@@ -546,6 +588,11 @@ class Inlet:
         """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
         if self.state.fit:
             self.state.fit = size
+
+    def _rest(self) -> None:
+        """Every row has been read: nothing more than the beginning of something is kept."""
+        self._release()
+        self.is_idle = self._ring is None and self._landing is None and self.streaming is None
 
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""

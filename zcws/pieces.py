@@ -55,9 +55,6 @@ class PieceReader(Inlet):
         inflate: decompresses the peer's messages, where permessage-deflate was agreed.
         max_size: bytes of a message, exactly that many allowed.
         max_fragments: frames of a message, exactly that many allowed.
-
-    Attributes:
-        streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
     """
 
     __slots__ = (
@@ -67,7 +64,6 @@ class PieceReader(Inlet):
         "_inflate",
         "_skipping",
         "_streamed",
-        "streaming",
     )
 
     is_idle: bool
@@ -97,7 +93,6 @@ class PieceReader(Inlet):
         self._finished: list[PayloadBuffer] | None = None
         self._streamed = 0  # bytes of it so far
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
-        self.streaming: int | None = None
         self._skipping = False  # the rest of a message that nobody wants
 
     @property
@@ -237,8 +232,8 @@ class PieceReader(Inlet):
                 return True
         if self.discarding:
             self._drop_message()
-        self._release()
-        self.is_idle = self._ring is None and self._landing is None and self.streaming is None
+        self._controls = 0
+        self._rest()
         return False
 
     def _start_landing(self) -> None:

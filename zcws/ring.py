@@ -179,6 +179,14 @@ class Ring:
             self.exports = [(exporter, start - shift) for exporter, start in self.exports]
         return shift
 
+    def close_up(self, stop: int, begin: int) -> tuple[int, int]:
+        """Moves the bytes from `begin` on to `stop`, before it: nobody has been given what lies between.
+
+        For a ring of which nobody holds a view. Returns where they begin and end now."""
+        unread = bytes(self.memory[begin : self.head])
+        self.memory[stop : stop + len(unread)] = unread
+        return stop, stop + len(unread)
+
     @property
     def is_crowded(self) -> bool:
         """Whether held views leave less room than a read is worth: time to let go of this ring."""

@@ -105,6 +105,69 @@ class TestRings:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize("unread", [0, 1, 70])
+    def test_pings_that_nobody_reads_are_not_kept_for_ever(self, anyplace: Place, unread: int) -> None:
+        """A program that only sends: after a week of keepalive its ring would be full, the peer's Close unheard."""
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+            got: list[Any] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go_on.wait()
+                async for message in ws:
+                    got.append(message)
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                messages = [f"unread {number}" for number in range(unread)]
+                for message in messages:
+                    peer.writer.write(peer.frame(wire.TEXT, message.encode()))
+                (ws,) = server.connections
+                payload = bytes(120)
+                for _ in range(3_000):  # more than a ring holds, if they were kept
+                    peer.writer.write(peer.frame(wire.PONG, payload))
+                for number in range(200):
+                    peer.writer.write(peer.frame(wire.PONG, payload))
+                    await peer.send(wire.PING, b"%d" % number)
+                    assert await peer.read() == wire.Seen(wire.PONG, b"%d" % number)
+                assert not ws._reading_paused
+                assert ws._reader.rows_waiting == unread
+                assert (ws._reader._ring is None) == ws._reader.is_idle == (unread == 0)
+                assert ws._was_never_read
+                peer.writer.write(peer.frame(wire.TEXT, b"and on"))
+                go_on.set()
+                await until(lambda: len(got) == unread + 1)
+                assert got == [*messages, "and on"]
+                await peer.send(wire.CLOSE, wire.close_payload(1000))
+                assert await peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(1000))]
+
+        anyplace.run(main())
+
+    def test_pings_wait_for_whoever_reads_frames(self, anyplace: Place) -> None:
+        async def main() -> None:
+            go_on = asyncio.Event()
+            seen: list[bytes] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                for _ in range(2):
+                    await go_on.wait()
+                    go_on.clear()
+                    for _ in range(50):
+                        frame = await ws.read_frame()
+                        assert frame.opcode is zcws.OpCode.PING
+                        seen.append(frame.to_bytes())
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                for number in range(100):
+                    await peer.send(wire.PING, b"%d" % number)
+                    assert (await peer.read()).opcode == wire.PONG
+                    if number in (49, 99):
+                        go_on.set()
+                        await until(lambda number=number: len(seen) == number + 1)
+                assert seen == [b"%d" % number for number in range(100)]
+
+        anyplace.run(main())
+
     def test_a_program_that_keeps_its_last_frame_holds_none_either(self, anyplace: Place) -> None:
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:

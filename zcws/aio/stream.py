@@ -282,12 +282,13 @@ class Stream(Outlet):
         return self._uncork()
 
     def _take_care(self) -> bool:
-        """Something is kept, or has ended: sees to it. Returns False."""
+        """Something is kept, or has ended: sees to it. Returns: as `_after_bytes`."""
+        self._reader.forget_controls()
         if self._reader.is_full:
             self._pause_reading()
         if self._reader.is_ending:
             self._advance_closing()
-        return False
+        return self._reader.is_idle
 
     def _call_back(self, on_frame: OnFrame) -> None:
         """Hands every frame to the program at once: no task, no coroutine.
