@@ -47,7 +47,7 @@ from zcws.ring import Ring
 from zcws.rows import LAST
 
 if TYPE_CHECKING:
-    from zcws._kernel import CData
+    from zcws.kernel import CData
 
 __all__ = ["NO_ROWS", "Inlet"]
 

@@ -8,6 +8,11 @@ A name that cannot be had is an error and not a slower choice: whoever forces a 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zcws._kernel import CBuffer as CBuffer
+    from zcws._kernel import CData as CData
 
 try:
     from zcws._kernel import ffi, lib

@@ -29,7 +29,7 @@ from zcws.kernel import ffi, lib
 from zcws.ring import RING_CAPACITY, WIDE_CAPACITY, Ring
 
 if TYPE_CHECKING:
-    from zcws._kernel import CData
+    from zcws.kernel import CData
 
 __all__ = ["SCRATCH_CAPACITY", "TABLE_ROWS", "Pool", "Scratch"]
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from zcws.kernel import ffi, lib
 
 if TYPE_CHECKING:
-    from zcws._kernel import CBuffer, CData
+    from zcws.kernel import CBuffer, CData
 
 __all__ = ["RING_CAPACITY", "WIDE_CAPACITY", "Ring"]
 

@@ -37,7 +37,7 @@ from zcws.ring import Ring
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from zcws._kernel import CData
+    from zcws.kernel import CData
 
 __all__ = [
     "ENDED",
