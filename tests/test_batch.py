@@ -10,7 +10,7 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
-from receiver import DEFLATE, batch, connect, send
+from receiver import DEFLATE, batch, connect, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.batch import RingBatch
@@ -81,6 +81,12 @@ def test_payloads_of_messages_in_pieces() -> None:
     assert [bytes(view) for view in found.payloads] == ["né 0".encode(), "né 1".encode(), b"one"]
     assert found.relayed() is None  # there is a Ping
     assert repr(found) == "<Batch, 4 frames>"
+
+
+def test_messages_in_pieces_can_be_relayed_together() -> None:
+    connection = connect()
+    send_one_by_one(connection, *wire.fragments(TEXT, [b"o", b"ne"]), *wire.fragments(TEXT, [b"t", b"wo"]))
+    assert batch(connection).relayed() == (OpCode.TEXT, [b"one", b"two"])
 
 
 @pytest.mark.parametrize("asked", ["frames before", "frames after"])

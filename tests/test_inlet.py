@@ -58,6 +58,147 @@ def test_half_a_frame_keeps_its_ring(mirrored: bool) -> None:
 
 
 @either
+def test_bytes_are_counted_as_they_arrive(mirrored: bool) -> None:
+    """In a ring, in two, and landed; what stands behind a Close is not."""
+    connection = connect(Pool(4096, mirrored=mirrored))
+    large = wire.frame(BINARY, bytes(70_000))
+    stream = b"".join(
+        [*wire.fragments(TEXT, [b"one ", b"message"]), large, wire.frame(PING), wire.frame(CLOSE)]
+    )
+    sent = 0
+    while sent < len(stream):
+        sent += connection.receive_bytes(memoryview(stream)[sent : sent + 999])
+        assert connection.reader.bytes_received == sent
+        while sent < len(stream) and connection.read_frame() is not NEED_MORE:
+            pass
+    connection.receive_bytes(b"more")
+    assert connection.reader.bytes_received == len(stream)
+    assert connection.reader.rows_waiting > 0
+
+
+# ---- Pings and Pongs that nobody reads ----
+
+
+def pings(first: int, last: int) -> bytes:
+    return b"".join(wire.frame(PING, b"%d" % i) for i in range(first, last))
+
+
+def seen(connection: Connection) -> list[bytes]:
+    """The payloads of all frames that wait."""
+    payloads = []
+    while (frame := connection.read_frame()) is not NEED_MORE:
+        payloads.append(frame.to_bytes())
+    return payloads
+
+
+@either
+def test_few_controls_wait_for_whoever_reads_frames(mirrored: bool) -> None:
+    connection = connect(Pool(4096, mirrored=mirrored))
+    expected = [b"%d" % i for i in range(64)]
+    for _ in range(3):
+        for i in range(64):
+            send(connection, pings(i, i + 1))
+            connection.reader.forget_controls()
+        assert connection.reader.rows_waiting == 64
+        assert seen(connection) == expected
+
+
+@either
+def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    reader = connection.reader
+    send(connection, pings(0, 65))
+    assert (reader.rows_waiting, reader.is_idle) == (65, False)
+    reader.forget_controls()
+    assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
+    send(connection, pings(65, 66))
+    reader.forget_controls()
+    assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
+    reader.forget_controls()  # there are none
+    # Whoever asks for frames has them again.
+    assert connection.read_frame() is NEED_MORE
+    send(connection, pings(66, 68))
+    reader.forget_controls()
+    assert seen(connection) == [b"66", b"67"]
+
+
+@either
+@pytest.mark.parametrize(
+    "rest", [b"", b"\x89", wire.frame(TEXT, b"half")[:-2]], ids=["nothing", "a byte", "half"]
+)
+def test_data_among_them_stays(mirrored: bool, rest: bytes) -> None:
+    """And what arrives behind is read on from where it stands now."""
+    connection = connect(Pool(4096, mirrored=mirrored))
+    reader = connection.reader
+    whole = {b"": b"", b"\x89": wire.frame(PING, b"")}.get(rest, wire.frame(TEXT, b"half"))
+    send(connection, wire.frame(TEXT, b"first"))
+    for number in range(50):
+        text = wire.frame(TEXT, b"%d" % number)
+        send(connection, text + pings(0, 70) + rest)
+        reader.forget_controls()
+        assert reader.rows_waiting == number + 2 + (number if b"half" in whole else 0)
+        send(connection, whole[len(rest) :])
+    reader.forget_controls()
+    got = []
+    while (message := connection.read_message()) is not NEED_MORE:
+        got.append(message)
+    extra = ["half"] if b"half" in whole else []
+    assert got == ["first", *(text for number in range(50) for text in (str(number), *extra))]
+
+
+def test_a_view_that_is_held_stays_right() -> None:
+    connection = connect(Pool(4096))
+    send(connection, wire.frame(TEXT, b"held") + wire.frame(TEXT, b"waits") + pings(0, 70))
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    view = frame.payload
+    for _ in range(5):
+        connection.reader.forget_controls()
+        send(connection, pings(0, 70))
+    assert (view, frame.to_bytes(), seen(connection)) == (
+        b"held",
+        b"held",
+        [b"waits", *(b"%d" % i for i in range(70))],
+    )
+
+
+def test_a_frame_that_is_looked_at_keeps_its_ring() -> None:
+    connection = connect(Pool(4096))
+    send(connection, pings(0, 70))
+    frame = connection.read_frame()
+    connection.reader.forget_controls()
+    assert frame is not NEED_MORE
+    assert (frame.to_bytes(), connection.reader.rows_waiting, connection.reader.is_idle) == (b"0", 0, False)
+    assert connection.read_frame() is NEED_MORE
+    assert connection.reader.is_idle
+
+
+@pytest.mark.parametrize("between", [b"", wire.frame(TEXT, b"data")], ids=["pings", "data too"])
+def test_more_of_them_than_a_table_holds(between: bytes) -> None:
+    """The rest of them has not been scanned yet; the peer's Close may be among it."""
+    connection = connect(Pool())
+    send(connection, (pings(0, 700) + between) * 5 + wire.frame(CLOSE))
+    assert connection.state is State.OPEN
+    connection.reader.forget_controls()
+    assert connection.reader.rows_waiting == 1 + 5 * bool(between)
+    assert connection.reader.is_ending
+    assert [connection.read_message() for _ in range(5 * bool(between))] == ["data"] * 5 * bool(between)
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_a_table_full_of_data_is_read_first() -> None:
+    connection = connect(Pool())
+    send(connection, pings(0, 70) + wire.frame(TEXT, b"") * 3 * TABLE_ROWS)
+    connection.reader.forget_controls()
+    assert TABLE_ROWS <= connection.reader.rows_waiting < 2 * TABLE_ROWS
+    for _ in range(3 * TABLE_ROWS):
+        assert connection.read_message() == ""
+    assert connection.read_message() is NEED_MORE
+
+
+@either
 def test_a_ring_whose_views_are_out_stays_until_it_is_crowded(mirrored: bool) -> None:
     pool = Pool(4096, mirrored=mirrored)
     connection = connect(pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -536,6 +537,32 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
             frame.to_bytes()
     connection.reader.discarding = True
     assert connection.reader.frame_of(ring, begin, *arrival.row) is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    owner, shown = object(), []
+    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
+
+    def look(who: object, frame: Frame) -> None:
+        shown.append((who, frame, frame.text, frame.payload if fails else None))
+        if fails:
+            raise LookupError
+
+    what, start, end = arrival.row
+    with pytest.raises(LookupError) if fails else nullcontext():
+        connection.reader.show(look, owner, ring, what, begin, start, end)
+    ((who, frame, text, view),) = shown
+    assert (who, text, view) == (owner, "seen", b"seen" if fails else None)
+    assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
+    # One that is not served together with others has its ring back.
+    pool.common = None
+    receive_row(connection, wire.frame(BINARY, b"alone"))
+    ring = pool.lease()
+    connection.reader.show(lambda who, frame: None, owner, ring, what, 0, start, stop)
+    assert (pool.landing, connection.reader.is_idle) == (ring, True)
 
 
 def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
