@@ -65,14 +65,18 @@ static int check_length(uint64_t length, size_t bytes) {
     return DONE;
 }
 
+/* From this limit on, an empty frame that ends a message of some bytes is not counted: some senders (wstest, case 9.3.1) end
+ * exactly so many fragments with one. A lower limit means what it says. */
+enum { USUAL_FRAGMENTS = 65536 };
+
 /* The limits of ours, from the head alone: before a byte of the payload is waited for. size <= max_size always
- * holds, so the subtraction cannot wrap. An empty frame that ends a message of some bytes adds nothing and is not
- * counted: some senders (wstest, case 9.3.1) end 65,536 fragments with one. */
+ * holds, so the subtraction cannot wrap. */
 static int check_limits(const struct zcws_reader *reader, uint8_t first, uint64_t length) {
     uint8_t opcode = first & 0x0F;
     uint64_t size = opcode == CONTINUATION ? reader->size : 0;
     uint64_t fragments = opcode == CONTINUATION ? reader->fragments : 0;
-    int ends_with_nothing = (first & 0x80) != 0 && length == 0 && size != 0;
+    int ends_with_nothing =
+        (first & 0x80) != 0 && length == 0 && size != 0 && reader->max_fragments >= USUAL_FRAGMENTS;
     if (is_control(opcode)) return DONE;
     if (length > reader->max_size - size) return ZCWS_BAD_MESSAGE_SIZE;
     if (fragments >= reader->max_fragments && !ends_with_nothing) return ZCWS_BAD_FRAGMENT_COUNT;

@@ -74,11 +74,12 @@ enum {
 /* Everything that a reader remembers between two calls. The caller fills in the first group once and
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
-    uint64_t max_size;      /* bytes of one message, fragments added up */
-    uint64_t max_fragments; /* frames of one message; an empty one that ends some bytes is not counted */
-    uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
-    uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
-    uint8_t rsv1;           /* 1: permessage-deflate was agreed */
+    uint64_t max_size; /* bytes of one message, fragments added up */
+    uint64_t
+        max_fragments; /* frames of one message; from 65,536 on, an empty one that ends some bytes does not count */
+    uint64_t fit;      /* a frame of at most this many bytes, head included, is waited for whole */
+    uint8_t masked;    /* 1: every frame must carry a masking key; 0: none may */
+    uint8_t rsv1;      /* 1: permessage-deflate was agreed */
 
     uint8_t opcode;     /* of the message in progress; 0 between messages */
     uint8_t compressed; /* the message in progress is compressed */

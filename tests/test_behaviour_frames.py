@@ -333,14 +333,34 @@ def test_one_fragment_more_than_allowed(side: Side) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)
-def test_an_empty_frame_that_ends_a_message_of_some_bytes_is_not_a_fragment_too_many(side: Side) -> None:
-    # wstest ends 65,536 fragments (cases 9.3.1 and 9.4.1) with one.
+@pytest.mark.parametrize("last", [b"", b"c"], ids=["an empty one", "one"])
+def test_one_that_ends_the_message_is_one_more_too(side: Side, last: bytes) -> None:
     many = [
         side.frame(TEXT, b"a", fin=False),
         *[side.frame(CONTINUATION, b"b", fin=False)] * (MAX_FRAGMENTS - 1),
     ]
-    outcome = feed.run(side.connect, [b"".join(many) + side.frame(CONTINUATION)], key=side.key, ends=False)
-    assert outcome.frames == [(OpCode.TEXT, b"a" + b"b" * (MAX_FRAGMENTS - 1))]
+    bad = side.frame(CONTINUATION, last)[:2]
+    outcome = feed.run(side.connect, [b"".join(many) + bad], key=side.key, ends=True)
+    assert (outcome.frames, outcome.ending) == ([], (LimitExceeded, *FRAGMENTS, False))
+
+
+@pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)
+@pytest.mark.parametrize("last", [b"", b"c"], ids=["an empty one", "one"])
+def test_an_empty_frame_behind_as_many_as_are_usual(side: Side, last: bytes) -> None:
+    """wstest ends 65,536 fragments (cases 9.3.1 and 9.4.1) with one, and is answered by whoever has the usual limit."""
+    connection = Connection(is_client=side.is_client, entropy=os.urandom)
+    connection.receive_bytes(side.frame(TEXT, b"a", fin=False))
+    for count in (*[8192] * 7, 8191):
+        connection.receive_bytes(side.frame(CONTINUATION, b"b", fin=False) * count)
+        assert connection.read_frame() is NEED_MORE
+    connection.receive_bytes(side.frame(CONTINUATION, last))
+    if last:
+        with pytest.raises(LimitExceeded, match="max_fragments"):
+            connection.read_frame()
+    else:
+        frame = connection.read_frame()
+        assert frame is not NEED_MORE
+        assert frame.to_bytes() == b"a" + b"b" * 65535
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)

@@ -128,7 +128,8 @@ static int naive_data(struct naive_message *message, const uint8_t *payload, siz
 static int naive_enter(const struct rules *rules, struct naive_message *message, unsigned first, uint64_t length) {
     if (first % 16 != 0) message->size = message->fragments = 0;
     if (length > rules->max_size || message->size + length > rules->max_size) return ZCWS_BAD_MESSAGE_SIZE;
-    if (message->fragments + 1 > rules->max_fragments && !((first & 0x80) != 0 && length == 0 && message->size != 0))
+    if (message->fragments + 1 > rules->max_fragments &&
+        !((first & 0x80) != 0 && length == 0 && message->size != 0 && rules->max_fragments >= 65536))
         return ZCWS_BAD_FRAGMENT_COUNT;
     return 0;
 }
