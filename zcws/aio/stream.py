@@ -260,12 +260,17 @@ class Stream(Outlet):
     def _uncork(self) -> bool:
         """Everybody has had what arrived: what they wrote goes out. Returns: as `_after_bytes`."""
         self._corked = False
+        if not self._reader.is_idle:
+            return self._take_care()
         if self.writer.out:
-            if self._own is not None:
-                self._own.send_output()  # with what the others write
-            else:
-                self._flush()
-        return self._reader.is_idle or self._take_care()
+            self._send_out()
+        return True
+
+    def _send_out(self) -> None:
+        if self._own is not None:
+            self._own.send_output()  # with what the others write
+        else:
+            self._flush()
 
     def _after_bytes(self) -> bool:
         """Everybody who waits for what has arrived gets it now, and what they write goes out at the end.
@@ -287,7 +292,9 @@ class Stream(Outlet):
         if self._reader.is_full:
             self._pause_reading()
         if self._reader.is_ending:
-            self._advance_closing()
+            self._advance_closing()  # which sends as well
+        elif self.writer.out:
+            self._send_out()
         return self._reader.is_idle
 
     def _call_back(self, on_frame: OnFrame) -> None:

@@ -218,6 +218,16 @@ class EngineTransport(asyncio.Transport):
             writer.taken = writer.written
         else:
             data = writer.take_whole()
+        self._send(data)
+
+    def write(self, data: Buffer) -> None:
+        if self.backlog or self.closing:
+            self.writelines((data,))
+        else:
+            self._send(data)
+
+    def _send(self, data: Buffer) -> None:
+        """One segment, when nothing is in its way."""
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -227,9 +237,6 @@ class EngineTransport(asyncio.Transport):
             return
         if sent < len(data):  # type: ignore[arg-type]
             self._keep([memoryview(data)[sent:]])
-
-    def write(self, data: Buffer) -> None:
-        self.writelines((data,))
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
