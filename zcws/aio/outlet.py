@@ -164,6 +164,8 @@ class Outlet(asyncio.BufferedProtocol):
         if limit != _USUAL_LIMIT or self._own is None:
             high, low = limit if isinstance(limit, tuple) else (limit, None)
             self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
+        if self._own is not None:
+            self._own.settle()
         if options.ping_interval is not None:
             self._keepalive = Keepalive(
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout

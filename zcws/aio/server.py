@@ -128,8 +128,6 @@ class Server:
         self.start(ws)
         if rest:
             ws.feed(rest)
-        else:
-            engine.serve_together(transport.fd, ws)
 
     def make(
         self, agreement: Agreement | None, request: Request | bytes | None, response: Response | bytes | None

@@ -134,6 +134,8 @@ class Stream(Outlet):
 
     def feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake. RFC 6455 4.1."""
+        if self._own is not None:
+            self._own.unsettle()
         view = memoryview(data)
         while view and not self._reader.is_full:
             view = view[self._reader.receive_bytes(view) :]

@@ -158,7 +158,7 @@ class EngineTransport(asyncio.Transport):
         if count:
             protocol.buffer_updated(count)
             if count <= _SMALL:
-                self._settle()
+                self.settle()
         elif protocol.eof_received():
             self._reading = False
             self._watch()
@@ -167,11 +167,15 @@ class EngineTransport(asyncio.Transport):
         else:
             self._end(None)
 
-    def _settle(self) -> None:
-        """What came last was small: C may receive for us, where nothing of it is kept."""
+    def settle(self) -> None:
+        """Nothing has come yet, or what came last was small: C may receive for us, where nothing of it is kept."""
         stream = self._stream
         if stream is not None and self._events >= 0 and stream.inlet.is_idle:
             self._engine.serve_together(self.fd, stream)
+
+    def unsettle(self) -> None:
+        """Something is kept that came another way: what comes next is to be gone on with by itself."""
+        self._engine.serve_alone(self.fd)
 
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
