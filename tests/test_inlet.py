@@ -61,10 +61,9 @@ def test_half_a_frame_keeps_its_ring(mirrored: bool) -> None:
 def test_bytes_are_counted_as_they_arrive(mirrored: bool) -> None:
     """In a ring, in two, and landed; what stands behind a Close is not."""
     connection = connect(Pool(4096, mirrored=mirrored))
-    large = wire.frame(BINARY, bytes(70_000))
-    stream = b"".join(
-        [*wire.fragments(TEXT, [b"one ", b"message"]), large, wire.frame(PING), wire.frame(CLOSE)]
-    )
+    whole, large = wire.frame(BINARY, bytes(3000)), wire.frame(BINARY, bytes(70_000))
+    fragments = wire.fragments(TEXT, [b"one ", b"message"])
+    stream = b"".join([*fragments, whole, large, wire.frame(PING), wire.frame(CLOSE)])
     sent = 0
     while sent < len(stream):
         sent += connection.receive_bytes(memoryview(stream)[sent : sent + 999])
@@ -117,10 +116,24 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
     assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
     reader.forget_controls()  # there are none
     # Whoever asks for frames has them again.
-    assert connection.read_frame() is NEED_MORE
-    send(connection, pings(66, 68))
-    reader.forget_controls()
-    assert seen(connection) == [b"66", b"67"]
+    for ask in (connection.read_frame, reader.read_batch):
+        assert ask() is NEED_MORE
+        send(connection, pings(66, 68))
+        reader.forget_controls()
+        assert seen(connection) == [b"66", b"67"]
+        send(connection, pings(0, 65))
+        reader.forget_controls()
+        assert reader.rows_waiting == 0
+
+
+def test_those_that_a_reader_has_to_answer_are_kept() -> None:
+    """After a split a Ping is answered when its frame is read."""
+    connection = connect(Pool())
+    connection.reader.defer_replies()
+    send(connection, pings(0, 70))
+    connection.reader.forget_controls()
+    assert connection.reader.rows_waiting == 70
+    assert len(seen(connection)) == 70
 
 
 @either
@@ -138,6 +151,7 @@ def test_data_among_them_stays(mirrored: bool, rest: bytes) -> None:
         send(connection, text + pings(0, 70) + rest)
         reader.forget_controls()
         assert reader.rows_waiting == number + 2 + (number if b"half" in whole else 0)
+        assert reader.rows_read == 0
         send(connection, whole[len(rest) :])
     reader.forget_controls()
     got = []
@@ -156,11 +170,12 @@ def test_a_view_that_is_held_stays_right() -> None:
     for _ in range(5):
         connection.reader.forget_controls()
         send(connection, pings(0, 70))
-    assert (view, frame.to_bytes(), seen(connection)) == (
-        b"held",
-        b"held",
-        [b"waits", *(b"%d" % i for i in range(70))],
-    )
+    ring = connection.reader._ring
+    assert ring is not None
+    head = ring.head
+    connection.reader.forget_controls()
+    assert (ring.head, connection.reader.rows_waiting) == (head, 1)
+    assert (view, frame.to_bytes(), seen(connection)) == (b"held", b"held", [b"waits"])
 
 
 def test_a_frame_that_is_looked_at_keeps_its_ring() -> None:

@@ -557,6 +557,7 @@ def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
     ((who, frame, text, view),) = shown
     assert (who, text, view) == (owner, "seen", b"seen" if fails else None)
     assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
+    assert (connection.reader._lease.ring, connection.reader._lease.view) == (None, None)
     # One that is not served together with others has its ring back.
     pool.common = None
     receive_row(connection, wire.frame(BINARY, b"alone"))
@@ -789,6 +790,18 @@ def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
     assert connection.reader.has_ended_well()
     assert (connection.reader._ring, connection.reader.is_pending, buffer.reader) == (None, False, None)
     assert pool.landing is ring
+
+
+def test_a_good_end_behind_a_message_gives_the_ring_back_when_it_is_seen() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring = pool.land()
+    send(connection, wire.frame(TEXT, b"last") + wire.frame(CLOSE))
+    assert (connection.reader.read_message(), connection.reader.rows_read) == ("last", 1)
+    connection.reader.conclude()
+    assert (pool.landing, connection.reader._ring) == (None, ring)
+    assert connection.reader.has_ended_well()
+    assert (pool.landing, connection.reader._ring) == (ring, None)
 
 
 @pytest.mark.parametrize("code", [1000, None])

@@ -431,11 +431,9 @@ class Inlet:
             and not (self.discarding or self.is_pending or self._pieces)
         ):
             # The usual end: the peer's Close, and nothing else.
-            self._peer_close = payload = ring.copies[words[1] : words[2]]
+            self._peer_close = ring.copies[words[1] : words[2]]
             if self._frame is None:
-                # Many programs never read it: it waits without its ring.
-                words[1:] = 0, len(payload)
-                self._drop_ring()
+                self._drop_ring()  # many programs never read it: it waits without, and its row says only that
             self._set_rows(words)
             self.conclude()
             self._drop_message()
