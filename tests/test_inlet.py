@@ -126,6 +126,44 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
         assert reader.rows_waiting == 0
 
 
+@pytest.mark.parametrize("read", [True, False], ids=["read", "wait"])
+def test_only_those_that_wait_are_counted(read: bool) -> None:
+    """Not those that have been read, nor data."""
+    connection = connect(Pool())
+    send(connection, pings(0, 40) + wire.frame(TEXT, b"data") * 100)
+    for _ in range(60 if read else 0):
+        connection.read_frame()
+    send(connection, pings(40, 64 if not read else 80))
+    connection.reader.forget_controls()
+    assert seen(connection)[-24:] == [
+        b"%d" % i for i in range(40 if not read else 56, 64 if not read else 80)
+    ]
+
+
+def test_the_end_of_the_stream_is_not_slept_through() -> None:
+    """Bytes behind a table's last row are scanned by whoever reads; then the peer ends the stream."""
+    connection = connect(Pool())
+    send(connection, wire.frame(TEXT, b"x") * TABLE_ROWS + wire.frame(TEXT, b"y") + pings(0, 65))
+    connection.reader.forget_controls()
+    while connection.read_message() != "y":
+        pass
+    connection.reader.receive_eof(later=True)
+    connection.reader.forget_controls()
+    assert not connection.reader.is_idle
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_bytes_of_half_a_frame_stay_counted() -> None:
+    connection = connect(Pool(4096))
+    send(connection, wire.frame(TEXT, b"whole") + wire.frame(BINARY, bytes(1000))[:-1])
+    connection.receive_eof()
+    assert connection.read_message() == "whole"
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+    assert (connection.reader._ring, connection.reader.bytes_received) == (None, 7 + 4 + 999)
+
+
 def test_those_that_a_reader_has_to_answer_are_kept() -> None:
     """After a split a Ping is answered when its frame is read."""
     connection = connect(Pool())

@@ -89,6 +89,8 @@ class Inlet:
         discarding: our Close is out: data that arrives is dropped.
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
             found nothing; until then, false.
+        keeps_controls: Pings and Pongs wait for somebody who reads frames: until so many wait that nobody seems to, and
+            again when somebody has asked for a frame.
         on_pong: called with the payload of each Pong when it arrives.
         pool: where the rings come from.
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
@@ -108,7 +110,6 @@ class Inlet:
         "_eof",
         "_forgotten",
         "_frame",
-        "_keeps_controls",
         "_landing",
         "_landing_opcode",
         "_lease",
@@ -127,6 +128,7 @@ class Inlet:
         "discarding",
         "eager",
         "is_idle",
+        "keeps_controls",
         "on_pong",
         "pool",
         "pours",
@@ -143,9 +145,9 @@ class Inlet:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self.eager: bool = True
-        self._controls = 0  # control frames since there were no rows
+        self._controls = 0  # control frames that wait, or some more
         self._forgotten = 0  # rows that nobody has read, and nobody will
-        self._keeps_controls = True  # until so many have waited that nobody seems to want them
+        self.keeps_controls = True
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding: bool = False
         self.is_idle: bool = True
@@ -316,7 +318,7 @@ class Inlet:
 
     @property
     def bytes_received(self) -> int:
-        """How many bytes have arrived so far; not those that stood behind a Close, or behind the peer's mistake."""
+        """How many bytes have arrived so far; not those that came after a Close, or after the peer's mistake."""
         ring = self._ring
         return int(self.state.bytes) + (0 if ring is None else ring.head - self._next)
 
@@ -455,11 +457,13 @@ class Inlet:
         """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been seen to, and are not
         kept for ever: neither they, nor a ring for them."""
         ring = self._ring
-        if not self._controls or not self.eager or ring is None or self._is_over:
+        if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
             return
-        if self._keeps_controls and min(self._controls, self.rows_waiting) <= _MANY_CONTROLS:
+        if self.keeps_controls and self._controls <= _MANY_CONTROLS:
             return
-        self._keeps_controls = False
+        if self.keeps_controls and self._count_controls() <= _MANY_CONTROLS:
+            return
+        self.keeps_controls = False
         words = self._without_controls()
         while self._status == _FULL and len(words) < _ROW * TABLE_ROWS:
             self._scan_ring(ring)
@@ -470,6 +474,13 @@ class Inlet:
             self._next, ring.head = ring.close_up(words[-1], self._next)
         elif not words and self._frame is None:
             self._rest()
+
+    def _count_controls(self) -> int:
+        """How many of the rows that wait are control frames."""
+        words = self._pending_words()
+        self._set_rows(words)
+        self._controls = count = len(words) // _ROW - sum(_is_data(words))
+        return count
 
     def _without_controls(self) -> list[int]:
         """The rows that wait are data from now on, and a Close; and those."""
@@ -610,6 +621,8 @@ class Inlet:
         self._lease.end()
         ring, self._ring = self._ring, None
         if ring is not None:
+            if self._next != ring.head:
+                self.state.bytes += ring.head - self._next  # half a frame, which will not be whole
             self.pool.give_back(ring)
 
     def _landed(self, target: PayloadBuffer, count: int) -> bool:

@@ -77,7 +77,7 @@ class Reader(PieceReader):
             raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
-        self._keeps_controls = True
+        self.keeps_controls = True
         while True:
             rows = self._batch
             for what, start, stop in rows:
@@ -347,7 +347,7 @@ class Reader(PieceReader):
             raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
-        self._keeps_controls = True
+        self.keeps_controls = True
         while True:
             batch = self._messages_alike()
             if batch is None:

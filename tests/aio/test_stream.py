@@ -168,6 +168,36 @@ class TestRings:
 
         anyplace.run(main())
 
+    def test_whoever_begins_to_read_frames_has_them_from_then_on(self, anyplace: Place) -> None:
+        async def main() -> None:
+            begin, go_on = asyncio.Event(), asyncio.Event()
+            seen: list[bytes] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await begin.wait()
+                for _ in range(2):
+                    frame = await ws.read_frame()
+                    seen.append(frame.to_bytes())
+                    await go_on.wait()
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                for number in range(66):
+                    await peer.send(wire.PING, b"%d" % number)
+                    assert (await peer.read()).opcode == wire.PONG
+                (ws,) = server.connections
+                assert ws._reader.is_idle
+                begin.set()
+                await until(lambda: ws._wakeup.is_waiting)
+                await peer.send(wire.TEXT, b"first")
+                await until(lambda: seen)
+                await peer.send(wire.PING, b"while it is busy")
+                assert (await peer.read()).opcode == wire.PONG
+                go_on.set()
+                await until(lambda: len(seen) == 2)
+                assert seen == [b"first", b"while it is busy"]
+
+        anyplace.run(main())
+
     def test_a_program_that_keeps_its_last_frame_holds_none_either(self, anyplace: Place) -> None:
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:

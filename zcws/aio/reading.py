@@ -99,6 +99,7 @@ class Reading(Stream):
         while (is_simple and reader.is_idle) or (frame := reader.read_frame(buffer, origin)) is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
+            reader.keeps_controls = True
             self._wants_message, self._wants_frame = False, is_simple and reader.is_idle
             await self._wakeup
             if (frame := self._handed) is not None:
@@ -163,6 +164,7 @@ class Reading(Stream):
         while reader.is_idle or (batch := reader.read_batch()) is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
+            reader.keeps_controls = True
             # A frame that comes alone is handed over here, as in `read_frame`.
             self._wants_message, self._wants_frame = False, reader.is_idle
             await self._wakeup
