@@ -211,3 +211,17 @@ def test_repr() -> None:
     receive(buffer, b"abc")
     assert repr(buffer) == "<PayloadBuffer 3 of 10 bytes, the caller's memory>"
     assert "own storage" in repr(PayloadBuffer())
+
+
+def test_a_buffer_pins_what_it_was_given_without_an_export_of_its_own_view() -> None:
+    """CPython crashes where it collects a cycle with a memoryview that something is exported from."""
+    memory = bytearray(10)
+    buffer = PayloadBuffer(memory)
+    with pytest.raises(BufferError):
+        memory.append(0)  # it is pinned
+    buffer.begin()
+    assert buffer.append(memoryview(b"there"))
+    assert address(buffer.export(0, 5)) == address(memory)
+    buffer._memory.release()  # or this is a BufferError
+    del buffer
+    memory.append(0)

@@ -17,7 +17,7 @@ from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError, StaleFrame
-from zcws.frame import NEED_MORE
+from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.pool import TABLE_ROWS, Pool
 
 either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
@@ -199,32 +199,49 @@ def test_data_among_them_stays(mirrored: bool, rest: bytes) -> None:
     assert got == ["first", *(text for number in range(50) for text in (str(number), *extra))]
 
 
-def test_a_view_that_is_held_stays_right() -> None:
-    connection = connect(Pool(4096))
-    send(connection, wire.frame(TEXT, b"held") + wire.frame(TEXT, b"waits") + pings(0, 70))
-    frame = connection.read_frame()
-    assert frame is not NEED_MORE
-    view = frame.payload
-    for _ in range(5):
+#: What a program has of its last read while it does not come back.
+KEPT = {
+    "a frame": lambda reader: reader.read_frame(),
+    "a batch": lambda reader: reader.read_batch(),
+    "a frame in a buffer": lambda reader: reader.read_frame(PayloadBuffer(), PayloadOrigin.CONSISTENT),
+    "a frame in pieces": lambda reader: reader.read_frame(PayloadBuffer()),
+}
+
+
+@either
+@pytest.mark.parametrize("waiting", [[], [b"waits"]], ids=["nothing waits", "data waits"])
+@pytest.mark.parametrize("hold", [False, True], ids=["", "its view"])
+@pytest.mark.parametrize("kept", KEPT)
+def test_whoever_has_read_once_is_heard_for_ever(
+    kept: str, hold: bool, waiting: list[bytes], mirrored: bool
+) -> None:
+    """It keeps its ring, but not what arrives; what it looks at, or holds, stays as it is."""
+    connection = connect(Pool(4096, mirrored=mirrored), agreement=DEFLATE)
+    first = [wire.frame(TEXT, b"first")]
+    if kept == "a frame in pieces":
+        # It lies elsewhere; a frame before it lies in the ring, and may be held.
+        send(connection, wire.frame(BINARY, b"zero") + wire.frame(TEXT, wire.deflate(b"first"), rsv=4))
+        zero = connection.read_frame()
+        assert zero is not NEED_MORE
+        views = [(zero.payload, b"zero")] if hold else []
+    else:
+        send(connection, *first)
+        views = []
+    got = KEPT[kept](connection.reader)
+    frame = got[0] if kept == "a batch" else got
+    if hold and kept != "a frame in pieces":
+        views.append((frame.payload, b"first"))
+    send(connection, *(wire.frame(BINARY, payload) for payload in waiting))
+    is_bounded = not (hold and kept == "a frame in pieces" and not waiting)
+    for i in range(200 if is_bounded else 5):
+        send(connection, pings(i, i + 70))
         connection.reader.forget_controls()
-        send(connection, pings(0, 70))
-    ring = connection.reader._ring
-    assert ring is not None
-    head = ring.head
-    connection.reader.forget_controls()
-    assert (ring.head, connection.reader.rows_waiting) == (head, 1)
-    assert (view, frame.to_bytes(), seen(connection)) == (b"held", b"held", [b"waits"])
-
-
-def test_a_frame_that_is_looked_at_keeps_its_ring() -> None:
-    connection = connect(Pool(4096))
-    send(connection, pings(0, 70))
-    frame = connection.read_frame()
-    connection.reader.forget_controls()
-    assert frame is not NEED_MORE
-    assert (frame.to_bytes(), connection.reader.rows_waiting, connection.reader.is_idle) == (b"0", 0, False)
-    assert connection.read_frame() is NEED_MORE
-    assert connection.reader.is_idle
+        assert connection.reader.rows_waiting == len(waiting)
+        assert frame.to_bytes() == b"first"
+        assert all(view == payload for view, payload in views)
+    assert seen(connection) == waiting
+    assert frame.is_stale
+    assert all(view == payload for view, payload in views)
 
 
 @pytest.mark.parametrize("between", [b"", wire.frame(TEXT, b"data")], ids=["pings", "data too"])

@@ -93,7 +93,10 @@ class PayloadBuffer:
         if not view.c_contiguous:
             raise ValueError("PayloadBuffer needs contiguous memory")
         self._memory = view.cast("B")
-        self._pointer = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+        # Only the address: `_memory` keeps it right. What pins memory for C would be an export of that view for as long
+        # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
+        pinned = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+        self._pointer = ffi.cast("uint8_t *", pinned)
 
     @property
     def capacity(self) -> int:

@@ -40,7 +40,7 @@ from zcws.errors import (
     ProtocolError,
     closed_error,
 )
-from zcws.frame import Frame, Lease, ReceivedFrame, close_payload, parse_close_payload
+from zcws.frame import Frame, Lease, ReceivedFrame, RingFrame, close_payload, parse_close_payload
 from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -470,10 +470,18 @@ class Inlet:
             words = self._without_controls()
         if self._status != _MORE:
             return
-        if words and not ring.exports:
-            self._next, ring.head = ring.close_up(words[-1], self._next)
-        elif not words and self._frame is None:
+        if not words and self._frame is None:
             self._rest()
+            return
+        stop = words[-1] if words else self._end_of_frames(ring)
+        if stop is not None:
+            self._next, ring.head = ring.close_up(stop, self._next)
+
+    def _end_of_frames(self, ring: Ring) -> int | None:
+        """Where the frames that somebody looks at end. None: they do not lie in `ring`, and a view of it is held."""
+        frames = self._frame if isinstance(self._frame, Batch) else (self._frame,)
+        stops = [frame._stop for frame in frames if isinstance(frame, RingFrame)]
+        return max(stops) if stops else None if ring.exports else ring.tail
 
     def _count_controls(self) -> int:
         """How many of the rows that wait are control frames."""

@@ -182,7 +182,7 @@ class Ring:
     def close_up(self, stop: int, begin: int) -> tuple[int, int]:
         """Moves the bytes from `begin` on to `stop`, before it: nobody has been given what lies between.
 
-        For a ring of which nobody holds a view. Returns where they begin and end now."""
+        So a view that somebody holds stays right. Returns where they begin and end now."""
         unread = bytes(self.memory[begin : self.head])
         self.memory[stop : stop + len(unread)] = unread
         return stop, stop + len(unread)

@@ -357,6 +357,58 @@ def test_a_handler_that_returns_in_the_step_in_which_the_peer_breaks_a_rule(
     anyplace.run(main())
 
 
+class TestAReplyThatCannotGo:
+    """It waits on the bridge, and used up the one deadline that closing has."""
+
+    @pytest.mark.parametrize("opcode", [wire.PING, wire.CLOSE])
+    def test_a_peer_that_does_not_read(self, anyplace: Place, opcode: int) -> None:
+        async def main() -> None:
+            full, closed = asyncio.Event(), asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                while ws.is_writable:
+                    ws.send_nowait(bytes(1_000_000))
+                    await asyncio.sleep(0)
+                full.set()
+                if opcode == wire.PING:
+                    await until(lambda: ws.connection.bridge.slot)
+                    await ws.close()
+                else:
+                    await ws.wait_closed()
+                closed.set()
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                    await soon(full.wait())
+                    await peer.send(opcode)
+                    await soon(closed.wait())
+                    await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_the_half_that_should_send_it_closes(self, anyplace: Place) -> None:
+        async def main() -> None:
+            closed = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                reader, writer, bridge = ws.split()
+                assert await reader.recv() == "go on"
+                frame = await reader.read_frame()
+                assert (frame.opcode, bool(bridge)) == (zcws.OpCode.PING, True)
+                await writer.close()
+                await ws.wait_closed()
+                closed.set()
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"go on")
+                    await peer.send(wire.PING)
+                    await soon(closed.wait())
+
+        anyplace.run(main())
+
+
 class TestThePeersCloseBehindMessages:
     """It waits for them, but not for a program that never reads. No timeout passes here unless it is a short one."""
 

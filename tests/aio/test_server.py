@@ -593,3 +593,54 @@ def test_a_limit_that_closed_a_connection_is_a_warning(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("zcws.server", "WARNING")
     assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()
+
+
+def test_a_handler_that_is_cancelled_before_its_first_step(anyplace: Place) -> None:
+    """Its connection would be open with nobody behind it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def cancel_handler() -> None:
+            (task,) = (task for task in asyncio.all_tasks() if "_run" in repr(task.get_coro()))
+            task.cancel()
+
+        async with anyplace.serve(echo) as server:
+            server.on_open.append(lambda ws: loop.call_soon(cancel_handler))
+            async with anyplace.raw_client(server) as peer:
+                assert await peer.rest() == []
+                assert not server.connections
+
+    anyplace.run(main())
+
+
+def test_nobody_comes_in_when_a_server_has_closed(anyplace: Place) -> None:
+    """Requests that become whole while it closes, and a hook that takes its time."""
+
+    async def main() -> None:
+        async def hook(handshake: object, asked: zcws.Request) -> None:
+            await asyncio.sleep(0.005)
+
+        for round_ in range(12):
+            async with anyplace.serve(echo, process_request=hook) as server:
+                whole = request()
+                clients = [await anyplace.open(port_of(server)) for _ in range(4)]
+                for _, writer in clients:
+                    writer.write(whole[:50])
+                await asyncio.sleep(0.01)
+                for _, writer in clients[:2]:
+                    writer.write(whole[50:])
+                for _ in range(round_ % 6):
+                    await asyncio.sleep(0)
+                server.close()
+                for _ in range(round_ // 6):
+                    await asyncio.sleep(0)
+                for _, writer in clients[2:]:
+                    writer.write(whole[50:])
+                await soon(server.wait_closed())
+                await asyncio.sleep(0.02)
+                assert not server.connections
+                for _, writer in clients:
+                    await hang_up(writer)
+
+    anyplace.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from net import run
+from net import echo, port_of, run, soon
 
 import zcws
 from zcws.aio.transport import EngineTransport, adopt
@@ -282,3 +283,25 @@ def test_loops_and_their_descriptors_go_away() -> None:
         run(main)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_where_no_descriptor_is_left_a_connection_stays_with_its_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dup(fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def hook(handshake: object, asked: zcws.Request) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0, process_request=hook) as server:
+            monkeypatch.setattr(os, "dup", dup)
+            async with zcws.connect(f"ws://127.0.0.1:{port_of(server)}/") as ws:
+                (other,) = server.connections
+                assert ws._own is other._own is None
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+        assert not server.connections
+
+    run(main)

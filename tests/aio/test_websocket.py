@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import wire
@@ -298,3 +299,23 @@ class TestWaitClosed:
                 assert [frame.payload for frame in await peer.rest()] == [b"0", b"1", b"2", b""]
 
         place.run(main())
+
+
+def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(place: Place) -> None:
+    async def main() -> None:
+        told: list[zcws.WebSocket] = []
+        said: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+        def fails(ws: zcws.WebSocket) -> None:
+            raise LookupError
+
+        async with place.serve(swallow) as server, place.connect(server) as ws:
+            ws.add_end_callback(fails)
+            ws.add_end_callback(told.append)
+        await until(lambda: told)
+        assert told == [ws]
+        ((message, error),) = [(context["message"], context["exception"]) for context in said]
+        assert (message, type(error)) == ("an end callback failed", LookupError)
+
+    place.run(main())

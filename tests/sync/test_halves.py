@@ -234,6 +234,14 @@ class TestEnds:
                 reader.recv()
             assert caught.value.code == 1006
 
+    def test_the_writer_closes_and_nobody_reads(self) -> None:
+        """The reader's thread is gone, by a mistake of the program perhaps."""
+        with connected(close_timeout=0.05) as (ws, _):
+            _, writer, bridge = ws.split()
+            writer.close()
+            assert bridge.listen(raw.LONG) is None
+            assert ws.remote_address is None
+
     @pytest.mark.parametrize("how", ["eof", "reset"])
     def test_the_peer_vanishes(self, how: str) -> None:
         with connected(close_timeout=0.05) as (ws, peer):

@@ -204,10 +204,9 @@ class ServerHandshake(asyncio.Protocol):
         self._enter()
         if self.response is not None:
             self._answer(self.response)
-        elif self._said is not None:
-            self.server.loop.call_soon(self._think)  # uvloop begins to read after this, paused or not
-        elif self.server.is_closing:
-            self.go_away()
+        elif self.server.is_closing or self._said is not None:
+            # Later: uvloop begins to read after this, paused, ended or not.
+            self.server.loop.call_soon(self.go_away if self.server.is_closing else self._think)
 
     def data_received(self, data: bytes) -> None:
         if self.response is not None:

@@ -190,6 +190,7 @@ class Door:
 
     def _pass_on(self, sock: socket.socket, handshake: ServerHandshake) -> None:
         """The event loop makes a transport for it."""
+        handshake.leave_door()  # at once: the socket is nobody else's to close from now on
         task = self._loop.create_task(self._make_transport(sock, handshake))
         self.passing.add(task)
         task.add_done_callback(self.passing.discard)

@@ -343,9 +343,12 @@ class Outlet(asyncio.BufferedProtocol):
             if deadline.timeout != GRACE or self._time_to_close() == GRACE:
                 self._reader.conclude()
             self._advance_closing()
-        elif self.connection.bridge.slot:
+        elif self.connection.bridge.slot and not self.connection.hold_replies:
+            # After a split: the half that should have sent the reply has not.
             self.connection.drain_bridge()
             self._advance_closing()
+            if self._deadline is None:
+                self.abort()  # it was a Pong behind our Close: nothing else will end this
         else:
             self.abort()
 

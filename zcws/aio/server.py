@@ -98,7 +98,8 @@ class Server:
         self._server: asyncio.Server | None = None
         self._door: Door | None = None  # where we accept ourselves
         self._engine: Engine | None = None  # and who has what came in there
-        self._running: set[asyncio.Future[None]] = set()  # one for each open connection
+        # One for each open connection: its handler's task, or what is done when its socket is gone.
+        self._running: dict[asyncio.Future[None], WebSocket] = {}
         self._closer: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
@@ -159,7 +160,7 @@ class Server:
             closed.add_done_callback(lambda _: self._forget(ws))
         else:
             closed = self.loop.create_task(self._run(ws, self.handler))
-        self._running.add(closed)
+        self._running[closed] = ws
         closed.add_done_callback(self._has_ended)
 
     def _has_told(self, ws: WebSocket) -> bool:
@@ -179,7 +180,11 @@ class Server:
         return True
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
-        self._running.discard(closed)
+        ws = self._running.pop(closed)
+        if ws in self.connections and closed.cancelled():
+            # Before its first step: there is nobody behind the connection.
+            self._forget(ws)
+            ws.abort()
         error = None if closed.cancelled() else closed.exception()
         # Whoever leaves the program in a handler has left it: the loop has raised that already. Anything else is a
         # mistake of ours, which asyncio would tell of if it had not been asked for here.
@@ -287,12 +292,17 @@ class Server:
             await asyncio.wait([self._draining])
             self._draining = None
 
-    async def _close(self, close_connections: bool, code: int, reason: str, drain: float) -> None:
-        await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
-        if self._door is not None and self._door.passing:
-            await asyncio.wait(self._door.passing)
+    def _send_away(self) -> None:
+        """Whoever is in the middle of the opening handshake."""
         for handshake in list(self.handshakes):
             handshake.go_away()
+
+    async def _close(self, close_connections: bool, code: int, reason: str, drain: float) -> None:
+        await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
+        self._send_away()
+        while self._door is not None and self._door.passing:
+            await asyncio.wait(self._door.passing)
+            self._send_away()
         if drain > 0:
             await self._drain(drain)
         if close_connections:

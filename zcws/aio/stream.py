@@ -389,7 +389,11 @@ class Stream(Outlet):
         if self._end_callbacks is not None:
             callbacks, self._end_callbacks = self._end_callbacks, None
             for callback in callbacks:
-                callback(self)
+                try:
+                    callback(self)
+                except Exception as error:  # those behind it are told as well
+                    context = {"message": "an end callback failed", "exception": error, "protocol": self}
+                    self._loop.call_exception_handler(context)
 
     def _go_on(self) -> None:
         if self._on_frame is not None:

@@ -60,8 +60,11 @@ def adopt(
     sock = transport.get_extra_info("socket")
     if sock is None or sock.type != socket.SOCK_STREAM:
         return None
+    try:
+        own = socket.socket(fileno=os.dup(sock.fileno()))
+    except OSError:
+        return None  # no descriptor is left: it is served where it is
     transport.pause_reading()
-    own = socket.socket(fileno=os.dup(sock.fileno()))
     own.setblocking(False)
     transport.abort()
     return place(loop, own, protocol)

@@ -161,10 +161,15 @@ class Channel:
         if self._watchdog is not None:
             self._watchdog.cancel()
 
-    def abort_later(self, timeout: float) -> None:
-        """Does that in `timeout` seconds, unless somebody has done it before."""
+    def _abort_and(self, then: Callable[[], object] | None) -> None:
+        self.abort()
+        if then is not None:
+            then()
+
+    def abort_later(self, timeout: float, then: Callable[[], object] | None = None) -> None:
+        """Does that in `timeout` seconds, and `then` what is asked for, unless somebody has done it before."""
         if self._watchdog is None:
-            self._watchdog = threading.Timer(timeout, self.abort)
+            self._watchdog = threading.Timer(timeout, self._abort_and, (then,))
             self._watchdog.daemon = True
             self._watchdog.start()
             if self.sock.fileno() < 0:

@@ -10,8 +10,8 @@ The reader never writes. A reply that it owes waits on the bridge until the writ
 ours is taken by either half; over TLS both go through the channel's, because they share one OpenSSL object.
 
 Who closes the socket: the half that comes last. The reader, when our Close is out already; else the writer, with the
-last reply or `close()`. Where the reader has come to its end and the writer does nothing about it, perhaps because
-it waits for a peer that does not read, the connection ends `close_timeout` seconds later.
+last reply or `close()`. Where one of them has come to its end and the other does nothing about it, perhaps because it
+waits for a peer that does not read, or because its thread is gone, the connection ends `close_timeout` seconds later.
 """
 
 from __future__ import annotations
@@ -139,8 +139,12 @@ class WriterHalf:
 
     def _has_sent_close(self) -> None:
         self._channel.has_sent_close = True
-        if self._connection.bridge.ended:
+        bridge, timeout = self._connection.bridge, self._options.close_timeout
+        if bridge.ended:
             self._finish()
+        elif timeout is not None:
+            # The reader sees the rest of it; unless nobody reads any more.
+            self._channel.abort_later(timeout, bridge.end)
 
     def flush(self) -> None:
         """Sends what has been written.
