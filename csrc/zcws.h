@@ -74,12 +74,11 @@ enum {
 /* Everything that a reader remembers between two calls. The caller fills in the first group once and
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
-    uint64_t max_size; /* bytes of one message, fragments added up */
-    uint64_t
-        max_fragments; /* frames of one message; from 65,536 on, an empty one that ends some bytes does not count */
-    uint64_t fit;      /* a frame of at most this many bytes, head included, is waited for whole */
-    uint8_t masked;    /* 1: every frame must carry a masking key; 0: none may */
-    uint8_t rsv1;      /* 1: permessage-deflate was agreed */
+    uint64_t max_size;      /* bytes of one message, fragments added up */
+    uint64_t max_fragments; /* frames of one message; where 65,536 or more may be, an empty last one is not counted */
+    uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
+    uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
+    uint8_t rsv1;           /* 1: permessage-deflate was agreed */
 
     uint8_t opcode;     /* of the message in progress; 0 between messages */
     uint8_t compressed; /* the message in progress is compressed */
@@ -98,8 +97,8 @@ struct zcws_reader {
     uint64_t fragments; /* frames of the message in progress */
 
     /* For whoever wants to know, and nothing here asks for them. */
-    uint64_t bytes;    /* of the stream, used so far */
-    uint64_t rows;     /* handed out so far; a message that was landed ends with one more */
+    uint64_t bytes; /* of the stream, used so far */
+    uint64_t rows;  /* handed out so far, and a message that was landed ends with one; the caller may take some off */
     uint64_t frames;   /* read whole so far, control frames too */
     uint64_t messages; /* of these, the last ones of their messages */
 };
@@ -109,8 +108,9 @@ struct zcws_reader {
  * for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS. Small fragments are moved together, towards
  * `begin`: between the end of a row and the next one there may be anything.
  * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in
- * ZCWS_TABLE_STATUS behind the rows that came before it, and again by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's begin; where they are
- * not, nothing outside of base[begin, end) is touched all the same. */
+ * ZCWS_TABLE_STATUS behind the rows that came before it, and again by every later call. Bytes from ZCWS_TABLE_NEXT on
+ * must be there, unchanged, at the next call's begin; where they are not, nothing outside of base[begin, end) is touched
+ * all the same. */
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
 
 /* The same for payload bytes that were received straight into the caller's memory: data[0, len) are the

@@ -108,7 +108,6 @@ class Inlet:
         "_controls",
         "_elsewhere",
         "_eof",
-        "_forgotten",
         "_frame",
         "_landing",
         "_landing_opcode",
@@ -146,7 +145,6 @@ class Inlet:
         self._max_fragments = max_fragments
         self.eager: bool = True
         self._controls = 0  # control frames that wait, or some more
-        self._forgotten = 0  # rows that nobody has read, and nobody will
         self.keeps_controls = True
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding: bool = False
@@ -314,7 +312,7 @@ class Inlet:
     @property
     def rows_read(self) -> int:
         """How many rows have been read so far."""
-        return int(self.state.rows) - length_hint(self._words) - self._forgotten
+        return int(self.state.rows) - length_hint(self._words)
 
     @property
     def bytes_received(self) -> int:
@@ -459,9 +457,9 @@ class Inlet:
         ring = self._ring
         if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
             return
-        if self.keeps_controls and self._controls <= _MANY_CONTROLS:
-            return
-        if self.keeps_controls and self._count_controls() <= _MANY_CONTROLS:
+        if self.keeps_controls and (
+            self._controls <= _MANY_CONTROLS or self._count_controls() <= _MANY_CONTROLS
+        ):
             return
         self.keeps_controls = False
         words = self._without_controls()
@@ -495,7 +493,7 @@ class Inlet:
         waiting, self._controls = self.rows_waiting, 0
         words = [word for row in self._batch if row[0] & 0x0F <= _CLOSE for word in row]
         self._set_rows(words)
-        self._forgotten += waiting - self.rows_waiting
+        self.state.rows -= waiting - self.rows_waiting  # nobody has read those, and nobody will
         return words
 
     def defer_replies(self) -> None:

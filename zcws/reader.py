@@ -383,13 +383,8 @@ class Reader(PieceReader):
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
         if self._ring is None:
-            return self._own_batch(self._lone_close())
+            return Batch([self._hand_out(self._lone_close())])
         return self._ring_batch(opcodes, starts, stops)
-
-    def _own_batch(self, frame: ReceivedFrame) -> Batch:
-        """One frame that does not lie in the ring."""
-        self._elsewhere = (frame,)
-        return Batch([frame])
 
     def _ring_batch(self, opcodes: list[OpCode], starts: list[int], stops: list[int]) -> Batch:
         ring, lease = self._ring, self._lease

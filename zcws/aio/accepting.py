@@ -192,10 +192,9 @@ class ServerHandshake(asyncio.Protocol):
         self._open(ws)
         return True
 
-    def leave_door(self) -> ServerHandshake:
+    def leave_door(self) -> None:
         """The event loop makes a transport for the socket."""
         self._sock = None
-        return self
 
     # ---- asyncio.Protocol ----
 

@@ -197,7 +197,7 @@ class Door:
 
     async def _make_transport(self, sock: socket.socket, handshake: ServerHandshake) -> None:
         try:
-            await self._loop.connect_accepted_socket(handshake.leave_door, sock)
+            await self._loop.connect_accepted_socket(lambda: handshake, sock)
         except OSError as error:
             logger.debug("a client left before it was answered: %s", error)
             sock.close()

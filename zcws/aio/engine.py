@@ -421,7 +421,8 @@ class Engine:
         begin = end = 0
         last: Buffer | None = None
         for transport in written:
-            writer, out = transport.writer, transport.writer.out
+            writer = transport.writer
+            out = writer.out
             if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
                 data = _take(transport, last, len(written))
                 if data is None:
