@@ -138,6 +138,41 @@ class TestReceive:
         assert reader.message_found(found) is None and not reader.take_found(channel.record.received, found)
         assert (channel.record.received, channel.record.total, reader.is_idle) == (4, 11, False)
 
+    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
+    def test_trying_before_a_sleep(self, pair: Pair) -> None:
+        channel, peer = pair
+        record, rests = channel.record, []
+        receive(channel, 0)
+        assert record.rest == 0  # that was no wait
+        for _ in range(126):
+            assert receive(channel, 0.001) == NOTHING
+            rests.append((record.rest, record.resting))
+        # Each try that was of no use has twice as many waits sleep at once.
+        tried = [rest for rest, resting in rests if rest == resting]
+        assert tried == [1, 3, 7, 15, 31, 63]
+        peer.sendall(b"here already")
+        record.resting = 0
+        assert receive(channel) == b"here already"
+        assert (record.rest, record.resting) == (63, 0)  # no wait says nothing about waits
+
+    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
+    def test_trying_is_of_use(self, pair: Pair) -> None:
+        channel, peer = pair
+
+        def answer() -> None:
+            while data := peer.recv(100):
+                peer.sendall(data)
+
+        def is_learnt() -> bool:
+            channel.record.rest, channel.record.resting = 63, 0
+            channel.send([b"question"])
+            assert receive(channel) == b"question"
+            return bool(channel.record.rest == 0)
+
+        with raw.thread(answer):
+            raw.until(is_learnt)
+            channel.end()
+
     @pytest.mark.parametrize("timeout", [0, -1, 0.01])
     def test_nothing_to_scan_in_time(self, pair: Pair, timeout: float) -> None:
         channel, peer = pair
