@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
+from zcws import frame
 from zcws.kernel import ffi, lib
 
 # CI runs the same examples every time, so that a red run is about the change; at home every run tries others and
@@ -28,3 +31,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_report_header() -> str:
     kernel = ffi.string(lib.zcws_kernel_in_use()).decode()
     return f"zcws: kernel {kernel}; {ffi.string(lib.zcws_build_info()).decode()}"
+
+
+@pytest.fixture(scope="module")
+def every_view() -> Iterator[None]:
+    """Short payloads are views of the ring, too: what is tested of views can be tested with few bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame, "_COPIED", -1)
+        yield

@@ -6,6 +6,7 @@ import array
 
 import pytest
 import wire
+from receiver import connect, read, send
 
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import StaleFrame, ZcwsError
@@ -18,6 +19,7 @@ from zcws.frame import (
     close_payload,
     parse_close_payload,
 )
+from zcws.pool import Pool
 
 
 class Memory:
@@ -157,3 +159,69 @@ def test_repr() -> None:
 def test_need_more_is_an_outcome() -> None:
     assert NEED_MORE is NeedMore.NEED_MORE
     assert [origin.name for origin in PayloadOrigin] == ["ADAPTIVE", "CONSISTENT"]
+
+
+# ---- frames that lie in the ring ----
+
+
+class TestLookingAtAFrameInTheRing:
+    """A short payload that is looked at alone is copied: that costs less than to watch over a view of the ring."""
+
+    def test_it_alone(self) -> None:
+        connection = connect()
+        ring = connection.reader.landing
+        send(connection, wire.frame(wire.BINARY, b"short"))
+        view = read(connection).payload
+        assert view == b"short" and not ring.is_exported
+        ring.memory[:] = bytes(len(ring.memory))
+        assert view == b"short"
+
+    def test_one_of_no_bytes(self) -> None:
+        connection = connect()
+        send(connection, wire.frame(wire.BINARY, b""))
+        assert read(connection).payload == b""
+
+    @pytest.mark.parametrize("size", [4096, 4097])
+    def test_how_short(self, size: int) -> None:
+        pool = Pool(16384)
+        connection = connect(pool)
+        ring = connection.reader.landing
+        send(connection, wire.frame(wire.BINARY, bytes(size)))
+        view = read(connection).payload
+        assert len(view) == size and ring.is_exported == (size > 4096)
+
+    def test_whoever_goes_on_looking_gets_views(self) -> None:
+        connection = connect()
+        ring = connection.reader.landing
+        send(connection, *[wire.frame(wire.BINARY, bytes([number])) for number in range(3)])
+        copy, second, third = (read(connection).payload for _ in range(3))
+        assert (copy, second, third) == (b"\0", b"\1", b"\2")
+        ring.memory[:] = b"\xff" * len(ring.memory)
+        assert (copy, second, third) == (b"\0", b"\xff", b"\xff")
+
+    def test_a_second_look_at_the_same(self) -> None:
+        connection = connect()
+        send(connection, wire.frame(wire.TEXT, b"twice"))
+        frame = read(connection)
+        once, again = frame.payload, frame.payload
+        assert once == again == b"twice" and frame.text == "twice"
+        send(connection, wire.frame(wire.TEXT, b"other"))
+        assert read(connection).payload == b"other"
+        assert once == again == b"twice"
+
+    def test_after_the_next_arrival_it_is_the_first_again(self) -> None:
+        connection = connect()
+        for number in range(3):
+            ring = connection.reader.landing
+            send(connection, wire.frame(wire.BINARY, bytes([number])))
+            assert read(connection).payload == bytes([number]) and not ring.is_exported
+            assert connection.read_frame() is NEED_MORE
+
+    def test_it_is_stale_all_the_same(self) -> None:
+        connection = connect()
+        send(connection, wire.frame(wire.BINARY, b"one"), wire.frame(wire.BINARY, b"two"))
+        frame = read(connection)
+        assert frame.payload == b"one"
+        read(connection)
+        with pytest.raises(StaleFrame):
+            frame.payload  # noqa: B018

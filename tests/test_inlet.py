@@ -20,6 +20,8 @@ from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, 
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.pool import TABLE_ROWS, Pool
 
+pytestmark = pytest.mark.usefixtures("every_view")
+
 either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
 
 

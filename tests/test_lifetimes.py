@@ -33,6 +33,8 @@ from zcws.sync.channel import open_channel
 from zcws.sync.reading import Options as SyncOptions
 from zcws.sync.stream import WebSocket
 
+pytestmark = pytest.mark.usefixtures("every_view")
+
 EXAMPLES = int(os.environ.get("ZCWS_EXAMPLES", "15"))
 
 #: Bytes of a message; a ring of the drivers has 256 KiB.

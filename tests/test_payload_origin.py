@@ -25,6 +25,8 @@ from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.kernel import ffi
 from zcws.pool import Pool
 
+pytestmark = pytest.mark.usefixtures("every_view")
+
 CAPACITY = 64 * 1024
 ADAPTIVE, CONSISTENT = PayloadOrigin.ADAPTIVE, PayloadOrigin.CONSISTENT
 USER_SIZE = 10 * CAPACITY

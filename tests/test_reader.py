@@ -23,6 +23,8 @@ from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFra
 from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.pool import Pool
 
+pytestmark = pytest.mark.usefixtures("every_view")
+
 ADAPTIVE, CONSISTENT = PayloadOrigin.ADAPTIVE, PayloadOrigin.CONSISTENT
 
 

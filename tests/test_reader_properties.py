@@ -28,6 +28,8 @@ from zcws.kernel import ffi
 from zcws.pool import Pool
 from zcws.ring import RING_CAPACITY
 
+pytestmark = pytest.mark.usefixtures("every_view")
+
 SEED = 6455
 
 POOLS = [

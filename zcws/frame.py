@@ -30,6 +30,13 @@ __all__ = [
     "parse_close_payload",
 ]
 
+#: A payload of at most this many bytes (a page) is copied when it is the first that is looked at since its connection has
+#: received: 0.2 to 0.3 µs for any such size. To find out whether a view of the ring is still held takes 0.8, and has the
+#: next message received into another ring; and who keeps ten bytes for an hour does not keep a ring for them.
+_COPIED = 4096
+
+_EMPTY = memoryview(b"")
+
 #: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
 MAX_CONTROL_PAYLOAD = 125
 
@@ -152,7 +159,8 @@ class Frame:
         """The payload in place, without a copy. The view stays right for as long as it is held.
 
         What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of 256 KiB or
-        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes.
+        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of one of 4 KiB and
+        less that is looked at once and alone: it is of a copy, which costs less than to see to it that nobody changes it.
 
         Raises:
             StaleFrame: the connection has been read from since.
@@ -221,7 +229,8 @@ class Lease:
     Attributes:
         ring: what they lie in.
         number: of the read that is in force: frames of earlier ones are stale.
-        view: of the whole ring, made when a payload is first asked for, and dropped by the reader with its rows.
+        view: of the whole ring, dropped by the reader with its rows. None: no payload has been asked for; empty: one
+            has, and was copied.
     """
 
     __slots__ = ("number", "ring", "view")
@@ -230,6 +239,13 @@ class Lease:
         self.ring: Any = None
         self.number: int = 0
         self.view: memoryview | None = None
+
+    def look(self, start: int, stop: int) -> memoryview:
+        """The first payload that is asked for, which may be copied; the second where it was."""
+        if self.view is None and stop - start <= _COPIED:
+            self.view = _EMPTY
+            return memoryview(bytearray(self.ring.memory[start:stop]))
+        return self.open()[start:stop]
 
     def open(self) -> memoryview:
         """Makes the view."""
@@ -266,8 +282,8 @@ class RingFrame(ReceivedFrame):
         if lease.number != self._number:
             raise _stale()
         view = lease.view
-        if view is None:
-            view = lease.open()
+        if not view:
+            return lease.look(self._start, self._stop)
         return view[self._start : self._stop]
 
     @property

@@ -7,7 +7,7 @@ caller may stop waiting at any moment. Where bytes come from is the business of 
 Where a payload lies, and how often it was copied. RING is the leased ring, USER the caller's payload buffer:
 
       message                     ADAPTIVE                      CONSISTENT
-      control, or single plain    view of RING, 0 copies        RING -> USER, 1 copy
+      control, or single plain    view of RING, 0 copies *      RING -> USER, 1 copy
       a Close that comes alone    bytes of its own              the same -> USER
       single, larger than RING    lands in USER, 0 copies       the same
       single, compressed          inflated, then -> USER;       the same
@@ -17,6 +17,8 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       arrived together            then as a single one
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
+
+      * where its `payload` is short and looked at alone, a view of a copy costs less: `Lease.look` (frame.py)
 """
 
 from __future__ import annotations

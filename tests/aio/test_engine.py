@@ -19,9 +19,12 @@ from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.connection import Connection
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
+    ),
+    pytest.mark.usefixtures("every_view"),
+]
 
 
 # ---- one crossing for many: everybody gets what is theirs, whatever the others keep ----
