@@ -30,9 +30,9 @@ __all__ = [
     "parse_close_payload",
 ]
 
-#: A payload of at most this many bytes (a page) is copied when it is the first that is looked at since its connection has
-#: received: 0.2 to 0.3 µs for any such size. To find out whether a view of the ring is still held takes 0.8, and has the
-#: next message received into another ring; and who keeps ten bytes for an hour does not keep a ring for them.
+#: A payload of at most this many bytes (a page) is copied when it is the first that is looked at since its connection
+#: has received: 0.2 to 0.3 µs for any such size. To find out whether a view of the ring is still held takes 0.8, and
+#: has the next message received into another ring; and who keeps ten bytes for an hour does not keep a ring for them.
 _COPIED = 4096
 
 _EMPTY = memoryview(b"")
@@ -159,8 +159,8 @@ class Frame:
         """The payload in place, without a copy. The view stays right for as long as it is held.
 
         What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of 256 KiB or
-        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of one of 4 KiB and
-        less that is looked at once and alone: it is of a copy, which costs less than to see to it that nobody changes it.
+        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of one of
+        4 KiB and less that is looked at once and alone: it is of a copy, which costs less than to watch over a view.
 
         Raises:
             StaleFrame: the connection has been read from since.
