@@ -240,13 +240,6 @@ class Lease:
         self.number: int = 0
         self.view: memoryview | None = None
 
-    def look(self, start: int, stop: int) -> memoryview:
-        """The first payload that is asked for, which may be copied; the second where it was."""
-        if self.view is None and stop - start <= _COPIED:
-            self.view = _EMPTY
-            return memoryview(bytearray(self.ring.memory[start:stop]))
-        return self.open()[start:stop]
-
     def open(self) -> memoryview:
         """Makes the view."""
         self.view = view = self.ring.export()
@@ -281,10 +274,11 @@ class RingFrame(ReceivedFrame):
         lease = self._lease
         if lease.number != self._number:
             raise _stale()
-        view = lease.view
-        if not view:
-            return lease.look(self._start, self._stop)
-        return view[self._start : self._stop]
+        start, stop, view = self._start, self._stop, lease.view
+        if view is None and stop - start <= _COPIED:
+            lease.view = _EMPTY
+            return memoryview(bytearray(lease.ring.memory[start:stop]))
+        return (view or lease.open())[start:stop]
 
     @property
     def is_stale(self) -> bool:

@@ -18,7 +18,7 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
 
-      * where its `payload` is short and looked at alone, a view of a copy costs less: `Lease.look` (frame.py)
+      * where its `payload` is short and looked at alone, a view of a copy costs less: `RingFrame.payload` (frame.py)
 """
 
 from __future__ import annotations
