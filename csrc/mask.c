@@ -22,30 +22,39 @@ static uint8_t *put_big_endian(uint8_t *out, uint64_t value, unsigned bytes) {
 }
 
 /* RFC 6455 5.2: "the minimal number of bytes MUST be used to encode the length". */
-static uint8_t *put_length(uint8_t *out, size_t len) {
+static uint8_t *put_length(uint8_t *out, size_t len, uint8_t mask_bit) {
     if (len < LENGTH_IN_2) {
-        *out = (uint8_t)(MASK_BIT | len);
+        *out = (uint8_t)(mask_bit | len);
         return out + 1;
     }
-    *out = MASK_BIT | (len <= LARGEST_IN_2 ? LENGTH_IN_2 : LENGTH_IN_8);
+    *out = mask_bit | (len <= LARGEST_IN_2 ? LENGTH_IN_2 : LENGTH_IN_8);
     return put_big_endian(out + 1, len, len <= LARGEST_IN_2 ? 2 : 8);
 }
 
 size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
     out[0] = first;
-    uint8_t *at = put_length(out + 1, len);
+    uint8_t *at = put_length(out + 1, len, MASK_BIT);
     memcpy(at, &key, sizeof key);
     at += sizeof key;
     zcws_kernel->mask_copy(at, payload, len, key);
     return (size_t)(at - out) + len;
 }
 
-size_t zcws_build_masked_each(uint8_t *out, uint8_t first, const uint8_t *payloads, const uint64_t *sizes,
-                              const uint32_t *keys, size_t count) {
-    size_t written = 0;
+static size_t build_bare(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len) {
+    out[0] = first;
+    uint8_t *at = put_length(out + 1, len, 0);
+    memcpy(at, payload, len);
+    return (size_t)(at - out) + len;
+}
+
+size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *starts,
+                       const uint64_t *stops, const uint32_t *keys, size_t count) {
+    uint8_t *at = out;
     for (size_t i = 0; i < count; i++) {
-        written += zcws_build_masked(out + written, first, payloads, (size_t)sizes[i], keys[i]);
-        payloads += sizes[i];
+        const uint8_t *payload = data + starts[i];
+        size_t len = (size_t)(stops[i] - starts[i]);
+        at +=
+            keys == NULL ? build_bare(at, first, payload, len) : zcws_build_masked(at, first, payload, len, keys[i]);
     }
-    return written;
+    return (size_t)(at - out);
 }

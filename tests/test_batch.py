@@ -13,10 +13,11 @@ from pair import entropy
 from receiver import DEFLATE, batch, connect, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
-from zcws.batch import RingBatch
+from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
+from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.keys import MaskingKeys
@@ -26,6 +27,15 @@ from zcws.writer import Writer
 
 def texts(count: int, first: int = 0) -> list[bytes]:
     return [wire.frame(TEXT, f"né {i}".encode()) for i in range(first, first + count)]
+
+
+def relayed(found: Batch) -> tuple[OpCode, list[bytes]] | None:
+    """What can be sent on at once."""
+    spans = found.relayed()
+    if spans is None:
+        return None
+    opcode, ring, starts, stops = spans
+    return opcode, [ring.copies[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 # ---- payloads ----
@@ -83,10 +93,10 @@ def test_payloads_of_messages_in_pieces() -> None:
     assert repr(found) == "<Batch, 4 frames>"
 
 
-def test_messages_in_pieces_can_be_relayed_together() -> None:
+def test_messages_in_pieces_are_relayed_one_by_one() -> None:
     connection = connect()
     send_one_by_one(connection, *wire.fragments(TEXT, [b"o", b"ne"]), *wire.fragments(TEXT, [b"t", b"wo"]))
-    assert batch(connection).relayed() == (OpCode.TEXT, [b"one", b"two"])
+    assert relayed(batch(connection)) is None
 
 
 @pytest.mark.parametrize("asked", ["frames before", "frames after"])
@@ -133,29 +143,29 @@ def test_a_batch_that_is_kept_keeps_no_ring() -> None:
 def test_what_can_be_relayed_at_once() -> None:
     connection = connect()
     send(connection, *texts(5))
-    assert batch(connection).relayed() == (OpCode.TEXT, [f"né {i}".encode() for i in range(5)])
+    assert relayed(batch(connection)) == (OpCode.TEXT, [f"né {i}".encode() for i in range(5)])
     send(connection, wire.frame(BINARY, b"a"), *wire.fragments(BINARY, [b"b", b"c"]))
-    assert batch(connection).relayed() == (OpCode.BINARY, [b"a", b"bc"])
+    assert relayed(batch(connection)) == (OpCode.BINARY, [b"a", b"bc"])
     send(connection, wire.frame(BINARY, b"a"), wire.frame(TEXT, b"b"))
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
     send(connection, wire.frame(BINARY, b"a"), *wire.fragments(TEXT, [b"b", b"c"]))
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
     send(connection, wire.frame(PING, b"a"), wire.frame(PING, b"b"))
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
     send(connection, wire.frame(BINARY, b"a"))
-    assert batch(connection).relayed() == (OpCode.BINARY, [b"a"])
+    assert relayed(batch(connection)) == (OpCode.BINARY, [b"a"])
     send(connection, *wire.fragments(BINARY, [b"b", b"c"]))
-    assert batch(connection).relayed() == (OpCode.BINARY, [b"bc"])
+    assert relayed(batch(connection)) == (OpCode.BINARY, [b"bc"])
     send(connection, wire.frame(BINARY, b"never whole", fin=False), wire.frame(PING, b"a"))
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
     send(connection, CLOSED)
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
 
 
 def test_a_close_within_a_message_is_not_relayed() -> None:
     connection = connect()
     send(connection, wire.frame(BINARY, b"never whole", fin=False), CLOSED)
-    assert batch(connection).relayed() is None
+    assert relayed(batch(connection)) is None
 
 
 # ---- messages that wait ready ----
@@ -384,3 +394,45 @@ def test_many_messages_are_refused_as_one_is() -> None:
     writer.write_close(1000)
     with pytest.raises(ConnectionClosed):
         writer.write_messages(OpCode.TEXT, [b"b"])
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("sizes", [[0], [0, 125, 126, 2, 2000, 1], [3] * 100], ids=len)
+def test_messages_in_a_ring_are_sent_on_as_they_are(role: str, sizes: list[int]) -> None:
+    connection, writer = connect(), make_writer(role)
+    payloads = [bytes([65 + i % 26]) * size for i, size in enumerate(sizes)]
+    send(connection, *[wire.frame(BINARY, payload) for payload in payloads])
+    spans = batch(connection).relayed()
+    assert spans is not None
+    writer.write_received(*spans)
+    spans[1].memory[:] = bytes(len(spans[1].memory))  # nothing of it is needed any more
+    assert writer.messages == len(sizes) and writer.has_large is False
+    size = writer.size
+    data = b"".join(writer.take())
+    assert len(data) == size
+    frames = wire.parse(data)
+    assert [frame.payload for frame in frames] == payloads
+    assert {(frame.opcode, frame.fin, frame.masked) for frame in frames} == {(BINARY, True, role == "client")}
+
+
+def test_they_are_compressed_where_that_was_agreed() -> None:
+    ours = connect(agreement=DEFLATE, deflate=Deflate(threshold=0))
+    send(ours, *[wire.frame(TEXT, b"alike " * 50)] * 5)
+    spans = batch(ours).relayed()
+    assert spans is not None
+    ours.writer.write_received(*spans)
+    assert (ours.writer.messages, ours.writer.deflated[0]) == (5, 5 * 300)
+    ours.writer.write_received(*spans, compress=False)
+    assert (ours.writer.messages, ours.writer.deflated[0]) == (10, 5 * 300)
+
+
+def test_they_are_refused_as_others_are() -> None:
+    connection, writer = connect(), make_writer("server")
+    send(connection, *texts(5))
+    spans = batch(connection).relayed()
+    assert spans is not None
+    with pytest.raises(ValueError, match="not agreed"):
+        writer.write_received(*spans, compress=True)
+    writer.write_fragment(OpCode.TEXT, b"a", last=False)
+    with pytest.raises(ValueError, match="finish it first"):
+        writer.write_received(*spans)

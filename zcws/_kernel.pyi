@@ -135,8 +135,16 @@ class Lib:
     def zcws_build_masked(
         self, out: CData, first: int, payload: CData | bytes, len: int, key: int, /
     ) -> int: ...
-    def zcws_build_masked_each(
-        self, out: CData, first: int, payloads: CData | bytes, sizes: CData, keys: CData, count: int, /
+    def zcws_build_each(
+        self,
+        out: CData,
+        first: int,
+        data: CData | bytes,
+        starts: CData,
+        stops: CData,
+        keys: CData,
+        count: int,
+        /,
     ) -> int: ...
     def zcws_mask(self, data: CData, len: int, key: int, phase: int, /) -> None: ...
     def zcws_mask_copy(self, dst: CData, src: CData | bytes, len: int, key: int, phase: int, /) -> None: ...

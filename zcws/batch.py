@@ -13,6 +13,7 @@ from typing import overload
 
 from zcws.codes import OpCode
 from zcws.frame import Frame, Lease, RingFrame
+from zcws.ring import Ring
 
 __all__ = ["Batch", "RingBatch"]
 
@@ -52,16 +53,14 @@ class Batch(Sequence[Frame]):
         """
         return iter([frame.payload for frame in self._all() if frame.opcode < _CLOSE])
 
-    def relayed(self) -> tuple[OpCode, list[bytes]] | None:
-        """Copies of all payloads, where each is a message of one and the same opcode; None: where they are not.
+    def relayed(self) -> tuple[OpCode, Ring, list[int], list[int]] | None:
+        """The opcode, and where each payload begins and ends in a ring; for `Writer.write_received`, at once.
+
+        None: not all are messages of one and the same opcode that lie in a ring.
 
         Raises: as `payloads`.
         """
-        frames = self._all()
-        opcode = frames[0].opcode
-        if opcode >= _CLOSE or not all(frame.opcode is opcode for frame in frames):
-            return None
-        return opcode, [frame.to_bytes() for frame in frames]
+        return None
 
     def _all(self) -> list[Frame]:
         frames = self._frames
@@ -108,13 +107,12 @@ class RingBatch(Batch):
         is_data = [opcode < _CLOSE for opcode in self._opcodes]
         return compress(self._starts, is_data), compress(self._stops, is_data)
 
-    def relayed(self) -> tuple[OpCode, list[bytes]] | None:
+    def relayed(self) -> tuple[OpCode, Ring, list[int], list[int]] | None:
         opcode = self._opcodes[0]
         if opcode >= _CLOSE or self._opcodes.count(opcode) != len(self._opcodes):
             return None
         self._lease.check(self._number)
-        copies = self._lease.ring.copies
-        return opcode, [copies[start:stop] for start, stop in zip(self._starts, self._stops, strict=True)]
+        return opcode, self._lease.ring, self._starts, self._stops
 
     def _all(self) -> list[Frame]:
         if self._frames is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Hashable
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zcws.bridge import Reply
@@ -27,6 +27,7 @@ from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload,
 from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.pool import SCRATCH_CAPACITY, Pool
+from zcws.ring import Ring
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -187,30 +188,47 @@ class Writer:
                 self.write_message(opcode, payload, compress)
             return
         # Without steps of the interpreter for each: a quarter of what `write_message` takes.
-        frames = (
-            _join_bare(opcode, payloads) if self.next_key is None else self._join_masked(opcode, payloads)
-        )
-        self.out.append(frames)
-        self.has_large |= len(frames) >= SEGMENT
-        self.written += len(frames)
-        self.messages += len(payloads)
+        if self.next_key is None:
+            self._append_frames(_join_bare(opcode, payloads), len(payloads))
+        else:
+            ends = list(accumulate(map(len, payloads), initial=0))
+            self._build_each(opcode, b"".join(payloads), ends[:-1], ends[1:])
 
-    def _join_masked(self, opcode: OpCode, payloads: list[bytes]) -> memoryview:
-        """RFC 6455 5.3: a key of its own for each, and all of them masked in one crossing."""
-        next_key: Callable[[], int] = self.next_key  # type: ignore[assignment]
-        sizes, count = array("Q", map(len, payloads)), len(payloads)
-        keys = array("I", [next_key() for _ in payloads])
-        data = b"".join(payloads)
-        memory = _new_bytes("uint8_t[]", len(data) + _LONGEST_HEAD * count)
-        written = lib.zcws_build_masked_each(
+    def write_received(
+        self, opcode: OpCode, ring: Ring, starts: list[int], stops: list[int], compress: bool | None = None
+    ) -> None:
+        """The same for messages that lie in `ring`, in order; text was checked when it arrived. Raises: the same."""
+        if compress or self._compress is not None:
+            copies = ring.copies
+            payloads = [copies[start:stop] for start, stop in zip(starts, stops, strict=True)]
+            self.write_messages(opcode, payloads, compress)
+            return
+        if self.opcode:
+            self._refuse_message()
+        self._build_each(opcode, ring.base, starts, stops)
+
+    def _build_each(self, opcode: OpCode, data: Any, starts: list[int], stops: list[int]) -> None:
+        """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own."""
+        count, next_key = len(starts), self.next_key
+        keys = None if next_key is None else array("I", [next_key() for _ in starts])
+        memory = _new_bytes("uint8_t[]", stops[-1] - starts[0] + _LONGEST_HEAD * count)
+        written = lib.zcws_build_each(
             memory,
             FIN | opcode,
             data,
-            ffi.from_buffer("uint64_t[]", sizes),
-            ffi.from_buffer("uint32_t[]", keys),
+            ffi.from_buffer("uint64_t[]", array("Q", starts)),
+            ffi.from_buffer("uint64_t[]", array("Q", stops)),
+            ffi.NULL if keys is None else ffi.from_buffer("uint32_t[]", keys),
             count,
         )
-        return memoryview(ffi.buffer(memory, written))
+        self._append_frames(memoryview(ffi.buffer(memory, written)), count)
+
+    def _append_frames(self, frames: Buffer, count: int) -> None:
+        size = len(frames)  # type: ignore[arg-type]
+        self.out.append(frames)
+        self.has_large |= size >= SEGMENT
+        self.written += size
+        self.messages += count
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""

@@ -178,29 +178,44 @@ static void test_build_masked(void) {
     }
 }
 
-static void test_build_masked_each(void) {
+/* Many frames in one call are what they are one by one, whatever lies between their payloads. */
+static void test_build_each(void) {
     enum { COUNT = 40 };
-    uint64_t sizes[COUNT];
+    uint64_t starts[COUNT], stops[COUNT];
     uint32_t keys[COUNT];
-    size_t all = 0, size = 0;
+    size_t all = 0, masked = 0, bare = 0;
     for (int i = 0; i < COUNT; i++) {
-        sizes[i] = i % 8 == 7 ? 126 + random_64() % 1000 : random_64() % 130;
+        const uint64_t size = i % 8 == 7 ? 126 + random_64() % 1000 : random_64() % 130;
+        starts[i] = all + random_64() % 20;
+        stops[i] = starts[i] + size;
+        all = (size_t)stops[i];
         keys[i] = (uint32_t)random_64();
-        all += sizes[i];
-        size += sizes[i] + (sizes[i] < 126 ? 6 : 8);
+        bare += size + (size < 126 ? 2 : 4);
+        masked += size + (size < 126 ? 6 : 8);
     }
-    uint8_t *const payloads = here.end - all, *const out = there.end - size; /* neither has a byte more */
-    random_fill(payloads, all);
-    CHECK(zcws_build_masked_each(out, 0x82, payloads, sizes, keys, COUNT) == size, "%zu bytes", size);
-    const uint8_t *payload = payloads, *frame = out;
-    for (int i = 0; i < COUNT; i++) {
-        static uint8_t alone[2000];
-        const size_t written = zcws_build_masked(alone, 0x82, payload, (size_t)sizes[i], keys[i]);
-        CHECK(memcmp(frame, alone, written) == 0, "frame %d", i);
-        payload += sizes[i];
-        frame += written;
+    uint8_t *const data = here.end - all; /* not one byte more */
+    random_fill(data, all);
+    for (int is_masked = 0; is_masked < 2; is_masked++) {
+        const size_t size = is_masked ? masked : bare;
+        uint8_t *const out = there.end - size, *frame = out; /* nor here */
+        CHECK(zcws_build_each(out, 0x82, data, starts, stops, is_masked ? keys : NULL, COUNT) == size, "%zu bytes",
+              size);
+        for (int i = 0; i < COUNT; i++) {
+            uint8_t head[14];
+            const size_t len = (size_t)(stops[i] - starts[i]);
+            size_t in_head = expected_head(head, 0x82, len, keys[i]);
+            if (is_masked) {
+                naive_mask(frame + in_head, frame + in_head, len, keys[i], 0);
+            } else {
+                in_head -= 4;
+                head[1] &= 0x7F;
+            }
+            CHECK(memcmp(frame, head, in_head) == 0, "the head of frame %d", i);
+            CHECK(memcmp(frame + in_head, data + starts[i], len) == 0, "the payload of frame %d", i);
+            frame += in_head + len;
+        }
+        CHECK(zcws_build_each(out, 0x82, data, starts, stops, NULL, 0) == 0, "no frame has bytes");
     }
-    CHECK(zcws_build_masked_each(out, 0x82, payloads, sizes, keys, 0) == 0, "no frame has bytes");
 }
 
 int main(int argc, char **argv) {
@@ -215,6 +230,6 @@ int main(int argc, char **argv) {
     each_kernel("mask_copy", test_mask_copy);
     each_kernel("long payloads", test_mask_long);
     each_kernel("zcws_build_masked", test_build_masked);
-    each_kernel("zcws_build_masked_each", test_build_masked_each);
+    each_kernel("zcws_build_each", test_build_each);
     return 0;
 }

@@ -217,7 +217,10 @@ class EngineTransport(asyncio.Transport):
             engine.written.append(self)
             return
         if self.backlog or self.closing or writer.has_large:
-            self.writelines(writer.take())
+            if self.backlog or self.closing or len(writer.out) > 1:
+                self.writelines(writer.take())
+            else:
+                self._send(writer.take_whole())
             return
         out = writer.out
         if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone

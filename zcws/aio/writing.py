@@ -113,7 +113,11 @@ class Writing(Stream):
     async def _send_batch(self, batch: Batch, compress: bool | None) -> None:
         relayed = batch.relayed() if len(batch) > 1 else None
         if relayed is not None:
-            await self._send_alike(*relayed, compress)
+            if self._obstacle is not None or self.writer.opcode:
+                await self._until_sendable()
+                batch.relayed()  # which says so where another task has read meanwhile
+            self.writer.write_received(*relayed, compress=compress)
+            self._written()
             return
         for frame in batch:
             if frame.opcode >= _CLOSE:
