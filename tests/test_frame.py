@@ -95,6 +95,16 @@ def test_rfc6455_7_4_codes_that_must_not_be_sent(code: int) -> None:
         Frame(OpCode.CLOSE, wire.close_payload(code))
 
 
+def test_rfc6455_5_5_control_frames_have_125_bytes_at_most() -> None:
+    assert len(Frame.ping(bytes(125))) == 125
+    assert len(Frame.close(1000, "x" * 123)) == len(close_payload(1000, "x" * 123)) == 125
+    for payload in (bytes(126), bytes(200)):
+        with pytest.raises(ValueError, match="at most 125 bytes"):
+            Frame.ping(payload)
+    with pytest.raises(ValueError, match="at most 123 bytes"):
+        Frame.close(1000, "x" * 124)
+
+
 def test_rfc6455_5_5_1_the_payload_of_a_close() -> None:
     assert close_payload(None) == b""
     assert close_payload(1000) == b"\x03\xe8"

@@ -483,3 +483,78 @@ def test_a_message_that_is_interrupted_while_it_is_compressed() -> None:
     with pytest.raises(Interrupted):
         writer.write_message(OpCode.TEXT, b"nobody gets this")
     assert (codec.lost, writer.messages, writer.take()) == (1, 0, [])
+
+
+#: Each way to write whole frames: what it writes, and how many messages and how many frames that is.
+WAYS: dict[str, tuple[Callable[[Writer], object], int, int]] = {
+    "message": (lambda w: w.write_message(OpCode.TEXT, b"one"), 1, 1),
+    "two messages": (lambda w: w.write_messages(OpCode.TEXT, [b"one", b"two"]), 2, 2),
+    "fragments": (
+        lambda w: [w.write_fragment(OpCode.TEXT, bytes([97 + i]), last=i == 2) for i in range(3)],
+        1,
+        3,
+    ),
+    "Ping": (lambda w: w.write_control(OpCode.PING, b"p"), 0, 1),
+    "frame": (lambda w: w.write_frame(Frame.pong(b"p")), 0, 1),
+    "reply": (lambda w: w.write_reply(Reply(OpCode.PONG, b"p")), 0, 1),
+    "framed": (lambda w: w.write_framed(wire.frame(wire.TEXT, b"one")), 1, 1),
+    "large and framed": (lambda w: w.write_framed(wire.frame(wire.BINARY, bytes(20_000))), 1, 1),
+    "prepared": (lambda w: w.write_prepared(0x81, b"one", wire.frame(wire.TEXT, b"one"), 3), 1, 1),
+    "Close": (lambda w: w.write_close(1000), 0, 1),
+}
+
+
+class TestCounting:
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("take", ["pieces", "one piece"])
+    def test_messages_frames_and_bytes(self, role: str, way: str, take: str) -> None:
+        if role == "client" and "framed" in way:
+            pytest.skip("that is for writers that do not mask")
+        write, messages, frames = WAYS[way]
+        writer = make_writer(role)
+        writer.write_message(OpCode.BINARY, b"before")
+        write(writer)
+        assert (writer.messages, writer.frames) == (1 + messages, 1 + frames)
+        before = writer.size
+        data = bytes(writer.take_whole()) if take == "one piece" else b"".join(writer.take())
+        assert len(data) == before == writer.written == writer.taken
+        assert len(wire.parse(data)) == 1 + frames
+        assert (writer.size, writer.out, writer.has_large) == (0, [], False)
+
+    def test_one_segment_is_taken_as_it_is(self) -> None:
+        writer = make_writer("server")
+        frame = wire.frame(wire.BINARY, bytes(20_000))
+        writer.write_framed(frame)
+        assert writer.take_whole() is frame
+        writer.write_message(OpCode.TEXT, b"next")
+        assert writer.take_whole() == wire.frame(wire.TEXT, b"next")
+
+    @pytest.mark.parametrize("size", [SEGMENT - 1, SEGMENT])
+    def test_what_is_large(self, size: int) -> None:
+        for write in (
+            lambda w: w.write_framed(bytes(size)),
+            lambda w: w.write_messages(OpCode.BINARY, [bytes(size - 6), b""]),
+        ):
+            writer = make_writer("server")
+            write(writer)
+            assert (writer.size, writer.has_large) == (size, size == SEGMENT)
+        writer = make_writer("client")
+        writer.write_message(OpCode.BINARY, bytes(2 * size - 12))
+        assert writer.has_large == (size == SEGMENT)  # it has memory of its own
+
+    def test_nothing_stands_inside_of_a_message_in_fragments(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.TEXT, b"a", last=False)
+        with pytest.raises(ValueError, match="finish it first"):
+            writer.write_messages(OpCode.TEXT, [b"b", b"c"])
+        with pytest.raises(ValueError, match="finish it first"):
+            writer.write_frame(Frame.text("d"))
+
+    def test_after_a_close_nothing_is_written(self, writer: Writer) -> None:
+        assert writer.write_reply(Reply(OpCode.CLOSE, wire.close_payload(1000)))
+        written = writer.written
+        for write, _, _ in WAYS.values():
+            if write is not WAYS["reply"][0]:
+                with pytest.raises(ConnectionClosed):
+                    write(writer)
+        assert writer.write_reply(Reply(OpCode.PONG, b"late"))
+        assert writer.written == written

@@ -2,7 +2,7 @@
 
     python tests/mutation/run.py                           everything: nine minutes of CPU
     python tests/mutation/run.py --minutes 10 --seed 1     as many as there is time for; the seed orders
-    python tests/mutation/run.py zcws.closing              one module
+    python tests/mutation/run.py zcws.writer               one module; any of the core, with its own tests besides
     python tests/mutation/run.py --journal FILE            what has a verdict in FILE is not tried again; the others get
                                                            one there, so a run may be stopped and gone on with
 
@@ -121,7 +121,9 @@ class Runner:
     def _learn(self, session: pytest.Session) -> tuple[dict[str, dict[int, set[str]]], dict[str, float]]:
         """Which tests reach a line of a file, and how long each test takes."""
         tracer = coverage.Coverage(
-            data_file=None, config_file=False, include=[str(path_of(module)) for module in MODULES]
+            data_file=None,
+            config_file=False,
+            include=sorted({str(path_of(module)) for module, _ in self.mutants}),
         )
         seconds = {}
         tracer.start()
@@ -293,7 +295,7 @@ def report(every: list[tuple[str, Mutant]], verdicts: dict[Mutant, str], out: Te
 def main() -> int:
     parser = argparse.ArgumentParser(description="mutation testing of the reader")
     parser.add_argument(
-        "modules", nargs="*", default=MODULES, metavar="module", help=f"of {' '.join(MODULES)}"
+        "modules", nargs="*", default=MODULES, metavar="module", help=f"these by default: {' '.join(MODULES)}"
     )
     parser.add_argument("--minutes", type=float, default=600, help="for how long new mutants are tried")
     parser.add_argument("--seed", type=int, default=6455, help="in which order")
@@ -315,7 +317,9 @@ def main() -> int:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     runner = Runner(mutants, options.jobs, options.minutes, out, journal)
-    tests = [f"tests/test_{name}.py" for name in TESTS]
+    own = [module.rpartition(".")[2] for module in options.modules]
+    paths = [ROOT / "tests" / f"test_{name}.py" for name in dict.fromkeys((*TESTS, *own))]
+    tests = [str(path) for path in paths if path.exists()]
     pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
     new = report(every, former | runner.verdicts, out)
     print(f"{time.monotonic() - began:.0f} s", file=out)
