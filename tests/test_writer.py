@@ -485,15 +485,16 @@ def test_a_message_that_is_interrupted_while_it_is_compressed() -> None:
     assert (codec.lost, writer.messages, writer.take()) == (1, 0, [])
 
 
+def _write_fragments(writer: Writer) -> None:
+    for i in range(3):
+        writer.write_fragment(OpCode.TEXT, b"abc"[i : i + 1], last=i == 2)
+
+
 #: Each way to write whole frames: what it writes, and how many messages and how many frames that is.
 WAYS: dict[str, tuple[Callable[[Writer], object], int, int]] = {
     "message": (lambda w: w.write_message(OpCode.TEXT, b"one"), 1, 1),
     "two messages": (lambda w: w.write_messages(OpCode.TEXT, [b"one", b"two"]), 2, 2),
-    "fragments": (
-        lambda w: [w.write_fragment(OpCode.TEXT, bytes([97 + i]), last=i == 2) for i in range(3)],
-        1,
-        3,
-    ),
+    "fragments": (_write_fragments, 1, 3),
     "Ping": (lambda w: w.write_control(OpCode.PING, b"p"), 0, 1),
     "frame": (lambda w: w.write_frame(Frame.pong(b"p")), 0, 1),
     "reply": (lambda w: w.write_reply(Reply(OpCode.PONG, b"p")), 0, 1),
