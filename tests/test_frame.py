@@ -6,8 +6,9 @@ import array
 
 import pytest
 import wire
-from receiver import connect, read, send
+from receiver import batch, connect, read, send
 
+from zcws.buffer import PayloadBuffer
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import StaleFrame, ZcwsError
 from zcws.frame import (
@@ -185,6 +186,22 @@ class TestLookingAtAFrameInTheRing:
         assert view == b"short" and not ring.is_exported
         ring.memory[:] = bytes(len(ring.memory))
         assert view == b"short"
+
+    @pytest.mark.parametrize("size", [0, 1, 5000])
+    def test_nobody_writes_into_it(self, size: int) -> None:
+        connection = connect(Pool(16384))
+        send(connection, wire.frame(wire.BINARY, bytes(size)), wire.frame(wire.BINARY, bytes(size)))
+        for _ in range(2):
+            assert read(connection).payload.readonly
+        send(connection, *[wire.frame(wire.BINARY, bytes(size))] * 2)
+        assert all(view.readonly for view in batch(connection).payloads)
+
+    def test_but_into_a_buffer_of_ones_own(self) -> None:
+        connection = connect()
+        send(connection, wire.frame(wire.BINARY, b"mine"))
+        frame = read(connection, PayloadBuffer(), PayloadOrigin.CONSISTENT)
+        frame.payload[0:1] = b"f"
+        assert frame.to_bytes() == b"fine"
 
     def test_one_of_no_bytes(self) -> None:
         connection = connect()
