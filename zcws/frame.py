@@ -156,8 +156,9 @@ class Frame:
 
     @property
     def payload(self) -> memoryview:
-        """The payload in place, without a copy. The view stays right for as long as it is held; it is read-only, but for
-        one that lies in a `PayloadBuffer`.
+        """The payload in place, without a copy. The view stays right for as long as it is held.
+
+        It is read-only, but for one that lies in a `PayloadBuffer`.
 
         What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of 256 KiB or
         1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of one of
