@@ -183,16 +183,9 @@ enum {
 
 static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK); }
 
-/* recv, which tries for a moment before it sleeps as long as that is of use: an answer that comes within
- * microseconds, as from the same machine, need not wake anybody. */
-static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
-    ssize_t received;
-    if (socket->flags != 0) return recv(socket->fd, data, size, socket->flags);
-    if (socket->resting != 0) {
-        socket->resting--;
-        return recv(socket->fd, data, size, 0);
-    }
-    received = recv(socket->fd, data, size, MSG_DONTWAIT);
+/* Receives without sleeping. Where nothing has come, the next waits sleep at once: twice as many as the last time. */
+static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    ssize_t received = recv(socket->fd, data, size, MSG_DONTWAIT);
     if (!is_nothing(received)) return received; /* no wait: nothing is learnt about waits */
     for (int tries = 1; tries < TRIES; tries++) {
         sched_yield(); /* whoever is to answer may need this CPU */
@@ -204,7 +197,19 @@ static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_
     }
     socket->rest = socket->rest < LONGEST_REST ? 2 * socket->rest + 1 : LONGEST_REST;
     socket->resting = socket->rest;
-    return recv(socket->fd, data, size, 0);
+    return received;
+}
+
+/* recv, which tries for a moment before it sleeps as long as that is of use: an answer that comes within
+ * microseconds, as from the same machine, need not wake anybody. */
+static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    if (socket->flags == 0 && socket->resting == 0) {
+        ssize_t received = try_for_a_moment(socket, data, size);
+        if (!is_nothing(received)) return received;
+    } else if (socket->flags == 0) {
+        socket->resting--;
+    }
+    return recv(socket->fd, data, size, socket->flags);
 }
 
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {

@@ -174,11 +174,10 @@ struct zcws_socket {
     size_t capacity;
     uint64_t *table; /* as zcws_scan fills it, with room for `rows` */
     size_t rows;
-    size_t received; /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
-    uint64_t total;  /* by all of them; the caller may add what it has received by other means */
-    uint32_t
-        resting; /* so many waits sleep at once, and do not try for a moment before; for C alone, and zero at first */
-    uint32_t rest; /* how many it was last time */
+    size_t received;  /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
+    uint64_t total;   /* by all of them; the caller may add what it has received by other means */
+    uint32_t resting; /* for C alone, zero at first: so many waits sleep at once and do not try before */
+    uint32_t rest;    /* the same: how many it was last time */
 };
 
 /* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the socket's

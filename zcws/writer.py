@@ -189,7 +189,7 @@ class Writer:
             return
         # Without steps of the interpreter for each: a quarter of what `write_message` takes.
         if self.next_key is None:
-            self._append_frames(_join_bare(opcode, payloads), len(payloads))
+            self.write_framed(_join_bare(opcode, payloads), len(payloads))
         else:
             ends = list(accumulate(map(len, payloads), initial=0))
             self._build_each(opcode, b"".join(payloads), ends[:-1], ends[1:])
@@ -203,8 +203,6 @@ class Writer:
             payloads = [copies[start:stop] for start, stop in zip(starts, stops, strict=True)]
             self.write_messages(opcode, payloads, compress)
             return
-        if self.opcode:
-            self._refuse_message()
         self._build_each(opcode, ring.base, starts, stops)
 
     def _build_each(self, opcode: OpCode, data: Any, starts: list[int], stops: list[int]) -> None:
@@ -221,14 +219,7 @@ class Writer:
             ffi.NULL if keys is None else ffi.from_buffer("uint32_t[]", keys),
             count,
         )
-        self._append_frames(memoryview(ffi.buffer(memory, written)), count)
-
-    def _append_frames(self, frames: Buffer, count: int) -> None:
-        size = len(frames)  # type: ignore[arg-type]
-        self.out.append(frames)
-        self.has_large |= size >= SEGMENT
-        self.written += size
-        self.messages += count
+        self.write_framed(memoryview(ffi.buffer(memory, written)), count)
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
@@ -292,16 +283,19 @@ class Writer:
         self.written = self.taken = self.written + size
         self.messages += 1
 
-    def write_framed(self, frame: bytes) -> None:
-        """The same for a writer that neither masks nor compresses. Raises: as `write_prepared`."""
+    def write_framed(self, frames: Buffer, count: int = 1) -> None:
+        """So many whole messages, framed already, and masked where we mask: they go out as they are.
+
+        They are not copied when they are large. Raises: as `write_prepared`.
+        """
         if self.opcode:
             self._refuse_message()
-        size = len(frame)
-        self.out.append(frame)
+        size = len(frames)  # type: ignore[arg-type]
+        self.out.append(frames)
         if size >= SEGMENT:
             self.has_large = True
         self.written += size
-        self.messages += 1
+        self.messages += count
 
     def write_fragment(
         self, opcode: OpCode, payload: Buffer, *, last: bool, compress: bool | None = None

@@ -217,10 +217,7 @@ class EngineTransport(asyncio.Transport):
             engine.written.append(self)
             return
         if self.backlog or self.closing or writer.has_large:
-            if self.backlog or self.closing or len(writer.out) > 1:
-                self.writelines(writer.take())
-            else:
-                self._send(writer.take_whole())
+            self.writelines(writer.take())
             return
         out = writer.out
         if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
