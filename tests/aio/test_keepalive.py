@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -291,6 +292,55 @@ class TestOnSockets:
                     assert ws.state is zcws.State.OPEN
                     go_on.set()
                     await soon(peer.writer.drain())
+
+        place.run(main())
+
+    def test_a_peer_that_takes_what_waits_for_it_is_alive(self, anyplace: Place) -> None:
+        """It is slow, and says nothing: its Pongs come behind what it has not read."""
+
+        async def push(ws: zcws.WebSocket) -> None:
+            assert ws._transport is not None
+            sock = ws._transport.get_extra_info("socket")
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000
+            )  # or it takes megabytes for the peer
+            while True:
+                await ws.send(bytes(10_000))
+
+        async def main() -> None:
+            async with anyplace.serve(push, ping_interval=0.02, ping_timeout=0.4) as server:
+                async with anyplace.raw_client(server) as peer:
+                    (ws,) = server.connections
+                    await until(lambda: not ws.is_writable)
+                    for _ in range(60):
+                        await soon(peer.reader.readexactly(200_000))
+                        await asyncio.sleep(0.015)
+                    assert ws.state is zcws.State.OPEN
+
+        anyplace.run(main())
+
+    def test_a_peer_that_takes_nothing_is_not_because_we_have_stopped_reading(self, place: Place) -> None:
+        """A callback is not called while the peer takes nothing. Such a peer had no Ping to fear."""
+
+        async def main() -> None:
+            ended = asyncio.Event()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                while ws.is_writable:
+                    ws.send_nowait(bytes(10_000))
+                    ws._flush()
+                ws.add_end_callback(lambda _: ended.set())
+
+            options: dict[str, Any] = {"ping_interval": 0.02, "ping_timeout": 0.1, "close_timeout": 0.1}
+            async with place.serve(None, on_frame=on_frame, **options) as server:
+                async with place.raw_client(server) as peer:
+                    (ws,) = server.connections
+                    await peer.send(wire.TEXT, b"x")
+                    await peer.send(wire.TEXT, b"y")
+                    await until(lambda: ws._reading_paused)
+                    await soon(ended.wait())
+                    assert ws.close_code == 1011
+                    assert ws.close_reason == "keepalive ping timeout"
 
         place.run(main())
 

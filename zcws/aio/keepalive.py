@@ -1,7 +1,8 @@
 """Keepalive: a Ping every so often, and what it means when nothing comes back. RFC 6455 5.5.2.
 
-Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck behind a large message. A peer whose
-bytes we have stopped reading (the program is busy) cannot be blamed for silence either.
+Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck behind a large message. So does any
+byte that it takes of what waits for it. A peer whose bytes we have stopped reading (the program is busy) cannot be
+blamed for silence either, unless something waits for it that it does not take.
 
 Connections that live but say nothing have memory to give back: `Resting` sees to that, with one timer for all of them.
 So does `Deadlines` for those that are closing: nearly always the peer is quicker.
@@ -101,7 +102,7 @@ class Pinged(Protocol):
     """The connection that is kept alive."""
 
     def heard(self) -> bool:
-        """Whether anything has arrived since this was last asked, or reading is paused by us."""
+        """Whether the peer has given a sign of life since this was last asked, or could not."""
         ...
 
     def send_keepalive(self) -> bool:

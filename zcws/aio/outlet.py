@@ -126,6 +126,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_own",
         "_pings",
         "_reader",
+        "_is_others_turn",
         "_reading_paused",
         "_transport",
         "_write_deadline",
@@ -136,6 +137,8 @@ class Outlet(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         self.connection: Connection = connection
         self._loop = loop
+        "_sent_at",
+        "_spent_at",
         self._options = options
         self._reader = connection.reader
         self.writer: Writer = connection.writer
@@ -153,7 +156,10 @@ class Outlet(asyncio.BufferedProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._reading_paused = False
-        self._heard_at = 0  # how many bytes had been received when keepalive last asked
+        # For keepalive: the bytes that had been received when it last asked, and sent when some waited; -1: none did.
+        self._heard_at, self._sent_at = 0, -1
+        self._spent_at = 0  # what had been sent when that was last looked at, and
+        self._is_others_turn = False  # a task that sends has to let others run
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
@@ -211,6 +217,8 @@ class Outlet(asyncio.BufferedProtocol):
         """The transport is below its low-water mark again."""
         self._resolve_drained()
         if self._transport is not None:
+            if self._sent_at < 0:
+                self._sent_at = self.writer.taken - self._bytes_waiting()
             self._on_bridge()
             self._go_on()
 
@@ -370,8 +378,16 @@ class Outlet(asyncio.BufferedProtocol):
 
     def heard(self) -> bool:
         """For `Keepalive`."""
-        before, self._heard_at = self._heard_at, self._reader.bytes_received
-        return self._heard_at != before or self._reading_paused
+        heard, waiting = self._reader.bytes_received, self._bytes_waiting()
+        sent = self.writer.taken - waiting
+        # More has gone since something waited: the peer has made room. Where nothing waited, that says nothing.
+        is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
+        self._heard_at, self._sent_at = heard, sent if waiting else -1
+        return is_alive or (self._reading_paused and not waiting)
+
+    def _bytes_waiting(self) -> int:
+        """How many the transport has not given to the socket yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""
