@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -10,6 +12,9 @@ import wire
 from net import Place, RawPeer, echo, soon, swallow, until
 
 import zcws
+from zcws.aio.outlet import Options
+from zcws.aio.transport import EngineTransport, place
+from zcws.connection import Connection
 from zcws.writer import SEGMENT
 
 
@@ -427,6 +432,146 @@ def test_a_peer_that_resets_while_we_write(anyplace: Place) -> None:
         assert caught[0].code == 1006
 
     anyplace.run(main())
+
+
+async def send_some(ws: zcws.WebSocket) -> None:
+    await ws.send(bytes(1000))
+
+
+async def send_and_flush(ws: zcws.WebSocket) -> None:
+    await ws.send("x")
+    await ws.flush()
+
+
+async def send_large(ws: zcws.WebSocket) -> None:
+    await ws.send(bytes(100_000))
+
+
+async def send_what_may_change(ws: zcws.WebSocket) -> None:
+    await ws.send(bytearray(100_000))
+
+
+async def send_without_a_wait(ws: zcws.WebSocket) -> None:
+    while ws.is_writable:
+        ws.send_nowait(bytes(1000))
+    await ws.flush()
+
+
+async def send_several(ws: zcws.WebSocket) -> None:
+    await ws.send_many([bytes(100)] * 100)
+
+
+async def send_fragments(ws: zcws.WebSocket) -> None:
+    await ws.send([bytes(1000)] * 10)
+
+
+async def stream_much(ws: zcws.WebSocket) -> None:
+    async with ws.send_stream(zcws.OpCode.BINARY) as message:
+        for _ in range(5000):
+            await message.write(bytes(1000))
+
+
+async def write_frames(ws: zcws.WebSocket) -> None:
+    await ws.write_frame(zcws.Frame.binary(bytes(1000)))
+
+
+async def say_pong(ws: zcws.WebSocket) -> None:
+    await ws.pong(bytes(100))
+
+
+WAYS_TO_SEND = [
+    send_some,
+    send_and_flush,
+    send_large,
+    send_what_may_change,
+    send_without_a_wait,
+    send_several,
+    send_fragments,
+    stream_much,
+    write_frames,
+    say_pong,
+]
+
+
+@pytest.mark.parametrize("send", WAYS_TO_SEND)
+@pytest.mark.parametrize("end", ["the peer goes", "we abort"])
+def test_whoever_sends_in_a_loop_hears_that_it_goes_nowhere(
+    anyplace: Place, send: Callable[[zcws.WebSocket], Any], end: str
+) -> None:
+    """A transport that is broken takes everything and is never full, so that nothing in the loop waited any more; and
+    the end is only told when the event loop turns. A server that pushed hung with all of its connections."""
+
+    async def main() -> None:
+        async with anyplace.serve(swallow) as server, anyplace.raw_client(server) as peer:
+            (ws,) = server.connections
+            await ws.send("before")
+            await peer.read()
+            if end == "we abort":
+                ws.abort()
+            else:
+                own = socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno()))
+                own.shutdown(socket.SHUT_RDWR)  # what comes now is answered with a reset
+                own.close()
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                while True:
+                    await send(ws)
+            assert caught.value.code == 1006
+
+    anyplace.run(main())
+
+
+class Bottomless(asyncio.Transport):
+    """Takes everything at once: a peer that is quicker than we are."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def writelines(self, list_of_data: Any) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("send", [way for way in WAYS_TO_SEND if way is not send_without_a_wait])
+@pytest.mark.parametrize("is_engine", [False, True])
+def test_whoever_sends_in_a_loop_lets_others_run(
+    send: Callable[[zcws.WebSocket], Any], is_engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that is quick makes no send wait: the others, and what they receive, stood still for seconds."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        ws = zcws.WebSocket(loop, Connection(is_client=False), Options(ping_interval=None))
+        if is_engine:
+            monkeypatch.setattr(EngineTransport, "_offer", lambda _, segments: sum(map(len, segments)))
+            monkeypatch.setattr(EngineTransport, "_send", lambda _, data: None)
+            ws.connection_made(place(loop, ours, ws))
+        else:
+            ws.connection_made(Bottomless())
+        counting = loop.create_task(count())
+        for _ in range(100_000):
+            await send(ws)
+            if turns > 5 or ws.writer.written > 1 << 27:
+                break
+        counting.cancel()
+        ws.abort() if is_engine else ours.close()
+        peer.close()
+        assert turns > 5
+
+    asyncio.run(main())
 
 
 def test_a_peer_that_is_compressed_may_be_told_otherwise(place: Place) -> None:

@@ -102,6 +102,10 @@ class Scanned(Protocol):
         """The rows of what was received; see `Inlet.take_scan`. Returns: as `arrived`."""
         ...
 
+    def writing_failed(self, exc: OSError) -> None:
+        """Nothing can be sent any more. What the peer has said before is still received. Called from inside a write."""
+        ...
+
 
 class Served(Protocol):
     """A socket of the engine.

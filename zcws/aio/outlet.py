@@ -23,6 +23,7 @@ The way in is stream.py, which is built on this.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import weakref
 from typing import TYPE_CHECKING
@@ -50,6 +51,13 @@ GRACE = 1.0
 
 #: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
 _USUAL_LIMIT = 64 * 1024
+
+#: A task that sends without ever having to wait lets others run when it has sent so much (bytes); a message costs as
+#: much as so many bytes. That is one millisecond, or two.
+_FAIR_SHARE, _COSTS = 1024 * 1024, 1024
+
+#: Messages may be sent.
+_SENDING = (State.OPEN, State.CLOSE_RECEIVED)
 
 #: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
 #: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
@@ -118,6 +126,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_drained",
         "_flush_handle",
         "_heard_at",
+        "_is_others_turn",
         "_keepalive",
         "_loop",
         "_message_done",
@@ -126,8 +135,9 @@ class Outlet(asyncio.BufferedProtocol):
         "_own",
         "_pings",
         "_reader",
-        "_is_others_turn",
         "_reading_paused",
+        "_sent_at",
+        "_spent_at",
         "_transport",
         "_write_deadline",
         "connection",
@@ -137,8 +147,6 @@ class Outlet(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         self.connection: Connection = connection
         self._loop = loop
-        "_sent_at",
-        "_spent_at",
         self._options = options
         self._reader = connection.reader
         self.writer: Writer = connection.writer
@@ -208,6 +216,8 @@ class Outlet(asyncio.BufferedProtocol):
         if self._drained is None:
             self._drained = self._obstacle = self._loop.create_future()
             self.connection.hold_replies = True
+            if self._sent_at < 0:
+                self._sent_at = self.writer.taken - self._bytes_waiting()
             if self._options.write_timeout is not None:
                 self._write_deadline = self._loop.call_later(
                     self._options.write_timeout, self._write_timed_out
@@ -217,8 +227,6 @@ class Outlet(asyncio.BufferedProtocol):
         """The transport is below its low-water mark again."""
         self._resolve_drained()
         if self._transport is not None:
-            if self._sent_at < 0:
-                self._sent_at = self.writer.taken - self._bytes_waiting()
             self._on_bridge()
             self._go_on()
 
@@ -242,7 +250,7 @@ class Outlet(asyncio.BufferedProtocol):
     def _written(self) -> None:
         """Something has been written: somebody up the stack sends it, or the end of this turn does."""
         if self.writer.size >= CORK:
-            self._flush()
+            self._flush_and_look()
         elif not self._corked and self._flush_handle is None:
             self._flush_handle = self._loop.call_soon(self._end_turn)
 
@@ -258,13 +266,34 @@ class Outlet(asyncio.BufferedProtocol):
             return
         if not writer.has_large:
             transport.write(writer.take_whole())  # type: ignore[arg-type]
-            return
-        segments = writer.take()
-        if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
-            for segment in segments:
-                transport.write(segment)  # type: ignore[arg-type]
         else:
-            transport.writelines(segments)  # type: ignore[arg-type]
+            segments = writer.take()
+            if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
+                for segment in segments:
+                    transport.write(segment)  # type: ignore[arg-type]
+            else:
+                transport.writelines(segments)  # type: ignore[arg-type]
+
+    def _flush_and_look(self) -> None:
+        """The same for a program that goes on at once. A transport that is broken drops what it is given, and is never
+        full: who sends in a loop would neither wait nor hear of it, as the event loop, which would say so, never turns.
+        """
+        self._flush()
+        transport = self._transport
+        if transport is not None and (transport.is_closing() or _is_cut_off(transport)):
+            self._stop_sending()
+        self._count_share()
+
+    def _count_share(self) -> None:
+        """Something has gone out while a task runs: where the peer is quick, that may never have to wait."""
+        spent = self.writer.written + _COSTS * self.writer.messages
+        if spent - self._spent_at >= _FAIR_SHARE:
+            self._spent_at = spent
+            self._is_others_turn = True
+
+    def _stop_sending(self) -> None:
+        if self.connection.state in _SENDING:
+            self.connection.lose()
 
     async def _until_writable(self) -> None:
         """Waits while the transport is full, or another task is in the middle of a message."""
@@ -294,6 +323,7 @@ class Outlet(asyncio.BufferedProtocol):
         """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
         if self._transport is not None:
             self._transport.abort()
+            self._stop_sending()
 
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
@@ -317,16 +347,24 @@ class Outlet(asyncio.BufferedProtocol):
             self._stop_keepalive()
             self._resume_reading()
             self._start_deadline()
-            if self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof()):
-                if not transport.is_closing():  # closed twice, asyncio's TLS cannot be aborted any more
+            if self._is_nothing_to_wait_for(transport):
+                # Closed twice, asyncio's TLS cannot be aborted any more.
+                if self._own is not None or not transport.is_closing():
                     transport.close()
-            elif not connection.is_client:
+            elif not connection.is_client and not transport.is_closing():
                 # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
                 end_writing(transport)
         elif self._reader.is_ending:
             # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
             # the bridge, and the half that should send it does not.
             self._start_deadline()
+
+    def _is_nothing_to_wait_for(self, transport: asyncio.Transport) -> bool:
+        """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
+        connection = self.connection
+        if connection.state is State.LOST and self._reading_paused and self._is_given_up:
+            return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
+        return self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof())
 
     def _start_deadline(self) -> None:
         timeout = self._time_to_close()
@@ -416,6 +454,22 @@ class Outlet(asyncio.BufferedProtocol):
             self._pings = Pings()
             self._reader.on_pong = self._pings.answered
         return self._pings
+
+
+def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
+    """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
+    if transport.get_extra_info("ssl_object") is None:
+        return False
+    sock = transport.get_extra_info("socket")
+    try:
+        own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+        try:
+            own.getpeername()  # what uvloop gives us for a socket would answer from memory
+        finally:
+            own.detach()
+    except (OSError, ValueError):  # ValueError: it is closed already
+        return True
+    return False
 
 
 def end_writing(transport: asyncio.WriteTransport) -> None:

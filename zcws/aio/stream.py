@@ -350,11 +350,27 @@ class Stream(Outlet):
         keep = not self._reader.is_concluded or self.connection.awaits_writer
         return keep and transport is not None and not _is_tls(transport)
 
+    def writing_failed(self, exc: OSError) -> None:
+        """For the engine: nothing can be sent any more. What the peer has said before is still received."""
+        self._note_cause(exc)
+        self.connection.lose()
+        self._loop.call_soon(self._after_failure)  # whoever writes is in the middle of something
+
+    def _after_failure(self) -> None:
+        if self._transport is not None:
+            if self._drained is not None:
+                self._resolve_drained()
+            self._go_on()
+            self._advance_closing()
+
+    def _note_cause(self, exc: OSError) -> None:
+        # Without its traceback, which holds frames of ours, and by them this connection.
+        self.connection.bridge.cause = exc.with_traceback(None)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         if isinstance(exc, OSError):
-            # Without its traceback, which holds frames of ours, and by them this connection.
-            self.connection.bridge.cause = exc.with_traceback(None)
+            self._note_cause(exc)
         self._late_ends = bool(self._late)
         if self._late_ends:
             self.connection.lose()
@@ -403,6 +419,7 @@ class Stream(Outlet):
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR
+        self._is_others_turn = False
         await asyncio.sleep(0)
 
     def _pause_reading(self) -> None:
@@ -411,7 +428,8 @@ class Stream(Outlet):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and (not self._late or self._take_late()):
+        # Full: what waits in the socket would be received into nothing, and that looks like its end.
+        if self._reading_paused and not self._reader.is_full and (not self._late or self._take_late()):
             self._reading_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()

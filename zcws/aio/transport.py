@@ -77,11 +77,12 @@ class EngineTransport(asyncio.Transport):
         fd: its descriptor; -1 once it is closed.
         writer: of the connection that it belongs to.
         backlog, backlog_size: what has been handed over and not been sent, and its bytes.
-        closing: it ends: nothing more is read, and nothing more goes out than the backlog.
+        closing: it ends: nothing more goes out than the backlog, and nothing more is read unless it is broken.
         owes: whether something has to be done once the backlog is empty.
     """
 
     __slots__ = (
+        "_broken",
         "_engine",
         "_eof_wanted",
         "_events",
@@ -113,6 +114,7 @@ class EngineTransport(asyncio.Transport):
         self._paused_protocol = False
         self._reading = True
         self.closing: bool = False
+        self._broken: OSError | None = None  # why nothing can be sent; what has been received is still read
         self._eof_wanted = False
         self._events = IN
         self._set_stream(protocol)
@@ -162,13 +164,13 @@ class EngineTransport(asyncio.Transport):
             protocol.buffer_updated(count)
             if count <= _SMALL:
                 self.settle()
-        elif protocol.eof_received():
+        elif protocol.eof_received() and self._broken is None:
             self._reading = False
             self._watch()
         elif self.backlog:
             self.close()
         else:
-            self._end(None)
+            self._end(self._broken)
 
     def settle(self) -> None:
         """Nothing has come yet, or what came last was small: C may receive for us, where nothing of it is kept."""
@@ -186,7 +188,7 @@ class EngineTransport(asyncio.Transport):
         self._events = -1
 
     def is_reading(self) -> bool:
-        return self._reading and not self.closing
+        return self._reading and not self._is_ending
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -194,7 +196,7 @@ class EngineTransport(asyncio.Transport):
             self._watch()
 
     def resume_reading(self) -> None:
-        if not self._reading and not self.closing:
+        if not self._reading and not self._is_ending:
             self._reading = True
             if self._events == -1:
                 self._engine.add(self, self.fd)
@@ -240,7 +242,7 @@ class EngineTransport(asyncio.Transport):
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
-            self._end_soon(exc)
+            self._break(exc)
             return
         if sent < len(data):  # type: ignore[arg-type]
             self._keep([memoryview(data)[sent:]])
@@ -271,13 +273,13 @@ class EngineTransport(asyncio.Transport):
             self.writelines(self.writer.take())
 
     def _offer(self, segments: list[Buffer]) -> int | None:
-        """How many bytes of it the socket has taken. None: it is broken, and `connection_lost` will say so."""
+        """How many bytes of it the socket has taken. None: it is broken, and the protocol will hear of it."""
         try:
             return self._sock.sendmsg(segments[:_MOST_SEGMENTS]) if segments else 0
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
-            self._end_soon(exc)
+            self._break(exc)
             return None
 
     def _keep(self, views: list[Buffer]) -> None:
@@ -301,7 +303,7 @@ class EngineTransport(asyncio.Transport):
             if left := _behind([data], max(sent, 0)):
                 self._keep(left)
         else:
-            self._end_soon(OSError(-sent, os.strerror(-sent)))
+            self._break(OSError(-sent, os.strerror(-sent)))
 
     def _has_sent(self, sent: int) -> None:
         self.backlog = _behind(self.backlog, sent)
@@ -321,7 +323,7 @@ class EngineTransport(asyncio.Transport):
             self._watch()
             if self._eof_wanted:
                 self._shut_down()
-            if self.closing:
+            if self._is_ending:
                 self._end_soon(None)
                 return
         if self._paused_protocol and self.backlog_size <= self._low:
@@ -363,9 +365,26 @@ class EngineTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    @property
+    def _is_ending(self) -> bool:
+        """Whether it closes, and nothing more is read."""
+        return self.closing and self._broken is None
+
+    def _break(self, exc: OSError) -> None:
+        """Nothing can be sent any more. What the peer has said before, its Close perhaps, lies in the socket and can
+        still be read; `connection_lost` comes behind it."""
+        stream = self._stream
+        if stream is None or self._is_ending:
+            self._end_soon(exc)
+        elif self._broken is None:
+            self._broken, self.closing = exc, True
+            self._drop_backlog()
+            self._watch()
+            stream.writing_failed(exc)
+
     def close(self) -> None:
-        if not self.closing:
-            self.closing = True
+        if not self._is_ending:
+            self.closing, self._broken = True, None
             self._reading = False
             if self.backlog:
                 self.owes = True
@@ -392,11 +411,15 @@ class EngineTransport(asyncio.Transport):
     def _let_go(self) -> None:
         """Nothing is read or written any more."""
         self.closing = True
+        self._broken = None
         self._reading = False
-        self.backlog = []
-        self.backlog_size = 0
+        self._drop_backlog()
         self._engine.remove(self.fd)
         self._events = -1
+
+    def _drop_backlog(self) -> None:
+        self.backlog = []
+        self.backlog_size = 0
 
     # ---- what is known ----
 

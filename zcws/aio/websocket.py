@@ -61,7 +61,8 @@ class WebSocket(Reading, Writing):
             reader = self._reader
             if reader.is_at_eof:
                 reader.receive_eof()
-            if reader.is_at_eof or (reader.is_ending and not reader.is_concluded):
+            is_over = reader.is_at_eof or self.connection.state is State.LOST
+            if is_over or (reader.is_ending and not reader.is_concluded):
                 self._advance_closing()
             try:
                 await closed

@@ -1,0 +1,216 @@
+"""A socket that takes nothing any more: nobody can be answered, but what the peer has said before is still read.
+
+That happens wherever a peer says its last words, a Close among them, and leaves without waiting for anybody: a browser
+whose page is closed. The next thing that is sent fails, and the words lie in the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import wire
+from net import run, soon
+
+import zcws
+from zcws.aio.engine import together
+from zcws.aio.outlet import Options, pool_of
+from zcws.aio.transport import place
+from zcws.aio.websocket import WebSocket
+from zcws.connection import Connection
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the loop's own transports give up with the first write that fails"
+)
+
+KEY = b"\x11\x22\x33\x44"
+LAST_WORDS = wire.frame(wire.TEXT, b"last words", key=KEY)
+GOING_AWAY = wire.frame(wire.CLOSE, wire.close_payload(1001), key=KEY)
+
+
+def unix_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        return ours, listening.accept()[0]
+
+
+def leave(peer: socket.socket) -> None:
+    peer.close()
+
+
+def reset(peer: socket.socket) -> None:
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def opened(
+    pair: Callable[[], tuple[socket.socket, socket.socket]] = unix_pair, on_frame: Any = None, **options: Any
+) -> tuple[WebSocket, socket.socket]:
+    """A server's connection in the engine, and the client's end of its socket."""
+    loop = asyncio.get_running_loop()
+    ours, peer = pair()
+    ours.setblocking(False)
+    connection = Connection(is_client=False, pool=pool_of(loop))
+    ws = WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
+    ws.connection_made(place(loop, ours, ws))
+    return ws, peer
+
+
+async def fill(ws: WebSocket, peer: socket.socket) -> int:
+    """Sends messages of 1,000 bytes until neither ring nor socket takes another. Returns how many were whole."""
+    peer.setblocking(False)
+    message = wire.frame(wire.BINARY, bytes(1000), key=KEY)
+    sent = refused = 0
+    while refused < 3:
+        try:
+            sent += peer.send(message[sent % len(message) :])
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+            await asyncio.sleep(0.01)
+    assert ws._reader.is_full
+    return sent // len(message)
+
+
+def write(ws: WebSocket, size: int) -> None:
+    with pytest.raises(zcws.ConnectionClosed):
+        for _ in range(3):  # the first over TCP only learns that the peer is gone
+            ws.send_nowait(bytes(size))
+            ws._flush()
+
+
+def write_together(ws: WebSocket, size: int) -> None:
+    with pytest.raises(zcws.ConnectionClosed):
+        for _ in range(3):
+            with together(asyncio.get_running_loop()):
+                ws.send_nowait(bytes(size))
+                ws._own.send_output()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pair", [unix_pair, tcp_pair])
+@pytest.mark.parametrize("go", [leave, reset])
+@pytest.mark.parametrize("how", [write, write_together])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_its_last_words_are_heard(pair: Any, go: Any, how: Any, size: int) -> None:
+    async def main() -> None:
+        ws, peer = opened(pair)
+        peer.sendall(LAST_WORDS + GOING_AWAY)
+        go(peer)
+        how(ws, size)
+        assert await ws.recv() == "last words"
+        with pytest.raises(zcws.ConnectionClosedOK):
+            await ws.recv()
+        assert ws.close_code == 1001
+        await ws.wait_closed()
+        with pytest.raises(zcws.ConnectionClosed):
+            await ws.send("x")
+
+    run(main)
+
+
+def test_what_is_sent_next_fails() -> None:
+    """At once, before the peer's words have been read, and for the reason that the system gives."""
+
+    async def main() -> None:
+        ws, peer = opened()
+        count = await fill(ws, peer)
+        peer.close()
+        ws.send_nowait("x")
+        ws._flush()
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.send("x")
+        assert isinstance(caught.value.__cause__, BrokenPipeError)
+        # More than a ring holds: reading goes on where it was paused.
+        assert [len(await ws.recv()) for _ in range(count)] == [1000] * count
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.recv()
+        assert caught.value.code == 1006
+        await ws.wait_closed()
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", [WebSocket.wait_closed, WebSocket.close])
+def test_whoever_wants_no_more_of_it_does_not_wait(how: Any) -> None:
+    """There is no room for the end of what the peer has said, and nobody makes any."""
+
+    async def main() -> None:
+        ws, peer = opened(close_timeout=None)
+        await fill(ws, peer)
+        peer.close()
+        write(ws, 10)
+        await how(ws)
+        assert ws.close_code == 1006
+
+    run(main)
+
+
+def test_a_program_that_neither_reads_nor_waits_is_given_its_time_and_no_more() -> None:
+    async def main() -> None:
+        ws, peer = opened(close_timeout=0.05)
+        await fill(ws, peer)
+        peer.close()
+        write(ws, 10)
+        await soon(ws.when_closed())
+
+    run(main)
+
+
+def test_a_callback_hears_what_waited_because_the_peer_took_nothing() -> None:
+    async def main() -> None:
+        got: list[bytes] = []
+        ws, peer = opened(on_frame=lambda ws, frame: got.append(frame.to_bytes()))
+        while ws.is_writable:
+            ws.send_nowait(bytes(1000))
+            ws._flush()
+        peer.sendall(LAST_WORDS * 3 + GOING_AWAY)
+        await asyncio.sleep(0.01)
+        assert got == []
+        peer.close()
+        await soon(ws.when_closed())
+        assert got[:3] == [b"last words"] * 3
+        assert ws.close_code == 1001
+
+    run(main)
+
+
+def test_halves() -> None:
+    async def main() -> None:
+        ws, peer = opened()
+        reader, writer, _ = ws.split()
+        peer.sendall(LAST_WORDS)
+        peer.close()
+        with pytest.raises(zcws.ConnectionClosedError):
+            for _ in range(3):
+                await writer.send("x")
+                await writer.flush()
+        assert await reader.recv() == "last words"
+        with pytest.raises(zcws.ConnectionClosedError):
+            await reader.recv()
+        with pytest.raises(zcws.ConnectionClosedError):
+            await writer.send("x")
+        await soon(ws.when_closed())
+
+    run(main)
+
+
+def test_a_read_that_waits_hears_of_it() -> None:
+    async def main() -> None:
+        ws, peer = opened()
+        reading = asyncio.ensure_future(ws.recv())
+        await asyncio.sleep(0)
+        peer.close()
+        write(ws, 10)
+        with pytest.raises(zcws.ConnectionClosedError, match="1006"):
+            await reading
+
+    run(main)
