@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -749,6 +751,67 @@ def test_send_waits_for_a_client_that_does_not_read(place: Place) -> None:
                 assert 0 < sent < 1000
             await until(lambda: server.is_idle)
 
+    place.run(main())
+
+
+def test_an_application_that_sends_in_a_loop_lets_others_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the client is quick no send has to wait: here none ever has to."""
+    monkeypatch.setattr(zcws.WebSocket, "pause_writing", lambda _: None)
+
+    async def script(app: App) -> int:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        for _ in range(5000):
+            await app.say(bytes(1000))
+        counting.cancel()
+        return turns
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                for _ in range(5000):
+                    await soon(ws.recv())
+            await until(lambda: app.outcome)
+        assert app.outcome > 4
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_an_application_that_sends_in_a_loop_hears_that_the_client_is_gone(place: Place, size: int) -> None:
+    """It is in the middle of sending when the client resets the connection."""
+
+    async def script(app: App) -> str:
+        await app.receive()
+        leave()
+        try:
+            while True:
+                await app.say(bytes(size))
+        except OSError:
+            return "heard"
+
+    async def main() -> None:
+        nonlocal leave
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                own = socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno()))
+                leave = lambda: own.shutdown(socket.SHUT_RDWR)  # noqa: E731
+                await peer.send(wire.TEXT, b"go")
+                await until(lambda: app.outcome)
+                own.close()
+        assert app.outcome == "heard"
+
+    leave: Any = None
     place.run(main())
 
 

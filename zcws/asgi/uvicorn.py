@@ -208,8 +208,8 @@ class WebSocketProtocol(Opening):
         ws = self.ws
         assert ws is not None and data is not None
         try:
-            if ws.is_writable:
-                ws.send_nowait(data)
+            if ws.is_writable and not ws._is_others_turn:
+                ws.send_nowait(data)  # a coroutine less
             else:
                 await ws.send(data)
         except ConnectionClosed:
