@@ -13,6 +13,9 @@ from net import Place, RawPeer, soon, swallow, until
 import zcws
 from zcws.aio.broadcast import Delivery
 
+#: What makes tasks begin at once, where there is such a thing.
+EAGER = getattr(asyncio, "eager_task_factory", None)
+
 #: More than the socket buffers of a connection hold, in pieces of this many bytes.
 BIG = 256 * 1024
 
@@ -262,8 +265,13 @@ def test_nobody_awaits_those_who_wait(place: Place) -> None:
     place.run(main())
 
 
-def test_latest(place: Place) -> None:
+@pytest.mark.parametrize("is_eager", [False, True] if EAGER else [False])
+def test_latest(place: Place, is_eager: bool) -> None:
+    """Also where a task begins while it is made (Python 3.12): it used to find nothing to send, and end."""
+
     async def main() -> None:
+        if is_eager:
+            asyncio.get_running_loop().set_task_factory(EAGER)
         async with slow_client(place) as (ws, peer, number):
             for value in range(5):
                 assert counts(zcws.broadcast([ws], f"{value}", slow="latest")) == {"waiting": 1}

@@ -153,9 +153,9 @@ class Delivery:
             self._late.append(ws)
             self.waiting += 1
         elif self._slow == "latest":
-            _hold(ws).latest(self._message)
+            _held_by(ws).latest(self._message)
             self.waiting += 1
-        elif ws._drained is None and _hold(ws).add(self._message, _limit_of(ws)):
+        elif ws._drained is None and _held_by(ws).add(self._message, _limit_of(ws)):
             self.waiting += 1
         else:
             ws.begin_close(CloseCode.TRY_AGAIN_LATER, "too slow for what is broadcast here")
@@ -200,26 +200,34 @@ class Delivery:
 class Held:
     """Messages that one connection gets when it can be written to again."""
 
-    __slots__ = ("_messages", "task")
+    __slots__ = ("_messages", "_task", "_ws")
 
-    def __init__(self) -> None:
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
         self._messages: deque[Prepared] = deque()
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def latest(self, message: Prepared) -> None:
         """This one, and none of those before it."""
         self._messages.clear()
-        self._messages.append(message)
+        self._put(message)
 
     def add(self, message: Prepared, limit: int) -> bool:
         """This one too, unless the bytes that are held would pass `limit`."""
         if self._messages and sum(held.size for held in self._messages) + message.size > limit:
             return False
-        self._messages.append(message)
+        self._put(message)
         return True
 
-    async def deliver(self, ws: WebSocket) -> None:
+    def _put(self, message: Prepared) -> None:
+        self._messages.append(message)
+        if self._task is None:
+            # Not before: an eager task (Python 3.12) begins here, and would find nothing.
+            self._task = asyncio.get_running_loop().create_task(self._deliver())
+
+    async def _deliver(self) -> None:
         """Until nothing is held any more."""
+        ws = self._ws
         try:
             while self._messages:
                 await ws._until_writable()
@@ -232,11 +240,10 @@ class Held:
             ws._held = None
 
 
-def _hold(ws: WebSocket) -> Held:
+def _held_by(ws: WebSocket) -> Held:
     held: Held | None = ws._held
     if held is None:
-        held = ws._held = Held()
-        held.task = asyncio.get_running_loop().create_task(held.deliver(ws))
+        held = ws._held = Held(ws)
     return held
 
 
