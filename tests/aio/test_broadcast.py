@@ -268,6 +268,8 @@ def test_nobody_awaits_those_who_wait(place: Place) -> None:
 @pytest.mark.parametrize("is_eager", [False, True] if EAGER else [False])
 def test_latest(place: Place, is_eager: bool) -> None:
     """Also where a task begins while it is made (Python 3.12): it used to find nothing to send, and end."""
+    if is_eager and place.loop == "uvloop":
+        pytest.skip("uvloop 0.22 and the eager tasks of Python 3.13.0 do not know each other")
 
     async def main() -> None:
         if is_eager:
