@@ -574,6 +574,26 @@ def test_whoever_sends_in_a_loop_lets_others_run(
     asyncio.run(main())
 
 
+def test_a_send_that_is_cancelled_while_others_run_has_written_nothing() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ws = zcws.WebSocket(loop, Connection(is_client=False), Options(ping_interval=None))
+        ws.connection_made(Bottomless())
+        while not ws._must_give_way:
+            await ws.send(bytes(1000))
+        before = ws.writer.messages
+        sending = loop.create_task(ws.send("x"))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert ws.writer.messages == before
+        await ws.send("y")
+        assert ws.writer.messages == before + 1
+
+    asyncio.run(main())
+
+
 def test_a_peer_that_is_compressed_may_be_told_otherwise(place: Place) -> None:
     async def main() -> None:
         async with place.serve(swallow, compression="deflate") as server:

@@ -754,7 +754,9 @@ def test_send_waits_for_a_client_that_does_not_read(place: Place) -> None:
     place.run(main())
 
 
-def test_an_application_that_sends_in_a_loop_lets_others_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_sends_in_a_loop_lets_others_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the client is quick no send has to wait: here none ever has to."""
     monkeypatch.setattr(zcws.WebSocket, "pause_writing", lambda _: None)
 

@@ -56,6 +56,9 @@ _USUAL_LIMIT = 64 * 1024
 #: much as so many bytes. That is one millisecond, or two.
 _FAIR_SHARE, _COSTS = 1024 * 1024, 1024
 
+#: What is in the way of a message then.
+_OTHERS = "others have to run"
+
 #: Messages may be sent.
 _SENDING = (State.OPEN, State.CLOSE_RECEIVED)
 
@@ -126,10 +129,10 @@ class Outlet(asyncio.BufferedProtocol):
         "_drained",
         "_flush_handle",
         "_heard_at",
-        "_is_others_turn",
         "_keepalive",
         "_loop",
         "_message_done",
+        "_must_give_way",
         "_obstacle",
         "_options",
         "_own",
@@ -160,14 +163,16 @@ class Outlet(asyncio.BufferedProtocol):
         # Exists while the transport is above its high-water mark.
         self._drained: asyncio.Future[None] | None = None
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
-        self._obstacle: asyncio.Future[None] | None = None  # one of these two: no message can begin now
+        self._obstacle: object = (
+            None  # one of these two, or that others have to run: no message can begin now
+        )
         self._write_deadline: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._reading_paused = False
         # For keepalive: the bytes that had been received when it last asked, and sent when some waited; -1: none did.
         self._heard_at, self._sent_at = 0, -1
-        self._spent_at = 0  # what had been sent when that was last looked at, and
-        self._is_others_turn = False  # a task that sends has to let others run
+        self._spent_at = 0  # for `_count_share`
+        self._must_give_way = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
@@ -289,14 +294,24 @@ class Outlet(asyncio.BufferedProtocol):
         spent = self.writer.written + _COSTS * self.writer.messages
         if spent - self._spent_at >= _FAIR_SHARE:
             self._spent_at = spent
-            self._is_others_turn = True
+            if self._drained is None:
+                self._must_give_way = True
+                self._obstacle = self._obstacle or _OTHERS
+
+    async def _give_way(self) -> None:
+        self._must_give_way = False
+        if self._obstacle is _OTHERS:
+            self._obstacle = None
+        await asyncio.sleep(0)
 
     def _stop_sending(self) -> None:
         if self.connection.state in _SENDING:
             self.connection.lose()
 
     async def _until_writable(self) -> None:
-        """Waits while the transport is full, or another task is in the middle of a message."""
+        """Waits while the transport is full, or another task is in the middle of a message; or lets others run."""
+        if self._must_give_way:
+            await self._give_way()
         while self._drained is not None or self._message_done is not None:
             if self._message_done is not None:
                 await asyncio.shield(self._message_done)
@@ -309,6 +324,8 @@ class Outlet(asyncio.BufferedProtocol):
         self.connection.check_writable()
 
     async def _until_drained(self) -> None:
+        if self._must_give_way:
+            await self._give_way()
         if self._drained is not None:
             await asyncio.shield(self._drained)
 

@@ -419,7 +419,6 @@ class Stream(Outlet):
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR
-        self._is_others_turn = False
         await asyncio.sleep(0)
 
     def _pause_reading(self) -> None:

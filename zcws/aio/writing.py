@@ -69,15 +69,11 @@ class Writing(Stream):
             writer.write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
             self._write_buffer(message, bool(text), compress)  # type: ignore[arg-type]
-            if self._is_others_turn:
-                await self._let_others_run()
         else:
             await self._send_fragments(_each(message), text, compress)
             return
         if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
-            if self._is_others_turn:
-                await self._let_others_run()
 
     async def send_many(
         self,
@@ -122,8 +118,6 @@ class Writing(Stream):
                 batch.relayed()  # which says so where another task has read meanwhile
             self.writer.write_received(*relayed, compress=compress)
             self._written()
-            if self._is_others_turn:
-                await self._let_others_run()
             return
         for frame in batch:
             if frame.opcode >= _CLOSE:
@@ -139,8 +133,6 @@ class Writing(Stream):
             await self._until_sendable()
         self.writer.write_messages(opcode, payloads, compress)
         self._written()
-        if self._is_others_turn:
-            await self._let_others_run()
 
     async def _send_fragments(
         self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None
@@ -187,13 +179,11 @@ class Writing(Stream):
     async def _send_fragment(
         self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool
     ) -> None:
-        if self._drained is not None:
+        if self._drained is not None or self._must_give_way:
             await self._until_drained()
         self.connection.check_writable()
         self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
         self._written()
-        if self._is_others_turn:
-            await self._let_others_run()
 
     async def write_frame(self, frame: Frame) -> None:
         """Sends a frame as it is; a received one too: its payload has been sent or copied when this returns.
@@ -206,8 +196,6 @@ class Writing(Stream):
         if self._obstacle is not None:
             await self._until_writable()
         self.write_frame_nowait(frame)
-        if self._is_others_turn:
-            await self._let_others_run()
 
     async def ping(self, payload: str | Buffer | None = None) -> Latency:
         """Sends a Ping and waits for its Pong. RFC 6455 5.5.2.
@@ -242,15 +230,11 @@ class Writing(Stream):
         await self._until_drained()
         self.connection.pong(_control_payload(payload))
         self._written()
-        if self._is_others_turn:
-            await self._let_others_run()
 
     async def flush(self) -> None:
         """Hands over what has been written, and waits until the transport is below its high-water mark."""
         self._flush_and_look()
         await self._until_drained()
-        if self._is_others_turn:
-            await self._let_others_run()
 
     def send_nowait(
         self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None

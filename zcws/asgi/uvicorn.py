@@ -208,7 +208,7 @@ class WebSocketProtocol(Opening):
         ws = self.ws
         assert ws is not None and data is not None
         try:
-            if ws.is_writable and not ws._is_others_turn:
+            if ws._obstacle is None:
                 ws.send_nowait(data)  # a coroutine less
             else:
                 await ws.send(data)
