@@ -7,7 +7,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, RawPeer, soon, until
+from net import Place, RawPeer, request, soon, until
 
 import zcws
 from zcws.aio.outlet import Options
@@ -323,6 +323,35 @@ def test_one_busy_task_lets_the_others_run(anyplace: Place) -> None:
             counting.cancel()
 
     anyplace.run(main())
+
+
+@pytest.mark.parametrize("how", ["recv", "iteration"])
+def test_long_messages_in_few_bytes_let_the_others_run_sooner(place: Place, how: str) -> None:
+    """Sixty mebibytes came in one ring, and were inflated without a pause: a third of a second."""
+    seen: list[int] = []
+    turns = 0
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        if how == "iteration":
+            async for _ in ws:
+                seen.append(turns)
+        else:
+            while True:
+                await ws.recv()
+                seen.append(turns)
+
+    async def main() -> None:
+        nonlocal turns
+        head = request("Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover")
+        async with place.serve(handler, compression="deflate") as server:
+            async with place.raw_client(server, head=head) as peer:
+                await peer.send_bytes(peer.frame(wire.BINARY, wire.deflate(bytes(1 << 20)), rsv=4) * 60)
+                while len(seen) < 60:
+                    turns += 1
+                    await asyncio.sleep(0)
+        assert max(map(seen.count, seen)) < 20
+
+    place.run(main())
 
 
 def test_callbacks(anyplace: Place) -> None:

@@ -31,6 +31,9 @@ _Result = TypeVar("_Result")
 
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 
+#: So many bytes take a reader as long as a message. What was compressed may be much longer than what has arrived.
+_LARGE = 16 * 1024
+
 
 class Reading(Stream):
     """What can be read from a connection; one task at a time."""
@@ -73,7 +76,7 @@ class Reading(Stream):
                 self._handed = None
                 break
         else:
-            self._budget -= 1
+            self._budget -= 1 + len(message) // _LARGE  # type: ignore[arg-type]
         return message if decode is None else _decoded(message, decode)
 
     async def read_frame(
@@ -131,7 +134,7 @@ class Reading(Stream):
                 if self._reader.is_concluded and self._reader.has_ended_well():
                     raise StopAsyncIteration
             else:
-                self._budget -= 1
+                self._budget -= 1 + len(message) // _LARGE  # type: ignore[arg-type]
             return message
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
