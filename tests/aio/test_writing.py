@@ -193,6 +193,34 @@ class TestFragmentedMessages:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize("how", ["send", "send_many", "write_frame", "fragments", "stream"])
+    def test_one_task_that_begins_another_inside_of_it(self, anyplace: Place, how: str) -> None:
+        """It used to wait for itself, for ever and without a word."""
+
+        async def again(ws: zcws.WebSocket) -> None:
+            if how == "stream":
+                async with ws.send_stream():
+                    pass
+            elif how == "write_frame":
+                await ws.write_frame(zcws.Frame.text("x"))
+            elif how == "send_many":
+                await ws.send_many(["x", "y"])
+            else:
+                await ws.send(["x", "y"] if how == "fragments" else "x")
+
+        async def act(ws: zcws.WebSocket) -> None:
+            async with ws.send_stream() as message:
+                await message.write("one")
+                with pytest.raises(ValueError, match="in the middle of a message"):
+                    await again(ws)
+                await ws.pong(b"may come in between")
+                await message.write(" whole")
+            await again(ws)
+
+        frames = sent_by(anyplace, act)
+        assert b"".join(messages_in(frames)[0][1]) == b"one whole"
+        assert len(messages_in(frames)) == (3 if how == "send_many" else 2)
+
     def test_many_that_begin_at_once(self, place: Place) -> None:
         """Each waits for its first fragment while the others do."""
 

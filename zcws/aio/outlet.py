@@ -52,9 +52,9 @@ GRACE = 1.0
 #: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
 _USUAL_LIMIT = 64 * 1024
 
-#: A task that sends without ever having to wait lets others run when it has sent so much (bytes); a message costs as
-#: much as so many bytes. That is one millisecond, or two.
-_FAIR_SHARE, _COSTS = 1024 * 1024, 1024
+#: A task that sends and never has to wait lets others run when it has sent so many bytes; a message costs as much as so
+#: many more. That is a millisecond or two.
+_FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 
 #: What is in the way of a message then.
 _OTHERS = "others have to run"
@@ -139,6 +139,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_pings",
         "_reader",
         "_reading_paused",
+        "_sender",
         "_sent_at",
         "_spent_at",
         "_transport",
@@ -163,9 +164,9 @@ class Outlet(asyncio.BufferedProtocol):
         # Exists while the transport is above its high-water mark.
         self._drained: asyncio.Future[None] | None = None
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
-        self._obstacle: object = (
-            None  # one of these two, or that others have to run: no message can begin now
-        )
+        self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
+        # One of these two, or that others have to run: no message can begin now.
+        self._obstacle: object = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._reading_paused = False
@@ -291,7 +292,7 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _count_share(self) -> None:
         """Something has gone out while a task runs: where the peer is quick, that may never have to wait."""
-        spent = self.writer.written + _COSTS * self.writer.messages
+        spent = self.writer.written + _MESSAGE_COSTS * self.writer.messages
         if spent - self._spent_at >= _FAIR_SHARE:
             self._spent_at = spent
             if self._drained is None:
@@ -309,11 +310,19 @@ class Outlet(asyncio.BufferedProtocol):
             self.connection.lose()
 
     async def _until_writable(self) -> None:
-        """Waits while the transport is full, or another task is in the middle of a message; or lets others run."""
+        """Waits while the transport is full, or another task is in the middle of a message; or lets others run.
+
+        Raises:
+            ValueError: this task is, and would wait for itself.
+        """
         if self._must_give_way:
             await self._give_way()
         while self._drained is not None or self._message_done is not None:
             if self._message_done is not None:
+                if self._sender is asyncio.current_task():
+                    raise ValueError(
+                        "this task is in the middle of a message; finish it first (RFC 6455 5.4)"
+                    )
                 await asyncio.shield(self._message_done)
             else:
                 await self._until_drained()
@@ -364,7 +373,7 @@ class Outlet(asyncio.BufferedProtocol):
             self._stop_keepalive()
             self._resume_reading()
             self._start_deadline()
-            if self._is_nothing_to_wait_for(transport):
+            if self._may_close(transport):
                 # Closed twice, asyncio's TLS cannot be aborted any more.
                 if self._own is not None or not transport.is_closing():
                     transport.close()
@@ -376,7 +385,7 @@ class Outlet(asyncio.BufferedProtocol):
             # the bridge, and the half that should send it does not.
             self._start_deadline()
 
-    def _is_nothing_to_wait_for(self, transport: asyncio.Transport) -> bool:
+    def _may_close(self, transport: asyncio.Transport) -> bool:
         """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
         connection = self.connection
         if connection.state is State.LOST and self._reading_paused and self._is_given_up:
@@ -475,9 +484,9 @@ class Outlet(asyncio.BufferedProtocol):
 
 def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
     """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
-    if transport.get_extra_info("ssl_object") is None:
-        return False
     sock = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("ssl_object") is None:
+        return False
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
         try:

@@ -58,7 +58,8 @@ class Writing(Stream):
 
         Raises:
             ConnectionClosed: the connection is closing or closed; nothing has been written.
-            TypeError: this is not a message. ValueError: it is text, and not UTF-8.
+            TypeError: this is not a message.
+            ValueError: it is text, and not UTF-8; or this task is in the middle of another message (RFC 6455 5.4).
         """
         writer = self.writer
         if self._obstacle is not None or writer.opcode:
@@ -161,6 +162,7 @@ class Writing(Stream):
     def _begin_message(self) -> asyncio.Future[None]:
         """Other messages wait from now on."""
         self._message_done = self._obstacle = done = self._loop.create_future()
+        self._sender = asyncio.current_task()
         return done
 
     def _give_up_message(self) -> None:
@@ -171,7 +173,7 @@ class Writing(Stream):
             self._advance_closing()
 
     def _end_message(self, done: asyncio.Future[None]) -> None:
-        self._message_done = None
+        self._message_done = self._sender = None
         self._obstacle = self._drained
         if not done.done():
             done.set_result(None)
