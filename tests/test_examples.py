@@ -172,7 +172,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 OF_THE_DRIVER = {
     *("arrived", "buffer_updated", "connection_lost", "connection_made", "deadline_passed", "eof_received"),
     *("feed", "get_buffer", "greet", "heard", "inlet", "keepalive_failed", "listen", "make", "open_door"),
-    *("pause_writing", "resume_writing", "scanned", "send_keepalive", "start", "writer"),
+    *("pause_writing", "resume_writing", "scanned", "send_keepalive", "start", "writer", "writing_failed"),
 }
 
 

@@ -76,7 +76,7 @@ class Reading(Stream):
                 self._handed = None
                 break
         else:
-            self._budget -= 1 + len(message) // _LARGE  # type: ignore[arg-type]
+            self._budget -= 1 + len(message) // _LARGE
         return message if decode is None else _decoded(message, decode)
 
     async def read_frame(
@@ -134,7 +134,7 @@ class Reading(Stream):
                 if self._reader.is_concluded and self._reader.has_ended_well():
                     raise StopAsyncIteration
             else:
-                self._budget -= 1 + len(message) // _LARGE  # type: ignore[arg-type]
+                self._budget -= 1 + len(message) // _LARGE
             return message
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
