@@ -93,6 +93,21 @@ def test_payloads_of_messages_in_pieces() -> None:
     assert repr(found) == "<Batch, 4 frames>"
 
 
+def test_a_batch_ends_where_it_would_be_much_longer_than_what_has_arrived() -> None:
+    """Sixty messages of a mebibyte in sixty kilobytes were one batch of sixty mebibytes."""
+    connection = connect(Pool(), agreement=DEFLATE)
+    long = wire.frame(BINARY, wire.deflate(bytes(1 << 20)), rsv=4)
+    rows = [long, wire.frame(TEXT, b"short"), wire.frame(PING, b"?")]
+    send(connection, *(rows * 20), wire.frame(CLOSE, wire.close_payload(1000)))
+    sizes: list[list[int]] = []
+    with pytest.raises(ConnectionClosedOK):
+        while True:
+            sizes.append([len(frame.to_bytes()) for frame in batch(connection)])
+    assert [size for each in sizes for size in each] == [1 << 20, 5, 1] * 20 + [2]
+    assert max(map(sum, sizes)) < 5 << 20
+    assert len(sizes) == 6  # and what is left of the last is not cut
+
+
 def test_messages_in_pieces_are_relayed_one_by_one() -> None:
     connection = connect()
     send_one_by_one(connection, *wire.fragments(TEXT, [b"o", b"ne"]), *wire.fragments(TEXT, [b"t", b"wo"]))

@@ -51,6 +51,10 @@ _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
 _DECODE_IN_PLACE = 4096
 
 
+#: A batch ends when so many bytes of it lie outside of the ring: what was compressed may be a thousand times as long.
+_MOST_ELSEWHERE = 4 * 1024 * 1024
+
+
 class Reader(PieceReader):
     """The reading half of one connection. See `PieceReader` for its arguments."""
 
@@ -341,7 +345,8 @@ class Reader(PieceReader):
     # ---- batches ----
 
     def read_batch(self) -> Batch | NeedMore:
-        """All frames that have arrived together, or NEED_MORE. They are good until the next read.
+        """All frames that have arrived together, or NEED_MORE. They are good until the next read. Of what was
+        compressed there are 4 MiB at most, and the message that passes that.
 
         Raises: as `read_frame`.
         """
@@ -399,7 +404,8 @@ class Reader(PieceReader):
         frames: list[Frame] = []
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
         lease.ring = self._ring
-        for what, start, stop in rows:
+        size = 0
+        for number, (what, start, stop) in enumerate(rows, 1):
             opcode = WHOLE.get(what)
             if opcode is None:
                 frame = self._read_piece(what, start, stop, None)
@@ -410,6 +416,10 @@ class Reader(PieceReader):
                 self._frame = None
                 elsewhere.append(frame)
                 frames.append(frame)
+                size += len(frame)
+                if size >= _MOST_ELSEWHERE and number < len(rows):
+                    self._set_rows([word for row in rows[number:] for word in row])
+                    break
             else:
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)

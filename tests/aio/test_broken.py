@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import run, soon
+from net import run, soon, until
 
 import zcws
 from zcws.aio.engine import together
@@ -135,6 +135,24 @@ def test_what_is_sent_next_fails() -> None:
             await ws.recv()
         assert caught.value.code == 1006
         await ws.wait_closed()
+
+    run(main)
+
+
+@pytest.mark.parametrize("go", [leave, reset])
+def test_a_program_that_is_busy_elsewhere_hears_of_it_too(go: Any) -> None:
+    """Reading is paused, and nothing is sent: only the next thing that was sent used to find out."""
+
+    async def main() -> None:
+        ws, peer = opened(close_timeout=0.05)
+        await fill(ws, peer)
+        go(peer)
+        await until(lambda: ws.state is zcws.State.LOST)
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.send("x")
+        assert isinstance(caught.value.__cause__, OSError)
+        await soon(ws.when_closed())
+        assert len(await ws.recv()) == 1000  # what lies in the ring can still be read
 
     run(main)
 

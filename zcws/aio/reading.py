@@ -34,6 +34,9 @@ _ADAPTIVE = PayloadOrigin.ADAPTIVE
 #: So many bytes take a reader as long as a message. What was compressed may be much longer than what has arrived.
 _LARGE = 16 * 1024
 
+#: A batch takes as long as so many messages, when the next one is there already: it was cut because it was large.
+_BATCH = 100
+
 
 class Reading(Stream):
     """What can be read from a connection; one task at a time."""
@@ -140,7 +143,8 @@ class Reading(Stream):
             raise StopAsyncIteration from None
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Batch after batch until the connection ends well: all frames that arrived together, in order.
+        """Batch after batch until the connection ends well: all frames that arrived together, in order. Where they were
+        compressed, no more than 4 MiB of them.
 
         The frames of a batch are good until the next one is asked for. Ping and Close among them have been answered.
         Where only payloads count, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
@@ -174,7 +178,7 @@ class Reading(Stream):
             if (frame := self._handed) is not None:
                 self._handed = None
                 return Batch([frame])
-        self._budget -= 1
+        self._budget -= _BATCH
         return batch
 
     async def _read(self, attempt: Callable[[], _Result | NeedMore]) -> _Result:

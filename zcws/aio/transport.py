@@ -186,6 +186,9 @@ class EngineTransport(asyncio.Transport):
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
         self._engine.remove(self.fd)
         self._events = -1
+        if self._stream is not None:
+            code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE
+            self._break(OSError(code, os.strerror(code)))
 
     def is_reading(self) -> bool:
         return self._reading and not self._is_ending
