@@ -157,6 +157,23 @@ def test_a_program_that_is_busy_elsewhere_hears_of_it_too(go: Any) -> None:
     run(main)
 
 
+def test_bytes_that_were_announced_before_reading_was_paused_are_no_end() -> None:
+    """In one turn of the engine, somebody else's frame may have this connection paused."""
+
+    async def main() -> None:
+        ws, peer = opened()
+        peer.sendall(LAST_WORDS)
+        ws._pause_reading()
+        ws._own.read_ready()  # type: ignore[union-attr]
+        assert ws.state is zcws.State.OPEN
+        await ws.send("still here")
+        assert await ws.recv() == "last words"
+        ws.abort()
+        peer.close()
+
+    run(main)
+
+
 @pytest.mark.parametrize("how", [WebSocket.wait_closed, WebSocket.close])
 def test_whoever_wants_no_more_of_it_does_not_wait(how: Any) -> None:
     """There is no room for the end of what the peer has said, and nobody makes any."""

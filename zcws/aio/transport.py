@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 import warnings
 from collections.abc import Iterable
@@ -149,7 +150,7 @@ class EngineTransport(asyncio.Transport):
         """The socket has bytes, or news of its end."""
         if not self._reading:
             self._watch()
-            if not self._events:
+            if not self._events and self._is_hung_up():
                 self._lost_interest()
             return
         protocol = self._protocol
@@ -181,6 +182,12 @@ class EngineTransport(asyncio.Transport):
     def unsettle(self) -> None:
         """Something is kept that came another way: what comes next is to be gone on with by itself."""
         self._engine.serve_alone(self.fd)
+
+    def _is_hung_up(self) -> bool:
+        """Whether the peer is gone. If not, what was said of this socket was said before we stopped reading."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return bool(poll.poll(0))
 
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
