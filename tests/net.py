@@ -63,6 +63,24 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
             await asyncio.sleep(0.01)
 
 
+class Others:
+    """Whoever else wants to run: `async with Others() as others` counts in `others.turns` how often they can."""
+
+    turns = 0
+
+    async def _count(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Others:
+        self._counting = asyncio.ensure_future(self._count())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._counting.cancel()
+
+
 class Certificates:
     """A certificate authority of our own, and contexts that trust it."""
 
@@ -127,6 +145,12 @@ class RawPeer:
     async def close(self) -> None:
         """Ends the TCP connection."""
         await hang_up(self.writer)
+
+    def cut(self) -> None:
+        """Ends both directions, inside of this call: what comes from now on is answered with a RST."""
+        own = socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno()))
+        own.shutdown(socket.SHUT_RDWR)
+        own.close()
 
     def reset(self) -> None:
         """Ends it with a RST."""

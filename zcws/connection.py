@@ -278,9 +278,14 @@ class Connection:
         self.check_writable()
         self.writer.write_control(OpCode.PONG, _as_bytes(payload))
 
+    @property
+    def may_send(self) -> bool:
+        """Whether messages may be sent: no Close of ours is out, and the socket takes them."""
+        return self.state is _OPEN or self.state is _RECEIVED
+
     def check_writable(self) -> None:
         """Raises ConnectionClosed when nothing can be sent any more."""
-        if self.state is not State.OPEN and self.state is not State.CLOSE_RECEIVED:
+        if not self.may_send:
             raise self.error()
 
     # ---- closing ----
@@ -298,7 +303,7 @@ class Connection:
 
     def send_close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bool:
         """The writer's part of `close`: whether there was a Close to send. The reader's part is `reader.discard`."""
-        if self.state not in (State.OPEN, State.CLOSE_RECEIVED):
+        if not self.may_send:
             return False
         self.writer.write_close(code, reason)
         self._move(Event.SEND_CLOSE)

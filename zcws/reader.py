@@ -50,7 +50,6 @@ _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
 #: From this many bytes on text is decoded where it lies: for less, a copy costs less than the view does.
 _DECODE_IN_PLACE = 4096
 
-
 #: A batch ends when so many bytes of it lie outside of the ring: what was compressed may be a thousand times as long.
 _MOST_ELSEWHERE = 4 * 1024 * 1024
 
@@ -404,8 +403,8 @@ class Reader(PieceReader):
         frames: list[Frame] = []
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
         lease.ring = self._ring
-        size = 0
-        for number, (what, start, stop) in enumerate(rows, 1):
+        size, rest = 0, iter(rows)
+        for what, start, stop in rest:
             opcode = WHOLE.get(what)
             if opcode is None:
                 frame = self._read_piece(what, start, stop, None)
@@ -417,8 +416,8 @@ class Reader(PieceReader):
                 elsewhere.append(frame)
                 frames.append(frame)
                 size += len(frame)
-                if size >= _MOST_ELSEWHERE and number < len(rows):
-                    self._set_rows([word for row in rows[number:] for word in row])
+                if size >= _MOST_ELSEWHERE:
+                    self._set_rows([word for row in rest for word in row])
                     break
             else:
                 if opcode >= _CLOSE:

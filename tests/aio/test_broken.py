@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import wire
 from net import run, soon, until
+from raw import Peer
 
 import zcws
 from zcws.aio.engine import together
@@ -28,9 +28,8 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the loop's own transports give up with the first write that fails"
 )
 
-KEY = b"\x11\x22\x33\x44"
-LAST_WORDS = wire.frame(wire.TEXT, b"last words", key=KEY)
-GOING_AWAY = wire.frame(wire.CLOSE, wire.close_payload(1001), key=KEY)
+LAST_WORDS = wire.frame(wire.TEXT, b"last words", key=wire.KEY)
+GOING_AWAY = wire.frame(wire.CLOSE, wire.close_payload(1001), key=wire.KEY)
 
 
 def unix_pair() -> tuple[socket.socket, socket.socket]:
@@ -43,36 +42,27 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         return ours, listening.accept()[0]
 
 
-def leave(peer: socket.socket) -> None:
-    peer.close()
-
-
-def reset(peer: socket.socket) -> None:
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-
-
 def opened(
     pair: Callable[[], tuple[socket.socket, socket.socket]] = unix_pair, on_frame: Any = None, **options: Any
-) -> tuple[WebSocket, socket.socket]:
-    """A server's connection in the engine, and the client's end of its socket."""
+) -> tuple[WebSocket, Peer]:
+    """A server's connection in the engine, and the client."""
     loop = asyncio.get_running_loop()
-    ours, peer = pair()
+    ours, theirs = pair()
     ours.setblocking(False)
     connection = Connection(is_client=False, pool=pool_of(loop))
     ws = WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
     ws.connection_made(place(loop, ours, ws))
-    return ws, peer
+    return ws, Peer(theirs, masks=True)
 
 
-async def fill(ws: WebSocket, peer: socket.socket) -> int:
+async def fill(ws: WebSocket, peer: Peer) -> int:
     """Sends messages of 1,000 bytes until neither ring nor socket takes another. Returns how many were whole."""
-    peer.setblocking(False)
-    message = wire.frame(wire.BINARY, bytes(1000), key=KEY)
+    peer.sock.setblocking(False)
+    message = peer.frame(wire.BINARY, bytes(1000))
     sent = refused = 0
     while refused < 3:
         try:
-            sent += peer.send(message[sent % len(message) :])
+            sent += peer.sock.send(message[sent % len(message) :])
             refused = 0
         except BlockingIOError:
             refused += 1
@@ -97,13 +87,13 @@ def write_together(ws: WebSocket, size: int) -> None:
 
 
 @pytest.mark.parametrize("pair", [unix_pair, tcp_pair])
-@pytest.mark.parametrize("go", [leave, reset])
+@pytest.mark.parametrize("go", [Peer.close, Peer.reset])
 @pytest.mark.parametrize("how", [write, write_together])
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_its_last_words_are_heard(pair: Any, go: Any, how: Any, size: int) -> None:
     async def main() -> None:
         ws, peer = opened(pair)
-        peer.sendall(LAST_WORDS + GOING_AWAY)
+        peer.send_bytes(LAST_WORDS + GOING_AWAY)
         go(peer)
         how(ws, size)
         assert await ws.recv() == "last words"
@@ -139,7 +129,7 @@ def test_what_is_sent_next_fails() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("go", [leave, reset])
+@pytest.mark.parametrize("go", [Peer.close, Peer.reset])
 def test_a_program_that_is_busy_elsewhere_hears_of_it_too(go: Any) -> None:
     """Reading is paused, and nothing is sent: only the next thing that was sent used to find out."""
 
@@ -162,7 +152,7 @@ def test_bytes_that_were_announced_before_reading_was_paused_are_no_end() -> Non
 
     async def main() -> None:
         ws, peer = opened()
-        peer.sendall(LAST_WORDS)
+        peer.send_bytes(LAST_WORDS)
         ws._pause_reading()
         ws._own.read_ready()  # type: ignore[union-attr]
         assert ws.state is zcws.State.OPEN
@@ -207,7 +197,7 @@ def test_a_callback_hears_what_waited_because_the_peer_took_nothing() -> None:
         while ws.is_writable:
             ws.send_nowait(bytes(1000))
             ws._flush()
-        peer.sendall(LAST_WORDS * 3 + GOING_AWAY)
+        peer.send_bytes(LAST_WORDS * 3 + GOING_AWAY)
         await asyncio.sleep(0.01)
         assert got == []
         peer.close()
@@ -222,7 +212,7 @@ def test_halves() -> None:
     async def main() -> None:
         ws, peer = opened()
         reader, writer, _ = ws.split()
-        peer.sendall(LAST_WORDS)
+        peer.send_bytes(LAST_WORDS)
         peer.close()
         with pytest.raises(zcws.ConnectionClosedError):
             for _ in range(3):

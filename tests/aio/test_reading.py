@@ -7,7 +7,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, RawPeer, request, soon, until
+from net import Others, Place, RawPeer, request, soon, until
 
 import zcws
 from zcws.aio.outlet import Options
@@ -303,24 +303,14 @@ def test_what_arrived_before_the_end_can_be_read_after_it(anyplace: Place) -> No
 
 def test_one_busy_task_lets_the_others_run(anyplace: Place) -> None:
     async def main() -> None:
-        turns = 0
-
         async def handler(ws: zcws.WebSocket) -> None:
             for _ in range(20_000):
                 await ws.send(b"x")
 
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
-            counting = asyncio.ensure_future(count())
+        async with anyplace.serve(handler) as server, anyplace.connect(server) as ws, Others() as others:
             for _ in range(20_000):
                 await ws.recv()
-            assert turns > 10
-            counting.cancel()
+            assert others.turns > 10
 
     anyplace.run(main())
 

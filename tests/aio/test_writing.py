@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, echo, soon, swallow, until
+from net import Others, Place, RawPeer, echo, soon, swallow, until
 
 import zcws
 from zcws.aio.outlet import Options
@@ -537,9 +536,7 @@ def test_whoever_sends_in_a_loop_hears_that_it_goes_nowhere(
             if end == "we abort":
                 ws.abort()
             else:
-                own = socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno()))
-                own.shutdown(socket.SHUT_RDWR)  # what comes now is answered with a reset
-                own.close()
+                peer.cut()
             with pytest.raises(zcws.ConnectionClosedError) as caught:
                 while True:
                     await send(ws)
@@ -570,13 +567,6 @@ def test_whoever_sends_in_a_loop_lets_others_run(
     send: Callable[[zcws.WebSocket], Any], is_engine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that is quick makes no send wait: the others, and what they receive, stood still for seconds."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -589,15 +579,14 @@ def test_whoever_sends_in_a_loop_lets_others_run(
             ws.connection_made(place(loop, ours, ws))
         else:
             ws.connection_made(Bottomless())
-        counting = loop.create_task(count())
-        for _ in range(100_000):
-            await send(ws)
-            if turns > 5 or ws.writer.written > 1 << 27:
-                break
-        counting.cancel()
+        async with Others() as others:
+            for _ in range(100_000):
+                await send(ws)
+                if others.turns > 5 or ws.writer.written > 1 << 27:
+                    break
         ws.abort() if is_engine else ours.close()
         peer.close()
-        assert turns > 5
+        assert others.turns > 5
 
     asyncio.run(main())
 

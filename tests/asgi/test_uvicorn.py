@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -761,19 +759,10 @@ def test_an_application_that_sends_in_a_loop_lets_others_run(
     monkeypatch.setattr(zcws.WebSocket, "pause_writing", lambda _: None)
 
     async def script(app: App) -> int:
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        counting = asyncio.ensure_future(count())
-        for _ in range(5000):
-            await app.say(bytes(1000))
-        counting.cancel()
-        return turns
+        async with net.Others() as others:
+            for _ in range(5000):
+                await app.say(bytes(1000))
+        return others.turns
 
     async def main() -> None:
         app = App(script)
@@ -793,7 +782,7 @@ def test_an_application_that_sends_in_a_loop_hears_that_the_client_is_gone(place
 
     async def script(app: App) -> str:
         await app.receive()
-        leave()
+        leaving.cut()
         try:
             while True:
                 await app.say(bytes(size))
@@ -801,19 +790,16 @@ def test_an_application_that_sends_in_a_loop_hears_that_the_client_is_gone(place
             return "heard"
 
     async def main() -> None:
-        nonlocal leave
+        nonlocal leaving
         app = App(script)
         async with place.uvicorn(app) as server:
-            async with raw(place, server) as peer:
-                await answer(peer)
-                own = socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno()))
-                leave = lambda: own.shutdown(socket.SHUT_RDWR)  # noqa: E731
-                await peer.send(wire.TEXT, b"go")
+            async with raw(place, server) as leaving:
+                await answer(leaving)
+                await leaving.send(wire.TEXT, b"go")
                 await until(lambda: app.outcome)
-                own.close()
         assert app.outcome == "heard"
 
-    leave: Any = None
+    leaving: Any = None
     place.run(main())
 
 

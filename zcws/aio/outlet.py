@@ -59,9 +59,6 @@ _FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 #: What is in the way of a message then.
 _OTHERS = "others have to run"
 
-#: Messages may be sent.
-_SENDING = (State.OPEN, State.CLOSE_RECEIVED)
-
 #: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
 #: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
@@ -272,13 +269,13 @@ class Outlet(asyncio.BufferedProtocol):
             return
         if not writer.has_large:
             transport.write(writer.take_whole())  # type: ignore[arg-type]
+            return
+        segments = writer.take()
+        if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
+            for segment in segments:
+                transport.write(segment)  # type: ignore[arg-type]
         else:
-            segments = writer.take()
-            if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
-                for segment in segments:
-                    transport.write(segment)  # type: ignore[arg-type]
-            else:
-                transport.writelines(segments)  # type: ignore[arg-type]
+            transport.writelines(segments)  # type: ignore[arg-type]
 
     def _flush_and_look(self) -> None:
         """The same for a program that goes on at once. A transport that is broken drops what it is given, and is never
@@ -306,7 +303,7 @@ class Outlet(asyncio.BufferedProtocol):
         await asyncio.sleep(0)
 
     def _stop_sending(self) -> None:
-        if self.connection.state in _SENDING:
+        if self.connection.may_send:
             self.connection.lose()
 
     async def _until_writable(self) -> None:

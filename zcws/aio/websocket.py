@@ -112,12 +112,11 @@ class WebSocket(Reading, Writing):
     @property
     def stats(self) -> Stats:
         """Bytes, frames, messages, queues, round-trip time, who closed and why, as of now; free until it is read."""
-        transport = self._transport
         return stats_of(
             self.connection,
             bytes_received=self._reader.bytes_received,
             bytes_sent=self.writer.taken,
-            bytes_waiting=self.writer.size + (0 if transport is None else transport.get_write_buffer_size()),
+            bytes_waiting=self.writer.size + self._bytes_waiting(),
             is_slow=self._drained is not None,
             latency=self.latency,
         )
