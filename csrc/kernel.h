@@ -36,6 +36,9 @@ extern const struct zcws_kernel *zcws_kernel; /* the one in use: set at load, or
  * Returns and updates *state like zcws_utf8; what lies behind a bad byte may still be masked. */
 size_t zcws_mask_utf8(uint8_t *data, size_t len, uint32_t key, uint32_t *state);
 
+/* The head of a masked frame, as zcws_build_masked begins one: at most 14 bytes. Returns how many. RFC 6455 5.2. */
+size_t zcws_put_masked_head(uint8_t *out, uint8_t first, size_t len, uint32_t key);
+
 /* Turns key by `count` bytes, so that its first byte is the one for the byte after `count` more.
  * A key in memory order turns right in a little-endian word and left in a big-endian one; which of the
  * two this is, the compiler knows: the test costs nothing at run time. */

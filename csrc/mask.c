@@ -31,13 +31,17 @@ static uint8_t *put_length(uint8_t *out, size_t len, uint8_t mask_bit) {
     return put_big_endian(out + 1, len, len <= LARGEST_IN_2 ? 2 : 8);
 }
 
-size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
+size_t zcws_put_masked_head(uint8_t *out, uint8_t first, size_t len, uint32_t key) {
     out[0] = first;
     uint8_t *at = put_length(out + 1, len, MASK_BIT);
     memcpy(at, &key, sizeof key);
-    at += sizeof key;
-    zcws_kernel->mask_copy(at, payload, len, key);
-    return (size_t)(at - out) + len;
+    return (size_t)(at - out) + sizeof key;
+}
+
+size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
+    size_t head = zcws_put_masked_head(out, first, len, key);
+    zcws_kernel->mask_copy(out + head, payload, len, key);
+    return head + len;
 }
 
 static size_t build_bare(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len) {

@@ -7,7 +7,7 @@
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* accept4 */
 #endif
-#include "zcws.h"
+#include "kernel.h"
 
 #if defined(__linux__)
 
@@ -228,8 +228,12 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
 #define MSG_NOSIGNAL 0
 #endif
 
-static size_t send_some(int fd, const uint8_t *data, size_t len) {
-    ssize_t sent = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+#if !defined(MSG_MORE) /* Linux: what does not fill a packet waits for what comes behind it */
+#define MSG_MORE 0
+#endif
+
+static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
+    ssize_t sent = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL | (is_last ? 0 : MSG_MORE));
     return sent > 0 ? (size_t)sent : 0;
 }
 
@@ -240,8 +244,8 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     return ZCWS_ENDED;
 }
 
-static size_t send_some(int fd, const uint8_t *data, size_t len) {
-    (void)fd, (void)data, (void)len;
+static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
+    (void)fd, (void)data, (void)len, (void)is_last;
     return 0;
 }
 
@@ -253,7 +257,19 @@ int64_t zcws_receive(struct zcws_socket *socket) {
     return (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
 }
 
-size_t zcws_send_masked(int fd, uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key) {
-    size_t size = zcws_build_masked(out, first, payload, len, key);
-    return size + ZCWS_UNSENT * (size - send_some(fd, out, size));
+int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
+                         uint32_t key) {
+    size_t used = zcws_put_masked_head(out, first, len, key); /* bytes in `out` */
+    size_t masked = 0, total = 0;                             /* bytes of the payload; sent of the frame */
+    do {
+        size_t part = len - masked < room - used ? len - masked : room - used, sent;
+        zcws_mask_copy(out + used, payload + masked, part, key, (unsigned)(masked % sizeof key));
+        masked += part;
+        used += part;
+        sent = send_some(fd, out, used, masked == len);
+        total += sent;
+        if (sent < used) return -1 - (int64_t)total;
+        used = 0;
+    } while (masked < len);
+    return (int64_t)total;
 }

@@ -191,12 +191,12 @@ int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };
 
-/* And back: masks a whole frame into `out`, as zcws_build_masked does, and sends as much of it as `fd` takes without a
- * wait. Returns the bytes of the frame, plus ZCWS_UNSENT times those that were not sent: why not, the next send will say.
- * A frame has fewer than ZCWS_UNSENT bytes. Sockets of POSIX only; elsewhere nothing is sent. */
-size_t zcws_send_masked(int fd, uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key);
-
-enum { ZCWS_UNSENT = 0x10000 };
+/* And back: a whole frame, as zcws_build_masked builds it, is masked and sent part by part: each in `out`, which has room
+ * for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame; or, negated, one more than those
+ * of it that were sent when the socket took no more, or failed: the next send will say why. Sockets of POSIX only;
+ * elsewhere nothing is sent. */
+int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
+                         uint32_t key);
 
 /* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;
  * two orders may have the same bytes. The last word is replaced by how many were sent, or by a negated errno. Returns how

@@ -208,14 +208,14 @@ class TestLookingAtAFrameInTheRing:
         send(connection, wire.frame(wire.BINARY, b""))
         assert read(connection).payload == b""
 
-    @pytest.mark.parametrize("size", [4096, 4097])
+    @pytest.mark.parametrize("size", [16384, 16385])
     def test_how_short(self, size: int) -> None:
-        pool = Pool(16384)
+        pool = Pool(32768)
         connection = connect(pool)
         ring = connection.reader.landing
         send(connection, wire.frame(wire.BINARY, bytes(size)))
         view = read(connection).payload
-        assert len(view) == size and ring.is_exported == (size > 4096)
+        assert len(view) == size and ring.is_exported == (size > 16384)
 
     def test_whoever_goes_on_looking_gets_views(self) -> None:
         connection = connect()

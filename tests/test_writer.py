@@ -17,6 +17,7 @@ from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
 from zcws.keys import MaskingKeys
+from zcws.masked import masked_size
 from zcws.pool import SCRATCH_CAPACITY, Pool
 from zcws.writer import SEGMENT, Writer
 
@@ -171,6 +172,66 @@ class TestCorking:
                 byte * size for size in (5, 300, SCRATCH_CAPACITY - 14)
             }
             assert writer.take() == []
+
+
+class TestLarge:
+    """What a driver with a socket at hand is asked to send at once."""
+
+    SIZE = SCRATCH_CAPACITY - 13  # one more than is masked in the scratch
+
+    def writer(self, *, takes: bool, role: str = "client") -> tuple[Writer, list[tuple[int, int]]]:
+        writer = make_writer(role)
+        asked: list[tuple[int, int]] = []
+
+        def send_large(first: int, payload: Any, size: int, key: int) -> bool:
+            asked.append((first, size))
+            if takes:
+                writer.passed(masked_size(size))
+            return takes
+
+        writer.send_large = send_large
+        return writer, asked
+
+    def test_it_takes_it(self) -> None:
+        writer, asked = self.writer(takes=True)
+        writer.write_message(OpCode.BINARY, bytes(self.SIZE))
+        assert asked == [(0x82, self.SIZE)] and writer.take() == []
+        assert writer.messages == writer.frames == 1
+        assert writer.written == writer.taken == self.SIZE + 8
+
+    def test_it_does_not(self) -> None:
+        writer, asked = self.writer(takes=False)
+        writer.write_message(OpCode.BINARY, b"x" * self.SIZE)
+        assert len(asked) == 1 and sent_one(writer).payload == b"x" * self.SIZE
+        assert writer.written == writer.taken == self.SIZE + 8
+
+    @pytest.mark.parametrize("size", [0, SIZE - 1])
+    def test_what_is_small_is_corked(self, size: int) -> None:
+        writer, asked = self.writer(takes=True)
+        writer.write_message(OpCode.BINARY, bytes(size))
+        assert not asked and len(sent_one(writer).payload) == size
+
+    def test_what_waits_goes_first(self) -> None:
+        writer, asked = self.writer(takes=True)
+        writer.write_message(OpCode.BINARY, b"first")
+        writer.write_message(OpCode.BINARY, bytes(self.SIZE))
+        assert not asked and [len(frame.payload) for frame in sent(writer)] == [5, self.SIZE]
+
+    def test_a_server_is_not_asked(self) -> None:
+        writer, asked = self.writer(takes=True, role="server")
+        writer.write_message(OpCode.BINARY, bytes(self.SIZE))
+        assert not asked
+
+    @pytest.mark.parametrize("is_gone", [True, False])
+    def test_the_last_fragment_of_a_message(self, is_gone: bool) -> None:
+        """The socket may turn out to be broken while it is sent: then nothing can be written after it."""
+        writer, asked = self.writer(takes=True)
+        writer.write_fragment(OpCode.BINARY, bytes(self.SIZE), last=False)
+        if is_gone:
+            writer.send_large = lambda *_: bool(writer.bar()) or True  # type: ignore[func-returns-value]
+        writer.write_fragment(OpCode.BINARY, bytes(self.SIZE), last=True)
+        assert asked[0] == (0x02, self.SIZE) and writer.messages == 1 and not writer.is_in_message
+        assert (writer.opcode == OpCode.CLOSE) == is_gone
 
 
 class TestKeys:

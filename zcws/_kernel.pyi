@@ -107,7 +107,6 @@ class Lib:
     ZCWS_NOTHING: Final[int]
     ZCWS_ENDED: Final[int]
     ZCWS_TORN: Final[int]
-    ZCWS_UNSENT: Final[int]
     ZCWS_OPENING_ACCEPT: Final[int]
     ZCWS_OPENING_MOST: Final[int]
     ZCWS_OPENING_ASKS: Final[int]
@@ -127,7 +126,7 @@ class Lib:
     def zcws_receive_into(self, socket: CData, data: CData, size: int, /) -> int: ...
     def zcws_receive(self, socket: CData, /) -> int: ...
     def zcws_send_masked(
-        self, fd: int, out: CData, first: int, payload: CData | bytes, len: int, key: int, /
+        self, fd: int, out: CData, room: int, first: int, payload: CData | bytes, len: int, key: int, /
     ) -> int: ...
     def zcws_send_each(self, orders: CData, count: int, data: CData | bytes, /) -> int: ...
     def zcws_read_opening(self, data: CData | bytes, len: int, opening: CData, /) -> int: ...

@@ -9,6 +9,9 @@ never touches it again, because an event loop may keep a view of it for as long 
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
+Where a driver has a socket at hand, a large payload is masked and sent part by part, without memory for it
+(`Writer.send_large`).
+
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 """
@@ -26,26 +29,26 @@ from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
 from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
+from zcws.masked import LONGEST_HEAD, masked_frame
 from zcws.pool import SCRATCH_CAPACITY, Pool
 from zcws.ring import Ring
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from zcws.kernel import CData
+
 __all__ = ["FIN", "SEGMENT", "Compress", "Writer"]
 
 FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 _CLOSE = OpCode.CLOSE
-
-#: The longest head: two bytes, a 64-bit length, a key. RFC 6455 5.2.
-_LONGEST_HEAD = 14
 
 #: From this many bytes on, a payload that cannot change is not copied: below, a copy costs less than one more
 #: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
 SEGMENT = 16 * 1024
 
 #: The same for a masked payload, which then gets memory of its own.
-_OWN_MEMORY = SCRATCH_CAPACITY - _LONGEST_HEAD
+_OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _build_masked = lib.zcws_build_masked
@@ -104,6 +107,8 @@ class Writer:
         is_bare: whether messages go out as they are, neither masked nor compressed.
         scratch: where frames are masked, if they are. next_key: gives a key for each.
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
+        send_large: for a driver that has a socket at hand. Called with a large frame that is to be masked, when nothing
+            waits to be taken: first byte, payload, size and key. Returns whether it has seen to that, with `passed`.
         has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
@@ -125,6 +130,7 @@ class Writer:
         "opcode",
         "out",
         "scratch",
+        "send_large",
         "sent_close",
         "taken",
         "written",
@@ -133,6 +139,7 @@ class Writer:
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
         self.scratch: Any = None if next_key is None else pool.scratch()
         self.next_key: Callable[[], int] | None = next_key
+        self.send_large: Callable[[int, CData | bytes, int, int], bool] | None = None
         self._compress = compress
         self.out: list[Buffer] = []
         self.has_large: bool = False
@@ -209,7 +216,7 @@ class Writer:
         """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own."""
         count, next_key = len(starts), self.next_key
         keys = None if next_key is None else array("I", [next_key() for _ in starts])
-        memory = _new_bytes("uint8_t[]", stops[-1] - starts[0] + _LONGEST_HEAD * count)
+        memory = _new_bytes("uint8_t[]", stops[-1] - starts[0] + LONGEST_HEAD * count)
         written = lib.zcws_build_each(
             memory,
             FIN | opcode,
@@ -280,8 +287,12 @@ class Writer:
 
         For a driver that has seen that nothing waits to be taken, and that a message may begin.
         """
-        self.written = self.taken = self.written + size
+        self.passed(size)
         self.messages += 1
+
+    def passed(self, size: int) -> None:
+        """The same for any frame, whatever it is."""
+        self.written = self.taken = self.written + size
 
     def write_framed(self, frames: Buffer, count: int = 1) -> None:
         """So many whole messages, framed already, and masked where we mask: they go out as they are.
@@ -319,11 +330,12 @@ class Writer:
         if self._compressing:
             payload = self._codec().piece(payload, last=last)
         self._write(first, payload)
-        if last:
-            self.opcode = 0
-            self.messages += 1
-        else:
+        if not last:
             self._other_frames += 1
+            return
+        self.messages += 1
+        if self.opcode != _CLOSE:  # `bar`: the socket has turned out to be broken
+            self.opcode = 0
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame may be written; it is copied before this returns.
@@ -461,14 +473,16 @@ class Writer:
         key = self.next_key()  # type: ignore[misc]
         source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         if size > _OWN_MEMORY:
-            memory = _new_bytes("uint8_t[]", size + _LONGEST_HEAD)
-            written = _build_masked(memory, first, source, size, key)
-            self.out.append(memoryview(ffi.buffer(memory, written)))
+            if self.send_large is not None and not self.out and self.send_large(first, source, size, key):
+                return
+            frame = masked_frame(first, source, size, key)
+            self.out.append(frame)
             self.has_large = True
-        else:
-            scratch = self.scratch
-            written = _build_masked(scratch.base, first, source, size, key)
-            self.out.append(scratch.copies[:written])
+            self.written += len(frame)
+            return
+        scratch = self.scratch
+        written = _build_masked(scratch.base, first, source, size, key)
+        self.out.append(scratch.copies[:written])
         self.written += written
 
     # ---- output ----

@@ -250,7 +250,7 @@ class TestSend:
         with raw.thread(lambda: channel.send(segments)):
             assert raw.Peer(peer, masks=False).exactly(3_000_000 * count) == b"".join(segments)
 
-    @pytest.mark.parametrize("size", [0, 1, 125, 126, 5000, LARGEST])
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 5000, LARGEST, LARGEST + 1, 100_000])
     def test_masked(self, pair: Pair, size: int) -> None:
         channel, peer = pair
         scratch, payload = Scratch(), bytes(i % 251 for i in range(size))
@@ -262,11 +262,12 @@ class TestSend:
                 assert channel.send_masked(scratch, 0x81, payload, key) == len(expected)
         assert seen == [expected * 3]
 
-    def test_more_masked_than_the_socket_holds(self, pair: Pair) -> None:
+    @pytest.mark.parametrize(("size", "count"), [(LARGEST, 200), (500_000, 30), (8_000_000, 2)])
+    def test_more_masked_than_the_socket_holds(self, pair: Pair, size: int, count: int) -> None:
         """Nothing is lost and nothing is sent twice where the socket is full in the middle of a frame."""
         channel, peer = pair
-        scratch, count = Scratch(), 200
-        payloads = [bytes([i]) * (LARGEST - i) for i in range(count)]
+        scratch = Scratch()
+        payloads = [bytes([i]) * (size - i) for i in range(count)]
         with raw.thread(
             lambda: [channel.send_masked(scratch, 0x82, payload, i) for i, payload in enumerate(payloads)]
         ):

@@ -33,10 +33,12 @@ from zcws.aio.transport import EngineTransport
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
+from zcws.masked import masked_size
 from zcws.options import checked_seconds, checked_write_limit
 from zcws.pool import Pool
 
 if TYPE_CHECKING:
+    from zcws.kernel import CData
     from zcws.writer import Writer
 
 __all__ = ["CORK", "GRACE", "Options", "Outlet", "end_writing", "pool_of"]
@@ -183,6 +185,7 @@ class Outlet(asyncio.BufferedProtocol):
             self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
         if self._own is not None:
             self._own.settle()
+            self.writer.send_large = self._send_large
         if options.ping_interval is not None:
             self._keepalive = Keepalive(
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
@@ -267,7 +270,7 @@ class Outlet(asyncio.BufferedProtocol):
         transport, writer = self._transport, self.writer
         if transport is None or not writer.out:
             return
-        if not writer.has_large:
+        if not writer.has_large or len(writer.out) == 1:
             transport.write(writer.take_whole())  # type: ignore[arg-type]
             return
         segments = writer.take()
@@ -277,13 +280,25 @@ class Outlet(asyncio.BufferedProtocol):
         else:
             transport.writelines(segments)  # type: ignore[arg-type]
 
+    def _send_large(self, first: int, payload: CData | bytes, size: int, key: int) -> bool:
+        """For the writer: see `Writer.send_large`."""
+        own = self._own
+        if own is None or own.backlog or own.closing:
+            return False
+        self.writer.passed(masked_size(size))  # first: what is said of it meanwhile counts it
+        own.send_masked(self.writer.scratch, first, payload, size, key)
+        self._count_share()
+        return True
+
     def _flush_and_look(self) -> None:
         """The same for a program that goes on at once. A transport that is broken drops what it is given, and is never
         full: who sends in a loop would neither wait nor hear of it, as the event loop, which would say so, never turns.
         """
         self._flush()
         transport = self._transport
-        if transport is not None and (transport.is_closing() or _is_cut_off(transport)):
+        if transport is not None and (
+            transport.is_closing() or (self._own is None and _is_cut_off(transport))
+        ):
             self._stop_sending()
         self._count_share()
 

@@ -396,8 +396,9 @@ class Stream(Outlet):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-        # What is left can still be read, but nobody has to be told: without these three the connection is no cycle,
-        # and its memory need not wait for the collector.
+        # What is left can still be read, but nobody has to be told: without these the connection is no cycle, and its
+        # memory need not wait for the collector.
+        self.writer.send_large = None
         self._wakeup.on_refusal = None
         self._reader.on_pong = None
         if not self.connection.is_split:

@@ -21,10 +21,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
+from zcws.kernel import lib
+from zcws.masked import masked_rest
+from zcws.pool import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from zcws.kernel import CData
+    from zcws.pool import Scratch
     from zcws.writer import Writer
 
 __all__ = ["EngineTransport", "adopt", "place"]
@@ -38,6 +43,8 @@ _SMALL = 16 * 1024
 
 #: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
 _MOST_SEGMENTS = 512
+
+_send_masked = lib.zcws_send_masked
 
 
 def place(
@@ -276,6 +283,19 @@ class EngineTransport(asyncio.Transport):
         if sent is not None and (left := _behind(segments, sent)):
             left[-1] = bytes(left[-1])
             self._keep(left)
+
+    def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:
+        """A frame that nothing is in the way of, masked and sent part by part: only what the socket does not take needs
+        memory. The payload is not used any more when this returns."""
+        sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
+        if sent >= 0:
+            return
+        try:
+            rest = masked_rest(first, payload, size, key, -1 - sent)
+        except BaseException:  # no memory: half a frame is out, and nothing may follow it
+            self.abort()
+            raise
+        self._send(rest)
 
     def write_rest(self) -> None:
         """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.pool import TABLE_ROWS, Scratch
+from zcws.masked import LONGEST_HEAD, masked_frame, masked_rest, masked_size
+from zcws.pool import SCRATCH_CAPACITY, TABLE_ROWS, Scratch
 from zcws.ring import Ring
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ __all__ = [
 NOTHING, ENDED, TORN = lib.ZCWS_NOTHING, lib.ZCWS_ENDED, lib.ZCWS_TORN
 _receive, _receive_into = lib.zcws_receive, lib.zcws_receive_into
 _send_masked, _build_masked = lib.zcws_send_masked, lib.zcws_build_masked
-_UNSENT = lib.ZCWS_UNSENT
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
@@ -127,13 +127,17 @@ class Channel:
         raise NotImplementedError
 
     def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
-        """Masks one frame in `scratch`, where there is room for it, and sends it. RFC 6455 5.3.
+        """Masks one frame, in `scratch` where there is room for it, and sends it. RFC 6455 5.3.
 
         Args:
             first: the first byte of its head.
 
         Returns: the bytes of the frame. Raises: as `send`.
         """
+        if len(payload) > SCRATCH_CAPACITY - LONGEST_HEAD:
+            frame = masked_frame(first, payload, len(payload), key)
+            self.send((frame,))
+            return len(frame)
         size: int = _build_masked(scratch.base, first, payload, len(payload), key)
         self.send((scratch.copies[:size],))
         return size
@@ -254,12 +258,15 @@ class PlainChannel(Channel):
             raise Stuck from None
 
     def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
-        """One crossing."""
-        size: int = _send_masked(self.sock.fileno(), scratch.base, first, payload, len(payload), key)
-        if size >= _UNSENT:
-            unsent, size = divmod(size, _UNSENT)
-            self.send((scratch.copies[size - unsent : size],))
-        return size
+        """One crossing, part by part: only what the socket does not take without a wait needs memory."""
+        size = len(payload)
+        sent: int = _send_masked(
+            self.sock.fileno(), scratch.base, SCRATCH_CAPACITY, first, payload, size, key
+        )
+        if sent >= 0:
+            return sent
+        self.send((masked_rest(first, payload, size, key, -1 - sent),))
+        return masked_size(size)
 
     def _send_message(self, views: list[memoryview]) -> None:
         while views:

@@ -204,7 +204,7 @@ class WritingSide:
             if may_lend:
                 self._flush(writer.lend_message(opcode, payload))
             return may_lend
-        if size > writer.masks_up_to:
+        if writer.masks_up_to < 0:
             return False
         self._is_sending = True
         try:
