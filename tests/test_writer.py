@@ -17,8 +17,8 @@ from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
 from zcws.keys import MaskingKeys
-from zcws.masked import masked_size
-from zcws.pool import SCRATCH_CAPACITY, Pool
+from zcws.pool import Pool
+from zcws.scratch import SCRATCH_CAPACITY, masked_size
 from zcws.writer import SEGMENT, Writer
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.

@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
 from zcws.ring import RING_CAPACITY, WIDE_CAPACITY, Ring
+from zcws.scratch import Scratch
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["SCRATCH_CAPACITY", "TABLE_ROWS", "Pool", "Scratch"]
+__all__ = ["TABLE_ROWS", "Pool"]
 
 #: Rows of a scan table: the frames that one crossing hands over. A pool has one table (24 KiB).
 TABLE_ROWS = 1024
@@ -49,28 +50,7 @@ _WIDE_RINGS = 4
 _SPARE_BUFFERS = 4
 _LARGEST_SPARE_BUFFER = 2 * 1024 * 1024
 
-#: Bytes of the memory in which a client's frames are masked one at a time, on their way to the output. What is longer
-#: is masked into memory of its own: one copy less, one segment and one allocation more.
-SCRATCH_CAPACITY = 32 * 1024
-
 _TABLE_WORDS = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * TABLE_ROWS
-
-_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
-
-
-class Scratch:
-    """Memory that holds nothing from one call to the next.
-
-    Attributes:
-        base: its address, as cffi knows it.
-        copies: a slice of this is a `bytes`.
-    """
-
-    __slots__ = ("base", "copies")
-
-    def __init__(self) -> None:
-        self.base: Any = _new_bytes("uint8_t[]", SCRATCH_CAPACITY)
-        self.copies: Any = ffi.buffer(self.base)
 
 
 class Pool:

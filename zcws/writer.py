@@ -29,9 +29,9 @@ from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
 from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
-from zcws.masked import LONGEST_HEAD, masked_frame
-from zcws.pool import SCRATCH_CAPACITY, Pool
+from zcws.pool import Pool
 from zcws.ring import Ring
+from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -216,7 +216,8 @@ class Writer:
         """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own."""
         count, next_key = len(starts), self.next_key
         keys = None if next_key is None else array("I", [next_key() for _ in starts])
-        memory = _new_bytes("uint8_t[]", stops[-1] - starts[0] + LONGEST_HEAD * count)
+        scratch, size = self.scratch, stops[-1] - starts[0] + LONGEST_HEAD * count
+        memory = _new_bytes("uint8_t[]", size) if scratch is None else scratch.reserve(size)
         written = lib.zcws_build_each(
             memory,
             FIN | opcode,
@@ -226,7 +227,8 @@ class Writer:
             ffi.NULL if keys is None else ffi.from_buffer("uint32_t[]", keys),
             count,
         )
-        self.write_framed(memoryview(ffi.buffer(memory, written)), count)
+        frames = memoryview(ffi.buffer(memory, written)) if scratch is None else scratch.lend(memory, written)
+        self.write_framed(frames, count)
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
@@ -475,7 +477,7 @@ class Writer:
         if size > _OWN_MEMORY:
             if self.send_large is not None and not self.out and self.send_large(first, source, size, key):
                 return
-            frame = masked_frame(first, source, size, key)
+            frame = self.scratch.frame(first, source, size, key)
             self.out.append(frame)
             self.has_large = True
             self.written += len(frame)

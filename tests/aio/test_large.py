@@ -20,7 +20,7 @@ from zcws.aio.outlet import Options, pool_of
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.connection import Connection
-from zcws.pool import SCRATCH_CAPACITY
+from zcws.scratch import SCRATCH_CAPACITY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the loop's own transports send")
 
@@ -169,7 +169,7 @@ def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyP
 
     async def main() -> None:
         async with opened() as (ws, peer):
-            monkeypatch.setattr("zcws.aio.transport.masked_rest", refuse)
+            monkeypatch.setattr("zcws.scratch.Scratch.rest", refuse)
             with pytest.raises(MemoryError):
                 ws.send_nowait(bytes(HUGE))
             await ws.wait_closed()

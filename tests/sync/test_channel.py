@@ -13,7 +13,7 @@ import wire
 from net import Certificates
 from receiver import connect
 
-from zcws.pool import SCRATCH_CAPACITY, Scratch
+from zcws.scratch import SCRATCH_CAPACITY, Scratch
 from zcws.sync import channel as module
 from zcws.sync.channel import (
     ENDED,

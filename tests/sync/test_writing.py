@@ -14,7 +14,7 @@ from joined import connected
 from net import Certificates
 
 import zcws
-from zcws.pool import SCRATCH_CAPACITY
+from zcws.scratch import SCRATCH_CAPACITY
 from zcws.writer import SEGMENT
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])

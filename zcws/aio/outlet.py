@@ -33,9 +33,9 @@ from zcws.aio.transport import EngineTransport
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.masked import masked_size
 from zcws.options import checked_seconds, checked_write_limit
 from zcws.pool import Pool
+from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
     from zcws.kernel import CData

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
-from zcws.masked import masked_rest
-from zcws.pool import SCRATCH_CAPACITY
+from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from zcws.kernel import CData
-    from zcws.pool import Scratch
+    from zcws.scratch import Scratch
     from zcws.writer import Writer
 
 __all__ = ["EngineTransport", "adopt", "place"]
@@ -291,7 +290,7 @@ class EngineTransport(asyncio.Transport):
         if sent >= 0:
             return
         try:
-            rest = masked_rest(first, payload, size, key, -1 - sent)
+            rest = scratch.rest(first, payload, size, key, -1 - sent)
         except BaseException:  # no memory: half a frame is out, and nothing may follow it
             self.abort()
             raise

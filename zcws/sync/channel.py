@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.masked import LONGEST_HEAD, masked_frame, masked_rest, masked_size
-from zcws.pool import SCRATCH_CAPACITY, TABLE_ROWS, Scratch
+from zcws.pool import TABLE_ROWS
 from zcws.ring import Ring
+from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -135,7 +135,7 @@ class Channel:
         Returns: the bytes of the frame. Raises: as `send`.
         """
         if len(payload) > SCRATCH_CAPACITY - LONGEST_HEAD:
-            frame = masked_frame(first, payload, len(payload), key)
+            frame = scratch.frame(first, payload, len(payload), key)
             self.send((frame,))
             return len(frame)
         size: int = _build_masked(scratch.base, first, payload, len(payload), key)
@@ -265,7 +265,7 @@ class PlainChannel(Channel):
         )
         if sent >= 0:
             return sent
-        self.send((masked_rest(first, payload, size, key, -1 - sent),))
+        self.send((scratch.rest(first, payload, size, key, -1 - sent),))
         return masked_size(size)
 
     def _send_message(self, views: list[memoryview]) -> None:
