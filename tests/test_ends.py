@@ -252,7 +252,7 @@ def test_a_server_that_is_left_is_silent(driver: str, end: str) -> None:
 LOOPS = """
 import asyncio, gc, os, socket, weakref, zcws
 from zcws.aio.transport import place
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 
 gone, peers = [], []
 

@@ -35,7 +35,10 @@ HOUSE: list[tuple[float, str]] = [
     (7.4, "aio.halves sync.halves"),
     (7.3, "aio.reading aio.writing sync.reading sync.writing"),
     (7.2, "aio.stream"),
-    (7.15, "aio.outlet"),
+    (7.18, "aio.callbacks"),
+    (7.16, "aio.ending"),
+    (7.14, "aio.outlet"),
+    (7.12, "aio.settings"),
     (7.1, "aio.reach aio.transport sync.reach"),
     (
         7,

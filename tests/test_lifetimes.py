@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zcws
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel

@@ -96,6 +96,11 @@ class PieceReader(Inlet):
         self._skipping = False  # the rest of a message that nobody wants
 
     @property
+    def inflates(self) -> bool:
+        """Whether messages may arrive compressed."""
+        return self._inflate is not None
+
+    @property
     def inflated(self) -> tuple[int, int]:
         """Bytes of compressed messages as they arrived, and as they were handed on. RFC 7692."""
         inflate = self._inflate

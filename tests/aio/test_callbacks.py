@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, soon, until
+from net import Others, Place, RawPeer, request, soon, until
 
 import zcws
+from zcws.aio import callbacks
 
 
 def back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
@@ -359,3 +361,126 @@ def test_sending_without_a_wait(place: Place) -> None:
 def test_a_server_needs_something_to_do() -> None:
     with pytest.raises(TypeError, match="handler, or on_frame"):
         zcws.serve(None, "127.0.0.1", 0)
+
+
+class TestShares:
+    """Not all that has arrived is shown at once: after a share of it others run."""
+
+    COUNT = 30_000  # as they are sent here, less than a ring holds
+
+    def burst(self, peer: RawPeer, count: int = COUNT) -> bytes:
+        return peer.frame(wire.BINARY, b"ab") * count
+
+    @pytest.mark.parametrize("opcode", [wire.BINARY, wire.PING])
+    def test_others_run_meanwhile(self, anyplace: Place, opcode: int) -> None:
+        """And all of it is shown: Pings too, which are not kept for ever where nobody looks."""
+
+        async def main() -> None:
+            turns = collections.Counter[int]()
+
+            async with Others() as others:
+
+                def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                    turns[others.turns] += 1
+
+                async with anyplace.serve(None, on_frame=on_frame) as server:
+                    async with anyplace.raw_client(server) as peer:
+                        await peer.send_bytes(peer.frame(opcode, b"ab") * self.COUNT)
+                        await until(lambda: turns.total() == self.COUNT)
+                        assert max(turns.values()) <= 2 * 4096
+
+        anyplace.run(main())
+
+    def test_what_becomes_long_when_it_is_inflated(self, anyplace: Place) -> None:
+        async def main() -> None:
+            turns = collections.Counter[int]()
+
+            async with Others() as others:
+
+                def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                    turns[others.turns] += len(frame)
+
+                async with anyplace.serve(None, on_frame=on_frame, compression="deflate") as server:
+                    asks = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover"
+                    async with anyplace.raw_client(server, head=request(asks)) as peer:
+                        bomb = peer.frame(wire.BINARY, wire.deflate(bytes(1_000_000)), rsv=4)
+                        await peer.send_bytes(bomb * 100)
+                        await until(lambda: turns.total() == 100_000_000)
+                        assert max(turns.values()) <= 2 * 5_000_000
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("end", ["close", "end of stream"])
+    def test_a_peer_that_leaves_behind_it(self, anyplace: Place, end: str) -> None:
+        """All is shown before anybody is told of the end."""
+
+        async def main() -> None:
+            shown: list[int] = []
+            at_the_end: list[int] = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if not shown:
+                    ws.add_end_callback(lambda ws: at_the_end.append(len(shown)))
+                if frame.opcode is zcws.OpCode.BINARY:
+                    shown.append(len(frame))
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(self.burst(peer))
+                    if end == "close":
+                        await peer.send(wire.CLOSE)
+                        assert (await peer.rest())[-1].opcode == wire.CLOSE
+                await until(lambda: at_the_end)
+            assert at_the_end == [self.COUNT]
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("when", ["at once", "soon"])
+    @pytest.mark.parametrize("how", ["abort", "begin_close"])
+    def test_a_program_that_has_had_enough(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, how: str, when: str
+    ) -> None:
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
+
+        async def main() -> None:
+            shown: list[int] = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                shown.append(len(frame))
+                if len(shown) == 1 and when == "at once":
+                    getattr(ws, how)()
+                elif len(shown) == 1:
+                    asyncio.get_running_loop().call_soon(getattr(ws, how))
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(self.burst(peer, 1000))
+                    await until(lambda: shown)
+                    if how == "begin_close":
+                        await peer.send(wire.CLOSE)
+                await until(lambda: not server.connections)
+            assert 1 <= len(shown) <= (1 if when == "at once" else 50)
+
+        anyplace.run(main())
+
+    def test_a_socket_that_is_gone_behind_it(self, anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
+
+        async def main() -> None:
+            shown: list[int] = []
+            at_the_end: list[int] = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if not shown:
+                    ws.add_end_callback(lambda ws: at_the_end.append(len(shown)))
+                    assert ws._transport is not None
+                    asyncio.get_running_loop().call_soon(ws._transport.abort)
+                shown.append(len(frame))
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(self.burst(peer, 1000))
+                    await until(lambda: at_the_end)
+            assert at_the_end == [1000] and len(shown) == 1000
+
+        anyplace.run(main())

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from net import soon
 
 import zcws
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
 
 EXAMPLES = int(os.environ.get("ZCWS_EXAMPLES", "25"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from net import request, run, until
 
 import zcws
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.connection import Connection

@@ -16,7 +16,7 @@ from net import run
 from raw import Peer
 
 import zcws
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.connection import Connection

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from net import Others, Place, RawPeer, request, soon, until
 
 import zcws
-from zcws.aio.outlet import Options
+from zcws.aio.settings import Options
 
 
 class Sink(asyncio.Transport):

@@ -12,7 +12,7 @@ import wire
 from net import Place, echo, soon, until
 
 import zcws
-from zcws.aio.outlet import Options, pool_of
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import Stream
 
 

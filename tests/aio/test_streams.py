@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from net import Place, RawPeer, request, soon, until
 
 import zcws
-from zcws.aio.outlet import Options
+from zcws.aio.settings import Options
 
 
 class TestIncoming:

@@ -11,7 +11,7 @@ import wire
 from net import Others, Place, RawPeer, echo, soon, swallow, until
 
 import zcws
-from zcws.aio.outlet import Options
+from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport, place
 from zcws.connection import Connection
 from zcws.writer import SEGMENT

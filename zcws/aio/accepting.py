@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.outlet import end_writing
+from zcws.aio.ending import end_writing
 from zcws.aio.stream import hand_over
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket

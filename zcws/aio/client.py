@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
-from zcws.aio.outlet import Options, pool_of
 from zcws.aio.passing import ConnectionOptions, check_connection_options, check_on_frame
 from zcws.aio.reach import reach
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.websocket import WebSocket
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection

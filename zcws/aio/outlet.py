@@ -1,23 +1,11 @@
-"""The way out of a connection on asyncio: what was written, what the peer is slow to take, keepalive, and the end.
+"""The way out of a connection on asyncio: what was written, and what the peer is slow to take.
 
 What is written stays with the writer while somebody up the stack is going to flush (`_corked`); otherwise it is handed
 to the transport at the end of the loop's turn, at 64 KiB, or on `flush()`. The transport keeps what it is given (on
 CPython 3.12 and later a view, not a copy, of what it could not send), so every segment is handed over for good: the
 writer never uses it again.
 
-How a connection ends. The core says when both Close frames have passed or the peer broke a rule
-(`Connection.wants_close`); then a server ends its side of the TCP connection first (RFC 6455 7.1.1) and a client waits
-for that. Every wait is bounded by `close_timeout`, counted from the Close.
-
-The peer's Close may stand behind messages that have not been read. How long it waits for them:
-
-    the program                                                       the Close takes effect
-    ----------------------------------------------------------------  --------------------------------------------
-    reads                                                             when it has read them, `close_timeout` at most
-    has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter
-    waits in `wait_closed`, and nobody reads                          at once
-
-The way in is stream.py, which is built on this.
+How a connection ends: ending.py. The way in: stream.py. Both are built on this.
 """
 
 from __future__ import annotations
@@ -25,34 +13,22 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-import weakref
 from typing import TYPE_CHECKING
 
-from zcws.aio.keepalive import Deadlines, Keepalive, Pings, Resting
+from zcws.aio.settings import USUAL_LIMIT, Options
 from zcws.aio.transport import EngineTransport
-from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.options import checked_seconds, checked_write_limit
-from zcws.pool import Pool
 from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
     from zcws.writer import Writer
 
-__all__ = ["CORK", "GRACE", "Options", "Outlet", "end_writing", "pool_of"]
+__all__ = ["CORK", "Outlet"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
-
-#: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
-#: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
-#: short enough for a program that only sends.
-GRACE = 1.0
-
-#: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
-_USUAL_LIMIT = 64 * 1024
 
 #: A task that sends and never has to wait lets others run when it has sent so many bytes; a message costs as much as so
 #: many more. That is a millisecond or two.
@@ -66,54 +42,6 @@ _OTHERS = "others have to run"
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
-
-
-def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
-    """What the connections of `loop` share."""
-    pool = _pools.get(loop)
-    if pool is None:
-        pool = _pools[loop] = Pool()
-        pool.watch = Resting(loop).watch
-    return pool
-
-
-def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
-    """Where the connections of `loop` with this `close_timeout` wait for their end."""
-    known = pool.deadlines.get(timeout)
-    deadlines: Deadlines | None = None if known is None else known()
-    if deadlines is None or deadlines.loop() is not loop:
-        deadlines = Deadlines(loop, timeout)
-        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
-        pool.deadlines[timeout] = weakref.ref(deadlines)
-    return deadlines
-
-
-class Options:
-    """Settings that all connections of one client or server share. See `connect` and `serve`.
-
-    Raises:
-        TypeError, ValueError: one of them means nothing.
-    """
-
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
-
-    def __init__(
-        self,
-        *,
-        ping_interval: float | None = 20,
-        ping_timeout: float | None = 20,
-        close_timeout: float | None = 10,
-        write_limit: int | tuple[int, int | None] = _USUAL_LIMIT,
-        write_timeout: float | None = None,
-    ) -> None:
-        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
-        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
-        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
-        self.write_limit: int | tuple[int, int | None] = checked_write_limit(write_limit)
-        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
-
-
 class Outlet(asyncio.BufferedProtocol):
     """A connection on its transport, as far as bytes go out.
 
@@ -124,18 +52,14 @@ class Outlet(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_corked",
-        "_deadline",
         "_drained",
         "_flush_handle",
-        "_heard_at",
-        "_keepalive",
         "_loop",
         "_message_done",
         "_must_give_way",
         "_obstacle",
         "_options",
         "_own",
-        "_pings",
         "_reader",
         "_reading_paused",
         "_sender",
@@ -156,8 +80,6 @@ class Outlet(asyncio.BufferedProtocol):
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
         self._own: EngineTransport | None = None  # the same, where it is one of ours
-        self._pings: Pings | None = None
-        self._keepalive: Keepalive | None = None
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
         # Exists while the transport is above its high-water mark.
@@ -167,10 +89,10 @@ class Outlet(asyncio.BufferedProtocol):
         # One of these two, or that others have to run: no message can begin now.
         self._obstacle: object = None
         self._write_deadline: asyncio.TimerHandle | None = None
-        self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         self._reading_paused = False
-        # For keepalive: the bytes that had been received when it last asked, and sent when some waited; -1: none did.
-        self._heard_at, self._sent_at = 0, -1
+        self._sent_at = (
+            -1
+        )  # for keepalive: the bytes that had been sent when it last asked and some waited; -1: none did
         self._spent_at = 0  # for `_count_share`
         self._must_give_way = False
 
@@ -178,41 +100,22 @@ class Outlet(asyncio.BufferedProtocol):
         """The transport is ours from now on."""
         self._transport = transport  # type: ignore[assignment]
         self._own = transport if isinstance(transport, EngineTransport) else None
-        options = self._options
-        limit = options.write_limit
-        if limit != _USUAL_LIMIT or self._own is None:
+        limit = self._options.write_limit
+        if limit != USUAL_LIMIT or self._own is None:
             high, low = limit if isinstance(limit, tuple) else (limit, None)
             self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
         if self._own is not None:
             self._own.settle()
             self.writer.send_large = self._send_large
-        if options.ping_interval is not None:
-            self._keepalive = Keepalive(
-                self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
-            )
 
-    # ---- what the way in does: stream.py has these five, and nobody makes an Outlet by itself ----
-
-    def _resume_reading(self) -> None:
-        """There is room for more."""
-        raise NotImplementedError
-
-    def _after_bytes(self) -> bool:
-        """Everybody who waits for what has arrived gets it now."""
-        raise NotImplementedError
+    # ---- what those who build on this do: nobody makes an Outlet by itself ----
 
     def _go_on(self) -> None:
         """The peer takes bytes again: what waited for that is read."""
         raise NotImplementedError
 
-    @property
-    def _was_never_read(self) -> bool:
-        """Whether nobody has read since the connection opened, or waits to."""
-        raise NotImplementedError
-
-    @property
-    def _is_given_up(self) -> bool:
-        """Whether the program waits for the end, and nobody reads."""
+    def _advance_closing(self) -> None:
+        """Takes the next step towards a closed socket, if it is time for one."""
         raise NotImplementedError
 
     # ---- a peer that is slow ----
@@ -245,6 +148,10 @@ class Outlet(asyncio.BufferedProtocol):
         self._obstacle = self._message_done
         if drained is not None and not drained.done():
             drained.set_result(None)
+
+    def _bytes_waiting(self) -> int:
+        """How many the transport has not given to the socket yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def _write_timed_out(self) -> None:
         self._write_deadline = None
@@ -350,19 +257,6 @@ class Outlet(asyncio.BufferedProtocol):
         if self._drained is not None:
             await asyncio.shield(self._drained)
 
-    # ---- closing ----
-
-    def _close_sent(self) -> None:
-        self._resume_reading()
-        self._start_deadline()
-        self._advance_closing()
-
-    def abort(self) -> None:
-        """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._stop_sending()
-
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
         # Our Close is out: the peer's needs no answer, and only has to be noted.
@@ -372,126 +266,11 @@ class Outlet(asyncio.BufferedProtocol):
             self.connection.lose()  # the transport will be closed: what is written now would be lost without a word
         self._written()
 
-    def _advance_closing(self) -> None:
-        """Takes the next step towards a closed socket, if it is time for one."""
-        transport, connection = self._transport, self.connection
-        if transport is None:
-            return
-        if self._reader.is_ending and not self._reader.is_concluded and self._is_given_up:
-            self._reader.conclude()
-        if self.writer.out:
-            self._flush()
-        if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
-            self._stop_keepalive()
-            self._resume_reading()
-            self._start_deadline()
-            if self._may_close(transport):
-                # Closed twice, asyncio's TLS cannot be aborted any more.
-                if self._own is not None or not transport.is_closing():
-                    transport.close()
-            elif not connection.is_client and not transport.is_closing():
-                # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
-                end_writing(transport)
-        elif self._reader.is_ending:
-            # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
-            # the bridge, and the half that should send it does not.
-            self._start_deadline()
-
-    def _may_close(self, transport: asyncio.Transport) -> bool:
-        """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
-        connection = self.connection
-        if connection.state is State.LOST and self._reading_paused and self._is_given_up:
-            return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
-        return self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof())
-
-    def _start_deadline(self) -> None:
-        timeout = self._time_to_close()
-        if self._deadline is not None and self._deadline.timeout == GRACE != timeout:
-            self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
-        if self._deadline is None and timeout is not None and self._transport is not None:
-            self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
-            self._deadline.add(self)
-
-    def _time_to_close(self) -> float | None:
-        """Seconds until something has to happen; None for ever."""
-        timeout, reader = self._options.close_timeout, self._reader
-        if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
-            return timeout
-        return GRACE
-
-    def deadline_passed(self) -> None:
-        """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
-        deadline, self._deadline = self._deadline, None
-        assert deadline is not None  # it has called us
-        if self._reader.is_ending and not self._reader.is_concluded:
-            if deadline.timeout != GRACE or self._time_to_close() == GRACE:
-                self._reader.conclude()
-            self._advance_closing()
-        elif self.connection.bridge.slot and not self.connection.hold_replies:
-            # After a split: the half that should have sent the reply has not.
-            self.connection.drain_bridge()
-            self._advance_closing()
-            if self._deadline is None:
-                self.abort()  # it was a Pong behind our Close: nothing else will end this
-        else:
-            self.abort()
-
-    def _stop_keepalive(self) -> None:
-        if self._keepalive is not None:
-            self._keepalive.stop()
-            self._keepalive = None
-
-    def _stop_timers(self) -> None:
-        self._stop_keepalive()
-        self._stop_deadline()
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.remove(self)
-            self._deadline = None
-
-    # ---- keepalive ----
-
-    def heard(self) -> bool:
-        """For `Keepalive`."""
-        heard, waiting = self._reader.bytes_received, self._bytes_waiting()
-        sent = self.writer.taken - waiting
-        # More has gone since something waited: the peer has made room. Where nothing waited, that says nothing.
-        is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
-        self._heard_at, self._sent_at = heard, sent if waiting else -1
-        return is_alive or (self._reading_paused and not waiting)
-
-    def _bytes_waiting(self) -> int:
-        """How many the transport has not given to the socket yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    def send_keepalive(self) -> bool:
-        """For `Keepalive`."""
-        # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
-        if self.connection.state is not State.OPEN or self._reader.is_ending:
-            return False
-        pings = self._need_pings()
-        payload = pings.fresh_payload()
-        pings.sent_keepalive(payload)
-        if self._drained is None:
-            self.connection.ping(payload)
-            self._written()
-        return True
-
-    def keepalive_failed(self) -> None:
-        """For `Keepalive`."""
-        if self._reader.is_ending:
-            return  # its Close stands behind what nobody has read, and has a deadline of its own
-        self.connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-        self._flush()
-        self._after_bytes()
-        self._start_deadline()
-
-    def _need_pings(self) -> Pings:
-        if self._pings is None:
-            self._pings = Pings()
-            self._reader.on_pong = self._pings.answered
-        return self._pings
+    def abort(self) -> None:
+        """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._stop_sending()
 
 
 def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
@@ -508,11 +287,3 @@ def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
     except (OSError, ValueError):  # ValueError: it is closed already
         return True
     return False
-
-
-def end_writing(transport: asyncio.WriteTransport) -> None:
-    """Closes our side of the socket, and only that."""
-    try:
-        transport.write_eof()
-    except OSError:
-        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already

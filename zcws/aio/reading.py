@@ -112,7 +112,7 @@ class Reading(Stream):
                 self._handed = None
                 break
         else:
-            self._budget -= 1
+            self._budget -= 1 + len(frame) // _LARGE
         return frame
 
     def __aiter__(self) -> Self:

@@ -20,8 +20,8 @@ from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
-from zcws.aio.outlet import Options, pool_of
 from zcws.aio.passing import ListeningOptions, check_listening_options, check_on_frame
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket

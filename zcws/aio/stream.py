@@ -1,8 +1,9 @@
 """The asyncio driver: one open connection, on any transport of asyncio or uvloop, plain or TLS.
 
 The event loop receives straight into the ring (`get_buffer`, `buffer_updated`), C reads every complete frame there, and
-the task that waits is resumed in the same callback (wake.py). While that callback runs, what the task writes is
-corked; one call hands all of it to the transport at the end. How it goes out, and how a connection ends: outlet.py.
+the task that waits is resumed in the same callback (wake.py), or a function is called (callbacks.py). While that
+happens, what they write is corked; one call hands all of it to the transport at the end (outlet.py). How a connection
+ends: ending.py.
 """
 
 from __future__ import annotations
@@ -12,22 +13,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.outlet import Options, Outlet
+from zcws.aio.callbacks import Callbacks, OnFrame
+from zcws.aio.settings import Options
 from zcws.aio.transport import adopt
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
-from zcws.codes import CloseCode, OpCode
+from zcws.codes import OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
-from zcws.frame import NEED_MORE, Frame
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.ring import Ring
 from zcws.rows import WHOLE_BINARY, WHOLE_TEXT
 
 __all__ = ["Stream", "hand_over"]
-
-OnFrame = Callable[[Any, Frame], object]
 
 _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 
@@ -41,7 +39,7 @@ _TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
 
 
-class Stream(Outlet):
+class Stream(Callbacks):
     """A connection on its transport: bytes in, and who waits for them. Reading and writing are built on it.
 
     Attributes:
@@ -58,7 +56,6 @@ class Stream(Outlet):
         "_late",
         "_late_ends",
         "_late_slot",
-        "_on_frame",
         "_read_before",
         "_request",
         "_response",
@@ -78,8 +75,7 @@ class Stream(Outlet):
         response: Response | bytes | None = None,
         on_frame: OnFrame | None = None,
     ) -> None:
-        super().__init__(loop, connection, options)
-        self._on_frame = on_frame
+        super().__init__(loop, connection, options, on_frame)
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
         self._wakeup = Wakeup(loop)
@@ -249,16 +245,6 @@ class Stream(Outlet):
             reader.keep_frame(frame, ring, stop)
         return True
 
-    def _show(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
-        """Shows the frame to the program. False: it takes the long way."""
-        if self._drained is not None or self.writer.opcode == _CLOSE:
-            return False
-        try:
-            self._reader.show(self._on_frame, self, ring, what, begin, start, stop)  # type: ignore[arg-type]
-        except Exception as error:
-            self._callback_failed(error)
-        return True
-
     def _uncork(self) -> bool:
         """Everybody has had what arrived: what they wrote goes out. Returns: as `_after_bytes`."""
         self._corked = False
@@ -290,7 +276,8 @@ class Stream(Outlet):
 
     def _take_care(self) -> bool:
         """Something is kept, or has ended: sees to it. Returns: as `_after_bytes`."""
-        self._reader.forget_controls()
+        if self._on_frame is None:  # that has seen them, or will
+            self._reader.forget_controls()
         if self._reader.is_full:
             self._pause_reading()
         if self._reader.is_ending:
@@ -298,39 +285,6 @@ class Stream(Outlet):
         elif self.writer.out:
             self._send_out()
         return self._reader.is_idle
-
-    def _call_back(self, on_frame: OnFrame) -> None:
-        """Hands every frame to the program at once: no task, no coroutine.
-
-        While the transport is full nothing is delivered and nothing is read, so that a callback that answers every
-        message cannot fill the memory with answers.
-        """
-        try:
-            while self._drained is None and self.writer.sent_close is None:
-                frame = self._reader.read_frame()
-                if frame is NEED_MORE:
-                    self._resume_reading()
-                    return
-                try:
-                    on_frame(self, frame)
-                except Exception as error:
-                    self._callback_failed(error)
-        except ConnectionClosed:
-            return
-        if self._drained is not None:
-            self._pause_reading()
-
-    def _callback_failed(self, error: Exception) -> None:
-        if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
-            return  # it wrote to this connection, which is over; to another one, and this one has nobody behind it
-        context = {
-            "message": "on_frame failed",
-            "exception": error,
-            "protocol": self,
-            "transport": self._transport,
-        }
-        self._loop.call_exception_handler(context)
-        self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
@@ -388,6 +342,7 @@ class Stream(Outlet):
             self._pings.fail(self.connection.error)
         if self._drained is not None:
             self._resolve_drained()
+        self._show_last()
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
@@ -411,12 +366,6 @@ class Stream(Outlet):
                 except Exception as error:  # those behind it are told as well
                     context = {"message": "an end callback failed", "exception": error, "protocol": self}
                     self._loop.call_exception_handler(context)
-
-    def _go_on(self) -> None:
-        if self._on_frame is not None:
-            self._corked = True
-            self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
-            self._after_bytes()
 
     async def _let_others_run(self) -> None:
         self._budget = _FAIR

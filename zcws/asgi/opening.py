@@ -21,7 +21,8 @@ from functools import cache
 from typing import Any
 
 from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor
-from zcws.aio.outlet import Options, end_writing, pool_of
+from zcws.aio.ending import end_writing
+from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import hand_over
 from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode

@@ -1,0 +1,245 @@
+"""The end: who closes when, and what the peer's Close waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+import wire
+from net import Place, soon, until
+
+import zcws
+from zcws.aio import ending
+
+
+@pytest.mark.parametrize("bad", [b"\x83\x80abcd", b"\x81\x81abcd\x9e"], ids=["opcode", "text"])
+def test_a_handler_that_returns_in_the_step_in_which_the_peer_breaks_a_rule(
+    anyplace: Place, bad: bytes
+) -> None:
+    """The transport was closed twice, and then asyncio's TLS could not be aborted: it stayed for half a minute."""
+
+    async def main() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+        async def collect(ws: zcws.WebSocket) -> None:
+            with contextlib.suppress(zcws.ConnectionClosed):
+                while True:
+                    await ws.recv()
+
+        async with anyplace.serve(collect, close_timeout=0.2) as server:
+            async with anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                await asyncio.sleep(0.05)
+                await peer.send_bytes(bad)
+                (close,) = await peer.rest()  # and then it says nothing more
+                assert close.opcode == wire.CLOSE
+                await until(lambda: not server.connections)
+        assert reported == []
+
+    anyplace.run(main())
+
+
+class TestAReplyThatCannotGo:
+    """It waits on the bridge, and used up the one deadline that closing has."""
+
+    @pytest.mark.parametrize("opcode", [wire.PING, wire.CLOSE])
+    def test_a_peer_that_does_not_read(self, anyplace: Place, opcode: int) -> None:
+        async def main() -> None:
+            full, closed = asyncio.Event(), asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                while ws.is_writable:
+                    ws.send_nowait(bytes(1_000_000))
+                    await asyncio.sleep(0)
+                full.set()
+                if opcode == wire.PING:
+                    await until(lambda: ws.connection.bridge.slot)
+                    await ws.close()
+                else:
+                    await ws.wait_closed()
+                closed.set()
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                    await soon(full.wait())
+                    await peer.send(opcode)
+                    await soon(closed.wait())
+                    await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_the_half_that_should_send_it_closes(self, anyplace: Place) -> None:
+        async def main() -> None:
+            closed = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                reader, writer, bridge = ws.split()
+                assert await reader.recv() == "go on"
+                frame = await reader.read_frame()
+                assert (frame.opcode, bool(bridge)) == (zcws.OpCode.PING, True)
+                await writer.close()
+                await ws.wait_closed()
+                closed.set()
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"go on")
+                    await peer.send(wire.PING)
+                    await soon(closed.wait())
+
+        anyplace.run(main())
+
+
+class TestThePeersCloseBehindMessages:
+    """It waits for them, but not for a program that never reads. No timeout passes here unless it is a short one."""
+
+    @pytest.mark.parametrize("close_timeout", [1000, None])
+    def test_a_program_that_only_sends(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, close_timeout: float | None
+    ) -> None:
+        monkeypatch.setattr(ending, "GRACE", 0.01)
+
+        async def main() -> None:
+            ends: list[zcws.ConnectionClosed] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                try:
+                    while True:
+                        await ws.send("tick")
+                        await asyncio.sleep(0.001)
+                except zcws.ConnectionClosed as error:
+                    ends.append(error)
+
+            async with anyplace.serve(handler, close_timeout=close_timeout) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"nobody reads this")
+                    await peer.send(wire.CLOSE, wire.close_payload(4000, b"enough"))
+                    *ticks, close = await peer.rest()
+                    assert {frame.payload for frame in ticks} <= {b"tick"}
+                    assert close == wire.Seen(wire.CLOSE, wire.close_payload(4000, b"enough"))
+                await until(lambda: not server.connections)
+            assert [(error.code, error.by) for error in ends] == [(4000, "peer")]
+
+        anyplace.run(main())
+
+    def test_a_program_that_only_sends_when_the_stream_ends(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ending, "GRACE", 0.01)
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go_on.wait()
+                with pytest.raises(zcws.ConnectionClosedError):
+                    await ws.send("to nobody")
+
+            async with anyplace.serve(handler, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"nobody reads this")
+                await until(lambda: next(iter(server.connections)).state is not zcws.State.OPEN)
+                go_on.set()
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("reads", ["at once", "in the grace"])
+    def test_a_program_that_reads_answers_before_it(self, place: Place, reads: str) -> None:
+        async def main() -> None:
+            begin, go_on = asyncio.Event(), asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                if reads == "in the grace":
+                    await begin.wait()
+                async for message in ws:
+                    begin.set()
+                    await go_on.wait()
+                    await ws.send(message)
+
+            async with place.serve(handler, close_timeout=1000) as server, place.raw_client(server) as peer:
+                await peer.send_bytes(peer.frame(wire.TEXT, b"1") + peer.frame(wire.TEXT, b"2"))
+                await peer.send(wire.CLOSE)
+                await until(lambda: server.connections and next(iter(server.connections))._reader.is_ending)
+                (ws,) = server.connections
+                begin.set()
+                await until(lambda: ws._reader.rows_waiting == 2)
+                if reads == "in the grace":
+                    ws.deadline_passed()  # it has been as long as that
+                assert not ws._reader.is_concluded
+                go_on.set()
+                assert [frame.payload for frame in await peer.rest()] == [b"1", b"2", b""]
+
+        place.run(main())
+
+    def test_our_own_close_has_its_whole_time(self, place: Place) -> None:
+        """A wait for somebody to read is over with it."""
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await go_on.wait()
+                assert ws._deadline is not None and ws._deadline.timeout == ending.GRACE
+                ws.begin_close()
+                assert ws._deadline is not None and ws._deadline.timeout == 1000
+
+            async with place.serve(handler, close_timeout=1000) as server, place.raw_client(server) as peer:
+                await peer.send(wire.TEXT, b"unread")
+                await peer.send(wire.CLOSE)
+                await until(lambda: server.connections and next(iter(server.connections))._reader.is_ending)
+                go_on.set()
+                assert [frame.opcode for frame in await peer.rest()] == [wire.CLOSE]
+
+        place.run(main())
+
+    @pytest.mark.parametrize("ends", ["with a close", "without"])
+    def test_keepalive_does_not_blame_a_peer_that_has_ended(self, place: Place, ends: str) -> None:
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                assert await ws.recv() == "read"
+                await go_on.wait()
+
+            keepalive = {"ping_interval": 0.01, "ping_timeout": 0.01}
+            async with (
+                place.serve(handler, close_timeout=0.2, **keepalive) as server,
+                place.raw_client(server) as peer,
+            ):
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                await peer.send(wire.TEXT, b"read")
+                await peer.send(wire.TEXT, b"unread")
+                if ends == "with a close":
+                    await peer.send(wire.CLOSE, wire.close_payload(1000))
+                else:
+                    peer.writer.write_eof()
+                frames = await peer.rest()  # not a Ping is answered
+                assert [f.payload for f in frames if f.opcode == wire.CLOSE] in (
+                    [],
+                    [wire.close_payload(1000)],
+                )
+                assert ws.close_code == (1000 if ends == "with a close" else 1006)
+                go_on.set()
+
+        place.run(main())
+
+    def test_a_ping_that_was_out_already(self, place: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                await until(lambda: ws._reader.is_ending)
+                assert not ws.send_keepalive()
+                ws.keepalive_failed()
+                assert ws.state is zcws.State.OPEN
+
+            async with place.serve(handler, close_timeout=1000) as server, place.raw_client(server) as peer:
+                await peer.send(wire.TEXT, b"unread")
+                await peer.send(wire.CLOSE)
+                assert [frame.opcode for frame in await peer.rest()] == [wire.CLOSE]
+
+        place.run(main())

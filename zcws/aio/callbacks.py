@@ -1,0 +1,143 @@
+"""`on_frame`: frames are shown to a function of the program where they arrive, in no task.
+
+Nothing is shown, and nothing read, while the transport is full: a function that answers every message cannot fill the
+memory with answers. Nor is all shown at once that has arrived: after a share of it others run, as they would beside a
+task that reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from zcws.aio.ending import Ending
+from zcws.aio.settings import Options
+from zcws.closing import State
+from zcws.codes import CloseCode, OpCode
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed
+from zcws.frame import NEED_MORE, Frame
+from zcws.ring import Ring
+
+__all__ = ["Callbacks", "OnFrame"]
+
+OnFrame = Callable[[Any, Frame], object]
+
+#: A share: so many frames (a ring of 256 KiB holds 4,000 of 64 bytes), or the first that brings what has been inflated
+#: to so many bytes. Either takes a few milliseconds, without what the program does.
+_MOST_FRAMES, _MOST_INFLATED = 4096, 4 * 1024 * 1024
+
+_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
+
+
+class Callbacks(Ending):
+    """A connection on its transport, as far as what arrives is shown to a function."""
+
+    __slots__ = ("_is_aborted", "_on_frame", "_rest")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: Connection,
+        options: Options,
+        on_frame: OnFrame | None,
+    ) -> None:
+        super().__init__(loop, connection, options)
+        self._on_frame = on_frame
+        self._rest: asyncio.Handle | None = None  # a share has been shown, and others run before the next
+        self._is_aborted = False
+
+    # ---- what the way in does: stream.py ----
+
+    def _pause_reading(self) -> None:
+        """There is no room for more, or nobody to show it to."""
+        raise NotImplementedError
+
+    def _uncork(self) -> bool:
+        """Everybody has had what arrived: what they wrote goes out."""
+        raise NotImplementedError
+
+    # ---- showing ----
+
+    def _show(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
+        """Shows one frame that has arrived alone. False: it takes the long way."""
+        if self._drained is not None or self.writer.opcode == _CLOSE:
+            return False
+        try:
+            self._reader.show(self._on_frame, self, ring, what, begin, start, stop)  # type: ignore[arg-type]
+        except Exception as error:
+            self._callback_failed(error)
+        return True
+
+    def _call_back(self, on_frame: OnFrame) -> None:
+        """Shows what has arrived, or a share of it."""
+        if self._rest is not None:
+            return
+        try:
+            if self._show_share(on_frame):
+                self._rest = self._loop.call_soon(self._show_next, on_frame)
+        except ConnectionClosed:
+            return
+        if self._drained is not None or self._rest is not None:
+            self._pause_reading()
+
+    def _show_share(self, on_frame: OnFrame) -> bool:
+        """Returns whether there may be more. Raises: ConnectionClosed, at the end."""
+        reader = self._reader
+        enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
+        for _ in range(_MOST_FRAMES):
+            if self._drained is not None or self.writer.sent_close is not None or self._is_aborted:
+                return False
+            frame = reader.read_frame()
+            if frame is NEED_MORE:
+                self._resume_reading()
+                return False
+            try:
+                on_frame(self, frame)
+            except Exception as error:
+                self._callback_failed(error)
+            if enough and reader.inflated[1] >= enough:
+                break
+        return True
+
+    def _show_next(self, on_frame: OnFrame) -> None:
+        self._rest = None
+        self._corked = True
+        self._call_back(on_frame)
+        self._uncork()
+
+    def _show_last(self) -> None:
+        """The socket is gone: what it has brought is shown before that is said."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._on_frame is not None:
+            try:
+                while self._show_share(self._on_frame):
+                    pass
+            except ConnectionClosed:
+                return
+
+    def abort(self) -> None:
+        """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
+        self._is_aborted = True
+        super().abort()
+
+    def _go_on(self) -> None:
+        if self._on_frame is not None:
+            self._corked = True
+            self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
+            self._after_bytes()
+
+    def _callback_failed(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
+            return  # it wrote to this connection, which is over; to another one, and this one has nobody behind it
+        context = {
+            "message": "on_frame failed",
+            "exception": error,
+            "protocol": self,
+            "transport": self._transport,
+        }
+        self._loop.call_exception_handler(context)
+        self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")

@@ -1,0 +1,219 @@
+"""The end of a connection on asyncio, and the Pings that find out that it has come.
+
+The core says when both Close frames have passed or the peer broke a rule (`Connection.wants_close`); then a server ends
+its side of the TCP connection first (RFC 6455 7.1.1) and a client waits for that. Every wait is bounded by
+`close_timeout`, counted from the Close.
+
+The peer's Close may stand behind messages that have not been read. How long it waits for them:
+
+    the program                                                       the Close takes effect
+    ----------------------------------------------------------------  --------------------------------------------
+    reads                                                             when it has read them, `close_timeout` at most
+    has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter
+    waits in `wait_closed`, and nobody reads                          at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+from zcws.aio.keepalive import Deadlines, Keepalive, Pings
+from zcws.aio.outlet import Outlet
+from zcws.aio.settings import Options
+from zcws.closing import State
+from zcws.codes import CloseCode
+from zcws.connection import Connection
+from zcws.pool import Pool
+
+__all__ = ["GRACE", "Ending", "end_writing"]
+
+#: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
+#: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
+#: short enough for a program that only sends.
+GRACE = 1.0
+
+
+def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
+    """Where the connections of `loop` with this `close_timeout` wait for their end."""
+    known = pool.deadlines.get(timeout)
+    deadlines: Deadlines | None = None if known is None else known()
+    if deadlines is None or deadlines.loop() is not loop:
+        deadlines = Deadlines(loop, timeout)
+        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
+        pool.deadlines[timeout] = weakref.ref(deadlines)
+    return deadlines
+
+
+class Ending(Outlet):
+    """A connection on its transport, as far as it may end."""
+
+    __slots__ = ("_deadline", "_heard_at", "_keepalive", "_pings")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
+        super().__init__(loop, connection, options)
+        self._pings: Pings | None = None
+        self._keepalive: Keepalive | None = None
+        self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
+        self._heard_at = 0  # for keepalive: the bytes that had been received when it last asked
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is ours from now on."""
+        super().connection_made(transport)
+        options = self._options
+        if options.ping_interval is not None:
+            self._keepalive = Keepalive(
+                self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
+            )
+
+    # ---- what the way in does: stream.py has these four, and nobody makes an Ending by itself ----
+
+    def _resume_reading(self) -> None:
+        """There is room for more."""
+        raise NotImplementedError
+
+    def _after_bytes(self) -> bool:
+        """Everybody who waits for what has arrived gets it now."""
+        raise NotImplementedError
+
+    @property
+    def _was_never_read(self) -> bool:
+        """Whether nobody has read since the connection opened, or waits to."""
+        raise NotImplementedError
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether the program waits for the end, and nobody reads."""
+        raise NotImplementedError
+
+    # ---- closing ----
+
+    def _close_sent(self) -> None:
+        self._resume_reading()
+        self._start_deadline()
+        self._advance_closing()
+
+    def _advance_closing(self) -> None:
+        """Takes the next step towards a closed socket, if it is time for one."""
+        transport, connection = self._transport, self.connection
+        if transport is None:
+            return
+        if self._reader.is_ending and not self._reader.is_concluded and self._is_given_up:
+            self._reader.conclude()
+        if self.writer.out:
+            self._flush()
+        if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
+            self._stop_keepalive()
+            self._resume_reading()
+            self._start_deadline()
+            if self._may_close(transport):
+                # Closed twice, asyncio's TLS cannot be aborted any more.
+                if self._own is not None or not transport.is_closing():
+                    transport.close()
+            elif not connection.is_client and not transport.is_closing():
+                # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
+                end_writing(transport)
+        elif self._reader.is_ending:
+            # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
+            # the bridge, and the half that should send it does not.
+            self._start_deadline()
+
+    def _may_close(self, transport: asyncio.Transport) -> bool:
+        """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
+        connection = self.connection
+        if connection.state is State.LOST and self._reading_paused and self._is_given_up:
+            return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
+        return self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof())
+
+    def _start_deadline(self) -> None:
+        timeout = self._time_to_close()
+        if self._deadline is not None and self._deadline.timeout == GRACE != timeout:
+            self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
+        if self._deadline is None and timeout is not None and self._transport is not None:
+            self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
+            self._deadline.add(self)
+
+    def _time_to_close(self) -> float | None:
+        """Seconds until something has to happen; None for ever."""
+        timeout, reader = self._options.close_timeout, self._reader
+        if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
+            return timeout
+        return GRACE
+
+    def deadline_passed(self) -> None:
+        """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
+        deadline, self._deadline = self._deadline, None
+        assert deadline is not None  # it has called us
+        if self._reader.is_ending and not self._reader.is_concluded:
+            if deadline.timeout != GRACE or self._time_to_close() == GRACE:
+                self._reader.conclude()
+            self._advance_closing()
+        elif self.connection.bridge.slot and not self.connection.hold_replies:
+            # After a split: the half that should have sent the reply has not.
+            self.connection.drain_bridge()
+            self._advance_closing()
+            if self._deadline is None:
+                self.abort()  # it was a Pong behind our Close: nothing else will end this
+        else:
+            self.abort()
+
+    def _stop_keepalive(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.stop()
+            self._keepalive = None
+
+    def _stop_timers(self) -> None:
+        self._stop_keepalive()
+        self._stop_deadline()
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.remove(self)
+            self._deadline = None
+
+    # ---- keepalive ----
+
+    def heard(self) -> bool:
+        """For `Keepalive`."""
+        heard, waiting = self._reader.bytes_received, self._bytes_waiting()
+        sent = self.writer.taken - waiting
+        # More has gone since something waited: the peer has made room. Where nothing waited, that says nothing.
+        is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
+        self._heard_at, self._sent_at = heard, sent if waiting else -1
+        return is_alive or (self._reading_paused and not waiting)
+
+    def send_keepalive(self) -> bool:
+        """For `Keepalive`."""
+        # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
+        if self.connection.state is not State.OPEN or self._reader.is_ending:
+            return False
+        pings = self._need_pings()
+        payload = pings.fresh_payload()
+        pings.sent_keepalive(payload)
+        if self._drained is None:
+            self.connection.ping(payload)
+            self._written()
+        return True
+
+    def keepalive_failed(self) -> None:
+        """For `Keepalive`."""
+        if self._reader.is_ending:
+            return  # its Close stands behind what nobody has read, and has a deadline of its own
+        self.connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        self._flush()
+        self._after_bytes()
+        self._start_deadline()
+
+    def _need_pings(self) -> Pings:
+        if self._pings is None:
+            self._pings = Pings()
+            self._reader.on_pong = self._pings.answered
+        return self._pings
+
+
+def end_writing(transport: asyncio.WriteTransport) -> None:
+    """Closes our side of the socket, and only that."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
