@@ -75,7 +75,7 @@ def test_whoever_uses_the_core_uses_the_kernel_that_was_asked_for(module: str) -
 
 def test_nobody_goes_around_the_choice() -> None:
     assert mention("zcws._kernel import") == ["kernel"]
-    assert "reader" in mention("from zcws.kernel import")
+    assert "inlet" in mention("from zcws.kernel import")
 
 
 def test_the_best_without_a_wish() -> None:

@@ -1,19 +1,11 @@
 """The network's side of reading: bytes arrive, are scanned, and wait as rows.
 
-It decides where the next bytes may land, when a ring is leased and given back, and when the peer's Close or mistake
-takes effect. It knows neither messages nor callers (pieces.py, reader.py), and neither sockets nor time.
+It decides where the next bytes may land, when a ring is leased and given back, and when the end takes effect. It knows
+neither messages nor callers (pieces.py, reader.py), and neither sockets nor time.
 
 The life of bytes: `get_buffer` says where the next ones may land; `received` scans them (one crossing, every complete
-frame); the rows of the table wait in `_batch`. What stands behind the last row is `_status`:
-
-    MORE       nothing yet
-    FULL       rows that the table had no room for: scan again when these have been read
-    CLOSED     the peer's Close
-    1 to 18    the peer's mistake (zcws/errors.py, FAULTS)
-    STOPPED    a reason of ours
-
-The last three take effect (`conclude`) when the rows before them have been read, so that what was valid is still
-answered. A caller that does not read can bring that forward.
+frame); the rows of the table wait in `_batch`. What stands behind the last row (outcome.py) takes effect when the rows
+before it have been read, so that what was valid is still answered. A caller that does not read can bring that forward.
 
 A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
 read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
@@ -25,43 +17,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
-from zcws.codes import CloseCode, OpCode
-from zcws.errors import (
-    FAULTS,
-    Closer,
-    ConnectionClosed,
-    ConnectionClosedError,
-    LimitExceeded,
-    ProtocolError,
-    closed_error,
-)
-from zcws.frame import Frame, Lease, ReceivedFrame, RingFrame, close_payload, parse_close_payload
+from zcws.codes import OpCode
+from zcws.frame import Frame, Lease, ReceivedFrame
 from zcws.kernel import ffi, lib
+from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import LAST
 
-if TYPE_CHECKING:
-    from zcws.kernel import CData
-
-__all__ = ["NO_ROWS", "Inlet"]
+__all__ = ["NO_ROWS", "Inlet", "is_data"]
 
 _HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
-_MORE, _FULL, _CLOSED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED
-_STOPPED = -1
 _scan, _land = lib.zcws_scan, lib.zcws_land
 
 #: What has come to its end stays there: all who have nothing can share it.
 NO_ROWS: Iterator[Any] = iter(())
 next(NO_ROWS, None)
-
-_CLOSE = OpCode.CLOSE
 
 #: Parsed once, and not for every connection.
 _STATE = ffi.typeof("struct zcws_reader *")
@@ -72,15 +49,11 @@ _LARGE_FRAMES = 64
 #: Rows that are alike are lined up from this many on: for fewer, it costs as much as it saves.
 _MANY = 4
 
-#: Pings and Pongs that wait for somebody who reads frames. Beyond, nobody does: the ring of a program that only sends
-#: would be full of them after a week.
-_MANY_CONTROLS = 64
-
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
 
 
-class Inlet:
+class Inlet(Outcome):
     """What has arrived on one connection and has not been read.
 
     Attributes:
@@ -89,71 +62,50 @@ class Inlet:
         discarding: our Close is out: data that arrives is dropped.
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
             found nothing; until then, false.
-        keeps_controls: Pings and Pongs wait for somebody who reads frames: until so many wait that nobody seems to, and
-            again when somebody has asked for a frame.
         on_pong: called with the payload of each Pong when it arrives.
         pool: where the rings come from.
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
-        state: what the C core remembers of this stream, for `take_scan`.
         ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
         streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
     """
 
     __slots__ = (
         "_alike",
-        "_answered",
         "_batch",
-        "_bridge",
-        "_concluded",
         "_controls",
         "_elsewhere",
-        "_eof",
         "_frame",
         "_landing",
         "_landing_opcode",
         "_lease",
-        "_max_fragments",
-        "_max_size",
         "_next",
         "_offered",
-        "_peer_close",
         "_pieces",
         "_remaining",
         "_ring",
-        "_status",
-        "_stopped",
         "_wants_wide",
         "_words",
         "discarding",
         "eager",
         "is_idle",
-        "keeps_controls",
         "on_pong",
         "pool",
         "pours",
         "ready",
-        "state",
         "streaming",
     )
 
     def __init__(
         self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
     ) -> None:
+        state = ffi.new(_STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed))
+        super().__init__(bridge, state, max_size=max_size, max_fragments=max_fragments)
         self.pool: Pool = pool
-        self._bridge = bridge
-        self._max_size = max_size
-        self._max_fragments = max_fragments
         self.eager: bool = True
         self._controls = 0  # control frames that wait, or some more
-        self.keeps_controls = True
-        self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
         self.discarding: bool = False
         self.is_idle: bool = True
         self.on_pong: Callable[[bytes], None] | None = None
-
-        self.state: CData = ffi.new(
-            _STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed)
-        )
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
@@ -174,11 +126,6 @@ class Inlet:
         self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
         self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
-        self._status = _MORE  # what stands behind the last row
-        self._peer_close: bytes | None = None  # the payload of the peer's Close
-        self._stopped: tuple[int, str] | None = None
-        self._concluded = False
-        self._eof = False
 
     # ---- bytes arrive ----
 
@@ -192,7 +139,7 @@ class Inlet:
         ring = self._ring
         if (
             ring is None
-            or self._status != _MORE
+            or self._status != MORE
             or ring.exports
             or self._landing is not None
             or self._frame is not None
@@ -231,7 +178,7 @@ class Inlet:
         status = self._status
         if self._landing is not None:
             return self._landed(self._landing, count)
-        if status != _MORE and status != _FULL:
+        if status != MORE and status != FULL:
             return True  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
         ring = self._ring
         if ring is None:
@@ -239,7 +186,7 @@ class Inlet:
             self._next = 0
             self.is_idle = False
         ring.head += count
-        if status == _MORE or not self.is_pending:
+        if status == MORE or not self.is_pending:
             news = self._scan_ring(ring)
             if count * _MUCH > ring.capacity:
                 self._see_pouring(ring, count)
@@ -281,7 +228,7 @@ class Inlet:
         self._eof = True
         self.is_idle = False
         # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
-        if self.discarding or not (later or self.is_pending or self._pieces or self._status == _FULL):
+        if self.discarding or not (later or self.is_pending or self._pieces or self._status == FULL):
             self.conclude()
 
     # ---- what a driver asks ----
@@ -307,7 +254,7 @@ class Inlet:
     @property
     def has_news(self) -> bool:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
-        return length_hint(self._words) > 0 or self._status != _MORE or self._eof
+        return length_hint(self._words) > 0 or self._status != MORE or self._eof
 
     @property
     def rows_read(self) -> int:
@@ -339,31 +286,6 @@ class Inlet:
         """Where bytes land while nothing is kept."""
         return self.pool.landing or self.pool.land()
 
-    @property
-    def is_at_eof(self) -> bool:
-        """Whether the peer has ended the stream."""
-        return self._eof
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether a Close, a fault or the end of the stream has arrived, perhaps behind rows that wait."""
-        return self._is_over or self._eof
-
-    @property
-    def is_concluded(self) -> bool:
-        """Whether the end has taken effect."""
-        return self._concluded
-
-    @property
-    def is_faulty(self) -> bool:
-        """Whether the peer broke a rule."""
-        return self._status not in (_MORE, _FULL, _CLOSED, _STOPPED)
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether nothing that arrives counts any more."""
-        return self._status not in (_MORE, _FULL)
-
     # ---- scanning ----
 
     def _scan_ring(self, ring: Ring) -> bool:
@@ -377,9 +299,9 @@ class Inlet:
         """What a scan has found is in the pool's table. Returns: as `received`."""
         pool = self.pool
         words = pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist()
-        if count == _NEWS and words[_STATUS] == _MORE and not words[_REMAINING]:
+        if count == _NEWS and words[_STATUS] == MORE and not words[_REMAINING]:
             # The beginning of a frame, and nothing before it.
-            self._next, self._status = words[_NEXT], _MORE
+            self._next, self._status = words[_NEXT], MORE
             return self._frame is not None or bool(ring.exports) or length_hint(self._words) > 0
         self._take_rows(ring, count, words)
         return True
@@ -393,7 +315,7 @@ class Inlet:
         Args:
             count, words: what zcws_scan returned, and what it wrote.
         """
-        if self._status == _MORE:
+        if self._status == MORE:
             self.is_idle = False
             self._ring = ring
             ring.tail = begin
@@ -402,7 +324,7 @@ class Inlet:
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """The same where that is one whole data frame and nothing else."""
-        self.take_scan(ring, begin, stop, 1, [stop, _MORE, 0, 0, 0, what, start, stop])
+        self.take_scan(ring, begin, stop, 1, [stop, MORE, 0, 0, 0, what, start, stop])
 
     def _take_rows(self, ring: Ring, count: int, words: list[int]) -> None:
         if ring.exports:
@@ -413,7 +335,7 @@ class Inlet:
             return
         # Nearly always: whole data frames, nothing behind them, and all that came before has been read.
         self._next = ring.head
-        self._status = _MORE
+        self._status = MORE
         self._remaining = 0
         if count == 1:
             self._words = self._batch = iter((words[_HEAD:],))
@@ -426,7 +348,7 @@ class Inlet:
         self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
         del words[:_HEAD]
         if (
-            self._status == _CLOSED
+            self._status == CLOSED
             and len(words) == _ROW
             and not (self.discarding or self.is_pending or self._pieces)
         ):
@@ -447,61 +369,9 @@ class Inlet:
         words[:0] = self._pending_words()
         self._set_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not self._pieces and not any(_is_data(words)):
+        if self._is_over and not self._pieces and not any(is_data(words)):
             self.conclude()
             self._drop_message()
-
-    def forget_controls(self) -> None:
-        """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been seen to, and are not
-        kept for ever: neither they, nor a ring for them."""
-        ring = self._ring
-        if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
-            return
-        if self.keeps_controls and (
-            self._controls <= _MANY_CONTROLS or self._count_controls() <= _MANY_CONTROLS
-        ):
-            return
-        self.keeps_controls = False
-        words = self._without_controls()
-        while self._status == _FULL and len(words) < _ROW * TABLE_ROWS:
-            self._scan_ring(ring)
-            words = self._without_controls()
-        if self._status != _MORE:
-            return
-        if not words and self._frame is None:
-            self._rest()
-            return
-        stop = words[-1] if words else self._end_of_frames(ring)
-        if stop is not None:
-            self._next, ring.head = ring.close_up(stop, self._next)
-
-    def _end_of_frames(self, ring: Ring) -> int | None:
-        """Where the frames that somebody looks at end. None: they do not lie in `ring`, and a view of it is held."""
-        frames = self._frame if isinstance(self._frame, Batch) else (self._frame,)
-        stops = [frame._stop for frame in frames if isinstance(frame, RingFrame)]
-        return max(stops) if stops else None if ring.exports else ring.tail
-
-    def _count_controls(self) -> int:
-        """How many of the rows that wait are control frames."""
-        words = self._pending_words()
-        self._set_rows(words)
-        self._controls = count = len(words) // _ROW - sum(_is_data(words))
-        return count
-
-    def _without_controls(self) -> list[int]:
-        """The rows that wait are data from now on, and a Close; and those."""
-        waiting, self._controls = self.rows_waiting, 0
-        words = [word for row in self._batch if row[0] & 0x0F <= _CLOSE for word in row]
-        self._set_rows(words)
-        self.state.rows -= waiting - self.rows_waiting  # nobody has read those, and nobody will
-        return words
-
-    def defer_replies(self) -> None:
-        """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
-        words = self._pending_words()
-        self._set_rows(words)
-        self._answered = sum(what & 0x0F == OpCode.PING for what in words[::_ROW])
-        self.eager = False
 
     def _pending_words(self) -> list[int]:
         """The rows that have not been read, three words each; none are left after this."""
@@ -533,7 +403,7 @@ class Inlet:
 
     def _discard(self, ring: Ring) -> None:
         """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""
-        while self._status == _FULL:
+        while self._status == FULL:
             count = _scan(self.state, ring.base, self._next, ring.head, self.pool.table, TABLE_ROWS) % _NEWS
             words = self.pool.words[: _HEAD + _ROW * count].tolist()
             self._next, self._status, _, self._remaining, _ = words[:_HEAD]
@@ -660,7 +530,7 @@ class Inlet:
         self.discarding = True
         if not self.is_pending:
             self._drop_message()
-        if self._status == _FULL and self._ring is not None:
+        if self._status == FULL and self._ring is not None:
             self._scan_ring(self._ring)
         self.conclude()
 
@@ -668,7 +538,7 @@ class Inlet:
         """The connection is failed for a reason of ours: rows that wait can be read, nothing after them."""
         if not (self._is_over and self._concluded):
             self._stopped = (code, reason)
-            self._status = _STOPPED
+            self._status = STOPPED
             self.is_idle = False
             self._concluded = True
             if not self.is_pending:
@@ -681,61 +551,6 @@ class Inlet:
         self._eof = True
         self.stop(code, reason)
 
-    def conclude(self) -> None:
-        """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
-
-        Does nothing while more may come. Rows that have not been read can be read all the same.
-        """
-        if self._concluded or not (self._is_over or self._eof):
-            return
-        self._concluded = True
-        last: Reply | None = None
-        if self._status == _CLOSED:
-            # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
-            last = Reply(_CLOSE, self._peer_close or b"")
-        elif self._is_over:
-            last = Reply(_CLOSE, close_payload(*FAULTS[self._status]))
-        if not self.is_pending:
-            self._drop_message()
-        self._bridge.end(last)
-
-    @property
-    def peer_close(self) -> tuple[int, str] | None:
-        """The code and the reason of the peer's Close; 1005 where it had no code. RFC 6455 7.1.5."""
-        if self._peer_close is None:
-            return None
-        code, reason = parse_close_payload(memoryview(self._peer_close))
-        return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
-
-    @property
-    def closed_by(self) -> Closer:
-        """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
-        closer = self._bridge.closer
-        if closer == "us" or self._stopped is not None or self.is_faulty:
-            return "us"
-        # A Close that was read and could not be answered any more is one all the same.
-        return "peer" if closer == "peer" or self._peer_close is not None else "network"
-
-    def error(self) -> ConnectionClosed:
-        """A new exception that says how this half ended."""
-        if self._stopped is not None:
-            return ConnectionClosedError(*self._stopped, by="us")
-        if self.is_faulty:
-            code, reason = FAULTS[self._status]
-            if code == CloseCode.MESSAGE_TOO_BIG:
-                limits = f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
-                size = self.state.size
-                return LimitExceeded(
-                    code, reason, by="us", limits=limits, size=size if size > self._max_size else None
-                )
-            return ProtocolError(code, reason, by="us")
-        close = self.peer_close
-        if close is None:
-            error = closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False, by=self.closed_by)
-            error.__cause__ = self._bridge.cause
-            return error
-        return closed_error(*close, clean=True, by=self.closed_by)
-
 
 @lru_cache(maxsize=32)
 def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
@@ -746,6 +561,6 @@ def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, comp
     return state[0]
 
 
-def _is_data(words: list[int]) -> Iterator[bool]:
+def is_data(words: list[int]) -> Iterator[bool]:
     """For each row, whether it is data."""
     return (what & 0x0F < OpCode.CLOSE for what in words[::_ROW])

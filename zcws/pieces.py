@@ -19,18 +19,18 @@ from zcws.assembly import (
     Inflated,
     is_utf8,
 )
-from zcws.bridge import Bridge, Reply
+from zcws.bridge import Bridge
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
+from zcws.controls import Controls
 from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, Source
-from zcws.inlet import NO_ROWS, Inlet
-from zcws.kernel import lib
+from zcws.inlet import NO_ROWS
+from zcws.outcome import FULL, MORE
 from zcws.pool import Pool
 from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST, WHOLE
 
 __all__ = ["AT_ONCE", "Piece", "PieceReader"]
 
-_MORE, _FULL = lib.ZCWS_MORE, lib.ZCWS_FULL
 
 #: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
 #: and put in its place step by step (assembly.py), which costs 8 us more.
@@ -45,7 +45,7 @@ _LAND_AT_LEAST = 16 * 1024
 Piece = tuple["str | bytes", bool]
 
 
-class PieceReader(Inlet):
+class PieceReader(Controls):
     """The reading half of one connection, as far as it is about messages in pieces.
 
     Args:
@@ -206,25 +206,14 @@ class PieceReader(Inlet):
 
     # ---- the last row has been read ----
 
-    def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
-        """A control frame's turn has come: the Close takes effect, and a Ping is answered unless it has been."""
-        if opcode is OpCode.CLOSE:
-            self.conclude()
-        elif opcode is OpCode.PING and not self.eager:
-            if self._answered:
-                self._answered -= 1
-                return
-            payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
-            self._bridge.put(Reply(OpCode.PONG, payload))
-
     def _more(self) -> bool:
         """Every row has been read. True: there are new ones. False: more bytes are needed.
 
         Raises: what stands behind the last row.
         """
         self.ready = NO_ROWS  # it holds on to the ring
-        if self._status != _MORE or self._eof:
-            if self._status == _FULL and self._ring is not None:
+        if self._status != MORE or self._eof:
+            if self._status == FULL and self._ring is not None:
                 self._scan_ring(self._ring)
                 return True
             self.conclude()
@@ -268,7 +257,7 @@ class PieceReader(Inlet):
         self.streaming = 0
         self.is_idle = False
         self.state.fit = 0
-        if self._ring is not None and self._status == _MORE and not self._concluded:
+        if self._ring is not None and self._status == MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
 
     def end_stream(self) -> None:

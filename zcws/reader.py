@@ -33,14 +33,13 @@ from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
 from zcws.inlet import NO_ROWS
-from zcws.kernel import lib
+from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
 from zcws.rows import CONTROL, DEFLATED, DEFLATED_BINARY, FIRST, LAST, PART, WHOLE, WHOLE_BINARY, WHOLE_TEXT
 
 __all__ = ["Reader"]
 
-_CLOSED = lib.ZCWS_CLOSED
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
@@ -384,7 +383,7 @@ class Reader(PieceReader):
             opcodes = list(map(WHOLE.__getitem__, whats))
         except KeyError:
             return None
-        if not self.eager or self._status == _CLOSED:
+        if not self.eager or self._status == CLOSED:
             for opcode, start, stop in zip(opcodes, starts, stops, strict=True):
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
@@ -434,7 +433,7 @@ class Reader(PieceReader):
         This is as good as that read, for those who would only catch it: with its traceback that costs as much as a
         message.
         """
-        if self._status != _CLOSED or not self._concluded or self.streaming is not None:
+        if self._status != CLOSED or not self._concluded or self.streaming is not None:
             return False
         close = self._peer_close or b""
         # The last row is the Close itself.

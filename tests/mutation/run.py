@@ -42,11 +42,33 @@ from mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).parent.parent.parent
 
-MODULES = ["zcws.reader", "zcws.pieces", "zcws.inlet", "zcws.batch", "zcws.assembly", "zcws.closing", "wire"]
+MODULES = [
+    "zcws.reader",
+    "zcws.pieces",
+    "zcws.controls",
+    "zcws.inlet",
+    "zcws.outcome",
+    "zcws.batch",
+    "zcws.assembly",
+    "zcws.closing",
+    "wire",
+]
 
 #: The fast sans-I/O tests in which these modules are used at all.
 TESTS = (
-    *("reader", "pieces", "rows", "batch", "inlet", "assembly", "closing", "wire", "connection"),
+    *(
+        "reader",
+        "pieces",
+        "rows",
+        "batch",
+        "controls",
+        "inlet",
+        "outcome",
+        "assembly",
+        "closing",
+        "wire",
+        "connection",
+    ),
     *("payload_origin", "behaviour_frames", "behaviour_deflate"),
 )
 

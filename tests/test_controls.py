@@ -1,0 +1,224 @@
+"""Control frames that wait: answered once, kept for who reads frames, forgotten where nobody does."""
+
+from __future__ import annotations
+
+import pytest
+import wire
+from receiver import DEFLATE, connect, send
+from wire import BINARY, CLOSE, PING, TEXT
+
+from zcws.buffer import PayloadBuffer
+from zcws.closing import State
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosed
+from zcws.frame import NEED_MORE, PayloadOrigin
+from zcws.pool import TABLE_ROWS, Pool
+
+pytestmark = pytest.mark.usefixtures("every_view")
+
+either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
+
+
+def rings(pool: Pool) -> int:
+    """Rings that the pool has at hand."""
+    return len(pool._spare) + (pool.landing is not None)
+
+
+def pings(first: int, last: int) -> bytes:
+    return b"".join(wire.frame(PING, b"%d" % i) for i in range(first, last))
+
+
+def seen(connection: Connection) -> list[bytes]:
+    """The payloads of all frames that wait."""
+    payloads = []
+    while (frame := connection.read_frame()) is not NEED_MORE:
+        payloads.append(frame.to_bytes())
+    return payloads
+
+
+@either
+def test_few_controls_wait_for_whoever_reads_frames(mirrored: bool) -> None:
+    connection = connect(Pool(4096, mirrored=mirrored))
+    expected = [b"%d" % i for i in range(64)]
+    for _ in range(3):
+        for i in range(64):
+            send(connection, pings(i, i + 1))
+            connection.reader.forget_controls()
+        assert connection.reader.rows_waiting == 64
+        assert seen(connection) == expected
+
+
+@either
+def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    reader = connection.reader
+    send(connection, pings(0, 65))
+    assert (reader.rows_waiting, reader.is_idle) == (65, False)
+    reader.forget_controls()
+    assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
+    send(connection, pings(65, 66))
+    reader.forget_controls()
+    assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
+    reader.forget_controls()  # there are none
+    # Whoever asks for frames has them again.
+    for ask in (connection.read_frame, reader.read_batch):
+        assert ask() is NEED_MORE
+        send(connection, pings(66, 68))
+        reader.forget_controls()
+        assert seen(connection) == [b"66", b"67"]
+        send(connection, pings(0, 65))
+        reader.forget_controls()
+        assert reader.rows_waiting == 0
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read", "wait"])
+def test_only_those_that_wait_are_counted(read: bool) -> None:
+    """Not those that have been read, nor data."""
+    connection = connect(Pool())
+    send(connection, pings(0, 40) + wire.frame(TEXT, b"data") * 100)
+    for _ in range(60 if read else 0):
+        connection.read_frame()
+    send(connection, pings(40, 64 if not read else 80))
+    connection.reader.forget_controls()
+    assert seen(connection)[-24:] == [
+        b"%d" % i for i in range(40 if not read else 56, 64 if not read else 80)
+    ]
+
+
+def test_the_end_of_the_stream_is_not_slept_through() -> None:
+    """Bytes behind a table's last row are scanned by whoever reads; then the peer ends the stream."""
+    connection = connect(Pool())
+    send(connection, wire.frame(TEXT, b"x") * TABLE_ROWS + wire.frame(TEXT, b"y") + pings(0, 65))
+    connection.reader.forget_controls()
+    while connection.read_message() != "y":
+        pass
+    connection.reader.receive_eof(later=True)
+    connection.reader.forget_controls()
+    assert not connection.reader.is_idle
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_bytes_of_half_a_frame_stay_counted() -> None:
+    connection = connect(Pool(4096))
+    send(connection, wire.frame(TEXT, b"whole") + wire.frame(BINARY, bytes(1000))[:-1])
+    connection.receive_eof()
+    assert connection.read_message() == "whole"
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+    assert (connection.reader._ring, connection.reader.bytes_received) == (None, 7 + 4 + 999)
+
+
+def test_those_that_a_reader_has_to_answer_are_kept() -> None:
+    """After a split a Ping is answered when its frame is read."""
+    connection = connect(Pool())
+    connection.reader.defer_replies()
+    send(connection, pings(0, 70))
+    connection.reader.forget_controls()
+    assert connection.reader.rows_waiting == 70
+    assert len(seen(connection)) == 70
+
+
+@either
+@pytest.mark.parametrize(
+    "rest", [b"", b"\x89", wire.frame(TEXT, b"half")[:-2]], ids=["nothing", "a byte", "half"]
+)
+def test_data_among_them_stays(mirrored: bool, rest: bytes) -> None:
+    """And what arrives behind is read on from where it stands now."""
+    connection = connect(Pool(4096, mirrored=mirrored))
+    reader = connection.reader
+    whole = {b"": b"", b"\x89": wire.frame(PING, b"")}.get(rest, wire.frame(TEXT, b"half"))
+    send(connection, wire.frame(TEXT, b"first"))
+    for number in range(50):
+        text = wire.frame(TEXT, b"%d" % number)
+        send(connection, text + pings(0, 70) + rest)
+        reader.forget_controls()
+        assert reader.rows_waiting == number + 2 + (number if b"half" in whole else 0)
+        assert reader.rows_read == 0
+        send(connection, whole[len(rest) :])
+    reader.forget_controls()
+    got = []
+    while (message := connection.read_message()) is not NEED_MORE:
+        got.append(message)
+    extra = ["half"] if b"half" in whole else []
+    assert got == ["first", *(text for number in range(50) for text in (str(number), *extra))]
+
+
+#: What a program has of its last read while it does not come back.
+KEPT = {
+    "a frame": lambda reader: reader.read_frame(),
+    "a batch": lambda reader: reader.read_batch(),
+    "a frame in a buffer": lambda reader: reader.read_frame(PayloadBuffer(), PayloadOrigin.CONSISTENT),
+    "a frame in pieces": lambda reader: reader.read_frame(PayloadBuffer()),
+}
+
+
+@either
+@pytest.mark.parametrize("waiting", [[], [b"waits"]], ids=["nothing waits", "data waits"])
+@pytest.mark.parametrize("hold", [False, True], ids=["", "its view"])
+@pytest.mark.parametrize("kept", KEPT)
+def test_whoever_has_read_once_is_heard_for_ever(
+    kept: str, hold: bool, waiting: list[bytes], mirrored: bool
+) -> None:
+    """It keeps its ring, but not what arrives; what it looks at, or holds, stays as it is."""
+    connection = connect(Pool(4096, mirrored=mirrored), agreement=DEFLATE)
+    first = [wire.frame(TEXT, b"first")]
+    if kept == "a frame in pieces":
+        # It lies elsewhere; a frame before it lies in the ring, and may be held.
+        send(connection, wire.frame(BINARY, b"zero") + wire.frame(TEXT, wire.deflate(b"first"), rsv=4))
+        zero = connection.read_frame()
+        assert zero is not NEED_MORE
+        views = [(zero.payload, b"zero")] if hold else []
+    else:
+        send(connection, *first)
+        views = []
+    got = KEPT[kept](connection.reader)
+    frame = got[0] if kept == "a batch" else got
+    if hold and kept != "a frame in pieces":
+        views.append((frame.payload, b"first"))
+    send(connection, *(wire.frame(BINARY, payload) for payload in waiting))
+    is_bounded = not (hold and kept == "a frame in pieces" and not waiting)
+    for i in range(200 if is_bounded else 5):
+        send(connection, pings(i, i + 70))
+        connection.reader.forget_controls()
+        assert connection.reader.rows_waiting == len(waiting)
+        assert frame.to_bytes() == b"first"
+        assert all(view == payload for view, payload in views)
+    assert seen(connection) == waiting
+    assert frame.is_stale
+    assert all(view == payload for view, payload in views)
+
+
+@pytest.mark.parametrize("between", [b"", wire.frame(TEXT, b"data")], ids=["pings", "data too"])
+def test_more_of_them_than_a_table_holds(between: bytes) -> None:
+    """The rest of them has not been scanned yet; the peer's Close may be among it."""
+    connection = connect(Pool())
+    send(connection, (pings(0, 700) + between) * 5 + wire.frame(CLOSE))
+    assert connection.state is State.OPEN
+    connection.reader.forget_controls()
+    assert connection.reader.rows_waiting == 1 + 5 * bool(between)
+    assert connection.reader.is_ending
+    assert [connection.read_message() for _ in range(5 * bool(between))] == ["data"] * 5 * bool(between)
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
+def test_a_table_full_of_data_is_read_first() -> None:
+    connection = connect(Pool())
+    send(connection, pings(0, 70) + wire.frame(TEXT, b"") * 3 * TABLE_ROWS)
+    connection.reader.forget_controls()
+    assert TABLE_ROWS <= connection.reader.rows_waiting < 2 * TABLE_ROWS
+    for _ in range(3 * TABLE_ROWS):
+        assert connection.read_message() == ""
+    assert connection.read_message() is NEED_MORE
+
+
+def test_a_reader_that_is_not_eager_answers_when_the_ping_is_read() -> None:
+    for read in ("read_frame", "read_batch", "read_message"):
+        connection = connect()
+        connection.reader.eager = False
+        send(connection, wire.frame(PING, b"later"))
+        assert connection.bytes_to_send() == b""
+        getattr(connection.reader, read)()
+        assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"later"]

@@ -1,0 +1,107 @@
+"""Control frames among the rows that wait: each is answered once, and none waits for ever.
+
+A Ping is answered when it arrives (inlet.py), or, after a split, when its turn has come: then the bridge, which has one
+slot, leads to a writer elsewhere. Either way its row stays for whoever reads frames. Where nobody does (a program that
+only sends), the rows are forgotten, and so is the ring that they lie in.
+"""
+
+from __future__ import annotations
+
+from zcws.batch import Batch
+from zcws.bridge import Bridge, Reply
+from zcws.codes import OpCode
+from zcws.frame import RingFrame
+from zcws.inlet import Inlet, is_data
+from zcws.kernel import lib
+from zcws.outcome import FULL, MORE
+from zcws.pool import TABLE_ROWS, Pool
+from zcws.ring import Ring
+
+__all__ = ["Controls"]
+
+_ROW = lib.ZCWS_TABLE_ROW
+
+#: Pings and Pongs that wait for somebody who reads frames. Beyond, nobody does: the ring of a program that only sends
+#: would be full of them after a week.
+_MANY = 64
+
+
+class Controls(Inlet):
+    """What has arrived, as far as it is control frames.
+
+    Attributes:
+        keeps_controls: Pings and Pongs wait for somebody who reads frames: until so many wait that nobody seems to, and
+            again when somebody has asked for a frame.
+    """
+
+    __slots__ = ("_answered", "keeps_controls")
+
+    def __init__(
+        self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
+    ) -> None:
+        super().__init__(
+            pool, bridge, masked=masked, compressed=compressed, max_size=max_size, max_fragments=max_fragments
+        )
+        self.keeps_controls: bool = True
+        self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
+
+    def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
+        """A control frame's turn has come: the Close takes effect, and a Ping is answered unless it has been."""
+        if opcode is OpCode.CLOSE:
+            self.conclude()
+        elif opcode is OpCode.PING and not self.eager:
+            if self._answered:
+                self._answered -= 1
+                return
+            payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
+            self._bridge.put(Reply(OpCode.PONG, payload))
+
+    def forget_controls(self) -> None:
+        """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been seen to, and are not
+        kept for ever: neither they, nor a ring for them."""
+        ring = self._ring
+        if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
+            return
+        if self.keeps_controls and (self._controls <= _MANY or self._count_controls() <= _MANY):
+            return
+        self.keeps_controls = False
+        words = self._without_controls()
+        while self._status == FULL and len(words) < _ROW * TABLE_ROWS:
+            self._scan_ring(ring)
+            words = self._without_controls()
+        if self._status != MORE:
+            return
+        if not words and self._frame is None:
+            self._rest()
+            return
+        stop = words[-1] if words else self._end_of_frames(ring)
+        if stop is not None:
+            self._next, ring.head = ring.close_up(stop, self._next)
+
+    def _end_of_frames(self, ring: Ring) -> int | None:
+        """Where the frames that somebody looks at end. None: they do not lie in `ring`, and a view of it is held."""
+        frames = self._frame if isinstance(self._frame, Batch) else (self._frame,)
+        stops = [frame._stop for frame in frames if isinstance(frame, RingFrame)]
+        return max(stops) if stops else None if ring.exports else ring.tail
+
+    def _count_controls(self) -> int:
+        """How many of the rows that wait are control frames."""
+        words = self._pending_words()
+        self._set_rows(words)
+        self._controls = count = len(words) // _ROW - sum(is_data(words))
+        return count
+
+    def _without_controls(self) -> list[int]:
+        """The rows that wait are data from now on, and a Close; and those."""
+        waiting, self._controls = self.rows_waiting, 0
+        words = [word for row in self._batch if row[0] & 0x0F <= OpCode.CLOSE for word in row]
+        self._set_rows(words)
+        self.state.rows -= waiting - self.rows_waiting  # nobody has read those, and nobody will
+        return words
+
+    def defer_replies(self) -> None:
+        """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
+        words = self._pending_words()
+        self._set_rows(words)
+        self._answered = sum(what & 0x0F == OpCode.PING for what in words[::_ROW])
+        self.eager = False

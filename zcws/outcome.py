@@ -1,0 +1,163 @@
+"""How the stream from the peer ends: when, whose doing that is, and as which error it is told.
+
+It ends behind the rows that have been scanned and not been read. What stands there is `_status`:
+
+    MORE       nothing yet
+    FULL       rows that the table had no room for: scan again when these have been read
+    CLOSED     the peer's Close
+    1 to 18    the peer's mistake (zcws/errors.py, FAULTS)
+    STOPPED    a reason of ours
+
+The last three, and the end of the bytes, take effect with `conclude`. The bytes and their rows: inlet.py, above this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zcws.bridge import Bridge, Reply
+from zcws.codes import CloseCode, OpCode
+from zcws.errors import (
+    FAULTS,
+    Closer,
+    ConnectionClosed,
+    ConnectionClosedError,
+    LimitExceeded,
+    ProtocolError,
+    closed_error,
+)
+from zcws.frame import close_payload, parse_close_payload
+from zcws.kernel import lib
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
+
+__all__ = ["CLOSED", "FULL", "MORE", "STOPPED", "Outcome"]
+
+MORE, FULL, CLOSED, STOPPED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED, -1
+
+
+class Outcome:
+    """What is known of the end of one stream.
+
+    Attributes:
+        state: what the C core remembers of this stream.
+    """
+
+    __slots__ = (
+        "_bridge",
+        "_concluded",
+        "_eof",
+        "_max_fragments",
+        "_max_size",
+        "_peer_close",
+        "_status",
+        "_stopped",
+        "state",
+    )
+
+    def __init__(self, bridge: Bridge, state: CData, *, max_size: int, max_fragments: int) -> None:
+        self._bridge = bridge
+        self.state: CData = state
+        self._max_size = max_size
+        self._max_fragments = max_fragments
+        self._status = MORE  # what stands behind the last row
+        self._peer_close: bytes | None = None  # the payload of the peer's Close
+        self._stopped: tuple[int, str] | None = None  # the code and the reason, where they are ours
+        self._concluded = False
+        self._eof = False
+
+    # ---- what whoever has the rows does: nobody makes an Outcome by itself ----
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether rows wait to be read."""
+        raise NotImplementedError
+
+    def _drop_message(self) -> None:
+        """The message in progress will never be whole."""
+        raise NotImplementedError
+
+    # ---- whether it has come ----
+
+    @property
+    def is_at_eof(self) -> bool:
+        """Whether the peer has ended the stream."""
+        return self._eof
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a Close, a fault or the end of the stream has arrived, perhaps behind rows that wait."""
+        return self._is_over or self._eof
+
+    @property
+    def is_concluded(self) -> bool:
+        """Whether the end has taken effect."""
+        return self._concluded
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether the peer broke a rule."""
+        return self._status not in (MORE, FULL, CLOSED, STOPPED)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing that arrives counts any more."""
+        return self._status not in (MORE, FULL)
+
+    def conclude(self) -> None:
+        """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
+
+        Does nothing while more may come. Rows that have not been read can be read all the same.
+        """
+        if self._concluded or not (self._is_over or self._eof):
+            return
+        self._concluded = True
+        last: Reply | None = None
+        if self._status == CLOSED:
+            # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
+            last = Reply(OpCode.CLOSE, self._peer_close or b"")
+        elif self._is_over:
+            last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
+        if not self.is_pending:
+            self._drop_message()
+        self._bridge.end(last)
+
+    # ---- what it was ----
+
+    @property
+    def peer_close(self) -> tuple[int, str] | None:
+        """The code and the reason of the peer's Close; 1005 where it had no code. RFC 6455 7.1.5."""
+        if self._peer_close is None:
+            return None
+        code, reason = parse_close_payload(memoryview(self._peer_close))
+        return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
+
+    @property
+    def closed_by(self) -> Closer:
+        """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
+        closer = self._bridge.closer
+        if closer == "us" or self._stopped is not None or self.is_faulty:
+            return "us"
+        # A Close that was read and could not be answered any more is one all the same.
+        return "peer" if closer == "peer" or self._peer_close is not None else "network"
+
+    def error(self) -> ConnectionClosed:
+        """A new exception that says how this half ended."""
+        if self._stopped is not None:
+            return ConnectionClosedError(*self._stopped, by="us")
+        if self.is_faulty:
+            code, reason = FAULTS[self._status]
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                limits = f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
+                size = self.state.size
+                return LimitExceeded(
+                    code, reason, by="us", limits=limits, size=size if size > self._max_size else None
+                )
+            return ProtocolError(code, reason, by="us")
+        close = self.peer_close
+        if close is None:
+            error = closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False, by=self.closed_by)
+            error.__cause__ = self._bridge.cause
+            return error
+        return closed_error(*close, clean=True, by=self.closed_by)
