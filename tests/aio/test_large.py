@@ -94,6 +94,24 @@ def test_in_order_and_whole(size: int, kind: str, flushed: bool) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("size", [20_000, 100_000, 200_000])
+def test_a_received_frame_is_sent_on(size: int) -> None:
+    """From the ring, which is received into again when this returns."""
+
+    async def main() -> None:
+        async with opened() as (ws, peer):
+            loop, before = asyncio.get_running_loop(), 0
+            for number in range(3):
+                payload = bytes([number]) * size
+                sending = loop.create_task(loop.sock_sendall(peer.sock, peer.frame(wire.BINARY, payload)))
+                await ws.write_frame(await ws.read_frame())
+                await sending
+                before, size_sent = ws.writer.written, ws.writer.written - before
+                assert await read(peer, size_sent) == [wire.Seen(wire.BINARY, payload, masked=True)]
+
+    run(main)
+
+
 def test_fragments() -> None:
     async def main() -> None:
         async with opened() as (ws, peer):

@@ -92,9 +92,10 @@ def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: in
                 assert peer.read().payload == b"f" * size
 
 
-@pytest.mark.parametrize("size", [100, SEGMENT])
-def test_a_received_frame_that_waits_for_the_lock_while_another_thread_reads(size: int) -> None:
-    with connected() as (ws, peer):
+@roles
+@pytest.mark.parametrize("size", [100, SEGMENT, 100_000])
+def test_a_received_frame_that_waits_for_the_lock_while_another_thread_reads(client: bool, size: int) -> None:
+    with connected(client=client) as (ws, peer):
         peer.send(wire.BINARY, b"f" * size)
         frame = ws.read_frame()
         waiting = threading.Event()

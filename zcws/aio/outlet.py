@@ -90,9 +90,8 @@ class Outlet(asyncio.BufferedProtocol):
         self._obstacle: object = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False
-        self._sent_at = (
-            -1
-        )  # for keepalive: the bytes that had been sent when it last asked and some waited; -1: none did
+        # For keepalive: how many bytes had been sent when it last asked and some waited; -1: none did.
+        self._sent_at = -1
         self._spent_at = 0  # for `_count_share`
         self._must_give_way = False
 

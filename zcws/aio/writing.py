@@ -262,9 +262,11 @@ class Writing(Stream):
         writer = self.writer
         if type(frame) is RingFrame and frame.opcode < _CLOSE and not writer.opcode:
             # It is a whole message, and was checked.
-            if frame._stop - frame._start >= SEGMENT and self._write_lent(frame.opcode, frame._peek()):
+            is_large = frame._stop - frame._start >= SEGMENT
+            payload = frame._peek() if is_large else frame.to_bytes()
+            if is_large and self._write_lent(frame.opcode, payload):
                 return
-            writer.write_message(frame.opcode, frame.to_bytes())
+            writer.write_message(frame.opcode, payload)
         else:
             self.connection.write_frame(frame)
             if frame.opcode is _CLOSE:

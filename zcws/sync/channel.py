@@ -126,7 +126,7 @@ class Channel:
         """
         raise NotImplementedError
 
-    def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
+    def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """Masks one frame, in `scratch` where there is room for it, and sends it. RFC 6455 5.3.
 
         Args:
@@ -257,7 +257,7 @@ class PlainChannel(Channel):
         except BlockingIOError:
             raise Stuck from None
 
-    def send_masked(self, scratch: Scratch, first: int, payload: bytes, key: int) -> int:
+    def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
         size = len(payload)
         sent: int = _send_masked(

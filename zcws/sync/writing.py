@@ -17,6 +17,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, RingFrame, close_payload
+from zcws.kernel import ffi
 from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
 
@@ -195,20 +196,19 @@ class WritingSide:
 
         The lock is held. Raises: as `_flush`.
         """
-        writer, size = self._writer, len(payload)  # type: ignore[arg-type]
+        writer = self._writer
         if self._is_sending:
             return False
-        if type(payload) is not bytes:
+        if writer.masks_up_to < 0:
             # Memory that may change later need not be copied: a server has sent it when a write returns.
-            may_lend = writer.is_bare and size >= SEGMENT
+            may_lend = writer.is_bare and type(payload) is not bytes and len(payload) >= SEGMENT  # type: ignore[arg-type]
             if may_lend:
                 self._flush(writer.lend_message(opcode, payload))
             return may_lend
-        if writer.masks_up_to < 0:
-            return False
+        source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         self._is_sending = True
         try:
-            sent = self._channel.send_masked(writer.scratch, FIN | opcode, payload, writer.next_key())  # type: ignore[misc]
+            sent = self._channel.send_masked(writer.scratch, FIN | opcode, source, writer.next_key())  # type: ignore[misc]
         except BaseException as exc:
             self._failed(exc)
         finally:
