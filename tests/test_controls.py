@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import wire
 from receiver import DEFLATE, connect, send
-from wire import BINARY, CLOSE, PING, TEXT
+from wire import BINARY, CLOSE, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
 from zcws.closing import State
@@ -222,3 +222,13 @@ def test_a_reader_that_is_not_eager_answers_when_the_ping_is_read() -> None:
         assert connection.bytes_to_send() == b""
         getattr(connection.reader, read)()
         assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"later"]
+
+
+@pytest.mark.parametrize("is_eager", [True, False])
+def test_a_pong_is_never_answered(is_eager: bool) -> None:
+    connection = connect(Pool(4096))
+    if not is_eager:
+        connection.reader.defer_replies()
+    send(connection, wire.frame(PONG, b"heartbeat"))
+    assert seen(connection) == [b"heartbeat"]
+    assert not connection.bridge.slot and connection.bytes_to_send() == b""

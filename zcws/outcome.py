@@ -136,11 +136,10 @@ class Outcome:
     @property
     def closed_by(self) -> Closer:
         """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
-        closer = self._bridge.closer
-        if closer == "us" or self._stopped is not None or self.is_faulty:
+        if self._bridge.closer == "us" or self._stopped is not None or self.is_faulty:
             return "us"
-        # A Close that was read and could not be answered any more is one all the same.
-        return "peer" if closer == "peer" or self._peer_close is not None else "network"
+        # A Close that could not be answered any more is one all the same.
+        return "network" if self._peer_close is None else "peer"
 
     def error(self) -> ConnectionClosed:
         """A new exception that says how this half ended."""
