@@ -45,10 +45,10 @@ class Callbacks(Ending):
     ) -> None:
         super().__init__(loop, connection, options)
         self._on_frame = on_frame
-        self._rest: asyncio.Handle | None = None  # a share has been shown, and others run before the next
+        self._rest: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
 
-    # ---- what the way in does: stream.py ----
+    # ---- what the way in does: stream.py has these two ----
 
     def _pause_reading(self) -> None:
         """There is no room for more, or nobody to show it to."""
@@ -112,12 +112,13 @@ class Callbacks(Ending):
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        if self._on_frame is not None:
-            try:
-                while self._show_share(self._on_frame):
-                    pass
-            except ConnectionClosed:
-                return
+        if self._on_frame is None or (self._reader.is_concluded and not self._reader.is_pending):
+            return  # nearly always: nothing is left
+        try:
+            while self._show_share(self._on_frame):
+                pass
+        except ConnectionClosed:
+            return
 
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
