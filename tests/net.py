@@ -21,6 +21,8 @@ import trustme
 import wire
 
 import zcws
+from zcws.aio.settings import Options, pool_of
+from zcws.aio.transport import place
 
 T = TypeVar("T")
 
@@ -49,6 +51,18 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert loop.time() < end, "it did not happen"
         await asyncio.sleep(0.001)
+
+
+def placed(
+    sock: socket.socket, *, is_client: bool = False, on_frame: Any = None, **options: Any
+) -> zcws.WebSocket:
+    """An open connection in the engine, on our end of a socket pair."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    connection = zcws.Connection(is_client=is_client, entropy=os.urandom, pool=pool_of(loop))
+    ws = zcws.WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
+    ws.connection_made(place(loop, sock, ws))
+    return ws
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
+
 from zcws.batch import Batch
 from zcws.connection import Connection
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
 from zcws.pool import Pool
 
-__all__ = ["DEFLATE", "batch", "connect", "hold_many", "read", "receive_row", "send"]
+__all__ = ["DEFLATE", "batch", "connect", "either", "hold_many", "read", "receive_row", "rings", "send"]
 
 DEFLATE = Agreement(deflate=DeflateParameters())
+
+#: With both kinds of ring.
+either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
 
 
 def connect(pool: Pool | None = None, **settings: Any) -> Connection:
@@ -45,6 +50,11 @@ def batch(connection: Connection) -> Batch:
     frames = connection.reader.read_batch()
     assert isinstance(frames, Batch)
     return frames
+
+
+def rings(pool: Pool) -> int:
+    """Rings that the pool has at hand."""
+    return len(pool._spare) + (pool.landing is not None)
 
 
 def hold_many(pool: Pool) -> list[memoryview]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import wire
-from receiver import DEFLATE, connect, send
+from receiver import DEFLATE, connect, either, rings, send
 from wire import BINARY, CLOSE, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -15,13 +15,6 @@ from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.pool import TABLE_ROWS, Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
-
-either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
-
-
-def rings(pool: Pool) -> int:
-    """Rings that the pool has at hand."""
-    return len(pool._spare) + (pool.landing is not None)
 
 
 def pings(first: int, last: int) -> bytes:

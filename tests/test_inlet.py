@@ -9,7 +9,7 @@ import pytest
 import turn
 import wire
 from peaks import peak_of
-from receiver import DEFLATE, connect, receive_row, send
+from receiver import DEFLATE, connect, either, receive_row, rings, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -20,13 +20,6 @@ from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
-
-either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
-
-
-def rings(pool: Pool) -> int:
-    """Rings that the pool has at hand."""
-    return len(pool._spare) + (pool.landing is not None)
 
 
 # ---- rings ----

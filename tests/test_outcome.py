@@ -15,13 +15,6 @@ from zcws.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
 
-either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
-
-
-def rings(pool: Pool) -> int:
-    """Rings that the pool has at hand."""
-    return len(pool._spare) + (pool.landing is not None)
-
 
 def test_nothing_is_looked_at_after_a_close_or_a_fault() -> None:
     for last in (wire.frame(CLOSE), wire.frame(TEXT, rsv=3)):

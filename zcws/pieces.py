@@ -31,7 +31,6 @@ from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST,
 
 __all__ = ["AT_ONCE", "Piece", "PieceReader"]
 
-
 #: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
 #: and put in its place step by step (assembly.py), which costs 8 us more.
 AT_ONCE = 16 * 1024

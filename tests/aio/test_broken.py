@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 import wire
-from net import run, soon, until
+from net import placed, run, soon, until
 from raw import Peer
 
 import zcws
 from zcws.aio.engine import together
-from zcws.aio.settings import Options, pool_of
-from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
-from zcws.connection import Connection
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the loop's own transports give up with the first write that fails"
@@ -46,13 +43,8 @@ def opened(
     pair: Callable[[], tuple[socket.socket, socket.socket]] = unix_pair, on_frame: Any = None, **options: Any
 ) -> tuple[WebSocket, Peer]:
     """A server's connection in the engine, and the client."""
-    loop = asyncio.get_running_loop()
     ours, theirs = pair()
-    ours.setblocking(False)
-    connection = Connection(is_client=False, pool=pool_of(loop))
-    ws = WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
-    ws.connection_made(place(loop, ours, ws))
-    return ws, Peer(theirs, masks=True)
+    return placed(ours, on_frame=on_frame, **options), Peer(theirs, masks=True)
 
 
 async def fill(ws: WebSocket, peer: Peer) -> int:

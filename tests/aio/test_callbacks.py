@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -363,6 +364,21 @@ def test_a_server_needs_something_to_do() -> None:
         zcws.serve(None, "127.0.0.1", 0)
 
 
+class Shown:
+    """An `on_frame` that counts what it is shown, and how much that was when the end was told."""
+
+    def __init__(self, at_first: Callable[[zcws.WebSocket], object] = lambda ws: None) -> None:
+        self.messages = 0
+        self.at_the_end: list[int] = []
+        self._at_first = at_first
+
+    def __call__(self, ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        if not self.messages:
+            ws.add_end_callback(lambda ws: self.at_the_end.append(self.messages))
+            self._at_first(ws)
+        self.messages += frame.opcode is zcws.OpCode.BINARY
+
+
 class TestShares:
     """Not all that has arrived is shown at once: after a share of it others run."""
 
@@ -415,23 +431,15 @@ class TestShares:
         """All is shown before anybody is told of the end."""
 
         async def main() -> None:
-            shown: list[int] = []
-            at_the_end: list[int] = []
-
-            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-                if not shown:
-                    ws.add_end_callback(lambda ws: at_the_end.append(len(shown)))
-                if frame.opcode is zcws.OpCode.BINARY:
-                    shown.append(len(frame))
-
-            async with anyplace.serve(None, on_frame=on_frame) as server:
+            shown = Shown()
+            async with anyplace.serve(None, on_frame=shown) as server:
                 async with anyplace.raw_client(server) as peer:
                     await peer.send_bytes(self.burst(peer))
                     if end == "close":
                         await peer.send(wire.CLOSE)
                         assert (await peer.rest())[-1].opcode == wire.CLOSE
-                await until(lambda: at_the_end)
-            assert at_the_end == [self.COUNT]
+                await until(lambda: shown.at_the_end)
+            assert shown.at_the_end == [self.COUNT]
 
         anyplace.run(main())
 
@@ -467,20 +475,15 @@ class TestShares:
         monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
 
         async def main() -> None:
-            shown: list[int] = []
-            at_the_end: list[int] = []
+            def lose_the_socket(ws: zcws.WebSocket) -> None:
+                assert ws._transport is not None
+                asyncio.get_running_loop().call_soon(ws._transport.abort)
 
-            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-                if not shown:
-                    ws.add_end_callback(lambda ws: at_the_end.append(len(shown)))
-                    assert ws._transport is not None
-                    asyncio.get_running_loop().call_soon(ws._transport.abort)
-                shown.append(len(frame))
-
-            async with anyplace.serve(None, on_frame=on_frame) as server:
+            shown = Shown(lose_the_socket)
+            async with anyplace.serve(None, on_frame=shown) as server:
                 async with anyplace.raw_client(server) as peer:
                     await peer.send_bytes(self.burst(peer, 1000))
-                    await until(lambda: at_the_end)
-            assert at_the_end == [1000] and len(shown) == 1000
+                    await until(lambda: shown.at_the_end)
+            assert shown.at_the_end == [1000] and shown.messages == 1000
 
         anyplace.run(main())

@@ -11,13 +11,10 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import request, run, until
+from net import placed, request, run, until
 
 import zcws
-from zcws.aio.settings import Options, pool_of
-from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
-from zcws.connection import Connection
 
 pytestmark = [
     pytest.mark.skipif(
@@ -40,16 +37,11 @@ class Player:
     """One connection of the engine that echoes what it reads, and reads in its own way."""
 
     def __init__(self, habit: str) -> None:
-        loop = asyncio.get_running_loop()
         ours, self.peer = socket.socketpair()
-        ours.setblocking(False)
         self.peer.setblocking(False)
         self.got: list[tuple[bytes, memoryview | None]] = []
-        connection = Connection(is_client=False, pool=pool_of(loop))
-        called = self.seen if habit == "callbacks" else None
-        self.ws = WebSocket(loop, connection, Options(ping_interval=None), on_frame=called)
-        self.ws.connection_made(place(loop, ours, self.ws))
-        self.task = loop.create_task(self.read(habit))
+        self.ws = placed(ours, on_frame=self.seen if habit == "callbacks" else None)
+        self.task = asyncio.get_running_loop().create_task(self.read(habit))
 
     def seen(self, ws: WebSocket, frame: zcws.Frame) -> None:
         self.got.append((frame.to_bytes(), frame.payload if len(self.got) % 2 else None))
@@ -352,10 +344,8 @@ def test_nothing_is_sent_behind_what_an_abort_has_dropped() -> None:
         others = [Player("messages") for _ in range(3)]
         await warm_up(others)
         ours, peer = socket.socketpair()
-        ours.setblocking(False)
         peer.setblocking(False)
-        ws = WebSocket(loop, Connection(is_client=False, pool=pool_of(loop)), Options(ping_interval=None))
-        ws.connection_made(place(loop, ours, ws))
+        ws = placed(ours)
 
         async def leave() -> bytes:
             await ws.recv()

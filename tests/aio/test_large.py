@@ -8,18 +8,14 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import wire
-from net import run
+from net import placed, run
 from raw import Peer
 
 import zcws
-from zcws.aio.settings import Options, pool_of
-from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
-from zcws.connection import Connection
 from zcws.scratch import SCRATCH_CAPACITY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the loop's own transports send")
@@ -29,15 +25,11 @@ HUGE = 8_000_000
 
 
 @contextlib.asynccontextmanager
-async def opened(**options: Any) -> AsyncIterator[tuple[WebSocket, Peer]]:
+async def opened() -> AsyncIterator[tuple[WebSocket, Peer]]:
     """A client's connection in the engine, and the server."""
-    loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
     theirs.setblocking(False)
-    connection = Connection(is_client=True, entropy=os.urandom, pool=pool_of(loop))
-    ws = WebSocket(loop, connection, Options(ping_interval=None, **options))
-    ws.connection_made(place(loop, ours, ws))
+    ws = placed(ours, is_client=True)
     try:
         yield ws, Peer(theirs, masks=False)
     finally:
