@@ -178,7 +178,9 @@ enum {
      * finds nothing 0.1 to 0.4: whoever has tried for as long as that has paid twice of what was best, and not more. */
     TRIES = 64,
     /* So many waits sleep at once when trying has been of no use again and again. */
-    LONGEST_REST = 63
+    LONGEST_REST = 63,
+    /* Bytes: while a receive that brought so many was taken, more may have come. */
+    MUCH = 64 * 1024
 };
 
 static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK); }
@@ -224,6 +226,21 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     return is_nothing(received) || (received < 0 && errno == EINTR) ? ZCWS_NOTHING : ZCWS_ENDED;
 }
 
+int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
+    size_t total = 0;
+    ssize_t received;
+    int outcome = 0;
+    if (size >= ZCWS_WHOLE) size = ZCWS_WHOLE - 1;
+    do {
+        received = recv(fd, data + total, size - total, MSG_DONTWAIT);
+        if (received <= 0) break;
+        outcome = zcws_land(reader, data + total, (size_t)received);
+        total += (size_t)received;
+    } while (outcome == 0 && total < size && received >= MUCH);
+    if (total == 0) return received < 0 ? -(int64_t)errno : 0;
+    return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
+}
+
 #if !defined(MSG_NOSIGNAL) /* macOS; Python ignores SIGPIPE anyway */
 #define MSG_NOSIGNAL 0
 #endif
@@ -242,6 +259,11 @@ static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
     (void)socket, (void)data, (void)size;
     return ZCWS_ENDED;
+}
+
+int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
+    (void)fd, (void)reader, (void)data, (void)size;
+    return 0;
 }
 
 static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {

@@ -191,6 +191,14 @@ int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };
 
+/* More of a payload that zcws_land takes: received straight into the caller's memory data[0, size), as long as there is
+ * much of it, and taken there. Never waits. Returns how many bytes, plus ZCWS_WHOLE when they complete the message; 0 at the
+ * end of the stream, or a negated errno. A fault is in the reader. Sockets of POSIX only; elsewhere every stream has
+ * ended. */
+int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size);
+
+enum { ZCWS_WHOLE = 0x40000000 }; /* no call brings so many bytes */
+
 /* And back: a whole frame, as zcws_build_masked builds it, is masked and sent part by part: each in `out`, which has room
  * for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame; or, negated, one more than those
  * of it that were sent when the socket took no more, or failed: the next send will say why. Sockets of POSIX only;

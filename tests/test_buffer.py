@@ -84,7 +84,7 @@ def test_memory_grows_with_what_has_arrived() -> None:
     while arrived < 3_000_000:
         slot = buffer.slot(256 * 1024, announced)
         assert 0 < len(slot) <= 256 * 1024
-        assert buffer.capacity <= 2 * arrived + _AHEAD
+        assert buffer.capacity <= 4 * arrived + _AHEAD
         size = min(len(slot), 50_000)
         slot[:size] = arrived.to_bytes(4, "big") * (size // 4)
         assert address(slot) == int(ffi.cast("uintptr_t", buffer.pointer()))

@@ -13,9 +13,9 @@ from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.frame import NEED_MORE
 from zcws.pool import (
-    _LARGEST_SPARE_BUFFER,
     _RINGS_ASIDE,
     _SPARE_BUFFERS,
+    _SPARE_BYTES,
     _SPARE_RINGS,
     _WIDE_RINGS,
     Pool,
@@ -172,11 +172,39 @@ def test_buffers_come_back_unless_they_are_large() -> None:
     buffer = pool.lend_buffer()
     pool.return_buffer(buffer)
     assert pool.lend_buffer() is buffer
-    pool.return_buffer(PayloadBuffer(bytearray(_LARGEST_SPARE_BUFFER + 1)))
+    pool.return_buffer(PayloadBuffer(bytearray(_SPARE_BYTES + 1)))
     assert pool._buffers == []
+    pool.return_buffer(PayloadBuffer(bytearray(_SPARE_BYTES)))
+    pool.return_buffer(PayloadBuffer(bytearray(1)))
+    assert len(pool._buffers) == 1
+    pool.lend_buffer()
     for _ in range(_SPARE_BUFFERS + 3):
         pool.return_buffer(PayloadBuffer())
     assert len(pool._buffers) == _SPARE_BUFFERS
+
+
+def test_a_buffer_that_somebody_holds_a_view_of_waits_until_the_view_is_gone() -> None:
+    pool = Pool(4096)
+    views = []
+    buffers = [PayloadBuffer() for _ in range(_SPARE_BUFFERS)]
+    for buffer in buffers:
+        buffer.begin()
+        buffer.append(memoryview(b"held"))
+        views.append(buffer.export(0, 4))
+        pool.return_buffer(buffer)
+    del views[1]
+    assert pool.lend_buffer() is buffers[1]
+    another = pool.lend_buffer()
+    assert another not in buffers
+    pool.return_buffer(another)
+    assert pool.lend_buffer() is another
+    pool.return_buffer(buffers[1])
+    views.insert(1, buffers[1].export(0, 4))
+    # All are held, and that may be for ever: the one that has been there for longest takes new memory.
+    assert pool.lend_buffer() is buffers[0]
+    buffers[0].begin()
+    buffers[0].append(memoryview(b"next"))
+    assert [bytes(view) for view in views] == [b"held"] * _SPARE_BUFFERS
 
 
 def test_scratch_memory_is_made_once_and_only_when_wanted() -> None:

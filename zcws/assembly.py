@@ -68,7 +68,7 @@ class Inflated:
         view = memoryview(self._data)
         return view if stop - start == len(view) else view[start:stop]
 
-    peek = export
+    peek = keep = export
 
 
 class Assembly:

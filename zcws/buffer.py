@@ -20,7 +20,7 @@ from zcws.kernel import ffi
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PayloadBuffer"]
+__all__ = ["WORTH_HOLDING", "PayloadBuffer"]
 
 #: The first storage of a buffer that owns it (bytes): below this a larger one costs no more to get.
 _SMALLEST = 4096
@@ -28,6 +28,12 @@ _SMALLEST = 4096
 #: A message that has been announced but not received gets at most this much storage ahead of its bytes: memory
 #: grows with what has arrived, not with what was promised.
 _AHEAD = 128 * 1024
+
+#: And it grows to so many times of what has arrived: the fewer times, the less is copied.
+_GROWTH = 4
+
+#: A view is kept, and not a copy, of bytes that are at least this part of the memory that a view holds.
+WORTH_HOLDING = 4
 
 #: What a buffer has before its first byte. Writable all the same: an empty message is written to it like any other.
 _NOTHING = memoryview(bytearray())
@@ -52,6 +58,9 @@ class Occupant:
 
     def peek(self, start: int, stop: int) -> memoryview:
         return self._home().peek(start, stop)
+
+    def keep(self, start: int, stop: int) -> Buffer:
+        return self._home().keep(start, stop)
 
     def _home(self) -> PayloadBuffer:
         if self._buffer.number != self._number:
@@ -127,7 +136,7 @@ class PayloadBuffer:
         self._used = 0
         self.number += 1
         if self._owns and self._exporter is not None:
-            if self._exporter() is not None:
+            if self.is_held:
                 self._grow(0, 0)
             self._exporter = None
 
@@ -154,7 +163,7 @@ class PayloadBuffer:
         """Where up to `wanted` more bytes may be received; memory grows with what has arrived."""
         have = len(self._memory) - self._used
         if have < wanted and self._owns and have < _AHEAD:
-            self._grow(min(total, 2 * self._used + _AHEAD), self._used)
+            self._grow(min(total, _GROWTH * self._used + _AHEAD), self._used)
         return self._memory[self._used : self._used + wanted]
 
     def pointer(self) -> Any:
@@ -178,6 +187,17 @@ class PayloadBuffer:
     def peek(self, start: int, stop: int) -> memoryview:
         """The same for somebody who is done with the bytes before the next message."""
         return self._memory[start:stop]
+
+    def keep(self, start: int, stop: int) -> Buffer:
+        """The same for somebody who is not done with them then."""
+        if self._owns and WORTH_HOLDING * (stop - start) >= len(self._memory):
+            return self.export(start, stop)
+        return bytes(self._memory[start:stop])
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anybody still holds a view."""
+        return self._exporter is not None and self._exporter() is not None
 
     def _grow(self, capacity: int, keep: int) -> None:
         capacity = max(capacity, _SMALLEST)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from zcws.buffer import WORTH_HOLDING
 from zcws.codes import CloseCode, OpCode, is_sendable_close_code
 from zcws.errors import StaleFrame
 
@@ -65,6 +66,7 @@ class Source(Protocol):
 
     def export(self, start: int, stop: int) -> memoryview: ...
     def peek(self, start: int, stop: int) -> memoryview: ...
+    def keep(self, start: int, stop: int) -> Buffer: ...
 
 
 class _Held:
@@ -78,6 +80,9 @@ class _Held:
 
     def export(self, start: int, stop: int) -> memoryview:
         return self.memory[start:stop]
+
+    def keep(self, start: int, stop: int) -> Buffer:
+        return bytes(self.memory[start:stop])
 
     peek = export
 
@@ -192,6 +197,16 @@ class Frame:
             raise _stale()
         return source.peek(self._start, self._stop)
 
+    def _keep(self, begin: int = 0) -> Buffer:
+        """The payload from `begin` on, for somebody who is not done with it when this frame is stale: it never changes.
+
+        A copy, where a view would hold much more memory than it is.
+        """
+        source = self._source
+        if source is None:
+            raise _stale()
+        return source.keep(self._start + begin, self._stop)
+
     def __len__(self) -> int:
         """Bytes of the payload."""
         return self._stop - self._start
@@ -296,6 +311,15 @@ class RingFrame(ReceivedFrame):
         if self._lease.number != self._number:
             raise _stale()
         return self._lease.ring.memory[self._start : self._stop]  # type: ignore[no-any-return]
+
+    def _keep(self, begin: int = 0) -> Buffer:
+        lease = self._lease
+        if lease.number != self._number:
+            raise _stale()
+        start, stop, ring = self._start + begin, self._stop, lease.ring
+        if WORTH_HOLDING * (stop - start) >= ring.capacity:
+            return (lease.view or lease.open())[start:stop]
+        return ring.copies[start:stop]  # type: ignore[no-any-return]
 
 
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import length_hint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
@@ -29,6 +29,9 @@ from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import LAST
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
 
 __all__ = ["NO_ROWS", "Inlet", "is_data"]
 
@@ -52,6 +55,10 @@ _MANY = 4
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
 
+#: Bytes that are asked for where a frame may begin that is larger than the ring: of that one its head, and a small one
+#: whole. All that comes with the head has to be copied.
+_PEEK = 16 * 1024
+
 
 class Inlet(Outcome):
     """What has arrived on one connection and has not been read.
@@ -62,6 +69,7 @@ class Inlet(Outcome):
         discarding: our Close is out: data that arrives is dropped.
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
             found nothing; until then, false.
+        landing_in: the buffer that the rest of a large payload is being received straight into.
         on_pong: called with the payload of each Pong when it arrives.
         pool: where the rings come from.
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
@@ -75,11 +83,11 @@ class Inlet(Outcome):
         "_controls",
         "_elsewhere",
         "_frame",
-        "_landing",
         "_landing_opcode",
         "_lease",
         "_next",
         "_offered",
+        "_peeks",
         "_pieces",
         "_remaining",
         "_ring",
@@ -88,6 +96,7 @@ class Inlet(Outcome):
         "discarding",
         "eager",
         "is_idle",
+        "landing_in",
         "on_pong",
         "pool",
         "pours",
@@ -121,11 +130,12 @@ class Inlet(Outcome):
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
-        self._landing: PayloadBuffer | None = None  # they are being received straight into this
+        self.landing_in: PayloadBuffer | None = None
         self._landing_opcode = 0
         self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
         self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
+        self._peeks = False  # of the next frame no more than its beginning is to land in a ring
 
     # ---- bytes arrive ----
 
@@ -141,7 +151,7 @@ class Inlet(Outcome):
             ring is None
             or self._status != MORE
             or ring.exports
-            or self._landing is not None
+            or self.landing_in is not None
             or self._frame is not None
             or self._wants_wide
             or length_hint(self._words)
@@ -153,10 +163,12 @@ class Inlet(Outcome):
 
     def _find_room(self) -> memoryview:
         ring = self._ring
-        if self._landing is not None:
-            landing = self._landing
+        if self.landing_in is not None:
+            landing = self.landing_in
             at_most = self.pool.wide_capacity  # as much as one read brings anywhere
             return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
+        if ring is None and self._peeks:
+            return self.landing.whole[:_PEEK]
         if ring is None or self._is_over:
             self._offered = wide = self.pool.land_wide() if self.pours else None
             return (wide or self.landing).whole
@@ -176,13 +188,13 @@ class Inlet(Outcome):
         False: they are the middle of something that nobody can be given yet, and there is room for more.
         """
         status = self._status
-        if self._landing is not None:
-            return self._landed(self._landing, count)
+        if self.landing_in is not None:
+            return self.landed(count, _land(self.state, self.landing_in.pointer(), count))
         if status != MORE and status != FULL:
             return True  # RFC 6455 5.5.1, 7.1.7: nothing after a Close, or after the peer's mistake, is looked at
         ring = self._ring
         if ring is None:
-            ring = self._ring = self._lease_wide(count) if self.pours else self.pool.lease()
+            ring = self._ring = self._lease_offered(count) if self.pours else self.pool.lease()
             self._next = 0
             self.is_idle = False
         ring.head += count
@@ -420,7 +432,7 @@ class Inlet(Outcome):
 
     def _drop_message(self) -> None:
         """The message in progress will never be whole."""
-        self._landing = None
+        self.landing_in = None
 
     def _forget_frame(self) -> None:
         """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
@@ -447,8 +459,11 @@ class Inlet(Outcome):
         elif ring.is_filled and not ring.exports:
             self.pours, self._wants_wide = True, not ring.is_wide
 
-    def _lease_wide(self, count: int) -> Ring:
+    def _lease_offered(self, count: int) -> Ring:
         """The ring that `get_buffer` has offered while we are pouring."""
+        if self._peeks:
+            self._peeks = self.pours = False
+            return self.pool.lease()
         offered, self._offered = self._offered, None
         ring = (self.pool.lease_wide() if offered is not None else None) or self.pool.lease()
         self.pours = count * _MUCH > self.pool.capacity
@@ -477,7 +492,7 @@ class Inlet(Outcome):
     def _rest(self) -> None:
         """Every row has been read: nothing more than the beginning of something is kept."""
         self._release()
-        self.is_idle = self._ring is None and self._landing is None and self.streaming is None
+        self.is_idle = self._ring is None and self.landing_in is None and self.streaming is None
 
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
@@ -501,18 +516,33 @@ class Inlet(Outcome):
                 self.state.bytes += ring.head - self._next  # half a frame, which will not be whole
             self.pool.give_back(ring)
 
-    def _landed(self, target: PayloadBuffer, count: int) -> bool:
-        """Bytes of a large payload have been received straight into its buffer. Returns: as `received`."""
-        outcome = _land(self.state, target.pointer(), count)
-        if outcome < 0:
-            self._fail(-outcome)
+    def rest_slot(self) -> tuple[CData, int]:
+        """Where more of the payload goes, while there is `landing_in`, for somebody who has C receive and take it.
+
+        Returns: the address, and for how many bytes there is room. Then comes `landed`.
+        """
+        room = self._find_room()
+        return self.landing_in.pointer(), len(room)  # type: ignore[union-attr]  # whoever asks has looked
+
+    def landed(self, count: int, outcome: int) -> bool:
+        """So many bytes have been received straight into their buffer, and C has taken them.
+
+        Args:
+            outcome: what zcws_land said of them, or whether they complete the message. A fault is in `state`.
+
+        Returns: as `received`.
+        """
+        if self.state.fault:
+            self._fail(-self.state.fault)
             return True
-        target.advance(count)
+        target = self.landing_in
+        target.advance(count)  # type: ignore[union-attr]
         self._remaining -= count
         if self._remaining:
             return False
-        self._landing = None
-        if outcome == LAST:
+        self.landing_in = None
+        self._peeks = self.pours = True
+        if outcome:
             # A row of no bytes, so that the message ends where every message ends: at its last row.
             self._set_rows([self._landing_opcode | LAST, 0, 0])
         return True

@@ -219,7 +219,7 @@ class PieceReader(Controls):
             self._drop_message()
             self._drop_ring()
             raise self.error()
-        if self._remaining and self._landing is None:
+        if self._remaining and self.landing_in is None:
             self._start_landing()
             if self._is_over:
                 return True
@@ -237,7 +237,7 @@ class PieceReader(Controls):
         if not assembly.target.fits(len(assembly.target) + self._remaining):
             self._fail(BAD_BUFFER_SIZE)
         elif self._remaining >= _LAND_AT_LEAST:
-            self._landing = assembly.target
+            self.landing_in = assembly.target
             self._landing_opcode = assembly.opcode
 
     # ---- streaming inside a message ----

@@ -46,9 +46,8 @@ _RINGS_ASIDE = 8
 #: Wide rings that a pool has, in use or not: 4 MiB. Whoever comes too late pours into an ordinary one.
 _WIDE_RINGS = 4
 
-#: Payload buffers that an idle pool keeps, and the largest that it keeps (bytes): 8 MiB at most.
-_SPARE_BUFFERS = 4
-_LARGEST_SPARE_BUFFER = 2 * 1024 * 1024
+#: Payload buffers that an idle pool keeps, and bytes of all of them, as far as they were written to.
+_SPARE_BUFFERS, _SPARE_BYTES = 4, 16 * 1024 * 1024
 
 _TABLE_WORDS = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * TABLE_ROWS
 
@@ -191,12 +190,17 @@ class Pool:
             self._spare.append(ring)
 
     def lend_buffer(self) -> PayloadBuffer:
-        """A buffer for a message whose reader brought none."""
-        return self._buffers.pop() if self._buffers else PayloadBuffer()
+        """A buffer for a message whose reader brought none: the last one that nobody holds a view of."""
+        buffers = self._buffers
+        for i in reversed(range(len(buffers))):
+            if not buffers[i].is_held:
+                return buffers.pop(i)
+        return buffers.pop(0) if len(buffers) >= _SPARE_BUFFERS else PayloadBuffer()
 
     def return_buffer(self, buffer: PayloadBuffer) -> None:
-        """Takes it back. A large one is dropped: idle memory stays bounded."""
-        if len(self._buffers) < _SPARE_BUFFERS and buffer.capacity <= _LARGEST_SPARE_BUFFER:
+        """Takes it back. What is too much is dropped: idle memory stays bounded."""
+        spare = sum(other.capacity for other in self._buffers)
+        if len(self._buffers) < _SPARE_BUFFERS and spare + buffer.capacity <= _SPARE_BYTES:
             self._buffers.append(buffer)
 
     def scratch(self) -> Scratch:

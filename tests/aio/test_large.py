@@ -1,4 +1,7 @@
-"""A client's large payloads on plain sockets: masked and sent part by part, past the writer's output."""
+"""Large payloads on plain sockets: received straight into their buffer, and sent from where they lie.
+
+A client's are masked and sent part by part, past the writer's output.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import contextlib
 import os
 import socket
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import wire
-from net import placed, run
+from net import placed, run, until
 from raw import Peer
 
 import zcws
@@ -25,13 +30,13 @@ HUGE = 8_000_000
 
 
 @contextlib.asynccontextmanager
-async def opened() -> AsyncIterator[tuple[WebSocket, Peer]]:
-    """A client's connection in the engine, and the server."""
+async def opened(*, is_client: bool = True, on_frame: Any = None) -> AsyncIterator[tuple[WebSocket, Peer]]:
+    """A connection in the engine, and the other end of it."""
     ours, theirs = socket.socketpair()
+    ws, peer = placed(ours, is_client=is_client, on_frame=on_frame), Peer(theirs, masks=not is_client)
     theirs.setblocking(False)
-    ws = placed(ours, is_client=True)
     try:
-        yield ws, Peer(theirs, masks=False)
+        yield ws, peer
     finally:
         ws.abort()
         await ws.wait_closed()
@@ -199,5 +204,177 @@ def test_where_something_waits_it_goes_behind() -> None:
             ws.send_nowait(b"small")
             frames = await read(peer, ws.writer.written)
             assert [len(frame.payload) for frame in frames] == [HUGE, 100_000, 5]
+
+    run(main)
+
+
+# ---- received straight into their buffer ----
+
+
+async def write(peer: Peer, *frames: bytes) -> None:
+    """Sends what the other end takes while it reads."""
+    await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(peer.sock, b"".join(frames)), 10)
+
+
+def read_rest_of(ws: WebSocket) -> bytes:
+    """The bytes of the message that is arriving."""
+    buffer = ws._reader.landing_in
+    assert buffer is not None
+    return bytes(buffer.peek(0, len(buffer)))
+
+
+@pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
+@pytest.mark.parametrize("kind", ["recv", "read_frame", "on_frame"])
+def test_large_messages_and_small_ones_arrive_as_they_were_sent(is_client: bool, kind: str) -> None:
+    sent = [
+        os.urandom(size) for size in (300_000, 5, 2_000_000, 300_000, 70_000, 0, HUGE, 16_384, 262_145, 1)
+    ]
+
+    async def main() -> None:
+        got: list[bytes] = []
+
+        def look(_: WebSocket, frame: zcws.Frame) -> None:
+            got.append(bytes(frame.payload))
+
+        async with opened(is_client=is_client, on_frame=look if kind == "on_frame" else None) as (ws, peer):
+            sending = asyncio.create_task(write(peer, *(peer.frame(wire.BINARY, each) for each in sent)))
+            while len(got) < len(sent):
+                if kind == "recv":
+                    got.append(await ws.recv())  # type: ignore[arg-type]
+                elif kind == "read_frame":
+                    got.append((await ws.read_frame()).to_bytes())
+                else:
+                    await asyncio.sleep(0.001)
+            await sending
+            assert got == sent
+            assert ws.stats.messages_received == len(sent)
+            assert ws.stats.bytes_received == sum(len(peer.frame(wire.BINARY, each)) for each in sent)
+
+    run(main)
+
+
+def test_a_message_in_large_fragments() -> None:
+    async def main() -> None:
+        async with opened() as (ws, peer):
+            parts = [os.urandom(400_000) for _ in range(3)]
+            frames = [
+                peer.frame(wire.BINARY, parts[0], fin=False),
+                peer.frame(wire.PING, b"between"),
+                peer.frame(wire.CONTINUATION, parts[1], fin=False),
+                peer.frame(wire.CONTINUATION, parts[2]),
+            ]
+            sending = asyncio.create_task(write(peer, *frames))
+            assert await ws.recv() == b"".join(parts)
+            await sending
+            assert await read(peer, 13) == [wire.Seen(wire.PONG, b"between", masked=True)]
+
+    run(main)
+
+
+def test_a_fault_in_the_middle_of_a_large_text() -> None:
+    """RFC 6455 8.1: it is found when it comes, and not at the end of the message."""
+
+    async def main() -> None:
+        async with opened() as (ws, peer):
+            reading = asyncio.create_task(ws.recv())
+            await write(peer, wire.head(wire.TEXT, HUGE), b"x" * 1_000_000)
+            await asyncio.sleep(0.01)
+            assert read_rest_of(ws) == b"x" * 1_000_000
+            await write(peer, b"\xff")
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await reading
+            assert caught.value.code == 1007
+
+    run(main)
+
+
+@pytest.mark.parametrize("at", [20_000, 500_000])
+@pytest.mark.parametrize("way", ["the end", "reset"])
+def test_a_peer_that_leaves_in_the_middle(at: int, way: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            theirs = socket.create_connection(listening.getsockname())
+            ours, _ = listening.accept()
+        ws, peer = placed(ours, is_client=True), Peer(theirs, masks=False)
+        theirs.setblocking(False)
+        reading = asyncio.create_task(ws.recv())
+        await loop.sock_sendall(theirs, wire.head(wire.BINARY, HUGE) + bytes(at))
+        await until(lambda: ws.stats.bytes_received == at + 10)
+        peer.reset() if way == "reset" else peer.close()
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await reading
+        assert caught.value.code == 1006
+        assert isinstance(caught.value.__cause__, ConnectionResetError) is (way == "reset")
+        await ws.wait_closed()
+
+    run(main)
+
+
+def test_the_reader_is_cancelled_in_the_middle_and_another_goes_on() -> None:
+    async def main() -> None:
+        async with opened() as (ws, peer):
+            message = os.urandom(1_000_000)
+            stream = peer.frame(wire.BINARY, message)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.gather(asyncio.wait_for(ws.recv(), 0.02), write(peer, stream[:600_000]))
+            sending = asyncio.create_task(write(peer, stream[600_000:]))
+            assert await ws.recv() == message
+            await sending
+
+    run(main)
+
+
+# ---- sent on from where they lie ----
+
+
+@pytest.mark.parametrize("size", [300_000, HUGE], ids=["the socket takes it", "it does not"])
+def test_a_server_sends_on_what_it_has_received(size: int) -> None:
+    """The next message comes while the last one has not gone: neither changes."""
+    sent = [bytes([number]) * size for number in range(4)]
+
+    async def main() -> None:
+        def echo(ws: WebSocket, frame: zcws.Frame) -> None:
+            ws.write_frame_nowait(frame)
+
+        async with opened(is_client=False, on_frame=echo) as (_, peer):
+            sending = asyncio.create_task(write(peer, *(peer.frame(wire.BINARY, each) for each in sent)))
+            frames = await read(peer, 4 * (size + 10))
+            assert [frame.payload for frame in frames] == sent
+            await sending
+
+    run(main)
+
+
+def test_what_waits_of_a_message_in_the_callers_memory_is_copied() -> None:
+    async def main() -> None:
+        async with opened(is_client=False) as (ws, peer):
+            memory = bytearray(HUGE)
+            buffer = zcws.PayloadBuffer(memory)
+            sending = asyncio.create_task(write(peer, peer.frame(wire.BINARY, b"x" * HUGE)))
+            await ws.write_frame(await ws.read_frame(buffer))
+            assert ws._own.backlog  # type: ignore[union-attr]
+            memory[:] = bytes(HUGE)
+            assert await read(peer, HUGE + 10) == [wire.Seen(wire.BINARY, b"x" * HUGE)]
+            await sending
+
+    run(main)
+
+
+def test_what_waits_of_a_message_in_our_memory_is_not() -> None:
+    async def main() -> None:
+        async with opened(is_client=False) as (ws, peer):
+            buffer = zcws.PayloadBuffer()
+            sending = asyncio.create_task(write(peer, peer.frame(wire.BINARY, b"x" * HUGE)))
+            frame = await ws.read_frame(buffer)
+            await sending
+            tracemalloc.start()
+            await ws.write_frame(frame)
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+            tracemalloc.stop()
+            sending = asyncio.create_task(write(peer, peer.frame(wire.BINARY, b"y" * HUGE)))
+            await ws.read_frame(buffer)
+            await sending
+            assert await read(peer, HUGE + 10) == [wire.Seen(wire.BINARY, b"x" * HUGE)]
 
     run(main)

@@ -350,7 +350,7 @@ def test_the_middle_of_a_large_message_when_another_thread_closes(reads: bool) -
 
         with raw.thread(read):
             peer.send_bytes(data[:500_000])
-            raw.until(lambda: ws.connection.reader._landing is not None)
+            raw.until(lambda: ws.connection.reader.landing_in is not None)
             with raw.thread(ws.close):
                 assert peer.read().opcode == wire.CLOSE
                 peer.send_bytes(data[500_000:] if reads else data[500_000:] + data)

@@ -102,6 +102,10 @@ class Scanned(Protocol):
         """The rows of what was received; see `Inlet.take_scan`. Returns: as `arrived`."""
         ...
 
+    def landed(self, count: int, outcome: int) -> None:
+        """More of a large payload was received straight into its buffer; see `Inlet.landed`."""
+        ...
+
     def writing_failed(self, exc: OSError) -> None:
         """Nothing can be sent any more. What the peer has said before is still received. Called from inside a write."""
         ...

@@ -228,6 +228,11 @@ class Stream(Callbacks):
         self._reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
 
+    def landed(self, count: int, outcome: int) -> None:
+        """The engine has received more of a large payload for us, straight into its buffer: see `Inlet.landed`."""
+        if self._reader.landed(count, outcome):
+            self._after_bytes()
+
     def _forget_wants(self) -> None:
         """A second reader has said what it wants, and is refused: the first one, who waits, has to ask the reader."""
         self._wants_message = self._wants_frame = False

@@ -17,7 +17,7 @@ import os
 import select
 import socket
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
@@ -43,7 +43,7 @@ _SMALL = 16 * 1024
 #: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
 _MOST_SEGMENTS = 512
 
-_send_masked = lib.zcws_send_masked
+_send_masked, _receive_rest, _WHOLE = lib.zcws_send_masked, lib.zcws_receive_rest, lib.ZCWS_WHOLE
 
 
 def place(
@@ -159,7 +159,10 @@ class EngineTransport(asyncio.Transport):
             if not self._events and self._is_hung_up():
                 self._lost_interest()
             return
-        protocol = self._protocol
+        protocol, stream = self._protocol, self._stream
+        if stream is not None and stream.inlet.landing_in is not None:
+            self._land(stream)
+            return
         try:
             count = self._sock.recv_into(protocol.get_buffer(-1))
         except (BlockingIOError, InterruptedError):
@@ -171,7 +174,11 @@ class EngineTransport(asyncio.Transport):
             protocol.buffer_updated(count)
             if count <= _SMALL:
                 self.settle()
-        elif protocol.eof_received() and self._broken is None:
+        else:
+            self._received_end()
+
+    def _received_end(self) -> None:
+        if self._protocol.eof_received() and self._broken is None:
             self._reading = False
             self._watch()
         elif self.backlog:
@@ -179,11 +186,28 @@ class EngineTransport(asyncio.Transport):
         else:
             self._end(self._broken)
 
+    def _land(self, stream: Scanned) -> None:
+        """More of a large payload: as much as is there goes straight into its buffer, in one crossing."""
+        inlet = stream.inlet
+        found = _receive_rest(self.fd, inlet.state, *inlet.rest_slot())
+        if found > 0:
+            stream.landed(found % _WHOLE, found // _WHOLE)
+        elif found == 0:
+            self._received_end()
+        elif -found not in (errno.EAGAIN, errno.EINTR):
+            self._end(OSError(-found, os.strerror(-found)))
+
     def settle(self) -> None:
-        """Nothing has come yet, or what came last was small: C may receive for us, where nothing of it is kept."""
+        """Nothing has come yet, or what came last was small: C may receive for us, where nothing of it is kept. Where
+        it was the beginning of something large, the rest may be there."""
         stream = self._stream
-        if stream is not None and self._events >= 0 and stream.inlet.is_idle:
+        if stream is None or self._events < 0:
+            return
+        inlet = stream.inlet
+        if inlet.is_idle and not inlet.pours:
             self._engine.serve_together(self.fd, stream)
+        elif inlet.landing_in is not None and self._reading:
+            self._land(stream)
 
     def unsettle(self) -> None:
         """Something is kept that came another way: what comes next is to be gone on with by itself."""
@@ -274,13 +298,15 @@ class EngineTransport(asyncio.Transport):
             if sent is not None and (left := _behind(views, sent)):
                 self._keep(left)
 
-    def write_lent(self, segments: list[Buffer]) -> None:
-        """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied."""
+    def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
+        """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
+        what `keep` gives for all of it from some byte on."""
         if self.closing:
             return
         sent = self._offer(segments)
         if sent is not None and (left := _behind(segments, sent)):
-            left[-1] = bytes(left[-1])
+            rest = left[-1]
+            left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
             self._keep(left)
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:

@@ -7,7 +7,7 @@ send waits, and one that is cancelled in that wait has written nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.frame import Frame, RingFrame
+from zcws.frame import Frame, ReceivedFrame, RingFrame
 from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
@@ -260,11 +260,12 @@ class Writing(Stream):
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
-        if type(frame) is RingFrame and frame.opcode < _CLOSE and not writer.opcode:
+        kind = type(frame)
+        if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode < _CLOSE and not writer.opcode:
             # It is a whole message, and was checked.
             is_large = frame._stop - frame._start >= SEGMENT
             payload = frame._peek() if is_large else frame.to_bytes()
-            if is_large and self._write_lent(frame.opcode, payload):
+            if is_large and self._write_lent(frame.opcode, payload, frame._keep):
                 return
             writer.write_message(frame.opcode, payload)
         else:
@@ -281,15 +282,17 @@ class Writing(Stream):
         if not (may_lend and self._write_lent(opcode, payload)):
             self.writer.write_message(opcode, payload, compress)
 
-    def _write_lent(self, opcode: OpCode, payload: Buffer) -> bool:
-        """Gives a large message to the socket from where it lies; only what that does not take is copied.
+    def _write_lent(
+        self, opcode: OpCode, payload: Buffer, keep: Callable[[int], Buffer] | None = None
+    ) -> bool:
+        """Gives a large message to the socket from where it lies; only what that does not take is kept, or copied.
 
         False: nothing has been written, and all of it has to be copied.
         """
         own = self._own
         if own is None or own.backlog or not self.writer.is_bare:
             return False
-        own.write_lent(self.writer.lend_message(opcode, payload))
+        own.write_lent(self.writer.lend_message(opcode, payload), keep)
         self._count_share()
         return True
 

@@ -16,7 +16,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import Frame, RingFrame, close_payload
+from zcws.frame import Frame, ReceivedFrame, close_payload
 from zcws.kernel import ffi
 from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
@@ -169,11 +169,11 @@ class WritingSide:
             self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
         elif frame.opcode > OpCode.CLOSE:
             self._write_now(lambda: self.connection.write_frame(frame))
-        elif type(frame) is RingFrame:
+        elif isinstance(frame, ReceivedFrame):
             # It is a whole message, and was checked. Another thread may read on while this one waits for the lock, or
-            # sends: a copy does not change, nor does a view that is held.
+            # sends.
             self._write_message(
-                frame.opcode, frame.to_bytes() if len(frame) < SEGMENT else frame.payload, None
+                frame.opcode, frame.to_bytes() if len(frame) < SEGMENT else frame._keep(), None
             )
         else:
             self._write(lambda: self.connection.write_frame(frame))
