@@ -324,11 +324,15 @@ class Reader(PieceReader):
         try:
             look(owner, RingFrame(WHOLE[what], lease, start, stop, lease.number))
         finally:
-            # `drop_frame`, without the call: for each message.
+            # `drop_frame`, without its calls: for each message.
             lease.number += 1
             lease.ring = lease.view = None
-            if ring.exports or ring is not self.pool.common:
-                self._let_go(ring, stop)
+            pool = self.pool
+            if ring.exports or ring is not pool.common:
+                if ring.exports or pool.landing is not None:
+                    self._let_go(ring, stop)
+                else:
+                    pool.landing = ring
 
     def _let_go(self, ring: Ring, stop: int) -> None:
         """Of a ring in which nothing is unread. Where a view is held, and no more can be, it stays with us."""

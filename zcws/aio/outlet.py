@@ -174,13 +174,19 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         transport, writer = self._transport, self.writer
-        if transport is None or not writer.out:
+        out = writer.out
+        if transport is None or not out:
             return
-        if not writer.has_large or len(writer.out) == 1:
+        if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
+            writer.taken = writer.written
+            writer.has_large = False
+            transport.write(out.pop())  # type: ignore[arg-type]
+            return
+        if not writer.has_large:
             transport.write(writer.take_whole())  # type: ignore[arg-type]
             return
         segments = writer.take()
-        if len(segments) < 2 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
+        if len(segments) == 1 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
