@@ -6,14 +6,19 @@
 
 #include "../../csrc/kernel.h"
 
+#include <errno.h>
+#include <sys/socket.h>
+
 enum {
     LONGEST_HEAD = 14,             /* RFC 6455 5.2: two bytes, eight of length, four of key */
     LONGEST_CONTROL = 2 + 4 + 125, /* RFC 6455 5.5: always waited for whole */
     MOST_ROWS = 9,                 /* so few that tables are often full */
+    SOCKET = 100000,               /* bytes that a socket certainly holds */
     SMALL = 300                    /* streams up to this are also read byte by byte against every prefix */
 };
 
 static struct guarded ring, land, table_memory;
+static int sockets[2];
 static uint8_t stream[STREAM];
 static struct log seen;
 
@@ -74,11 +79,26 @@ static void receive(struct feed *feed, const uint8_t *data, size_t len) {
     while (feed->status == ZCWS_FULL);
 }
 
+/* By a socket, which has no more than that. Returns what zcws_land would. */
+static int land_from_socket(struct zcws_reader *reader, const uint8_t *data, uint8_t *at, size_t len) {
+    CHECK(write(sockets[1], data, len) == (ssize_t)len, "%zu bytes are too many for a socket", len);
+    const int64_t received = zcws_receive_rest(sockets[0], reader, at, len);
+    CHECK(zcws_receive_rest(sockets[0], reader, at, len) == -EAGAIN, "something is left");
+    if (reader->fault != 0) return reader->fault;
+    CHECK((size_t)received % ZCWS_WHOLE == len, "%lld of %zu bytes", (long long)received, len);
+    return received >= ZCWS_WHOLE ? ZCWS_LAST : 0;
+}
+
 /* The same straight into the caller's memory. */
 static void receive_landing(struct feed *feed, const uint8_t *data, size_t len) {
     uint8_t *const at = land.end - len;
-    if (len != 0) memcpy(at, data, len);
-    const int outcome = zcws_land(&feed->reader, at, len);
+    int outcome;
+    if (len != 0 && len <= SOCKET && random_below(2)) {
+        outcome = land_from_socket(&feed->reader, data, at, len);
+    } else {
+        if (len != 0) memcpy(at, data, len);
+        outcome = zcws_land(&feed->reader, at, len);
+    }
     if (outcome < 0) {
         feed->status = (uint64_t)-outcome;
         CHECK(zcws_land(&feed->reader, at, 0) == outcome, "the fault is said again");
@@ -366,6 +386,7 @@ int main(int argc, char **argv) {
     ring = guarded_map(STREAM + LONGEST_HEAD);
     land = guarded_map(STREAM);
     table_memory = guarded_map(4096);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "no sockets");
     each_kernel("random streams", test_random_streams);
     test_every_head();
     test_every_close_code();
