@@ -183,10 +183,24 @@ def test_an_occupant_shows_its_own_message_and_no_other() -> None:
     first = buffer.occupant()
     assert (bytes(first.peek(0, 5)), bytes(first.export(1, 3))) == (b"first", b"ir")
     receive(buffer, b"other")
-    for look in (first.peek, first.export):
+    for look in (first.peek, first.export, first.keep):
         with pytest.raises(StaleFrame, match="used again, or released"):
             look(0, 5)
     assert bytes(buffer.occupant().peek(0, 5)) == b"other"
+
+
+def test_what_is_kept_of_a_message_never_changes() -> None:
+    """A view where that is most of the storage, and a copy of anything else."""
+    for memory in (None, bytearray(16_384)):
+        buffer = PayloadBuffer(memory)
+        receive(buffer, b"x" * 16_384)
+        kept = [buffer.occupant().keep(start, 16_384) for start in (0, 12_288, 12_289)]
+        assert [isinstance(each, memoryview) for each in kept] == [memory is None, memory is None, False]
+        assert buffer.is_held is (memory is None)
+        receive(buffer, b"y" * 16_384)
+        assert kept == [b"x" * 16_384, b"x" * 4096, b"x" * 4095]
+        del kept
+        assert not buffer.is_held
 
 
 @pytest.mark.parametrize("memory", [None, bytearray(10)])

@@ -38,6 +38,10 @@ class Memory:
         self.asked.append("peek")
         return memoryview(self.data)[start:stop]
 
+    def keep(self, start: int, stop: int) -> bytes:
+        self.asked.append("keep")
+        return self.data[start:stop]
+
 
 # ---- frames to be sent ----
 
@@ -146,6 +150,8 @@ def test_a_received_frame_asks_its_source_and_holds_nothing_itself() -> None:
     assert source.asked == ["export"]
     assert (frame.text, frame.to_bytes()) == ("schön", "schön".encode())
     assert source.asked == ["export", "peek", "peek"]
+    assert (frame._keep(), frame._keep(2)) == ("schön".encode(), "hön".encode())
+    assert source.asked[3:] == ["keep", "keep"]
 
 
 def test_a_stale_frame_says_so_always() -> None:
@@ -156,6 +162,8 @@ def test_a_stale_frame_says_so_always() -> None:
             getattr(frame, use)
     with pytest.raises(StaleFrame):
         frame.to_bytes()
+    with pytest.raises(StaleFrame):
+        frame._keep()
     # What it was is still known.
     assert (frame.opcode, len(frame), frame.fin) == (OpCode.CLOSE, 2, True)
     assert repr(frame) == "<Frame CLOSE, 2 bytes, stale>"
@@ -243,6 +251,23 @@ class TestLookingAtAFrameInTheRing:
             send(connection, wire.frame(wire.BINARY, bytes([number])))
             assert read(connection).payload == bytes([number]) and not ring.is_exported
             assert connection.read_frame() is NEED_MORE
+
+    @pytest.mark.parametrize(
+        ("size", "begin", "is_view"), [(8192, 0, True), (9000, 808, True), (9000, 809, False)]
+    )
+    def test_whoever_keeps_little_of_it_keeps_a_copy(self, size: int, begin: int, is_view: bool) -> None:
+        connection = connect(Pool(32768))
+        send(connection, wire.frame(wire.BINARY, b"x" * size))
+        frame = read(connection)
+        assert isinstance(frame, ReceivedFrame)
+        kept = frame._keep(begin)
+        assert kept == b"x" * (size - begin) and isinstance(kept, memoryview) is is_view
+        assert connection.read_frame() is NEED_MORE
+        with pytest.raises(StaleFrame):
+            frame._keep()
+        send(connection, wire.frame(wire.BINARY, b"y" * size))
+        assert read(connection).payload == b"y" * size
+        assert kept == b"x" * (size - begin)
 
     def test_it_is_stale_all_the_same(self) -> None:
         connection = connect()

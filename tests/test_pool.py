@@ -174,10 +174,10 @@ def test_buffers_come_back_unless_they_are_large() -> None:
     assert pool.lend_buffer() is buffer
     pool.return_buffer(PayloadBuffer(bytearray(_SPARE_BYTES + 1)))
     assert pool._buffers == []
-    pool.return_buffer(PayloadBuffer(bytearray(_SPARE_BYTES)))
-    pool.return_buffer(PayloadBuffer(bytearray(1)))
-    assert len(pool._buffers) == 1
-    pool.lend_buffer()
+    for size in (_SPARE_BYTES - 1, 1, 1):
+        pool.return_buffer(PayloadBuffer(bytearray(size)))
+    assert [buffer.capacity for buffer in pool._buffers] == [_SPARE_BYTES - 1, 1]
+    pool._buffers.clear()
     for _ in range(_SPARE_BUFFERS + 3):
         pool.return_buffer(PayloadBuffer())
     assert len(pool._buffers) == _SPARE_BUFFERS

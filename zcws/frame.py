@@ -66,6 +66,11 @@ class Source(Protocol):
 
     def export(self, start: int, stop: int) -> memoryview: ...
     def peek(self, start: int, stop: int) -> memoryview: ...
+
+
+class ReceivedSource(Source, Protocol):
+    """The same for what was received: `keep` is for somebody who is not done with it when the next message comes."""
+
     def keep(self, start: int, stop: int) -> Buffer: ...
 
 
@@ -80,9 +85,6 @@ class _Held:
 
     def export(self, start: int, stop: int) -> memoryview:
         return self.memory[start:stop]
-
-    def keep(self, start: int, stop: int) -> Buffer:
-        return bytes(self.memory[start:stop])
 
     peek = export
 
@@ -197,16 +199,6 @@ class Frame:
             raise _stale()
         return source.peek(self._start, self._stop)
 
-    def _keep(self, begin: int = 0) -> Buffer:
-        """The payload from `begin` on, for somebody who is not done with it when this frame is stale: it never changes.
-
-        A copy, where a view would hold much more memory than it is.
-        """
-        source = self._source
-        if source is None:
-            raise _stale()
-        return source.keep(self._start + begin, self._stop)
-
     def __len__(self) -> int:
         """Bytes of the payload."""
         return self._stop - self._start
@@ -233,12 +225,24 @@ class ReceivedFrame(Frame):
 
     __slots__ = ()
 
-    def __init__(self, opcode: OpCode, source: Source, start: int, stop: int) -> None:
+    _source: ReceivedSource | None
+
+    def __init__(self, opcode: OpCode, source: ReceivedSource, start: int, stop: int) -> None:
         self.opcode = opcode
         self.fin = True
         self._source = source
         self._start = start
         self._stop = stop
+
+    def _keep(self, begin: int = 0) -> Buffer:
+        """The payload from `begin` on, for somebody who is not done with it when this frame is stale: it never changes.
+
+        A copy, where a view would hold much more memory than it is.
+        """
+        source = self._source
+        if source is None:
+            raise _stale()
+        return source.keep(self._start + begin, self._stop)
 
 
 class Lease:

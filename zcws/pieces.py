@@ -23,7 +23,7 @@ from zcws.bridge import Bridge
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.controls import Controls
-from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, Source
+from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, ReceivedSource
 from zcws.inlet import NO_ROWS
 from zcws.outcome import FULL, MORE
 from zcws.pool import Pool
@@ -154,7 +154,7 @@ class PieceReader(Controls):
         if what == DEFLATED_TEXT and not data.isascii() and not is_utf8(data):
             self._fail(BAD_UTF8)
             return None
-        source: Source = Inflated(data)
+        source: ReceivedSource = Inflated(data)
         if buffer is not None:
             buffer.begin()
             buffer.append(memoryview(data))

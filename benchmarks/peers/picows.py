@@ -6,6 +6,7 @@ Its compression has no options: level 6, memLevel 8, the largest windows.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import picows
@@ -102,14 +103,47 @@ class EchoClient(picows.WSListener):
             self.turn(transport)
 
 
-async def echo(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
-    transport, _ = await picows.ws_connect(
-        lambda: EchoClient(message.encode(), depth, meter),
-        uri,
-        ssl_context=settings.tls,
-        max_frame_size=LARGEST,
-    )
+class EchoText(picows.WSListener):
+    """The same for a program that has texts and wants texts: each is encoded, decoded and so checked."""
+
+    def __init__(self, message: str, depth: int, meter: Meter) -> None:
+        self.message, self.depth, self.meter = message, depth, meter
+        self.left, self.in_flight = 0, 0
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        self.turn(transport)
+
+    def turn(self, transport: picows.WSTransport) -> None:
+        if self.left <= 0:
+            self.left = self.meter.next()
+            if not self.left:
+                transport.disconnect()
+                return
+        self.left -= self.depth
+        self.in_flight = self.depth
+        for _ in range(self.depth):
+            transport.send(TEXT, self.message.encode())
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        self.answer = frame.get_payload_as_utf8_text()
+        self.in_flight -= 1
+        if not self.in_flight:
+            if self.left <= 0:
+                self.meter.check(self.answer)
+            self.turn(transport)
+
+
+async def run_client(make: Callable[[], picows.WSListener], uri: str, settings: Settings) -> None:
+    transport, _ = await picows.ws_connect(make, uri, ssl_context=settings.tls, max_frame_size=LARGEST)
     await transport.wait_disconnected()
+
+
+async def echo(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    await run_client(lambda: EchoClient(message.encode(), depth, meter), uri, settings)
+
+
+async def echo_text(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    await run_client(lambda: EchoText(message, depth, meter), uri, settings)
 
 
 class FirehoseClient(picows.WSListener):
@@ -136,19 +170,12 @@ class FirehoseText(FirehoseClient):
         return frame.get_payload_as_utf8_text()
 
 
-async def receive(listener: type[FirehoseClient], uri: str, meter: Meter, settings: Settings) -> None:
-    transport, _ = await picows.ws_connect(
-        lambda: listener(meter), uri, ssl_context=settings.tls, max_frame_size=LARGEST
-    )
-    await transport.wait_disconnected()
-
-
 async def firehose(uri: str, meter: Meter, settings: Settings) -> None:
-    await receive(FirehoseClient, uri, meter, settings)
+    await run_client(lambda: FirehoseClient(meter), uri, settings)
 
 
 async def firehose_text(uri: str, meter: Meter, settings: Settings) -> None:
-    await receive(FirehoseText, uri, meter, settings)
+    await run_client(lambda: FirehoseText(meter), uri, settings)
 
 
 # ---- picows.websockets ----
@@ -201,5 +228,5 @@ async def firehose_messages(uri: str, meter: Meter, settings: Settings) -> None:
 
 SERVE = {"picows": serve, "picows.websockets": serve_messages}
 BROADCAST = {"picows": serve_broadcast, "picows.websockets": serve_broadcast_messages}
-ECHO = {"picows": echo, "picows.websockets": echo_messages}
+ECHO = {"picows": echo, "picows text": echo_text, "picows.websockets": echo_messages}
 FIREHOSE = {"picows": firehose, "picows text": firehose_text, "picows.websockets": firehose_messages}

@@ -117,7 +117,7 @@ async def echo_batches(uri: str, message: str, depth: int, meter: Meter, setting
 class EchoClient:
     """Sends when the answers to all that it sent before are there."""
 
-    def __init__(self, message: str, depth: int, meter: Meter) -> None:
+    def __init__(self, message: str | bytes, depth: int, meter: Meter) -> None:
         self.message, self.depth, self.meter = message, depth, meter
         self.left = self.in_flight = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -142,11 +142,18 @@ class EchoClient:
             self.turn(ws, frame)
 
 
-async def echo_callbacks(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+async def echo_callbacks(
+    uri: str, message: str | bytes, depth: int, meter: Meter, settings: Settings
+) -> None:
     client = EchoClient(message, depth, meter)
     async with zcws.connect(uri, on_frame=client.on_frame, **options(settings)) as ws:
         client.turn(ws)
         await client.done
+
+
+async def echo_binary(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    """What picows' core does: bytes, which nobody encodes, decodes or checks."""
+    await echo_callbacks(uri, message.encode(), depth, meter, settings)
 
 
 async def firehose(uri: str, meter: Meter, settings: Settings) -> None:
@@ -199,7 +206,12 @@ async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
 
 
 SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}
-ECHO: dict[str, Any] = {"zcws": echo, "zcws frames": echo_frames, "zcws callbacks": echo_callbacks}
+ECHO: dict[str, Any] = {
+    "zcws": echo,
+    "zcws frames": echo_frames,
+    "zcws callbacks": echo_callbacks,
+    "zcws callbacks, binary": echo_binary,
+}
 if hasattr(zcws.WebSocket, "send_many"):
     SERVE["zcws batches"], ECHO["zcws batches"] = serve_batches, echo_batches
 FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}

@@ -77,7 +77,7 @@ def test_large_memory_that_is_refused() -> None:
             ws.send(bytearray(SEGMENT))
 
 
-@pytest.mark.parametrize("size", [100, SEGMENT, 250_000])
+@pytest.mark.parametrize("size", [100, SEGMENT, 250_000, 400_000])
 def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: int) -> None:
     """The peer does not read; the frame's ring must not be received into before it has gone out."""
     with connected() as (ws, peer):

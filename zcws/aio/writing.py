@@ -260,8 +260,9 @@ class Writing(Stream):
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
-        kind = type(frame)
-        if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode < _CLOSE and not writer.opcode:
+        if (type(frame) is RingFrame or type(frame) is ReceivedFrame) and (
+            frame.opcode < _CLOSE and not writer.opcode
+        ):
             # It is a whole message, and was checked.
             is_large = frame._stop - frame._start >= SEGMENT
             payload = frame._peek() if is_large else frame.to_bytes()
