@@ -351,6 +351,19 @@ class TestInflater:
         with pytest.raises(ValueError, match="streams"):
             inflated(inflater, many)
 
+    @pytest.mark.parametrize("fragments", [1, 2, 5, "whole"])
+    def test_how_many(self, fragments: int | str) -> None:
+        """All fragments of a message count, and what is behind the last final block is a stream too."""
+        block = zlib.compressobj(wbits=-15).flush(zlib.Z_FINISH)
+        for blocks in (63, 64):
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            data = block * blocks + b"\x00"
+            size = len(data) if isinstance(fragments, str) else -(-len(data) // fragments)
+            pieces = [data[start : start + size] for start in range(0, len(data), size)]
+            with pytest.raises(ValueError, match="streams") if blocks > 63 else nullcontext():
+                got = inflater.message(data, 9) if fragments == "whole" else inflated(inflater, *pieces)
+                assert got == b""
+
 
 class TestWholeMessages:
     """`Inflater.message`: nearly always one call of zlib, and in the other cases the same as `pieces`."""
@@ -394,6 +407,21 @@ class TestWholeMessages:
                 inflater.message(data[:size], 1000) if whole else inflated(inflater, data[:size])
         inflater = Inflater(DeflateParameters(), is_client=False)
         assert (inflater.message(data, 1000) if whole else inflated(inflater, data)) == text
+
+    @pytest.mark.parametrize("whole", [False, True])
+    @pytest.mark.parametrize("size", [10, 64 * 1024, 100_000])
+    def test_one_that_is_cut_off_and_as_long_as_it_may_be(self, whole: bool, size: int) -> None:
+        """The tail is read as the rest of a stored block, and fills what is left: all the same it has no end."""
+        stream = zlib.compressobj(level=0, wbits=-15)
+        text = random.Random(size).randbytes(size)
+        data = stream.compress(text + b"what is not sent") + stream.flush(zlib.Z_SYNC_FLUSH)
+        data = data[: data.index(b"what is not sent")]
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        with pytest.raises(ValueError, match="middle of a DEFLATE block"):
+            if whole:
+                inflater.message(data, size + len(TAIL))
+            else:
+                list(inflater.pieces(memoryview(data), last=True, room=size + len(TAIL)))
 
     def test_a_final_block_with_the_tail_left_on(self) -> None:
         stream = zlib.compressobj(wbits=-15)
@@ -471,3 +499,44 @@ def test_a_message_that_was_compressed_and_is_not_sent(takeover: bool) -> None:
         deflater.lose()
         compressed = deflater.message(text)
         assert compressed is not None and inflater.message(compressed, 1000) == text
+
+
+def test_a_shared_compressor_that_was_lost_serves_nobody_any_more() -> None:
+    """Half of a message may be in it."""
+    shared: dict[Any, Any] = {}
+    agreed = DeflateParameters(server_no_context_takeover=True)
+    one, other = (make_deflater(agreed, level=6, threshold=0, shared=shared) for _ in range(2))
+    assert one.message(b"one and the same text, " * 10) is not None
+    one._shared_stream().compress(b"and what is not flushed, as a signal has come in between")
+    one.lose()
+    compressed = other.message(b"another text, " * 10)
+    assert compressed is not None
+    assert Inflater(agreed, is_client=True).message(compressed, 1000) == b"another text, " * 10
+
+
+@pytest.mark.parametrize("takeover", [True, False])
+def test_bytes_before_and_after_are_counted(takeover: bool) -> None:
+    agreed = DeflateParameters(server_no_context_takeover=not takeover)
+    deflater, inflater = make_deflater(agreed, threshold=0), Inflater(agreed, is_client=True)
+    texts = [random.Random(seed).randbytes(200) * 3 for seed in (1, 2, 1, 2)]
+    before = after = 0
+    for number, text in enumerate(texts):
+        if number == 0:
+            parts = [deflater.piece(text[:50], last=False), deflater.piece(text[50:], last=True)]
+        elif number == 1:
+            shared = deflater.shared_message(text)
+            assert shared is not None
+            deflater.sent_shared(len(text), len(shared))
+            parts = [shared]
+        else:
+            message = deflater.message(text)
+            assert message is not None
+            parts = [message]
+        before, after = before + len(text), after + sum(map(len, parts))
+        assert (deflater.bytes_before, deflater.bytes_after) == (before, after)
+        whole = number == 3
+        assert (inflater.message(parts[0], 1000) if whole else inflated(inflater, *parts)) == text
+        assert (inflater.bytes_before, inflater.bytes_after) == (after, before)
+    noise = random.Random(3).randbytes(50)
+    assert deflater.message(noise) is None  # it goes out as it is
+    assert (deflater.bytes_before, deflater.bytes_after) == (before, after)

@@ -9,7 +9,8 @@ before it have been read, so that what was valid is still answered. A caller tha
 
 A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
 read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
-that size wait there until they are whole. A read that brings little into no ring ends it.
+that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring takes
+a message, a read asks for no more than the beginning of the next one: its rest is received straight into its buffer.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _MANY = 4
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
 
-#: Bytes that are asked for where a frame may begin that is larger than the ring: of that one its head, and a small one
+#: Bytes that are asked for where a frame may begin that is larger than any ring: of that one its head, and a small one
 #: whole. All that comes with the head has to be copied.
 _PEEK = 16 * 1024
 
@@ -541,7 +542,8 @@ class Inlet(Outcome):
         if self._remaining:
             return False
         self.landing_in = None
-        self._peeks = self.pours = True
+        if len(target) > self.pool.wide_capacity:  # type: ignore[arg-type]
+            self._peeks = self.pours = True  # what no ring takes
         if outcome:
             # A row of no bytes, so that the message ends where every message ends: at its last row.
             self._set_rows([self._landing_opcode | LAST, 0, 0])
