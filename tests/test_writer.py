@@ -183,10 +183,11 @@ class TestLarge:
         writer = make_writer(role)
         asked: list[tuple[int, int]] = []
 
-        def send_large(first: int, payload: Any, size: int, key: int) -> bool:
+        def send_large(first: int, payload: Any, size: int, key: int | None) -> bool:
             asked.append((first, size))
+            assert (key is None) is (role == "server") and (role == "client" or type(payload) is bytes)
             if takes:
-                writer.passed(masked_size(size))
+                writer.passed(masked_size(size) - (4 if key is None else 0))
             return takes
 
         writer.send_large = send_large
@@ -217,10 +218,16 @@ class TestLarge:
         writer.write_message(OpCode.BINARY, bytes(self.SIZE))
         assert not asked and [len(frame.payload) for frame in sent(writer)] == [5, self.SIZE]
 
-    def test_a_server_is_not_asked(self) -> None:
-        writer, asked = self.writer(takes=True, role="server")
-        writer.write_message(OpCode.BINARY, bytes(self.SIZE))
-        assert not asked
+    @pytest.mark.parametrize("payload", [bytes(SIZE), bytearray(SIZE)])
+    @pytest.mark.parametrize("takes", [True, False])
+    def test_a_server(self, payload: bytes | bytearray, takes: bool) -> None:
+        """What may change is copied, and what is given to the driver never does."""
+        writer, asked = self.writer(takes=takes, role="server")
+        writer.write_message(OpCode.BINARY, payload)
+        assert asked == [(0x82, self.SIZE)] and bool(writer.take()) is not takes
+        assert writer.written == writer.taken == self.SIZE + 4
+        writer.write_message(OpCode.BINARY, bytes(self.SIZE - 1))
+        assert len(asked) == 1 and len(sent_one(writer).payload) == self.SIZE - 1
 
     @pytest.mark.parametrize("is_gone", [True, False])
     def test_the_last_fragment_of_a_message(self, is_gone: bool) -> None:

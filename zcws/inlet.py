@@ -9,8 +9,8 @@ before it have been read, so that what was valid is still answered. A caller tha
 
 A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
 read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
-that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring takes
-a message, a read asks for no more than the beginning of the next one: its rest is received straight into its buffer.
+that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring
+takes a message, a read asks for no more than the beginning of the next: its rest is received straight into its buffer.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ never touches it again, because an event loop may keep a view of it for as long 
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
-Where a driver has a socket at hand, a large payload is masked and sent part by part, without memory for it
-(`Writer.send_large`).
+Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), and one that is masked part by
+part, without memory for it.
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
@@ -47,7 +47,7 @@ _CLOSE = OpCode.CLOSE
 #: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
 SEGMENT = 16 * 1024
 
-#: The same for a masked payload, which then gets memory of its own.
+#: The same for a masked payload, which then gets memory of its own. What is longer does not wait for anything else.
 _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
@@ -107,8 +107,9 @@ class Writer:
         is_bare: whether messages go out as they are, neither masked nor compressed.
         scratch: where frames are masked, if they are. next_key: gives a key for each.
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
-        send_large: for a driver that has a socket at hand. Called with a large frame that is to be masked, when nothing
-            waits to be taken: first byte, payload, size and key. Returns whether it has seen to that, with `passed`.
+        send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken: first
+            byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to that,
+            with `passed`.
         has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
@@ -139,7 +140,7 @@ class Writer:
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
         self.scratch: Any = None if next_key is None else pool.scratch()
         self.next_key: Callable[[], int] | None = next_key
-        self.send_large: Callable[[int, CData | bytes, int, int], bool] | None = None
+        self.send_large: Callable[[int, CData | bytes, int, int | None], bool] | None = None
         self._compress = compress
         self.out: list[Buffer] = []
         self.has_large: bool = False
@@ -466,7 +467,10 @@ class Writer:
         if size < SEGMENT:
             self.out.append(head + payload)
         else:
-            self.out += (head, payload if type(payload) is bytes else bytes(payload))
+            whole = payload if type(payload) is bytes else bytes(payload)
+            if size > _OWN_MEMORY and self._sends_large(first, whole, size, None):
+                return
+            self.out += (head, whole)
             self.has_large = True
         self.written += len(head) + size
 
@@ -475,7 +479,7 @@ class Writer:
         key = self.next_key()  # type: ignore[misc]
         source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         if size > _OWN_MEMORY:
-            if self.send_large is not None and not self.out and self.send_large(first, source, size, key):
+            if self._sends_large(first, source, size, key):
                 return
             frame = self.scratch.frame(first, source, size, key)
             self.out.append(frame)
@@ -486,6 +490,10 @@ class Writer:
         written = _build_masked(scratch.base, first, source, size, key)
         self.out.append(scratch.copies[:written])
         self.written += written
+
+    def _sends_large(self, first: int, payload: CData | bytes, size: int, key: int | None) -> bool:
+        """Whether the driver has sent a large frame, or will: when nothing waits that has to go before it."""
+        return self.send_large is not None and not self.out and self.send_large(first, payload, size, key)
 
     # ---- output ----
 

@@ -19,6 +19,7 @@ from zcws.aio.settings import USUAL_LIMIT, Options
 from zcws.aio.transport import EngineTransport
 from zcws.codes import CloseCode
 from zcws.connection import Connection
+from zcws.heads import unmasked_head
 from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
@@ -192,13 +193,19 @@ class Outlet(asyncio.BufferedProtocol):
         else:
             transport.writelines(segments)  # type: ignore[arg-type]
 
-    def _send_large(self, first: int, payload: CData | bytes, size: int, key: int) -> bool:
+    def _send_large(self, first: int, payload: CData | bytes, size: int, key: int | None) -> bool:
         """For the writer: see `Writer.send_large`."""
-        own = self._own
+        own, writer = self._own, self.writer
         if own is None or own.backlog or own.closing:
             return False
-        self.writer.passed(masked_size(size))  # first: what is said of it meanwhile counts it
-        own.send_masked(self.writer.scratch, first, payload, size, key)
+        # What is said of it meanwhile counts it, so that comes first.
+        if key is None:
+            head = unmasked_head(first, size)
+            writer.passed(len(head) + size)
+            own.writelines((head, payload))  # type: ignore[arg-type]  # bytes
+        else:
+            writer.passed(masked_size(size))
+            own.send_masked(writer.scratch, first, payload, size, key)
         self._count_share()
         return True
 

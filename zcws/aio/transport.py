@@ -295,8 +295,8 @@ class EngineTransport(asyncio.Transport):
             self._keep(views)
         else:
             sent = self._offer(views)
-            if sent is not None and (left := _behind(views, sent)):
-                self._keep(left)
+            if sent is not None and sent < sum(map(len, views)):  # type: ignore[arg-type]
+                self._keep(_behind(views, sent))
 
     def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
         """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
@@ -304,7 +304,8 @@ class EngineTransport(asyncio.Transport):
         if self.closing:
             return
         sent = self._offer(segments)
-        if sent is not None and (left := _behind(segments, sent)):
+        if sent is not None and sent < sum(map(len, segments)):  # type: ignore[arg-type]
+            left = _behind(segments, sent)
             rest = left[-1]
             left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
             self._keep(left)
