@@ -9,8 +9,8 @@ never touches it again, because an event loop may keep a view of it for as long 
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
-Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), and one that is masked part by
-part, without memory for it.
+Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`); where it is masked, part by
+part and without memory for it.
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
@@ -107,9 +107,9 @@ class Writer:
         is_bare: whether messages go out as they are, neither masked nor compressed.
         scratch: where frames are masked, if they are. next_key: gives a key for each.
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
-        send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken: first
-            byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to that,
-            with `passed`.
+        send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
+            first byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to
+            that, with `passed`.
         has_large: whether there are segments that should not be copied.
         written, taken: bytes so far; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.

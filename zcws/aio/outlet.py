@@ -202,7 +202,7 @@ class Outlet(asyncio.BufferedProtocol):
         if key is None:
             head = unmasked_head(first, size)
             writer.passed(len(head) + size)
-            own.writelines((head, payload))  # type: ignore[arg-type]  # bytes
+            own.writelines((head, payload))
         else:
             writer.passed(masked_size(size))
             own.send_masked(writer.scratch, first, payload, size, key)
