@@ -331,7 +331,8 @@ class Reader(PieceReader):
             if ring.exports or ring is not pool.common:
                 if ring.exports or pool.landing is not None:
                     self._let_go(ring, stop)
-                else:
+                else:  # it was the landing ring, and nobody has had another one since
+                    ring.tail = 0
                     pool.landing = ring
 
     def _let_go(self, ring: Ring, stop: int) -> None:
