@@ -199,8 +199,27 @@ def test_what_is_kept_of_a_message_never_changes() -> None:
         assert buffer.is_held is (memory is None)
         receive(buffer, b"y" * 16_384)
         assert kept == [b"x" * 16_384, b"x" * 4096, b"x" * 4095]
-        del kept
         assert not buffer.is_held
+
+
+def test_whoever_writes_into_a_message_does_not_change_what_is_kept_of_it() -> None:
+    buffer = PayloadBuffer()
+    for number in range(3):
+        receive(buffer, b"x" * 10_000)
+        occupant = buffer.occupant()
+        kept = [occupant.keep(0, 10_000)]
+        if number == 2:
+            kept.clear()  # it has been sent
+        at = address(buffer.peek(0, 1))
+        view = occupant.export(0, 10_000)
+        assert view == b"x" * 10_000 and not view.readonly
+        assert (address(view) == at) is (number == 2)  # another copy only where something is kept
+        view[:] = b"w" * 10_000
+        kept.append(occupant.keep(5_000, 10_000))
+        assert isinstance(kept[-1], bytes)  # since the view is out
+        view[:] = b"v" * 10_000
+        assert kept[-1] == b"w" * 5_000 and (number == 2 or kept[0] == b"x" * 10_000)
+        assert bytes(occupant.peek(0, 10_000)) == bytes(occupant.export(0, 10_000)) == b"v" * 10_000
 
 
 @pytest.mark.parametrize("memory", [None, bytearray(10)])

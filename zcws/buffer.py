@@ -80,11 +80,22 @@ class PayloadBuffer:
         ValueError: `memory` is read-only or not contiguous.
     """
 
-    __slots__ = ("__weakref__", "_exporter", "_memory", "_owns", "_pointer", "_used", "number", "reader")
+    __slots__ = (
+        "__weakref__",
+        "_exporter",
+        "_kept",
+        "_memory",
+        "_owns",
+        "_pointer",
+        "_used",
+        "number",
+        "reader",
+    )
 
     def __init__(self, memory: Buffer | None = None) -> None:
         self._owns = memory is None
         self._exporter: weakref.ref[Any] | None = None
+        self._kept: weakref.ref[Any] | None = None  # the exporter of what must not change any more
         self._used = 0
         #: The reader that is in the middle of a message here, or None.
         self.reader: object | None = None
@@ -135,10 +146,10 @@ class PayloadBuffer:
         """A new message: from the start of the storage, or of new storage where a view is still out."""
         self._used = 0
         self.number += 1
-        if self._owns and self._exporter is not None:
+        if self._owns and (self._exporter is not None or self._kept is not None):
             if self.is_held:
                 self._grow(0, 0)
-            self._exporter = None
+            self._exporter = self._kept = None
 
     def occupant(self) -> Occupant:
         """The message that has just been received here, as the source of its frame."""
@@ -178,7 +189,13 @@ class PayloadBuffer:
         """A view that stays right: the storage is not used again while it is held."""
         if not self._owns:
             return self._memory[start:stop]
-        exporter = None if self._exporter is None else self._exporter()
+        if self._kept is not None:
+            if (
+                self._kept() is not None
+            ):  # a program may write into its view: it gets the message in other memory
+                self._grow(len(self._memory), self._used)
+            self._kept = None
+        exporter = _alive(self._exporter)
         if exporter is None:
             exporter = ffi.buffer(self._pointer, len(self._memory))
             self._exporter = weakref.ref(exporter)
@@ -189,15 +206,23 @@ class PayloadBuffer:
         return self._memory[start:stop]
 
     def keep(self, start: int, stop: int) -> Buffer:
-        """The same for somebody who is not done with them then."""
-        if self._owns and WORTH_HOLDING * (stop - start) >= len(self._memory):
-            return self.export(start, stop)
-        return bytes(self._memory[start:stop])
+        """The same for somebody who is not done with them then: they never change, whoever is given a view meanwhile.
+
+        A copy where somebody has one already, or where a view would hold much more than it is.
+        """
+        is_little = WORTH_HOLDING * (stop - start) < len(self._memory)
+        if is_little or not self._owns or _alive(self._exporter) is not None:
+            return bytes(self._memory[start:stop])
+        exporter = _alive(self._kept)
+        if exporter is None:
+            exporter = ffi.buffer(self._pointer, len(self._memory))
+            self._kept = weakref.ref(exporter)
+        return memoryview(exporter)[start:stop]
 
     @property
     def is_held(self) -> bool:
         """Whether anybody still holds a view."""
-        return self._exporter is not None and self._exporter() is not None
+        return _alive(self._exporter) is not None or _alive(self._kept) is not None
 
     def _grow(self, capacity: int, keep: int) -> None:
         capacity = max(capacity, _SMALLEST)
@@ -205,3 +230,7 @@ class PayloadBuffer:
         memory = memoryview(ffi.buffer(pointer))
         memory[:keep] = self._memory[:keep]
         self._pointer, self._memory = pointer, memory
+
+
+def _alive(exporter: weakref.ref[Any] | None) -> Any:
+    return None if exporter is None else exporter()
