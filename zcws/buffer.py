@@ -146,10 +146,9 @@ class PayloadBuffer:
         """A new message: from the start of the storage, or of new storage where a view is still out."""
         self._used = 0
         self.number += 1
-        if self._owns and (self._exporter is not None or self._kept is not None):
-            if self.is_held:
-                self._grow(0, 0)
-            self._exporter = self._kept = None
+        if self.is_held:
+            self._grow(0, 0)
+        self._exporter = self._kept = None
 
     def occupant(self) -> Occupant:
         """The message that has just been received here, as the source of its frame."""
@@ -189,16 +188,12 @@ class PayloadBuffer:
         """A view that stays right: the storage is not used again while it is held."""
         if not self._owns:
             return self._memory[start:stop]
-        if self._kept is not None:
-            if (
-                self._kept() is not None
-            ):  # a program may write into its view: it gets the message in other memory
-                self._grow(len(self._memory), self._used)
-            self._kept = None
-        exporter = _alive(self._exporter)
-        if exporter is None:
-            exporter = ffi.buffer(self._pointer, len(self._memory))
-            self._exporter = weakref.ref(exporter)
+        if _alive(self._kept) is not None:
+            # A program may write into its view: it gets the message in other memory.
+            self._grow(len(self._memory), self._used)
+        self._kept = None
+        exporter = self._alive_or_new(self._exporter)
+        self._exporter = weakref.ref(exporter)
         return memoryview(exporter)[start:stop]
 
     def peek(self, start: int, stop: int) -> memoryview:
@@ -213,11 +208,13 @@ class PayloadBuffer:
         is_little = WORTH_HOLDING * (stop - start) < len(self._memory)
         if is_little or not self._owns or _alive(self._exporter) is not None:
             return bytes(self._memory[start:stop])
-        exporter = _alive(self._kept)
-        if exporter is None:
-            exporter = ffi.buffer(self._pointer, len(self._memory))
-            self._kept = weakref.ref(exporter)
+        exporter = self._alive_or_new(self._kept)
+        self._kept = weakref.ref(exporter)
         return memoryview(exporter)[start:stop]
+
+    def _alive_or_new(self, known: weakref.ref[Any] | None) -> Any:
+        exporter = _alive(known)
+        return ffi.buffer(self._pointer, len(self._memory)) if exporter is None else exporter
 
     @property
     def is_held(self) -> bool:

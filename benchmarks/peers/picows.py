@@ -6,7 +6,9 @@ Its compression has no options: level 6, memLevel 8, the largest windows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import picows
@@ -76,8 +78,16 @@ async def serve_broadcast(port: int, settings: Settings) -> None:
 
 
 class EchoClient(picows.WSListener):
-    def __init__(self, message: bytes, depth: int, meter: Meter) -> None:
-        self.message, self.depth, self.meter = message, depth, meter
+    """Sends `payloads()` when the answers to all that it sent before are there: what `take` makes of their frames."""
+
+    def __init__(
+        self,
+        payloads: Callable[[], Iterable[bytes]],
+        take: Callable[[picows.WSFrame], Any],
+        depth: int,
+        meter: Meter,
+    ) -> None:
+        self.payloads, self.take, self.depth, self.meter = payloads, take, depth, meter
         self.left, self.in_flight = 0, 0
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
@@ -91,41 +101,11 @@ class EchoClient(picows.WSListener):
                 return
         self.left -= self.depth
         self.in_flight = self.depth
-        for _ in range(self.depth):
-            transport.send(TEXT, self.message)
+        for payload in self.payloads():
+            transport.send(TEXT, payload)
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        self.answer = frame.get_payload_as_memoryview()
-        self.in_flight -= 1
-        if not self.in_flight:
-            if self.left <= 0:
-                self.meter.check(self.answer)
-            self.turn(transport)
-
-
-class EchoText(picows.WSListener):
-    """The same for a program that has texts and wants texts: each is encoded, decoded and so checked."""
-
-    def __init__(self, message: str, depth: int, meter: Meter) -> None:
-        self.message, self.depth, self.meter = message, depth, meter
-        self.left, self.in_flight = 0, 0
-
-    def on_ws_connected(self, transport: picows.WSTransport) -> None:
-        self.turn(transport)
-
-    def turn(self, transport: picows.WSTransport) -> None:
-        if self.left <= 0:
-            self.left = self.meter.next()
-            if not self.left:
-                transport.disconnect()
-                return
-        self.left -= self.depth
-        self.in_flight = self.depth
-        for _ in range(self.depth):
-            transport.send(TEXT, self.message.encode())
-
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        self.answer = frame.get_payload_as_utf8_text()
+        self.answer = self.take(frame)
         self.in_flight -= 1
         if not self.in_flight:
             if self.left <= 0:
@@ -139,11 +119,16 @@ async def run_client(make: Callable[[], picows.WSListener], uri: str, settings: 
 
 
 async def echo(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
-    await run_client(lambda: EchoClient(message.encode(), depth, meter), uri, settings)
+    payloads, take = partial(repeat, message.encode(), depth), picows.WSFrame.get_payload_as_memoryview
+    await run_client(lambda: EchoClient(payloads, take, depth, meter), uri, settings)
 
 
 async def echo_text(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
-    await run_client(lambda: EchoText(message, depth, meter), uri, settings)
+    """What a program does that has texts and wants texts: each is encoded, decoded and so checked."""
+    take = picows.WSFrame.get_payload_as_utf8_text
+    await run_client(
+        lambda: EchoClient(lambda: map(str.encode, repeat(message, depth)), take, depth, meter), uri, settings
+    )
 
 
 class FirehoseClient(picows.WSListener):

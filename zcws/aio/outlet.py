@@ -183,9 +183,6 @@ class Outlet(asyncio.BufferedProtocol):
             writer.has_large = False
             transport.write(out.pop())  # type: ignore[arg-type]
             return
-        if not writer.has_large:
-            transport.write(writer.take_whole())  # type: ignore[arg-type]
-            return
         segments = writer.take()
         if len(segments) == 1 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
             for segment in segments:
