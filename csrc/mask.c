@@ -51,12 +51,12 @@ static size_t build_bare(uint8_t *out, uint8_t first, const uint8_t *payload, si
     return (size_t)(at - out) + len;
 }
 
-size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *starts,
-                       const uint64_t *stops, const uint32_t *keys, size_t count) {
+size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *spans, size_t step,
+                       const uint32_t *keys, size_t count) {
     uint8_t *at = out;
-    for (size_t i = 0; i < count; i++) {
-        const uint8_t *payload = data + starts[i];
-        size_t len = (size_t)(stops[i] - starts[i]);
+    for (size_t i = 0; i < count; i++, spans += step) {
+        const uint8_t *payload = data + spans[0];
+        size_t len = (size_t)(spans[1] - spans[0]);
         at +=
             keys == NULL ? build_bare(at, first, payload, len) : zcws_build_masked(at, first, payload, len, keys[i]);
     }

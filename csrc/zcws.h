@@ -244,11 +244,11 @@ int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening 
  * `key` is the four key bytes in memory order. RFC 6455 5.2, 5.3. */
 size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key);
 
-/* The same for `count` frames one behind the other: their payloads are data[starts[i], stops[i]), each has a key of its
- * own, and where `keys` is NULL none is masked. `out` has room for 14 bytes more than each of them takes. Returns the bytes
- * written. */
-size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *starts,
-                       const uint64_t *stops, const uint32_t *keys, size_t count);
+/* The same for `count` frames one behind the other: the payload of the first is data[spans[0], spans[1]), that of the next
+ * is found `step` words further. Each has a key of its own; where `keys` is NULL none is masked. `out` has room for 14 bytes
+ * more than each of them takes. Returns the bytes written. */
+size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *spans, size_t step,
+                       const uint32_t *keys, size_t count);
 
 /* XORs data[0, len) with the four bytes of key, of which `phase` (0-3) have been used. RFC 6455 5.3.
  * `key` is the four key bytes in memory order. */

@@ -22,6 +22,7 @@ from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.keys import MaskingKeys
 from zcws.pool import Pool
+from zcws.rows import spans_of
 from zcws.writer import Writer
 
 
@@ -34,8 +35,8 @@ def relayed(found: Batch) -> tuple[OpCode, list[bytes]] | None:
     spans = found.relayed()
     if spans is None:
         return None
-    opcode, ring, starts, stops = spans
-    return opcode, [ring.copies[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    opcode, ring, rows = spans
+    return opcode, [ring.copies[start:stop] for start, stop in zip(*spans_of(rows), strict=True)]
 
 
 # ---- payloads ----

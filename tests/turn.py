@@ -10,6 +10,7 @@ from zcws.frame import Frame
 from zcws.kernel import lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
+from zcws.rows import ROW, copy_words
 
 
 class Arrival(NamedTuple):
@@ -19,13 +20,14 @@ class Arrival(NamedTuple):
     begin: int
     stop: int
     count: int
-    words: list[int]
+    words: memoryview
 
     @property
     def row(self) -> list[int]:
         """The first row."""
         at = lib.ZCWS_TABLE_HEAD
-        return self.words[at : at + lib.ZCWS_TABLE_ROW]
+        row: list[int] = self.words[at : at + ROW].tolist()
+        return row
 
 
 def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arrival:
@@ -37,8 +39,8 @@ def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arri
     ring.memory[at:stop] = data
     state = connection.reader.state
     count = lib.zcws_scan(state, ring.base, at, stop, pool.table, TABLE_ROWS)
-    used = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * (count % lib.ZCWS_NEWS)
-    return Arrival(ring, at, stop, count, pool.words[:used].tolist())
+    used = lib.ZCWS_TABLE_HEAD + ROW * (count % lib.ZCWS_NEWS)
+    return Arrival(ring, at, stop, count, copy_words(pool.words[:used]))
 
 
 def take(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Ring:

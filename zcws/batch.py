@@ -14,6 +14,7 @@ from typing import overload
 from zcws.codes import OpCode
 from zcws.frame import Frame, Lease, RingFrame
 from zcws.ring import Ring
+from zcws.rows import CONTROL, ROW, WHOLE, kinds_of, spans_of
 
 __all__ = ["Batch", "RingBatch"]
 
@@ -53,8 +54,8 @@ class Batch(Sequence[Frame]):
         """
         return iter([frame.payload for frame in self._all() if frame.opcode < _CLOSE])
 
-    def relayed(self) -> tuple[OpCode, Ring, list[int], list[int]] | None:
-        """The opcode, and where each payload begins and ends in a ring; for `Writer.write_received`, at once.
+    def relayed(self) -> tuple[OpCode, Ring, memoryview] | None:
+        """The opcode, a ring, and the rows of the messages in it; for `Writer.write_received`, at once.
 
         None: not all are messages of one and the same opcode that lie in a ring.
 
@@ -76,47 +77,42 @@ class RingBatch(Batch):
 
     Args:
         lease: of the read that this is.
-        opcodes, starts, stops: of each frame; at least one.
+        rows: one for each frame, at least one (rows.py).
+        opcode: of all of them, where all are messages alike.
     """
 
-    __slots__ = ("_lease", "_number", "_opcodes", "_starts", "_stops")
+    __slots__ = ("_lease", "_number", "_opcode", "_rows")
 
-    def __init__(self, lease: Lease, opcodes: list[OpCode], starts: list[int], stops: list[int]) -> None:
+    def __init__(self, lease: Lease, rows: memoryview, opcode: OpCode | None) -> None:
         self._frames = None
         self._lease = lease
         self._number = lease.number
-        self._opcodes = opcodes
-        self._starts = starts
-        self._stops = stops
+        self._rows = rows
+        self._opcode = opcode
 
     def __len__(self) -> int:
-        return len(self._opcodes)
+        return len(self._rows) // ROW
 
     @property
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
         lease.check(self._number)
         view = lease.view or lease.open()
-        starts, stops = self._messages()
-        return (view[start:stop] for start, stop in zip(starts, stops, strict=True))
+        spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
+        if self._opcode is None:
+            spans = compress(spans, [not what & CONTROL for what in kinds_of(self._rows)])
+        return (view[start:stop] for start, stop in spans)
 
-    def _messages(self) -> tuple[Iterator[int], Iterator[int]]:
-        """Where the payloads of data frames begin and end."""
-        if max(self._opcodes) < _CLOSE:
-            return iter(self._starts), iter(self._stops)
-        is_data = [opcode < _CLOSE for opcode in self._opcodes]
-        return compress(self._starts, is_data), compress(self._stops, is_data)
-
-    def relayed(self) -> tuple[OpCode, Ring, list[int], list[int]] | None:
-        opcode = self._opcodes[0]
-        if opcode >= _CLOSE or self._opcodes.count(opcode) != len(self._opcodes):
+    def relayed(self) -> tuple[OpCode, Ring, memoryview] | None:
+        if self._opcode is None:
             return None
         self._lease.check(self._number)
-        return opcode, self._lease.ring, self._starts, self._stops
+        return self._opcode, self._lease.ring, self._rows
 
     def _all(self) -> list[Frame]:
         if self._frames is None:
+            opcodes = map(WHOLE.__getitem__, kinds_of(self._rows))
             lease, number = repeat(self._lease), repeat(self._number)
             # Without a step of the interpreter for each: a third less than a loop.
-            self._frames = list(map(RingFrame, self._opcodes, lease, self._starts, self._stops, number))
+            self._frames = list(map(RingFrame, opcodes, lease, *spans_of(self._rows), number))
         return self._frames

@@ -12,14 +12,13 @@ from zcws.bridge import Bridge, Reply
 from zcws.codes import OpCode
 from zcws.frame import RingFrame
 from zcws.inlet import Inlet, is_data
-from zcws.kernel import lib
 from zcws.outcome import FULL, MORE
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
+from zcws.rows import ROW
 
 __all__ = ["Controls"]
 
-_ROW = lib.ZCWS_TABLE_ROW
 
 #: Pings and Pongs that wait for somebody who reads frames. Beyond, nobody does: the ring of a program that only sends
 #: would be full of them after a week.
@@ -66,7 +65,7 @@ class Controls(Inlet):
             return
         self.keeps_controls = False
         words = self._without_controls()
-        while self._status == FULL and len(words) < _ROW * TABLE_ROWS:
+        while self._status == FULL and len(words) < ROW * TABLE_ROWS:
             self._scan_ring(ring)
             words = self._without_controls()
         if self._status != MORE:
@@ -88,7 +87,7 @@ class Controls(Inlet):
         """How many of the rows that wait are control frames."""
         words = self._pending_words()
         self._set_rows(words)
-        self._controls = count = len(words) // _ROW - sum(is_data(words))
+        self._controls = count = len(words) // ROW - sum(is_data(words))
         return count
 
     def _without_controls(self) -> list[int]:
@@ -103,5 +102,5 @@ class Controls(Inlet):
         """From now on a Ping is answered when its frame is read; those that wait have been answered already."""
         words = self._pending_words()
         self._set_rows(words)
-        self._answered = sum(what & 0x0F == OpCode.PING for what in words[::_ROW])
+        self._answered = sum(what & 0x0F == OpCode.PING for what in words[::ROW])
         self.eager = False

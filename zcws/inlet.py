@@ -15,8 +15,10 @@ takes a message, a read asks for no more than the beginning of the next: its res
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +31,14 @@ from zcws.kernel import ffi, lib
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
-from zcws.rows import LAST
+from zcws.rows import LAST, ROW, copy_words, kinds_of, spans_of
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
 __all__ = ["NO_ROWS", "Inlet", "is_data"]
 
-_HEAD, _ROW, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW, lib.ZCWS_NEWS
+_HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _scan, _land = lib.zcws_scan, lib.zcws_land
 
@@ -50,8 +52,9 @@ _STATE = ffi.typeof("struct zcws_reader *")
 #: Frames are large when a ring takes no more of them than this.
 _LARGE_FRAMES = 64
 
-#: Rows that are alike are lined up from this many on: for fewer, it costs as much as it saves.
-_MANY = 4
+#: Rows that are alike stay in their table when there are four of them or more, words of it: for fewer, it costs as much
+#: as it saves.
+_MANY = _HEAD + 4 * ROW
 
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
 _MUCH = 4
@@ -120,9 +123,9 @@ class Inlet(Outcome):
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
-        self._words: Iterator[object] = NO_ROWS  # where each of them ends: empty when there are none
-        # Of many rows that are alike: what, and where each begins and ends (`_words`).
-        self._alike: tuple[int, Iterator[int], Iterator[int]] | None = None
+        self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
+        # Many rows that are alike, those included that have been read since: good while `_words` is the second.
+        self._alike: tuple[memoryview, Iterator[object]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
@@ -311,7 +314,7 @@ class Inlet(Outcome):
     def _take_found(self, ring: Ring, count: int) -> bool:
         """What a scan has found is in the pool's table. Returns: as `received`."""
         pool = self.pool
-        words = pool.words[: _HEAD + _ROW * (count % _NEWS)].tolist()
+        words = copy_words(pool.words[: _HEAD + ROW * (count % _NEWS)])
         if count == _NEWS and words[_STATUS] == MORE and not words[_REMAINING]:
             # The beginning of a frame, and nothing before it.
             self._next, self._status = words[_NEXT], MORE
@@ -319,14 +322,14 @@ class Inlet(Outcome):
         self._take_rows(ring, count, words)
         return True
 
-    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> None:
+    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: memoryview) -> None:
         """The same for somebody who receives for many connections and scans what he got for all in one crossing.
 
         Only while `is_idle`: bytes begin..stop of `ring` are the next ones. They are this reader's until they have been
         read; then it lets go of the ring (`Pool.take_back`), or shows with `holds` that it has not.
 
         Args:
-            count, words: what zcws_scan returned, and what it wrote.
+            count, words: what zcws_scan returned, and what it wrote. They are kept.
         """
         if self._status == MORE:
             self.is_idle = False
@@ -337,32 +340,34 @@ class Inlet(Outcome):
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """The same where that is one whole data frame and nothing else."""
-        self.take_scan(ring, begin, stop, 1, [stop, MORE, 0, 0, 0, what, start, stop])
+        words = array("Q", (stop, MORE, 0, 0, 0, what, start, stop))
+        self.take_scan(ring, begin, stop, 1, memoryview(words))
 
-    def _take_rows(self, ring: Ring, count: int, words: list[int]) -> None:
+    def _take_rows(self, ring: Ring, count: int, words: memoryview) -> None:
         if ring.exports:
             self._lease.view = None
             ring.next_batch()
-        if count >= _NEWS or self.discarding or length_hint(self._words):
-            self._take_news(ring, words)
-            return
-        # Nearly always: whole data frames, nothing behind them, and all that came before has been read.
-        self._next = ring.head
-        self._status = MORE
-        self._remaining = 0
-        if count == 1:
-            self._words = self._batch = iter((words[_HEAD:],))
+        controls, is_unusual = 0, self.discarding or length_hint(self._words)
+        if count >= _NEWS:
+            self._next, self._status, controls, self._remaining, _ = words[:_HEAD].tolist()
+            is_unusual = is_unusual or controls or self._is_over
         else:
-            del words[:_HEAD]
-            self._set_rows(words)
+            # Nearly always: whole data frames, and nothing behind them.
+            self._next, self._status, self._remaining = ring.head, MORE, 0
+        if is_unusual:
+            self._take_news(ring, controls, words[_HEAD:].tolist())
+        elif count == 1:
+            self._words = self._batch = iter((words[_HEAD:].tolist(),))
+        elif len(words) < _MANY:
+            self._set_rows(words[_HEAD:].tolist())
+        else:
+            self._set_many(words[_HEAD:])
 
-    def _take_news(self, ring: Ring, words: list[int]) -> None:
-        """The rare rest of a scan: what stands behind the last row, control frames, rows that still wait."""
-        self._next, self._status, controls, self._remaining, _ = words[:_HEAD]
-        del words[:_HEAD]
+    def _take_news(self, ring: Ring, controls: int, words: list[int]) -> None:
+        """The rare rest of a scan: an end behind its rows, control frames among them, older rows that still wait."""
         if (
             self._status == CLOSED
-            and len(words) == _ROW
+            and len(words) == ROW
             and not (self.discarding or self.is_pending or self._pieces)
         ):
             # The usual end: the peer's Close, and nothing else.
@@ -393,16 +398,31 @@ class Inlet(Outcome):
     def _set_rows(self, words: list[int]) -> None:
         """These rows wait to be read, and no others."""
         self.ready = NO_ROWS
-        kinds, starts, stops = words[::_ROW], iter(words[1::_ROW]), iter(words[2::_ROW])
-        self._words = stops
-        self._batch = zip(kinds, starts, stops)  # noqa: B905  `strict` costs as much as a row
-        if len(kinds) >= _MANY and kinds.count(kinds[0]) == len(kinds):
-            self._alike = kinds[0], starts, stops
+        self._words = left = iter(words[::ROW])
+        self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
+
+    def _set_many(self, rows: memoryview) -> None:
+        """The same for many."""
+        kinds = kinds_of(rows)
+        if kinds.count(kinds[0]) != len(kinds):
+            self._set_rows(rows.tolist())
+            return
+        self.ready = NO_ROWS
+        self._words = left = iter(kinds)
+        self._alike = rows, left
+        # Made from the table with the first step.
+        self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
+
+    def _take_alike(self) -> memoryview:
+        """Of the many that are alike those that wait. None are, when others do."""
+        rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
+        self._alike = None
+        return rows[len(rows) - ROW * length_hint(left) :] if left is self._words else rows[:0]
 
     def _see_controls(self, words: list[int], ring: Ring) -> None:
         """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
-        for i in range(0, len(words), _ROW):
-            what, start, stop = words[i : i + _ROW]
+        for i in range(0, len(words), ROW):
+            what, start, stop = words[i : i + ROW]
             opcode = what & 0x0F
             if opcode < OpCode.CLOSE:
                 continue
@@ -418,7 +438,7 @@ class Inlet(Outcome):
         """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""
         while self._status == FULL:
             count = _scan(self.state, ring.base, self._next, ring.head, self.pool.table, TABLE_ROWS) % _NEWS
-            words = self.pool.words[: _HEAD + _ROW * count].tolist()
+            words = self.pool.words[: _HEAD + ROW * count].tolist()
             self._next, self._status, _, self._remaining, _ = words[:_HEAD]
             self._see_controls(words[_HEAD:], ring)
         if self._is_over:
@@ -593,6 +613,12 @@ def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, comp
     return state[0]
 
 
+def _unfolded(rows: memoryview, left: Iterator[int]) -> Iterator[Sequence[int]]:
+    """The rows of a table, one by one; `left` has something for each."""
+    starts, stops = spans_of(rows)
+    return zip(left, starts, stops)  # noqa: B905
+
+
 def is_data(words: list[int]) -> Iterator[bool]:
     """For each row, whether it is data."""
-    return (what & 0x0F < OpCode.CLOSE for what in words[::_ROW])
+    return (what & 0x0F < OpCode.CLOSE for what in words[::ROW])

@@ -211,6 +211,7 @@ class PieceReader(Controls):
         Raises: what stands behind the last row.
         """
         self.ready = NO_ROWS  # it holds on to the ring
+        self._alike = None
         if self._status != MORE or self._eof:
             if self._status == FULL and self._ring is not None:
                 self._scan_ring(self._ring)

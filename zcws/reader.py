@@ -23,7 +23,9 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from operator import length_hint
 from typing import Any
 
@@ -36,7 +38,18 @@ from zcws.inlet import NO_ROWS
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
-from zcws.rows import CONTROL, DEFLATED, DEFLATED_BINARY, FIRST, LAST, PART, WHOLE, WHOLE_BINARY, WHOLE_TEXT
+from zcws.rows import (
+    CONTROL,
+    DEFLATED,
+    DEFLATED_BINARY,
+    FIRST,
+    LAST,
+    PART,
+    WHOLE,
+    WHOLE_BINARY,
+    WHOLE_TEXT,
+    spans_of,
+)
 
 __all__ = ["Reader"]
 
@@ -164,7 +177,7 @@ class Reader(PieceReader):
             self._forget_frame()
         while True:
             if self._alike is not None:
-                self._line_up(*self._alike)
+                self._line_up()
             for ready in self.ready:
                 return ready
             rows = self._batch
@@ -186,13 +199,15 @@ class Reader(PieceReader):
                 if not self._more():
                     return NEED_MORE
 
-    def _line_up(self, what: int, starts: Iterator[int], stops: Iterator[int]) -> None:
+    def _line_up(self) -> None:
         """Many whole frames of a kind: their messages become `ready`, if the rows are those that wait."""
-        self._alike = None
-        ring = self._ring
-        if stops is not self._words or ring is None:
+        rows, ring = self._take_alike(), self._ring
+        if not rows or ring is None:
             return
+        what = rows[0]
+        starts, stops = map(iter, spans_of(rows))
         # `strict` would cost as much as a row.
+        self._words, self._batch = stops, zip(repeat(what), starts, stops)
         spans = zip(starts, stops)  # noqa: B905
         copies, memory = ring.copies, ring.memory
         if what == WHOLE_TEXT and ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops):
@@ -375,32 +390,32 @@ class Reader(PieceReader):
         """None: there are few rows, or some differ from the others, or they are no whole messages."""
         if self._alike is None:
             return None
-        (what, starts, stops), self._alike = self._alike, None
-        if stops is not self._words or (what != WHOLE_TEXT and what != WHOLE_BINARY):
+        rows = self._take_alike()
+        if not rows or (rows[0] != WHOLE_TEXT and rows[0] != WHOLE_BINARY):
             return None
-        begins = list(starts)
-        return self._ring_batch([WHOLE[what]] * len(begins), begins, list(stops)) if begins else None
+        self._words = self._batch = NO_ROWS
+        return self._ring_batch(rows, WHOLE[rows[0]])
 
     def _whole_frames(self, rows: list[Sequence[int]]) -> Batch | None:
         """None: some rows are pieces of messages."""
-        whats, starts, stops = map(list, zip(*rows, strict=True))
-        try:
-            opcodes = list(map(WHOLE.__getitem__, whats))
-        except KeyError:
+        kinds = {what for what, _, _ in rows}
+        if not kinds <= WHOLE.keys():
             return None
         if not self.eager or self._status == CLOSED:
-            for opcode, start, stop in zip(opcodes, starts, stops, strict=True):
-                if opcode >= _CLOSE:
-                    self._answer(opcode, start, stop)
+            for what, start, stop in rows:
+                if what & CONTROL:
+                    self._answer(WHOLE[what], start, stop)
         if self._ring is None:
             return Batch([self._hand_out(self._lone_close())])
-        return self._ring_batch(opcodes, starts, stops)
+        opcode = WHOLE[kinds.pop()] if len(kinds) == 1 else _CLOSE
+        words = array("Q", chain.from_iterable(rows))
+        return self._ring_batch(memoryview(words), opcode if opcode < _CLOSE else None)
 
-    def _ring_batch(self, opcodes: list[OpCode], starts: list[int], stops: list[int]) -> Batch:
+    def _ring_batch(self, rows: memoryview, opcode: OpCode | None) -> Batch:
         ring, lease = self._ring, self._lease
         lease.ring = ring
-        ring.tail = starts[0]  # type: ignore[union-attr]
-        return RingBatch(lease, opcodes, starts, stops)
+        ring.tail = rows[1]  # type: ignore[union-attr]
+        return RingBatch(lease, rows, opcode)
 
     def _mixed_frames(self, rows: list[Sequence[int]]) -> Batch | None:
         """Each message in pieces gets a buffer of its own. None: there is no whole message among them."""

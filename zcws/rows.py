@@ -1,6 +1,8 @@
 """What the C core has found in the bytes: one row for each whole frame, or for each piece of a large one.
 
-A row is three words: what it is, and where in the ring its payload begins and ends. What it is:
+A row is three words: what it is, and where in the ring its payload begins and ends. Rows lie one behind the other in a
+table (csrc/zcws.h), a memoryview of words; as objects they cost more than all that C does with a short frame, so those
+of many that are alike stay there for as long as nobody asks for one. What a row is:
 
     bits 0 to 3   the opcode of the message or the control frame, of a continuation too (RFC 6455 5.2)
     FIRST, LAST   a message begins or ends with it; a control frame has both
@@ -15,7 +17,11 @@ from zcws.kernel import lib
 __all__ = [
     *("COMPRESSED", "CONTROL", "FIRST", "LAST", "PART", "WHOLE_PART"),
     *("DEFLATED", "DEFLATED_BINARY", "DEFLATED_TEXT", "WHOLE", "WHOLE_BINARY", "WHOLE_TEXT"),
+    *("ROW", "copy_words", "kinds_of", "spans_of"),
 ]
+
+#: Words of a row.
+ROW: int = lib.ZCWS_TABLE_ROW
 
 FIRST: int = lib.ZCWS_FIRST
 LAST: int = lib.ZCWS_LAST
@@ -32,3 +38,19 @@ WHOLE_TEXT, WHOLE_BINARY = OpCode.TEXT | WHOLE_PART, OpCode.BINARY | WHOLE_PART
 #: A row that is a whole compressed frame.
 DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRESSED
 DEFLATED = frozenset({DEFLATED_TEXT, DEFLATED_BINARY})
+
+
+def copy_words(words: memoryview) -> memoryview:
+    """Words of a table in memory of their own: C fills the same one again and again."""
+    return memoryview(words.tobytes()).cast("Q")
+
+
+def kinds_of(rows: memoryview) -> list[int]:
+    """What each row is."""
+    kinds: list[int] = rows[::ROW].tolist()
+    return kinds
+
+
+def spans_of(rows: memoryview) -> tuple[list[int], list[int]]:
+    """Where the payload of each row begins, and where it ends."""
+    return rows[1::ROW].tolist(), rows[2::ROW].tolist()

@@ -31,6 +31,7 @@ from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.ring import Ring
+from zcws.rows import ROW, spans_of
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -199,32 +200,36 @@ class Writer:
         if self.next_key is None:
             self.write_framed(_join_bare(opcode, payloads), len(payloads))
         else:
-            ends = list(accumulate(map(len, payloads), initial=0))
-            self._build_each(opcode, b"".join(payloads), ends[:-1], ends[1:])
+            ends = array("Q", accumulate(map(len, payloads), initial=0))
+            self._build_each(opcode, b"".join(payloads), memoryview(ends), 1, len(payloads))
 
     def write_received(
-        self, opcode: OpCode, ring: Ring, starts: list[int], stops: list[int], compress: bool | None = None
+        self, opcode: OpCode, ring: Ring, rows: memoryview, compress: bool | None = None
     ) -> None:
         """The same for messages that lie in `ring`, in order; text was checked when it arrived. Raises: the same."""
         if compress or self._compress is not None:
             copies = ring.copies
-            payloads = [copies[start:stop] for start, stop in zip(starts, stops, strict=True)]
+            payloads = [copies[start:stop] for start, stop in zip(*spans_of(rows), strict=True)]
             self.write_messages(opcode, payloads, compress)
-            return
-        self._build_each(opcode, ring.base, starts, stops)
+        else:
+            self._build_each(opcode, ring.base, rows[1:], ROW, len(rows) // ROW)
 
-    def _build_each(self, opcode: OpCode, data: Any, starts: list[int], stops: list[int]) -> None:
-        """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own."""
-        count, next_key = len(starts), self.next_key
-        keys = None if next_key is None else array("I", [next_key() for _ in starts])
-        scratch, size = self.scratch, stops[-1] - starts[0] + LONGEST_HEAD * count
+    def _build_each(self, opcode: OpCode, data: Any, spans: memoryview, step: int, count: int) -> None:
+        """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own.
+
+        Args:
+            spans: words: where a part begins, and behind that where it ends; of the next one `step` words further.
+        """
+        next_key = self.next_key
+        keys = None if next_key is None else array("I", [next_key() for _ in range(count)])
+        scratch, size = self.scratch, spans[step * (count - 1) + 1] - spans[0] + LONGEST_HEAD * count
         memory = _new_bytes("uint8_t[]", size) if scratch is None else scratch.reserve(size)
         written = lib.zcws_build_each(
             memory,
             FIN | opcode,
             data,
-            ffi.from_buffer("uint64_t[]", array("Q", starts)),
-            ffi.from_buffer("uint64_t[]", array("Q", stops)),
+            ffi.from_buffer("uint64_t[]", spans),
+            step,
             ffi.NULL if keys is None else ffi.from_buffer("uint32_t[]", keys),
             count,
         )

@@ -181,14 +181,15 @@ static void test_build_masked(void) {
 /* Many frames in one call are what they are one by one, whatever lies between their payloads. */
 static void test_build_each(void) {
     enum { COUNT = 40 };
-    uint64_t starts[COUNT], stops[COUNT];
+    uint64_t spans[COUNT][3]; /* something else, where a payload begins, and where it ends */
     uint32_t keys[COUNT];
     size_t all = 0, masked = 0, bare = 0;
     for (int i = 0; i < COUNT; i++) {
         const uint64_t size = i % 8 == 7 ? 126 + random_64() % 1000 : random_64() % 130;
-        starts[i] = all + random_64() % 20;
-        stops[i] = starts[i] + size;
-        all = (size_t)stops[i];
+        spans[i][0] = random_64();
+        spans[i][1] = all + random_64() % 20;
+        spans[i][2] = spans[i][1] + size;
+        all = (size_t)spans[i][2];
         keys[i] = (uint32_t)random_64();
         bare += size + (size < 126 ? 2 : 4);
         masked += size + (size < 126 ? 6 : 8);
@@ -198,11 +199,11 @@ static void test_build_each(void) {
     for (int is_masked = 0; is_masked < 2; is_masked++) {
         const size_t size = is_masked ? masked : bare;
         uint8_t *const out = there.end - size, *frame = out; /* nor here */
-        CHECK(zcws_build_each(out, 0x82, data, starts, stops, is_masked ? keys : NULL, COUNT) == size, "%zu bytes",
+        CHECK(zcws_build_each(out, 0x82, data, &spans[0][1], 3, is_masked ? keys : NULL, COUNT) == size, "%zu bytes",
               size);
         for (int i = 0; i < COUNT; i++) {
             uint8_t head[14];
-            const size_t len = (size_t)(stops[i] - starts[i]);
+            const size_t len = (size_t)(spans[i][2] - spans[i][1]);
             size_t in_head = expected_head(head, 0x82, len, keys[i]);
             if (is_masked) {
                 naive_mask(frame + in_head, frame + in_head, len, keys[i], 0);
@@ -211,10 +212,10 @@ static void test_build_each(void) {
                 head[1] &= 0x7F;
             }
             CHECK(memcmp(frame, head, in_head) == 0, "the head of frame %d", i);
-            CHECK(memcmp(frame + in_head, data + starts[i], len) == 0, "the payload of frame %d", i);
+            CHECK(memcmp(frame + in_head, data + spans[i][1], len) == 0, "the payload of frame %d", i);
             frame += in_head + len;
         }
-        CHECK(zcws_build_each(out, 0x82, data, starts, stops, NULL, 0) == 0, "no frame has bytes");
+        CHECK(zcws_build_each(out, 0x82, data, &spans[0][1], 3, NULL, 0) == 0, "no frame has bytes");
     }
 }
 

@@ -34,6 +34,7 @@ from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.ring import Ring
+from zcws.rows import ROW, copy_words
 from zcws.writer import Writer
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ _ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
 _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
 #: Where a table ends that has one short entry and nothing else.
 _END_OF_ONE = _TURN_HEAD + _ONE
-_HEAD, _ROW = lib.ZCWS_TABLE_HEAD, lib.ZCWS_TABLE_ROW
+_HEAD = lib.ZCWS_TABLE_HEAD
 _ORDER = lib.ZCWS_SEND_ORDER
 _serve_sockets = lib.zcws_turn
 
@@ -98,7 +99,7 @@ class Scanned(Protocol):
         """
         ...
 
-    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: list[int]) -> bool:
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: memoryview) -> bool:
         """The rows of what was received; see `Inlet.take_scan`. Returns: as `arrived`."""
         ...
 
@@ -292,7 +293,7 @@ class Engine:
                 except BaseException as exc:
                     self._broke(pool, fd, exc)
             elif self._only >= 0:
-                self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + found // _OTHERS].tolist())
+                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + found // _OTHERS]))
             elif found:
                 self._serve_many(pool, ring, found)
         if self._last_word is not None:
@@ -315,7 +316,7 @@ class Engine:
             if ones:
                 self._walk_ones(pool, ring, self._words[_TURN_HEAD : _TURN_HEAD + _ONE * ones].tolist())
             if others:
-                self._walk(pool, ring, self._words[_ENTRIES : _ENTRIES + others].tolist())
+                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
 
     def _adapt(self, found: int) -> None:
         """Asks for as many next time as there is room for, so that those who come last do not always go without."""
@@ -348,11 +349,11 @@ class Engine:
                 # Somebody keeps the ring: those behind him move to a fresh one, as entries of the other kind.
                 self._walk(pool, ring, _as_entries(entries))
 
-    def _walk(self, pool: Pool, ring: Ring, words: list[int]) -> None:
+    def _walk(self, pool: Pool, ring: Ring, words: memoryview) -> None:
         """Hands everybody else his rows."""
         streams, fresh, at, used = self._together, self._fresh, 0, len(words)
         while at < used:
-            fd, begin, stop, count, end = words[at : at + _ENTRY]
+            fd, begin, stop, count, end = words[at : at + _ENTRY].tolist()
             rows = words[at + _ENTRY : end]
             at = end
             if count >= _SERVE:
@@ -456,22 +457,23 @@ class Engine:
                     transport.sent_together(parts[begin], sent)
 
 
-def _as_entries(ones: Iterator[int]) -> list[int]:
+def _as_entries(ones: Iterator[int]) -> memoryview:
     """Short entries as the other kind: an entry, the head of a scan with nothing behind its row, the row."""
-    words: list[int] = []
+    words = array("Q")
     for fd, what, begin, start, stop in zip(ones, ones, ones, ones, ones):  # noqa: B905
-        end = len(words) + _ENTRY + _HEAD + _ROW
-        words += (fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, 0, what, start, stop)
-    return words
+        end = len(words) + _ENTRY + _HEAD + ROW
+        words.extend((fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, 0, what, start, stop))
+    return memoryview(words)
 
 
-def _moved(words: list[int], begin: int) -> list[int]:
+def _moved(table: memoryview, begin: int) -> memoryview:
     """The table of bytes that began at `begin` and have been moved to 0: somebody before them has kept the ring."""
+    words = array("Q", table.tolist())
     words[lib.ZCWS_TABLE_NEXT] -= begin
-    for i in range(_HEAD, len(words), _ROW):
+    for i in range(_HEAD, len(words), ROW):
         words[i + 1] -= begin
         words[i + 2] -= begin
-    return words
+    return memoryview(words)
 
 
 def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:
