@@ -151,6 +151,48 @@ def test_rfc6455_5_1_everything_is_masked(anyplace: Place) -> None:
     assert all(frame.masked for frame in frames)
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 1000), (LookupError, 1011), (asyncio.CancelledError, 1011)]
+)
+@pytest.mark.parametrize("awaited", [True, False])
+def test_the_code_says_whether_the_block_has_failed(
+    place: Place, error: type[BaseException] | None, code: int, awaited: bool
+) -> None:
+    """As with the blocking client, and with `websockets`: 1000 told the server that all was well."""
+    codes: list[int] = []
+
+    async def script(peer: RawPeer) -> None:
+        close = await peer.read()
+        codes.append(int.from_bytes(close.payload[:2], "big"))
+        await peer.send(wire.CLOSE, close.payload)
+
+    async def main() -> None:
+        async with place.raw_server(script) as port:
+            asked = place.connect(port)
+            with contextlib.suppress(LookupError, asyncio.CancelledError):
+                async with await asked if awaited else asked:
+                    if error is not None:
+                        raise error
+
+    place.run(main())
+    assert codes == [code]
+
+
+def test_no_limit_is_told_as_none(place: Place) -> None:
+    async def main() -> None:
+        async def script(peer: RawPeer) -> None:
+            for opcode in (wire.BINARY, wire.CONTINUATION, wire.CONTINUATION):
+                await peer.send(opcode, b"", fin=False)
+            await peer.read()
+
+        async with place.raw_server(script) as port:
+            ws = await place.connect(port, close_timeout=0.05, max_size=None, max_fragments=2)
+            with pytest.raises(zcws.LimitExceeded, match=r"here are max_size=None, max_fragments=2, options"):
+                await soon(ws.recv())
+
+    place.run(main())
+
+
 def test_the_limits(place: Place) -> None:
     async def main() -> None:
         for options in ({"max_size": 1_000}, {"max_fragments": 2}):

@@ -239,7 +239,7 @@ class connect:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._ws is not None:
-            await self._ws.close()
+            await self._ws.__aexit__(kind, error, trace)
 
     async def __aiter__(self) -> AsyncIterator[WebSocket]:
         retries = Retries(self._uri.shown, *self._retry, self._route.sock)

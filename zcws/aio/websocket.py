@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
@@ -44,6 +45,15 @@ class WebSocket(Reading, Writing):
         """
         self.begin_close(code, reason)
         await self.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it: with 1000, or with 1011 where the block raises."""
+        await self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
 
     async def wait_closed(self) -> None:
         """Until the socket is closed.

@@ -401,6 +401,7 @@ class WebSocket(ReadingSide, WritingSide):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Closes it: with 1000, or with 1011 where the block raises."""
         self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
 
     def __repr__(self) -> str:
