@@ -264,6 +264,9 @@ class TestEnds:
                 while True:
                     writer.send(bytes(1_000_000))
             assert caught.value.code == 1011
+            with pytest.raises(zcws.ConnectionClosedError, match="does not read"):
+                writer.send("again")
+            assert (ws.state, ws.close_code) == (zcws.State.LOST, 1011)
             with pytest.raises(zcws.ConnectionClosedError):
                 reader.recv()
 

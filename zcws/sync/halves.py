@@ -26,10 +26,10 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.frame import Frame, close_payload
-from zcws.sync.channel import ENDED, Channel, Stuck
+from zcws.sync.channel import ENDED, Channel
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Options, ReadingSide, is_past
-from zcws.sync.writing import as_control_payload
+from zcws.sync.writing import as_control_payload, sending_failed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -157,21 +157,8 @@ class WriterHalf:
             return
         try:
             self._channel.send(segments)
-        except Stuck:
-            self._channel.abort()
-            raise ConnectionClosedError(
-                CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)", by="us"
-            ) from None
         except BaseException as exc:
-            if isinstance(exc, OSError) and exc.errno is not None:
-                raise ConnectionClosedError(
-                    CloseCode.ABNORMAL_CLOSURE,
-                    "the socket is gone",
-                    by=self._connection.closed_by or "network",
-                ) from exc
-            # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
-            self._channel.abort()
-            raise
+            sending_failed(self._connection, self._channel, exc)
 
     def _finish(self) -> None:
         """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""

@@ -322,11 +322,13 @@ class Server:
         try:
             said = None if self._process_request is None else self._process_request(self, request)
             response = refusal_of(said) or acceptor.respond(request)
-            return response, response.serialize()  # raises where it is nothing that HTTP can say
+            return response, response.serialize(
+                request.method
+            )  # raises where it is nothing that HTTP can say
         except Exception:
             logger.error("process_request or select_subprotocol failed", exc_info=True)
             response = acceptor.reject(500, "the server failed to answer; its log says more")
-            return response, response.serialize()
+            return response, response.serialize(request.method)
 
     def _linger(self, stream: socket.socket) -> None:
         """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""

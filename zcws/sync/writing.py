@@ -24,7 +24,7 @@ from zcws.writer import FIN, SEGMENT
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["OutgoingStream", "WritingSide", "as_control_payload", "lock_timeout"]
+__all__ = ["OutgoingStream", "WritingSide", "as_control_payload", "lock_timeout", "sending_failed"]
 
 #: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
 _CORK = 64 * 1024
@@ -210,7 +210,7 @@ class WritingSide:
         try:
             sent = self._channel.send_masked(writer.scratch, FIN | opcode, source, writer.next_key())  # type: ignore[misc]
         except BaseException as exc:
-            self._failed(exc)
+            sending_failed(self.connection, self._channel, exc)
         finally:
             self._is_sending = False
         writer.passed_message(sent)
@@ -251,27 +251,9 @@ class WritingSide:
                 taken = None
                 self._channel.send(segments)
         except BaseException as exc:
-            self._failed(exc)
+            sending_failed(self.connection, self._channel, exc)
         finally:
             self._is_sending = False
-
-    def _failed(self, exc: BaseException) -> NoReturn:
-        """Sending has failed."""
-        if isinstance(exc, Stuck):
-            failure = int(CloseCode.INTERNAL_ERROR), "the peer does not read (write_timeout)"
-            self.connection.lose(failure)
-            self._channel.abort()
-            raise self.connection.error() from None
-        if isinstance(exc, OSError) and exc.errno is not None:
-            # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
-            self.connection.lose()
-            raise self.connection.error() from exc
-        # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
-        self.connection.lose(
-            (CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a write")
-        )
-        self._channel.abort()
-        raise exc
 
     def _flush_quietly(self) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reader finds the reason
@@ -353,6 +335,26 @@ class OutgoingStream:
 def lock_timeout(timeout: float | None) -> float:
     """`timeout` as `Lock.acquire` wants it: -1 waits for ever."""
     return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+
+
+def sending_failed(connection: Connection, channel: Channel, exc: BaseException) -> NoReturn:
+    """`channel.send` has raised: the connection is lost, as far as sending goes.
+
+    Raises:
+        ConnectionClosedError: the peer does not read, or the socket is gone. What else was raised goes on as it is.
+    """
+    if isinstance(exc, Stuck):
+        connection.lose((CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"))
+        channel.abort()
+        raise connection.error() from None
+    if isinstance(exc, OSError) and exc.errno is not None:
+        # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+        connection.lose()
+        raise connection.error() from exc
+    # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
+    connection.lose((CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a write"))
+    channel.abort()
+    raise exc
 
 
 def as_control_payload(payload: str | Buffer) -> bytes:
