@@ -139,6 +139,11 @@ def test_nothing_said_means_not_clean() -> None:
             "closed here by a limit: 1009 (message too big): too long: it has 11 bytes or more; "
             "the limits here are max_size=10, options of connect() and serve()",
         ),
+        (
+            LimitExceeded(1009, "too long"),
+            "closed here by a limit: 1009 (message too big): too long; "
+            "the limit is the memory that PayloadBuffer(memory) was given",
+        ),
         (ConnectionClosedError(1006), "1006 (abnormal closure) [no closing handshake]"),
         (
             ConnectionClosedError(1011, "abc", clean=True, by="peer"),

@@ -347,8 +347,9 @@ def test_consistent_that_does_not_fit() -> None:
     with memoryview(memory)[:5] as part:
         buffer = PayloadBuffer(part)
         assert read(connection, buffer, CONSISTENT).to_bytes() == b"fits"
-        with pytest.raises(LimitExceeded):
+        with pytest.raises(LimitExceeded, match="memory that PayloadBuffer") as caught:
             connection.read_frame(buffer, CONSISTENT)
+        assert (caught.value.limits, caught.value.size) == ("", None)
         buffer.release()
     assert memory == b"fits.."
     assert (connection.state, pool.landing is not None) == (State.FAILED, True)

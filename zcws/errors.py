@@ -127,7 +127,8 @@ class LimitExceeded(ProtocolError):
     """The peer sent more than a limit of ours allows; `.code` is 1009. It may have done nothing wrong.
 
     Attributes:
-        limits: the options that set the limits, with their values.
+        limits: the options that set the limits, with their values, as text; "" where the limit is the memory that a
+            `PayloadBuffer` was given.
         size: bytes of the message, as far as its frames had announced them; None where its size was not the matter, or
             was found while it was inflated.
     """
@@ -151,7 +152,12 @@ class LimitExceeded(ProtocolError):
 
     def _how(self) -> str:
         size = "" if self.size is None else f": it has {self.size} bytes or more"
-        return f"{super()._how()}{size}; the limits here are {self.limits}, options of connect() and serve()"
+        limits = (
+            f"the limits here are {self.limits}, options of connect() and serve()"
+            if self.limits
+            else "the limit is the memory that PayloadBuffer(memory) was given"
+        )
+        return f"{super()._how()}{size}; {limits}"
 
 
 class HandshakeError(ZcwsError):

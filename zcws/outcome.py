@@ -13,8 +13,10 @@ The last three, and the end of the bytes, take effect with `conclude`. The bytes
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from zcws.assembly import BAD_BUFFER_SIZE
 from zcws.bridge import Bridge, Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import (
@@ -133,6 +135,13 @@ class Outcome:
         code, reason = parse_close_payload(memoryview(self._peer_close))
         return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
 
+    def _limit_exceeded(self, code: CloseCode, reason: str) -> LimitExceeded:
+        if self._status == BAD_BUFFER_SIZE:
+            return LimitExceeded(code, reason, by="us")
+        most, size = self._max_size, self.state.size
+        limits = f"max_size={'None' if most == sys.maxsize else f'{most} bytes'}, max_fragments={self._max_fragments}"
+        return LimitExceeded(code, reason, by="us", limits=limits, size=size if size > most else None)
+
     @property
     def closed_by(self) -> Closer:
         """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
@@ -148,11 +157,7 @@ class Outcome:
         if self.is_faulty:
             code, reason = FAULTS[self._status]
             if code == CloseCode.MESSAGE_TOO_BIG:
-                limits = f"max_size={self._max_size} bytes, max_fragments={self._max_fragments}"
-                size = self.state.size
-                return LimitExceeded(
-                    code, reason, by="us", limits=limits, size=size if size > self._max_size else None
-                )
+                return self._limit_exceeded(code, reason)
             return ProtocolError(code, reason, by="us")
         close = self.peer_close
         if close is None:
