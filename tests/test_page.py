@@ -47,7 +47,7 @@ def test_status(path: str, method: str, status: int) -> None:
     response = ask(path, method)
     assert response is not None
     assert response.status_code == status
-    assert (response.body == b"") == (method == "HEAD")
+    assert response.serialize(method).endswith(b"\r\n\r\n") == (method == "HEAD")
     if status == 405:
         assert response.headers["Allow"] == "GET, HEAD"
 
@@ -55,10 +55,8 @@ def test_status(path: str, method: str, status: int) -> None:
 def test_head_says_what_get_would() -> None:
     head, get = ask(method="HEAD"), ask()
     assert head is not None and get is not None
-    assert head.headers == get.headers
+    assert head.serialize("HEAD") + get.body == get.serialize()
     assert head.headers["Content-Length"] == str(len(get.body))
-    again = ask()
-    assert again is not None and again.body == get.body  # a HEAD in between has emptied nothing
 
 
 def test_the_page_loads_nothing_from_anywhere() -> None:

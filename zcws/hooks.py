@@ -111,14 +111,11 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
             return None
         said = True if check is None else check()
         if inspect.isawaitable(said):
-            return Chained(said, lambda well: _health(request, well))
-        return _health(request, said)
+            return Chained(said, _health)
+        return _health(said)
 
     return as_async_as(check, process_request)
 
 
-def _health(request: Request, well: object) -> Response:
-    response = text_response(200, "ok") if well else text_response(503, "not ready")
-    if request.method == "HEAD":
-        response.body = b""  # RFC 9110 9.3.2
-    return response
+def _health(well: object) -> Response:
+    return text_response(200, "ok") if well else text_response(503, "not ready")

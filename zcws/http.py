@@ -161,10 +161,15 @@ class Response:
     def __repr__(self) -> str:
         return f"<Response {self.version} {self.status_code} {self.reason_phrase}, {len(self.body)} bytes>"
 
-    def serialize(self) -> bytes:
-        """Head and body as bytes; `ValueError` where the reason phrase would break out of the first line."""
+    def serialize(self, method: str = "GET") -> bytes:
+        """Head and body as bytes, for a request with `method`: RFC 9110 9.3.2, a HEAD is answered without the body.
+
+        Raises:
+            ValueError: the reason phrase would break out of the first line.
+        """
         first = f"{self.version} {self.status_code} {self.reason_phrase}\r\n"
-        return head_bytes(first, status_line(first), self.headers) + self.body
+        head = head_bytes(first, status_line(first), self.headers)
+        return head if method == "HEAD" else head + self.body
 
 
 def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> bytes:

@@ -29,10 +29,7 @@ def answer(_connection: object, request: Request) -> Response | None:
     """The response to `request`, or None where it asks for a WebSocket."""
     if "websocket" in request.headers.combined().get("upgrade", "").lower():
         return None
-    response = _respond(request.method, request.path.partition("?")[0])
-    if request.method == "HEAD":
-        response.body = b""  # RFC 9110 9.3.2: the headers of a GET, and no content
-    return response
+    return _respond(request.method, request.path.partition("?")[0])
 
 
 def _respond(method: str, path: str) -> Response:

@@ -138,14 +138,10 @@ class Router:
     def process_request(self, _connection: object, request: Request) -> Response | None:
         """The answer to a request that leads nowhere. `serve` asks this by itself, after its own `process_request`."""
         if self.match(request.path) is None:
-            response = text_response(404, "there is nothing at this path")
-        elif request.method != "GET":
-            response = text_response(405, "only GET leads to a WebSocket", {"Allow": "GET"})
-        else:
-            return None
-        if request.method == "HEAD":
-            response.body = b""  # RFC 9110 9.3.2
-        return response
+            return text_response(404, "there is nothing at this path")
+        if request.method != "GET":
+            return text_response(405, "only GET leads to a WebSocket", {"Allow": "GET"})
+        return None
 
     def __call__(self, ws: Any) -> Any:
         """Calls the handler of the connection's path: what `serve` does with a handler."""

@@ -100,6 +100,29 @@ class TestServer:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize(("path", "status"), [("/well", 200), ("/bug", 500), ("/", 400)])
+    @pytest.mark.parametrize("thinks", [True, False])
+    def test_a_head_is_answered_without_a_body(
+        self, place: Place, path: str, status: int, thinks: bool
+    ) -> None:
+        """RFC 9110 9.3.2, whoever has made the answer: a hook, its failure, or nobody."""
+
+        def answer(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response | None:
+            return {"/well": handshake.respond(200, "healthy"), "/": None}[asked.path]
+
+        async def think(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response | None:
+            await asyncio.sleep(0)
+            return answer(handshake, asked)
+
+        async def main() -> None:
+            async with place.serve(echo, process_request=think if thinks else answer) as server:
+                asked = request(target=path).replace(b"GET", b"HEAD", 1)
+                said = await exchange(place, server, asked)
+                assert status_of(said) == status and b"Content-Length: " in said
+                assert said.index(b"\r\n\r\n") == len(said) - 4
+
+        place.run(main())
+
     def test_origin(self, place: Place) -> None:
         async def main() -> None:
             async with place.serve(echo, origins=["https://good.example"]) as server:

@@ -13,10 +13,10 @@ prometheus_client = pytest.importorskip("prometheus_client", reason="prometheus-
 parser = pytest.importorskip("prometheus_client.parser")
 
 
-async def get(place: Place, server: zcws.Server, path: str) -> tuple[bytes, str]:
+async def get(place: Place, server: zcws.Server, path: str, method: str = "GET") -> tuple[bytes, str]:
     """The head and the body of an ordinary HTTP request."""
     reader, writer = await place.open(port_of(server))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     head, _, body = (await soon(reader.read())).partition(b"\r\n\r\n")
     writer.close()
     return head, body.decode()
@@ -59,6 +59,8 @@ def test_a_page_for_prometheus(anyplace: Place) -> None:
                 assert seen["zcws_received_bytes_total"] > 18  # what has closed still counts, its Close too
                 assert (seen["zcws_received_messages_total"], seen["zcws_received_frames_total"]) == (2, 3)
                 assert (await get(anyplace, server, "/other"))[0].startswith(b"HTTP/1.1 426 ")
+                head, page = await get(anyplace, server, "/metrics", "POST")
+                assert head.startswith(b"HTTP/1.1 405 ") and b"Allow: GET, HEAD\r\n" in head
 
     anyplace.run(main())
 

@@ -215,13 +215,29 @@ def test_process_request(serving: Serving) -> None:
             peer.rest()
 
 
+@pytest.mark.parametrize(("path", "status"), [("/well", 200), ("/bug", 500), ("/", 400)])
+def test_a_head_is_answered_without_a_body(serving: Serving, path: str, status: int) -> None:
+    """RFC 9110 9.3.2, whoever has made the answer: a hook, its failure, or nobody."""
+    answer = zcws.Response(200, "OK", zcws.Headers({"Content-Length": "3"}), b"up\n")
+
+    def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
+        return {"/well": answer, "/": None}[request.path]
+
+    with serving(echo, process_request=process) as server, dialled(server) as sock:
+        sock.sendall(net.request(target=path).replace(b"GET", b"HEAD", 1))
+        head = raw.head_of(sock)
+        assert head.startswith(b"HTTP/1.1 %d " % status) and b"Content-Length: " in head
+        assert sock.recv(1) == b""
+    assert answer.body == b"up\n"
+
+
 def test_an_answer_is_made_into_bytes_once(serving: Serving) -> None:
     times: list[int] = []
 
     class Counted(zcws.Response):
-        def serialize(self) -> bytes:
+        def serialize(self, method: str = "GET") -> bytes:
             times.append(self.status_code)
-            return super().serialize()
+            return super().serialize(method)
 
     with serving(echo, process_request=lambda *_: Counted(402, "Pay first")) as server:
         with dialled(server) as sock:

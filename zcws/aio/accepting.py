@@ -290,7 +290,7 @@ class ServerHandshake(asyncio.Protocol):
 
     def _sendable(self, response: Response) -> Response:
         """`response`, whose bytes are in `_to_send` now; raises where a hook has made of it what no HTTP can say."""
-        self._to_send = response.serialize()
+        self._to_send = response.serialize("GET" if self.request is None else self.request.method)
         return response
 
     def _blame_hook(self) -> Response:

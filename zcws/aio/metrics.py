@@ -14,7 +14,7 @@ from typing import Any
 from zcws.aio.server import Server
 from zcws.aio.websocket import WebSocket
 from zcws.headers import Headers
-from zcws.http import Request, Response
+from zcws.http import Request, Response, text_response
 from zcws.stats import Stats
 
 __all__ = ["Metrics"]
@@ -100,6 +100,8 @@ class Metrics:
         """For `serve`: answers a request for the page, and lets everything else pass."""
         if request.path.partition("?")[0] != self.path:
             return None
+        if request.method not in ("GET", "HEAD"):
+            return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
         encode, kind = self._exposition.choose_encoder(request.headers.get("Accept") or "")
         body: bytes = encode(self.registry)
         headers = Headers(

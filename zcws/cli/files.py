@@ -48,10 +48,7 @@ class Files:
             return text_response(404, "there are only files here") if self._is_all else None
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
-        response = self._respond(request.path.partition("?")[0])
-        if request.method == "HEAD":
-            response.body = b""  # RFC 9110 9.3.2: the headers of a GET, and no content
-        return response
+        return self._respond(request.path.partition("?")[0])
 
     def _respond(self, path: str) -> Response:
         try:
