@@ -263,9 +263,12 @@ class TestOrigin:
     def test_what_is_no_handshake_is_that_first(self) -> None:
         assert refused(("Upgrade", None), origins=[]).status_code == 426
 
-    def test_one_str_is_a_mistake(self) -> None:
-        with pytest.raises(TypeError, match="list"):
-            WebSocketAcceptor(origins="https://a.example")
+    @pytest.mark.parametrize(
+        "origins", ["https://a.example", b"a", 5, [5], [b"https://a.example"], [re.compile(b"a")]]
+    )
+    def test_what_is_no_list_of_them_is_a_mistake(self, origins: Any) -> None:
+        with pytest.raises(TypeError, match="origins must be a"):
+            WebSocketAcceptor(origins=origins)
 
 
 class TestSubprotocol:

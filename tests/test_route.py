@@ -66,8 +66,8 @@ class TestMistakes:
             ("wss://a/", {"proxy": "http://p", "proxy_ssl": True}, "proxy_ssl= is for https:// proxies"),
             ("ws://a/", {"proxy": "http://p", "path": "s"}, "proxy= cannot be used with sock= or path="),
             ("ws://a/", {"path": "s", "host": "b"}, "path and host and port are different places"),
-            ("ws://a/", {"max_redirects": -1}, "max_redirects must be"),
-            ("ws://a/", {"max_redirects": "many"}, "max_redirects must be"),
+            ("ws://a/", {"max_redirects": -1}, "max_redirects is a number of redirects"),
+            ("ws://a/", {"max_redirects": "many"}, "max_redirects is a number of redirects"),
         ],
     )
     def test_they_are_told(self, uri: str, options: dict[str, Any], reason: str) -> None:

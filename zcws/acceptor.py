@@ -72,6 +72,21 @@ REMEMBERED = 32
 Lines = list[tuple[str, str]]
 
 
+def _checked_origins(
+    origins: Sequence[str | re.Pattern[str] | None] | None,
+) -> tuple[str | re.Pattern[str] | None, ...] | None:
+    if origins is None:
+        return None
+    if isinstance(origins, (str, bytes)) or not isinstance(origins, Iterable):
+        raise TypeError(f"origins must be a list, not {origins!r}")
+    checked = tuple(origins)
+    for origin in checked:
+        is_pattern = isinstance(origin, re.Pattern) and isinstance(origin.pattern, str)
+        if not (origin is None or isinstance(origin, str) or is_pattern):
+            raise TypeError(f"each of origins must be a str, a pattern of one, or None, not {origin!r}")
+    return checked
+
+
 class AcceptorOptions:
     """What all connections of one server have in common; made once, not changed after.
 
@@ -113,16 +128,12 @@ class AcceptorOptions:
     ) -> None:
         if subprotocols is not None and select_subprotocol is not None:
             raise ValueError("subprotocols and select_subprotocol are two ways to say one thing: give one")
-        if isinstance(origins, str):
-            raise TypeError("origins must be a list, not one str")
         if select_subprotocol is not None:
             check_call("select_subprotocol", select_subprotocol, "the list of names that the client offers")
             check_plain("select_subprotocol", select_subprotocol, "which nobody awaits")
         self.subprotocols: tuple[str, ...] = check_subprotocols(subprotocols or ())
         self.select_subprotocol: SelectSubprotocol | None = select_subprotocol
-        self.origins: tuple[str | re.Pattern[str] | None, ...] | None = (
-            None if origins is None else tuple(origins)
-        )
+        self.origins: tuple[str | re.Pattern[str] | None, ...] | None = _checked_origins(origins)
         self.compression: Deflate | None = Deflate.of(compression)
         self.no_masking: bool = allows_no_masking(no_masking, secure)
         server = Headers([] if server_header is None else [("Server", server_header)])

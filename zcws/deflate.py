@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, Extension, Parameters, build_extension
-from zcws.options import checked_seconds
+from zcws.options import checked_count, checked_range, checked_seconds
 
 __all__ = ["EXTENSION", "Deflate"]
 
@@ -82,15 +82,12 @@ class Deflate:
         threshold: int = 256,
         idle_timeout: float | None = 60,
     ) -> None:
-        check_range("level", level, 1, 9)
-        check_range("mem_level", mem_level, 1, 9)
-        if idle_timeout is not None and not idle_timeout > 0:
-            raise ValueError("idle_timeout must be a number of seconds above 0, or None")
+        checked_range("level", level, 1, 9)
+        checked_range("mem_level", mem_level, 1, 9)
         for name, bits in zip(WINDOWS, (server_max_window_bits, client_max_window_bits), strict=True):
             if bits is not None:
-                check_range(name, bits, MIN_BITS, MAX_BITS)
-        if not isinstance(threshold, int) or threshold < 0:
-            raise ValueError("threshold must be a number of bytes, 0 or more")
+                checked_range(name, bits, MIN_BITS, MAX_BITS)
+        checked_count("threshold", threshold, "bytes", least=0)
         vars(self).update(
             level=level,
             server_max_window_bits=server_max_window_bits,
@@ -123,7 +120,7 @@ class Deflate:
             return compression
         if compression == "deflate":
             return Deflate()
-        raise ValueError('compression must be None, "deflate" or a Deflate')
+        raise ValueError(f'compression must be None, "deflate" or a Deflate, not {compression!r}')
 
     def offers(self) -> list[Extension]:
         """What a client with these options offers, best first."""
@@ -190,12 +187,6 @@ class Deflate:
             raise HandshakeError("the server asks for a larger client_max_window_bits than was offered")
         if bits < MIN_BITS:
             raise HandshakeError("the server asks for client_max_window_bits=8, which deflate cannot do")
-
-
-def check_range(name: str, value: object, low: int, high: int) -> None:
-    """`ValueError` that names the option whose value is not a whole number from `low` to `high`."""
-    if not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} must be {low} to {high}")
 
 
 def smaller(ours: int | None, theirs: int | None) -> int:

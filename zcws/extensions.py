@@ -133,11 +133,12 @@ def parse_subprotocols(values: Iterable[str]) -> list[str]:
 
 def check_subprotocols(names: Iterable[str]) -> tuple[str, ...]:
     """Subprotocols of our own: tokens, each once (RFC 6455 4.1)."""
-    if isinstance(names, str):
-        raise TypeError("subprotocols must be a list of names, not one str")
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise TypeError(f"subprotocols must be a list of names, not {names!r}")
     checked = tuple(names)
-    if not all(map(is_token, checked)):
-        raise ValueError("a subprotocol must be a token (RFC 6455 4.1)")
-    if len(set(checked)) != len(checked):
-        raise ValueError("a subprotocol was given twice (RFC 6455 4.1)")
+    for name in checked:
+        if not isinstance(name, str) or not is_token(name):
+            raise ValueError(f"a subprotocol must be a token (RFC 6455 4.1), not {name!r}")
+        if checked.count(name) > 1:
+            raise ValueError(f"the subprotocol {name!r} was given twice (RFC 6455 4.1)")
     return checked

@@ -173,7 +173,7 @@ def allows_no_masking(no_masking: NoMasking, secure: bool) -> bool:
     if no_masking == "insecure":
         return True
     if not isinstance(no_masking, bool):
-        raise ValueError('no_masking must be False, True or "insecure"')
+        raise ValueError(f'no_masking must be False, True or "insecure", not {no_masking!r}')
     # The draft, 3: "The client MUST NOT send the extension if a non-secure connection is used".
     return no_masking and secure
 

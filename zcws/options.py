@@ -11,7 +11,10 @@ options are given, so that a mistake is not found by the first connection, or in
     ping_interval                                      the same, above 0                      the same; None: no Pings
     max_size                                           bytes, 0 or more; None                 an int
     max_fragments, max_connections                     a number, 1 or more                    an int
+    max_redirects, threshold                           a number, 0 or more                    the same
+    level, mem_level, *_max_window_bits                a number in their range                the same
     write_limit                                        bytes, 0 or more; a pair, high, low    the same
+    host and port, path, sock                          one of the three, or none              the same
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ __all__ = [
     "LONGEST",
     "SERVER_HINTS",
     "NoOptions",
+    "check_place",
     "checked_count",
     "checked_kind",
     "checked_names",
+    "checked_range",
     "checked_seconds",
     "checked_size",
     "checked_write_limit",
@@ -125,9 +130,26 @@ def checked_size(value: int | None) -> int:
     return sys.maxsize if value is None else min(_counted("max_size", value, _SIZE), sys.maxsize)
 
 
-def checked_count(name: str, value: int, of: str) -> int:
-    """How many there may be, of what cannot be done with none: `max_fragments`, `max_connections`."""
-    return min(_counted(name, value, f"a number of {of} (int, 1 or more)", least=1), sys.maxsize)
+def checked_count(name: str, value: int, of: str, least: int = 1) -> int:
+    """How many there may be; by default of what cannot be done with none."""
+    return min(_counted(name, value, f"a number of {of} (int, {least} or more)", least=least), sys.maxsize)
+
+
+def checked_range(name: str, value: int, low: int, high: int) -> int:
+    """A whole number from `low` to `high`."""
+    what = f"a whole number from {low} to {high}"
+    count = _counted(name, value, what, least=low)
+    if count > high:
+        raise ValueError(f"{name} is {what}, not {value!r}")
+    return count
+
+
+def check_place(doing: str, *, sock: object, path: object, host: object, port: object) -> None:
+    """`ValueError` where more than one place is given to connect to, or to listen at: `doing` says which."""
+    given = {"sock": sock, "path": path, "host and port": host if port is None else port}
+    ways = [name for name, place in given.items() if place is not None]
+    if len(ways) > 1:
+        raise ValueError(f"{' and '.join(ways)} are different places to {doing}: give one")
 
 
 def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int, int | None]:

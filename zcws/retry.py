@@ -53,11 +53,11 @@ def backoff(
         jitter: what part of each delay is left to chance: 0.5 waits for half of it to all of it, 0 for exactly it.
     """
     if min(initial_delay, min_delay, max_delay) < 0:
-        raise ValueError("delays must not be negative")
+        raise ValueError(f"delays must not be negative, as {min(initial_delay, min_delay, max_delay)!r} is")
     if factor < 1:
-        raise ValueError("factor must be at least 1: delays do not shrink")
+        raise ValueError(f"factor must be at least 1, not {factor!r}: delays do not shrink")
     if not 0 <= jitter <= 1:
-        raise ValueError("jitter must be 0 to 1: it is a part of the delay")
+        raise ValueError(f"jitter must be 0 to 1, not {jitter!r}: it is a part of the delay")
     return _delays(initial_delay, min_delay, max_delay, factor, jitter)
 
 

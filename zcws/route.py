@@ -26,6 +26,7 @@ from zcws.connector import REDIRECTS, WebSocketConnector
 from zcws.errors import HandshakeError, ProxyError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
+from zcws.options import check_place, checked_count
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI
 
@@ -113,21 +114,10 @@ class Route:
                 self._contexts[option] = make_context(trust, option)
         if self.ssl is not None and not self.uri.secure:
             raise ValueError("ssl= is for wss:// URIs; this one is ws://")
-        if not isinstance(self.max_redirects, int) or self.max_redirects < 0:
-            raise ValueError("max_redirects must be a number of redirects to follow: 0 for none")
+        checked_count("max_redirects", self.max_redirects, "redirects to follow", least=0)
 
     def _check_place(self) -> None:
-        ways = [
-            name
-            for name, given in (
-                ("sock", self.sock is not None),
-                ("path", self.path is not None),
-                ("host and port", self.host is not None or self.port is not None),
-            )
-            if given
-        ]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)} are different places to connect to: give one")
+        check_place("connect to", sock=self.sock, path=self.path, host=self.host, port=self.port)
         if self.path is not None and not hasattr(socket, "AF_UNIX"):
             raise ValueError("this platform has no Unix sockets: path= cannot be used")
 
@@ -136,7 +126,8 @@ class Route:
             return
         if not isinstance(self.proxy, str):
             raise TypeError(
-                "proxy must be an address, None for no proxy, or True for that of the environment"
+                "proxy must be an address, None for no proxy, or True for that of the environment, "
+                f"not {self.proxy!r}"
             )
         if self.sock is not None or self.path is not None:
             raise ValueError(

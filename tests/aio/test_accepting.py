@@ -214,9 +214,9 @@ class Counted(zcws.Response):
 
     times = 0
 
-    def serialize(self) -> bytes:
+    def serialize(self, method: str = "GET") -> bytes:
         self.times += 1
-        return super().serialize()
+        return super().serialize(method)
 
 
 async def awaited(connecting: Any) -> Any:

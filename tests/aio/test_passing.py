@@ -55,7 +55,7 @@ def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any],
 
 def test_a_unix_socket_has_options_too(place: Place, tmp_path: Path) -> None:
     async def main() -> None:
-        path = str(tmp_path / "socket")
+        path = tmp_path / "socket"
         async with zcws.unix_serve(echo, path, backlog=5), zcws.unix_connect(path) as ws:
             await ws.send("x")
             assert await soon(ws.recv()) == "x"

@@ -17,6 +17,7 @@ import wire
 from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
 
 import zcws
+import zcws.sync
 from zcws.aio.server import ServerHandshake
 
 
@@ -45,6 +46,31 @@ def test_unix_sockets(place: Place, tmp_path: Path) -> None:
             assert await soon(ws.recv()) == "over a path"
 
     place.run(main())
+
+
+@pytest.mark.parametrize("module", [zcws, zcws.sync])
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"path": "s", "host": "127.0.0.1"}, "path and host and port"),
+        ({"path": "s", "port": 0}, "path and host and port"),
+        ({"sock": ..., "port": 1}, "sock and host and port"),
+        ({"sock": ..., "path": "s"}, "sock and path"),
+    ],
+)
+def test_two_places_to_listen_at(module: Any, places: dict[str, Any], said: str) -> None:
+    """All but one of them were passed over in silence."""
+    with (
+        socket.socket() as sock,
+        pytest.raises(ValueError, match=f"^{said} are different places to listen at"),
+    ):
+        module.serve(echo, **{**places, "sock": sock} if "sock" in places else places)
+
+
+@pytest.mark.parametrize("module", [zcws, zcws.sync])
+def test_a_unix_socket_without_a_place(module: Any) -> None:
+    with pytest.raises(TypeError, match=r"needs the path of a Unix socket, or sock="):
+        module.unix_serve(echo)
 
 
 def test_existing_sockets(place: Place) -> None:
@@ -298,6 +324,7 @@ class TestShutdown:
 SERVER = """
 import asyncio, sys
 import zcws
+import zcws.sync
 
 async def echo(ws):
     async for message in ws:

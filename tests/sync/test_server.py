@@ -462,7 +462,7 @@ class TestUnix:
             path = str(Path(folder) / "s")
             with socket.socket(socket.AF_UNIX) as old:
                 old.bind(path)
-            with serving(echo, path=path), zcws.sync.unix_connect(path):
+            with serving(echo, path=Path(path)), zcws.sync.unix_connect(path):
                 pass
 
     def test_a_file_of_somebody_is(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import re
 import socket
 import ssl as ssl_module
@@ -37,7 +38,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
-from zcws.options import checked_count, checked_kind, checked_seconds, checked_size
+from zcws.options import check_place, checked_count, checked_kind, checked_seconds, checked_size
 from zcws.router import check_handler
 
 if TYPE_CHECKING:
@@ -371,7 +372,7 @@ class serve:
         host: str | Sequence[str] | None = None,
         port: int | None = None,
         *,
-        path: str | None = None,
+        path: str | os.PathLike[str] | None = None,
         ssl: ssl_module.SSLContext | None = None,
         origins: Sequence[str | re.Pattern[str] | None] | None = None,
         subprotocols: Sequence[str] | None = None,
@@ -394,7 +395,9 @@ class serve:
         **others: Unpack[ListeningOptions],
     ) -> None:
         check_listening_options(others, path)
+        check_place("listen at", sock=others.get("sock"), path=path, host=host, port=port)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+        path = None if path is None else os.fspath(path)
         self._where = {"host": host, "port": port} if path is None else {"path": path}
         self._ssl = ssl
         self._others: dict[str, Any] = {**others}
@@ -478,6 +481,8 @@ class serve:
             await self._server.__aexit__(kind, error, trace)
 
 
-def unix_serve(handler: Handler, path: str | None = None, **options: Any) -> serve:
-    """`serve` on a Unix socket at `path`."""
+def unix_serve(handler: Handler | None, path: str | os.PathLike[str] | None = None, **options: Any) -> serve:
+    """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
+    if path is None and options.get("sock") is None:
+        raise TypeError("unix_serve needs the path of a Unix socket, or sock=")
     return serve(handler, path=path, **options)

@@ -38,6 +38,7 @@ from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import (
     SERVER_HINTS,
     NoOptions,
+    check_place,
     checked_count,
     checked_kind,
     checked_names,
@@ -379,7 +380,7 @@ def serve(
     port: int | None = None,
     *,
     sock: socket.socket | None = None,
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     ssl: ssl_module.SSLContext | None = None,
     origins: Sequence[str | re.Pattern[str] | None] | None = None,
     subprotocols: Sequence[str] | None = None,
@@ -417,6 +418,8 @@ def serve(
         OSError: the address cannot be had. ValueError, TypeError: an option or a function means nothing.
     """
     checked_names("serve", unknown, (), SERVER_HINTS)
+    check_place("listen at", sock=sock, path=path, host=host, port=port)
+    path = None if path is None else os.fspath(path)
     checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
     check_handler(handler, is_blocking=True)
     make = partial(
@@ -444,14 +447,15 @@ def serve(
         max_size=checked_size(max_size),
         max_fragments=checked_count("max_fragments", max_fragments, "frames"),
         max_connections=checked_count("max_connections", max_connections, "connections"),
-        path=path if sock is None else None,
     )
     # All that can be wrong with the options has been said by now: nothing is bound for nothing.
-    return make(sock or _listen(host, port, path, backlog, reuse_port))
+    return make(sock or _listen(host, port, path, backlog, reuse_port), path=path)
 
 
-def unix_serve(handler: Handler, path: str, **options: Any) -> Server:
-    """`serve` on a Unix socket at `path`."""
+def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
+    """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
+    if path is None and options.get("sock") is None:
+        raise TypeError("unix_serve needs the path of a Unix socket, or sock=")
     return serve(handler, path=path, **options)
 
 
