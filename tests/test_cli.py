@@ -27,7 +27,17 @@ from zcws.kernel import available
         (("sing",), "invalid choice: 'sing'"),
         (("serve",), "what to serve? one of --echo, --chat, --static DIR"),
         (("serve", "--echo", "--chat"), "not allowed with argument"),
-        (("serve", "--echo", "--workers", "0"), "--workers is a number from 1 on"),
+        (("serve", "--echo", "--workers", "0"), "argument --workers: a number from 1 on, not '0'"),
+        (("serve", "--echo", "--drain", "-1"), "argument --drain: a number of seconds, 0 or more, not '-1'"),
+        (
+            ("connect", "ws://a", "--linger", "nan"),
+            "argument --linger: a number of seconds, 0 or more, not 'nan'",
+        ),
+        (("bench", "ws://a", "--duration", "0"), "argument --duration: a number of seconds over 0, not '0'"),
+        (
+            ("bench", "ws://a", "--duration", "inf"),
+            "argument --duration: a number of seconds over 0, not 'inf'",
+        ),
         (("serve", "--chat", "--workers", "2"), "several chats"),
         (("bench", "ws://h/", "--depth", "0"), "a number from 1 on, not '0'"),
         (("trace", "ws://h/", "--listen", "x"), "a port is a number"),

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from typing import Any
 
 import zcws
-from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner
+from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner, seconds
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, printable
 
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         bench.add_argument(
             f"--{name}", type=at_least_one, default=default, help=f"{words} (default: {default})"
         )
-    bench.add_argument("--duration", type=float, default=5.0, help="seconds (default: %(default)s)")
+    bench.add_argument("--duration", type=seconds, default=5.0, help="seconds (default: %(default)s)")
     bench.add_argument("--binary", action="store_true", help="binary messages in place of text")
     bench.add_argument(
         "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"

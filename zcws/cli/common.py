@@ -21,6 +21,7 @@ __all__ = [
     "port",
     "runner",
     "seconds",
+    "seconds_or_none_at_all",
     "server_context",
 ]
 
@@ -49,6 +50,14 @@ def seconds(text: str) -> float:
         if 0 < float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"a number of seconds over 0, not {text!r}")
+
+
+def seconds_or_none_at_all(text: str) -> float:
+    """The same where 0 is an answer."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a number of seconds, 0 or more, not {text!r}")
 
 
 def authority(host: str, port: int) -> str:

@@ -26,7 +26,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import zcws
-from zcws.cli.common import Failure, add_client_options, at_least_one, client_options
+from zcws.cli.common import (
+    Failure,
+    add_client_options,
+    at_least_one,
+    client_options,
+    seconds_or_none_at_all,
+)
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, as_hex, printable
 from zcws.connection import MAX_SIZE
@@ -50,7 +56,7 @@ def add(commands: Any) -> None:
     add_client_options(connect)
     connect.add_argument(
         "--linger",
-        type=float,
+        type=seconds_or_none_at_all,
         default=1.0,
         metavar="SECONDS",
         help="at the end of a pipe: wait that long for one more answer (default: %(default)s)",

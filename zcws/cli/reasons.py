@@ -9,6 +9,8 @@ import ssl
 
 import zcws
 from zcws.cli.common import authority
+from zcws.connector import REDIRECTS
+from zcws.route import NO_TLS
 
 __all__ = ["refusal", "unreachable"]
 
@@ -21,9 +23,6 @@ _REFUSALS: dict[int | None, str] = {
     errno.EADDRNOTAVAIL: _NOT_OURS,
     None: _NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
 }
-
-#: OpenSSL's word for what a server says that speaks no TLS.
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "--port") -> str:
@@ -46,7 +45,7 @@ def unreachable(url: str, error: BaseException) -> str:
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+    if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
         return "it does not speak TLS"
     if _is_proxys(error):
         return str(error.strerror)  # type: ignore[attr-defined]
@@ -67,7 +66,7 @@ def _hint(url: str, error: BaseException) -> str:
     is_late = isinstance(error, (TimeoutError, asyncio.TimeoutError))
     if isinstance(error, ssl.SSLCertVerificationError):
         return "--ca FILE trusts another authority, --insecure everybody"
-    if scheme == "wss" and (is_late or (isinstance(error, ssl.SSLError) and error.reason in _NO_TLS)):
+    if scheme == "wss" and (is_late or (isinstance(error, ssl.SSLError) and error.reason in NO_TLS)):
         return f"without TLS it is ws://{rest}"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there: is the server running, and is this its port?"
@@ -90,7 +89,7 @@ def _uri_hint(scheme: str, separator: str, rest: str) -> str:
 def _answer_hint(scheme: str, rest: str, status: int | None) -> str:
     if status is None:
         return f"with TLS it is wss://{rest}" if scheme == "ws" else ""
-    if status in (301, 302, 303, 307, 308):
+    if status in REDIRECTS:
         return "redirects are not followed here: connect to where it leads"
     if status == 401:
         return 'credentials are given with --header "Authorization: ..."'

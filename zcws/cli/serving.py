@@ -14,7 +14,15 @@ from typing import Any
 import zcws
 from zcws import page
 from zcws.cli import files, supervisor
-from zcws.cli.common import Failure, authority, port, runner, server_context
+from zcws.cli.common import (
+    Failure,
+    at_least_one,
+    authority,
+    port,
+    runner,
+    seconds_or_none_at_all,
+    server_context,
+)
 from zcws.cli.reasons import refusal
 
 __all__ = ["add"]
@@ -43,11 +51,11 @@ def add(commands: Any) -> None:
     serve.add_argument("--compression", action="store_true", help="agree to permessage-deflate")
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
     serve.add_argument(
-        "--workers", type=int, metavar="N", help="as many processes, and one that looks after them"
+        "--workers", type=at_least_one, metavar="N", help="as many processes, and one that looks after them"
     )
     serve.add_argument(
         "--drain",
-        type=float,
+        type=seconds_or_none_at_all,
         default=0,
         metavar="SECONDS",
         help="SIGTERM: wait that long for clients to leave by themselves",
@@ -63,8 +71,6 @@ def run(options: argparse.Namespace) -> int:
     if not (options.echo or options.chat or options.static):
         options.parser.error("what to serve? one of --echo, --chat, --static DIR")
     if options.workers is not None:
-        if options.workers < 1:
-            options.parser.error("--workers is a number from 1 on")
         if options.chat:
             options.parser.error("a --chat in several processes is several chats: leave out --workers")
         asyncio.run(supervisor.supervise(options))
