@@ -317,7 +317,6 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
     table[ZCWS_TABLE_NEXT] = batch.begin;
     table[ZCWS_TABLE_CONTROLS] = batch.controls;
     table[ZCWS_TABLE_REMAINING] = reader->open && reader->head == 0 ? reader->remaining : 0;
-    table[ZCWS_TABLE_SIZE] = reader->size;
     reader->bytes += batch.begin - begin;
     reader->rows += batch.rows;
     if (batch.begin == end && batch.controls == 0 && !reader->open && table[ZCWS_TABLE_STATUS] == ZCWS_MORE)

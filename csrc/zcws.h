@@ -56,8 +56,7 @@ enum {
     ZCWS_TABLE_STATUS = 1,    /* ZCWS_MORE, ZCWS_FULL, ZCWS_CLOSED, or the negated fault */
     ZCWS_TABLE_CONTROLS = 2,  /* how many of the rows are control frames */
     ZCWS_TABLE_REMAINING = 3, /* bytes still to come of the frame whose pieces have been handed out */
-    ZCWS_TABLE_SIZE = 4,      /* bytes announced so far for the message that is being received */
-    ZCWS_TABLE_HEAD = 5,
+    ZCWS_TABLE_HEAD = 4,
     ZCWS_TABLE_ROW = 3
 };
 

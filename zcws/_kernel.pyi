@@ -83,7 +83,6 @@ class Lib:
     ZCWS_TABLE_STATUS: Final[int]
     ZCWS_TABLE_CONTROLS: Final[int]
     ZCWS_TABLE_REMAINING: Final[int]
-    ZCWS_TABLE_SIZE: Final[int]
     ZCWS_TABLE_HEAD: Final[int]
     ZCWS_TABLE_ROW: Final[int]
 

@@ -203,9 +203,7 @@ class Opening(asyncio.Protocol):
 
     # ---- yes ----
 
-    def accept(
-        self, subprotocol: str | None, headers: Lines, *, max_size: int, timing: Options, log: str = ""
-    ) -> None:
+    def accept(self, subprotocol: str | None, headers: Lines, *, max_size: int, timing: Options) -> None:
         """Opens the WebSocket.
 
         Raises:
