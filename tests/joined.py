@@ -13,8 +13,9 @@ from net import Certificates
 
 import zcws
 from zcws.connection import Connection
-from zcws.sync.channel import open_channel
-from zcws.sync.reading import Options
+from zcws.options import Timeouts
+
+XX
 from zcws.sync.stream import WebSocket
 
 
@@ -39,7 +40,7 @@ def connected(
     connection = Connection(
         is_client=client, entropy=os.urandom if client else None, agreement=agreement, **limits
     )
-    settings = Options(**{"ping_interval": None, "close_timeout": 0.1, **options})
+    settings = Timeouts(**{"ping_interval": None, "close_timeout": 0.1, **options})
     ws = WebSocket(open_channel(ours), connection, settings)
     try:
         yield ws, raw.Peer(theirs, masks=not client)

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 import zcws
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
+from zcws.options import Timeouts
 from zcws.pool import Pool
 from zcws.sync.channel import open_channel
-from zcws.sync.reading import Options as SyncOptions
 from zcws.sync.stream import WebSocket
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -160,7 +160,7 @@ def on_asyncio(scripts: list[Script], rng: random.Random, *, engine: bool) -> No
 @contextlib.contextmanager
 def blocking(pool: Pool) -> Iterator[tuple[WebSocket, socket.socket]]:
     ours, peer = socket.socketpair()
-    ws = WebSocket(open_channel(ours), connection(pool), SyncOptions(ping_interval=None))
+    ws = WebSocket(open_channel(ours), connection(pool), Timeouts(ping_interval=None))
     try:
         yield ws, peer
     finally:

@@ -20,8 +20,8 @@ from net import Certificates
 
 import zcws
 from zcws.connection import Connection
+from zcws.options import Timeouts
 from zcws.sync.channel import open_channel
-from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 
 #: Messages each way: enough for every thread to be interrupted in every place, in a second or two.
@@ -62,7 +62,7 @@ def two_ends(certificates: Certificates | None = None) -> Iterator[tuple[WebSock
             deflate=zcws.Deflate(threshold=64, level=1),
         )
         ends.append(
-            WebSocket(open_channel(sock), connection, Options(ping_interval=None, close_timeout=raw.LONG))
+            WebSocket(open_channel(sock), connection, Timeouts(ping_interval=None, close_timeout=raw.LONG))
         )
     try:
         yield ends[0], ends[1]

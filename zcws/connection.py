@@ -31,6 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitEx
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
 from zcws.keys import MaskingKeys
+from zcws.payloads import as_bytes
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
@@ -239,7 +240,7 @@ class Connection:
 
     def payload_of(self, message: Buffer, *, text: bool) -> Buffer:
         """`message` with its bytes for a length. ValueError: it is to be text, and is not UTF-8. RFC 6455 8.1."""
-        payload = _as_bytes(message)
+        payload = as_bytes(message)
         if text:
             self.writer.check_utf8(payload)
         return payload
@@ -249,7 +250,7 @@ class Connection:
     ) -> None:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
-        payload = data.encode() if isinstance(data, str) else _as_bytes(data)
+        payload = data.encode() if isinstance(data, str) else as_bytes(data)
         self.writer.write_fragment(
             OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
         )
@@ -271,12 +272,12 @@ class Connection:
     def ping(self, payload: Buffer = b"") -> None:
         """A Ping. Raises: as `Writer.write_control`."""
         self.check_writable()
-        self.writer.write_control(OpCode.PING, _as_bytes(payload))
+        self.writer.write_control(OpCode.PING, as_bytes(payload))
 
     def pong(self, payload: Buffer = b"") -> None:
         """A Pong that nobody asked for: a heartbeat. RFC 6455 5.5.3."""
         self.check_writable()
-        self.writer.write_control(OpCode.PONG, _as_bytes(payload))
+        self.writer.write_control(OpCode.PONG, as_bytes(payload))
 
     @property
     def may_send(self) -> bool:
@@ -418,14 +419,3 @@ def _keys(entropy: Callable[[int], bytes] | MaskingKeys | None) -> MaskingKeys:
     if entropy is None:
         raise ValueError("a client needs entropy for its masking keys (RFC 6455 5.3): pass os.urandom")
     return entropy if isinstance(entropy, MaskingKeys) else MaskingKeys(entropy)
-
-
-def _as_bytes(data: Buffer) -> Buffer:
-    """`data` as something whose length is its number of bytes."""
-    if type(data) is bytes or type(data) is bytearray:
-        return data
-    view = memoryview(data)
-    if view.format == "B" and view.ndim == 1 and view.contiguous:
-        return view
-    # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
-    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()

@@ -340,7 +340,7 @@ class Inlet(Outcome):
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """The same where that is one whole data frame and nothing else."""
-        words = array("Q", (stop, MORE, 0, 0, 0, what, start, stop))
+        words = array("Q", (stop, MORE, 0, 0, what, start, stop))
         self.take_scan(ring, begin, stop, 1, memoryview(words))
 
     def _take_rows(self, ring: Ring, count: int, words: memoryview) -> None:
@@ -349,7 +349,7 @@ class Inlet(Outcome):
             ring.next_batch()
         controls, is_unusual = 0, self.discarding or length_hint(self._words)
         if count >= _NEWS:
-            self._next, self._status, controls, self._remaining, _ = words[:_HEAD].tolist()
+            self._next, self._status, controls, self._remaining = words[:_HEAD].tolist()
             is_unusual = is_unusual or controls or self._is_over
         else:
             # Nearly always: whole data frames, and nothing behind them.
@@ -439,7 +439,7 @@ class Inlet(Outcome):
         while self._status == FULL:
             count = _scan(self.state, ring.base, self._next, ring.head, self.pool.table, TABLE_ROWS) % _NEWS
             words = self.pool.words[: _HEAD + ROW * count].tolist()
-            self._next, self._status, _, self._remaining, _ = words[:_HEAD]
+            self._next, self._status, _, self._remaining = words[:_HEAD]
             self._see_controls(words[_HEAD:], ring)
         if self._is_over:
             self.conclude()

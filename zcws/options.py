@@ -30,6 +30,7 @@ __all__ = [
     "LONGEST",
     "SERVER_HINTS",
     "NoOptions",
+    "Timeouts",
     "check_place",
     "checked_count",
     "checked_kind",
@@ -84,6 +85,29 @@ SERVER_HINTS = {
 
 class NoOptions(TypedDict):
     """What a function has besides the options that it names, for the type checker."""
+
+
+class Timeouts:
+    """The times that all connections of one client or server share: seconds, None for ever. See `connect` and `serve`.
+
+    Raises:
+        TypeError, ValueError: one of them means nothing.
+    """
+
+    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_timeout")
+
+    def __init__(
+        self,
+        *,
+        ping_interval: float | None = 20,
+        ping_timeout: float | None = 20,
+        close_timeout: float | None = 10,
+        write_timeout: float | None = None,
+    ) -> None:
+        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
+        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
+        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
+        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
 
 
 def checked_names(

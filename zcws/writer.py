@@ -29,6 +29,7 @@ from zcws.errors import closed_error
 from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
 from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
+from zcws.payloads import NOT_UTF8
 from zcws.pool import Pool
 from zcws.ring import Ring
 from zcws.rows import ROW, spans_of
@@ -563,4 +564,4 @@ def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
     whole = lib.zcws_utf8(source, len(source), state) == len(source)
     if not whole or (fin and state[0] != lib.ZCWS_UTF8_START):
         state[0] = before
-        raise ValueError("the payload of a text message is not UTF-8 (RFC 6455 8.1)")
+        raise ValueError(NOT_UTF8)

@@ -18,8 +18,8 @@ from net import Certificates
 import zcws
 import zcws.sync
 from zcws.connection import Connection
+from zcws.options import Timeouts
 from zcws.sync.channel import open_channel
-from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 
 kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -569,7 +569,7 @@ class TestIdleCompression:
             agreement=zcws.Agreement(deflate=zcws.DeflateParameters()),
             deflate=zcws.Deflate(idle_timeout=0.02),
         )
-        ws = WebSocket(open_channel(ours), connection, Options(ping_interval=None))
+        ws = WebSocket(open_channel(ours), connection, Timeouts(ping_interval=None))
         compressor = connection.compressor
         assert compressor is not None
         with theirs, contextlib.closing(ours):

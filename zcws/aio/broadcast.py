@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from zcws.aio.engine import together
 from zcws.aio.websocket import WebSocket
 from zcws.closing import State
-from zcws.codes import CloseCode, OpCode
+from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
+from zcws.payloads import as_message
 from zcws.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def broadcast(
     """
     if slow not in _SLOW:
         raise ValueError(f"slow must be one of {', '.join(map(repr, _SLOW))}, not {slow!r}")
-    prepared = _prepare(message, text, compress)
+    prepared = Prepared(*as_message(message, text), compress)
     delivery = Delivery(prepared, slow)
     loop = asyncio.get_running_loop()
     if loop in _busy:
@@ -250,17 +251,3 @@ def _held_by(ws: WebSocket) -> Held:
 def _limit_of(ws: WebSocket) -> int:
     limit = ws._options.write_limit
     return limit[0] if isinstance(limit, tuple) else limit
-
-
-def _prepare(message: str | Buffer, text: bool | None, compress: bool | None) -> Prepared:
-    is_text = isinstance(message, str) if text is None else text
-    opcode = OpCode.TEXT if is_text else OpCode.BINARY
-    if isinstance(message, str):
-        return Prepared(opcode, message.encode(), compress)
-    try:
-        payload = bytes(memoryview(message))
-    except TypeError:
-        raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}") from None
-    if is_text:
-        payload.decode()  # RFC 6455 8.1; UnicodeDecodeError is a ValueError
-    return Prepared(opcode, payload, compress)

@@ -462,7 +462,7 @@ def _as_entries(ones: Iterator[int]) -> memoryview:
     words = array("Q")
     for fd, what, begin, start, stop in zip(ones, ones, ones, ones, ones):  # noqa: B905
         end = len(words) + _ENTRY + _HEAD + ROW
-        words.extend((fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, 0, what, start, stop))
+        words.extend((fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, what, start, stop))
     return memoryview(words)
 
 

@@ -26,14 +26,13 @@ from zcws.aio.broadcast import Slow, broadcast
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
 from zcws.aio.room import Members, Membership
 from zcws.aio.websocket import WebSocket
+from zcws.codes import OpCode
+from zcws.payloads import as_message
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
 __all__ = ["RedisRoom", "RedisRooms"]
-
-#: Kinds of messages, as opcodes are.
-_TEXT, _BINARY = 1, 2
 
 #: Seconds for an answer of Redis to what was published; the subscriber has its heartbeat instead.
 _ANSWER = 10
@@ -104,7 +103,7 @@ class RedisRooms:
         room = self._open.get(channel)
         if room is not None:
             message = memoryview(data)[ENVELOPE.size :]
-            await broadcast(room._others(without), message, slow=self.slow, text=kind == _TEXT)
+            await broadcast(room._others(without), message, slow=self.slow, text=kind == OpCode.TEXT)
 
     async def __aenter__(self) -> Self:
         try:
@@ -189,13 +188,9 @@ class RedisRoom(Members):
             redis.exceptions.ResponseError: Redis refuses to publish it.
             TypeError: this is not a message. ValueError: it is text, and not UTF-8.
         """
-        is_text = isinstance(message, str) if text is None else text
-        payload = message.encode() if isinstance(message, str) else bytes(memoryview(message))
-        if is_text and not isinstance(message, str):
-            payload.decode()  # RFC 6455 8.1: refused here, and not in every process
-        kind = _TEXT if is_text else _BINARY
+        opcode, payload = as_message(message, text)  # refused here, and not in every process
         # Not before `ready`: the members here would miss it.
-        waiting = Message(self._channel, kind, payload, note=without, ready=self._ready)
+        waiting = Message(self._channel, opcode, payload, note=without, ready=self._ready)
         return await self._rooms._publisher.publish(waiting)
 
     def __repr__(self) -> str:

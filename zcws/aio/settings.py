@@ -6,7 +6,7 @@ import asyncio
 import weakref
 
 from zcws.aio.keepalive import Resting
-from zcws.options import checked_seconds, checked_write_limit
+from zcws.options import Timeouts, checked_write_limit
 from zcws.pool import Pool
 
 __all__ = ["USUAL_LIMIT", "Options", "pool_of"]
@@ -26,26 +26,17 @@ def pool_of(loop: asyncio.AbstractEventLoop) -> Pool:
     return pool
 
 
-class Options:
+class Options(Timeouts):
     """Settings that all connections of one client or server share. See `connect` and `serve`.
 
     Raises:
         TypeError, ValueError: one of them means nothing.
     """
 
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_limit", "write_timeout")
+    __slots__ = ("write_limit",)
 
     def __init__(
-        self,
-        *,
-        ping_interval: float | None = 20,
-        ping_timeout: float | None = 20,
-        close_timeout: float | None = 10,
-        write_limit: int | tuple[int, int | None] = USUAL_LIMIT,
-        write_timeout: float | None = None,
+        self, *, write_limit: int | tuple[int, int | None] = USUAL_LIMIT, **timeouts: float | None
     ) -> None:
-        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
-        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
-        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
+        super().__init__(**timeouts)
         self.write_limit: int | tuple[int, int | None] = checked_write_limit(write_limit)
-        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)

@@ -19,6 +19,7 @@ from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
+from zcws.payloads import as_control_payload, has_buffer
 from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Writing(Stream):
             writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif type(message) is bytes and not text:
             writer.write_message(_BINARY, message, compress)
-        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
+        elif isinstance(message, (bytes, bytearray, memoryview)) or has_buffer(message):
             self._write_buffer(message, bool(text), compress)  # type: ignore[arg-type]
         else:
             await self._send_fragments(_each(message), text, compress)
@@ -214,7 +215,7 @@ class Writing(Stream):
         """
         await self._until_drained()
         pings = self._need_pings()
-        data = pings.fresh_payload() if payload is None else _control_payload(payload)
+        data = pings.fresh_payload() if payload is None else as_control_payload(payload)
         self.connection.check_writable()
         if self._reader.is_at_eof:
             raise self.connection.error()  # its Pong could not come
@@ -230,7 +231,7 @@ class Writing(Stream):
     async def pong(self, payload: str | Buffer = b"") -> None:
         """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
         await self._until_drained()
-        self.connection.pong(_control_payload(payload))
+        self.connection.pong(as_control_payload(payload))
         self._written()
 
     async def flush(self) -> None:
@@ -376,18 +377,6 @@ def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | Non
     if kind is memoryview:
         return list(map(memoryview.tobytes, messages))
     return messages if kind is bytes else None
-
-
-def _has_buffer(message: object) -> bool:
-    try:
-        memoryview(message)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return True
-
-
-def _control_payload(payload: str | Buffer) -> bytes:
-    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
 
 
 async def _each(message: Any) -> AsyncIterator[str | Buffer]:

@@ -23,6 +23,7 @@ from zcws.keys import MaskingKeys
 from zcws.options import (
     CLIENT_HINTS,
     NoOptions,
+    Timeouts,
     checked_count,
     checked_names,
     checked_seconds,
@@ -33,7 +34,6 @@ from zcws.retry import Delays, ProcessException, Retries, backoff, process_excep
 from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
 from zcws.sync.channel import open_channel
 from zcws.sync.reach import reach, rest
-from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
 
@@ -103,7 +103,7 @@ def connect(
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
     checked_names("connect", unknown, (), CLIENT_HINTS)
-    options = Options(
+    options = Timeouts(
         close_timeout=close_timeout,
         ping_interval=ping_interval,
         ping_timeout=ping_timeout,
@@ -149,7 +149,7 @@ def connect(
     return _open(opened, options, Deflate.of(compression), limits)
 
 
-def _open(opened: _Opened, options: Options, deflate: Deflate | None, limits: dict[str, int]) -> WebSocket:
+def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: dict[str, int]) -> WebSocket:
     """A handshake has succeeded."""
     stream, connector, agreement, response, received = opened
     connection = Connection(

@@ -26,10 +26,12 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.frame import Frame, close_payload
+from zcws.options import Timeouts
+from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Options, ReadingSide, is_past
-from zcws.sync.writing import as_control_payload, sending_failed
+from zcws.sync.reading import ReadingSide, is_past
+from zcws.sync.writing import sending_failed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -41,7 +43,7 @@ class ReaderHalf(ReadingSide):
     """Reads; for one thread. Everything is as on the whole connection, except that nothing is sent from here."""
 
     def __init__(
-        self, connection: Connection, channel: Channel, options: Options, keepalive: Keepalive
+        self, connection: Connection, channel: Channel, options: Timeouts, keepalive: Keepalive
     ) -> None:
         super().__init__(connection, channel, options, keepalive)
         self._is_client = connection.is_client
@@ -64,7 +66,7 @@ class ReaderHalf(ReadingSide):
 class WriterHalf:
     """Writes; for one thread."""
 
-    def __init__(self, connection: Connection, channel: Channel, options: Options) -> None:
+    def __init__(self, connection: Connection, channel: Channel, options: Timeouts) -> None:
         self._connection = connection
         self._channel = channel
         self._options = options

@@ -20,46 +20,23 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.options import checked_seconds
+from zcws.options import Timeouts
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.keepalive import Keepalive
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IncomingStream", "Options", "ReadingSide", "is_past"]
+__all__ = ["IncomingStream", "ReadingSide", "is_past"]
 
 _Result = TypeVar("_Result")
-
-
-class Options:
-    """Settings that all connections of one client or server share. See `connect` and `serve`.
-
-    Raises:
-        TypeError, ValueError: one of them means nothing.
-    """
-
-    __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_timeout")
-
-    def __init__(
-        self,
-        *,
-        ping_interval: float | None = 20,
-        ping_timeout: float | None = 20,
-        close_timeout: float | None = 10,
-        write_timeout: float | None = None,
-    ) -> None:
-        self.ping_interval: float | None = checked_seconds("ping_interval", ping_interval, zero=False)
-        self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
-        self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
-        self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
 
 
 class ReadingSide:
     """Reads from one connection; for one thread at a time."""
 
     def __init__(
-        self, connection: Connection, channel: Channel, options: Options, keepalive: Keepalive
+        self, connection: Connection, channel: Channel, options: Timeouts, keepalive: Keepalive
     ) -> None:
         self._reader = connection.reader
         self._writer = connection.writer

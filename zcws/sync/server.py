@@ -38,6 +38,7 @@ from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import (
     SERVER_HINTS,
     NoOptions,
+    Timeouts,
     check_place,
     checked_count,
     checked_kind,
@@ -48,7 +49,6 @@ from zcws.options import (
 from zcws.pool import Pool
 from zcws.router import check_handler
 from zcws.sync.channel import open_channel
-from zcws.sync.reading import Options
 from zcws.sync.stream import WebSocket
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Server:
         *,
         ssl: ssl_module.SSLContext | None,
         acceptor_options: AcceptorOptions,
-        options: Options,
+        options: Timeouts,
         process_request: Hook | None,
         open_timeout: float | None,
         max_size: int,
@@ -436,7 +436,7 @@ def serve(
             extra_headers=extra_headers,
             server_header=server_header,
         ),
-        options=Options(
+        options=Timeouts(
             close_timeout=close_timeout,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,

@@ -27,17 +27,19 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
+from zcws.options import Timeouts
+from zcws.payloads import as_control_payload
 from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
 from zcws.sync.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Options, ReadingSide, is_past
-from zcws.sync.writing import WritingSide, as_control_payload, lock_timeout
+from zcws.sync.reading import ReadingSide, is_past
+from zcws.sync.writing import WritingSide, lock_timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
-__all__ = ["Options", "WebSocket"]
+__all__ = ["WebSocket"]
 
 _Result = TypeVar("_Result")
 
@@ -67,7 +69,7 @@ class WebSocket(ReadingSide, WritingSide):
         self,
         channel: Channel,
         connection: Connection,
-        options: Options,
+        options: Timeouts,
         *,
         request: Request | None = None,
         response: Response | None = None,

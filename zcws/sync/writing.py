@@ -18,13 +18,14 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, close_payload
 from zcws.kernel import ffi
+from zcws.payloads import as_control_payload, has_buffer
 from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["OutgoingStream", "WritingSide", "as_control_payload", "lock_timeout", "sending_failed"]
+__all__ = ["OutgoingStream", "WritingSide", "lock_timeout", "sending_failed"]
 
 #: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
 _CORK = 64 * 1024
@@ -91,7 +92,7 @@ class WritingSide:
             self._write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif type(message) is bytes and not text:
             self._write_message(_BINARY, message, compress)
-        elif isinstance(message, (bytes, bytearray, memoryview)) or _has_buffer(message):
+        elif isinstance(message, (bytes, bytearray, memoryview)) or has_buffer(message):
             payload = self.connection.payload_of(message, text=bool(text))  # type: ignore[arg-type]
             self._write_message(_TEXT if text else _BINARY, payload, compress)
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
@@ -355,16 +356,3 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
     connection.lose((CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a write"))
     channel.abort()
     raise exc
-
-
-def as_control_payload(payload: str | Buffer) -> bytes:
-    """What a Ping or Pong carries."""
-    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
-
-
-def _has_buffer(message: object) -> bool:
-    try:
-        memoryview(message)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return True

@@ -1,0 +1,68 @@
+"""What a program gives to be sent. RFC 6455 5.6, 8.1."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import pytest
+
+from zcws.codes import OpCode
+from zcws.payloads import as_bytes, as_control_payload, as_message, has_buffer
+
+NUMBERS = array.array("i", [1, 2, 3])
+SQUARE = memoryview(bytes(range(4))).cast("B", (2, 2))
+
+
+@pytest.mark.parametrize("message", [b"", bytearray(b"a"), memoryview(b"a"), NUMBERS, SQUARE])
+def test_what_has_a_buffer(message: Any) -> None:
+    data = as_bytes(message)
+    assert has_buffer(message)
+    assert len(data) == memoryview(message).nbytes and bytes(data) == memoryview(message).tobytes()  # type: ignore[arg-type]
+    assert as_control_payload(message) == bytes(data)
+    assert as_message(message, None) == (OpCode.BINARY, bytes(data))
+
+
+def test_what_is_not_contiguous_is_copied() -> None:
+    assert as_bytes(memoryview(b"abcdef")[::2]) == b"ace"
+    assert as_bytes(memoryview(bytearray()).cast("i")) == b""
+
+
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
+def test_bytes_are_not_copied(data: Any) -> None:
+    assert memoryview(as_bytes(data)).obj is memoryview(data).obj
+
+
+@pytest.mark.parametrize("message", [5, None, ["a"], "text"])
+def test_what_has_none(message: Any) -> None:
+    assert not has_buffer(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "found"),
+    [
+        ("é", None, (OpCode.TEXT, "é".encode())),
+        ("é", False, (OpCode.BINARY, "é".encode())),
+        (b"\xc3\xa9", True, (OpCode.TEXT, "é".encode())),
+        (b"\xff", None, (OpCode.BINARY, b"\xff")),
+        (b"\xff", False, (OpCode.BINARY, b"\xff")),
+    ],
+)
+def test_messages_for_many(message: Any, text: bool | None, found: tuple[OpCode, bytes]) -> None:
+    assert as_message(message, text) == found
+
+
+@pytest.mark.parametrize("message", [5, None, ["a"]])
+def test_what_is_no_message(message: Any) -> None:
+    with pytest.raises(TypeError, match=f"^a message is str or bytes-like, not {type(message).__name__}$"):
+        as_message(message, None)
+
+
+@pytest.mark.parametrize("payload", [b"\xff", b"a\xc3", "\ud800".encode("utf-8", "surrogatepass")])
+def test_text_that_is_not_utf8(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"is not UTF-8 \(RFC 6455 8\.1\)"):
+        as_message(payload, True)
+
+
+def test_what_a_ping_carries() -> None:
+    assert (as_control_payload("é"), as_control_payload(bytearray(b"a"))) == ("é".encode(), b"a")
