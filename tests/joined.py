@@ -14,8 +14,7 @@ from net import Certificates
 import zcws
 from zcws.connection import Connection
 from zcws.options import Timeouts
-
-XX
+from zcws.sync.channel import open_channel
 from zcws.sync.stream import WebSocket
 
 
