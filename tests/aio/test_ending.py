@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, soon, until
+from net import Place, hang_up, port_of, request, soon, until
 
 import zcws
 from zcws.aio import ending
@@ -243,3 +243,41 @@ class TestThePeersCloseBehindMessages:
                 assert [frame.opcode for frame in await peer.rest()] == [wire.CLOSE]
 
         place.run(main())
+
+
+@pytest.mark.parametrize("reads", ["iterates", "yields first", "waits", "in another task"])
+def test_a_peer_that_says_everything_at_once_and_closes_its_side(place: Place, reads: str) -> None:
+    """What is read outside of the callback that received it is answered at the end of the turn. The end of the stream came
+    in the same turn, before that: the answers were lost, the Close with them, and the program was told 1000."""
+    ends: list[tuple[int | None, bool]] = []
+
+    async def echo_until_closed(ws: zcws.WebSocket) -> None:
+        if reads == "yields first":
+            await ws.send(await ws.recv())
+            await asyncio.sleep(0)
+        with contextlib.suppress(zcws.ConnectionClosedOK):
+            while reads == "waits":
+                await ws.send(await asyncio.wait_for(ws.recv(), 20))
+        async for message in ws:
+            await ws.send(message)
+        ends.append((ws.close_code, ws.connection.error().clean))
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        if reads == "in another task":
+            await asyncio.create_task(echo_until_closed(ws))
+        else:
+            await echo_until_closed(ws)
+
+    async def main() -> None:
+        async with place.serve(handler) as server:
+            reader, writer = await place.open(port_of(server))
+            frames = [(wire.TEXT, b"a"), (wire.TEXT, b"b"), (wire.CLOSE, wire.close_payload(1000))]
+            writer.write(request() + b"".join(wire.frame(*frame, key=b"1234") for frame in frames))
+            writer.write_eof()
+            said = await soon(reader.read())
+            answers = wire.parse(said.partition(b"\r\n\r\n")[2])
+            assert [(frame.opcode, frame.payload) for frame in answers] == frames
+            await hang_up(writer)
+        assert ends == [(1000, True)]
+
+    place.run(main())

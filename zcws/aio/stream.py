@@ -296,7 +296,10 @@ class Stream(Callbacks):
         if self._late:
             return False  # its end stands behind what has not been looked at yet: see connection_lost
         if self.connection.state is _CLOSED and self._pings is None:
-            return False  # the usual end: nothing was left to wait for but this
+            # The usual end: nothing was left to wait for but this. A task may have answered and read the Close in this
+            # very turn, at whose end that would go out.
+            self._flush()
+            return False
         # A task that is busy with what it has read may still answer it: the end is for its next read.
         is_closing = self._closed is not None or self._waiters is not None
         is_busy = not self._wakeup.is_waiting and not is_closing and self.connection.state is _OPEN
