@@ -87,10 +87,10 @@ struct zcws_reader {
     uint8_t open;       /* a frame is in progress: its head has been read */
     uint8_t closed;     /* a Close has been read */
     int32_t fault;      /* the fault that ended the stream, or 0 */
-    uint32_t key;       /* its masking key, turned to the next byte's phase (RFC 6455 5.3) */
+    uint32_t key;       /* masking key of the frame in progress, turned to the next byte's phase (RFC 6455 5.3) */
     uint32_t utf8;      /* zcws_utf8's state between two pieces of text */
-    uint64_t length;    /* its payload, bytes */
-    uint64_t remaining; /* its payload that has not been unmasked, bytes */
+    uint64_t length;    /* bytes of that frame's payload */
+    uint64_t remaining; /* of these, not unmasked yet */
     uint64_t size;      /* payload announced by the frames of the message in progress, bytes; over max_size where that
                          * is the fault */
     uint64_t fragments; /* frames of the message in progress */
