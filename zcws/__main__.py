@@ -1,4 +1,4 @@
-"""`python -m zcws`: see cli.py."""
+"""`python -m zcws`: see zcws/cli/."""
 
 from __future__ import annotations
 
