@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "unix_connect"]
 
-#: Every client of this process draws its masking keys here.
+#: Every asyncio client of this process draws its masking keys here.
 _keys = MaskingKeys(os.urandom)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keys.forget)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "reconnect", "unix_connect"]
 
-#: Every client of this process draws its masking keys here.
+#: Every blocking client of this process draws its masking keys here, in any thread: a key is one `list.pop`.
 _keys = MaskingKeys(os.urandom)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keys.forget)
