@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import zcws
-from zcws.bridge import Reply
 
 
 async def handler(ws: zcws.WebSocket) -> None:
     reader, writer, bridge = ws.split()
     # A slow writer slows the reader down.
-    waiting: asyncio.Queue[str | bytes | Reply | None] = asyncio.Queue(maxsize=100)
+    waiting: asyncio.Queue[str | bytes | zcws.Reply | None] = asyncio.Queue(maxsize=100)
 
     async def write() -> None:
         while (item := await waiting.get()) is not None:
-            if isinstance(item, Reply):
+            if isinstance(item, zcws.Reply):
                 await writer.send_reply(item)
             else:
                 await writer.send(item.upper())

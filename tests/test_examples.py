@@ -194,6 +194,12 @@ def methods_of(path: str) -> set[str]:
             methods_of("zcws.aio.websocket.WebSocket"),
             methods_of("zcws.sync.stream.WebSocket"),
         ),
+        (
+            "clients.md",
+            "writer",
+            methods_of("zcws.aio.halves.WriterHalf"),
+            methods_of("zcws.sync.halves.WriterHalf"),
+        ),
     ],
 )
 def test_what_blocking_sockets_lack(page: str, word: str, asynchronous: set[str], blocking: set[str]) -> None:

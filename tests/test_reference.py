@@ -17,6 +17,9 @@ from zcws import sync
 
 #: Of the classes whose parts call each other by public names: what is for programs.
 PUBLIC = {
+    "zcws.aio.accepting.ServerHandshake": {
+        *("get_extra_info", "local_address", "remote_address", "request", "respond", "response", "transport"),
+    },
     "zcws.batch.Batch": {"payloads"},
     "zcws.buffer.PayloadBuffer": {"capacity", "release"},
     "zcws.deflate.Deflate": set(),  # its options are attributes

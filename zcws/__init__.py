@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zcws.aio.server import unix_serve as unix_serve
     from zcws.aio.websocket import WebSocket as WebSocket
     from zcws.batch import Batch as Batch
+    from zcws.bridge import Reply as Reply
     from zcws.buffer import PayloadBuffer as PayloadBuffer
     from zcws.closing import State as State
     from zcws.codes import CloseCode as CloseCode
@@ -69,6 +70,7 @@ _HOMES = {
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
     "zcws.aio.websocket": ("WebSocket",),
     "zcws.batch": ("Batch",),
+    "zcws.bridge": ("Reply",),
     "zcws.buffer": ("PayloadBuffer",),
     "zcws.closing": ("State",),
     "zcws.codes": ("CloseCode", "OpCode"),
