@@ -81,7 +81,13 @@ class Connection:
         max_fragments: frames of a message to accept.
 
     Attributes:
-        reader, writer, bridge: the halves; see the table above.
+        state: which Close frames have passed; after `split` it belongs to the writer's side.
+        is_client: our role.
+        is_split: whether replies stay on the bridge until somebody takes them (`split`).
+        agreement: what the handshake settled.
+        reader: the reading half; a table at the top of zcws/connection.py says who owns what.
+        writer: the writing half.
+        bridge: what is between them.
         compressor: the writer's, where permessage-deflate was agreed; else None.
         began_end: what happened first of all that ended it; None while it is open.
         hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.

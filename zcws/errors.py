@@ -164,6 +164,7 @@ class HandshakeError(ZcwsError):
     """The opening handshake failed. RFC 6455 4.
 
     Attributes:
+        reason: what was wrong, without what `str()` adds of status and body.
         status: the HTTP status received (client) or sent (server), where there was one.
         headers: the response's headers, where there was one.
         body: up to 64 KiB of the response's body.

@@ -110,6 +110,9 @@ class Frame:
 
     Raises:
         ValueError: a control frame that is fragmented or over 125 bytes, or a Close that must not be sent.
+
+    Attributes:
+        text: the payload as str. Of the class, it makes a Text frame: `Frame.text(payload, fin=True)`.
     """
 
     __slots__ = ("_source", "_start", "_stop", "fin", "opcode")
@@ -205,13 +208,13 @@ class Frame:
 
     @property
     def close_code(self) -> int:
-        """The code of a Close; 1005 where it has none. RFC 6455 7.1.5."""
+        """The code of a Close; 1005 where it has none. Of any other frame it says nothing. RFC 6455 7.1.5."""
         code, _ = parse_close_payload(self._peek())
         return CloseCode.NO_STATUS_RCVD if code is None else code
 
     @property
     def close_reason(self) -> str:
-        """The reason of a Close. RFC 6455 7.1.6."""
+        """The reason of a Close, and of no other frame. RFC 6455 7.1.6."""
         return parse_close_payload(self._peek())[1]
 
     def __repr__(self) -> str:

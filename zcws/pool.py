@@ -63,7 +63,9 @@ class Pool:
         deadlines: by their seconds, weakly: one timer for all who wait that long, where a driver has such.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
         watch: told of compressors that have a memory of their own, where a driver gives idle ones back.
-        table, words: the scan table, as C fills it and as Python reads it. first_row: the words of its first row.
+        table: the scan table, as C fills it.
+        words: the same as Python reads it.
+        first_row: the words of its first row.
     """
 
     __slots__ = (

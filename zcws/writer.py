@@ -107,13 +107,15 @@ class Writer:
     Attributes:
         out: the segments that wait to be taken.
         is_bare: whether messages go out as they are, neither masked nor compressed.
-        scratch: where frames are masked, if they are. next_key: gives a key for each.
+        scratch: where frames are masked, if they are.
+        next_key: gives a key for each.
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
         send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
             first byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to
             that, with `passed`.
         has_large: whether there are segments that should not be copied.
-        written, taken: bytes so far; the difference waits.
+        written: bytes so far.
+        taken: of these; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
         messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
