@@ -229,6 +229,12 @@ def test_the_index_leads_to_every_page() -> None:
     assert pages - set(re.findall(r": (\w+\.md)$", nav, re.MULTILINE)) == set()
 
 
+def test_contributing_has_every_script() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / ".ci").glob("*.sh")} - {"tools.sh"}  # which the others read
+    assert scripts and {name for name in scripts if f"`.ci/{name}`" not in table} == set()
+
+
 # ---- the examples ----
 
 
