@@ -11,7 +11,9 @@ from typing import Any
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 
 #: An object of the page, and the filters below it.
-_ENTRY = re.compile(r"^::: (zcws[\w.]*\.\w+)$(?:\n    options:\n      filters: (\[.*\])$)?", re.MULTILINE)
+_ENTRY = re.compile(
+    r"^::: (zcws[\w.]*\.\w+)$(?:\n    options:\n      filters:\s+(\[[^]]*\])$)?", re.MULTILINE
+)
 
 
 def entries() -> dict[str, list[str]]:
