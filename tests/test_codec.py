@@ -49,6 +49,17 @@ def inflated(inflater: Inflater, *pieces: bytes) -> bytes:
     )
 
 
+def ends_a_block(data: bytes) -> bool:
+    """Whether `data` is what a message may be: with its tail, another block may follow. Asked of plain zlib."""
+    stream = zlib.decompressobj(wbits=-15)
+    try:
+        stream.decompress(data + TAIL)
+        rest = stream.decompress(b"\x01\x00\x00\xff\xff")  # a final block, empty
+    except zlib.error:
+        return False
+    return stream.eof and rest == stream.unused_data == b""
+
+
 def strictly(receiver: Any, data: bytes) -> bytes:
     """Inflates in small steps: then zlib has its window to look back to, and not all of the output."""
     out = b""
@@ -422,6 +433,23 @@ class TestWholeMessages:
                 inflater.message(data, size + len(TAIL))
             else:
                 list(inflater.pieces(memoryview(data), last=True, room=size + len(TAIL)))
+
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_one_that_is_cut_off_in_the_head_of_a_block(self, whole: bool) -> None:
+        """A dynamic one is long, and the rest of it may be anything: one in twenty was taken for an empty message."""
+        source, cut_off = random.Random(7), 0
+        for _ in range(1500):
+            noise = bytes(source.randrange(97, 111) for _ in range(source.randrange(20, 400)))
+            stream = zlib.compressobj(source.choice([1, 6, 9]), wbits=-15)
+            data = (stream.compress(noise) + stream.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
+            data = data[: source.randrange(1, len(data))]
+            if ends_a_block(data):
+                continue
+            cut_off += 1
+            inflater = Inflater(DeflateParameters(), is_client=False)
+            with pytest.raises(ValueError):
+                inflater.message(data, 1000) if whole else inflated(inflater, data)
+        assert cut_off > 1000
 
     def test_a_final_block_with_the_tail_left_on(self) -> None:
         stream = zlib.compressobj(wbits=-15)
