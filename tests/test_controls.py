@@ -62,7 +62,27 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
         assert seen(connection) == [b"66", b"67"]
         send(connection, pings(0, 65))
         reader.forget_controls()
+        assert reader.rows_waiting == 65  # two were read just now
+        send(connection, pings(65, 129))
+        reader.forget_controls()
+        assert reader.rows_waiting == 129
+        send(connection, pings(129, 130))
+        reader.forget_controls()
         assert reader.rows_waiting == 0
+
+
+@either
+@pytest.mark.parametrize("count", [65, 300, 1000])
+def test_whoever_reads_frame_by_frame_is_given_all_of_them(mirrored: bool, count: int) -> None:
+    """Others run between two reads, and more arrives: those that waited were dropped under a reader that was busy with them."""
+    connection = connect(Pool(mirrored=mirrored))
+    send(connection, wire.frame(PING, b"first") + pings(0, count))
+    for i in range(-1, count):
+        frame = connection.read_frame()
+        assert frame is not NEED_MORE and frame.to_bytes() == (b"first" if i < 0 else b"%d" % i)
+        connection.reader.forget_controls()
+        send(connection, wire.frame(PING, b"late"))
+        connection.reader.forget_controls()
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["read", "wait"])
@@ -172,6 +192,8 @@ def test_whoever_has_read_once_is_heard_for_ever(
         views.append((frame.payload, b"first"))
     send(connection, *(wire.frame(BINARY, payload) for payload in waiting))
     is_bounded = not (hold and kept == "a frame in pieces" and not waiting)
+    send(connection, pings(0, 70))
+    connection.reader.forget_controls()  # it may come back at once
     for i in range(200 if is_bounded else 5):
         send(connection, pings(i, i + 70))
         connection.reader.forget_controls()

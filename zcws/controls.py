@@ -11,7 +11,7 @@ from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.codes import OpCode
 from zcws.frame import RingFrame
-from zcws.inlet import Inlet, is_data
+from zcws.inlet import Inlet
 from zcws.outcome import FULL, MORE
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -20,8 +20,8 @@ from zcws.rows import ROW
 __all__ = ["Controls"]
 
 
-#: Pings and Pongs that wait for somebody who reads frames. Beyond, nobody does: the ring of a program that only sends
-#: would be full of them after a week.
+#: Pings and Pongs that wait for somebody who reads frames. Where more have come since anything was read, nobody does: the
+#: ring of a program that only sends would be full of them after a week.
 _MANY = 64
 
 
@@ -29,11 +29,11 @@ class Controls(Inlet):
     """What has arrived, as far as it is control frames.
 
     Attributes:
-        keeps_controls: Pings and Pongs wait for somebody who reads frames: until so many wait that nobody seems to, and
-            again when somebody has asked for a frame.
+        keeps_controls: Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads, and again when
+            somebody has asked for a frame.
     """
 
-    __slots__ = ("_answered", "keeps_controls")
+    __slots__ = ("_answered", "_controls_before", "_read_before", "keeps_controls")
 
     def __init__(
         self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
@@ -42,6 +42,8 @@ class Controls(Inlet):
             pool, bridge, masked=masked, compressed=compressed, max_size=max_size, max_fragments=max_fragments
         )
         self.keeps_controls: bool = True
+        # When something had been read since the last look: how many rows in all, and how many control frames waited.
+        self._read_before = self._controls_before = 0
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
 
     def _answer(self, opcode: OpCode, start: int, stop: int) -> None:
@@ -61,8 +63,13 @@ class Controls(Inlet):
         ring = self._ring
         if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
             return
-        if self.keeps_controls and (self._controls <= _MANY or self._count_controls() <= _MANY):
-            return
+        if self.keeps_controls:
+            if self._controls <= _MANY:
+                return
+            if self.rows_read != self._read_before:  # whoever reads frame by frame is given all of them
+                self._read_before, self._controls_before = self.rows_read, self._controls
+            if self._controls - self._controls_before <= _MANY:
+                return
         self.keeps_controls = False
         words = self._without_controls()
         while self._status == FULL and len(words) < ROW * TABLE_ROWS:
@@ -82,13 +89,6 @@ class Controls(Inlet):
         frames = self._frame if isinstance(self._frame, Batch) else (self._frame,)
         stops = [frame._stop for frame in frames if isinstance(frame, RingFrame)]
         return max(stops) if stops else None if ring.exports else ring.tail
-
-    def _count_controls(self) -> int:
-        """How many of the rows that wait are control frames."""
-        words = self._pending_words()
-        self._set_rows(words)
-        self._controls = count = len(words) // ROW - sum(is_data(words))
-        return count
 
     def _without_controls(self) -> list[int]:
         """The rows that wait are data from now on, and a Close; and those."""
