@@ -418,10 +418,10 @@ def test_a_batch_with_messages_in_pieces() -> None:
     assert len(pool._buffers) == 1  # of the fragments; what was inflated in one go has bytes of its own
     send(connection, wire.frame(CONTINUATION, b"ur"), wire.frame(CLOSE))
     frames = batch(connection)
-    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [
-        (OpCode.TEXT, b"four"),
-        (OpCode.CLOSE, b""),
-    ]
+    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [(OpCode.TEXT, b"four")]
+    assert connection.state is State.OPEN
+    frames = batch(connection)
+    assert [(frame.opcode, frame.to_bytes()) for frame in frames] == [(OpCode.CLOSE, b"")]
     assert connection.state is State.CLOSED
     with pytest.raises(ConnectionClosed):
         connection.reader.read_batch()
@@ -492,8 +492,30 @@ def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> No
     connection = connect()
     send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))
     assert connection.state is State.OPEN
-    assert [frame.opcode for frame in batch(connection)] == [OpCode.TEXT, OpCode.CLOSE]
+    assert [frame.opcode for frame in batch(connection)] == [OpCode.TEXT]
+    connection.send("an answer")
+    assert connection.state is State.OPEN
+    assert [frame.opcode for frame in batch(connection)] == [OpCode.CLOSE]
     assert connection.state is State.CLOSED
+    with pytest.raises(ConnectionClosed):
+        batch(connection)
+
+
+@pytest.mark.parametrize("first", [[], [wire.frame(TEXT, b"x")], [wire.frame(TEXT, wire.deflate(b"x"), rsv=4)]])
+def test_a_fault_that_a_batch_comes_upon_takes_effect_behind_it(first: list[bytes]) -> None:
+    """What came before it in the same read can be answered, as where they came one by one."""
+    connection = connect(agreement=DEFLATE)
+    bad = wire.frame(BINARY, b"\xff\xff\xff", rsv=4)
+    send(connection, *first, bad, wire.frame(TEXT, b"never seen"))
+    if first:
+        assert [frame.text for frame in batch(connection)] == ["x"]
+        assert (connection.state, connection.reader.is_ending) == (State.OPEN, True)
+        connection.send("an answer")
+    with pytest.raises(ProtocolError, match="cannot be inflated"):
+        batch(connection)
+    assert connection.state is State.FAILED
+    frames = wire.parse(connection.bytes_to_send())
+    assert [frame.opcode for frame in frames] == [TEXT] * len(first) + [CLOSE]
 
 
 # ---- past the reader: somebody scanned, and hands the only row on ----

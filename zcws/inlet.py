@@ -87,6 +87,7 @@ class Inlet(Outcome):
         "_controls",
         "_elsewhere",
         "_frame",
+        "_gathers",
         "_landing_opcode",
         "_lease",
         "_next",
@@ -131,6 +132,7 @@ class Inlet(Outcome):
         # What is left of a row that is read in pieces: it counts as one that waits.
         self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
         self._frame: Frame | Batch | None = None  # handed out last; good until the next read
+        self._gathers = False  # frames of a batch that is not handed out yet
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
         self._lease = Lease()  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
@@ -575,7 +577,8 @@ class Inlet(Outcome):
         """A fault that was found behind the scan: nothing after it counts."""
         self._drop_pending()
         self._status = fault
-        self.conclude()
+        if not self._gathers:  # or the next read does: what was gathered before the fault may still be answered
+            self.conclude()
 
     def discard(self) -> None:
         """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""

@@ -364,7 +364,8 @@ class Reader(PieceReader):
 
     def read_batch(self) -> Batch | NeedMore:
         """All frames that have arrived together, or NEED_MORE. They are good until the next read. Of what was
-        compressed there are 4 MiB at most, and the message that passes that.
+        compressed there are 4 MiB at most, and the message that passes that. The peer's Close comes alone, and its
+        mistake after what was before it: both take effect when the batch before them has been read.
 
         Raises: as `read_frame`.
         """
@@ -381,6 +382,8 @@ class Reader(PieceReader):
                     if self._more():
                         continue
                     return NEED_MORE
+                if self._status == CLOSED and len(rows) > 1:
+                    self._set_rows(list(rows.pop()))  # the peer's Close comes alone: what is before it may be answered
                 batch = self._whole_frames(rows) or self._mixed_frames(rows)
             if batch is not None:
                 self._frame = batch
@@ -420,30 +423,43 @@ class Reader(PieceReader):
     def _mixed_frames(self, rows: list[Sequence[int]]) -> Batch | None:
         """Each message in pieces gets a buffer of its own. None: there is no whole message among them."""
         frames: list[Frame] = []
+        self._gathers = True
+        try:
+            self._elsewhere = self._gather(frames, iter(rows))
+        finally:
+            self._gathers = False
+        if frames:
+            return Batch(frames)
+        if self.is_faulty:
+            self.conclude()
+        return None
+
+    def _gather(self, frames: list[Frame], rows: Iterator[Sequence[int]]) -> list[ReceivedFrame]:
+        """Makes the frames of `rows`, up to a fault, or as many as are given at a time. Returns those that do not lie in
+        the ring."""
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
         lease.ring = self._ring
-        size, rest = 0, iter(rows)
-        for what, start, stop in rest:
+        size = 0
+        for what, start, stop in rows:
             opcode = WHOLE.get(what)
-            if opcode is None:
-                frame = self._read_piece(what, start, stop, None)
-                if frame is None:
-                    if self._batch is not batch:
-                        break  # a fault, found only now: what came before it is still good
-                    continue
-                self._frame = None
-                elsewhere.append(frame)
-                frames.append(frame)
-                size += len(frame)
-                if size >= _MOST_ELSEWHERE:
-                    self._set_rows([word for row in rest for word in row])
-                    break
-            else:
+            if opcode is not None:
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
                 frames.append(RingFrame(opcode, lease, start, stop, lease.number))
-        self._elsewhere = elsewhere
-        return Batch(frames) if frames else None
+                continue
+            frame = self._read_piece(what, start, stop, None)
+            if frame is None:
+                if self._batch is not batch:
+                    break  # a fault, found only now: what came before it is still good
+                continue
+            self._frame = None
+            elsewhere.append(frame)
+            frames.append(frame)
+            size += len(frame)
+            if size >= _MOST_ELSEWHERE:
+                self._set_rows([word for row in rows for word in row] + self._pending_words())
+                break
+        return elsewhere
 
     # ---- the end ----
 

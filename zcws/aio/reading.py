@@ -146,7 +146,7 @@ class Reading(Stream):
         """Batch after batch until the connection ends well: all frames that arrived together, in order. Where they were
         compressed, no more than 4 MiB of them.
 
-        The frames of a batch are good until the next one is asked for. Ping and Close among them have been answered.
+        The frames of a batch are good until the next one is asked for. Pings among them have been answered.
         Where only payloads count, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
 
         Raises: as `recv`.
