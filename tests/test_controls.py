@@ -74,7 +74,7 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
 @either
 @pytest.mark.parametrize("count", [65, 300, 1000])
 def test_whoever_reads_frame_by_frame_is_given_all_of_them(mirrored: bool, count: int) -> None:
-    """Others run between two reads, and more arrives: those that waited were dropped under a reader that was busy with them."""
+    """Others run between two reads, and more arrives: those that waited were dropped under a reader that was busy."""
     connection = connect(Pool(mirrored=mirrored))
     send(connection, wire.frame(PING, b"first") + pings(0, count))
     for i in range(-1, count):

@@ -501,7 +501,9 @@ def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> No
         batch(connection)
 
 
-@pytest.mark.parametrize("first", [[], [wire.frame(TEXT, b"x")], [wire.frame(TEXT, wire.deflate(b"x"), rsv=4)]])
+@pytest.mark.parametrize(
+    "first", [[], [wire.frame(TEXT, b"x")], [wire.frame(TEXT, wire.deflate(b"x"), rsv=4)]]
+)
 def test_a_fault_that_a_batch_comes_upon_takes_effect_behind_it(first: list[bytes]) -> None:
     """What came before it in the same read can be answered, as where they came one by one."""
     connection = connect(agreement=DEFLATE)

@@ -33,9 +33,10 @@ _ZlibError = cast("type[Exception]", zlib_ng.error)
 #: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
 _TAIL = b"\x00\x00\xff\xff"
 
-#: Behind the tail of a whole message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4), which give nothing. Where
-#: the message is not whole they are read as the rest of a block, and that gives something or cannot be: of 20,000 messages
-#: that were cut off inside of one, 968 got past a single stored block, 70 past twelve such pairs, none past twenty.
+#: Behind the tail of a whole message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4), which give nothing.
+#: Where the message is not whole they are read as the rest of a block, and that gives something or cannot be: of 20,000
+#: messages that were cut off inside of one, 968 got past a single stored block, 70 past twelve such pairs, none past
+#: twenty.
 _PROBE = b"\x02\x00\x00\x00\xff\xff" * 24
 
 _SYNC_FLUSH: int = zlib_ng.Z_SYNC_FLUSH

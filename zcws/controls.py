@@ -20,8 +20,8 @@ from zcws.rows import ROW
 __all__ = ["Controls"]
 
 
-#: Pings and Pongs that wait for somebody who reads frames. Where more have come since anything was read, nobody does: the
-#: ring of a program that only sends would be full of them after a week.
+#: Pings and Pongs that wait for somebody who reads frames. Where more have come since anything was read, nobody does:
+#: the ring of a program that only sends would be full of them after a week.
 _MANY = 64
 
 
@@ -29,8 +29,8 @@ class Controls(Inlet):
     """What has arrived, as far as it is control frames.
 
     Attributes:
-        keeps_controls: Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads, and again when
-            somebody has asked for a frame.
+        keeps_controls: Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads, and again
+            when somebody has asked for a frame.
     """
 
     __slots__ = ("_answered", "_controls_before", "_read_before", "keeps_controls")

@@ -270,6 +270,11 @@ class Inlet(Outcome):
         return not self.get_buffer()
 
     @property
+    def is_closed_here(self) -> bool:
+        """Whether it was us who ended it, with a Close of our own: what the peer has said before no longer counts."""
+        return self.discarding or self._status == STOPPED
+
+    @property
     def has_news(self) -> bool:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
         return length_hint(self._words) > 0 or self._status != MORE or self._eof
@@ -577,7 +582,9 @@ class Inlet(Outcome):
         """A fault that was found behind the scan: nothing after it counts."""
         self._drop_pending()
         self._status = fault
-        if not self._gathers:  # or the next read does: what was gathered before the fault may still be answered
+        if (
+            not self._gathers
+        ):  # or the next read does: what was gathered before the fault may still be answered
             self.conclude()
 
     def discard(self) -> None:

@@ -383,7 +383,9 @@ class Reader(PieceReader):
                         continue
                     return NEED_MORE
                 if self._status == CLOSED and len(rows) > 1:
-                    self._set_rows(list(rows.pop()))  # the peer's Close comes alone: what is before it may be answered
+                    self._set_rows(
+                        list(rows.pop())
+                    )  # the peer's Close comes alone: what is before it may be answered
                 batch = self._whole_frames(rows) or self._mixed_frames(rows)
             if batch is not None:
                 self._frame = batch
@@ -435,8 +437,10 @@ class Reader(PieceReader):
         return None
 
     def _gather(self, frames: list[Frame], rows: Iterator[Sequence[int]]) -> list[ReceivedFrame]:
-        """Makes the frames of `rows`, up to a fault, or as many as are given at a time. Returns those that do not lie in
-        the ring."""
+        """Makes the frames of `rows`, up to a fault, or as many as are given at a time.
+
+        Returns: those that do not lie in the ring.
+        """
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
         lease.ring = self._ring
         size = 0

@@ -191,9 +191,34 @@ class TestClosing:
                     (wire.CLOSE, b""),
                 }
                 assert frames[-1].opcode == wire.CLOSE
-            assert seen == [("TEXT", b"a"), ("PING", b"p"), ("CLOSE", b"")]
+            assert seen == [("TEXT", b"a"), ("PING", b"p")]
 
         anyplace.run(main())
+
+    @pytest.mark.parametrize("end", [wire.frame(wire.CLOSE), b"\x83\x80abcd"], ids=["Close", "fault"])
+    @pytest.mark.parametrize("before", [[], ["PING"], ["TEXT"], ["PING", "TEXT"], ["TEXT", "PING"]], ids=str)
+    @pytest.mark.parametrize("together", [True, False])
+    def test_what_is_shown_does_not_depend_on_what_came_together(
+        self, place: Place, before: list[str], end: bytes, together: bool
+    ) -> None:
+        """A Ping was not shown that came with a Close, and a Close was that came with a text."""
+        seen: list[str] = []
+
+        async def main() -> None:
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append(frame.opcode.name)
+
+            async with place.serve(None, on_frame=on_frame) as server, place.raw_client(server) as peer:
+                opcodes = {"PING": wire.PING, "TEXT": wire.TEXT}
+                parts = [peer.frame(opcodes[name], b"x") for name in before]
+                parts.append(peer.frame(wire.CLOSE) if end[0] == 0x88 else end)
+                for part in [b"".join(parts)] if together else parts:
+                    await peer.send_bytes(part)
+                    await asyncio.sleep(0.01)
+                assert (await peer.rest())[-1].opcode == wire.CLOSE
+
+        place.run(main())
+        assert seen == before
 
     def test_the_server_shuts_down(self, anyplace: Place) -> None:
         async def main() -> None:

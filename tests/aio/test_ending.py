@@ -247,8 +247,8 @@ class TestThePeersCloseBehindMessages:
 
 @pytest.mark.parametrize("reads", ["iterates", "yields first", "waits", "in another task"])
 def test_a_peer_that_says_everything_at_once_and_closes_its_side(place: Place, reads: str) -> None:
-    """What is read outside of the callback that received it is answered at the end of the turn. The end of the stream came
-    in the same turn, before that: the answers were lost, the Close with them, and the program was told 1000."""
+    """What is read outside of the callback that received it is answered at the end of the turn. The end of the stream
+    came in the same turn, before that: the answers were lost, the Close with them, and the program was told 1000."""
     ends: list[tuple[int | None, bool]] = []
 
     async def echo_until_closed(ws: zcws.WebSocket) -> None:

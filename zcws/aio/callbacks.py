@@ -87,12 +87,14 @@ class Callbacks(Ending):
         reader = self._reader
         enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
         for _ in range(_MOST_FRAMES):
-            if self._drained is not None or self.writer.sent_close is not None or self._is_aborted:
+            if self._drained is not None or reader.is_closed_here or self._is_aborted:
                 return False
             frame = reader.read_frame()
             if frame is NEED_MORE:
                 self._resume_reading()
                 return False
+            if frame.opcode is _CLOSE:
+                continue  # it is told by the end callbacks, also where it comes alone
             try:
                 on_frame(self, frame)
             except Exception as error:
