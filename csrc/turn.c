@@ -91,9 +91,10 @@ static size_t found(const struct turn *turn, size_t left) {
     return turn->ones + ZCWS_TURN_OTHERS * turn->words + (left != 0 ? ZCWS_TURN_SHORT : 0);
 }
 
+/* Sums, not differences: the entries of sockets that are not received for may lie behind `limit`. */
 static int has_room(const struct turn *turn) {
     size_t least = ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + LEAST_ROWS * ZCWS_TABLE_ROW;
-    return turn->capacity - turn->used >= LEAST_ROOM && turn->limit - turn->words >= least;
+    return turn->used + LEAST_ROOM <= turn->capacity && turn->words + least <= turn->limit;
 }
 
 size_t zcws_turn(const struct zcws_sockets *sockets) {

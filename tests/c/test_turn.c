@@ -1,0 +1,186 @@
+/* test_turn.c: many sockets in one crossing, into a table and a ring that both end at a protected page.
+ *
+ * Sockets bring what real ones do: a flood of short frames that fills the table, one frame, half a frame, the end of
+ * the stream, bytes for somebody that C does not receive for. Whatever comes together in whatever order, all entries
+ * lie in the table, and the rows of each socket are those of its own bytes. */
+#include "check.h"
+
+#if defined(__linux__)
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+enum { SOCKETS = 12, DESCRIPTORS = 256, RING = 256 * 1024, TURNS = 3000, SHORT = 7, FLOOD = 8000 };
+
+/* The smallest table that anybody can be served with, and words behind what the entries of all take. */
+enum { LEAST = ZCWS_TURN_ENTRIES + (ZCWS_TURN_MOST + 1) * ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + 64 * ZCWS_TABLE_ROW };
+
+/* RFC 6455 5.2: a text of one byte, masked with a key of zeros. */
+static const uint8_t one[SHORT] = {0x81, 0x81, 0, 0, 0, 0, 'a'};
+static uint8_t flood[SHORT * FLOOD];
+
+static struct guarded table_memory, ring;
+static struct zcws_reader states[DESCRIPTORS];
+static struct zcws_reader *readers[DESCRIPTORS];
+static int peers[DESCRIPTORS];  /* the other end of each socket; -1: there is none; -2: it has hung up */
+static int halved[DESCRIPTORS]; /* it has said half a frame, and says nothing more */
+
+static void send_all(int fd, const uint8_t *data, size_t len) {
+    CHECK(send(fd, data, len, MSG_NOSIGNAL) == (ssize_t)len, "%zu bytes do not fit a socket", len);
+}
+
+static void start_reader(int fd) {
+    memset(&states[fd], 0, sizeof states[fd]);
+    states[fd].max_size = 1 << 24;
+    states[fd].max_fragments = 65536;
+    states[fd].fit = RING;
+    states[fd].masked = 1;
+    readers[fd] = &states[fd];
+}
+
+static void open_one(int epoll) {
+    int ends[2], size = 1 << 20;
+    struct epoll_event event = {.events = EPOLLIN};
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0, "no sockets");
+    CHECK(ends[0] < DESCRIPTORS && ends[1] < DESCRIPTORS, "descriptor %d", ends[1]);
+    setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    event.data.fd = ends[0];
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0, "epoll");
+    peers[ends[0]] = ends[1];
+    halved[ends[0]] = 0;
+    readers[ends[0]] = NULL;
+    if (random_below(4) != 0) start_reader(ends[0]);
+}
+
+static void close_one(int fd) {
+    if (peers[fd] >= 0) close(peers[fd]);
+    close(fd);
+    peers[fd] = -1;
+    readers[fd] = NULL;
+}
+
+/* Everybody's peer says something, or nothing. */
+static void speak(void) {
+    for (int fd = 0; fd < DESCRIPTORS; fd++) {
+        if (peers[fd] < 0 || halved[fd]) continue;
+        switch (random_below(6)) {
+        case 0: send_all(peers[fd], flood, SHORT * (1 + random_below(FLOOD))); break;
+        case 1: send_all(peers[fd], one, SHORT); break;
+        case 2:
+            send_all(peers[fd], one, 1 + random_below(SHORT - 1));
+            halved[fd] = 1;
+            break;
+        case 3:
+            close(peers[fd]);
+            peers[fd] = -2;
+            break;
+        default: break;
+        }
+    }
+}
+
+static void check_row(const uint8_t *base, const uint64_t *row, uint64_t begin, uint64_t stop) {
+    CHECK((row[0] & 0x0F) == 1, "what %llu", (unsigned long long)row[0]);
+    CHECK(begin < row[1] && row[1] + 1 == row[2] && row[2] <= stop, "a row outside of its bytes");
+    CHECK(base[row[1]] == 'a', "another payload");
+}
+
+/* Looks at what one call has found. Sockets of which something is kept, or that have ended, are closed. */
+static void check_found(const struct zcws_sockets *sockets, size_t found) {
+    const uint64_t *table = sockets->table;
+    const size_t ones = found % ZCWS_TURN_OTHERS, words = found % ZCWS_TURN_SHORT / ZCWS_TURN_OTHERS;
+    int seen[DESCRIPTORS] = {0};
+    CHECK(ones <= ZCWS_TURN_MOST && ZCWS_TURN_ENTRIES + words <= sockets->words, "%zu and %zu", ones, words);
+    for (size_t i = 0; i < ones; i++) {
+        const uint64_t *entry = table + ZCWS_TURN_HEAD + ZCWS_TURN_ONE * i;
+        const uint64_t row[3] = {entry[1], entry[3], entry[4]};
+        CHECK(seen[entry[0]]++ == 0, "a socket twice");
+        check_row(sockets->base, row, entry[2], sockets->capacity);
+    }
+    for (size_t at = 0; at < words;) {
+        const uint64_t *entry = table + ZCWS_TURN_ENTRIES + at;
+        const uint64_t count = entry[ZCWS_TURN_COUNT];
+        const int fd = (int)entry[ZCWS_TURN_FD];
+        CHECK(seen[fd]++ == 0, "a socket twice");
+        if (count >= ZCWS_TURN_SERVE) {
+            at += ZCWS_TURN_ENTRY;
+            if (entry[ZCWS_TURN_STOP] & EPOLLIN && readers[fd] == NULL) {
+                uint8_t rest[4096];
+                while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0) continue;
+            }
+            if (peers[fd] == -2 || halved[fd]) close_one(fd);
+        } else {
+            const uint64_t *rows = entry + ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD;
+            for (size_t i = 0; i < count % ZCWS_NEWS; i++)
+                check_row(sockets->base, rows + ZCWS_TABLE_ROW * i, entry[ZCWS_TURN_BEGIN], entry[ZCWS_TURN_STOP]);
+            at += ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (count % ZCWS_NEWS);
+            if (count >= ZCWS_NEWS) close_one(fd);
+        }
+        CHECK(entry[ZCWS_TURN_END] == at, "the next entry is at %zu", at);
+    }
+    CHECK(table[ZCWS_TURN_READY] <= ZCWS_TURN_MOST && table[ZCWS_TURN_LEFT] <= table[ZCWS_TURN_READY], "too many");
+}
+
+static void test_turns(void) {
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .most = ZCWS_TURN_MOST, .only = -1};
+    CHECK(sockets.epoll >= 0, "no epoll");
+    sockets.readers = readers;
+    sockets.count = DESCRIPTORS;
+    for (int turn = 0; turn < TURNS; turn++) {
+        size_t open = 0;
+        for (int fd = 0; fd < DESCRIPTORS; fd++) open += peers[fd] >= 0 || peers[fd] == -2;
+        while (open++ < SOCKETS) open_one(sockets.epoll);
+        speak();
+        sockets.words = LEAST + (random_below(2) != 0 ? random_below(1000) : random_below(15000));
+        sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+        sockets.capacity = RING;
+        sockets.base = ring.end - RING;
+        check_found(&sockets, zcws_turn(&sockets));
+    }
+    for (int fd = 0; fd < DESCRIPTORS; fd++)
+        if (peers[fd] != -1) close_one(fd);
+    close(sockets.epoll);
+}
+
+/* A table that is full to its last row, somebody that C does not receive for, and one more who pours. */
+static void test_a_table_that_is_full(void) {
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .most = ZCWS_TURN_MOST, .only = -1};
+    sockets.readers = readers;
+    sockets.count = DESCRIPTORS;
+    sockets.capacity = RING;
+    sockets.base = ring.end - RING;
+    for (size_t words = LEAST; words < LEAST + 3 * ZCWS_TABLE_ROW; words++) {
+        int pouring = 1;
+        for (int i = 0; i < 3; i++) open_one(sockets.epoll);
+        for (int fd = 0; fd < DESCRIPTORS; fd++) {
+            if (peers[fd] < 0) continue;
+            readers[fd] = NULL;
+            if (pouring) start_reader(fd);
+            pouring = !pouring;
+            send_all(peers[fd], flood, SHORT * 4000); /* they are ready in this order */
+        }
+        sockets.words = words;
+        sockets.table = (uint64_t *)(void *)table_memory.end - words;
+        check_found(&sockets, zcws_turn(&sockets));
+        for (int fd = 0; fd < DESCRIPTORS; fd++)
+            if (peers[fd] != -1) close_one(fd);
+    }
+    close(sockets.epoll);
+}
+
+int main(int argc, char **argv) {
+    random_start(argc, argv);
+    table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
+    ring = guarded_map(RING);
+    for (int fd = 0; fd < DESCRIPTORS; fd++) peers[fd] = -1;
+    for (size_t i = 0; i < FLOOD; i++) memcpy(flood + SHORT * i, one, SHORT);
+    test_a_table_that_is_full();
+    test_turns();
+    return 0;
+}
+
+#else
+
+int main(void) { return 0; }
+
+#endif
