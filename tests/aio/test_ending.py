@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, hang_up, port_of, request, soon, until
+from net import Place, RawPeer, hang_up, port_of, request, soon, until
 
 import zcws
 from zcws.aio import ending
@@ -196,6 +196,41 @@ class TestThePeersCloseBehindMessages:
                 assert [frame.opcode for frame in await peer.rest()] == [wire.CLOSE]
 
         place.run(main())
+
+    @pytest.mark.parametrize("role", ["server", "client"])
+    def test_one_that_has_only_sent_waits_as_long_for_the_answer(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, role: str
+    ) -> None:
+        """It had no more than the peer's Close has behind what nobody reads: after a second the socket was aborted, with
+        what a slow peer had not read yet."""
+        monkeypatch.setattr(ending, "GRACE", 0.01)
+        pushed = b"x" * 300_000
+        ends: list[tuple[int | None, bool]] = []
+
+        async def push(ws: zcws.WebSocket) -> None:
+            await ws.send(pushed)
+            await ws.close(4000)
+            ends.append((ws.close_code, ws.connection.error().clean))
+
+        async def read_slowly(peer: RawPeer) -> None:
+            await asyncio.sleep(0.1)
+            frames = [await peer.read(), await peer.read()]
+            assert [frame.payload for frame in frames] == [pushed, wire.close_payload(4000)]
+            await asyncio.sleep(0.1)
+            await peer.send(wire.CLOSE, wire.close_payload(4000))
+
+        async def main() -> None:
+            if role == "client":
+                async with place.raw_server(read_slowly) as port:
+                    await push(await place.connect(port, close_timeout=1000))
+            else:
+                async with place.serve(push, close_timeout=1000) as server:
+                    async with place.raw_client(server) as peer:
+                        await read_slowly(peer)
+                    await until(lambda: ends)
+
+        place.run(main())
+        assert ends == [(4000, True)]
 
     @pytest.mark.parametrize("ends", ["with a close", "without"])
     def test_keepalive_does_not_blame_a_peer_that_has_ended(self, place: Place, ends: str) -> None:

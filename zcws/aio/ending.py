@@ -9,7 +9,8 @@ The peer's Close may stand behind messages that have not been read. How long it 
     the program                                                       the Close takes effect
     ----------------------------------------------------------------  --------------------------------------------
     reads                                                             when it has read them, `close_timeout` at most
-    has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter
+    has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter, and unless a
+                                                                      Close of ours is out
     waits in `wait_closed`, and nobody reads                          at once
 """
 
@@ -138,7 +139,8 @@ class Ending(Outlet):
         timeout, reader = self._options.close_timeout, self._reader
         if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
             return timeout
-        return GRACE
+        # A Close of ours has all its time: what went before it may still be under way, and the peer slow to read.
+        return GRACE if self.writer.sent_close is None else timeout
 
     def deadline_passed(self) -> None:
         """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
