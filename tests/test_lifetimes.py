@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -281,3 +282,59 @@ def test_a_view_that_is_held_never_changes(driver: str, seed: int, counts: list[
     # The connections are gone, and what their readers hold is still what it was.
     for script in scripts:
         script.check()
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        'client().send(memoryview(b"\\xff" * 9), text=True)',
+        "lost(client()).send(memoryview(bytes(9)))",
+        "lost(client()).send(memoryview(bytes(200_000)))",
+        "no_memory(client()).writer.write_message(OpCode.BINARY, memoryview(bytes(9)))",
+    ],
+)
+def test_an_exception_that_is_kept_may_be_collected(fails: str) -> None:
+    """Its frames held what pins a memoryview for C, and CPython before 3.13 crashes where it collects that in a cycle."""
+    program = f"""
+import gc, os, socket
+from zcws.codes import OpCode
+from zcws.connection import Connection
+from zcws.options import Timeouts
+from zcws.sync.channel import open_channel
+from zcws.sync.stream import WebSocket
+
+def client():
+    ours, theirs = socket.socketpair()
+    THEIRS.append(theirs)
+    return WebSocket(open_channel(ours), Connection(is_client=True, entropy=os.urandom), Timeouts(ping_interval=None))
+
+def lost(ws):
+    THEIRS.pop().close()
+    return ws
+
+class Full(list):
+    def append(self, segment):
+        raise MemoryError
+
+def no_memory(ws):
+    ws.writer = ws._writer
+    ws._writer.out = Full()
+    return ws
+
+def fail():
+    try:
+        {fails}
+    except Exception as error:
+        kept = error
+    else:
+        raise AssertionError("it was to fail")
+
+THEIRS = []
+for _ in range(5):
+    fail()
+    gc.collect()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -178,9 +178,9 @@ class Writer:
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
-        elif size <= self.masks_up_to and not compress:
-            source, scratch = payload if type(payload) is bytes else ffi.from_buffer(payload), self.scratch
-            written = _build_masked(scratch.base, FIN | opcode, source, size, self.next_key())  # type: ignore[misc]
+        elif size <= self.masks_up_to and not compress and type(payload) is bytes:
+            scratch = self.scratch
+            written = _build_masked(scratch.base, FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
             self.out.append(scratch.copies[:written])
             self.written += written
         elif self._compress is not None or compress:
@@ -484,8 +484,14 @@ class Writer:
 
     def _write_masked(self, first: int, payload: Buffer, size: int) -> None:
         """RFC 6455 5.3: masked while it is copied; the caller's bytes stay as they are."""
+        if type(payload) is bytes:
+            self._mask(first, payload, size)
+        else:
+            with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
+                self._mask(first, source, size)
+
+    def _mask(self, first: int, source: CData | bytes, size: int) -> None:
         key = self.next_key()  # type: ignore[misc]
-        source = payload if type(payload) is bytes else ffi.from_buffer(payload)
         if size > _OWN_MEMORY:
             if self._sends_large(first, source, size, key):
                 return
@@ -561,9 +567,9 @@ def _joined(segments: list[Buffer]) -> list[Buffer]:
 
 def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
     """Checks the next part of a text. Raises ValueError, and then `state` is as it was."""
-    source = ffi.from_buffer(payload)
     before = state[0]
-    whole = lib.zcws_utf8(source, len(source), state) == len(source)
+    with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
+        whole = lib.zcws_utf8(source, len(source), state) == len(source)
     if not whole or (fin and state[0] != lib.ZCWS_UTF8_START):
         state[0] = before
         raise ValueError(NOT_UTF8)
