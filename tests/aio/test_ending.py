@@ -201,8 +201,8 @@ class TestThePeersCloseBehindMessages:
     def test_one_that_has_only_sent_waits_as_long_for_the_answer(
         self, place: Place, monkeypatch: pytest.MonkeyPatch, role: str
     ) -> None:
-        """It had no more than the peer's Close has behind what nobody reads: after a second the socket was aborted, with
-        what a slow peer had not read yet."""
+        """It had no more than the peer's Close has behind what nobody reads: after a second the socket was aborted,
+        with what a slow peer had not read yet."""
         monkeypatch.setattr(ending, "GRACE", 0.01)
         pushed = b"x" * 300_000
         ends: list[tuple[int | None, bool]] = []

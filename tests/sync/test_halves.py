@@ -345,3 +345,24 @@ def test_a_reader_that_waits_does_not_keep_a_writer_out(certificates: Certificat
                 assert peer.read().payload == b"%d" % i
             peer.send(wire.TEXT, b"done")
         assert got == ["done"]
+
+
+def test_a_peer_that_goes_on_talking_behind_our_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came was never taken, and so the socket was asked at full speed until `close_timeout`."""
+    with connected(close_timeout=0.3) as (ws, peer):
+        reader, writer, _ = ws.split()
+        peer.send_bytes(b"\x83\x80abcd")
+        with pytest.raises(zcws.ProtocolError):
+            reader.recv()
+        asked: list[int] = []
+        receive = ws._channel.receive
+
+        def count(*given: Any) -> int:
+            asked.append(receive(*given))
+            return asked[-1]
+
+        monkeypatch.setattr(ws._channel, "receive", count)
+        peer.send(wire.TEXT, b"and on")
+        writer.close()
+        assert len(asked) < 20
+        assert asked[0] > 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import raw
@@ -20,8 +21,10 @@ from joined import connected
 from net import Certificates
 
 import zcws
+from zcws import writer as writer_module
 from zcws.reader import Reader
 from zcws.sync import channel as module
+from zcws.sync import writing as module_writing
 from zcws.sync.stream import WebSocket
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
@@ -324,3 +327,173 @@ class TestWhileItIsCompressed:
                 if not takeover:
                     inflate = zlib.decompressobj(wbits=-15)
                 assert inflate.decompress(frame.payload + b"\0\0\xff\xff") == text
+
+
+def interrupted_by(real: Any, act: Callable[[], object]) -> Any:
+    """The moment that no test can hit: the function has done its work, and before it returns a handler does `act`."""
+    pending = [act]
+
+    def call(*given: Any, **named: Any) -> Any:
+        result = real(*given, **named)
+        if pending:
+            pending.pop()()
+        return result
+
+    return call
+
+
+class TestAHandlerThatWritesInTheMiddleOfAWrite:
+    """It goes out behind what it has interrupted. It used to be written into it: into the scratch that a frame was
+    masked in, between a message's compression and its flush, into a half's payload."""
+
+    MESSAGES: ClassVar[list[bytes]] = [b"a message that is interrupted, " * 20, b"from the handler, " * 20]
+
+    def inflated(self, frames: list[wire.Seen]) -> list[bytes]:
+        inflate = zlib.decompressobj(wbits=-15)
+        return [
+            inflate.decompress(frame.payload + b"\0\0\xff\xff") if frame.rsv else frame.payload
+            for frame in frames
+        ]
+
+    @pytest.mark.parametrize("corked", [False, True])
+    @pytest.mark.parametrize("kind", [bytes, bytearray])
+    def test_while_a_frame_is_masked(
+        self, corked: bool, kind: type[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with connected(client=True) as (ws, peer):
+            interrupted = interrupted_by(writer_module._build_masked, lambda: ws.send(kind(self.MESSAGES[1])))
+            monkeypatch.setattr(writer_module, "_build_masked", interrupted)
+            with ws.cork():
+                ws.send(kind(self.MESSAGES[0]))
+                if not corked:
+                    ws.flush()
+            assert [frame.payload for frame in peer.frames(2)] == self.MESSAGES
+
+    def test_while_a_message_is_compressed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with connected(deflate=True) as (ws, peer):
+            codec = type(ws.connection.compressor)
+            monkeypatch.setattr(
+                codec, "is_worth", interrupted_by(codec.is_worth, lambda: ws.send(self.MESSAGES[1]))
+            )
+            ws.send(self.MESSAGES[0])
+            assert self.inflated(peer.frames(2)) == self.MESSAGES
+
+    @pytest.mark.parametrize("what", ["frame", "fragments", "ping", "pong", "close", "begin_close"])
+    def test_whatever_it_writes(self, what: str) -> None:
+        """It does not wait for answers: what would have to go out first is what it has interrupted."""
+        with connected() as (ws, _):
+            seen: list[str] = []
+
+            def act() -> None:
+                if what == "ping":
+                    with pytest.raises(RuntimeError, match="interrupted a write"):
+                        ws.ping()
+                elif what == "frame":
+                    ws.write_frame(zcws.Frame.text("behind"))
+                elif what == "fragments":
+                    ws.send(["be", "hind"])
+                elif what == "pong":
+                    ws.pong(b"behind")
+                else:
+                    getattr(ws, what)(4000, "behind")
+                seen.append(ws.state.value)
+
+            ws._channel.send = interrupted_by(lambda *_: None, act)  # type: ignore[method-assign]
+            with contextlib.suppress(zcws.ConnectionClosed):
+                ws.send("interrupted")
+                del ws._channel.send
+                ws.send("later")
+            assert seen == ["open"]
+
+    def test_in_its_order(self) -> None:
+        with connected() as (ws, peer):
+            send = ws._channel.send
+
+            def act() -> None:
+                ws.send("1")
+                ws.pong(b"2")
+                ws.begin_close(4000, "3")
+
+            ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
+            ws.send("0")
+            assert [frame.payload[-1:] for frame in peer.frames(4)] == [b"0", b"1", b"2", b"3"]
+
+    def test_a_handler_that_reads_what_has_to_be_answered(self) -> None:
+        """The Pong goes out behind what was interrupted as well."""
+        with connected() as (ws, peer):
+            send = ws._channel.send
+
+            def act() -> None:
+                peer.send(wire.PING, b"?")
+                peer.send(wire.TEXT, b"read")
+                assert ws.recv() == "read"
+
+            ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
+            ws.send("0")
+            assert [(frame.opcode, frame.payload) for frame in peer.frames(2)] == [
+                (wire.TEXT, b"0"),
+                (wire.PONG, b"?"),
+            ]
+
+    def test_a_half(self) -> None:
+        with connected() as (ws, peer):
+            _, writer, _ = ws.split()
+            send = ws._channel.send
+
+            def act() -> None:
+                writer.send("1")
+                writer.flush()
+                assert writer.send_reply(zcws.Reply(zcws.OpCode.PONG, b"2")) is False
+                writer.close(4000, "3")
+
+            ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
+            writer.send("0")
+            assert [frame.payload[-1:] for frame in peer.frames(4)] == [b"0", b"1", b"2", b"3"]
+
+    def test_signals_one_behind_the_other(self) -> None:
+        """Another comes while what the first one wanted is caught up with."""
+        order, done = module_writing.InOrder(), list[str]()
+
+        class Waiting(list[Any]):
+            def pop(self, at: Any = -1) -> Any:
+                taken = super().pop(at)
+                done.append("taken by another")
+                self.clear()
+                self.append(None)
+                super().pop()
+                taken()
+                raise IndexError
+
+        order._put_off = Waiting()
+        order.is_busy = True
+        order.put_off(lambda: done.append("written"))
+        order.done()
+        assert done == ["taken by another", "written"]
+
+
+def test_a_handler_may_abort_what_holds_the_lock_of_tls(certificates: Certificates) -> None:
+    """The lock was one that a thread cannot have twice: it waited for itself."""
+    with connected(certificates=certificates) as (ws, _):
+        with ws._channel._lock:  # type: ignore[attr-defined]
+            ws.abort()
+        assert ws.remote_address is None
+
+
+def test_a_socket_is_not_closed_under_a_frame_that_is_being_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C sends it part by part, and its number was another socket's by then: the rest of the frame went there."""
+    with connected(client=True) as (ws, _):
+        number = ws._channel.sock.fileno()
+
+        def send(fd: int, *_: Any) -> int:
+            ws.abort()  # by another thread, while this one is in C
+            assert fd == number
+            with socket.socket() as other:
+                assert other.fileno() != number
+            return -1
+
+        monkeypatch.setattr(module, "_send_masked", send)
+        with pytest.raises(zcws.ConnectionClosedError):
+            ws.send(b"x" * 100_000)
+        assert ws._channel.sock.fileno() == -1
+        with pytest.raises(zcws.ConnectionClosedError):
+            ws._send_masked(zcws.OpCode.TEXT, b"too late")

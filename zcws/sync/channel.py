@@ -161,9 +161,12 @@ class Channel:
         self._is_over = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        self._close()
         if self._watchdog is not None:
             self._watchdog.cancel()
+
+    def _close(self) -> None:
+        self.sock.close()
 
     def _abort_and(self, then: Callable[[], object] | None) -> None:
         self.abort()
@@ -202,6 +205,7 @@ class PlainChannel(Channel):
         sock.settimeout(None)
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
+        self._sends_masked = False  # some thread is in the middle of that
 
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """One crossing."""
@@ -244,6 +248,12 @@ class PlainChannel(Channel):
         self.record.fd = -1  # before another socket has this number
         super().abort()
 
+    def _close(self) -> None:
+        # C sends a frame part by part, without the GIL, to the number that it was given: that must not become another
+        # socket's meanwhile. Whoever is in there is woken, and closes: either we see it, or it sees that `fd` is gone.
+        if not self._sends_masked:
+            self.sock.close()
+
     def limit_sends(self, timeout: float | None) -> None:
         with contextlib.suppress(OSError):  # it is closed already
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
@@ -260,13 +270,21 @@ class PlainChannel(Channel):
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
         size = len(payload)
-        sent: int = _send_masked(
-            self.sock.fileno(), scratch.base, SCRATCH_CAPACITY, first, payload, size, key
-        )
-        if sent >= 0:
-            return sent
-        self.send((scratch.rest(first, payload, size, key, -1 - sent),))
-        return masked_size(size)
+        self._sends_masked = True
+        try:
+            if self.record.fd < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            sent: int = _send_masked(
+                self.sock.fileno(), scratch.base, SCRATCH_CAPACITY, first, payload, size, key
+            )
+            if sent >= 0:
+                return sent
+            self.send((scratch.rest(first, payload, size, key, -1 - sent),))
+            return masked_size(size)
+        finally:
+            self._sends_masked = False
+            if self.record.fd < 0:
+                self.sock.close()
 
     def _send_message(self, views: list[memoryview]) -> None:
         while views:
@@ -355,7 +373,9 @@ class TlsChannel(PolledChannel):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
-        self._lock = threading.Lock()
+        # The same thread may have it twice: a signal handler that sends, or aborts, may interrupt its holder. It never
+        # interrupts OpenSSL itself.
+        self._lock = threading.RLock()
         self._has_ended = False
 
     def _receive_now(self, buffer: memoryview) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zcws.bridge import Bridge, Reply
@@ -31,7 +32,7 @@ from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import ReadingSide, is_past
-from zcws.sync.writing import sending_failed
+from zcws.sync.writing import InOrder, sending_failed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -70,47 +71,62 @@ class WriterHalf:
         self._connection = connection
         self._channel = channel
         self._options = options
+        self._in_order = InOrder()
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
         """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
 
         Raises: as `Connection.send`; ConnectionClosedError when the socket takes no more.
         """
-        self._connection.check_writable()
-        if isinstance(message, str):
-            self._connection.send_bytes(message.encode(), text=text is not False, compress=compress)
-        else:
-            self._connection.send_bytes(message, text=bool(text), compress=compress)
-        self.flush()
+        is_text = isinstance(message, str) if text is None else text
+        payload = message.encode() if isinstance(message, str) else message
+        self._write(lambda: self._connection.send_bytes(payload, text=is_text, compress=compress))
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
         if frame.opcode is OpCode.CLOSE:
             self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
-            return
-        self._connection.check_writable()
-        self._connection.writer.write_frame(frame)
-        self.flush()
+        else:
+            self._write(lambda: self._connection.writer.write_frame(frame))
 
     def ping(self, payload: str | Buffer = b"") -> None:
         """A Ping; its Pong arrives at the reader. There is no keepalive but this after a split."""
-        self._connection.ping(as_control_payload(payload))
-        self.flush()
+        self._write(lambda: self._connection.ping(as_control_payload(payload)))
 
     def pong(self, payload: str | Buffer = b"") -> None:
         """A Pong that nobody asked for, a heartbeat. RFC 6455 5.5.3."""
-        self._connection.pong(as_control_payload(payload))
-        self.flush()
+        self._write(lambda: self._connection.pong(as_control_payload(payload)))
+
+    def _write(self, write: Callable[[], object]) -> None:
+        order = self._in_order
+        if order.is_busy:  # a signal handler of this thread
+            order.put_off(lambda: self._write(write))
+            return
+        self._connection.check_writable()
+        order.is_busy = True
+        try:
+            write()
+            self._flush()
+        finally:
+            order.done()
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
-        if reply.is_last:
-            self._channel.limit_sends(self._options.close_timeout)
-        last = self._connection.write_reply(reply)
+        order = self._in_order
+        if order.is_busy:
+            order.put_off(lambda: self.send_reply(reply))
+            return False
+        order.is_busy = True
         try:
-            self.flush()
-        except ConnectionClosedError:
-            last = True
+            if reply.is_last:
+                self._channel.limit_sends(self._options.close_timeout)
+            last = self._connection.write_reply(reply)
+            try:
+                self._flush()
+            except ConnectionClosedError:
+                last = True
+        finally:
+            order.done()
         if last:
             self._has_sent_close()
         return last
@@ -133,10 +149,18 @@ class WriterHalf:
         self._send_close(code, reason)
 
     def _send_close(self, code: int | None, reason: str) -> None:
-        self._channel.limit_sends(self._options.close_timeout)
-        self._connection.send_close(code, reason)
-        with contextlib.suppress(ConnectionClosedError):
-            self.flush()
+        order = self._in_order
+        if order.is_busy:
+            order.put_off(lambda: self._send_close(code, reason))
+            return
+        order.is_busy = True
+        try:
+            self._channel.limit_sends(self._options.close_timeout)
+            self._connection.send_close(code, reason)
+            with contextlib.suppress(ConnectionClosedError):
+                self._flush()
+        finally:
+            order.done()
         self._has_sent_close()
 
     def _has_sent_close(self) -> None:
@@ -154,6 +178,10 @@ class WriterHalf:
         Raises:
             ConnectionClosedError: the socket takes no more.
         """
+        if not self._in_order.is_busy:
+            self._flush()
+
+    def _flush(self) -> None:
         segments = self._connection.writer.take()
         if not segments:
             return
@@ -173,6 +201,7 @@ class WriterHalf:
             rest = None if deadline is None else deadline - time.monotonic()
             if self._channel.receive(scratch, rest) == ENDED:
                 break
+            self._channel.record.received = 0  # taken, and dropped
         self._channel.abort()
 
 

@@ -203,8 +203,14 @@ class WebSocket(ReadingSide, WritingSide):
     def _take_reply(self) -> None:
         """The reader has put something on the bridge. While another thread writes, it stays there."""
         if self._write_lock.acquire(blocking=False):
+            order = self._in_order
             try:
-                self.connection.drain_bridge()
+                if not order.is_busy:  # or it stays there as well: a signal handler reads
+                    order.is_busy = True
+                    try:
+                        self.connection.drain_bridge()
+                    finally:
+                        order.done()
             finally:
                 self._write_lock.release()
 
@@ -221,7 +227,12 @@ class WebSocket(ReadingSide, WritingSide):
 
     def _reply(self, *, in_reader: bool) -> None:
         # Again, for a reply that was put while we held the lock: who put it has left it to us.
+        order = self._in_order
         while self._write_lock.acquire(blocking=False):
+            if order.is_busy:
+                self._write_lock.release()
+                return  # a signal handler of this thread: what it has interrupted looks again
+            order.is_busy = True
             try:
                 # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
                 writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
@@ -233,6 +244,7 @@ class WebSocket(ReadingSide, WritingSide):
                 if writable:
                     self._flush_quietly()
             finally:
+                order.done()
                 self._write_lock.release()
             if not writable or not self._bridge.slot:
                 return
@@ -260,6 +272,8 @@ class WebSocket(ReadingSide, WritingSide):
         data = os.urandom(4) if payload is None else as_control_payload(payload)
         if self._keepalive.is_waiting_for(data):
             raise ValueError("a ping with this payload is waiting for its pong already")
+        if self._has_interrupted_a_write():
+            raise Interrupted("a signal handler cannot wait for the Pong where it has interrupted a write")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._keepalive.sent(data)
         try:
@@ -293,13 +307,16 @@ class WebSocket(ReadingSide, WritingSide):
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Closes the connection: our Close, the peer's, then the socket; at most `close_timeout` seconds.
 
-        In a signal handler that has interrupted a read of this connection it does not wait: that read comes to the end.
+        In a signal handler that has interrupted a read or a write of this connection it does not wait: a read comes to
+        the end, and the Close goes out behind what was being written.
 
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
         deadline = self._closing_deadline()
         self.begin_close(code, reason)
+        if self._has_interrupted_a_write():
+            return
         try:
             # A thread that reads sees the peer's Close, and finishes; one that stops before leaves that to us.
             self._help(lambda: self._is_closed, lambda: self._finish(deadline), deadline)
@@ -307,6 +324,10 @@ class WebSocket(ReadingSide, WritingSide):
             pass  # what we have interrupted sees the rest of it
         except TimeoutError:
             self.abort()
+
+    def _has_interrupted_a_write(self) -> bool:
+        """Whether we are in a signal handler that came in the middle of one, in this thread."""
+        return self._in_order.is_busy and self._message_done._is_owned()  # type: ignore[attr-defined]
 
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake."""

@@ -25,7 +25,9 @@ from zcws.writer import FIN, SEGMENT
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["OutgoingStream", "WritingSide", "lock_timeout", "sending_failed"]
+    from zcws.kernel import CData
+
+__all__ = ["InOrder", "OutgoingStream", "WritingSide", "lock_timeout", "sending_failed"]
 
 #: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
 _CORK = 64 * 1024
@@ -33,6 +35,36 @@ _CORK = 64 * 1024
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
 _GAVE_UP = "the sender gave up in the middle of a message"
+
+
+class InOrder:
+    """What a thread writes, and what its signal handlers want to write in the middle of that: those wait.
+
+    Attributes:
+        is_busy: somebody writes. Whoever finds it so, and was not kept out by a lock, is a signal handler of that
+            thread.
+    """
+
+    __slots__ = ("_put_off", "is_busy")
+
+    def __init__(self) -> None:
+        self.is_busy = False
+        self._put_off: list[Callable[[], object]] = []
+
+    def put_off(self, write: Callable[[], object]) -> None:
+        """`write` is called when what has been interrupted is out."""
+        self._put_off.append(write)
+
+    def done(self) -> None:
+        """What was written is out, or is not going to be."""
+        self.is_busy = False
+        while self._put_off and not self.is_busy:
+            try:
+                write = self._put_off.pop(0)
+            except IndexError:
+                return  # another signal, between the two lines, has done it
+            with contextlib.suppress(ConnectionClosed):  # the handler that wanted to has returned
+                write()
 
 
 class WritingSide:
@@ -59,6 +91,7 @@ class WritingSide:
         self._sender: int | None = None  # the thread in the middle of a message of fragments
         self._corked = 0
         self._is_sending = False  # in the thread that holds the lock
+        self._in_order = InOrder()
         channel.limit_sends(write_timeout)
 
     def _send_leftover(self) -> None:
@@ -181,15 +214,24 @@ class WritingSide:
 
     def _write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None) -> None:
         """`_write` for a message that needs no check, which nearly all are."""
+        order = self._in_order
         with self._write_lock:
+            if order.is_busy:
+                payload = payload if type(payload) is bytes else bytes(payload)
+                order.put_off(lambda: self._write_message(opcode, payload, compress))
+                return
             if self._sender is not None:
                 self._await_message()
-            writer = self._writer
-            if writer.opcode:
-                self.connection.check_writable()
-            if self._corked or compress or writer.out or not self._send_at_once(opcode, payload):
-                writer.write_message(opcode, payload, compress)
-                self._flush_unless_corked()
+            order.is_busy = True
+            try:
+                writer = self._writer
+                if writer.opcode:
+                    self.connection.check_writable()
+                if self._corked or compress or writer.out or not self._send_at_once(opcode, payload):
+                    writer.write_message(opcode, payload, compress)
+                    self._flush_unless_corked()
+            finally:
+                order.done()
         self._send_leftover()
 
     def _send_at_once(self, opcode: OpCode, payload: Buffer) -> bool:
@@ -206,7 +248,17 @@ class WritingSide:
             if may_lend:
                 self._flush(writer.lend_message(opcode, payload))
             return may_lend
-        source = payload if type(payload) is bytes else ffi.from_buffer(payload)
+        if type(payload) is bytes:
+            self._send_masked(opcode, payload)
+        else:
+            with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
+                self._send_masked(opcode, source)
+        if writer.out:
+            self._flush()
+        return True
+
+    def _send_masked(self, opcode: OpCode, source: CData | bytes) -> None:
+        writer = self._writer
         self._is_sending = True
         try:
             sent = self._channel.send_masked(writer.scratch, FIN | opcode, source, writer.next_key())  # type: ignore[misc]
@@ -215,23 +267,25 @@ class WritingSide:
         finally:
             self._is_sending = False
         writer.passed_message(sent)
-        if writer.out:
-            self._flush()
-        return True
 
     def _write(self, write: Callable[[], object]) -> None:
         """Writes something that may not stand in the middle of another thread's message."""
-        with self._write_lock:
-            if self._sender is not None:
-                self._await_message()
-            write()
-            self._flush_unless_corked()
-        self._send_leftover()
+        self._write_now(write, self._await_message)
 
-    def _write_now(self, write: Callable[[], object]) -> None:
+    def _write_now(self, write: Callable[[], object], wait: Callable[[], object] | None = None) -> None:
+        order = self._in_order
         with self._write_lock:
-            write()
-            self._flush_unless_corked()
+            if order.is_busy:
+                order.put_off(lambda: self._write_now(write, wait))
+                return
+            if wait is not None:
+                wait()
+            order.is_busy = True
+            try:
+                write()
+                self._flush_unless_corked()
+            finally:
+                order.done()
         self._send_leftover()
 
     def _flush_unless_corked(self) -> None:
@@ -298,6 +352,12 @@ class WritingSide:
         """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
         if not self._write_lock.acquire(timeout=lock_timeout(timeout)):
             return False
+        order = self._in_order
+        if order.is_busy:
+            self._write_lock.release()
+            order.put_off(lambda: self._try_close(code, reason, timeout))
+            return True
+        order.is_busy = True
         try:
             if timeout == 0 and not self._channel.is_writable:
                 return False
@@ -308,6 +368,7 @@ class WritingSide:
                 self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
                 self._flush_quietly()
         finally:
+            order.done()
             self._write_lock.release()
         self._send_leftover()
         return True
