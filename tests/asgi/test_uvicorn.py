@@ -19,6 +19,8 @@ from net import soon, until
 from uvicorn.protocols.utils import ClientDisconnected
 
 import zcws
+from zcws.asgi import opening
+from zcws.asgi import uvicorn as module
 from zcws.asgi.uvicorn import PATIENCE
 
 DEFLATE = "permessage-deflate; client_max_window_bits"
@@ -607,6 +609,24 @@ def test_shutdown_says_1012(place: Place) -> None:
                     await soon(ws.recv())
                 assert caught.value.code == 1012
             await stopping
+            assert server.is_idle
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
+
+    place.run(main())
+
+
+def test_shutdown_does_not_wait_for_a_client_that_sleeps(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn waited for as long as a closing handshake may take, and a reload with it."""
+    monkeypatch.setattr(module, "GOODBYE", 0.01)
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 1000.0)
+
+    async def main() -> None:
+        app = App(until_the_end)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await answer(peer)
+            await soon(server.stop())
             assert server.is_idle
         assert app.outcome == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
 

@@ -51,6 +51,10 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["WebSocketProtocol"]
 
+#: Seconds that a client has for its answer when uvicorn shuts down. uvicorn waits for all of them, so that one that
+#: sleeps would hold up a restart for as long as a closing handshake may take.
+GOODBYE = 1.0
+
 #: Events after the end that an application gets before it is stopped: it does not look at them, and would ask for ever.
 PATIENCE = 100
 
@@ -157,7 +161,9 @@ class WebSocketProtocol(Opening):
     def shutdown(self) -> None:
         """For uvicorn: the server is going away. RFC 6455 11.7, 1012: "service restart"."""
         self._finish(CloseCode.SERVICE_RESTART, text_response(503, "the server is shutting down"))
-        if self.ws is None and self.transport is not None:
+        if self.ws is not None:
+            self.loop.call_later(GOODBYE, self.ws.abort)
+        elif self.transport is not None:
             self.transport.close()  # what has been written is sent first; for the client's end there is no time
 
     def _finish(self, code: int, refusal: Any) -> None:
