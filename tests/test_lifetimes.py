@@ -294,7 +294,7 @@ def test_a_view_that_is_held_never_changes(driver: str, seed: int, counts: list[
     ],
 )
 def test_an_exception_that_is_kept_may_be_collected(fails: str) -> None:
-    """Its frames held what pins a memoryview for C, and CPython before 3.13 crashes where it collects that in a cycle."""
+    """Its frames held what pins a memoryview for C; CPython before 3.13 crashes where it collects that in a cycle."""
     program = f"""
 import gc, os, socket
 from zcws.codes import OpCode

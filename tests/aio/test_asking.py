@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import wire
 from net import Place, response, soon
 
 import zcws
+from zcws.aio.asking import ClientHandshake
 
 
 def answering(
@@ -118,3 +121,23 @@ def test_no_agreement(anyplace: Place, answer: Callable[[bytes], bytes]) -> None
             assert zcws.process_exception(caught.value) is caught.value
 
     anyplace.run(main())
+
+
+def test_one_that_is_cancelled_leaves_nothing_in_the_log(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handshake's future had an exception that nobody came for, when the cancellation found it half made."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        connector = zcws.WebSocketConnector("ws://localhost/", entropy=os.urandom)
+        handshake = ClientHandshake(loop, connector, lambda *_: None)  # type: ignore[arg-type, return-value]
+        handshake.connection_lost(None)
+        assert isinstance(handshake.done.exception(), zcws.HandshakeError)
+        other = ClientHandshake(loop, connector, lambda *_: None)  # type: ignore[arg-type, return-value]
+        other.connection_lost(None)
+        del other
+        gc.collect()
+
+    place.run(main())
+    assert caplog.records == []

@@ -671,3 +671,24 @@ def test_nobody_comes_in_when_a_server_has_closed(anyplace: Place) -> None:
                     await hang_up(writer)
 
     anyplace.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, nobody can tell whom a CancelledError is for")
+def test_a_cancellation_that_is_none_of_the_handlers(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """`task.cancel(); await task` at the end of a handler: the socket was cut, and nothing said of it."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        task = asyncio.create_task(asyncio.sleep(1000))
+        await ws.recv()
+        task.cancel()
+        await task
+
+    async def main() -> None:
+        async with place.serve(handler) as server, place.connect(server) as ws:
+            await ws.send("go")
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await soon(ws.recv())
+            assert caught.value.code == 1011
+
+    place.run(main())
+    assert "the handler of" in caplog.text and "CancelledError" in caplog.text

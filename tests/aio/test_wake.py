@@ -13,7 +13,7 @@ import wire
 from net import LONG, SHORT, Place, soon, until
 
 import zcws
-from zcws.aio.wake import Wakeup
+from zcws.aio.wake import Wakeup, in_time, is_cancelled
 
 
 def callers() -> list[str]:
@@ -386,3 +386,67 @@ def test_whether_anybody_has_waited(anyloop: Place) -> None:
 
 async def _wait(wakeup: Wakeup) -> None:
     await wakeup
+
+
+class TestInTime:
+    """`asyncio.wait_for`, as it is from CPython 3.12 on."""
+
+    def test_what_comes_of_it(self) -> None:
+        async def answer() -> int:
+            await asyncio.sleep(0)
+            return 42
+
+        async def fail() -> int:
+            raise LookupError
+
+        async def main() -> None:
+            for timeout in (None, 20.0):
+                assert await in_time(answer(), timeout) == 42
+                with pytest.raises(LookupError):
+                    await in_time(fail(), timeout)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("raises", [None, LookupError])
+    def test_too_late(self, raises: type[Exception] | None) -> None:
+        async def wait() -> None:
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                raise (raises or asyncio.CancelledError) from None
+
+        async def main() -> None:
+            with pytest.raises(raises or asyncio.TimeoutError):
+                await in_time(wait(), 0.01)
+            assert not is_cancelled() or sys.version_info < (3, 11)
+            await asyncio.sleep(0)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_cancellation_in_the_turn_in_which_it_returns(self, late: bool) -> None:
+        """It was lost, and the task waited for ever."""
+        went_on: list[str] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            ready = loop.create_future()
+
+            async def wait() -> None:
+                await ready
+
+            async def run() -> None:
+                await in_time(wait(), 0 if late else 20)
+                went_on.append("as if nothing had been")
+
+            task = loop.create_task(run())
+            await asyncio.sleep(0)
+            ready.set_result(None)
+            task.cancel()
+            with pytest.raises(
+                (asyncio.CancelledError, *([asyncio.TimeoutError] if sys.version_info < (3, 11) else []))
+            ):
+                await task
+            assert went_on == []
+
+        asyncio.run(main())

@@ -70,7 +70,7 @@ class ClientHandshake(asyncio.Protocol):
         elif not self.done.done():
             error = self._connector.cut_short(self._data)
             error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
-            self.done.set_exception(error)
+            self._give_up(error)
 
     def _open(self, response: Response) -> None:
         agreement = self._connector.check(response)
@@ -98,6 +98,10 @@ class ClientHandshake(asyncio.Protocol):
 
     def _fail(self, error: HandshakeError) -> None:
         if not self.done.done():
-            self.done.set_exception(error)
+            self._give_up(error)
         if self.transport is not None:
             self.transport.abort()
+
+    def _give_up(self, error: HandshakeError) -> None:
+        self.done.set_exception(error)
+        self.done.exception()  # seen, as far as asyncio's log is concerned: who has been cancelled does not look

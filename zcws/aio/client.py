@@ -20,6 +20,7 @@ from zcws.aio.passing import ConnectionOptions, check_connection_options, check_
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
+from zcws.aio.wake import in_time
 from zcws.aio.websocket import WebSocket
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
@@ -194,7 +195,7 @@ class connect:
 
     async def _connect(self) -> WebSocket:
         try:
-            return await asyncio.wait_for(self._follow(), self._open_timeout)
+            return await in_time(self._follow(), self._open_timeout)
         except asyncio.TimeoutError as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the network's own

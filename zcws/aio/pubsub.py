@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from struct import Struct
 from typing import Any
 
+from zcws.aio.wake import in_time
+
 __all__ = ["ENVELOPE", "Library", "Publisher", "Subscriber", "cancel"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
@@ -254,7 +256,7 @@ class Subscriber:
             asked = wanted
             self._tell()  # one that was unwanted for a moment is subscribed to already
             try:
-                await asyncio.wait_for(self._changes.wait(), HEARTBEAT)
+                await in_time(self._changes.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
                 if not self._heard:
                     raise ConnectionError("nothing was heard of it") from None

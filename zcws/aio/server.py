@@ -25,6 +25,7 @@ from zcws.aio.passing import ListeningOptions, check_listening_options, check_on
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
+from zcws.aio.wake import is_cancelled
 from zcws.aio.websocket import WebSocket
 from zcws.callables import check_call, name_of
 from zcws.closing import State
@@ -212,9 +213,13 @@ class Server:
             # Also when another connection is over: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
-        except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
-            ws.abort()
-            raise
+        except (asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+            if not isinstance(error, asyncio.CancelledError) or is_cancelled():
+                ws.abort()
+                raise
+            # Nobody has cancelled us: it is of a task that the handler has cancelled, and waited for.
+            logger.error("the handler of %r failed", ws, exc_info=True)
+            await ws.close(CloseCode.INTERNAL_ERROR)
         finally:
             self._forget(ws)
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
+from typing import TypeVar
 
-__all__ = ["Wakeup"]
+__all__ = ["Wakeup", "in_time", "is_cancelled"]
 
 #: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future. A
 #: WeakValueDictionary would do, and costs every connection three calls more.
@@ -103,3 +104,47 @@ class Wakeup:
         future, self._future = self._future, None
         if future is not None and not future.done():
             future.set_result(None)
+
+
+_Result = TypeVar("_Result")
+
+
+async def in_time(coroutine: Coroutine[object, object, _Result], timeout: float | None) -> _Result:
+    """What `asyncio.wait_for` has been from CPython 3.12 on. Before, it loses a cancellation that comes in the turn in
+    which the coroutine returns: the task goes on, and nothing stops it any more.
+
+    Raises:
+        asyncio.TimeoutError: it has taken more than `timeout` seconds.
+    """
+    if timeout is None:
+        return await coroutine
+    task, is_late = asyncio.current_task(), False
+    assert task is not None  # or nobody could wait here
+
+    def stop() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    before = _cancellations(task)
+    handle = asyncio.get_running_loop().call_later(timeout, stop)
+    try:
+        return await coroutine
+    except asyncio.CancelledError:
+        if not is_late or _cancellations(task) > before + 1:  # somebody else's, too
+            raise
+        raise asyncio.TimeoutError from None
+    finally:
+        handle.cancel()
+        if is_late and hasattr(task, "uncancel"):
+            task.uncancel()
+
+
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the current task, as far as Python can tell: before 3.11 it cannot, and yes."""
+    task = asyncio.current_task()
+    return task is None or not hasattr(task, "cancelling") or task.cancelling() > 0
+
+
+def _cancellations(task: asyncio.Task[object]) -> int:
+    return task.cancelling() if hasattr(task, "cancelling") else 0
