@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -476,3 +478,81 @@ def test_a_deadline_that_fails(anyloop: Place) -> None:
         assert [type(error) for error in told] == [RuntimeError]
 
     anyloop.run(main())
+
+
+class TestALoopThatStoodStill:
+    """What peers had said meanwhile was in their sockets, and a turn of the engine serves 64: of 500 healthy ones that
+    were asked before a pause of 5 seconds 308 were told that they had not answered."""
+
+    @pytest.mark.parametrize("answers", [True, False])
+    def test_an_answer_has_as_long_again(self, anyloop: Place, answers: bool) -> None:
+        async def main() -> None:
+            peer = Peer(hears=False)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.001)
+            await until(lambda: peer.pings)
+            time.sleep(0.2)
+            await asyncio.sleep(0.02)
+            assert peer.failed == 0
+            peer.hears = answers
+            await until(lambda: peer.pings > 1 if answers else peer.failed)
+            assert answers or (peer.pings, peer.failed) == (1, 1)
+            keepalive.stop()
+
+        anyloop.run(main())
+
+    def test_so_has_a_deadline(self, anyloop: Place) -> None:
+        async def main() -> None:
+            deadlines, passed = Deadlines(asyncio.get_running_loop(), 0.001), list[Patient]()
+            deadlines.add(first := Patient(passed))
+            deadlines.add(second := Patient(passed))
+            time.sleep(0.2)
+            await asyncio.sleep(0.02)
+            assert passed == []
+            deadlines.remove(first)
+            deadlines.add(third := Patient(passed))
+            await until(lambda: len(passed) == 2)
+            assert passed == [second, third]
+
+        anyloop.run(main())
+
+    @pytest.mark.parametrize("takes", [True, False])
+    def test_and_a_peer_that_is_slow(self, anyplace: Place, takes: bool) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server:
+                async with anyplace.connect(server, write_timeout=0.001, close_timeout=0.1) as ws:
+                    ws.pause_writing()
+                    time.sleep(0.2)
+                    await asyncio.sleep(0.02)
+                    assert ws.state is zcws.State.OPEN
+                    if takes:
+                        ws.resume_writing()
+                        await ws.send("still open")
+                        await asyncio.sleep(0.25)
+                        assert ws.state is zcws.State.OPEN
+                    else:
+                        await until(lambda: ws.close_code == 1011)
+
+        anyplace.run(main())
+
+
+@pytest.mark.parametrize("reads", ["waits", "pushes"])
+def test_who_never_reads_keeps_no_ring_for_a_pong(anyplace: Place, reads: str) -> None:
+    """The first was kept for somebody who reads frames, and a ring with it, on each of thousands of connections."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        if reads == "pushes":
+            with contextlib.suppress(zcws.ConnectionClosed):
+                while True:
+                    await ws.send("tick")
+                    await asyncio.sleep(0.005)
+        await ws.wait_closed()
+
+    async def main() -> None:
+        async with anyplace.serve(handler, ping_interval=0.01, ping_timeout=0.005) as server:
+            async with anyplace.connect(server):
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                await until(lambda: ws._reader.frames > 3)
+                assert ws._reader.rows_waiting == 0 and ws._reader._ring is None
+
+    anyplace.run(main())

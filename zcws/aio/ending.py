@@ -189,6 +189,9 @@ class Ending(Outlet):
         # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
         if self.connection.state is not State.OPEN or self._reader.is_ending:
             return False
+        if self._was_never_read:
+            # Who reads frames has asked for one by now. The Pong need not wait for anybody, nor a ring with it.
+            self._reader.keeps_controls = False
         pings = self._need_pings()
         payload = pings.fresh_payload()
         pings.sent_keepalive(payload)

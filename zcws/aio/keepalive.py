@@ -11,6 +11,7 @@ So does `Deadlines` for those that are closing: nearly always the peer is quicke
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import weakref
 from collections.abc import Callable, Generator
@@ -114,6 +115,20 @@ class Pinged(Protocol):
         ...
 
 
+#: A timer that is so many seconds late says that the event loop has stood still. What peers have said meanwhile is in
+#: their sockets, and a turn of the loop serves some of them before it calls all timers that are due.
+_LATE = 0.05
+
+
+def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
+    """How long the loop has stood still, in seconds, where that is why a timer that was `due` comes only now; or 0.
+
+    Whoever would blame a peer gives it as long again, once.
+    """
+    late = loop.time() - due
+    return late if late > _LATE else 0
+
+
 class Keepalive:
     """Two alternating waits on one timer: `interval` between Pings, `timeout` for an answer.
 
@@ -121,7 +136,7 @@ class Keepalive:
         interval, timeout: seconds; a timeout of None means that Pings are sent but nothing is expected.
     """
 
-    __slots__ = ("_handle", "_interval", "_loop", "_peer", "_timeout")
+    __slots__ = ("_due", "_handle", "_interval", "_loop", "_peer", "_timeout")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, peer: Pinged, *, interval: float, timeout: float | None
@@ -130,6 +145,7 @@ class Keepalive:
         self._peer = peer
         self._interval = interval
         self._timeout = timeout
+        self._due = 0.0  # when the answer is; math.inf: it has been given more time
         self._handle: asyncio.TimerHandle | None = loop.call_later(interval, self._ping)
 
     def stop(self) -> None:
@@ -145,13 +161,17 @@ class Keepalive:
         elif self._timeout is None:
             self._handle = self._loop.call_later(self._interval, self._ping)
         else:
-            self._handle = self._loop.call_later(self._timeout, self._check)
+            self._due = self._loop.time() + self._timeout
+            self._handle = self._loop.call_at(self._due, self._check)
 
     def _check(self) -> None:
         if self._peer.heard():
             # The interval counts from one Ping to the next; what the wait has used of it is gone.
             rest = max(self._interval - (self._timeout or 0), 0)
             self._handle = self._loop.call_later(rest, self._ping)
+        elif extra := stood_still(self._loop, self._due):
+            self._due = math.inf
+            self._handle = self._loop.call_later(extra, self._check)
         else:
             self._handle = None
             self._peer.keepalive_failed()
@@ -173,7 +193,7 @@ class Deadlines:
         timeout: seconds that each of them waits.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_waiting", "loop", "timeout")
+    __slots__ = ("__weakref__", "_has_waited", "_is_set", "_waiting", "loop", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
@@ -182,6 +202,7 @@ class Deadlines:
             Waiting, float
         ] = {}  # until when; the first to wait is the first whose time is over
         self._is_set = False
+        self._has_waited = False  # once more, as the loop had stood still
 
     def add(self, peer: Waiting) -> None:
         """It waits from now on, until `remove` or `deadline_passed`."""
@@ -202,6 +223,12 @@ class Deadlines:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_set = False
         now = loop.time()
+        extra = stood_still(loop, next(iter(self._waiting.values()), now))
+        self._has_waited = extra > 0 and not self._has_waited
+        if self._has_waited:
+            self._is_set = True
+            loop.call_later(extra, self._tick, loop)
+            return
         try:
             while self._waiting:
                 peer, until = next(iter(self._waiting.items()))

@@ -11,10 +11,12 @@ How a connection ends: ending.py. The way in: stream.py. Both are built on this.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 from typing import TYPE_CHECKING
 
+from zcws.aio.keepalive import stood_still
 from zcws.aio.settings import USUAL_LIMIT, Options
 from zcws.aio.transport import EngineTransport
 from zcws.codes import CloseCode
@@ -128,9 +130,8 @@ class Outlet(asyncio.BufferedProtocol):
             if self._sent_at < 0:
                 self._sent_at = self.writer.taken - self._bytes_waiting()
             if self._options.write_timeout is not None:
-                self._write_deadline = self._loop.call_later(
-                    self._options.write_timeout, self._write_timed_out
-                )
+                due = self._loop.time() + self._options.write_timeout
+                self._write_deadline = self._loop.call_at(due, self._write_timed_out, due)
 
     def resume_writing(self) -> None:
         """The transport is below its low-water mark again."""
@@ -153,7 +154,10 @@ class Outlet(asyncio.BufferedProtocol):
         """How many the transport has not given to the socket yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
-    def _write_timed_out(self) -> None:
+    def _write_timed_out(self, due: float) -> None:
+        if extra := stood_still(self._loop, due):
+            self._write_deadline = self._loop.call_later(extra, self._write_timed_out, math.inf)
+            return
         self._write_deadline = None
         self.connection.fail(CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)")
         self.abort()
