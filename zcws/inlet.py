@@ -433,7 +433,7 @@ class Inlet(Outcome):
             opcode = what & 0x0F
             if opcode < OpCode.CLOSE:
                 continue
-            payload = bytes(ring.peek(start, stop))
+            payload = ring.copies[start:stop]
             if opcode == OpCode.PING and self.eager:
                 self._bridge.put(Reply(OpCode.PONG, payload))
             elif opcode == OpCode.PONG and self.on_pong is not None:
@@ -582,9 +582,8 @@ class Inlet(Outcome):
         """A fault that was found behind the scan: nothing after it counts."""
         self._drop_pending()
         self._status = fault
-        if (
-            not self._gathers
-        ):  # or the next read does: what was gathered before the fault may still be answered
+        # Or the next read does: what was gathered before the fault may still be answered.
+        if not self._gathers:
             self.conclude()
 
     def discard(self) -> None:

@@ -382,10 +382,9 @@ class Reader(PieceReader):
                     if self._more():
                         continue
                     return NEED_MORE
+                # The peer's Close comes alone: what is before it may be answered.
                 if self._status == CLOSED and len(rows) > 1:
-                    self._set_rows(
-                        list(rows.pop())
-                    )  # the peer's Close comes alone: what is before it may be answered
+                    self._set_rows(list(rows.pop()))
                 batch = self._whole_frames(rows) or self._mixed_frames(rows)
             if batch is not None:
                 self._frame = batch
