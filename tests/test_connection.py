@@ -223,6 +223,15 @@ class TestSend:
             with pytest.raises(ValueError):
                 send(bytes(126))
 
+    def test_what_no_control_frame_carries(self, role: str) -> None:
+        connection = make(role)
+        for write in (connection.ping, connection.pong):
+            with pytest.raises(
+                TypeError, match=r"^the payload of a Ping or Pong is str or bytes-like, not int$"
+            ):
+                write(5)  # type: ignore[arg-type]
+        assert sent(connection) == []
+
     def test_writing_a_close_frame_closes(self, role: str) -> None:
         connection = make(role)
         connection.write_frame(Frame.close(1001, "going"))

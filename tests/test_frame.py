@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+from typing import Any
 
 import pytest
 import wire
+from arrays import needs_numpy, np
 from receiver import batch, connect, read, send
 
 from zcws.buffer import PayloadBuffer
@@ -122,6 +124,26 @@ def test_rfc6455_5_5_1_the_payload_of_a_close() -> None:
         parse_close_payload(memoryview(b"\x03"))
     with pytest.raises(ValueError):
         Frame(OpCode.CLOSE, wire.close_payload(1000, b"\xff"))
+
+
+@pytest.mark.parametrize("code", ["1000", 1000.0, object])
+def test_a_close_code_that_is_no_number(code: Any) -> None:
+    with pytest.raises(TypeError) as wrong:
+        close_payload(code)
+    assert str(wrong.value) == f"the code of a Close is int, not {code!r}"
+
+
+@pytest.mark.parametrize("code", [1000, None])
+@pytest.mark.parametrize("reason", [1, None, b"bye"])
+def test_a_close_reason_that_is_no_str(code: int | None, reason: Any) -> None:
+    with pytest.raises(TypeError) as wrong:
+        close_payload(code, reason)
+    assert str(wrong.value) == f"the reason of a Close is str, not {reason!r}"
+
+
+@needs_numpy
+def test_a_close_code_of_numpy() -> None:
+    assert close_payload(np.int64(4000)) == wire.close_payload(4000)
 
 
 def test_code_and_reason_of_a_close() -> None:

@@ -54,8 +54,16 @@ def test_messages_for_many(message: Any, text: bool | None, found: tuple[OpCode,
 
 @pytest.mark.parametrize("message", [5, None, ["a"]])
 def test_what_is_no_message(message: Any) -> None:
-    with pytest.raises(TypeError, match=f"^a message is str or bytes-like, not {type(message).__name__}$"):
+    """Python's own words for it ("a bytes-like object is required") do not know of str."""
+    wrong = f"is str or bytes-like, not {type(message).__name__}$"
+    with pytest.raises(TypeError, match=f"^a message {wrong}"):
         as_message(message, None)
+    with pytest.raises(TypeError, match=f"^a message {wrong}"):
+        as_bytes(message)
+    with pytest.raises(TypeError, match=f"^a fragment {wrong}"):
+        as_bytes(message, "a fragment")
+    with pytest.raises(TypeError, match=f"^the payload of a Ping or Pong {wrong}"):
+        as_control_payload(message)
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"a\xc3", "\ud800".encode("utf-8", "surrogatepass")])

@@ -31,7 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitEx
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
 from zcws.keys import MaskingKeys
-from zcws.payloads import as_bytes
+from zcws.payloads import CONTROL, as_bytes
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
@@ -256,7 +256,7 @@ class Connection:
     ) -> None:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
-        payload = data.encode() if isinstance(data, str) else as_bytes(data)
+        payload = data.encode() if isinstance(data, str) else as_bytes(data, "a fragment")
         self.writer.write_fragment(
             OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
         )
@@ -278,12 +278,12 @@ class Connection:
     def ping(self, payload: Buffer = b"") -> None:
         """A Ping. Raises: as `Writer.write_control`."""
         self.check_writable()
-        self.writer.write_control(OpCode.PING, as_bytes(payload))
+        self.writer.write_control(OpCode.PING, as_bytes(payload, CONTROL))
 
     def pong(self, payload: Buffer = b"") -> None:
         """A Pong that nobody asked for: a heartbeat. RFC 6455 5.5.3."""
         self.check_writable()
-        self.writer.write_control(OpCode.PONG, as_bytes(payload))
+        self.writer.write_control(OpCode.PONG, as_bytes(payload, CONTROL))
 
     @property
     def may_send(self) -> bool:

@@ -344,12 +344,17 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
     """The payload of a Close. RFC 6455 5.5.1.
 
     Raises:
+        TypeError: the code is no integer, or the reason no str.
         ValueError: a code that must not be sent (RFC 6455 7.4), a reason without a code, or one over 123 bytes.
     """
+    if not isinstance(reason, str):
+        raise TypeError(f"the reason of a Close is str, not {reason!r}")
     if code is None:
         if reason:
             raise ValueError("a close reason needs a close code (RFC 6455 5.5.1)")
         return b""
+    if not hasattr(code, "__index__"):  # NumPy's integers have it, too
+        raise TypeError(f"the code of a Close is int, not {code!r}")
     if not is_sendable_close_code(code):
         raise ValueError(
             f"close code {code} must not be sent (RFC 6455 7.4): programs have 4000 to 4999 for themselves"

@@ -12,10 +12,13 @@ from zcws.codes import OpCode
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["NOT_UTF8", "as_bytes", "as_control_payload", "as_message", "has_buffer"]
+__all__ = ["CONTROL", "NOT_UTF8", "as_bytes", "as_control_payload", "as_message", "has_buffer"]
 
 #: What is said of text that was given as bytes.
 NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
+
+#: What a Ping or Pong carries, in words.
+CONTROL = "the payload of a Ping or Pong"
 
 
 def has_buffer(message: object) -> bool:
@@ -27,11 +30,11 @@ def has_buffer(message: object) -> bool:
     return True
 
 
-def as_bytes(data: Buffer) -> Buffer:
-    """`data` as something whose length is its number of bytes."""
+def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
+    """`data` as something whose length is its number of bytes. TypeError: it has no bytes; `what` is to be sent."""
     if type(data) is bytes or type(data) is bytearray:
         return data
-    view = memoryview(data)
+    view = _view(data, what)
     if view.format == "B" and view.ndim == 1 and view.contiguous:
         return view
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
@@ -40,7 +43,7 @@ def as_bytes(data: Buffer) -> Buffer:
 
 def as_control_payload(payload: str | Buffer) -> bytes:
     """What a Ping or Pong carries; a copy."""
-    return payload.encode() if isinstance(payload, str) else memoryview(payload).tobytes()
+    return payload.encode() if isinstance(payload, str) else _view(payload, CONTROL).tobytes()
 
 
 def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]:
@@ -57,13 +60,17 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
     opcode = OpCode.TEXT if is_text else OpCode.BINARY
     if isinstance(message, str):
         return opcode, message.encode()
-    try:
-        payload = bytes(memoryview(message))
-    except TypeError:
-        raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}") from None
+    payload = bytes(_view(message, "a message"))
     if is_text:
         try:
             payload.decode()
         except UnicodeDecodeError:
             raise ValueError(NOT_UTF8) from None
     return opcode, payload
+
+
+def _view(data: Buffer, what: str) -> memoryview:
+    try:
+        return memoryview(data)
+    except TypeError:  # Python's own does not say that it might be str
+        raise TypeError(f"{what} is str or bytes-like, not {type(data).__name__}") from None

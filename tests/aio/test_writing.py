@@ -132,6 +132,20 @@ def test_what_is_no_message_harms_nothing(place: Place, message: Any, error: typ
     assert messages_in(sent_by(place, act)) == [(wire.TEXT, [b"fine"])]
 
 
+def test_what_is_no_fragment(place: Place) -> None:
+    async def act(ws: zcws.WebSocket) -> None:
+        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+            await ws.send(["a", "b", 1])  # type: ignore[list-item]
+
+    async def in_a_stream(ws: zcws.WebSocket) -> None:
+        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+            async with ws.send_stream() as message:
+                await message.write(1)  # type: ignore[arg-type]
+
+    sent_by(place, act)
+    sent_by(place, in_a_stream)
+
+
 @pytest.mark.parametrize("message", [b"\xff", [b"\xc3"], [b"\xc3", b"\xc3"]], ids=str)
 def test_bytes_that_are_no_text(place: Place, message: Any) -> None:
     async def act(ws: zcws.WebSocket) -> None:

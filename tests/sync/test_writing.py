@@ -175,6 +175,17 @@ def test_what_is_no_message_harms_nothing(message: Any) -> None:
         assert peer.read().payload == b"still here"
 
 
+def test_what_is_no_fragment() -> None:
+    with (
+        connected() as (ws, _),
+        pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"),
+    ):
+        ws.send(["a", "b", 1])  # type: ignore[list-item]
+    with connected() as (ws, _), ws.send_stream() as message:
+        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+            message.write(1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "message",
     [["a", "", "b"], ("a" for _ in range(3)), iter([b"a", b"b"]), ["€".encode()[:1], "€".encode()[1:]]],
