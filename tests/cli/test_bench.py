@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import sys
 
 import pytest
 from net import port_of
@@ -72,6 +73,14 @@ def test_connections_that_are_lost_say_why() -> None:
     assert lines[lines.index("lost        3") + 1] == (
         "            3 x closed by the peer: 1009 (message too big): message over the limit of the receiver (max_size)"
     )
+
+
+@pytest.mark.parametrize("size", [sys.maxsize, 10**30])
+def test_messages_that_no_memory_holds(size: int) -> None:
+    """It was a traceback."""
+    done = command("bench", "ws://127.0.0.1:1/", "--size", str(size))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"zcws: there is no memory for messages of {size} bytes (--size)\n"
 
 
 def test_nobody_there() -> None:

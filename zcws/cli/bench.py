@@ -60,8 +60,11 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, and prints what was measured. Exit code 3: connections were lost."""
-    load = Load(options)
-    runner(options.loop)(load.run())
+    try:
+        load = Load(options)
+        runner(options.loop)(load.run())
+    except (MemoryError, OverflowError):  # the latter for more than there are addresses
+        raise Failure(f"there is no memory for messages of {options.size} bytes (--size)") from None
     for line in load.report():
         print(line)
     return 3 if load.lost else 0
