@@ -9,7 +9,6 @@ import pytest
 from served import zcws
 
 from zcws.cli.common import (
-    Failure,
     add_client_options,
     at_least_one,
     authority,
@@ -49,13 +48,30 @@ def test_options_of_a_client() -> None:
     }
     assert client_options(told("wss://h/"))["ssl"].check_hostname
     assert not client_options(told("wss://h/", "--insecure"))["ssl"].check_hostname
-    with pytest.raises(Failure, match="a header is NAME:VALUE"):
-        client_options(told("ws://h/", "--header", "nothing"))
     more = client_options(
         told("ws://h/", "--origin", "https://a", "--proxy", "http://p:1", "--timeout", "0.5")
     )
     assert (more["origin"], more["proxy"], more["open_timeout"]) == ("https://a", "http://p:1", 0.5)
     assert client_options(told("ws://h/", "--no-proxy"))["proxy"] is None
+
+
+@pytest.mark.parametrize("command", ["connect", "bench"])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--header", "Bad", "a header is NAME:VALUE, not 'Bad'"),
+        ("--header", "no token: a", "a header's name must be a token (RFC 9110 5.1)"),
+        ("--header", "X: a\nb", "a header's value must not hold CR, LF, NUL or other control characters"),
+        ("--proxy", "foo://h", "this has a scheme that is no proxy's: expected one of http, https, "),
+        ("--proxy", "http://a:secret@h:x", "the port of the proxy in this "),
+    ],
+)
+def test_options_that_make_no_sense(command: str, option: str, value: str, said: str) -> None:
+    """They were failures, with 1, as if the server might have been another time."""
+    done = zcws(command, "ws://127.0.0.1:1/", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f": error: argument {option}: {said}" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_numbers() -> None:

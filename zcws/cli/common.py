@@ -18,7 +18,9 @@ __all__ = [
     "authority",
     "client_context",
     "client_options",
+    "header",
     "port",
+    "proxy",
     "runner",
     "seconds",
     "seconds_or_none_at_all",
@@ -42,6 +44,30 @@ def at_least_one(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
     return int(text)
+
+
+def header(text: str) -> tuple[str, str]:
+    """A header line of the request, as argparse reads it."""
+    from zcws.headers import check_line
+
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"a header is NAME:VALUE, not {text!r}")
+    try:
+        return check_line(name.strip(), value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def proxy(text: str) -> str:
+    """The address of a proxy, as argparse reads it; errors do not repeat it, as there may be a password in it."""
+    from zcws.proxy import parse_proxy
+
+    try:
+        parse_proxy(text, "this")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def seconds(text: str) -> float:
@@ -105,19 +131,25 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     """The same, and what those ask that are the client themselves."""
     add_server(parser)
     parser.add_argument(
-        "--header", action="append", default=[], metavar="NAME:VALUE", help="one more header of the request"
+        "--header",
+        type=header,
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="one more header of the request",
     )
     parser.add_argument("--subprotocol", action="append", metavar="NAME", help="one to offer")
     parser.add_argument("--origin", metavar="ORIGIN", help="what Origin says, as a browser's does")
     parser.add_argument("--compression", action="store_true", help="offer permessage-deflate")
-    proxy = parser.add_mutually_exclusive_group()
-    proxy.add_argument(
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
         "--proxy",
+        type=proxy,
         default=True,
         metavar="URL",
         help="http://, https:// or socks5h://HOST:PORT (default: what the environment says)",
     )
-    proxy.add_argument(
+    ways.add_argument(
         "--no-proxy", dest="proxy", action="store_const", const=None, help="whatever the environment says"
     )
     parser.add_argument(
@@ -131,14 +163,8 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
     """The same, as `zcws.connect` wants it."""
-    headers = []
-    for header in options.header:
-        name, colon, value = header.partition(":")
-        if not colon:
-            raise Failure(f"a header is NAME:VALUE, not {header!r}")
-        headers.append((name.strip(), value.strip()))
     return {
-        "additional_headers": headers,
+        "additional_headers": options.header,
         "subprotocols": options.subprotocol,
         "compression": "deflate" if options.compression else None,
         "origin": options.origin,
