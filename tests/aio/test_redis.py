@@ -43,6 +43,13 @@ async def member(place: Place, room: Any) -> AsyncIterator[tuple[zcws.WebSocket,
             yield ws, peer
 
 
+def test_what_a_slow_connection_cannot_get() -> None:
+    with pytest.raises(
+        ValueError, match=r"^slow must be one of 'skip', 'close', 'wait', 'latest', not 'bad'$"
+    ):
+        zcws.RedisRooms(slow="bad")  # type: ignore[arg-type]
+
+
 @needs_redis
 def test_everybody_hears_it_in_order(anyloop: Place, redis_server: RedisServer) -> None:
     async def main() -> None:

@@ -90,12 +90,25 @@ def test_leaving(place: Place) -> None:
 
 def test_the_room_decides_about_slow_connections(anyloop: Place) -> None:
     async def main() -> None:
-        room = zcws.Room(slow="nonsense")  # type: ignore[arg-type]
+        room = zcws.Room()
+        room.slow = "nonsense"  # type: ignore[assignment]
         with pytest.raises(ValueError, match="slow must be one of"):
             room.broadcast("a")
         assert (await room.broadcast("a", slow="wait")).sent == 0
 
     anyloop.run(main())
+
+
+def test_what_no_room_can_be_told() -> None:
+    """Both were found at the first broadcast, or as an attribute that a str does not have."""
+    with pytest.raises(
+        ValueError, match=r"^slow must be one of 'skip', 'close', 'wait', 'latest', not 'bad'$"
+    ):
+        zcws.Room(slow="bad")  # type: ignore[arg-type]
+    room = zcws.Room()
+    with pytest.raises(TypeError, match=r"^who joins a room is a zcws\.WebSocket, not 'x'$"):
+        room.join("x")  # type: ignore[arg-type]
+    assert len(room) == 0
 
 
 def test_end_callbacks(place: Place) -> None:

@@ -41,7 +41,7 @@ from zcws.prepared import Prepared
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Delivery", "Slow", "broadcast"]
+__all__ = ["Delivery", "Slow", "broadcast", "check_slow"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
@@ -53,6 +53,12 @@ _OPEN = State.OPEN
 
 #: Loops in whose present turn a broadcast has been sent already.
 _busy: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def check_slow(slow: object) -> None:
+    """`ValueError` where there is no such `slow`."""
+    if slow not in _SLOW:
+        raise ValueError(f"slow must be one of {', '.join(map(repr, _SLOW))}, not {slow!r}")
 
 
 def broadcast(
@@ -84,8 +90,7 @@ def broadcast(
     Raises:
         TypeError: this is not a message. ValueError: it is text, and not UTF-8; or there is no such `slow`.
     """
-    if slow not in _SLOW:
-        raise ValueError(f"slow must be one of {', '.join(map(repr, _SLOW))}, not {slow!r}")
+    check_slow(slow)
     prepared = Prepared(*as_message(message, text), compress)
     delivery = Delivery(prepared, slow)
     loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from zcws.aio.broadcast import Slow, broadcast
+from zcws.aio.broadcast import Slow, broadcast, check_slow
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
 from zcws.aio.room import Members, Membership
 from zcws.aio.websocket import WebSocket
@@ -55,6 +55,7 @@ class RedisRooms:
         options: for redis-py's `from_url`: `password`, `ssl_ca_certs` and so on.
 
     Raises:
+        ValueError: there is no such `slow`.
         ImportError: redis-py is not installed: `pip install 'zcws[redis]'`.
         redis.exceptions.ConnectionError: on entering, when Redis cannot be reached. Later it is waited for.
     """
@@ -68,6 +69,7 @@ class RedisRooms:
         max_pending: int = 1000,
         **options: Any,
     ) -> None:
+        check_slow(slow)
         self.slow: Slow = slow
         self._prefix = prefix
         library = Library()

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from zcws.aio.broadcast import Delivery, Slow, broadcast
+from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
 from zcws.aio.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ class Members:
         self._members: dict[WebSocket, None] = {}
 
     def join(self, ws: WebSocket) -> Membership:
-        """Takes a connection in. It leaves with `leave`, at the end of `with room.join(ws):`, or when it is closed."""
+        """Takes a connection in. It leaves with `leave`, at the end of `with room.join(ws):`, or when it is closed.
+
+        Raises:
+            TypeError: it is no `zcws.WebSocket`. One of `zcws.sync` belongs to no event loop.
+        """
+        if not isinstance(ws, WebSocket):
+            raise TypeError(f"who joins a room is a zcws.WebSocket, not {ws!r}")
         if ws not in self._members and ws._transport is not None:
             self._members[ws] = None
             ws.add_end_callback(self.leave)
@@ -67,12 +73,16 @@ class Room(Members):
 
     Args:
         slow: what a slow connection gets unless `broadcast` is told otherwise. See `zcws.broadcast`.
+
+    Raises:
+        ValueError: there is no such `slow`.
     """
 
     __slots__ = ("slow",)
 
     def __init__(self, *, slow: Slow = "skip") -> None:
         super().__init__()
+        check_slow(slow)  # here, and not at the first broadcast
         self.slow: Slow = slow
 
     def broadcast(
