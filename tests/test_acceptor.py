@@ -562,6 +562,11 @@ class TestBasicAuth:
         assert self.ask(check, ("Authorization", basic_authorization("ab", "cd"))) is None
         assert self.ask(check, ("Authorization", basic_authorization("ab", "ef"))) is not None
 
+    def test_a_function_in_the_place_of_pairs(self) -> None:
+        """It was said to be no pair, and not where a function goes."""
+        with pytest.raises(TypeError, match=r"a function that checks them is given as check_credentials=$"):
+            basic_auth("r", lambda username, password: True)  # type: ignore[arg-type]
+
     def test_a_function_that_cannot_be_asked(self) -> None:
         for wrong in (5, lambda username: True):
             with pytest.raises(

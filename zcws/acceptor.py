@@ -372,6 +372,11 @@ def is_right(said: object) -> bool:
 
 def pairs_of(credentials: object) -> list[tuple[str, str]]:
     """The pairs in `credentials`; what is wrong with them is said without a word of them."""
+    if callable(credentials):
+        raise TypeError(
+            "credentials are a pair of str, or a list of such pairs; a function that checks them is given as "
+            "check_credentials="
+        )
     if isinstance(credentials, (tuple, list)) and credentials and isinstance(credentials[0], str):
         credentials = [credentials]
     pairs: list[Any] = list(credentials) if isinstance(credentials, Iterable) else [credentials]
