@@ -200,10 +200,31 @@ def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize("name", ["max_queue", "create_connection", "logger", "extensions", "timeout"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("max_queue", "create_connection", "logger", "extensions", "timeout"),  # `websockets`
+        *("heartbeat", "max_msg_size", "protocols", "compress", "autoping", "autoclose"),  # aiohttp
+        *("receive_timeout", "writer_limit"),
+        *(
+            "enable_auto_ping",
+            "auto_ping_idle_timeout",
+            "auto_ping_reply_timeout",
+            "enable_auto_pong",
+        ),  # picows
+        *("disconnect_on_exception", "ws_listener_factory", "max_frame_size", "ssl_context"),
+    ],
+)
 def test_options_of_another_library(entrance: str, name: str) -> None:
     function = entrance.rpartition(".")[2]
     with pytest.raises(TypeError, match=rf"^{function}\(\) has no option '{name}': \w"):
+        ENTRANCES[entrance](**{name: None})
+
+
+@pytest.mark.parametrize("entrance", CLIENTS)
+@pytest.mark.parametrize("name", ["auth", "params", "socket_factory", "trust_env"])
+def test_options_of_another_librarys_client(entrance: str, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^connect\(\) has no option '{name}': \w"):
         ENTRANCES[entrance](**{name: None})
 
 
