@@ -7,14 +7,15 @@ import errno
 import gc
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable
 
 import pytest
-from net import echo, port_of, run, soon
+from net import echo, port_of, run, soon, until
 
 import zcws
-from zcws.aio.transport import EngineTransport, adopt
+from zcws.aio.transport import EngineTransport, adopt, place
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
@@ -244,6 +245,68 @@ def test_what_is_known() -> None:
         transport.abort()
         await recorder.until(lambda: "lost" in recorder.events)
         peer.close()
+
+    run(main)
+
+
+def joined(host: str) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with listening:
+        theirs = socket.create_connection(listening.getsockname()[:2])
+        ours, _ = listening.accept()
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def has_no_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("how", ["reset", "both sides have closed"])
+def test_addresses_when_getpeername_knows_none(host: str, how: str) -> None:
+    async def main() -> None:
+        ours, theirs = joined(host)
+        names = [ours.getsockname(), ours.getpeername()]
+        recorder = Recorder()
+        transport = place(asyncio.get_running_loop(), ours, recorder)
+        transport.pause_reading()
+        if how == "reset":
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            transport.write_eof()
+            assert theirs.recv(1) == b""
+        theirs.close()
+        await until(lambda: has_no_peer(ours))
+        assert [transport.get_extra_info(name) for name in ("sockname", "peername")] == names
+        transport.abort()
+        await recorder.until(lambda: bool(recorder.events))
+        assert ours.fileno() < 0
+        assert [transport.get_extra_info(name) for name in ("sockname", "peername")] == names
+
+    run(main)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_a_socket_that_had_no_peer(family: int) -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        sock = socket.socket(family)
+        sock.setblocking(False)
+        transport = place(asyncio.get_running_loop(), sock, recorder)
+        assert transport.get_extra_info("peername", "nobody") == "nobody"
+        transport.abort()
+        await recorder.until(lambda: bool(recorder.events))
+        assert transport.get_extra_info("peername", "nobody") == "nobody"
 
     run(main)
 

@@ -166,7 +166,43 @@ def test_what_is_known(anyplace: Place) -> None:
                 assert (ws.get_extra_info("ssl_object") is not None) is anyplace.is_tls
                 assert ws.get_extra_info("nothing", "default") == "default"
             assert ws.get_extra_info("socket", "gone") == "gone"
+            assert ws.remote_address == accepted.local_address == ("127.0.0.1", port_of(server))
+            assert ws.local_address == accepted.remote_address
             assert repr(ws) == "<WebSocket client, closed>"
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize("how", ["our Close", "their Close", "end", "reset"])
+def test_who_it_was_is_known_when_it_is_over(anyplace: Place, how: str) -> None:
+    """Both addresses were None from where a handler wants to log who has left."""
+
+    async def main() -> None:
+        seen: list[Any] = []
+
+        def note(ws: zcws.WebSocket) -> None:
+            seen.append((ws.local_address, ws.remote_address))
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            ws.add_end_callback(note)
+            if how == "our Close":
+                ws.begin_close()
+            await ws.wait_closed()
+            note(ws)
+
+        async with anyplace.serve(handler) as server:
+            async with anyplace.raw_client(server) as peer:
+                name = peer.writer.get_extra_info("sockname")
+                await until(lambda: server.connections)
+                if how == "reset":
+                    peer.reset()
+                elif how == "end":
+                    peer.cut()
+                else:
+                    await peer.send(wire.CLOSE, wire.close_payload(1000))
+                    await peer.rest()
+            await until(lambda: len(seen) == 2)
+            assert seen == [(("127.0.0.1", port_of(server)), name)] * 2
 
     anyplace.run(main())
 

@@ -93,6 +93,44 @@ def test_what_the_handler_knows(serving: Serving) -> None:
     assert seen == ["/x?y", "b", "127.0.0.1"]
 
 
+@pytest.mark.parametrize("how", ["our Close", "their Close", "end", "reset"])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_who_it_was_is_known_when_it_is_over(
+    how: str, secure: bool, serving: Serving, certificates: Certificates
+) -> None:
+    """Both addresses were None from where a handler wants to log who has left."""
+    seen: list[Any] = []
+
+    entered = threading.Event()
+
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        entered.set()
+        try:
+            if how == "our Close":
+                ws.close()
+            for _ in ws:
+                pass
+        except zcws.ConnectionClosedError:
+            pass
+        finally:
+            ws.abort()  # the socket is gone in any case
+            seen.append((ws.local_address, ws.remote_address))
+
+    with serving(handler, ssl=certificates.server if secure else None) as server:
+        with raw.client(port_of(server), context=certificates.client if secure else None) as peer:
+            name = peer.sock.getsockname()
+            assert entered.wait(raw.LONG)
+            if how == "reset":
+                peer.reset()
+            elif how == "end":
+                peer.close()
+            else:
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                peer.rest()
+        raw.until(lambda: seen)
+        assert seen == [(("127.0.0.1", port_of(server)), name)]
+
+
 # ---- handlers ----
 
 

@@ -14,7 +14,7 @@ import asyncio
 import math
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import stood_still
 from zcws.aio.settings import USUAL_LIMIT, Options
@@ -54,6 +54,7 @@ class Outlet(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_addresses",
         "_corked",
         "_drained",
         "_flush_handle",
@@ -82,6 +83,9 @@ class Outlet(asyncio.BufferedProtocol):
         self.writer: Writer = connection.writer
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
+        self._addresses: tuple[Any, Any] | None = (
+            None  # ours and the peer's; the engine's are asked for at the end
+        )
         self._own: EngineTransport | None = None  # the same, where it is one of ours
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
@@ -109,6 +113,13 @@ class Outlet(asyncio.BufferedProtocol):
         if self._own is not None:
             self._own.settle()
             self.writer.send_large = self._send_large
+        else:
+            self._keep_addresses()  # not all of the loop's own know them at the end
+
+    def _keep_addresses(self) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._addresses = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
 
     # ---- what those who build on this do: nobody makes an Outlet by itself ----
 

@@ -340,6 +340,8 @@ class Stream(Callbacks):
             self.connection.end()
         if _TLS_WANTS_CLOSE and self._transport is not None:
             self._transport.close()
+        if self._own is not None:
+            self._keep_addresses()
         self._transport = self._own = None
         if self._keepalive is not None or self._deadline is not None:
             self._stop_timers()

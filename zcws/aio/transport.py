@@ -16,8 +16,10 @@ import errno
 import os
 import select
 import socket
+import struct
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
@@ -39,6 +41,20 @@ _warn = warnings.warn
 #: A connection that received at most this much (bytes) last time is served together with others. Larger messages
 #: often come in parts, and whoever keeps a part keeps the common ring.
 _SMALL = 16 * 1024
+
+#: The addresses of a socket that is not closed: it is asked. One for all, as an empty dict takes memory, too.
+_UNKNOWN: Mapping[str, Any] = {}
+
+#: Linux's SO_PEERNAME, for which Python has no name. Unlike getpeername it still answers when the peer has reset the
+#: connection, and when both sides have closed it.
+_SO_PEERNAME = 28
+
+#: What it answers: family, port and address, as they stand in sockaddr_in and sockaddr_in6. Unix sockets have names of
+#: any length, and for them getpeername always answers.
+_FORMS: dict[int, struct.Struct] = {
+    socket.AF_INET: struct.Struct("!2xH4s8x"),
+    socket.AF_INET6: struct.Struct("!2xHI16s4s"),
+}
 
 #: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
 _MOST_SEGMENTS = 512
@@ -123,6 +139,9 @@ class EngineTransport(asyncio.Transport):
         self.closing: bool = False
         self._broken: OSError | None = None  # why nothing can be sent; what has been received is still read
         self._eof_wanted = False
+        self._extra: Mapping[str, Any] = (
+            _UNKNOWN  # asyncio's own slot: both addresses, once the socket is closed
+        )
         self._events = IN
         self._set_stream(protocol)
         engine.add(self, self.fd)
@@ -460,6 +479,7 @@ class EngineTransport(asyncio.Transport):
         if self._sock.fileno() < 0:
             return
         self._let_go()
+        self._extra = {"sockname": self._address("sockname"), "peername": self._address("peername")}
         self._sock.close()
         self.fd = -1  # the next socket that is made has this number: nothing of ours may be sent there
         self._protocol.connection_lost(exc)
@@ -494,12 +514,17 @@ class EngineTransport(asyncio.Transport):
                 self._sock = socket.socket(fileno=self._sock.detach())
                 self._sock.setblocking(False)
             return self._sock
-        if name in ("sockname", "peername") and self._sock.fileno() >= 0:
-            try:
-                return self._sock.getpeername() if name == "peername" else self._sock.getsockname()
-            except OSError:
-                return default
+        if name in ("sockname", "peername"):
+            known = self._extra.get(name) if self._sock.fileno() < 0 else self._address(name)
+            return default if known is None else known
         return default
+
+    def _address(self, name: str) -> Any:
+        """Of our end of the socket, or of the peer's; None where the system does not know it."""
+        try:
+            return self._sock.getsockname() if name == "sockname" else _peer_of(self._sock)
+        except OSError:
+            return None
 
     def __del__(self) -> None:
         # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
@@ -509,6 +534,21 @@ class EngineTransport(asyncio.Transport):
 
     def __repr__(self) -> str:
         return f"<EngineTransport fd={self.fd}{' closing' if self.closing else ''}>"
+
+
+def _peer_of(sock: socket.SocketType) -> Any:
+    """The peer's address. OSError: nobody knows it."""
+    form = _FORMS.get(sock.family)
+    if form is None:
+        return sock.getpeername()
+    try:
+        found = form.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, form.size))
+    except OSError:
+        return sock.getpeername()  # what is only like Linux need not have it
+    if len(found) == 2:
+        return socket.inet_ntop(socket.AF_INET, found[1]), found[0]
+    port, flow, host, scope = found
+    return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)
 
 
 def _behind(segments: list[Buffer], sent: int) -> list[Buffer]:

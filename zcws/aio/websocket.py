@@ -153,13 +153,16 @@ class WebSocket(Reading, Writing):
 
     @property
     def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path."""
-        return self.get_extra_info("sockname")
+        """Our end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over."""
+        return self.get_extra_info("sockname") if self._addresses is None else self._addresses[0]
 
     @property
     def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path."""
-        return self.get_extra_info("peername")
+        """The peer's end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over.
+
+        None where the peer had reset it before it was open.
+        """
+        return self.get_extra_info("peername") if self._addresses is None else self._addresses[1]
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""

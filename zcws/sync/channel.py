@@ -95,6 +95,10 @@ class Channel:
         self.sock = sock
         self.record: CData = ffi.new("struct zcws_socket *")
         self._fd = sock.fileno()
+        self._ours: Any = None  # our address, once the socket is closed
+        self._theirs: Any = None  # kept from here on: a socket that was reset does not know it any more
+        with contextlib.suppress(OSError):
+            self._theirs = sock.getpeername()
         self._is_over = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -159,6 +163,7 @@ class Channel:
     def abort(self) -> None:
         """Wakes every thread that waits here, and closes the socket."""
         self._is_over = True
+        self._ours = self.address(peer=False)
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self._close()
@@ -183,11 +188,13 @@ class Channel:
                 self._watchdog.cancel()
 
     def address(self, *, peer: bool) -> Any:
-        """Our end's address, or the peer's; None once the socket is closed."""
+        """Our end's address, or the peer's; also when the socket is closed."""
+        if peer:
+            return self._theirs
         try:
-            return self.sock.getpeername() if peer else self.sock.getsockname()
+            return self.sock.getsockname()
         except OSError:
-            return None
+            return self._ours
 
     def __del__(self) -> None:
         # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.

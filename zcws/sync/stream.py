@@ -410,12 +410,15 @@ class WebSocket(ReadingSide, WritingSide):
 
     @property
     def local_address(self) -> Any:
-        """Our end of the socket."""
+        """Our end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over."""
         return self._channel.address(peer=False)
 
     @property
     def remote_address(self) -> Any:
-        """The peer's end of the socket."""
+        """The peer's end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over.
+
+        None where the peer had reset it before it was open.
+        """
         return self._channel.address(peer=True)
 
     def __enter__(self) -> Self:
