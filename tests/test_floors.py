@@ -39,10 +39,10 @@ HOUSE: list[tuple[float, str]] = [
     (7.16, "aio.ending"),
     (7.14, "aio.outlet"),
     (7.12, "aio.settings"),
-    (7.1, "aio.reach aio.transport sync.reach"),
+    (7.1, "aio.pubsub aio.reach aio.transport sync.reach"),
     (
         7,
-        "activation route retry aio.engine aio.passing aio.wake aio.keepalive aio.pubsub sync.channel sync.keepalive",
+        "activation route retry aio.engine aio.passing aio.wake aio.keepalive sync.channel sync.keepalive",
     ),
     (6, "connector acceptor router hooks"),
     (5.5, "stats"),  # what can be known by looking
