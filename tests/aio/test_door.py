@@ -139,3 +139,38 @@ def test_closing_twice_and_starting_after_the_end(anyloop: Place) -> None:
         await soon(server.wait_closed())
 
     anyloop.run(main())
+
+
+def test_nobody_is_accepted_after_a_hook_has_closed_the_server(
+    anyloop: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of a turn of the door: by then its descriptor may be that of somebody else's socket."""
+    theirs = socket.create_server(("127.0.0.1", 0))
+    theirs.setblocking(False)
+    client = socket.create_connection(theirs.getsockname())
+    client.sendall(request())
+    asked: list[str] = []
+
+    async def main() -> None:
+        def process_request(handshake: ServerHandshake, request: zcws.Request) -> zcws.Response:
+            (number,) = (sock.fileno() for sock in door_of(server)._listening)
+            asked.append(request.path)
+            server.close()
+            os.dup2(theirs.fileno(), number)
+            numbers.append(number)
+            return handshake.respond(200, "bye")
+
+        server = await anyloop.serve(echo, process_request=process_request)
+        with socket.create_connection(("127.0.0.1", port_of(server))) as last:
+            last.sendall(request(target="/shutdown"))  # it is there when the door opens
+            await until(lambda: numbers)
+            await soon(server.wait_closed())
+
+    numbers: list[int] = []
+    with theirs, client:
+        anyloop.run(main())
+        os.close(numbers[0])
+        theirs.settimeout(5)
+        theirs.accept()[0].close()  # nobody else has
+    assert asked == ["/shutdown"]
+    assert not caplog.records

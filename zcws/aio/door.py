@@ -105,6 +105,8 @@ class Door:
         """Somebody knocks."""
         door, family, opening = listening.fileno(), int(listening.family), self._opening
         for _ in range(_ACCEPTED_A_TURN):
+            if not self.is_open:
+                return  # a hook has closed it: the number is somebody else's now, or nobody's
             fd = _welcome(door, self._memory, _CHUNK, opening)
             if fd >= 0:
                 self._receive(fd, family, opening.head, opening.received)
