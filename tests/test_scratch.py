@@ -74,10 +74,32 @@ class TestMemory:
     def test_how_much_is_kept(self, size: int, is_kept: bool) -> None:
         scratch = Scratch()
         scratch.frame(0x82, bytes(size), size, 0)
-        assert (scratch._large is not None) == is_kept
+        assert bool(scratch._spare) == is_kept
 
     def test_the_rest_of_one_is_held_as_well(self) -> None:
         scratch = Scratch()
         rest = scratch.rest(0x82, b"a" * 60_000, 60_000, 0, 30_000)
         scratch.frame(0x82, b"b" * 60_000, 60_000, 0)
         assert rest == b"a" * 30_008
+
+    def test_whoever_sends_while_it_is_written_gets_other_memory(self) -> None:
+        """A finalizer that the collector runs, or a signal handler, in the middle of another connection's message."""
+        scratch = Scratch()
+        scratch.frame(0x82, bytes(60_000), 60_000, 0)
+        memory = scratch.reserve(60_000)
+        between = scratch.frame(0x82, b"b" * 40_000, 40_000, 0)
+        ffi.memmove(memory, b"a" * 60_000, 60_000)
+        frame = scratch.lend(memory, 60_000)
+        after = scratch.frame(0x82, b"c" * 50_000, 50_000, 0)
+        assert between[-40_000:] == b"b" * 40_000
+        assert frame == b"a" * 60_000
+        assert after[-50_000:] == b"c" * 50_000
+
+    def test_between_the_two_it_is_nobody_elses(self) -> None:
+        """Before it is known who holds it, too: what is sent and gone by then takes none of it."""
+        scratch = Scratch()
+        memory = scratch.reserve(60_000)
+        frame = scratch.lend(memory, 60_000)
+        del frame
+        assert scratch.reserve(50_000) is memory
+        assert scratch.reserve(50_000) is not memory

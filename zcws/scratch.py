@@ -46,14 +46,14 @@ class Scratch:
         copies: a slice of this is a `bytes`.
     """
 
-    __slots__ = ("_held", "_large", "_size", "base", "copies")
+    __slots__ = ("_spare", "base", "copies")
 
     def __init__(self) -> None:
         self.base: Any = _new_bytes("uint8_t[]", SCRATCH_CAPACITY)
         self.copies: Any = ffi.buffer(self.base)
-        self._large: Any = None  # memory of `_size` bytes
-        self._size = -1
-        self._held: weakref.ref[Any] | None = None  # lives as long as somebody holds a frame in it
+        # The memory that was lent last, and what lives for as long as somebody holds a frame in it. One at most, in a
+        # list: what is taken out of there in one step is nobody else's.
+        self._spare: list[tuple[Any, weakref.ref[Any]]] = []
 
     def frame(self, first: int, payload: CData | bytes, size: int, key: int) -> memoryview:
         """A whole frame in memory of its own: its first byte, the length, the key, the payload masked. It is the
@@ -72,17 +72,19 @@ class Scratch:
         return self.lend(memory, size - begin)
 
     def reserve(self, size: int) -> Any:
-        """Memory of its own for so many bytes: what was used last, where that is large enough and nobody holds it."""
-        if size > self._size or (self._held is not None and self._held() is not None):
-            memory = _new_bytes("uint8_t[]", size)
-            if size > _LARGEST_KEPT:
+        """Memory of its own for so many bytes: what was used last, where that is large enough and nobody holds it.
+
+        Until `lend` it is not here: a finalizer or a signal handler that sends in between gets other memory.
+        """
+        if self._spare and size <= _LARGEST_KEPT:
+            memory, holder = self._spare.pop()
+            if size <= len(memory) and holder() is None:
                 return memory
-            self._large, self._size = memory, size
-        return self._large
+        return _new_bytes("uint8_t[]", size)
 
     def lend(self, memory: Any, size: int) -> memoryview:
         """The first `size` bytes of what `reserve` gave: not used again while anybody holds them."""
         buffer = ffi.buffer(memory, size)
-        if memory is self._large:
-            self._held = weakref.ref(buffer)
+        if len(memory) <= _LARGEST_KEPT:
+            self._spare[:] = ((memory, weakref.ref(buffer)),)
         return memoryview(buffer)
