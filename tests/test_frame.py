@@ -86,6 +86,18 @@ def test_a_payload_is_counted_in_bytes(payload: object) -> None:
     assert frame.to_bytes() == memoryview(payload).tobytes()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [memoryview(b"a-b-c")[::2], memoryview(b"cba")[::-1], memoryview(array.array("I", [1, 2, 3]))[::2]],
+)
+def test_what_is_not_contiguous_is_copied(payload: memoryview) -> None:
+    """C and `bytes +` take nothing else: a frame that cannot be written would be noticed only then."""
+    frame = Frame.binary(payload)
+    assert frame.payload.c_contiguous
+    assert frame.to_bytes() == frame.payload == payload.tobytes()
+    assert len(frame) == payload.nbytes
+
+
 @pytest.mark.parametrize("opcode", [OpCode.CLOSE, OpCode.PING, OpCode.PONG])
 def test_rfc6455_5_5_a_control_frame_is_short_and_whole(opcode: OpCode) -> None:
     with pytest.raises(ValueError, match="fragmented"):

@@ -553,6 +553,62 @@ def test_a_message_that_is_interrupted_while_it_is_compressed() -> None:
     assert (codec.lost, writer.messages, writer.take()) == (1, 0, [])
 
 
+class TestLostFragments:
+    """A fragment that raises is not written: nobody may find the writer in a message that the peer has not heard of."""
+
+    class Failing(Backwards):
+        lost = 0
+
+        def piece(self, payload: Any, *, last: bool) -> bytes:
+            if payload == b"!":
+                raise MemoryError
+            return super().piece(payload, last=last)
+
+        def lose(self) -> None:
+            self.lost += 1
+
+    def test_the_first(self, writer: Writer) -> None:
+        with pytest.raises((TypeError, BufferError)):
+            writer.write_fragment(OpCode.BINARY, memoryview(b"a-b-c")[::2], last=False)
+        assert not writer.is_in_message
+        assert (writer.messages, writer.frames, writer.size) == (0, 0, 0)
+        writer.write_message(OpCode.TEXT, b"another")
+        assert sent_one(writer).payload == b"another"
+
+    def test_one_behind_it(self, writer: Writer) -> None:
+        writer.write_fragment(OpCode.BINARY, b"abc", last=False)
+        with pytest.raises((TypeError, BufferError)):
+            writer.write_fragment(OpCode.BINARY, memoryview(b"d-e-f")[::2], last=True)
+        assert writer.is_in_message
+        writer.write_fragment(OpCode.BINARY, b"def", last=True)
+        assert [frame.payload for frame in sent(writer)] == [b"abc", b"def"]
+
+    def test_the_first_of_a_compressed_message(self) -> None:
+        codec = self.Failing()
+        writer = make_writer("server", compress=codec)
+        with pytest.raises(MemoryError):
+            writer.write_fragment(OpCode.BINARY, b"!", last=False)
+        assert codec.lost == 1 and not writer.is_in_message
+        writer.write_fragment(OpCode.BINARY, b"abc", last=True)
+        assert sent_one(writer).payload == b"cba."
+
+    def test_rfc7692_6_1_one_behind_it_ends_a_compressed_message(self) -> None:
+        """A part of what came before is in the compressor and is gone with it: the rest would be inflated wrongly."""
+        codec = self.Failing()
+        writer = make_writer("server", compress=codec)
+        writer.write_fragment(OpCode.BINARY, b"abc", last=False)
+        with pytest.raises(MemoryError):
+            writer.write_fragment(OpCode.BINARY, b"!", last=False)
+        for last in (False, True):
+            with pytest.raises(ValueError, match="lost"):
+                writer.write_fragment(OpCode.BINARY, b"def", last=last)
+        with pytest.raises(ValueError, match="fragments"):
+            writer.write_message(OpCode.BINARY, b"whole")
+        writer.write_close(1011)
+        assert codec.lost == 1
+        assert [frame.opcode for frame in sent(writer)] == [wire.BINARY, wire.CLOSE]
+
+
 def _write_fragments(writer: Writer) -> None:
     for i in range(3):
         writer.write_fragment(OpCode.TEXT, b"abc"[i : i + 1], last=i == 2)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from zcws.buffer import WORTH_HOLDING
 from zcws.codes import CloseCode, OpCode, is_sendable_close_code
 from zcws.errors import StaleFrame
+from zcws.payloads import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +81,7 @@ class _Held:
     __slots__ = ("memory",)
 
     def __init__(self, payload: Buffer) -> None:
-        view = memoryview(payload)
-        self.memory = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        self.memory = memoryview(as_bytes(payload))
 
     def export(self, start: int, stop: int) -> memoryview:
         return self.memory[start:stop]
@@ -105,7 +105,7 @@ class Frame:
 
     Args:
         opcode: what it is.
-        payload: bytes-like; held, not copied, until the frame is written.
+        payload: bytes-like; held, not copied, until the frame is written. What is not contiguous is copied.
         fin: whether it ends its message. RFC 6455 5.2.
 
     Raises:

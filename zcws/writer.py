@@ -124,6 +124,7 @@ class Writer:
     __slots__ = (
         "_compress",
         "_compressing",
+        "_is_cut",
         "_other_frames",
         "_plain_below",
         "_utf8",
@@ -154,6 +155,7 @@ class Writer:
         self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
         self._compressing = False  # that message is compressed
+        self._is_cut = False  # and cannot be finished any more
         self._utf8: Any = None  # the state of its text, where it was given as bytes
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
@@ -337,16 +339,30 @@ class Writer:
                 self._codec()
                 first |= _RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
-            self.opcode = opcode
-        if self._compressing:
-            payload = self._codec().piece(payload, last=last)
-        self._write(first, payload)
-        if not last:
-            self._other_frames += 1
-            return
-        self.messages += 1
+        self._write_piece(first, payload, last=last)
+        # Only now: what has not been written has begun nothing.
         if self.opcode != _CLOSE:  # `bar`: the socket has turned out to be broken
-            self.opcode = 0
+            self.opcode = 0 if last else self.opcode or opcode
+        if last:
+            self.messages += 1
+        else:
+            self._other_frames += 1
+
+    def _write_piece(self, first: int, payload: Buffer, *, last: bool) -> None:
+        """One fragment, compressed where its message is."""
+        if not self._compressing:
+            self._write(first, payload)
+            return
+        codec = self._codec()
+        if self._is_cut:
+            raise ValueError("a fragment of this message was lost before it was sent; close the connection")
+        try:
+            self._write(first, codec.piece(payload, last=last))
+        except BaseException:  # a signal handler's, or no memory
+            codec.lose()
+            # Of the fragments before it the compressor has held a part back: without that nothing fits behind them.
+            self._is_cut = self.opcode != 0
+            raise
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame may be written; it is copied before this returns.
