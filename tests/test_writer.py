@@ -609,6 +609,45 @@ class TestLostFragments:
         assert [frame.opcode for frame in sent(writer)] == [wire.BINARY, wire.CLOSE]
 
 
+class TestNoMemoryForTheJoin:
+    """What has been written is sent all the same, in the end: whoever wrote it was told nothing else."""
+
+    @pytest.fixture
+    def waiting(self, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> Writer:
+        def join(segments: Any) -> bytes:
+            raise MemoryError
+
+        writer.write_message(OpCode.TEXT, b"a")
+        writer.write_message(OpCode.TEXT, b"b")
+        monkeypatch.setattr("zcws.writer._join", join)
+        return writer
+
+    def check(self, segments: list[Any]) -> None:
+        assert [frame.payload for frame in wire.parse(b"".join(segments))] == [b"a", b"b"]
+
+    def test_it_goes_out_in_pieces(self, waiting: Writer) -> None:
+        self.check(waiting.take())
+        assert (waiting.size, waiting.take()) == (0, [])
+
+    def test_beside_what_is_large(self, waiting: Writer) -> None:
+        waiting.write_message(OpCode.BINARY, bytes(100_000))
+        *small, large = wire.parse(b"".join(waiting.take()))
+        assert [frame.payload for frame in small] == [b"a", b"b"] and large.payload == bytes(100_000)
+        assert (waiting.size, waiting.has_large) == (0, False)
+
+    @pytest.mark.parametrize("take", [Writer.take_whole, Writer.take_bytes])
+    def test_what_is_wanted_in_one_piece_stays(
+        self, waiting: Writer, take: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        size = waiting.size
+        with pytest.raises(MemoryError):
+            take(waiting)
+        assert waiting.size == size
+        monkeypatch.undo()
+        self.check([take(waiting)])
+        assert (waiting.size, waiting.take()) == (0, [])
+
+
 def _write_fragments(writer: Writer) -> None:
     for i in range(3):
         writer.write_fragment(OpCode.TEXT, b"abc"[i : i + 1], last=i == 2)

@@ -194,7 +194,7 @@ class Connection:
 
     def bytes_to_send(self) -> bytes:
         """The same as one piece."""
-        return b"".join(self.writer.take())
+        return self.writer.take_bytes()
 
     @property
     def wants_close(self) -> bool:

@@ -19,7 +19,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +54,7 @@ _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _build_masked = lib.zcws_build_masked
+_join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 
 class Compress(Protocol):
@@ -537,22 +538,28 @@ class Writer:
         out = self.out
         if not out:
             return []
-        self.out = []
-        self.taken = self.written
-        if self.has_large:
-            self.has_large = False
-            return _joined(out)
-        return out if len(out) == 1 else [b"".join(out)]
+        segments = out
+        if self.has_large or len(out) > 1:
+            try:
+                segments = _joined(out) if self.has_large else [_join(out)]
+            except MemoryError:
+                pass  # in more pieces than it might be
+        self.out, self.taken, self.has_large = [], self.written, False
+        return segments
 
     def take_whole(self) -> Buffer:
-        """The same as one piece, where there is something."""
+        """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
         out = self.out
-        self.taken = self.written
-        self.has_large = False
-        if len(out) == 1:
-            return out.pop()
-        self.out = []
-        return b"".join(out)
+        if len(out) != 1:
+            return self.take_bytes()
+        self.taken, self.has_large = self.written, False
+        return out.pop()
+
+    def take_bytes(self) -> bytes:
+        """The same as bytes, where there is nothing, too."""
+        data = _join(self.out)
+        self.out, self.taken, self.has_large = [], self.written, False
+        return data
 
     def bar(self) -> None:
         """The socket is gone: nothing may be written any more."""
@@ -573,11 +580,11 @@ def _joined(segments: list[Buffer]) -> list[Buffer]:
             small.append(segment)
             continue
         if small:
-            joined.append(b"".join(small))
+            joined.append(_join(small))
             small.clear()
         joined.append(segment)
     if small:
-        joined.append(b"".join(small))
+        joined.append(_join(small))
     return joined
 
 

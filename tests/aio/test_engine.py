@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from net import placed, request, run, until
 
 import zcws
+from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
+from zcws.writer import Writer
 
 pytestmark = [
     pytest.mark.skipif(
@@ -414,3 +416,70 @@ def test_what_was_written_to_one_that_ends_in_the_same_turn_reaches_nobody_else(
             end.close()
 
     run(main)
+
+
+class TestNoMemoryToSend:
+    """What C is to send for many in one crossing. It used to vanish, and their connections went on without it."""
+
+    def run(self, ended: set[int], payloads: list[bytes], error: MemoryError | None, patch: Any) -> None:
+        """Three are sent each of `payloads` at once. Those that have `ended` get no answer; the others do."""
+        reported: list[Any] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+            everybody = [Player("messages") for _ in range(3)]
+            await warm_up(everybody)
+            patch(everybody)
+            for player in everybody:
+                await player.send(b"".join(wire.frame(wire.BINARY, each, key=KEY) for each in payloads))
+            answer = b"".join(wire.frame(wire.BINARY, each) for each in payloads)
+            for number, player in enumerate(everybody):
+                if number in ended:
+                    assert await loop.sock_recv(player.peer, 100) == b""
+                else:
+                    assert await player.echoes(len(answer)) == answer
+                player.end()
+            await asyncio.sleep(0)
+
+        run(main)
+        assert set(reported) == ({error} if error else set())
+
+    def test_for_the_join(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[int] = []
+
+        def join(parts: Any) -> bytes:
+            asked.append(len(parts))
+            raise MemoryError
+
+        self.run(set(), [b"now"], None, lambda _: monkeypatch.setattr("zcws.aio.engine._join", join))
+        assert asked == [3]
+
+    def test_for_what_one_has_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first has given away what it wrote, and the last has not been asked yet: nobody knows of all of them."""
+        error = MemoryError()
+
+        def fails(writer: Any) -> bytes:
+            raise error
+
+        self.run(
+            {0, 1, 2}, [b"one", b"two"], error, lambda _: monkeypatch.setattr(Writer, "take_whole", fails)
+        )
+
+    def test_for_what_one_socket_has_not_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = MemoryError()
+
+        def patch(everybody: list[Player]) -> None:
+            def join(parts: Any) -> bytes:
+                raise MemoryError
+
+            def sent(transport: Any, data: bytes, count: int) -> None:
+                if transport is everybody[0].ws._transport:
+                    raise error
+                real(transport, data, count)
+
+            real = EngineTransport.sent_together
+            monkeypatch.setattr("zcws.aio.engine._join", join)
+            monkeypatch.setattr(EngineTransport, "sent_together", sent)
+
+        self.run({0}, [b"now"], error, patch)

@@ -26,7 +26,7 @@ import os
 import select
 import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,6 +64,7 @@ _END_OF_ONE = _TURN_HEAD + _ONE
 _HEAD = lib.ZCWS_TABLE_HEAD
 _ORDER = lib.ZCWS_SEND_ORDER
 _serve_sockets = lib.zcws_turn
+_join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 #: What a socket is watched for.
 IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
@@ -427,34 +428,55 @@ class Engine:
         written, self.written = self.written, []
         orders: list[int] = []
         parts: dict[int, Buffer] = {}  # what has to be sent, by where it will begin when they are joined
-        begin = end = 0
-        last: Buffer | None = None
-        for transport in written:
-            writer = transport.writer
-            out = writer.out
-            if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
-                data = _take(transport, last, len(written))
-                if data is None:
-                    continue
-            else:
-                data = out.pop()
-                writer.taken = writer.written
-            size = len(data)  # type: ignore[arg-type]
-            if data is not last:
-                parts[end] = last = data
-                begin, end = end, end + size
-            orders += (transport.fd, begin, size)
+        try:
+            _collect(written, orders, parts)
+        except BaseException as exc:
+            # Nobody sends what their writers have given away by now: nothing may follow that.
+            for transport in written:
+                transport.broke(exc)
+            raise
         if orders:
             self._send_together(array("q", orders), parts)
 
     def _send_together(self, orders: array[int], parts: dict[int, Buffer]) -> None:
-        data = b"".join(parts.values())
-        if lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(orders) // _ORDER, data):
-            # Rare: somebody's socket is full, or broken. The orders say now how much of each has been sent.
-            for fd, begin, sent in zip(orders[::_ORDER], orders[1::_ORDER], orders[2::_ORDER], strict=True):
-                transport = self._transports.get(fd)
+        try:
+            data = _join(parts.values())
+        except MemoryError:
+            for at in range(2, len(orders), _ORDER):
+                orders[at] = 0
+        else:
+            if not lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(orders) // _ORDER, data):
+                return
+        # Rare: somebody's socket is full, or broken; or none has been sent to, and each waits until it takes bytes. The
+        # orders say now how much of each has been sent.
+        for fd, begin, sent in zip(orders[::_ORDER], orders[1::_ORDER], orders[2::_ORDER], strict=True):
+            transport = self._transports.get(fd)
+            try:
                 if transport is not None:
                     transport.sent_together(parts[begin], sent)
+            except BaseException as exc:  # its rest is lost, and nothing may follow that
+                self._fail(transport, exc)
+
+
+def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer]) -> None:
+    """What they have written, but for what has to go out by itself."""
+    begin = end = 0
+    last: Buffer | None = None
+    for transport in written:
+        writer = transport.writer
+        out = writer.out
+        if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
+            data = _take(transport, last, len(written))
+            if data is None:
+                continue
+        else:
+            data = out.pop()
+            writer.taken = writer.written
+        size = len(data)  # type: ignore[arg-type]
+        if data is not last:
+            parts[end] = last = data
+            begin, end = end, end + size
+        orders += (transport.fd, begin, size)
 
 
 def _as_entries(ones: Iterator[int]) -> memoryview:
