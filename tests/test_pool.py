@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import weakref
+from collections.abc import Iterator
 
 import pytest
 import wire
@@ -20,8 +22,10 @@ from zcws.pool import (
     _WIDE_RINGS,
     Pool,
     _forget_all,
+    _leave_all,
     _pools,
 )
+from zcws.ring import Ring
 
 
 def test_the_landing_ring_stays_in_the_pool_until_it_is_leased() -> None:
@@ -262,6 +266,75 @@ def test_what_the_fork_hook_does() -> None:
         (None, [], []),
         (None, [], []),
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("place", ["leased", "aside"])
+def test_a_view_that_a_child_process_holds_does_not_change(place: str) -> None:
+    """The parent does not hear when it is gone: so it writes no more where it was."""
+    pool = Pool(4096)
+    ring = pool.lease()
+    ring.memory[:6] = b"before"
+    ring.head = 6
+    view = ring.export()[:6]
+    if place == "aside":
+        assert pool.set_aside(ring)
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        os.read(ready, 1)  # until the parent has closed its end
+        os._exit(0 if view == b"before" else 1)
+    del view
+    if place == "leased":
+        assert pool.set_aside(ring)
+    for _ in range(3):
+        other = pool.lease()
+        other.memory[:6] = b"behind"
+        pool.give_back(other)
+    os.close(go)
+    os.close(ready)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not pool._aside
+    kept = weakref.ref(ring)
+    del ring
+    gc.collect()
+    assert kept() is None
+
+
+def test_which_rings_a_fork_takes_away() -> None:
+    """Those of which a view is held, and no others; they cost no place of those that wait aside."""
+    pool = Pool(4096)
+    views = hold_many(pool)
+    free = pool.lease()
+    _leave_all()
+    pool.give_back(free)
+    assert pool.lease() is free and not free.left
+    views.clear()
+    for _ in range(9):
+        pool.land()
+        pool.lease()
+    assert not pool._aside
+    assert hold_many(pool)
+
+
+def test_a_ring_is_made_while_a_fork_looks_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Ring] = []
+
+    class Changing:
+        def __iter__(self) -> Iterator[Ring]:
+            asked.append(ring)
+            if len(asked) == 1:
+                raise RuntimeError("Set changed size during iteration")
+            return iter(asked[:1])
+
+    ring = Pool(4096).lease()
+    view = ring.export()[:1]
+    monkeypatch.setattr("zcws.pool._rings", Changing())
+    _leave_all()
+    assert bool(ring.left) == ring.mirrored and len(view) == 1
 
 
 def test_a_pool_that_nobody_uses_is_forgotten() -> None:

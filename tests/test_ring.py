@@ -304,3 +304,22 @@ def test_the_last_ring_of_an_interpreter_goes_quietly() -> None:
     code = "import sys; from zcws.ring import Ring; sys.kept = Ring(); sys.held = sys.kept.export()[0:9]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stderr == b""
+
+
+@either
+def test_what_a_child_process_may_hold_is_held_for_ever(ring: Ring) -> None:
+    """Mirrored memory is shared with it; other memory is its own from the fork on."""
+    ring.head = 10
+    ring.leave()  # nobody has a view
+    assert not ring.is_exported
+    view = ring.export()[0:10]
+    ring.next_batch()
+    ring.leave()
+    del view
+    assert ring.is_exported == bool(ring.left) == ring.mirrored
+    if ring.mirrored:
+        ring.tail = ring.head = PAGE
+        assert ring.is_crowded
+        assert len(ring.room()) == 0
+        ring.leave()  # a second fork
+        assert ring.is_exported

@@ -10,6 +10,8 @@ A ring of which a program still holds a view is *set aside* when its last byte h
 nearly always when the next message has come. The connection holds nothing then, and is served as the idle are. Few
 rings wait like that; beyond, the connection keeps its ring and goes on behind what is held (ring.py).
 
+A ring of which a view is held when a child process is forked is used up, and then left to its holders, here and there.
+
 A connection whose large frames fill its ring with every read is *pouring* (inlet.py). It gets a wide ring as long as
 there is one: a pool has a few.
 
@@ -116,7 +118,7 @@ class Pool:
         ring = self.landing
         if ring is None:
             ring = self._from_aside() or (self._spare.pop() if self._spare else None)
-            self.landing = ring = ring or Ring(self.capacity, mirrored=self._mirrored)
+            self.landing = ring = ring or self._new_ring(self.capacity)
         return ring
 
     def lease(self) -> Ring:
@@ -141,8 +143,13 @@ class Pool:
         return (self.lease_wide() or self._new_wide()) if ring.is_wide else self.lease()
 
     def _new_wide(self) -> Ring:
-        ring = Ring(self.wide_capacity, mirrored=self._mirrored, is_wide=True)
+        ring = self._new_ring(self.wide_capacity, is_wide=True)
         self._wide.add(ring)
+        return ring
+
+    def _new_ring(self, capacity: int, *, is_wide: bool = False) -> Ring:
+        ring = Ring(capacity, mirrored=self._mirrored, is_wide=is_wide)
+        _rings.add(ring)
         return ring
 
     def set_aside(self, ring: Ring) -> bool:
@@ -153,6 +160,8 @@ class Pool:
         """
         if ring.is_wide:
             return False
+        if ring.left:
+            return True  # it goes to its holders, of which some may be in a child process
         if len(self._aside) >= _RINGS_ASIDE:
             free = self._from_aside()
             if free is None:
@@ -168,6 +177,9 @@ class Pool:
         if not self._aside:
             return None
         ring = self._aside[0]
+        if ring.left:
+            self._aside.popleft()  # see `set_aside`
+            return None
         if ring.is_exported:
             self._aside.rotate(-1)
             return None
@@ -220,6 +232,18 @@ class Pool:
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    while True:
+        try:
+            rings = list(_rings)
+            break
+        except RuntimeError:  # another thread has made one meanwhile
+            continue
+    for ring in rings:
+        ring.leave()
 
 
 def _forget_all() -> None:
@@ -227,6 +251,7 @@ def _forget_all() -> None:
         pool.forget()
 
 
-# A mirrored mapping is shared memory: a child that went on using it would write into its parent's frames.
+# A mirrored mapping is shared memory: a child that went on using it would write into its parent's frames, and a parent
+# into those of which the child has views.
 if hasattr(os, "register_at_fork"):  # pragma: no branch - false on Windows only, which has no fork
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(before=_leave_all, after_in_child=_forget_all)

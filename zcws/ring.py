@@ -15,6 +15,8 @@ the same class, one copy more.
 that can be weakly referenced. As long as a slice or an array over it lives, so does the exporter; and as long as
 the exporter lives, no byte from its first view on is written to. A ring whose bytes have all been read waits aside for
 its holders (pool.py); a reader that stays goes on behind them, and lets go of the ring when there is no other room.
+A child process gets every view that there is when it is forked, and nobody here hears when it lets go of them: from
+then on the ring keeps those exporters itself (`leave`), and is never free again.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Ring:
         whole: the first `capacity` bytes of it: what an empty ring offers to the network.
         exports: who may hold a view, and from which offset on; ask `is_exported`.
         is_wide: whether it is one of its pool's few wide ones.
+        left: exporters that a child process may have views of; then the ring is not used again for anything else.
         tail, head: moved by the reader that leases the ring, and by nobody else.
     """
 
@@ -73,6 +76,7 @@ class Ring:
         "exports",
         "head",
         "is_wide",
+        "left",
         "memory",
         "mirrored",
         "tail",
@@ -96,6 +100,7 @@ class Ring:
         self.head: int = 0
         self._exporter: weakref.ref[Any] | None = None
         self.exports: list[tuple[weakref.ref[Any], int]] = []
+        self.left: list[Any] = []
 
     # ---- views ----
 
@@ -128,6 +133,14 @@ class Ring:
                 return True
             exports.pop()
         return False
+
+    def leave(self) -> None:
+        """A child process is about to be forked: every view that is held will be held there.
+
+        From any thread: what there is of the ring's own is looked at, and not changed.
+        """
+        if self.mirrored:  # other memory is not shared with it
+            self.left = [held for exporter, _ in tuple(self.exports) if (held := exporter()) is not None]
 
     # ---- room ----
 
