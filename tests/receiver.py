@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import wire
 
 from zcws.batch import Batch
 from zcws.connection import Connection
+from zcws.errors import ConnectionClosedError
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
 from zcws.pool import Pool
 
-__all__ = ["DEFLATE", "batch", "connect", "either", "hold_many", "read", "receive_row", "rings", "send"]
+__all__ = [
+    "DEFLATE",
+    "NoMemory",
+    "batch",
+    "connect",
+    "either",
+    "fails",
+    "hold_many",
+    "read",
+    "receive_row",
+    "rings",
+    "send",
+]
 
 DEFLATE = Agreement(deflate=DeflateParameters())
 
@@ -79,3 +94,28 @@ def receive_row(connection: Connection, data: bytes) -> list[int] | bool:
     if found == 1 and reader.message_of(reader.landing, *row) is not None:
         return row
     return reader.take_found(len(data), found)
+
+
+class NoMemory:
+    """Instead of memory that is sliced, or of a function that makes some."""
+
+    def __getitem__(self, _: object) -> Any:
+        raise MemoryError
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise MemoryError
+
+
+def fails(connection: Connection, attempt: Callable[[], object]) -> None:
+    """`attempt` finds no memory, and then nothing is read any more: something would be missing before it."""
+    with pytest.raises(MemoryError):
+        attempt()
+    (close,) = wire.parse(connection.bytes_to_send())
+    assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
+    reader = connection.reader
+    reader.end_stream()
+    for again in (attempt, reader.read_message, reader.read_frame, reader.read_batch, reader.read_piece):
+        with pytest.raises(ConnectionClosedError, match="no memory") as caught:
+            again()
+        assert (type(caught.value), caught.value.by) == (ConnectionClosedError, "us")
+    assert connection.wants_close

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, Assembly, Inflated, is_utf8
+from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, NO_MEMORY, Assembly, Inflated, is_utf8
 from zcws.buffer import PayloadBuffer
 from zcws.errors import FAULTS
 
@@ -125,9 +125,9 @@ def test_rfc6455_8_1_the_last_character_is_whole() -> None:
     assert assembly.add(memoryview(b"\xbd"), last=True) == UTF8
 
 
-@pytest.mark.parametrize("fault", [BAD_DEFLATE, BAD_BUFFER_SIZE])
+@pytest.mark.parametrize("fault", [BAD_DEFLATE, BAD_BUFFER_SIZE, NO_MEMORY])
 def test_its_own_faults_have_a_close_code(fault: int) -> None:
-    assert FAULTS[fault][0] in (1007, 1009)
+    assert FAULTS[fault][0] in (1007, 1009, 1011)
 
 
 @pytest.mark.parametrize(

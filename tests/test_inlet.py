@@ -9,7 +9,7 @@ import pytest
 import turn
 import wire
 from peaks import peak_of
-from receiver import DEFLATE, connect, either, receive_row, rings, send
+from receiver import DEFLATE, NoMemory, connect, either, fails, receive_row, rings, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -1029,3 +1029,18 @@ def test_receiving_nothing_changes_nothing() -> None:
     assert connection.receive_bytes(b"") == 0
     send(connection, wire.frame(PING)[1:])
     assert connection.read_frame() is not NEED_MORE
+
+
+def test_no_memory_for_the_rows_of_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C has gone by and unmasked it: it cannot be scanned again."""
+    connection = connect()
+    message = wire.frame(TEXT, b"lost")
+    send(connection, message[:3])
+    monkeypatch.setattr("zcws.inlet.copy_words", NoMemory())
+    rest = message[3:] + wire.frame(TEXT, b"behind")
+
+    def attempt() -> object:
+        connection.receive_bytes(rest)
+        return connection.read_message()
+
+    fails(connection, attempt)

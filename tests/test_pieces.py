@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import wire
-from receiver import DEFLATE, batch, connect, read, send
+from receiver import DEFLATE, NoMemory, batch, connect, fails, read, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError
+from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError
 from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
 
@@ -404,4 +404,29 @@ def test_fragments_that_end_in_a_fault_are_no_message() -> None:
     connection = connect()
     send(connection, *wire.fragments(TEXT, [b"never", b"whole"])[:1], wire.frame(TEXT, b"a new one"))
     with pytest.raises(ProtocolError, match="message"):
+        connection.read_message()
+
+
+# ---- no memory ----
+
+
+def test_a_piece_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect()
+    connection.reader.begin_stream()
+    send(connection, *wire.fragments(BINARY, [b"first", b"second"]))
+    assert connection.reader._ring is not None
+    connection.reader._ring.memory = NoMemory()  # type: ignore[assignment]
+    fails(connection, connection.reader.read_piece)
+
+
+def test_no_memory_for_what_is_left_of_a_piece_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed, it is a part of the context, which would be without it. RFC 7692 7.1.1."""
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    send(connection, wire.frame(BINARY, wire.deflate(bytes(300_000)), rsv=4))
+    assert connection.reader.read_piece() is not NEED_MORE
+    monkeypatch.setattr(type(connection.reader._inflate), "_unread", NoMemory())
+    with pytest.raises(MemoryError):
+        connection.reader.end_stream()
+    with pytest.raises(ConnectionClosedError, match="no memory"):
         connection.read_message()

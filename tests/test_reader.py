@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import turn
 import wire
-from receiver import DEFLATE, batch, connect, hold_many, read, receive_row, send, send_one_by_one
+from receiver import (
+    DEFLATE,
+    NoMemory,
+    batch,
+    connect,
+    fails,
+    hold_many,
+    read,
+    receive_row,
+    send,
+    send_one_by_one,
+)
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -875,3 +886,78 @@ def test_half_a_message_before_it() -> None:
     assert buffer.reader is connection.reader
     assert connection.reader.has_ended_well()
     assert buffer.reader is None  # others may use it
+
+
+# ---- no memory in the middle of a read ----
+
+READS = ["read_message", "read_frame", "read_batch"]
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_fragment_that_there_is_no_memory_for(
+    name: str, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that caught the MemoryError and read on was given the message without it."""
+    connection = connect()
+    attempt = getattr(connection.reader, name)
+    fragments = wire.fragments(TEXT, [letter * 3000 for letter in (b"a", b"b", b"c")])
+    for fragment in fragments[:lost]:
+        send(connection, fragment)
+        assert attempt() is NEED_MORE
+    send(connection, fragments[lost])
+    monkeypatch.setattr("zcws.buffer._new_bytes", NoMemory())
+    if connection.reader._assembly is not None:
+        connection.reader._assembly.target._memory = connection.reader._assembly.target._memory[:1]
+    fails(connection, attempt)
+
+
+def test_fragments_that_came_together_without_memory_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect()
+    first, second = wire.fragments(TEXT, [b"a", b"b"])
+    send(connection, first, wire.frame(PING), second[:1])
+    connection.bytes_to_send()
+    monkeypatch.setattr("zcws.buffer._new_bytes", NoMemory())
+    fails(connection, connection.reader.read_message)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_no_memory_to_inflate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context has gone on without what is lost, and the next message may refer to it."""
+    connection = connect(agreement=DEFLATE)
+    for text in (b"lost", b"behind"):
+        send(connection, wire.frame(TEXT, wire.deflate(text), rsv=4))
+    monkeypatch.setattr(type(connection.reader._inflate), "message", NoMemory())
+    fails(connection, getattr(connection.reader, name))
+
+
+@pytest.mark.parametrize(("opcode", "size"), [(TEXT, 10), (TEXT, 5000), (BINARY, 10)])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_whole_messages_without_memory_for_them(opcode: int, size: int, count: int) -> None:
+    connection = connect(Pool(64 * 1024))
+    send(connection, *[wire.frame(opcode, b"x" * size)] * count)
+    ring: Any = connection.reader._ring
+    ring.copies = ring.memory = NoMemory()
+    fails(connection, connection.reader.read_message)
+
+
+def test_many_messages_of_which_one_has_no_memory() -> None:
+    """They are made without a word to the reader."""
+    connection = connect()
+    send(connection, *[wire.frame(BINARY, bytes([number])) for number in range(8)])
+    ring: Any = connection.reader._ring
+
+    class Some:
+        left = 3
+
+        def __getitem__(self, part: slice) -> bytes:
+            if self.left == 0:
+                raise MemoryError
+            self.left -= 1
+            return copies[part]  # type: ignore[no-any-return]
+
+    copies, ring.copies = ring.copies, Some()
+    assert connection.read_message() == b"\x00"
+    ready = connection.reader.ready
+    assert [next(ready), next(ready)] == [b"\x01", b"\x02"]
+    fails(connection, lambda: next(connection.reader.ready, None) or connection.read_message())

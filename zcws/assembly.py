@@ -18,6 +18,7 @@ __all__ = [
     "BAD_DEFLATE",
     "BAD_MESSAGE_SIZE",
     "BAD_UTF8",
+    "NO_MEMORY",
     "Assembly",
     "Inflate",
     "Inflated",
@@ -32,6 +33,9 @@ BAD_DEFLATE = 17
 
 #: And one for a message that does not fit into memory that the caller brought.
 BAD_BUFFER_SIZE = 18
+
+#: And one of ours: a message of which a part is lost must not be handed out, and none behind it as if it were the next.
+NO_MEMORY = 19
 
 
 class Inflate(Protocol):

@@ -251,6 +251,7 @@ FAULTS: dict[int, tuple[CloseCode, str]] = {
     # Found above the C core, numbered behind it (zcws/assembly.py).
     17: (CloseCode.INVALID_DATA, "compressed data cannot be inflated"),
     18: (CloseCode.MESSAGE_TOO_BIG, "message over the receiver's payload buffer"),
+    19: (CloseCode.INTERNAL_ERROR, "no memory for what was received"),
 }
 
 

@@ -22,6 +22,7 @@ from itertools import chain
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
+from zcws.assembly import NO_MEMORY
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
@@ -314,9 +315,12 @@ class Inlet(Outcome):
     def _scan_ring(self, ring: Ring) -> bool:
         """One crossing: every complete frame becomes a row. Returns: as `received`."""
         pool = self.pool
-        return self._take_found(
-            ring, _scan(self.state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
-        )
+        count = _scan(self.state, ring.base, self._next, ring.head, pool.table, TABLE_ROWS)
+        try:
+            return self._take_found(ring, count)
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _take_found(self, ring: Ring, count: int) -> bool:
         """What a scan has found is in the pool's table. Returns: as `received`."""

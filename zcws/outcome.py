@@ -5,7 +5,7 @@ It ends behind the rows that have been scanned and not been read. What stands th
     MORE       nothing yet
     FULL       rows that the table had no room for: scan again when these have been read
     CLOSED     the peer's Close
-    1 to 18    the peer's mistake (zcws/errors.py, FAULTS)
+    1 to 19    the peer's mistake, or that there was no memory for what it said (zcws/errors.py, FAULTS)
     STOPPED    a reason of ours
 
 The last three, and the end of the bytes, take effect with `conclude`. The bytes and their rows: inlet.py, above this.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from zcws.assembly import BAD_BUFFER_SIZE
+from zcws.assembly import BAD_BUFFER_SIZE, NO_MEMORY
 from zcws.bridge import Bridge, Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import (
@@ -99,7 +99,7 @@ class Outcome:
 
     @property
     def is_faulty(self) -> bool:
-        """Whether the peer broke a rule."""
+        """Whether the peer broke a rule, or there was no memory: what stands behind the last row is a fault."""
         return self._status not in (MORE, FULL, CLOSED, STOPPED)
 
     @property
@@ -158,6 +158,8 @@ class Outcome:
             code, reason = FAULTS[self._status]
             if code == CloseCode.MESSAGE_TOO_BIG:
                 return self._limit_exceeded(code, reason)
+            if self._status == NO_MEMORY:
+                return ConnectionClosedError(code, reason, by="us")
             return ProtocolError(code, reason, by="us")
         close = self.peer_close
         if close is None:

@@ -14,6 +14,7 @@ from zcws.assembly import (
     BAD_DEFLATE,
     BAD_MESSAGE_SIZE,
     BAD_UTF8,
+    NO_MEMORY,
     Assembly,
     Inflate,
     Inflated,
@@ -268,31 +269,39 @@ class PieceReader(Controls):
             self.state.fit = self.pool.capacity
             pieces, self._pieces = self._pieces, None
             # A row that has been begun is read to its end: compressed, it is part of the context. RFC 7692 7.1.1.
-            for _, last in pieces or ():
-                self._skipping = not last
+            try:
+                for _, last in pieces or ():
+                    self._skipping = not last
+            except MemoryError:
+                self._fail(NO_MEMORY)
+                raise
 
     def read_piece(self) -> Piece | NeedMore:
         """The next piece of the message that is being streamed, or NEED_MORE.
 
         Raises: as `read_frame`.
         """
-        while True:
-            if self._pieces is not None:
-                piece = next(self._pieces, None)
-                if piece is not None and piece[1]:
-                    self.streaming = 0  # nothing is left to skip
-                    self.end_stream()
-                if piece is not None and (piece[0] or piece[1]):
-                    return piece
-                if piece is not None:
-                    continue
-                self._pieces = None
-            row = next(self._batch, None)
-            if row is None:
-                if self._more():
-                    continue
-                return NEED_MORE
-            self._stream_row(*row)
+        try:
+            while True:
+                if self._pieces is not None:
+                    piece = next(self._pieces, None)
+                    if piece is not None and piece[1]:
+                        self.streaming = 0  # nothing is left to skip
+                        self.end_stream()
+                    if piece is not None and (piece[0] or piece[1]):
+                        return piece
+                    if piece is not None:
+                        continue
+                    self._pieces = None
+                row = next(self._batch, None)
+                if row is None:
+                    if self._more():
+                        continue
+                    return NEED_MORE
+                self._stream_row(*row)
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _stream_row(self, what: int, start: int, stop: int) -> None:
         if what & CONTROL:

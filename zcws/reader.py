@@ -2,7 +2,9 @@
 
 It decides where a payload lies and in what order frames, the peer's Close and the peer's mistakes reach the caller. It
 never writes: what it owes to the peer it puts on the bridge. All of its progress lives in this object, so a
-caller may stop waiting at any moment. Where bytes come from is the business of inlet.py.
+caller may stop waiting at any moment. Where bytes come from is the business of inlet.py. Where there is no memory in
+the middle of a read, what has been taken so far is lost, and the connection is failed: whoever caught the MemoryError
+and read on would be given a message with a hole, or miss one.
 
 Where a payload lies, and how often it was copied. RING is the leased ring, USER the caller's payload buffer:
 
@@ -29,7 +31,7 @@ from itertools import chain, repeat
 from operator import length_hint
 from typing import Any
 
-from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, Inflated
+from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
@@ -95,29 +97,33 @@ class Reader(PieceReader):
         if self._frame is not None:
             self._forget_frame()
         self.keeps_controls = True
-        while True:
-            rows = self._batch
-            for what, start, stop in rows:
-                opcode = WHOLE.get(what)
-                frame: Frame | None
-                if opcode is None:
-                    frame = self._read_piece(what, start, stop, buffer)
-                elif opcode < _CLOSE and origin is _ADAPTIVE:
-                    ring, lease = self._ring, self._lease
-                    ring.tail = start  # type: ignore[union-attr]
-                    lease.ring = ring
-                    self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
-                    self.ready = NO_ROWS
-                    return frame
+        try:
+            while True:
+                rows = self._batch
+                for what, start, stop in rows:
+                    opcode = WHOLE.get(what)
+                    frame: Frame | None
+                    if opcode is None:
+                        frame = self._read_piece(what, start, stop, buffer)
+                    elif opcode < _CLOSE and origin is _ADAPTIVE:
+                        ring, lease = self._ring, self._lease
+                        ring.tail = start  # type: ignore[union-attr]
+                        lease.ring = ring
+                        self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+                        self.ready = NO_ROWS
+                        return frame
+                    else:
+                        frame = self._whole_frame(opcode, start, stop, buffer, origin)
+                    if frame is not None:
+                        return frame
+                    if self._batch is not rows:
+                        break  # a fault: nothing behind it counts
                 else:
-                    frame = self._whole_frame(opcode, start, stop, buffer, origin)
-                if frame is not None:
-                    return frame
-                if self._batch is not rows:
-                    break  # a fault: nothing behind it counts
-            else:
-                if not self._more():
-                    return NEED_MORE
+                    if not self._more():
+                        return NEED_MORE
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _whole_frame(
         self, opcode: OpCode, start: int, stop: int, buffer: PayloadBuffer | None, origin: PayloadOrigin
@@ -175,29 +181,33 @@ class Reader(PieceReader):
             raise RuntimeError("a message is being streamed; read or leave it first")
         if self._frame is not None:
             self._forget_frame()
-        while True:
-            if self._alike is not None:
-                self._line_up()
-            for ready in self.ready:
-                return ready
-            rows = self._batch
-            for what, start, stop in rows:
-                # `message_of` once more: for messages that come many at a time the call is a tenth of each.
-                if what == WHOLE_TEXT:
-                    if stop - start < _DECODE_IN_PLACE:
-                        text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
-                        return text
-                    return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
-                if what == WHOLE_BINARY:
-                    return self._ring.copies[start:stop]  # type: ignore[union-attr]
-                message = self._read_other(what, start, stop)
-                if message is not None:
-                    return message
-                if self._batch is not rows:
-                    break  # a fault: nothing behind it counts
-            else:
-                if not self._more():
-                    return NEED_MORE
+        try:
+            while True:
+                if self._alike is not None:
+                    self._line_up()
+                for ready in self.ready:
+                    return ready
+                rows = self._batch
+                for what, start, stop in rows:
+                    # `message_of` once more: for messages that come many at a time the call is a tenth of each.
+                    if what == WHOLE_TEXT:
+                        if stop - start < _DECODE_IN_PLACE:
+                            text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
+                            return text
+                        return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
+                    if what == WHOLE_BINARY:
+                        return self._ring.copies[start:stop]  # type: ignore[union-attr]
+                    message = self._read_other(what, start, stop)
+                    if message is not None:
+                        return message
+                    if self._batch is not rows:
+                        break  # a fault: nothing behind it counts
+                else:
+                    if not self._more():
+                        return NEED_MORE
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _line_up(self) -> None:
         """Many whole frames of a kind: their messages become `ready`, if the rows are those that wait."""
@@ -209,13 +219,28 @@ class Reader(PieceReader):
         # `strict` would cost as much as a row.
         self._words, self._batch = stops, zip(repeat(what), starts, stops)
         spans = zip(starts, stops)  # noqa: B905
+        if what == WHOLE_TEXT or what == WHOLE_BINARY:
+            in_place = ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops)
+            self.ready = self._messages(ring, spans, what == WHOLE_TEXT, in_place)
+
+    def _messages(
+        self, ring: Ring, spans: Iterator[tuple[int, int]], is_text: bool, in_place: bool
+    ) -> Iterator[str | bytes]:
+        """Each of many messages, made when it is asked for: past `read_message`, so what that looks after is here."""
         copies, memory = ring.copies, ring.memory
-        if what == WHOLE_TEXT and ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops):
-            self.ready = (str(memory[start:stop], "utf-8") for start, stop in spans)
-        elif what == WHOLE_TEXT:
-            self.ready = (copies[start:stop].decode() for start, stop in spans)
-        elif what == WHOLE_BINARY:
-            self.ready = (copies[start:stop] for start, stop in spans)
+        try:
+            if not is_text:
+                for start, stop in spans:
+                    yield copies[start:stop]
+            elif in_place:
+                for start, stop in spans:
+                    yield str(memory[start:stop], "utf-8")
+            else:
+                for start, stop in spans:
+                    yield copies[start:stop].decode()
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
         """A row that is not a whole plain message. None: nor does it complete one."""
@@ -374,21 +399,25 @@ class Reader(PieceReader):
         if self._frame is not None:
             self._forget_frame()
         self.keeps_controls = True
-        while True:
-            batch = self._messages_alike()
-            if batch is None:
-                rows = list(self._batch)
-                if not rows:
-                    if self._more():
-                        continue
-                    return NEED_MORE
-                # The peer's Close comes alone: what is before it may be answered.
-                if self._status == CLOSED and len(rows) > 1:
-                    self._set_rows(list(rows.pop()))
-                batch = self._whole_frames(rows) or self._mixed_frames(rows)
-            if batch is not None:
-                self._frame = batch
-                return batch
+        try:
+            while True:
+                batch = self._messages_alike()
+                if batch is None:
+                    rows = list(self._batch)
+                    if not rows:
+                        if self._more():
+                            continue
+                        return NEED_MORE
+                    # The peer's Close comes alone: what is before it may be answered.
+                    if self._status == CLOSED and len(rows) > 1:
+                        self._set_rows(list(rows.pop()))
+                    batch = self._whole_frames(rows) or self._mixed_frames(rows)
+                if batch is not None:
+                    self._frame = batch
+                    return batch
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
     def _messages_alike(self) -> Batch | None:
         """None: there are few rows, or some differ from the others, or they are no whole messages."""
