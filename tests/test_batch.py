@@ -452,3 +452,10 @@ def test_they_are_refused_as_others_are() -> None:
     writer.write_fragment(OpCode.TEXT, b"a", last=False)
     with pytest.raises(ValueError, match="finish it first"):
         writer.write_received(*spans)
+
+
+def test_many_that_are_compressed_are_a_batch_too() -> None:
+    """They are alike, and yet lie where they were inflated."""
+    connection = connect(agreement=DEFLATE)
+    send(connection, *(wire.frame(TEXT, wire.deflate(b"%d" % i), rsv=4) for i in range(6)))
+    assert [frame.text for frame in batch(connection)] == [str(i) for i in range(6)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import feed
 import pytest
@@ -1044,3 +1045,19 @@ def test_no_memory_for_the_rows_of_what_has_arrived(monkeypatch: pytest.MonkeyPa
         return connection.read_message()
 
     fails(connection, attempt)
+
+
+@pytest.mark.parametrize(
+    ("end", "by_us"),
+    [
+        (lambda connection: connection.close(1000), True),
+        (lambda connection: connection.fail(1011, "a mistake"), True),
+        (lambda connection: send(connection, wire.frame(CLOSE)), False),
+        (lambda connection: send(connection, wire.frame(3)), False),
+        (lambda connection: None, False),
+    ],
+)
+def test_who_has_closed_it(end: Callable[[Connection], object], by_us: bool) -> None:
+    connection = connect()
+    end(connection)
+    assert connection.reader.is_closed_here is by_us
