@@ -83,9 +83,8 @@ class Outlet(asyncio.BufferedProtocol):
         self.writer: Writer = connection.writer
         connection.bridge.on_put = self._on_bridge
         self._transport: asyncio.Transport | None = None
-        self._addresses: tuple[Any, Any] | None = (
-            None  # ours and the peer's; the engine's are asked for at the end
-        )
+        # Ours and the peer's; those of the engine's sockets are asked for at the end.
+        self._addresses: tuple[Any, Any] | None = None
         self._own: EngineTransport | None = None  # the same, where it is one of ours
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None

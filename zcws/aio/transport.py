@@ -139,9 +139,7 @@ class EngineTransport(asyncio.Transport):
         self.closing: bool = False
         self._broken: OSError | None = None  # why nothing can be sent; what has been received is still read
         self._eof_wanted = False
-        self._extra: Mapping[str, Any] = (
-            _UNKNOWN  # asyncio's own slot: both addresses, once the socket is closed
-        )
+        self._extra: Mapping[str, Any] = _UNKNOWN  # asyncio's slot: the addresses, once it is closed
         self._events = IN
         self._set_stream(protocol)
         engine.add(self, self.fd)
