@@ -122,3 +122,16 @@ def test_the_end_behind_a_close() -> None:
     bridge.end(close(b"\x03\xe9"))
     assert bridge.take() is first
     assert bridge.take() is None
+
+
+def test_earlier_pongs_go_with_the_latest_or_not_at_all() -> None:
+    """RFC 6455 5.5.3. A flood of Pings costs no more than the latest where nobody takes it at once."""
+    bridge, taken = Bridge(), list[tuple[bytes, list[bytes]]]()
+    held = Reply(OpCode.PONG, b"3", [b"1", b"2"])
+    bridge.put(held)
+    assert held.earlier == ()
+    bridge.on_put = lambda: taken.extend(
+        (reply.payload, list(reply.earlier)) for reply in [bridge.take()] if reply
+    )
+    bridge.put(Reply(OpCode.PONG, b"6", [b"4", b"5"]))
+    assert taken == [(b"6", [b"4", b"5"])]

@@ -15,7 +15,7 @@ free-threaded builds too). Only the reader's side ever asks whether a Close has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zcws.codes import OpCode
 from zcws.errors import Closer
@@ -26,13 +26,19 @@ _CLOSE = OpCode.CLOSE
 
 
 class Reply:
-    """A Pong or a Close that the protocol owes to the peer; `payload` is at most 125 bytes."""
+    """A Pong or a Close that the protocol owes to the peer.
 
-    __slots__ = ("opcode", "payload")
+    Attributes:
+        opcode, payload: of the frame; at most 125 bytes.
+        earlier: the payloads of Pongs to Pings that came just before. They may be left out: RFC 6455 5.5.3.
+    """
 
-    def __init__(self, opcode: OpCode, payload: bytes) -> None:
+    __slots__ = ("earlier", "opcode", "payload")
+
+    def __init__(self, opcode: OpCode, payload: bytes, earlier: Sequence[bytes] = ()) -> None:
         self.opcode: OpCode = opcode
         self.payload: bytes = payload
+        self.earlier: Sequence[bytes] = earlier
 
     @property
     def is_last(self) -> bool:
@@ -74,6 +80,7 @@ class Bridge:
         self.slot[:] = (reply,)
         if self.on_put is not None:
             self.on_put()
+        reply.earlier = ()  # it has been sent, or waits: then it is enough by itself
 
     def take(self) -> Reply | None:
         """What has to be sent, or None. Taking it makes the caller responsible for sending it."""

@@ -41,5 +41,5 @@ class Heads(dict[int, bytes]):
         return head
 
 
-#: By opcode, for whole messages.
-HEADS = {opcode: Heads(_FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY)}
+#: By opcode, for whole messages, and for Pongs.
+HEADS = {opcode: Heads(_FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY, OpCode.PONG)}

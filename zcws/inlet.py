@@ -47,6 +47,8 @@ _scan, _land = lib.zcws_scan, lib.zcws_land
 NO_ROWS: Iterator[Any] = iter(())
 next(NO_ROWS, None)
 
+_PING = OpCode.PING
+
 #: Parsed once, and not for every connection.
 _STATE = ffi.typeof("struct zcws_reader *")
 
@@ -432,18 +434,18 @@ class Inlet(Outcome):
 
     def _see_controls(self, words: list[int], ring: Ring) -> None:
         """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
-        for i in range(0, len(words), ROW):
-            what, start, stop = words[i : i + ROW]
+        copies, pings = ring.copies, list[bytes]()
+        for what, start, stop in zip(words[::ROW], words[1::ROW], words[2::ROW], strict=True):
             opcode = what & 0x0F
-            if opcode < OpCode.CLOSE:
-                continue
-            payload = ring.copies[start:stop]
-            if opcode == OpCode.PING and self.eager:
-                self._bridge.put(Reply(OpCode.PONG, payload))
+            if opcode == _PING:
+                pings.append(copies[start:stop])
             elif opcode == OpCode.PONG and self.on_pong is not None:
-                self.on_pong(payload)
+                self.on_pong(copies[start:stop])
             elif opcode == OpCode.CLOSE:
-                self._peer_close = payload
+                self._peer_close = copies[start:stop]
+        if pings and self.eager:
+            latest = pings.pop()
+            self._bridge.put(Reply(OpCode.PONG, latest, pings))
 
     def _discard(self, ring: Ring) -> None:
         """Our Close is out: the rows just scanned are not queued, and the ring goes back when it can."""

@@ -19,7 +19,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -416,12 +416,25 @@ class Writer:
         """What the bridge brought. Returns True when it was the last: nothing may be written any more."""
         if self.sent_close is None:
             # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
+            if reply.earlier:
+                self._write_pongs(reply.earlier)
             if reply.is_last:
                 self.sent_close = reply.payload
                 self.opcode = _CLOSE
             self._write(FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None
+
+    def _write_pongs(self, payloads: Sequence[bytes]) -> None:
+        """Those of many Pings that have arrived together."""
+        if self.next_key is None:
+            pongs = _join_bare(OpCode.PONG, payloads)
+            self.out.append(pongs)
+            self.written += len(pongs)
+        else:
+            for payload in payloads:
+                self._write(FIN | OpCode.PONG, payload)
+        self._other_frames += len(payloads)
 
     @property
     def frames(self) -> int:
@@ -566,7 +579,7 @@ class Writer:
         self.opcode = OpCode.CLOSE
 
 
-def _join_bare(opcode: OpCode, payloads: list[bytes]) -> bytes:
+def _join_bare(opcode: OpCode, payloads: Sequence[bytes]) -> bytes:
     heads = map(HEADS[opcode].__getitem__, map(len, payloads))
     return b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
 
