@@ -10,7 +10,7 @@ from zcws.frame import Frame
 from zcws.kernel import lib
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
-from zcws.rows import ROW, copy_words
+from zcws.rows import ROW, Rows, copy_words
 
 
 class Arrival(NamedTuple):
@@ -20,14 +20,13 @@ class Arrival(NamedTuple):
     begin: int
     stop: int
     count: int
-    words: memoryview
+    words: Rows
 
     @property
     def row(self) -> list[int]:
         """The first row."""
         at = lib.ZCWS_TABLE_HEAD
-        row: list[int] = self.words[at : at + ROW].tolist()
-        return row
+        return list(self.words[at : at + ROW])
 
 
 def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arrival:

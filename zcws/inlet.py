@@ -15,7 +15,6 @@ takes a message, a read asks for no more than the beginning of the next: its res
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -32,7 +31,7 @@ from zcws.kernel import ffi, lib
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
-from zcws.rows import LAST, ROW, copy_words, kinds_of, spans_of
+from zcws.rows import LAST, ROW, Rows, copy_words, kinds_of, spans_of
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -55,8 +54,7 @@ _STATE = ffi.typeof("struct zcws_reader *")
 #: Frames are large when a ring takes no more of them than this.
 _LARGE_FRAMES = 64
 
-#: Rows that are alike stay in their table when there are four of them or more, words of it: for fewer, it costs as much
-#: as it saves.
+#: Rows that are alike are lined up when there are four of them or more, words: for fewer, it costs as much as it saves.
 _MANY = _HEAD + 4 * ROW
 
 #: A read says something about what the next ones will bring when it was more than this part of its ring.
@@ -129,7 +127,7 @@ class Inlet(Outcome):
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
         self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
         # Many rows that are alike, those included that have been read since: good while `_words` is the second.
-        self._alike: tuple[memoryview, Iterator[object]] | None = None
+        self._alike: tuple[Rows, Iterator[object]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
@@ -335,7 +333,7 @@ class Inlet(Outcome):
         self._take_rows(ring, count, words)
         return True
 
-    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: memoryview) -> None:
+    def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: Rows) -> None:
         """The same for somebody who receives for many connections and scans what he got for all in one crossing.
 
         Only while `is_idle`: bytes begin..stop of `ring` are the next ones. They are this reader's until they have been
@@ -353,26 +351,25 @@ class Inlet(Outcome):
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """The same where that is one whole data frame and nothing else."""
-        words = array("Q", (stop, MORE, 0, 0, what, start, stop))
-        self.take_scan(ring, begin, stop, 1, memoryview(words))
+        self.take_scan(ring, begin, stop, 1, [stop, MORE, 0, 0, what, start, stop])
 
-    def _take_rows(self, ring: Ring, count: int, words: memoryview) -> None:
+    def _take_rows(self, ring: Ring, count: int, words: Rows) -> None:
         if ring.exports:
             self._lease.view = None
             ring.next_batch()
         controls, is_unusual = 0, self.discarding or length_hint(self._words)
         if count >= _NEWS:
-            self._next, self._status, controls, self._remaining = words[:_HEAD].tolist()
+            self._next, self._status, controls, self._remaining = words[:_HEAD]
             is_unusual = is_unusual or controls or self._is_over
         else:
             # Nearly always: whole data frames, and nothing behind them.
             self._next, self._status, self._remaining = ring.head, MORE, 0
         if is_unusual:
-            self._take_news(ring, controls, words[_HEAD:].tolist())
+            self._take_news(ring, controls, list(words[_HEAD:]))
         elif count == 1:
-            self._words = self._batch = iter((words[_HEAD:].tolist(),))
+            self._words = self._batch = iter((words[_HEAD:],))
         elif len(words) < _MANY:
-            self._set_rows(words[_HEAD:].tolist())
+            self._set_rows(list(words[_HEAD:]))
         else:
             self._set_many(words[_HEAD:])
 
@@ -414,11 +411,11 @@ class Inlet(Outcome):
         self._words = left = iter(words[::ROW])
         self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
 
-    def _set_many(self, rows: memoryview) -> None:
+    def _set_many(self, rows: Rows) -> None:
         """The same for many."""
         kinds = kinds_of(rows)
         if kinds.count(kinds[0]) != len(kinds):
-            self._set_rows(rows.tolist())
+            self._set_rows(list(rows))
             return
         self.ready = NO_ROWS
         self._words = left = iter(kinds)
@@ -426,7 +423,7 @@ class Inlet(Outcome):
         # Made from the table with the first step.
         self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
 
-    def _take_alike(self) -> memoryview:
+    def _take_alike(self) -> Rows:
         """Of the many that are alike those that wait. None are, when others do."""
         rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
         self._alike = None
@@ -628,7 +625,7 @@ def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, comp
     return state[0]
 
 
-def _unfolded(rows: memoryview, left: Iterator[int]) -> Iterator[Sequence[int]]:
+def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
     """The rows of a table, one by one; `left` has something for each."""
     starts, stops = spans_of(rows)
     return zip(left, starts, stops)  # noqa: B905

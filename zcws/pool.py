@@ -61,6 +61,7 @@ class Pool:
         capacity: bytes of each ring.
         wide_capacity: bytes of each wide ring.
         common: a ring that somebody receives into for many connections at once, a while for each (aio/engine.py).
+        walked: the same ring, while some of them have not been handed their bytes yet: nobody else may have it.
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
         deadlines: by their seconds, weakly: one timer for all who wait that long, where a driver has such.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
@@ -86,6 +87,7 @@ class Pool:
         "first_row",
         "landing",
         "table",
+        "walked",
         "watch",
         "wide_capacity",
         "words",
@@ -103,6 +105,7 @@ class Pool:
         self._scratch: Scratch | None = None
         self.landing: Ring | None = None
         self.common: Ring | None = None
+        self.walked: Ring | None = None
         self.compressors: dict[tuple[int, int, int], Any] = {}
         self.deadlines: dict[float, weakref.ref[Any]] = {}
         self.watch: Callable[[Any], None] | None = None
@@ -167,7 +170,9 @@ class Pool:
             if free is None:
                 return False
             self.take_back(free)
-        if ring is not self.common:  # that is seen to before anybody receives into it again
+        if (
+            ring is not self.common and ring is not self.walked
+        ):  # they are seen to by whoever receives into them
             ring.tail = ring.head = 0
             self._aside.append(ring)
         return True
@@ -192,7 +197,7 @@ class Pool:
 
     def take_back(self, ring: Ring) -> None:
         """The same for a ring that nobody holds a view of."""
-        if ring is self.common:
+        if ring is self.common or ring is self.walked:
             return
         ring.tail = ring.head = 0
         if ring.is_wide:
@@ -225,7 +230,7 @@ class Pool:
 
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
-        self.landing = self.common = None
+        self.landing = self.common = self.walked = None
         self._spare.clear()
         self._aside.clear()
         self._spare_wide.clear()

@@ -25,9 +25,9 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 
 from __future__ import annotations
 
-from array import array
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import repeat
 from operator import length_hint
 from typing import Any
 
@@ -50,6 +50,7 @@ from zcws.rows import (
     WHOLE,
     WHOLE_BINARY,
     WHOLE_TEXT,
+    as_table,
     spans_of,
 )
 
@@ -71,7 +72,7 @@ _MOST_ELSEWHERE = 4 * 1024 * 1024
 class Reader(PieceReader):
     """The reading half of one connection. See `PieceReader` for its arguments."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
 
     is_idle: bool
     ready: Iterator[str | bytes]
@@ -221,26 +222,7 @@ class Reader(PieceReader):
         spans = zip(starts, stops)  # noqa: B905
         if what == WHOLE_TEXT or what == WHOLE_BINARY:
             in_place = ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops)
-            self.ready = self._messages(ring, spans, what == WHOLE_TEXT, in_place)
-
-    def _messages(
-        self, ring: Ring, spans: Iterator[tuple[int, int]], is_text: bool, in_place: bool
-    ) -> Iterator[str | bytes]:
-        """Each of many messages, made when it is asked for: past `read_message`, so what that looks after is here."""
-        copies, memory = ring.copies, ring.memory
-        try:
-            if not is_text:
-                for start, stop in spans:
-                    yield copies[start:stop]
-            elif in_place:
-                for start, stop in spans:
-                    yield str(memory[start:stop], "utf-8")
-            else:
-                for start, stop in spans:
-                    yield copies[start:stop].decode()
-        except MemoryError:
-            self._fail(NO_MEMORY)
-            raise
+            self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
         """A row that is not a whole plain message. None: nor does it complete one."""
@@ -369,7 +351,7 @@ class Reader(PieceReader):
             lease.ring = lease.view = None
             pool = self.pool
             if ring.exports or ring is not pool.common:
-                if ring.exports or pool.landing is not None:
+                if ring.exports or pool.landing is not None or ring is pool.walked:
                     self._let_go(ring, stop)
                 else:  # it was the landing ring, and nobody has had another one since
                     ring.tail = 0
@@ -427,7 +409,7 @@ class Reader(PieceReader):
         if not rows or (rows[0] != WHOLE_TEXT and rows[0] != WHOLE_BINARY):
             return None
         self._words = self._batch = NO_ROWS
-        return self._ring_batch(rows, WHOLE[rows[0]])
+        return self._ring_batch(as_table(rows), WHOLE[rows[0]])
 
     def _whole_frames(self, rows: list[Sequence[int]]) -> Batch | None:
         """None: some rows are pieces of messages."""
@@ -441,8 +423,8 @@ class Reader(PieceReader):
         if self._ring is None:
             return Batch([self._hand_out(self._lone_close())])
         opcode = WHOLE[kinds.pop()] if len(kinds) == 1 else _CLOSE
-        words = array("Q", chain.from_iterable(rows))
-        return self._ring_batch(memoryview(words), opcode if opcode < _CLOSE else None)
+        table = as_table([word for row in rows for word in row])
+        return self._ring_batch(table, opcode if opcode < _CLOSE else None)
 
     def _ring_batch(self, rows: memoryview, opcode: OpCode | None) -> Batch:
         ring, lease = self._ring, self._lease
@@ -512,3 +494,32 @@ class Reader(PieceReader):
         self._drop_message()
         self._drop_ring()
         return True
+
+
+def _messages(
+    reader: weakref.ref[Reader],
+    ring: Ring,
+    spans: Iterator[tuple[int, int]],
+    is_text: bool,
+    in_place: bool,
+) -> Iterator[str | bytes]:
+    """Each of many messages, made when it is asked for: past `read_message`, so what that looks after is here.
+
+    The reader has this, so this must not have the reader.
+    """
+    copies, memory = ring.copies, ring.memory
+    try:
+        if not is_text:
+            for start, stop in spans:
+                yield copies[start:stop]
+        elif in_place:
+            for start, stop in spans:
+                yield str(memory[start:stop], "utf-8")
+        else:
+            for start, stop in spans:
+                yield copies[start:stop].decode()
+    except MemoryError:
+        failed = reader()
+        assert failed is not None  # somebody reads from it
+        failed._fail(NO_MEMORY)
+        raise

@@ -1,8 +1,8 @@
 """What the C core has found in the bytes: one row for each whole frame, or for each piece of a large one.
 
 A row is three words: what it is, and where in the ring its payload begins and ends. Rows lie one behind the other in a
-table (csrc/zcws.h), a memoryview of words; as objects they cost more than all that C does with a short frame, so those
-of many that are alike stay there for as long as nobody asks for one. What a row is:
+table of words (csrc/zcws.h); as objects they cost more than all that C does with a short frame, so those of many that
+are alike stay there for as long as nobody asks for one. What a row is:
 
     bits 0 to 3   the opcode of the message or the control frame, of a continuation too (RFC 6455 5.2)
     FIRST, LAST   a message begins or ends with it; a control frame has both
@@ -11,13 +11,17 @@ of many that are alike stay there for as long as nobody asks for one. What a row
 
 from __future__ import annotations
 
+import sys
+from array import array
+from typing import Union
+
 from zcws.codes import OpCode
 from zcws.kernel import lib
 
 __all__ = [
     *("COMPRESSED", "CONTROL", "FIRST", "LAST", "PART", "WHOLE_PART"),
     *("DEFLATED", "DEFLATED_BINARY", "DEFLATED_TEXT", "WHOLE", "WHOLE_BINARY", "WHOLE_TEXT"),
-    *("ROW", "copy_words", "kinds_of", "spans_of"),
+    *("ROW", "Rows", "as_table", "copy_words", "kinds_of", "spans_of"),
 ]
 
 #: Words of a row.
@@ -40,17 +44,34 @@ DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRES
 DEFLATED = frozenset({DEFLATED_TEXT, DEFLATED_BINARY})
 
 
-def copy_words(words: memoryview) -> memoryview:
-    """Words of a table in memory of their own: C fills the same one again and again."""
-    return memoryview(words.tobytes()).cast("Q")
+#: Rows, one behind the other: few as a list, many as a view of a table that is their own.
+Rows = Union[list[int], memoryview]  # noqa: UP007  evaluated, and CPython 3.10 knows no list[int] | ... of these
+
+#: Words of a table that is copied as a list: up to about 32 rows that costs less, whatever becomes of them. (PyPy has
+#: no quick way for views with steps.)
+_FEW = 100 if sys.implementation.name == "cpython" else sys.maxsize
 
 
-def kinds_of(rows: memoryview) -> list[int]:
+def copy_words(words: memoryview) -> Rows:
+    """Words of a table for whoever keeps them: C fills the same one again and again."""
+    return words.tolist() if len(words) < _FEW else memoryview(words.tobytes()).cast("Q")
+
+
+def as_table(rows: Rows) -> memoryview:
+    """Rows for C."""
+    return rows if isinstance(rows, memoryview) else memoryview(array("Q", rows))
+
+
+def kinds_of(rows: Rows) -> list[int]:
     """What each row is."""
-    kinds: list[int] = rows[::ROW].tolist()
-    return kinds
+    return _column(rows, 0)
 
 
-def spans_of(rows: memoryview) -> tuple[list[int], list[int]]:
+def spans_of(rows: Rows) -> tuple[list[int], list[int]]:
     """Where the payload of each row begins, and where it ends."""
-    return rows[1::ROW].tolist(), rows[2::ROW].tolist()
+    return _column(rows, 1), _column(rows, 2)
+
+
+def _column(rows: Rows, at: int) -> list[int]:
+    column = rows[at::ROW]
+    return column if isinstance(column, list) else column.tolist()

@@ -483,3 +483,50 @@ class TestNoMemoryToSend:
             monkeypatch.setattr(EngineTransport, "sent_together", sent)
 
         self.run({0}, [b"now"], error, patch)
+
+
+def test_a_task_that_reads_two_connections_takes_nothing_from_a_third() -> None:
+    """One of them kept the ring that all had been received into, and the other's task read it empty in the same walk:
+    the ring was given to whoever came next, with bytes of others in it."""
+
+    async def main() -> None:
+        got: dict[str, list[str | bytes]] = {name: [] for name in "XABCD"}
+        conns: dict[str, WebSocket] = {}
+        over = asyncio.Event()
+
+        async def handler(ws: WebSocket) -> None:
+            name = str(await ws.recv())
+            conns[name] = ws
+            if name == "A":
+                await over.wait()  # B's task reads it
+            async for message in ws:
+                got[name].append(message)
+                if name == "B" and message != "warm":
+                    got["A"] += [await conns["A"].recv(), await conns["A"].recv()]
+
+        async with zcws.serve(handler, "127.0.0.1", 0, compression=None) as server:
+            address = server.sockets[0].getsockname()
+            peers = {}
+            for name in "XABCD":
+                peers[name] = sock = socket.create_connection(address)
+                sock.sendall(request())
+                await until(lambda: len(server.connections) == len(peers))
+                sock.sendall(wire.frame(wire.TEXT, name.encode(), key=KEY))
+                await until(lambda name=name: name in conns)
+            for name in "XBCD":
+                peers[name].sendall(wire.frame(wire.TEXT, b"warm", key=KEY))
+                await until(lambda name=name: got[name] == ["warm"])
+            # All of them are ready in one turn.
+            peers["X"].sendall(b"".join(wire.frame(wire.TEXT, text * 20, key=KEY) for text in (b"x", b"y")))
+            for name in "ABCD":
+                peers[name].sendall(wire.frame(wire.TEXT, name.encode() * 40, key=KEY))
+            await until(lambda: len(got["D"]) == 2 and len(got["X"]) == 3)
+            assert got["X"][1:] == ["x" * 20, "y" * 20]
+            peers["A"].sendall(wire.frame(wire.TEXT, b"A" * 40, key=KEY))
+            await until(lambda: len(got["A"]) == 2)
+            assert [got[name][-1] for name in "ABCD"] == [name * 40 for name in "ABCD"]
+            over.set()
+            for sock in peers.values():
+                sock.close()
+
+    run(main)

@@ -34,7 +34,7 @@ from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.ring import Ring
-from zcws.rows import ROW, copy_words
+from zcws.rows import ROW, Rows, copy_words
 from zcws.writer import Writer
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Scanned(Protocol):
         """
         ...
 
-    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: memoryview) -> bool:
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: Rows) -> bool:
         """The rows of what was received; see `Inlet.take_scan`. Returns: as `arrived`."""
         ...
 
@@ -230,6 +230,8 @@ class Engine:
         """In a child process: the sockets are the parent's, and so is the epoll. What becomes of them here must not
         reach it."""
         self._transports.clear()
+        for fd in self._together:
+            self._readers[fd] = ffi.NULL
         self._together.clear()
         self._pool = self._ring = None
 
@@ -313,11 +315,15 @@ class Engine:
     def _serve_many(self, pool: Pool, ring: Ring, found: int) -> None:
         ones, others = found % _OTHERS, found % _SHORT // _OTHERS
         self._adapt(found)
-        with self.together():
-            if ones:
-                self._walk_ones(pool, ring, self._words[_TURN_HEAD : _TURN_HEAD + _ONE * ones].tolist())
-            if others:
-                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
+        pool.walked = ring
+        try:
+            with self.together():
+                if ones:
+                    self._walk_ones(pool, ring, self._words[_TURN_HEAD : _TURN_HEAD + _ONE * ones].tolist())
+                if others:
+                    self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
+        finally:
+            pool.walked = None
 
     def _adapt(self, found: int) -> None:
         """Asks for as many next time as there is room for, so that those who come last do not always go without."""
@@ -350,11 +356,11 @@ class Engine:
                 # Somebody keeps the ring: those behind him move to a fresh one, as entries of the other kind.
                 self._walk(pool, ring, _as_entries(entries))
 
-    def _walk(self, pool: Pool, ring: Ring, words: memoryview) -> None:
+    def _walk(self, pool: Pool, ring: Ring, words: Rows) -> None:
         """Hands everybody else his rows."""
         streams, fresh, at, used = self._together, self._fresh, 0, len(words)
         while at < used:
-            fd, begin, stop, count, end = words[at : at + _ENTRY].tolist()
+            fd, begin, stop, count, end = words[at : at + _ENTRY]
             rows = words[at + _ENTRY : end]
             at = end
             if count >= _SERVE:
@@ -479,23 +485,23 @@ def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer])
         orders += (transport.fd, begin, size)
 
 
-def _as_entries(ones: Iterator[int]) -> memoryview:
+def _as_entries(ones: Iterator[int]) -> list[int]:
     """Short entries as the other kind: an entry, the head of a scan with nothing behind its row, the row."""
-    words = array("Q")
+    words: list[int] = []
     for fd, what, begin, start, stop in zip(ones, ones, ones, ones, ones):  # noqa: B905
         end = len(words) + _ENTRY + _HEAD + ROW
-        words.extend((fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, what, start, stop))
-    return memoryview(words)
+        words += (fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, what, start, stop)
+    return words
 
 
-def _moved(table: memoryview, begin: int) -> memoryview:
+def _moved(table: Rows, begin: int) -> list[int]:
     """The table of bytes that began at `begin` and have been moved to 0: somebody before them has kept the ring."""
-    words = array("Q", table.tolist())
+    words = list(table)
     words[lib.ZCWS_TABLE_NEXT] -= begin
     for i in range(_HEAD, len(words), ROW):
         words[i + 1] -= begin
         words[i + 2] -= begin
-    return memoryview(words)
+    return words
 
 
 def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:

@@ -23,7 +23,7 @@ from zcws.connection import Connection
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.ring import Ring
-from zcws.rows import WHOLE_BINARY, WHOLE_TEXT
+from zcws.rows import WHOLE_BINARY, WHOLE_TEXT, Rows
 
 __all__ = ["Stream", "hand_over"]
 
@@ -222,7 +222,7 @@ class Stream(Callbacks):
             self._own.send_output()  # type: ignore[union-attr]  # whoever called us is in the engine
         return reader.is_idle or self._take_care()
 
-    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: memoryview) -> bool:
+    def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: Rows) -> bool:
         """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
         self._corked = True
         self._reader.take_scan(ring, begin, stop, count, words)
