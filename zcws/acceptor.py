@@ -298,9 +298,8 @@ class WebSocketAcceptor:
 
     def refuse(self, error: HttpError, request: Request | None = None) -> Response:
         """The response that says `error`; no body where `request` is a HEAD (RFC 9110 9.3.2)."""
-        self.error = error.with_traceback(
-            None
-        )  # whose frames hold whoever has called us: a cycle for each request
+        # Without its traceback, whose frames hold whoever has called us: a cycle for each request.
+        self.error = error.with_traceback(None)
         response = self.reject(error.status, error.reason, error.headers)
         if request is not None and request.method == "HEAD":
             response.body = b""

@@ -76,11 +76,17 @@ class Scratch:
 
         Until `lend` it is not here: a finalizer or a signal handler that sends in between gets other memory.
         """
-        if self._spare and size <= _LARGEST_KEPT:
-            memory, holder = self._spare.pop()
-            if size <= len(memory) and holder() is None:
-                return memory
+        if size <= _LARGEST_KEPT:
+            for memory, holder in self._take_spare():
+                if size <= len(memory) and holder() is None:
+                    return memory
         return _new_bytes("uint8_t[]", size)
+
+    def _take_spare(self) -> list[tuple[Any, weakref.ref[Any]]]:
+        try:
+            return [self._spare.pop()]
+        except IndexError:
+            return []
 
     def lend(self, memory: Any, size: int) -> memoryview:
         """The first `size` bytes of what `reserve` gave: not used again while anybody holds them."""

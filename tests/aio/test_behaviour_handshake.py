@@ -123,6 +123,14 @@ class TestServer:
 
         place.run(main())
 
+    def test_a_head_that_is_refused_before_it_is_a_request(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                said = await exchange(place, server, b"HEAD / HTTP/1.1\r\nno colon\r\n\r\n")
+                assert status_of(said) == 400 and said.endswith(b"\r\n\r\n")
+
+        place.run(main())
+
     def test_origin(self, place: Place) -> None:
         async def main() -> None:
             async with place.serve(echo, origins=["https://good.example"]) as server:

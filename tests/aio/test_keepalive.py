@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import socket
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -487,50 +487,45 @@ class TestALoopThatStoodStill:
     @pytest.mark.parametrize("answers", [True, False])
     def test_an_answer_has_as_long_again(self, anyloop: Place, answers: bool) -> None:
         async def main() -> None:
-            peer = Peer(hears=False)
-            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.001)
-            await until(lambda: peer.pings)
-            time.sleep(0.2)
-            await asyncio.sleep(0.02)
+            loop, peer = asyncio.get_running_loop(), Peer(hears=False)
+            keepalive = Keepalive(loop, peer, interval=1000, timeout=1000)
+            keepalive._ping()
+            keepalive._due = loop.time() - 5
+            keepalive._check()
             assert peer.failed == 0
             peer.hears = answers
-            await until(lambda: peer.pings > 1 if answers else peer.failed)
-            assert answers or (peer.pings, peer.failed) == (1, 1)
+            keepalive._check()
+            assert peer.failed == (0 if answers else 1)
             keepalive.stop()
 
         anyloop.run(main())
 
     def test_so_has_a_deadline(self, anyloop: Place) -> None:
         async def main() -> None:
-            deadlines, passed = Deadlines(asyncio.get_running_loop(), 0.001), list[Patient]()
-            deadlines.add(first := Patient(passed))
-            deadlines.add(second := Patient(passed))
-            time.sleep(0.2)
-            await asyncio.sleep(0.02)
+            loop = asyncio.get_running_loop()
+            deadlines, passed = Deadlines(loop, 1000), list[Patient]()
+            waiting = [Patient(passed) for _ in range(3)]
+            for patient in waiting:
+                deadlines.add(patient)
+            deadlines._waiting.update((patient, loop.time() - 5) for patient in waiting[:2])
+            deadlines._tick(loop)
             assert passed == []
-            deadlines.remove(first)
-            deadlines.add(third := Patient(passed))
-            await until(lambda: len(passed) == 2)
-            assert passed == [second, third]
+            deadlines._tick(loop)
+            assert passed == waiting[:2]
+            deadlines.remove(waiting[2])
 
         anyloop.run(main())
 
-    @pytest.mark.parametrize("takes", [True, False])
-    def test_and_a_peer_that_is_slow(self, anyplace: Place, takes: bool) -> None:
+    def test_and_a_peer_that_is_slow(self, anyplace: Place) -> None:
         async def main() -> None:
+            loop = asyncio.get_running_loop()
             async with anyplace.serve(swallow) as server:
-                async with anyplace.connect(server, write_timeout=0.001, close_timeout=0.1) as ws:
+                async with anyplace.connect(server, write_timeout=1000, close_timeout=0.1) as ws:
                     ws.pause_writing()
-                    time.sleep(0.2)
-                    await asyncio.sleep(0.02)
+                    ws._write_timed_out(loop.time() - 5)
                     assert ws.state is zcws.State.OPEN
-                    if takes:
-                        ws.resume_writing()
-                        await ws.send("still open")
-                        await asyncio.sleep(0.25)
-                        assert ws.state is zcws.State.OPEN
-                    else:
-                        await until(lambda: ws.close_code == 1011)
+                    ws._write_timed_out(math.inf)
+                    await until(lambda: ws.close_code == 1011)
 
         anyplace.run(main())
 

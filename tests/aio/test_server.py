@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
+from net import LONG, Certificates, Place, echo, hang_up, port_of, request, soon, swallow, until
 
 import zcws
 import zcws.sync
@@ -324,7 +325,6 @@ class TestShutdown:
 SERVER = """
 import asyncio, sys
 import zcws
-import zcws.sync
 
 async def echo(ws):
     async for message in ws:
@@ -692,3 +692,16 @@ def test_a_cancellation_that_is_none_of_the_handlers(place: Place, caplog: pytes
 
     place.run(main())
     assert "the handler of" in caplog.text and "CancelledError" in caplog.text
+
+
+def test_a_peer_that_never_speaks_tls_has_open_timeout(place: Place, certificates: Certificates) -> None:
+    """It had the minute that the event loop gives."""
+
+    async def main() -> None:
+        async with place.serve(echo, ssl=certificates.server, open_timeout=0.05) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            with contextlib.suppress(ConnectionError):
+                assert await soon(reader.read()) == b""
+            await hang_up(writer)
+
+    place.run(main())

@@ -19,6 +19,7 @@ from net import Certificates, response
 
 import zcws
 import zcws.sync
+from zcws.sync import client as module
 
 
 def goodbye(peer: raw.Peer) -> None:
@@ -427,3 +428,30 @@ class TestReconnecting:
             zcws.sync.reconnect("http://a/")
         with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
             zcws.sync.reconnect("ws://a/", sock=sock)
+
+
+def test_a_reset_takes_back_nothing_that_the_server_has_said() -> None:
+    """It hid the status, and `reconnect` tried a 401 again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            sock, _ = listening.accept()
+            raw.head_of(sock)
+            sock.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 1000\r\n\r\nno")
+            sock.recv(1)  # the client has had it, or waits for the rest
+            raw.Peer(sock, masks=False).reset()
+
+        with raw.thread(refuse), pytest.raises(zcws.HandshakeError) as caught:
+            port = listening.getsockname()[1]
+            with pytest.MonkeyPatch.context() as patch:
+                more = module._more
+
+                def nudge(sock: socket.socket, deadline: float | None) -> bytes:
+                    received = more(sock, deadline)
+                    if received.endswith(b"no"):
+                        sock.sendall(b"?")
+                    return received
+
+                patch.setattr(module, "_more", nudge)
+                zcws.sync.connect(f"ws://127.0.0.1:{port}/", proxy=None)
+        assert (caught.value.status, caught.value.body) == (401, b"no")

@@ -269,6 +269,13 @@ def test_a_head_is_answered_without_a_body(serving: Serving, path: str, status: 
     assert answer.body == b"up\n"
 
 
+def test_a_head_that_is_refused_before_it_is_a_request(serving: Serving) -> None:
+    with serving(echo) as server, dialled(server) as sock:
+        sock.sendall(b"HEAD / HTTP/1.1\r\nno colon\r\n\r\n")
+        assert raw.head_of(sock).startswith(b"HTTP/1.1 400 ")
+        assert sock.recv(1) == b""
+
+
 def test_an_answer_is_made_into_bytes_once(serving: Serving) -> None:
     times: list[int] = []
 

@@ -378,32 +378,48 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
             ws.send(self.MESSAGES[0])
             assert self.inflated(peer.frames(2)) == self.MESSAGES
 
-    @pytest.mark.parametrize("what", ["frame", "fragments", "ping", "pong", "close", "begin_close"])
+    @pytest.mark.parametrize("what", ["frame", "fragments", "ping", "pong", "close", "begin_close", "flush"])
     def test_whatever_it_writes(self, what: str) -> None:
         """It does not wait for answers: what would have to go out first is what it has interrupted."""
-        with connected() as (ws, _):
-            seen: list[str] = []
+        with connected() as (ws, peer):
+            memory = bytearray(b"behind")
 
             def act() -> None:
                 if what == "ping":
                     with pytest.raises(RuntimeError, match="interrupted a write"):
                         ws.ping()
                 elif what == "frame":
-                    ws.write_frame(zcws.Frame.text("behind"))
+                    ws.write_frame(zcws.Frame.binary(memory))
                 elif what == "fragments":
-                    ws.send(["be", "hind"])
+                    ws.send([memory[:2], memory[2:]])
                 elif what == "pong":
-                    ws.pong(b"behind")
+                    ws.pong(memory)
+                elif what == "flush":
+                    ws.flush()
                 else:
                     getattr(ws, what)(4000, "behind")
-                seen.append(ws.state.value)
+                memory[:] = b"no one"  # it is the program's again
 
-            ws._channel.send = interrupted_by(lambda *_: None, act)  # type: ignore[method-assign]
+            ws._channel.send = interrupted_by(ws._channel.send, act)  # type: ignore[method-assign]
+            ws.send("interrupted")
             with contextlib.suppress(zcws.ConnectionClosed):
-                ws.send("interrupted")
-                del ws._channel.send
-                ws.send("later")
-            assert seen == ["open"]
+                ws.send("behind")
+            assert peer.read().payload == b"interrupted"
+            assert peer.read().payload[-2:] in (b"be", b"nd")
+
+    def test_its_own_mistake_is_not_raised_in_what_it_has_interrupted(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with connected() as (ws, peer):
+
+            def act() -> None:
+                ws.pong(bytes(126))
+                ws.send("behind it")
+
+            ws._channel.send = interrupted_by(ws._channel.send, act)  # type: ignore[method-assign]
+            ws.send("whole")
+            assert [frame.payload for frame in peer.frames(2)] == [b"whole", b"behind it"]
+        assert "what a signal handler wanted to write could not be sent" in caplog.text
 
     def test_in_its_order(self) -> None:
         with connected() as (ws, peer):
@@ -441,14 +457,17 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
             send = ws._channel.send
 
             def act() -> None:
-                writer.send("1")
+                memory = bytearray(b"1")
+                writer.send(memory)
+                writer.write_frame(zcws.Frame.binary(memory))
+                memory[:] = b"x"
                 writer.flush()
                 assert writer.send_reply(zcws.Reply(zcws.OpCode.PONG, b"2")) is False
                 writer.close(4000, "3")
 
             ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
             writer.send("0")
-            assert [frame.payload[-1:] for frame in peer.frames(4)] == [b"0", b"1", b"2", b"3"]
+            assert [frame.payload[-1:] for frame in peer.frames(5)] == [b"0", b"1", b"1", b"2", b"3"]
 
     def test_signals_one_behind_the_other(self) -> None:
         """Another comes while what the first one wanted is caught up with."""
@@ -464,10 +483,11 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
                 taken()
                 raise IndexError
 
-        order._put_off = Waiting()
+        order.waiting = Waiting()
         order.is_busy = True
         order.put_off(lambda: done.append("written"))
-        order.done()
+        order.is_busy = False
+        order.catch_up()
         assert done == ["taken by another", "written"]
 
 

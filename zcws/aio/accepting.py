@@ -290,7 +290,9 @@ class ServerHandshake(asyncio.Protocol):
 
     def _sendable(self, response: Response) -> Response:
         """`response`, whose bytes are in `_to_send` now; raises where a hook has made of it what no HTTP can say."""
-        self._to_send = response.serialize("GET" if self.request is None else self.request.method)
+        # Of a request that is refused before it is one the method can be read all the same.
+        is_head = self._data.startswith(b"HEAD ") if self.request is None else self.request.method == "HEAD"
+        self._to_send = response.serialize("HEAD" if is_head else "GET")
         return response
 
     def _blame_hook(self) -> Response:

@@ -190,7 +190,7 @@ class Ending(Outlet):
         if self.connection.state is not State.OPEN or self._reader.is_ending:
             return False
         if self._was_never_read:
-            # Who reads frames has asked for one by now. The Pong need not wait for anybody, nor a ring with it.
+            # Nobody has asked for a frame in all that time: Pings and Pongs need not wait, nor a ring with them.
             self._reader.keeps_controls = False
         pings = self._need_pings()
         payload = pings.fresh_payload()

@@ -457,6 +457,9 @@ class serve:
         if others.get("sock") is None:
             others.update(self._where)
         start = others.pop("start_serving", True)
+        if self._ssl is not None and (timeout := self._settings["open_timeout"]):
+            # TLS comes first, and the loop's own patience is a minute.
+            others.setdefault("ssl_handshake_timeout", timeout)
         listening = await create(
             lambda: ServerHandshake(server), ssl=self._ssl, **others, start_serving=False
         )

@@ -541,7 +541,7 @@ def _peer_of(sock: socket.SocketType) -> Any:
         return sock.getpeername()
     try:
         found = form.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, form.size))
-    except OSError:
+    except (OSError, struct.error):
         return sock.getpeername()  # what is only like Linux need not have it
     if len(found) == 2:
         return socket.inet_ntop(socket.AF_INET, found[1]), found[0]

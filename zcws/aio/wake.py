@@ -116,35 +116,22 @@ async def in_time(coroutine: Coroutine[object, object, _Result], timeout: float 
     Raises:
         asyncio.TimeoutError: it has taken more than `timeout` seconds.
     """
-    if timeout is None:
-        return await coroutine
-    task, is_late = asyncio.current_task(), False
-    assert task is not None  # or nobody could wait here
-
-    def stop() -> None:
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    before = _cancellations(task)
-    handle = asyncio.get_running_loop().call_later(timeout, stop)
+    task = asyncio.ensure_future(coroutine)
     try:
-        return await coroutine
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+        if not done:
+            task.cancel()
+            await asyncio.wait({task})
     except asyncio.CancelledError:
-        if not is_late or _cancellations(task) > before + 1:  # somebody else's, too
-            raise
-        raise asyncio.TimeoutError from None
-    finally:
-        handle.cancel()
-        if is_late and hasattr(task, "uncancel"):
-            task.uncancel()
+        task.cancel()
+        await asyncio.wait({task})
+        raise
+    if not done and task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 def is_cancelled() -> bool:
     """Whether somebody has cancelled the current task, as far as Python can tell: before 3.11 it cannot, and yes."""
     task = asyncio.current_task()
     return task is None or not hasattr(task, "cancelling") or task.cancelling() > 0
-
-
-def _cancellations(task: asyncio.Task[object]) -> int:
-    return task.cancelling() if hasattr(task, "cancelling") else 0

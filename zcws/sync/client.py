@@ -274,5 +274,9 @@ def _shake(
 
 
 def _more(sock: socket.socket, deadline: float | None) -> bytes:
+    """What the server says next; nothing when the connection has ended. A reset takes back nothing that it has said."""
     sock.settimeout(rest(deadline))
-    return sock.recv(_CHUNK)
+    try:
+        return sock.recv(_CHUNK)
+    except ConnectionResetError:
+        return b""

@@ -79,11 +79,13 @@ class WriterHalf:
         Raises: as `Connection.send`; ConnectionClosedError when the socket takes no more.
         """
         is_text = isinstance(message, str) if text is None else text
-        payload = message.encode() if isinstance(message, str) else message
+        payload = message.encode() if isinstance(message, str) else self._in_order.kept(message)
         self._write(lambda: self._connection.send_bytes(payload, text=is_text, compress=compress))
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
+        if self._in_order.is_busy:
+            frame = Frame(frame.opcode, frame.to_bytes(), fin=frame.fin)
         if frame.opcode is OpCode.CLOSE:
             self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
         else:
@@ -91,11 +93,13 @@ class WriterHalf:
 
     def ping(self, payload: str | Buffer = b"") -> None:
         """A Ping; its Pong arrives at the reader. There is no keepalive but this after a split."""
-        self._write(lambda: self._connection.ping(as_control_payload(payload)))
+        data = as_control_payload(payload)
+        self._write(lambda: self._connection.ping(data))
 
     def pong(self, payload: str | Buffer = b"") -> None:
         """A Pong that nobody asked for, a heartbeat. RFC 6455 5.5.3."""
-        self._write(lambda: self._connection.pong(as_control_payload(payload)))
+        data = as_control_payload(payload)
+        self._write(lambda: self._connection.pong(data))
 
     def _write(self, write: Callable[[], object]) -> None:
         order = self._in_order
@@ -108,7 +112,9 @@ class WriterHalf:
             write()
             self._flush()
         finally:
-            order.done()
+            order.is_busy = False
+            if order.waiting:
+                order.catch_up()
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
@@ -126,7 +132,9 @@ class WriterHalf:
             except ConnectionClosedError:
                 last = True
         finally:
-            order.done()
+            order.is_busy = False
+            if order.waiting:
+                order.catch_up()
         if last:
             self._has_sent_close()
         return last
@@ -160,7 +168,9 @@ class WriterHalf:
             with contextlib.suppress(ConnectionClosedError):
                 self._flush()
         finally:
-            order.done()
+            order.is_busy = False
+            if order.waiting:
+                order.catch_up()
         self._has_sent_close()
 
     def _has_sent_close(self) -> None:
@@ -178,8 +188,16 @@ class WriterHalf:
         Raises:
             ConnectionClosedError: the socket takes no more.
         """
-        if not self._in_order.is_busy:
+        order = self._in_order
+        if order.is_busy:
+            return  # what a signal handler has interrupted sends this as well
+        order.is_busy = True
+        try:
             self._flush()
+        finally:
+            order.is_busy = False
+            if order.waiting:
+                order.catch_up()
 
     def _flush(self) -> None:
         segments = self._connection.writer.take()

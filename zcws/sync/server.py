@@ -280,7 +280,7 @@ class Server:
             response, answer = self._answer(acceptor, request)
         except HttpError as error:
             response = acceptor.refuse(error)
-            answer = response.serialize()
+            answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
         stream.sendall(answer)
         if response.status_code != 101:
@@ -323,9 +323,8 @@ class Server:
         try:
             said = None if self._process_request is None else self._process_request(self, request)
             response = refusal_of(said) or acceptor.respond(request)
-            return response, response.serialize(
-                request.method
-            )  # raises where it is nothing that HTTP can say
+            # Raises where it is nothing that HTTP can say.
+            return response, response.serialize(request.method)
         except Exception:
             logger.error("process_request or select_subprotocol failed", exc_info=True)
             response = acceptor.reject(500, "the server failed to answer; its log says more")

@@ -210,7 +210,9 @@ class WebSocket(ReadingSide, WritingSide):
                     try:
                         self.connection.drain_bridge()
                     finally:
-                        order.done()
+                        order.is_busy = False
+                        if order.waiting:
+                            order.catch_up()
             finally:
                 self._write_lock.release()
 
@@ -244,8 +246,10 @@ class WebSocket(ReadingSide, WritingSide):
                 if writable:
                     self._flush_quietly()
             finally:
-                order.done()
+                order.is_busy = False
                 self._write_lock.release()
+            if order.waiting:
+                order.catch_up()
             if not writable or not self._bridge.slot:
                 return
 
@@ -347,11 +351,14 @@ class WebSocket(ReadingSide, WritingSide):
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
         if self._write_lock.acquire(timeout=lock_timeout(_rest(deadline))):
+            order = self._in_order
+            order.is_busy = True
             try:
                 self._channel.limit_sends(_rest(deadline))
                 self.connection.drain_bridge()
                 self._flush_quietly()
             finally:
+                order.is_busy = False
                 self._write_lock.release()
         if not self.connection.is_client:
             self._channel.end()

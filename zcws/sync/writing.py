@@ -8,9 +8,10 @@ lock is held stays on the bridge: after each write comes `_send_leftover`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
@@ -34,37 +35,56 @@ _CORK = 64 * 1024
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
+#: Seconds after which whoever waits for another thread's message looks whether the connection is still there.
+_LOOK_AGAIN = 0.5
+
+logger: logging.Logger = logging.getLogger("zcws")
+
 _GAVE_UP = "the sender gave up in the middle of a message"
+
+
+_Data = TypeVar("_Data")
 
 
 class InOrder:
     """What a thread writes, and what its signal handlers want to write in the middle of that: those wait.
 
     Attributes:
+        waiting: what has been put off.
         is_busy: somebody writes. Whoever finds it so, and was not kept out by a lock, is a signal handler of that
             thread.
     """
 
-    __slots__ = ("_put_off", "is_busy")
+    __slots__ = ("is_busy", "waiting")
 
     def __init__(self) -> None:
         self.is_busy = False
-        self._put_off: list[Callable[[], object]] = []
+        self.waiting: list[Callable[[], object]] = []
 
     def put_off(self, write: Callable[[], object]) -> None:
         """`write` is called when what has been interrupted is out."""
-        self._put_off.append(write)
+        self.waiting.append(write)
 
-    def done(self) -> None:
-        """What was written is out, or is not going to be."""
-        self.is_busy = False
-        while self._put_off and not self.is_busy:
+    def kept(self, data: _Data) -> _Data | bytes:
+        """`data`, for whoever is going to write it: what is put off is copied, as it may change meanwhile."""
+        return data if not self.is_busy or isinstance(data, str) else bytes(memoryview(data))  # type: ignore[arg-type]
+
+    def catch_up(self) -> None:
+        """Nobody writes any more: what was put off is written.
+
+        Whoever has been busy says so by himself, as a signal handler may raise where a function begins.
+        """
+        while self.waiting and not self.is_busy:
             try:
-                write = self._put_off.pop(0)
+                write = self.waiting.pop(0)
             except IndexError:
                 return  # another signal, between the two lines, has done it
-            with contextlib.suppress(ConnectionClosed):  # the handler that wanted to has returned
+            try:
                 write()
+            except ConnectionClosed:
+                pass  # the handler that wanted to has returned
+            except Exception:
+                logger.error("what a signal handler wanted to write could not be sent", exc_info=True)
 
 
 class WritingSide:
@@ -189,15 +209,19 @@ class WritingSide:
         """Until no other thread is in the middle of a message. The lock is held, but not meanwhile."""
         me = threading.get_ident()
         while self._sender is not None and self._sender != me:
-            self._message_done.wait()
+            self.connection.check_writable()
+            self._message_done.wait(_LOOK_AGAIN)
 
     def _send_fragment(self, data: str | Buffer, is_text: bool, compress: bool | None, *, last: bool) -> None:
+        data = self._in_order.kept(data)
         self._write_now(
             lambda: self.connection.send_fragment(data, text=is_text, last=last, compress=compress)
         )
 
     def write_frame(self, frame: Frame) -> None:
         """Sends a frame as it is; a received one too. Raises: as `Connection.write_frame`."""
+        if self._in_order.is_busy:
+            frame = Frame(frame.opcode, frame.to_bytes(), fin=frame.fin)
         if frame.opcode is OpCode.CLOSE:
             code = frame.close_code if len(frame) else None
             self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
@@ -231,7 +255,9 @@ class WritingSide:
                     writer.write_message(opcode, payload, compress)
                     self._flush_unless_corked()
             finally:
-                order.done()
+                order.is_busy = False
+                if order.waiting:
+                    order.catch_up()
         self._send_leftover()
 
     def _send_at_once(self, opcode: OpCode, payload: Buffer) -> bool:
@@ -285,7 +311,9 @@ class WritingSide:
                 write()
                 self._flush_unless_corked()
             finally:
-                order.done()
+                order.is_busy = False
+                if order.waiting:
+                    order.catch_up()
         self._send_leftover()
 
     def _flush_unless_corked(self) -> None:
@@ -328,13 +356,24 @@ class WritingSide:
 
     def flush(self) -> None:
         """Sends what has been written. Raises: ConnectionClosed when the socket takes no more."""
+        order = self._in_order
         with self._write_lock:
-            self._flush()
+            if order.is_busy:
+                order.put_off(self.flush)
+                return
+            order.is_busy = True
+            try:
+                self._flush()
+            finally:
+                order.is_busy = False
+                if order.waiting:
+                    order.catch_up()
         self._send_leftover()
 
     def pong(self, payload: str | Buffer = b"") -> None:
         """Sends a Pong that nobody asked for, a heartbeat. Pings are answered without it. RFC 6455 5.5.3."""
-        self._write_now(lambda: self.connection.pong(as_control_payload(payload)))
+        data = as_control_payload(payload)
+        self._write_now(lambda: self.connection.pong(data))
 
     # ---- our Close ----
 
@@ -368,8 +407,10 @@ class WritingSide:
                 self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
                 self._flush_quietly()
         finally:
-            order.done()
+            order.is_busy = False
             self._write_lock.release()
+        if order.waiting:
+            order.catch_up()
         self._send_leftover()
         return True
 
