@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import socket
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -549,5 +550,30 @@ def test_who_never_reads_keeps_no_ring_for_a_pong(anyplace: Place, reads: str) -
                 (ws,) = server.connections
                 await until(lambda: ws._reader.frames > 3)
                 assert ws._reader.rows_waiting == 0 and ws._reader._ring is None
+
+    anyplace.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says what a peer has confirmed")
+def test_a_peer_that_takes_a_large_message_is_alive(anyplace: Place) -> None:
+    """Over TLS the transport does not say what waits below it: a peer that read steadily and had not come to our Ping
+    yet was told that it had not answered."""
+    taken: list[int] = []
+
+    async def push(ws: zcws.WebSocket) -> None:
+        with contextlib.suppress(zcws.ConnectionClosed):
+            while True:
+                await ws.send(bytes(4_000_000))
+
+    async def main() -> None:
+        options = {"ping_interval": 0.1, "ping_timeout": 0.2, "close_timeout": 0.1}
+        async with anyplace.serve(push, **options) as server:
+            async with anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                for _ in range(100):
+                    taken.append(len(await soon(peer.reader.read(100_000))))
+                    await asyncio.sleep(0.01)
+                assert all(taken) and ws.state is zcws.State.OPEN
 
     anyplace.run(main())
