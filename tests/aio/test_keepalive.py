@@ -577,3 +577,19 @@ def test_a_peer_that_takes_a_large_message_is_alive(anyplace: Place) -> None:
                 assert all(taken) and ws.state is zcws.State.OPEN
 
     anyplace.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says what a peer has confirmed")
+def test_what_a_peer_took_long_ago_is_no_sign_of_life(anyplace: Place) -> None:
+    async def main() -> None:
+        async with anyplace.serve(swallow, ping_interval=None) as server, anyplace.raw_client(server) as peer:
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            await ws.send(bytes(100_000))
+            await peer.read()
+            await peer.send(wire.TEXT, b"a sign of life")
+            await until(lambda: ws._reader.messages)
+            assert ws.heard()  # as before each Ping
+            assert not ws.heard()
+
+    anyplace.run(main())

@@ -191,7 +191,7 @@ class Ending(Outlet):
         # More has gone since something waited: the peer has made room. Where nothing waited, that says nothing.
         is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
         self._heard_at, self._sent_at = heard, sent if waiting else -1
-        return is_alive or (self._reading_paused and not waiting) or self._has_taken_much()
+        return self._has_taken_much() or is_alive or (self._reading_paused and not waiting)
 
     def _has_taken_much(self) -> bool:
         """Whether the peer's system has confirmed more than a Ping since this was last asked: where the transport does
