@@ -76,17 +76,15 @@ class Scratch:
 
         Until `lend` it is not here: a finalizer or a signal handler that sends in between gets other memory.
         """
-        if size <= _LARGEST_KEPT:
-            for memory, holder in self._take_spare():
-                if size <= len(memory) and holder() is None:
-                    return memory
-        return _new_bytes("uint8_t[]", size)
+        memory = self._take_spare(size) if size <= _LARGEST_KEPT else None
+        return _new_bytes("uint8_t[]", size) if memory is None else memory
 
-    def _take_spare(self) -> list[tuple[Any, weakref.ref[Any]]]:
+    def _take_spare(self, size: int) -> Any:
         try:
-            return [self._spare.pop()]
+            memory, holder = self._spare.pop()
         except IndexError:
-            return []
+            return None
+        return memory if size <= len(memory) and holder() is None else None
 
     def lend(self, memory: Any, size: int) -> memoryview:
         """The first `size` bytes of what `reserve` gave: not used again while anybody holds them."""

@@ -29,7 +29,7 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.pool import Pool
 
-__all__ = ["GRACE", "Ending", "bytes_confirmed", "end_writing"]
+__all__ = ["GRACE", "Ending", "end_writing"]
 
 #: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
@@ -198,7 +198,7 @@ class Ending(Outlet):
         not say what waits below it, as over TLS, that is how a peer is seen to take what it is sent."""
         if self._own is not None or self._transport is None:
             return False
-        before, self._confirmed = self._confirmed, bytes_confirmed(self._transport.get_extra_info("socket"))
+        before, self._confirmed = self._confirmed, _bytes_confirmed(self._transport.get_extra_info("socket"))
         return self._confirmed - before >= _MUCH
 
     def send_keepalive(self) -> bool:
@@ -233,7 +233,7 @@ class Ending(Outlet):
         return self._pings
 
 
-def bytes_confirmed(sock: socket.socket | None) -> int:
+def _bytes_confirmed(sock: socket.socket | None) -> int:
     """How many the peer's system has confirmed so far, as far as ours says so: Linux does."""
     if sock is None or sys.platform != "linux":
         return 0

@@ -84,8 +84,7 @@ class WriterHalf:
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
-        if self._in_order.is_busy:
-            frame = Frame(frame.opcode, frame.to_bytes(), fin=frame.fin)
+        frame = self._in_order.kept_frame(frame)
         if frame.opcode is OpCode.CLOSE:
             self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
         else:
@@ -107,14 +106,7 @@ class WriterHalf:
             order.put_off(lambda: self._write(write))
             return
         self._connection.check_writable()
-        order.is_busy = True
-        try:
-            write()
-            self._flush()
-        finally:
-            order.is_busy = False
-            if order.waiting:
-                order.catch_up()
+        order.run(write, self._flush)
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
@@ -122,21 +114,19 @@ class WriterHalf:
         if order.is_busy:
             order.put_off(lambda: self.send_reply(reply))
             return False
-        order.is_busy = True
-        try:
-            if reply.is_last:
-                self._channel.limit_sends(self._options.close_timeout)
-            last = self._connection.write_reply(reply)
-            try:
-                self._flush()
-            except ConnectionClosedError:
-                last = True
-        finally:
-            order.is_busy = False
-            if order.waiting:
-                order.catch_up()
+        last = order.run(lambda: self._write_reply(reply))
         if last:
             self._has_sent_close()
+        return last
+
+    def _write_reply(self, reply: Reply) -> bool:
+        if reply.is_last:
+            self._channel.limit_sends(self._options.close_timeout)
+        last = self._connection.write_reply(reply)
+        try:
+            self._flush()
+        except ConnectionClosedError:
+            last = True
         return last
 
     def drain_bridge(self) -> bool:
@@ -161,17 +151,14 @@ class WriterHalf:
         if order.is_busy:
             order.put_off(lambda: self._send_close(code, reason))
             return
-        order.is_busy = True
-        try:
-            self._channel.limit_sends(self._options.close_timeout)
-            self._connection.send_close(code, reason)
-            with contextlib.suppress(ConnectionClosedError):
-                self._flush()
-        finally:
-            order.is_busy = False
-            if order.waiting:
-                order.catch_up()
+        order.run(lambda: self._write_close(code, reason))
         self._has_sent_close()
+
+    def _write_close(self, code: int | None, reason: str) -> None:
+        self._channel.limit_sends(self._options.close_timeout)
+        self._connection.send_close(code, reason)
+        with contextlib.suppress(ConnectionClosedError):
+            self._flush()
 
     def _has_sent_close(self) -> None:
         self._channel.has_sent_close = True
@@ -191,13 +178,7 @@ class WriterHalf:
         order = self._in_order
         if order.is_busy:
             return  # what a signal handler has interrupted sends this as well
-        order.is_busy = True
-        try:
-            self._flush()
-        finally:
-            order.is_busy = False
-            if order.waiting:
-                order.catch_up()
+        order.run(self._flush)
 
     def _flush(self) -> None:
         segments = self._connection.writer.take()

@@ -206,13 +206,7 @@ class WebSocket(ReadingSide, WritingSide):
             order = self._in_order
             try:
                 if not order.is_busy:  # or it stays there as well: a signal handler reads
-                    order.is_busy = True
-                    try:
-                        self.connection.drain_bridge()
-                    finally:
-                        order.is_busy = False
-                        if order.waiting:
-                            order.catch_up()
+                    order.run(self.connection.drain_bridge)
             finally:
                 self._write_lock.release()
 

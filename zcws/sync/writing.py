@@ -44,6 +44,7 @@ _GAVE_UP = "the sender gave up in the middle of a message"
 
 
 _Data = TypeVar("_Data")
+_Result = TypeVar("_Result")
 
 
 class InOrder:
@@ -61,6 +62,18 @@ class InOrder:
         self.is_busy = False
         self.waiting: list[Callable[[], object]] = []
 
+    def run(self, *writes: Callable[[], _Result]) -> _Result:
+        """Nobody is busy: calls them one after the other, then what was put off. Returns: what the last one gave."""
+        self.is_busy = True
+        try:
+            for write in writes:
+                result = write()
+        finally:
+            self.is_busy = False  # here, and not in a function: a signal handler may raise where one begins
+            if self.waiting:
+                self.catch_up()
+        return result
+
     def put_off(self, write: Callable[[], object]) -> None:
         """`write` is called when what has been interrupted is out."""
         self.waiting.append(write)
@@ -69,11 +82,12 @@ class InOrder:
         """`data`, for whoever is going to write it: what is put off is copied, as it may change meanwhile."""
         return data if not self.is_busy or isinstance(data, str) else bytes(memoryview(data))  # type: ignore[arg-type]
 
-    def catch_up(self) -> None:
-        """Nobody writes any more: what was put off is written.
+    def kept_frame(self, frame: Frame) -> Frame:
+        """The same for a frame."""
+        return Frame(frame.opcode, frame.to_bytes(), fin=frame.fin) if self.is_busy else frame
 
-        Whoever has been busy says so by himself, as a signal handler may raise where a function begins.
-        """
+    def catch_up(self) -> None:
+        """Nobody writes any more: what was put off is written."""
         while self.waiting and not self.is_busy:
             try:
                 write = self.waiting.pop(0)
@@ -220,8 +234,7 @@ class WritingSide:
 
     def write_frame(self, frame: Frame) -> None:
         """Sends a frame as it is; a received one too. Raises: as `Connection.write_frame`."""
-        if self._in_order.is_busy:
-            frame = Frame(frame.opcode, frame.to_bytes(), fin=frame.fin)
+        frame = self._in_order.kept_frame(frame)
         if frame.opcode is OpCode.CLOSE:
             code = frame.close_code if len(frame) else None
             self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
@@ -246,7 +259,7 @@ class WritingSide:
                 return
             if self._sender is not None:
                 self._await_message()
-            order.is_busy = True
+            order.is_busy = True  # `run`, without its call
             try:
                 writer = self._writer
                 if writer.opcode:
@@ -306,14 +319,7 @@ class WritingSide:
                 return
             if wait is not None:
                 wait()
-            order.is_busy = True
-            try:
-                write()
-                self._flush_unless_corked()
-            finally:
-                order.is_busy = False
-                if order.waiting:
-                    order.catch_up()
+            order.run(write, self._flush_unless_corked)
         self._send_leftover()
 
     def _flush_unless_corked(self) -> None:
@@ -361,13 +367,7 @@ class WritingSide:
             if order.is_busy:
                 order.put_off(self.flush)
                 return
-            order.is_busy = True
-            try:
-                self._flush()
-            finally:
-                order.is_busy = False
-                if order.waiting:
-                    order.catch_up()
+            order.run(self._flush)
         self._send_leftover()
 
     def pong(self, payload: str | Buffer = b"") -> None:
