@@ -9,6 +9,8 @@ closed after it; so a body that breaks the rules simply ends there, and nothing 
     Transfer-Encoding: chunked       with the chunk of size 0
     a valid Content-Length           after so many bytes
     anything else                    with the connection: the caller stops feeding
+
+A caller who has waited `BODY_TIMEOUT` for the end takes what there is: the status is the answer, whatever follows it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import re
 
 from zcws.http import BytesLike, Response
 
-__all__ = ["MAX_BODY", "BodyReader"]
+__all__ = ["BODY_TIMEOUT", "MAX_BODY", "BodyReader"]
 
 #: Bytes of a body that are kept: enough for any error page, too few to fill a memory.
 MAX_BODY = 64 * 1024
+#: Seconds that a body may take behind its head: a page for a person is not worth more of `open_timeout`.
+BODY_TIMEOUT = 1.0
 #: Bytes of a chunk's first line: eight digits of size, and room for extensions that nobody uses.
 MAX_CHUNK_LINE = 256
 

@@ -82,6 +82,25 @@ def test_a_body_that_ends_with_the_connection(place: Place) -> None:
     place.run(main())
 
 
+def test_a_body_that_never_ends(place: Place) -> None:
+    """It used up `open_timeout`, and the refusal was told as `TimeoutError`, after which a loop tries again."""
+    done = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 No\r\n\r\nno")
+        await done.wait()
+
+    async def main() -> None:
+        async with place.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError) as caught:
+                await place.connect(port, open_timeout=None)
+            assert (caught.value.status, caught.value.body) == (401, b"no")
+            done.set()
+
+    place.run(main())
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

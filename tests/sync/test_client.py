@@ -192,6 +192,41 @@ def test_another_status(answer: bytes, status: int, body: bytes) -> None:
     assert (caught.value.status, caught.value.body) == (status, body)
 
 
+def test_a_body_that_never_ends() -> None:
+    """It used up `open_timeout`, and the refusal was told as `TimeoutError`, after which `reconnect` tries again."""
+    done = threading.Event()
+
+    def run() -> None:
+        sock, _ = listening.accept()
+        with sock, contextlib.suppress(OSError):
+            sock.sendall(b"HTTP/1.1 401 No\r\n\r\nno, ")
+            while not done.wait(0.02):
+                sock.sendall(b"and ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        with pytest.raises(zcws.HandshakeError) as caught:
+            connect(listening.getsockname()[1], open_timeout=30)
+        done.set()
+    assert caught.value.status == 401
+    assert caught.value.body.startswith(b"no, ")
+
+
+def test_a_body_that_stops() -> None:
+    done = threading.Event()
+
+    def run() -> None:
+        sock, _ = listening.accept()
+        with sock:
+            sock.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nno")
+            done.wait(raw.LONG)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        with pytest.raises(zcws.HandshakeError) as caught:
+            connect(listening.getsockname()[1], open_timeout=0.2)
+        done.set()
+    assert (caught.value.status, caught.value.body) == (401, b"no")
+
+
 @pytest.mark.parametrize(
     "answer",
     [

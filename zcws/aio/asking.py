@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from zcws.aio.stream import hand_over
 from zcws.aio.websocket import WebSocket
-from zcws.body import BodyReader
+from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connector import WebSocketConnector
 from zcws.errors import HandshakeError
 from zcws.extensions import Agreement
@@ -26,7 +26,17 @@ Open = Callable[[asyncio.AbstractEventLoop, WebSocketConnector, Agreement, Respo
 class ClientHandshake(asyncio.Protocol):
     """One connection before it is open. `done` gives the WebSocket, or the response that was not a 101."""
 
-    __slots__ = ("_body", "_connector", "_data", "_loop", "_open_as", "_response", "done", "transport")
+    __slots__ = (
+        "_body",
+        "_connector",
+        "_data",
+        "_loop",
+        "_open_as",
+        "_patience",
+        "_response",
+        "done",
+        "transport",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connector: WebSocketConnector, open_as: Open) -> None:
         self._loop = loop
@@ -35,6 +45,7 @@ class ClientHandshake(asyncio.Protocol):
         self._data = bytearray()
         self._response: Response | None = None
         self._body: BodyReader | None = None
+        self._patience: asyncio.TimerHandle | None = None  # with a body that does not end
         self.transport: asyncio.Transport | None = None
         self.done: asyncio.Future[WebSocket | Response] = loop.create_future()
 
@@ -57,6 +68,7 @@ class ClientHandshake(asyncio.Protocol):
             else:
                 self._response = response
                 self._body = self._connector.body_reader(response)
+                self._patience = self._loop.call_later(BODY_TIMEOUT, self._reject, response)
                 self._feed_body(bytes(self._data))
         except HandshakeError as error:
             self._fail(error)
@@ -89,7 +101,8 @@ class ClientHandshake(asyncio.Protocol):
             self._reject(self._response)
 
     def _reject(self, response: Response) -> None:
-        assert self._body is not None
+        assert self._body is not None and self._patience is not None
+        self._patience.cancel()
         response.body = self._body.body
         if not self.done.done():
             self.done.set_result(response)

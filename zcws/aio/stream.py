@@ -91,9 +91,8 @@ class Stream(Callbacks):
         self._held: Any = None  # what was broadcast and waits (broadcast.py)
         self._budget = _FAIR
         self._closed: asyncio.Future[None] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = (
-            None  # each of a task that waits for the closed socket
-        )
+        # Each of a task that waits for the closed socket.
+        self._waiters: list[asyncio.Future[None]] | None = None
         self._read_before = 0  # rows that had been read when the last of them began; -1: a task was reading
 
     @property

@@ -6,12 +6,14 @@ retry.py whether and when another attempt is made.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
@@ -267,10 +269,20 @@ def _shake(
         return response, behind
     body = connector.body_reader(response)
     body.feed(behind)
-    while not body.done and (received := _more(sock, deadline)):  # else it ends with the connection
-        body.feed(received)
+    _read_body(sock, body, deadline)
     response.body = body.body
     return response, b""
+
+
+def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) -> None:
+    """As much of it as comes in time: the status, which we have, is the answer."""
+    patience = time.monotonic() + BODY_TIMEOUT
+    until = patience if deadline is None else min(patience, deadline)
+    with contextlib.suppress(TimeoutError):
+        while not body.done and (received := _more(sock, until)):  # else it ends with the connection
+            body.feed(received)
+            if time.monotonic() >= until:
+                return
 
 
 def _more(sock: socket.socket, deadline: float | None) -> bytes:
