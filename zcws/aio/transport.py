@@ -275,16 +275,18 @@ class EngineTransport(asyncio.Transport):
         if engine.is_walking:
             engine.written.append(self)
             return
-        if self.backlog or self.closing or writer.has_large:
-            self.writelines(writer.take())
-            return
         out = writer.out
-        if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
+        if self.backlog or self.closing:
+            self.writelines(writer.take())
+        elif len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
             data = out.pop()
             writer.taken = writer.written
+            writer.has_large = False
+            self._send(data)
+        elif writer.has_large:
+            self.writelines(writer.take())
         else:
-            data = writer.take_whole()
-        self._send(data)
+            self._send(writer.take_whole())
 
     def write(self, data: Buffer) -> None:
         if self.backlog or self.closing:
