@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import wire
 from receiver import DEFLATE, connect, either, rings, send
@@ -247,3 +249,26 @@ def test_a_pong_is_never_answered(is_eager: bool) -> None:
     send(connection, wire.frame(PONG, b"heartbeat"))
     assert seen(connection) == [b"heartbeat"]
     assert not connection.bridge.slot and connection.bytes_to_send() == b""
+
+
+@either
+def test_few_controls_among_much_data_are_not_looked_for(
+    mirrored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look costs what waits, which is the peer's choice: for each of its Pings that was 20 ms."""
+    connection = connect(Pool(65536, mirrored=mirrored))
+    reader, looks = connection.reader, list[int]()
+    look = type(reader)._without_controls
+
+    def counted(self: Any) -> list[int]:
+        looks.append(1)
+        return look(self)
+
+    monkeypatch.setattr(type(reader), "_without_controls", counted)
+    for _ in range(8):
+        send(connection, wire.frame(TEXT, b"") * 1000)
+    for i in range(3000):
+        send(connection, pings(i, i + 1))
+        reader.forget_controls()
+    assert len(looks) == 2
+    assert reader.rows_waiting < 9000

@@ -1061,3 +1061,48 @@ def test_who_has_closed_it(end: Callable[[Connection], object], by_us: bool) -> 
     connection = connect()
     end(connection)
     assert connection.reader.is_closed_here is by_us
+
+
+# ---- rows that wait, and more that come ----
+
+
+@either
+def test_what_waits_is_not_touched_by_what_comes(mirrored: bool) -> None:
+    """A peer chooses how much waits where nobody reads, and in how many pieces more of it comes: that was quadratic."""
+    connection = connect(Pool(65536, mirrored=mirrored))
+    reader = connection.reader
+    for i in range(2):
+        send(connection, wire.frame(TEXT, b"%d" % i))
+    waiting = reader._batch
+    for i in range(2, 1000):
+        send(connection, wire.frame(TEXT, b"%d" % i))
+    assert reader._batch is waiting
+    assert [connection.read_message() for _ in range(1000)] == [str(i) for i in range(1000)]
+    assert connection.read_message() is NEED_MORE
+    assert reader._columns is None
+
+
+@either
+def test_what_has_been_read_is_let_go_of_though_more_comes(mirrored: bool) -> None:
+    connection = connect(Pool(65536, mirrored=mirrored))
+    reader, sent, read = connection.reader, 0, 0
+    for _ in range(1000):
+        for _ in range(3 if sent < 90 else 2):
+            send(connection, wire.frame(TEXT, b"%d" % sent))
+            sent += 1
+        for _ in range(2):
+            assert connection.read_message() == str(read)
+            read += 1
+        assert reader.rows_waiting == sent - read
+        assert reader._columns is None or len(reader._columns[1]) <= 2 * reader.rows_waiting + 3
+
+
+def test_a_close_behind_data_that_came_in_pieces_waits_for_it() -> None:
+    connection = connect()
+    for i in range(3):
+        send(connection, wire.frame(TEXT, b"%d" % i))
+    send(connection, wire.frame(CLOSE))
+    assert not connection.reader.is_concluded
+    assert [connection.read_message() for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()

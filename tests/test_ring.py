@@ -323,3 +323,12 @@ def test_what_a_child_process_may_hold_is_held_for_ever(ring: Ring) -> None:
         assert len(ring.room()) == 0
         ring.leave()  # a second fork
         assert ring.is_exported
+
+
+def test_without_the_mirror_what_is_at_the_beginning_is_not_moved() -> None:
+    """To nowhere, with every read: a large frame that comes in small pieces was quadratic."""
+    ring = Ring(4096, mirrored=False)
+    ring.head = 4000
+    before, ring.memory = ring.memory, memoryview(bytes(4096))  # read-only: whoever moves anything raises
+    assert ring.settle() == 0
+    ring.memory = before

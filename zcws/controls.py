@@ -24,6 +24,10 @@ __all__ = ["Controls"]
 #: the ring of a program that only sends would be full of them after a week.
 _MANY = 64
 
+#: They are looked for among what waits where that is little, rows, or they are at least this part of the rest: where a
+#: peer has filled a ring with short frames that nobody reads, to do so for each of its Pings cost 20 ms.
+_LITTLE, _PART = 256, 8
+
 
 class Controls(Inlet):
     """What has arrived, as far as it is control frames.
@@ -62,6 +66,8 @@ class Controls(Inlet):
         kept for ever: neither they, nor a ring for them."""
         ring = self._ring
         if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
+            return
+        if self._controls * _PART + _LITTLE < self.rows_waiting:
             return
         if self.keeps_controls:
             if self._controls <= _MANY:

@@ -15,6 +15,7 @@ takes a message, a read asks for no more than the beginning of the next: its res
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -36,7 +37,7 @@ from zcws.rows import LAST, ROW, Rows, copy_words, kinds_of, spans_of
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["NO_ROWS", "Inlet", "is_data"]
+__all__ = ["NO_ROWS", "Inlet"]
 
 _HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
@@ -85,6 +86,7 @@ class Inlet(Outcome):
     __slots__ = (
         "_alike",
         "_batch",
+        "_columns",
         "_controls",
         "_elsewhere",
         "_frame",
@@ -128,6 +130,8 @@ class Inlet(Outcome):
         self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
         # Many rows that are alike, those included that have been read since: good while `_words` is the second.
         self._alike: tuple[Rows, Iterator[object]] | None = None
+        # The columns of rows that wait, to which more can be added: good while `_words` runs over the first of them.
+        self._columns: tuple[Iterator[int], list[int], array[int], array[int]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
@@ -394,12 +398,16 @@ class Inlet(Outcome):
         if self.discarding:
             self._discard(ring)
             return
-        words[:0] = self._pending_words()
-        self._set_rows(words)
+        self._add_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
-        if self._is_over and not self._pieces and not any(is_data(words)):
+        if self._is_over and not self._pieces and not self._data_waits():
             self.conclude()
             self._drop_message()
+
+    def _data_waits(self) -> bool:
+        """Whether there is data among the rows that wait, right behind `_add_rows`."""
+        kinds = self._columns[1]  # type: ignore[index]  # that has made them
+        return any(what & 0x0F < OpCode.CLOSE for what in kinds[len(kinds) - length_hint(self._words) :])
 
     def _pending_words(self) -> list[int]:
         """The rows that have not been read, three words each; none are left after this."""
@@ -410,6 +418,25 @@ class Inlet(Outcome):
         self.ready = NO_ROWS
         self._words = left = iter(words[::ROW])
         self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
+
+    def _add_rows(self, words: list[int]) -> None:
+        """These wait behind those that do. What that costs does not depend on how many those are, which is the peer's
+        choice where nobody reads; and they take 24 bytes each."""
+        columns, waiting = self._columns, length_hint(self._words)
+        if waiting and columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
+            # An iterator that is not exhausted sees what is appended: the kinds come last, as it asks for them first.
+            _, kinds, starts, stops = columns
+            stops.extend(words[2::ROW])
+            starts.extend(words[1::ROW])
+            kinds += words[::ROW]
+            return
+        # None can be added to yet; or most have been read, and are let go of.
+        words[:0] = self._pending_words()
+        self.ready = NO_ROWS
+        kinds, starts, stops = words[::ROW], array("Q", words[1::ROW]), array("Q", words[2::ROW])
+        self._words = left = iter(kinds)
+        self._batch = zip(left, starts, stops)  # noqa: B905  `strict` costs as much as a row
+        self._columns = left, kinds, starts, stops
 
     def _set_many(self, rows: Rows) -> None:
         """The same for many."""
@@ -528,6 +555,7 @@ class Inlet(Outcome):
     def _release(self) -> None:
         """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
         ring = self._ring
+        self._columns = None
         if ring is not None and self._next == ring.head:
             self._lease.end()
             if not ring.exports or not ring.is_exported:
@@ -541,6 +569,7 @@ class Inlet(Outcome):
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""
         self._lease.end()
+        self._columns = None
         ring, self._ring = self._ring, None
         if ring is not None:
             if self._next != ring.head:
@@ -629,8 +658,3 @@ def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
     """The rows of a table, one by one; `left` has something for each."""
     starts, stops = spans_of(rows)
     return zip(left, starts, stops)  # noqa: B905
-
-
-def is_data(words: list[int]) -> Iterator[bool]:
-    """For each row, whether it is data."""
-    return (what & 0x0F < OpCode.CLOSE for what in words[::ROW])

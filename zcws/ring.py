@@ -183,7 +183,7 @@ class Ring:
             shift = self.tail
         elif self.mirrored:
             shift = self.capacity if self.tail >= self.capacity else 0
-        elif self.capacity - self.head < self.capacity // 2:
+        elif self.tail and self.capacity - self.head < self.capacity // 2:
             shift = self.tail
             self.memory[: self.head - shift] = bytes(self.memory[shift : self.head])
         if shift:
