@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from raw import thread
 
 import zcws
@@ -32,6 +35,12 @@ def matched(path: str, *routes: str) -> tuple[str, dict[str, Any]] | None:
         ("/item/007", "/item/{id:int}", {"id": 7}),
         ("/item/007x", "/item/{name}", {"name": "007x"}),
         ("/a.b/c-d/e", "/a.b/{one}-{two}/e", {"one": "c", "two": "d"}),
+        ("/a.b/c-d-e/e", "/a.b/{one}-{two}/e", {"one": "c-d", "two": "e"}),
+        ("/at/a-1-b-c", "/at/{one}-{n:int}-{two}", {"one": "a", "n": 1, "two": "b-c"}),
+        ("/at/a-1-2-c", "/at/{one}-{n:int}-{two}", {"one": "a-1", "n": 2, "two": "c"}),
+        ("/on/2026-11-28", "/on/{y}-{m}-{d}", {"y": "2026", "m": "11", "d": "28"}),
+        ("/get/a/b.c/d.tar.gz", "/get/{name:path}.{kind}", {"name": "a/b.c/d.tar", "kind": "gz"}),
+        ("/get/a/b/file", "/get/{where:path}/{name}", {"where": "a/b", "name": "file"}),
         ("/files/a/b%20c", "/files/{rest:path}", {"rest": "a/b c"}),
         ("/room/{name}", "/room/{name}", {"name": "{name}"}),
         ("/room/exact", "/room/exact", {}),
@@ -40,7 +49,8 @@ def matched(path: str, *routes: str) -> tuple[str, dict[str, Any]] | None:
 def test_the_route_of_a_path(path: str, route: str, parameters: dict[str, Any]) -> None:
     routes = (
         *("/", "/item/{id:int}", "/item/{name}", "/room/{name}", "/room/exact"),
-        *("/a.b/{one}-{two}/e", "/files/{rest:path}"),
+        *("/a.b/{one}-{two}/e", "/files/{rest:path}", "/at/{one}-{n:int}-{two}", "/on/{y}-{m}-{d}"),
+        *("/get/{name:path}.{kind}", "/get/{where:path}/{name}"),
     )
     assert matched(path, *routes) == (route, parameters)
 
@@ -60,6 +70,8 @@ def test_the_route_of_a_path(path: str, route: str, parameters: dict[str, Any]) 
         ("/aXb", "/a.b"),
         ("/aXb/1", "/a.b/{x}"),
         ("/room/a\n", "/room/{name:int}"),
+        ("/a-", "/{x}-{y}"),
+        ("/-a", "/{x}-{y}"),
     ],
 )
 def test_paths_that_lead_nowhere(path: str, route: str) -> None:
@@ -75,6 +87,9 @@ def test_paths_that_lead_nowhere(path: str, route: str) -> None:
         ("/{x", "belongs to no parameter"),
         ("/{x}/}", "belongs to no parameter"),
         ("/{not a name}", "belongs to no parameter"),
+        ("/{x}{y}", "nothing says where 'y' begins"),
+        ("/{x:path}/{y:path}", "nothing says where 'y' begins"),
+        ("/{x}-{y:path}", "where 'y' begins: a slash would"),
         ("/x?y", "without query"),
         ("/taken", "has a handler already"),
     ],
@@ -84,6 +99,47 @@ def test_routes_that_make_no_sense(path: str, sentence: str) -> None:
     router.add("/taken", lambda ws: None)
     with pytest.raises(ValueError, match=sentence):
         router.add(path, lambda ws: None)
+
+
+#: Their paths are made of what stands in the patterns, so that there is much to try.
+PATTERNS = [
+    "/{x}-{y}",
+    "/{x}-{y}.{z}",
+    "/{x}-{n:int}-{y}",
+    "/{x:path}.{y}",
+    "/{x}/{y}-{z}",
+    "/{x:path}/{y}--{z}/e",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@given(st.lists(st.sampled_from(["a", "-", ".", "/", "1", "--", "e"]), max_size=9).map("".join))
+def test_it_is_the_first_that_takes_the_most(pattern: str, path: str) -> None:
+    """As a plain regular expression has it, but that the others have nothing of what stands before them."""
+    kinds = {"int": "[0-9]{1,18}", "path": ".+", "": "[^/]+"}
+    plain = "".join(
+        f"(?P<{part[1:-1].partition(':')[0]}>{kinds[part[1:-1].partition(':')[2]]})"
+        if part[0] == "{"
+        else re.escape(part)
+        for part in re.split(r"(\{[^}]*\})", pattern)
+        if part
+    )
+    expected = re.fullmatch(plain, "/" + path)
+    found = matched("/" + path, pattern)
+    if found is None:
+        values = list(expected.groupdict().values()) if expected else []
+        assert not values or any(set("-.") & set(value) for value in values[1:])
+    else:
+        assert expected is not None
+        rebuilt = re.sub(r"\{([a-z]+)[^}]*\}", lambda name: str(found[1][name[1]]), pattern)
+        assert rebuilt == "/" + path
+
+
+@pytest.mark.parametrize("pattern", ["/{y}-{m}-{d}", "/{a:path}.{b}.{c}", "/{a}-{n:int}-{b}-{c}"])
+@pytest.mark.parametrize("piece", ["-", "-1", ".", "a", "/."])
+def test_a_long_path_takes_no_long_time(pattern: str, piece: str) -> None:
+    """`/{y}-{m}-{d}` and 8,000 dashes were a quarter of an hour of the event loop, for one request."""
+    assert matched("/" + piece * 8000 + "/", pattern) is None
 
 
 @pytest.mark.parametrize(
