@@ -321,7 +321,9 @@ def test_two_processes_one_of_them_killed_and_brought_back(redis_server: RedisSe
                 async with guest(second) as two:
                     for number in range(100):
                         await (one, two)[number % 2].send(f"{number}")
-                    heard = [[await soon(ws.recv()) for _ in range(100)] for ws in (one, two)]
+                    heard = []
+                    for ws in (one, two):
+                        heard.append([await soon(ws.recv()) for _ in range(100)])
                     assert heard[0] == heard[1]  # one order for all
                     for publisher in (0, 1):
                         assert heard[0][:] and [m for m in heard[0] if int(m) % 2 == publisher] == [

@@ -235,7 +235,11 @@ class Subscriber:
             elif message["type"] == "subscribe":
                 if not self._is_suspect:
                     self._confirmed.add(message["channel"])
-                    self._tell()
+                    confirmed = self._channels.get(message["channel"])
+                    if (
+                        confirmed is not None
+                    ):  # not `_tell`: after a loss all of them come, without a turn in between
+                        confirmed.set()
             elif message["type"] == "unsubscribe":
                 self._confirmed.discard(message["channel"])
         raise ConnectionError("the subscription has ended")

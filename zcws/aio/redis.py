@@ -163,6 +163,8 @@ class RedisRoom(Members):
         elif is_open and not len(self):
             self._ready.set()
             del rooms._open[self._channel], rooms._wanted[self._channel]
+        else:
+            return  # who subscribes looks at every room
         rooms._subscriber.changed()
 
     async def ready(self) -> None:
