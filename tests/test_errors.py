@@ -159,6 +159,10 @@ def test_nothing_said_means_not_clean() -> None:
             ConnectionClosedError(1006, by="us"),
             "closed here, and the peer did not answer: 1006 (abnormal closure) [no closing handshake]",
         ),
+        (
+            ConnectionClosedError(4001, "a\nERROR é \x1b[2J", by="peer"),
+            r"closed by the peer: 4001 (private use): a\nERROR é \x1b[2J",
+        ),
         (ConnectionClosedError(3000, clean=True), "3000 (registered)"),
         (ConnectionClosedError(4999, "private", clean=True), "4999 (private use): private"),
     ],

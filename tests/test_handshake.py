@@ -131,6 +131,8 @@ class TestRequest:
             ("Content-Length", ["0", "0"], 400, "must not have a body"),
             ("Content-Length", ["00"], 400, "must not have a body"),
             ("Content-Length", ["a"], 400, "must not have a body"),
+            ("Content-Length", [""], 400, "must not have a body"),
+            ("Transfer-Encoding", [""], 400, "must not have a body"),
             ("Transfer-Encoding", ["chunked"], 400, "must not have a body"),
             ("Transfer-Encoding", ["identity"], 400, "must not have a body"),
         ],

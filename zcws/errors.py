@@ -39,6 +39,7 @@ __all__ = [
     "StaleFrame",
     "ZcwsError",
     "closed_error",
+    "printable",
 ]
 
 
@@ -99,7 +100,7 @@ class ConnectionClosed(ZcwsError):
             name = "private use" if self.code >= 4000 else "registered"
         text = f"{self.code} ({name})"
         if self.reason:
-            text += f": {self.reason}"
+            text += f": {printable(self.reason)}"
         if self.code == CloseCode.ABNORMAL_CLOSURE and not self.clean:
             cause = self.__cause__
             if isinstance(cause, OSError) and cause.strerror:
@@ -196,6 +197,13 @@ class HandshakeError(ZcwsError):
             text += f" (status {self.status})"
         said = _first_line(self.body)
         return f"{text}: {said}" if said else text
+
+
+def printable(text: str) -> str:
+    """What a peer has said, for a log or a terminal, which obey control characters: those as Python writes them."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _first_line(body: bytes) -> str:

@@ -71,6 +71,9 @@ NOT_A_WEBSOCKET = (
 )
 NOT_FORWARDED = 'no "Connection: Upgrade" in the request (a proxy may have removed it)'
 
+#: What is checked of a header that is not there: no header's value (RFC 9110 5.5). One that is empty is another matter.
+ABSENT = "\0"
+
 #: Header, check, and the answer where the check fails: status, sentence, headers.
 REQUEST_RULES: tuple[tuple[str, Check, int, str, dict[str, str]], ...] = (
     # RFC 9112 3.2: exactly one Host, of RFC 3986's host and port; no list.
@@ -82,8 +85,8 @@ REQUEST_RULES: tuple[tuple[str, Check, int, str, dict[str, str]], ...] = (
         {},
     ),
     # A body would be read as frames by us, and perhaps not by a proxy in between: request smuggling.
-    ("transfer-encoding", fullmatch(""), 400, "an opening handshake must not have a body", {}),
-    ("content-length", fullmatch("0?"), 400, "an opening handshake must not have a body", {}),
+    ("transfer-encoding", fullmatch(ABSENT), 400, "an opening handshake must not have a body", {}),
+    ("content-length", fullmatch(f"0|{ABSENT}"), 400, "an opening handshake must not have a body", {}),
     # RFC 6455 4.2.1, 3 and 4; RFC 9110 15.5.22: 426 says what to upgrade to.
     ("upgrade", in_list("websocket"), 426, NOT_A_WEBSOCKET, UPGRADE),
     ("connection", in_list("upgrade"), 426, NOT_FORWARDED, UPGRADE),
@@ -135,7 +138,7 @@ def check_request(request: Request) -> str:
         raise HttpError(400, "the target of an opening handshake must be a path")
     values = request.headers.combined()
     for name, check, status, reason, headers in REQUEST_RULES:
-        if not check(values.get(name, "")):
+        if not check(values.get(name, ABSENT)):
             raise HttpError(status, reason, headers)
     return values["sec-websocket-key"]
 

@@ -65,6 +65,39 @@ def test_a_page_for_prometheus(anyplace: Place) -> None:
     anyplace.run(main())
 
 
+def test_codes_that_the_peer_chooses_are_counted_together(place: Place) -> None:
+    """2,000 series that nobody could get rid of; those that this program chose stay apart."""
+
+    async def close(ws: zcws.WebSocket) -> None:
+        if ws.request.path != "/":
+            await ws.close(int(ws.request.path[1:]))
+        await ws.wait_closed()
+
+    async def main() -> None:
+        metrics = zcws.Metrics(registry=prometheus_client.CollectorRegistry())
+        async with place.serve(close, process_request=metrics.process_request) as server:
+            metrics.watch(server)
+            for code in (3000, 4001, 4002):
+                async with place.connect(server) as ws:
+                    await ws.close(code)
+            for code in (4001, 4002):
+                async with place.connect(server, f"/{code}") as ws:
+                    await soon(ws.wait_closed())
+            await until(lambda: not server.connections)
+            seen = figures((await get(place, server, "/metrics"))[1])
+            closed = {
+                key[1:]: count for key, count in seen.items() if key[0] == "zcws_closed_connections_total"
+            }
+            assert closed == {
+                ("peer", "3xxx"): 1,
+                ("peer", "4xxx"): 2,
+                ("us", "4001"): 1,
+                ("us", "4002"): 1,
+            }
+
+    place.run(main())
+
+
 def test_what_compression_saves_is_added_up(place: Place) -> None:
     async def main() -> None:
         metrics = zcws.Metrics(registry=prometheus_client.CollectorRegistry())

@@ -47,6 +47,12 @@ def _totals(stats: Stats) -> dict[str, int]:
     return dict(zip(_TOTALS, figures, strict=True))
 
 
+def _label(stats: Stats) -> str:
+    """The close code. Those that a peer may choose from (RFC 6455 7.4.2) would each stay for ever: `3xxx` or `4xxx`."""
+    code = str(stats.close_code)
+    return code[0] + "xxx" if stats.closed_by == "peer" and code >= "3" else code
+
+
 class Metrics:
     """A collector for prometheus-client, and the page that it is read from.
 
@@ -93,7 +99,7 @@ class Metrics:
         stats = ws.stats
         self._open.discard(ws)
         self._ended.update(_totals(stats))
-        why = (str(stats.closed_by), str(stats.close_code))
+        why = (str(stats.closed_by), _label(stats))
         self._closed[why] = self._closed.get(why, 0) + 1
 
     def process_request(self, connection: object, request: Request) -> Response | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.websocket import WebSocket
+from zcws.errors import printable
 from zcws.trace import Tracer
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class TracedWebSocket(WebSocket):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         logger = _logger(self.connection.is_client)
-        logger.debug("%x is over: %s %s", id(self), self.close_code, self.close_reason)
+        logger.debug("%x is over: %s %s", id(self), self.close_code, printable(self.close_reason or ""))
 
 
 class _TracedTransport:
