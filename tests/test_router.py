@@ -89,7 +89,7 @@ def test_paths_that_lead_nowhere(path: str, route: str) -> None:
         ("/{not a name}", "belongs to no parameter"),
         ("/{x}{y}", "nothing says where 'y' begins"),
         ("/{x:path}/{y:path}", "nothing says where 'y' begins"),
-        ("/{x}-{y:path}", "where 'y' begins: a slash would"),
+        ("/{x}-{y:path}", "where 'y' begins; a slash before it would"),
         ("/x?y", "without query"),
         ("/taken", "has a handler already"),
     ],
