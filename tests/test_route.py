@@ -271,6 +271,7 @@ class TestErrors:
             (ConnectionResetError(), True),
             (ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), True),
             (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), True),
+            (ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"), True),
             (ConnectionResetError("explained"), False),
             (ConnectionResetError(errno.ECONNRESET, "explained already"), False),
             (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), False),

@@ -291,7 +291,7 @@ def no_tls(who: str, plain: str, error: OSError) -> OSError:
     # One that was not made by OpenSSL has no reason.
     if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
         error.strerror = f"{error.strerror}; {hint}"
-    elif isinstance(error, ssl_module.SSLEOFError) or _is_broken_off(error):
+    elif isinstance(error, (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError)) or _is_broken_off(error):
         return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
     return error
 

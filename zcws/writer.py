@@ -504,6 +504,10 @@ class Writer:
         head = unmasked_head(first, size)
         if size < SEGMENT:
             self.out.append(head + payload)
+        elif type(payload) is not bytes and self.send_large is None:
+            # Copied it has to be: behind its head, so that it is one segment, one TLS record and one write less.
+            self.out.append(b"".join((head, payload)))
+            self.has_large = True
         else:
             whole = payload if type(payload) is bytes else bytes(payload)
             if size > _OWN_MEMORY and self._sends_large(first, whole, size, None):

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import raw
 import wire
 from net import Place, response, soon
 
@@ -99,6 +102,31 @@ def test_a_body_that_never_ends(place: Place) -> None:
             done.set()
 
     place.run(main())
+
+
+def test_a_refusal_leaves_no_socket_behind(tls: Place) -> None:
+    """It waited for a goodbye, which not every server says: half a minute, on 3.10 for ever."""
+    gone = threading.Event()
+
+    def run() -> None:
+        sock, _ = listening.accept()
+        beneath = sock.dup()
+        assert tls.certificates is not None
+        with beneath, tls.certificates.server.wrap_socket(sock, server_side=True) as stream:
+            stream.recv(10_000)
+            stream.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+            with contextlib.suppress(ConnectionError):
+                while beneath.recv(10_000):
+                    pass
+            gone.set()
+
+    async def main() -> None:
+        with pytest.raises(zcws.HandshakeError):
+            await tls.connect(listening.getsockname()[1])
+        assert await asyncio.to_thread(gone.wait, raw.LONG)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        tls.run(main())
 
 
 @pytest.mark.parametrize(

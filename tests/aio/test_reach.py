@@ -220,6 +220,27 @@ class TestProxiesOverTls:
                 tls.run(main())
                 assert len(proxy.asked) == 1
 
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has no TLS inside of TLS before 3.11")
+    def test_a_tunnel_that_ends_at_once(self, certificates: Certificates) -> None:
+        """CPython 3.11 stumbled over its own feet: AttributeError, after which nobody tries again."""
+        tls = Place("asyncio", certificates)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await reader.read(1)
+            writer.close()
+
+        async def main() -> None:
+            async with tls.listen(serve) as port:
+                with pytest.raises(OSError) as caught:
+                    await tls.connect(
+                        1, proxy=f"https://127.0.0.1:{port}", proxy_ssl=certificates.client, open_timeout=None
+                    )
+                assert zcws.process_exception(caught.value) is None
+
+        tls.run(main())
+
     def test_a_proxy_that_is_not_trusted(self, anyloop: Place, certificates: Certificates) -> None:
         async def main() -> None:
             with pytest.raises(ssl.SSLCertVerificationError):
@@ -336,6 +357,22 @@ class TestNoTls:
                 ):
                     await zcws.connect(f"wss://127.0.0.1:{port}/", ssl=certificates.client, open_timeout=None)
 
+        place.run(main())
+
+    def test_who_keeps_the_time(self, monkeypatch: pytest.MonkeyPatch, certificates: Certificates) -> None:
+        """`open_timeout` alone: asyncio's minute for TLS cut off whoever had allowed more."""
+        monkeypatch.setattr("asyncio.constants.SSL_HANDSHAKE_TIMEOUT", 0.05)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10_000)
+            await asyncio.sleep(0.3)
+
+        async def main() -> None:
+            async with place.listen(serve) as port:
+                with pytest.raises(ConnectionResetError, match="ended in the TLS handshake"):
+                    await zcws.connect(f"wss://127.0.0.1:{port}/", ssl=certificates.client, open_timeout=None)
+
+        place = Place("asyncio", None)
         place.run(main())
 
     def test_a_proxy(self, place: Place, certificates: Certificates) -> None:

@@ -450,3 +450,32 @@ class TestInTime:
             assert went_on == []
 
         asyncio.run(main())
+
+    @pytest.mark.parametrize("turns", range(5))
+    def test_what_nobody_gets_is_dropped(self, turns: int) -> None:
+        """Cancelled when the coroutine had returned, and its waiter had not gone on: a connection stayed open."""
+        dropped: list[int] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            ready = loop.create_future()
+
+            async def wait() -> int:
+                await ready
+                return 42
+
+            task = loop.create_task(in_time(wait(), 20, dropped.append))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            ready.set_result(None)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                assert task.result() == 42
+                return
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert dropped == [42]
+
+        asyncio.run(main())

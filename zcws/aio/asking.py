@@ -107,7 +107,10 @@ class ClientHandshake(asyncio.Protocol):
         if not self.done.done():
             self.done.set_result(response)
         if self.transport is not None:
-            self.transport.close()
+            if self.transport.get_extra_info("ssl_object") is None:
+                self.transport.close()
+            else:
+                self.transport.abort()  # `close` would wait for the peer's goodbye: half a minute, on 3.10 for ever
 
     def _fail(self, error: HandshakeError) -> None:
         if not self.done.done():

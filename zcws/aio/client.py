@@ -195,7 +195,7 @@ class connect:
 
     async def _connect(self) -> WebSocket:
         try:
-            return await in_time(self._follow(), self._open_timeout)
+            return await in_time(self._follow(), self._open_timeout, WebSocket.abort)
         except asyncio.TimeoutError as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the network's own

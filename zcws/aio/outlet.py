@@ -40,9 +40,12 @@ _FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 #: What is in the way of a message then.
 _OTHERS = "others have to run"
 
-#: Where asyncio's own `writelines` is no good: before CPython 3.12 it joins the segments, and before 3.12.9 and 3.13.2
-#: it never says that the transport is full (CVE-2024-12254), so that a slow peer could fill the memory.
+#: Where asyncio's own `writelines` of plain sockets is no good: before CPython 3.12 it joins the segments, and before
+#: 3.12.9 and 3.13.2 it never says that the transport is full (CVE-2024-12254): a slow peer could fill the memory.
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+
+#: The module of the transports that have it. Those of TLS, and uvloop's, send in one write what comes in one call.
+_PLAIN_OF_ASYNCIO = "asyncio.selector_events"
 
 
 class Outlet(asyncio.BufferedProtocol):
@@ -198,7 +201,7 @@ class Outlet(asyncio.BufferedProtocol):
             transport.write(out.pop())  # type: ignore[arg-type]
             return
         segments = writer.take()
-        if len(segments) == 1 or (_WRITES_ONE_BY_ONE and not isinstance(transport, EngineTransport)):
+        if len(segments) == 1 or (_WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO):
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
@@ -225,18 +228,22 @@ class Outlet(asyncio.BufferedProtocol):
         full: who sends in a loop would neither wait nor hear of it, as the event loop, which would say so, never turns.
         """
         self._flush()
-        transport = self._transport
-        if transport is not None and (
-            transport.is_closing() or (self._own is None and _is_cut_off(transport))
-        ):
+        if self._transport is not None and self._transport.is_closing():
             self._stop_sending()
         self._count_share()
+
+    def _look_below(self) -> None:
+        """The same for TLS, where it takes two system calls: not for each message."""
+        transport = self._transport
+        if self._own is None and transport is not None and _is_cut_off(transport):
+            self._stop_sending()
 
     def _count_share(self) -> None:
         """Something has gone out while a task runs: where the peer is quick, that may never have to wait."""
         spent = self.writer.written + _MESSAGE_COSTS * self.writer.messages
         if spent - self._spent_at >= _FAIR_SHARE:
             self._spent_at = spent
+            self._look_below()
             if self._drained is None:
                 self._must_give_way = True
                 self._obstacle = self._obstacle or _OTHERS

@@ -13,6 +13,7 @@ proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -47,8 +48,13 @@ _failed_connects = re.compile(r"\[Errno (\d+)\] Connect call failed \('([^']+)',
 #: What only a connect says.
 _CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
-#: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute.
+#: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute, and so
+#: does TLS on event loops.
 _LATER = 24 * 3600.0
+
+
+#: What CPython 3.11's TLS raises by mistake, where it is inside of another one that has ended.
+_BROKEN_TLS = (AttributeError, TypeError)
 
 
 async def reach(
@@ -71,7 +77,7 @@ async def reach(
     if security is None:
         return await _by(loop, make, route, uri, {}, others)
     try:
-        tls = {"ssl": security[0], "server_hostname": security[1]}
+        tls = {"ssl": security[0], "server_hostname": security[1], "ssl_handshake_timeout": _LATER}
         return await _by(loop, make, route, uri, tls, others)
     except (ssl.SSLError, ConnectionError) as error:
         raise no_tls(uri.shown, "ws://", error) from None
@@ -89,7 +95,7 @@ async def _by(
     if route.path is not None:
         return await _unix(loop, make, os.fspath(route.path), {**tls, **others})
     if route.sock is not None:
-        return await loop.create_connection(make, sock=route.sock, **tls, **others)
+        return await loop.create_connection(make, sock=route.sock, **{**tls, **others})
     host, port = route.target(uri)
     proxy = route.proxy_for(uri)
     if proxy is None:
@@ -97,7 +103,7 @@ async def _by(
     if proxy.is_socks:
         sock = await _socks(proxy, host, port, others.get("local_addr"))
         rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
-        return await loop.create_connection(make, sock=sock, **tls, **rest)
+        return await loop.create_connection(make, sock=sock, **{**tls, **rest})
     return await _through(
         loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), tls, others
     )
@@ -176,11 +182,15 @@ class _Connecting(asyncio.Protocol):
                 self._transport.pause_reading()  # what comes now is for the next protocol
                 self.done.set_result(None)
         except ProxyError as error:
-            self.done.set_exception(error)
+            self._fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(self._tunnel.ended(exc))
+            self._fail(self._tunnel.ended(exc))
+
+    def _fail(self, error: ProxyError) -> None:
+        self.done.set_exception(error)
+        self.done.exception()  # seen, as far as asyncio's log is concerned: who has been cancelled does not look
 
 
 async def _through(
@@ -197,7 +207,7 @@ async def _through(
     _check_nesting(loop, security is not None and bool(tls))
     to_proxy = {name: value for name, value in others.items() if not name.startswith("ssl_")}
     if security is not None:
-        to_proxy.update(ssl=security[0], server_hostname=security[1])
+        to_proxy.update(ssl=security[0], server_hostname=security[1], ssl_handshake_timeout=_LATER)
     try:
         transport, connecting = await _straight(
             loop, lambda: _Connecting(loop, tunnel), proxy.host, proxy.port, to_proxy
@@ -209,7 +219,8 @@ async def _through(
         rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
         return await _take_over(loop, transport, make(), {**tls, **rest} if tls else {})
     except BaseException:
-        transport.abort()
+        with contextlib.suppress(*_BROKEN_TLS):
+            transport.abort()
         raise
 
 
@@ -219,7 +230,10 @@ async def _take_over(
     """Puts `protocol` on a transport that another had, inside TLS where there is to be any."""
     if tls:
         context = tls.pop("ssl")
-        inside = await loop.start_tls(transport, protocol, context, **tls)
+        try:
+            inside = await loop.start_tls(transport, protocol, context, **tls)
+        except _BROKEN_TLS as error:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
         assert inside is not None
         protocol.connection_made(inside)
         return inside, protocol

@@ -39,7 +39,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
-from zcws.options import check_place, checked_count, checked_kind, checked_seconds, checked_size
+from zcws.options import LONGEST, check_place, checked_count, checked_kind, checked_seconds, checked_size
 from zcws.router import check_handler
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 BACKLOG = 100
 
 _CLOSED = State.CLOSED
+
+#: Seconds for TLS where there is no time at all: event loops want some.
+_SHORTEST = 0.001
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
@@ -457,9 +460,10 @@ class serve:
         if others.get("sock") is None:
             others.update(self._where)
         start = others.pop("start_serving", True)
-        if self._ssl is not None and (timeout := self._settings["open_timeout"]):
+        if self._ssl is not None:
             # TLS comes first, and the loop's own patience is a minute.
-            others.setdefault("ssl_handshake_timeout", timeout)
+            timeout = self._settings["open_timeout"]
+            others.setdefault("ssl_handshake_timeout", LONGEST if timeout is None else timeout or _SHORTEST)
         listening = await create(
             lambda: ServerHandshake(server), ssl=self._ssl, **others, start_serving=False
         )

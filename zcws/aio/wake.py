@@ -109,9 +109,16 @@ class Wakeup:
 _Result = TypeVar("_Result")
 
 
-async def in_time(coroutine: Coroutine[object, object, _Result], timeout: float | None) -> _Result:
+async def in_time(
+    coroutine: Coroutine[object, object, _Result],
+    timeout: float | None,
+    drop: Callable[[_Result], object] | None = None,
+) -> _Result:
     """What `asyncio.wait_for` has been from CPython 3.12 on. Before, it loses a cancellation that comes in the turn in
     which the coroutine returns: the task goes on, and nothing stops it any more.
+
+    Args:
+        drop: called with what the coroutine has returned where a cancellation came in that turn: nobody else gets it.
 
     Raises:
         asyncio.TimeoutError: it has taken more than `timeout` seconds.
@@ -125,6 +132,8 @@ async def in_time(coroutine: Coroutine[object, object, _Result], timeout: float 
     except asyncio.CancelledError:
         task.cancel()
         await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None and drop is not None:
+            drop(task.result())
         raise
     if not done and task.cancelled():
         raise asyncio.TimeoutError

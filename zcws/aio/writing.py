@@ -237,6 +237,7 @@ class Writing(Stream):
     async def flush(self) -> None:
         """Hands over what has been written, and waits until the transport is below its high-water mark."""
         self._flush_and_look()
+        self._look_below()
         await self._until_drained()
 
     def send_nowait(
