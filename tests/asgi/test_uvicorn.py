@@ -615,6 +615,36 @@ def test_shutdown_says_1012(place: Place) -> None:
     place.run(main())
 
 
+def test_an_application_that_sends_when_the_server_goes_is_disconnected(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It got a RuntimeError, as if it had sent after a Close of its own, and a traceback in the log."""
+
+    async def script(app: App) -> None:
+        while True:
+            try:
+                await app.send({"type": "websocket.send", "text": "tick"})
+            except OSError:
+                await app.send({"type": "websocket.close"})  # says nothing that is not known
+                raise
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port) as ws:
+                assert await soon(ws.recv()) == "tick"
+                stopping = asyncio.ensure_future(server.stop())
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    while True:
+                        await soon(ws.recv())
+                assert caught.value.code == 1012
+            await stopping
+        assert errors(caplog) == []
+
+    place.run(main())
+
+
 def test_shutdown_does_not_wait_for_a_client_that_sleeps(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

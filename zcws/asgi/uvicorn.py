@@ -20,6 +20,8 @@ application is in `server_state.tasks` while it runs, and that `shutdown()` ends
     CLOSED       nothing: RuntimeError, it said the last word itself      websocket.disconnect
     LOST         nothing: ClientDisconnected, which is an OSError         websocket.disconnect
 
+After `shutdown()`, too, it is ClientDisconnected: the application did not say the last word.
+
 There is no queue: a message stays in the ring until the application asks, and TCP holds back what comes after it.
 """
 
@@ -86,6 +88,7 @@ class WebSocketProtocol(Opening):
         self._receiving = False
         self._turn: asyncio.Future[None] | None = None  # for tasks that want to receive while another does
         self._ends = 0
+        self._is_cut_off = False  # the server has said the last word, and not the application
 
     # ---- for Opening ----
 
@@ -160,6 +163,7 @@ class WebSocketProtocol(Opening):
 
     def shutdown(self) -> None:
         """For uvicorn: the server is going away. RFC 6455 11.7, 1012: "service restart"."""
+        self._is_cut_off = self.phase is not Phase.CLOSED
         self._finish(CloseCode.SERVICE_RESTART, text_response(503, "the server is shutting down"))
         if self.ws is not None:
             self.loop.call_later(GOODBYE, self.ws.abort)
@@ -194,7 +198,7 @@ class WebSocketProtocol(Opening):
         kind = message["type"]
         if self.phase is Phase.OPEN and kind == "websocket.send":
             await self._send(message)
-        elif self.is_gone:
+        elif self.is_gone or self._is_cut_off:
             if kind != "websocket.close":  # it is closed: nothing else was asked for
                 raise ClientDisconnected
         elif act := ACTS.get((self.phase, kind)):
