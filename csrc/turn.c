@@ -199,19 +199,16 @@ static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_
         }
     }
     socket->rest = socket->rest < LONGEST_REST ? 2 * socket->rest + 1 : LONGEST_REST;
-    socket->resting = socket->rest;
+    socket->resting = 1 + socket->rest; /* this wait, which goes on, and those after it */
     return received;
 }
 
 /* recv, which tries for a moment before it sleeps as long as that is of use: an answer that comes within
- * microseconds, as from the same machine, need not wake anybody. */
+ * microseconds, as from the same machine, need not wake anybody. Where it was of no use, whoever waits has to ask again
+ * before anybody sleeps: a signal that came meanwhile interrupts nothing, and its handler runs between two calls. */
 static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
-    if (socket->flags == 0 && socket->resting == 0) {
-        ssize_t received = try_for_a_moment(socket, data, size);
-        if (!is_nothing(received)) return received;
-    } else if (socket->flags == 0) {
-        socket->resting--;
-    }
+    if (socket->flags == 0 && socket->resting == 0) return try_for_a_moment(socket, data, size);
+    if (socket->flags == 0) socket->resting--;
     return recv(socket->fd, data, size, socket->flags);
 }
 

@@ -180,8 +180,9 @@ struct zcws_socket {
 };
 
 /* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the socket's
- * time was up, or a signal has come; ZCWS_ENDED when the stream has ended or is broken; ZCWS_TORN, and receives nothing,
- * when what came before has not been taken. Sockets of POSIX only; elsewhere every stream has ended. */
+ * time was up, a signal has come, or nobody has slept yet: whoever still waits calls again; ZCWS_ENDED when the stream has
+ * ended or is broken; ZCWS_TORN, and receives nothing, when what came before has not been taken. Sockets of POSIX only;
+ * elsewhere every stream has ended. */
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size);
 
 /* The same at `base`, where they are scanned. For a reader that holds no unread bytes. Returns what zcws_scan returned, or

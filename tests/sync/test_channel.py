@@ -68,6 +68,8 @@ def receive(channel: Channel, timeout: float | None = raw.LONG, size: int = 100)
     """What has been received; else why not."""
     buffer = memoryview(bytearray(size))
     count = channel.receive(buffer, timeout)
+    if count == NOTHING and (timeout is None or timeout > 1):
+        count = channel.receive(buffer, timeout)  # this time it sleeps
     assert channel.record.received == max(count, 0)
     channel.record.received = 0
     return bytes(buffer[:count]) if count > 0 else count
@@ -154,6 +156,16 @@ class TestReceive:
         record.resting = 0
         assert receive(channel) == b"here already"
         assert (record.rest, record.resting) == (63, 0)  # no wait says nothing about waits
+
+    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
+    @pytest.mark.parametrize("timeout", [None, 3600])
+    def test_a_try_ends_before_there_is_a_sleep(self, pair: Pair, timeout: float | None) -> None:
+        """The handler of a signal that came meanwhile was not called until there were bytes, or the timeout was over."""
+        channel, peer = pair
+        reader = connect().reader
+        assert channel.scan(reader, timeout) == NOTHING
+        channel.record.resting = 0
+        assert channel.receive(memoryview(bytearray(9)), timeout) == NOTHING
 
     @pytest.mark.parametrize("pair", ["plain"], indirect=True)
     def test_trying_is_of_use(self, pair: Pair) -> None:

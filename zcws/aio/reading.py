@@ -161,6 +161,9 @@ class Reading(Stream):
 
         A frame need not be complete for its bytes to be given; text is checked as it comes. What is not read of the
         message is dropped.
+
+        Raises:
+            RuntimeError: another way of reading has had the beginning of this message; finish it that way.
         """
         return IncomingStream(self)
 
