@@ -23,6 +23,7 @@ import wire
 import zcws
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
+from zcws.extensions import Agreement
 
 T = TypeVar("T")
 
@@ -54,12 +55,19 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def placed(
-    sock: socket.socket, *, is_client: bool = False, on_frame: Any = None, **options: Any
+    sock: socket.socket,
+    *,
+    is_client: bool = False,
+    on_frame: Any = None,
+    agreement: Agreement | None = None,
+    **options: Any,
 ) -> zcws.WebSocket:
     """An open connection in the engine, on our end of a socket pair."""
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
-    connection = zcws.Connection(is_client=is_client, entropy=os.urandom, pool=pool_of(loop))
+    connection = zcws.Connection(
+        is_client=is_client, entropy=os.urandom, agreement=agreement, pool=pool_of(loop)
+    )
     ws = zcws.WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
     ws.connection_made(place(loop, sock, ws))
     return ws

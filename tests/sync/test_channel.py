@@ -160,8 +160,8 @@ class TestReceive:
     @pytest.mark.parametrize("pair", ["plain"], indirect=True)
     @pytest.mark.parametrize("timeout", [None, 3600])
     def test_a_try_ends_before_there_is_a_sleep(self, pair: Pair, timeout: float | None) -> None:
-        """The handler of a signal that came meanwhile was not called until there were bytes, or the timeout was over."""
-        channel, peer = pair
+        """The handler of a signal that came meanwhile was not called until there were bytes, or the time was over."""
+        channel, _ = pair
         reader = connect().reader
         assert channel.scan(reader, timeout) == NOTHING
         channel.record.resting = 0

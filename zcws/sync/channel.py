@@ -116,9 +116,9 @@ class Channel:
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         """Receives at least one byte into `buffer`, and returns how many.
 
-        Returns: NOTHING, when nothing came within `timeout` seconds (None waits for ever), a signal has come, or may have
-            come before there was a sleep for it to interrupt: whoever still waits calls again. ENDED, when the stream
-            has ended or is broken. TORN, when what came before has not been taken.
+        Returns: NOTHING, when nothing came within `timeout` seconds (None waits for ever), or a signal has come, or may
+            have come before there was a sleep for it to interrupt: whoever still waits calls again. ENDED, when the
+            stream has ended or is broken. TORN, when what came before has not been taken.
         """
         raise NotImplementedError
 
