@@ -275,6 +275,32 @@ class TestSlowPeer:
 
         anyplace.run(main())
 
+    def test_our_close_behind_what_it_is_slow_to_read(self, place: Place) -> None:
+        """What came while the transport was full had reading paused, for ever: the peer's Close was not seen."""
+
+        async def main() -> None:
+            async with place.serve(None, on_frame=back, close_timeout=30) as server:
+                async with place.raw_client(server, limit=1024) as peer:
+                    await until(lambda: server.connections)
+                    (ws,) = server.connections
+                    ws.send_nowait(bytes(20_000_000))
+                    await until(lambda: not ws.is_writable)
+                    await peer.send(wire.TEXT, b"early")
+                    await until(lambda: ws.stats.frames_waiting)
+                    ws.begin_close(4001)
+                    before = ws.stats.bytes_received
+                    await peer.send(wire.TEXT, b"late")
+                    await until(lambda: ws.stats.bytes_received > before)
+                    assert len((await peer.read()).payload) == 20_000_000
+                    assert codes([await peer.read()]) == [4001]
+                    await peer.send(wire.CLOSE, wire.close_payload(4001))
+                    assert await asyncio.wait_for(peer.rest(), 10) == []
+                    await peer.close()
+                    await soon(ws.wait_closed())
+                    assert (ws.state, ws.close_code) == (zcws.State.CLOSED, 4001)
+
+        place.run(main())
+
     def test_it_goes_on_when_the_last_frame_filled_the_transport(self, place: Place) -> None:
         """Nothing is left to deliver at that moment; reading has to be resumed all the same."""
 

@@ -79,7 +79,9 @@ class Callbacks(Ending):
                 self._rest = self._loop.call_soon(self._show_next, on_frame)
         except ConnectionClosed:
             return
-        if self._drained is not None or self._rest is not None:
+        if self._reader.is_closed_here:
+            self._resume_reading()  # only the peer's Close counts now, however slow it is to read
+        elif self._drained is not None or self._rest is not None:
             self._pause_reading()
 
     def _show_share(self, on_frame: OnFrame) -> bool:
