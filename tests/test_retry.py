@@ -211,7 +211,7 @@ class TestLog:
                 "cannot connect to ws://a/: ConnectionRefusedError: [Errno 111] Connection refused; trying again in "
                 "1.2 seconds",
             ),
-            ("WARNING", "cannot connect to ws://a/: TimeoutError: a b?[31m; trying again in 2.0 seconds"),
+            ("WARNING", "cannot connect to ws://a/: TimeoutError: a b\\x1b[31m; trying again in 2.0 seconds"),
             ("INFO", f"the connection to ws://a/ ended: 1000 (normal closure); {again} 3.0 seconds"),
             (
                 "WARNING",

@@ -20,7 +20,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 
-from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, ProxyError
+from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, ProxyError, printable
 
 __all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exception"]
 
@@ -163,5 +163,5 @@ def check_options(delays: Delays, judge: ProcessException) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, for a log: a peer may have had a say in it, and terminals obey control characters."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))
+    """What an error says, for a log: a peer may have had a say in it."""
+    return printable(" ".join(str(error).split()))
