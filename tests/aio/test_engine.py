@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import placed, request, run, until
+from net import Place, placed, request, run, until
 
 import zcws
 from zcws.aio.transport import EngineTransport
@@ -530,3 +530,23 @@ def test_a_task_that_reads_two_connections_takes_nothing_from_a_third() -> None:
                 sock.close()
 
     run(main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_end_of_the_only_one_is_seen_behind_its_bytes(loop: str) -> None:
+    """uvloop says once that a socket has an error, and never looks again: the bytes were read, and the reset behind
+    them was not."""
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws = placed(ours)
+        await asyncio.sleep(0)
+        ws.send_nowait("not read")
+        await ws.flush()
+        peer.send(wire.frame(wire.TEXT, b"last", key=KEY))
+        peer.close()  # with something unread: a reset
+        assert await asyncio.wait_for(ws.recv(), 10) == "last"
+        with pytest.raises(zcws.ConnectionClosedError):
+            await asyncio.wait_for(ws.recv(), 10)
+
+    Place(loop, None).run(main())

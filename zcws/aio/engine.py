@@ -167,7 +167,7 @@ class Engine:
         self._epoll = select.epoll()
         self._transports: dict[int, Served] = {}
         self._only = -1  # the one socket there is
-        self._listening = -1  # what the event loop watches: that one socket, or the epoll
+        self._is_listening = False  # the event loop watches the epoll, and that one socket besides
         self._is_alone = False  # that one is not among the next
         self._together: dict[int, Scanned] = {}  # those for which C receives
         self._fresh: set[int] = set()  # descriptors that came while a table was walked: it knows older ones
@@ -209,9 +209,10 @@ class Engine:
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
-        self._epoll.modify(fd, events)
         # Ready for anything else than bytes to read: that has to be asked.
         self._listen(fd if events == IN and len(self._transports) == 1 else -1)
+        if self._only != fd:
+            self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
         """Forgets a socket that is about to be closed."""
@@ -236,16 +237,28 @@ class Engine:
         self._pool = self._ring = None
 
     def _listen(self, only: int) -> None:
-        """Has the event loop watch the `only` socket there is, or the epoll. The first saves the system a detour."""
+        """Has the event loop watch the epoll, and the `only` socket there is besides: that saves the system a detour.
+
+        The epoll has nothing to say of that one then but its end, which uvloop says once and never again, even where
+        there were bytes before it.
+        """
+        loop, before = self.loop(), self._only
         self._only = self._sockets.only = only
         self._is_alone = only >= 0 and only not in self._together
-        wanted = only if only >= 0 or not self._transports else self._epoll.fileno()
-        if wanted != self._listening:
-            if self._listening >= 0:
-                self.loop().remove_reader(self._listening)
-            self._listening = wanted
-            if wanted >= 0:
-                self.loop().add_reader(wanted, self._turn)
+        if only != before:
+            if before >= 0:
+                loop.remove_reader(before)
+                if before in self._transports:
+                    self._epoll.modify(before, IN)
+            if only >= 0:
+                self._epoll.modify(only, 0)
+                loop.add_reader(only, self._turn)
+        if bool(self._transports) != self._is_listening:
+            self._is_listening = not self._is_listening
+            if self._is_listening:
+                loop.add_reader(self._epoll.fileno(), self._turn)
+            else:
+                loop.remove_reader(self._epoll.fileno())
 
     # ---- one crossing for all ----
 
