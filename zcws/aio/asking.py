@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from zcws.aio.stream import hand_over
+from zcws.aio.transport import is_tls
+from zcws.aio.wake import fail
 from zcws.aio.websocket import WebSocket
 from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connector import WebSocketConnector
@@ -107,10 +109,10 @@ class ClientHandshake(asyncio.Protocol):
         if not self.done.done():
             self.done.set_result(response)
         if self.transport is not None:
-            if self.transport.get_extra_info("ssl_object") is None:
-                self.transport.close()
-            else:
+            if is_tls(self.transport):
                 self.transport.abort()  # `close` would wait for the peer's goodbye: half a minute, on 3.10 for ever
+            else:
+                self.transport.close()
 
     def _fail(self, error: HandshakeError) -> None:
         if not self.done.done():
@@ -119,5 +121,4 @@ class ClientHandshake(asyncio.Protocol):
             self.transport.abort()
 
     def _give_up(self, error: HandshakeError) -> None:
-        self.done.set_exception(error)
-        self.done.exception()  # seen, as far as asyncio's log is concerned: who has been cancelled does not look
+        fail(self.done, error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import stood_still
 from zcws.aio.settings import USUAL_LIMIT, Options
-from zcws.aio.transport import EngineTransport
+from zcws.aio.transport import EngineTransport, is_tls
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
@@ -306,7 +306,7 @@ class Outlet(asyncio.BufferedProtocol):
 def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
     """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
     sock = transport.get_extra_info("socket")
-    if sock is None or transport.get_extra_info("ssl_object") is None:
+    if sock is None or not is_tls(transport):
         return False
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from zcws.aio.wake import fail
 from zcws.errors import ProxyError
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import (
@@ -182,15 +183,11 @@ class _Connecting(asyncio.Protocol):
                 self._transport.pause_reading()  # what comes now is for the next protocol
                 self.done.set_result(None)
         except ProxyError as error:
-            self._fail(error)
+            fail(self.done, error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
-            self._fail(self._tunnel.ended(exc))
-
-    def _fail(self, error: ProxyError) -> None:
-        self.done.set_exception(error)
-        self.done.exception()  # seen, as far as asyncio's log is concerned: who has been cancelled does not look
+            fail(self.done, self._tunnel.ended(exc))
 
 
 async def _through(

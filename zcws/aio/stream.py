@@ -15,7 +15,7 @@ from typing import Any
 
 from zcws.aio.callbacks import Callbacks, OnFrame
 from zcws.aio.settings import Options
-from zcws.aio.transport import adopt
+from zcws.aio.transport import adopt, is_tls
 from zcws.aio.wake import Wakeup
 from zcws.closing import State
 from zcws.codes import OpCode
@@ -309,7 +309,7 @@ class Stream(Callbacks):
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
         keep = not self._reader.is_concluded or self.connection.awaits_writer
-        return keep and transport is not None and not _is_tls(transport)
+        return keep and transport is not None and not is_tls(transport)
 
     def writing_failed(self, exc: OSError) -> None:
         """For the engine: nothing can be sent any more. What the peer has said before is still received."""
@@ -419,7 +419,3 @@ def hand_over(
     if answer:
         (own or transport).write(answer)
     stream.connection_made(own or transport)
-
-
-def _is_tls(transport: asyncio.BaseTransport) -> bool:
-    return transport.get_extra_info("ssl_object") is not None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zcws.scratch import Scratch
     from zcws.writer import Writer
 
-__all__ = ["EngineTransport", "adopt", "place"]
+__all__ = ["EngineTransport", "adopt", "is_tls", "place"]
 
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
 _warn = warnings.warn
@@ -62,6 +62,11 @@ _MOST_SEGMENTS = 512
 _send_masked, _receive_rest, _WHOLE = lib.zcws_send_masked, lib.zcws_receive_rest, lib.ZCWS_WHOLE
 
 
+def is_tls(transport: asyncio.BaseTransport) -> bool:
+    """Whether it is encrypted, and so one of the loop's own."""
+    return transport.get_extra_info("ssl_object") is not None
+
+
 def place(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol
 ) -> EngineTransport:
@@ -78,7 +83,7 @@ def adopt(
     """
     if not is_engine_on():
         return None
-    if transport.get_extra_info("ssl_object") is not None or transport.get_write_buffer_size():
+    if is_tls(transport) or transport.get_write_buffer_size():
         return None
     sock = transport.get_extra_info("socket")
     if sock is None or sock.type != socket.SOCK_STREAM:

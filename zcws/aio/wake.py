@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator
 from typing import TypeVar
 
-__all__ = ["Wakeup", "in_time", "is_cancelled"]
+__all__ = ["Wakeup", "fail", "in_time", "is_cancelled"]
 
 #: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future. A
 #: WeakValueDictionary would do, and costs every connection three calls more.
@@ -138,6 +138,12 @@ async def in_time(
     if not done and task.cancelled():
         raise asyncio.TimeoutError
     return task.result()
+
+
+def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
+    """Gives `future` an exception. asyncio's log says nothing where nobody looks: who has been cancelled does not."""
+    future.set_exception(error)
+    future.exception()
 
 
 def is_cancelled() -> bool:

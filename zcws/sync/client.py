@@ -36,6 +36,7 @@ from zcws.retry import Delays, ProcessException, Retries, backoff, process_excep
 from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
 from zcws.sync.channel import open_channel
 from zcws.sync.reach import reach, rest
+from zcws.sync.reading import is_past
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
 
@@ -279,10 +280,11 @@ def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) ->
     patience = time.monotonic() + BODY_TIMEOUT
     until = patience if deadline is None else min(patience, deadline)
     with contextlib.suppress(TimeoutError):
-        while not body.done and (received := _more(sock, until)):  # else it ends with the connection
+        while not body.done and not is_past(until):
+            received = _more(sock, until)
+            if not received:
+                return  # it ends with the connection
             body.feed(received)
-            if time.monotonic() >= until:
-                return
 
 
 def _more(sock: socket.socket, deadline: float | None) -> bytes:
