@@ -10,11 +10,12 @@
 enum {
     T = 1,                 /* may be in a token: RFC 9110 5.6.2 */
     V = 2,                 /* in a field's value: RFC 9110 5.5, no control characters but the tab */
-    S = 4,                 /* in a request's target: what can be seen, RFC 9112 3.2 */
+    S = 4,                 /* in a request's target: what can be seen but #, RFC 9112 3.2 */
     H = 8,                 /* in a host's name, or an IPv4 address, as they are in use */
     B = 16,                /* in base64: RFC 4648 4 */
     P = V | S,             /* other punctuation */
     M = T | V | S,         /* marks of a token */
+    N = T | V,             /* #, which begins a fragment */
     A = T | V | S | H | B, /* letters and digits */
     HEADERS = 128,         /* MAX_HEADERS of http.py */
     KEY = 24,              /* bytes of a Sec-WebSocket-Key: RFC 6455 4.1, 16 bytes in base64 */
@@ -27,7 +28,7 @@ enum {
 static const uint8_t kinds[128] = {
     0, 0, 0, 0, 0, 0, 0, 0, 0, V, 0, 0,     0, 0,     0,     0, /* tab */
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,     0, 0,     0,     0,
-    V, M, P, M, M, M, M, M, P, P, M, M | B, P, M | H, M | H, P | B, /* space ! " # $ % & ' ( ) * + , - . / */
+    V, M, P, N, M, M, M, M, P, P, M, M | B, P, M | H, M | H, P | B, /* space ! " # $ % & ' ( ) * + , - . / */
     A, A, A, A, A, A, A, A, A, A, P, P,     P, P,     P,     P,     /* 0 to 9 : ; < = > ? */
     P, A, A, A, A, A, A, A, A, A, A, A,     A, A,     A,     A,     /* @ A to O */
     A, A, A, A, A, A, A, A, A, A, A, P,     P, P,     M,     M | H, /* P to Z [ \ ] ^ _ */

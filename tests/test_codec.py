@@ -49,6 +49,15 @@ def inflated(inflater: Inflater, *pieces: bytes) -> bytes:
     )
 
 
+def by_bytes(stream: Any, data: bytes) -> bytes:
+    """A message out of plain zlib, a byte at a time: then nothing older than its window is at hand."""
+    out, data = [], data + TAIL
+    while piece := stream.decompress(data, 1):
+        out.append(piece)
+        data = stream.unconsumed_tail
+    return b"".join(out)
+
+
 def ends_a_block(data: bytes) -> bool:
     """Whether `data` is what a message may be: with its tail, another block may follow. Asked of plain zlib."""
     stream = zlib.decompressobj(wbits=-15)
@@ -344,6 +353,21 @@ class TestInflater:
             inflated(Inflater(DeflateParameters(client_max_window_bits=8), is_client=False), data)
             == b"abcabcabc" * 10
         )
+
+    @pytest.mark.parametrize("forgets", [False, True])
+    def test_rfc7692_7_1_2_a_window_of_8_is_never_looked_past(self, *, forgets: bool) -> None:
+        """By messages that repeat themselves 300 bytes later, and zlib with that window, a byte at a time."""
+        agreed = DeflateParameters(client_max_window_bits=8, client_no_context_takeover=forgets)
+        far = random.Random(8).randbytes(300) * 5
+        with pytest.raises(zlib.error, match="too far back"):
+            by_bytes(zlib.decompressobj(wbits=-8), plain(far, zlib.compressobj(wbits=-10)))
+        deflater = make_deflater(agreed, is_client=True)
+        peer = zlib.decompressobj(wbits=-8)
+        for text in (b'{"symbol": "AAPL", "price": 12.5}, ' * 30, b"0" * 1_000, far):
+            compressed = deflater.message(text)
+            assert compressed is not None and by_bytes(peer, compressed) == text
+        pieces = [deflater.piece(piece, last=last) for piece, last in ((far, False), (far, True))]
+        assert by_bytes(peer, b"".join(pieces)) == far * 2
 
     def test_a_bomb_comes_out_in_steps(self) -> None:
         bomb = plain(bytes(50_000_000))

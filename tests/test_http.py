@@ -150,6 +150,8 @@ class TestFirstLine:
             "GET /\t HTTP/1.1",
             "GET /\x7f HTTP/1.1",
             "GET /\xe4 HTTP/1.1",
+            "GET /a#b HTTP/1.1",
+            "GET http://host/#b HTTP/1.1",
             "G(T / HTTP/1.1",
             "GET / HTTP/1.1\nHost: a",
             "GET / HTTP/1.1\r",

@@ -147,7 +147,12 @@ def test_accepted(data: bytes) -> None:
         ],
         *[
             request(first=first)
-            for first in ("GET  /chat HTTP/1.1", "GET /ch at HTTP/1.1", "GET /\xe9 HTTP/1.1")
+            for first in (
+                "GET  /chat HTTP/1.1",
+                "GET /ch at HTTP/1.1",
+                "GET /\xe9 HTTP/1.1",
+                "GET /a#b HTTP/1.1",
+            )
         ],
         request(first="GET http://example.com/chat HTTP/1.1"),
         request(*[(name, "x") for name in ("Origin", "origin")]),

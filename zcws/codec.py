@@ -54,7 +54,8 @@ _MAX_STREAMS = 64
 #: Ticks that a compressor survives without a message: they come twice in its idle time, and the first may come at once.
 _IDLE_TICKS = 2
 
-#: Raw DEFLATE in zlib has windows of 2^9 bytes and up; a peer that agreed to 2^8 never looks back further than that.
+#: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 were agreed the peer never looks back further than that,
+#: and we only repeat the byte before.
 _SMALLEST_WINDOW = 9
 
 
@@ -365,7 +366,10 @@ class Deflater:
 
     def _new_stream(self) -> Any:
         level, wbits, mem_level = self.key
-        return zlib_ng.compressobj(level, zlib_ng.DEFLATED, wbits, mem_level)
+        if wbits <= -_SMALLEST_WINDOW:
+            return zlib_ng.compressobj(level, zlib_ng.DEFLATED, wbits, mem_level)
+        # A window that zlib does not have. It may have one of its own where it never looks back further than one byte.
+        return zlib_ng.compressobj(level, zlib_ng.DEFLATED, -_SMALLEST_WINDOW, mem_level, zlib_ng.Z_RLE)
 
 
 def _check_end(stream: Any) -> None:

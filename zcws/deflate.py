@@ -12,8 +12,9 @@ A parameter in a server's answer binds somebody; a parameter in an offer asks fo
     server_max_window_bits=N      at most N, or decline     the server must; unasked, too (7.1.2.1)
     client_max_window_bits[=N]    the client can be told    the client must; never unasked (7.1.2.2)
 
-Windows of ours are 9 to 15 bits: zlib cannot compress with 8 where there is no zlib header, though it can
-inflate. So a server declines an offer of `server_max_window_bits=8`, and a client refuses to be told 8.
+Windows that we ask for are 9 to 15 bits: zlib cannot compress with 8 where there is no zlib header, though it can
+inflate. So a server declines an offer of `server_max_window_bits=8`; a client that is told 8, which it may not refuse
+having said that it can be told, only shortens runs of one byte and Huffman's codes (zlib's Z_RLE).
 """
 
 from __future__ import annotations
@@ -171,8 +172,9 @@ class Deflate:
         server, client = (told.get(name, MAX_BITS) for name in WINDOWS)
         if server > (self.server_max_window_bits or MAX_BITS):
             raise HandshakeError("the server did not agree to server_max_window_bits")
-        if "client_max_window_bits" in told:
-            self._check_client_window(client)
+        # RFC 7692 7.1.2.2: the answer must not be larger than a value in the offer.
+        if "client_max_window_bits" in told and client > (self.client_max_window_bits or MAX_BITS):
+            raise HandshakeError("the server asks for a larger client_max_window_bits than was offered")
         return DeflateParameters(
             server_no_context_takeover=FLAGS[0] in told,
             # What we would do without being told, we do.
@@ -180,13 +182,6 @@ class Deflate:
             server_max_window_bits=server,
             client_max_window_bits=smaller(self.client_max_window_bits, client),
         )
-
-    def _check_client_window(self, bits: int) -> None:
-        # RFC 7692 7.1.2.2: the answer must not be larger than a value in the offer.
-        if bits > (self.client_max_window_bits or MAX_BITS):
-            raise HandshakeError("the server asks for a larger client_max_window_bits than was offered")
-        if bits < MIN_BITS:
-            raise HandshakeError("the server asks for client_max_window_bits=8, which deflate cannot do")
 
 
 def smaller(ours: int | None, theirs: int | None) -> int:

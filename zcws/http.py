@@ -73,8 +73,8 @@ BARE_LF = "a line ends in LF alone: HTTP ends lines in CRLF (RFC 9112 2.2)"
 #: What may be given where received bytes are wanted.
 BytesLike = bytes | bytearray | memoryview
 
-# RFC 9112 3
-request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)").match
+# RFC 9112 3: any target without a fragment, which no form of it has
+request_line = re.compile(rf"({TOKEN}) ([!\"$-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)").match
 # RFC 9112 4. Looser than the grammar: the space before an empty reason phrase may be missing.
 status_line = re.compile(r"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?(?=\r\n)").match
 # RFC 9112 3.2.2: a server must accept a whole URI as the target.

@@ -172,13 +172,13 @@ static inline int naive_line(struct naive_opening *opening, int *have, const uin
     return 1;
 }
 
-/* RFC 9112 3: GET, a path in characters that can be seen, HTTP/1.1. */
+/* RFC 9112 3: GET, a path in characters that can be seen, without a fragment, HTTP/1.1. */
 static inline int naive_first_line(const uint8_t *data, struct naive_part line) {
     const size_t space = naive_find(data, (struct naive_part){line.begin + 4, line.end}, " ");
     if (line.end - line.begin < strlen("GET / HTTP/1.1") || memcmp(data, "GET /", 5) != 0) return 0;
     if (line.end - space != 9 || memcmp(data + space, " HTTP/1.1", 9) != 0) return 0;
     for (size_t i = 4; i < space; i++)
-        if (data[i] <= ' ' || data[i] >= 0x7F) return 0;
+        if (data[i] <= ' ' || data[i] >= 0x7F || data[i] == '#') return 0;
     return 1;
 }
 

@@ -331,7 +331,7 @@ class OutgoingStream:
 
     def __init__(self, ws: Writing, opcode: OpCode, compress: bool | None) -> None:
         if opcode not in (OpCode.TEXT, OpCode.BINARY):
-            raise ValueError(f"a message is TEXT or BINARY, not {OpCode(opcode).name}")
+            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
         self._ws = ws
         self._is_text = opcode == OpCode.TEXT
         self._compress = compress

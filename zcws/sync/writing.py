@@ -193,7 +193,7 @@ class WritingSide:
         since half a message cannot be taken back. RFC 6455 5.4.
         """
         if opcode not in (OpCode.TEXT, OpCode.BINARY):
-            raise ValueError(f"a message is TEXT or BINARY, not {OpCode(opcode).name}")
+            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
         with self._message():
             stream = OutgoingStream(self, opcode == OpCode.TEXT, compress)
             yield stream
