@@ -321,6 +321,31 @@ class TestSlowPeer:
 
         place.run(main())
 
+    def test_it_ends_the_connection_when_it_is_shown_what_waited(self, place: Place) -> None:
+        """asyncio's transports say that they are empty in the middle of a write, and closed the socket twice then."""
+
+        async def main() -> None:
+            reports = Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if frame.text == "much":
+                    ws.send_nowait(bytes(5_000_000))
+                else:
+                    ws.abort()
+
+            async with place.serve(None, on_frame=on_frame, write_limit=(1000, 0)) as server:
+                async with place.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"much")
+                    (ws,) = server.connections
+                    await until(lambda: not ws.is_writable)
+                    await peer.send(wire.TEXT, b"end")
+                    await until(lambda: ws.stats.frames_waiting)
+                    assert len((await peer.read()).payload) == 5_000_000
+                    await soon(ws.wait_closed())
+            assert reports.contexts == []
+
+        place.run(main())
+
 
 def test_no_task_for_a_connection_or_a_frame(anyplace: Place) -> None:
     async def main() -> None:

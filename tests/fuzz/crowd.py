@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import importlib
 import random
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ if __name__ == "__main__":
 import net
 from fuzz.members import WAYS, Member
 from fuzz.peers import Plan
+from fuzz.places import PLACES, open_pair
 
 import zcws
 from zcws import frame, pool
@@ -46,6 +46,7 @@ class Crowd:
         self.failures: list[BaseException] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.is_violent = self.rng.random() < 0.4
+        self.is_mixed = self.rng.random() < 0.5
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
@@ -122,13 +123,15 @@ class Crowd:
         """Everybody comes."""
         rng = self.rng
         for number in range(rng.choice([1, 2, 5, 5, 12, 12, 30])):
-            ours, peer = socket.socketpair()
-            peer.setblocking(False)
             is_client, is_shown = rng.random() < 0.4, rng.random() < 0.25
             deflated = rng.random() < 0.3
             plan = Plan(rng, number, masked=not is_client, deflated=deflated)
-            member = Member(self, plan, peer, way=rng.choice(WAYS), holds=rng.choice([0, 0, 0, 0, 1, 5]))
-            member.ws = _placed(ours, is_client, deflated, member.on_frame if is_shown else None)
+            where = rng.choice(PLACES) if self.is_mixed else "engine"
+            member = Member(self, plan, where, way=rng.choice(WAYS), holds=rng.choice([0, 0, 0, 0, 1, 5]))
+            on_frame = member.on_frame if is_shown else None
+            member.ws, member.peer = await open_pair(
+                where, _agreement(deflated), is_client=is_client, on_frame=on_frame
+            )
             self.members.append(member)
             if is_shown:
                 member.ws.add_end_callback(self.ending(member))
@@ -180,16 +183,10 @@ class Crowd:
             raise self.failures[0]
 
 
-def _placed(sock: socket.socket, is_client: bool, deflated: bool, on_frame: Any) -> zcws.WebSocket:
-    """`net.placed`, where compression may have been agreed. No context: the peer has none."""
+def _agreement(deflated: bool) -> Agreement:
+    """No context: the peers have none."""
     parameters = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
-    return net.placed(
-        sock,
-        is_client=is_client,
-        on_frame=on_frame,
-        agreement=Agreement(deflate=parameters if deflated else None),
-        close_timeout=None,  # a busy machine is no reason for an end
-    )
+    return Agreement(deflate=parameters if deflated else None)
 
 
 def check(seed: int, run: Callable[[Any], None] = asyncio.run) -> None:

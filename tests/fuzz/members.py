@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 from typing import TYPE_CHECKING, Any
 
 import wire
@@ -24,8 +23,9 @@ ALL = 1 << 30
 class Member(Peer):
     """One connection of the crowd, and its peer."""
 
-    def __init__(self, crowd: Crowd, plan: Plan, peer: socket.socket, **habits: Any) -> None:
-        super().__init__(random.Random(crowd.rng.random()), plan, peer)
+    def __init__(self, crowd: Crowd, plan: Plan, where: str, **habits: Any) -> None:
+        super().__init__(random.Random(crowd.rng.random()), plan)
+        self.where = where  # it lives: places.py
         self.crowd, self.habits = crowd, habits
         self.ws: Any = None
         self.task: Any = None  # reads it, if one does
@@ -103,7 +103,9 @@ class Member(Peer):
     def end(self, error: BaseException | None = None) -> None:
         self.is_over = True
         self.look_back()
-        if self.is_disturbed or self.plan.end == "reset":
+        # Where TLS is cut off while nothing is read, the event loop forgets what it has received.
+        is_cut_off = self.where == "rude tls" and self.ws._reading_paused
+        if self.is_disturbed or self.plan.end == "reset" or is_cut_off:
             return
         at = (self.plan.number, self.plan.end, error)
         assert not isinstance(error, zcws.ProtocolError), at

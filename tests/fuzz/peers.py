@@ -70,8 +70,9 @@ class Plan:
 class Peer:
     """The other end of one connection: `sent` bytes of its plan so far, and what it was `told`, or may be."""
 
-    def __init__(self, rng: random.Random, plan: Plan, peer: socket.socket) -> None:
-        self.rng, self.plan, self.peer = rng, plan, peer
+    def __init__(self, rng: random.Random, plan: Plan) -> None:
+        self.rng, self.plan = rng, plan
+        self.peer: Any = None  # a socket, or something like one: places.py
         self.sent, self.inbox, self.told = 0, bytearray(), set[bytes]()
         self.has_ended = False
 

@@ -149,6 +149,14 @@ class Outlet(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The transport is below its low-water mark again."""
         self._resolve_drained()
+        if self._own is not None:
+            self._take_up()
+        else:
+            # A program is shown what has waited, and may end the connection: asyncio's own cannot be ended from inside
+            # of this (they close their socket twice).
+            self._loop.call_soon(self._take_up)
+
+    def _take_up(self) -> None:
         if self._transport is not None:
             self._on_bridge()
             self._go_on()

@@ -1,0 +1,133 @@
+"""Where a connection of a crowd (crowd.py) lives: in the engine, or on a transport of the event loop, plain or TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import ssl
+from typing import Any
+
+import net
+
+import zcws
+from zcws.aio.settings import Options, pool_of
+from zcws.aio.transport import place
+from zcws.extensions import Agreement
+
+__all__ = ["PLACES", "open_pair"]
+
+#: How often each is drawn: most are in the engine.
+PLACES = ("engine", "engine", "engine", "transport", "transport", "tls", "rude tls")
+#: The most bytes that one record takes: RFC 8446 5.1.
+_RECORD = 16 * 1024
+
+_certificates = functools.cache(net.Certificates)
+
+
+async def open_pair(where: str, agreement: Agreement, *, is_client: bool, on_frame: Any) -> tuple[Any, Any]:
+    """An open connection, and its peer's end of the socket."""
+    loop = asyncio.get_running_loop()
+    ours, peer = socket.socketpair()
+    for sock in (ours, peer):
+        sock.setblocking(False)
+    connection = zcws.Connection(
+        is_client=is_client, entropy=os.urandom, agreement=agreement, pool=pool_of(loop)
+    )
+    # A busy machine is no reason for an end.
+    ws = zcws.WebSocket(loop, connection, Options(ping_interval=None, close_timeout=None), on_frame=on_frame)
+    if where == "engine":
+        ws.connection_made(place(loop, ours, ws))
+        return ws, peer
+    sealed = None
+    if where.endswith("tls"):
+        sealed = Sealed(peer, is_client=not is_client, is_rude=where == "rude tls")
+        shaking = loop.create_task(sealed.shake_hands())
+    transport = await _transport(ours, is_client=is_client, tls=sealed is not None)
+    if sealed is not None:
+        await shaking
+    transport.set_protocol(ws)
+    ws.connection_made(transport)
+    return ws, sealed or peer
+
+
+async def _transport(sock: socket.socket, *, is_client: bool, tls: bool) -> Any:
+    """One of the event loop's own."""
+    loop = asyncio.get_running_loop()
+    if not is_client:
+        context = _certificates().server if tls else None
+        return (await loop.connect_accepted_socket(asyncio.Protocol, sock, ssl=context))[0]
+    options = {"ssl": _certificates().client, "server_hostname": "localhost"} if tls else {}
+    return (await loop.create_unix_connection(asyncio.Protocol, sock=sock, **options))[0]
+
+
+class Sealed:
+    """A raw peer's end of TLS, with the calls of a socket that does not block. One that is rude ends without a word."""
+
+    def __init__(self, sock: socket.socket, *, is_client: bool, is_rude: bool) -> None:
+        self._sock, self._is_rude = sock, is_rude
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = _certificates().client if is_client else _certificates().server
+        name = "localhost" if is_client else None
+        self._tls = context.wrap_bio(self._in, self._out, not is_client, name)
+        self._left = b""  # records that the socket has not taken
+        self._ends = False  # behind those
+
+    def _flush(self) -> None:
+        self._left += self._out.read()
+        while self._left:
+            self._left = self._left[self._sock.send(self._left) :]
+        if self._ends and self._is_rude:
+            self._ends = False
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _receive(self, size: int) -> None:
+        if data := self._sock.recv(size):
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+
+    async def shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                with contextlib.suppress(BlockingIOError):
+                    self._receive(_RECORD)
+            finally:
+                self._flush()
+            await asyncio.sleep(0)
+
+    def send(self, data: bytes) -> int:
+        self._flush()  # BlockingIOError: nothing has been taken
+        count = self._tls.write(data[:_RECORD]) if data else 0
+        with contextlib.suppress(BlockingIOError):
+            self._flush()
+        return count
+
+    def recv(self, size: int) -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            self._flush()
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                self._receive(size)
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+
+    def setsockopt(self, *option: Any) -> None:
+        self._sock.setsockopt(*option)
+
+    def shutdown(self, _: int) -> None:
+        self._ends = True
+        if not self._is_rude:
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+        self._flush()
+
+    def close(self) -> None:
+        self._sock.close()
