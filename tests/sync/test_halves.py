@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
+import signal
+import socket
 import threading
 from typing import Any
 
@@ -12,6 +15,7 @@ from joined import connected
 from net import Certificates
 
 import zcws
+from zcws.sync.halves import BridgeHalf, WriterHalf
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 
@@ -366,3 +370,227 @@ def test_a_peer_that_goes_on_talking_behind_our_close(monkeypatch: pytest.Monkey
         writer.close()
         assert len(asked) < 20
         assert asked[0] > 0
+
+
+class TestTheWholeEnds:
+    """`with`, a server that shuts down, `close` and `abort` of the connection that was split, from another thread."""
+
+    @anyhow
+    @roles
+    @pytest.mark.parametrize("size", [10, 300_000])
+    def test_behind_what_is_being_sent(self, secure: dict[str, Any], client: bool, size: int) -> None:
+        with connected(client=client, close_timeout=raw.LONG, **secure) as (ws, peer):
+            ended: list[type] = []
+            going = threading.Event()
+
+            def write(writer: Any) -> None:
+                with pytest.raises(zcws.ConnectionClosedOK, match="our close|1001"):
+                    while True:
+                        writer.send(b"x" * size)
+                        going.set()
+                writer.close()  # says nothing more
+                assert writer.drain_bridge()
+
+            def read(reader: Any) -> None:
+                with pytest.raises(zcws.ConnectionClosed) as caught:
+                    reader.recv()
+                ended.append(type(caught.value))
+
+            frames: list[wire.Seen] = []
+
+            def receive() -> None:
+                while not frames or frames[-1].opcode != wire.CLOSE:
+                    frames[:1] = [peer.read()]
+                peer.send(wire.CLOSE, frames[-1].payload)
+                if not client:
+                    assert peer.rest() == []
+                peer.close()
+
+            reader, writer, bridge = ws.split()
+            with (
+                raw.thread(receive),
+                raw.thread(lambda: write(writer)),
+                raw.thread(lambda: read(reader)),
+            ):
+                assert going.wait(raw.LONG)
+                ws.close(1001)
+            assert frames[-1].payload == wire.close_payload(1001)
+            assert ended == [zcws.ConnectionClosedOK]
+            assert is_silent(bridge, writer)
+            assert ws._channel.sock.fileno() < 0
+
+    @roles
+    def test_while_nobody_is_inside(self, client: bool) -> None:
+        with connected(client=client, close_timeout=raw.LONG) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            peer.send(wire.TEXT, b"late")
+
+            def answer() -> None:
+                assert peer.read().payload == wire.close_payload(4000, b"enough")
+                peer.send(wire.CLOSE, wire.close_payload(4000))
+                if not client:
+                    assert peer.rest() == []
+                peer.close()
+
+            with raw.thread(answer):
+                ws.close(4000, "enough")
+            for _ in range(2):
+                with pytest.raises(zcws.ConnectionClosed, match="4000"):
+                    reader.recv()
+            with pytest.raises(zcws.ConnectionClosed), reader.stream():
+                raise AssertionError("it is over")
+            for use in (writer.flush, lambda: writer.send("x")):
+                with pytest.raises(zcws.ConnectionClosed, match="4000"):
+                    use()
+            assert writer.send_reply(zcws.Reply(zcws.OpCode.PONG, b""))
+            assert is_silent(bridge, writer)
+            assert ws.close_code == 4000
+            ws.close()
+
+    def test_what_a_half_is_told_before_the_close_is_out(self) -> None:
+        with connected(close_timeout=raw.LONG) as (ws, peer):
+            reader, writer, _ = ws.split()
+            filled = fill(ws)
+            for _ in range(2):
+                assert not ws._try_close(1001, "", 0)  # the peer does not read
+            with pytest.raises(zcws.ConnectionClosedOK, match="1001"):
+                reader.recv()
+
+            def write() -> None:  # the Close, now that it may
+                with pytest.raises(zcws.ConnectionClosedOK, match="1001"):
+                    writer.send("x")
+
+            with raw.thread(write):
+                peer.exactly(filled)
+                assert peer.read().payload == wire.close_payload(1001)
+            assert ws._try_close(1001, "", 0)
+
+    def test_a_writer_that_is_stuck(self) -> None:
+        with connected(close_timeout=0.1) as (ws, _):
+            _, writer, bridge = ws.split()
+
+            def write() -> None:
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        writer.send(bytes(1_000_000))
+
+            with raw.thread(write):
+                raw.until(lambda: not ws._channel.is_writable)
+                ws.close()
+            assert is_silent(bridge, writer)
+            assert ws.state is zcws.State.LOST
+
+    def test_abort(self) -> None:
+        with connected(close_timeout=None) as (ws, _):
+            reader, writer, bridge = ws.split()
+
+            def read() -> None:
+                with pytest.raises(zcws.ConnectionClosedError):
+                    reader.recv()
+
+            with raw.thread(read):
+                raw.until(lambda: reader.inside)
+                ws.abort()
+            assert is_silent(bridge, writer)
+            assert ws.state is zcws.State.LOST
+            ws.close()
+
+    def test_a_server_that_shuts_down(self) -> None:
+        """A Close got into the middle of a frame: 10 of 15 peers were handed a message that nobody had sent."""
+
+        def handler(ws: zcws.sync.WebSocket) -> None:
+            reader, writer, _ = ws.split()
+
+            def write() -> None:
+                with contextlib.suppress(zcws.ConnectionClosed):
+                    while True:
+                        writer.send(b"x" * 50_000)
+                writer.close()
+
+            with raw.thread(write):
+                assert list(reader) == []
+
+        with zcws.sync.serve(handler, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+            with zcws.sync.connect(f"ws://127.0.0.1:{server.sock.getsockname()[1]}/", proxy=None) as ws:
+                for count, message in enumerate(ws):
+                    assert message == b"x" * 50_000
+                    if count == 20:
+                        shutting = threading.Thread(target=server.shutdown)
+                        shutting.start()
+                shutting.join()
+                assert ws.close_code == 1001
+
+    @pytest.mark.parametrize("half", ["reader", "writer"])
+    def test_from_a_signal_handler_that_has_interrupted_it(self, half: str) -> None:
+        def end(*_: object) -> None:
+            ws.close(1001)
+
+        before = signal.signal(signal.SIGALRM, end)
+        try:
+            with connected(close_timeout=raw.LONG) as (ws, peer):
+                reader, writer, _ = ws.split()
+
+                def answer() -> None:
+                    while peer.read().opcode != wire.CLOSE:
+                        pass
+                    peer.send(wire.CLOSE, wire.close_payload(1001))
+                    assert peer.rest() == []
+                    peer.close()
+
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                if half == "writer":
+                    begun = threading.Timer(0.3, answer)
+                    begun.start()
+                    with pytest.raises(zcws.ConnectionClosedOK):
+                        while True:
+                            writer.send(bytes(1_000_000))
+                    with pytest.raises(zcws.ConnectionClosedOK):
+                        reader.recv()
+                    ws.close()
+                    begun.join()
+                else:
+                    with raw.thread(answer), pytest.raises(zcws.ConnectionClosedOK, match="1001"):
+                        reader.recv()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def is_silent(bridge: BridgeHalf, writer: WriterHalf) -> bool:
+    """Whether nothing is left to say but what nobody may say any more."""
+    reply = bridge.listen(raw.LONG)
+    return reply is None or (writer.send_reply(reply) and bridge.listen(raw.LONG) is None)
+
+
+def fill(ws: Any) -> int:
+    """Until the socket takes nothing more. Returns how many bytes that were."""
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += ws._channel.sock.send(bytes(100_000), socket.MSG_DONTWAIT)
+    return filled
+
+
+def test_the_whole_does_nothing_else_after_a_split() -> None:
+    with connected() as (ws, _):
+        ws.split()
+        for use in (ws.recv, ws.flush, lambda: ws.send("x"), ws.ping, lambda: ws.cork().__enter__()):
+            with pytest.raises(RuntimeError, match="split: its halves"):
+                use()
+
+
+def test_the_halves_alone_are_enough() -> None:
+    def echo(ws: zcws.sync.WebSocket) -> None:
+        for message in ws:
+            ws.send(message)
+
+    with zcws.sync.serve(echo, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+        uri = f"ws://127.0.0.1:{server.sock.getsockname()[1]}/"
+        reader, writer, _ = zcws.sync.connect(uri, proxy=None).split()
+        gc.collect()
+        writer.ping(b"who is there?")
+        writer.send("me")
+        assert reader.recv() == "me"
+        writer.close()
+        assert list(reader) == []
+        server.shutdown()

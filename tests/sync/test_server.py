@@ -9,6 +9,7 @@ import socket
 import stat
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -682,3 +683,19 @@ def test_waits_without_an_end(serving: Serving, value: float) -> None:
             ws.send("x")
             assert ws.recv() == "x"
     assert ws.close_code == 1000
+
+
+def test_a_dead_connection_does_not_wait_for_the_collector(serving: Serving) -> None:
+    # It has rings and a compressor, and the collector counts objects: a few of those are much memory.
+    gc.collect()
+    gc.disable()
+    try:
+        with serving(echo, compression="deflate") as server:
+            with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", compression="deflate") as ws:
+                ws.send("é" * 1000)
+                ws.recv()
+            ours = weakref.ref(ws.connection.reader)
+            del ws
+            assert ours() is None
+    finally:
+        gc.enable()

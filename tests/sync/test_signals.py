@@ -517,3 +517,16 @@ def test_a_socket_is_not_closed_under_a_frame_that_is_being_sent(monkeypatch: py
         assert ws._channel.sock.fileno() == -1
         with pytest.raises(zcws.ConnectionClosedError):
             ws._send_masked(zcws.OpCode.TEXT, b"too late")
+
+
+def test_signals_do_not_lengthen_write_timeout() -> None:
+    # Python repeats a send that a signal has interrupted, and the kernel would count anew.
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        with connected(write_timeout=0.3) as (ws, _):
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with pytest.raises(zcws.ConnectionClosedError, match="write_timeout"):
+                ws.send(bytes(30_000_000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -602,3 +602,24 @@ def test_the_handshake_is_there_on_both_sides() -> None:
         with zcws.sync.connect(f"ws://127.0.0.1:{server.sock.getsockname()[1]}/a", proxy=None) as ws:
             assert ws.recv() == f"{ws.request.path} {ws.response.status_code}" == "/a 101"
         server.shutdown()
+
+
+def test_a_close_that_finds_the_lock_taken_goes_out_behind_the_next_message() -> None:
+    # Who sends in a loop has the lock nearly always: a server that only tries now and then would never get it.
+    with connected() as (ws, peer):
+        held, enough = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with ws._write_lock:
+                held.set()
+                enough.wait()
+
+        with raw.thread(hold):
+            assert held.wait(raw.LONG)
+            assert not ws._try_close(1001, "", 0)
+            enough.set()
+        ws.send("the last one")
+        assert peer.read().payload == b"the last one"
+        assert close_code(peer.read()) == 1001
+        with pytest.raises(zcws.ConnectionClosed):
+            ws.send("too late")

@@ -7,7 +7,8 @@ two halves of a connection share, and it is here because it is OpenSSL's need, n
 
 Who keeps the time of a wait:
 
-    plain, POSIX      the kernel (SO_RCVTIMEO, SO_SNDTIMEO): one system call, where poll and then recv are two
+    plain, POSIX      to receive, the kernel (SO_RCVTIMEO): one system call, where poll and then recv are two; to send,
+                      nobody, or poll where the socket takes nothing
     plain, elsewhere  poll or select, on a socket that never blocks: Windows has one timeout for both directions
     TLS               the same
 """
@@ -85,6 +86,7 @@ class Channel:
         is_tls: whether it is encrypted.
         record: what C knows of it. `received`: bytes that the last receive has brought and nobody has taken; whoever
             takes them sets it to 0. An exception of a signal handler may come in between. `total`: of all receives.
+        is_over: whether it has been closed.
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
     """
 
@@ -99,7 +101,7 @@ class Channel:
         self._theirs: Any = None  # kept from here on: a socket that was reset does not know it any more
         with contextlib.suppress(OSError):
             self._theirs = sock.getpeername()
-        self._is_over = False
+        self.is_over: bool = False
         self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
@@ -163,7 +165,7 @@ class Channel:
 
     def abort(self) -> None:
         """Wakes every thread that waits here, and closes the socket."""
-        self._is_over = True
+        self.is_over = True
         self._ours = self.address(peer=False)
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -199,7 +201,7 @@ class Channel:
 
     def __del__(self) -> None:
         # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.
-        if not self._is_over:
+        if not self.is_over:
             _warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
             self.sock.close()
 
@@ -214,6 +216,7 @@ class PlainChannel(Channel):
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
         self._sends_masked = False  # some thread is in the middle of that
+        self._send_limit: float | None = None
 
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """One crossing."""
@@ -263,17 +266,29 @@ class PlainChannel(Channel):
             self.sock.close()
 
     def limit_sends(self, timeout: float | None) -> None:
-        with contextlib.suppress(OSError):  # it is closed already
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+        # Not SO_SNDTIMEO: Python calls again after each signal, and the kernel begins to count anew.
+        self._send_limit = timeout
 
     def send(self, segments: Sequence[Buffer]) -> None:
-        try:
-            if len(segments) == 1:
-                self.sock.sendall(segments[0])
-            else:
-                self._send_message([memoryview(segment) for segment in segments])
-        except BlockingIOError:
-            raise Stuck from None
+        if self._send_limit is not None:
+            self._send_in_time([memoryview(segment).cast("B") for segment in segments], self._send_limit)
+        elif len(segments) == 1:
+            self.sock.sendall(segments[0])
+        else:
+            self._send_message([memoryview(segment) for segment in segments])
+
+    def _send_in_time(self, views: list[memoryview], limit: float) -> None:
+        deadline = None
+        while views:
+            try:
+                sent = self.sock.sendmsg(views[:_MOST_SEGMENTS], (), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                deadline = deadline or time.monotonic() + limit
+                if not _wait(self.sock, to_write=True, timeout=max(deadline - time.monotonic(), 0)):
+                    raise Stuck from None
+                continue
+            deadline = None
+            _drop(views, sent)
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
@@ -296,11 +311,7 @@ class PlainChannel(Channel):
 
     def _send_message(self, views: list[memoryview]) -> None:
         while views:
-            sent = self.sock.sendmsg(views[:_MOST_SEGMENTS])
-            while views and sent >= len(views[0]):
-                sent -= len(views.pop(0))
-            if sent:
-                views[0] = views[0][sent:]
+            _drop(views, self.sock.sendmsg(views[:_MOST_SEGMENTS]))
 
 
 class PolledChannel(Channel):
@@ -416,6 +427,14 @@ def open_channel(sock: socket.socket) -> Channel:
     if isinstance(sock, ssl.SSLSocket):
         return TlsChannel(sock)
     return PlainChannel(sock) if _KERNEL_TIMES else PolledChannel(sock)
+
+
+def _drop(views: list[memoryview], sent: int) -> None:
+    """The first `sent` bytes have gone."""
+    while views and sent >= len(views[0]):
+        sent -= len(views.pop(0))
+    if sent:
+        views[0] = views[0][sent:]
 
 
 def _timeval(timeout: float | None) -> bytes:

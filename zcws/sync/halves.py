@@ -12,20 +12,26 @@ ours is taken by either half; over TLS both go through the channel's, because th
 Who closes the socket: the half that comes last. The reader, when our Close is out already; else the writer, with the
 last reply or `close()`. Where one of them has come to its end and the other does nothing about it, perhaps because it
 waits for a peer that does not read, or because its thread is gone, the connection ends `close_timeout` seconds later.
+
+The whole connection may end as well (`with`, a server that shuts down), in a thread of its own. It *takes over* a half
+(`Taken`): a half whose thread is inside of a call goes on to the end of that, and says the Close behind it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
+import sys
+import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zcws.bridge import Bridge, Reply
+from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosedError
+from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame, close_payload
 from zcws.options import Timeouts
 from zcws.payloads import as_control_payload
@@ -37,17 +43,76 @@ from zcws.sync.writing import InOrder, sending_failed
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
+__all__ = ["BridgeHalf", "Halves", "ReaderHalf", "WriterHalf"]
+
+_Result = TypeVar("_Result")
+
+#: Seconds until the whole connection looks again whether the reader's thread has come out.
+_LOOK_AGAIN = 0.01
+
+#: Seconds after which every processor sees what one of them has written. With a GIL that is at once.
+_SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
+
+
+class Taken:
+    """Whether the whole connection has taken over both halves, to end them; and why.
+
+    Nobody waits for anybody: a thread says that it is inside of its half and then looks here; who takes over says so
+    here, and then looks who is inside. So at least one of the two knows of the other.
+    """
+
+    __slots__ = ("_close", "connection")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._close: tuple[int, str] | None = None
+
+    def take(self, code: int, reason: str) -> bool:
+        """From now on nobody begins anything in a half. Returns whether that is new."""
+        if self._close is not None:
+            return False
+        self._close = code, reason
+        time.sleep(_SEEN_BY_ALL)
+        return True
+
+    @property
+    def is_taken(self) -> bool:
+        return self._close is not None
+
+    def check(self) -> None:
+        """Raises ConnectionClosed where it has."""
+        if self._close is None:
+            return
+        if self.connection.state is not State.OPEN:
+            raise self.connection.error()
+        raise closed_error(self._close[0], "our close", clean=True, by="us")
 
 
 class ReaderHalf(ReadingSide):
     """Reads; for one thread. Everything is as on the whole connection, except that nothing is sent from here."""
 
-    def __init__(
-        self, connection: Connection, channel: Channel, options: Timeouts, keepalive: Keepalive
-    ) -> None:
-        super().__init__(connection, channel, options, keepalive)
-        self._is_client = connection.is_client
+    def __init__(self, channel: Channel, options: Timeouts, keepalive: Keepalive, taken: Taken) -> None:
+        super().__init__(taken.connection, channel, options, keepalive)
+        self._is_client = taken.connection.is_client
+        self._taken = taken
+        self.inside: int | None = None  # the thread that reads
+
+    def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
+        before, self.inside = self.inside, threading.get_ident()  # a signal handler may read as well
+        try:
+            self._taken.check()
+            return read(timeout)
+        finally:
+            self.inside = before
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        before, self.inside = self.inside, threading.get_ident()
+        try:
+            self._taken.check()
+            yield
+        finally:
+            self.inside = before
 
     def _answer_peer(self) -> None:
         """The bridge has it."""
@@ -63,15 +128,28 @@ class ReaderHalf(ReadingSide):
         elif self._options.close_timeout is not None:
             self._channel.abort_later(self._options.close_timeout)
 
+    def read_on(self, deadline: float | None) -> None:
+        """Taken over, and nobody is inside: reads until the socket may be closed. RFC 6455 7.1.1."""
+        with contextlib.suppress(TimeoutError, ConnectionClosed):
+            self._reader.discard()
+            while not self._reader.is_concluded and not is_past(deadline):
+                self._receive(deadline)
+        if self._channel.has_sent_close and not self._is_client:
+            self._channel.end()
+        self._drain(deadline)
+
 
 class WriterHalf:
     """Writes; for one thread."""
 
-    def __init__(self, connection: Connection, channel: Channel, options: Timeouts) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, options: Timeouts, taken: Taken) -> None:
+        self._connection = taken.connection
         self._channel = channel
         self._options = options
         self._in_order = InOrder()
+        self._taken = taken
+        self._goodbyes: list[tuple[int, str]] = []  # the Close of who has taken over: whoever pops it says it
+        self.inside: int | None = None  # the thread that writes, where one does
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
         """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
@@ -106,7 +184,34 @@ class WriterHalf:
             order.put_off(lambda: self._write(write))
             return
         self._connection.check_writable()
-        order.run(write, self._flush)
+        self._run(write, self._flush)
+
+    def _run(self, *writes: Callable[[], Any]) -> Any:
+        """Calls them one after the other; what who takes over meanwhile has to say comes behind."""
+        self.inside = threading.get_ident()
+        try:
+            return self._in_order.run(self._taken.check, *writes)
+        finally:
+            if self._goodbyes:
+                self.say_goodbye()
+
+    def leave_goodbye(self, code: int, reason: str) -> None:
+        """From another thread, which has taken over: this is to be said behind what is being sent."""
+        self._goodbyes.append((code, reason))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is inside."""
+        return self._in_order.is_busy
+
+    def say_goodbye(self) -> None:
+        """Sends the Close that has been left, if nobody else has. Taken over, and nobody is inside."""
+        try:
+            code, reason = self._goodbyes.pop()
+        except IndexError:
+            return
+        self._write_close(code, reason)
+        self._channel.has_sent_close = True
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
@@ -114,9 +219,11 @@ class WriterHalf:
         if order.is_busy:
             order.put_off(lambda: self.send_reply(reply))
             return False
-        last = order.run(lambda: self._write_reply(reply))
-        if last:
-            self._has_sent_close()
+        last = True
+        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else says the last word
+            last = self._run(lambda: self._write_reply(reply))
+            if last:
+                self._run(self._has_sent_close)
         return last
 
     def _write_reply(self, reply: Reply) -> bool:
@@ -132,7 +239,9 @@ class WriterHalf:
     def drain_bridge(self) -> bool:
         """Sends what waits on the bridge, if anything does. True: nothing may be sent any more."""
         reply = self._connection.bridge.take()
-        return self._connection.writer.sent_close is not None if reply is None else self.send_reply(reply)
+        if reply is not None:
+            return self.send_reply(reply)
+        return self._connection.writer.sent_close is not None or self._taken.is_taken
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2.
@@ -151,8 +260,8 @@ class WriterHalf:
         if order.is_busy:
             order.put_off(lambda: self._send_close(code, reason))
             return
-        order.run(lambda: self._write_close(code, reason))
-        self._has_sent_close()
+        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else says it
+            self._run(lambda: self._write_close(code, reason), self._has_sent_close)
 
     def _write_close(self, code: int | None, reason: str) -> None:
         self._channel.limit_sends(self._options.close_timeout)
@@ -178,7 +287,7 @@ class WriterHalf:
         order = self._in_order
         if order.is_busy:
             return  # what a signal handler has interrupted sends this as well
-        order.run(self._flush)
+        self._run(self._flush)
 
     def _flush(self) -> None:
         segments = self._connection.writer.take()
@@ -233,3 +342,59 @@ class BridgeHalf:
                 self._bell.get(timeout=timeout)
             except queue.Empty:
                 raise TimeoutError("nothing was put on the bridge in time") from None
+
+
+class Halves:
+    """Both halves, as the whole connection sees them: it can end them, from any thread.
+
+    Args:
+        taken: what both of them ask.
+    """
+
+    def __init__(
+        self, reader: ReaderHalf, writer: WriterHalf, channel: Channel, options: Timeouts, taken: Taken
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._channel = channel
+        self._options = options
+        self._taken = taken
+
+    def say_close(self, code: int, reason: str, timeout: float | None) -> bool:
+        """Takes over. The Close goes out here, or behind what the writer's thread is sending.
+
+        Returns: whether it does. False: with a `timeout` of 0 seconds, the peer does not read.
+        """
+        if self._channel.is_over:
+            return True
+        connection = self._taken.connection
+        if self._taken.take(code, reason):
+            if self._options.close_timeout is not None:
+                self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
+            self._writer.leave_goodbye(code, reason)
+        if connection.may_send and not self._writer.is_busy:
+            if timeout == 0 and not self._channel.is_writable:
+                return False
+            self._writer.say_goodbye()
+        return True
+
+    def finish(self, deadline: float | None) -> None:
+        """The Close is out, or will be: until the socket is closed. Reads where nobody else does."""
+        me = threading.get_ident()
+        while not self._channel.is_over and not is_past(deadline):
+            if self._reader.inside == me or (self._writer.is_busy and self._writer.inside == me):
+                return  # in a signal handler, which has interrupted it: what it has interrupted goes on
+            if self._reader.inside is None and not self._writer.is_busy:
+                self._reader.read_on(deadline)
+                break
+            time.sleep(_LOOK_AGAIN)
+        self.abort()
+
+    def abort(self) -> None:
+        """Ends the TCP connection at once. Who waits in a half is woken."""
+        self._taken.take(CloseCode.ABNORMAL_CLOSURE, "")
+        self._channel.abort()
+        connection = self._taken.connection
+        if not self._writer.is_busy:  # or its thread comes to the end itself
+            connection.lose()
+        connection.bridge.end()

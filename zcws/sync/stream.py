@@ -18,6 +18,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -31,7 +32,7 @@ from zcws.options import Timeouts
 from zcws.payloads import as_control_payload
 from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
-from zcws.sync.halves import BridgeHalf, ReaderHalf, WriterHalf
+from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import ReadingSide, is_past
 from zcws.sync.writing import WritingSide, lock_timeout
@@ -49,6 +50,18 @@ _NEXT_TRY = 0.1
 
 class Interrupted(RuntimeError):
     """A signal handler wants to read from the connection whose read it has interrupted."""
+
+
+class SplitLock:
+    """What a connection that is split has in place of its locks: its halves have none, and nothing may get between."""
+
+    def acquire(self, **_: object) -> NoReturn:
+        raise RuntimeError("this connection is split: its halves read and write")
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        """It has never been entered."""
 
 
 class WebSocket(ReadingSide, WritingSide):
@@ -88,9 +101,13 @@ class WebSocket(ReadingSide, WritingSide):
         self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
         self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
         self._is_closed = False
-        self._reader.on_pong = self._on_pong
+        self._halves: Halves | None = None
+        # Weakly: a connection that is over goes, with its rings and its compressor, when the last reference does, and
+        # does not wait for the collector, which counts objects and not their memory.
+        this = weakref.ref(self)
+        self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
         self._bridge = connection.bridge
-        self._bridge.on_put = self._take_reply
+        self._bridge.on_put = lambda: _of(this)._take_reply()
         if received:
             self._feed(received)
 
@@ -217,9 +234,11 @@ class WebSocket(ReadingSide, WritingSide):
             self._reply(in_reader=True)
 
     def _send_leftover(self) -> None:
-        """What the reader left on the bridge while we held the lock. In a writer's thread, after every write."""
+        """What others have left to us while we held the lock. In a writer's thread, after every write."""
         if self._bridge.slot:
             self._reply(in_reader=False)
+        if self._goodbyes:
+            self._say_goodbye()
 
     def _reply(self, *, in_reader: bool) -> None:
         # Again, for a reply that was put while we held the lock: who put it has left it to us.
@@ -313,6 +332,9 @@ class WebSocket(ReadingSide, WritingSide):
         """
         deadline = self._closing_deadline()
         self.begin_close(code, reason)
+        if self._halves is not None:
+            self._halves.finish(deadline)
+            return
         if self._has_interrupted_a_write():
             return
         try:
@@ -323,12 +345,20 @@ class WebSocket(ReadingSide, WritingSide):
         except TimeoutError:
             self.abort()
 
+    def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
+        if self._halves is not None:
+            return self._halves.say_close(code, reason, timeout)
+        return super()._try_close(code, reason, timeout)
+
     def _has_interrupted_a_write(self) -> bool:
         """Whether we are in a signal handler that came in the middle of one, in this thread."""
         return self._in_order.is_busy and self._message_done._is_owned()  # type: ignore[attr-defined]
 
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake."""
+        if self._halves is not None:
+            self._halves.abort()
+            return
         self._channel.abort()
         with self._write_lock:
             self.connection.lose()
@@ -363,10 +393,18 @@ class WebSocket(ReadingSide, WritingSide):
     # ---- halves ----
 
     def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
-        """A reader and a writer for two threads, and the bridge between them. Use them instead of this object."""
+        """A reader and a writer for two threads, and the bridge between them. Use them instead of this object.
+
+        What is left to this object is to end the connection: `close`, `begin_close`, `abort` and the end of a `with`
+        may come from any thread, at any time. A half is told by ConnectionClosed.
+        """
         self.connection.split()
-        reader = ReaderHalf(self.connection, self._channel, self._options, self._keepalive)
-        writer = WriterHalf(self.connection, self._channel, self._options)
+        self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
+        self._reader.on_pong = self._keepalive.answered
+        taken = Taken(self.connection)
+        reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
+        writer = WriterHalf(self._channel, self._options, taken)
+        self._halves = Halves(reader, writer, self._channel, self._options, taken)
         return reader, writer, BridgeHalf(self.connection.bridge)
 
     # ---- what is known ----
@@ -434,6 +472,12 @@ class WebSocket(ReadingSide, WritingSide):
     def __repr__(self) -> str:
         role = "client" if self.connection.is_client else "server"
         return f"<WebSocket {role}, blocking, {self.connection.state.value}>"
+
+
+def _of(this: weakref.ref[WebSocket]) -> WebSocket:
+    ws = this()
+    assert ws is not None, "whoever reads holds it"
+    return ws
 
 
 def _rest(deadline: float | None) -> float | None:

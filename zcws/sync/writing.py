@@ -126,6 +126,9 @@ class WritingSide:
         self._corked = 0
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
+        self._goodbyes: list[
+            tuple[int, str]
+        ] = []  # a Close that waits for whoever holds the lock: who pops it says it
         channel.limit_sends(write_timeout)
 
     def _send_leftover(self) -> None:
@@ -390,6 +393,8 @@ class WritingSide:
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
         """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
         if not self._write_lock.acquire(timeout=lock_timeout(timeout)):
+            # Who sends in a loop has it nearly always, and says this behind what is being sent.
+            self._goodbyes[:] = ((code, reason),)
             return False
         order = self._in_order
         if order.is_busy:
@@ -413,6 +418,11 @@ class WritingSide:
             order.catch_up()
         self._send_leftover()
         return True
+
+    def _say_goodbye(self) -> None:
+        """The Close that was left to us while we held the lock."""
+        with contextlib.suppress(IndexError):  # another writer has taken it meanwhile
+            self._try_close(*self._goodbyes.pop(), 0)
 
 
 class OutgoingStream:
