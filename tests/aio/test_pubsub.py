@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from net import Place, soon, until
@@ -139,3 +139,56 @@ def test_a_task_that_took_its_cancellation_for_something_else_is_told_again() ->
         assert all(task.cancelled() for task in tasks)
 
     asyncio.run(main())
+
+
+class Odd:
+    """A client of Redis that fails once, as redis-py does in the middle of a reconnection, and then is there."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+        self.closed = 0
+
+    def pubsub(self) -> Odd:
+        return self
+
+    def pipeline(self, **_: object) -> Odd:
+        return self
+
+    def publish(self, *_: object) -> None: ...
+
+    async def execute(self, **_: object) -> list[int]:
+        await self.subscribe()
+        return [1]
+
+    async def subscribe(self, *_: object) -> None:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    async def listen(self) -> AsyncIterator[dict[str, object]]:
+        yield {"type": "subscribe", "channel": b"a"}
+        await asyncio.sleep(20)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("readuntil() called while another"), LookupError()])
+def test_whatever_redis_py_raises_it_is_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The subscriber died of it without a word, and everybody who published waited for ever."""
+    monkeypatch.setattr(pubsub, "FIRST_DELAY", 0.01)
+
+    async def main() -> None:
+        library, ready = Library(), asyncio.Event()
+        publisher = Publisher(library, Odd(error), 10)
+        subscriber = Subscriber(library, Odd(error), {b"a": ready}, _nothing)
+        tasks = [asyncio.ensure_future(publisher.run()), asyncio.ensure_future(subscriber.run())]
+        assert await soon(publisher.publish(Message(b"a", 1, b"", ready=ready))) == 1
+        await cancel(tasks)
+
+    asyncio.run(main())
+
+
+async def _nothing(channel: bytes, data: bytes) -> None: ...

@@ -479,3 +479,32 @@ class TestInTime:
             assert dropped == [42]
 
         asyncio.run(main())
+
+
+def test_cancelled_again_while_the_first_cancellation_is_seen_to() -> None:
+    """What the coroutine had returned was dropped by nobody: a connection stayed open that nobody had."""
+    made, dropped = list[int](), list[int]()
+
+    async def main() -> None:
+        async def make() -> int:
+            await asyncio.sleep(0)
+            made.append(1)
+            return 1
+
+        for first in range(2, 9):  # before, it has not begun
+            for second in range(3):
+                task = asyncio.ensure_future(in_time(make(), 20, dropped.append))
+                for _ in range(first):
+                    await asyncio.sleep(0)
+                task.cancel()
+                for _ in range(second):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                if not task.cancelled():
+                    dropped.append(task.result())
+                assert len(made) == len(dropped), (first, second)
+
+    asyncio.run(main())

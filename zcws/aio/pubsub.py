@@ -146,7 +146,7 @@ class Publisher:
             try:
                 answers = await pipeline.execute(raise_on_error=False)
                 break
-            except self._library.lost as error:
+            except Exception as error:  # redis-py's own, of a connection that broke while it was made, are of any kind
                 if self.on_lost is not None:
                     self.on_lost()
                 await delays.wait(error)
@@ -205,7 +205,7 @@ class Subscriber:
             self._heard = False
             try:
                 await self._listen()
-            except (*self._library.lost, self._library.refused) as error:
+            except Exception as error:  # the same; and where it connects again by itself, two read from one stream
                 if self._heard:
                     delays.reset()
                 await delays.wait(error)
@@ -220,7 +220,7 @@ class Subscriber:
         finally:
             self._confirmed.clear()
             self._tell()
-            with contextlib.suppress(*self._library.lost):
+            with contextlib.suppress(Exception):
                 await pubsub.aclose()
 
     async def _read(self, pubsub: Any) -> None:

@@ -120,9 +120,11 @@ class RedisRooms:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await cancel(self._tasks)
-        self._publisher.close()
-        await self._disconnect()
+        try:
+            await cancel(self._tasks)
+        finally:  # it may be cancelled itself
+            self._publisher.close()
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         for client in self._clients:

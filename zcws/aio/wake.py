@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import TypeVar
 
 __all__ = ["Wakeup", "fail", "in_time", "is_cancelled"]
@@ -131,13 +132,17 @@ async def in_time(
             await asyncio.wait({task})
     except asyncio.CancelledError:
         task.cancel()
+        task.add_done_callback(partial(_drop, drop))  # not below the wait, which may be cancelled as well
         await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None and drop is not None:
-            drop(task.result())
         raise
     if not done and task.cancelled():
         raise asyncio.TimeoutError
     return task.result()
+
+
+def _drop(drop: Callable[[_Result], object] | None, task: asyncio.Future[_Result]) -> None:
+    if not task.cancelled() and task.exception() is None and drop is not None:
+        drop(task.result())
 
 
 def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
