@@ -229,6 +229,26 @@ def test_closing_in_the_moment_in_which_redis_is_lost(
 
 
 @needs_redis
+def test_closing_that_is_cancelled(anyloop: Place, redis_server: RedisServer) -> None:
+    """Whoever sent waited for ever then, and the connections stayed."""
+
+    async def main() -> None:
+        rooms = await zcws.RedisRooms(redis_server.url).__aenter__()
+        redis_server.kill()
+        sending = asyncio.ensure_future(rooms["lobby"].broadcast("a"))
+        await asyncio.sleep(0.01)
+        leaving = asyncio.ensure_future(rooms.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        for broadcast in (sending, rooms["lobby"].broadcast("b")):
+            with pytest.raises(ConnectionError, match="the rooms are closed"):
+                await soon(broadcast)
+
+    anyloop.run(main())
+
+
+@needs_redis
 def test_what_redis_refuses_its_sender_hears(anyloop: Place, redis_server: RedisServer) -> None:
     async def main() -> None:
         import redis.asyncio

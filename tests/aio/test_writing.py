@@ -83,13 +83,35 @@ def test_kinds_of_messages(place: Place, message: Any, expected: tuple[int, list
     assert messages_in(sent_by(place, lambda ws: ws.send(message))) == [expected]
 
 
-@pytest.mark.parametrize(
-    "make", [generated, asynchronous, lambda *items: iter(items)], ids=["generator", "async", "iter"]
-)
+@pytest.mark.parametrize("make", [generated, lambda *items: iter(items)], ids=["generator", "iter"])
 def test_iterables_are_fragments(anyplace: Place, make: Callable[..., Any]) -> None:
     frames = sent_by(anyplace, lambda ws: ws.send(make("a", "", "c")))
     assert messages_in(frames) == [(wire.TEXT, [b"a", b"", b"c"])]
     assert [(frame.opcode, frame.fin) for frame in frames[:3]] == [(1, False), (0, False), (0, True)]
+
+
+def test_fragments_that_take_their_time_go_out_as_they_come(anyplace: Place) -> None:
+    """One was held back until the next was there: who waits for the peer's answer in between waited for ever."""
+
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            async def lines() -> AsyncIterator[str]:
+                yield "one"
+                assert await ws.recv() == "and?"
+                yield "two"
+
+            await ws.send(lines())
+
+        async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+            assert (await peer.read()).payload == b"one"
+            await peer.send(wire.TEXT, b"and?")
+            seen = [await peer.read() for _ in range(2)]
+            assert [(frame.payload, frame.opcode, frame.fin) for frame in seen] == [
+                (b"two", wire.CONTINUATION, False),
+                (b"", wire.CONTINUATION, True),
+            ]
+
+    anyplace.run(main())
 
 
 @pytest.mark.parametrize("message", [[], generated(), asynchronous()], ids=["list", "generator", "async"])
@@ -195,11 +217,11 @@ class TestFragmentedMessages:
                 b"heartbeat",
             ]
             first, *rest = messages_in(frames)
-            assert first == (wire.TEXT, [b"first", b"second", b"third"])
+            assert first == (wire.TEXT, [b"first", b"second", b"third", b""])
             assert sorted(rest) == sorted(
                 [
                     *((wire.TEXT, [b"other %d" % i]) for i in range(3)),
-                    (wire.BINARY, [b"x", b"y"]),
+                    (wire.BINARY, [b"x", b"y", b""]),
                     (wire.TEXT, [b"a frame"]),
                 ]
             )
@@ -241,7 +263,7 @@ class TestFragmentedMessages:
             await asyncio.gather(*(ws.send(asynchronous(*[b"%d" % i] * 4)) for i in range(10)))
 
         found = messages_in(sent_by(place, act))
-        assert sorted(found) == sorted((wire.BINARY, [b"%d" % i] * 4) for i in range(10))
+        assert sorted(found) == sorted((wire.BINARY, [*[b"%d" % i] * 4, b""]) for i in range(10))
 
     @pytest.mark.parametrize("kind", ["iterable", "async iterable"])
     def test_an_iterable_that_raises_fails_the_connection(self, anyplace: Place, kind: str) -> None:
@@ -265,8 +287,10 @@ class TestFragmentedMessages:
                 await soon(waiting)
 
         frames = sent_by(anyplace, act)
-        assert [(frame.opcode, frame.fin) for frame in frames] == [(wire.TEXT, False), (wire.CLOSE, True)]
-        assert frames[1].payload[:2] == (1011).to_bytes(2, "big")
+        *begun, close = frames
+        sent = b"a" if kind == "iterable" else b"ab"  # of what takes its time nothing is held back
+        assert b"".join(frame.payload for frame in begun) == sent and not any(frame.fin for frame in begun)
+        assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
 
     def test_one_that_raises_before_its_first_fragment_harms_nothing(self, place: Place) -> None:
         def broken() -> Iterator[str]:
@@ -320,7 +344,7 @@ class TestFragmentedMessages:
             assert caught.value.code == 1011
 
         frames = sent_by(anyplace, act)
-        assert [frame.opcode for frame in frames] == [wire.TEXT, wire.CLOSE]
+        assert [frame.opcode for frame in frames] == [wire.TEXT, wire.CONTINUATION, wire.CLOSE]
         assert frames[-1].payload[:2] == (1011).to_bytes(2, "big")
 
     def test_a_peer_that_is_slow_in_the_middle(self, anyplace: Place) -> None:
@@ -332,8 +356,8 @@ class TestFragmentedMessages:
 
             async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
                 await asyncio.sleep(0.05)
-                frames = [await peer.read() for _ in range(100)]
-                assert messages_in(frames) == [(wire.BINARY, [chunk] * 100)]
+                frames = [await peer.read() for _ in range(101)]
+                assert messages_in(frames) == [(wire.BINARY, [*[chunk] * 100, b""])]
                 await peer.send(wire.CLOSE)
 
         anyplace.run(main())

@@ -201,6 +201,20 @@ def test_an_iterable_is_fragments(message: Any) -> None:
         assert peer.read().payload == b"next"
 
 
+def test_fragments_that_take_their_time_go_out_as_they_come() -> None:
+    with connected() as (ws, peer):
+
+        def lines() -> Iterator[str]:
+            yield "one"
+            assert peer.read().payload == b"one"
+            yield "two"
+            assert peer.read().payload == b"two"
+
+        ws.send(lines())
+        end = peer.read()
+        assert (end.payload, end.opcode, end.fin) == (b"", wire.CONTINUATION, True)
+
+
 def test_nothing_is_no_message() -> None:
     with connected() as (ws, peer):
         ws.send([])
@@ -295,7 +309,7 @@ class TestMessagesInPieces:
                     yield letter
 
             with raw.thread(lambda: ws.send(slowly("x"))), raw.thread(lambda: ws.send(slowly("y"))):
-                first, second = ([peer.read() for _ in range(20)] for _ in range(2))
+                first, second = ([peer.read() for _ in range(21)] for _ in range(2))
             assert {b"".join(frame.payload for frame in frames) for frames in (first, second)} == {
                 b"x" * 20,
                 b"y" * 20,
@@ -333,6 +347,8 @@ class TestMessagesInPieces:
                             message.write("a")
                             raise LookupError
             assert peer.read() == wire.Seen(wire.TEXT, b"a", fin=False)
+            if how == "iterable":
+                assert peer.read() == wire.Seen(wire.CONTINUATION, b"b", fin=False)
             close = peer.read()
             assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
             with pytest.raises(zcws.ConnectionClosed):

@@ -50,6 +50,8 @@ class Writing(Stream):
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
+        Those of an async iterable go out as they come.
+
         Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
         been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.
 
@@ -72,7 +74,7 @@ class Writing(Stream):
         elif isinstance(message, (bytes, bytearray, memoryview)) or has_buffer(message):
             self._write_buffer(message, bool(text), compress)  # type: ignore[arg-type]
         else:
-            await self._send_fragments(_each(message), text, compress)
+            await self._send_fragments(message, text, compress)
             return
         if not self._corked or writer.written - writer.taken >= CORK:
             self._written()
@@ -136,10 +138,14 @@ class Writing(Stream):
         self.writer.write_messages(opcode, payloads, compress)
         self._written()
 
-    async def _send_fragments(
-        self, fragments: AsyncIterator[str | Buffer], text: bool | None, compress: bool | None
-    ) -> None:
-        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
+    async def _send_fragments(self, message: Any, text: bool | None, compress: bool | None) -> None:
+        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4.
+
+        What takes its time goes out as it comes, and an empty fragment ends it: the next may wait for what the peer
+        says to this one.
+        """
+        fragments = _each(message)
+        takes_time = isinstance(message, AsyncIterable)
         first: Any = await anext(fragments, _NOTHING)
         if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`
@@ -150,9 +156,12 @@ class Writing(Stream):
         done = self._begin_message()
         try:
             current: str | Buffer = first
+            if takes_time:
+                await self._send_fragment(first, is_text, compress, last=False)
+                current = b""
             async for following in fragments:
-                await self._send_fragment(current, is_text, compress, last=False)
-                current = following
+                out, current = (following, b"") if takes_time else (current, following)
+                await self._send_fragment(out, is_text, compress, last=False)
             await self._send_fragment(current, is_text, compress, last=True)
         except BaseException:
             self._give_up_message()

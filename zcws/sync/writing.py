@@ -150,6 +150,8 @@ class WritingSide:
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
+        Those of a generator, or another iterator, go out as they come.
+
         Args:
             text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
             compress: True or False decides for this message; by default its size does. RFC 7692.
@@ -170,21 +172,20 @@ class WritingSide:
                 f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
             )
         else:
-            self._send_fragments(iter(message), text, compress)
+            # A generator makes them as it goes.
+            self._send_fragments(iter(message), text, compress, takes_time=isinstance(message, Iterator))
 
     def _send_fragments(
-        self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None
+        self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None, *, takes_time: bool
     ) -> None:
         """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
-        current = next(fragments, None)
-        if current is None:
+        first = next(fragments, None)
+        if first is None:
             return  # nothing to send is no message, as in `websockets`
-        is_text = isinstance(current, str) if text is None else text
+        is_text = isinstance(first, str) if text is None else text
         with self._message():
-            for following in fragments:
-                self._send_fragment(current, is_text, compress, last=False)
-                current = following
-            self._send_fragment(current, is_text, compress, last=True)
+            for fragment, is_last in _with_end(first, fragments, takes_time=takes_time):
+                self._send_fragment(fragment, is_text, compress, last=is_last)
 
     @contextlib.contextmanager
     def send_stream(
@@ -443,6 +444,25 @@ class OutgoingStream:
     def _finish(self) -> None:
         self._done = True
         self._ws._send_fragment(b"", self._is_text, self._compress, last=True)
+
+
+def _with_end(
+    first: str | Buffer, following: Iterator[str | Buffer], *, takes_time: bool
+) -> Iterator[tuple[str | Buffer, bool]]:
+    """Each fragment, and whether it is the last.
+
+    What takes its time is given at once, and an empty one ends it: the next may wait for what the peer says to this one.
+    """
+    if takes_time:
+        yield first, False
+        yield from ((fragment, False) for fragment in following)
+        yield b"", True
+        return
+    current = first
+    for fragment in following:
+        yield current, False
+        current = fragment
+    yield current, True
 
 
 def lock_timeout(timeout: float | None) -> float:
