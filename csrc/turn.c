@@ -221,7 +221,9 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
         socket->total += (size_t)received;
         return received;
     }
-    return is_nothing(received) || (received < 0 && errno == EINTR) ? ZCWS_NOTHING : ZCWS_ENDED;
+    if (is_nothing(received) || (received < 0 && errno == EINTR)) return ZCWS_NOTHING;
+    socket->error = received < 0 ? errno : 0;
+    return ZCWS_ENDED;
 }
 
 int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {

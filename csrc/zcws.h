@@ -177,6 +177,7 @@ struct zcws_socket {
     uint64_t total;   /* by all of them; the caller may add what it has received by other means */
     uint32_t resting; /* for C alone, zero at first: so many waits sleep at once and do not try before */
     uint32_t rest;    /* the same: how many it was last time */
+    int error;        /* the errno of what ended the stream; 0: the peer did */
 };
 
 /* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the socket's

@@ -242,6 +242,16 @@ class TestSend:
         assert sent(empty) == [(wire.CLOSE, b"")]
         assert empty.close_code == 1005
 
+    def test_both_have_closed_and_the_reply_is_still_on_the_bridge(self, role: str) -> None:
+        """Another thread has the lock: `send` said ConnectionClosedError then, of an end that was clean."""
+        connection = make(role)
+        connection.bridge.on_put = None
+        connection.send_close(1000)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
+        with pytest.raises(ConnectionClosedOK) as caught:
+            connection.check_writable()
+        assert caught.value.clean
+
     def test_segments(self) -> None:
         connection = make("server")
         payload = bytes(50_000)

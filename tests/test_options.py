@@ -23,6 +23,7 @@ from zcws.options import (
     checked_names,
     checked_seconds,
     checked_size,
+    checked_wait,
     checked_write_limit,
 )
 
@@ -90,6 +91,27 @@ class TestSeconds:
     def test_no_time(self, value: float) -> None:
         with pytest.raises(ValueError, match=r"^open_timeout is a number of seconds"):
             checked_seconds("open_timeout", value)
+
+    @pytest.mark.parametrize(
+        ("value", "wait"),
+        [
+            (None, None),
+            (0, 0),
+            (1.5, 1.5),
+            (-1, -1),
+            (math.inf, None),
+            (1e20, LONGEST),
+            (Fraction(1, 2), 0.5),
+        ],
+    )
+    def test_of_one_call(self, value: Any, wait: float | None) -> None:
+        """What is left of a time may be less than nothing."""
+        assert checked_wait(value) == wait
+
+    @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), ("1", TypeError)])
+    def test_of_one_call_that_is_none(self, value: Any, error: type[Exception]) -> None:
+        with pytest.raises(error, match=r"^timeout is a number of seconds"):
+            checked_wait(value)
 
     def test_above_zero(self) -> None:
         assert checked_seconds("ping_interval", 1e-9, zero=False) == 1e-9

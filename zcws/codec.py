@@ -54,8 +54,8 @@ _MAX_STREAMS = 64
 #: Ticks that a compressor survives without a message: they come twice in its idle time, and the first may come at once.
 _IDLE_TICKS = 2
 
-#: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 were agreed the peer never looks back further than that,
-#: and we only repeat the byte before.
+#: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 were agreed the peer never looks back further than
+#: that, and we only repeat the byte before.
 _SMALLEST_WINDOW = 9
 
 

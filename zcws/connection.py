@@ -400,7 +400,9 @@ class Connection:
             return ConnectionClosedError(*self._failure, by="us")
         close = self.reader.peer_close
         if close is not None and not self.reader.is_faulty:
-            return closed_error(*close, clean=self.state is State.CLOSED, by=self.reader.closed_by)
+            # The peer's has come: with ours out, whether or not that is known in `state` yet, both are there.
+            is_clean = self.state in (State.CLOSED, State.CLOSE_SENT)
+            return closed_error(*close, clean=is_clean, by=self.reader.closed_by)
         if self.state is State.CLOSE_SENT:
             code = self.writer.close_code
             code = CloseCode.NO_STATUS_RCVD if code is None else code

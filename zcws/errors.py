@@ -74,7 +74,7 @@ class ConnectionClosed(ZcwsError):
         by: whose doing it was: "peer" or "us", whose Close came first (ours too, where the peer broke a rule, did not
             answer a Ping, or did not read); "network", where the connection broke without one; None where nobody said.
 
-    Where the network broke and the system said why, `__cause__` is its `OSError` (over asyncio).
+    Where the network broke and the system said why, `__cause__` is its `OSError`.
     """
 
     def __init__(self, code: int, reason: str = "", *, clean: bool = False, by: Closer | None = None) -> None:

@@ -14,6 +14,7 @@ options are given, so that a mistake is not found by the first connection, or in
     max_redirects, threshold                           a number, 0 or more                    the same
     level, mem_level, *_max_window_bits                a number in their range                the same
     write_limit                                        bytes, 0 or more; a pair, high, low    the same
+    timeout, of one call of zcws.sync                  seconds; math.inf; None                the same
     host and port, path, sock                          one of the three, or none              the same
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "checked_range",
     "checked_seconds",
     "checked_size",
+    "checked_wait",
     "checked_write_limit",
 ]
 
@@ -156,6 +158,13 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
     if value == math.inf:
         return None
     return min(value if isinstance(value, (int, float)) else float(value), LONGEST)
+
+
+def checked_wait(timeout: float | None) -> float | None:
+    """The `timeout` of one call. What is left of a time may be negative: then nothing is waited for."""
+    if timeout is None or (isinstance(timeout, (int, float)) and timeout <= LONGEST):
+        return timeout
+    return checked_seconds("timeout", timeout)
 
 
 def _is_real(value: object) -> bool:

@@ -228,6 +228,14 @@ class Pool:
             self._scratch = Scratch()
         return self._scratch
 
+    def rest(self) -> None:
+        """Gives back what nobody uses now, where one connection has all of the pool and nothing to do."""
+        self.landing = None
+        self._spare.clear()
+        self._spare_wide.clear()
+        self._buffers.clear()
+        self.compressors.clear()
+
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
         self.landing = self.common = self.walked = None

@@ -325,6 +325,16 @@ def test_everything_that_a_reader_reads() -> None:
             assert reader.read_frame(zcws.PayloadBuffer()).payload == big
 
 
+def test_how_long_somebody_listens() -> None:
+    with connected() as (ws, _):
+        _, _, bridge = ws.split()
+        for none in (0, -1):
+            with pytest.raises(TimeoutError, match="bridge"):
+                bridge.listen(none)
+        with pytest.raises(ValueError, match="timeout is"):
+            bridge.listen(float("nan"))
+
+
 def test_only_once() -> None:
     with connected() as (ws, _):
         ws.split()
@@ -384,7 +394,7 @@ class TestTheWholeEnds:
             going = threading.Event()
 
             def write(writer: Any) -> None:
-                with pytest.raises(zcws.ConnectionClosedOK, match="our close|1001"):
+                with pytest.raises(zcws.ConnectionClosedOK, match=r"1001"):
                     while True:
                         writer.send(b"x" * size)
                         going.set()

@@ -3,9 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import wire
 
-from zcws.codec import Deflater
-from zcws.extensions import DeflateParameters
+from zcws.connection import Connection
+from zcws.deflate import Deflate
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE
 from zcws.sync import keepalive as module
 from zcws.sync.keepalive import Keepalive
 
@@ -117,31 +120,32 @@ def test_an_unanswered_keepalive_ping_is_not_kept(clock: Clock) -> None:
     assert len(keepalive._waiting) == 1
 
 
-def make_compressor(idle_timeout: float | None) -> Deflater:
-    return Deflater(
-        DeflateParameters(),
+def make_connection(idle_timeout: float | None = 60, *, deflate: bool = True) -> Connection:
+    return Connection(
         is_client=False,
-        level=1,
-        mem_level=8,
-        threshold=0,
-        shared={},
-        idle_timeout=idle_timeout,
+        agreement=Agreement(deflate=DeflateParameters() if deflate else None),
+        deflate=Deflate(idle_timeout=idle_timeout),
     )
 
 
 @pytest.mark.parametrize(
-    ("interval", "idle", "wait"), [(20, 10, 5), (20, 90, 20), (None, 90, 45), (20, None, 20)]
+    ("interval", "idle", "wait"),
+    [(20, 10, 5), (20, 90, 20), (None, 90, 45), (20, None, 20), (None, None, 30)],
 )
-def test_a_compressor_shortens_the_wait(
-    interval: float | None, idle: float | None, wait: float | None
-) -> None:
-    assert Keepalive(interval, None, make_compressor(idle)).wait == wait
+def test_a_compressor_shortens_the_wait(interval: float | None, idle: float | None, wait: float) -> None:
+    assert Keepalive(interval, None, make_connection(idle)).wait == wait
+
+
+def test_memory_shortens_the_wait() -> None:
+    assert Keepalive(None, None, make_connection(deflate=False)).wait == 30
 
 
 @pytest.mark.parametrize("interval", [None, 1000])
 def test_an_idle_compressor_is_given_back(clock: Clock, interval: float | None) -> None:
-    compressor = make_compressor(60)
-    keepalive = Keepalive(interval, None, compressor)
+    connection = make_connection()
+    compressor = connection.compressor
+    assert compressor is not None
+    keepalive = Keepalive(interval, None, connection)
     for turn in range(4):
         compressor.message(b"x" * 300)
         assert not keepalive.is_due
@@ -154,6 +158,36 @@ def test_an_idle_compressor_is_given_back(clock: Clock, interval: float | None) 
         clock.now += 30
         assert keepalive.take_due() is None
     assert compressor._stream is None
+
+
+def test_one_that_is_kept_for_ever_is(clock: Clock) -> None:
+    connection = make_connection(None)
+    assert connection.compressor is not None
+    connection.compressor.message(b"x" * 300)
+    keepalive = Keepalive(None, None, connection)
+    for _ in range(9):
+        clock.now += 30
+        assert keepalive.take_due() is None
+    assert connection.compressor._stream is not None
+
+
+def test_who_says_nothing_is_idle(clock: Clock) -> None:
+    connection = make_connection(deflate=False)
+    keepalive = Keepalive(20, None, connection)
+
+    def is_idle(seconds: float) -> bool:
+        clock.now += seconds
+        keepalive.take_due()
+        return keepalive.is_idle
+
+    assert [is_idle(15) for _ in range(4)] == [False, True, False, True]  # at every second one it is asked
+    connection.send_bytes(b"a")
+    assert [is_idle(15) for _ in range(4)] == [False, False, False, True]
+    connection.receive_bytes(wire.frame(wire.TEXT, b"a", key=wire.KEY))
+    assert [is_idle(30) for _ in range(2)] == [False, False]  # it has not been read
+    assert connection.read_message() == "a"
+    assert connection.read_message() is NEED_MORE
+    assert is_idle(30)
 
 
 def test_a_pong_while_its_ping_is_given_up_in_another_thread() -> None:

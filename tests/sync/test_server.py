@@ -5,8 +5,10 @@ import errno
 import gc
 import logging
 import math
+import os
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import weakref
@@ -18,6 +20,7 @@ import net
 import pytest
 import raw
 import wire
+from joined import connected
 from net import Certificates
 
 import zcws
@@ -176,6 +179,38 @@ def test_a_handler_that_ends_with_its_peer_is_no_failure(
             peer.reset()
         raw.until(lambda: not server.connections)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_what_the_system_said_of_the_end(secure: bool, serving: Serving, certificates: Certificates) -> None:
+    said: list[str] = []
+
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        for use in (ws.recv, ws.recv, lambda: ws.send("x")):
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                use()
+            said.append(str(caught.value))
+
+    with serving(handler, ssl=certificates.server if secure else None) as server:
+        with raw.client(port_of(server), context=certificates.client if secure else None) as peer:
+            if secure:
+                with socket.socket(fileno=os.dup(peer.sock.fileno())) as below:
+                    below.sendall(b"this is no record of TLS")
+            else:
+                peer.reset()
+            raw.until(lambda: len(said) == 3)
+    reason = "WRONG_VERSION_NUMBER" if secure else "Connection reset by peer"
+    assert all(reason in each for each in said), said
+
+
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+def test_what_the_system_said_when_we_sent(client: bool, serving: Serving) -> None:
+    with connected(client=client) as (ws, peer):
+        peer.close()
+        with pytest.raises(zcws.ConnectionClosedError, match="Broken pipe"):
+            ws.send(bytes(1_000_000))
+        with pytest.raises(zcws.ConnectionClosedError, match="Broken pipe"):
+            ws.recv()
 
 
 def test_a_handler_that_never_reads(serving: Serving) -> None:
@@ -510,6 +545,13 @@ class TestUnix:
                 old.bind(path)
             with serving(echo, path=Path(path)), zcws.sync.unix_connect(path):
                 pass
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only there are they abstract")
+    def test_one_in_no_folder(self, serving: Serving) -> None:
+        path = f"\0zcws.{os.getpid()}"
+        with serving(echo, path=path), zcws.sync.unix_connect(path) as ws:
+            ws.send("a")
+            assert ws.recv() == "a"
 
     def test_a_file_of_somebody_is(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from net import Certificates
 import zcws
 import zcws.sync
 from zcws.connection import Connection
+from zcws.extensions import DeflateParameters
 from zcws.options import Timeouts
 from zcws.sync.channel import open_channel
 from zcws.sync.stream import WebSocket
@@ -623,3 +624,26 @@ def test_a_close_that_finds_the_lock_taken_goes_out_behind_the_next_message() ->
         assert close_code(peer.read()) == 1001
         with pytest.raises(zcws.ConnectionClosed):
             ws.send("too late")
+
+
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+def test_who_says_nothing_gives_back_what_was_received_into(client: bool) -> None:
+    """A thousand idle connections, each with a pool of its own, kept what their largest messages had needed."""
+    agreed = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+    with connected(client=client, deflate=agreed) as (ws, peer):
+
+        def receive(*sizes: int) -> None:
+            for size in sizes:
+                with raw.thread(lambda size=size: peer.send(wire.BINARY, bytes(size))):  # type: ignore[misc]
+                    assert len(ws.recv()) == size
+
+        pool, idle = ws.connection.reader.pool, ws._keepalive
+        receive(10, 300_000, 3_000_000, 10)
+        ws.send("x" * 1000)
+        assert pool._buffers and pool.compressors
+        for _ in range(2):  # a minute passes
+            idle.due = idle._tick = time.monotonic()
+            with pytest.raises(TimeoutError):
+                ws.recv(0.02)
+        assert not (pool._buffers or pool.compressors or pool._spare or pool._spare_wide or pool.landing)
+        receive(10, 300_000)

@@ -203,7 +203,9 @@ class Subscriber:
             self._heard = False
             try:
                 await self._listen()
-            except Exception as error:  # also what redis-py says where it connects again by itself: two read at once
+            except (
+                Exception
+            ) as error:  # also what redis-py says where it connects again by itself: two read at once
                 if self._heard:
                     delays.reset()
                 await delays.wait(error)

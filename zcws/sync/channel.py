@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.pool import TABLE_ROWS
+from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
 
@@ -86,12 +86,14 @@ class Channel:
         is_tls: whether it is encrypted.
         record: what C knows of it. `received`: bytes that the last receive has brought and nobody has taken; whoever
             takes them sets it to 0. An exception of a signal handler may come in between. `total`: of all receives.
+        cause: what the system, or TLS, said when it ended the stream; None where the peer did.
         is_over: whether it has been closed.
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
     """
 
     is_tls = False
     has_sent_close = False
+    cause: OSError | None = None
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -123,6 +125,10 @@ class Channel:
             stream has ended or is broken. TORN, when what came before has not been taken.
         """
         raise NotImplementedError
+
+    def rest(self, pool: Pool) -> None:
+        """Nothing has happened for a while, and nobody is inside: gives back what `scan` received into."""
+        pool.rest()
 
     def send(self, segments: Sequence[Buffer]) -> None:
         """Sends all of them, in order, in as few system calls as the socket allows.
@@ -228,13 +234,23 @@ class PlainChannel(Channel):
         if self.sock.fileno() < 0:
             return ENDED  # whoever brought the socket has closed it, and another may have its number
         found: int = _receive(self.record)
-        return found
+        return self._ended() if found == ENDED else found
+
+    def _ended(self) -> int:
+        code = self.record.error
+        if code and code != errno.EBADF:  # or another thread has closed it meanwhile
+            self.cause = OSError(code, os.strerror(code))
+        return ENDED
 
     def _aim(self, inlet: Inlet) -> None:
         pool, ring, record = inlet.pool, inlet.landing, self.record
         self._ring, self._kept = ring, (inlet.state, pool.table)  # C knows their addresses
         record.reader, record.table, record.rows = inlet.state, pool.table, TABLE_ROWS
         record.base, record.capacity = ring.base, ring.capacity
+
+    def rest(self, pool: Pool) -> None:
+        self._ring = None  # `scan` aims anew
+        super().rest(pool)
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if timeout != self._timeout:
@@ -243,7 +259,7 @@ class PlainChannel(Channel):
             return ENDED
         # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
         count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
-        return count
+        return self._ended() if count == ENDED else count
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
@@ -373,6 +389,7 @@ class PolledChannel(Channel):
             if error.errno is None:
                 raise
             count = 0  # a reset is an end without a Close: 1006
+            self.cause = error.with_traceback(None)
         record.received = count
         record.total += count
         return count or ENDED

@@ -33,7 +33,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame, close_payload
-from zcws.options import Timeouts
+from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.keepalive import Keepalive
@@ -332,6 +332,7 @@ class BridgeHalf:
         Raises:
             TimeoutError: nothing came in `timeout` seconds.
         """
+        timeout = checked_wait(timeout)
         while True:
             reply = self._bridge.take()
             if reply is not None:
@@ -339,7 +340,7 @@ class BridgeHalf:
             if self._bridge.ended:
                 return None
             try:
-                self._bell.get(timeout=timeout)
+                self._bell.get(timeout=None if timeout is None else max(timeout, 0))
             except queue.Empty:
                 raise TimeoutError("nothing was put on the bridge in time") from None
 

@@ -1,7 +1,7 @@
 """Keepalive for a driver without threads or timers of its own: it answers "how long may I wait?" and "what is due?".
 
-Any byte from the peer says that it is alive. RFC 6455 5.5.2. What else is due now and then: a compressor that has had
-nothing to do for a while gives its memory back.
+Any byte from the peer says that it is alive. RFC 6455 5.5.2. What else is due now and then: a connection that has had
+nothing to do for a while gives back the memory that can be made again. On this driver each has a pool of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import time
 
-from zcws.codec import Deflater
+from zcws.connection import Connection
 
 __all__ = ["Keepalive"]
+
+#: Seconds without a message after which a connection's rings and buffers are given back, or up to half as long again.
+_IDLE = 60.0
 
 
 class Keepalive:
@@ -20,22 +23,26 @@ class Keepalive:
     Args:
         interval: seconds between Pings; None for none.
         timeout: seconds for an answer; None waits for ever.
-        compressor: what to give back after its `idle_timeout`, in the thread that calls `take_due`.
+        connection: whose compressor to give back after its `idle_timeout`, in the thread that calls `take_due`.
 
     Attributes:
         due: when that will be asked what to do, by time.monotonic; None for never.
         latency: the last round-trip time in seconds; 0.0 before the first.
         heard: bytes have arrived since the last Ping; set by the driver.
+        is_idle: nothing has been said for a minute or so, and nothing is kept: the pool's memory can be given back.
         has_failed: nothing came back in time.
     """
 
     def __init__(
-        self, interval: float | None, timeout: float | None, compressor: Deflater | None = None
+        self, interval: float | None, timeout: float | None, connection: Connection | None = None
     ) -> None:
-        self._compressor = compressor
+        self._connection = connection
+        compressor = None if connection is None else connection.compressor
         idle = None if compressor is None else compressor.idle_timeout
-        self._half_idle = None if idle is None else idle / 2
-        self._tick = None if idle is None else time.monotonic() + idle / 2  # when it is asked next
+        self._half_idle = None if connection is None else (idle or _IDLE) / 2
+        # When somebody is asked next whether there was nothing to do.
+        self._tick = None if self._half_idle is None else time.monotonic() + self._half_idle
+        self._done = (0, 0)  # messages in and out by the last tick
         self._interval = interval
         self._timeout = timeout
         self._waiting: dict[bytes, float] = {}
@@ -45,6 +52,7 @@ class Keepalive:
         self.due = self._earliest()
         self.latency: float = 0.0
         self.heard: bool = False
+        self.is_idle: bool = False
         self.has_failed: bool = False
 
     @property
@@ -69,16 +77,23 @@ class Keepalive:
     def take_due(self) -> bytes | None:
         """The payload of a Ping that should go out now, or None; `has_failed` when an answer did not come in time."""
         now = time.monotonic()
+        self.is_idle = False
         self._rest(now)
         payload = self._take_ping(now)
         self.due = self._earliest()
         return payload
 
     def _rest(self, now: float) -> None:
-        """Twice in its idle time the compressor is asked whether it has had nothing to do."""
-        if self._compressor is not None and self._tick is not None and now >= self._tick:
-            self._tick = now + (self._half_idle or 0)
-            self._compressor.tick()
+        """Twice in its idle time the compressor is asked whether it has had nothing to do; and the pool."""
+        connection = self._connection
+        if connection is None or self._tick is None or now < self._tick:
+            return
+        self._tick = now + (self._half_idle or 0)
+        if connection.compressor is not None and connection.compressor.idle_timeout is not None:
+            connection.compressor.tick()
+        done = connection.reader.messages, connection.writer.messages
+        self.is_idle = done == self._done and connection.reader.is_idle
+        self._done = done
 
     def _take_ping(self, now: float) -> bytes | None:
         if self._next is None:

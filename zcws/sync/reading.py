@@ -1,8 +1,9 @@
 """Reading from a blocking connection: what the whole connection and the reader's half have in common.
 
 A read receives straight into the ring, scans, and asks the core again (inlet.py, reader.py). All progress lives there,
-so a read that times out loses nothing. Two things differ between the whole and the half, and are left to them: what
-becomes of replies (`_answer_peer`), and how the connection is ended (`_finish`).
+so a read that times out loses nothing. Three things differ between the whole and the half, and are left to them: what
+becomes of replies (`_answer_peer`), who else might read (`_alone`, `_turn`), and how the connection is ended
+(`_finish`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.options import Timeouts
+from zcws.options import Timeouts, checked_wait
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.keepalive import Keepalive
 
@@ -40,6 +41,7 @@ class ReadingSide:
     ) -> None:
         self._reader = connection.reader
         self._writer = connection.writer
+        self._bridge = connection.bridge
         self._channel = channel
         self._options = options
         self._keepalive = keepalive
@@ -78,7 +80,7 @@ class ReadingSide:
             ConnectionClosedError: it ended in any other way; ProtocolError, when the peer broke a rule.
             RuntimeError: another thread is reading.
         """
-        message = self._alone(self._read_message, timeout)
+        message = self._alone(self._read_message, checked_wait(timeout))
         if decode is not None:
             if decode and isinstance(message, bytes):
                 return message.decode()
@@ -145,12 +147,12 @@ class ReadingSide:
                 self._reader.end_stream()
 
     def _turn(self) -> contextlib.AbstractContextManager[None]:
-        """Inside of it nobody else touches the reader. A half is one thread's alone."""
-        return contextlib.nullcontext()
+        """Inside of it nobody else touches the reader."""
+        raise NotImplementedError
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        """Does `read` while nobody else reads. A half is one thread's alone."""
-        return read(timeout)
+        """Does `read` while nobody else reads."""
+        raise NotImplementedError
 
     def _read(
         self,
@@ -163,7 +165,7 @@ class ReadingSide:
         Args:
             found: makes it, past the reader, from what a scan has found while that was idle; None: it cannot.
         """
-        return self._alone(lambda rest: self._repeat(attempt, found, rest), timeout)
+        return self._alone(lambda rest: self._repeat(attempt, found, rest), checked_wait(timeout))
 
     def _read_message(self, timeout: float | None) -> str | bytes:
         reader = self._reader
@@ -279,6 +281,7 @@ class ReadingSide:
         if count >= 0:
             self._take(take)
         elif count == ENDED:
+            self._bridge.cause = self._bridge.cause or self._channel.cause
             self._take(self._reader.receive_eof)
         elif count == TORN:
             self._tear()

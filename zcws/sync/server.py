@@ -100,8 +100,8 @@ class Server:
         path: str | None = None,
     ) -> None:
         self.sock = sock
-        self._path = path
-        self._inode = None if path is None else os.stat(path).st_ino
+        self._path = None if path is None or _is_abstract(path) else path
+        self._inode = None if self._path is None else os.stat(self._path).st_ino
         self.connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
@@ -458,6 +458,11 @@ def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **o
     return serve(handler, path=path, **options)
 
 
+def _is_abstract(path: str | bytes) -> bool:
+    """Whether it is Linux's kind of Unix socket that is in no folder."""
+    return path[:1] in ("\0", b"\0")
+
+
 def _listen(
     host: str | None, port: int | None, path: str | None, backlog: int, reuse_port: bool
 ) -> socket.socket:
@@ -470,7 +475,7 @@ def _listen(
     try:
         with contextlib.suppress(FileNotFoundError):
             # A socket that a server left behind is in the way; anything else is somebody's file.
-            if stat.S_ISSOCK(os.stat(path).st_mode):
+            if not _is_abstract(path) and stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)
         sock.bind(path)
         sock.listen(backlog)

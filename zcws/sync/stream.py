@@ -28,7 +28,7 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
-from zcws.options import Timeouts
+from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Stats, stats_of
 from zcws.sync.channel import Channel
@@ -88,7 +88,7 @@ class WebSocket(ReadingSide, WritingSide):
         response: Response | None = None,
         received: bytes = b"",
     ) -> None:
-        keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection.compressor)
+        keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection)
         ReadingSide.__init__(self, connection, channel, options, keepalive)
         WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
         self.request = request  # type: ignore[assignment]
@@ -106,7 +106,6 @@ class WebSocket(ReadingSide, WritingSide):
         # does not wait for the collector, which counts objects and not their memory.
         this = weakref.ref(self)
         self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
-        self._bridge = connection.bridge
         self._bridge.on_put = lambda: _of(this)._take_reply()
         if received:
             self._feed(received)
@@ -270,6 +269,8 @@ class WebSocket(ReadingSide, WritingSide):
         connection, keepalive = self.connection, self._keepalive
         if connection.state is State.OPEN and keepalive.is_due:
             payload = keepalive.take_due()
+            if keepalive.is_idle:
+                self._channel.rest(self._reader.pool)
             if keepalive.has_failed:
                 connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             elif payload is not None and writable:
@@ -291,6 +292,7 @@ class WebSocket(ReadingSide, WritingSide):
             raise ValueError("a ping with this payload is waiting for its pong already")
         if self._has_interrupted_a_write():
             raise Interrupted("a signal handler cannot wait for the Pong where it has interrupted a write")
+        timeout = checked_wait(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         self._keepalive.sent(data)
         try:

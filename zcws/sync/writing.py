@@ -451,7 +451,7 @@ def _with_end(
 ) -> Iterator[tuple[str | Buffer, bool]]:
     """Each fragment, and whether it is the last.
 
-    What takes its time is given at once, and an empty one ends it: the next may wait for what the peer says to this one.
+    What takes its time is given at once, and an empty one ends it: the next may wait for the peer's answer to this one.
     """
     if takes_time:
         yield first, False
@@ -482,6 +482,7 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
         # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+        connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
         raise connection.error() from exc
     # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
