@@ -499,7 +499,7 @@ class TestTheWholeEnds:
                     reader.recv()
 
             with raw.thread(read):
-                raw.until(lambda: reader.inside)
+                raw.until(lambda: reader.is_busy)
                 ws.abort()
             assert is_silent(bridge, writer)
             assert ws.state is zcws.State.LOST

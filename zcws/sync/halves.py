@@ -22,9 +22,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zcws.bridge import Bridge, Reply
@@ -55,37 +55,31 @@ _SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
 
 
 class Taken:
-    """Whether the whole connection has taken over both halves, to end them; and why.
+    """Whether the whole connection has taken over both halves, to end them.
 
     Nobody waits for anybody: a thread says that it is inside of its half and then looks here; who takes over says so
     here, and then looks who is inside. So at least one of the two knows of the other.
     """
 
-    __slots__ = ("_close", "connection")
+    __slots__ = ("close", "connection")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._close: tuple[int, str] | None = None
+        self.close: tuple[int, str] | None = None  # the Close that says why
 
     def take(self, code: int, reason: str) -> bool:
         """From now on nobody begins anything in a half. Returns whether that is new."""
-        if self._close is not None:
+        if self.close is not None:
             return False
-        self._close = code, reason
+        self.close = code, reason
         time.sleep(_SEEN_BY_ALL)
         return True
 
-    @property
-    def is_taken(self) -> bool:
-        return self._close is not None
-
-    def check(self) -> None:
-        """Raises ConnectionClosed where it has."""
-        if self._close is None:
-            return
+    def error(self, close: tuple[int, str]) -> ConnectionClosed:
+        """What a half says then."""
         if self.connection.state is not State.OPEN:
-            raise self.connection.error()
-        raise closed_error(self._close[0], "our close", clean=True, by="us")
+            return self.connection.error()
+        return closed_error(close[0], "our close", clean=True, by="us")
 
 
 class ReaderHalf(ReadingSide):
@@ -95,24 +89,26 @@ class ReaderHalf(ReadingSide):
         super().__init__(taken.connection, channel, options, keepalive)
         self._is_client = taken.connection.is_client
         self._taken = taken
-        self.inside: int | None = None  # the thread that reads
+        self.is_busy = False  # a thread is inside
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        before, self.inside = self.inside, threading.get_ident()  # a signal handler may read as well
+        before, self.is_busy = self.is_busy, True  # a signal handler may read as well
         try:
-            self._taken.check()
+            if (close := self._taken.close) is not None:
+                raise self._taken.error(close)
             return read(timeout)
         finally:
-            self.inside = before
+            self.is_busy = before
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        before, self.inside = self.inside, threading.get_ident()
+        before, self.is_busy = self.is_busy, True
         try:
-            self._taken.check()
+            if (close := self._taken.close) is not None:
+                raise self._taken.error(close)
             yield
         finally:
-            self.inside = before
+            self.is_busy = before
 
     def _answer_peer(self) -> None:
         """The bridge has it."""
@@ -149,7 +145,6 @@ class WriterHalf:
         self._in_order = InOrder()
         self._taken = taken
         self._goodbyes: list[tuple[int, str]] = []  # the Close of who has taken over: whoever pops it says it
-        self.inside: int | None = None  # the thread that writes, where one does
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
         """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
@@ -184,16 +179,30 @@ class WriterHalf:
             order.put_off(lambda: self._write(write))
             return
         self._connection.check_writable()
-        self._run(write, self._flush)
+        order.is_busy = True  # `_run`, without its calls
+        try:
+            if (close := self._taken.close) is not None:
+                raise self._taken.error(close)
+            write()
+            self._flush()
+        finally:
+            order.is_busy = False
+            if order.waiting:
+                order.catch_up()
+            if self._goodbyes:
+                self.say_goodbye()
 
     def _run(self, *writes: Callable[[], Any]) -> Any:
         """Calls them one after the other; what who takes over meanwhile has to say comes behind."""
-        self.inside = threading.get_ident()
         try:
-            return self._in_order.run(self._taken.check, *writes)
+            return self._in_order.run(self._check, *writes)
         finally:
             if self._goodbyes:
                 self.say_goodbye()
+
+    def _check(self) -> None:
+        if (close := self._taken.close) is not None:
+            raise self._taken.error(close)
 
     def leave_goodbye(self, code: int, reason: str) -> None:
         """From another thread, which has taken over: this is to be said behind what is being sent."""
@@ -241,7 +250,7 @@ class WriterHalf:
         reply = self._connection.bridge.take()
         if reply is not None:
             return self.send_reply(reply)
-        return self._connection.writer.sent_close is not None or self._taken.is_taken
+        return self._connection.writer.sent_close is not None or self._taken.close is not None
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2.
@@ -381,11 +390,10 @@ class Halves:
 
     def finish(self, deadline: float | None) -> None:
         """The Close is out, or will be: until the socket is closed. Reads where nobody else does."""
-        me = threading.get_ident()
+        if _is_below(self._reader, self._writer):
+            return  # what we have interrupted goes on
         while not self._channel.is_over and not is_past(deadline):
-            if self._reader.inside == me or (self._writer.is_busy and self._writer.inside == me):
-                return  # in a signal handler, which has interrupted it: what it has interrupted goes on
-            if self._reader.inside is None and not self._writer.is_busy:
+            if not self._reader.is_busy and not self._writer.is_busy:
                 self._reader.read_on(deadline)
                 break
             time.sleep(_LOOK_AGAIN)
@@ -399,3 +407,13 @@ class Halves:
         if not self._writer.is_busy:  # or its thread comes to the end itself
             connection.lose()
         connection.bridge.end()
+
+
+def _is_below(*halves: object) -> bool:
+    """Whether we are in a signal handler that has interrupted a call of one of them: it is on our own stack then."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if any(frame.f_locals.get("self") is half for half in halves):
+            return True
+        frame = frame.f_back
+    return False
