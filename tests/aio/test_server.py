@@ -705,3 +705,14 @@ def test_a_peer_that_never_speaks_tls_has_open_timeout(place: Place, certificate
             await hang_up(writer)
 
     place.run(main())
+
+
+@pytest.mark.parametrize("drain", ["1", -1, float("nan")])
+def test_a_drain_that_means_nothing_is_refused_before_anything_happens(drain: Any) -> None:
+    async def main() -> None:
+        async with zcws.serve(lambda ws: ws.wait_closed(), "127.0.0.1", 0) as server:
+            with pytest.raises((TypeError, ValueError), match="drain is a number of seconds"):
+                server.close(drain=drain)
+            assert server.is_serving()
+
+    asyncio.run(main())

@@ -230,3 +230,27 @@ def test_a_server_that_ends_it_while_a_person_thinks() -> None:
         return person.leaves()
 
     assert against(handler, use) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("lines", ["hello\n", "hello\n" * 50_000])
+def test_output_that_cannot_be_written_ends_it(address: str, lines: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zcws", "connect", address],
+            input=lines,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("zcws: cannot write: ") and "Traceback" not in done.stderr
+
+
+def test_what_is_not_utf_8_cannot_be_sent(address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zcws", "connect", address], input=b"\xff\n", capture_output=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"zcws: what is piped in is not UTF-8") and b"Traceback" not in done.stderr

@@ -268,7 +268,7 @@ class Server:
         code: int = CloseCode.GOING_AWAY,
         reason: str = "",
         *,
-        drain: float = 0,
+        drain: float | None = 0,
     ) -> None:
         """Stops accepting, and says goodbye to every connection; `wait_closed` waits for the end of it.
 
@@ -277,12 +277,15 @@ class Server:
         Args:
             close_connections: False leaves open connections to their handlers.
             code, reason: of the Close that they get. RFC 6455 7.4.1: 1001, "a server going down".
-            drain: seconds that handlers get to finish by themselves before that.
+            drain: seconds that handlers get to finish by themselves before that; None: until they have, or `close` is
+                called again.
 
         Raises:
+            TypeError, ValueError: `drain` means nothing.
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
         close_payload(code, reason)  # ValueError before anything happens
+        drain = checked_seconds("drain", drain)
         if self._draining is not None:
             self._draining.cancel()
         if self._closer is None:
@@ -293,7 +296,7 @@ class Server:
                 self._server.close()
             self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
 
-    async def _drain(self, seconds: float) -> None:
+    async def _drain(self, seconds: float | None) -> None:
         """Until all handlers have returned, at most `seconds`, or until `close` is called again."""
         if self._running:
             waiting = asyncio.wait(list(self._running), timeout=seconds)
@@ -306,13 +309,13 @@ class Server:
         for handshake in list(self.handshakes):
             handshake.go_away()
 
-    async def _close(self, close_connections: bool, code: int, reason: str, drain: float) -> None:
+    async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
         await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
         self._send_away()
         while self._door is not None and self._door.passing:
             await asyncio.wait(self._door.passing)
             self._send_away()
-        if drain > 0:
+        if drain is None or drain > 0:
             await self._drain(drain)
         if close_connections:
             for ws in list(self.connections):

@@ -383,7 +383,10 @@ def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | Non
     if list(map(type, messages)).count(kind) != len(messages) or (text and kind is not str):
         return None
     if kind is str:
-        return list(map(str.encode, messages))
+        try:
+            return list(map(str.encode, messages))
+        except UnicodeEncodeError:  # `send` says so, behind what comes before it
+            return None
     if kind is memoryview:
         return list(map(memoryview.tobytes, messages))
     return messages if kind is bytes else None

@@ -34,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; Python would complain again when it flushes at exit.
         sys.stdout = open(os.devnull, "w")
         return 1
+    except (OSError, UnicodeError) as error:
+        # Where a command has not said so itself, it is what we write to: a full disk, an encoding without these letters.
+        sys.stdout = open(os.devnull, "w")
+        print(f"zcws: cannot write: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -89,10 +89,10 @@ class Session:
     """One connection, with its loop in a thread."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.is_interactive: bool = sys.stdin.isatty() and sys.stdout.isatty()
+        self._terminal = Terminal()
+        self.is_interactive: bool = sys.stdin is not None and sys.stdin.isatty() and self._terminal.is_live
         self._url = options.url
         self._options = {**client_options(options), "max_size": options.max_size}
-        self._terminal = Terminal()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._ready = threading.Event()
@@ -101,6 +101,7 @@ class Session:
         self._error: zcws.ConnectionClosed | None = None
         self._turn = threading.Lock()  # for the questions: is somebody waiting for a line, has the end come
         self._prompting = False
+        self._unshown: Exception | None = None  # what keeps us from saying anything more
         self._is_over = False  # nothing can be asked of the connection's loop any more
         self._has_ended = False
         self._leaving = False
@@ -160,6 +161,9 @@ class Session:
                 self._show(await self._ws.recv())
         except zcws.ConnectionClosed as error:
             self._error = error
+        except (OSError, UnicodeError) as error:
+            self._unshown = error
+            await self._ws.close()
         await self._ws.wait_closed()
 
     def _show(self, message: str | bytes) -> None:
@@ -269,8 +273,11 @@ class Session:
         """Sends what is piped in, line by line."""
         with contextlib.suppress(EOFError, zcws.ConnectionClosed):
             self._begin_waiting()
-            for line in sys.stdin:
-                self._do(self.ws.send(line.rstrip("\n")))
+            try:
+                for line in sys.stdin or ():
+                    self._do(self.ws.send(line.rstrip("\n")))
+            except UnicodeError as error:
+                raise Failure(f"what is piped in is not UTF-8: {error}") from None
         self._stop_waiting()
         self._heard = time.monotonic()
         while self._thread.is_alive() and (rest := self._heard + linger - time.monotonic()) > 0:
@@ -283,6 +290,8 @@ class Session:
         with contextlib.suppress(KeyboardInterrupt, RuntimeError, zcws.ConnectionClosed):
             self._do(self.ws.close())
         self._thread.join()
+        if self._unshown is not None:
+            raise self._unshown
         code, reason = self.ws.close_code, self.ws.close_reason
         words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
         if self.is_interactive:

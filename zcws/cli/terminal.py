@@ -38,7 +38,7 @@ class Terminal:
     """
 
     def __init__(self, *, wants_colour: bool = True) -> None:
-        self.is_live: bool = sys.stdout.isatty()
+        self.is_live: bool = sys.stdout is not None and sys.stdout.isatty()
         self.console: Any = None
         if self.is_live and wants_colour:
             try:

@@ -190,7 +190,7 @@ class Server:
             self._threads.add(thread)
         return True
 
-    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, drain: float = 0) -> None:
+    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, drain: float | None = 0) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
         Handlers get `drain` seconds to finish by themselves first.
@@ -199,12 +199,13 @@ class Server:
         does not touch its connection, is left to itself: its thread ends with the process.
         """
         close_payload(code, reason)  # ValueError before anything happens
+        drain = checked_seconds("drain", drain)
         with self._lock:
             if not self._is_closing:
                 self._is_closing = True
                 self._stop_accepting()
-        if drain > 0:
-            self._join(time.monotonic() + drain)
+        if drain is None or drain > 0:
+            self._join(None if drain is None else time.monotonic() + drain)
         timeout = self._options.close_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         self._say_goodbye(code, reason, deadline)
