@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")
         return 1
     except (OSError, UnicodeError) as error:
-        # Where a command has not said so itself, it is what we write to: a full disk, an encoding without these letters.
+        # Commands say what else goes wrong: this is what we write to, a full disk, an encoding that lacks letters.
         sys.stdout = open(os.devnull, "w")
         print(f"zcws: cannot write: {error}", file=sys.stderr)
         return 1

@@ -190,7 +190,9 @@ class Server:
             self._threads.add(thread)
         return True
 
-    def shutdown(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, drain: float | None = 0) -> None:
+    def shutdown(
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, drain: float | None = 0
+    ) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
         Handlers get `drain` seconds to finish by themselves first.
