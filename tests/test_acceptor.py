@@ -97,6 +97,25 @@ class TestGrant:
         response, _ = shake(request(), extra_headers=[("X", "1"), ("X", "2")], server_header="me")
         assert response.serialize() == wire(f"{GRANTED}\nX: 1\nX: 2\nServer: me")
 
+    def test_a_server_header_of_the_programs_replaces_ours(self) -> None:
+        response, _ = shake(request(), extra_headers={"server": "me"})
+        assert response.serialize() == wire(f"{GRANTED}\nserver: me")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "Upgrade",
+            "sec-websocket-accept",
+            "Sec-WebSocket-Extensions",
+            "Content-Length",
+            "Transfer-Encoding",
+        ],
+    )
+    def test_what_only_the_handshake_says(self, name: str) -> None:
+        """With an extension that nobody had agreed to the first compressed message was 1002."""
+        with pytest.raises(ValueError, match=f"extra_headers .* handshake itself: {name.lower()}$"):
+            WebSocketAcceptor(extra_headers={"X": "1", name: "2"})
+
     @pytest.mark.parametrize("value", ["1\r\nY: 2", "1\n", "\0"])
     def test_what_cannot_be_sent(self, value: str) -> None:
         with pytest.raises(ValueError, match="CR, LF, NUL"):
@@ -555,6 +574,10 @@ class TestBasicAuth:
     def test_what_is_no_pair(self, credentials: Any) -> None:
         with pytest.raises(TypeError, match=r"^credentials are a pair of str, .* is no pair$"):
             basic_auth("r", credentials)
+
+    def test_a_name_that_nobody_could_give(self) -> None:
+        with pytest.raises(ValueError, match="must not hold a colon"):
+            basic_auth("r", [("a", "b"), ("c:d", "e")])
 
     @pytest.mark.parametrize("credentials", [["ab", "cd"], [["ab", "cd"]], {("ab", "cd"): 1}])
     def test_pairs_in_other_clothes(self, credentials: Any) -> None:

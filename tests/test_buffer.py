@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from arrays import array_over, needs_numpy, np
 
-from zcws.buffer import _AHEAD, PayloadBuffer
+from zcws.buffer import _AHEAD, PayloadBuffer, check_buffer
 from zcws.errors import StaleFrame
 from zcws.kernel import ffi
 
@@ -24,6 +24,14 @@ def receive(buffer: PayloadBuffer, *pieces: bytes) -> bool:
     """One message in pieces; whether all of it fitted."""
     buffer.begin()
     return all(buffer.append(memoryview(piece)) for piece in pieces)
+
+
+@pytest.mark.parametrize("memory", [b"", bytearray(9), memoryview(b"")])
+def test_what_is_no_buffer(memory: object) -> None:
+    check_buffer(None)
+    check_buffer(PayloadBuffer())
+    with pytest.raises(TypeError, match=r"PayloadBuffer\(memory\) wraps yours"):
+        check_buffer(memory)
 
 
 # ---- storage of its own ----

@@ -112,6 +112,9 @@ def answered_for(hook: Any, path: str) -> Any:
 
 
 def test_health_that_cannot_be_asked() -> None:
+    for nowhere in (5, "healthz"):
+        with pytest.raises(ValueError, match=r'path must be a str that begins with "/"'):
+            zcws.health(nowhere)  # type: ignore[arg-type]
     for wrong in (5, lambda server: True):
         with pytest.raises(TypeError, match=r"^check is .*called with nothing"):
             zcws.health(check=wrong)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from heads import TRAILING, Reader, head, in_every_way, names, request, response, wire
@@ -486,6 +487,28 @@ class TestSerialize:
         made = Response(status, reason, Headers(lines))
         for found in in_every_way(reader(parse_response), made.serialize()):
             assert found == made
+
+
+class TestHeadsOfTheProgram:
+    """A mapping went out as Python shows it, in the place of the headers."""
+
+    @pytest.mark.parametrize("headers", [{"X": "1"}, [("X", "1")], Headers({"X": "1"})])
+    def test_headers_may_be_given_as_they_are_elsewhere(self, headers: Any) -> None:
+        assert Response(200, "OK", headers).serialize() == b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n"
+        assert Request("/", headers).serialize() == b"GET / HTTP/1.1\r\nX: 1\r\n\r\n"
+
+    def test_headers_are_not_copied(self) -> None:
+        headers = Headers()
+        assert Response(200, "OK", headers).headers is headers and Request("/", headers).headers is headers
+
+    @pytest.mark.parametrize("wrong", [{"body": "text"}, {"reason_phrase": None}])
+    def test_what_is_no_response(self, wrong: Any) -> None:
+        with pytest.raises(TypeError, match="the body is bytes"):
+            Response(**{"status_code": 200, "reason_phrase": "OK", **wrong})
+
+    def test_rfc9110_8_6_no_content_has_no_length(self) -> None:
+        assert "Content-Length" not in text_response(204, "", end="").headers
+        assert text_response(204, "").body == b""
 
 
 class TestTextResponse:

@@ -55,6 +55,20 @@ ENTRANCES: dict[str, Callable[..., object]] = {
 CLIENTS = ("connect", "sync.connect")
 
 
+@pytest.mark.parametrize("serve", [zcws.serve, zcws.sync.serve])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"port": 99_999}, "port is a whole number from 0 to 65535, not 99999"),
+        ({"port": -1}, "port is a whole number from 0 to 65535, not -1"),
+        ({"sock": 5}, "sock is a socket.socket, or None, not 5"),
+    ],
+)
+def test_where_nobody_can_listen(serve: Any, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=reason):
+        serve(lambda ws: None, **options)
+
+
 class TestSeconds:
     @pytest.mark.parametrize("value", [0, 0.0, 1, 0.001, LONGEST, None])
     def test_as_they_are(self, value: float | None) -> None:

@@ -38,6 +38,7 @@ from zcws.handshake import (
     NoMasking,
     accept_value,
     allows_no_masking,
+    check_additional,
     check_request,
     parse_basic_authorization,
     same_text,
@@ -138,7 +139,9 @@ class AcceptorOptions:
         self.no_masking: bool = allows_no_masking(no_masking, secure)
         server = Headers([] if server_header is None else [("Server", server_header)])
         self.server_lines: Lines = list(server.raw_items())
-        self.tail: Lines = [*Headers(extra_headers or ()).raw_items(), *self.server_lines]
+        extra = Headers(extra_headers or ())
+        check_additional("extra_headers", extra)
+        self.tail: Lines = [*extra.raw_items(), *([] if "server" in extra else self.server_lines)]
         remembering = lru_cache(maxsize=REMEMBERED)
         self.settle: Callable[[tuple[str, ...], str | None], tuple[Agreement, Lines]]
         self.settle = remembering(self._settle)
@@ -385,6 +388,9 @@ def pairs_of(credentials: object) -> list[tuple[str, str]]:
                 'credentials are a pair of str, ("user", "password"), or a list of such pairs; '
                 f"an object of type {type(pair).__name__} is no pair"
             )
+    if any(":" in name for name, _ in pairs):
+        # RFC 7617 2: what is received is cut at the first one.
+        raise ValueError("a user name must not hold a colon: it would never be recognized")
     return [(name, word) for name, word in pairs]
 
 

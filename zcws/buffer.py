@@ -20,7 +20,7 @@ from zcws.kernel import ffi
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["WORTH_HOLDING", "PayloadBuffer"]
+__all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 
 #: The first storage of a buffer that owns it (bytes): below this a larger one costs no more to get.
 _SMALLEST = 4096
@@ -66,6 +66,14 @@ class Occupant:
         if self._buffer.number != self._number:
             raise StaleFrame("the PayloadBuffer that this frame lies in has been used again, or released")
         return self._buffer
+
+
+def check_buffer(buffer: object) -> None:
+    """`TypeError` for what a read cannot be given to receive into."""
+    if buffer is not None and not isinstance(buffer, PayloadBuffer):
+        raise TypeError(
+            f"a read receives into a PayloadBuffer, not {type(buffer).__name__}: PayloadBuffer(memory) wraps yours"
+        )
 
 
 class PayloadBuffer:

@@ -29,7 +29,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame
+from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame
 from zcws.keys import MaskingKeys
 from zcws.payloads import CONTROL, as_bytes
 from zcws.pool import Pool
@@ -266,6 +266,7 @@ class Connection:
         if type(frame) is RingFrame and self.state is _OPEN and frame.opcode < _CLOSE:
             self.writer.write_message(frame.opcode, frame._peek())  # it is a whole message, and was checked
             return
+        check_frame(frame)
         self.check_writable()
         if frame.opcode is OpCode.CLOSE:
             if not len(frame):

@@ -39,6 +39,7 @@ from zcws.handshake import (
     NoMasking,
     allows_no_masking,
     basic_authorization,
+    check_additional,
     check_response,
     make_key,
 )
@@ -60,20 +61,6 @@ __all__ = ["WebSocketConnector"]
 
 #: RFC 9110 15.4: the redirects that name one other place; a GET stays a GET through all of them.
 REDIRECTS = (301, 302, 303, 307, 308)
-#: What only the handshake itself may say.
-RESERVED = frozenset(
-    (
-        "connection",
-        "content-length",
-        "sec-websocket-accept",
-        "sec-websocket-extensions",
-        "sec-websocket-key",
-        "sec-websocket-protocol",
-        "sec-websocket-version",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
 #: What belongs to one origin and must not be told to another.
 PERSONAL = frozenset(("authorization", "cookie", "host", "proxy-authorization"))
 
@@ -159,8 +146,7 @@ class WebSocketConnector:
         return None if pair is None else checked_basic(pair)
 
     def _request_headers(self) -> Headers:
-        if not RESERVED.isdisjoint(self._additional):
-            raise ValueError("additional_headers must not hold headers of the opening handshake itself")
+        check_additional("additional_headers", self._additional)
         # RFC 6455 4.1, the list of requirements for the request
         lines = [line for line in self._replaceable() if line[0] not in self._additional]
         lines += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", self._key)]

@@ -28,6 +28,7 @@ __all__ = [
     "PayloadOrigin",
     "ReceivedFrame",
     "RingFrame",
+    "check_frame",
     "close_payload",
     "parse_close_payload",
 ]
@@ -98,6 +99,12 @@ class _Text:
     def __get__(self, frame: Frame, owner: type[Frame]) -> str: ...
     def __get__(self, frame: Frame | None, owner: type[Frame]) -> Any:
         return _text_frame if frame is None else str(frame._peek(), "utf-8")
+
+
+def check_frame(frame: object) -> None:
+    """`TypeError` for what cannot be written as a frame."""
+    if not isinstance(frame, Frame):
+        raise TypeError(f"write_frame sends a Frame, not {type(frame).__name__}: messages are for send")
 
 
 class Frame:

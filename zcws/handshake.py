@@ -31,6 +31,7 @@ __all__ = [
     "accept_value",
     "allows_no_masking",
     "basic_authorization",
+    "check_additional",
     "check_request",
     "check_response",
     "make_key",
@@ -42,6 +43,20 @@ __all__ = [
 VERSION = "13"
 #: RFC 6455 1.3: shows that the server speaks WebSocket, and not something that merely echoes.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: What only the handshake itself may say.
+RESERVED = frozenset(
+    (
+        "connection",
+        "content-length",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
 #: RFC 6455 4.1: bytes of entropy in a key.
 KEY_SIZE = 16
 
@@ -126,6 +141,13 @@ def accept_value(key: str) -> str:
     """The Sec-WebSocket-Accept that answers `key`. RFC 6455 4.2.2."""
     digest = hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def check_additional(option: str, headers: Headers) -> None:
+    """`ValueError` where headers that a program adds, by that option, would say what the handshake has to."""
+    said = sorted(name for name in RESERVED if name in headers)
+    if said:
+        raise ValueError(f"{option} must not hold headers of the opening handshake itself: {', '.join(said)}")
 
 
 def check_request(request: Request) -> str:

@@ -103,6 +103,8 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
 
     Put it first: what asks how a server is has no password. On asyncio `check` may be a coroutine function.
     """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ValueError(f'path must be a str that begins with "/", not {path!r}')
     if check is not None:
         check_call("check", check)
 

@@ -114,10 +114,10 @@ class Request:
     """
 
     def __init__(
-        self, path: str, headers: Headers | None = None, method: str = "GET", version: str = "HTTP/1.1"
+        self, path: str, headers: HeadersLike | None = None, method: str = "GET", version: str = "HTTP/1.1"
     ) -> None:
         self.path = path
-        self.headers: Headers = Headers() if headers is None else headers
+        self.headers: Headers = headers if isinstance(headers, Headers) else Headers(headers or ())
         self.method = method
         self.version = version
         self.username: str | None = None
@@ -145,13 +145,15 @@ class Response:
         self,
         status_code: int,
         reason_phrase: str = "",
-        headers: Headers | None = None,
+        headers: HeadersLike | None = None,
         body: bytes = b"",
         version: str = "HTTP/1.1",
     ) -> None:
+        if not isinstance(body, bytes) or not isinstance(reason_phrase, str):
+            raise TypeError("of a response, the body is bytes, and the reason phrase a str")
         self.status_code = status_code
         self.reason_phrase = reason_phrase
-        self.headers: Headers = Headers() if headers is None else headers
+        self.headers: Headers = headers if isinstance(headers, Headers) else Headers(headers or ())
         self.body = body
         self.version = version
 
@@ -185,6 +187,9 @@ def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str
     lines = Headers(headers)
     # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
     lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"
+    if status == HTTPStatus.NO_CONTENT and not text:
+        # RFC 9110 8.6: no Content-Length in a 204.
+        return Response(int(status), reason_phrase(status), lines)
     lines["Content-Type"] = "text/plain; charset=utf-8"
     lines["Content-Length"] = str(len(body))
     return Response(int(status), reason_phrase(status), lines, body)

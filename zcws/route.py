@@ -118,6 +118,10 @@ class Route:
 
     def _check_place(self) -> None:
         check_place("connect to", sock=self.sock, path=self.path, host=self.host, port=self.port)
+        if self.host is not None and not isinstance(self.host, str):
+            raise TypeError(f"host is a str, or None for that of the URI, not {self.host!r}")
+        if self.server_hostname is not None and not self.uri.secure:
+            raise ValueError("server_hostname= is for wss:// URIs; this one is ws://")
         if self.path is not None and not hasattr(socket, "AF_UNIX"):
             raise ValueError("this platform has no Unix sockets: path= cannot be used")
 

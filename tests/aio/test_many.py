@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -75,17 +75,27 @@ def test_any_messages_arrive_as_they_were_given(messages: list[str | bytes]) -> 
     assert run(Place("asyncio", None), act) == messages
 
 
+async def asynchronous() -> AsyncIterator[str]:
+    yield "a"
+
+
 def test_one_message_is_not_many(place: Place) -> None:
     async def act(ws: zcws.WebSocket) -> None:
         for message in ("text", b"bytes", bytearray(b"b"), memoryview(b"m")):
             with pytest.raises(TypeError, match="one message"):
                 await ws.send_many(message)
+        for what in ({"a": "b"}, asynchronous(), 5):
+            with pytest.raises(TypeError, match="an iterable of messages, not"):
+                await ws.send_many(what)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             await ws.send_many(["before", 5])  # type: ignore[list-item]
         with pytest.raises(ValueError, match="UTF-8"):
             await ws.send_many([b"\xff"], text=True)
 
-    assert run(place, act) == ["before"]
+        with pytest.raises(ValueError, match="surrogates"):
+            await ws.send_many(["behind it", "\ud800"])
+
+    assert run(place, act) == ["before", "behind it"]
 
 
 def test_a_slow_peer_makes_a_generator_wait(place: Place) -> None:

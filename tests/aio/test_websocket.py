@@ -355,3 +355,16 @@ def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(place:
         assert (message, type(error)) == ("an end callback failed", LookupError)
 
     place.run(main())
+
+
+def test_what_is_neither_a_frame_nor_a_buffer_nor_a_function(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server, place.connect(server) as ws:
+            with pytest.raises(TypeError, match="write_frame sends a Frame, not str"):
+                await ws.write_frame("x")  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="a read receives into a PayloadBuffer, not bytearray"):
+                await ws.read_frame(bytearray(9))  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="an end callback is a function"):
+                ws.add_end_callback(5)  # type: ignore[arg-type]
+
+    place.run(main())

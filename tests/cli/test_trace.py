@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ import zlib
 import pytest
 import wire
 from heads import request, response
-from net import echo, port_of
+from net import LONG, echo, port_of
 from served import ENVIRONMENT
 from served import zcws as command
 
@@ -125,6 +126,39 @@ def test_a_server_that_is_not_there() -> None:
     assert caught.value.status == 502
     assert caught.value.body.decode().startswith(sentence)
     assert f" 1 ! {sentence}" in line
+
+
+def test_nobody_reads_what_it_prints() -> None:
+    """Each traced connection ended with 1006, and it went on listening."""
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-m",
+                    "zcws",
+                    "trace",
+                    "--listen",
+                    "0",
+                    f"ws://127.0.0.1:{port_of(server)}/",
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            found = re.match(
+                r"zcws traces (ws://127\.0\.0\.1:\d+) to ", (await process.stdout.readline()).decode()
+            )
+            assert found
+            process.stdout._transport.close()
+            with contextlib.suppress(OSError, zcws.ConnectionClosed, zcws.HandshakeError):
+                async with zcws.connect(found[1], proxy=None) as ws:
+                    await ws.recv()
+            assert await asyncio.wait_for(process.wait(), LONG) == 1
+            assert b"Traceback" not in await process.stderr.read()
+
+    asyncio.run(main())
 
 
 def test_ctrl_c_while_there_are_connections() -> None:

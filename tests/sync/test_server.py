@@ -605,6 +605,20 @@ def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
                 assert closed.value.code == 1000
 
 
+def test_a_drain_that_is_none_is_no_end(serving: Serving) -> None:
+    with serving(echo) as server:
+        for wrong in ("x", -1, math.nan):
+            with pytest.raises((TypeError, ValueError), match=r"^drain is a number of seconds"):
+                server.shutdown(drain=wrong)  # type: ignore[arg-type]
+        with raw.client(port_of(server)) as peer:
+            with raw.thread(lambda: server.shutdown(drain=None)):
+                raw.until(lambda: server.sock.fileno() < 0)
+                peer.send(wire.TEXT, b"still here")
+                assert peer.read().payload == b"still here"
+                peer.send(wire.CLOSE)
+                assert peer.rest() == [wire.Seen(wire.CLOSE, b"")]
+
+
 def test_a_limit_that_closed_a_connection_is_a_warning(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:

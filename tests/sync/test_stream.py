@@ -647,3 +647,11 @@ def test_who_says_nothing_gives_back_what_was_received_into(client: bool) -> Non
                 ws.recv(0.02)
         assert not (pool._buffers or pool.compressors or pool._spare or pool._spare_wide or pool.landing)
         receive(10, 300_000)
+
+
+def test_what_is_neither_a_frame_nor_a_buffer() -> None:
+    with connected() as (ws, _):
+        with pytest.raises(TypeError, match="write_frame sends a Frame, not str"):
+            ws.write_frame("x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a read receives into a PayloadBuffer, not bytearray"):
+            ws.read_frame(bytearray(9))  # type: ignore[arg-type]

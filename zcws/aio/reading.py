@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
 from zcws.batch import Batch
-from zcws.buffer import PayloadBuffer
+from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
 
@@ -99,6 +99,8 @@ class Reading(Stream):
         """
         if self._budget < 0:
             await self._let_others_run()
+        if buffer is not None:
+            check_buffer(buffer)
         reader = self._reader
         # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
         is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)

@@ -91,6 +91,10 @@ class WebSocket(Reading, Writing):
 
     def add_end_callback(self, callback: Callable[[Self], object]) -> None:
         """`callback` is called with this connection when its socket is gone, whatever ended it. It must not raise."""
+        if not callable(callback):
+            raise TypeError(
+                f"an end callback is a function that is called with the connection, not {callback!r}"
+            )
         if self._end_callbacks is None:
             self._end_callbacks = []
         self._end_callbacks.append(callback)

@@ -104,6 +104,8 @@ class Writing(Stream):
             return
         if isinstance(messages, (str, bytes, bytearray, memoryview)):
             raise TypeError("send_many takes an iterable of messages; this is one message, for send")
+        if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
+            raise TypeError(f"send_many takes an iterable of messages, not {type(messages).__name__}")
         waiting = iter(messages)
         while some := list(islice(waiting, _TOGETHER)):
             payloads = _payloads_alike(some, text)

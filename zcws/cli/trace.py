@@ -109,6 +109,7 @@ class Proxy:
         self._numbers = itertools.count(1)
         self._passing: set[asyncio.Task[None]] = set()
         self._terminal = Terminal()
+        self._unsaid: asyncio.Future[None] | None = None  # what keeps us from saying anything more
 
     async def serve(self) -> None:
         """Until it is cancelled."""
@@ -120,8 +121,9 @@ class Proxy:
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
         self._terminal.say(f"zcws traces ws://{where} to {told.url} (Ctrl-C stops it)")
+        self._unsaid = asyncio.get_running_loop().create_future()
         async with server:
-            await server.serve_forever()
+            await self._unsaid  # our output may end before we do
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: CPython before 3.12 prints a traceback for each of its own that Ctrl-C cancels.
@@ -199,4 +201,11 @@ class Proxy:
         now = time.time()
         stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
         style = {">": "cyan", "<": "green", "!": "red"}.get(arrow, "dim")
-        self._terminal.say(f"{stamp} {number} {arrow} {line}", style)
+        try:
+            self._terminal.say(f"{stamp} {number} {arrow} {line}", style)
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # it is not the network's: bytes pass as they came until we end
+            if self._unsaid is not None and not self._unsaid.done():
+                self._unsaid.set_exception(error)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.batch import Batch
-from zcws.buffer import PayloadBuffer
+from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
@@ -107,6 +107,8 @@ class ReadingSide:
 
         Raises: as `recv`.
         """
+        if buffer is not None:
+            check_buffer(buffer)
         reader = self._reader
         if origin is PayloadOrigin.ADAPTIVE and (buffer is None or buffer.reader is None):
             return self._read(lambda: reader.read_frame(buffer), timeout, reader.frame_found)

@@ -195,7 +195,7 @@ class Server:
     ) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
-        Handlers get `drain` seconds to finish by themselves first.
+        Handlers get `drain` seconds to finish by themselves first; None: until they have.
 
         A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
         does not touch its connection, is left to itself: its thread ends with the process.

@@ -17,7 +17,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import Frame, ReceivedFrame, close_payload
+from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
 from zcws.kernel import ffi
 from zcws.payloads import as_control_payload, has_buffer
 from zcws.sync.channel import Channel, Stuck
@@ -84,6 +84,7 @@ class InOrder:
 
     def kept_frame(self, frame: Frame) -> Frame:
         """The same for a frame."""
+        check_frame(frame)
         return Frame(frame.opcode, frame.to_bytes(), fin=frame.fin) if self.is_busy else frame
 
     def catch_up(self) -> None:
