@@ -21,7 +21,6 @@ options are given, so that a mistake is not found by the first connection, or in
 from __future__ import annotations
 
 import math
-import socket
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from operator import index
@@ -202,7 +201,6 @@ def check_place(doing: str, *, sock: object, path: object, host: object, port: o
     ways = [name for name, place in given.items() if place is not None]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} are different places to {doing}: give one")
-    checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
     if isinstance(port, (int, float)):
         # Some would take one that is too large modulo 65,536. A str is a service's name, which the system knows.
         checked_range("port", port, 0 if doing.startswith("listen") else 1, 65535)  # type: ignore[arg-type]

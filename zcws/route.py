@@ -26,7 +26,7 @@ from zcws.connector import REDIRECTS, WebSocketConnector
 from zcws.errors import HandshakeError, ProxyError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
-from zcws.options import check_place, checked_count
+from zcws.options import check_place, checked_count, checked_kind
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI
 
@@ -118,8 +118,8 @@ class Route:
 
     def _check_place(self) -> None:
         check_place("connect to", sock=self.sock, path=self.path, host=self.host, port=self.port)
-        if self.host is not None and not isinstance(self.host, str):
-            raise TypeError(f"host is a str, or None for that of the URI, not {self.host!r}")
+        checked_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
+        checked_kind("host", self.host, str, "a str, or None for that of the URI")
         if self.server_hostname is not None and not self.uri.secure:
             raise ValueError("server_hostname= is for wss:// URIs; this one is ws://")
         if self.path is not None and not hasattr(socket, "AF_UNIX"):

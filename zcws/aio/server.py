@@ -406,6 +406,7 @@ class serve:
         **others: Unpack[ListeningOptions],
     ) -> None:
         check_listening_options(others, path)
+        checked_kind("sock", others.get("sock"), socket.socket, "a socket.socket, or None")
         check_place("listen at", sock=others.get("sock"), path=path, host=host, port=port)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
         path = None if path is None else os.fspath(path)

@@ -420,6 +420,7 @@ def serve(
         OSError: the address cannot be had. ValueError, TypeError: an option or a function means nothing.
     """
     checked_names("serve", unknown, (), SERVER_HINTS)
+    checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
     check_place("listen at", sock=sock, path=path, host=host, port=port)
     path = None if path is None else os.fspath(path)
     checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
