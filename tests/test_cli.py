@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 import trustme
 import wire
 from heads import request
-from served import served, zcws
+from served import ENVIRONMENT, served, zcws
 
-from zcws import ConnectionClosedOK, __version__, cli, connect
+from zcws import ConnectionClosedOK, __version__, cli, connect, info
 from zcws.kernel import available
 
 # ---- what can be said ----
@@ -89,6 +91,29 @@ def test_a_kernel_that_does_not_exist(command: tuple[str, ...]) -> None:
 
 
 # ---- what cannot be done ----
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("is_buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("info",), ("serve", "--echo", "--port", "0")])
+def test_output_that_cannot_be_written(arguments: tuple[str, ...], is_buffered: str) -> None:
+    """What waited in a buffer failed when Python had ended: exit code 120, and "Exception ignored"."""
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": is_buffered}
+    command = [sys.executable, "-m", "zcws", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "zcws: cannot write: [Errno 28] No space left on device\n")
+
+
+def test_what_fails_elsewhere_is_not_blamed_on_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> str:
+        raise OSError(5, "of something else")
+
+    monkeypatch.setattr(info, "report", fails)
+    with pytest.raises(OSError, match="of something else"):
+        cli.main(["info"])
 
 
 def assert_refused(done: object, sentence: str) -> None:

@@ -23,7 +23,8 @@ HOUSE: list[tuple[float, str]] = [
     (9.22, "cli.serving"),
     (9.2, "cli.bench cli.connecting cli.files cli.supervisor cli.trace"),  # the commands
     (9.15, "cli.reasons"),  # why something cannot be done, in words
-    (9.1, "info page cli.common cli.terminal"),  # what they show and share
+    (9.12, "cli.terminal"),  # what they show
+    (9.1, "info page cli.common"),  # what they share
     (9, "zcws aio sync asgi"),
     (8.3, "aio.metrics"),
     (8.2, "aio.server aio.redis"),

@@ -254,3 +254,32 @@ def test_what_is_not_utf_8_cannot_be_sent(address: str) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith(b"zcws: what is piped in is not UTF-8") and b"Traceback" not in done.stderr
+
+
+def test_nobody_reads_what_is_said(address: str) -> None:
+    """As in `zcws connect ... | head -1`."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-m", "zcws", "connect", address],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        print("one", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "one\n"
+        process.stdout.close()
+        print("two", file=process.stdin, flush=True)
+        assert process.stderr.read() == "zcws: cannot write: nobody reads the output any more\n"
+        assert process.wait(60) == 1
+
+
+def test_input_that_cannot_be_read(address: str) -> None:
+    """It was said that it was the output that could not be written."""
+    with open(os.devnull, "w") as wrong:
+        done = subprocess.run(
+            [sys.executable, "-m", "zcws", "connect", address], stdin=wrong, capture_output=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"zcws: cannot read what is piped in: ") and b"Traceback" not in done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
-from zcws.cli.terminal import Terminal, as_hex, printable
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, printable, say, writing
 
 
 def test_nothing_a_peer_sends_moves_the_cursor() -> None:
@@ -23,3 +26,28 @@ def test_a_pipe_gets_everything_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     terminal.message("\x1b[1mtext", "red")
     terminal.message(b"x" * 100)
     assert capsys.readouterr().out == "\x1b[1mtext\n" + " ".join(["78"] * 100) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "cannot write: nobody reads the output any more"),
+        (OSError(28, "No space left on device"), "cannot write: [Errno 28] No space left on device"),
+    ],
+)
+def test_what_cannot_be_written(error: OSError, sentence: str) -> None:
+    with pytest.raises(Unwritable) as wrong, writing():
+        raise error
+    assert str(wrong.value) == sentence
+
+
+def test_an_encoding_without_these_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    for write in (say, Terminal().message):
+        with pytest.raises(Unwritable, match="^cannot write: 'ascii' codec can't encode"):
+            write("gr\xfc\xdfe")
+
+
+def test_other_mistakes_are_not_of_the_output() -> None:
+    with pytest.raises(KeyError), writing():
+        raise KeyError("x")

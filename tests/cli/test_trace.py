@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import signal
 import socket
@@ -14,7 +13,7 @@ import zlib
 import pytest
 import wire
 from heads import request, response
-from net import LONG, echo, port_of
+from net import echo, port_of
 from served import ENVIRONMENT
 from served import zcws as command
 
@@ -128,39 +127,6 @@ def test_a_server_that_is_not_there() -> None:
     assert f" 1 ! {sentence}" in line
 
 
-def test_nobody_reads_what_it_prints() -> None:
-    """Each traced connection ended with 1006, and it went on listening."""
-
-    async def main() -> None:
-        async with zcws.serve(echo, "127.0.0.1", 0) as server:
-            process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-m",
-                    "zcws",
-                    "trace",
-                    "--listen",
-                    "0",
-                    f"ws://127.0.0.1:{port_of(server)}/",
-                ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=ENVIRONMENT,
-            )
-            found = re.match(
-                r"zcws traces (ws://127\.0\.0\.1:\d+) to ", (await process.stdout.readline()).decode()
-            )
-            assert found
-            process.stdout._transport.close()
-            with contextlib.suppress(OSError, zcws.ConnectionClosed, zcws.HandshakeError):
-                async with zcws.connect(found[1], proxy=None) as ws:
-                    await ws.recv()
-            assert await asyncio.wait_for(process.wait(), LONG) == 1
-            assert b"Traceback" not in await process.stderr.read()
-
-    asyncio.run(main())
-
-
 def test_ctrl_c_while_there_are_connections() -> None:
     """It printed a traceback for each of them, before CPython 3.12."""
 
@@ -188,6 +154,35 @@ def test_ctrl_c_while_there_are_connections() -> None:
                 process.send_signal(signal.SIGINT)
                 assert (await process.communicate())[1] == b""
                 assert process.returncode == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loses", ["a line of a frame", "the line of the end"])
+def test_nobody_reads_what_is_printed(loses: str) -> None:
+    """As in `zcws trace ... | head`: each connection ended with 1006, and nothing said why."""
+
+    async def main() -> None:
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "zcws", "trace", "--listen", "0"),
+                f"ws://127.0.0.1:{port_of(server)}/",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            found = re.match(rb"zcws traces (ws://127\.0\.0\.1:\d+) to ", await process.stdout.readline())
+            assert found
+            async with zcws.connect(found[1].decode(), proxy=None) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+                process.stdout._transport.close()
+                if loses == "the line of the end":
+                    ws.abort()
+                else:
+                    await ws.send("again")
+                assert await process.stderr.read() == b"zcws: cannot write: nobody reads the output any more\n"
+                assert await process.wait() == 1
 
     asyncio.run(main())
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import zcws
 from zcws.cli.common import Failure
+from zcws.cli.terminal import Unwritable, say, writing
 
 __all__ = ["main"]
 
@@ -23,22 +24,17 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        options = _parser().parse_args(arguments)
+        parser = _parser()
+        with writing():  # of the version, or of help
+            options = parser.parse_args(arguments)
         return int(options.run(options) or 0)
     except (Failure, ImportError) as error:
+        if isinstance(error, Unwritable):
+            sys.stdout = open(os.devnull, "w")  # Python would complain again when it flushes at exit
         print(f"zcws: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain again when it flushes at exit.
-        sys.stdout = open(os.devnull, "w")
-        return 1
-    except (OSError, UnicodeError) as error:
-        # Commands say what else goes wrong: this is what we write to, a full disk, an encoding that lacks letters.
-        sys.stdout = open(os.devnull, "w")
-        print(f"zcws: cannot write: {error}", file=sys.stderr)
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,4 +53,4 @@ def _parser() -> argparse.ArgumentParser:
 def _info(_options: argparse.Namespace) -> None:
     from zcws import info
 
-    print(info.report())
+    say(info.report())

@@ -17,7 +17,7 @@ from typing import Any
 import zcws
 from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner, seconds
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal, printable
+from zcws.cli.terminal import Terminal, printable, say
 
 __all__ = ["Histogram", "add"]
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     except (MemoryError, OverflowError):  # the latter for more than there are addresses
         raise Failure(f"there is no memory for messages of {options.size} bytes (--size)") from None
     for line in load.report():
-        print(line)
+        say(line)
     return 3 if load.lost else 0
 
 

@@ -34,7 +34,7 @@ from zcws.cli.common import (
     seconds_or_none_at_all,
 )
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal, as_hex, printable
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, printable, writing
 from zcws.connection import MAX_SIZE
 
 __all__ = ["add"]
@@ -101,7 +101,7 @@ class Session:
         self._error: zcws.ConnectionClosed | None = None
         self._turn = threading.Lock()  # for the questions: is somebody waiting for a line, has the end come
         self._prompting = False
-        self._unshown: Exception | None = None  # what keeps us from saying anything more
+        self._unshown: Unwritable | None = None  # what keeps us from saying anything more
         self._is_over = False  # nothing can be asked of the connection's loop any more
         self._has_ended = False
         self._leaving = False
@@ -161,7 +161,7 @@ class Session:
                 self._show(await self._ws.recv())
         except zcws.ConnectionClosed as error:
             self._error = error
-        except (OSError, UnicodeError) as error:
+        except Unwritable as error:
             self._unshown = error
             await self._ws.close()
         await self._ws.wait_closed()
@@ -176,12 +176,13 @@ class Session:
 
     def _above_prompt(self, text: str, style: str) -> None:
         """A line above the one that is being typed, which is drawn again."""
-        if self._prompting:
-            sys.stdout.write("\r\x1b[K")  # to the first column; erase to the end of the line
-        self._terminal.say(text, style)
-        if self._prompting:
-            sys.stdout.write("> " + typed())
-            sys.stdout.flush()
+        with writing():
+            if self._prompting:
+                sys.stdout.write("\r\x1b[K")  # to the first column; erase to the end of the line
+            self._terminal.say(text, style)
+            if self._prompting:
+                sys.stdout.write("> " + typed())
+                sys.stdout.flush()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs it on the connection's loop. ConnectionClosed: the line came too late."""
@@ -278,6 +279,8 @@ class Session:
                     self._do(self.ws.send(line.rstrip("\n")))
             except UnicodeError as error:
                 raise Failure(f"what is piped in is not UTF-8: {error}") from None
+            except OSError as error:
+                raise Failure(f"cannot read what is piped in: {error}") from None
         self._stop_waiting()
         self._heard = time.monotonic()
         while self._thread.is_alive() and (rest := self._heard + linger - time.monotonic()) > 0:

@@ -24,6 +24,7 @@ from zcws.cli.common import (
     server_context,
 )
 from zcws.cli.reasons import refusal
+from zcws.cli.terminal import say
 
 __all__ = ["add"]
 
@@ -86,7 +87,7 @@ async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext |
     stop.listen(is_worker=options.worker)
     server = await listen(options, context)
     try:
-        print(announcement(server.sockets[0], options), flush=True)
+        say(announcement(server.sockets[0], options))
         await stop.event.wait()
         if stop.drains and options.drain > 0:
             stop.event.clear()

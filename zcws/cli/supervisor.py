@@ -24,6 +24,7 @@ from typing import Any
 
 from zcws.cli.common import Failure, authority
 from zcws.cli.reasons import refusal
+from zcws.cli.terminal import say
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -168,8 +169,8 @@ async def supervise(options: argparse.Namespace) -> None:
         await workers.start()
         s = "s" if options.ssl_cert else ""
         where = authority(options.host, port)
-        print(f"zcws listens on ws{s}://{where}; {options.workers} workers (Ctrl-C stops them)", flush=True)
         try:
+            say(f"zcws listens on ws{s}://{where}; {options.workers} workers (Ctrl-C stops them)")
             await reload_until(stop, reload, workers)
         finally:
             await workers.stop()

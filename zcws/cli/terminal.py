@@ -6,11 +6,15 @@ text as it is.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Terminal", "as_hex", "printable"]
+from zcws.cli.common import Failure
+
+__all__ = ["Terminal", "Unwritable", "as_hex", "printable", "say", "writing"]
 
 #: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
 SHOWN = 64
@@ -30,8 +34,33 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
     return f"{data[:most].hex(' ')} ... {len(data)} bytes"
 
 
+class Unwritable(Failure):
+    """Standard output takes nothing more."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """What is inside writes to standard output, and does nothing else that the system could refuse.
+
+    Raises:
+        Unwritable: the disk is full, nobody reads the pipe any more, the encoding lacks a letter.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise Unwritable("cannot write: nobody reads the output any more") from None
+    except (OSError, UnicodeError) as error:
+        raise Unwritable(f"cannot write: {error}") from None
+
+
+def say(text: str) -> None:
+    """Lines on standard output, at once; raises as `writing`."""
+    with writing():
+        print(text, flush=True)
+
+
 class Terminal:
-    """Standard output.
+    """Standard output. Whatever is said raises as `writing` does.
 
     Attributes:
         is_live: whether a person looks at it.
@@ -50,8 +79,9 @@ class Terminal:
     def say(self, text: str, style: str = "") -> None:
         """One line, at once."""
         if self.console is None:
-            print(text, flush=True)
-        else:
+            say(text)
+            return
+        with writing():
             self.console.print(text, style=style or None, markup=False, soft_wrap=True)
 
     def message(self, message: str | bytes, style: str = "") -> None:

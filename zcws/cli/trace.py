@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from zcws.cli.common import Failure, add_server, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
-from zcws.cli.terminal import Terminal, printable
+from zcws.cli.terminal import Terminal, Unwritable, printable
 from zcws.http import text_response
 from zcws.trace import Tracer
 
@@ -109,10 +109,11 @@ class Proxy:
         self._numbers = itertools.count(1)
         self._passing: set[asyncio.Task[None]] = set()
         self._terminal = Terminal()
-        self._unsaid: asyncio.Future[None] | None = None  # what keeps us from saying anything more
+        self._unshown: Unwritable | None = None  # what keeps us from printing anything more
+        self._is_useless = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled; or nothing can be printed, which is `Unwritable`."""
         told = self._told
         try:
             server = await asyncio.start_server(self._accept, told.host, told.listen)
@@ -121,9 +122,12 @@ class Proxy:
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
         self._terminal.say(f"zcws traces ws://{where} to {told.url} (Ctrl-C stops it)")
-        self._unsaid = asyncio.get_running_loop().create_future()
-        async with server:
-            await self._unsaid  # our output may end before we do
+        try:
+            await self._is_useless.wait()
+        finally:
+            server.close()
+        assert self._unshown is not None
+        raise self._unshown
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: CPython before 3.12 prints a traceback for each of its own that Ctrl-C cancels.
@@ -198,14 +202,12 @@ class Proxy:
         return re.sub(rb"(?im)^(host:[ \t]*)[^\r\n]*", host, head, count=1)
 
     def _say(self, number: int, arrow: str, line: str) -> None:
+        """Prints one line. Where that cannot be done, `serve` ends: no connection ends by itself for it."""
         now = time.time()
         stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
         style = {">": "cyan", "<": "green", "!": "red"}.get(arrow, "dim")
         try:
             self._terminal.say(f"{stamp} {number} {arrow} {line}", style)
-        except (
-            OSError,
-            UnicodeError,
-        ) as error:  # it is not the network's: bytes pass as they came until we end
-            if self._unsaid is not None and not self._unsaid.done():
-                self._unsaid.set_exception(error)
+        except Unwritable as error:
+            self._unshown = error
+            self._is_useless.set()
