@@ -19,6 +19,7 @@ from zcws.frame import (
     NeedMore,
     PayloadOrigin,
     ReceivedFrame,
+    check_frame,
     close_payload,
     parse_close_payload,
 )
@@ -215,6 +216,14 @@ def test_need_more_is_an_outcome() -> None:
 
 
 # ---- frames that lie in the ring ----
+
+
+def test_what_is_no_frame() -> None:
+    for frame in (Frame.text("a"), Frame.close()):
+        check_frame(frame)
+    for wrong in ("a", b"a", None):
+        with pytest.raises(TypeError, match="write_frame sends a Frame, not"):
+            check_frame(wrong)
 
 
 class TestLookingAtAFrameInTheRing:

@@ -211,6 +211,24 @@ def test_a_buffer_that_somebody_holds_a_view_of_waits_until_the_view_is_gone() -
     assert [bytes(view) for view in views] == [b"held"] * _SPARE_BUFFERS
 
 
+def test_one_that_has_nothing_to_do_gives_back_what_can_be_made_again() -> None:
+    pool = Pool()
+    for ring in [pool.lease() for _ in range(3)]:
+        pool.give_back(ring)
+    wide = pool.lease_wide()
+    assert wide is not None
+    pool.give_back(wide)
+    pool.return_buffer(pool.lend_buffer())
+    pool.compressors[1, -15, 8] = object()
+    gone = [weakref.ref(ring) for ring in (pool.landing, wide, *pool._spare)]
+    del ring, wide
+    pool.rest()
+    gc.collect()
+    assert not any(ring() for ring in gone)
+    assert not (pool._buffers or pool.compressors)
+    assert pool.lease().capacity == pool.capacity
+
+
 def test_scratch_memory_is_made_once_and_only_when_wanted() -> None:
     pool = Pool(4096)
     assert pool._scratch is None

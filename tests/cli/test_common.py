@@ -62,6 +62,7 @@ def test_options_of_a_client() -> None:
         ("--header", "Bad", "a header is NAME:VALUE, not 'Bad'"),
         ("--header", "no token: a", "a header's name must be a token (RFC 9110 5.1)"),
         ("--header", "X: a\nb", "a header's value must not hold CR, LF, NUL or other control characters"),
+        ("--origin", "a\nb", "a header's value must not hold CR, LF, NUL or other control characters"),
         ("--proxy", "foo://h", "this has a scheme that is no proxy's: expected one of http, https, "),
         ("--proxy", "http://a:secret@h:x", "the port of the proxy in this "),
     ],
@@ -72,6 +73,40 @@ def test_options_that_make_no_sense(command: str, option: str, value: str, said:
     assert (done.returncode, done.stdout) == (2, "")
     assert f": error: argument {option}: {said}" in done.stderr
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["connect", "bench", "trace"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://h/a", "the scheme of a WebSocket URI must be ws or wss; is it ws://h/a?"),
+        ("https://h/a", "the scheme of a WebSocket URI must be ws or wss; is it wss://h/a?"),
+        ("ftp://h/", "the scheme of a WebSocket URI must be ws or wss"),
+        ("h:80/a", "not a URI with a host: expected ws://host[:port]/path or wss://...; is it ws://h:80/a?"),
+        ("ws:/h", "not a URI with a host: expected ws://host[:port]/path or wss://..."),
+        ("ws://h:x/", "the port of a WebSocket URI must be 1 to 65535"),
+        ("ws://no such host/", "a URI must not hold white space, control characters or backslashes"),
+    ],
+)
+def test_addresses_that_are_none_of_a_websocket(command: str, url: str, said: str) -> None:
+    """They were failures, too."""
+    done = zcws(command, url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f": error: argument url: {said}\n")
+
+
+@pytest.mark.parametrize("command", ["connect", "bench"])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a b"], "a subprotocol must be a token (RFC 6455 4.1), not 'a b'"),
+        (["a", "a"], "the subprotocol 'a' was given twice (RFC 6455 4.1)"),
+    ],
+)
+def test_subprotocols_that_are_none(command: str, names: list[str], said: str) -> None:
+    done = zcws(command, "ws://127.0.0.1:1/", *(f"--subprotocol={name}" for name in names))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f": error: argument --subprotocol: {said}\n")
 
 
 def test_numbers() -> None:

@@ -44,7 +44,7 @@ def test_what_cannot_be_written(error: OSError, sentence: str) -> None:
 def test_an_encoding_without_these_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     for write in (say, Terminal().message):
-        with pytest.raises(Unwritable, match="^cannot write: 'ascii' codec can't encode"):
+        with pytest.raises(Unwritable, match=r"^cannot write: 'ascii' codec can't encode"):
             write("gr\xfc\xdfe")
 
 

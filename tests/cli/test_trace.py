@@ -181,7 +181,9 @@ def test_nobody_reads_what_is_printed(loses: str) -> None:
                     ws.abort()
                 else:
                     await ws.send("again")
-                assert await process.stderr.read() == b"zcws: cannot write: nobody reads the output any more\n"
+                assert (
+                    await process.stderr.read() == b"zcws: cannot write: nobody reads the output any more\n"
+                )
                 assert await process.wait() == 1
 
     asyncio.run(main())

@@ -19,12 +19,14 @@ __all__ = [
     "client_context",
     "client_options",
     "header",
+    "origin",
     "port",
     "proxy",
     "runner",
     "seconds",
     "seconds_or_none_at_all",
     "server_context",
+    "url",
 ]
 
 
@@ -57,6 +59,31 @@ def header(text: str) -> tuple[str, str]:
         return check_line(name.strip(), value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def origin(text: str) -> str:
+    """What Origin says, as argparse reads it."""
+    return header(f"Origin:{text}")[1]
+
+
+def url(text: str) -> str:
+    """The address of a WebSocket, as argparse reads it."""
+    from zcws.uri import parse_uri
+
+    try:
+        parse_uri(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}{_uri_hint(text)}") from None
+    return text
+
+
+def _uri_hint(text: str) -> str:
+    """The address that was meant, perhaps."""
+    scheme, separator, rest = text.partition("://")
+    secure = {"http": "ws", "https": "wss"}.get(scheme.lower())
+    if separator:
+        return f"; is it {secure}://{rest}?" if secure else ""
+    return "" if scheme.startswith(("ws:", "wss:")) else f"; is it ws://{scheme}?"
 
 
 def proxy(text: str) -> str:
@@ -121,7 +148,7 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """What every command asks that connects: to whom, and who that may be."""
-    parser.add_argument("url", help="ws://... or wss://...")
+    parser.add_argument("url", type=url, help="ws://... or wss://...")
     parser.add_argument("--ca", metavar="FILE", help="trust certificates of this authority (PEM)")
     parser.add_argument("--insecure", action="store_true", help="do not check the server's certificate")
     parser.set_defaults(parser=parser)
@@ -139,7 +166,9 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         help="one more header of the request",
     )
     parser.add_argument("--subprotocol", action="append", metavar="NAME", help="one to offer")
-    parser.add_argument("--origin", metavar="ORIGIN", help="what Origin says, as a browser's does")
+    parser.add_argument(
+        "--origin", type=origin, metavar="ORIGIN", help="what Origin says, as a browser's does"
+    )
     parser.add_argument("--compression", action="store_true", help="offer permessage-deflate")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
@@ -163,6 +192,12 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
     """The same, as `zcws.connect` wants it."""
+    from zcws.extensions import check_subprotocols
+
+    try:
+        check_subprotocols(options.subprotocol or ())
+    except ValueError as error:
+        options.parser.error(f"argument --subprotocol: {error}")
     return {
         "additional_headers": options.header,
         "subprotocols": options.subprotocol,

@@ -60,7 +60,7 @@ def _is_proxys(error: BaseException) -> bool:
 
 
 def _hint(url: str, error: BaseException) -> str:
-    scheme, separator, rest = url.partition("://")
+    scheme, _, rest = url.partition("://")
     if isinstance(error, zcws.ProxyError) or _is_proxys(error):
         return "--no-proxy goes without it"
     is_late = isinstance(error, (TimeoutError, asyncio.TimeoutError))
@@ -72,18 +72,9 @@ def _hint(url: str, error: BaseException) -> str:
         return "nothing listens there: is the server running, and is this its port?"
     if isinstance(error, socket.gaierror):
         return "is the host spelled right?"
-    if isinstance(error, ValueError):
-        return _uri_hint(scheme, separator, rest)
     if isinstance(error, zcws.HandshakeError):
         return _answer_hint(scheme, rest, error.status)
     return ""
-
-
-def _uri_hint(scheme: str, separator: str, rest: str) -> str:
-    secure = {"http": "ws", "https": "wss"}.get(scheme.lower())
-    if separator:
-        return f"is it {secure}://{rest}?" if secure else ""
-    return "" if scheme.startswith(("ws:", "wss:")) else f"is it ws://{scheme}?"
 
 
 def _answer_hint(scheme: str, rest: str, status: int | None) -> str:

@@ -18,13 +18,13 @@ import itertools
 import re
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from zcws.cli.common import Failure, add_server, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
 from zcws.cli.terminal import Terminal, Unwritable, printable
 from zcws.http import text_response
 from zcws.trace import Tracer
+from zcws.uri import parse_uri
 
 __all__ = ["Tap", "add"]
 
@@ -96,16 +96,8 @@ class Proxy:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._told = options
-        try:
-            url = urlsplit(options.url)
-            given = url.port
-        except ValueError as error:
-            raise Failure(f"{options.url} is no URL: {error}") from None
-        if url.scheme not in ("ws", "wss") or not url.hostname:
-            raise Failure(f"{options.url} is not ws://HOST/ or wss://HOST/")
+        self._server = parse_uri(options.url)
         self._ssl = client_context(options)
-        self._host, self._port = url.hostname, given or (443 if self._ssl else 80)
-        self._netloc = url.netloc.rpartition("@")[2]
         self._numbers = itertools.count(1)
         self._passing: set[asyncio.Task[None]] = set()
         self._terminal = Terminal()
@@ -138,7 +130,7 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(self._numbers)
         try:
-            server = await asyncio.open_connection(self._host, self._port, ssl=self._ssl)
+            server = await asyncio.open_connection(self._server.host, self._server.port, ssl=self._ssl)
         except (OSError, UnicodeError) as error:
             sentence = unreachable(self._told.url, error)
             self._say(number, "!", sentence)
@@ -198,7 +190,7 @@ class Proxy:
 
     def _request_to_server(self, head: bytes) -> bytes:
         """RFC 9112 3.2: the Host of the server that it goes to, which a virtual host depends on."""
-        host = b"\\g<1>" + self._netloc.encode("idna" if not self._netloc.isascii() else "ascii")
+        host = b"\\g<1>" + self._server.host_header.encode()
         return re.sub(rb"(?im)^(host:[ \t]*)[^\r\n]*", host, head, count=1)
 
     def _say(self, number: int, arrow: str, line: str) -> None:
