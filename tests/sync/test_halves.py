@@ -457,6 +457,29 @@ class TestTheWholeEnds:
             assert ws.close_code == 4000
             ws.close()
 
+    def test_the_peer_answers_before_we_know_that_our_close_is_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The reader's thread had come to the end, and left the socket to a writer who knew nothing of it."""
+        with connected(close_timeout=2 * raw.LONG) as (ws, peer):
+            reader, writer, _ = ws.split()
+            write = writer._write_close
+
+            def write_close(*close: Any) -> None:
+                write(*close)
+                raw.until(lambda: ws.connection.bridge.ended)
+
+            monkeypatch.setattr(writer, "_write_close", write_close)
+
+            def answer() -> None:
+                peer.send(wire.CLOSE, peer.read().payload)
+                assert peer.rest() == []
+                peer.close()
+
+            with raw.thread(answer), raw.thread(lambda: list(reader)):
+                raw.until(lambda: reader.is_busy)
+                ws.close()
+
     def test_what_a_half_is_told_before_the_close_is_out(self) -> None:
         with connected(close_timeout=raw.LONG) as (ws, peer):
             reader, writer, _ = ws.split()

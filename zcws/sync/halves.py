@@ -221,6 +221,8 @@ class WriterHalf:
             return
         self._write_close(code, reason)
         self._channel.has_sent_close = True
+        if self._connection.bridge.ended and not self._connection.is_client:
+            self._channel.end()  # the peer has answered already, and the reader's thread could not know of ours
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
@@ -393,11 +395,18 @@ class Halves:
         if _is_below(self._reader, self._writer):
             return  # what we have interrupted goes on
         while not self._channel.is_over and not is_past(deadline):
-            if not self._reader.is_busy and not self._writer.is_busy:
+            if not self._writer.is_busy:
+                self._writer.say_goodbye()  # which was left to it, perhaps, as it came out
+            if self._has_said_all and not self._reader.is_busy:
                 self._reader.read_on(deadline)
                 break
             time.sleep(_LOOK_AGAIN)
         self.abort()
+
+    @property
+    def _has_said_all(self) -> bool:
+        # Not before: a server ends the stream behind its Close (RFC 6455 7.1.1), and must not between.
+        return self._channel.has_sent_close or self._taken.connection.state is State.LOST
 
     def abort(self) -> None:
         """Ends the TCP connection at once. Who waits in a half is woken."""
