@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("every_view")
 def test_a_ring_is_leased_when_bytes_arrive_and_given_back_when_they_have_been_read(mirrored: bool) -> None:
     pool = Pool(4096, mirrored=mirrored)
     connection = connect(pool)
-    assert connection.get_buffer() is connection.get_buffer()
+    assert connection.get_buffer().obj is connection.get_buffer().obj
     assert connection.reader._ring is None
     send(connection, wire.frame(TEXT, b"hello"))
     assert (connection.reader._ring is not None, rings(pool)) == (True, 0)

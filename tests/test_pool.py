@@ -323,13 +323,15 @@ def test_a_view_that_a_child_process_holds_does_not_change(place: str) -> None:
 
 
 def test_which_rings_a_fork_takes_away() -> None:
-    """Those of which a view is held, and no others; they cost no place of those that wait aside."""
+    """Those of which a view is held, or that somebody has; they cost no place of those that wait aside."""
     pool = Pool(4096)
     views = hold_many(pool)
-    free = pool.lease()
-    _leave_all()
+    free, lent = pool.lease(), pool.lease()
     pool.give_back(free)
+    _leave_all()
+    pool.give_back(lent)
     assert pool.lease() is free and not free.left
+    assert lent.left and lent.is_exported and pool.set_aside(lent)
     views.clear()
     for _ in range(9):
         pool.land()

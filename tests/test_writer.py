@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -722,3 +722,49 @@ class TestCounting:
                     write(writer)
         assert writer.write_reply(Reply(OpCode.PONG, b"late"))
         assert writer.written == written
+
+
+class _Sends:
+    """Sends when it is looked at: as a finalizer does, which the collector may run between any two lines."""
+
+    def __init__(self, send: Callable[[], object]) -> None:
+        self.send: Callable[[], object] | None = send
+
+    def once(self) -> None:
+        send, self.send = self.send, None
+        if send is not None:
+            send()
+
+
+def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked() -> None:
+    pool = Pool()
+    ours, other = (Writer(pool, next_key=lambda: 0, compress=None) for _ in range(2))
+    finalizer = _Sends(lambda: other.write_message(OpCode.BINARY, b"other"))
+
+    class Copies:
+        def __getitem__(self, part: slice) -> bytes:
+            finalizer.once()
+            return bytes(scratch[part])
+
+    scratch = pool.scratch().copies
+    pool.scratch().copies = Copies()
+    ours.write_message(OpCode.BINARY, b"our own")
+    assert ours.take_bytes()[6:] == b"our own"
+    assert other.take_bytes()[6:] == b"other"
+
+
+def test_what_a_finalizer_sends_is_not_lost_while_output_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for take in (Writer.take, Writer.take_bytes):
+        writer = Writer(Pool(), next_key=None, compress=None)
+        finalizer = _Sends(lambda writer=writer: writer.write_message(OpCode.BINARY, b"c"))
+
+        def join(parts: Iterable[bytes], finalizer: _Sends = finalizer) -> bytes:
+            finalizer.once()
+            return b"".join(parts)
+
+        monkeypatch.setattr("zcws.writer._join", join)
+        writer.write_message(OpCode.BINARY, b"a")
+        writer.write_message(OpCode.BINARY, b"b")
+        taken = [bytes(part) for part in (take(writer), writer.take_bytes()) for part in ([part] if isinstance(part, bytes) else part)]
+        assert b"".join(taken) == b"\x82\x01a\x82\x01b\x82\x01c"
+        assert writer.size == 0

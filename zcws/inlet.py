@@ -624,7 +624,11 @@ class Inlet(Outcome):
         if not self.is_pending:
             self._drop_message()
         if self._status == FULL and self._ring is not None:
+            # A finalizer may close us between another reader's scan and the moment when it takes the table.
+            words = self.pool.words
+            before = words.tobytes()
             self._scan_ring(self._ring)
+            words[:] = memoryview(before).cast("Q")
         self.conclude()
 
     def stop(self, code: int, reason: str) -> None:

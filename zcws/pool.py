@@ -236,6 +236,11 @@ class Pool:
         self._buffers.clear()
         self.compressors.clear()
 
+    def free(self) -> list[Ring]:
+        """The rings that nobody has; of those set aside, views are held."""
+        landing = [] if self.landing is None else [self.landing]
+        return [*landing, *self._spare, *self._aside, *self._spare_wide]
+
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
         self.landing = self.common = self.walked = None
@@ -255,8 +260,9 @@ def _leave_all() -> None:
             break
         except RuntimeError:  # another thread has made one meanwhile
             continue
+    free = {id(ring) for pool in list(_pools) for ring in pool.free()}
     for ring in rings:
-        ring.leave()
+        ring.leave(lent=id(ring) not in free)
 
 
 def _forget_all() -> None:

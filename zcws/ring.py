@@ -134,12 +134,19 @@ class Ring:
             exports.pop()
         return False
 
-    def leave(self) -> None:
-        """A child process is about to be forked: every view that is held will be held there.
+    def leave(self, *, lent: bool = False) -> None:
+        """A child process is about to be forked: every view that is held will be held there, and a frame that is good
+        will be good there, as nobody there reads on.
 
-        From any thread: what there is of the ring's own is looked at, and not changed.
+        Args:
+            lent: somebody has the ring, and may have handed out frames that lie in it from its tail on.
+
+        From any thread: what there is of the ring's own is looked at, and added to.
         """
         if self.mirrored:  # other memory is not shared with it
+            if lent:
+                held = ffi.buffer(self.base, len(self.memory))
+                self.exports.append((weakref.ref(held), self.tail))
             self.left = [held for exporter, _ in tuple(self.exports) if (held := exporter()) is not None]
 
     # ---- room ----

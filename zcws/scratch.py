@@ -44,13 +44,16 @@ class Scratch:
     Attributes:
         base: where small ones are masked; it holds nothing from one call to the next.
         copies: a slice of this is a `bytes`.
+        uses: counted by whoever masks there. Where it is another one afterwards, a finalizer has sent in between, perhaps
+            on another connection, and what lies there is its frame.
     """
 
-    __slots__ = ("_spare", "base", "copies")
+    __slots__ = ("_spare", "base", "copies", "uses")
 
     def __init__(self) -> None:
         self.base: Any = _new_bytes("uint8_t[]", SCRATCH_CAPACITY)
         self.copies: Any = ffi.buffer(self.base)
+        self.uses: int = 0
         # The memory that was lent last, and what lives for as long as somebody holds a frame in it. One at most, in a
         # list: what is taken out of there in one step is nobody else's.
         self._spare: list[tuple[Any, weakref.ref[Any]]] = []

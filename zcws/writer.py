@@ -183,8 +183,12 @@ class Writer:
             self.written += len(frame)
         elif size <= self.masks_up_to and not compress and type(payload) is bytes:
             scratch = self.scratch
+            scratch.uses = uses = scratch.uses + 1
             written = _build_masked(scratch.base, FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
-            self.out.append(scratch.copies[:written])
+            frame = scratch.copies[:written]
+            if scratch.uses != uses:  # see `Scratch.uses`
+                frame = scratch.frame(FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
+            self.out.append(frame)
             self.written += written
         elif self._compress is not None or compress:
             self._write_compressed(opcode, payload, size, compress)
@@ -535,8 +539,12 @@ class Writer:
             self.written += len(frame)
             return
         scratch = self.scratch
+        scratch.uses = uses = scratch.uses + 1
         written = _build_masked(scratch.base, first, source, size, key)
-        self.out.append(scratch.copies[:written])
+        frame = scratch.copies[:written]
+        if scratch.uses != uses:  # see `Scratch.uses`
+            frame = scratch.frame(first, source, size, key)
+        self.out.append(frame)
         self.written += written
 
     def _sends_large(self, first: int, payload: CData | bytes, size: int, key: int | None) -> bool:
@@ -555,14 +563,22 @@ class Writer:
         out = self.out
         if not out:
             return []
-        segments = out
-        if self.has_large or len(out) > 1:
+        has_large = self._begin_out()
+        if has_large or len(out) > 1:
             try:
-                segments = _joined(out) if self.has_large else [_join(out)]
+                return _joined(out) if has_large else [_join(out)]
             except MemoryError:
                 pass  # in more pieces than it might be
-        self.out, self.taken, self.has_large = [], self.written, False
-        return segments
+        return out
+
+    def _begin_out(self) -> bool:
+        """What is there has been taken. Before anything is made of it: a finalizer that writes meanwhile writes behind.
+        Returns: whether it `has_large`."""
+        fresh: list[Buffer] = []
+        has_large, self.has_large = self.has_large, False
+        self.taken = self.written
+        self.out = fresh
+        return has_large
 
     def take_whole(self) -> Buffer:
         """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
@@ -574,9 +590,14 @@ class Writer:
 
     def take_bytes(self) -> bytes:
         """The same as bytes, where there is nothing, too."""
-        data = _join(self.out)
-        self.out, self.taken, self.has_large = [], self.written, False
-        return data
+        out, taken = self.out, self.taken
+        has_large = self._begin_out()
+        try:
+            return _join(out)
+        except MemoryError:
+            self.out[:0] = out
+            self.taken, self.has_large = taken, has_large or self.has_large
+            raise
 
     def bar(self) -> None:
         """The socket is gone: nothing may be written any more."""

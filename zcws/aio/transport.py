@@ -329,9 +329,13 @@ class EngineTransport(asyncio.Transport):
             return
         sent = self._offer(segments)
         if sent is not None and sent < sum(map(len, segments)):  # type: ignore[arg-type]
-            left = _behind(segments, sent)
-            rest = left[-1]
-            left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
+            try:
+                left = _behind(segments, sent)
+                rest = left[-1]
+                left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
+            except BaseException:  # no memory: half a frame is out, and nothing may follow it
+                self.abort()
+                raise
             self._keep(left)
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:

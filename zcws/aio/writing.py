@@ -50,7 +50,7 @@ class Writing(Stream):
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        Those of an async iterable go out as they come.
+        But for a list or a tuple, they go out as they come.
 
         Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
         been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.
@@ -143,11 +143,11 @@ class Writing(Stream):
     async def _send_fragments(self, message: Any, text: bool | None, compress: bool | None) -> None:
         """One message in fragments; other messages wait until it is complete. RFC 6455 5.4.
 
-        What takes its time goes out as it comes, and an empty fragment ends it: the next may wait for what the peer
-        says to this one.
+        What is made as it is asked for goes out as it comes, and an empty fragment ends it: the next may wait for what
+        the peer says to this one, or lie in the same memory.
         """
         fragments = _each(message)
-        takes_time = isinstance(message, AsyncIterable)
+        takes_time = not isinstance(message, (list, tuple))
         first: Any = await anext(fragments, _NOTHING)
         if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`

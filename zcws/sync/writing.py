@@ -151,7 +151,7 @@ class WritingSide:
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        Those of a generator, or another iterator, go out as they come.
+        But for a list or a tuple, they go out as they come.
 
         Args:
             text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
@@ -173,8 +173,8 @@ class WritingSide:
                 f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
             )
         else:
-            # A generator makes them as it goes.
-            self._send_fragments(iter(message), text, compress, takes_time=isinstance(message, Iterator))
+            takes_time = not isinstance(message, (list, tuple))  # they are made as they are asked for
+            self._send_fragments(iter(message), text, compress, takes_time=takes_time)
 
     def _send_fragments(
         self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None, *, takes_time: bool
@@ -452,7 +452,8 @@ def _with_end(
 ) -> Iterator[tuple[str | Buffer, bool]]:
     """Each fragment, and whether it is the last.
 
-    What takes its time is given at once, and an empty one ends it: the next may wait for the peer's answer to this one.
+    What takes its time is given at once, and an empty one ends it: the next may wait for the peer's answer to this one,
+    or lie in the same memory.
     """
     if takes_time:
         yield first, False
