@@ -8,6 +8,8 @@ import mmap
 import sys
 from pathlib import Path
 
+from types import SimpleNamespace
+
 import pytest
 from arrays import array_over, needs_numpy, np
 
@@ -235,7 +237,7 @@ def test_release(memory: bytearray | None) -> None:
     buffer = PayloadBuffer(memory)
     receive(buffer, b"first")
     occupant, view = buffer.occupant(), buffer.export(0, 5)
-    buffer.reader = object()
+    buffer.reader = SimpleNamespace(is_closed_here=False)
     with pytest.raises(ValueError, match="arriving"):
         buffer.release()
     buffer.reader = None

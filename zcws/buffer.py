@@ -106,7 +106,7 @@ class PayloadBuffer:
         self._kept: weakref.ref[Any] | None = None  # the exporter of what must not change any more
         self._used = 0
         #: The reader that is in the middle of a message here, or None.
-        self.reader: object | None = None
+        self.reader: Any = None
         #: Counts the messages that have begun here.
         self.number: int = 0
         self._memory = _NOTHING
@@ -141,12 +141,21 @@ class PayloadBuffer:
 
     def release(self) -> None:
         """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it."""
-        if self.reader is not None:
+        if self.is_busy:
             raise ValueError("a message is arriving in this PayloadBuffer")
         self._pointer = ffi.NULL
         self._memory = _NOTHING
         self._used = 0
         self.number += 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is arriving here. One that nobody will read to its end, as its connection was closed here,
+        is dropped."""
+        reader = self.reader
+        if reader is not None and reader.is_closed_here:
+            reader.give_up()
+        return self.reader is not None
 
     # ---- for the reader ----
 

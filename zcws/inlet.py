@@ -483,6 +483,10 @@ class Inlet(Outcome):
         if not self.is_pending and self._frame is None:
             self._release()
 
+    def give_up(self) -> None:
+        """Nobody reads what is left: the connection was closed here, and a buffer is wanted elsewhere."""
+        self._drop_pending()
+
     def _drop_pending(self) -> None:
         self._set_rows([])
         self._forget_frame()
