@@ -7,7 +7,6 @@ import gc
 import mmap
 import sys
 from pathlib import Path
-
 from types import SimpleNamespace
 
 import pytest

@@ -141,6 +141,31 @@ def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> No
     assert messages == 20
 
 
+@either
+def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: bool) -> None:
+    """By a finalizer, while another reader of the pool is about to take what it has scanned."""
+    pool = Pool(4096, mirrored=mirrored)
+    connection, other = connect(pool), connect(pool)
+    connection.receive_bytes(wire.frame(BINARY, bytes(500)) * 20)
+    assert connection.reader.is_full
+    other.receive_bytes(wire.frame(BINARY, b"other"))
+    before = pool.words.tobytes()
+    connection.close()
+    assert pool.words.tobytes() == before
+    assert other.read_message() == b"other"
+
+
+def test_received_into_with_the_memory_that_is_ones_own_to_release() -> None:
+    """The ring's own view serves every connection of the pool."""
+    connection = connect()
+    for text in ("one", "two"):
+        data = wire.frame(TEXT, text.encode())
+        with connection.get_buffer() as room:
+            room[: len(data)] = data
+        connection.received(len(data))
+        assert connection.read_message() == text
+
+
 # ---- wide rings, for those who pour ----
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import wire
-from receiver import hold_many
+from receiver import connect, hold_many
 
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
@@ -320,6 +320,30 @@ def test_a_view_that_a_child_process_holds_does_not_change(place: str) -> None:
     del ring
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_frame_that_is_good_in_a_child_process_stays_so() -> None:
+    """It showed what its parent had received on another connection since."""
+    pool = Pool(4096)
+    connection, other = connect(pool), connect(pool)
+    connection.receive_bytes(wire.frame(wire.BINARY, b"before" * 100))
+    frame = connection.read_frame()
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        os.read(ready, 1)  # until the parent has closed its end
+        os._exit(0 if frame.is_stale or frame.to_bytes() == b"before" * 100 else 1)
+    assert connection.read_frame() is NEED_MORE
+    for _ in range(3):
+        other.receive_bytes(wire.frame(wire.BINARY, b"behind" * 100))
+        assert other.read_message() == b"behind" * 100
+    os.close(go)
+    os.close(ready)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_which_rings_a_fork_takes_away() -> None:

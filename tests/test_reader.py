@@ -115,6 +115,19 @@ def test_reading_that_fails_before_it_begins_keeps_the_frame() -> None:
     assert read(one, busy).to_bytes() == b"halfwhole"
 
 
+def test_a_buffer_whose_message_nobody_reads_to_its_end_is_free_again() -> None:
+    """Its connection was closed here in the middle of it: it was refused for ever, and an mmap could not be closed."""
+    one, two = connect(), connect()
+    buffer = PayloadBuffer()
+    send(one, wire.frame(BINARY, b"half", fin=False))
+    assert one.read_frame(buffer) is NEED_MORE
+    send(one, wire.frame(CONTINUATION, b"more", fin=False))
+    one.close()
+    send(two, wire.frame(BINARY, b"whole"))
+    assert read(two, buffer, CONSISTENT).to_bytes() == b"whole"
+    buffer.release()
+
+
 def test_one_buffer_for_two_connections_in_turn() -> None:
     one, two = connect(), connect()
     buffer = PayloadBuffer()

@@ -765,6 +765,10 @@ def test_what_a_finalizer_sends_is_not_lost_while_output_is_taken(monkeypatch: p
         monkeypatch.setattr("zcws.writer._join", join)
         writer.write_message(OpCode.BINARY, b"a")
         writer.write_message(OpCode.BINARY, b"b")
-        taken = [bytes(part) for part in (take(writer), writer.take_bytes()) for part in ([part] if isinstance(part, bytes) else part)]
+        taken = [
+            bytes(part)
+            for part in (take(writer), writer.take_bytes())
+            for part in ([part] if isinstance(part, bytes) else part)
+        ]
         assert b"".join(taken) == b"\x82\x01a\x82\x01b\x82\x01c"
         assert writer.size == 0

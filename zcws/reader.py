@@ -91,7 +91,7 @@ class Reader(PieceReader):
             ConnectionClosed: there is nothing left to read.
             ValueError: another connection is receiving into `buffer`; nothing has been read.
         """
-        if buffer is not None and buffer.reader is not self and buffer.is_busy:
+        if buffer is not None and buffer.reader is not None and buffer.reader is not self and buffer.is_busy:
             raise ValueError("this PayloadBuffer is in the middle of a message of another connection")
         if self.streaming is not None:
             raise RuntimeError("a message is being streamed; read or leave it first")

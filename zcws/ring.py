@@ -145,8 +145,8 @@ class Ring:
         """
         if self.mirrored:  # other memory is not shared with it
             if lent:
-                held = ffi.buffer(self.base, len(self.memory))
-                self.exports.append((weakref.ref(held), self.tail))
+                memory = ffi.buffer(self.base, len(self.memory))  # lives on in `left`
+                self.exports.append((weakref.ref(memory), self.tail))
             self.left = [held for exporter, _ in tuple(self.exports) if (held := exporter()) is not None]
 
     # ---- room ----

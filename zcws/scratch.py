@@ -44,8 +44,8 @@ class Scratch:
     Attributes:
         base: where small ones are masked; it holds nothing from one call to the next.
         copies: a slice of this is a `bytes`.
-        uses: counted by whoever masks there. Where it is another one afterwards, a finalizer has sent in between, perhaps
-            on another connection, and what lies there is its frame.
+        uses: counted by whoever masks there. Where it is another one afterwards, a finalizer has sent in between,
+            perhaps on another connection, and what lies there is its frame.
     """
 
     __slots__ = ("_spare", "base", "copies", "uses")

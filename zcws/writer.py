@@ -586,7 +586,7 @@ class Writer:
         if len(out) != 1:
             return self.take_bytes()
         self.taken, self.has_large = self.written, False
-        return out.pop()
+        return out.pop(0)  # the first: a finalizer may have written behind it since we looked
 
     def take_bytes(self) -> bytes:
         """The same as bytes, where there is nothing, too."""

@@ -115,7 +115,7 @@ def test_fragments() -> None:
             parts = [os.urandom(HUGE), os.urandom(50_000), os.urandom(50_000)]
 
             async def send() -> None:
-                await ws.send(iter(parts))
+                await ws.send(parts)
 
             sending = asyncio.create_task(send())
             first, *others = await read(peer, len(parts[0]) + 14)
@@ -187,6 +187,25 @@ def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyP
             monkeypatch.setattr("zcws.scratch.Scratch.rest", refuse)
             with pytest.raises(MemoryError):
                 ws.send_nowait(bytes(HUGE))
+            await ws.wait_closed()
+            with pytest.raises(zcws.ConnectionClosedError):
+                await ws.send("x")
+            peer.close()
+
+    run(main)
+
+
+def test_no_memory_for_the_rest_of_what_was_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next message was sent inside of it, and the connection stayed open."""
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    async def main() -> None:
+        async with opened(is_client=False) as (ws, peer):
+            monkeypatch.setattr("zcws.aio.transport.bytes", refuse, raising=False)
+            with pytest.raises(MemoryError):
+                ws.send_nowait(bytearray(HUGE))
             await ws.wait_closed()
             with pytest.raises(zcws.ConnectionClosedError):
                 await ws.send("x")

@@ -83,11 +83,34 @@ def test_kinds_of_messages(place: Place, message: Any, expected: tuple[int, list
     assert messages_in(sent_by(place, lambda ws: ws.send(message))) == [expected]
 
 
-@pytest.mark.parametrize("make", [generated, lambda *items: iter(items)], ids=["generator", "iter"])
+@pytest.mark.parametrize(
+    "make", [generated, asynchronous, lambda *items: iter(items)], ids=["generator", "async", "iter"]
+)
 def test_iterables_are_fragments(anyplace: Place, make: Callable[..., Any]) -> None:
     frames = sent_by(anyplace, lambda ws: ws.send(make("a", "", "c")))
-    assert messages_in(frames) == [(wire.TEXT, [b"a", b"", b"c"])]
-    assert [(frame.opcode, frame.fin) for frame in frames[:3]] == [(1, False), (0, False), (0, True)]
+    assert messages_in(frames) == [(wire.TEXT, [b"a", b"", b"c", b""])]
+    assert [(frame.opcode, frame.fin) for frame in frames[:4]] == [
+        *[(1, False), (0, False), (0, False)],
+        (0, True),
+    ]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_fragments_may_lie_in_the_same_memory(place: Place, is_async: bool) -> None:
+    """As `readinto` fills it again and again: the next was asked for before the last had been sent."""
+
+    def chunks() -> Iterator[memoryview]:
+        memory = bytearray(4)
+        for letter in b"abc":
+            memory[:] = bytes([letter]) * 4
+            yield memoryview(memory)
+
+    async def asynchronously() -> AsyncIterator[memoryview]:
+        for chunk in chunks():
+            yield chunk
+
+    frames = sent_by(place, lambda ws: ws.send(asynchronously() if is_async else chunks()))
+    assert messages_in(frames) == [(wire.BINARY, [b"aaaa", b"bbbb", b"cccc", b""])]
 
 
 def test_fragments_that_take_their_time_go_out_as_they_come(anyplace: Place) -> None:
@@ -288,8 +311,8 @@ class TestFragmentedMessages:
 
         frames = sent_by(anyplace, act)
         *begun, close = frames
-        sent = b"a" if kind == "iterable" else b"ab"  # of what takes its time nothing is held back
-        assert b"".join(frame.payload for frame in begun) == sent and not any(frame.fin for frame in begun)
+        # Nothing is held back.
+        assert b"".join(frame.payload for frame in begun) == b"ab" and not any(frame.fin for frame in begun)
         assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
 
     def test_one_that_raises_before_its_first_fragment_harms_nothing(self, place: Place) -> None:

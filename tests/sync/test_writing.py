@@ -201,6 +201,18 @@ def test_an_iterable_is_fragments(message: Any) -> None:
         assert peer.read().payload == b"next"
 
 
+def test_fragments_may_lie_in_the_same_memory() -> None:
+    def chunks() -> Iterator[memoryview]:
+        memory = bytearray(4)
+        for letter in b"abc":
+            memory[:] = bytes([letter]) * 4
+            yield memoryview(memory)
+
+    with connected() as (ws, peer):
+        ws.send(chunks())
+        assert [peer.read().payload for _ in range(4)] == [b"aaaa", b"bbbb", b"cccc", b""]
+
+
 def test_fragments_that_take_their_time_go_out_as_they_come() -> None:
     with connected() as (ws, peer):
 

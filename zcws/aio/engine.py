@@ -489,7 +489,7 @@ def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer])
             if data is None:
                 continue
         else:
-            data = out.pop()
+            data = out.pop(0)
             writer.taken = writer.written
         size = len(data)  # type: ignore[arg-type]
         if data is not last:

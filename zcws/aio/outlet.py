@@ -206,7 +206,7 @@ class Outlet(asyncio.BufferedProtocol):
         if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
             writer.taken = writer.written
             writer.has_large = False
-            transport.write(out.pop())  # type: ignore[arg-type]
+            transport.write(out.pop(0))  # type: ignore[arg-type]
             return
         segments = writer.take()
         if len(segments) == 1 or (_WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO):

@@ -284,7 +284,7 @@ class EngineTransport(asyncio.Transport):
         if self.backlog or self.closing:
             self.writelines(writer.take())
         elif len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
-            data = out.pop()
+            data = out.pop(0)
             writer.taken = writer.written
             writer.has_large = False
             self._send(data)
