@@ -135,9 +135,9 @@ ws = connect()
 assert use(ws, "a") == "a"
 before = len(os.listdir("/proc/self/fd"))
 leave()
-loop = do = ws = None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
+    loop = do = ws = None
     gc.collect()
 assert {each.category for each in caught} == {ResourceWarning}, caught
 print([str(each.message) for each in caught])

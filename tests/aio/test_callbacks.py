@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -479,7 +480,9 @@ class TestShares:
                     async with anyplace.raw_client(server) as peer:
                         await peer.send_bytes(peer.frame(opcode, b"ab") * self.COUNT)
                         await until(lambda: turns.total() == self.COUNT)
-                        assert max(turns.values()) <= 2 * 4096
+                        # CPython 3.10's TLS hands over 256 KiB, whether or not anybody reads.
+                        shares = 3 if sys.version_info < (3, 11) else 2
+                        assert max(turns.values()) <= shares * 4096
 
         anyplace.run(main())
 

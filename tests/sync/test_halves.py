@@ -477,7 +477,7 @@ class TestTheWholeEnds:
                 peer.close()
 
             with raw.thread(answer), raw.thread(lambda: list(reader)):
-                raw.until(lambda: reader.is_busy)
+                raw.until(lambda: reader._is_busy)
                 ws.close()
 
     def test_what_a_half_is_told_before_the_close_is_out(self) -> None:
@@ -522,7 +522,7 @@ class TestTheWholeEnds:
                     reader.recv()
 
             with raw.thread(read):
-                raw.until(lambda: reader.is_busy)
+                raw.until(lambda: reader._is_busy)
                 ws.abort()
             assert is_silent(bridge, writer)
             assert ws.state is zcws.State.LOST

@@ -89,26 +89,26 @@ class ReaderHalf(ReadingSide):
         super().__init__(taken.connection, channel, options, keepalive)
         self._is_client = taken.connection.is_client
         self._taken = taken
-        self.is_busy = False  # a thread is inside
+        self._is_busy = False  # a thread is inside
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        before, self.is_busy = self.is_busy, True  # a signal handler may read as well
+        before, self._is_busy = self._is_busy, True  # a signal handler may read as well
         try:
             if (close := self._taken.close) is not None:
                 raise self._taken.error(close)
             return read(timeout)
         finally:
-            self.is_busy = before
+            self._is_busy = before
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        before, self.is_busy = self.is_busy, True
+        before, self._is_busy = self._is_busy, True
         try:
             if (close := self._taken.close) is not None:
                 raise self._taken.error(close)
             yield
         finally:
-            self.is_busy = before
+            self._is_busy = before
 
     def _answer_peer(self) -> None:
         """The bridge has it."""
@@ -124,7 +124,7 @@ class ReaderHalf(ReadingSide):
         elif self._options.close_timeout is not None:
             self._channel.abort_later(self._options.close_timeout)
 
-    def read_on(self, deadline: float | None) -> None:
+    def _read_on(self, deadline: float | None) -> None:
         """Taken over, and nobody is inside: reads until the socket may be closed. RFC 6455 7.1.1."""
         with contextlib.suppress(TimeoutError, ConnectionClosed):
             self._reader.discard()
@@ -190,7 +190,7 @@ class WriterHalf:
             if order.waiting:
                 order.catch_up()
             if self._goodbyes:
-                self.say_goodbye()
+                self._say_goodbye()
 
     def _run(self, *writes: Callable[[], Any]) -> Any:
         """Calls them one after the other; what who takes over meanwhile has to say comes behind."""
@@ -198,22 +198,22 @@ class WriterHalf:
             return self._in_order.run(self._check, *writes)
         finally:
             if self._goodbyes:
-                self.say_goodbye()
+                self._say_goodbye()
 
     def _check(self) -> None:
         if (close := self._taken.close) is not None:
             raise self._taken.error(close)
 
-    def leave_goodbye(self, code: int, reason: str) -> None:
+    def _leave_goodbye(self, code: int, reason: str) -> None:
         """From another thread, which has taken over: this is to be said behind what is being sent."""
         self._goodbyes.append((code, reason))
 
     @property
-    def is_busy(self) -> bool:
+    def _is_busy(self) -> bool:
         """Whether a thread is inside."""
         return self._in_order.is_busy
 
-    def say_goodbye(self) -> None:
+    def _say_goodbye(self) -> None:
         """Sends the Close that has been left, if nobody else has. Taken over, and nobody is inside."""
         try:
             code, reason = self._goodbyes.pop()
@@ -383,11 +383,11 @@ class Halves:
         if self._taken.take(code, reason):
             if self._options.close_timeout is not None:
                 self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
-            self._writer.leave_goodbye(code, reason)
-        if connection.may_send and not self._writer.is_busy:
+            self._writer._leave_goodbye(code, reason)
+        if connection.may_send and not self._writer._is_busy:
             if timeout == 0 and not self._channel.is_writable:
                 return False
-            self._writer.say_goodbye()
+            self._writer._say_goodbye()
         return True
 
     def finish(self, deadline: float | None) -> None:
@@ -395,10 +395,10 @@ class Halves:
         if _is_below(self._reader, self._writer):
             return  # what we have interrupted goes on
         while not self._channel.is_over and not is_past(deadline):
-            if not self._writer.is_busy:
-                self._writer.say_goodbye()  # which was left to it, perhaps, as it came out
-            if self._has_said_all and not self._reader.is_busy:
-                self._reader.read_on(deadline)
+            if not self._writer._is_busy:
+                self._writer._say_goodbye()  # which was left to it, perhaps, as it came out
+            if self._has_said_all and not self._reader._is_busy:
+                self._reader._read_on(deadline)
                 break
             time.sleep(_LOOK_AGAIN)
         self.abort()
@@ -413,7 +413,7 @@ class Halves:
         self._taken.take(CloseCode.ABNORMAL_CLOSURE, "")
         self._channel.abort()
         connection = self._taken.connection
-        if not self._writer.is_busy:  # or its thread comes to the end itself
+        if not self._writer._is_busy:  # or its thread comes to the end itself
             connection.lose()
         connection.bridge.end()
 
