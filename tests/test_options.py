@@ -62,11 +62,25 @@ CLIENTS = ("connect", "sync.connect")
         ({"port": 99_999}, "port is a whole number from 0 to 65535, not 99999"),
         ({"port": -1}, "port is a whole number from 0 to 65535, not -1"),
         ({"sock": 5}, "sock is a socket.socket, or None, not 5"),
+        ({"host": 5, "port": 0}, "host is a str, or .* not 5"),
+        ({"host": b"h"}, "host is a str, or .* not b'h'"),
+        ({}, r"serve\(\) needs a place to listen at: host and port, or path, or sock"),
+        ({"host": None, "path": None}, "needs a place to listen at"),
     ],
 )
 def test_where_nobody_can_listen(serve: Any, options: dict[str, Any], reason: str) -> None:
     with pytest.raises((TypeError, ValueError), match=reason):
         serve(lambda ws: None, **options)
+
+
+def test_several_hosts() -> None:
+    """asyncio listens at each of them."""
+    for hosts in (["127.0.0.1", "::1"], {"127.0.0.1"}):
+        zcws.serve(coroutine, hosts, 0)
+    with pytest.raises(
+        TypeError, match=r"^host is a str, or several of them, or None for all addresses, not 5$"
+    ):
+        zcws.serve(coroutine, ["127.0.0.1", 5], 0)  # type: ignore[list-item]
 
 
 class TestSeconds:

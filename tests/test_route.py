@@ -84,6 +84,15 @@ class TestMistakes:
         with socket.socket() as sock, pytest.raises(ValueError, match="sock and path are different"):
             route("ws://a/", sock=sock, path="s")
 
+    def test_a_socket_that_leads_nowhere(self) -> None:
+        """It was said that the server had closed the connection before it answered."""
+        with socket.socket() as sock:
+            with pytest.raises(OSError, match="sock is not connected: ") as wrong:
+                route("ws://a/", sock=sock)
+        assert wrong.value.errno == errno.ENOTCONN
+        with pytest.raises(OSError, match="sock is not connected: "):  # it is closed
+            route("ws://a/", sock=sock)
+
     def test_a_path_where_there_are_no_unix_sockets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(socket, "AF_UNIX", raising=False)
         with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
@@ -346,7 +355,8 @@ class TestRedirects:
         assert self.follow("/b", max_redirects=1, host="127.0.0.1").uri == parse_uri("wss://a/b")
 
     def test_a_given_socket_leads_nowhere_else(self) -> None:
-        with socket.socket() as sock, pytest.raises(HandshakeError, match="leads nowhere else"):
+        sock, other = socket.socketpair()
+        with sock, other, pytest.raises(HandshakeError, match="leads nowhere else"):
             self.follow("/b", max_redirects=1, sock=sock)
 
     def test_what_is_no_redirect(self) -> None:

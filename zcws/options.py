@@ -15,7 +15,8 @@ options are given, so that a mistake is not found by the first connection, or in
     level, mem_level, *_max_window_bits                a number in their range                the same
     write_limit                                        bytes, 0 or more; a pair, high, low    the same
     timeout, of one call of zcws.sync                  seconds; math.inf; None                the same
-    host and port, path, sock                          one of the three, or none              the same
+    host and port, path, sock                          one of the three; or none, of a        the same
+                                                       client
 """
 
 from __future__ import annotations
@@ -196,14 +197,18 @@ def checked_range(name: str, value: int, low: int, high: int) -> int:
 
 
 def check_place(doing: str, *, sock: object, path: object, host: object, port: object) -> None:
-    """`ValueError` where more than one place is given to connect to, or to listen at: `doing` says which."""
+    """`ValueError` where more than one place is given to connect to, or to listen at: `doing` says which; or none to
+    listen at; or a port that is none."""
     given = {"sock": sock, "path": path, "host and port": host if port is None else port}
     ways = [name for name, place in given.items() if place is not None]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} are different places to {doing}: give one")
+    is_server = doing.startswith("listen")
+    if is_server and not ways:
+        raise ValueError("serve() needs a place to listen at: host and port, or path, or sock")
     if isinstance(port, (int, float)):
         # Some would take one that is too large modulo 65,536. A str is a service's name, which the system knows.
-        checked_range("port", port, 0 if doing.startswith("listen") else 1, 65535)  # type: ignore[arg-type]
+        checked_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
 
 
 def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int, int | None]:

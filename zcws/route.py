@@ -76,7 +76,7 @@ class Route:
     """The options of `connect` that say how a server is reached; the drivers ask the methods.
 
     Raises:
-        TypeError, ValueError: options that mean nothing, alone or together.
+        TypeError, ValueError: options that mean nothing, alone or together. OSError: `sock` is not connected.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class Route:
         check_place("connect to", sock=self.sock, path=self.path, host=self.host, port=self.port)
         checked_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
         checked_kind("host", self.host, str, "a str, or None for that of the URI")
+        if self.sock is not None:
+            check_connected(self.sock)
         if self.server_hostname is not None and not self.uri.secure:
             raise ValueError("server_hostname= is for wss:// URIs; this one is ws://")
         if self.path is not None and not hasattr(socket, "AF_UNIX"):
@@ -196,6 +198,14 @@ class Route:
                 response, "a redirect to another origin, and path=, host= or port= say where to connect"
             )
         return following
+
+
+def check_connected(sock: socket.socket) -> None:
+    """`OSError` where a socket that was given leads to nobody: it was said of the server that it did not answer."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise OSError(error.errno, f"sock is not connected: {error.strerror}") from None
 
 
 def refused(response: Response, what: str) -> HandshakeError:

@@ -546,7 +546,8 @@ class TestReconnecting:
 
     def test_a_given_socket_is_good_for_once(self) -> None:
         async def main() -> None:
-            with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
+            sock, other = socket.socketpair()
+            with sock, other, pytest.raises(ValueError, match="can be used once"):
                 async for _ in zcws.connect("ws://a/", sock=sock):
                     raise AssertionError
 

@@ -79,6 +79,6 @@ async def asynchronous(ws: zcws.WebSocket, frame: zcws.Frame) -> None: ...
 )
 def test_functions_that_get_no_frame(on_frame: Any, said: str) -> None:
     with pytest.raises(TypeError, match=f"^{said}"):
-        zcws.serve(on_frame=on_frame)
+        zcws.serve(port=0, on_frame=on_frame)
     with pytest.raises(TypeError, match=f"^{said}"):
         zcws.connect("ws://localhost/", on_frame=on_frame)

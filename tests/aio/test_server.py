@@ -498,10 +498,10 @@ class TestHandlersThatAreNone:
     )
     def test_where_it_is_given(self, handler: Any, said: str | None) -> None:
         if said is None:
-            zcws.serve(handler)
+            zcws.serve(handler, port=0)
         else:
             with pytest.raises(TypeError, match=f"^{said}"):
-                zcws.serve(handler)
+                zcws.serve(handler, port=0)
 
     def test_where_it_is_called(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
         async def main() -> None:
@@ -533,7 +533,7 @@ class TestHandlersThatAreNone:
         with pytest.raises(
             TypeError, match=r"^process_response is called with the connection and the request and the"
         ):
-            zcws.serve(echo, process_response=lambda request, response: None)  # type: ignore[arg-type, misc]
+            zcws.serve(echo, port=0, process_response=lambda request, response: None)  # type: ignore[arg-type, misc]
 
 
 def test_waits_without_an_end(place: Place) -> None:

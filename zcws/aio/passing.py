@@ -8,15 +8,17 @@ our own.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
-from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_names
+from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_kind, checked_names
 
 __all__ = [
     "ConnectionOptions",
     "ListeningOptions",
     "check_connection_options",
+    "check_hosts",
     "check_listening_options",
     "check_on_frame",
 ]
@@ -70,6 +72,13 @@ def check_listening_options(others: ListeningOptions, path: object) -> None:
     """The same for `serve`."""
     checked_names("serve", others, ListeningOptions.__annotations__, SERVER_HINTS)
     _check_place(others, path)
+
+
+def check_hosts(host: object) -> None:
+    """`TypeError` for what is no host to listen at, and not several."""
+    is_one = isinstance(host, (str, bytes)) or not isinstance(host, Collection)
+    for name in [host] if is_one else host:  # type: ignore[attr-defined]
+        checked_kind("host", name, str, "a str, or several of them, or None for all addresses")
 
 
 def check_on_frame(on_frame: object) -> None:

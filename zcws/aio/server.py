@@ -21,7 +21,7 @@ from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
-from zcws.aio.passing import ListeningOptions, check_listening_options, check_on_frame
+from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
@@ -407,6 +407,7 @@ class serve:
     ) -> None:
         check_listening_options(others, path)
         checked_kind("sock", others.get("sock"), socket.socket, "a socket.socket, or None")
+        check_hosts(host)
         check_place("listen at", sock=others.get("sock"), path=path, host=host, port=port)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
         path = None if path is None else os.fspath(path)
