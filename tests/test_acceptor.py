@@ -101,6 +101,13 @@ class TestGrant:
         response, _ = shake(request(), extra_headers={"server": "me"})
         assert response.serialize() == wire(f"{GRANTED}\nserver: me")
 
+    @pytest.mark.parametrize("server_header", ["ours", None])
+    def test_where_the_answer_is_no(self, server_header: str | None) -> None:
+        """A 403 said what the 101 did not."""
+        options = {"extra_headers": {"server": "me", "X": "1"}, "server_header": server_header}
+        answer = WebSocketAcceptor(**options).reject(503, "later")
+        assert answer.headers.get_all("Server") == ["me"] and "X" not in answer.headers
+
     @pytest.mark.parametrize(
         "name",
         [

@@ -124,9 +124,14 @@ class TestRequest:
 
     def test_headers_of_the_callers_replace_ours(self) -> None:
         lines = {"host": "b", "ORIGIN": "c", "authorization": "d", "user-agent": "e"}
-        made = connector("ws://u:p@a/", origin="x", user_agent_header="y", additional_headers=lines)
+        made = connector("ws://u:p@a/", user_agent_header="y", additional_headers=lines)
         for name, value in lines.items():
             assert made.request_head.headers[name] == value
+
+    def test_two_origins(self) -> None:
+        """`origin` was dropped without a word."""
+        with pytest.raises(ValueError, match=r"^Origin is given twice: use one of origin, and Origin in "):
+            connector(origin="https://a", additional_headers={"ORIGIN": "https://b"})
 
     @pytest.mark.parametrize(
         "name",

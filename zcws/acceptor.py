@@ -137,11 +137,14 @@ class AcceptorOptions:
         self.origins: tuple[str | re.Pattern[str] | None, ...] | None = _checked_origins(origins)
         self.compression: Deflate | None = Deflate.of(compression)
         self.no_masking: bool = allows_no_masking(no_masking, secure)
-        server = Headers([] if server_header is None else [("Server", server_header)])
-        self.server_lines: Lines = list(server.raw_items())
         extra = Headers(extra_headers or ())
         check_additional("extra_headers", extra)
-        self.tail: Lines = [*extra.raw_items(), *([] if "server" in extra else self.server_lines)]
+        ours = Headers([] if server_header is None else [("Server", server_header)])
+        is_given = "server" in extra
+        self.server_lines: Lines = [
+            ("Server", line) for line in (extra if is_given else ours).get_all("server")
+        ]
+        self.tail: Lines = [*extra.raw_items(), *([] if is_given else self.server_lines)]
         remembering = lru_cache(maxsize=REMEMBERED)
         self.settle: Callable[[tuple[str, ...], str | None], tuple[Agreement, Lines]]
         self.settle = remembering(self._settle)

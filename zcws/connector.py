@@ -84,7 +84,8 @@ class WebSocketConnector:
         subprotocols: those that the client speaks, best first.
         compression: permessage-deflate: a `Deflate`, or "deflate" for its defaults.
         no_masking: offers to send frames without masking, over wss; "insecure": over ws too.
-        additional_headers: more headers; `Host`, `Origin`, `Authorization` and `User-Agent` replace ours.
+        additional_headers: more headers; `Host`, `Authorization` and `User-Agent` replace ours. None of those of the
+            handshake itself (`RESERVED` of handshake.py), and no `Origin` beside `origin`.
         user_agent_header: what `User-Agent` says; None leaves it out.
         basic_auth: user name and password, as in the URI but not to be found in it. RFC 7617.
         bearer: a token, for `Authorization: Bearer`. RFC 6750.
@@ -118,6 +119,8 @@ class WebSocketConnector:
         self._no_masking = no_masking
         self._offers_no_masking = allows_no_masking(no_masking, self.uri.secure)
         self._additional = Headers(additional_headers or ())
+        if origin is not None and "origin" in self._additional:
+            raise ValueError("Origin is given twice: use one of origin, and Origin in additional_headers")
         self._user_agent_header = user_agent_header
         self._basic_auth = basic_auth
         self._bearer = bearer
