@@ -507,8 +507,10 @@ class TestHeadsOfTheProgram:
             Response(**{"status_code": 200, "reason_phrase": "OK", **wrong})
 
     def test_rfc9110_8_6_no_content_has_no_length(self) -> None:
-        assert "Content-Length" not in text_response(204, "", end="").headers
-        assert text_response(204, "").body == b""
+        for status in (204, 304):
+            assert "Content-Length" not in text_response(status, "", end="").headers
+            assert text_response(status, "").body == b""
+        assert text_response(200, "", end="").headers["Content-Length"] == "0"
 
 
 class TestTextResponse:

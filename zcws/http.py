@@ -187,8 +187,8 @@ def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str
     lines = Headers(headers)
     # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
     lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"
-    if status == HTTPStatus.NO_CONTENT and not text:
-        # RFC 9110 8.6: no Content-Length in a 204.
+    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and not text:
+        # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would be that of the page which has not changed.
         return Response(int(status), reason_phrase(status), lines)
     lines["Content-Type"] = "text/plain; charset=utf-8"
     lines["Content-Length"] = str(len(body))
