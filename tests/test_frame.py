@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -320,3 +321,19 @@ class TestLookingAtAFrameInTheRing:
         read(connection)
         with pytest.raises(StaleFrame):
             frame.payload  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Frame.ping("x"), "not str: encode it, or make it Frame.text(...)"),
+        (lambda: Frame.binary("x" * 126), "not str: encode it, or make it Frame.text(...)"),
+        (lambda: Frame.text(5), "not int"),
+        (lambda: Frame(OpCode.CONTINUATION, None), "not NoneType"),
+    ],
+)
+def test_a_payload_that_is_none(make: Callable[[], Frame], said: str) -> None:
+    """It was said that a message is str or bytes-like, not str."""
+    with pytest.raises(TypeError) as wrong:
+        make()
+    assert str(wrong.value) == f"the payload of a frame is bytes-like, {said}"

@@ -82,7 +82,12 @@ class _Held:
     __slots__ = ("memory",)
 
     def __init__(self, payload: Buffer) -> None:
-        self.memory = memoryview(as_bytes(payload))
+        try:
+            self.memory = memoryview(as_bytes(payload))
+        except TypeError:
+            hint = ": encode it, or make it Frame.text(...)" if isinstance(payload, str) else ""
+            what = f"the payload of a frame is bytes-like, not {type(payload).__name__}"
+            raise TypeError(what + hint) from None
 
     def export(self, start: int, stop: int) -> memoryview:
         return self.memory[start:stop]
@@ -116,6 +121,7 @@ class Frame:
         fin: whether it ends its message. RFC 6455 5.2.
 
     Raises:
+        TypeError: a payload that is not bytes-like.
         ValueError: a control frame that is fragmented or over 125 bytes, or a Close that must not be sent.
 
     Attributes:

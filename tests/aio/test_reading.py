@@ -7,7 +7,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Others, Place, RawPeer, request, soon, until
+from net import Others, Place, RawPeer, echo, request, soon, until
 
 import zcws
 from zcws.aio.settings import Options
@@ -384,3 +384,20 @@ def test_a_second_reader_does_not_change_what_the_first_one_gets(anyplace: Place
                         assert (got if first == ws.recv else got.text) == message.decode()
 
     anyplace.run(main())
+
+
+@pytest.mark.parametrize("buffer", [None, zcws.PayloadBuffer()])
+def test_an_origin_that_is_none(place: Place, buffer: zcws.PayloadBuffer | None) -> None:
+    """It was taken for one that is not ADAPTIVE."""
+
+    async def main() -> None:
+        async with place.serve(echo) as server, place.connect(server) as ws:
+            await ws.send("first")
+            for wrong in ("adaptive", None):
+                with pytest.raises(
+                    TypeError, match=f"^the origin of read_frame is a PayloadOrigin, not {wrong!r}$"
+                ):
+                    await ws.read_frame(buffer, wrong)
+            assert (await soon(ws.read_frame())).text == "first"  # it has cost nothing
+
+    place.run(main())
