@@ -707,6 +707,25 @@ def test_a_peer_that_never_speaks_tls_has_open_timeout(place: Place, certificate
     place.run(main())
 
 
+@pytest.mark.parametrize("drain", [None, math.inf])
+def test_a_drain_without_end(place: Place, drain: float | None) -> None:
+    """None was a TypeError in the task that closes."""
+
+    async def work(ws: zcws.WebSocket) -> None:
+        await ws.send(await ws.recv())
+
+    async def main() -> None:
+        async with place.serve(work) as server, place.connect(server) as ws:
+            await ws.ping()
+            server.close(drain=drain)
+            await ws.send("the last one")
+            assert await soon(ws.recv()) == "the last one"
+            await soon(ws.wait_closed())
+            assert ws.close_code == 1000
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("drain", ["1", -1, float("nan")])
 def test_a_drain_that_means_nothing_is_refused_before_anything_happens(drain: Any) -> None:
     async def main() -> None:
