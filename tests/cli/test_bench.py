@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from net import port_of
-from served import served
+from served import ENVIRONMENT, served
 from served import zcws as command
 
 import zcws
-from zcws.cli.bench import Histogram, duration
+from zcws.cli.bench import Histogram, Load, add, duration, measure
 
 
 def test_shares_of_a_known_distribution() -> None:
@@ -53,6 +57,64 @@ def test_a_load(options: tuple[str, ...]) -> None:
     assert {"p50", "p99", "p99.9"} <= {line.split()[0] for line in lines}
     assert "lost        0" in lines
     assert any(line.endswith("#") for line in lines)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C for one process")
+def test_ctrl_c_prints_what_there_is(loop: str) -> None:
+    """Nothing was printed, of however long a run."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+
+    async def main() -> tuple[int | None, bytes, bytes]:
+        seen, enough = 0, asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            nonlocal seen
+            async for message in ws:
+                seen += 1
+                if seen == 100:
+                    enough.set()
+                await ws.send(message)
+
+        async with zcws.serve(handler, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "zcws", "bench", f"ws://127.0.0.1:{port_of(server)}/"),
+                *("--duration", "600", "--connections", "2", "--loop", loop),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            await asyncio.wait_for(enough.wait(), 60)
+            process.send_signal(signal.SIGINT)
+            out, err = await asyncio.wait_for(process.communicate(), 60)
+            return process.returncode, out, err
+
+    code, out, err = asyncio.run(main())
+    assert (code, err) == (0, b"")
+    lines = out.decode().splitlines()
+    assert lines[0].startswith("2 connections x 1 in flight, 256 bytes, ")
+    found = re.search(r"^messages +(\d+)$", out.decode(), re.MULTILINE)
+    assert found is not None and int(found[1]) >= 98 and "lost        0" in lines
+
+
+def test_ctrl_c_before_there_is_anything() -> None:
+    def interrupted(coroutine: Coroutine[Any, Any, Any]) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    load = Load(parsed("ws://127.0.0.1:1/"))
+    with pytest.raises(KeyboardInterrupt):
+        measure(load, interrupted)
+    load.times.add(1)
+    measure(load, interrupted)
+    assert "messages    1" in load.report()
+
+
+def parsed(url: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers())
+    return parser.parse_args(["bench", url])
 
 
 def test_connections_that_are_lost_say_why() -> None:

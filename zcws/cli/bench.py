@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import zcws
@@ -59,15 +60,24 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, and prints what was measured. Exit code 3: connections were lost."""
+    """Measures until the time is over, or Ctrl-C, and prints what was measured. Exit code 3: connections were lost."""
     try:
         load = Load(options)
-        runner(options.loop)(load.run())
+        measure(load, runner(options.loop))
     except (MemoryError, OverflowError):  # the latter for more than there are addresses
         raise Failure(f"there is no memory for messages of {options.size} bytes (--size)") from None
     for line in load.report():
         say(line)
     return 3 if load.lost else 0
+
+
+def measure(load: Load, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    """Runs the load, to its end or to Ctrl-C; where that comes before there is anything to print, it is passed on."""
+    try:
+        run(load.run())
+    except KeyboardInterrupt:
+        if not load.times.count:
+            raise
 
 
 class Histogram:
@@ -135,9 +145,11 @@ class Load:
             wall, cpu = time.perf_counter(), time.process_time()
             self._end = wall + self._told.duration
             showing = asyncio.create_task(self._show(wall))
-            await asyncio.gather(*map(self._work, self._open))
-            self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
-            showing.cancel()
+            try:
+                await asyncio.gather(*map(self._work, self._open))
+            finally:
+                self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
+                showing.cancel()
         finally:
             await asyncio.gather(*(ws.close() for ws in self._open), return_exceptions=True)
 
