@@ -195,6 +195,19 @@ def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyP
     run(main)
 
 
+def test_who_masks_in_the_memory_of_all_says_so() -> None:
+    """A finalizer that sends this in the middle of another one's message would leave its own bytes there."""
+
+    async def main() -> None:
+        async with opened() as (ws, peer):
+            before = ws.writer.scratch.uses
+            ws.send_nowait(bytes(100_000))
+            assert ws.writer.scratch.uses > before
+            assert [len(frame.payload) for frame in await read(peer, ws.writer.written)] == [100_000]
+
+    run(main)
+
+
 def test_no_memory_for_the_rest_of_what_was_lent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next message was sent inside of it, and the connection stayed open."""
 

@@ -203,9 +203,8 @@ class Subscriber:
             self._heard = False
             try:
                 await self._listen()
-            except (
-                Exception
-            ) as error:  # also what redis-py says where it connects again by itself: two read at once
+            except Exception as error:
+                # Also what redis-py says where it connects again by itself, and two read from one stream.
                 if self._heard:
                     delays.reset()
                 await delays.wait(error)

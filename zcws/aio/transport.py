@@ -341,6 +341,7 @@ class EngineTransport(asyncio.Transport):
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:
         """A frame that nothing is in the way of, masked and sent part by part: only what the socket does not take needs
         memory. The payload is not used any more when this returns."""
+        scratch.uses += 1
         sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
         if sent >= 0:
             return

@@ -50,7 +50,7 @@ class Writing(Stream):
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        But for a list or a tuple, they go out as they come.
+        Fragments go out as they are made, and an empty one ends the message. Of a list or a tuple the last one does.
 
         Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
         been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.

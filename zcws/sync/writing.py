@@ -151,7 +151,7 @@ class WritingSide:
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        But for a list or a tuple, they go out as they come.
+        Fragments go out as they are made, and an empty one ends the message. Of a list or a tuple the last one does.
 
         Args:
             text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
