@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import wire
-from receiver import DEFLATE, connect, either, rings, send
+from receiver import DEFLATE, connect, either, hold_many, read, rings, send
 from wire import BINARY, CLOSE, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -272,3 +272,27 @@ def test_few_controls_among_much_data_are_not_looked_for(
         reader.forget_controls()
     assert len(looks) == 2
     assert reader.rows_waiting < 9000
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_is_held_stays_where_a_landed_message_is_all_that_waits(count: int) -> None:
+    """Its row lies nowhere and ends at 0: what came behind it went to the beginning of a ring whose views are held."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    held = hold_many(pool)
+    send(connection, wire.frame(BINARY, b"held" * 100))
+    view = read(connection).payload
+    message = b"landed" * 10_000
+    landed = wire.frame(BINARY, message)
+    send(connection, landed[:500])
+    assert connection.read_frame() is NEED_MORE
+    assert connection.receive_bytes(landed[500:]) == len(landed) - 500
+    for i in range(140):
+        send(connection, pings(i, i + 1))
+        connection.reader.forget_controls()
+    for _ in range(count):
+        send(connection, wire.frame(BINARY, b"late" * 100))
+    assert bytes(view) == b"held" * 100
+    assert connection.read_message() == message
+    assert [connection.read_message() for _ in range(count)] == [b"late" * 100] * count
+    del held

@@ -86,7 +86,8 @@ class Controls(Inlet):
         if not words and self._frame is None:
             self._rest()
             return
-        stop = words[-1] if words else self._end_of_frames(ring)
+        # A message that was landed ends with a row that lies nowhere, and says 0.
+        stop = (words[-1] if words else 0) or self._end_of_frames(ring)
         if stop is not None:
             self._next, ring.head = ring.close_up(stop, self._next)
 
