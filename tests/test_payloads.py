@@ -74,3 +74,12 @@ def test_text_that_is_not_utf8(payload: bytes) -> None:
 
 def test_what_a_ping_carries() -> None:
     assert (as_control_payload("é"), as_control_payload(bytearray(b"a"))) == ("é".encode(), b"a")
+
+
+def test_what_is_being_sent_cannot_be_made_shorter() -> None:
+    """By a signal handler, or another thread: C read on behind it, and the head said more than there was."""
+    data = bytearray(b"x" * 30_000)
+    payload = as_bytes(data)
+    with pytest.raises(BufferError):
+        data[:] = b"short"
+    assert payload == b"x" * 30_000

@@ -31,8 +31,11 @@ def has_buffer(message: object) -> bool:
 
 
 def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
-    """`data` as something whose length is its number of bytes. TypeError: it has no bytes; `what` is to be sent."""
-    if type(data) is bytes or type(data) is bytearray:
+    """`data` as something whose length is its number of bytes. TypeError: it has no bytes; `what` is to be sent.
+
+    A view of a `bytearray`, too: while it is held, no signal handler and no other thread can make that shorter.
+    """
+    if type(data) is bytes:
         return data
     view = _view(data, what)
     if view.format == "B" and view.ndim == 1 and view.contiguous:

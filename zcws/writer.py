@@ -526,7 +526,7 @@ class Writer:
             self._mask(first, payload, size)
         else:
             with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
-                self._mask(first, source, size)
+                self._mask(first, source, len(source))  # a signal handler may have made it shorter
 
     def _mask(self, first: int, source: CData | bytes, size: int) -> None:
         key = self.next_key()  # type: ignore[misc]
