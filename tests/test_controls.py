@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import wire
-from receiver import DEFLATE, connect, either, hold_many, read, rings, send
+from receiver import DEFLATE, connect, either, hold_many, rings, send
 from wire import BINARY, CLOSE, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -281,7 +281,7 @@ def test_what_is_held_stays_where_a_landed_message_is_all_that_waits(count: int)
     connection = connect(pool)
     held = hold_many(pool)
     send(connection, wire.frame(BINARY, b"held" * 100))
-    view = read(connection).payload
+    view = connection.read_frame().payload
     message = b"landed" * 10_000
     landed = wire.frame(BINARY, message)
     send(connection, landed[:500])
