@@ -6,6 +6,7 @@ import queue
 import signal
 import socket
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -627,3 +628,87 @@ def test_the_halves_alone_are_enough() -> None:
         writer.close()
         assert list(reader) == []
         server.shutdown()
+
+
+def test_two_that_end_it_do_not_read_at_once() -> None:
+    # Both received into one ring, whose head went beyond its memory.
+    with connected(client=False, close_timeout=raw.LONG) as (ws, peer):
+        reader, _, _ = ws.split()
+        began, go_on = threading.Event(), threading.Event()
+        inside: list[int] = []
+        read_on = reader._read_on
+
+        def slow(deadline: float | None) -> None:
+            inside.append(1)
+            began.set()
+            go_on.wait(raw.LONG)
+            read_on(deadline)
+
+        reader._read_on = slow  # type: ignore[method-assign]
+        with raw.thread(ws.close):
+            began.wait(raw.LONG)
+            with raw.thread(ws.close):
+                assert peer.read().opcode == wire.CLOSE
+                go_on.wait(0.05)
+                assert inside == [1]
+                go_on.set()
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                peer.rest()
+                peer.close()
+        assert inside == [1]
+        assert ws.close_code == 1000
+
+
+def test_who_listens_is_told_that_it_was_taken_over() -> None:
+    with connected(client=False, close_timeout=None) as (ws, peer):
+        _, _, bridge = ws.split()
+        with raw.thread(lambda: ws.begin_close(1001)):
+            assert bridge.listen(raw.LONG) is None
+        peer.close()
+        ws.abort()
+
+
+def test_a_message_that_was_read_is_left_in_peace_when_taken_over() -> None:
+    with connected(client=True, close_timeout=raw.LONG) as (ws, peer):
+        reader, _, _ = ws.split()
+        peer.send(wire.TEXT, b"hello")
+        with reader.stream() as message:
+            assert "".join(message) == "hello"  # type: ignore[arg-type]
+            ws.begin_close()
+        ws.abort()
+
+
+def test_closing_keeps_nothing_of_those_who_call() -> None:
+    with connected(client=False, close_timeout=raw.LONG) as (ws, peer):
+        ws.split()
+        peer.send(wire.CLOSE, wire.close_payload(1000))
+        peer.sock.shutdown(socket.SHUT_WR)
+
+        class Held:
+            pass
+
+        def close() -> weakref.ref[Held]:
+            held = Held()
+            ws.close()
+            return weakref.ref(held)
+
+        gc.collect()
+        gc.disable()
+        try:
+            assert close()() is None
+        finally:
+            gc.enable()
+
+
+def test_a_clean_end_by_the_whole_is_told_as_one() -> None:
+    with connected(client=True, close_timeout=raw.LONG) as (ws, peer):
+        reader, writer, _ = ws.split()
+        with raw.thread(ws.close):
+            assert peer.read().opcode == wire.CLOSE
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            peer.close()
+        assert ws.state is zcws.State.CLOSED
+        with pytest.raises(zcws.ConnectionClosedOK):
+            writer.send("late")
+        with pytest.raises(zcws.ConnectionClosedOK):
+            reader.recv()

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -52,6 +53,10 @@ _LOOK_AGAIN = 0.01
 
 #: Seconds after which every processor sees what one of them has written. With a GIL that is at once.
 _SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
+
+
+#: The modules whose functions a call of a half begins with.
+_THEIRS = frozenset({__name__, ReadingSide.__module__})
 
 
 class Taken:
@@ -145,6 +150,7 @@ class WriterHalf:
         self._in_order = InOrder()
         self._taken = taken
         self._goodbyes: list[tuple[int, str]] = []  # the Close of who has taken over: whoever pops it says it
+        self._saying: list[None] = []  # one for each thread that may be in the middle of that
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
         """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
@@ -189,7 +195,7 @@ class WriterHalf:
             order.is_busy = False
             if order.waiting:
                 order.catch_up()
-            if self._goodbyes:
+            if self._taken.close is not None:
                 self._say_goodbye()
 
     def _run(self, *writes: Callable[[], Any]) -> Any:
@@ -197,7 +203,7 @@ class WriterHalf:
         try:
             return self._in_order.run(self._check, *writes)
         finally:
-            if self._goodbyes:
+            if self._taken.close is not None:
                 self._say_goodbye()
 
     def _check(self) -> None:
@@ -210,19 +216,37 @@ class WriterHalf:
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a thread is inside."""
-        return self._in_order.is_busy
+        """Whether a thread is inside, or says the Close of who has taken over."""
+        return self._in_order.is_busy or bool(self._saying)
+
+    @property
+    def _owes_goodbye(self) -> bool:
+        """Whether that Close waits for a thread that comes out."""
+        return bool(self._goodbyes) and self._connection.may_send
 
     def _say_goodbye(self) -> None:
-        """Sends the Close that has been left, if nobody else has. Taken over, and nobody is inside."""
+        """Sends the Close that has been left, if nobody else has. Taken over, and nobody is inside.
+
+        As with `Taken`: we say that we are here and then look whether the socket is gone, `Halves.abort` the reverse.
+        """
+        self._saying.append(None)
         try:
-            code, reason = self._goodbyes.pop()
+            if self._goodbyes and not self._channel.is_over:
+                code, reason = self._goodbyes.pop()
+                self._write_close(code, reason)
+                self._note_close()
         except IndexError:
-            return
-        self._write_close(code, reason)
-        self._channel.has_sent_close = True
-        if self._connection.bridge.ended and not self._connection.is_client:
-            self._channel.end()  # the peer has answered already, and the reader's thread could not know of ours
+            pass  # another thread has taken it between the two lines
+        finally:
+            self._saying.pop()
+            if self._channel.is_over:
+                self._note_end()
+
+    def _note_end(self) -> None:
+        """The socket is gone, and nobody is inside."""
+        if self._connection.writer.sent_close is not None:
+            self._connection.drain_bridge()  # the peer's Close needs no answer, and only has to be noted
+        self._connection.lose()
 
     def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
@@ -245,7 +269,15 @@ class WriterHalf:
             self._flush()
         except ConnectionClosedError:
             last = True
+        if last:
+            self._note_close()  # at once: who takes over now looks for it, and `_has_sent_close` is not called then
         return last
+
+    def _note_close(self) -> None:
+        """Our Close is out. RFC 6455 7.1.1: where the peer's has come, the server is the first to go."""
+        self._channel.has_sent_close = True
+        if self._connection.bridge.ended and not self._connection.is_client:
+            self._channel.end()
 
     def drain_bridge(self) -> bool:
         """Sends what waits on the bridge, if anything does. True: nothing may be sent any more."""
@@ -327,8 +359,9 @@ class WriterHalf:
 class BridgeHalf:
     """Where the reader's replies come out; for one thread."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, taken: Taken) -> None:
         self._bridge = bridge
+        self._taken = taken
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         bridge.on_put = self._ring  # on the reader's side
 
@@ -338,7 +371,7 @@ class BridgeHalf:
             self._bell.put(None)
 
     def listen(self, timeout: float | None = None) -> Reply | None:
-        """Waits for a reply to send; None when the reader has come to its end and nothing is left.
+        """Waits for a reply to send; None when the reader has come to its end, or been taken over, and nothing is left.
 
         Raises:
             TimeoutError: nothing came in `timeout` seconds.
@@ -348,7 +381,7 @@ class BridgeHalf:
             reply = self._bridge.take()
             if reply is not None:
                 return reply
-            if self._bridge.ended:
+            if self._bridge.ended or self._taken.close is not None:
                 return None
             try:
                 self._bell.get(timeout=None if timeout is None else max(timeout, 0))
@@ -371,6 +404,8 @@ class Halves:
         self._channel = channel
         self._options = options
         self._taken = taken
+        # Whoever has it reads. Twice in one thread: a signal handler may come before it has begun to.
+        self._reading = threading.RLock()
 
     def say_close(self, code: int, reason: str, timeout: float | None) -> bool:
         """Takes over. The Close goes out here, or behind what the writer's thread is sending.
@@ -384,6 +419,8 @@ class Halves:
             if self._options.close_timeout is not None:
                 self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
             self._writer._leave_goodbye(code, reason)
+            if connection.bridge.on_put is not None:
+                connection.bridge.on_put()  # the reader may never come to its end: nobody may go into it any more
         if connection.may_send and not self._writer._is_busy:
             if timeout == 0 and not self._channel.is_writable:
                 return False
@@ -397,16 +434,19 @@ class Halves:
         while not self._channel.is_over and not is_past(deadline):
             if not self._writer._is_busy:
                 self._writer._say_goodbye()  # which was left to it, perhaps, as it came out
-            if self._has_said_all and not self._reader._is_busy:
-                self._reader._read_on(deadline)
+            if not self._is_in_use and self._reading.acquire(blocking=False):
+                try:
+                    self._reader._read_on(deadline)
+                finally:
+                    self._reading.release()
                 break
             time.sleep(_LOOK_AGAIN)
         self.abort()
 
     @property
-    def _has_said_all(self) -> bool:
-        # Not before: a server ends the stream behind its Close (RFC 6455 7.1.1), and must not between.
-        return self._channel.has_sent_close or self._taken.connection.state is State.LOST
+    def _is_in_use(self) -> bool:
+        """Whether a thread is in a half, or has left one and owes our Close yet."""
+        return self._reader._is_busy or self._writer._is_busy or self._writer._owes_goodbye
 
     def abort(self) -> None:
         """Ends the TCP connection at once. Who waits in a half is woken."""
@@ -414,15 +454,18 @@ class Halves:
         self._channel.abort()
         connection = self._taken.connection
         if not self._writer._is_busy:  # or its thread comes to the end itself
-            connection.lose()
+            self._writer._note_end()
         connection.bridge.end()
 
 
 def _is_below(*halves: object) -> bool:
     """Whether we are in a signal handler that has interrupted a call of one of them: it is on our own stack then."""
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = sys._getframe(1)  # ours would be held by its own locals
     while frame is not None:
-        if any(frame.f_locals.get("self") is half for half in halves):
+        # A program's frames are not asked: before CPython 3.13 what `f_locals` has found lives as long as its frame.
+        if frame.f_globals.get("__name__") in _THEIRS and any(
+            frame.f_locals.get("self") is half for half in halves
+        ):
             return True
         frame = frame.f_back
     return False

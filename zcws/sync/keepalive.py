@@ -130,6 +130,10 @@ class Keepalive:
                 break
         self.latency = time.monotonic() - sent
 
+    def forget_connection(self) -> None:
+        """Its memory is not given back any more: who holds this need not hold that."""
+        self._connection = None
+
     def forget(self, payload: bytes) -> None:
         """Nobody waits for this one any more."""
         self._waiting.pop(payload, None)

@@ -145,7 +145,8 @@ class ReadingSide:
         try:
             yield IncomingStream(self, timeout)
         finally:
-            with self._turn():
+            # A half that is taken over has nothing to drop.
+            with contextlib.suppress(ConnectionClosed), self._turn():
                 self._reader.end_stream()
 
     def _turn(self) -> contextlib.AbstractContextManager[None]:

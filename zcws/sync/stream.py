@@ -403,11 +403,12 @@ class WebSocket(ReadingSide, WritingSide):
         self.connection.split()
         self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
         self._reader.on_pong = self._keepalive.answered
+        self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
         taken = Taken(self.connection)
         reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
         writer = WriterHalf(self._channel, self._options, taken)
         self._halves = Halves(reader, writer, self._channel, self._options, taken)
-        return reader, writer, BridgeHalf(self.connection.bridge)
+        return reader, writer, BridgeHalf(self.connection.bridge, taken)
 
     # ---- what is known ----
 

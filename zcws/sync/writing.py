@@ -8,6 +8,7 @@ lock is held stays on the bridge: after each write comes `_send_leftover`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -484,7 +485,8 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
         # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
-        connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
+        if exc.errno != errno.EBADF:  # or another thread has closed it meanwhile
+            connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
         raise connection.error() from exc
     # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
