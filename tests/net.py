@@ -54,22 +54,22 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-def placed(
-    sock: socket.socket,
-    *,
-    is_client: bool = False,
-    on_frame: Any = None,
-    agreement: Agreement | None = None,
-    **options: Any,
+def unplaced(
+    *, is_client: bool = False, on_frame: Any = None, agreement: Agreement | None = None, **options: Any
 ) -> zcws.WebSocket:
-    """An open connection in the engine, on our end of a socket pair."""
+    """An open connection that has no transport yet."""
     loop = asyncio.get_running_loop()
-    sock.setblocking(False)
     connection = zcws.Connection(
         is_client=is_client, entropy=os.urandom, agreement=agreement, pool=pool_of(loop)
     )
-    ws = zcws.WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
-    ws.connection_made(place(loop, sock, ws))
+    return zcws.WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
+
+
+def placed(sock: socket.socket, **settings: Any) -> zcws.WebSocket:
+    """The same in the engine, on our end of a socket pair."""
+    sock.setblocking(False)
+    ws = unplaced(**settings)
+    ws.connection_made(place(asyncio.get_running_loop(), sock, ws))
     return ws
 
 

@@ -162,9 +162,8 @@ class Connection:
 
     def get_buffer(self) -> memoryview:
         """Memory to receive the next bytes into; empty when frames have to be read first. See `Reader`."""
-        return self.reader.get_buffer()[
-            :
-        ]  # one's own to release: the reader's serves every connection of the pool
+        # A view of one's own to release: the reader's serves every connection of the pool.
+        return self.reader.get_buffer()[:]
 
     def received(self, count: int) -> None:
         """`count` bytes have been received into the last buffer."""

@@ -196,14 +196,14 @@ def checked_range(name: str, value: int, low: int, high: int) -> int:
     return count
 
 
-def check_place(doing: str, *, sock: object, path: object, host: object, port: object) -> None:
-    """`ValueError` where more than one place is given to connect to, or to listen at: `doing` says which; or none to
-    listen at; or a port that is none."""
+def check_place(*, is_server: bool, sock: object, path: object, host: object, port: object) -> None:
+    """`ValueError` where more than one place is given to connect to, or to listen at; or none to listen at; or a port
+    that is none."""
     given = {"sock": sock, "path": path, "host and port": host if port is None else port}
     ways = [name for name, place in given.items() if place is not None]
     if len(ways) > 1:
+        doing = "listen at" if is_server else "connect to"
         raise ValueError(f"{' and '.join(ways)} are different places to {doing}: give one")
-    is_server = doing.startswith("listen")
     if is_server and not ways:
         raise ValueError("serve() needs a place to listen at: host and port, or path, or sock")
     if isinstance(port, (int, float)):

@@ -12,7 +12,7 @@ from zcws.codes import OpCode
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CONTROL", "NOT_UTF8", "as_bytes", "as_control_payload", "as_message", "has_buffer"]
+__all__ = ["CONTROL", "NOT_UTF8", "as_bytes", "as_control_payload", "as_message", "behind", "has_buffer"]
 
 #: What is said of text that was given as bytes.
 NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
@@ -77,3 +77,13 @@ def _view(data: Buffer, what: str) -> memoryview:
         return memoryview(data)
     except TypeError:  # Python's own does not say that it might be str
         raise TypeError(f"{what} is str or bytes-like, not {type(data).__name__}") from None
+
+
+def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left when `sent` bytes have gone."""
+    for i, segment in enumerate(segments):
+        size = len(segment)  # type: ignore[arg-type]
+        if sent < size:
+            return [memoryview(segment)[sent:], *segments[i + 1 :]]
+        sent -= size
+    return []

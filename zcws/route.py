@@ -117,7 +117,7 @@ class Route:
         checked_count("max_redirects", self.max_redirects, "redirects to follow", least=0)
 
     def _check_place(self) -> None:
-        check_place("connect to", sock=self.sock, path=self.path, host=self.host, port=self.port)
+        check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=self.port)
         checked_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
         checked_kind("host", self.host, str, "a str, or None for that of the URI")
         if self.sock is not None:

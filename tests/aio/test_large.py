@@ -176,17 +176,24 @@ def test_a_peer_that_is_gone_before_the_last_fragment() -> None:
     run(main)
 
 
-def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a frame is out: nothing may follow it."""
+@pytest.mark.parametrize(
+    ("is_client", "what", "kind"),
+    [(True, "zcws.scratch.Scratch.rest", bytes), (False, "zcws.aio.transport.bytes", bytearray)],
+    ids=["masked", "lent"],
+)
+def test_no_memory_for_what_the_socket_does_not_take(
+    is_client: bool, what: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a frame is out: nothing may follow it. Of a lent one the next message was sent inside of it."""
 
     def refuse(*_: object) -> None:
         raise MemoryError
 
     async def main() -> None:
-        async with opened() as (ws, peer):
-            monkeypatch.setattr("zcws.scratch.Scratch.rest", refuse)
+        async with opened(is_client=is_client) as (ws, peer):
+            monkeypatch.setattr(what, refuse, raising=False)
             with pytest.raises(MemoryError):
-                ws.send_nowait(bytes(HUGE))
+                ws.send_nowait(kind(HUGE))
             await ws.wait_closed()
             with pytest.raises(zcws.ConnectionClosedError):
                 await ws.send("x")
@@ -204,25 +211,6 @@ def test_who_masks_in_the_memory_of_all_says_so() -> None:
             ws.send_nowait(bytes(100_000))
             assert ws.writer.scratch.uses > before
             assert [len(frame.payload) for frame in await read(peer, ws.writer.written)] == [100_000]
-
-    run(main)
-
-
-def test_no_memory_for_the_rest_of_what_was_lent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next message was sent inside of it, and the connection stayed open."""
-
-    def refuse(*_: object) -> None:
-        raise MemoryError
-
-    async def main() -> None:
-        async with opened(is_client=False) as (ws, peer):
-            monkeypatch.setattr("zcws.aio.transport.bytes", refuse, raising=False)
-            with pytest.raises(MemoryError):
-                ws.send_nowait(bytearray(HUGE))
-            await ws.wait_closed()
-            with pytest.raises(zcws.ConnectionClosedError):
-                await ws.send("x")
-            peer.close()
 
     run(main)
 

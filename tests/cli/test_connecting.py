@@ -34,6 +34,13 @@ def piped(address: str, lines: str, *options: str) -> subprocess.CompletedProces
     )
 
 
+def begun(address: str, *options: str) -> subprocess.Popen[str]:
+    """The same, while it runs."""
+    pipe = subprocess.PIPE
+    arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
+    return subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+
+
 def test_a_pipe(address: str) -> None:
     done = piped(address, "hello\n/ping is text here\n\ngrüße\nno line end")
     assert (done.returncode, done.stderr) == (0, "")
@@ -63,16 +70,7 @@ def test_the_exit_code_says_how_it_ended(code: int, returncode: int, error: str)
         await ws.close(code, "enough")
 
     def use(address: str) -> tuple[int, str, str]:
-        arguments = ["connect", address, "--subprotocol", "chat", "--header", "X-Y: z"]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(
-            [sys.executable, "-m", "zcws", *arguments],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            env=ENVIRONMENT,
-        ) as process:
+        with begun(address, "--subprotocol", "chat", "--header", "X-Y: z") as process:
             out, err = process.stdout.read(), process.stderr.read()
             return process.wait(60), out, err
 
@@ -258,15 +256,7 @@ def test_what_is_not_utf_8_cannot_be_sent(address: str) -> None:
 
 def test_nobody_reads_what_is_said(address: str) -> None:
     """As in `zcws connect ... | head -1`."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-m", "zcws", "connect", address],
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        env=ENVIRONMENT,
-    ) as process:
+    with begun(address) as process:
         print("one", file=process.stdin, flush=True)
         assert process.stdout.readline() == "one\n"
         process.stdout.close()

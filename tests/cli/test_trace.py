@@ -59,6 +59,20 @@ def test_a_page_is_no_frames() -> None:
     assert tap.feed(b"\x81\x01x") == []
 
 
+async def traced(server: zcws.Server) -> tuple[asyncio.subprocess.Process, str]:
+    """The command in front of a server, and where it listens."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "zcws", "trace", "--listen", "0", f"ws://127.0.0.1:{port_of(server)}/"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    line = (await process.stdout.readline()).decode()
+    found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", line)
+    assert found, line
+    return process, found[1]
+
+
 def test_between_a_client_and_a_server() -> None:
     hosts: list[str] = []
 
@@ -69,16 +83,8 @@ def test_between_a_client_and_a_server() -> None:
         async with zcws.serve(
             echo, "127.0.0.1", 0, compression="deflate", process_request=process_request
         ) as server:
-            upstream = f"ws://127.0.0.1:{port_of(server)}/"
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "zcws", "trace", "--listen", "0", upstream),
-                stdout=subprocess.PIPE,
-                env=ENVIRONMENT,
-            )
-            line = (await process.stdout.readline()).decode()
-            found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", line)
-            assert found, line
-            async with zcws.connect(found[1] + "/path", compression="deflate") as ws:
+            process, address = await traced(server)
+            async with zcws.connect(address + "/path", compression="deflate") as ws:
                 await ws.send("hello " * 100)
                 assert await ws.recv() == "hello " * 100
                 await ws.send(b"\x01")
@@ -132,23 +138,8 @@ def test_ctrl_c_while_there_are_connections() -> None:
 
     async def main() -> None:
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
-            process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-m",
-                    "zcws",
-                    "trace",
-                    "--listen",
-                    "0",
-                    f"ws://127.0.0.1:{port_of(server)}/",
-                ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=ENVIRONMENT,
-            )
-            found = re.match(rb"zcws traces (ws://127\.0\.0\.1:\d+) to ", await process.stdout.readline())
-            assert found
-            async with zcws.connect(found[1].decode()) as ws:
+            process, address = await traced(server)
+            async with zcws.connect(address) as ws:
                 await ws.send("hello")
                 assert await ws.recv() == "hello"
                 process.send_signal(signal.SIGINT)
@@ -164,16 +155,8 @@ def test_nobody_reads_what_is_printed(loses: str) -> None:
 
     async def main() -> None:
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "zcws", "trace", "--listen", "0"),
-                f"ws://127.0.0.1:{port_of(server)}/",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=ENVIRONMENT,
-            )
-            found = re.match(rb"zcws traces (ws://127\.0\.0\.1:\d+) to ", await process.stdout.readline())
-            assert found
-            async with zcws.connect(found[1].decode(), proxy=None) as ws:
+            process, address = await traced(server)
+            async with zcws.connect(address, proxy=None) as ws:
                 await ws.send("hello")
                 assert await ws.recv() == "hello"
                 process.stdout._transport.close()

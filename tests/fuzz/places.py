@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import socket
 import ssl
 from typing import Any
 
 import net
 
-import zcws
-from zcws.aio.settings import Options, pool_of
-from zcws.aio.transport import place
 from zcws.extensions import Agreement
 
 __all__ = ["PLACES", "open_pair"]
@@ -29,22 +25,17 @@ _certificates = functools.cache(net.Certificates)
 
 async def open_pair(where: str, agreement: Agreement, *, is_client: bool, on_frame: Any) -> tuple[Any, Any]:
     """An open connection, and its peer's end of the socket."""
-    loop = asyncio.get_running_loop()
     ours, peer = socket.socketpair()
     for sock in (ours, peer):
         sock.setblocking(False)
-    connection = zcws.Connection(
-        is_client=is_client, entropy=os.urandom, agreement=agreement, pool=pool_of(loop)
-    )
     # A busy machine is no reason for an end.
-    ws = zcws.WebSocket(loop, connection, Options(ping_interval=None, close_timeout=None), on_frame=on_frame)
+    settings = {"is_client": is_client, "on_frame": on_frame, "agreement": agreement, "close_timeout": None}
     if where == "engine":
-        ws.connection_made(place(loop, ours, ws))
-        return ws, peer
-    sealed = None
+        return net.placed(ours, **settings), peer
+    ws, sealed = net.unplaced(**settings), None
     if where.endswith("tls"):
         sealed = Sealed(peer, is_client=not is_client, is_rude=where == "rude tls")
-        shaking = loop.create_task(sealed.shake_hands())
+        shaking = asyncio.ensure_future(sealed.shake_hands())
     transport = await _transport(ours, is_client=is_client, tls=sealed is not None)
     if sealed is not None:
         await shaking

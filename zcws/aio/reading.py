@@ -101,9 +101,11 @@ class Reading(Stream):
             await self._let_others_run()
         if buffer is not None:
             check_buffer(buffer)
+        if origin is not _ADAPTIVE:
+            _check_origin(origin)
         reader = self._reader
         # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
-        is_simple = (origin is _ADAPTIVE or _is_other(origin)) and (buffer is None or buffer.reader is None)
+        is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)
         while (is_simple and reader.is_idle) or (frame := reader.read_frame(buffer, origin)) is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
@@ -200,11 +202,9 @@ class Reading(Stream):
         return result
 
 
-def _is_other(origin: object) -> bool:
-    """False, for an origin that is not ADAPTIVE; `TypeError` for what is none."""
+def _check_origin(origin: object) -> None:
     if not isinstance(origin, PayloadOrigin):
         raise TypeError(f"the origin of read_frame is a PayloadOrigin, not {origin!r}")
-    return False
 
 
 def _decoded(message: str | bytes, decode: bool) -> str | bytes:

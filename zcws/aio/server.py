@@ -408,7 +408,7 @@ class serve:
         check_listening_options(others, path)
         checked_kind("sock", others.get("sock"), socket.socket, "a socket.socket, or None")
         check_hosts(host)
-        check_place("listen at", sock=others.get("sock"), path=path, host=host, port=port)
+        check_place(is_server=True, sock=others.get("sock"), path=path, host=host, port=port)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
         path = None if path is None else os.fspath(path)
         self._where = {"host": host, "port": port} if path is None else {"path": path}

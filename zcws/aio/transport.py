@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
+from zcws.payloads import behind
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class EngineTransport(asyncio.Transport):
         else:
             sent = self._offer(views)
             if sent is not None and sent < sum(map(len, views)):  # type: ignore[arg-type]
-                self._keep(_behind(views, sent))
+                self._keep(behind(views, sent))
 
     def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
         """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
@@ -330,7 +331,7 @@ class EngineTransport(asyncio.Transport):
         sent = self._offer(segments)
         if sent is not None and sent < sum(map(len, segments)):  # type: ignore[arg-type]
             try:
-                left = _behind(segments, sent)
+                left = behind(segments, sent)
                 rest = left[-1]
                 left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
             except BaseException:  # no memory: half a frame is out, and nothing may follow it
@@ -385,13 +386,13 @@ class EngineTransport(asyncio.Transport):
     def sent_together(self, data: Buffer, sent: int) -> None:
         """The engine has sent so many bytes of `data`; or a negated errno says why not."""
         if sent >= 0 or -sent in (errno.EAGAIN, errno.EINTR):
-            if left := _behind([data], max(sent, 0)):
+            if left := behind([data], max(sent, 0)):
                 self._keep(left)
         else:
             self._break(OSError(-sent, os.strerror(-sent)))
 
     def _has_sent(self, sent: int) -> None:
-        self.backlog = _behind(self.backlog, sent)
+        self.backlog = behind(self.backlog, sent)
         self.backlog_size -= sent
         if self.backlog:
             self._watch()
@@ -559,13 +560,3 @@ def _peer_of(sock: socket.SocketType) -> Any:
         return socket.inet_ntop(socket.AF_INET, found[1]), found[0]
     port, flow, host, scope = found
     return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)
-
-
-def _behind(segments: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left when `sent` bytes have gone."""
-    for i, segment in enumerate(segments):
-        size = len(segment)  # type: ignore[arg-type]
-        if sent < size:
-            return [memoryview(segment)[sent:], *segments[i + 1 :]]
-        sent -= size
-    return []

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
+from zcws.payloads import behind
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
@@ -286,25 +287,20 @@ class PlainChannel(Channel):
         self._send_limit = timeout
 
     def send(self, segments: Sequence[Buffer]) -> None:
-        if self._send_limit is not None:
-            self._send_in_time([memoryview(segment).cast("B") for segment in segments], self._send_limit)
-        elif len(segments) == 1:
+        limit = self._send_limit
+        if limit is None and len(segments) == 1:
             self.sock.sendall(segments[0])
-        else:
-            self._send_message([memoryview(segment) for segment in segments])
-
-    def _send_in_time(self, views: list[memoryview], limit: float) -> None:
-        deadline = None
-        while views:
+            return
+        left: list[Buffer] = list(segments)
+        flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
+        while left:
             try:
-                sent = self.sock.sendmsg(views[:_MOST_SEGMENTS], (), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                deadline = deadline or time.monotonic() + limit
+                left = behind(left, self.sock.sendmsg(left[:_MOST_SEGMENTS], (), flags))
+                deadline = None
+            except BlockingIOError:  # only where there is a limit
+                deadline = deadline or time.monotonic() + (limit or 0)
                 if not _wait(self.sock, to_write=True, timeout=max(deadline - time.monotonic(), 0)):
                     raise Stuck from None
-                continue
-            deadline = None
-            _drop(views, sent)
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
@@ -324,10 +320,6 @@ class PlainChannel(Channel):
             self._sends_masked = False
             if self.record.fd < 0:
                 self.sock.close()
-
-    def _send_message(self, views: list[memoryview]) -> None:
-        while views:
-            _drop(views, self.sock.sendmsg(views[:_MOST_SEGMENTS]))
 
 
 class PolledChannel(Channel):
@@ -444,14 +436,6 @@ def open_channel(sock: socket.socket) -> Channel:
     if isinstance(sock, ssl.SSLSocket):
         return TlsChannel(sock)
     return PlainChannel(sock) if _KERNEL_TIMES else PolledChannel(sock)
-
-
-def _drop(views: list[memoryview], sent: int) -> None:
-    """The first `sent` bytes have gone."""
-    while views and sent >= len(views[0]):
-        sent -= len(views.pop(0))
-    if sent:
-        views[0] = views[0][sent:]
 
 
 def _timeval(timeout: float | None) -> bytes:

@@ -54,7 +54,6 @@ _LOOK_AGAIN = 0.01
 #: Seconds after which every processor sees what one of them has written. With a GIL that is at once.
 _SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
 
-
 #: The modules whose functions a call of a half begins with.
 _THEIRS = frozenset({__name__, ReadingSide.__module__})
 
@@ -80,11 +79,13 @@ class Taken:
         time.sleep(_SEEN_BY_ALL)
         return True
 
-    def error(self, close: tuple[int, str]) -> ConnectionClosed:
-        """What a half says then."""
+    def check(self) -> None:
+        """What a half says then: ConnectionClosed."""
+        if self.close is None:
+            return
         if self.connection.state is not State.OPEN:
-            return self.connection.error()
-        return closed_error(close[0], "our close", clean=True, by="us")
+            raise self.connection.error()
+        raise closed_error(self.close[0], "our close", clean=True, by="us")
 
 
 class ReaderHalf(ReadingSide):
@@ -97,10 +98,10 @@ class ReaderHalf(ReadingSide):
         self._is_busy = False  # a thread is inside
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        before, self._is_busy = self._is_busy, True  # a signal handler may read as well
+        # `_turn`, without its generator. A signal handler may read as well.
+        before, self._is_busy = self._is_busy, True
         try:
-            if (close := self._taken.close) is not None:
-                raise self._taken.error(close)
+            self._taken.check()
             return read(timeout)
         finally:
             self._is_busy = before
@@ -109,8 +110,7 @@ class ReaderHalf(ReadingSide):
     def _turn(self) -> Iterator[None]:
         before, self._is_busy = self._is_busy, True
         try:
-            if (close := self._taken.close) is not None:
-                raise self._taken.error(close)
+            self._taken.check()
             yield
         finally:
             self._is_busy = before
@@ -187,8 +187,7 @@ class WriterHalf:
         self._connection.check_writable()
         order.is_busy = True  # `_run`, without its calls
         try:
-            if (close := self._taken.close) is not None:
-                raise self._taken.error(close)
+            self._taken.check()
             write()
             self._flush()
         finally:
@@ -201,18 +200,10 @@ class WriterHalf:
     def _run(self, *writes: Callable[[], Any]) -> Any:
         """Calls them one after the other; what who takes over meanwhile has to say comes behind."""
         try:
-            return self._in_order.run(self._check, *writes)
+            return self._in_order.run(self._taken.check, *writes)
         finally:
             if self._taken.close is not None:
                 self._say_goodbye()
-
-    def _check(self) -> None:
-        if (close := self._taken.close) is not None:
-            raise self._taken.error(close)
-
-    def _leave_goodbye(self, code: int, reason: str) -> None:
-        """From another thread, which has taken over: this is to be said behind what is being sent."""
-        self._goodbyes.append((code, reason))
 
     @property
     def _is_busy(self) -> bool:
@@ -418,7 +409,7 @@ class Halves:
         if self._taken.take(code, reason):
             if self._options.close_timeout is not None:
                 self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
-            self._writer._leave_goodbye(code, reason)
+            self._writer._goodbyes.append((code, reason))
             if connection.bridge.on_put is not None:
                 connection.bridge.on_put()  # the reader may never come to its end: nobody may go into it any more
         if connection.may_send and not self._writer._is_busy:

@@ -422,7 +422,7 @@ def serve(
     checked_names("serve", unknown, (), SERVER_HINTS)
     checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
     checked_kind("host", host, str, "a str, or None for all addresses")
-    check_place("listen at", sock=sock, path=path, host=host, port=port)
+    check_place(is_server=True, sock=sock, path=path, host=host, port=port)
     path = None if path is None else os.fspath(path)
     checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
     check_handler(handler, is_blocking=True)
