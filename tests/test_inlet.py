@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import feed
 import pytest
@@ -19,6 +20,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError, StaleFrame
 from zcws.frame import NEED_MORE
 from zcws.pool import TABLE_ROWS, Pool
+from zcws.ring import Ring
 
 pytestmark = pytest.mark.usefixtures("every_view")
 
@@ -315,6 +317,39 @@ def test_views_of_a_wide_ring_never_change(mirrored: bool) -> None:
                 kept.append(frame.to_bytes())
     assert [payload == bytes([i]) * 30_000 for i, payload in enumerate(kept)] == [True] * 200
     assert wide == {True}
+
+
+@either
+@pytest.mark.parametrize("size", [100, 1000, 20_000, 50_000])
+@pytest.mark.parametrize("looks_at_once", [True, False])
+def test_whoever_looks_until_the_next_has_come_takes_turns_with_few_rings(
+    mirrored: bool, size: int, looks_at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `payload = (await ws.read_frame()).payload` does in a loop. Each read had a ring of its own, mapped for it."""
+    pool, made = Pool(65536, mirrored=mirrored), set[Ring]()
+    new_ring = pool._new_ring
+
+    def count(_: Pool, *args: Any, **kind: Any) -> Ring:
+        ring = new_ring(*args, **kind)
+        made.add(ring)
+        return ring
+
+    monkeypatch.setattr(Pool, "_new_ring", count)
+    connection, stream = connect(pool), wire.frame(BINARY, bytes(size)) * (4_000_000 // size)
+    view, payload, seen = memoryview(stream), None, 0
+    while view:
+        view = view[connection.receive_bytes(view) :]
+        if looks_at_once:
+            while (batch := connection.reader.read_batch()) is not NEED_MORE:
+                for payload in batch.payloads:  # noqa: B007  the last one stays
+                    seen += 1
+        else:
+            while (frame := connection.read_frame()) is not NEED_MORE:
+                payload = frame.payload
+                seen += 1
+    assert seen == 4_000_000 // size
+    assert payload == bytes(size)
+    assert len(made) <= 4
 
 
 def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:

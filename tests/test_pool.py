@@ -87,7 +87,6 @@ def test_few_rings_wait_aside_and_those_whose_views_are_gone_make_room() -> None
     gc.collect()
     assert any(pool.set_aside(another) for _ in range(_RINGS_ASIDE))  # it looks at one of them each time
     assert len(pool._aside) == _RINGS_ASIDE
-    assert not pool.set_aside(pool.lease_wide() or another)
 
 
 def test_the_common_ring_stays_where_it_is_while_a_view_is_held() -> None:
@@ -156,6 +155,50 @@ def test_what_has_been_offered_stays_the_next_wide_ring_out() -> None:
     pool.take_back(back)
     assert pool.lease_wide() is offered
     assert pool.lease_wide() is back
+
+
+def test_a_wide_ring_that_is_held_waits_until_its_views_are_gone() -> None:
+    pool = Pool(65536)
+    ring = pool.lease_wide()
+    assert ring is not None
+    view = ring.export()[0:1]
+    ring.tail, ring.head = 5, 9
+    assert pool.set_aside(ring)
+    assert (ring.tail, ring.head) == (0, 0)
+    other = pool.lease_wide()
+    assert other is not None
+    assert other is not ring
+    pool.take_back(other)
+    assert pool.land_wide() is other
+    del view
+    gc.collect()
+    assert {pool.lease_wide(), pool.lease_wide()} == {ring, other}
+
+
+def test_when_all_wide_rings_are_held_the_oldest_goes_to_its_holders() -> None:
+    pool = Pool(65536)
+    views = []
+    for _ in range(_WIDE_RINGS + 2):
+        ring = pool.lease_wide()
+        assert ring is not None
+        views.append(ring.export()[0:1])
+        assert pool.set_aside(ring)
+        del ring
+        gc.collect()
+    assert len(pool._spare_wide) == _WIDE_RINGS
+    more = pool.lease_like(pool._spare_wide[0])
+    assert more.is_wide
+    assert len(pool._spare_wide) == _WIDE_RINGS - 1
+
+
+def test_no_more_wide_rings_wait_than_a_pool_has() -> None:
+    pool = Pool(65536)
+    leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
+    assert leased[0] is not None
+    leased.append(pool.lease_like(leased[0]))
+    views = [ring.export()[0:1] for ring in leased if ring is not None]
+    assert [ring is not None and pool.set_aside(ring) for ring in leased] == [True] * _WIDE_RINGS + [False]
+    assert (pool.land_wide(), len(views)) == (None, _WIDE_RINGS + 1)
 
 
 def test_a_ring_whose_views_are_held_is_replaced_by_one_of_its_size() -> None:

@@ -510,8 +510,9 @@ class Inlet(Outcome):
         if ring.is_crowded:
             fresh = self.pool.lease_like(ring)
             ring.move_unread(fresh)
+            self.pool.set_aside(ring)  # or it is left to its holders
             self._next = 0
-            self._ring = ring = fresh  # the other is left to its holders
+            self._ring = ring = fresh
         return ring
 
     def _see_pouring(self, ring: Ring, count: int) -> None:
@@ -563,12 +564,12 @@ class Inlet(Outcome):
         if ring is not None and self._next == ring.head:
             self._lease.end()
             if not ring.exports or not ring.is_exported:
-                self._ring = None
-                if ring.is_wide:
-                    self._fit(self.pool.capacity)
                 self.pool.take_back(ring)
-            elif self.pool.set_aside(ring):
-                self._ring = None
+            elif not self.pool.set_aside(ring):
+                return
+            self._ring = None
+            if ring.is_wide:
+                self._fit(self.pool.capacity)
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""

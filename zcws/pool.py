@@ -8,7 +8,8 @@ memory, and the busy ones share a few warm rings.
 
 A ring of which a program still holds a view is *set aside* when its last byte has been read, until the view is gone:
 nearly always when the next message has come. The connection holds nothing then, and is served as the idle are. Few
-rings wait like that; beyond, the connection keeps its ring and goes on behind what is held (ring.py).
+rings wait like that; beyond, the connection keeps its ring and goes on behind what is held (ring.py). If it were left
+to its holders, every read would have another one mapped, page by page: that costs three times as much as the read.
 
 A ring of which a view is held when a child process is forked is used up, and then left to its holders, here and there.
 
@@ -131,11 +132,20 @@ class Pool:
 
     def land_wide(self) -> Ring | None:
         """The ring that the next bytes for a connection that pours will land in. None: there are enough of them."""
-        if not self._spare_wide:
+        spare = self._spare_wide
+        if spare and not spare[-1].is_exported:
+            return spare[-1]
+        free = next((ring for ring in spare if not ring.is_exported), None)
+        if free is not None:
+            spare.remove(free)
+        else:
+            if spare and len(self._wide) >= _WIDE_RINGS:
+                spare.pop()  # what has been held for longest goes to its holders
             if len(self._wide) >= _WIDE_RINGS:
                 return None
-            self._spare_wide.append(self._new_wide())
-        return self._spare_wide[-1]
+            free = self._new_wide()
+        spare.append(free)
+        return free
 
     def lease_wide(self) -> Ring | None:
         """The same ring, which is the caller's from now on."""
@@ -158,13 +168,13 @@ class Pool:
     def set_aside(self, ring: Ring) -> bool:
         """Keeps a ring, in which nothing is unread, until its views are gone: nearly always when the next has come.
 
-        False: it is a wide one, or there are enough. Its reader has to go on behind what is held: many rings with a
-        little in each would take more memory.
+        False: there are enough. Its reader has to go on behind what is held: many rings with a little in each would
+        take more memory.
         """
-        if ring.is_wide:
-            return False
         if ring.left:
             return True  # it goes to its holders, of which some may be in a child process
+        if ring.is_wide:
+            return self._keep_wide(ring)
         if len(self._aside) >= _RINGS_ASIDE:
             free = self._from_aside()
             if free is None:
@@ -199,14 +209,22 @@ class Pool:
         """The same for a ring that nobody holds a view of."""
         if ring is self.common or ring is self.walked:
             return
-        ring.tail = ring.head = 0
         if ring.is_wide:
-            if len(self._spare_wide) < _WIDE_RINGS:
-                self._spare_wide.insert(0, ring)  # behind the one that has been offered
-        elif self.landing is None:
+            self._keep_wide(ring)
+            return
+        ring.tail = ring.head = 0
+        if self.landing is None:
             self.landing = ring
         elif len(self._spare) < _SPARE_RINGS:
             self._spare.append(ring)
+
+    def _keep_wide(self, ring: Ring) -> bool:
+        """False: there are enough."""
+        if len(self._spare_wide) >= _WIDE_RINGS:
+            return False
+        ring.tail = ring.head = 0
+        self._spare_wide.insert(0, ring)  # behind the one that has been offered
+        return True
 
     def lend_buffer(self) -> PayloadBuffer:
         """A buffer for a message whose reader brought none: the last one that nobody holds a view of."""

@@ -170,31 +170,38 @@ async def firehose_frames(uri: str, meter: Meter, settings: Settings) -> None:
         meter.check((await ws.read_frame(buffer)).payload)
         for count in meter:
             for _ in range(count):
-                (await ws.read_frame(buffer)).payload  # noqa: B018  the view is made, as an application would
+                payload = (
+                    await ws.read_frame(buffer)
+                ).payload  # there until the next one is, as in an application
+        meter.check(payload)
 
 
 async def drink(uri: str, meter: Meter, settings: Settings, look: Callable[[zcws.Batch], object]) -> None:
-    """Batch after batch, each looked at in one way, until the meter has enough."""
+    """Batch after batch, each looked at in one way, until the meter has enough. What is seen last is there until the
+    next batch is, as a variable of an application would be."""
     async with zcws.connect(uri, **options(settings)) as ws:
         left = 0
         async for batch in ws.batches():
-            look(batch)
+            last = look(batch)
             left -= len(batch)
             while left <= 0:
                 count = meter.next()
                 if not count:
+                    meter.check(last)
                     return
                 left += count
 
 
-def look_at_payloads(batch: zcws.Batch) -> None:
-    for _ in batch.payloads:
+def look_at_payloads(batch: zcws.Batch) -> memoryview:
+    for payload in batch.payloads:  # noqa: B007  that is all that is measured
         pass
+    return payload
 
 
-def look_at_frames(batch: zcws.Batch) -> None:
+def look_at_frames(batch: zcws.Batch) -> memoryview:
     for frame in batch:
-        frame.payload  # noqa: B018  the view is made, as an application would
+        payload = frame.payload
+    return payload
 
 
 async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:

@@ -139,9 +139,9 @@ class Crowd:
     def check_rings(self) -> None:
         """Each is in one place, and nobody holds a view of one that is free."""
         rings = pool_of(asyncio.get_running_loop())
-        free = [*rings._spare, *rings._spare_wide, *filter(None, [rings.landing])]
+        free = [*rings._spare, *filter(None, [rings.landing])]
         used = [member.ws._reader._ring for member in self.members]
-        places = [*free, *rings._aside, *filter(None, [rings.common, *used])]
+        places = [*free, *rings._aside, *rings._spare_wide, *filter(None, [rings.common, *used])]
         assert len(set(map(id, places))) == len(places), "one ring in two places"
         assert not any(ring.is_exported for ring in free), "a free ring is held"
 
