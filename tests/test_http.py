@@ -229,6 +229,23 @@ class TestHeaderLines:
                 parse()
             assert caught.value.status == 400
 
+    @pytest.mark.parametrize("fold", ["\n ", " \n\t", "\n  \n ", "\n \t\n \n\t "])
+    def test_folded(self, fold: str) -> None:
+        """RFC 9112 5.2: a server may refuse it, a user agent must not."""
+        lines = f"X: a{fold}b\nEmpty:{fold}\nY: c"
+        for found in in_every_way(reader(parse_response), wire(f"HTTP/1.1 200 OK\n{lines}")):
+            assert isinstance(found, Response)
+            found.headers.release()
+            items = [(name, value.split()) for name, value in found.headers.raw_items()]
+            assert items == [("X", ["a", "b"]), ("Empty", []), ("Y", ["c"])]
+        with pytest.raises(HttpError, match="folded"):
+            read_request(wire(f"GET / HTTP/1.1\n{lines}"))
+
+    def test_folded_behind_the_first_line(self) -> None:
+        """RFC 9112 2.2: that is no line which goes on."""
+        with pytest.raises(HttpError, match="folded"):
+            read_response(wire("HTTP/1.1 200 OK\n a: b\n c\nX: a"))
+
     def test_none(self) -> None:
         for found in in_every_way(reader(parse_request), wire("GET / HTTP/1.1")):
             assert isinstance(found, Request)

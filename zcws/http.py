@@ -79,6 +79,9 @@ request_line = re.compile(rf"({TOKEN}) ([!\"$-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)")
 status_line = re.compile(r"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?(?=\r\n)").match
 # RFC 9112 3.2.2: a server must accept a whole URI as the target.
 absolute_form = re.compile(r"(?i:https?)://[^/?#]+").match
+# RFC 9112 5.2: a line's end and the white space that begins the next one, which is no line of its own then; behind the
+# first line there is nothing to go on.
+unfold = re.compile(r"(?<=.)\r\n[ \t]+").sub
 # RFC 9112 2.2: an empty line before a request should be ignored.
 request_method = re.compile(rf"(?:\r\n)?((?:{TOKEN})?)".encode()).match
 
@@ -372,7 +375,9 @@ def parse_response(data: BytesLike, end: int, begin: int = 0) -> Response:
         raise HttpError(HTTPStatus.BAD_REQUEST, "malformed status line")
     version, status, reason = found.groups()
     check_version(version)
-    return Response(int(status), reason or "", parse_headers(text[found.end() :]), version=version)
+    # RFC 9112 5.2: a server may refuse folded lines, and does; a client must read them.
+    headers = parse_headers(unfold(" ", text[found.end() :]))
+    return Response(int(status), reason or "", headers, version=version)
 
 
 def check_version(version: str) -> None:
