@@ -102,6 +102,17 @@ def test_memory_grows_with_what_has_arrived() -> None:
     assert bytes(buffer.peek(50_000, 50_004)) == (50_000).to_bytes(4, "big")
 
 
+def test_what_messages_have_needed_before_is_taken_at_once_where_the_last_one_is_held() -> None:
+    """Or most of each would be copied once more while its storage grows."""
+    buffer, views = PayloadBuffer(), []
+    for total, at_first in [(3_000_000, _AHEAD), (2_000_000, 2_000_000), (4_000_000, 2_000_000)]:
+        buffer.begin()
+        assert buffer.slot(256 * 1024, total) and buffer.capacity == at_first
+        while len(buffer) < total:
+            buffer.advance(len(buffer.slot(256 * 1024, total)))
+        views.append(buffer.occupant().export(0, 1))
+
+
 def test_no_more_is_taken_than_the_message_needs() -> None:
     buffer = PayloadBuffer()
     buffer.begin()

@@ -95,6 +95,7 @@ class PayloadBuffer:
         "_memory",
         "_owns",
         "_pointer",
+        "_reached",
         "_used",
         "number",
         "reader",
@@ -105,6 +106,7 @@ class PayloadBuffer:
         self._exporter: weakref.ref[Any] | None = None
         self._kept: weakref.ref[Any] | None = None  # the exporter of what must not change any more
         self._used = 0
+        self._reached = 0  # bytes of the storage that was left to its holders last
         #: The reader that is in the middle of a message here, or None.
         self.reader: Any = None
         #: Counts the messages that have begun here.
@@ -164,6 +166,7 @@ class PayloadBuffer:
         self._used = 0
         self.number += 1
         if self.is_held:
+            self._reached = len(self._memory)
             self._grow(0, 0)
         self._exporter = self._kept = None
 
@@ -190,7 +193,9 @@ class PayloadBuffer:
         """Where up to `wanted` more bytes may be received; memory grows with what has arrived."""
         have = len(self._memory) - self._used
         if have < wanted and self._owns and have < _AHEAD:
-            self._grow(min(total, _GROWTH * self._used + _AHEAD), self._used)
+            # As much as messages have needed here before has not to be reached by copies.
+            ahead = max(_GROWTH * self._used + _AHEAD, self._reached)
+            self._grow(min(total, ahead), self._used)
         return self._memory[self._used : self._used + wanted]
 
     def pointer(self) -> Any:

@@ -9,8 +9,8 @@ never touches it again, because an event loop may keep a view of it for as long 
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
-Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`); where it is masked, part by
-part and without memory for it.
+Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), from where it lies; where it is
+masked, part by part and without memory for it.
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
@@ -113,7 +113,7 @@ class Writer:
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
         send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
             first byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to
-            that, with `passed`.
+            that, with `passed`; then it is done with the payload, unless that is bytes.
         has_large: whether there are segments that should not be copied.
         written: bytes so far.
         taken: of these; the difference waits.
@@ -146,7 +146,7 @@ class Writer:
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
         self.scratch: Any = None if next_key is None else pool.scratch()
         self.next_key: Callable[[], int] | None = next_key
-        self.send_large: Callable[[int, CData | bytes, int, int | None], bool] | None = None
+        self.send_large: Callable[[int, CData | Buffer, int, int | None], bool] | None = None
         self._compress = compress
         self.out: list[Buffer] = []
         self.has_large: bool = False
@@ -512,11 +512,10 @@ class Writer:
             # Copied it has to be: behind its head, so that it is one segment, one TLS record and one write less.
             self.out.append(b"".join((head, payload)))
             self.has_large = True
+        elif size > _OWN_MEMORY and self._sends_large(first, payload, size, None):
+            return
         else:
-            whole = payload if type(payload) is bytes else bytes(payload)
-            if size > _OWN_MEMORY and self._sends_large(first, whole, size, None):
-                return
-            self.out += (head, whole)
+            self.out += (head, payload if type(payload) is bytes else bytes(payload))
             self.has_large = True
         self.written += len(head) + size
 
@@ -547,7 +546,7 @@ class Writer:
         self.out.append(frame)
         self.written += written
 
-    def _sends_large(self, first: int, payload: CData | bytes, size: int, key: int | None) -> bool:
+    def _sends_large(self, first: int, payload: CData | Buffer, size: int, key: int | None) -> bool:
         """Whether the driver has sent a large frame, or will: when nothing waits that has to go before it."""
         return self.send_large is not None and not self.out and self.send_large(first, payload, size, key)
 

@@ -381,6 +381,29 @@ def test_what_waits_of_a_message_in_the_callers_memory_is_copied() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("size", [100_000, HUGE], ids=["the socket takes it", "it does not"])
+def test_a_fragment_is_sent_from_where_it_lies(size: int) -> None:
+    """It is its owner's again when that returns, and what the socket has not taken has been copied."""
+
+    async def main() -> None:
+        async with opened(is_client=False) as (ws, peer):
+            memory = bytearray(b"x" * size)
+            tracemalloc.start()
+            async with ws.send_stream(zcws.OpCode.BINARY) as message:
+                sending = asyncio.create_task(message.write(memoryview(memory)))
+                await asyncio.sleep(0)
+                _, peak = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+                assert (peak > size // 2) is (size == HUGE)
+                memory[:] = bytes(size)
+                frames = await read(peer, size + 10)
+                assert frames == [wire.Seen(wire.BINARY, b"x" * size, fin=False)]
+                await sending
+            assert await read(peer, 2) == [wire.Seen(wire.CONTINUATION, b"")]
+
+    run(main)
+
+
 @pytest.mark.parametrize("writes", [True, False])
 def test_what_waits_of_a_message_in_our_memory_is_not(writes: bool) -> None:
     async def main() -> None:

@@ -25,6 +25,8 @@ from zcws.heads import unmasked_head
 from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from zcws.kernel import CData
     from zcws.writer import Writer
 
@@ -215,7 +217,7 @@ class Outlet(asyncio.BufferedProtocol):
         else:
             transport.writelines(segments)  # type: ignore[arg-type]
 
-    def _send_large(self, first: int, payload: CData | bytes, size: int, key: int | None) -> bool:
+    def _send_large(self, first: int, payload: CData | Buffer, size: int, key: int | None) -> bool:
         """For the writer: see `Writer.send_large`."""
         own, writer = self._own, self.writer
         if own is None or own.backlog or own.closing:
@@ -224,10 +226,13 @@ class Outlet(asyncio.BufferedProtocol):
         if key is None:
             head = unmasked_head(first, size)
             writer.passed(len(head) + size)
-            own.writelines((head, payload))
+            if type(payload) is bytes:
+                own.writelines((head, payload))
+            else:
+                own.write_lent([head, payload], None)
         else:
             writer.passed(masked_size(size))
-            own.send_masked(writer.scratch, first, payload, size, key)
+            own.send_masked(writer.scratch, first, payload, size, key)  # type: ignore[arg-type]  # no Buffer here
         self._count_share()
         return True
 
