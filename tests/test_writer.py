@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import random
 from array import array
@@ -772,3 +773,35 @@ def test_what_a_finalizer_sends_is_not_lost_while_output_is_taken(monkeypatch: p
         ]
         assert b"".join(taken) == b"\x82\x01a\x82\x01b\x82\x01c"
         assert writer.size == 0
+
+
+class _Takes:
+    """Garbage that takes what a writer has when the collector comes."""
+
+    def __init__(self, writer: Writer, taken: list[Any]) -> None:
+        self.me, self.writer, self.taken = self, writer, taken
+
+    def __del__(self) -> None:
+        self.taken += self.writer.take()
+
+
+@pytest.mark.parametrize("take", [Writer.take, lambda writer: [writer.take_bytes()]])
+def test_what_a_finalizer_takes_is_not_taken_again(take: Callable[[Writer], list[Any]]) -> None:
+    """As its `begin_close` does. Before CPython 3.12 the collector may come where a list is made."""
+    writer = Writer(Pool(), next_key=None, compress=None)
+    writer.write_message(OpCode.BINARY, b"a")
+    writer.write_message(OpCode.BINARY, b"b")
+    taken: list[Any] = []
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    used_up: list[list[int]] = [[] for _ in range(200)]
+    _Takes(writer, taken)
+    gc.set_threshold(1, 1, 1)
+    gc.enable()
+    try:
+        taken += take(writer)
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert (b"".join(taken), writer.size, len(used_up)) == (b"\x82\x01a\x82\x01b", 0, 200)

@@ -559,10 +559,9 @@ class Writer:
 
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        out = self.out
-        if not out:
+        if not self.out:
             return []
-        has_large = self._begin_out()
+        out, has_large = self._begin_out()
         if has_large or len(out) > 1:
             try:
                 return _joined(out) if has_large else [_join(out)]
@@ -570,14 +569,14 @@ class Writer:
                 pass  # in more pieces than it might be
         return out
 
-    def _begin_out(self) -> bool:
+    def _begin_out(self) -> tuple[list[Buffer], bool]:
         """What is there has been taken. Before anything is made of it: a finalizer that writes meanwhile writes behind.
-        Returns: whether it `has_large`."""
-        fresh: list[Buffer] = []
-        has_large, self.has_large = self.has_large, False
+        Returns: it, and whether it `has_large`."""
+        fresh: list[Buffer] = []  # first: a finalizer that takes meanwhile has what was there
+        out, has_large = self.out, self.has_large
+        self.out, self.has_large = fresh, False
         self.taken = self.written
-        self.out = fresh
-        return has_large
+        return out, has_large
 
     def take_whole(self) -> Buffer:
         """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
@@ -589,13 +588,13 @@ class Writer:
 
     def take_bytes(self) -> bytes:
         """The same as bytes, where there is nothing, too."""
-        out, taken = self.out, self.taken
-        has_large = self._begin_out()
+        out, has_large = self._begin_out()
         try:
             return _join(out)
         except MemoryError:
             self.out[:0] = out
-            self.taken, self.has_large = taken, has_large or self.has_large
+            self.taken -= sum(map(len, out))  # type: ignore[arg-type]
+            self.has_large = has_large or self.has_large
             raise
 
     def bar(self) -> None:
