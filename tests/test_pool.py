@@ -25,7 +25,6 @@ from zcws.pool import (
     _leave_all,
     _pools,
 )
-from zcws.ring import Ring
 
 
 def test_the_landing_ring_stays_in_the_pool_until_it_is_leased() -> None:
@@ -407,19 +406,22 @@ def test_which_rings_a_fork_takes_away() -> None:
     assert hold_many(pool)
 
 
-def test_a_ring_is_made_while_a_fork_looks_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Ring] = []
+@pytest.mark.parametrize("made", ["_rings", "_pools"])
+def test_one_is_made_while_a_fork_looks_at_all_of_them(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    pool = Pool(4096)
+    ring = pool.lease()
+    there = {"_rings": ring, "_pools": pool}[made]
 
     class Changing:
-        def __iter__(self) -> Iterator[Ring]:
-            asked.append(ring)
+        def __iter__(self) -> Iterator[object]:
+            asked.append(there)
             if len(asked) == 1:
                 raise RuntimeError("Set changed size during iteration")
             return iter(asked[:1])
 
-    ring = Pool(4096).lease()
     view = ring.export()[:1]
-    monkeypatch.setattr("zcws.pool._rings", Changing())
+    monkeypatch.setattr(f"zcws.pool.{made}", Changing())
     _leave_all()
     assert bool(ring.left) == ring.mirrored and len(view) == 1
 

@@ -25,7 +25,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
@@ -267,18 +267,23 @@ class Pool:
         self._spare_wide.clear()
 
 
+_Member = TypeVar("_Member")
+
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
 
 
-def _leave_all() -> None:
+def _all_of(members: weakref.WeakSet[_Member]) -> list[_Member]:
     while True:
         try:
-            rings = list(_rings)
-            break
+            return list(members)
         except RuntimeError:  # another thread has made one meanwhile
             continue
-    free = {id(ring) for pool in list(_pools) for ring in pool.free()}
+
+
+def _leave_all() -> None:
+    rings = _all_of(_rings)
+    free = {id(ring) for pool in _all_of(_pools) for ring in pool.free()}
     for ring in rings:
         ring.leave(lent=id(ring) not in free)
 
