@@ -5,6 +5,7 @@ import gc
 import queue
 import signal
 import socket
+import sys
 import threading
 import weakref
 from typing import Any
@@ -712,3 +713,19 @@ def test_a_clean_end_by_the_whole_is_told_as_one() -> None:
             writer.send("late")
         with pytest.raises(zcws.ConnectionClosedOK):
             reader.recv()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere the collector does it")
+def test_what_is_over_goes_with_the_last_reference() -> None:
+    """With its rings, which the collector, that counts objects and not their memory, would leave for long."""
+    gc.collect()
+    gc.disable()
+    try:
+        with connected() as (ws, _):
+            halves = ws.split()
+            pool = weakref.ref(ws.connection.reader.pool)
+        assert pool() is not None and len(halves) == 3
+        del ws, halves, _
+        assert pool() is None
+    finally:
+        gc.enable()

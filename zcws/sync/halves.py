@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -354,12 +355,8 @@ class BridgeHalf:
         self._bridge = bridge
         self._taken = taken
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        bridge.on_put = self._ring  # on the reader's side
-
-    def _ring(self) -> None:
-        # A bell that has been rung once says enough: the slot holds one reply.
-        if self._bell.empty():
-            self._bell.put(None)
+        # On the reader's side. It does not hold us, who hold all there is: see `on_put` of the whole.
+        bridge.on_put = partial(_ring, self._bell)
 
     def listen(self, timeout: float | None = None) -> Reply | None:
         """Waits for a reply to send; None when the reader has come to its end, or been taken over, and nothing is left.
@@ -378,6 +375,12 @@ class BridgeHalf:
                 self._bell.get(timeout=None if timeout is None else max(timeout, 0))
             except queue.Empty:
                 raise TimeoutError("nothing was put on the bridge in time") from None
+
+
+def _ring(bell: queue.SimpleQueue[None]) -> None:
+    # A bell that has been rung once says enough: the slot holds one reply.
+    if bell.empty():
+        bell.put(None)
 
 
 class Halves:
