@@ -46,6 +46,23 @@ def test_a_timeout_loses_nothing(timeout: float) -> None:
         assert ws.recv(timeout=raw.LONG) == "hello"
 
 
+@pytest.mark.parametrize("nothing", ["close_timeout", "ping_timeout"])
+def test_a_timeout_of_nothing_is_no_reason_to_spin(nothing: str) -> None:
+    """It took all of a CPU to wait for a message."""
+    with connected(**{"ping_interval": 20, nothing: 0}) as (ws, peer):
+        waits: list[float | None] = []
+        channel, receive = ws._channel, ws._channel.scan
+
+        def scan(inlet: Any, timeout: float | None) -> int:
+            waits.append(timeout)
+            peer.send(wire.TEXT, b"here")
+            return receive(inlet, timeout)
+
+        channel.scan = scan  # type: ignore[method-assign]
+        assert ws.recv() == "here"
+        assert all(waits)
+
+
 @pytest.mark.parametrize("close_timeout", [None, 0.1, 10])
 @pytest.mark.parametrize("timeout", [math.inf, 1e12, 1e6, 0.02, 0, -1, -math.inf])
 def test_any_timeout(timeout: float, close_timeout: float | None) -> None:

@@ -32,6 +32,9 @@ __all__ = ["IncomingStream", "ReadingSide", "is_past"]
 
 _Result = TypeVar("_Result")
 
+#: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
+_SHORTEST_WAIT = 0.01
+
 
 class ReadingSide:
     """Reads from one connection; for one thread at a time."""
@@ -48,7 +51,7 @@ class ReadingSide:
         self._give_up: float | None = None  # when to stop waiting for the answer to our Close
         # How long one wait may last: a Ping may be due, or our Close may be out for too long.
         bounds = [bound for bound in (keepalive.wait, options.close_timeout) if bound is not None]
-        self._longest_wait = min(bounds) if bounds else None
+        self._longest_wait = max(min(bounds), _SHORTEST_WAIT) if bounds else None
 
     def _answer_peer(self) -> None:
         """Bytes have been scanned: the bridge may hold a reply, a Ping may be due."""
