@@ -296,3 +296,29 @@ def test_what_is_held_stays_where_a_landed_message_is_all_that_waits(count: int)
     assert connection.read_message() == message
     assert [connection.read_message() for _ in range(count)] == [b"late" * 100] * count
     del held
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_close_behind_what_nobody_reads_is_heard_while_a_view_is_held(cut: int) -> None:
+    """What is looked at lies elsewhere, and no more rings can be set aside: this one filled with Pongs."""
+    pool, buffer = Pool(4096), PayloadBuffer()
+    connection = connect(pool)
+    held = hold_many(pool)
+    send(connection, wire.frame(BINARY, b"held" * 100))
+    frame: Any = connection.read_frame()
+    view = frame.payload and frame.payload  # the second look is no copy
+    message = b"landed" * 10_000
+    landed = wire.frame(BINARY, message)
+    send(connection, landed[:500])
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, landed[500:])
+    frame = connection.read_frame(buffer)
+    close = wire.frame(CLOSE, wire.close_payload(1000))
+    for i in range(2000):
+        pong = wire.frame(PONG, b"%d" % i)
+        send(connection, pong[cut if i else 0 :] + pong[:cut])  # they begin alike
+        connection.reader.forget_controls()
+    send(connection, pong[cut:] * cut, close)
+    assert connection.state is State.CLOSED
+    assert frame.to_bytes() == message and bytes(view) == b"held" * 100
+    del held

@@ -90,6 +90,8 @@ class Controls(Inlet):
         stop = (words[-1] if words else 0) or self._end_of_frames(ring)
         if stop is not None:
             self._next, ring.head = ring.close_up(stop, self._next)
+        else:
+            self._settle(ring)  # what is looked at lies elsewhere; a crowded ring is left to its holders
 
     def _end_of_frames(self, ring: Ring) -> int | None:
         """Where the frames that somebody looks at end. None: they do not lie in `ring`, and a view of it is held."""
