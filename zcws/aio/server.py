@@ -106,6 +106,7 @@ class Server:
         # One for each open connection: its handler's task, or what is done when its socket is gone.
         self._running: dict[asyncio.Future[None], WebSocket] = {}
         self._closer: asyncio.Task[None] | None = None
+        self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
 
@@ -286,9 +287,11 @@ class Server:
         """
         close_payload(code, reason)  # ValueError before anything happens
         drain = checked_seconds("drain", drain)
-        if self._draining is not None:
-            self._draining.cancel()
-        if self._closer is None:
+        if self._closer is not None:
+            self._is_patient = False  # also where nobody has begun to drain yet
+            if self._draining is not None:
+                self._draining.cancel()
+        else:
             self.is_closing = True
             if self._door is not None:
                 self._door.close()
@@ -315,7 +318,7 @@ class Server:
         while self._door is not None and self._door.passing:
             await asyncio.wait(self._door.passing)
             self._send_away()
-        if drain is None or drain > 0:
+        if self._is_patient and (drain is None or drain > 0):
             await self._drain(drain)
         if close_connections:
             for ws in list(self.connections):
