@@ -729,3 +729,17 @@ def test_what_is_over_goes_with_the_last_reference() -> None:
         assert pool() is None
     finally:
         gc.enable()
+
+
+def test_the_close_goes_out_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the interpreter's exit, from CPython 3.12 on. It was a RuntimeError, and nobody said a word any more."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with connected() as (ws, peer):
+        ws.split()
+        monkeypatch.setattr(threading.Timer, "start", start)
+        ws.close()
+        monkeypatch.undo()
+        assert peer.read().opcode == wire.CLOSE

@@ -193,7 +193,8 @@ class Channel:
         if self._watchdog is None:
             self._watchdog = threading.Timer(timeout, self._abort_and, (then,))
             self._watchdog.daemon = True
-            self._watchdog.start()
+            with contextlib.suppress(RuntimeError):  # no more threads: the interpreter exits, perhaps
+                self._watchdog.start()
             if self.sock.fileno() < 0:
                 self._watchdog.cancel()
 
