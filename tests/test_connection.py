@@ -652,3 +652,18 @@ def test_a_limit_of_ours_that_ended_it(payload: bytes, is_limit: bool) -> None:
     limit = connection.limit
     assert (limit is not None) == is_limit
     assert limit is None or (limit.code, limit.size) == (1009, 11)
+
+
+def test_memory_that_could_not_be_sent_is_the_callers_again() -> None:
+    connection, memory = make("server"), bytearray(b"\xff" * 10)
+    attempts: list[Callable[[], object]] = [
+        lambda: connection.send(memory, compress=True),
+        lambda: connection.send_bytes(memory, text=True),
+        lambda: connection.send_fragment(memory, text=True, last=True),
+    ]
+    for i, attempt in enumerate(attempts):
+        try:
+            attempt()
+        except ValueError:
+            memory.pop()  # the traceback is there, and holds nothing of it
+        assert len(memory) == 9 - i

@@ -31,7 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitEx
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame
 from zcws.keys import MaskingKeys
-from zcws.payloads import CONTROL, as_bytes
+from zcws.payloads import CONTROL, as_bytes, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
@@ -243,13 +243,21 @@ class Connection:
     def send_bytes(self, message: Buffer, *, text: bool = False, compress: bool | None = None) -> None:
         """A whole message of bytes: binary, or text that is encoded already. Raises: as `send`."""
         payload = self.payload_of(message, text=text)
-        self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
+        try:
+            self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
+        except BaseException:
+            let_go(payload)
+            raise
 
     def payload_of(self, message: Buffer, *, text: bool) -> Buffer:
         """`message` with its bytes for a length. ValueError: it is to be text, and is not UTF-8. RFC 6455 8.1."""
         payload = as_bytes(message)
         if text:
-            self.writer.check_utf8(payload)
+            try:
+                self.writer.check_utf8(payload)
+            except BaseException:
+                let_go(payload)
+                raise
         return payload
 
     def send_fragment(
@@ -258,9 +266,13 @@ class Connection:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
         payload = data.encode() if isinstance(data, str) else as_bytes(data, "a fragment")
-        self.writer.write_fragment(
-            OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
-        )
+        try:
+            self.writer.write_fragment(
+                OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
+            )
+        except BaseException:
+            let_go(payload)
+            raise
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is, a received one included. Raises: as `Writer.write_frame`."""

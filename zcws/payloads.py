@@ -12,7 +12,16 @@ from zcws.codes import OpCode
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CONTROL", "NOT_UTF8", "as_bytes", "as_control_payload", "as_message", "behind", "has_buffer"]
+__all__ = [
+    "CONTROL",
+    "NOT_UTF8",
+    "as_bytes",
+    "as_control_payload",
+    "as_message",
+    "behind",
+    "has_buffer",
+    "let_go",
+]
 
 #: What is said of text that was given as bytes.
 NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
@@ -42,6 +51,12 @@ def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
         return view
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
     return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+
+
+def let_go(payload: Buffer) -> None:
+    """It could not be sent. Whoever handles that may change its memory, which the traceback would hold until then."""
+    if type(payload) is memoryview:
+        payload.release()
 
 
 def as_control_payload(payload: str | Buffer) -> bytes:

@@ -752,8 +752,12 @@ class TestMemoryThatMayChange:
         async def handler(ws: zcws.WebSocket) -> None:
             with pytest.raises(ValueError, match="UTF-8"):
                 await ws.send(bytearray(b"\xff" * SEGMENT), text=True)
-            with pytest.raises(ValueError, match="not agreed"):
-                await ws.send(bytearray(SEGMENT), compress=True)
+            memory = bytearray(SEGMENT)
+            try:
+                await ws.send(memory, compress=True)
+            except ValueError:
+                memory.clear()  # the traceback is there, and holds nothing of it
+            assert not memory
             await ws.send(array("I", range(SEGMENT)))
             await ws.send(memoryview(array("I", range(2 * SEGMENT)))[::2])
             stream = ws.send_stream(zcws.OpCode.BINARY)

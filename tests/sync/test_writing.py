@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -62,6 +62,28 @@ def test_memory_that_may_change_is_the_callers_again(size: int, how: str, certif
         assert [frame.payload for frame in seen] == [b"before", b"a" * size, b"behind"]
         assert [frame.opcode for frame in seen] == [1, 1 if how == "text" else 2, 2]
         assert ws.stats.messages_sent == 3
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_memory_that_could_not_be_sent_is_the_callers_again(split: bool) -> None:
+    """In the middle of the exception, whose traceback held it: to clear it there was a BufferError."""
+    memory = bytearray(b"\xff" * 100)
+    with connected() as (ws, _):
+        send: Callable[..., None] = ws.split()[1].send if split else ws.send
+        for options in {"text": True}, {"compress": True}:
+            try:
+                send(memory, **options)
+            except ValueError:
+                memory += b"more"
+        if not split:
+            with pytest.raises(TypeError):
+                ws.send([memory, 5])  # type: ignore[list-item]
+        ws.abort()
+        try:
+            send(memory)
+        except zcws.ConnectionClosed:
+            memory.clear()
+    assert not memory
 
 
 def test_large_memory_that_is_refused() -> None:

@@ -19,7 +19,7 @@ from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
-from zcws.payloads import as_control_payload, has_buffer
+from zcws.payloads import as_control_payload, has_buffer, let_go
 from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
@@ -293,8 +293,12 @@ class Writing(Stream):
         """A whole message of bytes, which may change when this returns."""
         payload, opcode = self.connection.payload_of(message, text=text), _TEXT if text else _BINARY
         may_lend = type(payload) is not bytes and not compress and len(payload) >= SEGMENT  # type: ignore[arg-type]
-        if not (may_lend and self._write_lent(opcode, payload)):
-            self.writer.write_message(opcode, payload, compress)
+        try:
+            if not (may_lend and self._write_lent(opcode, payload)):
+                self.writer.write_message(opcode, payload, compress)
+        except BaseException:
+            let_go(payload)
+            raise
 
     def _write_lent(
         self, opcode: OpCode, payload: Buffer, keep: Callable[[int], Buffer] | None = None

@@ -20,7 +20,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
 from zcws.kernel import ffi
-from zcws.payloads import as_control_payload, has_buffer
+from zcws.payloads import as_control_payload, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
 from zcws.writer import FIN, SEGMENT
 
@@ -168,7 +168,11 @@ class WritingSide:
             self._write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or has_buffer(message):
             payload = self.connection.payload_of(message, text=bool(text))  # type: ignore[arg-type]
-            self._write_message(_TEXT if text else _BINARY, payload, compress)
+            try:
+                self._write_message(_TEXT if text else _BINARY, payload, compress)
+            except BaseException:
+                let_go(payload)
+                raise
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
             raise TypeError(
                 f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
