@@ -390,8 +390,10 @@ class WritingSide:
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait for the peer. From any thread.
 
-        Where another thread has been sending for `close_timeout` seconds without getting anywhere, there is no Close:
-        the connection ends at once.
+        Where another thread is in the middle of a send for `close_timeout` seconds more, also one that gets on but
+        slowly, there is no Close: the connection ends at once.
+
+        Of a connection that is split nobody reads the answer: `close` closes its socket, or `close_timeout` does.
         """
         close_payload(code, reason)  # ValueError before anything happens
         if not self._try_close(code, reason, self._close_timeout):
