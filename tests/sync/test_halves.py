@@ -340,7 +340,7 @@ def test_how_long_somebody_listens() -> None:
 def test_only_once() -> None:
     with connected() as (ws, _):
         ws.split()
-        with pytest.raises(RuntimeError, match="split already"):
+        with pytest.raises(RuntimeError, match="is split"):
             ws.split()
 
 
@@ -743,3 +743,31 @@ def test_the_close_goes_out_where_no_thread_can_be_started(monkeypatch: pytest.M
         ws.close()
         monkeypatch.undo()
         assert peer.read().opcode == wire.CLOSE
+
+
+def test_a_connection_that_is_being_read_is_not_split() -> None:
+    """The reader's message was lost, in an AttributeError, and its lock was never released."""
+    with connected() as (ws, peer):
+        got: list[Any] = []
+        with raw.thread(lambda: got.append(ws.recv())):
+            raw.until(lambda: ws._is_read)
+            with pytest.raises(RuntimeError, match="another thread is reading"):
+                ws.split()
+            peer.send(wire.TEXT, b"for the reader")
+        assert got == ["for the reader"]
+        assert len(ws.split()) == 3
+
+
+def test_a_ping_steps_aside_for_a_split() -> None:
+    with connected() as (ws, peer):
+
+        def ping() -> None:
+            with pytest.raises(RuntimeError, match="is split"):
+                ws.ping()
+
+        with raw.thread(ping):
+            peer.read()
+            raw.until(lambda: ws._in_turn)
+            reader, _, _ = ws.split()
+        peer.send(wire.TEXT, b"for the half")
+        assert reader.recv() == "for the half"

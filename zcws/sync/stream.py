@@ -399,7 +399,24 @@ class WebSocket(ReadingSide, WritingSide):
 
         What is left to this object is to end the connection: `close`, `begin_close`, `abort` and the end of a `with`
         may come from any thread, at any time. A half is told by ConnectionClosed.
+
+        Raises:
+            RuntimeError: it is split already; or another thread is reading.
         """
+        reading = self._reading
+        if not reading.acquire(blocking=False):
+            self._await_turn(None)
+        self._begin_turn()
+        try:
+            with self._write_lock:
+                return self._split()
+        finally:
+            self._in_turn = False
+            reading.release()
+            self._call_helpers()
+
+    def _split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
+        """The same; nobody else is inside, and nobody comes in any more."""
         self.connection.split()
         self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
         self._reader.on_pong = self._keepalive.answered
