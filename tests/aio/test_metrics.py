@@ -13,10 +13,12 @@ prometheus_client = pytest.importorskip("prometheus_client", reason="prometheus-
 parser = pytest.importorskip("prometheus_client.parser")
 
 
-async def get(place: Place, server: zcws.Server, path: str, method: str = "GET") -> tuple[bytes, str]:
-    """The head and the body of an ordinary HTTP request."""
+async def get(
+    place: Place, server: zcws.Server, path: str, method: str = "GET", more: str = ""
+) -> tuple[bytes, str]:
+    """The head and the body of an ordinary HTTP request, which may have `more` lines."""
     reader, writer = await place.open(port_of(server))
-    writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
     head, _, body = (await soon(reader.read())).partition(b"\r\n\r\n")
     writer.close()
     return head, body.decode()
@@ -63,6 +65,21 @@ def test_a_page_for_prometheus(anyplace: Place) -> None:
                 assert head.startswith(b"HTTP/1.1 405 ") and b"Allow: GET, HEAD\r\n" in head
 
     anyplace.run(main())
+
+
+def test_the_page_for_who_says_accept_in_two_lines(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 9110 5.3: they are one list. It was a 500, and a traceback in the log."""
+
+    async def main() -> None:
+        metrics = zcws.Metrics(registry=prometheus_client.CollectorRegistry())
+        async with place.serve(echo, process_request=metrics.process_request) as server:
+            more = "Accept: text/html\r\nAccept: application/openmetrics-text; version=1.0.0\r\n"
+            head, _ = await get(place, server, "/metrics", more=more)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"Content-Type: application/openmetrics-text; version=1.0.0" in head
+
+    place.run(main())
+    assert not caplog.records
 
 
 def test_codes_that_the_peer_chooses_are_counted_together(place: Place) -> None:

@@ -108,7 +108,7 @@ class Metrics:
             return None
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
-        encode, kind = self._exposition.choose_encoder(request.headers.get("Accept") or "")
+        encode, kind = self._exposition.choose_encoder(request.headers.combined().get("accept", ""))
         body: bytes = encode(self.registry)
         headers = Headers(
             [
