@@ -28,7 +28,7 @@ class Both:
     def __init__(self, url: str) -> None:
         library = Library()
         self.clients = [library.client(url, answer, {}) for answer in (5, None)]
-        self.publisher = Publisher(library, self.clients[0], 100)
+        self.publisher = Publisher(library, self.clients[0], 100, ())
         self.channels: dict[bytes, asyncio.Event] = {}
         self.subscriber = Subscriber(library, self.clients[1], self.channels, self.hear)
         self.heard: list[tuple[bytes, bytes]] = []
@@ -182,7 +182,7 @@ def test_whatever_redis_py_raises_it_is_tried_again(
 
     async def main() -> None:
         library, ready = Library(), asyncio.Event()
-        publisher = Publisher(library, Odd(error), 10)
+        publisher = Publisher(library, Odd(error), 10, ())
         subscriber = Subscriber(library, Odd(error), {b"a": ready}, _nothing)
         tasks = [asyncio.ensure_future(publisher.run()), asyncio.ensure_future(subscriber.run())]
         assert await soon(publisher.publish(Message(b"a", 1, b"", ready=ready))) == 1

@@ -14,7 +14,8 @@ import importlib
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
 from struct import Struct
 from typing import Any
 
@@ -91,19 +92,23 @@ class Message:
 class Publisher:
     """Publishes one message after the other, in the order in which they came, each until Redis has answered.
 
+    Args:
+        heard: channels that this process hears itself: what is published there comes back, its note is kept so long.
+
     Attributes:
         name: 16 bytes that no other publisher has.
         on_lost: called when the connection to Redis is lost.
     """
 
-    def __init__(self, library: Library, client: Any, max_pending: int) -> None:
+    def __init__(self, library: Library, client: Any, max_pending: int, heard: Container[bytes]) -> None:
         self.name: bytes = os.urandom(16)
         self._library = library
         self._redis = client
+        self._heard = heard
         self._queue: asyncio.Queue[Message] = asyncio.Queue(max_pending)
         self._number = 0
         self._batch: list[Message] = []
-        self._notes: dict[int, Any] = {}
+        self._notes: deque[tuple[int, Any]] = deque()  # in the order of their numbers
         self._is_closed = False
         self.on_lost: Callable[[], None] | None = None
 
@@ -116,9 +121,10 @@ class Publisher:
 
     def note(self, number: int) -> Any:
         """The note of the message of this number: it has come back, and those before it have or never will."""
-        for earlier in [known for known in self._notes if known < number]:
-            del self._notes[earlier]
-        return self._notes.pop(number, None)
+        notes = self._notes
+        while notes and notes[0][0] < number:
+            notes.popleft()
+        return notes.popleft()[1] if notes and notes[0][0] == number else None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -129,8 +135,8 @@ class Publisher:
             for message in self._batch:
                 message.number = self._number
                 self._number += 1
-                if message.note is not None:
-                    self._notes[message.number] = message.note
+                if message.note is not None and message.channel in self._heard:
+                    self._notes.append((message.number, message.note))
             await self._publish_batch()
 
     async def _publish_batch(self) -> None:

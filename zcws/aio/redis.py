@@ -77,7 +77,7 @@ class RedisRooms:
         self._rooms: weakref.WeakValueDictionary[bytes, RedisRoom] = weakref.WeakValueDictionary()
         self._open: dict[bytes, RedisRoom] = {}  # those that have members
         self._wanted: dict[bytes, asyncio.Event] = {}  # their channels
-        self._publisher = Publisher(library, self._clients[0], max_pending)
+        self._publisher = Publisher(library, self._clients[0], max_pending, self._wanted)
         self._subscriber = Subscriber(library, self._clients[1], self._wanted, self._deliver)
         self._publisher.on_lost = self._subscriber.suspect
         self._tasks: list[asyncio.Task[None]] = []
