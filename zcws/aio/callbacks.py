@@ -24,9 +24,10 @@ __all__ = ["Callbacks", "OnFrame"]
 
 OnFrame = Callable[[Any, Frame], object]
 
-#: A share: so many frames (a ring of 256 KiB holds 4,000 of 64 bytes), or the first that brings what has been inflated
-#: to so many bytes. Either takes a few milliseconds, without what the program does.
-_MOST_FRAMES, _MOST_INFLATED = 4096, 4 * 1024 * 1024
+#: A share: so many frames (a ring of 256 KiB holds 4,000 of 64 bytes); where they may be compressed, so many, or the
+#: first that brings what has been inflated to so many bytes. Each takes a few milliseconds, without what the program
+#: does.
+_MOST_FRAMES, _MOST_INFLATING, _MOST_INFLATED = 4096, 100, 4 * 1024 * 1024
 
 _OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 
@@ -88,7 +89,7 @@ class Callbacks(Ending):
         """Returns whether there may be more. Raises: ConnectionClosed, at the end."""
         reader = self._reader
         enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
-        for _ in range(_MOST_FRAMES):
+        for _ in range(_MOST_INFLATING if enough else _MOST_FRAMES):
             if self._drained is not None or reader.is_closed_here or self._is_aborted:
                 return False
             frame = reader.read_frame()

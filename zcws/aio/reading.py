@@ -35,7 +35,7 @@ _ADAPTIVE = PayloadOrigin.ADAPTIVE
 _LARGE = 16 * 1024
 
 #: A batch takes as long as so many messages, when the next one is there already: it was cut because it was large.
-_BATCH = 100
+_BATCH = 250
 
 
 class Reading(Stream):
@@ -148,7 +148,7 @@ class Reading(Stream):
 
     def batches(self) -> AsyncIterator[Batch]:
         """Batch after batch until the connection ends well: all frames that arrived together, in order. Where they were
-        compressed, no more than 4 MiB of them.
+        compressed, no more than 4 MiB of them, and 256.
 
         The frames of a batch are good until the next one is asked for. Pings among them have been answered.
         Where only payloads count, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
