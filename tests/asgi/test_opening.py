@@ -10,6 +10,7 @@ import net
 import pytest
 
 import zcws
+from zcws.asgi import opening
 from zcws.asgi.opening import EARLY, Opening, Phase, acceptor_options, decoded, stream_options
 from zcws.http import Request, text_response
 
@@ -131,6 +132,45 @@ def test_a_client_that_ends_its_side_is_gone() -> None:
         assert door.phase is Phase.LOST
         assert door.end == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         door.refuse(text_response(403, "to nobody"))  # does nothing
+
+    run(script)
+
+
+def test_a_refused_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of the body as behind it: the application waited for ever, and held the connection."""
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 0.05)
+
+    async def deny(door: Door) -> None:
+        door.deny(403, [])
+        with contextlib.suppress(ConnectionError):
+            while not door.is_gone:
+                await door.deny_body(bytes(100_000), last=False)
+        ended.set()
+
+    ended = asyncio.Event()
+
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        writer.transport.pause_reading()
+        writer.write(net.request())
+        await net.soon(ended.wait())
+        assert door.phase is Phase.LOST
+
+    run(script, lambda door: asyncio.ensure_future(deny(door)))
+
+
+def test_a_slow_reader_of_a_refusal_has_its_time_anew_whenever_it_reads() -> None:
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        writer.write(net.request())
+        await net.until(lambda: door.requests)
+        door.deny(403, [])
+        door.pause_writing()
+        first = door._deadline
+        door.resume_writing()
+        door.pause_writing()
+        assert first is not None and first.cancelled() and door._deadline is not first
+        door.resume_writing()
+        await door.deny_body(b"no", last=True)
+        assert (await reader.read()).endswith(b"no")
 
     run(script)
 

@@ -38,7 +38,8 @@ __all__ = ["Event", "Opening", "Phase", "acceptor_options", "decoded", "stream_o
 Event = dict[str, Any]
 Lines = list[tuple[str, str]]
 
-#: Seconds for the peer's answer to our Close, and for a refused client to hang up: what `zcws.serve` gives.
+#: Seconds for the peer's answer to our Close, and for a refused client to hang up, or to go on reading what it is told:
+#: what `zcws.serve` gives.
 CLOSE_TIMEOUT = 10.0
 
 #: Bytes that are kept for a client that does not wait for our answer, although RFC 6455 4.1 says that it must. One that
@@ -184,12 +185,22 @@ class Opening(asyncio.Protocol):
     def pause_writing(self) -> None:
         """A refused client does not read."""
         self._drained = self.loop.create_future()
+        if self.phase is Phase.DENYING:
+            self._set_deadline()
 
     def resume_writing(self) -> None:
         """It reads again, or is gone."""
         drained, self._drained = self._drained, None
         if drained is not None:
             drained.set_result(None)
+        if self.phase is Phase.DENYING and self._deadline is not None:
+            self._deadline.cancel()
+
+    def _set_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        assert self.transport is not None
+        self._deadline = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
@@ -288,7 +299,7 @@ class Opening(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        self._deadline = self.loop.call_later(CLOSE_TIMEOUT, transport.abort)
+        self._set_deadline()
         if transport.can_write_eof():
             end_writing(transport)
         else:
