@@ -11,6 +11,7 @@ import pytest
 import wire
 from receiver import connect, hold_many
 
+from zcws import pool as pool_module
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.frame import NEED_MORE
@@ -45,6 +46,15 @@ def test_a_ring_that_comes_back_is_the_next_one_out() -> None:
     assert (first.tail, first.head) == (0, 0)
     assert pool.lease() is first
     assert pool.lease() is second
+
+
+def test_many_rings_leave_the_process_its_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 32,000 clients in the middle of a frame had two of 65,530: no thread could be started any more."""
+    gc.collect()
+    monkeypatch.setattr(pool_module, "_MIRRORED_RINGS", len(pool_module._rings) + 2)
+    pool = Pool(4096)
+    rings = [pool.lease() for _ in range(4)]
+    assert [ring.mirrored for ring in rings] == [Ring(4096).mirrored] * 2 + [False] * 2
 
 
 def test_a_ring_that_is_held_goes_to_its_holders() -> None:

@@ -43,6 +43,10 @@ TABLE_ROWS = 1024
 #: Rings that an idle pool keeps: 4 MiB at most, of which only pages that were written to are resident.
 _SPARE_RINGS = 16
 
+#: Mirrored rings in a process, roughly: each takes two of the 65,530 mappings that Linux gives it, of which threads and
+#: large memory need some as well. Beyond, rings are buffers that compact.
+_MIRRORED_RINGS = 16 * 1024
+
 #: Rings that wait in a pool until nobody holds a view of them: 2 MiB at most, as far as it was written to.
 _RINGS_ASIDE = 8
 
@@ -161,7 +165,7 @@ class Pool:
         return ring
 
     def _new_ring(self, capacity: int, *, is_wide: bool = False) -> Ring:
-        ring = Ring(capacity, mirrored=self._mirrored, is_wide=is_wide)
+        ring = Ring(capacity, mirrored=self._mirrored and len(_rings) < _MIRRORED_RINGS, is_wide=is_wide)
         _rings.add(ring)
         return ring
 
