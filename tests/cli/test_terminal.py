@@ -28,6 +28,19 @@ def test_a_pipe_gets_everything_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "\x1b[1mtext\n" + " ".join(["78"] * 100) + "\n"
 
 
+def test_a_person_sees_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name between colons became a picture: `{"a:heart:b": 1}`."""
+    pytest.importorskip("rich")
+    output = io.StringIO()
+    monkeypatch.setattr(output, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", output)
+    terminal = Terminal()
+    terminal.message('{"a:heart:b": "[red]"}')
+    assert terminal.console is not None
+    assert output.getvalue() == '{"a:heart:b": "[red]"}\n'
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

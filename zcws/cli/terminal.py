@@ -74,7 +74,7 @@ class Terminal:
                 from rich.console import Console
             except ImportError:
                 return  # the extra `cli`
-            self.console = Console(highlight=False)
+            self.console = Console(highlight=False, emoji=False)
 
     def say(self, text: str, style: str = "") -> None:
         """One line, at once."""
