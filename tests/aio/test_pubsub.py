@@ -40,7 +40,7 @@ class Both:
     async def subscribe(self, *channels: bytes) -> None:
         for channel in channels:
             self.channels[channel] = asyncio.Event()
-        self.subscriber.changed()
+            self.subscriber.changed(channel)
         for channel in channels:
             await soon(self.channels[channel].wait())
 
@@ -68,7 +68,7 @@ def test_channels_come_and_go(anyloop: Place, redis_server: RedisServer) -> None
             await both.subscribe(b"a", b"b")
             assert [await both.publish(channel, b"1") for channel in (b"a", b"b", b"c")] == [1, 1, 0]
             del both.channels[b"a"]
-            both.subscriber.changed()
+            both.subscriber.changed(b"a")
             while await both.publish(b"a", b"2"):
                 await asyncio.sleep(0.001)
             await both.subscribe(b"a")
@@ -81,6 +81,32 @@ def test_channels_come_and_go(anyloop: Place, redis_server: RedisServer) -> None
             ]
 
     anyloop.run(main())
+
+
+@needs_redis
+def test_who_comes_into_one_room_does_not_look_at_all(place: Place, redis_server: RedisServer) -> None:
+    """To join a room and to leave it took 12.7 ms of CPU beside 20,000 others, and 0.4 where there were none."""
+
+    class Channels(dict[bytes, asyncio.Event]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.looks += 1
+            return super().__iter__()
+
+    async def main() -> None:
+        async with Both(redis_server.url) as both:
+            both.channels = both.subscriber._channels = channels = Channels()
+            await both.subscribe(b"a")
+            before = channels.looks
+            await both.subscribe(b"b")
+            del channels[b"a"]
+            both.subscriber.changed(b"a")
+            await both.subscribe(b"c")
+            assert channels.looks == before
+            assert both.subscriber._confirmed >= {b"b", b"c"}
+
+    place.run(main())
 
 
 @needs_redis

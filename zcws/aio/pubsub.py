@@ -15,7 +15,7 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping
 from struct import Struct
 from typing import Any
 
@@ -186,12 +186,14 @@ class Subscriber:
         self._channels = channels
         self._deliver = deliver
         self._changes = asyncio.Event()
+        self._changed: set[bytes] = set()  # those that have become wanted, or unwanted
         self._heard = False
         self._is_suspect = False
         self._confirmed: set[bytes] = set()
 
-    def changed(self) -> None:
-        """Other channels are wanted."""
+    def changed(self, channel: bytes) -> None:
+        """It is wanted, and was not; or the other way round."""
+        self._changed.add(channel)
         self._changes.set()
 
     def suspect(self) -> None:
@@ -199,7 +201,7 @@ class Subscriber:
         miss us: so it counts as lost too."""
         self._is_suspect = True
         self._confirmed.clear()
-        self._tell()
+        self._tell(self._channels)
         self._changes.set()
 
     async def run(self) -> None:
@@ -224,7 +226,7 @@ class Subscriber:
             await _first_of(self._read(pubsub), self._follow(pubsub))
         finally:
             self._confirmed.clear()
-            self._tell()
+            self._tell(self._channels)
             with contextlib.suppress(Exception):
                 await pubsub.aclose()
 
@@ -252,18 +254,23 @@ class Subscriber:
     async def _follow(self, pubsub: Any) -> None:
         """Asks for what is wanted, and now and then whether Redis is still there."""
         asked: set[bytes] = set()
+        self._changed = set(self._channels)
         while True:
             self._changes.clear()
             if self._is_suspect:
                 raise ConnectionError("the publisher has lost it")
-            wanted = set(self._channels)
-            if wanted - asked:
-                await pubsub.subscribe(*(wanted - asked))
-            if asked - wanted:
-                await pubsub.unsubscribe(*(asked - wanted))
-                self._confirmed -= asked - wanted
-            asked = wanted
-            self._tell()  # one that was unwanted for a moment is subscribed to already
+            # Only what has changed: there may be thousands of others.
+            changed, self._changed = self._changed, set()
+            wanted = {channel for channel in changed if channel in self._channels}
+            new, old = wanted - asked, (changed - wanted) & asked
+            if new:
+                await pubsub.subscribe(*new)
+            if old:
+                await pubsub.unsubscribe(*old)
+                self._confirmed -= old
+            asked |= new
+            asked -= old
+            self._tell(changed)  # one that was unwanted for a moment is subscribed to already
             try:
                 await in_time(self._changes.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
@@ -272,8 +279,11 @@ class Subscriber:
                 self._heard = False
                 await pubsub.ping()
 
-    def _tell(self) -> None:
-        for channel, confirmed in self._channels.items():
+    def _tell(self, channels: Iterable[bytes]) -> None:
+        for channel in channels:
+            confirmed = self._channels.get(channel)
+            if confirmed is None:
+                continue  # nobody waits
             if channel in self._confirmed:
                 confirmed.set()
             else:

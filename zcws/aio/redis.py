@@ -167,7 +167,7 @@ class RedisRoom(Members):
             del rooms._open[self._channel], rooms._wanted[self._channel]
         else:
             return  # who subscribes looks at every room
-        rooms._subscriber.changed()
+        rooms._subscriber.changed(self._channel)
 
     async def ready(self) -> None:
         """Waits until Redis has confirmed that this process hears the room, where somebody is in."""
