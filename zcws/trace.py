@@ -44,6 +44,9 @@ _TAIL = b"\x00\x00\xff\xff"
 #: Bytes that are decompressed in one step: a bomb passes by, and is never here as a whole.
 _STEP = 64 * 1024
 
+#: DEFLATE streams of a message that are decompressed: as many as a connection reads (codec.py).
+_MOST_STREAMS = 64
+
 _decoder = getincrementaldecoder("utf-8")
 
 
@@ -72,6 +75,7 @@ class Tracer:
         "_say",
         "_shown",
         "_size",
+        "_streams",
         "inflates",
     )
 
@@ -89,6 +93,7 @@ class Tracer:
         self._plain = 0  # bytes of it so far, decompressed
         self._opcode = 0  # of the message in progress
         self._is_compressed = False  # it is
+        self._streams = 0  # that it is made of
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes."""
@@ -154,6 +159,9 @@ class Tracer:
         try:
             while data:
                 if self._inflate is None or self._inflate.eof:
+                    self._streams += 1
+                    if self._streams > _MOST_STREAMS:
+                        raise zlib.error("an attack on our time")
                     # RFC 7692 7.1.2: the largest window reads every other. 7.2.3.4: a final block ends a stream.
                     self._inflate = zlib.decompressobj(wbits=-15)
                 plain = self._inflate.decompress(data, _STEP)
@@ -170,14 +178,15 @@ class Tracer:
     def _finish(self) -> None:
         head = self._head
         opcode = head[0] & 0x0F
-        if self._is_inflated and head[0] & _FIN:
+        # RFC 7692 7.2.3.4: behind a final block there is no block that the tail would close.
+        if self._is_inflated and head[0] & _FIN and self._inflate is not None and not self._inflate.eof:
             self._decompress(_TAIL)
         name = _NAMES.get(opcode, f"OPCODE {opcode}")
         more = self._plain > len(self._shown)
         text = self._readable(bytes(self._shown), opcode, is_cut=more) + ("..." if more else "")
         self._say(" ".join(filter(None, (self._mark, name, text, f"[{', '.join(self._notes())}]"))))
         if head[0] & _FIN and opcode < _CLOSE:
-            self._opcode, self._is_compressed = 0, False
+            self._opcode, self._is_compressed, self._streams = 0, False, 0
         head.clear()
         self._shown.clear()
         self._plain = 0
