@@ -26,6 +26,7 @@ from zcws.pool import (
     _leave_all,
     _pools,
 )
+from zcws.ring import Ring
 
 
 def test_the_landing_ring_stays_in_the_pool_until_it_is_leased() -> None:

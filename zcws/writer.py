@@ -9,8 +9,8 @@ never touches it again, because an event loop may keep a view of it for as long 
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
-Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), from where it lies; where it is
-masked, part by part and without memory for it.
+Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), from where it lies; where it
+is masked, part by part and without memory for it.
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.

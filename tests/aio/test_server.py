@@ -593,6 +593,38 @@ class TestDraining:
 
         place.run(main())
 
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_whoever_leaves_meanwhile_waits_for_it_unless_something_went_wrong(
+        self, place: Place, fails: bool
+    ) -> None:
+        """As `server.close(drain=20)` is the last line of many a program."""
+        ended: list[int | None] = []
+
+        async def client(server: zcws.Server, draining: asyncio.Event) -> None:
+            async with place.connect(server) as ws:
+                server.close(drain=600)
+                await asyncio.sleep(0.05)
+                draining.set()
+                await asyncio.sleep(0.05)
+                if not fails:
+                    await ws.send("the last one")
+                    await ws.close()
+                await ws.wait_closed()
+                ended.append(ws.close_code)
+
+        async def main() -> None:
+            draining = asyncio.Event()
+            with contextlib.suppress(KeyError):
+                async with place.serve(swallow) as server:
+                    task = asyncio.ensure_future(client(server, draining))
+                    await draining.wait()
+                    if fails:
+                        raise KeyError
+            await soon(task)
+            assert ended == [1001 if fails else 1000]
+
+        place.run(main())
+
     def test_a_code_that_must_not_be_sent(self, place: Place) -> None:
         async def main() -> None:
             async with place.serve(swallow) as server:

@@ -341,7 +341,8 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._closer is None or kind is not None:  # else it may drain
+            self.close()
         await self.wait_closed()
 
 
