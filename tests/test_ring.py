@@ -306,6 +306,23 @@ def test_the_last_ring_of_an_interpreter_goes_quietly() -> None:
     assert done.stderr == b""
 
 
+def test_a_view_that_another_thread_takes_meanwhile() -> None:
+    """One that is gone is forgotten, and not one that has come since; nor the list that it comes to."""
+    ring = Ring()
+    views, exports = list[memoryview](), ring.exports
+
+    def gone() -> None:
+        if not views:
+            ring.next_batch()
+            views.append(ring.export()[:1])
+
+    exports.append((gone, 0))  # type: ignore[arg-type]
+    assert ring.is_exported and len(exports) == 1
+    views.clear()
+    assert len(ring.room()) == ring.capacity
+    assert ring.exports is exports and not exports
+
+
 @either
 def test_what_a_child_process_may_hold_is_held_for_ever(ring: Ring) -> None:
     """Mirrored memory is shared with it; other memory is its own from the fork on."""

@@ -107,7 +107,7 @@ class Ring:
     def export(self) -> memoryview:
         """A view of all the memory, for slices: no byte that has not been read yet changes while one of them is held.
 
-        They keep the memory alive, not the lease.
+        They keep the memory alive, not the lease. From any thread that has a frame which is good.
         """
         exporter = None if self._exporter is None else self._exporter()
         if exporter is None:
@@ -129,9 +129,10 @@ class Ring:
         """Whether anybody still holds a view."""
         exports = self.exports
         while exports:
-            if exports[-1][0]() is not None:  # the youngest: nearly always the only one
+            youngest = exports[-1]  # nearly always the only one
+            if youngest[0]() is not None:
                 return True
-            exports.pop()
+            exports.remove(youngest)  # another thread may have put one behind it
         return False
 
     def leave(self, *, lent: bool = False) -> None:
@@ -173,8 +174,11 @@ class Ring:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
         if not self.mirrored:
             return self.capacity
-        self.exports = [export for export in self.exports if export[0]() is not None]
-        oldest = min([self.tail, *(start for _, start in self.exports)])
+        exports = self.exports  # the same list: another thread may be about to put one there
+        for export in tuple(exports):
+            if export[0]() is None:
+                exports.remove(export)
+        oldest = min([self.tail, *(start for _, start in exports)])
         return min(oldest + self.capacity, 2 * self.capacity)
 
     def settle(self) -> int:
