@@ -17,9 +17,11 @@ from zcws.errors import StaleFrame, ZcwsError
 from zcws.frame import (
     NEED_MORE,
     Frame,
+    Lease,
     NeedMore,
     PayloadOrigin,
     ReceivedFrame,
+    RingFrame,
     check_frame,
     close_payload,
     parse_close_payload,
@@ -185,9 +187,9 @@ def test_a_received_frame_asks_its_source_and_holds_nothing_itself() -> None:
     assert frame.payload == "schön".encode()
     assert source.asked == ["export"]
     assert (frame.text, frame.to_bytes()) == ("schön", "schön".encode())
-    assert source.asked == ["export", "peek", "peek"]
+    assert source.asked == ["export"] + ["peek"] * 4
     assert (frame._keep(), frame._keep(2)) == ("schön".encode(), "hön".encode())
-    assert source.asked[3:] == ["keep", "keep"]
+    assert source.asked[5:] == ["keep", "keep"]
 
 
 def test_a_stale_frame_says_so_always() -> None:
@@ -337,3 +339,57 @@ def test_a_payload_that_is_none(make: Callable[[], Frame], said: str) -> None:
     with pytest.raises(TypeError) as wrong:
         make()
     assert str(wrong.value) == f"the payload of a frame is bytes-like, {said}"
+
+
+class ReadOn:
+    """A ring whose reader reads on, in another thread, just as somebody looks: what is there is another's."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.capacity = 100_000
+        self.copies = self.memory = self
+
+    def __getitem__(self, place: slice) -> bytes:
+        self.lease.number += 1
+        return b"x" * (place.stop - place.start)
+
+    def export(self) -> memoryview:
+        return memoryview(self[0:100_000])
+
+
+LOOKS: dict[str, Callable[[Any], object]] = {
+    "payload": lambda frame: frame.payload,
+    "to_bytes": lambda frame: frame.to_bytes(),
+    "text": lambda frame: frame.text,
+    "close_reason": lambda frame: frame.close_reason,
+    "keep": lambda frame: frame._keep(),
+}
+
+
+@pytest.mark.parametrize("size", [10, 50_000])
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_frame_whose_reader_reads_on_while_another_thread_looks(look: str, size: int) -> None:
+    lease = Lease()
+    lease.ring = ReadOn(lease)
+    frame = RingFrame(OpCode.TEXT, lease, 0, size, lease.number)
+    with pytest.raises(StaleFrame):
+        LOOKS[look](frame)
+    assert not lease.view  # those of the next read would be shown it
+
+
+@pytest.mark.parametrize("look", ["payload", "to_bytes", "text", "keep"])
+def test_a_buffer_that_is_used_again_while_another_thread_looks(look: str) -> None:
+    class UsedAgain(PayloadBuffer):
+        def peek(self, start: int, stop: int) -> memoryview:
+            view = super().peek(start, stop)
+            self.begin()
+            return view
+
+        export = keep = peek
+
+    buffer = UsedAgain()
+    buffer.begin()
+    buffer.append(memoryview(b"before"))
+    frame = ReceivedFrame(OpCode.TEXT, buffer.occupant(), 0, 6)
+    with pytest.raises(StaleFrame):
+        LOOKS[look](frame)

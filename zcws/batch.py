@@ -96,8 +96,9 @@ class RingBatch(Batch):
     @property
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
+        view = lease.view
         lease.check(self._number)
-        view = lease.view or lease.open()
+        view = view or lease.open(self._number)
         spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
         if self._opcode is None:
             spans = compress(spans, [not what & CONTROL for what in kinds_of(self._rows)])

@@ -54,13 +54,17 @@ class Occupant:
         self._number = number
 
     def export(self, start: int, stop: int) -> memoryview:
-        return self._home().export(start, stop)
+        view = self._home().export(start, stop)
+        self._home()  # another thread may have used it meanwhile
+        return view
 
     def peek(self, start: int, stop: int) -> memoryview:
         return self._home().peek(start, stop)
 
     def keep(self, start: int, stop: int) -> Buffer:
-        return self._home().keep(start, stop)
+        kept = self._home().keep(start, stop)
+        self._home()
+        return kept
 
     def _home(self) -> PayloadBuffer:
         if self._buffer.number != self._number:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "DECODE_IN_PLACE",
     "NEED_MORE",
     "Frame",
     "Lease",
@@ -38,6 +39,9 @@ __all__ = [
 #: where the caches are cold, and has the next message received into another ring; and who keeps ten bytes for an hour
 #: does not keep a ring for them. The line is where the writer draws its own (`SEGMENT`).
 _COPIED = 16 * 1024
+
+#: From this many bytes on text is decoded where it lies: for less, a copy costs less than the view does.
+DECODE_IN_PLACE = 4096
 
 _EMPTY = memoryview(b"")
 
@@ -103,7 +107,13 @@ class _Text:
     @overload
     def __get__(self, frame: Frame, owner: type[Frame]) -> str: ...
     def __get__(self, frame: Frame | None, owner: type[Frame]) -> Any:
-        return _text_frame if frame is None else str(frame._peek(), "utf-8")
+        if frame is None:
+            return _text_frame
+        if frame._stop - frame._start < DECODE_IN_PLACE:
+            return frame.to_bytes().decode()
+        text = str(frame._peek(), "utf-8")
+        frame._peek()  # see `Frame.to_bytes`
+        return text
 
 
 def check_frame(frame: object) -> None:
@@ -207,7 +217,12 @@ class Frame:
         Raises:
             StaleFrame: the connection has been read from since.
         """
-        return bytes(self._peek())
+        source, start, stop = self._source, self._start, self._stop
+        if source is None:
+            raise _stale()
+        copy = bytes(source.peek(start, stop))
+        source.peek(start, stop)  # raises where it is used again by now: another thread may have read on
+        return copy
 
     def _peek(self) -> memoryview:
         source = self._source
@@ -222,13 +237,13 @@ class Frame:
     @property
     def close_code(self) -> int:
         """The code of a Close; 1005 where it has none. Of any other frame it says nothing. RFC 6455 7.1.5."""
-        code, _ = parse_close_payload(self._peek())
+        code, _ = parse_close_payload(self.to_bytes())
         return CloseCode.NO_STATUS_RCVD if code is None else code
 
     @property
     def close_reason(self) -> str:
         """The reason of a Close, and of no other frame. RFC 6455 7.1.6."""
-        return parse_close_payload(self._peek())[1]
+        return parse_close_payload(self.to_bytes())[1]
 
     def __repr__(self) -> str:
         state = ", stale" if self.is_stale else ""
@@ -264,6 +279,9 @@ class ReceivedFrame(Frame):
 class Lease:
     """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
 
+    A frame may be asked in one thread while another reads on. So `ring` and `view` are taken before `number` is looked
+    at, and what was made of them counts where that is still the same afterwards.
+
     Attributes:
         ring: what they lie in.
         number: of the read that is in force: frames of earlier ones are stale.
@@ -278,9 +296,14 @@ class Lease:
         self.number: int = 0
         self.view: memoryview | None = None
 
-    def open(self) -> memoryview:
-        """Makes the view."""
-        self.view = view = self.ring.export().toreadonly()
+    def open(self, number: int) -> memoryview:
+        """Makes the view. Raises: as `check`."""
+        ring = self.ring
+        self.check(number)
+        self.view = view = ring.export().toreadonly()
+        if self.number != number:
+            self.view = None  # it is not for the frames that are good now
+            raise _stale()
         return view  # type: ignore[no-any-return]
 
     def check(self, number: int) -> None:
@@ -309,37 +332,46 @@ class RingFrame(ReceivedFrame):
 
     @property
     def payload(self) -> memoryview:
-        lease = self._lease
+        lease, start, stop = self._lease, self._start, self._stop
+        ring, view = lease.ring, lease.view
         if lease.number != self._number:
             raise _stale()
-        start, stop, view = self._start, self._stop, lease.view
         if view is None and stop - start <= _COPIED:
             lease.view = _EMPTY
-            return memoryview(lease.ring.copies[start:stop])
-        return (view or lease.open())[start:stop]
+            copy = ring.copies[start:stop]
+            lease.check(self._number)
+            return memoryview(copy)
+        return (view or lease.open(self._number))[start:stop]
 
     @property
     def is_stale(self) -> bool:
         return self._lease.number != self._number
 
     def to_bytes(self) -> bytes:
-        if self._lease.number != self._number:
-            raise _stale()
-        return self._lease.ring.copies[self._start : self._stop]  # type: ignore[no-any-return]
+        lease = self._lease
+        ring = lease.ring
+        if lease.number == self._number:
+            copy = ring.copies[self._start : self._stop]
+            if lease.number == self._number:
+                return copy  # type: ignore[no-any-return]
+        raise _stale()
 
     def _peek(self) -> memoryview:
-        if self._lease.number != self._number:
-            raise _stale()
-        return self._lease.ring.memory[self._start : self._stop]  # type: ignore[no-any-return]
-
-    def _keep(self, begin: int = 0) -> Buffer:
         lease = self._lease
+        ring = lease.ring
         if lease.number != self._number:
             raise _stale()
-        start, stop, ring = self._start + begin, self._stop, lease.ring
+        return ring.memory[self._start : self._stop]  # type: ignore[no-any-return]
+
+    def _keep(self, begin: int = 0) -> Buffer:
+        lease, start, stop = self._lease, self._start + begin, self._stop
+        ring, view = lease.ring, lease.view
+        lease.check(self._number)
         if WORTH_HOLDING * (stop - start) >= ring.capacity:
-            return (lease.view or lease.open())[start:stop]
-        return ring.copies[start:stop]  # type: ignore[no-any-return]
+            return (view or lease.open(self._number))[start:stop]
+        copy = ring.copies[start:stop]
+        lease.check(self._number)
+        return copy  # type: ignore[no-any-return]
 
 
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:
@@ -380,7 +412,7 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
     return payload
 
 
-def parse_close_payload(payload: memoryview) -> tuple[int | None, str]:
+def parse_close_payload(payload: bytes | memoryview) -> tuple[int | None, str]:
     """The code, or None, and the reason. For a payload that was checked already, or is checked after."""
     if len(payload) == 0:
         return None, ""

@@ -35,7 +35,7 @@ from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
+from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
 from zcws.inlet import NO_ROWS
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
@@ -61,9 +61,6 @@ _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
 #: How the payload of a Close begins that ends a connection well: with 1000, 1001 or no code. RFC 6455 7.4.1.
 _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
-
-#: From this many bytes on text is decoded where it lies: for less, a copy costs less than the view does.
-_DECODE_IN_PLACE = 4096
 
 #: A batch ends when so many bytes of it lie outside of the ring: what was compressed may be a thousand times as long.
 _MOST_ELSEWHERE = 4 * 1024 * 1024
@@ -195,7 +192,7 @@ class Reader(PieceReader):
                 for what, start, stop in rows:
                     # `message_of` once more: for messages that come many at a time the call is a tenth of each.
                     if what == WHOLE_TEXT:
-                        if stop - start < _DECODE_IN_PLACE:
+                        if stop - start < DECODE_IN_PLACE:
                             text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
                             return text
                         return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
@@ -224,7 +221,7 @@ class Reader(PieceReader):
         self._words, self._batch = stops, zip(repeat(what), starts, stops)
         spans = zip(starts, stops)  # noqa: B905
         if what == WHOLE_TEXT or what == WHOLE_BINARY:
-            in_place = ring.head - ring.tail >= _DECODE_IN_PLACE * length_hint(stops)
+            in_place = ring.head - ring.tail >= DECODE_IN_PLACE * length_hint(stops)
             self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
@@ -280,7 +277,7 @@ class Reader(PieceReader):
         if self.discarding:
             return None
         if what == WHOLE_TEXT:
-            if stop - start < _DECODE_IN_PLACE:
+            if stop - start < DECODE_IN_PLACE:
                 return ring.copies[start:stop].decode()
             return str(ring.memory[start:stop], "utf-8")
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
@@ -291,7 +288,7 @@ class Reader(PieceReader):
         if found != 1 or self.discarding:
             return None
         what, start, stop = pool.first_row.tolist()
-        if what == WHOLE_TEXT and stop - start < _DECODE_IN_PLACE:  # `message_of`, without the call
+        if what == WHOLE_TEXT and stop - start < DECODE_IN_PLACE:  # `message_of`, without the call
             return pool.landing.copies[start:stop].decode()  # type: ignore[union-attr]
         return self.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
 
