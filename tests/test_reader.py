@@ -31,6 +31,7 @@ from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
+from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.pool import Pool
 
@@ -113,6 +114,32 @@ def test_reading_that_fails_before_it_begins_keeps_the_frame() -> None:
     assert read(two, PayloadBuffer()).to_bytes() == b"second"
     send(one, wire.frame(CONTINUATION, b"whole"))
     assert read(one, busy).to_bytes() == b"halfwhole"
+
+
+@pytest.mark.parametrize("kind", ["fragments", "whole", "compressed"])
+def test_two_readers_that_begin_in_one_buffer_at_once(kind: str) -> None:
+    """In two threads: both have seen it free. The later one uses other memory."""
+    agreement = Agreement(deflate=DeflateParameters()) if kind == "compressed" else None
+    one, two = connect(), connect(agreement=agreement)
+    buffer = PayloadBuffer()
+    send(one, wire.frame(BINARY, b"half", fin=False))
+    assert one.read_frame(buffer) is NEED_MORE
+    buffer.reader = None  # as the other has seen it
+    if kind == "fragments":
+        send(two, wire.frame(BINARY, b"ot", fin=False), wire.frame(PING), wire.frame(CONTINUATION, b"her"))
+    elif kind == "whole":
+        send(two, wire.frame(BINARY, b"other"))
+    else:
+        send(two, wire.frame(BINARY, b"\xca\x2f\xc9\x48\x2d\x02\x00", rsv=4))
+    frame = two.read_frame(buffer, CONSISTENT)
+    if kind == "fragments":
+        frame = read(two, buffer, CONSISTENT)
+    assert frame.to_bytes() == b"other" and len(buffer) == 4
+    with pytest.raises(ValueError, match="is arriving"):
+        buffer.release()
+    send(one, wire.frame(CONTINUATION, b"whole"))
+    assert read(one, buffer).to_bytes() == b"halfwhole"
+    buffer.release()
 
 
 def test_a_buffer_whose_message_nobody_reads_to_its_end_is_free_again() -> None:

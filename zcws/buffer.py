@@ -95,6 +95,7 @@ class PayloadBuffer:
     __slots__ = (
         "__weakref__",
         "_exporter",
+        "_free",
         "_kept",
         "_memory",
         "_owns",
@@ -111,8 +112,10 @@ class PayloadBuffer:
         self._kept: weakref.ref[Any] | None = None  # the exporter of what must not change any more
         self._used = 0
         self._reached = 0  # bytes of the storage that was left to its holders last
-        #: The reader that is in the middle of a message here, or None.
+        #: The reader that is in the middle of a message here, or None. Readers in two threads may begin at once: what
+        #: one has taken out of `_free`, in one step, is nobody else's.
         self.reader: Any = None
+        self._free: list[None] = [None]
         #: Counts the messages that have begun here.
         self.number: int = 0
         self._memory = _NOTHING
@@ -147,12 +150,13 @@ class PayloadBuffer:
 
     def release(self) -> None:
         """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it."""
-        if self.is_busy:
+        if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
         self._pointer = ffi.NULL
         self._memory = _NOTHING
         self._used = 0
         self.number += 1
+        self.leave()
 
     @property
     def is_busy(self) -> bool:
@@ -164,6 +168,20 @@ class PayloadBuffer:
         return self.reader is not None
 
     # ---- for the reader ----
+
+    def take(self, reader: Any) -> bool:
+        """For a message of `reader`, until `leave`. False: one of another has begun here, perhaps in another thread."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        self.reader = reader
+        return True
+
+    def leave(self) -> None:
+        """That message is whole, or will never be."""
+        self.reader = None
+        self._free[:] = (None,)
 
     def begin(self) -> None:
         """A new message: from the start of the storage, or of new storage where a view is still out."""

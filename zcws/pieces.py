@@ -128,20 +128,25 @@ class PieceReader(Controls):
             return None
         self._assembly = None
         target = assembly.target
-        target.reader = None
+        frame = ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target))
+        target.leave()
         if assembly.is_ours:
             if self._finished is None:
                 self._finished = []
             self._finished.append(target)
-        return self._hand_out(ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target)))
+        return self._hand_out(frame)
 
     def _bytes_of(self, start: int, stop: int) -> memoryview:
         return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
 
     def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
-        is_ours = buffer is None
-        target = self.pool.lend_buffer() if buffer is None else buffer
-        target.reader = self
+        is_ours = buffer is None or not buffer.take(
+            self
+        )  # another thread's reader may have begun there by now
+        target = buffer
+        if target is None or is_ours:
+            target = self.pool.lend_buffer()
+            target.take(self)
         inflate = self._inflate if what & COMPRESSED else None
         return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
 
@@ -156,10 +161,13 @@ class PieceReader(Controls):
             self._fail(BAD_UTF8)
             return None
         source: ReceivedSource = Inflated(data)
-        if buffer is not None:
-            buffer.begin()
-            buffer.append(memoryview(data))
-            source = buffer.occupant()
+        if buffer is not None and buffer.take(self):
+            try:
+                buffer.begin()
+                buffer.append(memoryview(data))
+                source = buffer.occupant()
+            finally:
+                buffer.leave()
         return self._hand_out(ReceivedFrame(_OPCODES[what & 0x0F], source, 0, len(data)))
 
     def _inflate_at_once(self, start: int, stop: int) -> bytes | None:
@@ -200,7 +208,7 @@ class PieceReader(Controls):
         super()._drop_message()
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
-            assembly.target.reader = None
+            assembly.target.leave()
             if assembly.is_ours:
                 self.pool.return_buffer(assembly.target)
 

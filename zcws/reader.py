@@ -159,17 +159,23 @@ class Reader(PieceReader):
             buffer is None
             or self._assembly is not None
             or (opcode >= OpCode.CLOSE and not buffer.fits(len(payload)))
+            or not buffer.take(self)
         ):
             # Inside a fragmented message the buffer is half built, and memory that is too small for a message is no
             # reason to refuse a Ping: a control frame has bytes of its own then.
             target = PayloadBuffer()
         else:
             target = buffer
-        target.begin()
-        if not target.append(payload):
+        try:
+            target.begin()
+            fits = target.append(payload)
+            frame = ReceivedFrame(opcode, target.occupant(), 0, len(payload))
+        finally:
+            target.leave()
+        if not fits:
             self._fail(BAD_BUFFER_SIZE)
             return None
-        return self._hand_out(ReceivedFrame(opcode, target.occupant(), 0, len(payload)))
+        return self._hand_out(frame)
 
     # ---- messages ----
 
