@@ -6,6 +6,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import raw
@@ -389,6 +390,22 @@ class TestEnd:
         channel.end()
         assert channel.is_writable
         assert [channel.address(peer=peer) for peer in (True, False)] == names
+
+    def test_abort_later_by_two_threads_at_once(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both started one and the same timer: one raised, and it never went off."""
+        channel, _ = pair
+        real, timers = threading.Timer, list[threading.Timer]()
+
+        def make(timeout: float, *act: Any) -> threading.Timer:
+            timer = real(timeout, *act)
+            timers.append(timer)
+            if timers == [timer]:
+                channel.abort_later(1000)  # the other thread has come as far
+            return timer
+
+        monkeypatch.setattr(threading, "Timer", make)
+        channel.abort_later(1000)
+        assert [timer.ident is None for timer in timers] == [True, False]
 
     def test_abort_later(self, pair: Pair) -> None:
         channel, peer = pair

@@ -95,6 +95,7 @@ class Channel:
     is_tls = False
     has_sent_close = False
     cause: OSError | None = None
+    _watchdog: threading.Timer | None = None  # of a channel's own, once it has one
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -105,7 +106,6 @@ class Channel:
         with contextlib.suppress(OSError):
             self._theirs = sock.getpeername()
         self.is_over: bool = False
-        self._watchdog: threading.Timer | None = None
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -191,12 +191,14 @@ class Channel:
     def abort_later(self, timeout: float, then: Callable[[], object] | None = None) -> None:
         """Does that in `timeout` seconds, and `then` what is asked for, unless somebody has done it before."""
         if self._watchdog is None:
-            self._watchdog = threading.Timer(timeout, self._abort_and, (then,))
-            self._watchdog.daemon = True
-            with contextlib.suppress(RuntimeError):  # no more threads: the interpreter exits, perhaps
-                self._watchdog.start()
-            if self.sock.fileno() < 0:
-                self._watchdog.cancel()
+            watchdog = threading.Timer(timeout, self._abort_and, (then,))
+            watchdog.daemon = True
+            # In one step: two threads may want it at once, and only one may start it.
+            if vars(self).setdefault("_watchdog", watchdog) is watchdog:
+                with contextlib.suppress(RuntimeError):  # no more threads: the interpreter exits, perhaps
+                    watchdog.start()
+                if self.sock.fileno() < 0:
+                    watchdog.cancel()
 
     def address(self, *, peer: bool) -> Any:
         """Our end's address, or the peer's; also when the socket is closed."""
