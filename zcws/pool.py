@@ -259,9 +259,9 @@ class Pool:
         self.compressors.clear()
 
     def free(self) -> list[Ring]:
-        """The rings that nobody has; of those set aside, views are held."""
+        """The rings that nobody has; of those set aside, views are held. From any thread."""
         landing = [] if self.landing is None else [self.landing]
-        return [*landing, *self._spare, *self._aside, *self._spare_wide]
+        return [*landing, *self._spare, *self._aside.copy(), *self._spare_wide]
 
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
