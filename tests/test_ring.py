@@ -71,6 +71,20 @@ def test_where_the_mapping_fails_the_ring_does_without(monkeypatch: pytest.Monke
     assert (ring.mirrored, len(ring.memory)) == (False, PAGE)
 
 
+@mirrored
+def test_the_collector_is_told_what_a_ring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPy's took it for a few words: thousands of rings whose views were long gone waited for it."""
+    told: list[int] = []
+
+    def collected(pointer: Any, end: Callable[[Any], object], size: int = 0) -> Any:
+        told.append(size)
+        return ffi.gc(pointer, end, size)
+
+    monkeypatch.setattr("zcws.ring.ffi", SimpleNamespace(NULL=ffi.NULL, buffer=ffi.buffer, gc=collected))
+    Ring(PAGE)
+    assert told == [PAGE]
+
+
 def test_the_capacity_is_a_whole_number_of_pages() -> None:
     assert Ring(1).capacity == PAGE
     assert Ring(PAGE + 1).capacity == 2 * PAGE

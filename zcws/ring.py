@@ -50,7 +50,8 @@ def _mirrored_memory(capacity: int) -> Any:
         return None
     # The function is bound here: the last rings die when the interpreter has emptied this module already.
     unmap = lib.zcws_mirror_unmap
-    return ffi.gc(base, lambda pointer: unmap(pointer, capacity))
+    # PyPy collects by what it is told that objects take.
+    return ffi.gc(base, lambda pointer: unmap(pointer, capacity), capacity)
 
 
 class Ring:
