@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import sys
-import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -406,6 +405,10 @@ def test_a_fragment_is_sent_from_where_it_lies(size: int) -> None:
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_what_waits_of_a_message_in_our_memory_is_not(writes: bool) -> None:
+    tracemalloc = pytest.importorskip(
+        "tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError
+    )
+
     async def main() -> None:
         async with opened(is_client=False) as (ws, peer):
             buffer = zcws.PayloadBuffer()
