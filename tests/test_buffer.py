@@ -230,6 +230,7 @@ def test_whoever_writes_into_a_message_does_not_change_what_is_kept_of_it() -> N
         kept = [occupant.keep(0, 10_000)]
         if number == 2:
             kept.clear()  # it has been sent
+            gc.collect()  # PyPy
         at = address(buffer.peek(0, 1))
         view = occupant.export(0, 10_000)
         assert view == b"x" * 10_000 and not view.readonly
@@ -277,4 +278,5 @@ def test_a_buffer_pins_what_it_was_given_without_an_export_of_its_own_view() -> 
     assert address(buffer.export(0, 5)) == address(memory)
     buffer._memory.release()  # or this is a BufferError
     del buffer
+    gc.collect()  # PyPy
     memory.append(0)
