@@ -267,6 +267,15 @@ def test_repr() -> None:
     assert "own storage" in repr(PayloadBuffer())
 
 
+def test_what_is_released_is_let_go_of_at_once() -> None:
+    """On PyPy it was pinned until the next collection."""
+    memory = bytearray(10)
+    buffer = PayloadBuffer(memory)
+    for _ in range(2):
+        buffer.release()
+        memory.append(0)
+
+
 def test_a_buffer_pins_what_it_was_given_without_an_export_of_its_own_view() -> None:
     """CPython crashes where it collects a cycle with a memoryview that something is exported from."""
     memory = bytearray(10)

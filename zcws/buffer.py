@@ -124,16 +124,16 @@ class PayloadBuffer:
             self._wrap(memory)
 
     def _wrap(self, memory: Buffer) -> None:
-        view = memoryview(memory)
-        if view.readonly:
-            raise ValueError("PayloadBuffer needs writable memory; this is read-only")
-        if not view.c_contiguous:
-            raise ValueError("PayloadBuffer needs contiguous memory")
-        self._memory = view.cast("B")
+        with memoryview(memory) as view:
+            if view.readonly:
+                raise ValueError("PayloadBuffer needs writable memory; this is read-only")
+            if not view.c_contiguous:
+                raise ValueError("PayloadBuffer needs contiguous memory")
+            self._memory = view.cast("B")
         # Only the address: `_memory` keeps it right. What pins memory for C would be an export of that view for as long
         # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
-        pinned = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
-        self._pointer = ffi.cast("uint8_t *", pinned)
+        with ffi.from_buffer("uint8_t[]", self._memory, require_writable=True) as pinned:
+            self._pointer = ffi.cast("uint8_t *", pinned)
 
     @property
     def capacity(self) -> int:
@@ -153,7 +153,9 @@ class PayloadBuffer:
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
         self._pointer = ffi.NULL
-        self._memory = _NOTHING
+        memory, self._memory = self._memory, _NOTHING
+        if memory is not _NOTHING:
+            memory.release()  # PyPy would keep it until it collects
         self._used = 0
         self.number += 1
         self.leave()
