@@ -42,6 +42,11 @@ async def opened(*, is_client: bool = True, on_frame: Any = None) -> AsyncIterat
         theirs.close()
 
 
+def memory_counter() -> Any:
+    """The module."""
+    return pytest.importorskip("tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError)
+
+
 async def read(peer: Peer, size: int) -> list[wire.Seen]:
     """The frames in the next `size` bytes."""
     data, loop = bytearray(), asyncio.get_running_loop()
@@ -383,6 +388,7 @@ def test_what_waits_of_a_message_in_the_callers_memory_is_copied() -> None:
 @pytest.mark.parametrize("size", [100_000, HUGE], ids=["the socket takes it", "it does not"])
 def test_a_fragment_is_sent_from_where_it_lies(size: int) -> None:
     """It is its owner's again when that returns, and what the socket has not taken has been copied."""
+    tracemalloc = memory_counter()
 
     async def main() -> None:
         async with opened(is_client=False) as (ws, peer):
@@ -405,9 +411,7 @@ def test_a_fragment_is_sent_from_where_it_lies(size: int) -> None:
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_what_waits_of_a_message_in_our_memory_is_not(writes: bool) -> None:
-    tracemalloc = pytest.importorskip(
-        "tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError
-    )
+    tracemalloc = memory_counter()
 
     async def main() -> None:
         async with opened(is_client=False) as (ws, peer):
