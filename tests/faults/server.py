@@ -22,6 +22,7 @@ import selectors
 import socket
 import sys
 import threading
+import traceback
 from ast import literal_eval
 from typing import Any
 
@@ -40,6 +41,10 @@ ends: list[tuple[int, int | None]] = []
 
 #: Turns in which a selector said that somebody wants to be accepted.
 knocks = 0
+
+
+#: From CPython 3.15 on the first traceback imports what it is written with, and that takes a descriptor.
+traceback.format_exception(OSError())
 
 
 class Keep(logging.Handler):
