@@ -566,7 +566,7 @@ def test_a_peer_that_takes_a_large_message_is_alive(anyplace: Place) -> None:
                 await ws.send(bytes(4_000_000))
 
     async def main() -> None:
-        options = {"ping_interval": 0.1, "ping_timeout": 0.2, "close_timeout": 0.1}
+        options = {"ping_interval": 0.2, "ping_timeout": 0.5, "close_timeout": 0.1}
         async with anyplace.serve(push, **options) as server:
             async with anyplace.raw_client(server) as peer:
                 await until(lambda: server.connections)
