@@ -25,10 +25,11 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from zcws.buffer import PayloadBuffer
 from zcws.kernel import ffi, lib
+from zcws.registry import Registry
 from zcws.ring import RING_CAPACITY, WIDE_CAPACITY, Ring
 from zcws.scratch import Scratch
 
@@ -271,30 +272,20 @@ class Pool:
         self._spare_wide.clear()
 
 
-_Member = TypeVar("_Member")
-
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
-
-
-def _all_of(members: weakref.WeakSet[_Member]) -> list[_Member]:
-    while True:
-        try:
-            return list(members)
-        except RuntimeError:  # another thread has made one meanwhile
-            continue
+_pools: Registry[Pool] = Registry()
+_rings: Registry[Ring] = Registry()
 
 
 def _leave_all() -> None:
-    rings = _all_of(_rings)
-    free = {id(ring) for pool in _all_of(_pools) for ring in pool.free()}
-    for ring in rings:
+    free = {id(ring) for pool in _pools.before_fork() for ring in pool.free()}
+    for ring in _rings.before_fork():
         ring.leave(lent=id(ring) not in free)
 
 
 def _forget_all() -> None:
-    for pool in list(_pools):
+    for pool in _pools.after_in_child():
         pool.forget()
+    _rings.after_in_child()
 
 
 # A mirrored mapping is shared memory: a child that went on using it would write into its parent's frames, and a parent

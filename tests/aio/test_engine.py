@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from net import Place, placed, request, run, until
 
 import zcws
+from zcws.aio.engine import engine_of
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.writer import Writer
@@ -550,3 +552,21 @@ def test_the_end_of_the_only_one_is_seen_behind_its_bytes(loop: str) -> None:
             await asyncio.wait_for(ws.recv(), 10)
 
     Place(loop, None).run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_loop_that_a_child_process_inherits_has_another_engine_there() -> None:
+    """The epoll of its parent's is shared with that."""
+    loop = asyncio.new_event_loop()
+    try:
+        engine = engine_of(loop)
+        child = os.fork()
+        if child == 0:
+            there = engine_of(loop)
+            os._exit(0 if there is not engine and not engine._transports and engine_of(loop) is there else 1)
+        assert engine_of(loop) is engine
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        loop.close()

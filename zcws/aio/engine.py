@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Protocol
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
 from zcws.pool import Pool
+from zcws.registry import Registry
 from zcws.ring import Ring
 from zcws.rows import ROW, Rows, copy_words
 from zcws.writer import Writer
@@ -538,6 +539,7 @@ def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Engine]]
 _engines = weakref.WeakKeyDictionary()
 _idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+_all: Registry[Engine] = Registry()
 
 
 def _maybe_engine_of(loop: asyncio.AbstractEventLoop) -> Engine | None:
@@ -551,15 +553,17 @@ def engine_of(loop: asyncio.AbstractEventLoop) -> Engine:
     if engine is None:
         engine = _idle[loop] = Engine(loop)
         _engines[loop] = weakref.ref(engine)
+        _all.add(engine)
     return engine
 
 
 def _disown_all() -> None:
-    for reference in list(_engines.values()):
-        engine = reference()
-        if engine is not None:
-            engine.disown()
+    global _engines, _idle
+    for engine in _all.after_in_child():
+        engine.disown()
+    # An inherited loop gets an engine of its own: the epoll of this one is its parent's, too.
+    _engines, _idle = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_all)
+    os.register_at_fork(before=_all.before_fork, after_in_child=_disown_all)
