@@ -771,3 +771,53 @@ def test_a_ping_steps_aside_for_a_split() -> None:
             reader, _, _ = ws.split()
         peer.send(wire.TEXT, b"for the half")
         assert reader.recv() == "for the half"
+
+
+def test_whoever_waits_to_read_does_not_when_it_has_been_split_meanwhile() -> None:
+    """It read all the same, beside the half, and what it had read was lost in an AttributeError."""
+    with connected() as (ws, peer):
+        lock = ws._reading
+        lock.acquire()  # as `ping` has it, which steps aside
+
+        def read() -> None:
+            with pytest.raises(RuntimeError, match="is split"):
+                ws.recv()
+
+        with raw.thread(read):
+            raw.until(lambda: ws._turns_wanted)
+            reader, _, _ = ws.split()
+            peer.send(wire.TEXT, b"for the half")
+            lock.release()
+        assert reader.recv() == "for the half"
+
+
+@pytest.mark.parametrize("how", ["send", "write_frame", "flush", "begin_close"])
+def test_whoever_waits_to_write_does_not_when_it_has_been_split_meanwhile(how: str) -> None:
+    """It wrote all the same, beside the half: into the middle of a frame, where the peer was slow."""
+    with connected() as (ws, peer):
+        lock, write = ws._write_lock, getattr(ws, how)
+        arguments = {"send": [b"late"], "write_frame": [zcws.Frame.binary(b"late")]}.get(how, [])
+
+        def late() -> None:
+            if how == "begin_close":
+                write(4000)
+                return
+            with pytest.raises(RuntimeError, match="is split"):
+                write(*arguments)
+
+        lock.acquire()
+        with raw.thread(late) as writer:
+            raw.until(lambda: _waits_in(writer, zcws.sync.WebSocket))
+            _, half, _ = ws.split()
+            lock.release()
+        if how == "begin_close":
+            assert peer.read().opcode == wire.CLOSE
+        else:
+            half.send(b"of the half")
+            assert peer.read().payload == b"of the half"
+
+
+def _waits_in(thread: threading.Thread, kind: type) -> bool:
+    """Whether it is in a method that takes the lock next, or waits for it."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and isinstance(frame.f_locals.get("self"), kind)

@@ -169,13 +169,17 @@ class WebSocket(ReadingSide, WritingSide):
         if self._is_read:
             raise RuntimeError("another thread is reading from this connection already")
         deadline = None if timeout is None else time.monotonic() + timeout
+        reading = self._reading
         self._turns_wanted.append(None)
         try:
-            if not self._reading.acquire(timeout=lock_timeout(timeout)):
+            if not reading.acquire(timeout=lock_timeout(timeout)):
                 raise TimeoutError("nothing was received in time")
         finally:
             self._turns_wanted.pop()
             self._call_helpers()
+        if reading is not self._reading:
+            reading.release()
+            self._reading.acquire()  # which says that it has been split meanwhile
         return None if deadline is None else deadline - time.monotonic()
 
     def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> None:
@@ -348,9 +352,13 @@ class WebSocket(ReadingSide, WritingSide):
             self.abort()
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
-        if self._halves is not None:
-            return self._halves.say_close(code, reason, timeout)
-        return super()._try_close(code, reason, timeout)
+        if self._halves is None:
+            try:
+                return super()._try_close(code, reason, timeout)
+            except RuntimeError:
+                if self._halves is None:
+                    raise  # or it has been split while we waited
+        return self._halves.say_close(code, reason, timeout)
 
     def _has_interrupted_a_write(self) -> bool:
         """Whether we are in a signal handler that came in the middle of one, in this thread."""
@@ -419,6 +427,7 @@ class WebSocket(ReadingSide, WritingSide):
         """The same; nobody else is inside, and nobody comes in any more."""
         self.connection.split()
         self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
+        self._in_order.end(self._write_lock.acquire)  # those who wait for the lock that we had
         self._reader.on_pong = self._keepalive.answered
         self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
         taken = Taken(self.connection)

@@ -54,12 +54,13 @@ class InOrder:
     Attributes:
         waiting: what has been put off.
         is_busy: somebody writes. Whoever finds it so, and was not kept out by a lock, is a signal handler of that
-            thread.
+            thread; or nobody may write any more.
     """
 
-    __slots__ = ("is_busy", "waiting")
+    __slots__ = ("_refuse", "is_busy", "waiting")
 
     def __init__(self) -> None:
+        self._refuse: Callable[[], object] | None = None
         self.is_busy = False
         self.waiting: list[Callable[[], object]] = []
 
@@ -77,7 +78,14 @@ class InOrder:
 
     def put_off(self, write: Callable[[], object]) -> None:
         """`write` is called when what has been interrupted is out."""
+        if self._refuse is not None:
+            self._refuse()
         self.waiting.append(write)
+
+    def end(self, refuse: Callable[[], object]) -> None:
+        """From now on nobody may write, and `refuse` raises what says so."""
+        self._refuse = refuse
+        self.is_busy = True
 
     def kept(self, data: _Data) -> _Data | bytes:
         """`data`, for whoever is going to write it: what is put off is copied, as it may change meanwhile."""
@@ -401,13 +409,14 @@ class WritingSide:
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
         """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
-        if not self._write_lock.acquire(timeout=lock_timeout(timeout)):
+        lock = self._write_lock
+        if not lock.acquire(timeout=lock_timeout(timeout)):
             # Who sends in a loop has it nearly always, and says this behind what is being sent.
             self._goodbyes[:] = ((code, reason),)
             return False
         order = self._in_order
         if order.is_busy:
-            self._write_lock.release()
+            lock.release()
             order.put_off(lambda: self._try_close(code, reason, timeout))
             return True
         order.is_busy = True
@@ -422,7 +431,7 @@ class WritingSide:
                 self._flush_quietly()
         finally:
             order.is_busy = False
-            self._write_lock.release()
+            lock.release()
         if order.waiting:
             order.catch_up()
         self._send_leftover()
