@@ -184,27 +184,26 @@ def test_a_wide_ring_that_is_held_waits_until_its_views_are_gone() -> None:
     assert {pool.lease_wide(), pool.lease_wide()} == {ring, other}
 
 
-def test_when_all_wide_rings_are_held_the_oldest_goes_to_its_holders() -> None:
+def test_when_all_wide_rings_are_held_there_is_none() -> None:
     pool = Pool(65536)
-    views = []
-    for _ in range(_WIDE_RINGS + 2):
-        ring = pool.lease_wide()
-        assert ring is not None
-        views.append(ring.export()[0:1])
-        assert pool.set_aside(ring)
-        del ring
-        gc.collect()
-    assert len(pool._spare_wide) == _WIDE_RINGS
-    more = pool.lease_like(pool._spare_wide[0])
-    assert more.is_wide
-    assert len(pool._spare_wide) == _WIDE_RINGS - 1
+    leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
+    views = [ring.export()[0:1] for ring in leased if ring is not None]
+    assert all(ring is not None and pool.set_aside(ring) for ring in leased)
+    full = pool._spare_wide[0]
+    assert pool.land_wide() is None
+    assert not pool.lease_like(full).is_wide
+    full.head = 40_000
+    assert pool.lease_like(full).is_wide
+    del views
+    gc.collect()
+    assert pool.land_wide() in leased
 
 
 def test_no_more_wide_rings_wait_than_a_pool_has() -> None:
     pool = Pool(65536)
     leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
     assert leased[0] is not None
-    leased.append(pool.lease_like(leased[0]))
+    leased.append(pool._new_wide())
     views = [ring.export()[0:1] for ring in leased if ring is not None]
     assert [ring is not None and pool.set_aside(ring) for ring in leased] == [True] * _WIDE_RINGS + [False]
     assert (pool.land_wide(), len(views)) == (None, _WIDE_RINGS + 1)
@@ -214,6 +213,7 @@ def test_a_ring_whose_views_are_held_is_replaced_by_one_of_its_size() -> None:
     pool = Pool(65536)
     leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
     assert leased[0] is not None
+    leased[0].head = 40_000
     more = pool.lease_like(leased[0])
     assert more.is_wide
     assert not pool.lease_like(pool.land()).is_wide

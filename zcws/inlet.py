@@ -512,6 +512,8 @@ class Inlet(Outcome):
             ring.move_unread(fresh)
             self.pool.set_aside(ring)  # or it is left to its holders
             self._next = 0
+            if ring.is_wide:
+                self._fit(fresh.capacity)
             self._ring = ring = fresh
         return ring
 

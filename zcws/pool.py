@@ -143,11 +143,9 @@ class Pool:
         free = next((ring for ring in spare if not ring.is_exported), None)
         if free is not None:
             spare.remove(free)
+        elif len(self._wide) >= _WIDE_RINGS:
+            return None  # those that are held, too: many connections may keep a view each
         else:
-            if spare and len(self._wide) >= _WIDE_RINGS:
-                spare.pop()  # what has been held for longest goes to its holders
-            if len(self._wide) >= _WIDE_RINGS:
-                return None
             free = self._new_wide()
         spare.append(free)
         return free
@@ -158,7 +156,11 @@ class Pool:
 
     def lease_like(self, ring: Ring) -> Ring:
         """One that takes all that is in `ring`, whose views are held."""
-        return (self.lease_wide() or self._new_wide()) if ring.is_wide else self.lease()
+        if not ring.is_wide:
+            return self.lease()
+        # Where there are enough, an ordinary one does, if it has room for more: many connections may keep a view each.
+        fits = 2 * (ring.head - ring.tail) <= self.capacity
+        return self.lease_wide() or (self.lease() if fits else self._new_wide())
 
     def _new_wide(self) -> Ring:
         ring = self._new_ring(self.wide_capacity, is_wide=True)
