@@ -98,6 +98,38 @@ def test_what_nobody_hears_here_keeps_no_connection(place: Place, redis_server: 
     place.run(main())
 
 
+@needs_redis
+def test_whoever_joins_while_his_message_waits_for_redis_is_left_out_of_it(
+    anyloop: Place, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was there when it got its number, so that nobody knew any more whom it was not for."""
+
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            room, publisher, may_go = rooms["lobby"], rooms._publisher, asyncio.Event()
+            publish = publisher._publish_batch
+
+            async def slow() -> None:
+                await may_go.wait()  # as when Redis is away
+                await publish()
+
+            monkeypatch.setattr(publisher, "_publish_batch", slow)
+            async with anyloop.serve(swallow) as server, anyloop.connect(server) as one:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                sending = asyncio.create_task(room.broadcast("not for one", without=ws))
+                await until(lambda: publisher._number)
+                with room.join(ws):
+                    await soon(room.ready())
+                    may_go.set()
+                    assert await soon(sending) == 1
+                    await soon(room.broadcast("for one"))
+                    assert await soon(one.recv()) == "for one"
+                    assert not publisher._notes
+
+    anyloop.run(main())
+
+
 def test_what_is_known_of_a_message_that_comes_back(place: Place) -> None:
     """Each of 20,000 that wait for a slow member was looked at for each of them: 4.7 s of CPU, and now 0.01."""
 

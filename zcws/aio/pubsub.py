@@ -135,9 +135,21 @@ class Publisher:
             for message in self._batch:
                 message.number = self._number
                 self._number += 1
-                if message.note is not None and message.channel in self._heard:
+                if message.note is not None:
                     self._notes.append((message.number, message.note))
             await self._publish_batch()
+            self._forget_unheard()
+
+    def _forget_unheard(self) -> None:
+        """What went out just now does not come back where nobody is here. Not sooner: somebody may have come while it
+        waited for Redis."""
+        notes, kept = self._notes, deque[tuple[int, Any]]()
+        for message in reversed(self._batch):
+            if notes and notes[-1][0] == message.number:
+                last = notes.pop()
+                if message.channel in self._heard:
+                    kept.appendleft(last)
+        notes += kept
 
     async def _publish_batch(self) -> None:
         delays = _Delays("publish to")
