@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -317,6 +318,48 @@ def test_views_of_a_wide_ring_never_change(mirrored: bool) -> None:
                 kept.append(frame.to_bytes())
     assert [payload == bytes([i]) * 30_000 for i, payload in enumerate(kept)] == [True] * 200
     assert True in wide
+
+
+class _NoMemory(deque[Any]):
+    """Of rings that wait: there is none for the first."""
+
+    has_failed = False
+
+    def append(self, ring: Ring) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise MemoryError
+        super().append(ring)
+
+    def insert(self, _: object, ring: Ring) -> None:
+        self.append(ring)
+
+
+@either
+@pytest.mark.parametrize("size", [1000, 30_000])
+def test_a_view_does_not_change_where_there_is_no_memory_to_set_its_ring_aside(
+    mirrored: bool, size: int
+) -> None:
+    """What came next was received where it lies, as the ring was thought to be empty."""
+    pool, held = Pool(65536, mirrored=mirrored), list[tuple[memoryview, int]]()
+    connection, failures = connect(pool), 0
+    stream = memoryview(b"".join(wire.frame(BINARY, bytes([i]) * size) for i in range(250)))
+    while stream:
+        if len(stream) < 230 * size and not failures:
+            pool._aside, pool._spare_wide = _NoMemory(), _NoMemory()  # type: ignore[assignment]
+        try:
+            room = connection.reader.get_buffer()
+        except MemoryError:
+            failures += 1
+            continue
+        count = min(len(room), len(stream), 50_000)
+        room[:count] = stream[:count]
+        stream = stream[count:]
+        connection.reader.received(count)
+        while (frame := connection.read_frame()) is not NEED_MORE:
+            held.append((frame.payload and frame.payload, len(held)))
+    assert failures == 1
+    assert [view == bytes([i]) * size for view, i in held] == [True] * 250
 
 
 @either

@@ -510,11 +510,12 @@ class Inlet(Outcome):
         if ring.is_crowded:
             fresh = self.pool.lease_like(ring)
             ring.move_unread(fresh)
-            self.pool.set_aside(ring)  # or it is left to its holders
             self._next = 0
             if ring.is_wide:
                 self._fit(fresh.capacity)
-            self._ring = ring = fresh
+            self._ring = fresh  # before there may be no memory to set the other one aside
+            self.pool.set_aside(ring)  # or it is left to its holders
+            return fresh
         return ring
 
     def _see_pouring(self, ring: Ring, count: int) -> None:
@@ -544,9 +545,9 @@ class Inlet(Outcome):
             return ring
         ring.move_unread(wide)
         self._next = 0
-        self.pool.take_back(ring)
         self._ring = wide
         self._fit(wide.capacity)
+        self.pool.take_back(ring)
         return wide
 
     def _fit(self, size: int) -> None:
@@ -565,11 +566,12 @@ class Inlet(Outcome):
         self._columns = None
         if ring is not None and self._next == ring.head:
             self._lease.end()
+            self._ring = None  # first: whatever comes in between, it is not in two places
             if not ring.exports or not ring.is_exported:
                 self.pool.take_back(ring)
             elif not self.pool.set_aside(ring):
+                self._ring = ring
                 return
-            self._ring = None
             if ring.is_wide:
                 self._fit(self.pool.capacity)
 
