@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from net import Place, placed, request, run, until
 
 import zcws
+from zcws.aio import engine as engine_module
 from zcws.aio.engine import engine_of
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
@@ -570,3 +572,50 @@ def test_a_loop_that_a_child_process_inherits_has_another_engine_there() -> None
         assert os.waitstatus_to_exitcode(status) == 0
     finally:
         loop.close()
+
+
+class _Sends:
+    """Garbage that sends when the collector comes."""
+
+    def __init__(self, ws: WebSocket) -> None:
+        self.me, self.ws = self, ws
+
+    def __del__(self) -> None:
+        self.ws.send_nowait(b"late" * 10_000)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="the collector comes when it likes")
+@pytest.mark.parametrize("step", ["_collect", "_join"])
+def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went out first; where the socket took a part of it, what had been taken came in the middle of its frame."""
+    original = getattr(engine_module, step)
+
+    def make_lists(*arguments: Any) -> Any:
+        result = original(*arguments)
+        assert len([[] for _ in range(10_000)]) == 10_000  # the collector comes
+        return result
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(2)]
+        connections = [placed(ours) for ours, _ in pairs]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(engine_module, step, make_lists)
+        with engine_of(asyncio.get_running_loop()).together():
+            for ws in connections:
+                ws.send_nowait(b"first")
+                ws._own.send_output()  # type: ignore[union-attr]
+            _Sends(connections[0])
+        monkeypatch.undo()
+        gc.collect()
+        await connections[0].flush()
+        peer = pairs[0][1]
+        assert peer.recv(7) == wire.frame(wire.BINARY, b"first")
+        for ws in connections:
+            ws.abort()
+        for _, peer in pairs:
+            peer.close()
+
+    gc.collect()
+    run(main)

@@ -22,6 +22,7 @@ The sockets themselves are in transport.py, above this: the engine knows of them
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import weakref
@@ -448,6 +449,18 @@ class Engine:
         written, self.written = self.written, []
         orders: list[int] = []
         parts: dict[int, Buffer] = {}  # what has to be sent, by where it will begin when they are joined
+        # What a finalizer sends now would go before what has been taken and is not out yet, or have that in its middle.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._take_written(written, orders, parts)
+            if orders:
+                self._send_together(array("q", orders), parts)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _take_written(self, written: list[Served], orders: list[int], parts: dict[int, Buffer]) -> None:
         try:
             _collect(written, orders, parts)
         except BaseException as exc:
@@ -455,8 +468,6 @@ class Engine:
             for transport in written:
                 transport.broke(exc)
             raise
-        if orders:
-            self._send_together(array("q", orders), parts)
 
     def _send_together(self, orders: array[int], parts: dict[int, Buffer]) -> None:
         try:
