@@ -619,3 +619,34 @@ def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
 
     gc.collect()
     run(main)
+
+
+def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket had a part of it when what had been taken came in between, where the peer had read meanwhile."""
+    take, late = Writer.take_whole, b"late" * 500_000
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws, seen = placed(ours), b""
+        await asyncio.sleep(0)
+
+        def take_whole(writer: Writer) -> Any:
+            nonlocal seen
+            data = take(writer)
+            monkeypatch.undo()
+            ws.send_nowait(late)  # the collector has come
+            seen += peer.recv(1_000_000)
+            return data
+
+        monkeypatch.setattr(Writer, "take_whole", take_whole)
+        for _ in range(2):
+            ws.send_nowait(b"first")
+        ws._own.send_output()  # type: ignore[union-attr]
+        peer.setblocking(False)
+        while len(seen) < len(late) + 24:
+            seen += await asyncio.get_running_loop().sock_recv(peer, 1_000_000)
+        assert sorted(frame.payload for frame in wire.parse(seen)) == [b"first", b"first", late]
+        ws.abort()
+        peer.close()
+
+    run(main)

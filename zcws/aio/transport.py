@@ -302,6 +302,9 @@ class EngineTransport(asyncio.Transport):
 
     def _send(self, data: Buffer) -> None:
         """One segment, when nothing is in its way."""
+        if self.backlog:  # a finalizer has sent since we looked, and half of its frame is out
+            self._keep([data])
+            return
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
