@@ -821,3 +821,19 @@ def _waits_in(thread: threading.Thread, kind: type) -> bool:
     """Whether it is in a method that takes the lock next, or waits for it."""
     frame = sys._current_frames().get(thread.ident or 0)
     return frame is not None and isinstance(frame.f_locals.get("self"), kind)
+
+
+def test_what_was_sent_is_no_error_where_it_has_been_split_since() -> None:
+    """Its thread saw a reply, which is the halves' business by then: RuntimeError for a message that had gone out."""
+    with connected() as (ws, peer):
+        leftover = ws._send_leftover
+
+        def later() -> None:
+            reader, _, _ = ws.split()
+            peer.send(wire.PING, b"of the half")
+            assert reader.read_frame().opcode is zcws.OpCode.PING
+            leftover()
+
+        ws._send_leftover = later  # type: ignore[method-assign]
+        ws.send(b"out")
+        assert peer.read().payload == b"out"

@@ -238,6 +238,8 @@ class WebSocket(ReadingSide, WritingSide):
 
     def _send_leftover(self) -> None:
         """What others have left to us while we held the lock. In a writer's thread, after every write."""
+        if self._halves is not None:
+            return  # it has been split since, and is theirs
         if self._bridge.slot:
             self._reply(in_reader=False)
         if self._goodbyes:
