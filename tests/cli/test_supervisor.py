@@ -137,6 +137,24 @@ def test_what_cannot_be_served(arguments: tuple[str, ...], sentence: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_takes_no_modules_from_the_folder_that_it_serves(tmp_path: Path) -> None:
+    folder = tmp_path / "-public"  # and an argument that looks like an option is none
+    folder.mkdir()
+    (folder / "random.py").write_text("raise SystemExit('this is a file to serve')", encoding="utf-8")
+    begin = (
+        f"import sys; sys.path[:] = {sys.path}; from zcws.cli import main; sys.exit(main())"  # as `zcws` does
+    )
+    for where, name in ((folder, "."), (tmp_path, "-public")):
+        command = [sys.executable, "-c", begin, "serve", f"--static={name}", "--port=0", "--workers=1"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, cwd=where
+        ) as process:
+            line = process.stdout.readline()
+            process.terminate()
+            assert line.startswith("zcws listens on "), process.stderr.read()
+
+
 def test_words_for_an_end() -> None:
     assert how_it_ended(3) == "ended with 3"
     assert how_it_ended(-15) == "was ended by SIGTERM"

@@ -212,11 +212,13 @@ def reserve(host: str, port: int) -> socket.socket:
 
 def worker_command(options: argparse.Namespace, port: int) -> list[str]:
     """The command line of a worker: what the supervisor was told, on that port."""
-    command = [sys.executable, "-m", "zcws", "serve", "--worker", "--reuse-port"]
-    command += ["--host", options.host, "--port", str(port)]
+    # Not -m, which looks for modules where we stand first: in a folder of files to serve, perhaps, that others fill.
+    begin = f"import sys; sys.path[:] = {sys.path}; from zcws.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", begin, "serve", "--worker", "--reuse-port"]
+    command += [f"--host={options.host}", f"--port={port}"]
     told: dict[str, Any] = vars(options)
     for name in ("echo", "compression"):
         command += [f"--{name}"] if told[name] else []
     for name in ("static", "ssl_cert", "ssl_key", "loop", "drain"):
-        command += [f"--{name.replace('_', '-')}", str(told[name])] if told[name] else []
+        command += [f"--{name.replace('_', '-')}={told[name]}"] if told[name] else []
     return command
