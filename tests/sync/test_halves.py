@@ -17,6 +17,7 @@ from joined import connected
 from net import Certificates
 
 import zcws
+import zcws.sync
 from zcws.sync.halves import BridgeHalf, WriterHalf
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
