@@ -128,6 +128,15 @@ def test_tls_is_not_spoken() -> None:
 
 
 @pytest.mark.parametrize("command", ["connect", "bench"])
+def test_a_host_that_is_no_name(command: str) -> None:
+    url = f"ws://{'a' * 64}/"
+    assert run(command, url).stderr == (
+        f"zcws: cannot connect to {url}: a part of a host's name is longer than 63 bytes, or empty; "
+        "is the host spelled right?\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["connect", "bench"])
 def test_nothing_listens(command: str) -> None:
     done = run(command, "ws://127.0.0.1:1/")
     assert done.stderr == (

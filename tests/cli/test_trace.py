@@ -196,3 +196,8 @@ def test_options_that_would_do_nothing() -> None:
     """A proxy passes on what the client asks for: what it is not asked for here, it cannot be told."""
     done = command("trace", "ws://127.0.0.1:1/", "--header", "A: b")
     assert done.returncode == 2 and "unrecognized arguments: --header" in done.stderr
+
+
+def test_a_host_that_is_no_name() -> None:
+    done = command("trace", "--listen", "0", "--host", "a" * 64, "ws://127.0.0.1:1/")
+    assert done.stderr == f"zcws: there is no host called '{'a' * 64}' as far as this machine knows\n"

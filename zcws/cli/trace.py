@@ -109,7 +109,7 @@ class Proxy:
         told = self._told
         try:
             server = await asyncio.start_server(self._accept, told.host, told.listen)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
