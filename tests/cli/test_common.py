@@ -27,6 +27,7 @@ def told(*arguments: str) -> argparse.Namespace:
 def test_addresses() -> None:
     assert authority("::1", 80) == "[::1]:80"
     assert authority("h", 80) == "h:80"
+    assert authority("", 80) == "0.0.0.0:80"
     assert [port("0"), port("65535")] == [0, 65535]
     for text in ("65536", "-1", "", "٣", "http"):
         with pytest.raises(argparse.ArgumentTypeError):

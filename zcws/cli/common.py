@@ -114,8 +114,8 @@ def seconds_or_none_at_all(text: str) -> float:
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as they stand in a URI. RFC 3986 3.2.2: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Host and port as they stand in a URI; no host is every address. RFC 3986 3.2.2: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host or '0.0.0.0'}:{port}"
 
 
 def runner(loop: str) -> Callable[[Coroutine[Any, Any, Any]], Any]:

@@ -159,7 +159,7 @@ def announcement(sock: socket.socket, options: argparse.Namespace) -> str:
     s = "s" if options.ssl_cert else ""
     # A browser cannot go to "every address of this machine".
     browsable = "localhost" if host in ("", "0.0.0.0", "::") else host
-    listens = f"zcws listens on ws{s}://{authority(host or '0.0.0.0', port)}"
+    listens = f"zcws listens on ws{s}://{authority(host, port)}"
     there = f"at http{s}://{authority(browsable, port)}/ (Ctrl-C stops it)"
     if not options.static:
         return f"{listens}; a page to try it is {there}"
