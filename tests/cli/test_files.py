@@ -19,6 +19,7 @@ def root(tmp_path: Path) -> Path:
     (root / "index.html").write_text("<p>home", encoding="utf-8")
     (root / "a b.js").write_bytes(b"1")
     (root / "data").write_bytes(b"\x00")
+    (root / "page.html.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "secret").write_text("secret", encoding="utf-8")
     (tmp_path / "public2").mkdir()
     (tmp_path / "public2" / "x").write_text("secret", encoding="utf-8")
@@ -42,6 +43,7 @@ def ask(root: Path, path: str, method: str = "GET", **options: bool) -> zcws.Res
         ("/sub/../index.html", "text/html; charset=utf-8", b"<p>home"),
         ("/a%20b.js", "text/javascript; charset=utf-8", b"1"),
         ("/data", "application/octet-stream", b"\x00"),
+        ("/page.html.gz", "application/octet-stream", b"\x1f\x8b"),
     ],
 )
 def test_files(root: Path, path: str, kind: str, body: bytes) -> None:

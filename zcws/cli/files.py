@@ -67,7 +67,9 @@ class Files:
 
 def file_response(file: Path, body: bytes) -> Response:
     """200 and the file."""
-    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    kind, packing = mimetypes.guess_type(file.name)
+    if kind is None or packing is not None:  # x.html.gz is no text
+        kind = "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
     headers = {
