@@ -6,6 +6,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,14 @@ class TestReceive:
         assert [channel.scan(reader, timeout) for timeout in (None, 0, 0.01)] == [ENDED] * 3
         for other in others:
             other.close()
+
+    def test_a_socket_that_is_closed_while_it_is_looked_at(self, pair: Pair) -> None:
+        channel, _ = pair
+        fd = channel.sock.fileno()
+        channel.sock.close()  # by another thread, when we have the number already
+        asked = iter([fd, fd, -1])
+        before = SimpleNamespace(fileno=lambda: next(asked))
+        assert module._wait(before, to_write=True, timeout=0)
 
     def test_a_socket_that_was_closed_by_whoever_brought_it(self, pair: Pair) -> None:
         channel, _ = pair

@@ -461,7 +461,12 @@ def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool
     deadline = None if timeout is None else time.monotonic() + timeout
     while sock.fileno() >= 0:
         rest = _ASK_AGAIN if deadline is None else min(max(deadline - time.monotonic(), 0), _ASK_AGAIN)
-        ready = select.select(nobody if to_write else waiting, waiting if to_write else nobody, nobody, rest)
+        try:
+            ready = select.select(
+                nobody if to_write else waiting, waiting if to_write else nobody, nobody, rest
+            )
+        except OSError:  # another thread has closed it since we looked
+            return True
         if ready[0] or ready[1]:
             return True
         if deadline is not None and time.monotonic() >= deadline:
