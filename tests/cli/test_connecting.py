@@ -190,6 +190,7 @@ def test_a_person(address: str) -> None:
         ("/help", r"\n/ping \[text\] .* /help .* // begins a message"),
         ("/close 1006", "! "),
         ("/close x", "! a close code is a number"),
+        ("/close ²", "! a close code is a number"),
         ("/close 4001 thank you", r"closed with 4001 \(thank you\)"),
     ):
         person.sees("> ")

@@ -264,7 +264,7 @@ class Session:
 
     def _close(self, rest: str) -> None:
         code, _, reason = rest.partition(" ")
-        if code and not code.isdigit():
+        if code and not (code.isascii() and code.isdigit()):
             raise ValueError(f"a close code is a number, not {code!r}: /close [code [reason]]")
         self._do(self.ws.close(int(code or 1000), reason))
         self._is_ours = True
