@@ -389,3 +389,9 @@ def test_fastapi_app() -> None:
 def test_every_example_has_a_test() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {path.stem for path in EXAMPLES} <= tested
+
+
+def test_a_source_archive_has_what_is_linked_and_run() -> None:
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    folders = {".ci", "autobahn", "benchmarks", "csrc", "docs", "examples", "tests"}
+    assert folders <= {line.split()[1] for line in manifest.splitlines() if line.startswith("graft ")}
