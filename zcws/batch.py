@@ -96,12 +96,16 @@ class RingBatch(Batch):
     @property
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
-        view = lease.view
+        ring, view = lease.ring, lease.view
         lease.check(self._number)
-        view = view or lease.open(self._number)
         spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
         if self._opcode is None:
             spans = compress(spans, [not what & CONTROL for what in kinds_of(self._rows)])
+        if not view and lease.pool.is_crowded:  # see `Lease.look`; now, and not one by one: nothing keeps the ring
+            copies = [memoryview(ring.copies[start:stop]) for start, stop in spans]
+            lease.check(self._number)
+            return iter(copies)
+        view = view or lease.open(self._number)
         return (view[start:stop] for start, stop in spans)
 
     def relayed(self) -> tuple[OpCode, Ring, memoryview] | None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from zcws.pool import Pool
+
 __all__ = [
     "DECODE_IN_PLACE",
     "NEED_MORE",
@@ -283,15 +285,17 @@ class Lease:
     at, and what was made of them counts where that is still the same afterwards.
 
     Attributes:
+        pool: where that ring is from.
         ring: what they lie in.
         number: of the read that is in force: frames of earlier ones are stale.
         view: of the whole ring, dropped by the reader with its rows. None: no payload has been asked for; empty: one
             has, and was copied.
     """
 
-    __slots__ = ("number", "ring", "view")
+    __slots__ = ("number", "pool", "ring", "view")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool) -> None:
+        self.pool: Pool = pool
         self.ring: Any = None
         self.number: int = 0
         self.view: memoryview | None = None
@@ -305,6 +309,17 @@ class Lease:
             self.view = None  # it is not for the frames that are good now
             raise _stale()
         return view  # type: ignore[no-any-return]
+
+    def look(self, start: int, stop: int, number: int) -> memoryview:
+        """A payload for a program, which may hold it for as long as it likes: a view, or a copy where one more ring
+        that is held would have another one mapped. Raises: as `check`."""
+        ring = self.ring
+        if not self.pool.is_crowded:
+            return self.open(number)[start:stop]
+        self.check(number)
+        copy = ring.copies[start:stop]
+        self.check(number)
+        return memoryview(copy)
 
     def check(self, number: int) -> None:
         """Raises StaleFrame where the read with that number is over."""
@@ -341,7 +356,7 @@ class RingFrame(ReceivedFrame):
             copy = ring.copies[start:stop]
             lease.check(self._number)
             return memoryview(copy)
-        return (view or lease.open(self._number))[start:stop]
+        return view[start:stop] if view else lease.look(start, stop, self._number)
 
     @property
     def is_stale(self) -> bool:

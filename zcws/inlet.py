@@ -139,7 +139,7 @@ class Inlet(Outcome):
         self._frame: Frame | Batch | None = None  # handed out last; good until the next read
         self._gathers = False  # frames of a batch that is not handed out yet
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
-        self._lease = Lease()  # until when frames that lie in the ring may be asked
+        self._lease = Lease(pool)  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self.landing_in: PayloadBuffer | None = None
         self._landing_opcode = 0

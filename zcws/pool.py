@@ -8,8 +8,9 @@ memory, and the busy ones share a few warm rings.
 
 A ring of which a program still holds a view is *set aside* when its last byte has been read, until the view is gone:
 nearly always when the next message has come. The connection holds nothing then, and is served as the idle are. Few
-rings wait like that; beyond, the connection keeps its ring and goes on behind what is held (ring.py). If it were left
-to its holders, every read would have another one mapped, page by page: that costs three times as much as the read.
+rings wait like that; while they do, payloads are copied for whoever wants to hold one more. If each ring were left to
+its holders, every read would have another one mapped, page by page: that costs three times as much as the read. A view
+that was taken before has its connection keep the ring, and go on behind what is held (ring.py).
 
 A ring of which a view is held when a child process is forked is used up, and then left to its holders, here and there.
 
@@ -193,6 +194,16 @@ class Pool:
             ring.tail = ring.head = 0
             self._aside.append(ring)
         return True
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether views of as many rings are held as are set aside: a program that wants one more is given a copy.
+
+        From any thread, as a frame may be looked at from there: nothing is taken.
+        """
+        aside = tuple(self._aside)
+        oldest = (export for ring in aside[:1] for export in tuple(ring.exports))
+        return len(aside) >= _RINGS_ASIDE and any(view() is not None for view, _ in oldest)
 
     def _from_aside(self) -> Ring | None:
         """The ring that has been there for longest, unless somebody still holds it: then another next time."""
