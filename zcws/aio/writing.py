@@ -29,8 +29,9 @@ __all__ = ["OutgoingStream", "Writing"]
 
 _TEXT, _BINARY, _CLOSE = OpCode.TEXT, OpCode.BINARY, OpCode.CLOSE
 
-#: Messages that are framed at once, if they are small.
-_TOGETHER = 256
+#: Messages that are framed at once, if they are small; before their size is known; and so many are asked for at a time
+#: where they are large, or not alike.
+_TOGETHER, _AT_FIRST, _FEW = 256, 16, 4
 
 #: What an iterator gives that has nothing: an empty fragment is something.
 _NOTHING = object()
@@ -106,15 +107,18 @@ class Writing(Stream):
             raise TypeError("send_many takes an iterable of messages; this is one message, for send")
         if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
             raise TypeError(f"send_many takes an iterable of messages, not {type(messages).__name__}")
-        waiting = iter(messages)
-        while some := list(islice(waiting, _TOGETHER)):
+        waiting, most = iter(messages), _AT_FIRST
+        while some := list(islice(waiting, most)):
             payloads = _payloads_alike(some, text)
-            if payloads is not None and sum(map(len, payloads)) <= CORK:
+            if payloads is not None:
                 opcode = _BINARY if type(some[0]) is not str or text is False else _TEXT
                 await self._send_alike(opcode, payloads, compress)
+                size = sum(map(len, payloads)) // len(payloads)
+                most = max(_FEW, min(_TOGETHER, CORK // 2 // (size + 1)))
             else:
                 for message in some:
                     await self.send(message, text=text, compress=compress)
+                most = _FEW
 
     async def _send_batch(self, batch: Batch, compress: bool | None) -> None:
         relayed = batch.relayed() if len(batch) > 1 else None
@@ -384,18 +388,21 @@ class OutgoingStream:
 
 
 def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | None:
-    """Their bytes, where all are str, all bytes, or all views; None: each has to be looked at by itself."""
+    """Their bytes, where all are str, all bytes, or all views, and small; None: each has to be looked at by itself."""
     kind = type(messages[0])
     if list(map(type, messages)).count(kind) != len(messages) or (text and kind is not str):
+        return None
+    if kind is memoryview:
+        is_little = sum(view.nbytes for view in messages) <= CORK
+        return list(map(memoryview.tobytes, messages)) if is_little else None
+    if (kind is not str and kind is not bytes) or sum(map(len, messages)) > CORK:
         return None
     if kind is str:
         try:
             return list(map(str.encode, messages))
         except UnicodeEncodeError:  # `send` says so, behind what comes before it
             return None
-    if kind is memoryview:
-        return list(map(memoryview.tobytes, messages))
-    return messages if kind is bytes else None
+    return messages
 
 
 async def _each(message: Any) -> AsyncIterator[str | Buffer]:
