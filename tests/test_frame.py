@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import wire
 from arrays import needs_numpy, np
-from receiver import batch, connect, read, send
+from receiver import batch, connect, hold_many, read, send
 
 from zcws.buffer import PayloadBuffer
 from zcws.codes import CloseCode, OpCode
@@ -368,13 +368,19 @@ LOOKS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("size", [10, 50_000])
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_frame_whose_reader_reads_on_while_another_thread_looks(look: str, size: int) -> None:
-    lease = Lease()
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_a_frame_whose_reader_reads_on_while_another_thread_looks(
+    look: str, size: int, is_crowded: bool
+) -> None:
+    pool = Pool(4096)
+    views = hold_many(pool) if is_crowded else []
+    lease = Lease(pool)
     lease.ring = ReadOn(lease)
     frame = RingFrame(OpCode.TEXT, lease, 0, size, lease.number)
     with pytest.raises(StaleFrame):
         LOOKS[look](frame)
     assert not lease.view  # those of the next read would be shown it
+    assert pool.is_crowded == bool(views)
 
 
 @pytest.mark.parametrize("look", ["payload", "to_bytes", "text", "keep"])

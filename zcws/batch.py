@@ -101,7 +101,8 @@ class RingBatch(Batch):
         spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
         if self._opcode is None:
             spans = compress(spans, [not what & CONTROL for what in kinds_of(self._rows)])
-        if not view and lease.pool.is_crowded:  # see `Lease.look`; now, and not one by one: nothing keeps the ring
+        if not view and lease.pool.is_crowded:
+            # As `Lease.look`; all of them now, as nothing keeps the ring.
             copies = [memoryview(ring.copies[start:stop]) for start, stop in spans]
             lease.check(self._number)
             return iter(copies)
