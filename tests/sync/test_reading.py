@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from joined import connected
 
 import zcws
+from zcws.frame import NEED_MORE
+from zcws.reader import Reader
 from zcws.sync import WebSocket
 
 # ---- whole messages ----
@@ -61,6 +63,28 @@ def test_a_timeout_of_nothing_is_no_reason_to_spin(nothing: str) -> None:
         channel.scan = scan  # type: ignore[method-assign]
         assert ws.recv() == "here"
         assert all(waits)
+
+
+def test_a_batch_of_one_comes_past_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a message and a frame do: it took half as much again."""
+    taken, plain = list[Any](), Reader.read_batch
+
+    def read_batch(self: Reader) -> Any:
+        taken.append(plain(self))
+        return taken[-1]
+
+    monkeypatch.setattr(Reader, "read_batch", read_batch)
+    with connected() as (ws, peer):
+        for text in ("one", "two", "three"):
+            peer.send(wire.TEXT, text.encode())
+            frames = ws.read_batch(timeout=raw.LONG)
+            assert [frame.text for frame in frames] == [text]
+        assert set(taken) <= {NEED_MORE}
+        peer.send_bytes(peer.frame(wire.TEXT, b"together") * 2)
+        assert [frame.text for frame in ws.read_batch()] == ["together"] * 2
+        assert frames[0].is_stale
+        peer.send(wire.PING, b"seen")
+        assert ws.read_batch()[0].opcode == wire.PING
 
 
 @pytest.mark.parametrize("close_timeout", [None, 0.1, 10])

@@ -119,7 +119,12 @@ class ReadingSide:
 
     def read_batch(self, timeout: float | None = None) -> Batch:
         """All frames that have arrived together, good until the next read. Raises: as `recv`."""
-        return self._read(self._reader.read_batch, timeout)
+        return self._read(self._reader.read_batch, timeout, self._batch_found)
+
+    def _batch_found(self, found: int) -> Batch | None:
+        """As `Reader.frame_found`."""
+        frame = self._reader.frame_found(found)
+        return None if frame is None else Batch([frame])
 
     def batches(self) -> Iterator[Batch]:
         """Batch after batch, until the connection ends well."""
