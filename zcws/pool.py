@@ -188,9 +188,8 @@ class Pool:
             if free is None:
                 return False
             self.take_back(free)
-        if (
-            ring is not self.common and ring is not self.walked
-        ):  # they are seen to by whoever receives into them
+        # Those two are seen to by whoever receives into them.
+        if ring is not self.common and ring is not self.walked:
             ring.tail = ring.head = 0
             self._aside.append(ring)
         return True
