@@ -737,7 +737,8 @@ class _Sends:
             send()
 
 
-def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked() -> None:
+@pytest.mark.parametrize("payload", [b"our own", bytearray(b"our own")])
+def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked(payload: bytes | bytearray) -> None:
     pool = Pool()
     ours, other = (Writer(pool, next_key=lambda: 0, compress=None) for _ in range(2))
     finalizer = _Sends(lambda: other.write_message(OpCode.BINARY, b"other"))
@@ -749,7 +750,7 @@ def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked() -> None:
 
     scratch = pool.scratch().copies
     pool.scratch().copies = Copies()
-    ours.write_message(OpCode.BINARY, b"our own")
+    ours.write_message(OpCode.BINARY, payload)
     assert ours.take_bytes()[6:] == b"our own"
     assert other.take_bytes()[6:] == b"other"
 

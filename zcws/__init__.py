@@ -97,7 +97,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
 
 
-if not TYPE_CHECKING:  # to a type checker every name would be there, misspelled ones too
+# To a type checker every name would be there, misspelled ones too.
+if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> Any:
         home = _HOME_OF.get(name)
