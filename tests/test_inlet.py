@@ -287,6 +287,19 @@ def test_who_hands_messages_on_at_once_may_pour_too() -> None:
         assert drink(connection) == [payload] * 2
 
 
+def test_bytes_are_read_from_the_wide_ring_that_they_landed_in() -> None:
+    """Another thread, too late with a frame in it, exports it for a moment: another one was leased, and shown."""
+    pool = Pool(65536)
+    connection = connect(pool)
+    connection.reader.pours = True
+    data = wire.frame(BINARY, b"landed" * 10_000)
+    connection.get_buffer()[: len(data)] = data
+    late = pool._spare_wide[-1].export()
+    connection.received(len(data))
+    assert connection.read_message() == b"landed" * 10_000
+    assert late
+
+
 def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
     pool = Pool(65536)
     stream = wire.frame(BINARY, bytes(60_000)) * 12

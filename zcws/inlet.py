@@ -531,7 +531,7 @@ class Inlet(Outcome):
             self._peeks = self.pours = False
             return self.pool.lease()
         offered, self._offered = self._offered, None
-        ring = (self.pool.lease_wide() if offered is not None else None) or self.pool.lease()
+        ring = self.pool.lease() if offered is None else self.pool.lease_offered(offered)
         self.pours = count * _MUCH > self.pool.capacity
         self._wants_wide = False
         self._fit(ring.capacity)

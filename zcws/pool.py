@@ -155,6 +155,11 @@ class Pool:
         """The same ring, which is the caller's from now on."""
         return None if self.land_wide() is None else self._spare_wide.pop()
 
+    def lease_offered(self, ring: Ring) -> Ring:
+        """The one that bytes have landed in, also where another thread, too late with a frame, exports it just now."""
+        self._spare_wide.remove(ring)
+        return ring
+
     def lease_like(self, ring: Ring) -> Ring:
         """One that takes all that is in `ring`, whose views are held."""
         if not ring.is_wide:
