@@ -417,6 +417,27 @@ def test_which_rings_a_fork_takes_away() -> None:
     assert hold_many(pool)
 
 
+def test_a_pool_is_crowded_as_long_as_all_that_it_sets_aside_are_held() -> None:
+    """One view that was kept for ever had every payload copied from then on."""
+    for kept in range(_RINGS_ASIDE):
+        pool = Pool(4096)
+        views = hold_many(pool)
+        assert pool.is_crowded
+        view = views[kept]
+        views.clear()
+        gc.collect()  # PyPy
+        assert not pool.is_crowded
+        assert view
+
+
+def test_rings_that_a_fork_has_taken_away_do_not_crowd_a_pool() -> None:
+    pool = Pool(4096)
+    views = hold_many(pool)
+    _leave_all()
+    assert not pool.is_crowded
+    assert views
+
+
 def test_a_pool_that_nobody_uses_is_forgotten() -> None:
     gc.collect()
     before = len(_pools)

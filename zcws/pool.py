@@ -206,8 +206,11 @@ class Pool:
         From any thread, as a frame may be looked at from there: nothing is taken.
         """
         aside = tuple(self._aside)
-        oldest = (export for ring in aside[:1] for export in tuple(ring.exports))
-        return len(aside) >= _RINGS_ASIDE and any(view() is not None for view, _ in oldest)
+        for ring in aside:
+            # One of which a child process may have a view takes no place: see `set_aside`.
+            if ring.left or not any([view() is not None for view, _ in tuple(ring.exports)]):
+                return False
+        return len(aside) >= _RINGS_ASIDE > 0
 
     def _from_aside(self) -> Ring | None:
         """The ring that has been there for longest, unless somebody still holds it: then another next time."""
