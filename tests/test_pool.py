@@ -199,6 +199,21 @@ def test_when_all_wide_rings_are_held_there_is_none() -> None:
     assert pool.land_wide() in leased
 
 
+def test_wide_rings_that_a_fork_has_taken_away_leave_their_place_to_others() -> None:
+    """They waited for views that nobody here hears of: after four forks nobody had a wide ring any more."""
+    pool = Pool(65536)
+    for _ in range(_WIDE_RINGS + 1):
+        ring = pool.lease_wide()
+        assert ring is not None
+        view = ring.export()[0:1]
+        assert pool.set_aside(ring)
+        _leave_all()
+        assert view
+        del ring, view
+    gc.collect()  # PyPy
+    assert pool.land_wide() is not None
+
+
 def test_no_more_wide_rings_wait_than_a_pool_has() -> None:
     pool = Pool(65536)
     leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]

@@ -141,6 +141,7 @@ class Pool:
         spare = self._spare_wide
         if spare and not spare[-1].is_exported:
             return spare[-1]
+        spare[:] = [ring for ring in spare if not ring.left]  # see `set_aside`
         free = next((ring for ring in spare if not ring.is_exported), None)
         if free is not None:
             spare.remove(free)
