@@ -383,6 +383,23 @@ def test_a_frame_whose_reader_reads_on_while_another_thread_looks(
     assert pool.is_crowded == bool(views)
 
 
+@pytest.mark.parametrize("memory", [None, bytearray(10)])
+def test_a_buffer_that_is_released_while_another_thread_looks(memory: bytearray | None) -> None:
+    """It saw an empty payload, between the memory and the number."""
+    numbers = []
+
+    class Released(PayloadBuffer):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in ("_pointer", "_memory"):
+                numbers.append(self.number)
+            super().__setattr__(name, value)
+
+    buffer = Released(memory)
+    before, _ = buffer.number, numbers.clear()
+    buffer.release()
+    assert numbers and before not in numbers
+
+
 @pytest.mark.parametrize("look", ["payload", "to_bytes", "text", "keep"])
 def test_a_buffer_that_is_used_again_while_another_thread_looks(look: str) -> None:
     class UsedAgain(PayloadBuffer):

@@ -152,12 +152,12 @@ class PayloadBuffer:
         """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it."""
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
+        self.number += 1  # first: another thread may be looking at a frame, and what it finds would be good
         self._pointer = ffi.NULL
         memory, self._memory = self._memory, _NOTHING
         if memory is not _NOTHING:
             memory.release()  # PyPy would keep it until it collects
         self._used = 0
-        self.number += 1
         self.leave()
 
     @property
