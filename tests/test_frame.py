@@ -386,7 +386,7 @@ def test_a_frame_whose_reader_reads_on_while_another_thread_looks(
 @pytest.mark.parametrize("memory", [None, bytearray(10)])
 def test_a_buffer_that_is_released_while_another_thread_looks(memory: bytearray | None) -> None:
     """It saw an empty payload, between the memory and the number."""
-    numbers = []
+    numbers: list[int] = []
 
     class Released(PayloadBuffer):
         def __setattr__(self, name: str, value: object) -> None:
@@ -395,7 +395,8 @@ def test_a_buffer_that_is_released_while_another_thread_looks(memory: bytearray 
             super().__setattr__(name, value)
 
     buffer = Released(memory)
-    before, _ = buffer.number, numbers.clear()
+    before = buffer.number
+    numbers.clear()
     buffer.release()
     assert numbers and before not in numbers
 
