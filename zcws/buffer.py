@@ -185,6 +185,14 @@ class PayloadBuffer:
         self.reader = None
         self._free[:] = (None,)
 
+    def fill(self, payload: memoryview) -> Occupant | None:
+        """`payload` as a whole message, after which it is left. None: it does not fit."""
+        try:
+            self.begin()
+            return self.occupant() if self.append(payload) else None
+        finally:
+            self.leave()
+
     def begin(self) -> None:
         """A new message: from the start of the storage, or of new storage where a view is still out."""
         self._used = 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zlib_ng import zlib_ng
 
-from zcws.extensions import DeflateParameters
+from zcws.extensions import MAX_STREAMS, DeflateParameters
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,10 +46,6 @@ _STEP_IN = 16 * 1024
 
 #: Bytes taken from zlib in one step: how far a bomb gets before somebody looks.
 _STEP_OUT = 64 * 1024
-
-#: DEFLATE streams that one message may be made of. One that ends in a final block (RFC 7692 7.2.3.4) is made of two;
-#: each costs a new decompressor, so a message made of millions is an attack on our time.
-_MAX_STREAMS = 64
 
 #: Ticks that a compressor survives without a message: they come twice in its idle time, and the first may come at once.
 _IDLE_TICKS = 2
@@ -204,8 +200,8 @@ class Inflater:
 
     def _new_stream(self) -> Any:
         self._streams += 1
-        if self._streams > _MAX_STREAMS:
-            raise ValueError(f"a message of more than {_MAX_STREAMS} DEFLATE streams")
+        if self._streams > MAX_STREAMS:
+            raise ValueError(f"a message of more than {MAX_STREAMS} DEFLATE streams")
         self._stream = stream = zlib_ng.decompressobj(wbits=self._wbits)
         return stream
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from zcws.headers import TOKEN, is_token
 
 __all__ = [
+    "MAX_STREAMS",
     "Agreement",
     "DeflateParameters",
     "Extension",
@@ -28,6 +29,10 @@ __all__ = [
     "parse_extensions",
     "parse_subprotocols",
 ]
+
+#: DEFLATE streams that one message may be made of. One that ends in a final block (RFC 7692 7.2.3.4) is made of two;
+#: each costs a new decompressor, so a message made of millions is an attack on our time.
+MAX_STREAMS = 64
 
 #: The parameters of an extension, in order, repeats kept: a name, and a value or None.
 Parameters = list[tuple[str, str | None]]

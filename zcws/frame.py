@@ -313,13 +313,17 @@ class Lease:
     def look(self, start: int, stop: int, number: int) -> memoryview:
         """A payload for a program, which may hold it for as long as it likes: a view, or a copy where one more ring
         that is held would have another one mapped. Raises: as `check`."""
+        if self.pool.is_crowded:
+            return memoryview(self.copy(start, stop, number))
+        return self.open(number)[start:stop]
+
+    def copy(self, start: int, stop: int, number: int) -> bytes:
+        """The same as bytes of one's own. Raises: as `check`."""
         ring = self.ring
-        if not self.pool.is_crowded:
-            return self.open(number)[start:stop]
         self.check(number)
         copy = ring.copies[start:stop]
         self.check(number)
-        return memoryview(copy)
+        return copy  # type: ignore[no-any-return]
 
     def check(self, number: int) -> None:
         """Raises StaleFrame where the read with that number is over."""
@@ -364,7 +368,7 @@ class RingFrame(ReceivedFrame):
 
     def to_bytes(self) -> bytes:
         lease = self._lease
-        ring = lease.ring
+        ring = lease.ring  # `Lease.copy`, without its calls: for each message that is sent on
         if lease.number == self._number:
             copy = ring.copies[self._start : self._stop]
             if lease.number == self._number:
@@ -384,9 +388,7 @@ class RingFrame(ReceivedFrame):
         lease.check(self._number)
         if WORTH_HOLDING * (stop - start) >= ring.capacity:
             return (view or lease.open(self._number))[start:stop]
-        copy = ring.copies[start:stop]
-        lease.check(self._number)
-        return copy  # type: ignore[no-any-return]
+        return lease.copy(start, stop, self._number)
 
 
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:

@@ -140,14 +140,11 @@ class PieceReader(Controls):
         return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
 
     def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
-        is_ours = buffer is None or not buffer.take(
-            self
-        )  # another thread's reader may have begun there by now
         target = buffer
-        if target is None or is_ours:
+        if target is None or not target.take(self):  # another thread's reader may have begun there by now
             target = self.pool.lend_buffer()
             target.take(self)
-        inflate = self._inflate if what & COMPRESSED else None
+        is_ours, inflate = target is not buffer, self._inflate if what & COMPRESSED else None
         return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
 
     def _read_deflated_frame(
@@ -162,12 +159,7 @@ class PieceReader(Controls):
             return None
         source: ReceivedSource = Inflated(data)
         if buffer is not None and buffer.take(self):
-            try:
-                buffer.begin()
-                buffer.append(memoryview(data))
-                source = buffer.occupant()
-            finally:
-                buffer.leave()
+            source = buffer.fill(memoryview(data)) or source  # it fits: `_read_piece` has looked
         return self._hand_out(ReceivedFrame(_OPCODES[what & 0x0F], source, 0, len(data)))
 
     def _inflate_at_once(self, start: int, stop: int) -> bytes | None:

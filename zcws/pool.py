@@ -207,11 +207,7 @@ class Pool:
         From any thread, as a frame may be looked at from there: nothing is taken.
         """
         aside = tuple(self._aside)
-        for ring in aside:
-            # One of which a child process may have a view takes no place: see `set_aside`.
-            if ring.left or not any([view() is not None for view, _ in tuple(ring.exports)]):
-                return False
-        return len(aside) >= _RINGS_ASIDE > 0
+        return len(aside) >= _RINGS_ASIDE > 0 and all(map(_takes_place, aside))
 
     def _from_aside(self) -> Ring | None:
         """The ring that has been there for longest, unless somebody still holds it: then another next time."""
@@ -291,6 +287,11 @@ class Pool:
         self._spare.clear()
         self._aside.clear()
         self._spare_wide.clear()
+
+
+def _takes_place(ring: Ring) -> bool:
+    """Whether a view holds it; not one that a child process may have: see `set_aside`."""
+    return not ring.left and any([view() is not None for view, _ in tuple(ring.exports)])
 
 
 _pools: Registry[Pool] = Registry()

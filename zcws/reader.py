@@ -65,7 +65,7 @@ _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
 #: A batch ends when so many bytes of it lie outside of the ring: what was compressed may be a thousand times as long.
 _MOST_ELSEWHERE = 4 * 1024 * 1024
 
-#: And a message of those counts as so many bytes more: each may take 150 us to inflate (codec.py).
+#: And a message of those counts as so many bytes more: each may take 150 us to inflate (MAX_STREAMS).
 _EACH_ELSEWHERE = 16 * 1024
 
 
@@ -166,16 +166,11 @@ class Reader(PieceReader):
             target = PayloadBuffer()
         else:
             target = buffer
-        try:
-            target.begin()
-            fits = target.append(payload)
-            frame = ReceivedFrame(opcode, target.occupant(), 0, len(payload))
-        finally:
-            target.leave()
-        if not fits:
+        occupant = target.fill(payload)
+        if occupant is None:
             self._fail(BAD_BUFFER_SIZE)
             return None
-        return self._hand_out(frame)
+        return self._hand_out(ReceivedFrame(opcode, occupant, 0, len(payload)))
 
     # ---- messages ----
 

@@ -22,6 +22,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Callable
 from typing import Any
 
+from zcws.extensions import MAX_STREAMS
 from zcws.kernel import ffi, lib
 
 __all__ = ["Tracer"]
@@ -43,9 +44,6 @@ _TAIL = b"\x00\x00\xff\xff"
 
 #: Bytes that are decompressed in one step: a bomb passes by, and is never here as a whole.
 _STEP = 64 * 1024
-
-#: DEFLATE streams of a message that are decompressed: as many as a connection reads (codec.py).
-_MOST_STREAMS = 64
 
 _decoder = getincrementaldecoder("utf-8")
 
@@ -160,7 +158,7 @@ class Tracer:
             while data:
                 if self._inflate is None or self._inflate.eof:
                     self._streams += 1
-                    if self._streams > _MOST_STREAMS:
+                    if self._streams > MAX_STREAMS:
                         raise zlib.error("an attack on our time")
                     # RFC 7692 7.1.2: the largest window reads every other. 7.2.3.4: a final block ends a stream.
                     self._inflate = zlib.decompressobj(wbits=-15)

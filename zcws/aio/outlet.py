@@ -226,7 +226,7 @@ class Outlet(asyncio.BufferedProtocol):
         if key is None:
             head = unmasked_head(first, size)
             writer.passed(len(head) + size)
-            if type(payload) is bytes:
+            if type(payload) is bytes:  # which can wait as it is
                 own.writelines((head, payload))
             else:
                 own.write_lent([head, payload], None)

@@ -30,7 +30,7 @@ __all__ = ["Stream", "hand_over"]
 _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 
 #: Messages that one task may read without letting others run, when all of them are there already; of those that may be
-#: compressed fewer, as each may take 150 us (codec.py: 64 streams, of 127 bytes).
+#: compressed fewer, as each may take 150 us (127 bytes that are MAX_STREAMS streams).
 _FAIR, _FAIR_INFLATING = 1000, 100
 
 #: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), whether or not reading is paused.

@@ -147,7 +147,7 @@ class WebSocket(ReadingSide, WritingSide):
         try:
             yield
         finally:
-            self._end_turn()
+            self._end_turn(self._reading)
 
     def _begin_turn(self) -> None:
         """The lock is ours. What it does not keep out is a signal handler of the same thread."""
@@ -159,9 +159,9 @@ class WebSocket(ReadingSide, WritingSide):
         self._reading.release()
         raise Interrupted("a signal handler cannot read from the connection whose read it has interrupted")
 
-    def _end_turn(self) -> None:
+    def _end_turn(self, reading: threading.RLock) -> None:
         self._in_turn = False
-        self._reading.release()
+        reading.release()
         self._call_helpers()
 
     def _await_turn(self, timeout: float | None) -> float | None:
@@ -202,7 +202,7 @@ class WebSocket(ReadingSide, WritingSide):
                     try:
                         got_anywhere = work()
                     finally:
-                        self._end_turn()
+                        self._end_turn(self._reading)
                     if not got_anywhere:
                         time.sleep(_NEXT_TRY)
                 elif not done() and not bell.wait(_rest(deadline)):
@@ -421,9 +421,7 @@ class WebSocket(ReadingSide, WritingSide):
             with self._write_lock:
                 return self._split()
         finally:
-            self._in_turn = False
-            reading.release()
-            self._call_helpers()
+            self._end_turn(reading)  # the one that was got: there is another now
 
     def _split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
         """The same; nobody else is inside, and nobody comes in any more."""
