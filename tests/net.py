@@ -216,13 +216,16 @@ class Place:
         context = self.certificates.client if self.certificates else None
         return await asyncio.open_connection("127.0.0.1", port, ssl=context, **options)
 
+    def raw(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, masks: bool) -> RawPeer:
+        return RawPeer(reader, writer, masks=masks)
+
     @contextlib.asynccontextmanager
     async def raw_client(
         self, server: zcws.Server, *, head: bytes = b"", behind: bytes = b"", **options: Any
     ) -> AsyncIterator[RawPeer]:
         """A peer that has opened a WebSocket by hand; `behind` is sent together with the end of the request."""
         reader, writer = await self.open(port_of(server), **options)
-        peer = RawPeer(reader, writer, masks=True)
+        peer = self.raw(reader, writer, masks=True)
         try:
             writer.write((head or request()) + behind)
             answer = await soon(reader.readuntil(b"\r\n\r\n"))
@@ -240,7 +243,7 @@ class Place:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             head = await soon(reader.readuntil(b"\r\n\r\n"))
             writer.write(response(head, headers) + behind)
-            await script(RawPeer(reader, writer, masks=False))
+            await script(self.raw(reader, writer, masks=False))
 
         async with self.listen(serve) as port:
             yield port
@@ -262,16 +265,24 @@ class Place:
             finally:
                 await hang_up(writer)
 
+        async with self.listening(follow) as port:
+            yield port
+        if tasks:
+            await asyncio.wait(tasks)
+        if failures:
+            raise failures[0]
+
+    @contextlib.asynccontextmanager
+    async def listening(
+        self, follow: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> AsyncIterator[int]:
+        """A server that calls `follow` for each connection; its port."""
         context = self.certificates.server if self.certificates else None
         server = await asyncio.start_server(follow, "127.0.0.1", 0, ssl=context)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
-            if tasks:
-                await asyncio.wait(tasks)
-        if failures:
-            raise failures[0]
 
 
 def port_of(server: zcws.Server) -> int:

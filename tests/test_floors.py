@@ -28,9 +28,10 @@ HOUSE: list[tuple[float, str]] = [
     (9, "zcws aio sync asgi"),
     (8.3, "aio.metrics"),
     (8.2, "aio.server aio.redis"),
-    (8.1, "aio.door aio.room"),  # sockets that listen; connections that hear the same
+    (8.1, "aio.door aio.room aio.http2_accepting"),  # sockets that listen; connections that hear the same
     (8, "aio.client aio.accepting aio.broadcast sync.client sync.server asgi.uvicorn"),
     (7.6, "asgi.opening aio.asking"),  # before a connection is open: the answer of an application, a client
+    (7.65, "aio.http2_asking"),
     (7.6, "aio.tracing"),
     (7.5, "aio.websocket sync.stream"),
     (7.4, "aio.halves sync.halves"),
@@ -40,12 +41,13 @@ HOUSE: list[tuple[float, str]] = [
     (7.16, "aio.ending"),
     (7.14, "aio.outlet"),
     (7.12, "aio.settings"),
-    (7.1, "aio.pubsub aio.reach aio.transport sync.reach"),
+    (7.1, "aio.pubsub aio.reach aio.transport aio.http2 sync.reach"),
     (
         7,
-        "activation route retry aio.engine aio.passing aio.wake aio.keepalive sync.channel sync.keepalive",
+        "activation route retry aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.channel "
+        "sync.keepalive",
     ),
-    (6, "connector acceptor router hooks"),
+    (6, "connector acceptor router hooks http2"),
     (5.5, "stats"),  # what can be known by looking
     (5, "connection"),
     (4.5, "prepared"),  # which bytes a writer gets

@@ -26,6 +26,7 @@ from zcws.connector import REDIRECTS, WebSocketConnector
 from zcws.errors import HandshakeError, ProxyError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
+from zcws.http2 import ALPN
 from zcws.options import check_place, checked_count, checked_kind
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI
@@ -94,6 +95,7 @@ class Route:
         path: str | os.PathLike[str] | None = None,
         max_redirects: int = 0,
         user_agent_header: str | None = SOFTWARE,
+        http2: bool = False,
     ) -> None:
         self.uri = uri
         self.ssl, self.proxy, self.proxy_ssl = ssl, proxy, proxy_ssl
@@ -105,6 +107,7 @@ class Route:
         self.path: str | os.PathLike[str] | None = path
         self.max_redirects = max_redirects
         self.user_agent_header = user_agent_header
+        self._http2 = http2
         self._proxy: Proxy | None = None
         self._contexts: dict[str, ssl_module.SSLContext] = {}
         self._check_place()
@@ -159,7 +162,10 @@ class Route:
             return None
         # A name that was given is that of the server that was named; a redirect may lead to another.
         given = self.server_hostname if uri.origin == self.uri.origin else None
-        return self._context("ssl"), given or name_of(uri.host)
+        context = self._context("ssl")
+        if self._http2:
+            context.set_alpn_protocols(ALPN)
+        return context, given or name_of(uri.host)
 
     def proxy_security(self, proxy: Proxy) -> tuple[ssl_module.SSLContext, str] | None:
         """The same for the connection to `proxy`."""

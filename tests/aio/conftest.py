@@ -3,6 +3,7 @@
 engine       plain sockets in an epoll of ours (zcws/aio/engine.py), where there is one
 transport    plain sockets on the event loop's own transport
 tls          the event loop's transport, encrypted
+http2        a stream of HTTP/2 (tunnel.py), on the event loop's transport
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import importlib.util
 
 import pytest
 from net import Certificates, Place
+from tunnel import Http2Place
 
 LOOPS = ["asyncio"] + (["uvloop"] if importlib.util.find_spec("uvloop") else [])
 PLAIN = [f"{loop}-{kind}" for loop in LOOPS for kind in ("engine", "transport")]
+ANYWHERE = [*PLAIN, *(f"{loop}-tls" for loop in LOOPS)]
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,8 @@ def make_place(name: str, certificates: Certificates, monkeypatch: pytest.Monkey
     loop, kind = name.split("-")
     if kind == "transport":
         monkeypatch.setenv("ZCWS_ENGINE", "0")
+    if kind.startswith("http2"):
+        return Http2Place(loop, tls=kind.endswith("tls"))
     return Place(loop, certificates if kind == "tls" else None)
 
 
@@ -36,11 +41,17 @@ def place(
     return make_place(request.param, certificates, monkeypatch)
 
 
-@pytest.fixture(params=[*PLAIN, *(f"{loop}-tls" for loop in LOOPS)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyplace" in metafunc.fixturenames:
+        also = ["asyncio-http2"] if getattr(metafunc.module, "ALSO_OVER_HTTP2", False) else []
+        metafunc.parametrize("anyplace", [*ANYWHERE, *also], indirect=True)
+
+
+@pytest.fixture
 def anyplace(
     request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
-    """Plain sockets and TLS."""
+    """Plain sockets and TLS; HTTP/2 where a module says ALSO_OVER_HTTP2."""
     return make_place(request.param, certificates, monkeypatch)
 
 

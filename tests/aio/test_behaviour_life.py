@@ -12,6 +12,8 @@ from net import Place, RawPeer, echo, soon, swallow, until
 
 import zcws
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 def codes(frames: list[wire.Seen]) -> list[int]:
     """The codes of the Close frames."""

@@ -15,6 +15,8 @@ from net import Others, Place, RawPeer, request, soon, until
 import zcws
 from zcws.aio import callbacks
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 def back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
     if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):

@@ -9,6 +9,8 @@ from net import Place, RawPeer, echo, soon, swallow, until
 
 import zcws
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 async def relay(writer: Any, bridge: Any) -> list[str]:
     """A task that listens and answers until it is over; what it sent."""

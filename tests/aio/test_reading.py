@@ -12,6 +12,8 @@ from net import Others, Place, RawPeer, echo, request, soon, until
 import zcws
 from zcws.aio.settings import Options
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 class Sink(asyncio.Transport):
     """A transport whose other end nobody reads: the test feeds bytes by hand."""

@@ -16,6 +16,8 @@ from net import Place, RawPeer, request, soon, until
 import zcws
 from zcws.aio.settings import Options
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 class TestIncoming:
     def test_text_is_cut_between_characters_and_checked_as_it_comes(self, anyplace: Place) -> None:

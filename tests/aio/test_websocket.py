@@ -11,6 +11,8 @@ from net import Place, RawPeer, echo, port_of, soon, swallow, until
 
 import zcws
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 async def answer_close(peer: RawPeer) -> None:
     """A server that answers the first Close with itself."""

@@ -16,6 +16,8 @@ from zcws.aio.transport import EngineTransport, place
 from zcws.connection import Connection
 from zcws.writer import SEGMENT
 
+ALSO_OVER_HTTP2 = True  # conftest.py
+
 
 def sent_by(place: Place, act: Callable[[zcws.WebSocket], Any], **options: Any) -> list[wire.Seen]:
     """The frames that a client sends while `act` runs, up to the Close of its normal end."""

@@ -36,7 +36,7 @@ from zcws.extensions import Agreement
 from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 
-__all__ = ["Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
+__all__ = ["Arriving", "Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
@@ -44,6 +44,18 @@ ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Re
 ProcessResponse = Callable[
     ["ServerHandshake", Request, Response], "Response | Awaitable[Response | None] | None"
 ]
+
+
+class Arriving(Protocol):
+    """A connection that may become a WebSocket, or several."""
+
+    def go_away(self) -> None:
+        """The server is shutting down."""
+        ...
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        ...
 
 
 class Host(Protocol):
@@ -54,7 +66,7 @@ class Host(Protocol):
     process_request: ProcessRequest | None
     process_response: ProcessResponse | None
     open_timeout: float | None
-    handshakes: set[ServerHandshake]
+    handshakes: set[Arriving]
     is_closing: bool
 
     def make(

@@ -73,7 +73,7 @@ class ClientHandshake(asyncio.Protocol):
                 self._patience = self._loop.call_later(BODY_TIMEOUT, self._reject, response)
                 self._feed_body(bytes(self._data))
         except HandshakeError as error:
-            self._fail(error)
+            self.fail(error)
 
     def eof_received(self) -> bool:
         return False
@@ -114,7 +114,8 @@ class ClientHandshake(asyncio.Protocol):
             else:
                 self.transport.close()
 
-    def _fail(self, error: HandshakeError) -> None:
+    def fail(self, error: HandshakeError) -> None:
+        """The server did not agree, or cannot."""
         if not self.done.done():
             self._give_up(error)
         if self.transport is not None:

@@ -30,6 +30,7 @@ from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
+from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
 from zcws.options import checked_count, checked_seconds, checked_size
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
@@ -37,6 +38,8 @@ from zcws.route import Route, Trust, timed_out, unix_uri
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from zcws.aio.http2_asking import Http2Client
 
 __all__ = ["connect", "unix_connect"]
 
@@ -69,6 +72,8 @@ class connect:
         on_frame: called with the connection and each frame straight from the scan; see `serve`.
         max_redirects: redirects to follow; never from wss to ws, and credentials stay with their host.
         host, port, sock, path: another place to connect to than the URI's, an existing socket, or a Unix socket's path.
+        http2: over HTTP/2 where the server speaks it (RFC 8441), one connection a WebSocket. Needs the extra `http2`;
+            over TLS the context asks for it from now on (ALPN), in the clear the server has to speak it.
         process_exception: for `async for`: says whether an error is fatal by returning it (or another), or None to try
             again; by default `zcws.process_exception`.
         reconnect_delays: for `async for`: called for a new series of seconds to wait; by default `zcws.backoff`.
@@ -112,6 +117,7 @@ class connect:
         port: int | None = None,
         sock: socket.socket | None = None,
         path: str | os.PathLike[str] | None = None,
+        http2: bool = False,
         process_exception: ProcessException = process_exception,
         reconnect_delays: Delays = backoff,
         **others: Unpack[ConnectionOptions],
@@ -149,7 +155,9 @@ class connect:
             path=path,
             max_redirects=max_redirects,
             user_agent_header=user_agent_header,
+            http2=http2,
         )
+        self._begin = http2_client() if http2 else None
         check_options(reconnect_delays, process_exception)
         self._retry = (reconnect_delays, process_exception)
         self._on_frame = on_frame
@@ -215,8 +223,9 @@ class connect:
     async def _shake(self, connector: WebSocketConnector) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
 
-        def make() -> ClientHandshake:
-            return ClientHandshake(loop, connector, self._open)
+        def make() -> ClientHandshake | Http2Client:
+            handshake = ClientHandshake(loop, connector, self._open)
+            return handshake if self._begin is None else self._begin(loop, handshake)
 
         transport, protocol = await reach(loop, make, self._route, connector.uri, self._others)
         try:
@@ -259,6 +268,15 @@ class connect:
             finally:
                 await ws.close()
             delay = retries.ended(loop.time() - opened, ws.connection.error())
+
+
+def http2_client() -> type[Http2Client]:
+    """What a connection begins with that may speak HTTP/2. Raises: ImportError, without the extra."""
+    try:
+        from zcws.aio.http2_asking import Http2Client
+    except ImportError:
+        raise missing_h2() from None
+    return Http2Client
 
 
 def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options: Any) -> connect:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
-from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
+from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
@@ -39,6 +39,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
+from zcws.http2 import ALPN, missing_h2
 from zcws.options import LONGEST, check_place, checked_count, checked_kind, checked_seconds, checked_size
 from zcws.router import check_handler
 
@@ -95,7 +96,7 @@ class Server:
         self.open_timeout = open_timeout
         self.max_size = max_size
         self.max_fragments = max_fragments
-        self.handshakes: set[ServerHandshake] = set()
+        self.handshakes: set[Arriving] = set()
         self.connections: set[WebSocket] = set()
         self.on_open: list[Callable[[WebSocket], object]] = []
         self.is_closing: bool = False
@@ -374,6 +375,8 @@ class serve:
         max_size: bytes of a message to accept; max_fragments: its frames.
         write_limit: bytes that may wait in the transport before `send` does; or a pair, high and low.
         write_timeout: seconds that the transport may be full before the connection is failed.
+        http2: speaks HTTP/2 with those who want it, many WebSockets to a connection (RFC 8441). Needs the extra
+            `http2`; over TLS the context offers it from now on (ALPN).
         others: passed on to `loop.create_server`: `backlog`, `reuse_port`, `family`, `start_serving` and so on.
 
     Raises:
@@ -407,6 +410,7 @@ class serve:
         max_fragments: int = MAX_FRAGMENTS,
         write_limit: int | tuple[int, int | None] = 64 * 1024,
         write_timeout: float | None = None,
+        http2: bool = False,
         **others: Unpack[ListeningOptions],
     ) -> None:
         check_listening_options(others, path)
@@ -453,6 +457,8 @@ class serve:
             "max_size": checked_size(max_size),
             "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
         }
+        self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
+        self._has_http2 = http2
         self._server: Server | None = None
 
     async def _listen(self) -> Server:
@@ -473,11 +479,9 @@ class serve:
             # TLS comes first, and the loop's own patience is a minute.
             timeout = self._settings["open_timeout"]
             others.setdefault("ssl_handshake_timeout", LONGEST if timeout is None else timeout or _SHORTEST)
-        listening = await create(
-            lambda: ServerHandshake(server), ssl=self._ssl, **others, start_serving=False
-        )
+        listening = await create(lambda: self._begin(server), ssl=self._ssl, **others, start_serving=False)
         try:
-            if has_door(listening.sockets, secure=self._ssl is not None):
+            if not self._has_http2 and has_door(listening.sockets, secure=self._ssl is not None):
                 server.open_door(listening, others.get("backlog", BACKLOG))
             else:
                 server.listen(listening)
@@ -500,6 +504,17 @@ class serve:
     ) -> None:
         if self._server is not None:
             await self._server.__aexit__(kind, error, trace)
+
+
+def http2_negotiation(context: ssl_module.SSLContext | None) -> Callable[[Server], asyncio.Protocol]:
+    """What connections begin with where HTTP/2 is spoken. Raises: ImportError, without the extra."""
+    try:
+        from zcws.aio.http2_accepting import Negotiation
+    except ImportError:
+        raise missing_h2() from None
+    if context is not None:
+        context.set_alpn_protocols(ALPN)
+    return Negotiation
 
 
 def unix_serve(handler: Handler | None, path: str | os.PathLike[str] | None = None, **options: Any) -> serve:

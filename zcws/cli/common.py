@@ -170,6 +170,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--origin", type=origin, metavar="ORIGIN", help="what Origin says, as a browser's does"
     )
     parser.add_argument("--compression", action="store_true", help="offer permessage-deflate")
+    parser.add_argument("--http2", action="store_true", help="over HTTP/2, where the server speaks it")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--proxy",
@@ -202,6 +203,7 @@ def client_options(options: argparse.Namespace) -> dict[str, Any]:
         "additional_headers": options.header,
         "subprotocols": options.subprotocol,
         "compression": "deflate" if options.compression else None,
+        "http2": options.http2,
         "origin": options.origin,
         "proxy": options.proxy,
         "open_timeout": options.timeout,

@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
         "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
     )
     serve.add_argument("--compression", action="store_true", help="agree to permessage-deflate")
+    serve.add_argument("--http2", action="store_true", help="speak HTTP/2 with those who want it (RFC 8441)")
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
     serve.add_argument(
         "--workers", type=at_least_one, metavar="N", help="as many processes, and one that looks after them"
@@ -147,6 +148,7 @@ async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) ->
             ssl=context,
             compression=zcws.Deflate() if options.compression else None,
             process_request=hooks,
+            http2=options.http2,
             **shared,
         )
     except (OSError, UnicodeError) as error:

@@ -217,7 +217,7 @@ def worker_command(options: argparse.Namespace, port: int) -> list[str]:
     command = [sys.executable, "-c", begin, "serve", "--worker", "--reuse-port"]
     command += [f"--host={options.host}", f"--port={port}"]
     told: dict[str, Any] = vars(options)
-    for name in ("echo", "compression"):
+    for name in ("echo", "compression", "http2"):
         command += [f"--{name}"] if told[name] else []
     for name in ("static", "ssl_cert", "ssl_key", "loop", "drain"):
         command += [f"--{name.replace('_', '-')}={told[name]}"] if told[name] else []

@@ -1,0 +1,261 @@
+"""One connection of HTTP/2: whose turn it is, what it costs whom not to read, and what a peer must not do.
+
+Against a server of ours by a client that is h2 by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import wire
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, StreamReset, WindowUpdated
+from net import Others, echo, hang_up, port_of, run, soon, until
+from tunnel import knock
+
+import zcws
+from zcws.aio import http2, http2_stream
+from zcws.aio.http2 import PREFACE
+
+HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
+ANSWER = wire.frame(wire.TEXT, b"hello")
+
+
+def serve(handler: Any = echo, **options: Any) -> zcws.serve:
+    return zcws.serve(handler, "127.0.0.1", 0, **{"http2": True, "ping_interval": None, **options})
+
+
+# ---- whose turn it is ----
+
+
+def test_a_stream_that_nobody_reads_holds_up_no_other() -> None:
+    """What is on its way to it is a window; when it is read, more comes."""
+    size, got = 100_000, []
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            if ws.request is not None and ws.request.path == "/slow":
+                await go.wait()
+            async for message in ws:
+                got.append(len(message))
+                await ws.send("got it")
+
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            slow, quick = await peer.opened("/slow"), await peer.opened("/quick")
+            data = memoryview(wire.frame(wire.BINARY, bytes(size), key=wire.KEY) * 20)
+
+            async def send_some() -> None:
+                nonlocal data
+                while room := min(peer.h2.local_flow_control_window(slow), 16_384, len(data)):
+                    await peer.send(slow, bytes(data[:room]))
+                    data = data[room:]
+
+            for _ in range(20):
+                await send_some()
+                await peer.send(quick, HELLO)
+                assert wire.parse(await peer.data(quick, 8))[0].payload == b"got it"
+            assert 20 * size - len(data) <= 2 * http2._WINDOW  # a ring, and what is held before it
+            assert got == [5] * 20
+            go.set()
+            while data:
+                await peer.until(WindowUpdated, slow)
+                await send_some()
+            await until(lambda: got.count(size) == 20)
+
+    run(main)
+
+
+def test_a_peer_that_is_slow_holds_up_its_own_stream() -> None:
+    """What it has no window for waits, `send` waits for that, and others go on."""
+    waiting = []
+
+    async def main() -> None:
+        async def push(ws: zcws.WebSocket) -> None:
+            if ws.request is not None and ws.request.path == "/echo":
+                await echo(ws)
+            while True:
+                await ws.send(bytes(10_000))
+                waiting.append(ws)
+
+        async with serve(push, close_timeout=0.2) as server, knock(port_of(server)) as peer:
+            await peer.opened("/push")
+            async with Others() as others:
+                await until(lambda: waiting and not waiting[0].is_writable)
+                count = len(waiting)
+                assert count * 10_000 < 65_535 + 2 * http2_stream._HIGH
+                number = await peer.opened("/echo")
+                assert others.turns and len(waiting) == count
+            await peer.send(number, HELLO)
+            with pytest.raises(
+                asyncio.TimeoutError
+            ):  # the connection's window is taken: the peer's own business
+                await asyncio.wait_for(peer.data(number, len(ANSWER)), 0.05)
+            peer.h2.increment_flow_control_window(1_000_000)
+            await peer.flush()
+            assert await peer.data(number, len(ANSWER)) == ANSWER
+
+    run(main)
+
+
+def test_streams_take_turns() -> None:
+    async def main() -> None:
+        async def push(ws: zcws.WebSocket) -> None:
+            await ws.send(bytes(600_000))
+            await ws.wait_closed()
+
+        async with serve(push, close_timeout=0.2) as server, knock(port_of(server)) as peer:
+            first, second = await peer.ask("/1"), await peer.ask("/2")
+            await until(lambda: len(server.connections) == 2)
+            await until(lambda: not any(ws.is_writable for ws in server.connections))
+            peer.events.clear()
+            peer.h2.increment_flow_control_window(2_000_000)
+            for number in (first, second):
+                peer.h2.increment_flow_control_window(600_000, number)
+            await peer.flush()
+            order: list[int | None] = []
+            while min(order.count(first), order.count(second)) < 30:
+                order.append((await peer.until(DataReceived)).stream_id)
+            behind = order[order.index(second) :]
+            assert sum(a != b for a, b in pairwise(behind)) > 40
+
+    run(main)
+
+
+def test_padding_counts_and_is_given_back() -> None:
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            for _ in range(2500):
+                while peer.h2.local_flow_control_window(number) < 1000:
+                    await peer.until(WindowUpdated, number)
+                await peer.send(number, b"", pad_length=255)
+            await peer.send(number, HELLO)
+            assert await peer.data(number, len(ANSWER)) == ANSWER
+
+    run(main)
+
+
+def test_what_has_arrived_for_a_stream_that_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the window of the connection would be used up, stream by stream."""
+
+    monkeypatch.setattr(http2, "_MOST_STREAMS", 2)
+
+    async def main() -> None:
+        async def leave(ws: zcws.WebSocket) -> None:
+            await asyncio.sleep(0.001)
+            ws.abort()
+
+        async with serve(leave) as server, knock(port_of(server)) as peer:
+            for _ in range(20):
+                number = await peer.opened()
+                for _ in range(15):
+                    await peer.send(number, wire.frame(wire.BINARY, bytes(14_000), key=wire.KEY))
+                await peer.until(StreamReset, number)
+
+    run(main)
+
+
+# ---- what a peer must not do ----
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00\x01", ErrorCodes.FRAME_SIZE_ERROR),
+        (b"\x10", None),  # nothing is wrong with it, yet
+        (b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8), ErrorCodes.PROTOCOL_ERROR),
+    ],
+)
+def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -> None:
+    """A frame that is too long is refused by its head: h2 would wait for all of its megabyte first."""
+
+    async def main() -> None:
+        ends = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            with pytest.raises(zcws.ConnectionClosed) as caught:
+                await ws.recv()
+            ends.append(caught.value)
+
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            peer.writer.write(data)
+            if code is None:
+                peer.writer.close()
+            else:
+                assert await peer.until_the_end() == code
+            await until(lambda: ends)
+            assert ends[0].code == 1006
+            assert code is None or "a rule of HTTP/2" in str(ends[0].__cause__)
+
+    run(main)
+
+
+def test_a_peer_that_asks_and_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Ping of HTTP/2 is answered: what is owed is bounded."""
+    monkeypatch.setattr(http2, "_MOST_OWED", 200_000)
+
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        async with zcws.serve(echo, sock=listening, http2=True) as server:
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+            writer.write(PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+            ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(ping * 10_000)
+                    await soon(writer.drain())
+                    await asyncio.sleep(0)
+            await until(lambda: not server.handshakes)
+            await hang_up(writer)
+
+    run(main)
+
+
+# ---- ends ----
+
+
+@pytest.mark.parametrize("how", ["end", "end, reset", "end, connection lost", "connection lost", "reset"])
+def test_what_came_before_an_end_can_be_read_late(how: str) -> None:
+    """By whoever is busy meanwhile, and has more to read than a ring holds."""
+    got: list[int] = []
+
+    async def main() -> None:
+        go, ended = asyncio.Event(), asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await go.wait()
+            with pytest.raises(zcws.ConnectionClosedError):
+                while True:
+                    got.append(len(await ws.recv()))
+            ended.set()
+
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            number, sent = await peer.opened(), 0
+            while room := min(peer.h2.local_flow_control_window(number), 16_384):
+                data = wire.frame(wire.BINARY, bytes(max(room - 20, 0)), key=wire.KEY)
+                await peer.send(number, data, end_stream="end" in how and room < 16_384)
+                sent += 1
+                if room < 16_384:
+                    break
+            if "reset" in how:
+                peer.h2.reset_stream(number, ErrorCodes.NO_ERROR)
+                await peer.flush()
+            if "connection" in how:
+                await peer.close()
+            await asyncio.sleep(0.05)
+            go.set()
+            await soon(ended.wait())
+            assert len(got) == sent
+            is_over = "connection" in how
+            await until(lambda: not server.connections and bool(server.handshakes) != is_over)
+
+    run(main)

@@ -1,0 +1,334 @@
+"""A server that speaks HTTP/2, against a client that is h2 by hand; and who speaks what."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import wire
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+from net import Place, echo, hang_up, port_of, request, run, soon, until
+from tunnel import Peer, knock
+
+import zcws
+from zcws.aio import http2_accepting
+from zcws.aio.http2 import PREFACE
+
+HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
+ANSWER = wire.frame(wire.TEXT, b"hello")
+CLOSE = wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY)
+
+
+def serve(handler: Any = echo, **options: Any) -> zcws.serve:
+    return zcws.serve(handler, "127.0.0.1", 0, **{"http2": True, "ping_interval": None, **options})
+
+
+# ---- requests ----
+
+
+def test_many_websockets_on_one_connection() -> None:
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            numbers = [await peer.ask(f"/{i}") for i in range(100)]
+            for number in numbers:
+                assert await peer.status(number) == "200"
+                await peer.send(number, HELLO)
+            for number in reversed(numbers):
+                assert await peer.data(number, len(ANSWER)) == ANSWER
+            assert {ws.get_extra_info("http2_stream") for ws in server.connections} == set(numbers)
+            assert {ws.request.path for ws in server.connections if ws.request} == {
+                f"/{i}" for i in range(100)
+            }
+            assert len({ws.remote_address for ws in server.connections}) == 1
+            for number in numbers:
+                await peer.send(number, CLOSE, end_stream=True)
+                await peer.until(StreamEnded, number)
+            await until(lambda: not server.connections)
+
+    run(main)
+
+
+def test_bytes_one_by_one() -> None:
+    """The preface, a request, a message: however they are cut."""
+
+    async def main() -> None:
+        async with serve() as server:
+            peer = Peer(*await asyncio.open_connection("127.0.0.1", port_of(server)), is_client=True)
+            peer.h2.initiate_connection()
+            number = 1
+            fields = {
+                "method": "CONNECT",
+                "protocol": "websocket",
+                "scheme": "http",
+                "path": "/",
+                "authority": "a",
+            }
+            lines = [(f":{name}", value) for name, value in fields.items()]
+            peer.h2.send_headers(number, [*lines, ("sec-websocket-version", "13")])
+            peer.h2.send_data(number, HELLO)
+            for byte in peer.h2.data_to_send():
+                peer.writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+            assert await peer.data(number, len(ANSWER)) == ANSWER
+            await peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_task", [False, True])
+def test_an_ordinary_request_is_answered(is_task: bool) -> None:
+    """Its end comes with it, and is not that of the connection: also where the answer takes its time."""
+
+    def page(handshake: Any, request: zcws.Request) -> zcws.Response | None:
+        return handshake.respond(200, "a page") if request.path == "/page" else None  # type: ignore[no-any-return]
+
+    async def later(handshake: Any, request: zcws.Request) -> zcws.Response | None:
+        await asyncio.sleep(0.01)
+        return page(handshake, request)
+
+    async def main() -> None:
+        async with (
+            serve(process_request=later if is_task else page) as server,
+            knock(port_of(server)) as peer,
+        ):
+            for method, path, said, body in [
+                ("GET", "/page", "200", b"a page"),
+                ("HEAD", "/page", "200", b""),
+                ("GET", "/other", "400", b"this is a WebSocket server"),
+            ]:
+                number = await peer.ask(path, end=True, method=method, protocol="")
+                assert await peer.status(number) == said
+                data = b""
+                while (event := await peer.until(DataReceived, number)).data:
+                    data += event.data
+                    if event.stream_ended:
+                        break
+                assert data.startswith(body)
+            # And beside them a WebSocket; but a page opens none: a 200 would.
+            assert await peer.status(await peer.ask("/page")) == "400"
+            await peer.opened()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("pseudo", "said"),
+    [
+        ({"protocol": "connect-udp"}, "501"),
+        ({"protocol": "", "scheme": "", "path": ""}, "501"),
+        ({"path": "/a b"}, "400"),
+        ({"authority": "a b"}, "400"),
+    ],
+)
+def test_requests_that_are_not_for_us(pseudo: dict[str, str], said: str) -> None:
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server), validate_outbound_headers=False) as peer:
+            assert await peer.status(await peer.ask(**pseudo)) == said
+            await peer.opened()
+
+    run(main)
+
+
+def test_rules_and_options_are_those_of_http_1_1() -> None:
+    def who(handshake: Any, request: zcws.Request) -> zcws.Response | None:
+        return handshake.respond(403, "not you") if request.headers.get("x") == "y" else None  # type: ignore[no-any-return]
+
+    async def main() -> None:
+        options: dict[str, Any] = {
+            "origins": ["https://a"],
+            "subprotocols": ["chat"],
+            "compression": "deflate",
+        }
+        async with serve(process_request=who, **options) as server, knock(port_of(server)) as peer:
+            origin = ("origin", "https://a")
+            assert await peer.status(await peer.ask()) == "403"
+            assert await peer.status(await peer.ask("/", origin, ("x", "y"))) == "403"
+            assert await peer.status(await peer.ask("/", origin, ("cookie", "x" * 20_000))) == "431"
+            asks = [("sec-websocket-protocol", "chat"), ("sec-websocket-extensions", "permessage-deflate")]
+            number = await peer.ask("/", origin, *asks)
+            fields = dict((await peer.until(ResponseReceived, number)).headers)
+            assert fields[":status"] == "200" and fields["sec-websocket-protocol"] == "chat"
+            assert fields["sec-websocket-extensions"].startswith("permessage-deflate")
+            assert not {"upgrade", "connection", "sec-websocket-accept"} & fields.keys()
+
+    run(main)
+
+
+# ---- what a peer must not do ----
+
+
+def test_streams_that_are_reset_again_and_again() -> None:
+    """CVE-2023-44487."""
+
+    async def main() -> None:
+        asked = []
+        async with serve(process_request=lambda *request: asked.append(request)) as server:
+            async with knock(port_of(server)) as peer:
+                with pytest.raises(ConnectionError):
+                    while True:
+                        peer.h2.reset_stream(await peer.ask())
+                        await peer.flush()
+                        await asyncio.sleep(0)
+                await until(lambda: not server.connections)
+            assert len(asked) < 300
+
+    run(main)
+
+
+# ---- ends ----
+
+
+def test_a_peer_that_ends_its_stream_or_resets_it() -> None:
+    async def main() -> None:
+        ends: list[zcws.ConnectionClosed] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            try:
+                await echo(ws)
+                await ws.recv()
+            except zcws.ConnectionClosed as error:
+                ends.append(error)
+
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            for end in ("end", "reset"):
+                number = await peer.opened()
+                await peer.send(number, HELLO)
+                if end == "end":
+                    await peer.send(number, b"", end_stream=True)
+                    assert await peer.data(number, len(ANSWER)) == ANSWER  # what it has said is answered
+                    await peer.until(StreamEnded, number)
+                else:
+                    assert await peer.data(number, len(ANSWER)) == ANSWER
+                    peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+                    await peer.flush()
+                await until(lambda: not server.connections)
+            assert [error.code for error in ends] == [1006, 1006]
+            assert "CANCEL" in str(ends[1].__cause__)
+
+    run(main)
+
+
+def test_a_server_that_shuts_down() -> None:
+    """Every stream gets its Close, new ones are refused, and then the connection ends."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            numbers = [await peer.opened(), await peer.opened()]
+            server.close()
+            for number in numbers:
+                assert wire.parse(await peer.data(number, 4))[0].payload == wire.close_payload(1001)
+            late = await peer.ask()
+            assert (await peer.until(StreamReset, late)).error_code == ErrorCodes.REFUSED_STREAM
+            for number in numbers:
+                await peer.send(number, CLOSE, end_stream=True)
+            assert await peer.until_the_end() == ErrorCodes.NO_ERROR
+            await soon(server.wait_closed())
+
+    run(main)
+
+
+@pytest.mark.parametrize("said", [b"", PREFACE[:5], PREFACE])
+def test_a_server_that_shuts_down_before_anybody_has_asked(said: bytes) -> None:
+    async def main() -> None:
+        async with serve(open_timeout=None) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(said)
+            await until(lambda: server.handshakes)
+            server.close()
+            await soon(server.wait_closed())
+            await soon(reader.read())
+            await hang_up(writer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("said", [b"", PREFACE[:5], PREFACE])
+def test_whoever_asks_for_nothing_is_sent_away(said: bytes) -> None:
+    async def main() -> None:
+        async with serve(open_timeout=0.05) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(said)
+            await soon(reader.read())
+            await until(lambda: not server.handshakes)
+            await hang_up(writer)
+
+    run(main)
+
+
+def test_a_connection_without_streams_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_accepting, "_IDLE", 0.05)
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            await asyncio.sleep(0.2)  # it has one
+            await peer.send(number, CLOSE, end_stream=True)
+            assert await peer.until_the_end() == ErrorCodes.NO_ERROR
+
+    run(main)
+
+
+# ---- who speaks what ----
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+def test_both_versions_over_tls(ours: bool, theirs: bool, anyloop: Place) -> None:
+    """On one port; where one of the two does not speak HTTP/2, it is HTTP/1.1."""
+    from net import Certificates
+
+    certificates = Certificates()
+
+    async def main() -> None:
+        where: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "ssl": certificates.server}
+        async with zcws.serve(echo, **where, http2=ours) as server:
+            uri = f"wss://127.0.0.1:{port_of(server)}/"
+            async with zcws.connect(uri, ssl=certificates.client, http2=theirs) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+                assert (ws.get_extra_info("http2_stream") is not None) == (ours and theirs)
+                assert ws.get_extra_info("ssl_object") is not None
+            assert ws.close_code == 1000
+
+    anyloop.run(main())
+
+
+def test_both_versions_in_the_clear(anyloop: Place) -> None:
+    async def main() -> None:
+        async with serve() as server:
+            for http2 in (True, False):
+                uri = f"ws://127.0.0.1:{port_of(server)}/"
+                async with zcws.connect(uri, http2=http2) as ws:
+                    await ws.send(bytes(3_000_000))
+                    assert await ws.recv() == bytes(3_000_000)
+                    assert (ws.get_extra_info("http2_stream") is not None) == http2
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(b"P")
+            await asyncio.sleep(0.01)
+            writer.write(b"OST / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await soon(reader.read())).startswith(b"HTTP/1.1 400 ")
+            await hang_up(writer)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(request() + HELLO)
+            await soon(reader.readuntil(b"\r\n\r\n"))
+            assert await soon(reader.readexactly(len(ANSWER))) == ANSWER
+            await hang_up(writer)
+
+    anyloop.run(main())
+
+
+@pytest.fixture
+def no_h2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("zcws.aio.http2_accepting", "zcws.aio.http2_asking"):
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+
+
+def test_the_extra_is_missing(no_h2: None) -> None:
+    for make in (serve, lambda: zcws.connect("wss://a/", http2=True)):
+        with pytest.raises(ImportError, match=r"need h2: pip install 'zcws\[http2\]'"):
+            make()

@@ -1,0 +1,273 @@
+"""A client that may speak HTTP/2, against a server that is h2 by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import wire
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
+from net import Place, port_of, run, soon, swallow
+from tunnel import Http2Place, Peer
+
+import zcws
+
+Script = Callable[[Peer], Awaitable[None]]
+
+HELLO = wire.frame(wire.TEXT, b"hello")
+
+
+@contextlib.asynccontextmanager
+async def serving(script: Script, *, websockets: bool = True) -> AsyncIterator[str]:
+    """A server whose every connection goes by `script`, when it has said what it speaks; its URI."""
+    failures: list[BaseException] = []
+
+    async def follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer, is_client=False)
+        try:
+            await peer.begin(ENABLE_CONNECT_PROTOCOL=int(websockets))
+            await script(peer)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            await peer.close()
+
+    async with Place("asyncio", None).listen(follow) as port:
+        yield f"ws://127.0.0.1:{port}/chat?a=b"
+    if failures:
+        raise failures[0]
+
+
+def connect(uri: str, **options: Any) -> zcws.connect:
+    return zcws.connect(uri, **{"http2": True, "ping_interval": None, **options})
+
+
+async def grant(peer: Peer, *more: tuple[str, str]) -> int:
+    """Answers the next request with a WebSocket; its stream."""
+    number = (await peer.until(RequestReceived)).stream_id
+    assert number is not None
+    peer.h2.send_headers(number, [(":status", "200"), *more])
+    await peer.flush()
+    return number
+
+
+async def refuse(peer: Peer, status: str, body: bytes = b"", *more: tuple[str, str]) -> None:
+    number = (await peer.until(RequestReceived)).stream_id
+    assert number is not None
+    peer.h2.send_headers(number, [(":status", status), *more], end_stream=not body)
+    if body:
+        peer.h2.send_data(number, body, end_stream=True)
+    await peer.flush()
+
+
+async def answer_close(peer: Peer, number: int) -> list[wire.Seen]:
+    """Until the Close, which is answered, and the end of the stream: all that was said."""
+    data = b""
+    while not (frames := wire.parse(data)) or frames[-1].opcode != wire.CLOSE:
+        data += (await peer.until(DataReceived, number)).data
+    await peer.send(number, wire.frame(wire.CLOSE, frames[-1].payload), end_stream=True)
+    await peer.until(StreamEnded, number)
+    return frames
+
+
+def test_what_it_asks_and_what_it_gets() -> None:
+    async def script(peer: Peer) -> None:
+        request = await peer.until(RequestReceived)
+        fields = dict(request.headers)
+        assert fields[":method"] == "CONNECT" and fields[":protocol"] == "websocket"
+        assert fields[":path"] == "/chat?a=b" and fields[":scheme"] == "http"
+        assert fields[":authority"].startswith("127.0.0.1:")
+        assert fields["authorization"] == "Basic dTpw" and fields["x"] == "y"
+        number = request.stream_id
+        assert number is not None
+        peer.h2.send_headers(number, [(":status", "103"), ("link", "early")])
+        peer.h2.send_headers(number, [(":status", "200"), ("sec-websocket-protocol", "chat")])
+        for at in range(len(HELLO)):  # a frame of one is a frame of the other by chance only
+            peer.h2.send_data(number, HELLO[at : at + 1])
+        await peer.flush()
+        assert (await answer_close(peer, number))[0].payload == b"hello"
+        assert await peer.until_the_end() == ErrorCodes.NO_ERROR
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            options: dict[str, Any] = {"basic_auth": ("u", "p"), "additional_headers": {"X": "y"}}
+            async with connect(uri, subprotocols=["chat"], **options) as ws:
+                assert ws.subprotocol == "chat" and ws.get_extra_info("http2_stream") == 1
+                assert await ws.recv() == "hello"
+                await ws.send("hello")
+            assert ws.close_code == 1000
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (lambda peer: refuse(peer, "403", b"not you", ("x", "y")), "status 403"),
+        (lambda peer: refuse(peer, "404"), "status 404"),
+        (lambda peer: grant(peer, ("sec-websocket-protocol", "never")), "subprotocol that was not offered"),
+        (lambda peer: grant(peer, ("sec-websocket-extensions", "x")), "extension that was not offered"),
+        (lambda peer: grant(peer, ("x", "é")), None),
+    ],
+)
+def test_what_the_server_says_to_it(script: Script, said: str | None) -> None:
+    async def then_wait(peer: Peer) -> None:
+        await script(peer)
+        while await peer.hear():
+            pass
+
+    async def main() -> None:
+        async with serving(then_wait) as uri:
+            if said is None:
+                await (await connect(uri, close_timeout=0.01)).close()
+                return
+            with pytest.raises(zcws.HandshakeError, match=said) as caught:
+                await connect(uri)
+            if caught.value.status == 403:
+                assert caught.value.body == b"not you"
+                assert caught.value.headers is not None and caught.value.headers["x"] == "y"
+
+    run(main)
+
+
+def test_a_redirect() -> None:
+    async def main() -> None:
+        async with zcws.serve(swallow, "127.0.0.1", 0, http2=True) as server:
+            there = f"ws://127.0.0.1:{port_of(server)}/there"
+
+            async def away(peer: Peer) -> None:
+                await refuse(peer, "307", b"", ("location", there))
+                await peer.until_the_end()
+
+            async with serving(away) as uri, connect(uri, max_redirects=1) as ws:
+                assert ws.request is not None and ws.request.path == "/there"
+
+    run(main)
+
+
+async def reset(peer: Peer) -> None:
+    number = (await peer.until(RequestReceived)).stream_id
+    assert number is not None
+    peer.h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)
+    await peer.flush()
+    await peer.until_the_end()
+
+
+async def go_away(peer: Peer) -> None:
+    await peer.until(RequestReceived)
+    peer.h2.close_connection(last_stream_id=0)
+    await peer.flush()
+    await peer.until_the_end()
+
+
+async def break_a_rule(peer: Peer) -> None:
+    await peer.until(RequestReceived)
+    peer.writer.write(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8))  # a Ping on a stream
+    await peer.until_the_end()
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.until(RequestReceived)
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        (reset, "has reset the HTTP/2 stream: REFUSED_STREAM"),
+        (go_away, "goes away, and has not taken the stream"),
+        (break_a_rule, "a rule of HTTP/2"),
+        (hang_up, ""),
+    ],
+)
+def test_the_end_before_the_answer(script: Script, cause: str) -> None:
+    async def main() -> None:
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
+                await connect(uri)
+            assert cause in str(caught.value.__cause__)
+
+    run(main)
+
+
+def test_a_server_that_goes_away_lets_us_go_on() -> None:
+    """RFC 9113 6.8."""
+
+    async def script(peer: Peer) -> None:
+        number = await grant(peer)
+        peer.h2.close_connection(last_stream_id=number)
+        await peer.send(number, HELLO)
+        assert (await answer_close(peer, number))[0].payload == b"still here"
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            async with connect(uri) as ws:
+                assert await soon(ws.recv()) == "hello"
+                await ws.send("still here")
+            assert ws.close_code == 1000
+
+    run(main)
+
+
+def test_a_server_without_websockets_over_http_2() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.until_the_end()
+
+    async def main() -> None:
+        async with serving(script, websockets=False) as uri:
+            with pytest.raises(zcws.HandshakeError, match=r"RFC 8441.*without http2=True"):
+                await connect(uri)
+
+    run(main)
+
+
+def test_a_server_that_speaks_no_http_2() -> None:
+    async def main() -> None:
+        async with zcws.serve(swallow, "127.0.0.1", 0) as server:
+            with pytest.raises(zcws.HandshakeError, match="does not answer in HTTP/2"):
+                await connect(f"ws://127.0.0.1:{port_of(server)}/")
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+def test_an_end_that_the_program_wants(is_granted: bool) -> None:
+    """The connection ends at once: nobody else has a stream on it."""
+
+    async def script(peer: Peer) -> None:
+        if is_granted:
+            number = await grant(peer)
+            assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.CANCEL
+        while await peer.hear():
+            pass
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            if is_granted:
+                ws = await connect(uri)
+                ws.abort()
+                await soon(ws.wait_closed())
+            else:
+                with pytest.raises(TimeoutError if hasattr(asyncio, "timeout") else asyncio.TimeoutError):
+                    await connect(uri, open_timeout=0.05)
+
+    run(main)
+
+
+def test_over_tls_again_and_again(anyloop: Place) -> None:
+    """A context is used again, and the name of the server is checked."""
+    place = Http2Place(anyloop.loop, tls=True)
+
+    async def main() -> None:
+        async with place.serve(swallow) as server:
+            for _ in range(2):
+                async with place.connect(server) as ws:
+                    assert ws.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+                assert ws.close_code == 1000
+            with pytest.raises(OSError, match=r"(?i)certificate"):
+                await place.connect(server, server_hostname="elsewhere.example")
+
+    place.run(main())

@@ -1,0 +1,270 @@
+"""A stream of HTTP/2 as a transport: what asyncio says of those, against a WebSocket server that echoes.
+
+What is above it runs on it as on others: the modules that say ALSO_OVER_HTTP2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import wire
+from net import echo, port_of, request, run, until
+
+import zcws
+from zcws.aio.http2_asking import Http2Client
+from zcws.aio.http2_stream import Http2Stream
+
+HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
+ANSWER = wire.frame(wire.TEXT, b"hello")
+
+
+class Rider(asyncio.Protocol):
+    """Whoever owns a stream; what it is told, in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[Http2Stream] = loop.create_future()
+        self.data = b""
+        self.told: list[str] = []
+        self.keeps = False  # its side, when the peer's has ended
+        self.cause: Exception | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.done.set_result(transport)
+
+    def fail(self, error: Exception) -> None:
+        self.done.set_exception(error)
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def eof_received(self) -> bool:
+        self.told.append("eof")
+        return self.keeps
+
+    def pause_writing(self) -> None:
+        self.told.append("pause")
+
+    def resume_writing(self) -> None:
+        self.told.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append("lost")
+        self.cause = exc
+
+
+@contextlib.asynccontextmanager
+async def riding(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]]:
+    """A rider whose WebSocket is open."""
+    loop = asyncio.get_running_loop()
+    async with zcws.serve(handler, "127.0.0.1", 0, http2=True, close_timeout=0.1) as server:
+        rider = Rider(loop)
+        client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
+        await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
+        stream = await rider.done
+        stream.write(request())
+        await until(lambda: rider.data.endswith(b"\r\n\r\n"))
+        rider.data = b""
+        yield rider, stream
+        client.abort()
+        await until(lambda: "lost" in rider.told)
+
+
+def test_bytes_of_every_kind() -> None:
+    async def main() -> None:
+        async with riding() as (rider, stream):
+            reused = bytearray(HELLO)
+            stream.write(reused)
+            reused[:] = bytes(len(reused))  # it is the caller's again
+            stream.writelines([HELLO[:3], memoryview(HELLO)[3:], b""])
+            await until(lambda: rider.data == 2 * ANSWER)
+            assert stream.get_write_buffer_size() == 0
+
+    run(main)
+
+
+def test_a_head_in_pieces() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with zcws.serve(echo, "127.0.0.1", 0, http2=True, close_timeout=0.1) as server:
+            rider = Rider(loop)
+            client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
+            await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
+            stream = await rider.done
+            for byte in request() + HELLO:
+                stream.write(bytes([byte]))
+            await until(lambda: rider.data.endswith(b"\r\n\r\n" + ANSWER))
+            client.abort()
+            await until(lambda: "lost" in rider.told)
+
+    run(main)
+
+
+def test_what_is_known_of_it() -> None:
+    async def main() -> None:
+        async with riding() as (rider, stream):
+            assert stream.get_extra_info("http2_stream") == stream.number == 1
+            assert stream.get_extra_info("socket") is None, "whoever had that would speak to all streams"
+            assert stream.get_extra_info("peername")[0] == "127.0.0.1"
+            assert stream.get_extra_info("nothing", 7) == 7
+            assert stream.get_protocol() is rider and stream.can_write_eof()
+            assert stream.is_reading() and not stream.is_closing()
+        assert stream.get_extra_info("peername", "gone") == "gone"
+
+    run(main)
+
+
+def test_reading_that_is_paused() -> None:
+    async def main() -> None:
+        async with riding() as (rider, stream):
+            stream.pause_reading()
+            stream.pause_reading()
+            stream.write(HELLO)
+            await asyncio.sleep(0.05)
+            assert not stream.is_reading() and not rider.data
+            stream.resume_reading()
+            stream.resume_reading()
+            await until(lambda: rider.data == ANSWER)
+
+    run(main)
+
+
+def test_limits_of_what_waits() -> None:
+    """As in any other transport: one `pause_writing` above the high one, one `resume_writing` at the low one."""
+
+    async def main() -> None:
+        async def later(ws: zcws.WebSocket) -> None:
+            await asyncio.sleep(0.05)
+            await echo(ws)
+
+        async with riding(later) as (rider, stream):
+            assert stream.get_write_buffer_limits() == (16_384, 65_536)
+            stream.set_write_buffer_limits(low=1000)
+            assert stream.get_write_buffer_limits() == (1000, 4000)
+            stream.set_write_buffer_limits(high=2000)
+            assert stream.get_write_buffer_limits() == (500, 2000)
+            big = wire.frame(wire.BINARY, bytes(2_000_000), key=wire.KEY)
+            stream.write(big)
+            assert rider.told == ["pause"] and stream.get_write_buffer_size() > 1_000_000
+            stream.set_write_buffer_limits(high=3_000_000)
+            await until(lambda: rider.told == ["pause", "resume"])
+            stream.set_write_buffer_limits(high=0)
+            assert rider.told[2:] == ["pause"]
+            await until(lambda: len(rider.data) == 2_000_000 + 10)
+            assert rider.told[2:] == ["pause", "resume"] and not stream.get_write_buffer_size()
+
+    run(main)
+
+
+def test_an_owner_that_fails_loses_its_stream() -> None:
+    """And the program is told, as by any other transport."""
+    errors = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        async with riding() as (rider, stream):
+            rider.data_received = lambda data: 1 // 0  # type: ignore[method-assign,assignment]
+            stream.write(HELLO)
+            await until(lambda: "lost" in rider.told)
+        assert isinstance(errors[0]["exception"], ZeroDivisionError) and errors[0]["transport"] is stream
+
+    run(main)
+
+
+def test_an_owner_that_has_no_room() -> None:
+    errors = []
+
+    class Full(asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return bytearray()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        async with riding() as (rider, stream):
+            full = Full()
+            full.connection_lost = rider.connection_lost  # type: ignore[method-assign]
+            stream.set_protocol(full)
+            stream.write(HELLO)
+            await until(lambda: "lost" in rider.told)
+        assert isinstance(errors[0]["exception"], RuntimeError)
+
+    run(main)
+
+
+class TestEnds:
+    def test_both_sides(self) -> None:
+        async def main() -> None:
+            async with riding() as (rider, stream):
+                stream.write(HELLO + wire.frame(wire.CLOSE, b"", key=wire.KEY))
+                stream.write_eof()
+                stream.write_eof()
+                stream.write(b"behind the end")
+                await until(lambda: rider.told == ["eof", "lost"])
+                assert rider.data == ANSWER + wire.frame(wire.CLOSE, b"")
+                assert rider.cause is None and stream.is_closing()
+                stream.write(b"late")
+                stream.write_eof()
+                stream.close()
+                stream.abort()
+                assert rider.told == ["eof", "lost"]
+
+        run(main)
+
+    def test_the_peers_first(self) -> None:
+        """Whoever keeps its own side may go on, and closes it by itself."""
+
+        async def main() -> None:
+            async def leave(ws: zcws.WebSocket) -> None:
+                ws.begin_close()
+                await asyncio.sleep(0.01)
+                ws._transport.write_eof()  # type: ignore[union-attr]
+                await ws.wait_closed()
+
+            async with riding(leave) as (rider, stream):
+                rider.keeps = True
+                await until(lambda: rider.told == ["eof"])
+                await asyncio.sleep(0.02)
+                assert rider.told == ["eof"]
+                stream.write(wire.frame(wire.CLOSE, b"", key=wire.KEY))
+                stream.close()
+                assert stream.is_closing()
+                await until(lambda: rider.told == ["eof", "lost"])
+
+        run(main)
+
+    def test_a_close_sends_what_waits(self) -> None:
+        got = []
+
+        async def main() -> None:
+            async def take(ws: zcws.WebSocket) -> None:
+                async for message in ws:
+                    got.append(len(message))
+
+            async with riding(take) as (rider, stream):
+                stream.write(wire.frame(wire.BINARY, bytes(1_000_000), key=wire.KEY))
+                stream.close()
+                stream.close()
+                await until(lambda: "lost" in rider.told)
+                await until(lambda: got)
+                assert got == [1_000_000]
+
+        run(main)
+
+    @pytest.mark.parametrize("how", ["write_eof", "close", "abort"])
+    def test_before_the_head(self, how: str) -> None:
+        """There is nothing to end: it is cancelled."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            async with zcws.serve(echo, "127.0.0.1", 0, http2=True) as server:
+                rider = Rider(loop)
+                client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
+                await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
+                stream = await rider.done
+                getattr(stream, how)()
+                await until(lambda: rider.told == ["lost"])
+
+        run(main)

@@ -1,0 +1,291 @@
+"""HTTP/2 on asyncio: one connection, which streams share. RFC 9113, RFC 8441.
+
+A WebSocket over HTTP/2 is every other one, on another transport, which is a stream (http2_stream.py):
+
+    TCP, TLS --data_received--> Http2Connection --h2: frames--> Http2Stream --head, bytes--> handshake, WebSocket
+             <----- write -----                 <-- h2 -------              <--- write ----
+
+Frames, header compression and the windows of flow control are h2's (the extra `http2`). What this file decides: whose
+turn it is to send, and what the streams hear of the peer and of the connection's end. Who opens streams, and what a head
+means, is said in http2_accepting.py and http2_asking.py.
+
+A stream that nobody reads keeps what has arrived, a window of it at most, and has no more sent to it. The connection's
+own window takes all of them at once, so that nobody waits for somebody else's reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, Event, StreamEnded, StreamReset
+from h2.exceptions import FrameTooLargeError, ProtocolError
+from h2.settings import SettingCodes, Settings
+
+from zcws.aio.http2_stream import Http2Stream
+from zcws.http2 import Fields
+
+__all__ = ["PREFACE", "Http2Connection"]
+
+#: How a client begins. RFC 9113 3.4.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+#: Bytes before what a frame carries, the length first. RFC 9113 4.1.
+_FRAME_HEAD = 9
+
+#: Streams that a peer may have open at once, and bytes that may be on their way to each: a ring of them.
+_MOST_STREAMS, _WINDOW = 100, 256 * 1024
+
+#: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
+_MOST_OWED = 1024 * 1024
+
+
+class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not installed, it is Any
+    """RFC 9113 6.8: after a GOAWAY the streams that are open go on, which h2 takes for the end."""
+
+    def process_input(self, input_: ConnectionInputs) -> list[Event]:
+        if input_ in (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY):
+            return []
+        return super().process_input(input_)  # type: ignore[no-any-return]
+
+
+def _make_h2(*, is_client: bool) -> H2Connection:
+    """The protocol's state, which has said what we expect of the peer."""
+    h2 = H2Connection(H2Configuration(client_side=is_client, header_encoding="latin-1"))
+    h2.state_machine = Going()
+    wanted = {SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW, SettingCodes.MAX_CONCURRENT_STREAMS: _MOST_STREAMS}
+    if is_client:
+        wanted[SettingCodes.ENABLE_PUSH] = 0  # RFC 9113 8.4
+    else:
+        wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
+    h2.local_settings = Settings(client=is_client, initial_values=wanted)
+    h2.initiate_connection()
+    h2.increment_flow_control_window(_MOST_STREAMS * _WINDOW - h2.inbound_flow_control_window)
+    return h2
+
+
+class Http2Connection(asyncio.Protocol):
+    """One connection that streams share; for who makes them, to build on.
+
+    Attributes:
+        streams: those that are open, by number.
+        transport: what they share; None before and after.
+        loop: the event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, is_client: bool) -> None:
+        self.loop = loop
+        self.streams: dict[int, Http2Stream] = {}
+        self.transport: asyncio.Transport | None = None
+        self._h2 = _make_h2(is_client=is_client)
+        self._sending: dict[int, Http2Stream] = {}  # streams that have something to say, in turn
+        self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
+        self._is_full = False  # the transport is, and nobody's turn comes
+        self._is_corked = False  # somebody up the stack flushes
+        self._flush_handle: asyncio.Handle | None = None
+        self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
+        self._begun = b""  # what is there of one whose length is not
+
+    # ---- what those who build on this do ----
+
+    def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
+        """What a stream has said first, in the words of HTTP/2."""
+        raise NotImplementedError
+
+    def _on_event(self, event: Event) -> None:
+        """Anything that is not about a stream that is open."""
+
+    def _stream_ended(self, stream: Http2Stream, exc: Exception | None) -> None:
+        """A stream is over: its owner has to be told (`Http2Stream.lose`)."""
+        raise NotImplementedError
+
+    # ---- asyncio.Protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._is_corked = True
+        try:
+            self._check_frames(data)
+            for event in self._h2.receive_data(data):
+                self._handle(event)
+        except ProtocolError as error:
+            self._fail(error)
+        finally:
+            self._give()
+            self._is_corked = False
+            self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._sending.clear()
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+        for stream in list(self.streams.values()):
+            stream.has_all = stream.has_all or exc is None  # nothing was on its way any more
+            self._cut_off(stream, exc or ConnectionResetError("the HTTP/2 connection has ended"))
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.flush()
+
+    def _give(self) -> None:
+        """Each stream's owner gets all that has come for him, at once."""
+        given, self._given = self._given, {}
+        for stream in given.values():
+            stream.give()
+
+    def _check_frames(self, data: bytes) -> None:
+        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of its 16 MiB."""
+        data, at = self._begun + data, self._ahead
+        while at + 3 <= len(data):
+            length = int.from_bytes(data[at : at + 3], "big")
+            if length > self._h2.max_inbound_frame_size:
+                self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR)
+                raise FrameTooLargeError(f"a frame of {length} bytes")
+            at += _FRAME_HEAD + length
+        self._begun, self._ahead = data[at:], max(at - len(data), 0)
+
+    # ---- events ----
+
+    def _handle(self, event: Event) -> None:
+        stream = self.streams.get(getattr(event, "stream_id", 0))
+        if stream is None:
+            if isinstance(event, DataReceived):  # it has ended here, and the peer does not know yet
+                self.has_read(event.stream_id, event.flow_controlled_length)
+            self._on_event(event)
+        elif isinstance(event, DataReceived):
+            self.has_read(stream.number, event.flow_controlled_length - len(event.data))  # the padding
+            stream.keep(event.data)
+            self._given[stream.number] = stream
+        elif isinstance(event, StreamEnded):
+            stream.has_all = True
+            self._given[stream.number] = stream
+        elif isinstance(event, StreamReset):
+            cause = ConnectionResetError(f"the peer has reset the HTTP/2 stream: {_name(event)}")
+            self._cut_off(stream, cause)
+        else:
+            self._on_event(event)
+
+    def _fail(self, error: ProtocolError) -> None:
+        """The peer broke a rule of HTTP/2. RFC 9113 5.4.1: it is told which, and that is the end for all."""
+        self._send()
+        self.close()
+        for stream in list(self.streams.values()):
+            self._forget(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
+
+    def _cut_off(self, stream: Http2Stream, cause: Exception) -> None:
+        """The peer listens no more. What it has said counts, if that was all: RFC 9113 8.1. Where the owner has not
+        read that yet, the stream goes on until he has."""
+        stream.stop_sending()
+        stream.give()
+        if not (stream.has_all and stream.is_held):
+            self._forget(stream, cause)
+
+    def _forget(self, stream: Http2Stream, exc: Exception | None) -> None:
+        if self.streams.pop(stream.number, None) is not None:
+            self._sending.pop(stream.number, None)
+            self.has_read(stream.number, stream.drop_held())
+            self._stream_ended(stream, exc)
+
+    # ---- for the streams ----
+
+    def open(self, number: int, protocol: asyncio.BaseProtocol, *, is_websocket: bool = True) -> Http2Stream:
+        """One more stream, which belongs to `protocol`."""
+        stream = self.streams[number] = Http2Stream(self, number, protocol, is_websocket=is_websocket)
+        protocol.connection_made(stream)
+        return stream
+
+    def send_head(self, stream: Http2Stream, head: bytes) -> None:
+        """What comes before all else."""
+        with contextlib.suppress(ProtocolError):  # the peer has just ended it, which is told next
+            self._h2.send_headers(stream.number, self._head_of(stream, head))
+
+    def wants_to_send(self, stream: Http2Stream) -> None:
+        """It has bytes, or its end: they go out at the end of this turn at the latest."""
+        self._sending[stream.number] = stream
+        self._flush_soon()
+
+    def has_read(self, number: int, count: int) -> None:
+        """Somebody has taken so many bytes of a stream, or nobody will: the peer may send as many more."""
+        if count:
+            with contextlib.suppress(ProtocolError):
+                self._h2.acknowledge_received_data(count, number)
+            self._flush_soon()
+
+    def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
+        """A stream is over: both sides have ended, or it is reset. RFC 9113 6.4."""
+        if code is not None and stream.number in self.streams:
+            with contextlib.suppress(ProtocolError):
+                self._h2.reset_stream(stream.number, code)
+            self._flush_soon()
+        self._forget(stream, None)
+
+    def _flush_soon(self) -> None:
+        if not self._is_corked and self._flush_handle is None and self.transport is not None:
+            self._flush_handle = self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """All that the windows and the transport have room for: each stream in its turn, a frame at a time."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        has_sent = True
+        while has_sent and not self._is_full:
+            has_sent = any([self._send_frame(stream) for stream in list(self._sending.values())])
+            self._send()
+        self._send()
+
+    def _send_frame(self, stream: Http2Stream) -> bool:
+        """The next one of a stream. False: it has none, or has to wait."""
+        number = stream.number
+        if number not in self.streams:
+            return False  # one before it in this turn has ended it
+        data, is_last = b"", False
+        with contextlib.suppress(ProtocolError):  # see `send_head`
+            room = min(self._h2.local_flow_control_window(number), self._h2.max_outbound_frame_size)
+            data, is_last = stream.take(max(room, 0))  # RFC 9113 6.9.2: a window may be below zero
+            if data or is_last:
+                self._h2.send_data(number, data, end_stream=is_last)
+        if not stream.has_more:
+            self._sending.pop(number, None)
+        if is_last:
+            stream.has_ended()
+        return bool(data)
+
+    def _send(self) -> None:
+        """What h2 has made goes to the transport."""
+        data, transport = self._h2.data_to_send(), self.transport
+        if data and transport is not None and not transport.is_closing():
+            transport.write(data)
+            if self._is_full and transport.get_write_buffer_size() > _MOST_OWED:
+                transport.abort()
+
+    def go_away(self, code: int = 0) -> None:
+        """Takes no more streams; those that are open go on. RFC 9113 6.8."""
+        self._h2.close_connection(code)
+        self._send()
+
+    def close(self) -> None:
+        """Ends the connection, when what was said has been sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Ends it at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _name(event: StreamReset) -> str:
+    """What the peer said why."""
+    code = event.error_code
+    return code.name if isinstance(code, ErrorCodes) else f"error {code}"

@@ -1,0 +1,193 @@
+"""The server's side of WebSockets over HTTP/2: who speaks it, and a handshake for each stream. RFC 8441.
+
+    how a connection begins                        becomes
+    ---------------------------------------------  ------------------------------------------------------------
+    TLS, ALPN chose h2                             an `Http2Server`; each of its streams has a `ServerHandshake`
+    TLS, anything else                             a `ServerHandshake` (accepting.py), as without HTTP/2
+    in the clear, HTTP/2's preface                 an `Http2Server` (RFC 9113 3.3: prior knowledge)
+    in the clear, anything else                    a `ServerHandshake`
+
+    a stream's request                             gets
+    ---------------------------------------------  ------------------------------------------------------------
+    CONNECT, :protocol websocket                   what the same request gets over HTTP/1.1
+    any other CONNECT                              501: we are no proxy
+    GET and so on                                  the same: a page of `process_request`, or a sentence
+    a head that HTTP/1.1 cannot say                400
+    over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
+    resets, again and again                        the end of the connection: ENHANCE_YOUR_CALM
+
+A connection without streams ends after a while; one whose server shuts down, when its last stream has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset
+
+from zcws.aio.accepting import Host, ServerHandshake
+from zcws.aio.http2 import PREFACE, Http2Connection
+from zcws.aio.http2_stream import Http2Stream
+from zcws.http2 import Fields, is_websocket, request_from, response_to
+
+__all__ = ["Http2Server", "Negotiation"]
+
+#: Seconds without a stream: browsers keep a connection for as long as they may, and open another when they need it.
+_IDLE = 60.0
+
+#: Streams that a client may reset at once, and each second besides: one that opens and resets them in a loop has us
+#: work at no cost of its own (CVE-2023-44487).
+_RESETS, _RESETS_A_SECOND = 100, 10
+
+
+class Negotiation(asyncio.Protocol):
+    """One connection, until it is known which version its client speaks."""
+
+    __slots__ = ("_data", "_server", "_timer", "_transport")
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._data = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._become(tls.selected_alpn_protocol() == "h2")
+            return
+        self._server.handshakes.add(self)
+        if self._server.open_timeout is not None:
+            self._timer = self._server.loop.call_later(self._server.open_timeout, self.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        is_http2 = self._data.startswith(PREFACE)
+        if is_http2 or not PREFACE.startswith(self._data):
+            self._become(is_http2)
+
+    def _become(self, is_http2: bool) -> None:
+        transport, server = self._transport, self._server
+        assert transport is not None
+        self._leave()
+        protocol = Http2Server(server) if is_http2 else ServerHandshake(server)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if self._data:
+            protocol.data_received(self._data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._server.handshakes.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def go_away(self) -> None:
+        """The server is shutting down, and nobody has asked for anything yet."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Http2Server(Http2Connection):
+    """One connection of a client that speaks HTTP/2."""
+
+    def __init__(self, server: Host) -> None:
+        super().__init__(server.loop, is_client=False)
+        self._server = server
+        self._began_at = server.loop.time()
+        self._resets = 0
+        self._is_going = False  # no more streams are taken
+        self._idle: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.handshakes.add(self)
+        self._wait_for_streams(self._server.open_timeout)
+        if self._server.is_closing:
+            self.go_away()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.handshakes.discard(self)
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._take(event.stream_id, event.headers)
+        elif isinstance(event, ConnectionTerminated):
+            self._is_going = True
+            self._close_if_done()
+
+    def _handle(self, event: Event) -> None:
+        super()._handle(event)
+        if isinstance(event, StreamReset):
+            self._count_reset()
+
+    def _count_reset(self) -> None:
+        self._resets += 1
+        if self._resets > _RESETS + _RESETS_A_SECOND * (self.loop.time() - self._began_at):
+            self.go_away(ErrorCodes.ENHANCE_YOUR_CALM)
+            self.close()
+
+    # ---- streams ----
+
+    def _take(self, number: int, fields: Fields) -> None:
+        """A request."""
+        if self._is_going:
+            self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)  # RFC 9113 8.7: nothing was done with it
+            return
+        pseudo = dict(fields[:5])
+        opens = is_websocket(pseudo)
+        if pseudo.get(":method") == "CONNECT" and not opens:
+            self._refuse(number, 501)
+            return
+        try:
+            head = request_from(fields)
+        except ValueError:
+            self._refuse(number, 400)
+            return
+        self._stop_waiting()
+        self.open(number, ServerHandshake(self._server), is_websocket=opens).give_head(head)
+
+    def _refuse(self, number: int, status: int) -> None:
+        self._h2.send_headers(number, [(":status", str(status))], end_stream=True)
+
+    def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
+        return response_to(head, is_websocket=stream.is_websocket)
+
+    def _stream_ended(self, stream: Http2Stream, exc: Exception | None) -> None:
+        stream.lose(exc)
+        if not self.streams:
+            self._wait_for_streams(_IDLE)
+            self._close_if_done()
+
+    # ---- the end ----
+
+    def _wait_for_streams(self, seconds: float | None) -> None:
+        self._stop_waiting()
+        if seconds is not None and self.transport is not None:
+            self._idle = self.loop.call_later(seconds, self.go_away)
+
+    def _stop_waiting(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def go_away(self, code: int = ErrorCodes.NO_ERROR) -> None:
+        """The server is shutting down, or nobody has needed the connection for a while."""
+        if not self._is_going:
+            self._is_going = True
+            super().go_away(code)
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._is_going and not self.streams:
+            self.close()

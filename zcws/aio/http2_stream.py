@@ -1,0 +1,330 @@
+"""A stream of HTTP/2, as a transport. RFC 9113, RFC 8441.
+
+Whoever owns it does not know the difference to a socket: he is told of a head in HTTP/1.1, of bytes and of their end,
+and writes the same. What this file decides: how much may wait, in either direction, and how the ends of a stream are
+told. It refuses to know frames, which are h2's, and whose turn it is to send: http2.py.
+
+    of a socket                                    of a stream (RFC 8441 5)
+    ---------------------------------------------  ------------------------------------------------------------
+    FIN, `write_eof`                               END_STREAM, behind what waits
+    RST, `abort`                                   RST_STREAM with CANCEL
+    `close`                                        END_STREAM; where the peer's side has not ended, RST_STREAM behind it
+                                                   with NO_ERROR (RFC 9113 8.1)
+    a window that is full                          the same: that of flow control
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from h2.errors import ErrorCodes
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Carrier", "Http2Stream"]
+
+#: Bytes that wait in a stream before its owner is told to wait, and before he may go on: as in any other transport.
+_HIGH, _LOW = 64 * 1024, 16 * 1024
+
+
+class Carrier(Protocol):
+    """The connection, as far as its streams need it."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport | None
+
+    def send_head(self, stream: Http2Stream, head: bytes) -> None:
+        """What comes before all else, in the words of HTTP/1.1."""
+        ...
+
+    def wants_to_send(self, stream: Http2Stream) -> None:
+        """It has bytes, or its end: they go out at the end of this turn at the latest."""
+        ...
+
+    def flush(self) -> None:
+        """They go out now, as far as there is room."""
+        ...
+
+    def has_read(self, number: int, count: int) -> None:
+        """So many bytes of a stream have been taken: the peer may send as many more."""
+        ...
+
+    def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
+        """A stream is over: both sides have ended, or it is reset with that code. RFC 9113 6.4."""
+        ...
+
+
+class Http2Stream(asyncio.Transport):
+    """One stream, as a transport.
+
+    Args:
+        connection: that it is of.
+        number: of the stream.
+        protocol: its owner, until `set_protocol`.
+        is_websocket: whether its owner is told of the peer's end. That of an ordinary request ends the request alone,
+            and is nothing in HTTP/1.1.
+
+    Attributes:
+        has_all: the peer sends no more.
+    """
+
+    def __init__(
+        self,
+        connection: Carrier,
+        number: int,
+        protocol: asyncio.BaseProtocol,
+        *,
+        is_websocket: bool,
+    ) -> None:
+        super().__init__()
+        self.number = number
+        self.has_all: bool = False
+        self._connection = connection
+        self._protocol: Any = protocol
+        self.is_websocket: bool = is_websocket
+        self._head: bytearray | None = bytearray()  # ours, until it is whole
+        self._waiting: deque[memoryview] = deque()
+        self._size = 0  # bytes of that
+        self._high, self._low = _HIGH, _LOW
+        self._is_full = False  # and the owner knows
+        self._held: deque[memoryview] = deque()  # has arrived, and nobody reads
+        self._reads = True
+        self._is_giving = False
+        self._end_is_told = False
+        self._ends = False  # our side does, behind what waits
+        self._ended = False  # it has
+        self._closing = False
+        self._is_lost = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the connection knows; but a stream is no socket. "http2_stream" is its number."""
+        if name == "socket":
+            return default
+        if name == "http2_stream":
+            return self.number
+        transport = self._connection.transport
+        return default if transport is None else transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol  # type: ignore[no-any-return]
+
+    # ---- the way in ----
+
+    def give_head(self, head: bytes) -> None:
+        """For the connection: what the peer has said first, in the words of HTTP/1.1."""
+        with self._blamed():
+            self._protocol.data_received(head)
+
+    def keep(self, data: bytes) -> None:
+        """For the connection: the peer has sent something, which `give` hands on."""
+        if data:
+            self._held.append(memoryview(data))
+
+    @property
+    def is_held(self) -> bool:
+        """For the connection: whether the owner, who does not read, has not heard all that the peer has said."""
+        return not (self._reads or self._end_is_told)
+
+    def is_reading(self) -> bool:
+        return self._reads
+
+    def pause_reading(self) -> None:
+        self._reads = False
+
+    def resume_reading(self) -> None:
+        if not self._reads:
+            self._reads = True
+            if self._held or self.has_all:
+                self._connection.loop.call_soon(self.give)
+
+    def give(self) -> None:
+        """For the connection: what has arrived goes to the owner, for as long as he reads."""
+        if self._is_giving:
+            return  # he goes on from inside of it
+        self._is_giving = True
+        with self._blamed():
+            while self._held and self._reads and not self._is_lost:
+                self._give_some()
+            if self.has_all and self._reads and not (self._held or self._end_is_told or self._is_lost):
+                self._tell_end()
+        self._is_giving = False
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """An owner that fails loses its stream, and the program is told, as by any other transport."""
+        try:
+            yield
+        except Exception as error:
+            context = {"message": "an HTTP/2 stream failed", "exception": error, "transport": self}
+            self._connection.loop.call_exception_handler(context)
+            self.abort()
+
+    def _give_some(self) -> None:
+        protocol, count = self._protocol, 0
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            room: Any = protocol.get_buffer(sum(map(len, self._held)))
+            while self._held and count < len(room):
+                data = self._held.popleft()
+                some = min(len(data), len(room) - count)
+                room[count : count + some] = data[:some]
+                count += some
+                if some < len(data):
+                    self._held.appendleft(data[some:])
+            if not count:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            protocol.buffer_updated(count)
+        else:
+            first = self._held.popleft()
+            count = len(first)
+            protocol.data_received(bytes(first))
+        self._connection.has_read(self.number, count)
+
+    def drop_held(self) -> int:
+        """For the connection: nobody will read what has arrived. Returns how many bytes that is."""
+        count = sum(map(len, self._held))
+        self._held.clear()
+        return count
+
+    def _tell_end(self) -> None:
+        self._end_is_told = True
+        if self.is_websocket and not self._protocol.eof_received():
+            self.close()
+        elif self._ended:
+            self._finish()
+
+    # ---- the way out ----
+
+    def write(self, data: Buffer) -> None:
+        if self._closing or self._ends or self._is_lost:
+            return
+        # What is not bytes may be used again by whoever gave it.
+        view = memoryview(data if isinstance(data, bytes) else bytes(data)).cast("B")
+        if self._head is not None:
+            self._head += view
+            end = self._head.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return
+            said, self._head = bytes(self._head), None
+            head, view = said[:end], memoryview(said)[end:]
+            self._connection.send_head(self, head)
+        if view:
+            self._waiting.append(view)
+            self._size += len(view)
+        self._connection.wants_to_send(self)
+        if self._size > self._high:
+            self._connection.flush()
+            self._see_full()
+
+    def writelines(self, list_of_data: Any) -> None:
+        for data in list_of_data:
+            self.write(data)
+
+    def take(self, room: int) -> tuple[bytes, bool]:
+        """For the connection: the next bytes to send, `room` of them at most; and whether they are the last."""
+        parts: list[memoryview] = []
+        left = room
+        while self._waiting and left:
+            first = self._waiting.popleft()
+            if len(first) > left:
+                self._waiting.appendleft(first[left:])
+                first = first[:left]
+            parts.append(first)
+            left -= len(first)
+        self._size -= room - left
+        is_last = self._ends and not self._ended and not self._waiting
+        self._ended = self._ended or is_last
+        self._see_room()
+        return b"".join(parts), is_last
+
+    @property
+    def has_more(self) -> bool:
+        """For the connection: whether there is something to send."""
+        return bool(self._waiting) or (self._ends and not self._ended)
+
+    def _see_full(self) -> None:
+        if self._size > self._high and not self._is_full:
+            self._is_full = True
+            self._protocol.pause_writing()
+
+    def _see_room(self) -> None:
+        if self._is_full and self._size <= self._low:
+            self._is_full = False
+            self._connection.loop.call_soon(self._tell_room)  # not while somebody else's turn is
+
+    def _tell_room(self) -> None:
+        if not self._is_full and not self._is_lost:
+            self._protocol.resume_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return self._size
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = _HIGH if low is None else 4 * low
+        self._high, self._low = high, high // 4 if low is None else low
+        self._see_full()
+        self._see_room()
+
+    # ---- the end ----
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Our side ends when what waits has been sent. RFC 8441 5: END_STREAM is what a FIN is to TCP."""
+        if self._head is not None:
+            self.abort()  # without a head there is nothing to end
+        elif not self._ends and not self._is_lost:
+            self._ends = True
+            self._connection.wants_to_send(self)
+
+    def stop_sending(self) -> None:
+        """For the connection: nobody listens any more. What is written is dropped, as by a socket that is broken."""
+        self._waiting.clear()
+        self._size = 0
+        self._ends = self._ended = True
+        self._see_room()
+
+    def has_ended(self) -> None:
+        """For the connection: that has been sent."""
+        if self._closing or self.has_all:
+            self._finish()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._is_lost
+
+    def close(self) -> None:
+        if not self._closing and not self._is_lost:
+            self._closing = True
+            if self._ended:
+                self._finish()
+            else:
+                self.write_eof()
+
+    def _finish(self) -> None:
+        """Our side has ended: where the peer's has not, nobody listens to it any more. RFC 9113 8.1."""
+        self._closing = True
+        self._connection.end(self, None if self.has_all else ErrorCodes.NO_ERROR)
+
+    def abort(self) -> None:
+        """RFC 8441 5: CANCEL is what a RST is to TCP."""
+        self._connection.end(self, ErrorCodes.CANCEL)
+
+    def lose(self, exc: Exception | None) -> None:
+        """For the connection: the stream is over, and its owner hears of it when whoever runs has returned."""
+        if not self._is_lost:
+            self._is_lost = self._closing = True
+            self._waiting.clear()
+            self._size = 0
+            self._connection.loop.call_soon(self._protocol.connection_lost, exc)

@@ -1,0 +1,164 @@
+"""HTTP/2 as far as a WebSocket needs it: one head in the words of both versions. RFC 8441, RFC 9113.
+
+Over HTTP/2 a WebSocket begins with an extended CONNECT and ends with its stream; what lies between is the same. So the
+opening handshake is that of HTTP/1.1 for all who have a say in it (acceptor.py, connector.py, a program's hooks), and
+this file translates, as a gateway in front of us would do it:
+
+    HTTP/1.1                                   HTTP/2
+    -----------------------------------------  ---------------------------------------------------------
+    GET path, Upgrade: websocket               :method CONNECT, :protocol websocket, :path (RFC 8441 4)
+    Host                                       :authority
+    Sec-WebSocket-Key, Sec-WebSocket-Accept    neither: a stream is nobody's echo (RFC 8441 5)
+    101                                        :status 200
+    any other 2xx, as of a health check        :status 400: a 2xx would open the WebSocket (RFC 9110 9.3.6)
+    426                                        :status 400: there is no Upgrade here (RFC 9113 8.6)
+    Connection and all that it is about        nothing (RFC 9113 8.2.2)
+    one Cookie                                 as many as the peer likes (RFC 9113 8.2.3)
+
+What this file refuses to know: frames, streams and windows, which are h2's (aio/http2.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zcws.handshake import accept_value
+from zcws.headers import Headers
+from zcws.http import Request, Response, parse_request, parse_response, reason_phrase
+
+__all__ = [
+    "ALPN",
+    "Fields",
+    "is_websocket",
+    "key_of",
+    "missing_h2",
+    "request_from",
+    "request_to",
+    "response_from",
+    "response_to",
+]
+
+#: What TLS says of who speaks both. RFC 7301, RFC 9113 3.2.
+ALPN = ["h2", "http/1.1"]
+
+#: A head as HTTP/2 has it: names in lower case, those first that begin with a colon.
+Fields = list[tuple[str, str]]
+
+#: A key for those who look for one: 16 bytes in base64.
+_KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+
+#: What is about a connection of HTTP/1.1. RFC 9113 8.2.2, RFC 8441 5.
+_HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "sec-websocket-accept",
+        "sec-websocket-key",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+
+_UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+
+
+def missing_h2() -> ImportError:
+    """What to say where it is not installed."""
+    return ImportError("WebSockets over HTTP/2 need h2: pip install 'zcws[http2]'")
+
+
+def request_from(fields: Iterable[tuple[str, str]]) -> bytes:
+    """The head of a request that a client has sent, for who reads HTTP/1.1.
+
+    Raises:
+        ValueError: HTTP/1.1 cannot say that.
+    """
+    pseudo, lines = _split(fields)
+    method = pseudo.get(":method", "")
+    path = pseudo.get(":path") or pseudo.get(":authority", "")
+    host = pseudo.get(":authority") or ", ".join(value for name, value in lines if name == "host")
+    upgrade: Fields = []
+    if is_websocket(pseudo):
+        method, upgrade = "GET", [*_UPGRADE, ("Sec-WebSocket-Key", _KEY)]
+    headers = Headers([("Host", host), *upgrade, *(line for line in lines if line[0] != "host")])
+    return Request(path, headers, method).serialize()
+
+
+def request_to(head: bytes, *, secure: bool) -> Fields:
+    """An opening handshake of ours as an extended CONNECT."""
+    request = parse_request(head, len(head))
+    return [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https" if secure else "http"),
+        (":authority", request.headers["host"]),
+        (":path", request.path),
+        *_without(request.headers, {*_HOP_BY_HOP, "host"}),
+    ]
+
+
+def key_of(head: bytes) -> str:
+    """The key in an opening handshake of ours, which its answer has to be for."""
+    return parse_request(head, len(head)).headers["sec-websocket-key"]
+
+
+def response_from(fields: Iterable[tuple[str, str]], key: str) -> bytes:
+    """The head of a response that a server has sent, for who reads HTTP/1.1.
+
+    Args:
+        key: of the request.
+
+    Raises:
+        ValueError: HTTP/1.1 cannot say that.
+    """
+    pseudo, lines = _split(fields)
+    status = int(pseudo[":status"])
+    if 200 <= status < 300:  # RFC 8441 5: any of these; RFC 9110 9.3.6
+        status, ours = 101, [*_UPGRADE, ("Sec-WebSocket-Accept", accept_value(key))]
+        lines = [line for line in lines if line[0] != "content-length"]
+    else:
+        ours = [("Connection", "close")]
+    return Response(status, reason_phrase(status), Headers([*ours, *lines])).serialize()
+
+
+def response_to(head: bytes, *, is_websocket: bool) -> Fields:
+    """A response of ours.
+
+    Args:
+        is_websocket: whether it is for an extended CONNECT.
+    """
+    response = parse_response(head, len(head))
+    status = response.status_code
+    if status == 101:
+        status = 200
+    elif status == 426 or (is_websocket and 200 <= status < 300):
+        status = 400
+    return [(":status", str(status)), *_without(response.headers, _HOP_BY_HOP)]
+
+
+def is_websocket(pseudo: dict[str, str]) -> bool:
+    """Whether these pseudo-header fields ask for a WebSocket. RFC 8441 4."""
+    return pseudo.get(":method") == "CONNECT" and pseudo.get(":protocol") == "websocket"
+
+
+def _split(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], Fields]:
+    """The pseudo-header fields, and those lines of the others that HTTP/1.1 has as well."""
+    pseudo: dict[str, str] = {}
+    lines: Fields = []
+    cookies: list[str] = []
+    for name, value in fields:
+        if name.startswith(":"):
+            pseudo[name] = value
+        elif name == "cookie":
+            cookies.append(value)
+        elif name not in _HOP_BY_HOP:
+            lines.append((name, value))
+    if cookies:
+        lines.append(("cookie", "; ".join(cookies)))  # RFC 9113 8.2.3
+    return pseudo, lines
+
+
+def _without(headers: Headers, names: Iterable[str]) -> Fields:
+    dropped = frozenset(names)
+    return [(low, value) for name, value in headers.raw_items() if (low := name.lower()) not in dropped]
