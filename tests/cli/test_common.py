@@ -42,12 +42,14 @@ def test_options_of_a_client() -> None:
         "additional_headers": [("X-Y", "a:b")],
         "subprotocols": ["chat"],
         "compression": "deflate",
+        "http2": False,
         "ssl": None,
         "origin": None,
         "proxy": True,
         "open_timeout": 10,
     }
     assert client_options(told("wss://h/"))["ssl"].check_hostname
+    assert client_options(told("wss://h/", "--http2"))["http2"]
     assert not client_options(told("wss://h/", "--insecure"))["ssl"].check_hostname
     more = client_options(
         told("ws://h/", "--origin", "https://a", "--proxy", "http://p:1", "--timeout", "0.5")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import ENVIRONMENT
+from served import ENVIRONMENT, served
 
 import zcws
 
@@ -128,3 +128,15 @@ def test_a_second_sigterm_ends_the_patience(start: Callable[..., Any]) -> None:
 
     asyncio.run(main())
     assert process.communicate(timeout=60) == ("", "")
+
+
+def test_http2() -> None:
+    async def talk(port: int) -> None:
+        for http2 in (True, False):
+            async with zcws.connect(f"ws://127.0.0.1:{port}/", http2=http2) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+                assert (ws.get_extra_info("http2_stream") is not None) == http2
+
+    with served("--http2") as server:
+        asyncio.run(talk(server.port))
