@@ -256,6 +256,15 @@ def test_nothing_is_no_message() -> None:
         assert peer.read().payload == b"a"
 
 
+@pytest.mark.parametrize("message", [[None], [None, "b"], iter([None])], ids=["alone", "first", "generated"])
+def test_none_is_no_fragment_and_not_nothing(message: Any) -> None:
+    with connected() as (ws, peer):
+        with pytest.raises(TypeError, match="a fragment is str or bytes-like, not NoneType"):
+            ws.send(message)
+        ws.send("a")
+        assert peer.read().payload == b"a"
+
+
 def test_frames() -> None:
     with connected() as (ws, peer):
         for frame in (

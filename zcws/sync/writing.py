@@ -12,7 +12,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
@@ -43,6 +43,8 @@ logger: logging.Logger = logging.getLogger("zcws")
 
 _GAVE_UP = "the sender gave up in the middle of a message"
 
+#: What an iterator gives that has nothing: an empty fragment is something, and None is a mistake.
+_NOTHING = object()
 
 _Data = TypeVar("_Data")
 _Result = TypeVar("_Result")
@@ -193,8 +195,8 @@ class WritingSide:
         self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None, *, takes_time: bool
     ) -> None:
         """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
-        first = next(fragments, None)
-        if first is None:
+        first: Any = next(fragments, _NOTHING)
+        if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`
         is_text = isinstance(first, str) if text is None else text
         with self._message():
