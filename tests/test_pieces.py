@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from typing import Any
 
@@ -294,6 +295,23 @@ def test_nothing_else_reads_while_a_message_is_streamed() -> None:
     for read_other in (connection.read_frame, connection.read_message, connection.reader.read_batch):
         with pytest.raises(RuntimeError, match="a message is being streamed; read or leave it first"):
             read_other()
+
+
+@pytest.mark.parametrize("rsv", [0, 4], ids=["plain", "compressed"])
+def test_text_that_nobody_wants_has_to_be_utf8(rsv: int) -> None:
+    """RFC 6455 8.1: also behind the piece with which its stream was left, and also where it was compressed."""
+    stored = [b"\0" + struct.pack("<HH", 3, 0xFFFC) + data for data in (b"abc", b"d\xffe")]  # RFC 1951 3.2.4
+    data = [*stored[:1], stored[1] + b"\0"] if rsv else [b"abc", b"d\xffe"]
+    first, second = wire.fragments(TEXT, data, rsv=rsv)
+    connection = connect(agreement=DEFLATE)
+    connection.reader.begin_stream()
+    send(connection, first)
+    assert pieces(connection) == (["abc"], False)
+    connection.reader.end_stream()
+    send(connection, second, wire.frame(TEXT, b"next"))
+    with pytest.raises(ProtocolError) as caught:
+        connection.read_message()
+    assert caught.value.code == 1007
 
 
 def test_what_cannot_be_inflated_of_a_message_that_nobody_wants() -> None:

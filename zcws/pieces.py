@@ -91,7 +91,7 @@ class PieceReader(Controls):
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours in which messages lie that were handed out last.
         self._finished: list[PayloadBuffer] | None = None
-        self._streamed = 0  # bytes of it so far
+        self._streamed = 0  # bytes so far of a compressed message that is streamed, or was until it was left
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
         self._skipping = False  # the rest of a message that nobody wants
 
@@ -340,24 +340,12 @@ class PieceReader(Controls):
         except ValueError:
             self._fail(BAD_DEFLATE)
 
-    def _inflated(self, payload: bytes, *, last: bool) -> Iterator[bytes]:
-        assert self._inflate is not None
-        try:
-            room = self._max_size - self._streamed
-            yield from self._inflate.pieces(memoryview(payload), last=last, room=room)
-        except ValueError:
-            self._fail(BAD_DEFLATE)
-
     def _skip(self, what: int, start: int, stop: int) -> None:
         """A piece of a message that nobody wants; compressed, it is still part of the context. RFC 7692 7.1.1."""
-        last = bool(what & LAST)
         if what & COMPRESSED:
-            for piece in self._inflated(bytes(self._bytes_of(start, stop)), last=last):
-                self._streamed += len(piece)
-                if self._streamed > self._max_size:
-                    self._fail(BAD_MESSAGE_SIZE)
-                    return
-        self._skipping = not last
+            for _ in self._stream_pieces(what, bytes(self._bytes_of(start, stop))):
+                pass
+        self._skipping = not what & LAST
 
 
 def _as_is(piece: bytes, _last: bool) -> bytes:
