@@ -107,7 +107,6 @@ class EngineTransport(asyncio.Transport):
         writer: of the connection that it belongs to.
         backlog, backlog_size: what has been handed over and not been sent, and its bytes.
         closing: it ends: nothing more goes out than the backlog, and nothing more is read unless it is broken.
-        owes: whether something has to be done once the backlog is empty.
     """
 
     __slots__ = (
@@ -126,7 +125,6 @@ class EngineTransport(asyncio.Transport):
         "backlog_size",
         "closing",
         "fd",
-        "owes",
         "writer",
     )
 
@@ -138,7 +136,6 @@ class EngineTransport(asyncio.Transport):
         self._protocol = protocol
         self.backlog: list[Buffer] = []
         self.backlog_size: int = 0
-        self.owes: bool = False
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
         self._paused_protocol = False
         self._reading = True
@@ -268,7 +265,6 @@ class EngineTransport(asyncio.Transport):
 
     def _watch(self) -> None:
         events = (IN if self._reading else 0) | (OUT if self.backlog else 0)
-        self.owes = self.owes or events & OUT != 0
         if events != self._events and self._events != -1 and self._sock.fileno() >= 0:
             self._events = events
             self._engine.watch(self.fd, events)
@@ -377,14 +373,16 @@ class EngineTransport(asyncio.Transport):
         self.backlog_size += sum(map(len, views))  # type: ignore[arg-type]
         self._watch()
         if self.backlog_size > self._high and not self._paused_protocol:
-            self._paused_protocol = self.owes = True
+            self._paused_protocol = True
             self._protocol.pause_writing()
 
     def write_ready(self) -> None:
         """The socket takes bytes, or may."""
         sent = self._offer(self.backlog)
         if sent is not None:
-            self._has_sent(sent)
+            self.backlog = behind(self.backlog, sent)
+            self.backlog_size -= sent
+            self._settle_up()
 
     def sent_together(self, data: Buffer, sent: int) -> None:
         """The engine has sent so many bytes of `data`; or a negated errno says why not."""
@@ -394,21 +392,9 @@ class EngineTransport(asyncio.Transport):
         else:
             self._break(OSError(-sent, os.strerror(-sent)))
 
-    def _has_sent(self, sent: int) -> None:
-        self.backlog = behind(self.backlog, sent)
-        self.backlog_size -= sent
-        if self.backlog:
-            self._watch()
-            if self.backlog_size > self._high and not self._paused_protocol:
-                self._paused_protocol = self.owes = True
-                self._protocol.pause_writing()
-        if self.owes:
-            self.settle_up()
-
-    def settle_up(self) -> None:
+    def _settle_up(self) -> None:
         """What waited for the backlog to shrink, or to be empty."""
         if not self.backlog:
-            self.owes = False
             self._watch()
             if self._eof_wanted:
                 self._shut_down()
@@ -424,7 +410,7 @@ class EngineTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         if not self._eof_wanted:
-            self._eof_wanted = self.owes = True
+            self._eof_wanted = True
             if not self.backlog:
                 self._shut_down()
 
@@ -476,7 +462,6 @@ class EngineTransport(asyncio.Transport):
             self.closing, self._broken = True, None
             self._reading = False
             if self.backlog:
-                self.owes = True
                 self._watch()
             else:
                 self._end_soon(None)
