@@ -101,6 +101,7 @@ class Channel:
         self.sock = sock
         self.record: CData = ffi.new("struct zcws_socket *")
         self._fd = sock.fileno()
+        self._send_limit: float | None = None  # seconds; see `limit_sends`
         self._ours: Any = None  # our address, once the socket is closed
         self._theirs: Any = None  # kept from here on: a socket that was reset does not know it any more
         with contextlib.suppress(OSError):
@@ -158,7 +159,8 @@ class Channel:
 
     def limit_sends(self, timeout: float | None) -> None:
         """How long a send may wait without getting anywhere, from the next one on; None waits for ever."""
-        raise NotImplementedError
+        # Not SO_SNDTIMEO: Python calls again after each signal, and the kernel begins to count anew.
+        self._send_limit = timeout
 
     @property
     def is_writable(self) -> bool:
@@ -226,7 +228,6 @@ class PlainChannel(Channel):
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
         self._sends_masked = False  # some thread is in the middle of that
-        self._send_limit: float | None = None
 
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """One crossing."""
@@ -285,10 +286,6 @@ class PlainChannel(Channel):
         if not self._sends_masked:
             self.sock.close()
 
-    def limit_sends(self, timeout: float | None) -> None:
-        # Not SO_SNDTIMEO: Python calls again after each signal, and the kernel begins to count anew.
-        self._send_limit = timeout
-
     def send(self, segments: Sequence[Buffer]) -> None:
         limit = self._send_limit
         if limit is None and len(segments) == 1:
@@ -331,7 +328,6 @@ class PolledChannel(Channel):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         sock.setblocking(False)
-        self._send_limit: float | None = None
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if self.record.received:
@@ -339,9 +335,6 @@ class PolledChannel(Channel):
         deadline = None if timeout is None else time.monotonic() + timeout
         count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
         return NOTHING if count is None else count
-
-    def limit_sends(self, timeout: float | None) -> None:
-        self._send_limit = timeout
 
     def send(self, segments: Sequence[Buffer]) -> None:
         # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
