@@ -84,7 +84,7 @@ class ClientHandshake(asyncio.Protocol):
         elif not self.done.done():
             error = self._connector.cut_short(self._data)
             error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
-            self._give_up(error)
+            fail(self.done, error)
 
     def _open(self, response: Response) -> None:
         agreement = self._connector.check(response)
@@ -117,9 +117,6 @@ class ClientHandshake(asyncio.Protocol):
     def fail(self, error: HandshakeError) -> None:
         """The server did not agree, or cannot."""
         if not self.done.done():
-            self._give_up(error)
+            fail(self.done, error)
         if self.transport is not None:
             self.transport.abort()
-
-    def _give_up(self, error: HandshakeError) -> None:
-        fail(self.done, error)
