@@ -11,6 +11,7 @@ The answer is the first row that applies:
     no HTTP, no legal head, or over a limit (http.py)                400, 431 or 505, from `read_request`
     no opening handshake (`REQUEST_RULES` of handshake.py)           400 or 426, with a sentence
     `Origin` not in `origins`                                        403
+    malformed subprotocols, where one is to be chosen                400
     `select_subprotocol` raises HttpError                            what it says
     anything else                                                    101, and `agreement` is set
 
@@ -55,7 +56,7 @@ from zcws.http import (
     text_response,
 )
 
-__all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth"]
+__all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth", "offered_subprotocols"]
 
 #: Takes the subprotocols that the client offers and gives the one to use, or None.
 SelectSubprotocol = Callable[[list[str]], str | None]
@@ -171,10 +172,7 @@ class AcceptorOptions:
         """The subprotocol to use, one that the client offers; None for none. RFC 6455 4.2.2."""
         if not self.subprotocols and self.select_subprotocol is None:
             return None
-        try:
-            offered = parse_subprotocols(headers.get_all("sec-websocket-protocol"))
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        offered = offered_subprotocols(headers)
         if self.select_subprotocol is None:
             return self._first_of(offered)
         chosen = self.select_subprotocol(offered)
@@ -316,6 +314,14 @@ class WebSocketAcceptor:
         response = text_response(status, text, headers)
         response.headers.update(self._options.server_lines)
         return response
+
+
+def offered_subprotocols(headers: Headers) -> list[str]:
+    """The subprotocols that the client offers; `HttpError` 400 where that is no list of names. RFC 6455 4.2.2."""
+    try:
+        return parse_subprotocols(headers.get_all("sec-websocket-protocol"))
+    except ValueError as error:
+        raise HttpError(400, str(error)) from None
 
 
 def basic_auth(

@@ -20,7 +20,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor
+from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor, offered_subprotocols
 from zcws.aio.ending import end_writing
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import hand_over
@@ -28,7 +28,6 @@ from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.deflate import Deflate
-from zcws.extensions import parse_subprotocols
 from zcws.handshake import accept_value, check_request
 from zcws.headers import Headers
 from zcws.http import HttpError, Request, Response, reason_phrase
@@ -146,7 +145,7 @@ class Opening(asyncio.Protocol):
             if request is None:
                 return
             self._key = check_request(request)
-            self.subprotocols = offered(request)
+            self.subprotocols = offered_subprotocols(request.headers)
         except HttpError as error:
             self.refuse(self._acceptor.refuse(error))
             return
@@ -321,14 +320,6 @@ def acceptor_options(compression: bool) -> AcceptorOptions:
 def stream_options(interval: float | None, timeout: float | None) -> Options:
     """Shared by all connections."""
     return Options(ping_interval=interval, ping_timeout=timeout, close_timeout=CLOSE_TIMEOUT)
-
-
-def offered(request: Request) -> list[str]:
-    """The subprotocols that the client offers."""
-    try:
-        return parse_subprotocols(request.headers.get_all("sec-websocket-protocol"))
-    except ValueError as error:
-        raise HttpError(400, str(error)) from None
 
 
 def decoded(line: Iterable[bytes]) -> tuple[str, str]:
