@@ -122,8 +122,8 @@ struct zcws_sockets {
     int epoll; /* its events carry descriptors as their data */
     int most;  /* sockets that one call asks for: 1 to ZCWS_TURN_MOST */
     int only;  /* the one socket that is in `epoll`, where there is but one; else -1 */
-    struct zcws_reader *const
-        *readers; /* by descriptor: of a connection that holds no unread bytes; NULL: see below */
+    /* By descriptor: of a connection that holds no unread bytes; NULL: see below. */
+    struct zcws_reader *const *readers;
     size_t count; /* of `readers` */
     uint64_t *table;
     size_t words;  /* room in the table */
@@ -217,8 +217,8 @@ enum { ZCWS_SEND_ORDER = 3 };
 /* What is known of a request that opens a WebSocket. */
 struct zcws_opening {
     uint8_t accept[28]; /* ZCWS_OPENING_ACCEPT bytes: the Sec-WebSocket-Accept that answers it: RFC 6455 4.2.2 */
-    uint32_t
-        asked[6];     /* where the values of Origin, Sec-WebSocket-Protocol and -Extensions begin and stop, or 0, 0 */
+    /* Where the values of Origin, Sec-WebSocket-Protocol and -Extensions begin and stop, or 0, 0. */
+    uint32_t asked[6];
     int64_t received; /* by zcws_welcome: bytes in `data`, 0 at their end, or a negated errno */
     size_t head;      /* what zcws_read_opening said of them */
 };

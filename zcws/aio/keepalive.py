@@ -198,9 +198,8 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
         self.timeout: float = timeout
-        self._waiting: dict[
-            Waiting, float
-        ] = {}  # until when; the first to wait is the first whose time is over
+        # Until when; the first to wait is the first whose time is over.
+        self._waiting: dict[Waiting, float] = {}
         self._is_set = False
         self._has_waited = False  # once more, as the loop had stood still
 

@@ -255,9 +255,8 @@ class Subscriber:
                 if not self._is_suspect:
                     self._confirmed.add(message["channel"])
                     confirmed = self._channels.get(message["channel"])
-                    if (
-                        confirmed is not None
-                    ):  # not `_tell`: after a loss all of them come, without a turn in between
+                    # Not `_tell`: after a loss all of them come, without a turn in between.
+                    if confirmed is not None:
                         confirmed.set()
             elif message["type"] == "unsubscribe":
                 self._confirmed.discard(message["channel"])

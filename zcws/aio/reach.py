@@ -140,9 +140,8 @@ def not_connected(host: str, port: int, error: OSError) -> OSError:
     failures = [((where, int(number)), int(code)) for code, where, number in _failed_connects(text)]
     if failures and text.count("[Errno ") == len(failures):
         return cannot_connect(failures)
-    if (
-        error.errno in _CONNECT_FAILED
-    ):  # uvloop, which does not say of which address; the last one, if there are several
+    # uvloop, which does not say of which address; the last one, if there are several
+    if error.errno in _CONNECT_FAILED:
         return cannot_connect([((host, port), error.errno)])
     return error
 

@@ -324,9 +324,8 @@ class WebSocketProtocol(Opening):
         if self._ends > PATIENCE:
             raise ClientDisconnected
         if self._ends > 1:
-            await asyncio.sleep(
-                0
-            )  # an application that does not look must not keep the loop from everybody else
+            # An application that does not look must not keep the loop from everybody else.
+            await asyncio.sleep(0)
         return dict(self.end)
 
 

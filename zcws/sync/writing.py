@@ -138,9 +138,8 @@ class WritingSide:
         self._corked = 0
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
-        self._goodbyes: list[
-            tuple[int, str]
-        ] = []  # a Close that waits for whoever holds the lock: who pops it says it
+        # A Close that waits for whoever holds the lock: who pops it says it.
+        self._goodbyes: list[tuple[int, str]] = []
         channel.limit_sends(write_timeout)
 
     def _send_leftover(self) -> None:
