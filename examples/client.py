@@ -15,7 +15,7 @@ async def main(address: str) -> None:
 
         await ws.send(bytes(range(256)))
         frame = await ws.read_frame()  # good until the next read
-        view = frame.payload  # no copy of more than 4 KiB; good for as long as you hold it
+        view = frame.payload  # no copy of more than 16 KiB; good for as long as you hold it
         print("a frame:", frame.opcode.name, len(view), "bytes, the last one is", view[-1])
 
         latency = await ws.ping()
