@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from zcws.cli import bench, connecting, serving, trace
 
-    parser = argparse.ArgumentParser(prog="zcws", description="WebSocket with zero copies.")
+    parser = argparse.ArgumentParser(prog="zcws", description="WebSocket: talk, serve, measure, look inside.")
     parser.add_argument("--version", action="version", version=f"zcws {zcws.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     for command in (connecting, serving, bench, trace):
