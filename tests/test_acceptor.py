@@ -1,4 +1,4 @@
-"""The server's side of the opening handshake. RFC 6455 4.2; behaviour.md, "Opening handshake"."""
+"""The server's side of the opening handshake. RFC 6455 4.2."""
 
 from __future__ import annotations
 
@@ -424,7 +424,7 @@ class TestDeflate:
 
 
 class TestNoMasking:
-    """draft-damjanovic-websockets-nomasking-02; behaviour.md, "no-masking"."""
+    """draft-damjanovic-websockets-nomasking-02"""
 
     @pytest.mark.parametrize(
         ("no_masking", "secure", "agreed"),
@@ -482,7 +482,7 @@ class TestNoMasking:
 
 
 class TestBasicAuth:
-    """RFC 7617; behaviour.md: credentials are compared in constant time (test_handshake.py)."""
+    """RFC 7617; credentials are compared in constant time (test_handshake.py)."""
 
     def ask(self, check: Any, *changes: tuple[str, str | None]) -> Response | None:
         found = WebSocketAcceptor().read_request(request(*changes))

@@ -1,4 +1,4 @@
-"""The client's side of the opening handshake. RFC 6455 4.1; behaviour.md, "Opening handshake"."""
+"""The client's side of the opening handshake. RFC 6455 4.1."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class TestRequest:
 
     @pytest.mark.parametrize("bad", ["a\r\nX: y", "a\n", "\0"])
     def test_what_cannot_be_sent(self, bad: str) -> None:
-        """behaviour.md: CR or LF in a header to be sent is a ValueError"""
+        """CR or LF in a header to be sent is a ValueError."""
         for option in ("origin", "user_agent_header"):
             with pytest.raises(ValueError, match="CR, LF, NUL"):
                 connector(**{option: bad})
@@ -207,7 +207,7 @@ class TestGrant:
 class TestRefusal:
     @pytest.mark.parametrize("name", [*names("refusal"), *names("redirect")])
     def test_other_statuses(self, name: str) -> None:
-        """behaviour.md: HandshakeError with status, headers and up to 64 KiB of body"""
+        """A HandshakeError with status, headers and up to 64 KiB of body."""
         for made, found in in_every_way(Shaking, head(name)):
             body = made.body_reader(found)
             body.feed(b"2\r\nab\r\n0\r\n\r\n" if "transfer-encoding" in found.headers else b"ab")
@@ -444,7 +444,7 @@ class TestCredentials:
 
 
 class TestRedirect:
-    """behaviour.md: followed only when asked, never from wss to ws, never with credentials to another host."""
+    """Followed only when asked, never from wss to ws, never with credentials to another host."""
 
     def follow(
         self, location: str, uri: str = "wss://u:p@a/b", status: int = 302

@@ -1,4 +1,4 @@
-"""Options and negotiation of permessage-deflate. RFC 7692 7; behaviour.md, "permessage-deflate"."""
+"""Options and negotiation of permessage-deflate. RFC 7692 7."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class TestKey:
 
 
 class TestRequest:
-    """RFC 6455 4.2.1; behaviour.md, "Opening handshake"."""
+    """RFC 6455 4.2.1"""
 
     @pytest.mark.parametrize("name", names("request"))
     def test_known_clients(self, name: str) -> None:
@@ -229,7 +229,7 @@ class TestResponse:
 
 
 class TestNoMasking:
-    """behaviour.md: off by default, TLS only, "insecure" in so many words."""
+    """Off by default, TLS only, "insecure" in so many words."""
 
     @pytest.mark.parametrize(
         ("option", "over_tls", "in_the_clear"),

@@ -365,7 +365,7 @@ class TestStart:
 
 
 class TestLimits:
-    """behaviour.md: head over 16 KiB, a line over 8 KiB, more than 128 headers: 431, nothing more buffered."""
+    """A head over 16 KiB, a line over 8 KiB, more than 128 headers: 431, nothing more buffered."""
 
     def refused(self, data: bytes) -> None:
         for kind in (bytes, bytearray, memoryview):

@@ -161,7 +161,7 @@ class TestHostHeader:
 
 
 class TestRedirect:
-    """behaviour.md: never from wss to ws, never with credentials to another host."""
+    """Never from wss to ws, never with credentials to another host."""
 
     @pytest.mark.parametrize(
         ("uri", "location", "target"),
