@@ -67,8 +67,8 @@ CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 GRANTED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 #: The same on the wire, up to the value of Sec-WebSocket-Accept.
 SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(GRANTED)}Sec-WebSocket-Accept: ".encode()
-#: Terms remembered by a server: the handful of browsers and libraries, each with the subprotocols in use. A
-#: key is at most a head long, so that this is half a megabyte at worst.
+#: Terms remembered by a server, in each of two caches: the handful of browsers and libraries, each with the
+#: subprotocols in use. A key is at most a head long, so that a cache is half a megabyte at worst.
 REMEMBERED = 32
 
 Lines = list[tuple[str, str]]

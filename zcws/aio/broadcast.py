@@ -17,7 +17,7 @@ start. A message that a program writes frame by frame has no end that could be w
 
 The first broadcast in a turn of the event loop is sent at once: one system call for each connection, and nothing else
 costs as much; in the engine, one crossing makes them all, from one copy of the frame. Those that follow in the same
-turn are corked (stream.py), so that a burst costs two system calls for each connection, however long it is.
+turn are corked (outlet.py), so that a burst costs two system calls for each connection, however long it is.
 """
 
 from __future__ import annotations

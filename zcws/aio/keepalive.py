@@ -4,8 +4,8 @@ Any byte from the peer says that it is alive, a Pong or not: a Pong may be stuck
 byte that it takes of what waits for it. A peer whose bytes we have stopped reading (the program is busy) cannot be
 blamed for silence either, unless something waits for it that it does not take.
 
-Connections that live but say nothing have memory to give back: `Resting` sees to that, with one timer for all of them.
-So does `Deadlines` for those that are closing: nearly always the peer is quicker.
+Connections that live but say nothing have memory to give back: `Resting` sees to that, with one timer for all that may
+be idle equally long. `Deadlines` has one for all that are closing: nearly always the peer is quicker.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._drained: asyncio.Future[None] | None = None
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
         self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
-        # One of these two, or that others have to run: no message can begin now.
+        # Why no message can begin now: `_drained`, `_message_done`, or that others have to run. None: one can.
         self._obstacle: object = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reading_paused = False

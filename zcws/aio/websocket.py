@@ -90,7 +90,10 @@ class WebSocket(Reading, Writing):
         return self._closed
 
     def add_end_callback(self, callback: Callable[[Self], object]) -> None:
-        """`callback` is called with this connection when its socket is gone, whatever ended it. It must not raise."""
+        """`callback` is called with this connection when its socket is gone, whatever ended it.
+
+        What it raises goes to the event loop's exception handler.
+        """
         if not callable(callback):
             raise TypeError(
                 f"an end callback is a function that is called with the connection, not {callback!r}"

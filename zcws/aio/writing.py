@@ -1,6 +1,6 @@
 """Writing on asyncio: messages, frames, fragments.
 
-What is written is corked (stream.py). Waiting comes before writing: while the transport is above its high-water mark a
+What is written is corked (outlet.py). Waiting comes before writing: while the transport is above its high-water mark a
 send waits, and one that is cancelled in that wait has written nothing.
 """
 
