@@ -5,8 +5,8 @@
  * chosen, and never touches a clock, nor a socket outside of turn.c. It is safe to call from any number of
  * threads at once, as long as no two of them pass the same `struct zcws_reader` or the same output memory.
  *
- * Outcomes are the same three everywhere: a count (done), zero (need more), a negative ZCWS_BAD_* (the
- * peer broke the rule of that name).
+ * A fault is a negative ZCWS_BAD_*: the peer broke the rule of that name. What a function returns is said at
+ * its declaration.
  *
  * What stands between the two markers is what build_ffi.py hands to ffi.cdef: there is no second copy.
  */
