@@ -39,7 +39,6 @@ class TestParse:
     def test_parts(self, uri: str, parts: tuple[bool, str, int, str]) -> None:
         found = parse_uri(uri)
         assert (found.secure, found.host, found.port, found.path) == parts
-        assert found.resource_name == found.path
         assert found.user_info is None
 
     @pytest.mark.parametrize(

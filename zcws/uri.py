@@ -47,7 +47,7 @@ class WebSocketURI(NamedTuple):
     Attributes:
         secure: whether it is wss.
         host: in lower case; an IPv6 address without its brackets.
-        path: path and query, as the request line has them.
+        path: path and query, as the request line has them: the resource name of RFC 6455 3.
         username, password: percent-decoded; None without credentials.
     """
 
@@ -60,11 +60,6 @@ class WebSocketURI(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.shown}>"
-
-    @property
-    def resource_name(self) -> str:
-        """RFC 6455 3: path and query."""
-        return self.path
 
     @property
     def user_info(self) -> tuple[str, str] | None:
