@@ -80,7 +80,7 @@ def process_exception(exc: Exception) -> Exception | None:
     """
     if isinstance(exc, ssl.SSLCertVerificationError):  # an OSError too; nothing heals it but a person
         return exc
-    if isinstance(exc, (OSError, TimeoutError)):
+    if isinstance(exc, OSError):
         return None
     if isinstance(exc, HandshakeError):
         broke_off = isinstance(exc.__cause__, (EOFError, OSError))
