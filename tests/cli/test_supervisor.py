@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from net import echo, port_of
 from served import ENVIRONMENT
 
 import zcws
-from zcws.cli.supervisor import how_it_ended
+from zcws.cli.common import Failure
+from zcws.cli.supervisor import how_it_ended, reserve
 
 pytestmark = pytest.mark.skipif(
     not hasattr(socket, "SO_REUSEPORT") or not Path("/proc/self/task").exists(),
@@ -135,6 +137,24 @@ def test_what_cannot_be_served(arguments: tuple[str, ...], sentence: str) -> Non
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("zcws: ") and sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_port_of_a_server_that_has_ended_can_be_had() -> None:
+    """Its connections have it for a minute (TIME_WAIT), as the server is the first to close: RFC 6455 7.1.1."""
+
+    async def main() -> int:
+        async with zcws.serve(echo, "127.0.0.1", 0) as server:
+            async with zcws.connect(f"ws://127.0.0.1:{port_of(server)}/") as ws:
+                await ws.send("hello")
+                await ws.recv()
+            return port_of(server)
+
+    port = asyncio.run(main())
+    with reserve("127.0.0.1", port) as reserved:
+        assert reserved.getsockname()[1] == port
+    with socket.create_server(("127.0.0.1", port)):  # while one listens it cannot
+        with pytest.raises(Failure, match="is in use"):
+            reserve("127.0.0.1", port)
 
 
 def test_a_worker_takes_no_modules_from_the_folder_that_it_serves(tmp_path: Path) -> None:

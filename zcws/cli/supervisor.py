@@ -203,6 +203,8 @@ def reserve(host: str, port: int) -> socket.socket:
         raise Failure(f"there is no host called {host!r} as far as this machine knows") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # As event loops do where they listen: connections of a server that has ended have its port for a minute.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
         sock.close()
