@@ -370,9 +370,9 @@ class TestControl:
 
     @pytest.mark.parametrize(("code", "seen"), [(None, 1005), (1000, 1000), (4999, 4999)])
     def test_nothing_is_written_after_our_close(self, writer: Writer, code: int | None, seen: int) -> None:
-        assert (writer.close_code, writer.sent_close) == (None, None)
+        assert writer.sent_close is None
         writer.write_close(code)
-        assert writer.close_code == code
+        assert writer.sent_close == (b"" if code is None else code.to_bytes(2, "big"))
         writer.take()
         for attempt in self.attempts(writer):
             with pytest.raises(ConnectionClosed) as caught:
@@ -389,7 +389,7 @@ class TestControl:
             with pytest.raises(ConnectionClosed) as caught:
                 attempt()
             assert (caught.value.code, caught.value.clean) == (1006, False)
-        assert (writer.size, writer.is_in_message, writer.close_code) == (size, False, None)
+        assert (writer.size, writer.is_in_message, writer.sent_close) == (size, False, None)
 
     def attempts(self, writer: Writer) -> list[Callable[[], object]]:
         return [

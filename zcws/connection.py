@@ -29,7 +29,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame
+from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
 from zcws.keys import MaskingKeys
 from zcws.payloads import CONTROL, as_bytes, let_go
 from zcws.pool import Pool
@@ -418,8 +418,7 @@ class Connection:
             is_clean = self.state in (State.CLOSED, State.CLOSE_SENT)
             return closed_error(*close, clean=is_clean, by=self.reader.closed_by)
         if self.state is State.CLOSE_SENT:
-            code = self.writer.close_code
-            code = CloseCode.NO_STATUS_RCVD if code is None else code
+            code, _ = code_and_reason(self.writer.sent_close or b"")
             return closed_error(code, "our close", clean=True, by="us")
         return self.reader.error()
 

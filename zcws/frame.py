@@ -33,6 +33,7 @@ __all__ = [
     "RingFrame",
     "check_frame",
     "close_payload",
+    "code_and_reason",
     "parse_close_payload",
 ]
 
@@ -239,13 +240,12 @@ class Frame:
     @property
     def close_code(self) -> int:
         """The code of a Close; 1005 where it has none. Of any other frame it says nothing. RFC 6455 7.1.5."""
-        code, _ = parse_close_payload(self.to_bytes())
-        return CloseCode.NO_STATUS_RCVD if code is None else code
+        return code_and_reason(self.to_bytes())[0]
 
     @property
     def close_reason(self) -> str:
         """The reason of a Close, and of no other frame. RFC 6455 7.1.6."""
-        return parse_close_payload(self.to_bytes())[1]
+        return code_and_reason(self.to_bytes())[1]
 
     def __repr__(self) -> str:
         state = ", stale" if self.is_stale else ""
@@ -438,3 +438,9 @@ def parse_close_payload(payload: bytes | memoryview) -> tuple[int | None, str]:
             "the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)"
         )
     return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8")
+
+
+def code_and_reason(payload: bytes) -> tuple[int, str]:
+    """The same for whoever is told of it: 1005 where the Close had no code. RFC 6455 7.1.5, 7.1.6."""
+    code, reason = parse_close_payload(payload)
+    return (CloseCode.NO_STATUS_RCVD if code is None else code), reason

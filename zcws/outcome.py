@@ -28,7 +28,7 @@ from zcws.errors import (
     ProtocolError,
     closed_error,
 )
-from zcws.frame import close_payload, parse_close_payload
+from zcws.frame import close_payload, code_and_reason
 from zcws.kernel import lib
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ class Outcome:
     @property
     def peer_close(self) -> tuple[int, str] | None:
         """The code and the reason of the peer's Close; 1005 where it had no code. RFC 6455 7.1.5."""
-        if self._peer_close is None:
-            return None
-        code, reason = parse_close_payload(memoryview(self._peer_close))
-        return (CloseCode.NO_STATUS_RCVD if code is None else code), reason
+        return None if self._peer_close is None else code_and_reason(self._peer_close)
 
     def _limit_exceeded(self, code: CloseCode, reason: str) -> LimitExceeded:
         if self._status == BAD_BUFFER_SIZE:

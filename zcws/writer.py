@@ -26,7 +26,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zcws.bridge import Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
-from zcws.frame import MAX_CONTROL_PAYLOAD, Frame, ReceivedFrame, close_payload, parse_close_payload
+from zcws.frame import (
+    MAX_CONTROL_PAYLOAD,
+    Frame,
+    ReceivedFrame,
+    close_payload,
+    code_and_reason,
+    parse_close_payload,
+)
 from zcws.heads import HEADS, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.payloads import NOT_UTF8
@@ -456,11 +463,6 @@ class Writer:
         """Whether a message is going out in fragments, and only control frames may be written between."""
         return 0 < self.opcode < OpCode.CLOSE
 
-    @property
-    def close_code(self) -> int | None:
-        """The code of our Close; None where it had none, or has not been written."""
-        return None if self.sent_close is None else parse_close_payload(memoryview(self.sent_close))[0]
-
     # ---- what must not be sent ----
 
     def _check_open(self) -> None:
@@ -469,8 +471,7 @@ class Writer:
 
     def _refuse_message(self) -> None:
         if self.sent_close is not None:
-            code, reason = parse_close_payload(memoryview(self.sent_close))
-            raise closed_error(1005 if code is None else code, reason, clean=True)
+            raise closed_error(*code_and_reason(self.sent_close), clean=True)
         if self.opcode == OpCode.CLOSE:
             raise closed_error(CloseCode.ABNORMAL_CLOSURE, "", clean=False)
         raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
