@@ -189,7 +189,7 @@ class Inlet(Outcome):
                 ring = self._widen(ring)
         room = ring.room()
         if not room and self.discarding:
-            self._drop_pending()
+            self.give_up()
             room = self._settle(ring).room()
         return room
 
@@ -484,10 +484,7 @@ class Inlet(Outcome):
             self._release()
 
     def give_up(self) -> None:
-        """Nobody reads what is left: the connection was closed here, and a buffer is wanted elsewhere."""
-        self._drop_pending()
-
-    def _drop_pending(self) -> None:
+        """Nobody reads what is left, or may: a fault, or we have closed and a buffer or the ring is wanted."""
         self._set_rows([])
         self._forget_frame()
         self._drop_message()
@@ -621,7 +618,7 @@ class Inlet(Outcome):
 
     def _fail(self, fault: int) -> None:
         """A fault that was found behind the scan: nothing after it counts."""
-        self._drop_pending()
+        self.give_up()
         self._status = fault
         # Or the next read does: what was gathered before the fault may still be answered.
         if not self._gathers:
