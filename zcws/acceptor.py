@@ -102,6 +102,9 @@ class AcceptorOptions:
         secure: whether the connection is encrypted.
         extra_headers: more headers of a 101.
         server_header: what `Server` says; None leaves it out.
+
+    Raises:
+        TypeError, ValueError: one of them means nothing.
     """
 
     __slots__ = (
@@ -232,6 +235,8 @@ class WebSocketAcceptor:
 
     Args:
         options: made once for all connections; or give the arguments of `AcceptorOptions`.
+
+    Raises: as `AcceptorOptions`.
 
     Attributes:
         used: bytes of the request's head.

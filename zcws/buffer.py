@@ -149,7 +149,11 @@ class PayloadBuffer:
         return f"<PayloadBuffer {self._used} of {self.capacity} bytes, {kind}>"
 
     def release(self) -> None:
-        """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it."""
+        """Lets go of the memory: an mmap can be closed after this. Views that are still out keep it.
+
+        Raises:
+            ValueError: a message is arriving here.
+        """
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
         self.number += 1  # first: another thread may be looking at a frame, and what it finds would be good

@@ -80,6 +80,9 @@ class Connection:
         max_size: bytes of a message to accept.
         max_fragments: frames of a message to accept.
 
+    Raises:
+        ValueError: a client without entropy.
+
     Attributes:
         state: which Close frames have passed; after `split` it belongs to the writer's side.
         is_client: our role.
@@ -363,6 +366,9 @@ class Connection:
         """From now on replies stay on the bridge until somebody takes them, and `state` belongs to the writer's side.
 
         The reader then answers a Ping when its frame is read, and not before: the slot holds one reply.
+
+        Raises:
+            RuntimeError: it is split already.
         """
         if self.is_split:
             raise RuntimeError("this connection is split already")

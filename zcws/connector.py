@@ -90,6 +90,9 @@ class WebSocketConnector:
         basic_auth: user name and password, as in the URI but not to be found in it. RFC 7617.
         bearer: a token, for `Authorization: Bearer`. RFC 6750.
 
+    Raises:
+        TypeError, ValueError: the URI is none, or another argument means nothing.
+
     Attributes:
         uri: where to.
         request_head: what `request` sends.

@@ -61,6 +61,9 @@ class Deflate:
             context takeover) is given back, or up to half as long again; None keeps it as long as the connection
             lives. The next message then costs a new one, and refers to nothing before it. The peer's history, in
             our decompressor, has to be kept: the peer may refer to it at any time.
+
+    Raises:
+        TypeError, ValueError: one of them means nothing.
     """
 
     level: int

@@ -102,6 +102,9 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
         zcws.serve(handler, process_request=[zcws.health(), zcws.basic_auth("chat", ("ann", "secret"))])
 
     Put it first: what asks how a server is has no password. On asyncio `check` may be a coroutine function.
+
+    Raises:
+        ValueError: `path` is none. TypeError: `check` cannot be called with nothing.
     """
     if not isinstance(path, str) or not path.startswith("/"):
         raise ValueError(f'path must be a str that begins with "/", not {path!r}')

@@ -142,7 +142,13 @@ class Request:
 
 
 class Response:
-    """The head of a response, and its body where there is one."""
+    """The head of a response, and its body where there is one.
+
+    Nothing is added to the headers: `Content-Length` is for whoever gives the body.
+
+    Raises:
+        TypeError: the body is not `bytes`, or the reason phrase no str. ValueError: a header that cannot be sent.
+    """
 
     def __init__(
         self,

@@ -51,6 +51,9 @@ def backoff(
         min_delay, max_delay: seconds; the second delay, and the largest.
         factor: how many times longer each is than the one before: 2 is the RFC's "truncated binary exponential".
         jitter: what part of each delay is left to chance: 0.5 waits for half of it to all of it, 0 for exactly it.
+
+    Raises:
+        ValueError: a delay below 0, a factor below 1, or a jitter that is not 0 to 1.
     """
     if min(initial_delay, min_delay, max_delay) < 0:
         raise ValueError(f"delays must not be negative, as {min(initial_delay, min_delay, max_delay)!r} is")

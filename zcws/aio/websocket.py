@@ -114,6 +114,9 @@ class WebSocket(Reading, Writing):
 
         The reader no longer answers Ping and Close: it puts the replies on the bridge, and somebody gives them to the
         writer, `await writer.send_reply(await bridge.listen())` or `writer.drain_bridge()`.
+
+        Raises:
+            RuntimeError: it is split already.
         """
         self.connection.split()
         bridge = BridgeHalf(self._loop, self.connection.bridge, self._on_bridge)

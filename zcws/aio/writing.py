@@ -324,7 +324,7 @@ class Writing(Stream):
         return self._drained is None and self._message_done is None
 
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """The first half of `close`, without the wait."""
+        """The first half of `close`, without the wait. Raises: as `close`."""
         if self.writer.is_in_message and self.connection.state is State.OPEN:
             self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
         self.connection.close(code, reason)
