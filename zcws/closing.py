@@ -8,7 +8,8 @@ happen, and asking for it is a mistake of ours or of the caller.
     CLOSE_SENT      ours; the peer may still send data, which is ignored
     CLOSE_RECEIVED  the peer's; ours is owed
     CLOSED          both: the handshake is complete (7.1.4), only the socket remains
-    FAILED          we sent a Close because the peer broke a rule: nothing that it sends counts any more (7.1.7)
+    FAILED          we sent a Close because the peer broke a rule, or for a reason of ours (`Connection.fail`):
+                    nothing that it sends counts any more (7.1.7)
     LOST            the socket ended before the handshake was complete: code 1006 (7.1.5)
 """
 

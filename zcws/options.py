@@ -7,8 +7,8 @@ options are given, so that a mistake is not found by the first connection, or in
     option                                             allowed                                becomes
     -------------------------------------------------  -------------------------------------  -------------------------
     open_timeout, close_timeout, ping_timeout,         seconds, 0 or more; math.inf; None     a number up to `LONGEST`,
-    write_timeout                                                                             or None: for ever
-    ping_interval                                      the same, above 0                      the same; None: no Pings
+    write_timeout, drain                                                                      or None: for ever
+    ping_interval, idle_timeout                        the same, above 0                      the same; None: never
     max_size                                           bytes, 0 or more; None                 an int
     max_fragments, max_connections                     a number, 1 or more                    an int
     max_redirects, threshold                           a number, 0 or more                    the same

@@ -2,7 +2,8 @@
 
 Who counts what, so that looking is all that is left to do:
 
-    bytes                          the driver, once for each read and each write of the socket
+    bytes that arrive              the C core, once for each read
+    bytes that leave               the writer, when they are taken
     frames, messages that arrive   the C core (csrc/scan.c), while it reads their heads
     frames, messages that leave    the writer: one addition for each
     what compression saves         the codec, beside work that costs a thousand times as much

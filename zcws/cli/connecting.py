@@ -185,7 +185,10 @@ class Session:
                 sys.stdout.flush()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Runs it on the connection's loop. ConnectionClosed: the line came too late."""
+        """Runs it on the connection's loop.
+
+        Raises: what it does; KeyboardInterrupt, as Ctrl-C, where nothing can be asked of that loop any more.
+        """
         with self._turn:
             if self._is_over:
                 coroutine.close()
