@@ -14,6 +14,8 @@ from typing import Any
 import net
 import wire
 
+import zcws.sync
+
 #: Seconds after which something that should have happened is called a failure. Nothing takes that long.
 LONG = net.LONG
 
@@ -174,3 +176,8 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.001)
+
+
+def port_of(server: zcws.sync.Server) -> int:
+    port: int = server.sock.getsockname()[1]
+    return port

@@ -376,12 +376,8 @@ FAULTS: list[tuple[str, Callable[[raw.Peer], bytes], int]] = [
 ]
 
 
-@roles
-@pytest.mark.parametrize(
-    ("make", "code"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
-)
-def test_a_fault(driver: Driver, role: str, make: Callable[[raw.Peer], bytes], code: int) -> None:
-    """The right Close on the wire, a closed socket, and an exception that says whose fault it was."""
+def breaking(make: Callable[[raw.Peer], bytes], code: int, role: str) -> Callable[[raw.Peer], None]:
+    """A peer that breaks a rule, and is told so with `code`."""
 
     def talk(peer: raw.Peer) -> None:
         greet(peer)
@@ -390,7 +386,16 @@ def test_a_fault(driver: Driver, role: str, make: Callable[[raw.Peer], bytes], c
         assert (close.opcode, int.from_bytes(close.payload[:2], "big")) == (wire.CLOSE, code)
         ended(peer, role)
 
-    driver.run(role, talk, max_size=1000, max_fragments=5)
+    return talk
+
+
+@roles
+@pytest.mark.parametrize(
+    ("make", "code"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
+)
+def test_a_fault(driver: Driver, role: str, make: Callable[[raw.Peer], bytes], code: int) -> None:
+    """The right Close on the wire, a closed socket, and an exception that says whose fault it was."""
+    driver.run(role, breaking(make, code, role), max_size=1000, max_fragments=5)
     error, messages = driver.ends.get()
     assert messages == ["hello"]
     assert isinstance(error, zcws.ProtocolError)
@@ -613,12 +618,5 @@ def test_compressed_messages(driver: Driver, role: str) -> None:
     ids=["bomb", "corrupt", "not UTF-8", "rsv1 on a ping", "rsv1 on a continuation"],
 )
 def test_compressed_faults(driver: Driver, role: str, make: Callable[[raw.Peer], bytes], code: int) -> None:
-    def talk(peer: raw.Peer) -> None:
-        greet(peer)
-        peer.send_bytes(make(peer))
-        close = peer.read()
-        assert (close.opcode, int.from_bytes(close.payload[:2], "big")) == (wire.CLOSE, code)
-        ended(peer, role)
-
-    driver.run(role, talk, compression=zcws.Deflate(), max_size=1_000_000)
+    driver.run(role, breaking(make, code, role), compression=zcws.Deflate(), max_size=1_000_000)
     assert driver.ends.get()[0].code == code

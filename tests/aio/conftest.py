@@ -9,9 +9,11 @@ http2        a stream of HTTP/2 (tunnel.py), on the event loop's transport
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 
 import pytest
 from net import Certificates, Place
+from redis_process import RedisServer
 from tunnel import Http2Place
 
 LOOPS = ["asyncio"] + (["uvloop"] if importlib.util.find_spec("uvloop") else [])
@@ -64,3 +66,10 @@ def tls(request: pytest.FixtureRequest, certificates: Certificates, monkeypatch:
 def anyloop(request: pytest.FixtureRequest) -> Place:
     """For what touches no socket."""
     return Place(request.param, None)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.kill()

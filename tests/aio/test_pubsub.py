@@ -15,13 +15,6 @@ from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, c
 pytest.importorskip("redis", reason="redis-py is not installed")
 
 
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.kill()
-
-
 class Both:
     """A publisher, and a subscriber that keeps what it hears."""
 

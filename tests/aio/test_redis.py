@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,6 @@ from zcws.aio import redis as rooms_module
 pytest.importorskip("redis", reason="redis-py is not installed")
 
 CHAT = Path(__file__).parent.parent / "redis_room.py"
-
-
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.kill()
 
 
 @contextlib.asynccontextmanager

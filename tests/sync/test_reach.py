@@ -18,6 +18,7 @@ import raw
 import wire
 from net import Certificates
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
+from raw import port_of
 
 import zcws
 import zcws.sync
@@ -31,11 +32,6 @@ from .conftest import Serving
 def echo(ws: zcws.sync.WebSocket) -> None:
     for message in ws:
         ws.send(message)
-
-
-def port_of(server: zcws.sync.Server) -> int:
-    port: int = server.sock.getsockname()[1]
-    return port
 
 
 def talk(port: int, *, host: str = "127.0.0.1", **options: Any) -> None:

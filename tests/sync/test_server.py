@@ -23,6 +23,7 @@ import raw
 import wire
 from joined import connected
 from net import Certificates
+from raw import port_of
 
 import zcws
 import zcws.sync
@@ -38,11 +39,6 @@ def echo(ws: zcws.sync.WebSocket) -> None:
 def swallow(ws: zcws.sync.WebSocket) -> None:
     for _ in ws:
         pass
-
-
-def port_of(server: zcws.sync.Server) -> int:
-    port: int = server.sock.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager
