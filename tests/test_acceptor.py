@@ -619,8 +619,8 @@ class TestBasicAuth:
         with pytest.raises(ValueError, match="either"):
             basic_auth("r", **options)
 
-    @pytest.mark.parametrize("realm", ['"', "\\", "a\r\nb", "\xe4"])
-    def test_realms(self, realm: str) -> None:
+    @pytest.mark.parametrize("realm", ['"', "\\", "a\r\nb", "\xe4", None, 5])
+    def test_realms(self, realm: Any) -> None:
         with pytest.raises(ValueError, match="realm"):
             basic_auth(realm, ("a", "b"))
 

@@ -348,7 +348,7 @@ def basic_auth(
     """
     if (credentials is None) == (check_credentials is None):
         raise ValueError("give either credentials or check_credentials")
-    if not is_realm(realm):
+    if not isinstance(realm, str) or not is_realm(realm):
         raise ValueError('a realm must be printable ASCII without quotes and "\\"')
     if check_credentials is not None:
         check_call("check_credentials", check_credentials, "the user name", "the password")
