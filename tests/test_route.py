@@ -68,6 +68,12 @@ class TestMistakes:
             ("ws://a/", {"path": "s", "host": "b"}, "path and host and port are different places"),
             ("ws://a/", {"server_hostname": "b"}, "server_hostname= is for wss:// URIs"),
             ("ws://a/", {"host": 5}, "host is a str, or None"),
+            (
+                "wss://a/",
+                {"server_hostname": 5},
+                "^server_hostname is a str, or None for that of the URI, not 5",
+            ),
+            ("wss://a/", {"proxy_server_hostname": b"p"}, "^proxy_server_hostname is a str, or None"),
             ("ws://a/", {"sock": 5}, "sock is a socket.socket, or None, not 5"),
             ("ws://a/", {"port": 0}, "port is a whole number from 1 to 65535, not 0"),
             ("ws://a/", {"port": 65_536}, "port is a whole number from 1 to 65535, not 65536"),

@@ -123,6 +123,10 @@ class Route:
         check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=self.port)
         checked_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
         checked_kind("host", self.host, str, "a str, or None for that of the URI")
+        checked_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")
+        checked_kind(
+            "proxy_server_hostname", self.proxy_server_hostname, str, "a str, or None for that of the proxy"
+        )
         if self.sock is not None:
             check_connected(self.sock)
         if self.server_hostname is not None and not self.uri.secure:
