@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from heads import ACCEPT, KEY, TRAILING, head, in_every_way, names, response, wire
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_deflate import OPTIONS
 
@@ -554,29 +554,26 @@ class TestBothSides:
 
 
 class TestAnyResponse:
-    PIECES = st.sampled_from(
-        [
-            *(
-                "HTTP/1.1 101 ",
-                "HTTP/1.1 302 ",
-                "HTTP/1.1 100 ",
-                "\r\n",
-                "\r\n\r\n",
-                "Upgrade: websocket\r\n",
-            ),
-            *("Connection: Upgrade\r\n", f"Sec-WebSocket-Accept: {ACCEPT}\r\n", "Location: //\xe4[\r\n"),
-            *(
-                "Sec-WebSocket-Extensions: permessage-deflate\r\n",
-                "Sec-WebSocket-Protocol: a\r\n",
-                ";",
-                '"',
-                ",",
-            ),
-            *("Transfer-Encoding: chunked\r\n", "Content-Length: 3\r\n", "\0", "\xff", "1"),
-        ]
+    LINES = (
+        *("Upgrade: websocket\r\n", "Connection: Upgrade\r\n", f"Sec-WebSocket-Accept: {ACCEPT}\r\n"),
+        *("Sec-WebSocket-Extensions: permessage-deflate\r\n", "Sec-WebSocket-Protocol: a\r\n"),
+        *("Location: //\xe4[\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 3\r\n"),
+    )
+    FIRST = ("HTTP/1.1 101 ", "HTTP/1.1 302 ", "HTTP/1.1 100 ")
+    PIECES = st.lists(
+        st.sampled_from([*FIRST, *LINES, "\r\n", "\r\n\r\n", *(";", '"', ",", "\0", "\xff", "1")]),
+        max_size=12,
+    ).map("".join)
+    #: One that is whole, and what stands behind it: of pieces alone hardly any is, and none would be accepted.
+    WHOLE = st.builds(
+        lambda first, lines, behind: f"{first}\r\n{''.join(lines)}\r\n{behind}",
+        st.sampled_from(FIRST),
+        st.lists(st.sampled_from(LINES), unique=True),
+        PIECES,
     )
 
-    @given(st.lists(PIECES, max_size=12).map("".join).map(lambda text: text.encode("latin-1")) | st.binary())
+    @given((PIECES | WHOLE).map(lambda text: text.encode("latin-1")) | st.binary())
+    @example(f"{FIRST[0]}\r\n{''.join(LINES)}\r\nframes".encode("latin-1"))
     def test_it_is_accepted_or_a_handshake_error(self, data: bytes) -> None:
         """However it is cut; never another exception."""
 
