@@ -491,22 +491,24 @@ class Engine:
 
 def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer]) -> None:
     """What they have written, but for what has to go out by itself."""
-    begin = end = 0
-    last: Buffer | None = None
+    end = 0
+    places: dict[int, int] = {}  # where each piece begins, by its identity: `parts` keeps them alive
     for transport in written:
         writer = transport.writer
         out = writer.out
         if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
-            data = _take(transport, last, len(written))
+            data = _take(transport, len(written))
             if data is None:
                 continue
         else:
             data = out.pop(0)
             writer.taken = writer.written
         size = len(data)  # type: ignore[arg-type]
-        if data is not last:
-            parts[end] = last = data
-            begin, end = end, end + size
+        # A broadcast gives many the same piece; of several kinds by turns, where some compress and others do not.
+        begin = places.setdefault(id(data), end)
+        if begin == end:
+            parts[end] = data
+            end += size
         orders += (transport.fd, begin, size)
 
 
@@ -529,8 +531,8 @@ def _moved(table: Rows, begin: int) -> list[int]:
     return words
 
 
-def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:
-    """What it has written, as one piece to be sent with what the other `count` have: the `last` of them, perhaps.
+def _take(transport: Served, count: int) -> Buffer | None:
+    """What it has written, as one piece to be sent with what the other `count` have.
 
     None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
     """
@@ -538,7 +540,7 @@ def _take(transport: Served, last: Buffer | None, count: int) -> Buffer | None:
     if out and not (transport.backlog or transport.closing):
         is_short = writer.size <= _SEND_TOGETHER
         # By a broadcast several may have been given the same bytes: then one copy serves all.
-        is_for_many = len(out) == 1 and (out[0] is last or (count > 1 and type(out[0]) is bytes))
+        is_for_many = len(out) == 1 and count > 1 and type(out[0]) is bytes
         if is_short or is_for_many:
             return writer.take_whole()
     transport.write_rest()
