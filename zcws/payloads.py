@@ -19,6 +19,7 @@ __all__ = [
     "as_control_payload",
     "as_message",
     "behind",
+    "cut",
     "has_buffer",
     "let_go",
 ]
@@ -96,9 +97,19 @@ def _view(data: Buffer, what: str) -> memoryview:
 
 def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
     """What is left when `sent` bytes have gone."""
-    for i, segment in enumerate(segments):
+    left = segments.copy()
+    cut(left, sent)
+    return left
+
+
+def cut(segments: list[Buffer], sent: int) -> None:
+    """The same in place: nothing is done for those that are left, of which there may be many."""
+    gone = 0
+    for segment in segments:
         size = len(segment)  # type: ignore[arg-type]
         if sent < size:
-            return [memoryview(segment)[sent:], *segments[i + 1 :]]
+            segments[gone] = memoryview(segment)[sent:]
+            break
         sent -= size
-    return []
+        gone += 1
+    del segments[:gone]

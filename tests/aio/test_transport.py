@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import sys
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -85,6 +86,31 @@ def test_bytes_in_both_directions() -> None:
         await recorder.until(lambda: "lost" in recorder.events)
         assert peer.recv(1) == b""
         peer.close()
+
+    run(main)
+
+
+def test_many_that_wait_cost_nothing_until_it_is_their_turn() -> None:
+    """With each that the socket took, all that were left were copied: 336,000 that waited took 4.6 s of CPU."""
+
+    async def main() -> None:
+        transport, _, peer = await adopted()
+        frames = [number.to_bytes(4, "big") for number in range(100_000)]
+        for frame in frames:
+            transport.write(frame)
+        got = peer.recv(1 << 20)
+        tracemalloc.start()
+        transport.write_ready()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # Bytes; a list of what is left would take eight for each.
+        assert peak < len(transport.backlog) > len(frames) // 2
+        loop = asyncio.get_running_loop()
+        transport.write_eof()
+        assert got + await loop.run_in_executor(None, read_all, peer) == b"".join(frames)
+        peer.close()
+        transport.abort()
+        await asyncio.sleep(0)
 
     run(main)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
-from zcws.payloads import behind
+from zcws.payloads import behind, cut
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ class EngineTransport(asyncio.Transport):
         """The socket takes bytes, or may."""
         sent = self._offer(self.backlog)
         if sent is not None:
-            self.backlog = behind(self.backlog, sent)
+            cut(self.backlog, sent)
             self.backlog_size -= sent
             self._settle_up()
 
