@@ -51,8 +51,8 @@ class Prepared:
 
     @property
     def size(self) -> int:
-        """Bytes of the message."""
-        return self._size
+        """Bytes of its frame where it is not compressed: those of an empty message are not none."""
+        return len(self._plain[2])
 
     def write_to(self, writer: Writer) -> None:
         """Appends the message to what `writer` has to send. Raises: as `Writer.write_prepared`."""

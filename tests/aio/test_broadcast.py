@@ -12,6 +12,7 @@ from net import Place, RawPeer, soon, swallow, until
 
 import zcws
 from zcws.aio.broadcast import Delivery
+from zcws.prepared import Prepared
 
 #: What makes tasks begin at once, where there is such a thing.
 EAGER = getattr(asyncio, "eager_task_factory", None)
@@ -376,6 +377,35 @@ def test_what_is_held_behind_a_message_is_bounded(place: Place) -> None:
                         assert made == [{"waiting": 1}, {"closed": 1}]
                 assert [(await peer.read()).opcode for _ in range(2)] == [wire.TEXT, wire.CLOSE]
                 await until(lambda: ws._held is None)
+
+    place.run(main())
+
+
+def test_what_is_held_is_counted_once_and_an_empty_message_counts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each broadcast added up all that was held, 2.8 ms of 30,000; and empty messages were held for ever."""
+    asked = 0
+
+    def size(message: Prepared) -> int:
+        nonlocal asked
+        asked += 1
+        return real(message)
+
+    real = Prepared.size.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Prepared, "size", property(size))
+
+    async def main() -> None:
+        async with clients(place, 1, write_limit=200) as (server, (peer,)):
+            (ws,) = server.connections
+            with pytest.raises(zcws.ConnectionClosed):
+                async with ws.send_stream() as message:
+                    await message.write("a")
+                    made = [counts(zcws.broadcast([ws], "", slow="close")) for _ in range(101)]
+                    assert made == [{"waiting": 1}] * 100 + [{"closed": 1}]
+                    assert asked <= 3 * len(made)
+            with pytest.raises(zcws.ConnectionClosed):
+                await soon(peer.recv())
 
     place.run(main())
 

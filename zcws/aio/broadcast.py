@@ -206,27 +206,30 @@ class Delivery:
 class Held:
     """Messages that one connection gets when it can be written to again."""
 
-    __slots__ = ("_messages", "_task", "_ws")
+    __slots__ = ("_messages", "_size", "_task", "_ws")
 
     def __init__(self, ws: WebSocket) -> None:
         self._ws = ws
         self._messages: deque[Prepared] = deque()
+        self._size = 0  # bytes of all of them
         self._task: asyncio.Task[None] | None = None
 
     def latest(self, message: Prepared) -> None:
         """This one, and none of those before it."""
         self._messages.clear()
+        self._size = 0
         self._put(message)
 
     def add(self, message: Prepared, limit: int) -> bool:
         """This one too, unless the bytes that are held would pass `limit`."""
-        if self._messages and sum(held.size for held in self._messages) + message.size > limit:
+        if self._messages and self._size + message.size > limit:
             return False
         self._put(message)
         return True
 
     def _put(self, message: Prepared) -> None:
         self._messages.append(message)
+        self._size += message.size
         if self._task is None:
             # Not before: an eager task (Python 3.12) begins here, and would find nothing.
             self._task = asyncio.get_running_loop().create_task(self._deliver())
@@ -238,7 +241,9 @@ class Held:
             while self._messages:
                 await ws._until_writable()
                 ws.connection.check_writable()
-                self._messages.popleft().write_to(ws.writer)
+                message = self._messages.popleft()
+                self._size -= message.size
+                message.write_to(ws.writer)
                 ws._written()
         except (ConnectionClosed, ValueError):
             pass  # nobody is there; or a message is being written frame by frame
