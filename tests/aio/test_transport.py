@@ -9,11 +9,11 @@ import os
 import socket
 import struct
 import sys
-import tracemalloc
 from collections.abc import Callable
 
 import pytest
 from net import echo, port_of, run, soon, until
+from peaks import peak_of
 
 import zcws
 from zcws.aio.transport import EngineTransport, adopt, place
@@ -99,12 +99,8 @@ def test_many_that_wait_cost_nothing_until_it_is_their_turn() -> None:
         for frame in frames:
             transport.write(frame)
         got = peer.recv(1 << 20)
-        tracemalloc.start()
-        transport.write_ready()
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
         # Bytes; a list of what is left would take eight for each.
-        assert peak < len(transport.backlog) > len(frames) // 2
+        assert peak_of(transport.write_ready) < len(transport.backlog) > len(frames) // 2
         loop = asyncio.get_running_loop()
         transport.write_eof()
         assert got + await loop.run_in_executor(None, read_all, peer) == b"".join(frames)

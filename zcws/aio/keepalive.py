@@ -14,6 +14,7 @@ import asyncio
 import math
 import os
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Generator
 from time import perf_counter
 from typing import Protocol
@@ -78,7 +79,8 @@ class Pings:
         if payload not in self._waiting:
             return
         now = perf_counter()
-        for waiting in list(self._waiting):
+        while self._waiting:
+            waiting = next(iter(self._waiting))  # not a copy of all: nearly always it is the one
             sent, future = self._waiting.pop(waiting)
             if future is not None and not future.done():
                 future.set_result(Latency(now - sent))
@@ -198,8 +200,9 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
         self.timeout: float = timeout
-        # Until when; the first to wait is the first whose time is over.
-        self._waiting: dict[Waiting, float] = {}
+        # Until when; the first to wait is the first whose time is over. A dict looks for its first behind all that have
+        # gone from there.
+        self._waiting: OrderedDict[Waiting, float] = OrderedDict()
         self._is_set = False
         self._has_waited = False  # once more, as the loop had stood still
 
