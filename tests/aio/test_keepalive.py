@@ -387,6 +387,7 @@ class TestResting:
             del compressor
             gc.collect()
             assert gone() is None
+            assert not resting._watched[3600]  # nor anything of one that has gone, until the hour is over
 
         anyloop.run(main())
 

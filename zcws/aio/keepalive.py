@@ -254,16 +254,16 @@ class Resting:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._watched: dict[float, list[weakref.ref[Deflater]]] = {}
+        self._watched: dict[float, weakref.WeakSet[Deflater]] = {}
 
     def watch(self, compressor: Deflater) -> None:
         """This one has a context now, and an idle time."""
         timeout = compressor.idle_timeout
         assert timeout is not None
         if timeout not in self._watched:
-            self._watched[timeout] = []
+            self._watched[timeout] = weakref.WeakSet()
             self._wait(timeout)
-        self._watched[timeout].append(weakref.ref(compressor))
+        self._watched[timeout].add(compressor)
 
     def _wait(self, timeout: float) -> None:
         loop = self._loop()
@@ -271,11 +271,11 @@ class Resting:
             loop.call_later(timeout / 2, self._tick, timeout)
 
     def _tick(self, timeout: float) -> None:
-        living = [(ref, ref()) for ref in self._watched[timeout]]
-        self._watched[timeout] = kept = [
-            ref for ref, compressor in living if compressor and compressor.tick()
-        ]
-        if kept:
+        watched = self._watched[timeout]
+        for compressor in list(watched):
+            if not compressor.tick():
+                watched.discard(compressor)
+        if watched:
             self._wait(timeout)
         else:
             del self._watched[timeout]
