@@ -64,6 +64,13 @@ def test_whoever_is_closed_has_left(place: Place, how: str) -> None:
     place.run(main())
 
 
+class Several(list[zcws.WebSocket]):
+    """To ask it for each member took as long as both are: 1 ms for 400 in a room, of whom 390 are left out."""
+
+    def __contains__(self, ws: object) -> bool:
+        raise AssertionError
+
+
 def test_leaving(place: Place) -> None:
     async def main() -> None:
         rooms = [zcws.Room(), zcws.Room()]
@@ -81,7 +88,7 @@ def test_leaving(place: Place) -> None:
             assert [len(room) for room in rooms] == [0, 1]
             assert rooms[0].broadcast("a").sent == 0
             assert rooms[1].broadcast("b").sent == 1
-            assert rooms[1].broadcast("c", without=[member]).sent == 0
+            assert rooms[1].broadcast("c", without=Several([member])).sent == 0
             assert await soon(ws.recv()) == "b"
             assert repr(rooms[1]) == "<Room of 1>"
 

@@ -57,7 +57,7 @@ class Members:
     def _others(self, without: WebSocket | Collection[WebSocket] | None) -> Collection[WebSocket]:
         if without is None:
             return self._members
-        excluded = (without,) if isinstance(without, WebSocket) else without
+        excluded = {without} if isinstance(without, WebSocket) else set(without)
         return [ws for ws in self._members if ws not in excluded]
 
 
