@@ -11,6 +11,7 @@ How a connection ends: ending.py. The way in: stream.py. Both are built on this.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import sys
@@ -210,8 +211,12 @@ class Outlet(asyncio.BufferedProtocol):
             writer.has_large = False
             transport.write(out.pop(0))  # type: ignore[arg-type]
             return
-        segments = writer.take()
-        if len(segments) == 1 or (_WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO):
+        size, segments = writer.size, writer.take()
+        one_by_one = _WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO
+        if one_by_one and size <= CORK:  # a copy of so little costs less than a system call for its head
+            with contextlib.suppress(MemoryError):
+                segments = [b"".join(segments)]
+        if len(segments) == 1 or one_by_one:
             for segment in segments:
                 transport.write(segment)  # type: ignore[arg-type]
         else:
