@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import trustme
@@ -233,6 +233,27 @@ class Place:
             yield peer
         finally:
             await peer.close()
+
+    async def send_and_leave(self, server: zcws.Server, parts: Iterable[bytes], *, head: bytes = b"") -> None:
+        """A client over TLS, in a thread: it sends `parts`, each in records of its own, and ends the TCP stream."""
+        assert self.certificates is not None
+        context = self.certificates.client
+
+        def follow() -> None:
+            with socket.create_connection(("127.0.0.1", port_of(server)), LONG) as raw:
+                with (
+                    context.wrap_socket(raw, server_hostname="localhost") as sock,
+                    contextlib.suppress(OSError),
+                ):
+                    sock.sendall(head or request())
+                    assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+                    for part in parts:
+                        sock.sendall(part)
+                    socket.socket.shutdown(sock, socket.SHUT_WR)
+                    while sock.recv(4096):
+                        pass
+
+        await asyncio.get_running_loop().run_in_executor(None, follow)
 
     @contextlib.asynccontextmanager
     async def raw_server(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import wire
-from net import Others, Place, RawPeer, request, soon, until
+from net import LONG, Others, Place, RawPeer, request, soon, until
 
 import zcws
 from zcws.aio import callbacks
@@ -523,6 +525,29 @@ class TestShares:
             assert shown.at_the_end == [self.COUNT]
 
         anyplace.run(main())
+
+    def test_a_peer_that_leaves_between_two_over_tls(self, tls: Place) -> None:
+        """What has come meanwhile is with TLS, as reading is paused, and is shown before anybody is told of the end."""
+        message, begun = wire.frame(wire.BINARY, b"ab", key=wire.KEY), threading.Event()
+
+        def parts() -> Iterator[bytes]:
+            yield message * 2000
+            begun.wait(LONG)
+            yield message * 32_700  # loops take no more; nor does a ring that has others
+
+        def wait(ws: zcws.WebSocket) -> None:
+            begun.set()
+            time.sleep(0.1)  # by then the peer is gone, or there is nothing to see
+
+        async def main() -> None:
+            shown = Shown(wait)
+            async with tls.serve(None, on_frame=shown, compression="deflate") as server:
+                head = request("Sec-WebSocket-Extensions: permessage-deflate")
+                await tls.send_and_leave(server, parts(), head=head)
+                await until(lambda: shown.at_the_end)
+            assert shown.at_the_end == [34_700]
+
+        tls.run(main())
 
     @pytest.mark.parametrize("when", ["at once", "soon"])
     @pytest.mark.parametrize("how", ["abort", "begin_close"])

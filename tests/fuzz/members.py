@@ -103,9 +103,7 @@ class Member(Peer):
     def end(self, error: BaseException | None = None) -> None:
         self.is_over = True
         self.look_back()
-        # Where TLS is cut off while nothing is read, the event loop forgets what it has received.
-        is_cut_off = self.where == "rude tls" and self.ws._reading_paused
-        if self.is_disturbed or self.plan.end == "reset" or is_cut_off:
+        if self.is_disturbed or self.plan.end == "reset":
             return
         at = (self.plan.number, self.plan.end, error)
         assert not isinstance(error, zcws.ProtocolError), at

@@ -70,7 +70,7 @@ class Sealed:
         self._left += self._out.read()
         while self._left:
             self._left = self._left[self._sock.send(self._left) :]
-        if self._ends and self._is_rude:
+        if self._ends:
             self._ends = False
             self._sock.shutdown(socket.SHUT_WR)
 

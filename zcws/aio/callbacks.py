@@ -95,7 +95,7 @@ class Callbacks(Ending):
             frame = reader.read_frame()
             if frame is NEED_MORE:
                 self._resume_reading()
-                return False
+                return reader.is_pending  # what came late
             if frame.opcode is _CLOSE:
                 continue  # it is told by the end callbacks, also where it comes alone
             try:

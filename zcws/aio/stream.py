@@ -9,6 +9,8 @@ ends: ending.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +37,9 @@ _FAIR, _FAIR_INFLATING = 1000, 100
 
 #: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), whether or not reading is paused.
 _TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
+
+#: The most bytes that one record of TLS brings: RFC 8446 5.1.
+_RECORD = 16 * 1024
 
 #: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
@@ -85,7 +90,7 @@ class Stream(Callbacks):
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
-        # Arrived although reading was paused.
+        # Arrived although reading was paused, or was left in TLS at its end.
         self._late: Any = bytearray() if _TLS_IGNORES_PAUSE else b""
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
@@ -294,6 +299,7 @@ class Stream(Callbacks):
 
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
+        self._take_left()
         if self._late:
             return False  # its end stands behind what has not been looked at yet: see connection_lost
         if self.connection.state is _CLOSED and self._pings is None:
@@ -334,6 +340,7 @@ class Stream(Callbacks):
         """The socket is gone."""
         if isinstance(exc, OSError):
             self._note_cause(exc)
+        self._take_left()
         self._late_ends = bool(self._late)
         if self._late_ends:
             self.connection.lose()
@@ -394,6 +401,19 @@ class Stream(Callbacks):
             if self._transport is not None:
                 self._transport.resume_reading()
 
+    def _take_left(self) -> None:
+        """At the end, what the loop's TLS has received and not handed over. It would be forgotten: by uvloop where
+        reading is paused, by asyncio as far as it is more than there is room for when that goes on."""
+        if self._own is not None or self._transport is None or self._is_aborted:
+            return
+        tls = self._transport.get_extra_info("ssl_object")
+        # Not what aiofastnet gives, which only says what there is to know. MemoryError: the end comes early.
+        with contextlib.suppress(MemoryError):
+            if isinstance(tls, ssl.SSLObject) and (left := _left_in(tls)):
+                self._late = bytearray(self._late) + left
+                self._reading_paused = True
+                self._reading_paused = not self._take_late()
+
     def _take_late(self) -> bool:
         """Scans what arrived while reading was paused. False: there was not room for all of it."""
         used = 0
@@ -405,6 +425,15 @@ class Stream(Callbacks):
             self.connection.end()
         self._loop.call_soon(self._after_bytes)
         return not self._late
+
+
+def _left_in(tls: ssl.SSLObject) -> bytearray:
+    """What has been received and not been read."""
+    left = bytearray()
+    with contextlib.suppress(ssl.SSLError):  # there is no more, or it is not whole
+        while data := tls.read(_RECORD):
+            left += data
+    return left
 
 
 def hand_over(
