@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -192,6 +193,29 @@ class TestKeepalive:
             assert "keepalive" in error.reason
 
         anyplace.run(main())
+
+    @pytest.mark.skipif(
+        sys.version_info < (3, 11), reason="its TLS leaves the rest, and the end, in the socket"
+    )
+    def test_over_tls_a_peer_that_is_gone_while_nobody_reads(self, tls: Place) -> None:
+        """asyncio says nothing of that before the next read, and drops the Pings; what has come can still be read."""
+        sent = [bytes([number]) * 20_000 for number in range(20)]  # more than a ring takes
+        got = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await ws.wait_closed()
+            with pytest.raises(zcws.ConnectionClosedError):
+                while True:
+                    got.append(await ws.recv())
+
+        async def main() -> None:
+            async with tls.serve(handler, ping_interval=0.05, ping_timeout=0.05) as server:
+                frames = [wire.frame(wire.BINARY, payload, key=wire.KEY) for payload in sent]
+                await soon(tls.send_and_leave(server, frames))
+                await until(lambda: not server.connections)
+            assert got == sent
+
+        tls.run(main())
 
     def test_a_client_pings_too(self, anyplace: Place) -> None:
         async def script(peer: RawPeer) -> None:

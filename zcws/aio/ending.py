@@ -22,7 +22,7 @@ import sys
 import weakref
 
 from zcws.aio.keepalive import Deadlines, Keepalive, Pings
-from zcws.aio.outlet import Outlet
+from zcws.aio.outlet import Outlet, has_all
 from zcws.aio.settings import Options
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -205,6 +205,11 @@ class Ending(Outlet):
         """For `Keepalive`."""
         # A peer that has said Close, or ended the stream, says nothing more: no Pong either.
         if self.connection.state is not State.OPEN or self._reader.is_ending:
+            return False
+        transport = self._transport
+        if self._reading_paused and transport is not None and has_all(transport):
+            # asyncio's TLS waits with that for the next read, and drops what is written meanwhile.
+            transport.abort()
             return False
         if self._was_never_read:
             # Nobody has asked for a frame in all that time: Pings and Pongs need not wait, nor a ring with them.

@@ -15,6 +15,7 @@ import contextlib
 import math
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import stood_still
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from zcws.kernel import CData
     from zcws.writer import Writer
 
-__all__ = ["CORK", "Outlet"]
+__all__ = ["CORK", "Outlet", "has_all"]
 
 #: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
 CORK = 64 * 1024
@@ -323,15 +324,26 @@ class Outlet(asyncio.BufferedProtocol):
 
 def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
     """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
+    return _asked_below(transport, lambda sock: sock.getpeername() is None)
+
+
+def has_all(transport: asyncio.BaseTransport) -> bool:
+    """Whether TLS has received all that there will be: the end of the stream is next."""
+    return _asked_below(transport, lambda sock: not sock.recv(1, socket.MSG_PEEK))
+
+
+def _asked_below(transport: asyncio.BaseTransport, ask: Callable[[socket.socket], bool]) -> bool:
+    """What the socket below TLS says; True where there is none any more."""
     sock = transport.get_extra_info("socket")
     if sock is None or not is_tls(transport):
         return False
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
         try:
-            own.getpeername()  # what uvloop gives us for a socket would answer from memory
+            return ask(own)  # what uvloop gives us for a socket would answer from memory
         finally:
             own.detach()
+    except BlockingIOError:
+        return False
     except (OSError, ValueError):  # ValueError: it is closed already
         return True
-    return False
