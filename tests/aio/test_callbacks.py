@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import sys
 import threading
 import time
@@ -64,6 +65,29 @@ class TestFailures:
                 await until(lambda: not server.connections)
             assert seen == ["good", "bad"]
             assert isinstance(reports.only(), LookupError)
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("at", [1, 15])
+    def test_of_something_that_was_cancelled(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        """In the first share, and in one that the loop's next turn shows."""
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
+
+        async def main() -> None:
+            reports, seen = Reports(), itertools.count(1)
+            cancelled = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if next(seen) == at:
+                    cancelled.result()
+
+            async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
+                await peer.send_bytes(peer.frame(wire.TEXT, b"x") * 30)
+                assert codes(await peer.rest()) == [1011]
+                assert isinstance(reports.only(), asyncio.CancelledError)
 
         anyplace.run(main())
 

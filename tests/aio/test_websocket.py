@@ -339,14 +339,17 @@ class TestWaitClosed:
         place.run(main())
 
 
-def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(place: Place) -> None:
+@pytest.mark.parametrize("failure", [LookupError, asyncio.CancelledError])
+def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(
+    place: Place, failure: type[BaseException]
+) -> None:
     async def main() -> None:
         told: list[zcws.WebSocket] = []
         said: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
 
         def fails(ws: zcws.WebSocket) -> None:
-            raise LookupError
+            raise failure
 
         async with place.serve(swallow) as server, place.connect(server) as ws:
             ws.add_end_callback(fails)
@@ -354,7 +357,7 @@ def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(place:
         await until(lambda: told)
         assert told == [ws]
         ((message, error),) = [(context["message"], context["exception"]) for context in said]
-        assert (message, type(error)) == ("an end callback failed", LookupError)
+        assert (message, type(error)) == ("an end callback failed", failure)
 
     place.run(main())
 

@@ -20,7 +20,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, Frame
 from zcws.ring import Ring
 
-__all__ = ["Callbacks", "OnFrame"]
+__all__ = ["FAILURES", "Callbacks", "OnFrame"]
 
 OnFrame = Callable[[Any, Frame], object]
 
@@ -28,6 +28,9 @@ OnFrame = Callable[[Any, Frame], object]
 #: first that brings what has been inflated to so many bytes. Each takes a few milliseconds, without what the program
 #: does.
 _MOST_FRAMES, _MOST_INFLATING, _MOST_INFLATED = 4096, 100, 4 * 1024 * 1024
+
+#: A function that raises CancelledError has asked something that was cancelled: nobody can cancel the function itself.
+FAILURES = (Exception, asyncio.CancelledError)
 
 _OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 
@@ -67,7 +70,7 @@ class Callbacks(Ending):
             return False
         try:
             self._reader.show(self._on_frame, self, ring, what, begin, start, stop)  # type: ignore[arg-type]
-        except Exception as error:
+        except FAILURES as error:
             self._callback_failed(error)
         return True
 
@@ -100,7 +103,7 @@ class Callbacks(Ending):
                 continue  # it is told by the end callbacks, also where it comes alone
             try:
                 on_frame(self, frame)
-            except Exception as error:
+            except FAILURES as error:
                 self._callback_failed(error)
             if enough and reader.inflated[1] >= enough:
                 break
@@ -136,7 +139,7 @@ class Callbacks(Ending):
             self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
             self._after_bytes()
 
-    def _callback_failed(self, error: Exception) -> None:
+    def _callback_failed(self, error: BaseException) -> None:
         if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
             return  # it wrote to this connection, which is over; to another one, and this one has nobody behind it
         context = {

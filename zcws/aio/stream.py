@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.callbacks import Callbacks, OnFrame
+from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.transport import adopt, is_tls
 from zcws.aio.wake import Wakeup
@@ -213,7 +213,7 @@ class Stream(Callbacks):
             # `_show`, without the call.
             try:
                 reader.show(self._on_frame, self, ring, what, begin, start, stop)
-            except Exception as error:
+            except FAILURES as error:
                 self._callback_failed(error)
             is_taken = True
         else:
@@ -381,7 +381,7 @@ class Stream(Callbacks):
             for callback in callbacks:
                 try:
                     callback(self)
-                except Exception as error:  # those behind it are told as well
+                except FAILURES as error:  # those behind it are told as well
                     context = {"message": "an end callback failed", "exception": error, "protocol": self}
                     self._loop.call_exception_handler(context)
 
