@@ -16,6 +16,7 @@ import wire
 from net import LONG, Others, Place, RawPeer, request, soon, until
 
 import zcws
+from zcws import frame, reader
 from zcws.aio import callbacks
 
 ALSO_OVER_HTTP2 = True  # conftest.py
@@ -615,5 +616,41 @@ class TestShares:
                     await peer.send_bytes(self.burst(peer, 1000))
                     await until(lambda: shown.at_the_end)
             assert shown.at_the_end == [1000] and shown.messages == 1000
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("is_gone", [False, True])
+    def test_one_that_there_is_no_memory_for(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, is_gone: bool
+    ) -> None:
+        """Behind the first share, where nobody below catches that. The end is 1011, also for a peer that is there."""
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
+        made = itertools.count(1)
+
+        def frame_or_none(*what: Any) -> frame.RingFrame:
+            if next(made) == 65:
+                raise MemoryError
+            return frame.RingFrame(*what)
+
+        monkeypatch.setattr(reader, "RingFrame", frame_or_none)
+
+        async def main() -> None:
+            reports, told = Reports(), list[int | None]()
+
+            def begin(ws: zcws.WebSocket) -> None:
+                ws.add_end_callback(lambda ws: told.append(ws.close_code))
+                if is_gone:
+                    assert ws._transport is not None
+                    asyncio.get_running_loop().call_soon(ws._transport.abort)
+
+            shown = Shown(begin)
+            async with anyplace.serve(None, on_frame=shown) as server, anyplace.raw_client(server) as peer:
+                await peer.send_bytes(self.burst(peer, 1000))
+                if not is_gone:
+                    assert codes(await peer.rest()) == [1011]
+                    await peer.close()
+                await until(lambda: told)
+            assert (told, shown.messages) == ([1011], 64)
+            assert is_gone or isinstance(reports.contexts[0]["exception"], MemoryError)
 
         anyplace.run(main())

@@ -112,8 +112,10 @@ class Callbacks(Ending):
     def _show_next(self, on_frame: OnFrame) -> None:
         self._rest = None
         self._corked = True
-        self._call_back(on_frame)
-        self._uncork()
+        try:
+            self._call_back(on_frame)
+        finally:
+            self._uncork()
 
     def _show_last(self) -> None:
         """The socket is gone: what it has brought is shown before that is said."""
@@ -125,7 +127,7 @@ class Callbacks(Ending):
         try:
             while self._show_share(self._on_frame):
                 pass
-        except ConnectionClosed:
+        except (ConnectionClosed, MemoryError):  # of which the close code tells
             return
 
     def abort(self) -> None:
@@ -136,8 +138,10 @@ class Callbacks(Ending):
     def _go_on(self) -> None:
         if self._on_frame is not None:
             self._corked = True
-            self._call_back(self._on_frame)  # news or not: the last frame may still be in the way of the next
-            self._after_bytes()
+            try:  # news or not: the last frame may still be in the way of the next
+                self._call_back(self._on_frame)
+            finally:
+                self._after_bytes()
 
     def _callback_failed(self, error: BaseException) -> None:
         if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
