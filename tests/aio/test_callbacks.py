@@ -574,6 +574,30 @@ class TestShares:
 
         tls.run(main())
 
+    def test_a_task_that_waits_for_the_end_meanwhile(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It gives nothing up: what waits for its turn is still shown and answered, and then the Close counts."""
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
+
+        async def main() -> None:
+            waiting: list[asyncio.Task[None]] = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if not waiting:
+                    waiting.append(asyncio.get_running_loop().create_task(ws.wait_closed()))
+                back(ws, frame)
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server) as peer:
+                    close = peer.frame(wire.CLOSE, wire.close_payload(1000))
+                    await peer.send_bytes(self.burst(peer, 1000) + close)
+                    frames = await peer.rest()
+                    assert [len(frames), codes(frames)] == [1001, [1000]]
+                await soon(waiting[0])
+
+        anyplace.run(main())
+
     @pytest.mark.parametrize("when", ["at once", "soon"])
     @pytest.mark.parametrize("how", ["abort", "begin_close"])
     def test_a_program_that_has_had_enough(

@@ -125,9 +125,11 @@ class Stream(Callbacks):
 
     @property
     def _is_given_up(self) -> bool:
-        # A task that has read while another waited for the end may still answer what it has read.
+        # A task that has read while another waited for the end may still answer what it has read; and what a function
+        # is shown is read, be it a share at a time.
         return (
-            bool(self._waiters)
+            self._on_frame is None
+            and bool(self._waiters)
             and not self._wakeup.is_waiting
             and self._reader.rows_read == self._read_before
         )
