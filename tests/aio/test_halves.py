@@ -353,6 +353,24 @@ class TestEnds:
 
         handled(anyplace, handler, talk, close_timeout=0.05)
 
+    def test_the_peer_vanishes_and_nobody_reads_what_it_said(self, anyplace: Place) -> None:
+        """`listen` ends all the same."""
+        has_come = asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            _, writer, bridge = ws.split()
+            await until(lambda: ws.stats.frames_waiting)
+            has_come.set()
+            await soon(ws.wait_closed())
+            assert await soon(relay(writer, bridge)) == []
+
+        async def talk(peer: RawPeer) -> None:
+            await peer.send(wire.TEXT, b"unread")
+            await has_come.wait()
+            peer.reset()
+
+        handled(anyplace, handler, talk, close_timeout=0.05)
+
     def test_keepalive_fails(self, anyplace: Place) -> None:
         async def handler(ws: zcws.WebSocket) -> None:
             reader, writer, bridge = ws.split()

@@ -378,6 +378,9 @@ class Stream(Callbacks):
         self._reader.on_pong = None
         if not self.connection.is_split:
             self.connection.bridge.on_put = None
+        elif not self._reader.is_concluded and self._options.close_timeout is not None:
+            # Whoever listens there hears of it, too, where nobody reads what is left.
+            self._loop.call_later(self._options.close_timeout, self._reader.conclude)
         if self._end_callbacks is not None:
             callbacks, self._end_callbacks = self._end_callbacks, None
             for callback in callbacks:
