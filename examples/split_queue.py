@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import zcws
 
@@ -14,21 +15,25 @@ async def handler(ws: zcws.WebSocket) -> None:
 
     async def write() -> None:
         while (item := await waiting.get()) is not None:
-            if isinstance(item, zcws.Reply):
-                await writer.send_reply(item)
-            else:
-                await writer.send(item.upper())
+            with contextlib.suppress(zcws.ConnectionClosed):  # the reader must not wait for room for ever
+                if isinstance(item, zcws.Reply):
+                    await writer.send_reply(item)
+                else:
+                    await writer.send(item.upper())
         await writer.close()
 
     async def answer() -> None:  # what the reader owes takes its place in the same queue
         while (reply := await bridge.listen()) is not None:
             await waiting.put(reply)
-        await waiting.put(None)
 
-    tasks = asyncio.gather(write(), answer())
-    async for message in reader:
-        await waiting.put(message)
-    await tasks
+    answering, writing = asyncio.ensure_future(answer()), asyncio.ensure_future(write())
+    try:
+        async for message in reader:
+            await waiting.put(message)
+    finally:
+        await answering
+        await waiting.put(None)
+        await writing
 
 
 async def main() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,8 @@ from net import Place, RawPeer, echo, soon, swallow, until
 import zcws
 
 ALSO_OVER_HTTP2 = True  # conftest.py
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 async def relay(writer: Any, bridge: Any) -> list[str]:
@@ -368,6 +373,19 @@ class TestEnds:
             await peer.send(wire.TEXT, b"unread")
             await has_come.wait()
             peer.reset()
+
+        handled(anyplace, handler, talk, close_timeout=0.05)
+
+    def test_the_peer_of_the_example_with_a_queue_vanishes(self, anyplace: Place) -> None:
+        """Its reader puts more into the queue than that holds, behind a writer that cannot send any more."""
+
+        async def talk(peer: RawPeer) -> None:
+            await peer.send_bytes(peer.frame(wire.TEXT, b"much") * 3000)
+            peer.reset()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            with contextlib.suppress(zcws.ConnectionClosed):
+                await runpy.run_path(str(EXAMPLES / "split_queue.py"))["handler"](ws)
 
         handled(anyplace, handler, talk, close_timeout=0.05)
 
