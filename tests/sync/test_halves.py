@@ -18,7 +18,8 @@ from net import Certificates
 
 import zcws
 import zcws.sync
-from zcws.sync.halves import BridgeHalf, WriterHalf
+from zcws.bridge import Bridge
+from zcws.sync.halves import BridgeHalf, Taken, WriterHalf
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 
@@ -120,6 +121,21 @@ class TestBridge:
                     reader.recv()
                 assert heard.get(timeout=raw.LONG) is None
             writer.close()
+
+    def test_the_last_reply_comes_while_somebody_looks(self) -> None:
+        """Between a look at the slot and one at the end: it was lost, and the peer got the writer's own Close."""
+        last = zcws.Reply(zcws.OpCode.CLOSE, wire.close_payload(1007))
+
+        class EndsMeanwhile(Bridge):
+            def take(self) -> zcws.Reply | None:
+                reply = super().take()
+                if not self.ended:
+                    self.end(last)
+                return reply
+
+        half = BridgeHalf(EndsMeanwhile(), Taken(zcws.Connection(is_client=False)))
+        assert half.listen(timeout=raw.LONG) is last
+        assert half.listen(timeout=raw.LONG) is None
 
 
 class TestEnds:

@@ -366,11 +366,11 @@ class BridgeHalf:
         """
         timeout = checked_wait(timeout)
         while True:
+            # Asked first: what the reader owes at its end is there before that is said.
+            is_over = self._bridge.ended or self._taken.close is not None
             reply = self._bridge.take()
-            if reply is not None:
+            if reply is not None or is_over:
                 return reply
-            if self._bridge.ended or self._taken.close is not None:
-                return None
             try:
                 self._bell.get(timeout=None if timeout is None else max(timeout, 0))
             except queue.Empty:
