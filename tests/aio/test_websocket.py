@@ -10,6 +10,7 @@ import wire
 from net import Place, RawPeer, echo, port_of, soon, swallow, until
 
 import zcws
+from zcws.aio import stream
 
 ALSO_OVER_HTTP2 = True  # conftest.py
 
@@ -337,6 +338,35 @@ class TestWaitClosed:
                 assert [frame.payload for frame in await peer.rest()] == [b"0", b"1", b"2", b""]
 
         place.run(main())
+
+    @pytest.mark.parametrize("how", ["messages", "frames"])
+    def test_while_another_task_reads_and_lets_others_run(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        """It waits for nothing at that moment, and answers the rest all the same."""
+        monkeypatch.setattr(stream, "_FAIR", 10)
+
+        async def main() -> None:
+            waiting: list[asyncio.Task[None]] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await until(lambda: ws._reader.is_ending)
+                waiting.append(asyncio.get_running_loop().create_task(ws.wait_closed()))
+                if how == "messages":
+                    async for message in ws:
+                        await ws.send(message)
+                else:
+                    while (frame := await ws.read_frame()).opcode < zcws.OpCode.CLOSE:
+                        await ws.write_frame(frame)
+
+            async with anyplace.serve(handler, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    close = peer.frame(wire.CLOSE, wire.close_payload(1000))
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"x") * 100 + close)
+                    assert len(await peer.rest()) == 101
+                await soon(waiting[0])
+
+        anyplace.run(main())
 
 
 @pytest.mark.parametrize("failure", [LookupError, asyncio.CancelledError])

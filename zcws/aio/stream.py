@@ -63,6 +63,7 @@ class Stream(Callbacks):
         "_late",
         "_late_ends",
         "_late_slot",
+        "_lets_others_run",
         "_read_before",
         "_request",
         "_response",
@@ -97,6 +98,7 @@ class Stream(Callbacks):
         self._end_callbacks: list[Callable[[Any], object]] | None = None
         self._held: Any = None  # what was broadcast and waits (broadcast.py)
         self._budget = self._fair = _FAIR_INFLATING if connection.reader.inflates else _FAIR
+        self._lets_others_run = False  # the task that reads has had its share, and goes on in a moment
         self._closed: asyncio.Future[None] | None = None
         # Each of a task that waits for the closed socket.
         self._waiters: list[asyncio.Future[None]] | None = None
@@ -124,13 +126,18 @@ class Stream(Callbacks):
         return self._on_frame is None and self._wakeup.is_unused and self._reader.rows_read == 0
 
     @property
+    def _is_reading(self) -> bool:
+        """Whether a task is in the middle of a read."""
+        return self._lets_others_run or self._wakeup.is_waiting
+
+    @property
     def _is_given_up(self) -> bool:
         # A task that has read while another waited for the end may still answer what it has read; and what a function
         # is shown is read, be it a share at a time.
         return (
             self._on_frame is None
             and bool(self._waiters)
-            and not self._wakeup.is_waiting
+            and not self._is_reading
             and self._reader.rows_read == self._read_before
         )
 
@@ -392,7 +399,11 @@ class Stream(Callbacks):
 
     async def _let_others_run(self) -> None:
         self._budget = self._fair
-        await asyncio.sleep(0)
+        self._lets_others_run = True
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._lets_others_run = False
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None:

@@ -67,7 +67,7 @@ class WebSocket(Reading, Writing):
             if self._waiters is None:
                 self._waiters = []
             self._waiters.append(closed)
-            self._read_before = -1 if self._wakeup.is_waiting else self._reader.rows_read
+            self._read_before = -1 if self._is_reading else self._reader.rows_read
             reader = self._reader
             if reader.is_at_eof:
                 reader.receive_eof()
