@@ -178,6 +178,28 @@ class TestThePeersCloseBehindMessages:
 
         place.run(main())
 
+    def test_what_is_answered_at_the_last_moment_has_its_time_to_go_out(self, place: Place) -> None:
+        """The time for reading was over in the turn in which the last was read: the answers had not gone out yet."""
+
+        async def main() -> None:
+            seen: list[float] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await ws.recv()
+                await until(lambda: ws._deadline)
+                waiting = ws._deadline._waiting
+                waiting[ws] = 0.0
+                async for message in ws:
+                    await ws.send(message)
+                seen.append(waiting[ws])
+
+            async with place.serve(handler, close_timeout=1000) as server, place.raw_client(server) as peer:
+                await peer.send_bytes(peer.frame(wire.TEXT, b"x") * 2 + peer.frame(wire.CLOSE))
+                assert [frame.payload for frame in await peer.rest()] == [b"x", b""]
+            assert seen[0] > 0
+
+        place.run(main())
+
     def test_our_own_close_has_its_whole_time(self, place: Place) -> None:
         """A wait for somebody to read is over with it."""
 

@@ -103,6 +103,14 @@ class Ending(Outlet):
         self._start_deadline()
         self._advance_closing()
 
+    def _on_bridge(self) -> None:
+        is_owed = not self.connection.is_split and self.writer.sent_close is None
+        if is_owed and self._deadline is not None and self._reader.is_concluded:
+            # What stood before the peer's Close has been read and answered in time; that, too, has its time to go out.
+            self._stop_deadline()
+            self._start_deadline()
+        super()._on_bridge()
+
     def _advance_closing(self) -> None:
         """Takes the next step towards a closed socket, if it is time for one."""
         transport, connection = self._transport, self.connection
