@@ -291,7 +291,7 @@ def test_both_versions_over_tls(ours: bool, theirs: bool, anyloop: Place) -> Non
                 await ws.send("hello")
                 assert await ws.recv() == "hello"
                 assert (ws.get_extra_info("http2_stream") is not None) == (ours and theirs)
-                assert ws.get_extra_info("ssl_object") is not None
+                assert ws.get_extra_info("cipher") is not None
             assert ws.close_code == 1000
 
     anyloop.run(main())

@@ -265,7 +265,8 @@ def test_over_tls_again_and_again(anyloop: Place) -> None:
         async with place.serve(swallow) as server:
             for _ in range(2):
                 async with place.connect(server) as ws:
-                    assert ws.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+                    assert ws.get_extra_info("sslcontext") is place.certificates.client  # type: ignore[union-attr]
+                    assert ws.get_extra_info("http2_stream") == 1 and ws.get_extra_info("peercert")
                 assert ws.close_code == 1000
             with pytest.raises(OSError, match=r"(?i)certificate"):
                 await place.connect(server, server_hostname="elsewhere.example")

@@ -107,7 +107,8 @@ def test_what_is_known_of_it() -> None:
     async def main() -> None:
         async with riding() as (rider, stream):
             assert stream.get_extra_info("http2_stream") == stream.number == 1
-            assert stream.get_extra_info("socket") is None, "whoever had that would speak to all streams"
+            for name in ("socket", "ssl_object"):
+                assert stream.get_extra_info(name) is None, "whoever had that would speak for all streams"
             assert stream.get_extra_info("peername")[0] == "127.0.0.1"
             assert stream.get_extra_info("nothing", 7) == 7
             assert stream.get_protocol() is rider and stream.can_write_eof()

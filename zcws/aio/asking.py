@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 
 from zcws.aio.stream import hand_over
-from zcws.aio.transport import is_tls
 from zcws.aio.wake import fail
 from zcws.aio.websocket import WebSocket
 from zcws.body import BODY_TIMEOUT, BodyReader
@@ -109,7 +108,7 @@ class ClientHandshake(asyncio.Protocol):
         if not self.done.done():
             self.done.set_result(response)
         if self.transport is not None:
-            if is_tls(self.transport):
+            if self.transport.get_extra_info("sslcontext") is not None:
                 self.transport.abort()  # `close` would wait for the peer's goodbye: half a minute, on 3.10 for ever
             else:
                 self.transport.close()

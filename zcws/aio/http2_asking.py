@@ -108,7 +108,7 @@ class Http2Client(Http2Connection):
 
     def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
         self._key = key_of(head)
-        return request_to(head, secure=stream.get_extra_info("ssl_object") is not None)
+        return request_to(head, secure=stream.get_extra_info("sslcontext") is not None)
 
     def _stream_ended(self, stream: Http2Stream, exc: Exception | None) -> None:
         self._cause = exc

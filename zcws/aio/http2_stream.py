@@ -32,6 +32,10 @@ __all__ = ["Carrier", "Http2Stream"]
 _HIGH, _LOW = 64 * 1024, 16 * 1024
 
 
+#: What the connection knows and no stream may touch: who reads from those, or writes, does so for all.
+_OF_ALL = frozenset(("pipe", "socket", "ssl_object"))
+
+
 class Carrier(Protocol):
     """The connection, as far as its streams need it."""
 
@@ -102,8 +106,8 @@ class Http2Stream(asyncio.Transport):
         self._is_lost = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the connection knows; but a stream is no socket. "http2_stream" is its number."""
-        if name == "socket":
+        """What the connection knows, but for what would reach past the stream. "http2_stream" is its number."""
+        if name in _OF_ALL:
             return default
         if name == "http2_stream":
             return self.number
