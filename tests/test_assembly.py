@@ -50,7 +50,7 @@ def test_plain_pieces_lie_one_behind_the_other() -> None:
     assert [assembly.add(memoryview(piece), last=piece == b"c") for piece in (b"aa", b"", b"b", b"c")] == [
         0
     ] * 4
-    assert bytes(target.peek(0, len(target))) == b"aabc"
+    assert bytes(target.occupant().peek(0, len(target))) == b"aabc"
 
 
 def test_a_plain_piece_that_does_not_fit() -> None:
@@ -69,7 +69,7 @@ def test_compressed_pieces_are_inflated() -> None:
     assert not assembly.is_plain
     assert assembly.add(memoryview(b"ab"), last=False) == 0
     assert assembly.add(memoryview(b"c"), last=True) == 0
-    assert bytes(target.peek(0, len(target))) == b"aabbcc."
+    assert bytes(target.occupant().peek(0, len(target))) == b"aabbcc."
 
 
 def test_inflating_stops_at_the_limit_not_after_it() -> None:

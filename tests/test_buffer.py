@@ -8,11 +8,12 @@ import mmap
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from arrays import array_over, needs_numpy, np
 
-from zcws.buffer import _AHEAD, PayloadBuffer, check_buffer
+from zcws.buffer import _AHEAD, PayloadBuffer, _new_bytes, check_buffer
 from zcws.errors import StaleFrame
 from zcws.kernel import ffi
 
@@ -42,7 +43,7 @@ def test_it_grows_to_the_largest_message() -> None:
     buffer = PayloadBuffer()
     assert (len(buffer), buffer.capacity) == (0, 0)
     assert receive(buffer, b"a" * 3, b"b" * 100_000)
-    assert (len(buffer), bytes(buffer.peek(0, 5))) == (100_003, b"aaabb")
+    assert (len(buffer), bytes(buffer.occupant().peek(0, 5))) == (100_003, b"aaabb")
     largest = buffer.capacity
     assert receive(buffer, b"small")
     assert (len(buffer), buffer.capacity) == (5, largest)
@@ -51,38 +52,39 @@ def test_it_grows_to_the_largest_message() -> None:
 def test_it_is_used_again_when_nobody_looks() -> None:
     buffer = PayloadBuffer()
     receive(buffer, b"first")
-    view = buffer.export(0, 5)
+    view = buffer.occupant().export(0, 5)
     where = address(view)
     assert bytes(view) == b"first"
     del view
     gc.collect()
     receive(buffer, b"second")
-    assert address(buffer.export(0, 6)) == where
+    assert address(buffer.occupant().export(0, 6)) == where
 
 
 @pytest.mark.parametrize("holder", [lambda v: v, lambda v: v[1:3], lambda v: array_over(v)[1:]])
 def test_a_view_that_is_held_keeps_the_old_storage(holder: object) -> None:
     buffer = PayloadBuffer()
     receive(buffer, b"first")
-    kept = holder(buffer.export(0, 5))  # type: ignore[operator]
+    kept = holder(buffer.occupant().export(0, 5))  # type: ignore[operator]
     before = bytes(kept)
     for i in range(20):
         receive(buffer, bytes([i]) * 5)
-        assert bytes(buffer.export(0, 5)) == bytes([i]) * 5
+        assert bytes(buffer.occupant().export(0, 5)) == bytes([i]) * 5
     assert bytes(kept) == before
 
 
 def test_two_views_of_one_message_lie_in_one_place() -> None:
     buffer = PayloadBuffer()
     receive(buffer, b"0123456789")
-    first, second = buffer.export(0, 5), buffer.export(5, 10)
+    first, second = buffer.occupant().export(0, 5), buffer.occupant().export(5, 10)
     assert address(second) == address(first) + 5
 
 
 def test_an_empty_message_is_one_too() -> None:
     for buffer in (PayloadBuffer(), PayloadBuffer(bytearray()), PayloadBuffer(array.array("f"))):
         assert receive(buffer, b"")
-        assert (len(buffer), bytes(buffer.peek(0, 0)), bytes(buffer.export(0, 0))) == (0, b"", b"")
+        occupant = buffer.occupant()
+        assert (len(buffer), bytes(occupant.peek(0, 0)), bytes(occupant.export(0, 0))) == (0, b"", b"")
 
 
 def test_memory_grows_with_what_has_arrived() -> None:
@@ -99,7 +101,7 @@ def test_memory_grows_with_what_has_arrived() -> None:
         assert address(slot) == int(ffi.cast("uintptr_t", buffer.pointer()))
         buffer.advance(size)
         arrived += size
-    assert bytes(buffer.peek(50_000, 50_004)) == (50_000).to_bytes(4, "big")
+    assert bytes(buffer.occupant().peek(50_000, 50_004)) == (50_000).to_bytes(4, "big")
 
 
 def test_what_messages_have_needed_before_is_taken_at_once_where_the_last_one_is_held() -> None:
@@ -128,7 +130,7 @@ def test_a_message_lands_in_the_callers_memory() -> None:
     buffer = PayloadBuffer(memory)
     assert receive(buffer, b"abc", b"def")
     assert memory == b"abcdef" + b"." * 14
-    assert address(buffer.export(0, 6)) == address(memory)
+    assert address(buffer.occupant().export(0, 6)) == address(memory)
     assert (len(buffer), buffer.capacity) == (6, 20)
 
 
@@ -149,7 +151,7 @@ def test_the_next_message_overwrites_the_last_one() -> None:
     memory = bytearray(8)
     buffer = PayloadBuffer(memory)
     receive(buffer, b"first")
-    view = buffer.export(0, 5)
+    view = buffer.occupant().export(0, 5)
     receive(buffer, b"other")
     assert bytes(view) == b"other"
 
@@ -231,7 +233,7 @@ def test_whoever_writes_into_a_message_does_not_change_what_is_kept_of_it() -> N
         if number == 2:
             kept.clear()  # it has been sent
             gc.collect()  # PyPy
-        at = address(buffer.peek(0, 1))
+        at = address(buffer.occupant().peek(0, 1))
         view = occupant.export(0, 10_000)
         assert view == b"x" * 10_000 and not view.readonly
         assert (address(view) == at) is (number == 2)  # another copy only where something is kept
@@ -243,11 +245,55 @@ def test_whoever_writes_into_a_message_does_not_change_what_is_kept_of_it() -> N
         assert bytes(occupant.peek(0, 10_000)) == bytes(occupant.export(0, 10_000)) == b"v" * 10_000
 
 
+class TestALookThatComesTooLate:
+    """In another thread, while the next message is received: it changes nothing of that."""
+
+    def test_while_a_view_of_that_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It stood for the views of both, and was gone: a view that was held was written over."""
+        buffer, views = PayloadBuffer(), list[memoryview]()
+        receive(buffer, b"x" * 5000)
+        late = buffer.occupant()
+
+        def make(*given: Any) -> Any:
+            monkeypatch.undo()
+            exporter = ffi.buffer(*given)
+            receive(buffer, b"y" * 5000)
+            views.append(buffer.occupant().export(0, 5000))
+            return exporter
+
+        monkeypatch.setattr("zcws.buffer.ffi", SimpleNamespace(buffer=make))
+        with pytest.raises(StaleFrame):
+            late.export(0, 5000)
+        receive(buffer, b"z" * 5000)
+        assert views == [b"y" * 5000]
+
+    def test_where_it_gets_other_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That was the buffer's then, and not what C was receiving into."""
+        buffer, slots = PayloadBuffer(), list[memoryview]()
+        receive(buffer, b"x" * 5000)
+        late = buffer.occupant()
+        kept = late.keep(0, 5000)
+
+        def make(*given: Any) -> Any:
+            monkeypatch.undo()
+            buffer.begin()
+            slots.append(buffer.slot(5000, 5000))
+            return _new_bytes(*given)
+
+        monkeypatch.setattr("zcws.buffer._new_bytes", make)
+        with pytest.raises(StaleFrame):
+            late.export(0, 5000)
+        slots[0][:] = b"y" * 5000
+        buffer.advance(5000)
+        assert buffer.occupant().export(0, 5000) == b"y" * 5000
+        assert kept == b"x" * 5000
+
+
 @pytest.mark.parametrize("memory", [None, bytearray(10)])
 def test_release(memory: bytearray | None) -> None:
     buffer = PayloadBuffer(memory)
     receive(buffer, b"first")
-    occupant, view = buffer.occupant(), buffer.export(0, 5)
+    occupant, view = buffer.occupant(), buffer.occupant().export(0, 5)
     buffer.reader = SimpleNamespace(is_closed_here=False)
     with pytest.raises(ValueError, match="arriving"):
         buffer.release()
@@ -284,8 +330,8 @@ def test_a_buffer_pins_what_it_was_given_without_an_export_of_its_own_view() -> 
         memory.append(0)  # it is pinned
     buffer.begin()
     assert buffer.append(memoryview(b"there"))
-    assert address(buffer.export(0, 5)) == address(memory)
-    buffer._memory.release()  # or this is a BufferError
+    assert address(buffer.occupant().export(0, 5)) == address(memory)
+    buffer._storage.memory.release()  # or this is a BufferError
     del buffer
     for _ in range(3):  # PyPy: one after the other
         gc.collect()

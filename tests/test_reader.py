@@ -978,7 +978,8 @@ def test_a_fragment_that_there_is_no_memory_for(
     send(connection, fragments[lost])
     monkeypatch.setattr("zcws.buffer._new_bytes", NoMemory())
     if connection.reader._assembly is not None:
-        connection.reader._assembly.target._memory = connection.reader._assembly.target._memory[:1]
+        storage = connection.reader._assembly.target._storage
+        storage.memory = storage.memory[:1]
     fails(connection, attempt)
 
 

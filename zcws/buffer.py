@@ -41,35 +41,90 @@ _NOTHING = memoryview(bytearray())
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
+class Storage:
+    """Memory for messages, and who holds views of it; always the same memory, while its buffer goes on to another.
+
+    A frame that is looked at in another thread may be stale by then, and the next message be arriving. So nothing that
+    a look changes is the buffer's: an exporter stands here as long as somebody holds a view.
+
+    Attributes:
+        pointer, memory: where it is, for C and for us.
+        is_ours: the buffer's own, and not the caller's.
+        shown: exporters of the views that a program has; it may write into them.
+        kept: exporters of what must not change any more.
+    """
+
+    __slots__ = ("is_ours", "kept", "memory", "pointer", "shown")
+
+    def __init__(self, pointer: Any, memory: memoryview, *, is_ours: bool = True) -> None:
+        self.pointer = pointer
+        self.memory = memory
+        self.is_ours = is_ours
+        self.shown: list[weakref.ref[Any]] = []
+        self.kept: list[weakref.ref[Any]] = []
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anybody still holds a view."""
+        return bool(_alive(self.shown) or _alive(self.kept))
+
+    def view(self, exporters: list[weakref.ref[Any]]) -> memoryview:
+        """A view of all of it, for slices; one of `exporters` lives as long as they do."""
+        alive = _alive(exporters)
+        exporter = alive[-1] if alive else ffi.buffer(self.pointer, len(self.memory))
+        if not alive:
+            exporters.append(weakref.ref(exporter, exporters.remove))
+        return memoryview(exporter)
+
+
 class Occupant:
     """The message that lies in a buffer now: what its frame names as its source.
 
     A buffer may serve several connections in turn, and the frame of one must not show the bytes of another.
     """
 
-    __slots__ = ("_buffer", "_number")
+    __slots__ = ("_buffer", "_number", "_storage")
 
-    def __init__(self, buffer: PayloadBuffer, number: int) -> None:
+    def __init__(self, buffer: PayloadBuffer, number: int, storage: Storage) -> None:
         self._buffer = buffer
         self._number = number
+        self._storage = storage
 
     def export(self, start: int, stop: int) -> memoryview:
-        view = self._home().export(start, stop)
+        """A view that stays right: the storage is not used again while it is held."""
+        storage = self._home()
+        if not storage.is_ours:
+            view = storage.memory[start:stop]
+        else:
+            if _alive(storage.kept):
+                # A program may write into its view: it gets the message in other memory.
+                storage = self._storage = _new_storage(len(storage.memory), storage.memory[:stop])
+            view = storage.view(storage.shown)[start:stop]
         self._home()  # another thread may have used it meanwhile
         return view
 
     def peek(self, start: int, stop: int) -> memoryview:
-        return self._home().peek(start, stop)
+        """The same for somebody who is done with the bytes before the next message."""
+        return self._home().memory[start:stop]
 
     def keep(self, start: int, stop: int) -> Buffer:
-        kept = self._home().keep(start, stop)
+        """The same for somebody who is not done with them then: they never change, whoever is given a view meanwhile.
+
+        A copy where somebody has one already, or where a view would hold much more than it is.
+        """
+        storage = self._home()
+        is_little = WORTH_HOLDING * (stop - start) < len(storage.memory)
+        if is_little or not storage.is_ours or _alive(storage.shown):
+            kept: Buffer = bytes(storage.memory[start:stop])
+        else:
+            kept = storage.view(storage.kept)[start:stop]
         self._home()
         return kept
 
-    def _home(self) -> PayloadBuffer:
+    def _home(self) -> Storage:
         if self._buffer.number != self._number:
             raise StaleFrame("the PayloadBuffer that this frame lies in has been used again, or released")
-        return self._buffer
+        return self._storage
 
 
 def check_buffer(buffer: object) -> None:
@@ -94,13 +149,10 @@ class PayloadBuffer:
 
     __slots__ = (
         "__weakref__",
-        "_exporter",
         "_free",
-        "_kept",
-        "_memory",
         "_owns",
-        "_pointer",
         "_reached",
+        "_storage",
         "_used",
         "number",
         "reader",
@@ -108,8 +160,6 @@ class PayloadBuffer:
 
     def __init__(self, memory: Buffer | None = None) -> None:
         self._owns = memory is None
-        self._exporter: weakref.ref[Any] | None = None
-        self._kept: weakref.ref[Any] | None = None  # the exporter of what must not change any more
         self._used = 0
         self._reached = 0  # bytes of the storage that was left to its holders last
         #: The reader that is in the middle of a message here, or None. Readers in two threads may begin at once: what
@@ -118,8 +168,7 @@ class PayloadBuffer:
         self._free: list[None] = [None]
         #: Counts the messages that have begun here.
         self.number: int = 0
-        self._memory = _NOTHING
-        self._pointer: Any = ffi.NULL
+        self._storage = Storage(ffi.NULL, _NOTHING)
         if memory is not None:
             self._wrap(memory)
 
@@ -129,16 +178,16 @@ class PayloadBuffer:
                 raise ValueError("PayloadBuffer needs writable memory; this is read-only")
             if not view.c_contiguous:
                 raise ValueError("PayloadBuffer needs contiguous memory")
-            self._memory = view.cast("B")
-        # Only the address: `_memory` keeps it right. What pins memory for C would be an export of that view for as long
+            flat = view.cast("B")
+        # Only the address: `flat` keeps it right. What pins memory for C would be an export of that view for as long
         # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
-        with ffi.from_buffer("uint8_t[]", self._memory, require_writable=True) as pinned:
-            self._pointer = ffi.cast("uint8_t *", pinned)
+        with ffi.from_buffer("uint8_t[]", flat, require_writable=True) as pinned:
+            self._storage = Storage(ffi.cast("uint8_t *", pinned), flat, is_ours=False)
 
     @property
     def capacity(self) -> int:
         """Bytes that fit now. A buffer that owns its storage grows when it has to."""
-        return len(self._memory)
+        return len(self._storage.memory)
 
     def __len__(self) -> int:
         """Bytes of the message that was received last, or of the one that is arriving."""
@@ -157,9 +206,9 @@ class PayloadBuffer:
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
         self.number += 1  # first: another thread may be looking at a frame, and what it finds would be good
-        self._pointer = ffi.NULL
-        memory, self._memory = self._memory, _NOTHING
-        if memory is not _NOTHING:
+        storage, self._storage = self._storage, Storage(ffi.NULL, _NOTHING)
+        if not storage.is_ours:
+            memory, storage.memory = storage.memory, _NOTHING
             memory.release()  # PyPy would keep it until it collects
         self._used = 0
         self.leave()
@@ -202,90 +251,61 @@ class PayloadBuffer:
         self._used = 0
         self.number += 1
         if self.is_held:
-            self._reached = len(self._memory)
+            self._reached = self.capacity
             self._grow(0, 0)
-        self._exporter = self._kept = None
 
     def occupant(self) -> Occupant:
         """The message that has just been received here, as the source of its frame."""
-        return Occupant(self, self.number)
+        return Occupant(self, self.number, self._storage)
 
     def fits(self, total: int) -> bool:
         """Whether a message of `total` bytes can be received here."""
-        return self._owns or total <= len(self._memory)
+        return self._owns or total <= len(self._storage.memory)
 
     def append(self, payload: memoryview) -> bool:
         """Copies `payload` behind what has been received. Returns False, and copies nothing, when it does not fit."""
         end = self._used + len(payload)
-        if end > len(self._memory):
+        if end > len(self._storage.memory):
             if not self._owns:
                 return False
             self._grow(max(end, 2 * self._used), self._used)
-        self._memory[self._used : end] = payload
+        self._storage.memory[self._used : end] = payload
         self._used = end
         return True
 
     def slot(self, wanted: int, total: int) -> memoryview:
         """Where up to `wanted` more bytes may be received; memory grows with what has arrived."""
-        have = len(self._memory) - self._used
+        have = len(self._storage.memory) - self._used
         if have < wanted and self._owns and have < _AHEAD:
             # As much as messages have needed here before has not to be reached by copies.
             ahead = max(_GROWTH * self._used + _AHEAD, self._reached)
             self._grow(min(total, ahead), self._used)
-        return self._memory[self._used : self._used + wanted]
+        return self._storage.memory[self._used : self._used + wanted]
 
     def pointer(self) -> Any:
         """The address of the slot, for the C core."""
-        return self._pointer + self._used
+        return self._storage.pointer + self._used
 
     def advance(self, count: int) -> None:
         """`count` bytes have been received into the slot."""
         self._used += count
 
-    def export(self, start: int, stop: int) -> memoryview:
-        """A view that stays right: the storage is not used again while it is held."""
-        if not self._owns:
-            return self._memory[start:stop]
-        if _alive(self._kept) is not None:
-            # A program may write into its view: it gets the message in other memory.
-            self._grow(len(self._memory), self._used)
-        self._kept = None
-        exporter = self._alive_or_new(self._exporter)
-        self._exporter = weakref.ref(exporter)
-        return memoryview(exporter)[start:stop]
-
-    def peek(self, start: int, stop: int) -> memoryview:
-        """The same for somebody who is done with the bytes before the next message."""
-        return self._memory[start:stop]
-
-    def keep(self, start: int, stop: int) -> Buffer:
-        """The same for somebody who is not done with them then: they never change, whoever is given a view meanwhile.
-
-        A copy where somebody has one already, or where a view would hold much more than it is.
-        """
-        is_little = WORTH_HOLDING * (stop - start) < len(self._memory)
-        if is_little or not self._owns or _alive(self._exporter) is not None:
-            return bytes(self._memory[start:stop])
-        exporter = self._alive_or_new(self._kept)
-        self._kept = weakref.ref(exporter)
-        return memoryview(exporter)[start:stop]
-
-    def _alive_or_new(self, known: weakref.ref[Any] | None) -> Any:
-        exporter = _alive(known)
-        return ffi.buffer(self._pointer, len(self._memory)) if exporter is None else exporter
-
     @property
     def is_held(self) -> bool:
         """Whether anybody still holds a view."""
-        return _alive(self._exporter) is not None or _alive(self._kept) is not None
+        return self._storage.is_held
 
     def _grow(self, capacity: int, keep: int) -> None:
-        capacity = max(capacity, _SMALLEST)
-        pointer = _new_bytes("uint8_t[]", capacity)
-        memory = memoryview(ffi.buffer(pointer))
-        memory[:keep] = self._memory[:keep]
-        self._pointer, self._memory = pointer, memory
+        self._storage = _new_storage(capacity, self._storage.memory[:keep])
 
 
-def _alive(exporter: weakref.ref[Any] | None) -> Any:
-    return None if exporter is None else exporter()
+def _new_storage(capacity: int, content: memoryview) -> Storage:
+    pointer = _new_bytes("uint8_t[]", max(capacity, _SMALLEST))
+    memory = memoryview(ffi.buffer(pointer))
+    memory[: len(content)] = content
+    return Storage(pointer, memory)
+
+
+def _alive(exporters: list[weakref.ref[Any]]) -> list[Any]:
+    """Those of which somebody still holds a view."""
+    return [exporter for known in tuple(exporters) if (exporter := known()) is not None]

@@ -244,7 +244,7 @@ def read_rest_of(ws: WebSocket) -> bytes:
     """The bytes of the message that is arriving."""
     buffer = ws._reader.landing_in
     assert buffer is not None
-    return bytes(buffer.peek(0, len(buffer)))
+    return bytes(buffer.occupant().peek(0, len(buffer)))
 
 
 @pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
