@@ -12,6 +12,7 @@ import wire
 from receiver import DEFLATE, NoMemory, batch, connect, fails, read, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
+from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError
 from zcws.frame import NEED_MORE
@@ -448,3 +449,20 @@ def test_no_memory_for_what_is_left_of_a_piece_that_nobody_wants(monkeypatch: py
         connection.reader.end_stream()
     with pytest.raises(ConnectionClosedError, match="no memory"):
         connection.read_message()
+
+
+@pytest.mark.parametrize("where", ["zcws.buffer._new_bytes", "zcws.pieces.ReceivedFrame"])
+def test_a_buffer_is_left_where_a_message_finds_no_memory_as_it_begins_or_ends(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed taken for ever, by a connection that is closed."""
+    connection, buffer = connect(), PayloadBuffer()
+    assert buffer.fill(memoryview(b"before"))
+    view = buffer.occupant().export(0, 6)  # the next message needs other memory
+    monkeypatch.setattr(where, NoMemory())
+    with pytest.raises(MemoryError):
+        for fragment in wire.fragments(BINARY, [b"x" * 3000, b"y" * 900]):
+            send(connection, fragment)
+            connection.read_frame(buffer)
+    assert not buffer.is_busy and view == b"before"
+    buffer.release()

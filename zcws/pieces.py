@@ -126,9 +126,9 @@ class PieceReader(Controls):
             return None
         if not what & LAST:
             return None
-        self._assembly = None
         target = assembly.target
         frame = ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target))
+        self._assembly = None  # only now: for want of memory it is dropped
         target.leave()
         if assembly.is_ours:
             if self._finished is None:
@@ -145,7 +145,11 @@ class PieceReader(Controls):
             target = self.pool.lend_buffer()
             target.take(self)
         is_ours, inflate = target is not buffer, self._inflate if what & COMPRESSED else None
-        return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
+        try:
+            return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
+        except BaseException:  # no memory, most likely
+            target.leave()
+            raise
 
     def _read_deflated_frame(
         self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
