@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -675,6 +676,42 @@ def test_two_that_end_it_do_not_read_at_once() -> None:
                 peer.close()
         assert inside == [1]
         assert ws.close_code == 1000
+
+
+def test_one_of_two_that_end_it_at_once_is_the_first() -> None:
+    """Between any two lines of the other. Both said a Close, or `begin_close` raised ConnectionClosedError."""
+    for line in range(4):
+        taken = Taken(SimpleNamespace())  # type: ignore[arg-type]
+        lines, news = iter(range(99)), list[bool]()
+
+        def trace(_frame: Any, event: str, _: Any) -> Any:
+            if event == "line" and next(lines) == line:  # noqa: B023
+                news.append(taken.take(1001, "another"))  # noqa: B023
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            news.append(taken.take(1000, "one"))
+        finally:
+            sys.settrace(before)
+        assert news.count(True) == 1
+
+
+def test_a_close_that_is_left_to_a_thread_that_has_just_looked() -> None:
+    """Each left it to the other, and it never went out."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        _, writer, _ = ws.split()
+
+        class Saying(list[None]):
+            def pop(self, at: Any = -1) -> None:
+                writer._saying = list(self)
+                ws.begin_close(4000, "left")  # by another thread
+                writer._saying.pop(at)
+
+        writer._saying = Saying()
+        writer._say_goodbye()
+        assert peer.read().payload[2:] == b"left"
 
 
 def test_who_listens_is_told_that_it_was_taken_over() -> None:

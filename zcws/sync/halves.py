@@ -66,17 +66,16 @@ class Taken:
     here, and then looks who is inside. So at least one of the two knows of the other.
     """
 
-    __slots__ = ("close", "connection")
+    close: tuple[int, str] | None = None  # the Close that says why
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.close: tuple[int, str] | None = None  # the Close that says why
 
     def take(self, code: int, reason: str) -> bool:
         """From now on nobody begins anything in a half. Returns whether that is new."""
-        if self.close is not None:
+        close = (code, reason)
+        if vars(self).setdefault("close", close) is not close:  # in one step: two threads may want it at once
             return False
-        self.close = code, reason
         time.sleep(_SEEN_BY_ALL)
         return True
 
@@ -233,6 +232,8 @@ class WriterHalf:
             self._saying.pop()
             if self._channel.is_over:
                 self._note_end()
+        if self._goodbyes and not self._channel.is_over:
+            self._say_goodbye()  # who left it since we looked has seen us here, and relies on us
 
     def _note_end(self) -> None:
         """The socket is gone, and nobody is inside."""
