@@ -117,7 +117,7 @@ class TestReceive:
     def test_at_once_if_it_is_there(self, pair: Pair) -> None:
         channel, peer = pair
         peer.sendall(b"x")
-        raw.until(lambda: module._wait(channel.sock, to_write=False, timeout=0))
+        raw.until(lambda: module._wait(channel, to_write=False, timeout=0))
         assert receive(channel, 0) == b"x"
 
     def test_the_end_of_the_stream(self, pair: Pair) -> None:
@@ -193,7 +193,7 @@ class TestReceive:
         reader = connect().reader
         assert channel.scan(reader, timeout) == NOTHING
         peer.sendall(wire.frame(wire.BINARY, b"later"))
-        raw.until(lambda: module._wait(channel.sock, to_write=False, timeout=0))
+        raw.until(lambda: module._wait(channel, to_write=False, timeout=0))
         assert reader.message_found(channel.scan(reader, timeout)) == b"later"
         channel.record.received = 0
         assert receive(channel, 0) == channel.scan(reader, 0) == NOTHING
@@ -219,7 +219,7 @@ class TestReceive:
         channel.sock.close()  # by another thread, when we have the number already
         asked = iter([fd, fd, -1])
         before = SimpleNamespace(fileno=lambda: next(asked))
-        assert module._wait(before, to_write=True, timeout=0)
+        assert module._wait(SimpleNamespace(sock=before, is_over=False), to_write=True, timeout=0)
 
     def test_a_socket_that_was_closed_by_whoever_brought_it(self, pair: Pair) -> None:
         channel, _ = pair

@@ -107,6 +107,10 @@ class Channel:
         with contextlib.suppress(OSError):
             self._theirs = sock.getpeername()
         self.is_over: bool = False
+        # One for each thread that is on the way into a system call, or in it. It has the socket's number: that must not
+        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes.
+        self._inside: list[None] = []
+        self._open: list[None] = [None]  # whoever takes this closes
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -165,25 +169,37 @@ class Channel:
     @property
     def is_writable(self) -> bool:
         """Whether a short send would not wait. True as well when it would fail at once."""
-        return _wait(self.sock, to_write=True, timeout=0)
+        return _wait(self, to_write=True, timeout=0)
 
     def end(self) -> None:
         """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
+        try:
+            self._inside.append(None)
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+        finally:
+            self._leave()
 
     def abort(self) -> None:
-        """Wakes every thread that waits here, and closes the socket."""
+        """Wakes every thread that waits here, and closes the socket; or they do when they come out."""
         self.is_over = True
-        self._ours = self.address(peer=False)
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self._close()
+        try:
+            self._inside.append(None)
+            self._ours = self.address(peer=False)
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            self._leave()
         if self._watchdog is not None:
             self._watchdog.cancel()
 
-    def _close(self) -> None:
-        self.sock.close()
+    def _leave(self) -> None:
+        """Who was inside is out. Either he sees that it is over, or whoever says so sees him."""
+        self._inside.pop()
+        if self.is_over and not self._inside:
+            with contextlib.suppress(IndexError):  # another thread closes it
+                self._open.pop()
+                self.sock.close()
 
     def _abort_and(self, then: Callable[[], object] | None) -> None:
         self.abort()
@@ -199,7 +215,7 @@ class Channel:
             if vars(self).setdefault("_watchdog", watchdog) is watchdog:
                 with contextlib.suppress(RuntimeError):  # no more threads: the interpreter exits, perhaps
                     watchdog.start()
-                if self.sock.fileno() < 0:
+                if self.is_over:
                     watchdog.cancel()
 
     def address(self, *, peer: bool) -> Any:
@@ -227,19 +243,22 @@ class PlainChannel(Channel):
         sock.settimeout(None)
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
-        self._sends_masked = False  # some thread is in the middle of that
 
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """One crossing."""
-        if timeout != self._timeout:
-            self._limit_receiving(timeout)
-        ring = inlet.pool.landing
-        if ring is None or ring is not self._ring:
-            self._aim(inlet)
-        if self.sock.fileno() < 0:
-            return ENDED  # whoever brought the socket has closed it, and another may have its number
-        found: int = _receive(self.record)
-        return self._ended() if found == ENDED else found
+        try:
+            self._inside.append(None)
+            if timeout != self._timeout:
+                self._limit_receiving(timeout)
+            ring = inlet.pool.landing
+            if ring is None or ring is not self._ring:
+                self._aim(inlet)
+            if self.sock.fileno() < 0:
+                return ENDED  # whoever brought the socket has closed it, and another may have its number
+            found: int = _receive(self.record)
+            return self._ended() if found == ENDED else found
+        finally:
+            self._leave()
 
     def _ended(self) -> int:
         code = self.record.error
@@ -258,13 +277,17 @@ class PlainChannel(Channel):
         super().rest(pool)
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
-        if timeout != self._timeout:
-            self._limit_receiving(timeout)
-        if self.sock.fileno() < 0:
-            return ENDED
-        # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
-        count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
-        return self._ended() if count == ENDED else count
+        try:
+            self._inside.append(None)
+            if timeout != self._timeout:
+                self._limit_receiving(timeout)
+            if self.sock.fileno() < 0:
+                return ENDED
+            # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
+            count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
+            return self._ended() if count == ENDED else count
+        finally:
+            self._leave()
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
@@ -280,33 +303,32 @@ class PlainChannel(Channel):
         self.record.fd = -1  # before another socket has this number
         super().abort()
 
-    def _close(self) -> None:
-        # C sends a frame part by part, without the GIL, to the number that it was given: that must not become another
-        # socket's meanwhile. Whoever is in there is woken, and closes: either we see it, or it sees that `fd` is gone.
-        if not self._sends_masked:
-            self.sock.close()
 
     def send(self, segments: Sequence[Buffer]) -> None:
-        limit = self._send_limit
-        if limit is None and len(segments) == 1:
-            self.sock.sendall(segments[0])
-            return
-        left: list[Buffer] = list(segments)
-        flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
-        while left:
-            try:
-                left = behind(left, self.sock.sendmsg(left[:_MOST_SEGMENTS], (), flags))
-                deadline = None
-            except BlockingIOError:  # only where there is a limit
-                deadline = deadline or time.monotonic() + (limit or 0)
-                if not _wait(self.sock, to_write=True, timeout=max(deadline - time.monotonic(), 0)):
-                    raise Stuck from None
+        try:
+            self._inside.append(None)
+            limit = self._send_limit
+            if limit is None and len(segments) == 1:
+                self.sock.sendall(segments[0])
+                return
+            left: list[Buffer] = list(segments)
+            flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
+            while left:
+                try:
+                    left = behind(left, self.sock.sendmsg(left[:_MOST_SEGMENTS], (), flags))
+                    deadline = None
+                except BlockingIOError:  # only where there is a limit
+                    deadline = deadline or time.monotonic() + (limit or 0)
+                    if not _wait(self, to_write=True, timeout=max(deadline - time.monotonic(), 0)):
+                        raise Stuck from None
+        finally:
+            self._leave()
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
         size = len(payload)
-        self._sends_masked = True
         try:
+            self._inside.append(None)
             if self.record.fd < 0:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             sent: int = _send_masked(
@@ -317,9 +339,7 @@ class PlainChannel(Channel):
             self.send((scratch.rest(first, payload, size, key, -1 - sent),))
             return masked_size(size)
         finally:
-            self._sends_masked = False
-            if self.record.fd < 0:
-                self.sock.close()
+            self._leave()
 
 
 class PolledChannel(Channel):
@@ -352,18 +372,22 @@ class PolledChannel(Channel):
 
         Returns: None, where it does not before `deadline`.
         """
-        while True:
-            try:
-                return step()
-            except ssl.SSLWantReadError:
-                wanted = False
-            except ssl.SSLWantWriteError:
-                wanted = True
-            except BlockingIOError:
-                wanted = to_write
-            rest = None if deadline is None else deadline - time.monotonic()
-            if (rest is not None and rest <= 0) or not _wait(self.sock, to_write=wanted, timeout=rest):
-                return None
+        try:
+            self._inside.append(None)
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    wanted = False
+                except ssl.SSLWantWriteError:
+                    wanted = True
+                except BlockingIOError:
+                    wanted = to_write
+                rest = None if deadline is None else deadline - time.monotonic()
+                if (rest is not None and rest <= 0) or not _wait(self, to_write=wanted, timeout=rest):
+                    return None
+        finally:
+            self._leave()
 
     def _receive_some(self, buffer: memoryview) -> int:
         record = self.record
@@ -404,11 +428,12 @@ class TlsChannel(PolledChannel):
 
     def _receive_now(self, buffer: memoryview) -> int:
         with self._lock:
-            return self._tls.recv_into(buffer)
+            # Once it is over the SSLSocket has dropped its TLS, and would receive what is encrypted.
+            return 0 if self.is_over else self._tls.recv_into(buffer)
 
     def _send_some(self, data: memoryview) -> int:
         with self._lock:
-            if self._has_ended:
+            if self._has_ended or self.is_over:
                 # The SSLSocket has dropped its TLS, and would send this in the clear.
                 raise BrokenPipeError(errno.EPIPE, "TLS has ended")
             return self._tls.send(data)
@@ -420,11 +445,15 @@ class TlsChannel(PolledChannel):
             self._tls.unwrap()
 
     def abort(self) -> None:
-        # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
-        with self._lock:  # nobody waits for the network in there
-            super().abort()
+        try:
+            self._inside.append(None)
+            # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+            with self._lock:  # nobody waits for the network in there
+                super().abort()
+        finally:
+            self._leave()
 
 
 def open_channel(sock: socket.socket) -> Channel:
@@ -440,9 +469,9 @@ def _timeval(timeout: float | None) -> bytes:
     return struct.pack("@ll", int(seconds), int(fraction * 1e6))
 
 
-def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool:
+def _wait(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
     """Whether the socket became ready within `timeout` seconds. One that is closed is: the next call says so."""
-    fd = sock.fileno()
+    fd = channel.sock.fileno()
     if fd < 0:
         return True
     if hasattr(select, "poll"):
@@ -452,7 +481,7 @@ def _wait(sock: socket.socket, *, to_write: bool, timeout: float | None) -> bool
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
     deadline = None if timeout is None else time.monotonic() + timeout
-    while sock.fileno() >= 0:
+    while not channel.is_over and channel.sock.fileno() >= 0:
         rest = _ASK_AGAIN if deadline is None else min(max(deadline - time.monotonic(), 0), _ASK_AGAIN)
         try:
             ready = select.select(
