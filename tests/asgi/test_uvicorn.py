@@ -802,6 +802,51 @@ def test_send_waits_for_a_client_that_does_not_read(place: Place) -> None:
     place.run(main())
 
 
+@pytest.mark.parametrize("denies", [False, True], ids=["open", "denying"])
+def test_send_waits_for_a_client_that_has_not_read_what_came_before(place: Place, denies: bool) -> None:
+    """A long response on the same connection: HTTP's protocol was told that the transport is full, and nobody is told
+    twice. An application could push 300 MB at a client that reads nothing."""
+    before = bytes(16 << 20)
+    kind = "websocket.http.response.body" if denies else "websocket.send"
+    sent = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        if scope["type"] == "http":
+            length = (b"content-length", str(len(before)).encode())
+            await send({"type": "http.response.start", "status": 200, "headers": [length]})
+            await send({"type": "http.response.body", "body": before})
+            responded.set()
+            return
+        start = {"type": "websocket.http.response.start", "status": 403}
+        await send(start if denies else {"type": "websocket.accept"})
+        accepted.set()
+        for _ in range(100):
+            message = bytes(100_000)
+            await send({"type": kind, "body": message, "bytes": message, "more_body": True})
+            sent += 1
+
+    async def main() -> None:
+        nonlocal responded, accepted
+        responded, accepted = asyncio.Event(), asyncio.Event()
+        async with place.uvicorn(app, lifespan="off") as server:
+            async with raw(place, server, head=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as peer:
+                await soon(responded.wait())
+                peer.writer.write(net.request())
+                await soon(accepted.wait())
+                await asyncio.sleep(net.SHORT)
+                assert sent < 2
+                await answer(peer)
+                await soon(peer.reader.readexactly(len(before)))
+                while sent < 100:
+                    await soon(peer.reader.read(1 << 20))
+            await until(lambda: server.is_idle)
+
+    responded: Any = None
+    accepted: Any = None
+    place.run(main())
+
+
 def test_an_application_that_sends_in_a_loop_lets_others_run(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from zcws.inlet import Inlet
 from zcws.ring import Ring
 from zcws.rows import WHOLE_BINARY, WHOLE_TEXT, Rows
 
-__all__ = ["Stream", "hand_over"]
+__all__ = ["Stream", "hand_over", "take_up_backlog"]
 
 _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 
@@ -463,6 +463,16 @@ def hand_over(
     own = adopt(loop, transport, stream)
     if own is None:
         transport.set_protocol(stream)
+        take_up_backlog(transport, stream)
     if answer:
         (own or transport).write(answer)
     stream.connection_made(own or transport)
+
+
+def take_up_backlog(transport: asyncio.WriteTransport, protocol: asyncio.BaseProtocol) -> None:
+    """What another protocol has written may still wait, and that one have been told that the transport is full: nobody
+    is told twice. So `protocol` is told here, of however little; of the end the transport tells."""
+    if transport.get_write_buffer_size():
+        transport.set_write_buffer_limits(high=0)
+        protocol.pause_writing()
+        transport.set_write_buffer_limits()

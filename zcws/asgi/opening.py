@@ -23,7 +23,7 @@ from typing import Any
 from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor, offered_subprotocols
 from zcws.aio.ending import end_writing
 from zcws.aio.settings import Options, pool_of
-from zcws.aio.stream import hand_over
+from zcws.aio.stream import hand_over, take_up_backlog
 from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode
 from zcws.connection import Connection
@@ -271,6 +271,8 @@ class Opening(asyncio.Protocol):
         kept["connection"] = "close"
         self._denial = Response(status, reason_phrase(status), kept)
         self._enter(Phase.DENYING)
+        assert self.transport is not None
+        take_up_backlog(self.transport, self)
 
     async def deny_body(self, body: bytes, *, last: bool) -> None:
         """Sends the next piece, and waits while the client does not read."""
