@@ -645,6 +645,33 @@ def test_an_application_that_sends_when_the_server_goes_is_disconnected(
     place.run(main())
 
 
+def test_what_has_arrived_before_shutdown_is_received(place: Place) -> None:
+    """Of an application that was busy it was lost; uvicorn's own protocols hand it over."""
+
+    async def script(app: App) -> Any:
+        await go.wait()
+        return [message async for message in app.messages()]
+
+    async def main() -> None:
+        nonlocal go
+        go = asyncio.Event()
+        app = App(script)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await answer(peer)
+            await peer.send_bytes(peer.frame(wire.TEXT, b"one") + peer.frame(wire.TEXT, b"two"))
+            await asyncio.sleep(net.SHORT)
+            stopping = asyncio.ensure_future(server.stop())
+            assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1012))
+            go.set()
+            await peer.send(wire.CLOSE, wire.close_payload(1012))
+            await stopping
+        assert app.outcome == ["one", "two"]
+        assert app.events[-1] == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
+
+    go: Any = None
+    place.run(main())
+
+
 def test_shutdown_does_not_wait_for_a_client_that_sleeps(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

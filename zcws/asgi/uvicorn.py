@@ -88,7 +88,8 @@ class WebSocketProtocol(Opening):
         self._receiving = False
         self._turn: asyncio.Future[None] | None = None  # for tasks that want to receive while another does
         self._ends = 0
-        self._is_cut_off = False  # the server has said the last word, and not the application
+        # The server has said the last word, and not the application: what came before it is still received.
+        self._is_cut_off = False
 
     # ---- for Opening ----
 
@@ -286,7 +287,8 @@ class WebSocketProtocol(Opening):
         gets ClientDisconnected instead: it does not look.
         """
         ws = self.ws
-        if ws is None or self._receiving or self.end is not None or not self._told:
+        has_ended = self.end is not None and not self._is_cut_off
+        if ws is None or self._receiving or has_ended or not self._told:
             return await self._receive_other()
         self._receiving = True
         try:
