@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import re
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import net
@@ -1122,6 +1124,29 @@ def test_granian_835_a_client_that_goes_before_the_accept(
     gone = False
     place.run(main())
     assert errors(caplog) == []
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="everything waits for the collector there")
+def test_a_connection_that_is_over_does_not_wait_for_the_collector(place: Place) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == {"type": "websocket.connect"}
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    async def main() -> None:
+        async with place.uvicorn(app, lifespan="off") as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                known = [weakref.ref(protocol) for protocol in server.server_state.connections]
+                await peer.send(wire.CLOSE)
+                await peer.rest()
+            await until(lambda: [protocol() for protocol in known] == [None])
+
+    gc.disable()
+    try:
+        place.run(main())
+    finally:
+        gc.enable()
 
 
 # ---- frameworks ----

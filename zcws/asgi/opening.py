@@ -76,6 +76,7 @@ class Socket(WebSocket):
         """For asyncio."""
         super().connection_lost(exc)
         self.on_lost()
+        del self.on_lost  # it knows us: without it this is no cycle, and need not wait for the collector
 
 
 class Opening(asyncio.Protocol):
