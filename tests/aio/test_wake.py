@@ -75,7 +75,24 @@ class TestWakeup:
             wakeup = Wakeup(asyncio.get_running_loop())
             wakeup.wake()
             wakeup.wake_soon()
+            wakeup.give_up(ValueError())
             assert not wakeup.is_waiting
+
+        anyloop.run(main())
+
+    def test_a_wait_may_end_with_an_error(self, anyloop: Place) -> None:
+        async def main() -> None:
+            wakeup = Wakeup(asyncio.get_running_loop())
+
+            async def wait() -> None:
+                await wakeup
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            wakeup.give_up(ValueError("over"))
+            wakeup.give_up(ValueError("once is enough"))
+            with pytest.raises(ValueError, match="over"):
+                await soon(task)
 
         anyloop.run(main())
 

@@ -106,6 +106,12 @@ class Wakeup:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def give_up(self, error: Exception) -> None:
+        """Has the wait of the task end with an error, on the loop's next turn."""
+        future, self._future = self._future, None
+        if future is not None and not future.done():
+            fail(future, error)
+
 
 _Result = TypeVar("_Result")
 

@@ -258,6 +258,7 @@ class WebSocketProtocol(Opening):
             ws.begin_close(code, reason)
             ws.when_closed()  # nobody needs to read any more for a peer that hangs up to be noticed
             self.ended(code, reason)
+            ws._wakeup.give_up(ws.connection.error())  # whoever receives: the client may never answer
             if self.phase is Phase.OPEN:  # the socket may be gone already
                 self.phase = Phase.CLOSED
 
