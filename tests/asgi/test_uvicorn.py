@@ -289,6 +289,8 @@ def test_a_204_has_no_length(place: Place) -> None:
 
 
 def test_an_application_that_denies_and_forgets_the_body(place: Place, caplog: Any) -> None:
+    """Nothing has been sent: it is a 500, as the application failed, and was an empty stream."""
+
     async def script(app: App) -> None:
         with pytest.raises(RuntimeError, match=r"101 is not the status"):
             await app.send({"type": "websocket.http.response.start", "status": 101})
@@ -298,9 +300,13 @@ def test_an_application_that_denies_and_forgets_the_body(place: Place, caplog: A
 
     async def main() -> None:
         async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
-            assert await soon(peer.reader.read()) == b""
+            assert (await soon(peer.reader.read())).startswith(b"HTTP/1.1 500 ")
 
     place.run(main())
+    assert logged(caplog) == [
+        'HERE - "WebSocket /" 500',
+        "connection rejected (500 Internal Server Error)",
+    ]
     assert errors(caplog) == ["the ASGI application returned without an answer to the WebSocket request"]
 
 
@@ -708,7 +714,7 @@ def test_shutdown_before_the_accept(place: Place, denies: bool) -> None:
             await until(lambda: app.runs)
             await server.stop()
             whole = await soon(peer.reader.read())
-        assert whole == b"" if denies else whole.startswith(b"HTTP/1.1 503 ")
+        assert whole.startswith(b"HTTP/1.1 503 ")
         assert app.outcome == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
     place.run(main())

@@ -182,6 +182,11 @@ class Opening(asyncio.Protocol):
             return self.transport is None or self.transport.is_closing()
         return self.phase is Phase.LOST
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether nothing has been sent yet: of a denial, the head goes out with the first of its body."""
+        return self.phase is Phase.ASKED or (self.phase is Phase.DENYING and self._denial is not None)
+
     def pause_writing(self) -> None:
         """A refused client does not read."""
         self._drained = self.loop.create_future()

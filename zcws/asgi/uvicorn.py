@@ -175,7 +175,7 @@ class WebSocketProtocol(Opening):
         """Ends the connection in the way that its phase asks for."""
         if self.phase is Phase.OPEN:
             self._close(code, "")
-        elif self.phase is Phase.ASKED:
+        elif self.is_unanswered:
             self.refuse(refusal)
         elif self.phase is Phase.DENYING:
             self.hang_up()
@@ -242,10 +242,12 @@ class WebSocketProtocol(Opening):
 
     async def _deny(self, message: Event) -> None:
         self.deny(message["status"], [decoded(line) for line in message.get("headers", ())])
-        self._log_refusal(message["status"])
 
     async def _deny_body(self, message: Event) -> None:
-        await self.deny_body(bytes(message.get("body", b"")), last=not message.get("more_body", False))
+        body = bytes(message.get("body", b""))
+        if self._denial is not None:
+            self._log_refusal(self._denial.status_code)
+        await self.deny_body(body, last=not message.get("more_body", False))
 
     async def _close_open(self, message: Event) -> None:
         code = message.get("code")
