@@ -746,6 +746,18 @@ def test_an_application_that_does_not_stop_is_cancelled_and_its_connection_cut(
 # ---- uvicorn's options ----
 
 
+def test_no_ws_max_size(place: Place) -> None:
+    """As with uvicorn's own protocols: it was a 500 for every client."""
+
+    async def main() -> None:
+        async with place.uvicorn(App(until_the_end), ws_max_size=None) as server:
+            async with place.connect(server.port, max_size=None) as ws:
+                await ws.send(bytes(zcws.connection.MAX_SIZE + 1))
+                assert len(await soon(ws.recv())) == zcws.connection.MAX_SIZE + 1
+
+    place.run(main())
+
+
 def test_ws_max_size(place: Place) -> None:
     async def main() -> None:
         app = App(until_the_end)
@@ -800,7 +812,7 @@ def test_ws_ping_timeout(place: Place) -> None:
     place.run(main())
 
 
-@pytest.mark.parametrize("interval", [0, None])
+@pytest.mark.parametrize("interval", [0, -1, None])
 def test_no_pings(place: Place, interval: float | None) -> None:
     async def main() -> None:
         async with place.uvicorn(App(until_the_end), ws_ping_interval=interval) as server:

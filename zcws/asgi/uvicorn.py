@@ -38,6 +38,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response, reason_phrase, text_response
+from zcws.options import checked_size
 
 try:
     from uvicorn.protocols.utils import (
@@ -232,8 +233,11 @@ class WebSocketProtocol(Opening):
         headers = [line for line in lines if line[0] != "sec-websocket-protocol"]
         given = next((value for name, value in lines if name == "sec-websocket-protocol"), None)
         config = self.config
-        timing = stream_options(config.ws_ping_interval or None, config.ws_ping_timeout)
-        self.accept(message.get("subprotocol") or given, headers, max_size=config.ws_max_size, timing=timing)
+        interval = config.ws_ping_interval
+        # uvicorn's own protocols send no Pings at a negative interval either, and know of no limit where it is None.
+        timing = stream_options(interval if interval and interval > 0 else None, config.ws_ping_timeout)
+        max_size = checked_size(config.ws_max_size)
+        self.accept(message.get("subprotocol") or given, headers, max_size=max_size, timing=timing)
         self._log("[accepted]")
         self.logger.info("connection open")
 
