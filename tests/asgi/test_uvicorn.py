@@ -506,9 +506,14 @@ def test_an_exception_before_the_accept_is_a_500(place: Place, caplog: pytest.Lo
     assert errors(caplog) == ["Exception in ASGI application\n"]
 
 
-def test_an_exception_after_it_is_a_1011(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [LookupError("not found"), SystemExit(3)], ids=["error", "exit"])
+def test_an_exception_after_it_is_a_1011(
+    place: Place, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """`sys.exit()` in a handler, too: it ended the whole server."""
+
     async def script(app: App) -> None:
-        raise LookupError("not found")
+        raise error
 
     async def main() -> None:
         async with place.uvicorn(App(script)) as server, place.connect(server.port) as ws:

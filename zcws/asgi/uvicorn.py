@@ -150,7 +150,7 @@ class WebSocketProtocol(Opening):
             result = await self.config.loaded_app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass  # ASGI 2.4: whoever raised it must not log it
-        except Exception:
+        except (Exception, SystemExit):  # the loop would end by the second one, and all connections with it
             self.logger.exception("Exception in ASGI application\n")
             code = CloseCode.INTERNAL_ERROR
         except BaseException:  # uvicorn's patience with shutdown is at its end
