@@ -304,6 +304,30 @@ class TestThePeersCloseBehindMessages:
         place.run(main())
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_slow_reader_of_what_stands_before_our_close(place: Place, reads: bool) -> None:
+    """It was cut off in the middle of a message, `close_timeout` after a Close that had not even been sent."""
+    large = bytes(16 << 20)
+
+    async def push(ws: zcws.WebSocket) -> None:
+        await ws.send(large)
+
+    async def main() -> None:
+        async with place.serve(push, close_timeout=1000) as server, place.raw_client(server) as peer:
+            await until(lambda: server.connections and next(iter(server.connections))._deadline is not None)
+            (ws,) = server.connections
+            if reads:
+                await soon(peer.reader.readexactly(len(large) // 2))
+            ws.deadline_passed()  # it has been as long as that
+            if reads:
+                await soon(peer.reader.readexactly(len(large) // 2 + 10))
+                assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1000))
+            else:
+                await until(lambda: not server.connections)
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("reads", ["iterates", "yields first", "waits", "in another task"])
 def test_a_peer_that_says_everything_at_once_and_closes_its_side(place: Place, reads: str) -> None:
     """What is read outside of the callback that received it is answered at the end of the turn. The end of the stream

@@ -2,7 +2,7 @@
 
 The core says when both Close frames have passed or the peer broke a rule (`Connection.wants_close`); then a server ends
 its side of the TCP connection first (RFC 6455 7.1.1) and a client waits for that. Every wait is bounded by
-`close_timeout`, counted from the Close.
+`close_timeout`, counted from the Close, and counted again where the peer has read on what stands before that.
 
 The peer's Close may stand behind messages that have not been read. How long it waits for them:
 
@@ -57,7 +57,7 @@ def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -
 class Ending(Outlet):
     """A connection on its transport, as far as it may end."""
 
-    __slots__ = ("_confirmed", "_deadline", "_heard_at", "_keepalive", "_pings")
+    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_keepalive", "_pings")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         super().__init__(loop, connection, options)
@@ -66,6 +66,8 @@ class Ending(Outlet):
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         # For keepalive: the bytes that had been received, and confirmed, when it last asked.
         self._heard_at = self._confirmed = 0
+        # Bytes that the transport had given to the socket when the deadline began; -1: it was not full.
+        self._gone = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
@@ -148,6 +150,7 @@ class Ending(Outlet):
         if self._deadline is not None and self._deadline.timeout == GRACE != timeout:
             self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
         if self._deadline is None and timeout is not None and self._transport is not None:
+            self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
             self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
             self._deadline.add(self)
 
@@ -173,8 +176,15 @@ class Ending(Outlet):
             self._advance_closing()
             if self._deadline is None:
                 self.abort()  # it was a Pong behind our Close: nothing else will end this
+        elif self._is_taking:
+            self._start_deadline()  # our Close stands behind what the peer is still reading
         else:
             self.abort()
+
+    @property
+    def _is_taking(self) -> bool:
+        """Whether the peer, for whom much was waiting when the deadline began, has taken much of it since."""
+        return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= _MUCH
 
     def _stop_keepalive(self) -> None:
         if self._keepalive is not None:

@@ -369,7 +369,8 @@ class serve:
         process_response: called with both and the response, which it may replace.
         extra_headers, server_header: more headers of a 101, and what `Server` says.
         open_timeout: seconds for the opening handshake.
-        close_timeout: seconds for the closing handshake, counted from the Close.
+        close_timeout: seconds for the closing handshake, counted from the Close; as long again while the peer goes on
+            reading what was sent before it.
         ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off. For all five of
             these times `math.inf` is None.
         max_size: bytes of a message to accept; max_fragments: its frames.
