@@ -175,6 +175,30 @@ def test_a_slow_reader_of_a_refusal_has_its_time_anew_whenever_it_reads() -> Non
     run(script)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_slow_reader_of_the_end_of_a_refusal(reads: bool) -> None:
+    """It was cut off ten seconds after the last of the body had been written, however much of it was on its way."""
+    half = 8 << 20
+
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        writer.write(net.request())
+        await net.until(lambda: door.requests)
+        door.deny(403, [])
+        await door.deny_body(bytes(2 * half), last=True)
+        assert door.transport is not None
+        waiting = door.transport.get_write_buffer_size()
+        if reads:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(half)
+        door._deadline_passed(waiting)
+        if reads:
+            assert len(await reader.readexactly(half)) == half
+        else:
+            await net.until(lambda: door.phase is Phase.LOST)
+
+    run(script)
+
+
 def test_a_refused_client_gets_its_response_although_it_goes_on_sending() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
         writer.write(net.request())

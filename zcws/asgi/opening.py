@@ -205,7 +205,16 @@ class Opening(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         assert self.transport is not None
-        self._deadline = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
+        waiting = self.transport.get_write_buffer_size()
+        self._deadline = self.loop.call_later(CLOSE_TIMEOUT, self._deadline_passed, waiting)
+
+    def _deadline_passed(self, waiting: int) -> None:
+        """Cuts off a client that has taken nothing of what was waiting for it."""
+        assert self.transport is not None  # it would have been cancelled
+        if self.transport.get_write_buffer_size() < waiting:
+            self._set_deadline()
+        else:
+            self.transport.abort()
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
