@@ -303,7 +303,6 @@ class PlainChannel(Channel):
         self.record.fd = -1  # before another socket has this number
         super().abort()
 
-
     def send(self, segments: Sequence[Buffer]) -> None:
         try:
             self._inside.append(None)
