@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from net import Place, echo, hang_up, port_of, request, run, soon, until
 from tunnel import Peer, knock
 
@@ -28,6 +28,28 @@ def serve(handler: Any = echo, **options: Any) -> zcws.serve:
 
 
 # ---- requests ----
+
+
+@pytest.mark.parametrize("case", ["another CONNECT", "no legal head", "going away"])
+def test_a_request_that_is_refused_and_has_been_reset_already(case: str) -> None:
+    """In one read: it is nobody's end but its own."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            first, second = await peer.opened(), peer.h2.get_next_available_stream_id()
+            if case == "going away":
+                server.close(drain=None)
+                await peer.until(ConnectionTerminated)
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/a b"), (":authority", "a")]
+            if case == "another CONNECT":
+                fields = [(":method", "CONNECT"), (":authority", "a")]
+            peer.h2.send_headers(second, fields)
+            peer.h2.reset_stream(second, ErrorCodes.CANCEL)
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
 
 
 def test_many_websockets_on_one_connection() -> None:

@@ -22,9 +22,11 @@ A connection without streams ends after a while; one whose server shuts down, wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset
+from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.http2 import PREFACE, Http2Connection
@@ -121,7 +123,8 @@ class Http2Server(Http2Connection):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
-            self._take(event.stream_id, event.headers)
+            with contextlib.suppress(ProtocolError):  # the client has reset it already, which is told next
+                self._take(event.stream_id, event.headers)
         elif isinstance(event, ConnectionTerminated):
             self._is_going = True
             self._close_if_done()
