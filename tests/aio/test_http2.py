@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, StreamReset, WindowUpdated
+from h2.events import DataReceived, PingAckReceived, StreamReset, WindowUpdated
 from net import Others, echo, hang_up, port_of, run, soon, until
 from tunnel import knock
 
@@ -23,6 +23,7 @@ from zcws.aio.http2 import PREFACE
 
 HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
 ANSWER = wire.frame(wire.TEXT, b"hello")
+CLOSE = wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY)
 
 
 def serve(handler: Any = echo, **options: Any) -> zcws.serve:
@@ -193,6 +194,22 @@ def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -
             await until(lambda: ends)
             assert ends[0].code == 1006
             assert code is None or "a rule of HTTP/2" in str(ends[0].__cause__)
+
+    run(main)
+
+
+def test_a_peer_that_goes_away_gets_what_it_was_to_be_sent() -> None:
+    """Streams go on: a head that is lost would spoil those behind it, and room that is lost never comes back."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            peer.h2.ping(b"are you?")
+            peer.h2.close_connection()
+            await peer.send(number, HELLO)
+            assert (await peer.until(PingAckReceived)).ping_data == b"are you?"
+            assert await peer.data(number, len(ANSWER)) == ANSWER
+            await peer.send(number, CLOSE, end_stream=True)
 
     run(main)
 
