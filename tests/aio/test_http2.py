@@ -15,7 +15,7 @@ import wire
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamReset, WindowUpdated
 from net import Others, echo, hang_up, port_of, run, soon, until
-from tunnel import knock
+from tunnel import Peer, knock
 
 import zcws
 from zcws.aio import http2, http2_stream
@@ -124,6 +124,35 @@ def test_streams_take_turns() -> None:
                 order.append((await peer.until(DataReceived)).stream_id)
             behind = order[order.index(second) :]
             assert sum(a != b for a, b in pairwise(behind)) > 40
+
+    run(main)
+
+
+def test_many_streams_with_much_to_say_to_a_peer_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transport gets no more of them at a time than it has room for, and they take turns all the same."""
+    monkeypatch.setattr(http2, "_MOST_OWED", 200_000)
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def push(ws: zcws.WebSocket) -> None:
+            await go.wait()
+            for _ in range(3):
+                await ws.send(bytes(16_000))
+            await ws.wait_closed()
+
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        async with zcws.serve(push, sock=listening, http2=True, close_timeout=0.2) as server:
+            peer = Peer(*await asyncio.open_connection("127.0.0.1", port_of(server), limit=1), is_client=True)
+            await peer.begin()
+            peer.h2.increment_flow_control_window(2_000_000)
+            numbers = [await peer.opened() for _ in range(30)]
+            go.set()
+            await asyncio.sleep(0.05)
+            for number in numbers:
+                await peer.data(number, 3 * len(wire.frame(wire.BINARY, bytes(16_000))))
+            await peer.close()
 
     run(main)
 

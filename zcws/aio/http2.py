@@ -42,6 +42,10 @@ _MOST_STREAMS, _WINDOW = 100, 256 * 1024
 #: Bytes of a frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
 _LARGEST_FRAME = 64 * 1024
 
+#: Bytes of streams that go to the transport at a time, and those of one of them at most: RFC 9113 4.2 lets a peer allow
+#: frames of 16 MiB, and the transport says that it is full when it has taken what it was given.
+_AT_ONCE = 64 * 1024
+
 #: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
 
@@ -256,26 +260,41 @@ class Http2Connection(asyncio.Protocol):
             self._flush_handle = None
         has_sent = True
         while has_sent and not self._is_full:
-            has_sent = any([self._send_frame(stream) for stream in list(self._sending.values())])
-            self._send()
+            has_sent = self._send_round()
         self._send()
 
-    def _send_frame(self, stream: Http2Stream) -> bool:
-        """The next one of a stream. False: it has none, or has to wait."""
+    def _send_round(self) -> bool:
+        """A frame of each stream, until the transport is full. False: none has anything that it may send."""
+        has_sent, count = False, 0
+        for stream in list(self._sending.values()):
+            size = self._send_frame(stream)
+            has_sent, count = has_sent or size > 0, count + size
+            if count >= _AT_ONCE:
+                self._send()
+                count = 0
+            if self._is_full:
+                break
+        self._send()
+        return has_sent
+
+    def _send_frame(self, stream: Http2Stream) -> int:
+        """The next one of a stream, whose turn comes again behind the others'. Returns its bytes; 0: it has none, or
+        has to wait."""
         number = stream.number
         if number not in self.streams:
-            return False  # one before it in this turn has ended it
+            return 0  # one before it in this turn has ended it
         data, is_last = b"", False
         with contextlib.suppress(ProtocolError):  # see `send_head`
-            room = min(self._h2.local_flow_control_window(number), self._h2.max_outbound_frame_size)
+            room = min(self._h2.local_flow_control_window(number), self._h2.max_outbound_frame_size, _AT_ONCE)
             data, is_last = stream.take(max(room, 0))  # RFC 9113 6.9.2: a window may be below zero
             if data or is_last:
                 self._h2.send_data(number, data, end_stream=is_last)
-        if not stream.has_more:
-            self._sending.pop(number, None)
+        self._sending.pop(number, None)
+        if stream.has_more:
+            self._sending[number] = stream
         if is_last:
             stream.has_ended()
-        return bool(data)
+        return len(data)
 
     def _send(self) -> None:
         """What h2 has made goes to the transport."""
