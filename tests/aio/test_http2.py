@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, PingAckReceived, StreamReset, WindowUpdated
+from h2.events import DataReceived, PingAckReceived, StreamEnded, StreamReset, WindowUpdated
 from net import Others, echo, hang_up, port_of, run, soon, until
 from tunnel import Peer, knock
 
@@ -267,6 +267,24 @@ def test_a_peer_that_asks_and_does_not_read(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # ---- ends ----
+
+
+def test_the_last_that_a_connection_says() -> None:
+    """It ends with its last stream when it goes away, and what that has said last goes first."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            peer.h2.close_connection()
+            await peer.send(number, HELLO + CLOSE, end_stream=True)
+            assert [frame.payload for frame in wire.parse(await peer.data(number, len(ANSWER) + 4))] == [
+                b"hello",
+                wire.close_payload(1000),
+            ]
+            await peer.until(StreamEnded, number)
+            await peer.until_the_end()
+
+    run(main)
 
 
 @pytest.mark.parametrize("how", ["end", "end, reset", "end, connection lost", "connection lost", "reset"])

@@ -197,7 +197,6 @@ class Http2Connection(asyncio.Protocol):
 
     def _fail(self, error: ProtocolError) -> None:
         """The peer broke a rule of HTTP/2. RFC 9113 5.4.1: it is told which, and that is the end for all."""
-        self._send()
         self.close()
         for stream in list(self.streams.values()):
             self._forget(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
@@ -311,6 +310,7 @@ class Http2Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Ends the connection, when what was said has been sent."""
+        self._send()
         if self.transport is not None:
             self.transport.close()
 
