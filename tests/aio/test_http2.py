@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import wire
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamEnded, StreamReset, WindowUpdated
 from net import Others, echo, hang_up, port_of, run, soon, until
@@ -20,6 +22,7 @@ from tunnel import Peer, knock
 import zcws
 from zcws.aio import http2, http2_stream
 from zcws.aio.http2 import PREFACE
+from zcws.aio.http2_accepting import Http2Server
 
 HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
 ANSWER = wire.frame(wire.TEXT, b"hello")
@@ -283,6 +286,45 @@ def test_the_last_that_a_connection_says() -> None:
             ]
             await peer.until(StreamEnded, number)
             await peer.until_the_end()
+
+
+def test_the_last_stream_ends_when_there_is_room_again() -> None:
+    """And the connection with it: asyncio must not be told that from inside of `resume_writing`."""
+    told: list[str] = []
+
+    class Transport(asyncio.Transport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return default
+
+        def is_closing(self) -> bool:
+            return "close" in told
+
+        def write(self, data: Any) -> None:
+            told.append("write")
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def close(self) -> None:
+            told.append("close")
+
+    async def main() -> None:
+        async with serve() as server:
+            protocol = Http2Server(server)
+            protocol.connection_made(Transport())
+            peer = H2Connection(H2Configuration(client_side=True))
+            peer.initiate_connection()
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
+            peer.send_headers(1, fields, end_stream=True)
+            peer.close_connection()
+            protocol.pause_writing()
+            protocol.data_received(peer.data_to_send())
+            told.clear()
+            protocol.resume_writing()
+            assert not told
+            await until(lambda: "close" in told)
+            assert told == ["write", "close"]
+            protocol.connection_lost(None)
 
     run(main)
 

@@ -155,7 +155,7 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self.flush()
+        self._flush_soon()  # not now: a transport that is closed in here says twice that it is (asyncio)
 
     def _give(self) -> None:
         """Each stream's owner gets all that has come for him, at once."""
