@@ -166,7 +166,9 @@ class Http2Stream(asyncio.Transport):
         """An owner that fails loses its stream, and the program is told, as by any other transport."""
         try:
             yield
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the CancelledError of a future that a callback looks at is one
             context = {"message": "an HTTP/2 stream failed", "exception": error, "transport": self}
             self._connection.loop.call_exception_handler(context)
             self.abort()
