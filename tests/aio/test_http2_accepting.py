@@ -30,6 +30,27 @@ def serve(handler: Any = echo, **options: Any) -> zcws.serve:
 # ---- requests ----
 
 
+def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its WebSockets give up, and then there is nobody but the connection to wait for it."""
+    monkeypatch.setattr(http2_accepting, "_IDLE", 0.05)
+    monkeypatch.setattr(http2_accepting, "_PATIENCE", 0.05)
+
+    async def main() -> None:
+        async def push(ws: zcws.WebSocket) -> None:
+            while True:
+                await ws.send(bytes(60_000))
+
+        async with serve(push, write_timeout=0.05, close_timeout=0.05) as server:
+            peer = Peer(*await asyncio.open_connection("127.0.0.1", port_of(server), limit=1), is_client=True)
+            await peer.begin(INITIAL_WINDOW_SIZE=2**30)
+            peer.h2.increment_flow_control_window(2**30)
+            await peer.opened()
+            await until(lambda: not server.handshakes)
+            await peer.close()
+
+    run(main)
+
+
 @pytest.mark.parametrize("case", ["another CONNECT", "no legal head", "going away"])
 def test_a_request_that_is_refused_and_has_been_reset_already(case: str) -> None:
     """In one read: it is nobody's end but its own."""

@@ -16,7 +16,8 @@
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
     resets, again and again                        the end of the connection: ENHANCE_YOUR_CALM
 
-A connection without streams ends after a while; one whose server shuts down, when its last stream has.
+A connection without streams ends after a while; one whose server shuts down, when its last stream has. Neither waits
+for ever for a client that does not read.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ __all__ = ["Http2Server", "Negotiation"]
 
 #: Seconds without a stream: browsers keep a connection for as long as they may, and open another when they need it.
 _IDLE = 60.0
+
+#: Seconds for a client to take what it is told last: without them one that does not read would be kept for ever.
+_PATIENCE = 10.0
 
 #: Streams that a client may reset at once, and each second besides: one that opens and resets them in a loop has us
 #: work at no cost of its own (CVE-2023-44487).
@@ -175,8 +179,8 @@ class Http2Server(Http2Connection):
     # ---- the end ----
 
     def _wait_for_streams(self, seconds: float | None) -> None:
-        self._stop_waiting()
-        if seconds is not None and self.transport is not None:
+        if seconds is not None and self.transport is not None and not self.transport.is_closing():
+            self._stop_waiting()
             self._idle = self.loop.call_later(seconds, self.go_away)
 
     def _stop_waiting(self) -> None:
@@ -190,6 +194,13 @@ class Http2Server(Http2Connection):
             self._is_going = True
             super().go_away(code)
         self._close_if_done()
+
+    def close(self) -> None:
+        """Ends the connection, when what was said has been sent, or its client has had time enough to take it."""
+        super().close()
+        self._stop_waiting()
+        if self.transport is not None:
+            self._idle = self.loop.call_later(_PATIENCE, self.abort)
 
     def _close_if_done(self) -> None:
         if self._is_going and not self.streams:
