@@ -30,6 +30,23 @@ def serve(handler: Any = echo, **options: Any) -> zcws.serve:
 # ---- requests ----
 
 
+def test_websockets_that_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy does for everybody who hangs up: that is no attack, and others share its connection."""
+    monkeypatch.setattr(http2_accepting, "_RESETS", 2)
+    monkeypatch.setattr(http2_accepting, "_RESETS_A_SECOND", 0)
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            first = await peer.opened()
+            for _ in range(5):
+                peer.h2.reset_stream(await peer.opened(), ErrorCodes.CANCEL)
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
 def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its WebSockets give up, and then there is nobody but the connection to wait for it."""
     monkeypatch.setattr(http2_accepting, "_IDLE", 0.05)

@@ -6,8 +6,8 @@ A WebSocket over HTTP/2 is every other one, on another transport, which is a str
              <----- write -----                 <-- h2 -------              <--- write ----
 
 Frames, header compression and the windows of flow control are h2's (the extra `http2`). What this file decides: whose
-turn it is to send, and what the streams hear of the peer and of the end. Who opens streams, and what a head
-means, is said in http2_accepting.py and http2_asking.py.
+turn it is to send, and what the streams hear of the peer and of the connection's end. Who opens streams, and what a
+head means, is said in http2_accepting.py and http2_asking.py.
 
 A stream that nobody reads keeps what has arrived, a window of it at most, and has no more sent to it. The connection's
 own window takes all of them at once, so that nobody waits for somebody else's reader.
@@ -227,6 +227,7 @@ class Http2Connection(asyncio.Protocol):
         """What comes before all else."""
         with contextlib.suppress(ProtocolError):  # the peer has just ended it, which is told next
             self._h2.send_headers(stream.number, self._head_of(stream, head))
+            stream.has_begun = True
 
     def wants_to_send(self, stream: Http2Stream) -> None:
         """It has bytes, or its end: they go out at the end of this turn at the latest."""

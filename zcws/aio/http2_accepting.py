@@ -14,7 +14,7 @@
     GET and so on                                  the same: a page of `process_request`, or a sentence
     a head that HTTP/1.1 cannot say                400
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
-    resets, again and again                        the end of the connection: ENHANCE_YOUR_CALM
+    resets of what was not answered, in a loop     the end of the connection: ENHANCE_YOUR_CALM
 
 A connection without streams ends after a while; one whose server shuts down, when its last stream has. Neither waits
 for ever for a client that does not read.
@@ -42,8 +42,9 @@ _IDLE = 60.0
 #: Seconds for a client to take what it is told last: without them one that does not read would be kept for ever.
 _PATIENCE = 10.0
 
-#: Streams that a client may reset at once, and each second besides: one that opens and resets them in a loop has us
-#: work at no cost of its own (CVE-2023-44487).
+#: Streams that a client may reset at once, and each second besides, before they have been answered: one that opens and
+#: resets them in a loop has us work at no cost of its own (CVE-2023-44487). What was open may end so: a proxy resets
+#: the stream of everybody who hangs up.
 _RESETS, _RESETS_A_SECOND = 100, 10
 
 
@@ -134,8 +135,9 @@ class Http2Server(Http2Connection):
             self._close_if_done()
 
     def _handle(self, event: Event) -> None:
+        stream = self.streams.get(getattr(event, "stream_id", 0))
         super()._handle(event)
-        if isinstance(event, StreamReset):
+        if isinstance(event, StreamReset) and not (stream and stream.has_begun):
             self._count_reset()
 
     def _count_reset(self) -> None:

@@ -75,6 +75,7 @@ class Http2Stream(asyncio.Transport):
 
     Attributes:
         has_all: the peer sends no more.
+        has_begun: our head is on its way.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Http2Stream(asyncio.Transport):
         super().__init__()
         self.number = number
         self.has_all: bool = False
+        self.has_begun: bool = False
         self._connection = connection
         self._protocol: Any = protocol
         self.is_websocket: bool = is_websocket
