@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
+from h2.events import DataReceived, RequestReceived, SettingsAcknowledged, StreamEnded, StreamReset
+from h2.settings import SettingCodes
 from net import Place, port_of, run, soon, swallow
 from tunnel import Http2Place, Peer
 
@@ -22,14 +23,14 @@ HELLO = wire.frame(wire.TEXT, b"hello")
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script, *, websockets: bool = True) -> AsyncIterator[str]:
+async def serving(script: Script, *, websockets: bool = True, **settings: int) -> AsyncIterator[str]:
     """A server whose every connection goes by `script`, when it has said what it speaks; its URI."""
     failures: list[BaseException] = []
 
     async def follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer, is_client=False)
         try:
-            await peer.begin(ENABLE_CONNECT_PROTOCOL=int(websockets))
+            await peer.begin(ENABLE_CONNECT_PROTOCOL=int(websockets), **settings)
             await script(peer)
         except BaseException as error:
             failures.append(error)
@@ -208,6 +209,21 @@ def test_a_server_that_goes_away_lets_us_go_on() -> None:
                 assert await soon(ws.recv()) == "hello"
                 await ws.send("still here")
             assert ws.close_code == 1000
+
+    run(main)
+
+
+def test_a_server_that_takes_no_streams_yet() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.until(SettingsAcknowledged)
+        peer.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        await peer.flush()
+        await answer_close(peer, await grant(peer))
+
+    async def main() -> None:
+        async with serving(script, MAX_CONCURRENT_STREAMS=0) as uri:
+            async with connect(uri):
+                pass
 
     run(main)
 

@@ -4,7 +4,7 @@
     ---------------------------------------------  ------------------------------------------------------------
     ALPN chose something else than h2              the opening handshake of HTTP/1.1 (asking.py)
     what is no HTTP/2                              HandshakeError
-    SETTINGS that allow an extended CONNECT        a stream, on which that handshake goes on
+    SETTINGS that allow an extended CONNECT        a stream, on which that handshake goes on, when it takes any
     SETTINGS that do not                           HandshakeError
     GOAWAY, and our stream is not among those      HandshakeError, or the end of the WebSocket
     that it still takes
@@ -75,11 +75,12 @@ class Http2Client(Http2Connection):
 
     def _ask(self) -> None:
         """The server has said what it speaks."""
-        if self._h2.remote_settings.enable_connect_protocol:
-            self._stream = self.open(self._h2.get_next_available_stream_id(), self._handshake)
-        else:
+        settings = self._h2.remote_settings
+        if not settings.enable_connect_protocol:
             self._handshake.fail(HandshakeError(_NO_WEBSOCKETS))
             self.abort()
+        elif settings.max_concurrent_streams:  # RFC 9113 6.5.2: if it is 0 now, it will say when that changes
+            self._stream = self.open(self._h2.get_next_available_stream_id(), self._handshake)
 
     def _answered(self, event: ResponseReceived) -> None:
         stream = self.streams.get(event.stream_id)
