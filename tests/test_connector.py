@@ -271,6 +271,12 @@ class TestRefusal:
             (b"HTTQ", "the server did not answer with HTTP; it began with b'HTTQ'"),
             (b"h" * 41, f"the server did not answer with HTTP; it began with b'{'h' * 40}' and so on"),
             (b"\x15\x03\x03", "the server answered with TLS: should the scheme be wss://?"),
+            (
+                b"\0\0\0\4",
+                "the server seems to speak HTTP/2, which http2=True is for; "
+                "else the SSLContext must not offer it (ALPN); "
+                r"it began with b'\x00\x00\x00\x04'",
+            ),
         ],
     )
     def test_what_is_no_http_at_all(self, data: bytes, text: str) -> None:

@@ -310,7 +310,7 @@ class TestStart:
         ("data", "reason", "after"),
         [
             (b"\x15\x03\x03\x00", "TLS", 1),
-            (b"\x00\x00\x12\x04", "not HTTP", 1),
+            (b"\x00\x00\x12\x04", "may be HTTP/2", 1),
             (b"\r\n", "not HTTP", 1),
             (b"HTTPS", "not HTTP", 5),
             (b"HTTP/1.1 101 Yes\nUpgrade: websocket\n\n", "LF alone", 17),

@@ -68,6 +68,7 @@ TLS_RECORDS = frozenset((0x15, 0x16))
 
 TLS_IN_THE_CLEAR = "this is TLS, and TLS is not spoken here: is the URI wss:// where ws:// is meant?"
 NOT_HTTP = "this is not HTTP, which is spoken here"
+HTTP_2 = "this may be HTTP/2"
 BARE_LF = "a line ends in LF alone: HTTP ends lines in CRLF (RFC 9112 2.2)"
 
 #: What may be given where received bytes are wanted.
@@ -229,6 +230,9 @@ def complaint(what: str, who: str, error: HttpError, encrypted: str) -> str:
         return f"{who} answered with TLS: should the scheme be {encrypted}?"
     if error.reason is NOT_HTTP:
         return f"{who} did not answer with HTTP"
+    if error.reason is HTTP_2:
+        hint = "which http2=True is for; else the SSLContext must not offer it (ALPN)"
+        return f"{who} seems to speak HTTP/2, {hint}"
     return f"{what} is not legal HTTP: {error.reason}"
 
 
@@ -243,6 +247,8 @@ def check_request_bytes(data: bytes) -> None:
 def check_response_bytes(data: bytes) -> None:
     """The same for a response."""
     check_no_tls(data)
+    if data[:1] == b"\0":  # RFC 9113 4.1: a frame of less than 64 KiB, as the first of a server is
+        raise HttpError(HTTPStatus.BAD_REQUEST, HTTP_2, seen=shown_start(data))
     if not b"HTTP/".startswith(data[:5]):
         raise HttpError(HTTPStatus.BAD_REQUEST, NOT_HTTP, seen=shown_start(data))
 
