@@ -30,6 +30,19 @@ def serve(handler: Any = echo, **options: Any) -> zcws.serve:
 # ---- requests ----
 
 
+def test_requests_that_are_refused_before_they_have_ended() -> None:
+    """They do not count as open: a client may have 100 of those."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            for _ in range(101):
+                number = await peer.ask(method="CONNECT", protocol="", scheme="", path="")
+                assert await peer.status(number) == "501"
+                assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.NO_ERROR
+
+    run(main)
+
+
 def test_websockets_that_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a proxy does for everybody who hangs up: that is no attack, and others share its connection."""
     monkeypatch.setattr(http2_accepting, "_RESETS", 2)

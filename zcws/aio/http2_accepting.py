@@ -168,6 +168,9 @@ class Http2Server(Http2Connection):
 
     def _refuse(self, number: int, status: int) -> None:
         self._h2.send_headers(number, [(":status", str(status))], end_stream=True)
+        if not self._h2.streams[number].closed:
+            # RFC 9113 8.1: what its client still says is of no interest. Or it would count as open until he has.
+            self._h2.reset_stream(number, ErrorCodes.NO_ERROR)
 
     def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
         return response_to(head, is_websocket=stream.is_websocket)
