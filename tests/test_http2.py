@@ -196,6 +196,11 @@ class TestResponseTo:
         assert response_to(head, is_websocket=True) == [(":status", str(of_websocket)), ("server", "zcws")]
         assert response_to(head, is_websocket=False) == [(":status", str(of_another)), ("server", "zcws")]
 
+    def test_more_lines_than_we_take(self) -> None:
+        """A program may say them, as it may over HTTP/1.1."""
+        head = Response(403, "", [(f"X{at}", "y") for at in range(200)]).serialize()
+        assert len(response_to(head, is_websocket=True)) == 201
+
     def test_what_is_of_a_connection_is_left_out(self) -> None:
         acceptor = WebSocketAcceptor(compression="deflate")
         asks = ("sec-websocket-extensions", "permessage-deflate")

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zcws.handshake import accept_value
-from zcws.headers import Headers
-from zcws.http import Request, Response, parse_request, parse_response, reason_phrase
+from zcws.headers import Headers, parse_lines
+from zcws.http import Request, Response, parse_request, reason_phrase
 
 __all__ = [
     "ALPN",
@@ -128,13 +128,14 @@ def response_to(head: bytes, *, is_websocket: bool) -> Fields:
     Args:
         is_websocket: whether it is for an extended CONNECT.
     """
-    response = parse_response(head, len(head))
-    status = response.status_code
+    first, _, rest = str(head, "latin-1").partition("\r\n")
+    headers = Headers.trusted(parse_lines(f"\r\n{rest}"))  # those of a program: limits are for a peer's
+    status = int(first.split(" ")[1])
     if status == 101:
         status = 200
     elif status == 426 or (is_websocket and 200 <= status < 300):
         status = 400
-    return [(":status", str(status)), *_without(response.headers, _HOP_BY_HOP)]
+    return [(":status", str(status)), *_without(headers, _HOP_BY_HOP)]
 
 
 def is_websocket(pseudo: dict[str, str]) -> bool:
