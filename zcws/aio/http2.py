@@ -59,7 +59,7 @@ class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not 
         return super().process_input(input_)  # type: ignore[no-any-return]
 
 
-class Protocol(H2Connection):  # type: ignore[misc]  # as above
+class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
     """RFC 9113 6.8: what is to be sent goes out after a GOAWAY as well. h2 drops it: heads, of which every later one
     depends (RFC 7541 2.2), room for more, answers to Settings and Pings."""
 
@@ -69,7 +69,7 @@ class Protocol(H2Connection):  # type: ignore[misc]  # as above
 
 def _make_h2(*, is_client: bool) -> H2Connection:
     """The protocol's state, which has said what we expect of the peer."""
-    h2 = Protocol(H2Configuration(client_side=is_client, header_encoding="latin-1"))
+    h2 = GoingConnection(H2Configuration(client_side=is_client, header_encoding="latin-1"))
     h2.state_machine = Going()
     wanted = {
         SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
