@@ -194,20 +194,19 @@ def test_what_has_arrived_for_a_stream_that_is_gone_is_given_back(monkeypatch: p
     run(main)
 
 
-def test_a_callback_that_fails_by_no_exception_ends_its_own_stream() -> None:
+def test_a_hook_that_fails_by_no_exception_ends_its_own_stream() -> None:
     """The result of a future that is cancelled is one that `except Exception` does not see."""
 
-    def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-        if ws.request is not None and ws.request.path == "/fails":
+    def hook(_: Any, request: zcws.Request) -> None:
+        if request.path == "/fails":
             raise asyncio.CancelledError
-        zcws.broadcast([ws], bytes(frame.payload), text=True)
 
     async def main() -> None:
         told: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
-        async with serve(None, on_frame=on_frame) as server, knock(port_of(server)) as peer:
-            first, second = await peer.opened("/fails"), await peer.opened()
-            peer.h2.send_data(first, HELLO)
+        async with serve(process_request=hook) as server, knock(port_of(server)) as peer:
+            second = await peer.opened()
+            first = await peer.ask("/fails")
             await peer.send(second, HELLO)
             await peer.until(StreamReset, first)
             assert await peer.data(second, len(ANSWER)) == ANSWER
