@@ -136,6 +136,12 @@ class TestRequestTo:
         head = request_from(request_to(connector().request(), secure=True))
         assert WebSocketAcceptor().respond(parse_request(head, len(head))).status_code == 101
 
+    def test_more_lines_than_are_taken_from_a_peer(self) -> None:
+        many = {f"X-{number}": "y" for number in range(200)}
+        asking = WebSocketConnector("ws://a/", entropy=bytes, additional_headers=many)
+        assert len(request_to(asking.request(), secure=False)) > 200
+        assert key_of(asking.request())
+
     def test_its_key(self) -> None:
         asking = connector()
         assert key_of(asking.request()) == asking.request_head.headers["sec-websocket-key"]

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 from zcws.handshake import accept_value
 from zcws.headers import Headers, parse_lines
-from zcws.http import Request, Response, parse_request, reason_phrase
+from zcws.http import Request, Response, reason_phrase
 
 __all__ = [
     "ALPN",
@@ -87,20 +87,20 @@ def request_from(fields: Iterable[tuple[str, str]]) -> bytes:
 
 def request_to(head: bytes, *, secure: bool) -> Fields:
     """An opening handshake of ours as an extended CONNECT."""
-    request = parse_request(head, len(head))
+    first, headers = _read(head)
     return [
         (":method", "CONNECT"),
         (":protocol", "websocket"),
         (":scheme", "https" if secure else "http"),
-        (":authority", request.headers["host"]),
-        (":path", request.path),
-        *_without(request.headers, {*_HOP_BY_HOP, "host"}),
+        (":authority", headers["host"]),
+        (":path", first[1]),
+        *_without(headers, {*_HOP_BY_HOP, "host"}),
     ]
 
 
 def key_of(head: bytes) -> str:
     """The key in an opening handshake of ours, which its answer has to be for."""
-    return parse_request(head, len(head)).headers["sec-websocket-key"]
+    return _read(head)[1]["sec-websocket-key"]
 
 
 def response_from(fields: Iterable[tuple[str, str]], key: str) -> bytes:
@@ -128,9 +128,8 @@ def response_to(head: bytes, *, is_websocket: bool) -> Fields:
     Args:
         is_websocket: whether it is for an extended CONNECT.
     """
-    first, _, rest = str(head, "latin-1").partition("\r\n")
-    headers = Headers.trusted(parse_lines(f"\r\n{rest}"))  # those of a program: limits are for a peer's
-    status = int(first.split(" ")[1])
+    first, headers = _read(head)
+    status = int(first[1])
     if status == 101:
         status = 200
     elif status == 426 or (is_websocket and 200 <= status < 300):
@@ -141,6 +140,12 @@ def response_to(head: bytes, *, is_websocket: bool) -> Fields:
 def is_websocket(pseudo: dict[str, str]) -> bool:
     """Whether these pseudo-header fields ask for a WebSocket. RFC 8441 4."""
     return pseudo.get(":method") == "CONNECT" and pseudo.get(":protocol") == "websocket"
+
+
+def _read(head: bytes) -> tuple[list[str], Headers]:
+    """The words of the first line, and the headers, of a head of ours: limits are for a peer's."""
+    first, _, rest = str(head, "latin-1").partition("\r\n")
+    return first.split(" "), Headers.trusted(parse_lines(f"\r\n{rest}"))
 
 
 def _split(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], Fields]:

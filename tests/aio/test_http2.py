@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -156,6 +157,42 @@ def test_many_streams_with_much_to_say_to_a_peer_that_is_slow(monkeypatch: pytes
             for number in numbers:
                 await peer.data(number, 3 * len(wire.frame(wire.BINARY, bytes(16_000))))
             await peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_many_small_frames_take_many_turns(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    """A read may bring 28,000, and each costs 25 us. What was said last counts also where the connection is gone."""
+    monkeypatch.setattr(http2, "_MOST_FRAMES", 10)
+    handle, turns, got = Http2Server._handle, Counter[int](), []
+
+    async def main() -> None:
+        async with Others() as others:
+
+            def counted(server: Http2Server, event: Any) -> None:
+                turns[others.turns] += 1
+                handle(server, event)
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                async for message in ws:
+                    got.append(message)
+                    await ws.send(message)
+
+            async with serve(handler) as server, knock(port_of(server)) as peer:
+                number = await peer.opened()
+                monkeypatch.setattr(Http2Server, "_handle", counted)
+                for _ in range(1000):
+                    peer.h2.ping(bytes(8))
+                peer.h2.send_data(number, HELLO)
+                await peer.flush()
+                if leaves:
+                    await peer.close()
+                    await until(lambda: not server.connections)
+                else:
+                    assert await peer.data(number, len(ANSWER)) == ANSWER
+        assert got == ["hello"]
+        assert max(turns.values()) <= (http2._MOST_LAST if leaves else 3 * 10)
 
     run(main)
 
