@@ -121,6 +121,20 @@ class TestTrust:
         made = route()
         assert made.security(made.uri) == made.security(made.uri)
 
+    def test_what_a_context_says_that_it_speaks(self) -> None:
+        """RFC 7301. A context of somebody's own says it from the first connection on, and not before."""
+        told: list[list[str]] = []
+
+        class Context(ssl.SSLContext):
+            def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+                told.append(alpn_protocols)
+
+        for http2 in (False, True):
+            made = route(ssl=Context(ssl.PROTOCOL_TLS_CLIENT), http2=http2)
+            assert not told
+            made.security(made.uri)
+        assert told == [["h2", "http/1.1"]]
+
     @pytest.mark.parametrize("kind", [str, pathlib.Path])
     def test_a_path(self, tmp_path: pathlib.Path, kind: Any) -> None:
         """Only what is in there is trusted."""
