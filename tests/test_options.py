@@ -25,6 +25,7 @@ from zcws.options import (
     checked_size,
     checked_wait,
     checked_write_limit,
+    water_marks,
 )
 
 
@@ -81,6 +82,23 @@ def test_several_hosts() -> None:
         TypeError, match=r"^host is a str, or several of them, or None for all addresses, not 5$"
     ):
         zcws.serve(coroutine, ["127.0.0.1", 5], 0)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("given", "marks"),
+    [
+        ((), (65_536, 16_384)),
+        ((1000,), (1000, 250)),
+        ((None, 10), (40, 10)),
+        ((5, 5), (5, 5)),
+        ((0,), (0, 0)),
+    ],
+)
+def test_water_marks(given: Any, marks: tuple[int, int]) -> None:
+    assert water_marks(*given) == marks
+    for wrong in ((1, 2), (-1,), (None, -1)):
+        with pytest.raises(ValueError, match="must be >="):
+            water_marks(*wrong)
 
 
 class TestSeconds:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import net
+import wire
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, Event, RequestReceived, ResponseReceived
@@ -25,7 +26,12 @@ from zcws.aio.http2_asking import Http2Client
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import ALPN, Fields, request_from, response_to
 
-__all__ = ["Http2Place", "Peer", "certificates", "knock"]
+__all__ = ["ANSWER", "CLOSE", "HELLO", "Http2Place", "Peer", "certificates", "knock", "serve"]
+
+#: What a client says of RFC 6455 on a stream, and what an echo answers to the first.
+HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
+CLOSE = wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY)
+ANSWER = wire.frame(wire.TEXT, b"hello")
 
 
 class Raw(asyncio.StreamReaderProtocol):
@@ -125,6 +131,11 @@ class Http2Place(net.Place):
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
+
+
+def serve(handler: Any = net.echo, **options: Any) -> zcws.serve:
+    """A server of ours, in the clear, for `Peer`s."""
+    return zcws.serve(handler, "127.0.0.1", 0, **{"http2": True, "ping_interval": None, **options})
 
 
 E = TypeVar("E", bound=Event)

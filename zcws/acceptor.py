@@ -36,6 +36,7 @@ from zcws.extensions import Agreement, check_subprotocols, parse_extensions, par
 from zcws.handshake import (
     NO_MASKING,
     SOFTWARE,
+    SWITCHED,
     NoMasking,
     accept_value,
     allows_no_masking,
@@ -63,10 +64,8 @@ SelectSubprotocol = Callable[[list[str]], str | None]
 #: Takes user name and password, and tells whether they are right.
 CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
-#: RFC 6455 4.2.2, 5: what every 101 says.
-GRANTED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-#: The same on the wire, up to the value of Sec-WebSocket-Accept.
-SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(GRANTED)}Sec-WebSocket-Accept: ".encode()
+#: RFC 6455 4.2.2, 5: how every 101 begins, up to the value of Sec-WebSocket-Accept.
+SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(SWITCHED)}Sec-WebSocket-Accept: ".encode()
 #: Terms remembered by a server, in each of two caches: the handful of browsers and libraries, each with the
 #: subprotocols in use. A key is at most a head long, so that a cache is half a megabyte at worst.
 REMEMBERED = 32
@@ -302,7 +301,7 @@ class WebSocketAcceptor:
         offered = headers.get_all("sec-websocket-extensions")
         self.agreement, terms = options.settle(tuple(offered), subprotocol)
         headers.release()
-        lines = [*GRANTED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
+        lines = [*SWITCHED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
         return Response(101, "Switching Protocols", Headers.trusted(lines))
 
     def refuse(self, error: HttpError, request: Request | None = None) -> Response:

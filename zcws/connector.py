@@ -35,6 +35,7 @@ from zcws.extensions import (
 from zcws.handshake import (
     NO_MASKING,
     SOFTWARE,
+    SWITCHED,
     VERSION,
     NoMasking,
     allows_no_masking,
@@ -155,7 +156,7 @@ class WebSocketConnector:
         check_additional("additional_headers", self._additional)
         # RFC 6455 4.1, the list of requirements for the request
         lines = [line for line in self._replaceable() if line[0] not in self._additional]
-        lines += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", self._key)]
+        lines += [*SWITCHED, ("Sec-WebSocket-Key", self._key)]
         lines.append(("Sec-WebSocket-Version", VERSION))
         if self._subprotocols:
             lines.append(("Sec-WebSocket-Protocol", ", ".join(self._subprotocols)))

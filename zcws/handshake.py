@@ -26,6 +26,7 @@ from zcws.http import HttpError, Request, Response
 __all__ = [
     "NO_MASKING",
     "SOFTWARE",
+    "SWITCHED",
     "VERSION",
     "NoMasking",
     "accept_value",
@@ -41,6 +42,8 @@ __all__ = [
 
 #: RFC 6455 4.1: the version of the protocol.
 VERSION = "13"
+#: RFC 6455 4.1 and 4.2.2: what a request says of the connection, and the 101 that grants it.
+SWITCHED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 #: RFC 6455 1.3: shows that the server speaks WebSocket, and not something that merely echoes.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: What only the handshake itself may say.

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zcws.handshake import accept_value
+from zcws.handshake import SWITCHED, accept_value
 from zcws.headers import Headers, parse_lines
 from zcws.http import Request, Response, reason_phrase
 
@@ -60,8 +60,6 @@ _HOP_BY_HOP = frozenset(
     )
 )
 
-_UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-
 
 def missing_h2() -> ImportError:
     """What to say where it is not installed."""
@@ -80,7 +78,7 @@ def request_from(fields: Iterable[tuple[str, str]]) -> bytes:
     host = pseudo.get(":authority") or ", ".join(value for name, value in lines if name == "host")
     upgrade: Fields = []
     if is_websocket(pseudo):
-        method, upgrade = "GET", [*_UPGRADE, ("Sec-WebSocket-Key", _KEY)]
+        method, upgrade = "GET", [*SWITCHED, ("Sec-WebSocket-Key", _KEY)]
     headers = Headers([("Host", host), *upgrade, *(line for line in lines if line[0] != "host")])
     return Request(path, headers, method).serialize()
 
@@ -115,7 +113,7 @@ def response_from(fields: Iterable[tuple[str, str]], key: str) -> bytes:
     pseudo, lines = _split(fields)
     status = int(pseudo[":status"])
     if 200 <= status < 300:  # RFC 8441 5: any of these; RFC 9110 9.3.6
-        status, ours = 101, [*_UPGRADE, ("Sec-WebSocket-Accept", accept_value(key))]
+        status, ours = 101, [*SWITCHED, ("Sec-WebSocket-Accept", accept_value(key))]
         lines = [line for line in lines if line[0] != "content-length"]
     else:
         ours = [("Connection", "close")]

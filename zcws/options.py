@@ -31,6 +31,7 @@ __all__ = [
     "CLIENT_HINTS",
     "LONGEST",
     "SERVER_HINTS",
+    "USUAL_MARKS",
     "NoOptions",
     "Timeouts",
     "check_place",
@@ -42,11 +43,15 @@ __all__ = [
     "checked_size",
     "checked_wait",
     "checked_write_limit",
+    "water_marks",
 ]
 
 #: The longest wait in seconds: poll() counts milliseconds in 31 bits, which are over after 24.8 days. What is longer
 #: is cut to this; `math.inf` and None are for ever.
 LONGEST = 2_000_000
+
+#: Bytes that may wait in a transport before whoever writes is told to stop, and to go on: asyncio's own.
+USUAL_MARKS = (64 * 1024, 16 * 1024)
 
 _SIZE = "a number of bytes (int, 0 or more) or None"
 _WRITE_LIMIT = "a number of bytes (int, 0 or more), or a pair of them: high, and low or None"
@@ -224,6 +229,17 @@ def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int,
     low = _counted("write_limit", low, _WRITE_LIMIT)
     if low > high:
         raise ValueError(f"write_limit is {_WRITE_LIMIT}: {value!r} has the low one first")
+    return high, low
+
+
+def water_marks(high: int | None = None, low: int | None = None) -> tuple[int, int]:
+    """The same for a transport of ours, as asyncio's understand it: both marks, where one or none is given."""
+    if high is None:
+        high = USUAL_MARKS[0] if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
     return high, low
 
 

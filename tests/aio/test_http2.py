@@ -18,21 +18,13 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamEnded, StreamReset, WindowUpdated
 from net import Others, echo, hang_up, port_of, run, soon, until
-from tunnel import Peer, knock
+from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
-from zcws.aio import http2, http2_stream
+from zcws.aio import http2
 from zcws.aio.http2 import PREFACE
 from zcws.aio.http2_accepting import Http2Server
-
-HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
-ANSWER = wire.frame(wire.TEXT, b"hello")
-CLOSE = wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY)
-
-
-def serve(handler: Any = echo, **options: Any) -> zcws.serve:
-    return zcws.serve(handler, "127.0.0.1", 0, **{"http2": True, "ping_interval": None, **options})
-
+from zcws.options import USUAL_MARKS
 
 # ---- whose turn it is ----
 
@@ -93,7 +85,7 @@ def test_a_peer_that_is_slow_holds_up_its_own_stream() -> None:
             async with Others() as others:
                 await until(lambda: waiting and not waiting[0].is_writable)
                 count = len(waiting)
-                assert count * 10_000 < 65_535 + 2 * http2_stream._HIGH
+                assert count * 10_000 < 65_535 + 2 * USUAL_MARKS[0]
                 number = await peer.opened("/echo")
                 assert others.turns and len(waiting) == count
             await peer.send(number, HELLO)

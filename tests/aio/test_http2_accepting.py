@@ -12,20 +12,11 @@ import wire
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from net import Place, echo, hang_up, port_of, request, run, soon, until
-from tunnel import Peer, knock
+from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
 from zcws.aio import http2_accepting
 from zcws.aio.http2 import PREFACE
-
-HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
-ANSWER = wire.frame(wire.TEXT, b"hello")
-CLOSE = wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY)
-
-
-def serve(handler: Any = echo, **options: Any) -> zcws.serve:
-    return zcws.serve(handler, "127.0.0.1", 0, **{"http2": True, "ping_interval": None, **options})
-
 
 # ---- requests ----
 

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 import wire
 from net import echo, port_of, request, run, until
+from tunnel import ANSWER, HELLO, serve
 
 import zcws
 from zcws.aio.http2_asking import Http2Client
 from zcws.aio.http2_stream import Http2Stream
-
-HELLO = wire.frame(wire.TEXT, b"hello", key=wire.KEY)
-ANSWER = wire.frame(wire.TEXT, b"hello")
 
 
 class Rider(asyncio.Protocol):
@@ -57,20 +55,26 @@ class Rider(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def riding(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]]:
-    """A rider whose WebSocket is open."""
+async def mounted(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]]:
+    """A rider that has said nothing yet."""
     loop = asyncio.get_running_loop()
-    async with zcws.serve(handler, "127.0.0.1", 0, http2=True, close_timeout=0.1) as server:
+    async with serve(handler, close_timeout=0.1) as server:
         rider = Rider(loop)
         client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
         await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
-        stream = await rider.done
+        yield rider, await rider.done
+        client.abort()
+        await until(lambda: "lost" in rider.told)
+
+
+@contextlib.asynccontextmanager
+async def riding(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]]:
+    """A rider whose WebSocket is open."""
+    async with mounted(handler) as (rider, stream):
         stream.write(request())
         await until(lambda: rider.data.endswith(b"\r\n\r\n"))
         rider.data = b""
         yield rider, stream
-        client.abort()
-        await until(lambda: "lost" in rider.told)
 
 
 def test_bytes_of_every_kind() -> None:
@@ -88,17 +92,10 @@ def test_bytes_of_every_kind() -> None:
 
 def test_a_head_in_pieces() -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with zcws.serve(echo, "127.0.0.1", 0, http2=True, close_timeout=0.1) as server:
-            rider = Rider(loop)
-            client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
-            await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
-            stream = await rider.done
+        async with mounted() as (rider, stream):
             for byte in request() + HELLO:
                 stream.write(bytes([byte]))
             await until(lambda: rider.data.endswith(b"\r\n\r\n" + ANSWER))
-            client.abort()
-            await until(lambda: "lost" in rider.told)
 
     run(main)
 
@@ -259,12 +256,7 @@ class TestEnds:
         """There is nothing to end: it is cancelled."""
 
         async def main() -> None:
-            loop = asyncio.get_running_loop()
-            async with zcws.serve(echo, "127.0.0.1", 0, http2=True) as server:
-                rider = Rider(loop)
-                client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
-                await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
-                stream = await rider.done
+            async with mounted() as (rider, stream):
                 getattr(stream, how)()
                 await until(lambda: rider.told == ["lost"])
 

@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from h2.errors import ErrorCodes
 
+from zcws.options import USUAL_MARKS, water_marks
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Carrier", "Http2Stream"]
-
-#: Bytes that wait in a stream before its owner is told to wait, and before he may go on: as in any other transport.
-_HIGH, _LOW = 64 * 1024, 16 * 1024
-
 
 #: What the connection knows and no stream may touch: who reads from those, or writes, does so for all.
 _OF_ALL = frozenset(("pipe", "socket", "ssl_object"))
@@ -96,7 +94,7 @@ class Http2Stream(asyncio.Transport):
         self._head: bytearray | None = bytearray()  # ours, until it is whole
         self._waiting: deque[memoryview] = deque()
         self._size = 0  # bytes of that
-        self._high, self._low = _HIGH, _LOW
+        self._high, self._low = USUAL_MARKS
         self._is_full = False  # and the owner knows
         self._held: deque[memoryview] = deque()  # has arrived, and nobody reads
         self._reads = True
@@ -211,7 +209,7 @@ class Http2Stream(asyncio.Transport):
     # ---- the way out ----
 
     def write(self, data: Buffer) -> None:
-        if self._closing or self._ends or self._is_lost:
+        if self._closing or self._ends:
             return
         # What is not bytes may be used again by whoever gave it.
         view = memoryview(data if isinstance(data, bytes) else bytes(data)).cast("B")
@@ -278,9 +276,7 @@ class Http2Stream(asyncio.Transport):
         return self._low, self._high
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is None:
-            high = _HIGH if low is None else 4 * low
-        self._high, self._low = high, high // 4 if low is None else low
+        self._high, self._low = water_marks(high, low)
         self._see_full()
         self._see_room()
 
@@ -310,10 +306,10 @@ class Http2Stream(asyncio.Transport):
             self._finish()
 
     def is_closing(self) -> bool:
-        return self._closing or self._is_lost
+        return self._closing
 
     def close(self) -> None:
-        if not self._closing and not self._is_lost:
+        if not self._closing:
             self._closing = True
             if self._ended:
                 self._finish()

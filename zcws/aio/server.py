@@ -459,7 +459,6 @@ class serve:
             "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
         }
         self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
-        self._has_http2 = http2
         self._server: Server | None = None
 
     async def _listen(self) -> Server:
@@ -482,7 +481,7 @@ class serve:
             others.setdefault("ssl_handshake_timeout", LONGEST if timeout is None else timeout or _SHORTEST)
         listening = await create(lambda: self._begin(server), ssl=self._ssl, **others, start_serving=False)
         try:
-            if not self._has_http2 and has_door(listening.sockets, secure=self._ssl is not None):
+            if self._begin is ServerHandshake and has_door(listening.sockets, secure=self._ssl is not None):
                 server.open_door(listening, others.get("backlog", BACKLOG))
             else:
                 server.listen(listening)

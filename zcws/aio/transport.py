@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
+from zcws.options import USUAL_MARKS, water_marks
 from zcws.payloads import behind, cut
 from zcws.scratch import SCRATCH_CAPACITY
 
@@ -136,7 +137,7 @@ class EngineTransport(asyncio.Transport):
         self._protocol = protocol
         self.backlog: list[Buffer] = []
         self.backlog_size: int = 0
-        self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own
+        self._high, self._low = USUAL_MARKS
         self._paused_protocol = False
         self._reading = True
         self.closing: bool = False
@@ -427,13 +428,7 @@ class EngineTransport(asyncio.Transport):
         return self._low, self._high
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is None:
-            high = 64 * 1024 if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
+        self._high, self._low = water_marks(high, low)
 
     # ---- the end ----
 

@@ -20,7 +20,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from zcws.acceptor import GRANTED, AcceptorOptions, WebSocketAcceptor, offered_subprotocols
+from zcws.acceptor import AcceptorOptions, WebSocketAcceptor, offered_subprotocols
 from zcws.aio.ending import end_writing
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import hand_over, take_up_backlog
@@ -28,7 +28,7 @@ from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.deflate import Deflate
-from zcws.handshake import accept_value, check_request
+from zcws.handshake import SWITCHED, accept_value, check_request
 from zcws.headers import Headers
 from zcws.http import HttpError, Request, Response, reason_phrase
 
@@ -245,7 +245,7 @@ class Opening(asyncio.Protocol):
         assert request is not None and transport is not None
         offered = request.headers.get_all("sec-websocket-extensions")
         agreement, terms = self._options.settle(tuple(offered), subprotocol)
-        answer = Headers([*GRANTED, ("Sec-WebSocket-Accept", accept_value(self._key)), *terms])
+        answer = Headers([*SWITCHED, ("Sec-WebSocket-Accept", accept_value(self._key)), *terms])
         answer.update(headers)
         answer.update(self._defaults(answer))
         connection = Connection(
