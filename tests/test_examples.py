@@ -221,6 +221,18 @@ def test_extras_are_spelled_for_a_clone(page: Path) -> None:
     assert page.read_text(encoding="utf-8").count("zcws[") == (1 if explains else 0)
 
 
+def test_the_table_of_ratios_is_what_its_command_prints() -> None:
+    page = PAGES[0].read_text(encoding="utf-8")
+    command = re.search(r"`python -m (benchmarks\.ratios) (\S+)`", page)
+    assert command
+    files = sorted(ROOT.glob(command[2]))
+    done = subprocess.run(
+        [sys.executable, "-m", command[1], *files], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len(files) > 1
+    assert f"\n\n{done.stdout}\n" in page
+
+
 def test_the_index_leads_to_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
