@@ -56,6 +56,7 @@ HOUSE: list[tuple[float, str]] = [
     (3.6, "controls"),  # those among what has arrived
     (3.5, "inlet"),  # the network's side of reading
     (3.4, "outcome"),  # how that ends
+    (3.3, "waiting"),  # what it ends behind
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written

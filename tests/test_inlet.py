@@ -136,7 +136,7 @@ def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> No
     assert not connection.reader.is_idle
     assert connection.receive_bytes(stream[used:]) == 0
     messages = 0
-    while used < len(stream) or connection.reader.is_pending:
+    while used < len(stream) or connection.reader.rows_waiting:
         while connection.read_message() is not NEED_MORE:
             messages += 1
         assert not connection.reader.is_full
@@ -877,11 +877,11 @@ def test_a_payload_buffer_survives_its_connection(bad: bytes) -> None:
 
 def test_what_a_driver_asks() -> None:
     reader = connect().reader
-    assert (reader.is_pending, reader.has_news, reader.is_idle, reader.is_full) == (False, False, True, False)
+    assert (reader.rows_waiting, reader.has_news, reader.is_idle, reader.is_full) == (0, False, True, False)
     reader.receive_bytes(memoryview(wire.frame(TEXT, b"x")))
-    assert (reader.is_pending, reader.has_news, reader.is_idle, reader.is_full) == (True, True, False, False)
+    assert (reader.rows_waiting, reader.has_news, reader.is_idle, reader.is_full) == (1, True, False, False)
     reader.read_frame()
-    assert (reader.is_pending, reader.has_news, reader.is_idle) == (False, False, False)
+    assert (reader.rows_waiting, reader.has_news, reader.is_idle) == (0, False, False)
     assert reader.read_frame() is NEED_MORE
     assert reader.is_idle
     reader.receive_bytes(memoryview(wire.frame(TEXT, b"\xff")))
@@ -1018,7 +1018,7 @@ def test_a_whole_frame_that_lands_alone_is_a_row_and_the_reader_stays_idle() -> 
         assert isinstance(row, list)
         opcode, start, stop = row
         assert (opcode & 0x0F, reader.landing.memory[start:stop]) == (what, payload)
-        assert (reader.is_idle, reader.is_pending, reader.holds(reader.landing)) == (True, False, False)
+        assert (reader.is_idle, reader.rows_waiting, reader.holds(reader.landing)) == (True, 0, False)
     assert (rings(pool), reader.messages, reader.frames) == (1, 3, 3)
     assert connection.read_message() is NEED_MORE
 
@@ -1090,20 +1090,6 @@ def test_an_end_that_lands_alone_takes_effect(end: bytes, code: int) -> None:
     with pytest.raises(ConnectionClosed) as caught:
         connection.read_message()
     assert caught.value.code == code
-
-
-# ---- what waits ----
-
-
-def test_rows_waiting_counts_frames_however_they_wait() -> None:
-    connection = connect()
-    assert connection.reader.rows_waiting == 0
-    send(connection, wire.frame(TEXT, b"x") * 3)
-    assert connection.reader.rows_waiting == 3
-    connection.read_message()
-    assert connection.reader.rows_waiting == 2
-    send(connection, wire.frame(TEXT, b"x"))
-    assert connection.reader.rows_waiting == 3
 
 
 # ---- limits, and the memory that an announcement costs ----
@@ -1192,48 +1178,3 @@ def test_who_has_closed_it(end: Callable[[Connection], object], by_us: bool) -> 
     connection = connect()
     end(connection)
     assert connection.reader.is_closed_here is by_us
-
-
-# ---- rows that wait, and more that come ----
-
-
-@either
-def test_what_waits_is_not_touched_by_what_comes(mirrored: bool) -> None:
-    """A peer chooses how much waits where nobody reads, and in how many pieces more of it comes: that was quadratic."""
-    connection = connect(Pool(65536, mirrored=mirrored))
-    reader = connection.reader
-    for i in range(2):
-        send(connection, wire.frame(TEXT, b"%d" % i))
-    waiting = reader._batch
-    for i in range(2, 1000):
-        send(connection, wire.frame(TEXT, b"%d" % i))
-    assert reader._batch is waiting
-    assert [connection.read_message() for _ in range(1000)] == [str(i) for i in range(1000)]
-    assert connection.read_message() is NEED_MORE
-    assert reader._columns is None
-
-
-@either
-def test_what_has_been_read_is_let_go_of_though_more_comes(mirrored: bool) -> None:
-    connection = connect(Pool(65536, mirrored=mirrored))
-    reader, sent, read = connection.reader, 0, 0
-    for _ in range(1000):
-        for _ in range(3 if sent < 90 else 2):
-            send(connection, wire.frame(TEXT, b"%d" % sent))
-            sent += 1
-        for _ in range(2):
-            assert connection.read_message() == str(read)
-            read += 1
-        assert reader.rows_waiting == sent - read
-        assert reader._columns is None or len(reader._columns[1]) <= 2 * reader.rows_waiting + 3
-
-
-def test_a_close_behind_data_that_came_in_pieces_waits_for_it() -> None:
-    connection = connect()
-    for i in range(3):
-        send(connection, wire.frame(TEXT, b"%d" % i))
-    send(connection, wire.frame(CLOSE))
-    assert not connection.reader.is_concluded
-    assert [connection.read_message() for _ in range(3)] == ["0", "1", "2"]
-    with pytest.raises(ConnectionClosed):
-        connection.read_message()

@@ -790,7 +790,7 @@ def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hol
     ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(TEXT, b"kept"), at=9)
     view = frame.payload if hold else b"kept"
     reader.keep_frame(frame, ring, stop)
-    assert (reader.holds(ring), reader.is_idle, reader.is_pending) == (True, False, False)
+    assert (reader.holds(ring), reader.is_idle, reader.rows_waiting) == (True, False, 0)
     assert (ring.tail, ring.head) == (9, stop)
     pool.common = None  # what an engine does with a ring that somebody keeps
     # What comes meanwhile comes behind it, and is not looked at before the next read.
@@ -894,9 +894,9 @@ def test_a_good_end_gives_the_ring_and_the_buffer_back() -> None:
     ring = pool.landing
     assert ring is not None
     send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
-    assert connection.reader.is_pending
+    assert connection.reader.rows_waiting
     assert connection.reader.has_ended_well()
-    assert (connection.reader._ring, connection.reader.is_pending, buffer.reader) == (None, False, None)
+    assert (connection.reader._ring, connection.reader.rows_waiting, buffer.reader) == (None, 0, None)
     assert pool.landing is ring
 
 

@@ -15,10 +15,8 @@ takes a message, a read asks for no more than the beginning of the next: its res
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -32,20 +30,16 @@ from zcws.kernel import ffi, lib
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
-from zcws.rows import LAST, ROW, Rows, copy_words, kinds_of, spans_of
+from zcws.rows import LAST, ROW, Rows, copy_words
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["NO_ROWS", "Inlet"]
+__all__ = ["Inlet"]
 
 _HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _scan, _land = lib.zcws_scan, lib.zcws_land
-
-#: What has come to its end stays there: all who have nothing can share it.
-NO_ROWS: Iterator[Any] = iter(())
-next(NO_ROWS, None)
 
 _PING = OpCode.PING
 
@@ -79,14 +73,10 @@ class Inlet(Outcome):
         on_pong: called with the payload of each Pong when it arrives.
         pool: where the rings come from.
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
-        ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
         streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
     """
 
     __slots__ = (
-        "_alike",
-        "_batch",
-        "_columns",
         "_controls",
         "_elsewhere",
         "_frame",
@@ -100,7 +90,6 @@ class Inlet(Outcome):
         "_remaining",
         "_ring",
         "_wants_wide",
-        "_words",
         "discarding",
         "eager",
         "is_idle",
@@ -108,7 +97,6 @@ class Inlet(Outcome):
         "on_pong",
         "pool",
         "pours",
-        "ready",
         "streaming",
     )
 
@@ -126,13 +114,6 @@ class Inlet(Outcome):
 
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
-        self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows that have not been read
-        self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
-        # Many rows that are alike, those included that have been read since: good while `_words` is the second.
-        self._alike: tuple[Rows, Iterator[object]] | None = None
-        # The columns of rows that wait, to which more can be added: good while `_words` runs over the first of them.
-        self._columns: tuple[Iterator[int], list[int], array[int], array[int]] | None = None
-        self.ready: Iterator[str | bytes] = NO_ROWS
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
         self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
@@ -183,7 +164,7 @@ class Inlet(Outcome):
         if ring is None or self._is_over:
             self._offered = wide = self.pool.land_wide() if self.pours else None
             return (wide or self.landing).whole
-        if self._frame is None and not self.is_pending:
+        if self._frame is None and not self.rows_waiting:
             ring = self._settle(ring)
             if self._wants_wide:
                 ring = self._widen(ring)
@@ -209,7 +190,7 @@ class Inlet(Outcome):
             self._next = 0
             self.is_idle = False
         ring.head += count
-        if status == MORE or not self.is_pending:
+        if status == MORE or not self.rows_waiting:
             news = self._scan_ring(ring)
             if count * _MUCH > ring.capacity:
                 self._see_pouring(ring, count)
@@ -251,20 +232,10 @@ class Inlet(Outcome):
         self._eof = True
         self.is_idle = False
         # RFC 6455 5.5.1: once our Close is out nothing can be answered, so the end has nothing to wait for.
-        if self.discarding or not (later or self.is_pending or self._pieces or self._status == FULL):
+        if self.discarding or not (later or self.rows_waiting or self._pieces or self._status == FULL):
             self.conclude()
 
     # ---- what a driver asks ----
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether rows wait to be read."""
-        return length_hint(self._words) > 0
-
-    @property
-    def rows_waiting(self) -> int:
-        """How many rows wait to be read."""
-        return length_hint(self._words)
 
     @property
     def is_full(self) -> bool:
@@ -382,7 +353,7 @@ class Inlet(Outcome):
         if (
             self._status == CLOSED
             and len(words) == ROW
-            and not (self.discarding or self.is_pending or self._pieces)
+            and not (self.discarding or self.rows_waiting or self._pieces)
         ):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
@@ -403,58 +374,6 @@ class Inlet(Outcome):
         if self._is_over and not self._pieces and not self._data_waits():
             self.conclude()
             self._drop_message()
-
-    def _data_waits(self) -> bool:
-        """Whether there is data among the rows that wait, right behind `_add_rows`."""
-        kinds = self._columns[1]  # type: ignore[index]  # that has made them
-        return any(what & 0x0F < OpCode.CLOSE for what in kinds[len(kinds) - length_hint(self._words) :])
-
-    def _pending_words(self) -> list[int]:
-        """The rows that have not been read, three words each; none are left after this."""
-        return [word for row in self._batch for word in row]
-
-    def _set_rows(self, words: list[int]) -> None:
-        """These rows wait to be read, and no others."""
-        self.ready = NO_ROWS
-        self._words = left = iter(words[::ROW])
-        self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
-
-    def _add_rows(self, words: list[int]) -> None:
-        """These wait behind those that do. What that costs does not depend on how many those are, which is the peer's
-        choice where nobody reads; and they take 24 bytes each."""
-        columns, waiting = self._columns, length_hint(self._words)
-        if waiting and columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
-            # An iterator that is not exhausted sees what is appended: the kinds come last, as it asks for them first.
-            _, kinds, starts, stops = columns
-            stops.extend(words[2::ROW])
-            starts.extend(words[1::ROW])
-            kinds += words[::ROW]
-            return
-        # None can be added to yet; or most have been read, and are let go of.
-        words[:0] = self._pending_words()
-        self.ready = NO_ROWS
-        kinds, starts, stops = words[::ROW], array("Q", words[1::ROW]), array("Q", words[2::ROW])
-        self._words = left = iter(kinds)
-        self._batch = zip(left, starts, stops)  # noqa: B905  `strict` costs as much as a row
-        self._columns = left, kinds, starts, stops
-
-    def _set_many(self, rows: Rows) -> None:
-        """The same for many."""
-        kinds = kinds_of(rows)
-        if kinds.count(kinds[0]) != len(kinds):
-            self._set_rows(list(rows))
-            return
-        self.ready = NO_ROWS
-        self._words = left = iter(kinds)
-        self._alike = rows, left
-        # Made from the table with the first step.
-        self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
-
-    def _take_alike(self) -> Rows:
-        """Of the many that are alike those that wait. None are, when others do."""
-        rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
-        self._alike = None
-        return rows[len(rows) - ROW * length_hint(left) :] if left is self._words else rows[:0]
 
     def _see_controls(self, words: list[int], ring: Ring) -> None:
         """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
@@ -480,12 +399,12 @@ class Inlet(Outcome):
             self._see_controls(words[_HEAD:], ring)
         if self._is_over:
             self.conclude()
-        if not self.is_pending and self._frame is None:
+        if not self.rows_waiting and self._frame is None:
             self._release()
 
     def give_up(self) -> None:
         """Nobody reads what is left, or may: a fault, or we have closed and a buffer or the ring is wanted."""
-        self._set_rows([])
+        self._drop_rows()
         self._forget_frame()
         self._drop_message()
 
@@ -627,7 +546,7 @@ class Inlet(Outcome):
     def discard(self) -> None:
         """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""
         self.discarding = True
-        if not self.is_pending:
+        if not self.rows_waiting:
             self._drop_message()
         if self._status == FULL and self._ring is not None:
             # A finalizer may close us between another reader's scan and the moment when it takes the table.
@@ -644,13 +563,13 @@ class Inlet(Outcome):
             self._status = STOPPED
             self.is_idle = False
             self._concluded = True
-            if not self.is_pending:
+            if not self.rows_waiting:
                 self._drop_message()
             self._bridge.end()
 
     def tear(self, code: int, reason: str) -> None:
         """The same where something has come in between, and nobody knows what of it is whole: nothing can be read."""
-        self._set_rows([])
+        self._drop_rows()
         self._eof = True
         self.stop(code, reason)
 
@@ -662,9 +581,3 @@ def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, comp
     state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
     state.masked, state.rsv1 = masked, compressed
     return state[0]
-
-
-def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
-    """The rows of a table, one by one; `left` has something for each."""
-    starts, stops = spans_of(rows)
-    return zip(left, starts, stops)  # noqa: B905

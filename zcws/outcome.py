@@ -1,6 +1,6 @@
 """How the stream from the peer ends: when, whose doing that is, and as which error it is told.
 
-It ends behind the rows that have been scanned and not been read. What stands there is `_status`:
+It ends behind the rows that wait (waiting.py). What stands there is `_status`:
 
     MORE       nothing yet
     FULL       rows that the table had no room for: scan again when these have been read
@@ -8,7 +8,7 @@ It ends behind the rows that have been scanned and not been read. What stands th
     1 to 19    the peer's mistake, or that there was no memory for what it said (zcws/errors.py, FAULTS)
     STOPPED    a reason of ours
 
-The last three, and the end of the bytes, take effect with `conclude`. The bytes and their rows: inlet.py, above this.
+The last three, and the end of the bytes, take effect with `conclude`. The bytes: inlet.py, above this.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from zcws.errors import (
 )
 from zcws.frame import close_payload, code_and_reason
 from zcws.kernel import lib
+from zcws.waiting import Waiting
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -39,7 +40,7 @@ __all__ = ["CLOSED", "FULL", "MORE", "STOPPED", "Outcome"]
 MORE, FULL, CLOSED, STOPPED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED, -1
 
 
-class Outcome:
+class Outcome(Waiting):
     """What is known of the end of one stream.
 
     Attributes:
@@ -59,6 +60,7 @@ class Outcome:
     )
 
     def __init__(self, bridge: Bridge, state: CData, *, max_size: int, max_fragments: int) -> None:
+        super().__init__()
         self._bridge = bridge
         self.state: CData = state
         self._max_size = max_size
@@ -69,12 +71,7 @@ class Outcome:
         self._concluded = False
         self._eof = False
 
-    # ---- what whoever has the rows does: nobody makes an Outcome by itself ----
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether rows wait to be read."""
-        raise NotImplementedError
+    # ---- what whoever has the message does: nobody makes an Outcome by itself ----
 
     def _drop_message(self) -> None:
         """The message in progress will never be whole."""
@@ -121,7 +118,7 @@ class Outcome:
             last = Reply(OpCode.CLOSE, self._peer_close or b"")
         elif self._is_over:
             last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
-        if not self.is_pending:
+        if not self.rows_waiting:
             self._drop_message()
         self._bridge.end(last)
 

@@ -25,10 +25,10 @@ from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.controls import Controls
 from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, ReceivedSource
-from zcws.inlet import NO_ROWS
 from zcws.outcome import FULL, MORE
 from zcws.pool import Pool
 from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST, WHOLE
+from zcws.waiting import NO_ROWS
 
 __all__ = ["AT_ONCE", "Piece", "PieceReader"]
 

@@ -36,7 +36,6 @@ from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
-from zcws.inlet import NO_ROWS
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
@@ -53,6 +52,7 @@ from zcws.rows import (
     as_table,
     spans_of,
 )
+from zcws.waiting import NO_ROWS
 
 __all__ = ["Reader"]
 
@@ -409,7 +409,7 @@ class Reader(PieceReader):
         rows = self._take_alike()
         if not rows or (rows[0] != WHOLE_TEXT and rows[0] != WHOLE_BINARY):
             return None
-        self._words = self._batch = NO_ROWS
+        self._drop_rows()
         return self._ring_batch(as_table(rows), WHOLE[rows[0]])
 
     def _whole_frames(self, rows: list[Sequence[int]]) -> Batch | None:
@@ -490,7 +490,7 @@ class Reader(PieceReader):
         # The last row is the Close itself.
         if self.rows_waiting > 1 or close[:2] not in _GOOD_ENDS:
             return False
-        self._words = self._batch = NO_ROWS
+        self._drop_rows()
         self._forget_frame()
         self._drop_message()
         self._drop_ring()

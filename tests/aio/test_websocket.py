@@ -296,7 +296,7 @@ class TestWaitClosed:
                     if begins == "before the end":
                         await until(lambda: ws._waiters)
                     await peer.send(wire.TEXT, b"unread")
-                    await until(lambda: ws._reader.is_pending)
+                    await until(lambda: ws._reader.rows_waiting)
                     if how == "reset":
                         peer.reset()
                 await until(lambda: not server.connections)

@@ -98,7 +98,7 @@ class Callbacks(Ending):
             frame = reader.read_frame()
             if frame is NEED_MORE:
                 self._resume_reading()
-                return reader.is_pending  # what came late
+                return reader.rows_waiting > 0  # what came late
             if frame.opcode is _CLOSE:
                 continue  # it is told by the end callbacks, also where it comes alone
             try:
@@ -122,7 +122,7 @@ class Callbacks(Ending):
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        if self._on_frame is None or (self._reader.is_concluded and not self._reader.is_pending):
+        if self._on_frame is None or (self._reader.is_concluded and not self._reader.rows_waiting):
             return  # nearly always: nothing is left
         try:
             while self._show_share(self._on_frame):

@@ -1,0 +1,111 @@
+"""Rows that wait: what C has found on one connection, in order, and nobody has read yet.
+
+They are not kept as objects. `_batch` makes each when it is asked for. What it goes by, `_words`, has something for
+each of those that are left: its length hint says how many they are. They have one of three shapes:
+
+    few, or not alike      three columns of a list
+    many that are alike    a copy of C's table: unfolded when somebody wants one of its rows (`_alike` knows the table)
+    more behind others     columns that can be added to (`_columns` knows them)
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import length_hint
+from typing import Any
+
+from zcws.rows import CONTROL, ROW, Rows, kinds_of, spans_of
+
+__all__ = ["NO_ROWS", "Waiting"]
+
+#: What has come to its end stays there: all who have nothing can share it.
+NO_ROWS: Iterator[Any] = iter(())
+next(NO_ROWS, None)
+
+
+class Waiting:
+    """The rows of one connection that wait to be read.
+
+    Attributes:
+        ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
+    """
+
+    __slots__ = ("_alike", "_batch", "_columns", "_words", "ready")
+
+    def __init__(self) -> None:
+        self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows
+        self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
+        # Many rows that are alike, those included that have been read since: good while `_words` is the second.
+        self._alike: tuple[Rows, Iterator[object]] | None = None
+        # The columns of rows to which more can be added: good while `_words` runs over the first of them.
+        self._columns: tuple[Iterator[int], list[int], array[int], array[int]] | None = None
+        self.ready: Iterator[str | bytes] = NO_ROWS
+
+    @property
+    def rows_waiting(self) -> int:
+        """How many rows wait to be read."""
+        return length_hint(self._words)
+
+    def _data_waits(self) -> bool:
+        """Whether there is data among the rows that wait, right behind `_add_rows`."""
+        kinds = self._columns[1]  # type: ignore[index]  # that has made them
+        return any(not what & CONTROL for what in kinds[len(kinds) - length_hint(self._words) :])
+
+    def _pending_words(self) -> list[int]:
+        """The rows that have not been read, three words each; none are left after this."""
+        return [word for row in self._batch for word in row]
+
+    def _set_rows(self, words: list[int]) -> None:
+        """These rows wait to be read, and no others."""
+        self.ready = NO_ROWS
+        self._words = left = iter(words[::ROW])
+        self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
+
+    def _set_many(self, rows: Rows) -> None:
+        """The same for many."""
+        kinds = kinds_of(rows)
+        if kinds.count(kinds[0]) != len(kinds):
+            self._set_rows(list(rows))
+            return
+        self.ready = NO_ROWS
+        self._words = left = iter(kinds)
+        self._alike = rows, left
+        # Made from the table with the first step.
+        self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
+
+    def _add_rows(self, words: list[int]) -> None:
+        """These wait behind those that do. What that costs does not depend on how many those are, which is the peer's
+        choice where nobody reads; and they take 24 bytes each."""
+        columns, waiting = self._columns, length_hint(self._words)
+        if waiting and columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
+            # An iterator that is not exhausted sees what is appended: the kinds come last, as it asks for them first.
+            _, kinds, starts, stops = columns
+            stops.extend(words[2::ROW])
+            starts.extend(words[1::ROW])
+            kinds += words[::ROW]
+            return
+        # None can be added to yet; or most have been read, and are let go of.
+        words[:0] = self._pending_words()
+        self.ready = NO_ROWS
+        kinds, starts, stops = words[::ROW], array("Q", words[1::ROW]), array("Q", words[2::ROW])
+        self._words = left = iter(kinds)
+        self._batch = zip(left, starts, stops)  # noqa: B905  `strict` costs as much as a row
+        self._columns = left, kinds, starts, stops
+
+    def _take_alike(self) -> Rows:
+        """Of the many that are alike those that wait. None are, when others do."""
+        rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
+        self._alike = None
+        return rows[len(rows) - ROW * length_hint(left) :] if left is self._words else rows[:0]
+
+    def _drop_rows(self) -> None:
+        """None wait any more."""
+        self._words = self._batch = self.ready = NO_ROWS
+
+
+def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
+    """The rows of a table, one by one; `left` has something for each."""
+    starts, stops = spans_of(rows)
+    return zip(left, starts, stops)  # noqa: B905
