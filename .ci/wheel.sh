@@ -55,7 +55,7 @@ try_wheel() { # in the environment of one version
     "$python" -W error examples/split_threads.py
     "$python" -m zcws info
     "$python" -m pytest -q --no-header tests/test_kernel.py tests/test_inlet.py tests/test_writer.py \
-        tests/test_connector.py tests/test_acceptor.py
+        tests/test_leasing.py tests/test_connector.py tests/test_acceptor.py
 }
 
 failed=0

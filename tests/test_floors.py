@@ -55,6 +55,7 @@ HOUSE: list[tuple[float, str]] = [
     (3.7, "pieces"),  # messages that arrive in them
     (3.6, "controls"),  # those among what has arrived
     (3.5, "inlet"),  # the network's side of reading
+    (3.45, "leasing"),  # the ring that it fills
     (3.4, "outcome"),  # how that ends
     (3.3, "waiting"),  # what it ends behind
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's

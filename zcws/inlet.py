@@ -1,16 +1,12 @@
 """The network's side of reading: bytes arrive, are scanned, and wait as rows.
 
-It decides where the next bytes may land, when a ring is leased and given back, and when the end takes effect. It knows
-neither messages nor callers (pieces.py, reader.py), and neither sockets nor time.
+It decides what of that is news, and when the end takes effect. It knows neither messages nor callers (pieces.py,
+reader.py), and neither sockets nor time.
 
-The life of bytes: `get_buffer` says where the next ones may land; `received` scans them (one crossing, every complete
-frame); the rows of the table wait in `_batch`. What stands behind the last row (outcome.py) takes effect when the rows
-before it have been read, so that what was valid is still answered. A caller that does not read can bring that forward.
-
-A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
-read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
-that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring
-takes a message, a read asks for no more than the beginning of the next: its rest is received straight into its buffer.
+The life of bytes: `get_buffer` says where the next ones may land, in a ring (leasing.py) or in the buffer of a large
+payload; `received` scans them (one crossing, every complete frame); the rows of the table wait (waiting.py). What
+stands behind the last row (outcome.py) takes effect when the rows before it have been read, so that what was valid is
+still answered. A caller that does not read can bring that forward.
 """
 
 from __future__ import annotations
@@ -25,9 +21,10 @@ from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import Frame, Lease, ReceivedFrame
+from zcws.frame import Frame, ReceivedFrame
 from zcws.kernel import ffi, lib
-from zcws.outcome import CLOSED, FULL, MORE, STOPPED, Outcome
+from zcws.leasing import MUCH, Leasing
+from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import LAST, ROW, Rows, copy_words
@@ -46,21 +43,11 @@ _PING = OpCode.PING
 #: Parsed once, and not for every connection.
 _STATE = ffi.typeof("struct zcws_reader *")
 
-#: Frames are large when a ring takes no more of them than this.
-_LARGE_FRAMES = 64
-
 #: Rows that are alike are lined up when there are four of them or more, words: for fewer, it costs as much as it saves.
 _MANY = _HEAD + 4 * ROW
 
-#: A read says something about what the next ones will bring when it was more than this part of its ring.
-_MUCH = 4
 
-#: Bytes that are asked for where a frame may begin that is larger than any ring: of that one its head, and a small one
-#: whole. All that comes with the head has to be copied.
-_PEEK = 16 * 1024
-
-
-class Inlet(Outcome):
+class Inlet(Leasing):
     """What has arrived on one connection and has not been read.
 
     Attributes:
@@ -71,8 +58,6 @@ class Inlet(Outcome):
             found nothing; until then, false.
         landing_in: the buffer that the rest of a large payload is being received straight into.
         on_pong: called with the payload of each Pong when it arrives.
-        pool: where the rings come from.
-        pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
         streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
     """
 
@@ -82,21 +67,13 @@ class Inlet(Outcome):
         "_frame",
         "_gathers",
         "_landing_opcode",
-        "_lease",
-        "_next",
-        "_offered",
-        "_peeks",
         "_pieces",
         "_remaining",
-        "_ring",
-        "_wants_wide",
         "discarding",
         "eager",
         "is_idle",
         "landing_in",
         "on_pong",
-        "pool",
-        "pours",
         "streaming",
     )
 
@@ -104,30 +81,21 @@ class Inlet(Outcome):
         self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
     ) -> None:
         state = ffi.new(_STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed))
-        super().__init__(bridge, state, max_size=max_size, max_fragments=max_fragments)
-        self.pool: Pool = pool
+        super().__init__(pool, bridge, state, max_size=max_size, max_fragments=max_fragments)
         self.eager: bool = True
         self._controls = 0  # control frames that wait, or some more
         self.discarding: bool = False
         self.is_idle: bool = True
         self.on_pong: Callable[[bytes], None] | None = None
-
-        self._ring: Ring | None = None
-        self._next = 0  # where in the ring the next scan begins
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
         self._pieces: Iterator[tuple[str | bytes, bool]] | None = None
         self._frame: Frame | Batch | None = None  # handed out last; good until the next read
         self._gathers = False  # frames of a batch that is not handed out yet
         self._elsewhere: Sequence[ReceivedFrame] = ()  # those handed out last that do not lie in the ring
-        self._lease = Lease(pool)  # until when frames that lie in the ring may be asked
         self._remaining = 0  # bytes to come of a frame that is larger than the ring
         self.landing_in: PayloadBuffer | None = None
         self._landing_opcode = 0
-        self.pours: bool = False
-        self._wants_wide = False  # we have begun to pour, into an ordinary ring
-        self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
-        self._peeks = False  # of the next frame no more than its beginning is to land in a ring
 
     # ---- bytes arrive ----
 
@@ -159,11 +127,8 @@ class Inlet(Outcome):
             landing = self.landing_in
             at_most = self.pool.wide_capacity  # as much as one read brings anywhere
             return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
-        if ring is None and self._peeks:
-            return self.landing.whole[:_PEEK]
         if ring is None or self._is_over:
-            self._offered = wide = self.pool.land_wide() if self.pours else None
-            return (wide or self.landing).whole
+            return self._offer()
         if self._frame is None and not self.rows_waiting:
             ring = self._settle(ring)
             if self._wants_wide:
@@ -192,7 +157,7 @@ class Inlet(Outcome):
         ring.head += count
         if status == MORE or not self.rows_waiting:
             news = self._scan_ring(ring)
-            if count * _MUCH > ring.capacity:
+            if count * MUCH > ring.capacity:
                 self._see_pouring(ring, count)
             return news
         return True
@@ -213,7 +178,7 @@ class Inlet(Outcome):
         self.is_idle = False
         ring.head = count
         news = self._take_found(ring, found)
-        if count * _MUCH > ring.capacity:
+        if count * MUCH > ring.capacity:
             self._see_pouring(ring, count)
         return news
 
@@ -275,15 +240,6 @@ class Inlet(Outcome):
     def messages(self) -> int:
         """How many messages have arrived whole."""
         return int(self.state.messages)
-
-    def holds(self, ring: Ring) -> bool:
-        """Whether bytes in `ring` are still needed."""
-        return self._ring is ring
-
-    @property
-    def landing(self) -> Ring:
-        """Where bytes land while nothing is kept."""
-        return self.pool.landing or self.pool.land()
 
     # ---- scanning ----
 
@@ -416,90 +372,12 @@ class Inlet(Outcome):
         """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
         ...
 
-    # ---- the ring ----
-
-    def _settle(self, ring: Ring) -> Ring:
-        """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
-        self._lease.end()
-        ring.tail = self._next
-        self._next -= ring.settle()
-        if ring.is_crowded:
-            fresh = self.pool.lease_like(ring)
-            ring.move_unread(fresh)
-            self._next = 0
-            if ring.is_wide:
-                self._fit(fresh.capacity)
-            self._ring = fresh  # before there may be no memory to set the other one aside
-            self.pool.set_aside(ring)  # or it is left to its holders
-            return fresh
-        return ring
-
-    def _see_pouring(self, ring: Ring, count: int) -> None:
-        """A read has brought much."""
-        if self.rows_waiting * self.pool.capacity > count * _LARGE_FRAMES:
-            self.pours = self._wants_wide = False
-        elif ring.is_filled and not ring.exports:
-            self.pours, self._wants_wide = True, not ring.is_wide
-
-    def _lease_offered(self, count: int) -> Ring:
-        """The ring that `get_buffer` has offered while we are pouring."""
-        if self._peeks:
-            self._peeks = self.pours = False
-            return self.pool.lease()
-        offered, self._offered = self._offered, None
-        ring = self.pool.lease() if offered is None else self.pool.lease_offered(offered)
-        self.pours = count * _MUCH > self.pool.capacity
-        self._wants_wide = False
-        self._fit(ring.capacity)
-        return ring
-
-    def _widen(self, ring: Ring) -> Ring:
-        """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
-        self._wants_wide = False
-        wide = None if ring.exports else self.pool.lease_wide()
-        if wide is None:
-            return ring
-        ring.move_unread(wide)
-        self._next = 0
-        self._ring = wide
-        self._fit(wide.capacity)
-        self.pool.take_back(ring)
-        return wide
-
-    def _fit(self, size: int) -> None:
-        """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
-        if self.state.fit:
-            self.state.fit = size
-
     def _rest(self) -> None:
         """Every row has been read: nothing more than the beginning of something is kept."""
         self._release()
         self.is_idle = self._ring is None and self.landing_in is None and self.streaming is None
 
-    def _release(self) -> None:
-        """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
-        ring = self._ring
-        self._columns = None
-        if ring is not None and self._next == ring.head:
-            self._lease.end()
-            self._ring = None  # first: whatever comes in between, it is not in two places
-            if not ring.exports or not ring.is_exported:
-                self.pool.take_back(ring)
-            elif not self.pool.set_aside(ring):
-                self._ring = ring
-                return
-            if ring.is_wide:
-                self._fit(self.pool.capacity)
-
-    def _drop_ring(self) -> None:
-        """Nothing will be read from the ring any more."""
-        self._lease.end()
-        self._columns = None
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            if self._next != ring.head:
-                self.state.bytes += ring.head - self._next  # half a frame, which will not be whole
-            self.pool.give_back(ring)
+    # ---- a large payload lands in its buffer ----
 
     def rest_slot(self) -> tuple[CData, int]:
         """Where more of the payload goes, while there is `landing_in`, for somebody who has C receive and take it.

@@ -1,0 +1,521 @@
+"""The ring of one connection: leased, given back, exchanged for a wide one, left to those who hold views of it."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from typing import Any
+
+import feed
+import pytest
+import turn
+import wire
+from receiver import connect, either, receive_row, rings, send
+from wire import BINARY, CLOSE, TEXT
+
+from zcws.connection import Connection
+from zcws.errors import ConnectionClosedError
+from zcws.frame import NEED_MORE, RingFrame
+from zcws.pool import Pool
+from zcws.ring import Ring
+
+pytestmark = pytest.mark.usefixtures("every_view")
+
+
+@either
+def test_a_ring_is_leased_when_bytes_arrive_and_given_back_when_they_have_been_read(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    assert connection.get_buffer().obj is connection.get_buffer().obj
+    assert connection.reader._ring is None
+    send(connection, wire.frame(TEXT, b"hello"))
+    assert (connection.reader._ring is not None, rings(pool)) == (True, 0)
+    assert connection.read_message() == "hello"
+    assert connection.read_message() is NEED_MORE
+    assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+@either
+def test_half_a_frame_keeps_its_ring(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, b"\x81")
+    assert connection.read_message() is NEED_MORE
+    assert rings(pool) == 0
+    send(connection, b"\x01x")
+    assert connection.read_message() == "x"
+    assert connection.read_message() is NEED_MORE
+    assert rings(pool) == 1
+
+
+@either
+def test_a_ring_whose_views_are_out_stays_until_it_is_crowded(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    kept = []
+    retired = set()
+    for i in range(100):
+        payload = bytes([i]) * 100
+        assert connection.read_frame() is NEED_MORE
+        send(connection, wire.frame(BINARY, payload))
+        frame = connection.read_frame()
+        assert isinstance(frame, RingFrame)
+        kept.append((frame._lease.open(frame._number)[frame._start : frame._stop], payload))
+        retired.add(id(connection.reader._ring))
+    assert len(retired) > 1
+    assert all(view == payload for view, payload in kept)
+    assert connection.read_frame() is NEED_MORE
+    # The last ring is still leased while its views are out; the others went to their holders.
+    assert rings(pool) == 0
+    del kept
+    gc.collect()
+    assert connection.read_frame() is NEED_MORE
+    assert rings(pool) == 1
+
+
+@either
+def test_the_end_gives_the_ring_back(mirrored: bool) -> None:
+    for ending in (wire.frame(CLOSE), wire.frame(TEXT, rsv=1), b"\x81\x05he"):
+        pool = Pool(4096, mirrored=mirrored)
+        connection = connect(pool)
+        send(connection, wire.frame(TEXT, b"first") + ending)
+        connection.receive_eof()
+        outcome = feed.Outcome()
+        feed.read_all(connection, outcome)
+        assert outcome.error is not None
+        assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+@either
+def test_the_end_gives_a_ring_back_that_was_looked_into(mirrored: bool) -> None:
+    pool = Pool(4096, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, wire.frame(TEXT, b"seen") + b"\x81")
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    assert frame.payload == b"seen"
+    connection.receive_eof()
+    with pytest.raises(ConnectionClosedError):
+        connection.read_frame()
+    gc.collect()
+    assert (connection.reader._ring, rings(pool)) == (None, 1)
+
+
+def test_two_connections_share_a_pool() -> None:
+    pool = Pool(4096)
+    one, two = connect(pool), connect(pool)
+    for i in range(100):
+        a, b = b"a%d" % i, b"b%d" % i
+        # Cut so that each is in the middle of a frame while the other receives.
+        stream, other = wire.frame(BINARY, a), wire.frame(BINARY, b)
+        send(one, stream[:2])
+        send(two, other[:3])
+        send(one, stream[2:])
+        send(two, other[3:])
+        assert (one.read_message(), two.read_message()) == (a, b)
+
+
+# ---- wide rings, for those who pour ----
+
+
+def drink(connection: Connection) -> list[object]:
+    """All messages that are there."""
+    messages: list[object] = []
+    while (message := connection.read_message()) is not NEED_MORE:
+        messages.append(message)
+    return messages
+
+
+def pour(connection: Connection, stream: bytes) -> tuple[list[object], int]:
+    """All that there is room for, as often as it takes; every read is as large as it can be. Returns the messages, and
+    the largest read."""
+    messages, view, most = [], memoryview(stream), 0
+    while view:
+        used = connection.receive_bytes(view)
+        view, most = view[used:], max(most, used)
+        messages += drink(connection)
+    return messages, most
+
+
+@either
+@pytest.mark.parametrize("size", [700, 65000, 65500, 65536, 100_000, 200_000, 262_134, 262_135, 300_000])
+def test_a_connection_whose_large_frames_fill_its_ring_gets_a_wide_one(mirrored: bool, size: int) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    sent = [bytes([i % 251]) * size for i in range(3_000_000 // size)]
+    messages, most = pour(connection, b"".join(wire.frame(BINARY, payload) for payload in sent))
+    assert messages == sent
+    # It is asked for as much as a wide ring takes, unless its frames are small.
+    assert (most > 65536) == (size > 1024)
+    assert connection.reader._ring is None
+
+
+def test_small_frames_are_not_let_pour() -> None:
+    connection = connect(Pool(65536))
+    sent = [b"%06d" % i for i in range(50_000)]
+    messages, most = pour(connection, b"".join(wire.frame(BINARY, payload) for payload in sent))
+    assert messages == sent
+    assert most <= 65536
+
+
+@either
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_while_somebody_pours(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    large = wire.frame(BINARY, bytes(200_000))
+    pour(connection, wire.frame(BINARY, bytes(60_000)) * 20 + large[:1000])
+    assert connection.reader.pours
+    pour(connection, large[1000:150_000])
+    assert connection.reader._assembly is None
+    assert pour(connection, large[150_000:])[0] == [bytes(200_000)]
+
+
+@either
+def test_behind_a_message_that_was_received_in_place_no_more_than_a_beginning_is_asked_for(
+    mirrored: bool,
+) -> None:
+    """All that comes in a ring with the head of a large frame has to be copied."""
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    sent = [bytes([number]) * 1_000_000 for number in range(4)]
+    stream, reads, messages = memoryview(b"".join(wire.frame(BINARY, each) for each in sent)), [], []
+    while stream:
+        lands = connection.reader.landing_in is not None
+        used = connection.reader.receive_bytes(stream)
+        stream = stream[used:]
+        messages += drink(connection)
+        if not lands:
+            reads.append(used)
+    assert messages == sent
+    assert reads == [65536, 16384, 16384, 16384]
+
+
+def test_a_small_message_behind_a_large_one_ends_that() -> None:
+    connection = connect(Pool(65536))
+    for sent in (b"x" * 300_000, b"small", b"another"):
+        room = len(connection.get_buffer())
+        assert room == (16384 if sent == b"small" else 65536)
+        assert pour(connection, wire.frame(BINARY, sent))[0] == [sent]
+    assert (connection.reader.pours, connection.reader.is_idle) == (False, True)
+
+
+def test_one_that_fits_a_ring_is_waited_for_there_behind_a_large_one() -> None:
+    connection = connect(Pool(65536))
+    for sent in (b"x" * 300_000, b"y" * 60_000, b"z" * 60_000):
+        stream = wire.frame(BINARY, sent)
+        most = pour(connection, stream[:-1])[1]
+        assert (connection.reader.landing_in is not None) is (len(sent) == 300_000)
+        assert pour(connection, stream[-1:])[0] == [sent]
+        assert most <= 65536 or len(sent) == 300_000
+
+
+def test_a_read_that_brings_little_ends_the_pouring() -> None:
+    pool = Pool(65536)
+    connection = connect(pool)
+    pour(connection, wire.frame(BINARY, bytes(65536 - 10)) * 8)
+    assert (connection.reader.pours, connection.reader._ring) == (True, None)
+    assert len(connection.get_buffer()) == pool.wide_capacity
+    pour(connection, wire.frame(BINARY, b"little"))
+    assert not connection.reader.pours
+    assert len(connection.get_buffer()) == 65536
+    assert connection.reader.state.fit == 65536
+
+
+def test_who_hands_messages_on_at_once_may_pour_too() -> None:
+    """A read that brings much begins to pour, and then it is `received`."""
+    connection = connect(Pool(65536))
+    reader = connection.reader
+    for wide, payload in ((False, b"a" * 32_764), (True, b"b" * 32_764)):
+        stream = wire.frame(BINARY, payload) * 2  # 65,536 bytes: they fill the ring
+        assert connection.read_message() is NEED_MORE
+        assert (reader.is_idle, reader.pours) == (True, wide)
+        assert receive_row(connection, stream) is True
+        assert drink(connection) == [payload] * 2
+
+
+def test_bytes_are_read_from_the_wide_ring_that_they_landed_in() -> None:
+    """Another thread, too late with a frame in it, exports it for a moment: another one was leased, and shown."""
+    pool = Pool(65536)
+    connection = connect(pool)
+    connection.reader.pours = True
+    data = wire.frame(BINARY, b"landed" * 10_000)
+    connection.get_buffer()[: len(data)] = data
+    late = pool._spare_wide[-1].export()
+    connection.received(len(data))
+    assert connection.read_message() == b"landed" * 10_000
+    assert late
+
+
+def test_the_fifth_who_pours_has_an_ordinary_ring() -> None:
+    pool = Pool(65536)
+    stream = wire.frame(BINARY, bytes(60_000)) * 12
+    cut = len(stream) - 30_000
+    connections = [connect(pool) for _ in range(5)]
+    for connection in connections:
+        assert pour(connection, stream[:cut])[0] == [bytes(60_000)] * 11
+    held = [connection.reader._ring for connection in connections]
+    assert [ring is not None and ring.is_wide for ring in held] == [True] * 4 + [False]
+    for connection in connections:
+        assert pour(connection, stream[cut:])[0] == [bytes(60_000)]
+    assert (len(pool._spare_wide), rings(pool)) == (4, 1)
+
+
+@either
+def test_views_of_a_wide_ring_never_change(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    stream = b"".join(wire.frame(BINARY, bytes([i]) * 30_000) for i in range(200))
+    kept, view, wide = [], memoryview(stream), set()
+    while view:
+        view = view[connection.receive_bytes(view) :]
+        while (frame := connection.read_frame()) is not NEED_MORE:
+            ring = connection.reader._ring
+            if len(kept) > 20 and ring is not None:  # before, nobody who pours holds anything
+                kept.append(frame.payload)
+                wide.add(ring.is_wide)
+            else:
+                kept.append(frame.to_bytes())
+    assert [payload == bytes([i]) * 30_000 for i, payload in enumerate(kept)] == [True] * 200
+    assert any(wide)
+
+
+class _NoMemory(deque[Any]):
+    """Of rings that wait: there is none for the first."""
+
+    has_failed = False
+
+    def append(self, ring: Ring) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise MemoryError
+        super().append(ring)
+
+
+@either
+@pytest.mark.parametrize("size", [1000, 30_000])
+def test_a_view_does_not_change_where_there_is_no_memory_to_set_its_ring_aside(
+    mirrored: bool, size: int
+) -> None:
+    """What came next was received where it lies, as the ring was thought to be empty."""
+    pool, held = Pool(65536, mirrored=mirrored), list[tuple[memoryview, int]]()
+    connection, failures = connect(pool), 0
+    stream = memoryview(b"".join(wire.frame(BINARY, bytes([i]) * size) for i in range(250)))
+    while stream:
+        if len(stream) < 230 * size and not failures:
+            pool._aside = _NoMemory()
+        try:
+            room = connection.reader.get_buffer()
+        except MemoryError:
+            failures += 1
+            continue
+        count = min(len(room), len(stream), 50_000)
+        room[:count] = stream[:count]
+        stream = stream[count:]
+        connection.reader.received(count)
+        while (frame := connection.read_frame()) is not NEED_MORE:
+            assert isinstance(frame, RingFrame)
+            held.append((frame._lease.open(frame._number)[frame._start : frame._stop], len(held)))
+    assert failures == 1
+    assert [view == bytes([i]) * size for view, i in held] == [True] * 250
+
+
+@either
+def test_many_connections_of_which_each_has_a_view_held_take_few_wide_rings(mirrored: bool) -> None:
+    """As a program does that keeps the last message of each. Each kept a wide ring: 1 MiB for 40 KB."""
+    pool, last = Pool(65536, mirrored=mirrored), []
+    stream = wire.frame(BINARY, bytes(30_000)) * 40
+    for _ in range(20):
+        connection, view = connect(pool), memoryview(stream)
+        while view:
+            view = view[connection.receive_bytes(view) :]
+            while (frame := connection.read_frame()) is not NEED_MORE:
+                payload = frame.payload
+        last.append((connection, payload))
+    wide = {id(payload.obj) for _, payload in last if len(payload.obj) >= pool.wide_capacity}
+    assert 1 <= len(wide) <= 4
+    assert all(payload == bytes(30_000) for _, payload in last)
+
+
+@either
+@pytest.mark.parametrize("size", [100, 1000, 20_000, 50_000])
+@pytest.mark.parametrize("looks_at_once", [True, False])
+def test_whoever_looks_until_the_next_has_come_takes_turns_with_few_rings(
+    mirrored: bool, size: int, looks_at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `payload = (await ws.read_frame()).payload` does in a loop. Each read had a ring of its own, mapped for it."""
+    pool, made = Pool(65536, mirrored=mirrored), set[Ring]()
+    new_ring = pool._new_ring
+
+    def count(_: Pool, *args: Any, **kind: Any) -> Ring:
+        ring = new_ring(*args, **kind)
+        made.add(ring)
+        return ring
+
+    monkeypatch.setattr(Pool, "_new_ring", count)
+    connection, stream = connect(pool), wire.frame(BINARY, bytes(size)) * (4_000_000 // size)
+    view, payload, seen = memoryview(stream), None, 0
+    while view:
+        view = view[connection.receive_bytes(view) :]
+        if looks_at_once:
+            while (batch := connection.reader.read_batch()) is not NEED_MORE:
+                for payload in batch.payloads:  # noqa: B007  the last one stays
+                    seen += 1
+        else:
+            while (frame := connection.read_frame()) is not NEED_MORE:
+                payload = frame.payload
+                seen += 1
+    assert seen == 4_000_000 // size
+    assert payload == bytes(size)
+    assert len(made) <= 4
+
+
+def test_a_streamed_message_is_given_in_pieces_to_those_who_pour() -> None:
+    pool = Pool(65536)
+    connection = connect(pool)
+    pour(connection, wire.frame(BINARY, bytes(60_000)) * 20)
+    reader = connection.reader
+    assert reader.pours
+    reader.begin_stream()
+    connection.receive_bytes(wire.frame(BINARY, bytes(100_000))[:70_000])
+    assert reader.read_piece() == (bytes(70_000 - 10), False)
+    assert reader.read_piece() is NEED_MORE
+    assert reader.state.fit == 0
+    connection.receive_bytes(bytes(30_010))
+    assert reader.read_piece() == (bytes(30_010), True)
+    assert pour(connection, wire.frame(BINARY, bytes(60_000)) * 3)[0] == [bytes(60_000)] * 3
+
+
+def large_frames(size: int) -> bytes:
+    """So many bytes, of frames that are 30,004 bytes each on the wire."""
+    return (wire.frame(BINARY, b"large" * 6000) * (1 + size // 30_000))[:size]
+
+
+def pouring(pool: Pool) -> Connection:
+    """A connection that has begun to pour, and keeps nothing."""
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, bytes(32_764)) * 2)
+    assert drink(connection) == [bytes(32_764)] * 2
+    return connection
+
+
+def still_pours(connection: Connection) -> bool:
+    """Whether what arrives next, now that all has been read, lands in a wide ring."""
+    drink(connection)
+    return len(connection.get_buffer()) == connection.reader.pool.wide_capacity
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pours"),
+    [([1024] * 64, True), ([1000] * 64 + [1536], False), ([65535], False)],
+    ids=["large", "small", "not filled"],
+)
+def test_whoever_fills_a_ring_with_large_frames_pours(sizes: list[int], pours: bool) -> None:
+    connection = connect(Pool(65536))
+    send(connection, b"".join(wire.frame(BINARY, bytes(size - 4)) for size in sizes))
+    assert still_pours(connection) is pours
+
+
+@either
+def test_whoever_holds_a_view_while_the_ring_fills_does_not_pour(mirrored: bool) -> None:
+    """It would take a wide ring with it for a view of a few bytes."""
+    connection = connect(Pool(65536, mirrored=mirrored))
+    send(connection, wire.frame(BINARY, bytes(996)))
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    view = frame.payload
+    send(connection, wire.frame(BINARY, bytes(64532)))
+    assert len(view) == 996
+    del view, frame
+    assert not still_pours(connection)
+
+
+def test_small_frames_end_the_pouring() -> None:
+    connection = pouring(Pool(65536))
+    assert still_pours(connection)
+    send(connection, wire.frame(BINARY, bytes(696)) * 100)
+    assert not still_pours(connection)
+
+
+@pytest.mark.parametrize(("size", "pours"), [(16384, False), (16385, True)])
+def test_a_read_that_brings_little_into_no_ring_is_a_quarter_of_one(size: int, pours: bool) -> None:
+    connection = pouring(Pool(65536))
+    connection.get_buffer()
+    send(connection, wire.frame(BINARY, bytes(size - 4)))
+    assert still_pours(connection) is pours
+
+
+@pytest.mark.parametrize(("size", "pours"), [(65536, True), (65537, False)])
+def test_a_read_that_brings_no_more_than_a_quarter_of_its_ring_says_nothing(size: int, pours: bool) -> None:
+    """Behind the beginning of a frame it may be little because that was the end of much."""
+    connection = pouring(Pool(65536))
+    stream = large_frames(30_004)
+    send(connection, stream[:-1])
+    assert connection.read_message() is NEED_MORE
+    small = wire.frame(BINARY, bytes(696)) * 93
+    send(connection, stream[-1:] + small + wire.frame(BINARY, bytes(size - 1 - len(small) - 4)))
+    assert still_pours(connection) is pours
+
+
+def test_frames_up_to_a_wide_ring_are_waited_for_whole_from_their_first_byte_on() -> None:
+    connection = pouring(Pool(65536))
+    large = wire.frame(BINARY, bytes(200_000))
+    send(connection, large[:150_000])
+    assert connection.read_message() is NEED_MORE
+    assert connection.reader._assembly is None
+    send(connection, large[150_000:])
+    assert connection.read_message() == bytes(200_000)
+
+
+@either
+def test_whoever_moves_to_a_wide_ring_gives_the_other_one_back(mirrored: bool) -> None:
+    pool = Pool(65536, mirrored=mirrored)
+    connection = connect(pool)
+    send(connection, large_frames(65536))
+    assert (len(drink(connection)), rings(pool)) == (2, 0)
+    assert len(connection.get_buffer()) > 65536
+    assert rings(pool) == 1
+    send(connection, large_frames(90_012)[65536:])
+    assert connection.read_message() == b"large" * 6000
+
+
+def test_whoever_was_refused_a_wide_ring_asks_again_when_the_other_one_is_full_again() -> None:
+    pool = Pool(65536)
+    taken = [pool.lease_wide() for _ in range(4)]
+    connection = connect(pool)
+    send(connection, large_frames(65536))
+    drink(connection)
+    room = len(connection.get_buffer())
+    assert room < 65536
+    pool.take_back(taken.pop())  # type: ignore[arg-type]
+    assert len(connection.get_buffer()) == room
+    send(connection, large_frames(65536 + room)[65536:])
+    drink(connection)
+    assert len(connection.get_buffer()) > 65536
+
+
+def test_a_read_that_brings_little_ends_the_pouring_of_those_who_got_no_wide_ring() -> None:
+    pool = Pool(65536)
+    taken = [pool.lease_wide() for _ in range(4)]
+    connection = pouring(pool)
+    send(connection, wire.frame(BINARY, b"little")[:3])
+    pool.take_back(taken.pop())  # type: ignore[arg-type]
+    assert len(connection.get_buffer()) == 65536 - 3
+    send(connection, wire.frame(BINARY, b"little")[3:])
+    assert connection.read_message() == b"little"
+
+
+def test_a_ring_with_views_is_not_left_for_a_wide_one() -> None:
+    """Somebody else has received for the connection, which had begun to pour."""
+    pool = Pool(65536)
+    connection = pouring(pool)
+    stream = wire.frame(BINARY, b"held") + wire.frame(BINARY, b"half")
+    turn.take(pool, connection, stream[:-1])
+    frame = connection.read_frame()
+    assert frame is not NEED_MORE
+    view = frame.payload
+    pool.common = None  # what an engine does with a ring that somebody keeps
+    assert connection.read_frame() is NEED_MORE
+    send(connection, stream[-1:])
+    assert connection.read_message() == b"half"
+    send(connect(pool), wire.frame(BINARY, b"else" * 100))
+    assert view == b"held"

@@ -1,0 +1,154 @@
+"""The ring that one connection has: leased when bytes have arrived, exchanged, given back when nothing in it is unread.
+
+It decides whose memory the next bytes land in. It knows neither rows nor messages, only that some of them still need
+what lies there (`Inlet` asks for a ring to be settled or released when they do not).
+
+A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
+read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
+that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring
+takes a message, a read asks for no more than the beginning of the next: its rest is received straight into its buffer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zcws.bridge import Bridge
+from zcws.frame import Lease
+from zcws.outcome import Outcome
+from zcws.pool import Pool
+from zcws.ring import Ring
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
+
+__all__ = ["MUCH", "Leasing"]
+
+
+#: Frames are large when a ring takes no more of them than this.
+_LARGE_FRAMES = 64
+
+#: A read says something about what the next ones will bring when it was more than this part of its ring.
+MUCH = 4
+
+#: Bytes that are asked for where a frame may begin that is larger than any ring: of that one its head, and a small one
+#: whole. All that comes with the head has to be copied.
+_PEEK = 16 * 1024
+
+
+class Leasing(Outcome):
+    """What one connection has of its pool's rings.
+
+    Attributes:
+        pool: where they come from.
+        pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
+    """
+
+    __slots__ = ("_lease", "_next", "_offered", "_peeks", "_ring", "_wants_wide", "pool", "pours")
+
+    def __init__(
+        self, pool: Pool, bridge: Bridge, state: CData, *, max_size: int, max_fragments: int
+    ) -> None:
+        super().__init__(bridge, state, max_size=max_size, max_fragments=max_fragments)
+        self.pool: Pool = pool
+        self._ring: Ring | None = None
+        self._next = 0  # where in the ring the next scan begins
+        self._lease = Lease(pool)  # until when frames that lie in the ring may be asked
+        self.pours: bool = False
+        self._wants_wide = False  # we have begun to pour, into an ordinary ring
+        self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
+        self._peeks = False  # of the next frame no more than its beginning is to land in a ring
+
+    def holds(self, ring: Ring) -> bool:
+        """Whether bytes in `ring` are still needed."""
+        return self._ring is ring
+
+    @property
+    def landing(self) -> Ring:
+        """Where bytes land while nothing is kept."""
+        return self.pool.landing or self.pool.land()
+
+    def _offer(self) -> memoryview:
+        """Where bytes may land while we have no ring."""
+        if self._peeks:
+            return self.landing.whole[:_PEEK]
+        self._offered = wide = self.pool.land_wide() if self.pours else None
+        return (wide or self.landing).whole
+
+    def _lease_offered(self, count: int) -> Ring:
+        """That, where it is leased while we are pouring: `count` bytes have come."""
+        if self._peeks:
+            self._peeks = self.pours = False
+            return self.pool.lease()
+        offered, self._offered = self._offered, None
+        ring = self.pool.lease() if offered is None else self.pool.lease_offered(offered)
+        self.pours = count * MUCH > self.pool.capacity
+        self._wants_wide = False
+        self._fit(ring.capacity)
+        return ring
+
+    def _see_pouring(self, ring: Ring, count: int) -> None:
+        """A read has brought much."""
+        if self.rows_waiting * self.pool.capacity > count * _LARGE_FRAMES:
+            self.pours = self._wants_wide = False
+        elif ring.is_filled and not ring.exports:
+            self.pours, self._wants_wide = True, not ring.is_wide
+
+    def _widen(self, ring: Ring) -> Ring:
+        """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
+        self._wants_wide = False
+        wide = None if ring.exports else self.pool.lease_wide()
+        if wide is None:
+            return ring
+        ring.move_unread(wide)
+        self._next = 0
+        self._ring = wide
+        self._fit(wide.capacity)
+        self.pool.take_back(ring)
+        return wide
+
+    def _settle(self, ring: Ring) -> Ring:
+        """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
+        self._lease.end()
+        ring.tail = self._next
+        self._next -= ring.settle()
+        if ring.is_crowded:
+            fresh = self.pool.lease_like(ring)
+            ring.move_unread(fresh)
+            self._next = 0
+            if ring.is_wide:
+                self._fit(fresh.capacity)
+            self._ring = fresh  # before there may be no memory to set the other one aside
+            self.pool.set_aside(ring)  # or it is left to its holders
+            return fresh
+        return ring
+
+    def _fit(self, size: int) -> None:
+        """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
+        if self.state.fit:
+            self.state.fit = size
+
+    def _release(self) -> None:
+        """Gives the ring back when nothing in it is unread. One that cannot be set aside stays until it is crowded."""
+        ring = self._ring
+        self._columns = None
+        if ring is not None and self._next == ring.head:
+            self._lease.end()
+            self._ring = None  # first: whatever comes in between, it is not in two places
+            if not ring.exports or not ring.is_exported:
+                self.pool.take_back(ring)
+            elif not self.pool.set_aside(ring):
+                self._ring = ring
+                return
+            if ring.is_wide:
+                self._fit(self.pool.capacity)
+
+    def _drop_ring(self) -> None:
+        """Nothing will be read from the ring any more."""
+        self._lease.end()
+        self._columns = None
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            if self._next != ring.head:
+                self.state.bytes += ring.head - self._next  # half a frame, which will not be whole
+            self.pool.give_back(ring)
