@@ -258,19 +258,6 @@ class TestSend:
         connection.send(payload)
         assert connection.take()[1] is payload
 
-    def test_one_piece_that_there_is_no_memory_for(self, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        def join(segments: Any) -> bytes:
-            raise MemoryError
-
-        connection = make(role)
-        connection.send("a")
-        connection.send("b")
-        monkeypatch.setattr("zcws.writer._join", join)
-        with pytest.raises(MemoryError):
-            connection.bytes_to_send()
-        monkeypatch.undo()
-        assert sent(connection) == [(wire.TEXT, b"a"), (wire.TEXT, b"b")]
-
 
 ATTEMPTS: dict[str, Callable[[Connection], object]] = {
     "send": lambda connection: connection.send("late"),

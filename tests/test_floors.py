@@ -61,7 +61,7 @@ HOUSE: list[tuple[float, str]] = [
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
-    (2, "ring buffer headers uri heads scratch keys rows options callables payloads registry"),
+    (2, "ring buffer headers uri heads scratch keys rows options callables payloads registry output"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
     (1, "codes"),
     (0.5, "kernel"),  # chosen before anybody uses it

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zcws.codes import OpCode
-from zcws.payloads import as_bytes, as_control_payload, as_message, behind, has_buffer
+from zcws.payloads import as_bytes, as_control_payload, as_message, has_buffer
 
 NUMBERS = array.array("i", [1, 2, 3])
 SQUARE = memoryview(bytes(range(4))).cast("B", (2, 2))
@@ -83,10 +83,3 @@ def test_what_is_being_sent_cannot_be_made_shorter() -> None:
     with pytest.raises(BufferError):
         data[:] = b"short"
     assert payload == b"x" * 30_000
-
-
-def test_what_has_not_gone_yet() -> None:
-    segments = [b"abc", memoryview(b"defg"), bytearray(b"h")]
-    for sent in range(9):
-        assert b"".join(behind(segments, sent)) == b"abcdefgh"[sent:]
-    assert behind(segments, 8) == []

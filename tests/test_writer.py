@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import gc
 import os
 import random
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,9 +17,10 @@ from zcws.codes import OpCode
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import Frame
 from zcws.keys import MaskingKeys
+from zcws.output import SEGMENT
 from zcws.pool import Pool
 from zcws.scratch import SCRATCH_CAPACITY, masked_size
-from zcws.writer import SEGMENT, Writer
+from zcws.writer import Writer
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
 SIZES = [
@@ -610,45 +610,6 @@ class TestLostFragments:
         assert [frame.opcode for frame in sent(writer)] == [wire.BINARY, wire.CLOSE]
 
 
-class TestNoMemoryForTheJoin:
-    """What has been written is sent all the same, in the end: whoever wrote it was told nothing else."""
-
-    @pytest.fixture
-    def waiting(self, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> Writer:
-        def join(segments: Any) -> bytes:
-            raise MemoryError
-
-        writer.write_message(OpCode.TEXT, b"a")
-        writer.write_message(OpCode.TEXT, b"b")
-        monkeypatch.setattr("zcws.writer._join", join)
-        return writer
-
-    def check(self, segments: list[Any]) -> None:
-        assert [frame.payload for frame in wire.parse(b"".join(segments))] == [b"a", b"b"]
-
-    def test_it_goes_out_in_pieces(self, waiting: Writer) -> None:
-        self.check(waiting.take())
-        assert (waiting.size, waiting.take()) == (0, [])
-
-    def test_beside_what_is_large(self, waiting: Writer) -> None:
-        waiting.write_message(OpCode.BINARY, bytes(100_000))
-        *small, large = wire.parse(b"".join(waiting.take()))
-        assert [frame.payload for frame in small] == [b"a", b"b"] and large.payload == bytes(100_000)
-        assert (waiting.size, waiting.has_large) == (0, False)
-
-    @pytest.mark.parametrize("take", [Writer.take_whole, Writer.take_bytes])
-    def test_what_is_wanted_in_one_piece_stays(
-        self, waiting: Writer, take: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        size = waiting.size
-        with pytest.raises(MemoryError):
-            take(waiting)
-        assert waiting.size == size
-        monkeypatch.undo()
-        self.check([take(waiting)])
-        assert (waiting.size, waiting.take()) == (0, [])
-
-
 def _write_fragments(writer: Writer) -> None:
     for i in range(3):
         writer.write_fragment(OpCode.TEXT, b"abc"[i : i + 1], last=i == 2)
@@ -685,14 +646,6 @@ class TestCounting:
         assert len(data) == before == writer.written == writer.taken
         assert len(wire.parse(data)) == 1 + frames
         assert (writer.size, writer.out, writer.has_large) == (0, [], False)
-
-    def test_one_segment_is_taken_as_it_is(self) -> None:
-        writer = make_writer("server")
-        frame = wire.frame(wire.BINARY, bytes(20_000))
-        writer.write_framed(frame)
-        assert writer.take_whole() is frame
-        writer.write_message(OpCode.TEXT, b"next")
-        assert writer.take_whole() == wire.frame(wire.TEXT, b"next")
 
     @pytest.mark.parametrize("size", [SEGMENT - 1, SEGMENT])
     def test_what_is_large(self, size: int) -> None:
@@ -753,56 +706,3 @@ def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked(payload: b
     ours.write_message(OpCode.BINARY, payload)
     assert ours.take_bytes()[6:] == b"our own"
     assert other.take_bytes()[6:] == b"other"
-
-
-def test_what_a_finalizer_sends_is_not_lost_while_output_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for take in (Writer.take, Writer.take_bytes):
-        writer = Writer(Pool(), next_key=None, compress=None)
-        finalizer = _Sends(lambda writer=writer: writer.write_message(OpCode.BINARY, b"c"))
-
-        def join(parts: Iterable[bytes], finalizer: _Sends = finalizer) -> bytes:
-            finalizer.once()
-            return b"".join(parts)
-
-        monkeypatch.setattr("zcws.writer._join", join)
-        writer.write_message(OpCode.BINARY, b"a")
-        writer.write_message(OpCode.BINARY, b"b")
-        taken = [
-            bytes(part)
-            for part in (take(writer), writer.take_bytes())
-            for part in ([part] if isinstance(part, bytes) else part)
-        ]
-        assert b"".join(taken) == b"\x82\x01a\x82\x01b\x82\x01c"
-        assert writer.size == 0
-
-
-class _Takes:
-    """Garbage that takes what a writer has when the collector comes."""
-
-    def __init__(self, writer: Writer, taken: list[Any]) -> None:
-        self.me, self.writer, self.taken = self, writer, taken
-
-    def __del__(self) -> None:
-        self.taken += self.writer.take()
-
-
-@pytest.mark.parametrize("take", [Writer.take, lambda writer: [writer.take_bytes()]])
-def test_what_a_finalizer_takes_is_not_taken_again(take: Callable[[Writer], list[Any]]) -> None:
-    """As its `begin_close` does. Before CPython 3.12 the collector may come where a list is made."""
-    writer = Writer(Pool(), next_key=None, compress=None)
-    writer.write_message(OpCode.BINARY, b"a")
-    writer.write_message(OpCode.BINARY, b"b")
-    taken: list[Any] = []
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.disable()
-    used_up: list[list[int]] = [[] for _ in range(200)]
-    _Takes(writer, taken)
-    gc.set_threshold(1, 1, 1)
-    gc.enable()
-    try:
-        taken += take(writer)
-    finally:
-        gc.set_threshold(*thresholds)
-    gc.collect()
-    assert (b"".join(taken), writer.size, len(used_up)) == (b"\x82\x01a\x82\x01b", 0, 200)

@@ -9,9 +9,10 @@ from struct import Struct
 
 from zcws.codes import OpCode
 
-__all__ = ["HEADS", "Heads", "unmasked_head"]
+__all__ = ["FIN", "HEADS", "RSV1", "Heads", "unmasked_head"]
 
-_FIN = 0x80
+#: In the first byte of a head. RFC 6455 5.2; RFC 7692 6: RSV1 says that the message is compressed.
+FIN, RSV1 = 0x80, 0x40
 
 _HEAD_16 = Struct(">BBH").pack
 _HEAD_64 = Struct(">BBQ").pack
@@ -42,4 +43,4 @@ class Heads(dict[int, bytes]):
 
 
 #: By opcode, for whole messages, and for Pongs.
-HEADS = {opcode: Heads(_FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY, OpCode.PONG)}
+HEADS = {opcode: Heads(FIN | opcode) for opcode in (OpCode.TEXT, OpCode.BINARY, OpCode.PONG)}

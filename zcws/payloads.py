@@ -18,8 +18,6 @@ __all__ = [
     "as_bytes",
     "as_control_payload",
     "as_message",
-    "behind",
-    "cut",
     "has_buffer",
     "let_go",
 ]
@@ -93,23 +91,3 @@ def _view(data: Buffer, what: str) -> memoryview:
         return memoryview(data)
     except TypeError:  # Python's own does not say that it might be str
         raise TypeError(f"{what} is str or bytes-like, not {type(data).__name__}") from None
-
-
-def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left when `sent` bytes have gone."""
-    left = segments.copy()
-    cut(left, sent)
-    return left
-
-
-def cut(segments: list[Buffer], sent: int) -> None:
-    """The same in place: nothing is done for those that are left, of which there may be many."""
-    gone = 0
-    for segment in segments:
-        size = len(segment)  # type: ignore[arg-type]
-        if sent < size:
-            segments[gone] = memoryview(segment)[sent:]
-            break
-        sent -= size
-        gone += 1
-    del segments[:gone]

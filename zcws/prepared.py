@@ -17,15 +17,13 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from zcws.codes import OpCode
-from zcws.heads import unmasked_head
+from zcws.heads import FIN, RSV1, unmasked_head
 from zcws.writer import Compress, Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Prepared"]
-
-_FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 
 #: The first byte of a head, the payload, the whole frame without a key, and bytes of the message before compression.
 _Form = tuple[int, bytes, bytes, int]
@@ -46,7 +44,7 @@ class Prepared:
         payload = bytes(payload)
         self._compress = compress
         self._size = len(payload)
-        self._plain = _form(_FIN | opcode, payload, len(payload))
+        self._plain = _form(FIN | opcode, payload, len(payload))
         self._compressed: dict[Hashable, _Form] = {}
 
     @property
@@ -74,7 +72,7 @@ class Prepared:
     def _compress_with(self, codec: Compress) -> _Form:
         first, payload, _, size = self._plain
         compressed = codec.shared_message(payload)
-        return self._plain if compressed is None else _form(first | _RSV1, compressed, size)
+        return self._plain if compressed is None else _form(first | RSV1, compressed, size)
 
 
 def _form(first: int, payload: bytes, size: int) -> _Form:

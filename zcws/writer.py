@@ -1,8 +1,6 @@
 """The writing half: from messages to bytes that somebody else sends.
 
-Frames are corked: each is appended to the output, a list of segments, and `take` hands everything over at once, in
-order, in as few pieces as it may: small ones joined, large ones as they are. Whoever takes a segment owns it: this file
-never touches it again, because an event loop may keep a view of it for as long as the peer is slow.
+Each frame is appended to the output (output.py), in as few copies as it may:
 
     payload                      unmasked (server)               masked (client)
     small                        copied behind its head          masked on its way there
@@ -19,7 +17,7 @@ ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,8 +32,9 @@ from zcws.frame import (
     code_and_reason,
     parse_close_payload,
 )
-from zcws.heads import HEADS, unmasked_head
+from zcws.heads import FIN, HEADS, RSV1, unmasked_head
 from zcws.kernel import ffi, lib
+from zcws.output import SEGMENT, Output
 from zcws.payloads import NOT_UTF8
 from zcws.pool import Pool
 from zcws.ring import Ring
@@ -47,21 +46,15 @@ if TYPE_CHECKING:
 
     from zcws.kernel import CData
 
-__all__ = ["FIN", "SEGMENT", "Compress", "Writer"]
+__all__ = ["Compress", "Writer"]
 
-FIN, _RSV1 = 0x80, 0x40  # RFC 6455 5.2
 _CLOSE = OpCode.CLOSE
 
-#: From this many bytes on, a payload that cannot change is not copied: below, a copy costs less than one more
-#: segment of a sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
-SEGMENT = 16 * 1024
-
-#: The same for a masked payload, which then gets memory of its own. What is longer does not wait for anything else.
+#: From this many bytes on a masked payload gets memory of its own. What is longer does not wait for anything else.
 _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _build_masked = lib.zcws_build_masked
-_join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 
 class Compress(Protocol):
@@ -104,7 +97,7 @@ class Compress(Protocol):
         ...
 
 
-class Writer:
+class Writer(Output):
     """The writing half of one connection.
 
     Args:
@@ -113,7 +106,6 @@ class Writer:
         compress: compresses messages, where permessage-deflate was agreed.
 
     Attributes:
-        out: the segments that wait to be taken.
         is_bare: whether messages go out as they are, neither masked nor compressed.
         scratch: where frames are masked, if they are.
         next_key: gives a key for each.
@@ -121,9 +113,6 @@ class Writer:
         send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
             first byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to
             that, with `passed`; then it is done with the payload, unless that is bytes.
-        has_large: whether there are segments that should not be copied.
-        written: bytes so far.
-        taken: of these; the difference waits.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
         messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
@@ -136,27 +125,22 @@ class Writer:
         "_other_frames",
         "_plain_below",
         "_utf8",
-        "has_large",
         "is_bare",
         "masks_up_to",
         "messages",
         "next_key",
         "opcode",
-        "out",
         "scratch",
         "send_large",
         "sent_close",
-        "taken",
-        "written",
     )
 
     def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
+        super().__init__()
         self.scratch: Any = None if next_key is None else pool.scratch()
         self.next_key: Callable[[], int] | None = next_key
         self.send_large: Callable[[int, CData | Buffer, int, int | None], bool] | None = None
         self._compress = compress
-        self.out: list[Buffer] = []
-        self.has_large: bool = False
         self.is_bare: bool = next_key is None and compress is None
         self.masks_up_to = -1 if next_key is None or compress is not None else _OWN_MEMORY
         # What is smaller goes out as it is, in one segment.
@@ -167,8 +151,6 @@ class Writer:
         self._utf8: Any = None  # the state of its text, where it was given as bytes
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
-        self.written: int = 0
-        self.taken: int = 0
         self.sent_close: bytes | None = None
 
     # ---- what the caller wants to say ----
@@ -263,7 +245,7 @@ class Writer:
             if compressed is None:
                 self._write(FIN | opcode, payload)
             else:
-                self._write(FIN | _RSV1 | opcode, compressed)
+                self._write(FIN | RSV1 | opcode, compressed)
         except BaseException:  # a signal handler's, or no memory
             codec.lose()
             raise
@@ -283,7 +265,7 @@ class Writer:
         """
         if self.opcode:
             self._refuse_message()
-        if first & _RSV1:
+        if first & RSV1:
             self._codec().sent_shared(size, len(payload))
         if self.next_key is None:
             self.write_framed(frame)
@@ -315,10 +297,6 @@ class Writer:
         self.passed(size)
         self.messages += 1
 
-    def passed(self, size: int) -> None:
-        """The same for any frame, whatever it is."""
-        self.written = self.taken = self.written + size
-
     def write_framed(self, frames: Buffer, count: int = 1) -> None:
         """So many whole messages, framed already, and masked where we mask: they go out as they are.
 
@@ -327,7 +305,7 @@ class Writer:
         if self.opcode:
             self._refuse_message()
         size = len(frames)  # type: ignore[arg-type]
-        self.out.append(frames)
+        self.out.append(frames)  # `_put`, without the call: a broadcast comes by here with each connection
         if size >= SEGMENT:
             self.has_large = True
         self.written += size
@@ -349,7 +327,7 @@ class Writer:
             self._compressing = self._compress is not None if compress is None else compress
             if self._compressing:
                 self._codec()
-                first |= _RSV1  # RFC 7692 6: on the first frame only
+                first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
         self._write_piece(first, payload, last=last)
         # Only now: what has not been written has begun nothing.
@@ -439,9 +417,7 @@ class Writer:
     def _write_pongs(self, payloads: Sequence[bytes]) -> None:
         """Those of many Pings that have arrived together."""
         if self.next_key is None:
-            pongs = _join_bare(OpCode.PONG, payloads)
-            self.out.append(pongs)
-            self.written += len(pongs)
+            self._put(_join_bare(OpCode.PONG, payloads))
         else:
             for payload in payloads:
                 self._write(FIN | OpCode.PONG, payload)
@@ -531,12 +507,8 @@ class Writer:
     def _mask(self, first: int, source: CData | bytes, size: int) -> None:
         key = self.next_key()  # type: ignore[misc]
         if size > _OWN_MEMORY:
-            if self._sends_large(first, source, size, key):
-                return
-            frame = self.scratch.frame(first, source, size, key)
-            self.out.append(frame)
-            self.has_large = True
-            self.written += len(frame)
+            if not self._sends_large(first, source, size, key):
+                self._put(self.scratch.frame(first, source, size, key))
             return
         scratch = self.scratch
         scratch.uses = uses = scratch.uses + 1
@@ -551,53 +523,6 @@ class Writer:
         """Whether the driver has sent a large frame, or will: when nothing waits that has to go before it."""
         return self.send_large is not None and not self.out and self.send_large(first, payload, size, key)
 
-    # ---- output ----
-
-    @property
-    def size(self) -> int:
-        """How many bytes wait to be taken."""
-        return self.written - self.taken
-
-    def take(self) -> list[Buffer]:
-        """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        if not self.out:
-            return []
-        out, has_large = self._begin_out()
-        if has_large or len(out) > 1:
-            try:
-                return _joined(out) if has_large else [_join(out)]
-            except MemoryError:
-                pass  # in more pieces than it might be
-        return out
-
-    def _begin_out(self) -> tuple[list[Buffer], bool]:
-        """What is there has been taken. Before anything is made of it: a finalizer that writes meanwhile writes behind.
-        Returns: it, and whether it `has_large`."""
-        fresh: list[Buffer] = []  # first: a finalizer that takes meanwhile has what was there
-        out, has_large = self.out, self.has_large
-        self.out, self.has_large = fresh, False
-        self.taken = self.written
-        return out, has_large
-
-    def take_whole(self) -> Buffer:
-        """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
-        out = self.out
-        if len(out) != 1:
-            return self.take_bytes()
-        self.taken, self.has_large = self.written, False
-        return out.pop(0)  # the first: a finalizer may have written behind it since we looked
-
-    def take_bytes(self) -> bytes:
-        """The same as bytes, where there is nothing, too."""
-        out, has_large = self._begin_out()
-        try:
-            return _join(out)
-        except MemoryError:
-            self.out[:0] = out
-            self.taken -= sum(map(len, out))  # type: ignore[arg-type]
-            self.has_large = has_large or self.has_large
-            raise
-
     def bar(self) -> None:
         """The socket is gone: nothing may be written any more."""
         self.opcode = OpCode.CLOSE
@@ -606,23 +531,6 @@ class Writer:
 def _join_bare(opcode: OpCode, payloads: Sequence[bytes]) -> bytes:
     heads = map(HEADS[opcode].__getitem__, map(len, payloads))
     return b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
-
-
-def _joined(segments: list[Buffer]) -> list[Buffer]:
-    """The same bytes in fewer pieces: what is small is copied behind what is small before it."""
-    joined: list[Buffer] = []
-    small: list[Buffer] = []
-    for segment in segments:
-        if len(segment) < SEGMENT:  # type: ignore[arg-type]
-            small.append(segment)
-            continue
-        if small:
-            joined.append(_join(small))
-            small.clear()
-        joined.append(segment)
-    if small:
-        joined.append(_join(small))
-    return joined
 
 
 def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:

@@ -14,7 +14,7 @@ import zcws
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport, place
 from zcws.connection import Connection
-from zcws.writer import SEGMENT
+from zcws.output import SEGMENT
 
 ALSO_OVER_HTTP2 = True  # conftest.py
 

@@ -14,8 +14,8 @@ from joined import connected
 from net import Certificates
 
 import zcws
+from zcws.output import SEGMENT
 from zcws.scratch import SCRATCH_CAPACITY
-from zcws.writer import SEGMENT
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 

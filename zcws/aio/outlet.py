@@ -24,6 +24,7 @@ from zcws.aio.transport import EngineTransport, is_tls
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
+from zcws.output import CORK
 from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from zcws.kernel import CData
     from zcws.writer import Writer
 
-__all__ = ["CORK", "Outlet", "has_all"]
-
-#: Written out at once when this many bytes have gathered: a socket buffer takes about that much.
-CORK = 64 * 1024
+__all__ = ["Outlet", "has_all"]
 
 #: A task that sends and never has to wait lets others run when it has sent so many bytes; a message costs as much as so
 #: many more. That is a millisecond or two.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
-from zcws.payloads import behind, cut
+from zcws.output import MOST_SEGMENTS, behind, cut
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -57,9 +57,6 @@ _FORMS: dict[int, struct.Struct] = {
     socket.AF_INET: struct.Struct("!2xH4s8x"),
     socket.AF_INET6: struct.Struct("!2xHI16s4s"),
 }
-
-#: Segments that one sendmsg takes (IOV_MAX on Linux is 1024).
-_MOST_SEGMENTS = 512
 
 _send_masked, _receive_rest, _WHOLE = lib.zcws_send_masked, lib.zcws_receive_rest, lib.ZCWS_WHOLE
 
@@ -361,7 +358,7 @@ class EngineTransport(asyncio.Transport):
     def _offer(self, segments: list[Buffer]) -> int | None:
         """How many bytes of it the socket has taken. None: it is broken, and the protocol will hear of it."""
         try:
-            return self._sock.sendmsg(segments[:_MOST_SEGMENTS]) if segments else 0
+            return self._sock.sendmsg(segments[:MOST_SEGMENTS]) if segments else 0
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:

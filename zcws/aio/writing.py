@@ -13,14 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import Latency
-from zcws.aio.outlet import CORK
 from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
+from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, has_buffer, let_go
-from zcws.writer import SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self

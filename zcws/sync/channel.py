@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.payloads import behind
+from zcws.output import MOST_SEGMENTS, behind
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
@@ -60,9 +60,6 @@ _send_masked, _build_masked = lib.zcws_send_masked, lib.zcws_build_masked
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
-
-#: Segments that one sendmsg may take (IOV_MAX is at least 16; Linux and macOS have 1024).
-_MOST_SEGMENTS = 512
 
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
 _warn = warnings.warn
@@ -314,7 +311,7 @@ class PlainChannel(Channel):
             flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
             while left:
                 try:
-                    left = behind(left, self.sock.sendmsg(left[:_MOST_SEGMENTS], (), flags))
+                    left = behind(left, self.sock.sendmsg(left[:MOST_SEGMENTS], (), flags))
                     deadline = None
                 except BlockingIOError:  # only where there is a limit
                     deadline = deadline or time.monotonic() + (limit or 0)

@@ -19,10 +19,11 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
+from zcws.heads import FIN
 from zcws.kernel import ffi
+from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
-from zcws.writer import FIN, SEGMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from zcws.kernel import CData
 
 __all__ = ["InOrder", "OutgoingStream", "WritingSide", "lock_timeout", "sending_failed"]
-
-#: Inside `cork` bytes go out when this many have gathered: a socket buffer takes about that much.
-_CORK = 64 * 1024
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
@@ -342,7 +340,7 @@ class WritingSide:
         self._send_leftover()
 
     def _flush_unless_corked(self) -> None:
-        if not self._corked or self._writer.size >= _CORK:
+        if not self._corked or self._writer.size >= CORK:
             self._flush()
 
     def _flush(self, taken: list[Buffer] | None = None) -> None:

@@ -1,0 +1,137 @@
+"""What has been written waits in order, and is taken once, also where there is no memory to join it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from zcws.output import SEGMENT, Output, behind
+
+LARGE = bytes(SEGMENT)
+
+
+def waiting(*segments: Any) -> Output:
+    output = Output()
+    for segment in segments:
+        output._put(segment)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("segments", "taken"),
+    [
+        ([], []),
+        ([b"a"], [b"a"]),
+        ([b"a", b"b"], [b"ab"]),
+        ([LARGE], [LARGE]),
+        ([b"a", LARGE, b"b", b"c", LARGE, LARGE, b"d"], [b"a", LARGE, b"bc", LARGE, LARGE, b"d"]),
+    ],
+)
+def test_what_is_small_is_joined_and_what_is_large_is_not(segments: list[bytes], taken: list[bytes]) -> None:
+    output, size = waiting(*segments), sum(map(len, segments))
+    assert (output.size, output.has_large) == (size, LARGE in segments)
+    assert output.take() == taken
+    assert (output.size, output.written, output.taken, output.has_large) == (0, size, size, False)
+    assert output.take() == []
+
+
+def test_what_went_past_has_been_taken() -> None:
+    output = Output()
+    output.passed(7)
+    output._put(b"abc")
+    assert (output.size, output.written, output.taken) == (3, 10, 7)
+
+
+def test_one_segment_is_taken_as_it_is() -> None:
+    segment = bytes(20_000)
+    output = waiting(segment)
+    assert output.take_whole() is segment
+    output._put(b"next")
+    assert output.take_whole() == b"next"
+    assert (output.size, output.has_large) == (0, False)
+
+
+class TestNoMemoryForTheJoin:
+    """What has been written is sent all the same, in the end: whoever wrote it was told nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def join(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(segments: Any) -> bytes:
+            raise MemoryError
+
+        monkeypatch.setattr("zcws.output._join", fails)
+
+    @pytest.mark.parametrize("segments", [[b"a", b"b"], [b"a", b"b", LARGE]])
+    def test_it_goes_out_in_pieces(self, segments: list[bytes]) -> None:
+        output = waiting(*segments)
+        assert output.take() == segments
+        assert (output.size, output.take(), output.has_large) == (0, [], False)
+
+    @pytest.mark.parametrize("take", [Output.take_whole, Output.take_bytes])
+    def test_what_is_wanted_in_one_piece_stays(
+        self, take: Callable[[Output], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output = waiting(b"a", LARGE)
+        with pytest.raises(MemoryError):
+            take(output)
+        assert (output.size, output.has_large) == (1 + SEGMENT, True)
+        monkeypatch.undo()
+        assert take(output) == b"a" + LARGE
+        assert (output.size, output.take()) == (0, [])
+
+
+@pytest.mark.parametrize("take", [Output.take, Output.take_bytes])
+def test_what_a_finalizer_sends_is_not_lost_while_output_is_taken(
+    take: Callable[[Output], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector may run one between any two lines."""
+    output = waiting(b"a", b"b")
+
+    def join(parts: Iterable[bytes]) -> bytes:
+        if output.written == 2:
+            output._put(b"c")
+        return b"".join(parts)
+
+    monkeypatch.setattr("zcws.output._join", join)
+    taken = take(output)
+    assert taken == ([b"ab"] if isinstance(taken, list) else b"ab")
+    assert (output.take_bytes(), output.size) == (b"c", 0)
+
+
+class _Takes:
+    """Garbage that takes what there is when the collector comes."""
+
+    def __init__(self, output: Output, taken: list[Any]) -> None:
+        self.me, self.output, self.taken = self, output, taken
+
+    def __del__(self) -> None:
+        self.taken += self.output.take()
+
+
+@pytest.mark.parametrize("take", [Output.take, lambda output: [output.take_bytes()]])
+def test_what_a_finalizer_takes_is_not_taken_again(take: Callable[[Output], list[Any]]) -> None:
+    """As its `begin_close` does. Before CPython 3.12 the collector may come where a list is made."""
+    output, taken = waiting(b"a", b"b"), list[Any]()
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    used_up: list[list[int]] = [[] for _ in range(200)]
+    _Takes(output, taken)
+    gc.set_threshold(1, 1, 1)
+    gc.enable()
+    try:
+        taken += take(output)
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert (b"".join(taken), output.size, len(used_up)) == (b"ab", 0, 200)
+
+
+def test_what_has_not_gone_yet() -> None:
+    segments = [b"abc", memoryview(b"defg"), bytearray(b"h")]
+    for sent in range(9):
+        assert b"".join(behind(segments, sent)) == b"abcdefgh"[sent:]
+    assert behind(segments, 8) == []

@@ -1,0 +1,140 @@
+"""What has been written and has to be sent: segments, in order, until somebody takes them.
+
+Small ones are joined when they are taken, large ones go out as they are. Whoever takes a segment owns it: nothing here
+touches it again, because an event loop may keep a view of it for as long as the peer is slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut"]
+
+#: From this many bytes on, what cannot change is not copied: below, a copy costs less than one more segment of a
+#: sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
+SEGMENT = 16 * 1024
+
+#: What waits goes out when this many bytes have gathered: a socket buffer takes about that much.
+CORK = 64 * 1024
+
+#: Segments that one sendmsg may take (IOV_MAX is at least 16; Linux and macOS have 1024).
+MOST_SEGMENTS = 512
+
+_join: Callable[[Iterable[Buffer]], bytes] = b"".join
+
+
+class Output:
+    """What one connection has to send.
+
+    Attributes:
+        out: the segments that wait to be taken.
+        has_large: whether there are some that should not be copied.
+        written: bytes so far.
+        taken: of these; the difference waits.
+    """
+
+    __slots__ = ("has_large", "out", "taken", "written")
+
+    def __init__(self) -> None:
+        self.out: list[Buffer] = []
+        self.has_large: bool = False
+        self.written: int = 0
+        self.taken: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be taken."""
+        return self.written - self.taken
+
+    def _put(self, segment: Buffer) -> None:
+        """Behind what waits. It belongs to the output from here on."""
+        size = len(segment)  # type: ignore[arg-type]
+        self.out.append(segment)
+        if size >= SEGMENT:
+            self.has_large = True
+        self.written += size
+
+    def passed(self, size: int) -> None:
+        """So many bytes went past us. For a driver that has seen that nothing waits to be taken."""
+        self.written = self.taken = self.written + size
+
+    def take(self) -> list[Buffer]:
+        """Everything that has been written since the last `take`, in order. The segments are the caller's."""
+        if not self.out:
+            return []
+        out, has_large = self._begin_out()
+        if has_large or len(out) > 1:
+            try:
+                return _joined(out) if has_large else [_join(out)]
+            except MemoryError:
+                pass  # in more pieces than it might be
+        return out
+
+    def take_whole(self) -> Buffer:
+        """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
+        out = self.out
+        if len(out) != 1:
+            return self.take_bytes()
+        self.taken, self.has_large = self.written, False
+        return out.pop(0)  # the first: a finalizer may have written behind it since we looked
+
+    def take_bytes(self) -> bytes:
+        """The same as bytes, where there is nothing, too."""
+        out, has_large = self._begin_out()
+        try:
+            return _join(out)
+        except MemoryError:
+            self.out[:0] = out
+            self.taken -= sum(map(len, out))  # type: ignore[arg-type]
+            self.has_large = has_large or self.has_large
+            raise
+
+    def _begin_out(self) -> tuple[list[Buffer], bool]:
+        """What is there has been taken. Before anything is made of it: a finalizer that writes meanwhile writes behind.
+        Returns: it, and whether it `has_large`."""
+        fresh: list[Buffer] = []  # first: a finalizer that takes meanwhile has what was there
+        out, has_large = self.out, self.has_large
+        self.out, self.has_large = fresh, False
+        self.taken = self.written
+        return out, has_large
+
+
+def _joined(segments: list[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer pieces: what is small is copied behind what is small before it."""
+    joined: list[Buffer] = []
+    small: list[Buffer] = []
+    for segment in segments:
+        if len(segment) < SEGMENT:  # type: ignore[arg-type]
+            small.append(segment)
+            continue
+        if small:
+            joined.append(_join(small))
+            small.clear()
+        joined.append(segment)
+    if small:
+        joined.append(_join(small))
+    return joined
+
+
+def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left when `sent` bytes have gone."""
+    left = segments.copy()
+    cut(left, sent)
+    return left
+
+
+def cut(segments: list[Buffer], sent: int) -> None:
+    """The same in place: nothing is done for those that are left, of which there may be many."""
+    gone = 0
+    for segment in segments:
+        size = len(segment)  # type: ignore[arg-type]
+        if sent < size:
+            segments[gone] = memoryview(segment)[sent:]
+            break
+        sent -= size
+        gone += 1
+    del segments[:gone]
