@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, NO_MEMORY, Assembly, Inflated, is_utf8
+from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, NO_MEMORY, Assembly, Inflated
 from zcws.buffer import PayloadBuffer
 from zcws.errors import FAULTS
 
@@ -128,28 +128,6 @@ def test_rfc6455_8_1_the_last_character_is_whole() -> None:
 @pytest.mark.parametrize("fault", [BAD_DEFLATE, BAD_BUFFER_SIZE, NO_MEMORY])
 def test_its_own_faults_have_a_close_code(fault: int) -> None:
     assert FAULTS[fault][0] in (1007, 1009, 1011)
-
-
-@pytest.mark.parametrize(
-    ("text", "valid"),
-    [
-        (b"", True),
-        ("schön ありがとう 🙂".encode(), True),
-        (b"\xc3", False),  # cut
-        (b"\xed\xa0\x80", False),  # a surrogate
-        (b"\xc0\xaf", False),  # longer than it has to be
-        (b"\xf4\x90\x80\x80", False),  # beyond U+10FFFF
-    ],
-)
-def test_rfc6455_8_1_a_whole_text_is_checked_as_python_would(text: bytes, valid: bool) -> None:
-    """Messages are decoded by Python and frames are checked in C: they have to agree."""
-    assert is_utf8(text) is valid
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        assert not valid
-    else:
-        assert valid
 
 
 def test_an_inflated_message_is_seen_without_a_copy() -> None:

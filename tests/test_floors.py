@@ -63,7 +63,7 @@ HOUSE: list[tuple[float, str]] = [
     (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
     (2, "ring buffer headers uri heads scratch keys rows options callables payloads registry output"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
-    (1, "codes"),
+    (1, "codes utf8"),
     (0.5, "kernel"),  # chosen before anybody uses it
     (0, "_kernel"),
 ]

@@ -307,12 +307,6 @@ class TestFragments:
         writer.write_fragment(OpCode.TEXT, "€".encode()[2:], last=True)
         assert sent_one(writer).payload == "€".encode()[2:]
 
-    def test_a_refused_check_of_another_text_changes_nothing(self, writer: Writer) -> None:
-        writer.write_fragment(OpCode.TEXT, "€".encode()[:1], last=False)
-        writer.check_utf8(b"something else")
-        writer.write_fragment(OpCode.TEXT, "€".encode()[1:], last=True)
-        assert len(sent(writer)) == 2
-
     def test_binary_fragments_are_not_text(self, writer: Writer) -> None:
         writer.write_fragment(OpCode.TEXT, b"text", last=True)
         writer.write_fragment(OpCode.BINARY, b"\xff", last=False)

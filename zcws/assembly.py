@@ -8,10 +8,12 @@ each other, or received right there; compressed ones are inflated as they come, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from zcws.buffer import PayloadBuffer
-from zcws.kernel import ffi, lib
+from zcws.codes import OpCode
+from zcws.kernel import lib
+from zcws.utf8 import Utf8
 
 __all__ = [
     "BAD_BUFFER_SIZE",
@@ -22,7 +24,6 @@ __all__ = [
     "Assembly",
     "Inflate",
     "Inflated",
-    "is_utf8",
 ]
 
 BAD_UTF8 = -lib.ZCWS_BAD_UTF8
@@ -94,7 +95,7 @@ class Assembly:
         self.is_ours: bool = is_ours
         self._inflate = inflate
         self._max_size = max_size
-        self._utf8: Any = ffi.new("uint32_t *") if inflate is not None and opcode == 1 else None
+        self._utf8 = Utf8() if inflate is not None and opcode == OpCode.TEXT else None
         target.begin()
 
     @property
@@ -115,17 +116,11 @@ class Assembly:
         except ValueError:
             return BAD_DEFLATE
         # RFC 6455 8.1: the last character has to be whole.
-        return BAD_UTF8 if last and self._utf8 is not None and self._utf8[0] != 0 else 0
+        return BAD_UTF8 if last and self._utf8 is not None and not self._utf8.takes(b"", last=True) else 0
 
     def _add_inflated(self, piece: bytes) -> int:
         if len(self.target) + len(piece) > self._max_size:
             return BAD_MESSAGE_SIZE
-        if self._utf8 is not None and lib.zcws_utf8(piece, len(piece), self._utf8) != len(piece):
+        if self._utf8 is not None and not self._utf8.takes(piece, last=False):
             return BAD_UTF8
         return 0 if self.target.append(memoryview(piece)) else BAD_BUFFER_SIZE
-
-
-def is_utf8(data: bytes) -> bool:
-    """Whether a whole text is UTF-8. RFC 6455 8.1."""
-    state = ffi.new("uint32_t *")
-    return bool(lib.zcws_utf8(data, len(data), state) == len(data) and state[0] == lib.ZCWS_UTF8_START)

@@ -31,7 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitEx
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
 from zcws.keys import MaskingKeys
-from zcws.payloads import CONTROL, as_bytes, let_go
+from zcws.payloads import CONTROL, as_bytes, as_payload, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
@@ -245,23 +245,12 @@ class Connection:
 
     def send_bytes(self, message: Buffer, *, text: bool = False, compress: bool | None = None) -> None:
         """A whole message of bytes: binary, or text that is encoded already. Raises: as `send`."""
-        payload = self.payload_of(message, text=text)
+        payload = as_payload(message, text=text)
         try:
             self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
         except BaseException:
             let_go(payload)
             raise
-
-    def payload_of(self, message: Buffer, *, text: bool) -> Buffer:
-        """`message` with its bytes for a length. ValueError: it is to be text, and is not UTF-8. RFC 6455 8.1."""
-        payload = as_bytes(message)
-        if text:
-            try:
-                self.writer.check_utf8(payload)
-            except BaseException:
-                let_go(payload)
-                raise
-        return payload
 
     def send_fragment(
         self, data: str | Buffer, *, text: bool, last: bool, compress: bool | None = None

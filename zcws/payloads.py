@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zcws.codes import OpCode
+from zcws.utf8 import is_utf8
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -18,6 +19,8 @@ __all__ = [
     "as_bytes",
     "as_control_payload",
     "as_message",
+    "as_payload",
+    "check_text",
     "has_buffer",
     "let_go",
 ]
@@ -52,6 +55,18 @@ def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
     return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
 
 
+def as_payload(message: Buffer, *, text: bool) -> Buffer:
+    """The same for a whole message. ValueError: it is to be text, and is not UTF-8. RFC 6455 8.1."""
+    payload = as_bytes(message)
+    if text:
+        try:
+            check_text(payload)
+        except BaseException:
+            let_go(payload)
+            raise
+    return payload
+
+
 def let_go(payload: Buffer) -> None:
     """It could not be sent. Whoever handles that may change its memory, which the traceback would hold until then."""
     if type(payload) is memoryview:
@@ -79,11 +94,14 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
         return opcode, message.encode()
     payload = bytes(_view(message, "a message"))
     if is_text:
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            raise ValueError(NOT_UTF8) from None
+        check_text(payload)
     return opcode, payload
+
+
+def check_text(payload: Buffer) -> None:
+    """`ValueError` unless it is UTF-8, all of it. RFC 6455 8.1."""
+    if not is_utf8(payload):
+        raise ValueError(NOT_UTF8)
 
 
 def _view(data: Buffer, what: str) -> memoryview:

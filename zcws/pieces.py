@@ -18,7 +18,6 @@ from zcws.assembly import (
     Assembly,
     Inflate,
     Inflated,
-    is_utf8,
 )
 from zcws.bridge import Bridge
 from zcws.buffer import PayloadBuffer
@@ -28,6 +27,7 @@ from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, ReceivedSource
 from zcws.outcome import FULL, MORE
 from zcws.pool import Pool
 from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST, WHOLE
+from zcws.utf8 import is_utf8
 from zcws.waiting import NO_ROWS
 
 __all__ = ["AT_ONCE", "Piece", "PieceReader"]

@@ -35,11 +35,12 @@ from zcws.frame import (
 from zcws.heads import FIN, HEADS, RSV1, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.output import SEGMENT, Output
-from zcws.payloads import NOT_UTF8
+from zcws.payloads import NOT_UTF8, check_text
 from zcws.pool import Pool
 from zcws.ring import Ring
 from zcws.rows import ROW, spans_of
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY
+from zcws.utf8 import Utf8
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -148,7 +149,7 @@ class Writer(Output):
         self.opcode: int = 0
         self._compressing = False  # that message is compressed
         self._is_cut = False  # and cannot be finished any more
-        self._utf8: Any = None  # the state of its text, where it was given as bytes
+        self._utf8: Utf8 | None = None  # where that is text
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
         self.sent_close: bytes | None = None
@@ -321,7 +322,7 @@ class Writer(Output):
             ValueError: compression was asked for and not agreed.
         """
         self._check_open()
-        self._check_text(OpCode.CONTINUATION if self.opcode else opcode, payload, fin=last)
+        self._check_fragment(opcode, payload, last=last)
         first = FIN if last else 0
         if not self.opcode:
             self._compressing = self._compress is not None if compress is None else compress
@@ -370,7 +371,7 @@ class Writer(Output):
         self._check_order(opcode)
         if frame.fin and opcode is not OpCode.CONTINUATION:
             if opcode is OpCode.TEXT and not isinstance(frame, ReceivedFrame):
-                self.check_utf8(payload)
+                check_text(payload)
             self.write_message(opcode, payload)
         else:
             self.write_fragment(opcode, payload, last=frame.fin)
@@ -458,16 +459,12 @@ class Writer(Output):
         if opcode is not OpCode.CONTINUATION and self.opcode:
             self._refuse_message()
 
-    def check_utf8(self, payload: Buffer) -> None:
-        """RFC 6455 8.1, for a whole text that was given as bytes. Raises ValueError."""
-        _advance_utf8(ffi.new("uint32_t *"), payload, fin=True)
-
-    def _check_text(self, opcode: OpCode, payload: Buffer, *, fin: bool) -> None:
-        """The next part of a message that may be text: its fragments may cut a character."""
-        if opcode is not OpCode.CONTINUATION:
-            self._utf8 = ffi.new("uint32_t *") if opcode is OpCode.TEXT else None
-        if self._utf8 is not None:
-            _advance_utf8(self._utf8, payload, fin=fin)
+    def _check_fragment(self, opcode: OpCode, payload: Buffer, *, last: bool) -> None:
+        """The next part of a message that may be text. RFC 6455 8.1."""
+        if not self.opcode:
+            self._utf8 = Utf8() if opcode is OpCode.TEXT else None
+        if self._utf8 is not None and not self._utf8.takes(payload, last=last):
+            raise ValueError(NOT_UTF8)
 
     def _codec(self) -> Compress:
         if self._compress is None:
@@ -531,13 +528,3 @@ class Writer(Output):
 def _join_bare(opcode: OpCode, payloads: Sequence[bytes]) -> bytes:
     heads = map(HEADS[opcode].__getitem__, map(len, payloads))
     return b"".join(chain.from_iterable(zip(heads, payloads)))  # noqa: B905  as long as each other
-
-
-def _advance_utf8(state: Any, payload: Buffer, *, fin: bool) -> None:
-    """Checks the next part of a text. Raises ValueError, and then `state` is as it was."""
-    before = state[0]
-    with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
-        whole = lib.zcws_utf8(source, len(source), state) == len(source)
-    if not whole or (fin and state[0] != lib.ZCWS_UTF8_START):
-        state[0] = before
-        raise ValueError(NOT_UTF8)

@@ -19,7 +19,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -294,7 +294,7 @@ class Writing(Stream):
 
     def _write_buffer(self, message: Buffer, text: bool, compress: bool | None) -> None:
         """A whole message of bytes, which may change when this returns."""
-        payload, opcode = self.connection.payload_of(message, text=text), _TEXT if text else _BINARY
+        payload, opcode = as_payload(message, text=text), _TEXT if text else _BINARY
         may_lend = type(payload) is not bytes and not compress and len(payload) >= SEGMENT  # type: ignore[arg-type]
         try:
             if not (may_lend and self._write_lent(opcode, payload)):

@@ -22,7 +22,7 @@ from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
 from zcws.heads import FIN
 from zcws.kernel import ffi
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class WritingSide:
         elif type(message) is bytes and not text:
             self._write_message(_BINARY, message, compress)
         elif isinstance(message, (bytes, bytearray, memoryview)) or has_buffer(message):
-            payload = self.connection.payload_of(message, text=bool(text))  # type: ignore[arg-type]
+            payload = as_payload(message, text=bool(text))  # type: ignore[arg-type]
             try:
                 self._write_message(_TEXT if text else _BINARY, payload, compress)
             except BaseException:

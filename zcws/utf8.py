@@ -1,0 +1,43 @@
+"""Whether bytes are text: all at once, or part by part. RFC 6455 8.1.
+
+C looks at them (csrc/utf8.c); what it has to remember between two parts is here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zcws.kernel import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Utf8", "is_utf8"]
+
+
+class Utf8:
+    """A text that comes in parts, which may cut a character."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state: Any = ffi.new("uint32_t *")
+
+    def takes(self, part: Buffer, *, last: bool) -> bool:
+        """Whether it is UTF-8 as far as `part`, and ends there where that is the `last`. If not, it is as it was."""
+        state = self._state
+        before = state[0]
+        if type(part) is bytes:
+            is_good = lib.zcws_utf8(part, len(part), state) == len(part)
+        else:
+            with ffi.from_buffer(part) as source:  # not longer: see `PayloadBuffer._wrap`
+                is_good = lib.zcws_utf8(source, len(source), state) == len(source)
+        if is_good and not (last and state[0] != lib.ZCWS_UTF8_START):
+            return True
+        state[0] = before
+        return False
+
+
+def is_utf8(data: Buffer) -> bool:
+    """Whether a whole text is UTF-8."""
+    return Utf8().takes(data, last=True)
