@@ -1,4 +1,4 @@
-"""Several hooks as one, and the health endpoint."""
+"""Several hooks as one, the health endpoint, a password."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from heads import request
 
 import zcws
-from zcws.hooks import answer_of, hooks_of, in_order, refusal_of
+from zcws.acceptor import WebSocketAcceptor
+from zcws.handshake import basic_authorization
+from zcws.hooks import answer_of, basic_auth, hooks_of, in_order, refusal_of
 
 REQUEST = zcws.Request("/")
 
@@ -185,3 +188,147 @@ def test_a_hook_refuses_or_says_nothing() -> None:
         refusal_of("hello")
     with pytest.raises(ValueError, match=r"^process_request must not accept the connection; return None"):
         refusal_of(zcws.Response(101))
+
+
+class TestBasicAuth:
+    """RFC 7617; credentials are compared in constant time (test_handshake.py)."""
+
+    def ask(self, check: Any, *changes: tuple[str, str | None]) -> zcws.Response | None:
+        found = WebSocketAcceptor().read_request(request(*changes))
+        assert isinstance(found, zcws.Request)
+        self.asked = found
+        answer = check(None, found)
+        assert answer is None or isinstance(answer, zcws.Response)
+        return answer
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"credentials": ("user", "p\xe4ss:word")},
+            {"credentials": [("other", "one"), ("user", "p\xe4ss:word")]},
+            {"credentials": iter([("user", "p\xe4ss:word")])},
+            {
+                "check_credentials": lambda username, password: (
+                    (username, password) == ("user", "p\xe4ss:word")
+                )
+            },
+        ],
+    )
+    def test_right_and_wrong(self, options: dict[str, Any]) -> None:
+        check = basic_auth("the realm", **options)
+        assert self.ask(check, ("Authorization", basic_authorization("user", "p\xe4ss:word"))) is None
+        for username, password in [
+            ("user", "pass"),
+            ("use", "p\xe4ss:word"),
+            ("", ""),
+            ("other", "p\xe4ss:word"),
+        ]:
+            answer = self.ask(check, ("Authorization", basic_authorization(username, password)))
+            assert answer is not None
+            assert answer.status_code == 401
+
+    @pytest.mark.parametrize("value", [None, "", "Basic", "Basic !", "Bearer x"])
+    def test_none(self, value: str | None) -> None:
+        answer = self.ask(basic_auth("the realm", ("user", "word")), ("Authorization", value))
+        assert answer is not None
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="the realm", charset="UTF-8"'
+        assert answer.serialize()
+
+    @pytest.mark.parametrize("said", [True, False, None, 0, ""])
+    @pytest.mark.parametrize("is_async", [True, False])
+    def test_a_function_that_has_to_be_awaited(self, said: Any, is_async: bool) -> None:
+        async def coroutine(username: str, password: str) -> Any:
+            await asyncio.sleep(0)
+            return said
+
+        check = basic_auth("r", check_credentials=coroutine if is_async else lambda *pair: coroutine(*pair))
+        found = WebSocketAcceptor().read_request(
+            request(("Authorization", basic_authorization("user", "word")))
+        )
+        assert isinstance(found, zcws.Request)
+
+        async def ask() -> zcws.Response | None:
+            pending = check(None, found)
+            assert found.username is None
+            answer = await pending
+            assert answer is None or isinstance(answer, zcws.Response)
+            return answer
+
+        answer = asyncio.run(ask())
+        if said is True:
+            assert (answer, found.username) == (None, "user")
+        else:
+            assert answer is not None and (answer.status_code, found.username) == (401, None)
+
+    @pytest.mark.parametrize("said", [1, "yes", object(), ["user"], (each for each in "user")])
+    def test_what_is_true_and_no_answer(self, said: Any) -> None:
+        """A future of another kind, a generator, a row of a data base: who means yes says so."""
+        check = basic_auth("r", check_credentials=lambda username, password: said)
+        found = WebSocketAcceptor().read_request(
+            request(("Authorization", basic_authorization("user", "word")))
+        )
+        with pytest.raises(TypeError, match=f"an object of type {type(said).__name__}, not True or False$"):
+            check(None, found)  # type: ignore[arg-type]
+        assert found is not None and found.username is None
+
+    @pytest.mark.parametrize(
+        "credentials",
+        [
+            "ab",
+            b"ab",
+            ("a",),
+            ("a", "b", "c"),
+            [("a", "b"), 3],
+            [("a",)],
+            {"a": "b", "c": "d"},
+            {"a", "b"},
+            3,
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_pair(self, credentials: Any) -> None:
+        with pytest.raises(TypeError, match=r"^credentials are a pair of str, .* is no pair$"):
+            basic_auth("r", credentials)
+
+    def test_a_name_that_nobody_could_give(self) -> None:
+        with pytest.raises(ValueError, match="must not hold a colon"):
+            basic_auth("r", [("a", "b"), ("c:d", "e")])
+
+    @pytest.mark.parametrize("credentials", [["ab", "cd"], [["ab", "cd"]], {("ab", "cd"): 1}])
+    def test_pairs_in_other_clothes(self, credentials: Any) -> None:
+        check = basic_auth("r", credentials)
+        assert self.ask(check, ("Authorization", basic_authorization("ab", "cd"))) is None
+        assert self.ask(check, ("Authorization", basic_authorization("ab", "ef"))) is not None
+
+    def test_a_function_in_the_place_of_pairs(self) -> None:
+        """It was said to be no pair, and not where a function goes."""
+        with pytest.raises(TypeError, match=r"a function that checks them is given as check_credentials=$"):
+            basic_auth("r", lambda username, password: True)  # type: ignore[arg-type]
+
+    def test_a_function_that_cannot_be_asked(self) -> None:
+        for wrong in (5, lambda username: True):
+            with pytest.raises(
+                TypeError, match=r"^check_credentials is .*called with the user name and the password"
+            ):
+                basic_auth("r", check_credentials=wrong)  # type: ignore[arg-type]
+
+    def test_two_credentials_are_two_pairs(self) -> None:
+        check = basic_auth("r", [("ab", "cd"), ("ef", "gh")])
+        assert self.ask(check, ("Authorization", basic_authorization("ef", "gh"))) is None
+        assert self.asked.username == "ef"
+
+    def test_nobody_may(self) -> None:
+        assert self.ask(basic_auth("r", []), ("Authorization", basic_authorization("", ""))) is not None
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"credentials": ("a", "b"), "check_credentials": lambda username, password: True}]
+    )
+    def test_two_ways_to_say_it(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="either"):
+            basic_auth("r", **options)
+
+    @pytest.mark.parametrize("realm", ['"', "\\", "a\r\nb", "\xe4", None, 5])
+    def test_realms(self, realm: Any) -> None:
+        with pytest.raises(ValueError, match="realm"):
+            basic_auth(realm, ("a", "b"))

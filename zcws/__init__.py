@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zcws.acceptor import WebSocketAcceptor as WebSocketAcceptor
-    from zcws.acceptor import basic_auth as basic_auth
     from zcws.activation import listen_fds as listen_fds
     from zcws.aio.broadcast import Delivery as Delivery
     from zcws.aio.broadcast import broadcast as broadcast
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from zcws.frame import Frame as Frame
     from zcws.frame import PayloadOrigin as PayloadOrigin
     from zcws.headers import Headers as Headers
+    from zcws.hooks import basic_auth as basic_auth
     from zcws.hooks import health as health
     from zcws.http import Request as Request
     from zcws.http import Response as Response
@@ -60,7 +60,7 @@ __version__ = "0.1.0"
 
 #: Where each public name lives.
 _HOMES = {
-    "zcws.acceptor": ("WebSocketAcceptor", "basic_auth"),
+    "zcws.acceptor": ("WebSocketAcceptor",),
     "zcws.activation": ("listen_fds",),
     "zcws.aio.broadcast": ("Delivery", "broadcast"),
     "zcws.aio.client": ("connect", "unix_connect"),
@@ -84,7 +84,7 @@ _HOMES = {
     "zcws.extensions": ("Agreement", "DeflateParameters"),
     "zcws.frame": ("NEED_MORE", "Frame", "PayloadOrigin"),
     "zcws.headers": ("Headers",),
-    "zcws.hooks": ("health",),
+    "zcws.hooks": ("basic_auth", "health"),
     "zcws.http": ("Request", "Response"),
     "zcws.pool": ("Pool",),
     "zcws.retry": ("backoff", "process_exception"),

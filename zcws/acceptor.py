@@ -25,12 +25,11 @@ connections with the same terms share one `Agreement`, and an acceptor is two sm
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from inspect import isawaitable
-from typing import Any, Literal
+from typing import Literal
 
-from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
+from zcws.callables import abandon, check_call, check_plain
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement, check_subprotocols, parse_extensions, parse_subprotocols
 from zcws.handshake import (
@@ -42,8 +41,6 @@ from zcws.handshake import (
     allows_no_masking,
     check_additional,
     check_request,
-    parse_basic_authorization,
-    same_text,
 )
 from zcws.headers import Headers, HeadersLike
 from zcws.http import (
@@ -57,12 +54,10 @@ from zcws.http import (
     text_response,
 )
 
-__all__ = ["AcceptorOptions", "WebSocketAcceptor", "basic_auth", "offered_subprotocols"]
+__all__ = ["AcceptorOptions", "WebSocketAcceptor", "offered_subprotocols"]
 
 #: Takes the subprotocols that the client offers and gives the one to use, or None.
 SelectSubprotocol = Callable[[list[str]], str | None]
-#: Takes user name and password, and tells whether they are right.
-CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
 #: RFC 6455 4.2.2, 5: how every 101 begins, up to the value of Sec-WebSocket-Accept.
 SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(SWITCHED)}Sec-WebSocket-Accept: ".encode()
@@ -326,91 +321,3 @@ def offered_subprotocols(headers: Headers) -> list[str]:
         return parse_subprotocols(headers.get_all("sec-websocket-protocol"))
     except ValueError as error:
         raise HttpError(400, str(error)) from None
-
-
-def basic_auth(
-    realm: str,
-    credentials: tuple[str, str] | Iterable[tuple[str, str]] | None = None,
-    check_credentials: CheckCredentials | None = None,
-) -> Callable[[object, Request], Any]:
-    """A `process_request` that asks for user name and password; the handler finds the name in `ws.request.username`.
-    RFC 7617.
-
-    Args:
-        realm: what is protected, in words.
-        credentials: one pair of user name and password, or several.
-        check_credentials: says True where a pair is right, in place of `credentials`; compare with
-            `hmac.compare_digest` there. On asyncio it may be a coroutine function.
-
-    Raises:
-        TypeError, ValueError: credentials that are no pairs, or two ways to check them.
-    """
-    if (credentials is None) == (check_credentials is None):
-        raise ValueError("give either credentials or check_credentials")
-    if not isinstance(realm, str) or not is_realm(realm):
-        raise ValueError('a realm must be printable ASCII without quotes and "\\"')
-    if check_credentials is not None:
-        check_call("check_credentials", check_credentials, "the user name", "the password")
-    check = check_credentials or one_of(pairs_of(credentials))
-    # RFC 7617 2.1: which encoding we read.
-    challenge = {"WWW-Authenticate": f'Basic realm="{realm}", charset="UTF-8"'}
-
-    def process_request(_connection: object, request: Request) -> Any:
-        given = parse_basic_authorization(request.headers.combined().get("authorization", ""))
-        if given is None:
-            return text_response(401, "user name and password are needed", challenge)
-
-        def judge(said: object) -> Response | None:
-            if not is_right(said):
-                return text_response(401, "wrong user name or password", challenge)
-            request.username = given[0]
-            return None
-
-        said = check(*given)
-        return Chained(said, judge) if isawaitable(said) else judge(said)
-
-    return as_async_as(check, process_request)
-
-
-is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
-
-
-def is_right(said: object) -> bool:
-    """What `check_credentials` has said. Only True lets in: of much else (a future, a generator) the answer is yet to
-    come, and it is true already."""
-    if said and said is not True:
-        raise TypeError(
-            f"check_credentials returned an object of type {type(said).__name__}, not True or False"
-        )
-    return said is True
-
-
-def pairs_of(credentials: object) -> list[tuple[str, str]]:
-    """The pairs in `credentials`; what is wrong with them is said without a word of them."""
-    if callable(credentials):
-        raise TypeError(
-            "credentials are a pair of str, or a list of such pairs; a function that checks them is given as "
-            "check_credentials="
-        )
-    if isinstance(credentials, (tuple, list)) and credentials and isinstance(credentials[0], str):
-        credentials = [credentials]
-    pairs: list[Any] = list(credentials) if isinstance(credentials, Iterable) else [credentials]
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or [isinstance(part, str) for part in pair] != [True, True]:
-            raise TypeError(
-                'credentials are a pair of str, ("user", "password"), or a list of such pairs; '
-                f"an object of type {type(pair).__name__} is no pair"
-            )
-    if any(":" in name for name, _ in pairs):
-        # RFC 7617 2: what is received is cut at the first one.
-        raise ValueError("a user name must not hold a colon: it would never be recognized")
-    return [(name, word) for name, word in pairs]
-
-
-def one_of(pairs: list[tuple[str, str]]) -> CheckCredentials:
-    """Compares with every pair, all of them every time, so that the time tells nothing."""
-
-    def check(username: str, password: str) -> bool:
-        return any([same_text(name, username) & same_text(word, password) for name, word in pairs])
-
-    return check

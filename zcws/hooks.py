@@ -1,23 +1,28 @@
-"""What may stand before an opening handshake: several `process_request` functions as one, and a health endpoint.
+"""What may stand before an opening handshake: several `process_request` functions as one, passwords, a health endpoint.
 
 A hook is called with the handshake (asyncio) or the server (threads) and the request. It returns a `Response`, which is
-sent and ends the connection, or None: go on. `basic_auth` (acceptor.py) and `Router` make hooks too.
+sent and ends the connection, or None: go on. A `Router` makes one, too.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
+from zcws.handshake import parse_basic_authorization, same_text
 from zcws.http import Request, Response, text_response
 
-__all__ = ["Hook", "answer_of", "health", "hooks_of", "in_order", "refusal_of"]
+__all__ = ["Hook", "answer_of", "basic_auth", "health", "hooks_of", "in_order", "refusal_of"]
 
 #: Returns a Response, None, or an awaitable of either.
 Hook = Callable[[Any, Request], Any]
+
+#: Takes user name and password, and tells whether they are right.
+CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
 
 def hooks_of(
@@ -124,3 +129,91 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
 
 def _health(well: object) -> Response:
     return text_response(200, "ok") if well else text_response(503, "not ready")
+
+
+def basic_auth(
+    realm: str,
+    credentials: tuple[str, str] | Iterable[tuple[str, str]] | None = None,
+    check_credentials: CheckCredentials | None = None,
+) -> Hook:
+    """A `process_request` that asks for user name and password; the handler finds the name in `ws.request.username`.
+    RFC 7617.
+
+    Args:
+        realm: what is protected, in words.
+        credentials: one pair of user name and password, or several.
+        check_credentials: says True where a pair is right, in place of `credentials`; compare with
+            `hmac.compare_digest` there. On asyncio it may be a coroutine function.
+
+    Raises:
+        TypeError, ValueError: credentials that are no pairs, or two ways to check them.
+    """
+    if (credentials is None) == (check_credentials is None):
+        raise ValueError("give either credentials or check_credentials")
+    if not isinstance(realm, str) or not is_realm(realm):
+        raise ValueError('a realm must be printable ASCII without quotes and "\\"')
+    if check_credentials is not None:
+        check_call("check_credentials", check_credentials, "the user name", "the password")
+    check = check_credentials or one_of(pairs_of(credentials))
+    # RFC 7617 2.1: which encoding we read.
+    challenge = {"WWW-Authenticate": f'Basic realm="{realm}", charset="UTF-8"'}
+
+    def process_request(_connection: object, request: Request) -> Any:
+        given = parse_basic_authorization(request.headers.combined().get("authorization", ""))
+        if given is None:
+            return text_response(401, "user name and password are needed", challenge)
+
+        def judge(said: object) -> Response | None:
+            if not is_right(said):
+                return text_response(401, "wrong user name or password", challenge)
+            request.username = given[0]
+            return None
+
+        said = check(*given)
+        return Chained(said, judge) if inspect.isawaitable(said) else judge(said)
+
+    return as_async_as(check, process_request)
+
+
+is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
+
+
+def is_right(said: object) -> bool:
+    """What `check_credentials` has said. Only True lets in: of much else (a future, a generator) the answer is yet to
+    come, and it is true already."""
+    if said and said is not True:
+        raise TypeError(
+            f"check_credentials returned an object of type {type(said).__name__}, not True or False"
+        )
+    return said is True
+
+
+def pairs_of(credentials: object) -> list[tuple[str, str]]:
+    """The pairs in `credentials`; what is wrong with them is said without a word of them."""
+    if callable(credentials):
+        raise TypeError(
+            "credentials are a pair of str, or a list of such pairs; a function that checks them is given as "
+            "check_credentials="
+        )
+    if isinstance(credentials, (tuple, list)) and credentials and isinstance(credentials[0], str):
+        credentials = [credentials]
+    pairs: list[Any] = list(credentials) if isinstance(credentials, Iterable) else [credentials]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or [isinstance(part, str) for part in pair] != [True, True]:
+            raise TypeError(
+                'credentials are a pair of str, ("user", "password"), or a list of such pairs; '
+                f"an object of type {type(pair).__name__} is no pair"
+            )
+    if any(":" in name for name, _ in pairs):
+        # RFC 7617 2: what is received is cut at the first one.
+        raise ValueError("a user name must not hold a colon: it would never be recognized")
+    return [(name, word) for name, word in pairs]
+
+
+def one_of(pairs: list[tuple[str, str]]) -> CheckCredentials:
+    """Compares with every pair, all of them every time, so that the time tells nothing."""
+
+    def check(username: str, password: str) -> bool:
+        return any([same_text(name, username) & same_text(word, password) for name, word in pairs])
+
+    return check

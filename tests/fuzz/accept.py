@@ -9,9 +9,10 @@ import re
 
 from fuzz.material import Material, cuts
 
-from zcws.acceptor import SWITCHING, AcceptorOptions, WebSocketAcceptor, basic_auth
+from zcws.acceptor import SWITCHING, AcceptorOptions, WebSocketAcceptor
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement
+from zcws.hooks import basic_auth
 from zcws.http import MAX_HEAD, HttpError, parse_response
 from zcws.kernel import ffi, lib
 
