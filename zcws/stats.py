@@ -18,7 +18,7 @@ from zcws.closing import State
 from zcws.connection import Connection
 from zcws.errors import Closer
 
-__all__ = ["Closer", "Stats", "stats_of"]
+__all__ = ["Closer", "Known", "Stats", "stats_of"]
 
 
 class Stats(NamedTuple):
@@ -70,6 +70,34 @@ class Stats(NamedTuple):
         """How many bytes went into one compressed byte that left; None before the first."""
         plain, wire = self.deflated
         return plain / wire if wire else None
+
+
+class Known:
+    """What an open connection says of itself, whatever drives it."""
+
+    __slots__ = ()
+
+    connection: Connection
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed. RFC 6455 1.9."""
+        return self.connection.agreement.subprotocol
+
+    @property
+    def state(self) -> State:
+        """How far closing has got."""
+        return self.connection.state
+
+    @property
+    def close_code(self) -> int | None:
+        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
+        return self.connection.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
+        return self.connection.close_reason
 
 
 def stats_of(

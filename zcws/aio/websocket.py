@@ -12,7 +12,7 @@ from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
 from zcws.closing import State
 from zcws.codes import CloseCode
-from zcws.stats import Stats, stats_of
+from zcws.stats import Known, Stats, stats_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["WebSocket"]
 
 
-class WebSocket(Reading, Writing):
+class WebSocket(Reading, Writing, Known):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
 
     Iterating over it gives messages until the connection ends well; `recv` raises instead. One task may read at a time;
@@ -140,26 +140,6 @@ class WebSocket(Reading, Writing):
             is_slow=self._drained is not None,
             latency=self.latency,
         )
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed. RFC 6455 1.9."""
-        return self.connection.agreement.subprotocol
-
-    @property
-    def state(self) -> State:
-        """How far closing has got."""
-        return self.connection.state
-
-    @property
-    def close_code(self) -> int | None:
-        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
-        return self.connection.close_code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
-        return self.connection.close_reason
 
     @property
     def local_address(self) -> Any:

@@ -30,7 +30,7 @@ from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
-from zcws.stats import Stats, stats_of
+from zcws.stats import Known, Stats, stats_of
 from zcws.sync.channel import Channel
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.keepalive import Keepalive
@@ -64,7 +64,7 @@ class SplitLock:
         """It has never been entered."""
 
 
-class WebSocket(ReadingSide, WritingSide):
+class WebSocket(ReadingSide, WritingSide, Known):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
 
     Iterating over it gives messages until the connection ends well; `recv` raises instead. One thread may read at a
@@ -455,26 +455,6 @@ class WebSocket(ReadingSide, WritingSide):
             is_slow=not channel.is_writable,
             latency=self.latency,
         )
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed. RFC 6455 1.9."""
-        return self.connection.agreement.subprotocol
-
-    @property
-    def state(self) -> State:
-        """How far closing has got."""
-        return self.connection.state
-
-    @property
-    def close_code(self) -> int | None:
-        """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
-        return self.connection.close_code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
-        return self.connection.close_reason
 
     @property
     def local_address(self) -> Any:
