@@ -194,9 +194,18 @@ class TestSizes:
         with pytest.raises(TypeError, match=r"^max_fragments is .* not None$"):
             checked_count("max_fragments", None, "frames")  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("value", [0, 1000, (1000, 0), (1000, 1000), (1000, None)])
-    def test_write_limits(self, value: Any) -> None:
-        assert checked_write_limit(value) == value
+    @pytest.mark.parametrize(
+        ("value", "marks"),
+        [
+            (0, (0, 0)),
+            (1000, (1000, 250)),
+            ((1000, 0), (1000, 0)),
+            ((1000, 1000), (1000, 1000)),
+            ((1000, None), (1000, 250)),
+        ],
+    )
+    def test_write_limits(self, value: Any, marks: tuple[int, int]) -> None:
+        assert checked_write_limit(value) == marks
 
     @pytest.mark.parametrize("value", ["x", None, 1.5, [2, 1], (None, 1), (2, "1")])
     def test_what_is_no_write_limit(self, value: Any) -> None:

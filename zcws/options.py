@@ -13,7 +13,7 @@ options are given, so that a mistake is not found by the first connection, or in
     max_fragments, max_connections                     a number, 1 or more                    an int
     max_redirects, threshold                           a number, 0 or more                    the same
     level, mem_level, *_max_window_bits                a number in their range                the same
-    write_limit                                        bytes, 0 or more; a pair, high, low    the same
+    write_limit                                        bytes, 0 or more; a pair, high, low    both marks, in bytes
     timeout, of one call of zcws.sync                  seconds; math.inf; None                the same
     host and port, path, sock                          one of the three; or none, of a        the same
                                                        client
@@ -216,16 +216,16 @@ def check_place(*, is_server: bool, sock: object, path: object, host: object, po
         checked_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
 
 
-def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int, int | None]:
-    """`write_limit`, as transports take it."""
+def checked_write_limit(value: int | tuple[int, int | None]) -> tuple[int, int]:
+    """`write_limit` as both marks: bytes that may wait before whoever writes is told to stop, and to go on."""
     if not isinstance(value, tuple):
-        return _counted("write_limit", value, _WRITE_LIMIT)
+        value = value, None
     if len(value) != 2:
         raise ValueError(f"write_limit is {_WRITE_LIMIT}, not {value!r}")
     high, low = value
     high = _counted("write_limit", high, _WRITE_LIMIT)
     if low is None:
-        return high, None
+        return water_marks(high)
     low = _counted("write_limit", low, _WRITE_LIMIT)
     if low > high:
         raise ValueError(f"write_limit is {_WRITE_LIMIT}: {value!r} has the low one first")
@@ -233,7 +233,7 @@ def checked_write_limit(value: int | tuple[int, int | None]) -> int | tuple[int,
 
 
 def water_marks(high: int | None = None, low: int | None = None) -> tuple[int, int]:
-    """The same for a transport of ours, as asyncio's understand it: both marks, where one or none is given."""
+    """The same as asyncio's transports understand it: where one is given, or none, the others follow."""
     if high is None:
         high = USUAL_MARKS[0] if low is None else 4 * low
     if low is None:

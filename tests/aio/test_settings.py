@@ -27,7 +27,7 @@ def test_an_event_loop_has_one_pool_and_keeps_it() -> None:
 def test_the_defaults() -> None:
     options = Options()
     assert (options.ping_interval, options.ping_timeout, options.close_timeout) == (20, 20, 10)
-    assert (options.write_limit, options.write_timeout) == (64 * 1024, None)
+    assert (options.write_limit, options.write_timeout) == ((64 * 1024, 16 * 1024), None)
 
 
 @pytest.mark.parametrize(

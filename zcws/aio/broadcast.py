@@ -161,7 +161,7 @@ class Delivery:
         elif self._slow == "latest":
             _held_by(ws).latest(self._message)
             self.waiting += 1
-        elif ws._drained is None and _held_by(ws).add(self._message, _limit_of(ws)):
+        elif ws._drained is None and _held_by(ws).add(self._message, ws._options.write_limit[0]):
             self.waiting += 1
         else:
             ws.begin_close(CloseCode.TRY_AGAIN_LATER, "too slow for what is broadcast here")
@@ -256,8 +256,3 @@ def _held_by(ws: WebSocket) -> Held:
     if held is None:
         held = ws._held = Held(ws)
     return held
-
-
-def _limit_of(ws: WebSocket) -> int:
-    limit = ws._options.write_limit
-    return limit[0] if isinstance(limit, tuple) else limit

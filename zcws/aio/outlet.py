@@ -19,11 +19,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.keepalive import stood_still
-from zcws.aio.settings import USUAL_LIMIT, Options
+from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport, is_tls
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
+from zcws.options import USUAL_MARKS
 from zcws.output import CORK
 from zcws.scratch import masked_size
 
@@ -110,9 +111,9 @@ class Outlet(asyncio.BufferedProtocol):
         """The transport is ours from now on."""
         self._transport = transport  # type: ignore[assignment]
         self._own = transport if isinstance(transport, EngineTransport) else None
-        limit = self._options.write_limit
-        if limit != USUAL_LIMIT or self._own is None:
-            high, low = limit if isinstance(limit, tuple) else (limit, None)
+        marks = self._options.write_limit
+        if marks != USUAL_MARKS or self._own is None:
+            high, low = marks
             self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
         if self._own is not None:
             self._own.settle()

@@ -6,13 +6,10 @@ import asyncio
 import weakref
 
 from zcws.aio.keepalive import Resting
-from zcws.options import Timeouts, checked_write_limit
+from zcws.options import USUAL_MARKS, Timeouts, checked_write_limit
 from zcws.pool import Pool
 
-__all__ = ["USUAL_LIMIT", "Options", "pool_of"]
-
-#: Bytes that may wait in the transport when nobody says how many: asyncio's own, and so that of `EngineTransport`.
-USUAL_LIMIT = 64 * 1024
+__all__ = ["Options", "pool_of"]
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
 
@@ -36,7 +33,7 @@ class Options(Timeouts):
     __slots__ = ("write_limit",)
 
     def __init__(
-        self, *, write_limit: int | tuple[int, int | None] = USUAL_LIMIT, **timeouts: float | None
+        self, *, write_limit: int | tuple[int, int | None] = USUAL_MARKS, **timeouts: float | None
     ) -> None:
         super().__init__(**timeouts)
-        self.write_limit: int | tuple[int, int | None] = checked_write_limit(write_limit)
+        self.write_limit: tuple[int, int] = checked_write_limit(write_limit)
