@@ -32,11 +32,13 @@ __all__ = [
     "LONGEST",
     "SERVER_HINTS",
     "USUAL_MARKS",
+    "Limits",
     "NoOptions",
     "Timeouts",
     "check_place",
     "checked_count",
     "checked_kind",
+    "checked_limits",
     "checked_names",
     "checked_range",
     "checked_seconds",
@@ -113,6 +115,13 @@ class NoOptions(TypedDict):
     """What a function has besides the options that it names, for the type checker."""
 
 
+class Limits(TypedDict):
+    """What is accepted from a peer: a message of `max_size` bytes in `max_fragments` frames."""
+
+    max_size: int
+    max_fragments: int
+
+
 class Timeouts:
     """The times that all connections of one client or server share: seconds, None for ever. See `connect` and `serve`.
 
@@ -185,6 +194,14 @@ def _is_real(value: object) -> bool:
 def checked_size(value: int | None) -> int:
     """`max_size`; None for as much as there can be."""
     return sys.maxsize if value is None else min(_counted("max_size", value, _SIZE), sys.maxsize)
+
+
+def checked_limits(max_size: int | None, max_fragments: int) -> Limits:
+    """Both, for a `Connection`."""
+    return {
+        "max_size": checked_size(max_size),
+        "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
+    }
 
 
 def checked_count(name: str, value: int, of: str, least: int = 1) -> int:

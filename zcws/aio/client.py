@@ -32,7 +32,7 @@ from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
-from zcws.options import checked_count, checked_seconds, checked_size
+from zcws.options import checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, timed_out, unix_uri
 
@@ -163,8 +163,7 @@ class connect:
         self._on_frame = on_frame
         self._deflate = Deflate.of(compression)
         self._open_timeout = checked_seconds("open_timeout", open_timeout)
-        self._max_size = checked_size(max_size)
-        self._max_fragments = checked_count("max_fragments", max_fragments, "frames")
+        self._limits = checked_limits(max_size, max_fragments)
         self._others: dict[str, Any] = {**others}
         self._options = Options(
             ping_interval=ping_interval,
@@ -189,8 +188,7 @@ class connect:
             agreement=agreement,
             deflate=self._deflate,
             pool=pool_of(loop),
-            max_size=self._max_size,
-            max_fragments=self._max_fragments,
+            **self._limits,
         )
         return websocket_class(is_client=True)(
             loop,

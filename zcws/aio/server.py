@@ -40,7 +40,7 @@ from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
 from zcws.http2 import ALPN, missing_h2
-from zcws.options import LONGEST, check_place, checked_count, checked_kind, checked_seconds, checked_size
+from zcws.options import LONGEST, Limits, check_place, checked_kind, checked_limits, checked_seconds
 from zcws.router import check_handler
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class Server:
         process_request: ProcessRequest | None,
         process_response: ProcessResponse | None,
         open_timeout: float | None,
-        max_size: int,
-        max_fragments: int,
+        limits: Limits,
     ) -> None:
         self.handler = handler
         self.on_frame = on_frame
@@ -94,8 +93,7 @@ class Server:
         self.process_request = process_request
         self.process_response = process_response
         self.open_timeout = open_timeout
-        self.max_size = max_size
-        self.max_fragments = max_fragments
+        self.limits = limits
         self.handshakes: set[Arriving] = set()
         self.connections: set[WebSocket] = set()
         self.on_open: list[Callable[[WebSocket], object]] = []
@@ -146,8 +144,7 @@ class Server:
             agreement=agreement,
             deflate=self.acceptor_options.compression,
             pool=self._pool,
-            max_size=self.max_size,
-            max_fragments=self.max_fragments,
+            **self.limits,
         )
         return websocket_class(is_client=False)(
             self.loop,
@@ -455,8 +452,7 @@ class serve:
             "process_request": hooks_of(process_request, handler),
             "process_response": process_response,
             "open_timeout": checked_seconds("open_timeout", open_timeout),
-            "max_size": checked_size(max_size),
-            "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
+            "limits": checked_limits(max_size, max_fragments),
         }
         self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
         self._server: Server | None = None

@@ -24,12 +24,12 @@ from zcws.http import Response
 from zcws.keys import MaskingKeys
 from zcws.options import (
     CLIENT_HINTS,
+    Limits,
     NoOptions,
     Timeouts,
-    checked_count,
+    checked_limits,
     checked_names,
     checked_seconds,
-    checked_size,
 )
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
@@ -112,10 +112,7 @@ def connect(
         ping_timeout=ping_timeout,
         write_timeout=write_timeout,
     )
-    limits = {
-        "max_size": checked_size(max_size),
-        "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
-    }
+    limits = checked_limits(max_size, max_fragments)
     open_timeout = checked_seconds("open_timeout", open_timeout)
     connector = WebSocketConnector(
         uri,
@@ -152,7 +149,7 @@ def connect(
     return _open(opened, options, Deflate.of(compression), limits)
 
 
-def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: dict[str, int]) -> WebSocket:
+def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: Limits) -> WebSocket:
     """A handshake has succeeded."""
     stream, connector, agreement, response, received = opened
     connection = Connection(

@@ -37,14 +37,15 @@ from zcws.hooks import Hook, hooks_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import (
     SERVER_HINTS,
+    Limits,
     NoOptions,
     Timeouts,
     check_place,
     checked_count,
     checked_kind,
+    checked_limits,
     checked_names,
     checked_seconds,
-    checked_size,
 )
 from zcws.pool import Pool
 from zcws.router import check_handler
@@ -94,8 +95,7 @@ class Server:
         options: Timeouts,
         process_request: Hook | None,
         open_timeout: float | None,
-        max_size: int,
-        max_fragments: int,
+        limits: Limits,
         max_connections: int,
         path: str | None = None,
     ) -> None:
@@ -109,8 +109,7 @@ class Server:
         self._options = options
         self._process_request = process_request
         self._open_timeout = open_timeout
-        self._max_size = max_size
-        self._max_fragments = max_fragments
+        self._limits = limits
         self._max_connections = max_connections
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
@@ -295,8 +294,7 @@ class Server:
             agreement=acceptor.agreement,
             deflate=self._acceptor_options.compression,
             pool=Pool(),
-            max_size=self._max_size,
-            max_fragments=self._max_fragments,
+            **self._limits,
         )
         return WebSocket(
             open_channel(stream),
@@ -448,8 +446,7 @@ def serve(
         ),
         process_request=hooks_of(process_request, handler, is_blocking=True),
         open_timeout=checked_seconds("open_timeout", open_timeout),
-        max_size=checked_size(max_size),
-        max_fragments=checked_count("max_fragments", max_fragments, "frames"),
+        limits=checked_limits(max_size, max_fragments),
         max_connections=checked_count("max_connections", max_connections, "connections"),
     )
     # All that can be wrong with the options has been said by now: nothing is bound for nothing.
