@@ -42,10 +42,10 @@ HOUSE: list[tuple[float, str]] = [
     (7.14, "aio.outlet"),
     (7.12, "aio.settings"),
     (7.1, "aio.pubsub aio.reach aio.transport aio.http2 sync.reach"),
+    (7.05, "sync.channel sync.keepalive"),  # which count the time
     (
         7,
-        "activation route retry aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.channel "
-        "sync.keepalive",
+        "activation route retry aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.deadline",
     ),
     (6, "connector acceptor router hooks http2"),
     (5.5, "stats"),  # what can be known by looking

@@ -23,7 +23,7 @@ from raw import port_of
 import zcws
 import zcws.sync
 from zcws.route import Route
-from zcws.sync.reach import interleaved, reach, rest
+from zcws.sync.reach import interleaved, reach
 from zcws.uri import parse_uri
 
 from .conftest import Serving
@@ -254,12 +254,6 @@ class TestRace:
         six, four = socket.AF_INET6, socket.AF_INET
         given = [(six, 1), (six, 2), (six, 3), (four, 4)]
         assert list(interleaved(given)) == [(six, 1), (four, 4), (six, 2), (six, 3)]
-
-
-def test_what_is_left_of_the_time() -> None:
-    assert rest(None) is None
-    assert rest(time.monotonic() - 1) == 0.001  # zero would mean not to wait at all
-    assert (rest(time.monotonic() + 100) or 0) > 1
 
 
 # ---- Unix sockets ----

@@ -24,7 +24,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +35,7 @@ from zcws.output import MOST_SEGMENTS, behind
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
+from zcws.sync.deadline import after, is_past, left
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -307,15 +307,15 @@ class PlainChannel(Channel):
             if limit is None and len(segments) == 1:
                 self.sock.sendall(segments[0])
                 return
-            left: list[Buffer] = list(segments)
+            unsent: list[Buffer] = list(segments)
             flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
-            while left:
+            while unsent:
                 try:
-                    left = behind(left, self.sock.sendmsg(left[:MOST_SEGMENTS], (), flags))
+                    unsent = behind(unsent, self.sock.sendmsg(unsent[:MOST_SEGMENTS], (), flags))
                     deadline = None
                 except BlockingIOError:  # only where there is a limit
-                    deadline = deadline or time.monotonic() + (limit or 0)
-                    if not _wait(self, to_write=True, timeout=max(deadline - time.monotonic(), 0)):
+                    deadline = deadline or after(limit)
+                    if not _wait(self, to_write=True, timeout=left(deadline)):
                         raise Stuck from None
         finally:
             self._leave()
@@ -348,7 +348,7 @@ class PolledChannel(Channel):
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if self.record.received:
             return TORN
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = after(timeout)
         count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
         return NOTHING if count is None else count
 
@@ -356,9 +356,7 @@ class PolledChannel(Channel):
         # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
         view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
         while view:
-            limit = self._send_limit
-            deadline = None if limit is None else time.monotonic() + limit
-            sent = self._attempt(partial(self._send_some, view), deadline, to_write=True)
+            sent = self._attempt(partial(self._send_some, view), after(self._send_limit), to_write=True)
             if sent is None:
                 raise Stuck
             view = view[sent:]
@@ -379,8 +377,7 @@ class PolledChannel(Channel):
                     wanted = True
                 except BlockingIOError:
                     wanted = to_write
-                rest = None if deadline is None else deadline - time.monotonic()
-                if (rest is not None and rest <= 0) or not _wait(self, to_write=wanted, timeout=rest):
+                if is_past(deadline) or not _wait(self, to_write=wanted, timeout=left(deadline)):
                     return None
         finally:
             self._leave()
@@ -476,9 +473,10 @@ def _wait(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
         return bool(poll.poll(None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)))
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = after(timeout)
     while not channel.is_over and channel.sock.fileno() >= 0:
-        rest = _ASK_AGAIN if deadline is None else min(max(deadline - time.monotonic(), 0), _ASK_AGAIN)
+        rest = left(deadline)
+        rest = _ASK_AGAIN if rest is None else min(rest, _ASK_AGAIN)
         try:
             ready = select.select(
                 nobody if to_write else waiting, waiting if to_write else nobody, nobody, rest
@@ -487,6 +485,6 @@ def _wait(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
             return True
         if ready[0] or ready[1]:
             return True
-        if deadline is not None and time.monotonic() >= deadline:
+        if is_past(deadline):
             return False
     return True

@@ -35,8 +35,8 @@ from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
 from zcws.sync.channel import open_channel
-from zcws.sync.reach import reach, rest
-from zcws.sync.reading import is_past
+from zcws.sync.deadline import after, is_past, socket_timeout
+from zcws.sync.reach import reach
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
 
@@ -234,7 +234,7 @@ def _follow(
     connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
 ) -> _Opened:
     """One handshake, or as many as there are redirects."""
-    deadline = None if open_timeout is None else time.monotonic() + open_timeout
+    deadline = after(open_timeout)
     followed = 0
     while True:
         stream = reach(route, connector.uri, deadline, others)
@@ -286,7 +286,7 @@ def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) ->
 
 def _more(sock: socket.socket, deadline: float | None) -> bytes:
     """What the server says next; nothing when the connection has ended. A reset takes back nothing that it has said."""
-    sock.settimeout(rest(deadline))
+    sock.settimeout(socket_timeout(deadline))
     try:
         return sock.recv(_CHUNK)
     except ConnectionResetError:

@@ -38,8 +38,9 @@ from zcws.frame import Frame, close_payload
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
+from zcws.sync.deadline import after, is_past, left
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import ReadingSide, is_past
+from zcws.sync.reading import ReadingSide
 from zcws.sync.writing import InOrder, sending_failed
 
 if TYPE_CHECKING:
@@ -339,11 +340,9 @@ class WriterHalf:
         if not self._connection.is_client:
             self._channel.end()
         scratch = memoryview(bytearray(4096))
-        timeout = self._options.close_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = after(self._options.close_timeout)
         while not is_past(deadline):
-            rest = None if deadline is None else deadline - time.monotonic()
-            if self._channel.receive(scratch, rest) == ENDED:
+            if self._channel.receive(scratch, left(deadline)) == ENDED:
                 break
             self._channel.record.received = 0  # taken, and dropped
         self._channel.abort()

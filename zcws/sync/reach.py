@@ -16,7 +16,6 @@ import os
 import selectors
 import socket
 import ssl
-import time
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
@@ -33,9 +32,10 @@ from zcws.route import (
     unknown_host,
     unreachable,
 )
+from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.uri import WebSocketURI
 
-__all__ = ["reach", "rest"]
+__all__ = ["reach"]
 
 #: Bytes asked for at once of a proxy's answer: what an answer is long.
 _CHUNK = 4096
@@ -44,11 +44,6 @@ _UNDER_WAY = frozenset((errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getat
 
 #: Family, and where: what getaddrinfo says of one address.
 Address = tuple[int, Any]
-
-
-def rest(deadline: float | None) -> float | None:
-    """Seconds left; None where there is no deadline. Never zero, which would mean not to wait at all."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
 
 
 def reach(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[str, Any]) -> socket.socket:
@@ -73,13 +68,13 @@ def _plain(route: Route, uri: WebSocketURI, deadline: float | None, others: dict
     if route.sock is not None:
         return route.sock
     if route.path is not None:
-        return _unix(route.path, rest(deadline))
+        return _unix(route.path, socket_timeout(deadline))
     host, port = route.target(uri)
     proxy = route.proxy_for(uri)
     if proxy is None:
         return _race(host, port, deadline, **others)
     if proxy.is_socks:
-        return _socks(proxy, host, port, rest(deadline), others.get("source_address"))
+        return _socks(proxy, host, port, socket_timeout(deadline), others.get("source_address"))
     if proxy.scheme == "https" and uri.secure:
         raise ValueError(
             "wss:// through an https:// proxy is TLS inside TLS, which blocking sockets do not have: "
@@ -106,7 +101,7 @@ def _secured(
 ) -> socket.socket:
     """The socket, with TLS where there is to be any. Closed when that fails."""
     try:
-        sock.settimeout(rest(deadline))
+        sock.settimeout(socket_timeout(deadline))
         if security is None:
             return sock
         context, name = security
@@ -154,7 +149,7 @@ def _through(
 
 
 def _received(sock: socket.socket, tunnel: Tunnel, deadline: float | None) -> bytes:
-    sock.settimeout(rest(deadline))
+    sock.settimeout(socket_timeout(deadline))
     try:
         data = sock.recv(_CHUNK)
     except ConnectionError as error:
@@ -206,12 +201,12 @@ class _Race:
             if self._left:
                 self._start(self._left.pop(0))
             pause = self._delay if self._left else None
-            until = None if pause is None else time.monotonic() + pause
-            while self._running and (until is None or time.monotonic() < until):
+            until = after(pause)
+            while self._running and not is_past(until):
                 ends = [end for end in (until, deadline) if end is not None]
-                if winner := self._wait(rest(min(ends)) if ends else None):
+                if winner := self._wait(socket_timeout(min(ends)) if ends else None):
                     return winner
-                if deadline is not None and time.monotonic() >= deadline:
+                if is_past(deadline):
                     raise TimeoutError("no address of the host has answered in time")
         raise self._failure()
 

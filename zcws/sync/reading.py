@@ -23,12 +23,13 @@ from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
 from zcws.options import Timeouts, checked_wait
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
+from zcws.sync.deadline import after, is_past
 from zcws.sync.keepalive import Keepalive
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IncomingStream", "ReadingSide", "is_past"]
+__all__ = ["IncomingStream", "ReadingSide"]
 
 _Result = TypeVar("_Result")
 
@@ -198,7 +199,7 @@ class ReadingSide:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while (result := self._next(attempt, found, deadline)) is NEED_MORE:
-                if deadline is not None and time.monotonic() >= deadline:
+                if is_past(deadline):
                     raise TimeoutError("no message was complete in time")
             return result
         except ConnectionClosed:
@@ -284,7 +285,7 @@ class ReadingSide:
             self._interrupted()
             raise
         self._answer_peer()
-        if count == NOTHING and deadline is not None and time.monotonic() >= deadline:
+        if count == NOTHING and is_past(deadline):
             raise TimeoutError("nothing was received in time")
 
     def _settle(self, count: int, take: Callable[[], object]) -> None:
@@ -333,8 +334,7 @@ class ReadingSide:
         return rest if timeout is None else min(rest, timeout)
 
     def _closing_deadline(self) -> float | None:
-        timeout = self._options.close_timeout
-        return None if timeout is None else time.monotonic() + timeout
+        return after(self._options.close_timeout)
 
     def _drain(self, deadline: float | None) -> None:
         """Reads on until the peer has ended the stream."""
@@ -371,8 +371,3 @@ def _bounded(timeout: float | None, deadline: float) -> float | None:
     if rest == math.inf or (timeout is not None and rest >= timeout):
         return timeout
     return math.ceil(rest * 1000) / 1000
-
-
-def is_past(deadline: float | None) -> bool:
-    """Whether it is later than that."""
-    return deadline is not None and time.monotonic() >= deadline

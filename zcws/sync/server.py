@@ -50,6 +50,7 @@ from zcws.options import (
 from zcws.pool import Pool
 from zcws.router import check_handler
 from zcws.sync.channel import open_channel
+from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.stream import WebSocket
 
 if TYPE_CHECKING:
@@ -206,14 +207,14 @@ class Server:
                 self._is_closing = True
                 self._stop_accepting()
         if drain is None or drain > 0:
-            self._join(None if drain is None else time.monotonic() + drain)
+            self._join(after(drain))
         timeout = self._options.close_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = after(timeout)
         self._say_goodbye(code, reason, deadline)
         self._join(deadline)
         for ws in list(self.connections):
             ws.abort()
-        self._join(None if timeout is None else time.monotonic() + timeout)
+        self._join(after(timeout))
 
     def _stop_accepting(self) -> None:
         self.sock.close()
@@ -234,7 +235,7 @@ class Server:
         waiting = list(self.connections)
         while True:
             waiting = [ws for ws in waiting if not ws._try_close(code, reason, 0)]
-            if not waiting or (deadline is not None and time.monotonic() >= deadline):
+            if not waiting or is_past(deadline):
                 return
             time.sleep(_NEXT_TRY)
 
@@ -242,7 +243,7 @@ class Server:
         with self._lock:
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in threads:
-            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+            thread.join(left(deadline))
 
     # ---- one connection ----
 
@@ -309,10 +310,9 @@ class Server:
         self, stream: socket.socket, acceptor: WebSocketAcceptor, data: bytearray
     ) -> Request | None:
         """The request. None: the client has gone, or the server is about to."""
-        deadline = None if self._open_timeout is None else time.monotonic() + self._open_timeout
+        deadline = after(self._open_timeout)
         while (request := acceptor.read_request(data)) is None:
-            if deadline is not None:
-                stream.settimeout(max(deadline - time.monotonic(), 0.001))
+            stream.settimeout(socket_timeout(deadline))
             chunk = stream.recv(_CHUNK)
             if not chunk or self._is_closing:
                 return None

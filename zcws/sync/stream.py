@@ -32,10 +32,11 @@ from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of
 from zcws.sync.channel import Channel
+from zcws.sync.deadline import after, is_past, left, lock_timeout
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import ReadingSide, is_past
-from zcws.sync.writing import WritingSide, lock_timeout
+from zcws.sync.reading import ReadingSide
+from zcws.sync.writing import WritingSide
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -90,7 +91,7 @@ class WebSocket(ReadingSide, WritingSide, Known):
     ) -> None:
         keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection)
         ReadingSide.__init__(self, connection, channel, options, keepalive)
-        WritingSide.__init__(self, connection, channel, options.close_timeout, options.write_timeout)
+        WritingSide.__init__(self, connection, channel, options)
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
         self._usual_wait = self._longest_wait
@@ -168,7 +169,7 @@ class WebSocket(ReadingSide, WritingSide, Known):
         """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
         if self._is_read:
             raise RuntimeError("another thread is reading from this connection already")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = after(timeout)
         reading = self._reading
         self._turns_wanted.append(None)
         try:
@@ -180,7 +181,7 @@ class WebSocket(ReadingSide, WritingSide, Known):
         if reading is not self._reading:
             reading.release()
             self._reading.acquire()  # which says that it has been split meanwhile
-        return None if deadline is None else deadline - time.monotonic()
+        return left(deadline)
 
     def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> None:
         """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
@@ -205,7 +206,7 @@ class WebSocket(ReadingSide, WritingSide, Known):
                         self._end_turn(self._reading)
                     if not got_anywhere:
                         time.sleep(_NEXT_TRY)
-                elif not done() and not bell.wait(_rest(deadline)):
+                elif not done() and not bell.wait(left(deadline)):
                     raise TimeoutError("another thread reads, and has not seen it in time")
         finally:
             self._helpers.remove(bell)
@@ -298,8 +299,7 @@ class WebSocket(ReadingSide, WritingSide, Known):
             raise ValueError("a ping with this payload is waiting for its pong already")
         if self._has_interrupted_a_write():
             raise Interrupted("a signal handler cannot wait for the Pong where it has interrupted a write")
-        timeout = checked_wait(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = after(checked_wait(timeout))
         self._keepalive.sent(data)
         try:
             self._write_now(lambda: self.connection.ping(data))
@@ -386,11 +386,11 @@ class WebSocket(ReadingSide, WritingSide, Known):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
-        if self._write_lock.acquire(timeout=lock_timeout(_rest(deadline))):
+        if self._write_lock.acquire(timeout=lock_timeout(left(deadline))):
             order = self._in_order
             order.is_busy = True
             try:
-                self._channel.limit_sends(_rest(deadline))
+                self._channel.limit_sends(left(deadline))
                 self.connection.drain_bridge()
                 self._flush_quietly()
             finally:
@@ -487,7 +487,3 @@ def _of(this: weakref.ref[WebSocket]) -> WebSocket:
     ws = this()
     assert ws is not None, "whoever reads holds it"
     return ws
-
-
-def _rest(deadline: float | None) -> float | None:
-    return None if deadline is None else min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)

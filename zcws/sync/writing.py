@@ -21,16 +21,18 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
 from zcws.heads import FIN
 from zcws.kernel import ffi
+from zcws.options import Timeouts
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
+from zcws.sync.deadline import lock_timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from zcws.kernel import CData
 
-__all__ = ["InOrder", "OutgoingStream", "WritingSide", "lock_timeout", "sending_failed"]
+__all__ = ["InOrder", "OutgoingStream", "WritingSide", "sending_failed"]
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
@@ -118,18 +120,11 @@ class WritingSide:
         connection: the connection without its socket.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        channel: Channel,
-        close_timeout: float | None,
-        write_timeout: float | None,
-    ) -> None:
+    def __init__(self, connection: Connection, channel: Channel, options: Timeouts) -> None:
         self.connection = connection
         self._writer = connection.writer
         self._channel = channel
-        self._close_timeout = close_timeout
-        self._write_timeout = write_timeout
+        self._options = options
         self._write_lock = threading.RLock()
         self._message_done = threading.Condition(self._write_lock)
         self._sender: int | None = None  # the thread in the middle of a message of fragments
@@ -138,7 +133,7 @@ class WritingSide:
         self._in_order = InOrder()
         # A Close that waits for whoever holds the lock: who pops it says it.
         self._goodbyes: list[tuple[int, str]] = []
-        channel.limit_sends(write_timeout)
+        channel.limit_sends(options.write_timeout)
 
     def _send_leftover(self) -> None:
         """Sends what the reader left on the bridge while we held the lock."""
@@ -403,7 +398,7 @@ class WritingSide:
         Of a connection that is split nobody reads the answer: `close` closes its socket, or `close_timeout` does.
         """
         close_payload(code, reason)  # ValueError before anything happens
-        if not self._try_close(code, reason, self._close_timeout):
+        if not self._try_close(code, reason, self._options.close_timeout):
             self.abort()
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
@@ -425,7 +420,7 @@ class WritingSide:
             if self._writer.is_in_message and self.connection.state is State.OPEN:
                 code, reason = CloseCode.INTERNAL_ERROR, _GAVE_UP  # the peer waits for the rest of it
             if self.connection.send_close(code, reason):
-                bounds = [self._close_timeout, self._write_timeout]
+                bounds = [self._options.close_timeout, self._options.write_timeout]
                 self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
                 self._flush_quietly()
         finally:
@@ -480,11 +475,6 @@ def _with_end(
         yield current, False
         current = fragment
     yield current, True
-
-
-def lock_timeout(timeout: float | None) -> float:
-    """`timeout` as `Lock.acquire` wants it: -1 waits for ever."""
-    return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
 
 
 def sending_failed(connection: Connection, channel: Channel, exc: BaseException) -> NoReturn:

@@ -1,0 +1,32 @@
+"""When a wait is over: a time of `time.monotonic`, or None for never. Waits are seconds, None for ever."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["after", "is_past", "left", "lock_timeout", "socket_timeout"]
+
+
+def after(timeout: float | None) -> float | None:
+    """When a wait of `timeout` seconds is over that begins here."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def is_past(deadline: float | None) -> bool:
+    """Whether it is later than that."""
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def left(deadline: float | None) -> float | None:
+    """Seconds until then: 0 where it is later."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
+
+
+def socket_timeout(deadline: float | None) -> float | None:
+    """The same for `settimeout`: never 0, which would have the socket not block at all."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
+
+
+def lock_timeout(timeout: float | None) -> float:
+    """`timeout` as `Lock.acquire` wants it: -1 waits for ever, and no other number may be below 0."""
+    return -1 if timeout is None else max(timeout, 0)
