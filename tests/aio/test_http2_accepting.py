@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 import zcws
 from zcws.aio import http2_accepting
 from zcws.aio.http2 import PREFACE
+from zcws.aio.http2_accepting import Http2Server
+from zcws.aio.settings import pool_of
 
 # ---- requests ----
 
@@ -54,7 +57,6 @@ def test_websockets_that_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its WebSockets give up, and then there is nobody but the connection to wait for it."""
     monkeypatch.setattr(http2_accepting, "_IDLE", 0.05)
-    monkeypatch.setattr(http2_accepting, "_PATIENCE", 0.05)
 
     async def main() -> None:
         async def push(ws: zcws.WebSocket) -> None:
@@ -291,6 +293,89 @@ def test_a_server_that_shuts_down() -> None:
                 await peer.send(number, CLOSE, end_stream=True)
             assert await peer.until_the_end() == ErrorCodes.NO_ERROR
             await soon(server.wait_closed())
+
+    run(main)
+
+
+def test_what_a_slow_client_has_not_taken_when_the_server_shuts_down() -> None:
+    """Its WebSocket is over, and its last bytes wait in the transport: they still go out."""
+    size = 60_000
+
+    async def push(ws: zcws.WebSocket) -> None:
+        await ws.send(bytes(size))
+        await ws.wait_closed()
+
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        async with zcws.serve(push, sock=listening, http2=True) as server:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+            sock.connect(("127.0.0.1", port_of(server)))
+            peer = Peer(*await asyncio.open_connection(sock=sock, limit=1), is_client=True)
+            await peer.begin(INITIAL_WINDOW_SIZE=2 * size)
+            peer.h2.increment_flow_control_window(size)
+            number = await peer.opened()
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await peer.send(number, CLOSE, end_stream=True)
+            await until(lambda: not server.connections)
+            server.close()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            await peer.data(number, len(wire.frame(wire.BINARY, bytes(size))) + 4)
+            await peer.until(StreamEnded, number)
+            assert await peer.until_the_end() == ErrorCodes.NO_ERROR
+            await soon(server.wait_closed())
+            await peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("timeout", [10, None])
+def test_how_long_a_slow_client_has_for_what_was_said_last(timeout: float | None) -> None:
+    """As over HTTP/1.1: `close_timeout`, and as long again while it reads."""
+
+    class Transport(asyncio.Transport):
+        left, ends = 50_000, ""
+
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return default
+
+        def is_closing(self) -> bool:
+            return bool(self.ends)
+
+        def write(self, data: Any) -> None:
+            pass
+
+        def get_write_buffer_size(self) -> int:
+            return self.left
+
+        def close(self) -> None:
+            assert not self.ends
+            self.ends = "closes"
+
+        def abort(self) -> None:
+            self.ends = "aborted"
+
+    async def main() -> None:
+        async with serve(close_timeout=timeout) as server:
+            protocol, transport = Http2Server(server), Transport()
+            protocol.connection_made(transport)
+            protocol.go_away()
+            protocol.close()  # once more, which asyncio's TLS would not survive
+            assert transport.ends == "closes"
+            waiting = pool_of(server.loop).deadlines.get(10)
+            assert (waiting is None) == (timeout is None)
+            for left in (40_000, 30_000) if timeout else ():
+                transport.left = left
+                protocol.deadline_passed()
+                assert transport.ends == "closes"
+            if timeout:
+                transport.left -= 1
+                protocol.deadline_passed()
+                assert transport.ends == "aborted"
+            protocol.connection_lost(None)
 
     run(main)
 

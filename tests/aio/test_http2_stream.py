@@ -58,7 +58,7 @@ class Rider(asyncio.Protocol):
 async def mounted(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]]:
     """A rider that has said nothing yet."""
     loop = asyncio.get_running_loop()
-    async with serve(handler, close_timeout=0.1) as server:
+    async with serve(handler) as server:
         rider = Rider(loop)
         client: Any = Http2Client(loop, rider)  # type: ignore[arg-type]
         await loop.create_connection(lambda: client, "127.0.0.1", port_of(server))
@@ -72,8 +72,8 @@ async def riding(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]
     """A rider whose WebSocket is open."""
     async with mounted(handler) as (rider, stream):
         stream.write(request())
-        await until(lambda: rider.data.endswith(b"\r\n\r\n"))
-        rider.data = b""
+        await until(lambda: b"\r\n\r\n" in rider.data)
+        rider.data = rider.data.partition(b"\r\n\r\n")[2]
         yield rider, stream
 
 

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.aio.ending import end_writing
+from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
 from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
@@ -53,6 +54,10 @@ class Arriving(Protocol):
         """The server is shutting down."""
         ...
 
+    def leave(self) -> asyncio.Future[None] | None:
+        """All handlers have returned: ends the connection. Returns what is done when it has; None: that is at once."""
+        ...
+
     def abort(self) -> None:
         """Ends the connection at once."""
         ...
@@ -66,6 +71,7 @@ class Host(Protocol):
     process_request: ProcessRequest | None
     process_response: ProcessResponse | None
     open_timeout: float | None
+    options: Options
     handshakes: set[Arriving]
     is_closing: bool
 
@@ -243,6 +249,10 @@ class ServerHandshake(asyncio.Protocol):
             self._task.cancel()
         else:
             self._forget_said()
+
+    def leave(self) -> None:
+        """There is no time left for it."""
+        self.abort()
 
     def abort(self) -> None:
         """Ends the connection at once."""

@@ -29,7 +29,7 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.pool import Pool
 
-__all__ = ["GRACE", "Ending", "end_writing"]
+__all__ = ["GRACE", "MUCH", "Ending", "deadlines_of", "end_writing"]
 
 #: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
@@ -37,13 +37,13 @@ __all__ = ["GRACE", "Ending", "end_writing"]
 GRACE = 1.0
 
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
-_MUCH = 4096
+MUCH = 4096
 
 #: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number.
 _CONFIRMED_AT = 120
 
 
-def _deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
+def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
     """Where the connections of `loop` with this `close_timeout` wait for their end."""
     known = pool.deadlines.get(timeout)
     deadlines: Deadlines | None = None if known is None else known()
@@ -151,7 +151,7 @@ class Ending(Outlet):
             self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
-            self._deadline = _deadlines_of(self._loop, self._reader.pool, timeout)
+            self._deadline = deadlines_of(self._loop, self._reader.pool, timeout)
             self._deadline.add(self)
 
     def _time_to_close(self) -> float | None:
@@ -184,7 +184,7 @@ class Ending(Outlet):
     @property
     def _is_taking(self) -> bool:
         """Whether the peer, for whom much was waiting when the deadline began, has taken much of it since."""
-        return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= _MUCH
+        return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= MUCH
 
     def _stop_keepalive(self) -> None:
         if self._keepalive is not None:
@@ -217,7 +217,7 @@ class Ending(Outlet):
         if self._own is not None or self._transport is None:
             return False
         before, self._confirmed = self._confirmed, _bytes_confirmed(self._transport.get_extra_info("socket"))
-        return self._confirmed - before >= _MUCH
+        return self._confirmed - before >= MUCH
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""

@@ -349,8 +349,8 @@ class Http2Connection(asyncio.Protocol):
     def close(self) -> None:
         """Ends the connection, when what was said has been sent."""
         self._send()
-        if self.transport is not None:
-            self.transport.close()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()  # closed twice, asyncio's TLS cannot be aborted any more
 
     def abort(self) -> None:
         """Ends it at once."""

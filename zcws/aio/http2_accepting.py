@@ -16,8 +16,8 @@
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
     resets of what was not answered, in a loop     the end of the connection: ENHANCE_YOUR_CALM
 
-A connection without streams ends after a while; one whose server shuts down, when its last stream has. Neither waits
-for ever for a client that does not read.
+A connection without streams ends after a while; one whose server shuts down, when its last stream has. What was said
+last has `close_timeout` to go out, and as long again while the client reads: as over HTTP/1.1 (ending.py).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset
 from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
+from zcws.aio.ending import MUCH, deadlines_of
 from zcws.aio.http2 import PREFACE, Http2Connection
 from zcws.aio.http2_stream import Http2Stream
+from zcws.aio.keepalive import Deadlines
+from zcws.aio.settings import pool_of
 from zcws.http2 import Fields, is_websocket, request_from, response_to
 
 __all__ = ["Http2Server", "Negotiation"]
 
 #: Seconds without a stream: browsers keep a connection for as long as they may, and open another when they need it.
 _IDLE = 60.0
-
-#: Seconds for a client to take what it is told last: without them one that does not read would be kept for ever.
-_PATIENCE = 10.0
 
 #: Streams that a client may reset at once, and each second besides, before they have been answered: one that opens and
 #: resets them in a loop has us work at no cost of its own (CVE-2023-44487). What was open may end so: a proxy resets
@@ -97,6 +97,10 @@ class Negotiation(asyncio.Protocol):
         """The server is shutting down, and nobody has asked for anything yet."""
         self.abort()
 
+    def leave(self) -> None:
+        """Nobody will ask for anything any more."""
+        self.abort()
+
     def abort(self) -> None:
         """Ends the connection at once."""
         if self._transport is not None:
@@ -113,6 +117,9 @@ class Http2Server(Http2Connection):
         self._resets = 0
         self._is_going = False  # no more streams are taken
         self._idle: asyncio.TimerHandle | None = None
+        self._deadline: Deadlines | None = None  # what was said last may not take for ever to go out
+        self._waiting = 0  # bytes of it when that began
+        self._gone: asyncio.Future[None] = server.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -124,7 +131,10 @@ class Http2Server(Http2Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.handshakes.discard(self)
         self._stop_waiting()
+        if self._deadline is not None:
+            self._deadline.remove(self)
         super().connection_lost(exc)
+        self._gone.set_result(None)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
@@ -200,12 +210,30 @@ class Http2Server(Http2Connection):
             super().go_away(code)
         self._close_if_done()
 
+    def leave(self) -> asyncio.Future[None]:
+        """All handlers have returned, and it has gone away: it ends by itself."""
+        return self._gone
+
     def close(self) -> None:
         """Ends the connection, when what was said has been sent, or its client has had time enough to take it."""
         super().close()
         self._stop_waiting()
-        if self.transport is not None:
-            self._idle = self.loop.call_later(_PATIENCE, self.abort)
+        timeout = self._server.options.close_timeout
+        if self.transport is not None and timeout is not None and self._deadline is None:
+            self._deadline = deadlines_of(self.loop, pool_of(self.loop), timeout)
+            self._start_deadline()
+
+    def _start_deadline(self) -> None:
+        assert self.transport is not None and self._deadline is not None
+        self._waiting = self.transport.get_write_buffer_size()
+        self._deadline.add(self)
+
+    def deadline_passed(self) -> None:
+        """For `Deadlines`: its client has had `close_timeout`."""
+        if self.transport is not None and self._waiting - self.transport.get_write_buffer_size() >= MUCH:
+            self._start_deadline()  # and is reading
+        else:
+            self.abort()
 
     def _close_if_done(self) -> None:
         if self._is_going and not self.streams:

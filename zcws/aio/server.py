@@ -324,8 +324,9 @@ class Server:
                     ws.begin_close(code, reason)
         if self._running:
             await asyncio.wait(list(self._running))
-        for handshake in list(self.handshakes):
-            handshake.abort()
+        leaving = [gone for handshake in list(self.handshakes) if (gone := handshake.leave()) is not None]
+        if leaving:
+            await asyncio.wait(leaving)
         if not self._closed.done():
             self._closed.set_result(None)
 
