@@ -10,7 +10,16 @@ from zcws.acceptor import WebSocketAcceptor
 from zcws.connector import WebSocketConnector
 from zcws.handshake import accept_value
 from zcws.http import Request, Response, parse_request, parse_response
-from zcws.http2 import is_websocket, key_of, missing_h2, request_from, request_to, response_from, response_to
+from zcws.http2 import (
+    check_request,
+    is_websocket,
+    key_of,
+    missing_h2,
+    request_from,
+    request_to,
+    response_from,
+    response_to,
+)
 
 ASKS = [
     (":method", "CONNECT"),
@@ -89,7 +98,7 @@ class TestRequestFrom:
     def test_what_http_1_1_cannot_say(self, bad: tuple[str, str]) -> None:
         fields = [*dict([*ASKS, bad]).items()]
         if bad == (":path", ""):
-            fields = [(name, value) for name, value in fields if name not in (":path", ":authority")]
+            fields = [(name, value) for name, value in fields if name != ":path"]
         with pytest.raises(ValueError):
             request_from(fields)
 
@@ -100,6 +109,85 @@ class TestRequestFrom:
     def test_which_are_for_a_websocket(self, method: str, protocol: str, is_one: bool) -> None:
         assert is_websocket({":method": method, ":protocol": protocol}) is is_one
         assert not is_websocket({})
+
+
+def changed(*more: tuple[str, str], **pseudo: str | None) -> list[tuple[str, str]]:
+    """ASKS with other pseudo-header fields, or without them, and other fields behind."""
+    fields = {name[1:]: value for name, value in ASKS} | pseudo
+    return [*((f":{name}", value) for name, value in fields.items() if value is not None), *more]
+
+
+PLAIN = {"method": "GET", "protocol": None}
+
+
+class TestCheckRequest:
+    """RFC 9113 8.1.1."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            ASKS,
+            changed(("x", ""), ("te", "Trailers"), ("x-y.z", "a \t\xe9\x01"), ("host", "example.com:8443")),
+            changed(("host", "a"), authority=None),
+            changed(**PLAIN),
+            changed(**PLAIN | {"method": "OPTIONS", "path": "*"}),
+            changed(protocol=None, scheme=None, path=None),
+        ],
+    )
+    def test_what_is_legal(self, fields: Any) -> None:
+        assert check_request(fields) == {name: value for name, value in fields if name.startswith(":")}
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            # 8.2.1
+            changed(("X", "y")),
+            changed(("", "y")),
+            changed(("a:b", "y")),
+            changed(("a b", "y")),
+            changed(("x\n", "y")),
+            changed(("\xe9", "y")),
+            changed(("x", " y")),
+            changed(("x", "y\t")),
+            changed(("x", "a\0b")),
+            changed(("x", "a\rb")),
+            changed(("x", "a\nb: c")),
+            changed(("x", "a\n")),
+            changed(path="/\r\nx: y"),
+            changed(method="CONNECT "),
+            # 8.2.2
+            changed(("connection", "close")),
+            changed(("keep-alive", "1")),
+            changed(("proxy-connection", "close")),
+            changed(("transfer-encoding", "chunked")),
+            changed(("upgrade", "websocket")),
+            changed(("te", "gzip")),
+            changed(("te", "trailers, gzip")),
+            # 8.3
+            changed((":path", "/other")),
+            [("x", "y"), *ASKS],
+            [*ASKS[:2], ("x", "y"), *ASKS[2:]],
+            changed(status="200"),
+            changed(other="1"),
+            # 8.3.1
+            *(changed(**{name: None}) for name in ("method", "scheme", "path", "authority")),
+            *(changed(**PLAIN | {name: None}) for name in ("method", "scheme", "path", "authority")),
+            changed(path=""),
+            changed(path="*"),
+            changed(path="?a=b"),
+            changed(path="https://example.com/chat"),
+            changed(**PLAIN | {"path": "http://example.com/"}),
+            changed(("host", "other.example")),
+            changed(("host", "a"), ("host", "b"), authority=None),
+            # 8.5; RFC 8441 4
+            changed(protocol=None),
+            changed(method="GET"),
+            [],
+        ],
+    )
+    def test_what_is_malformed(self, fields: Any) -> None:
+        with pytest.raises(ValueError):
+            check_request(fields)
 
 
 def connector() -> WebSocketConnector:

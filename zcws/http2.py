@@ -20,15 +20,17 @@ What this file refuses to know: frames, streams and windows, which are h2's (aio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from zcws.handshake import SWITCHED, accept_value
-from zcws.headers import Headers, parse_lines
+from zcws.headers import TOKEN, Headers, parse_lines
 from zcws.http import Request, Response, reason_phrase
 
 __all__ = [
     "ALPN",
     "Fields",
+    "check_request",
     "is_websocket",
     "key_of",
     "missing_h2",
@@ -47,18 +49,18 @@ Fields = list[tuple[str, str]]
 #: A key for those who look for one: 16 bytes in base64.
 _KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 
-#: What is about a connection of HTTP/1.1. RFC 9113 8.2.2, RFC 8441 5.
-_HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "sec-websocket-accept",
-        "sec-websocket-key",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
+#: What is about a connection of HTTP/1.1: RFC 9113 8.2.2; and what nobody needs here: RFC 8441 5.
+_OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+_HOP_BY_HOP = _OF_A_CONNECTION | {"sec-websocket-accept", "sec-websocket-key"}
+
+#: The pseudo-header fields that a request has, but for :authority, where Host will do. RFC 9113 8.3.1; 8.5; RFC 8441 4.
+_OF_A_REQUEST = {":method", ":scheme", ":path"}
+_OF_A_CONNECT = {":method"}
+_OF_AN_EXTENDED_CONNECT = {":method", ":protocol", ":scheme", ":path"}
+
+# RFC 9113 8.2.1. Stricter than that for names: those that HTTP/1.1 cannot say either.
+_is_name = re.compile(TOKEN.replace("A-Z", "")).fullmatch
+_is_value = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
 
 
 def missing_h2() -> ImportError:
@@ -66,15 +68,50 @@ def missing_h2() -> ImportError:
     return ImportError("WebSockets over HTTP/2 need h2: pip install 'zcws[http2]'")
 
 
+def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What RFC 9113 8.1.1 calls malformed is that, and ends its stream alone.
+
+    Returns:
+        The pseudo-header fields.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    pseudo: dict[str, str] = {}
+    hosts = set()
+    for at, (name, value) in enumerate(fields):
+        if name.startswith(":"):
+            # RFC 9113 8.3: before all others, and once.
+            if at != len(pseudo) or name in pseudo:
+                raise ValueError("a pseudo-header field has no business there")
+            pseudo[name] = value
+        elif not _is_name(name) or name in _OF_A_CONNECTION:
+            raise ValueError("a field has a name that HTTP/2 does not have")
+        if not _is_value(value) or (name == "te" and value.lower() != "trailers"):
+            raise ValueError("a field has a value that HTTP/2 does not have")
+        if name in (":authority", "host"):
+            hosts.add(value)
+    method, path = pseudo.get(":method"), pseudo.get(":path", "/")
+    wanted = _OF_A_REQUEST
+    if method == "CONNECT":
+        wanted = _OF_AN_EXTENDED_CONNECT if ":protocol" in pseudo else _OF_A_CONNECT
+    if pseudo.keys() - {":authority"} != wanted or len(hosts) != 1:
+        raise ValueError("a request of HTTP/2 has certain pseudo-header fields, and one host")
+    # RFC 9113 8.3.1: what follows the host, never the whole URI that HTTP/1.1 may have there.
+    if not path.startswith("/") and (method, path) != ("OPTIONS", "*"):
+        raise ValueError("a :path begins with a slash")
+    return pseudo
+
+
 def request_from(fields: Iterable[tuple[str, str]]) -> bytes:
-    """The head of a request that a client has sent, for who reads HTTP/1.1.
+    """The head of a request that a client has sent, and that `check_request` has seen, for who reads HTTP/1.1.
 
     Raises:
         ValueError: HTTP/1.1 cannot say that.
     """
     pseudo, lines = _split(fields)
     method = pseudo.get(":method", "")
-    path = pseudo.get(":path") or pseudo.get(":authority", "")
+    path = pseudo.get(":path", "")
     host = pseudo.get(":authority") or ", ".join(value for name, value in lines if name == "host")
     upgrade: Fields = []
     if is_websocket(pseudo):

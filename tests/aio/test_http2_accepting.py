@@ -199,6 +199,48 @@ def test_requests_that_are_not_for_us(pseudo: dict[str, str], said: str) -> None
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("http://other.example/", []),
+        ("", []),
+        ("/", [("Upper", "case")]),
+        ("/", [("x", "\0")]),
+        ("/", [("host", "other.example")]),
+        ("/", [("te", "gzip")]),
+    ],
+)
+def test_a_request_that_is_malformed_ends_its_own_stream(path: str, more: list[tuple[str, str]]) -> None:
+    """RFC 9113 8.1.1: through a proxy it is one of many people's."""
+
+    async def main() -> None:
+        checks = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+        async with serve() as server, knock(port_of(server), **checks) as peer:
+            first, second = await peer.opened(), await peer.ask(path, *more)
+            await peer.send(second, HELLO)
+            assert (await peer.until(StreamReset, second)).error_code == ErrorCodes.PROTOCOL_ERROR
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
+def test_a_length_that_is_none_ends_nothing() -> None:
+    """RFC 9110 9.3.6: in a CONNECT it has no meaning."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            for length in ("0", "1000", "x"):
+                number = await peer.ask("/", ("content-length", length))
+                assert await peer.status(number) == "200"
+                await peer.send(number, HELLO)
+                assert await peer.data(number, len(ANSWER)) == ANSWER
+                await peer.send(number, CLOSE, end_stream=True)
+
+    run(main)
+
+
 def test_rules_and_options_are_those_of_http_1_1() -> None:
     def who(handshake: Any, request: zcws.Request) -> zcws.Response | None:
         return handshake.respond(403, "not you") if request.headers.get("x") == "y" else None  # type: ignore[no-any-return]
@@ -227,17 +269,22 @@ def test_rules_and_options_are_those_of_http_1_1() -> None:
 # ---- what a peer must not do ----
 
 
-def test_streams_that_are_reset_again_and_again() -> None:
-    """CVE-2023-44487."""
+@pytest.mark.parametrize("who", ["they", "we"])
+def test_streams_that_are_reset_again_and_again(who: str) -> None:
+    """CVE-2023-44487, CVE-2025-8671."""
 
     async def main() -> None:
         asked = []
         async with serve(process_request=lambda *request: asked.append(request)) as server:
-            async with knock(port_of(server)) as peer:
+            async with knock(port_of(server), validate_outbound_headers=False) as peer:
                 with pytest.raises(ConnectionError):
                     while True:
-                        peer.h2.reset_stream(await peer.ask())
-                        await peer.flush()
+                        number = await peer.ask("/" if who == "they" else "*")
+                        if who == "they":
+                            peer.h2.reset_stream(number)
+                            await peer.flush()
+                        elif not await peer.hear():
+                            raise ConnectionResetError
                         await asyncio.sleep(0)
                 await until(lambda: not server.connections)
             assert len(asked) < 300

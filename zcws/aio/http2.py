@@ -24,6 +24,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
+from hpack import Decoder, HeaderTuple
 
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
@@ -71,9 +72,23 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
         pass
 
 
+class NoLength(Decoder):  # type: ignore[misc]  # as above
+    """Looser than RFC 9113 8.1.1: h2 does not see what a request says of its body's length, and so does not end the
+    connection for a CONNECT that has one, where it means nothing (RFC 9110 9.3.6). Nobody here reads the body of a
+    request, and frames say where it ends."""
+
+    def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
+        return [field for field in super().decode(data, raw) if field[0] != b"content-length"]
+
+
 def _make_h2(*, is_client: bool) -> H2Connection:
     """The protocol's state, which has said what we expect of the peer."""
-    h2 = GoingConnection(H2Configuration(client_side=is_client, header_encoding="latin-1"))
+    # h2 ends the connection for a head that is malformed. A server's may have streams of many people: it looks by
+    # itself.
+    config = H2Configuration(
+        client_side=is_client, header_encoding="latin-1", validate_inbound_headers=is_client
+    )
+    h2 = GoingConnection(config)
     h2.state_machine = Going()
     wanted = {
         SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
@@ -84,6 +99,7 @@ def _make_h2(*, is_client: bool) -> H2Connection:
         wanted[SettingCodes.ENABLE_PUSH] = 0  # RFC 9113 8.4
     else:
         wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
+        h2.decoder = NoLength(h2.decoder.max_header_list_size)
     h2.local_settings = Settings(client=is_client, initial_values=wanted)
     h2.max_inbound_frame_size = _LARGEST_FRAME
     h2.initiate_connection()

@@ -13,8 +13,10 @@
     any other CONNECT                              501: we are no proxy
     GET and so on                                  the same: a page of `process_request`, or a sentence
     a head that HTTP/1.1 cannot say                400
+    a head that is malformed (RFC 9113 8.1.1)      RST_STREAM with PROTOCOL_ERROR
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
-    resets of what was not answered, in a loop     the end of the connection: ENHANCE_YOUR_CALM
+    that, or resets of what was not answered, in   the end of the connection: ENHANCE_YOUR_CALM
+    a loop
 
 A connection without streams ends after a while; one whose server shuts down, when its last stream has. What was said
 last has `close_timeout` to go out, and as long again while the client reads: as over HTTP/1.1 (ending.py).
@@ -35,16 +37,16 @@ from zcws.aio.http2 import PREFACE, Http2Connection
 from zcws.aio.http2_stream import Http2Stream
 from zcws.aio.keepalive import Deadlines
 from zcws.aio.settings import pool_of
-from zcws.http2 import Fields, is_websocket, request_from, response_to
+from zcws.http2 import Fields, check_request, is_websocket, request_from, response_to
 
 __all__ = ["Http2Server", "Negotiation"]
 
 #: Seconds without a stream: browsers keep a connection for as long as they may, and open another when they need it.
 _IDLE = 60.0
 
-#: Streams that a client may reset at once, and each second besides, before they have been answered: one that opens and
-#: resets them in a loop has us work at no cost of its own (CVE-2023-44487). What was open may end so: a proxy resets
-#: the stream of everybody who hangs up.
+#: Streams that a client may reset at once, and each second besides, before they have been answered, or have us reset:
+#: one that opens and resets them in a loop has us work at no cost of its own (CVE-2023-44487, CVE-2025-8671). What was
+#: open may end so: a proxy resets the stream of everybody who hangs up.
 _RESETS, _RESETS_A_SECOND = 100, 10
 
 
@@ -163,9 +165,14 @@ class Http2Server(Http2Connection):
         if self._is_going:
             self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)  # RFC 9113 8.7: nothing was done with it
             return
-        pseudo = dict(fields[:5])
+        try:
+            pseudo = check_request(fields)
+        except ValueError:
+            self._h2.reset_stream(number, ErrorCodes.PROTOCOL_ERROR)  # RFC 9113 8.1.1
+            self._count_reset()
+            return
         opens = is_websocket(pseudo)
-        if pseudo.get(":method") == "CONNECT" and not opens:
+        if pseudo[":method"] == "CONNECT" and not opens:
             self._refuse(number, 501)
             return
         try:
