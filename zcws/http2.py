@@ -29,6 +29,7 @@ from zcws.http import Request, Response, reason_phrase
 
 __all__ = [
     "ALPN",
+    "PREFACE",
     "Fields",
     "check_request",
     "is_websocket",
@@ -42,6 +43,9 @@ __all__ = [
 
 #: What TLS says of who speaks both. RFC 7301, RFC 9113 3.2.
 ALPN = ["h2", "http/1.1"]
+
+#: How a client begins. RFC 9113 3.4.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 #: A head as HTTP/2 has it: names in lower case, those first that begin with a colon.
 Fields = list[tuple[str, str]]

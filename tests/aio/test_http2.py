@@ -22,8 +22,8 @@ from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
 from zcws.aio import http2
-from zcws.aio.http2 import PREFACE
 from zcws.aio.http2_accepting import Http2Server
+from zcws.http2 import PREFACE
 from zcws.options import USUAL_MARKS
 
 # ---- whose turn it is ----

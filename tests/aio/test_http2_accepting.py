@@ -17,9 +17,9 @@ from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
 from zcws.aio import http2_accepting
-from zcws.aio.http2 import PREFACE
 from zcws.aio.http2_accepting import Http2Server
 from zcws.aio.settings import pool_of
+from zcws.http2 import PREFACE
 
 # ---- requests ----
 

@@ -13,13 +13,14 @@ import zlib
 import pytest
 import wire
 from heads import request, response
-from net import echo, port_of
+from net import echo, hang_up, port_of, soon
 from served import ENVIRONMENT
 from served import zcws as command
 
 import zcws
 import zcws.sync
-from zcws.cli.trace import Tap
+from zcws.cli.trace import HTTP_2, Tap
+from zcws.http2 import PREFACE
 
 FRAMES = [
     (wire.frame(wire.TEXT, "grüße".encode(), key=wire.KEY), "TEXT 'grüße' [7 bytes, masked]"),
@@ -59,10 +60,10 @@ def test_a_page_is_no_frames() -> None:
     assert tap.feed(b"\x81\x01x") == []
 
 
-async def traced(server: zcws.Server) -> tuple[asyncio.subprocess.Process, str]:
+async def traced(port: int) -> tuple[asyncio.subprocess.Process, str]:
     """The command in front of a server, and where it listens."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "zcws", "trace", "--listen", "0", f"ws://127.0.0.1:{port_of(server)}/"),
+        *(sys.executable, "-m", "zcws", "trace", "--listen", "0", f"ws://127.0.0.1:{port}/"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -83,7 +84,7 @@ def test_between_a_client_and_a_server() -> None:
         async with zcws.serve(
             echo, "127.0.0.1", 0, compression="deflate", process_request=process_request
         ) as server:
-            process, address = await traced(server)
+            process, address = await traced(port_of(server))
             async with zcws.connect(address + "/path", compression="deflate") as ws:
                 await ws.send("hello " * 100)
                 assert await ws.recv() == "hello " * 100
@@ -109,6 +110,35 @@ def test_between_a_client_and_a_server() -> None:
         r" 1 < CLOSE 1000 \[2 bytes\]\n",
     ):
         assert re.search(pattern, printed), (pattern, printed)
+
+
+def test_http_2_passes_and_is_not_shown() -> None:
+    """Also where the server says the first word of all."""
+    settings = b"\0\0\0\4\0\0\0\0\0"
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(settings)
+        assert await reader.readexactly(len(PREFACE)) == PREFACE
+        writer.write(b"\x81\x01x")
+        writer.close()
+
+    async def main() -> str:
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+            process, address = await traced(server.sockets[0].getsockname()[1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+            assert await soon(reader.readexactly(len(settings))) == settings
+            writer.write(PREFACE)
+            assert await soon(reader.read()) == b"\x81\x01x"
+            await hang_up(writer)
+            lines = b""
+            while b"the connection has ended" not in lines:
+                lines += await process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+            return lines.decode()
+
+    told = [line.split(" ", 2)[2] for line in asyncio.run(main()).splitlines()]
+    assert told == [f"! {HTTP_2}", "| the connection has ended"]
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -138,7 +168,7 @@ def test_ctrl_c_while_there_are_connections() -> None:
 
     async def main() -> None:
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
-            process, address = await traced(server)
+            process, address = await traced(port_of(server))
             async with zcws.connect(address) as ws:
                 await ws.send("hello")
                 assert await ws.recv() == "hello"
@@ -155,7 +185,7 @@ def test_nobody_reads_what_is_printed(loses: str) -> None:
 
     async def main() -> None:
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
-            process, address = await traced(server)
+            process, address = await traced(port_of(server))
             async with zcws.connect(address, proxy=None) as ws:
                 await ws.send("hello")
                 assert await ws.recv() == "hello"

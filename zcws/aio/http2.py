@@ -27,12 +27,9 @@ from h2.settings import SettingCodes, Settings
 from hpack import Decoder, HeaderTuple
 
 from zcws.aio.http2_stream import Http2Stream
-from zcws.http2 import Fields
+from zcws.http2 import PREFACE, Fields
 
-__all__ = ["PREFACE", "Http2Connection"]
-
-#: How a client begins. RFC 9113 3.4.
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+__all__ = ["Http2Connection"]
 
 #: Bytes before what a frame carries, the length first. RFC 9113 4.1.
 _FRAME_HEAD = 9

@@ -4,6 +4,8 @@ Nothing is terminated or repaired here: what one side sends is what the other ge
 `Host` of the request becomes the server's). A server that cannot be reached is a 502 for the client. The printing side
 reads a copy (`Tap`), and gives up on a direction that makes no sense without ending it.
 
+HTTP/2 passes, too, and is not shown: its frames are other ones, and compressed heads.
+
     client ----bytes----> here ----bytes----> server
                            |
                           Tap, one for each direction
@@ -23,6 +25,7 @@ from zcws.cli.common import Failure, add_server, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
 from zcws.cli.terminal import Terminal, Unwritable, printable
 from zcws.http import text_response
+from zcws.http2 import PREFACE
 from zcws.trace import Tracer
 from zcws.uri import parse_uri
 
@@ -30,6 +33,9 @@ __all__ = ["Tap", "add"]
 
 #: Bytes that are read at once.
 CHUNK = 64 * 1024
+
+#: What is said in place of lines.
+HTTP_2 = "this is HTTP/2, and passes unseen: HTTP/1.1 can be shown"
 
 #: Bytes of a payload that are shown: a line or two of a terminal.
 SHOWN = 120
@@ -66,6 +72,10 @@ class Tap:
     def expect_deflate(self) -> None:
         """Permessage-deflate was agreed: messages are decompressed."""
         self._frames.inflates = True
+
+    def look_away(self) -> None:
+        """This is nothing that can be shown."""
+        self._head, self._has_frames = None, False
 
     def feed(self, data: bytes) -> list[str]:
         """What these bytes complete."""
@@ -169,7 +179,13 @@ class Proxy:
     ) -> None:
         """One direction, to its end."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readexactly(1)
+            # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
+            head += b"" if head == b"\0" else await reader.readuntil(b"\r\n\r\n")
+            if head == b"\0" or PREFACE.startswith(head):
+                tap.look_away()
+                if rewrite is not None:
+                    self._say(number, "!", HTTP_2)
             if rewrite is None:
                 agreed = re.search(rb"(?im)^sec-websocket-extensions:.*permessage-deflate", head) is not None
                 if agreed:
