@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 SECONDS_EACH=${FUZZ_SECONDS:-60}
 ATHERIS=atheris==3.0.0
 IN_C=(scan utf8 mask opening)
-IN_PYTHON=(head accept connect inflate read)
+IN_PYTHON=(head accept connect inflate read http2)
 BUILD=tests/fuzz/build
 PYTHON=${PYTHON:-python3}
 

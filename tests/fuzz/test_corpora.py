@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("accept", "connect", "head", "inflate", "read")
+TARGETS = ("accept", "connect", "head", "http2", "inflate", "read")
 
 
 @pytest.mark.parametrize("target", TARGETS)
