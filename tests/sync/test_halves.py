@@ -220,6 +220,24 @@ class TestEnds:
             writer.close()
 
     @anyhow
+    @pytest.mark.parametrize("opcode, payload", [(3, b""), (wire.CLOSE, wire.close_payload(1000))])
+    def test_what_ended_it_came_before_the_split(
+        self, secure: dict[str, Any], opcode: int, payload: bytes
+    ) -> None:
+        """RFC 6455 7.1.1: the server, which has answered by then, ends the stream, and does not wait for the client."""
+        with connected(client=False, close_timeout=2 * raw.LONG, **secure) as (ws, peer):
+            ws._feed(peer.frame(opcode, payload))  # as where it stands right behind the request
+            reader, _writer, _ = ws.split()
+
+            def hang_up() -> None:
+                (close,) = peer.rest()  # which comes before raw.LONG is over
+                assert close.opcode == wire.CLOSE
+                peer.close()
+
+            with raw.thread(hang_up), pytest.raises(zcws.ConnectionClosed):
+                reader.recv()
+
+    @anyhow
     @pytest.mark.parametrize("threads", [1, 2])
     def test_a_server_whose_writer_closes_ends_the_stream_first(
         self, secure: dict[str, Any], threads: int
