@@ -175,6 +175,11 @@ class TestRedirect:
             ("wss://a/b", "https://a:444/d", "wss://a:444/d"),
             ("wss://a/b", "/d", "wss://a/d"),
             ("wss://[::1]:444/b", "/d", "wss://[::1]:444/d"),
+            # RFC 3986 5.2.4: nothing leads above the root, and nothing of a path becomes the host's name.
+            ("wss://a/", "/../.b.example/c", "wss://a/.b.example/c"),
+            ("wss://a/", "../.b.example/c", "wss://a/.b.example/c"),
+            ("ws://a:81/b?c", "../../d?e", "ws://a:81/d?e"),
+            ("ws://[::1]:81/b/c", "../../../d", "ws://[::1]:81/d"),
         ],
     )
     def test_targets(self, uri: str, location: str, target: str) -> None:
