@@ -27,6 +27,7 @@ from raw import port_of
 
 import zcws
 import zcws.sync
+from zcws.sync.channel import Channel, open_channel
 
 from .conftest import Serving
 
@@ -609,12 +610,33 @@ def test_a_drain_that_is_none_is_no_end(serving: Serving) -> None:
             with pytest.raises((TypeError, ValueError), match=r"^drain is a number of seconds"):
                 server.shutdown(drain=wrong)  # type: ignore[arg-type]
         with raw.client(port_of(server)) as peer:
+            raw.until(lambda: server.connections)
             with raw.thread(lambda: server.shutdown(drain=None)):
                 raw.until(lambda: server.sock.fileno() < 0)
                 peer.send(wire.TEXT, b"still here")
                 assert peer.read().payload == b"still here"
                 peer.send(wire.CLOSE)
                 assert peer.rest() == [wire.Seen(wire.CLOSE, b"")]
+                peer.half_close()
+
+
+def test_a_shutdown_right_behind_the_101_says_goodbye(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client was cut from an open connection, where its thread had not come any further than the answer."""
+    with serving(echo) as server:
+
+        def late(stream: socket.socket) -> Channel:
+            raw.until(lambda: server.sock.fileno() < 0)
+            with server._lock:  # `shutdown` has it until nobody is let in any more
+                return open_channel(stream)
+
+        monkeypatch.setattr("zcws.sync.server.open_channel", late)
+        with raw.client(port_of(server)) as peer, raw.thread(server.shutdown):
+            assert peer.read() == wire.Seen(wire.CLOSE, (1001).to_bytes(2, "big"))
+            peer.send(wire.CLOSE, (1001).to_bytes(2, "big"))
+            assert peer.rest() == []
+            peer.half_close()
 
 
 def test_a_limit_that_closed_a_connection_is_a_warning(

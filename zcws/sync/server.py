@@ -256,7 +256,6 @@ class Server:
                 stream = self._ssl.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             self._opening.add(stream)
             ws = self._open(stream)
-            self._opening.discard(stream)
             if ws is not None:
                 self._handle(ws)
         except OSError as error:
@@ -285,11 +284,14 @@ class Server:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
-        stream.sendall(answer)
         if response.status_code != 101:
+            stream.sendall(answer)
             logger.debug("connection rejected: %s", response.status_code)
             self._linger(stream)
             return None
+        # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
+        self._opening.discard(stream)
+        stream.sendall(answer)
         connection = Connection(
             is_client=False,
             agreement=acceptor.agreement,
