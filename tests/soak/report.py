@@ -30,7 +30,7 @@ def _quarters(worker: Worker) -> tuple[int, int]:
 
 def grown(worker: Worker) -> Iterator[str]:
     """What a process has more at its end than it should."""
-    if worker.end is None or not worker.gauges:
+    if worker.end is None:
         yield f"{worker.name} has not said what it holds at its end"
         return
     if worker.end.fds > worker.start.fds:
@@ -52,7 +52,7 @@ def table(run: Soak) -> Iterator[str]:
     yield "kinds: " + ", ".join(f"{name} {count}" for name, count in sorted(run.styles.items()))
     yield f"{'process':<18} {'rss/KiB: 2nd quarter':>21} {'last':>8} {'fds: start':>11} {'most':>5} {'end':>4}"
     for worker in run.workers:
-        if worker.gauges and worker.end is not None:
+        if worker.end is not None:
             second, last = _quarters(worker)
             most = max(gauge.fds for gauge in worker.gauges)
             yield (

@@ -44,7 +44,6 @@ class Worker:
 
     def __init__(self, name: str, engine: str, *arguments: str) -> None:
         self.name = name
-        self.gauges: list[Gauge] = []
         self.end: Gauge | None = None
         command = [sys.executable, "-m", "tests.soak.worker", *arguments]
         env = {**os.environ, "ZCWS_ENGINE": engine}
@@ -53,6 +52,7 @@ class Worker:
         first = json.loads(self._lines.readline() or "{}")
         self.ports: list[int] = first.pop("ports", [])
         self.start = Gauge(**first)
+        self.gauges = [self.start]
         self.has_ended = False
 
     @property
@@ -156,9 +156,10 @@ class Soak:
 
 
 def soak(seed: int, seconds: float, say: Callable[[Soak], object] = lambda _: None) -> Soak:
-    """A whole run of `seconds`, and of as long as it takes to finish what is under way then."""
-    run, started = Soak(seed), time.monotonic()
+    """A whole run: `seconds` from when all processes are there, and as long as it takes to finish what is under way."""
+    run = Soak(seed)
     with _started(run, seconds) as listening:
+        started = time.monotonic()
         _disturb(run, started + seconds, say)
         servers, clients = run.workers[: len(SERVERS)], run.workers[len(SERVERS) :]
         for worker in [*clients, *servers]:
