@@ -153,7 +153,6 @@ class TestSend:
             (array("i", [1, -1]), (wire.BINARY, array("i", [1, -1]).tobytes())),
             (array("i"), (wire.BINARY, b"")),
         ],
-        ids=str,
     )
     def test_kinds_of_messages(self, role: str, message: Any, expected: tuple[int, bytes]) -> None:
         self.check_kind(make(role), message, expected)
@@ -276,6 +275,8 @@ class TestNothingIsWrittenAfterTheEnd:
         with pytest.raises(ConnectionClosed) as caught:
             ATTEMPTS[attempt](connection)
         assert caught.value.code == code
+        # The writer knows only that it is over; what the caller hears is why, and whose doing it was.
+        assert repr(caught.value) == repr(connection.error()) and caught.value.by == connection.error().by
         assert connection.bytes_to_send() == b""
 
     def test_our_close(self, role: str, attempt: str) -> None:

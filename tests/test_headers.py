@@ -240,6 +240,11 @@ class TestRelease:
         headers.release()
         assert (list(headers.raw_items()), headers.get_all("x"), headers["host"]) == before
 
+    def test_there_is_nothing_to_drop(self) -> None:
+        headers = Headers()
+        headers.release()
+        assert list(headers) == []
+
     def test_memory_is_given_back(self) -> None:
         headers = self.make()
         headers.combined()
