@@ -35,8 +35,9 @@ _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 #: compressed fewer, as each may take 150 us (127 bytes that are MAX_STREAMS streams).
 _FAIR, _FAIR_INFLATING = 1000, 100
 
-#: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), whether or not reading is paused.
-_TLS_IGNORES_PAUSE = sys.version_info < (3, 11)
+#: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), and asyncio's proactor on Windows all that it
+#: has received at once (64 KiB), whether or not reading is paused meanwhile.
+_IGNORES_PAUSE = sys.version_info < (3, 11) or sys.platform == "win32"
 
 #: The most bytes that one record of TLS brings: RFC 8446 5.1.
 _RECORD = 16 * 1024
@@ -92,7 +93,7 @@ class Stream(Callbacks):
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
         # Arrived although reading was paused, or was left in TLS at its end.
-        self._late: Any = bytearray() if _TLS_IGNORES_PAUSE else b""
+        self._late: Any = bytearray() if _IGNORES_PAUSE else b""
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
         self._end_callbacks: list[Callable[[Any], object]] | None = None
@@ -157,13 +158,13 @@ class Stream(Callbacks):
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio asks where to receive."""
         room = self._reader.get_buffer()
-        if _TLS_IGNORES_PAUSE and (self._late or not room):
+        if _IGNORES_PAUSE and (self._late or not room):
             room = self._late_slot = memoryview(bytearray(max(sizehint, 1)))
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        if _TLS_IGNORES_PAUSE and self._late_slot is not None:
+        if _IGNORES_PAUSE and self._late_slot is not None:
             self._late += self._late_slot[:nbytes]
             self._late_slot = None
             return
