@@ -16,13 +16,14 @@ from collections.abc import Sequence
 
 import zcws
 from zcws.cli.common import Failure
-from zcws.cli.terminal import Unwritable, say, writing
+from zcws.cli.terminal import Unwritable, say, speak_utf_8, writing
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    speak_utf_8()
     try:
         parser = _parser()
         with writing():  # of the version, or of help

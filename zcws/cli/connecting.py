@@ -2,7 +2,7 @@
 
 The connection lives on an event loop in a thread of its own; the main thread reads lines, since that is where
 readline and Ctrl-C are at home. When the connection ends first, the main thread is waiting for a line that nobody wants
-any more: it is interrupted as by Ctrl-C.
+any more: it is interrupted as by Ctrl-C. On Windows nothing interrupts it: the other thread ends the process.
 
     stdin is         a line is                               its end means
     a terminal       a message, or a command: /ping, ...     close with 1000
@@ -143,6 +143,8 @@ class Session:
         self._loop.close()
         with self._turn:
             self._has_ended = True
+            if sys.platform == "win32" and self._prompting:
+                self._end_process()
         # Again and again: a signal that comes right before the main thread begins to wait for a key does not end that.
         while self._prompting and not self._leaving:
             os.kill(os.getpid(), signal.SIGINT)
@@ -290,12 +292,26 @@ class Session:
             self._thread.join(rest)
 
     def finish(self) -> int:
-        """Closes what is still open, and says how it ended."""
+        """Closes what is still open; and what `_conclude` does."""
         self._leaving = True
         self._stop_waiting()
         with contextlib.suppress(KeyboardInterrupt, RuntimeError, zcws.ConnectionClosed):
             self._do(self.ws.close())
         self._thread.join()
+        return self._conclude()
+
+    def _end_process(self) -> None:
+        """In the place of the main thread."""
+        try:
+            code = self._conclude()
+        except Failure as error:
+            print(f"zcws: {error}", file=sys.stderr)
+            code = 1
+        # A buffer that has not been written by now never can be: messages are flushed, each by itself.
+        os._exit(code)
+
+    def _conclude(self) -> int:
+        """Says how it ended."""
         if self._unshown is not None:
             raise self._unshown
         code, reason = self.ws.close_code, self.ws.close_reason

@@ -7,6 +7,7 @@ text as it is.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from zcws.cli.common import Failure
 
-__all__ = ["Terminal", "Unwritable", "as_hex", "printable", "say", "writing"]
+__all__ = ["Terminal", "Unwritable", "as_hex", "printable", "say", "speak_utf_8", "writing"]
 
 #: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
 SHOWN = 64
@@ -32,6 +33,14 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
     if most is None or len(data) <= most:
         return data.hex(" ")
     return f"{data[:most].hex(' ')} ... {len(data)} bytes"
+
+
+def speak_utf_8() -> None:
+    """A pipe or a file is UTF-8, as text is on the wire. Windows would have it in a code page of its own, which
+    lacks most letters, and read it so."""
+    for stream in (sys.stdin, sys.stdout):
+        if sys.platform == "win32" and isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
 
 
 class Unwritable(Failure):
