@@ -92,3 +92,8 @@ def test_a_file_that_is_too_large(root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_no_directory(root: Path) -> None:
     with pytest.raises(Failure, match="is not a directory"):
         Files(str(root / "index.html"))
+
+
+def test_a_path_of_the_machine_is_none_of_ours(root: Path) -> None:
+    """On Windows it begins with a drive or with another machine, which would be asked whether it has such a file."""
+    assert ask(root, f"/{root / 'index.html'}").status_code == 404

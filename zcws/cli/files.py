@@ -52,7 +52,11 @@ class Files:
 
     def _respond(self, path: str) -> Response:
         try:
-            file = (self._root / unquote(path).lstrip("/")).resolve()
+            name = Path(unquote(path).lstrip("/"))
+            if name.anchor:
+                # Windows: another drive, or another machine, which would be asked for it, with our user's credentials.
+                return text_response(404, "there is no such file")
+            file = (self._root / name).resolve()
             if file.is_dir():
                 file = (file / "index.html").resolve()
             if not file.is_relative_to(self._root) or not file.is_file():
