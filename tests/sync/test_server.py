@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import stat
 import sys
@@ -775,3 +776,31 @@ def test_a_dead_connection_does_not_wait_for_the_collector(serving: Serving) -> 
             assert ours() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_ctrl_c_ends_serve_forever(is_full: bool) -> None:
+    """On Windows a signal ends no wait: it went on until the next connection came, or one had ended."""
+    been = threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        if not been.is_set():
+            been.set()
+            raise KeyboardInterrupt
+
+    def press() -> None:
+        raw.until(lambda: server._is_serving and server._taken == len(clients))
+        while not been.wait(0.05):  # again: it may come right before a wait
+            os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with (
+            zcws.sync.serve(swallow, "127.0.0.1", 0, max_connections=1) as server,
+            contextlib.ExitStack() as clients_left,
+        ):
+            clients = [clients_left.enter_context(dialled(server))] if is_full else []
+            with raw.thread(press), pytest.raises(KeyboardInterrupt):
+                server.serve_forever()
+    finally:
+        signal.signal(signal.SIGINT, before)

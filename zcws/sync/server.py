@@ -16,6 +16,7 @@ import selectors
 import socket
 import ssl as ssl_module
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +74,9 @@ _OUT_OF_DESCRIPTORS = 0.05
 
 #: Seconds between two tries to send a Close to a connection that is in the middle of a send.
 _NEXT_TRY = 0.01
+
+#: Seconds of a wait that Ctrl-C must be able to end: on Windows no signal does, but its handler runs between two waits.
+_WAIT = 0.5 if sys.platform == "win32" else None
 
 #: Seconds that a client may take to read the answer that it got instead of a connection.
 _LINGER = 1.0
@@ -155,16 +159,16 @@ class Server:
     def _has_slot(self) -> bool:
         """Waits until there may be one more connection. False: look again, and whether we are closing."""
         if self._taken >= self._max_connections or not self._ended.empty():
-            self._ended.get()
-            self._taken -= 1
+            with contextlib.suppress(queue.Empty):
+                self._ended.get(timeout=_WAIT)
+                self._taken -= 1
             return False
         return True
 
     def _accept(self, selector: selectors.BaseSelector) -> bool:
         """Waits for a connection, or for `shutdown`. Whether there is a thread that will say when it has ended."""
         try:
-            selector.select()
-            if self._is_closing:
+            if not selector.select(_WAIT) or self._is_closing:
                 return False
             sock, _ = self.sock.accept()
         except (BlockingIOError, ConnectionError):
