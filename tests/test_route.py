@@ -27,6 +27,8 @@ from zcws.route import (
     make_context,
     missing_socks,
     no_tls,
+    reason_of,
+    said,
     socks_error,
     socks_options,
     timed_out,
@@ -279,12 +281,23 @@ class TestErrors:
 
     def test_a_proxy_that_is_not_there(self) -> None:
         error = unreachable(
-            parse_proxy("http://u:5ecret@p:1"), ConnectionRefusedError(111, "('127.0.0.1', 1)")
+            parse_proxy("http://u:5ecret@p:1"), ConnectionRefusedError(errno.ECONNREFUSED, "('127.0.0.1', 1)")
         )
         assert isinstance(error, ConnectionRefusedError)
-        assert str(error) == "[Errno 111] cannot connect to the proxy http://p:1: Connection refused"
+        assert error.errno == errno.ECONNREFUSED
+        assert error.strerror == f"cannot connect to the proxy http://p:1: {said(errno.ECONNREFUSED)}"
         late = TimeoutError()
         assert unreachable(parse_proxy("p"), late) is late
+
+    def test_what_the_system_says(self) -> None:
+        """On Windows `os.strerror` called everything that may happen to a socket an "Unknown error"."""
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            with socket.socket() as sock, pytest.raises(ConnectionRefusedError) as caught:
+                sock.connect(nobody.getsockname())
+        code = caught.value.errno
+        assert code is not None and said(code) == caught.value.strerror == reason_of(caught.value)
+        assert said(errno.ENOENT) == os.strerror(errno.ENOENT)
 
     def test_a_name_that_is_not_known(self) -> None:
         error = unknown_host("a.invalid", socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
@@ -304,7 +317,7 @@ class TestErrors:
         ("error", "hinted"),
         [
             (ConnectionResetError(), True),
-            (ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), True),
+            (ConnectionResetError(errno.ECONNRESET, said(errno.ECONNRESET)), True),
             (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), True),
             (ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"), True),
             (ConnectionResetError("explained"), False),
@@ -332,7 +345,7 @@ class TestErrors:
         assert error.strerror == f"wrong version number; {hint}"
 
     def test_nobody_there(self) -> None:
-        refused, no_route = os.strerror(errno.ECONNREFUSED), os.strerror(errno.EHOSTUNREACH)
+        refused, no_route = said(errno.ECONNREFUSED), said(errno.EHOSTUNREACH)
         error = cannot_connect(
             [(("::1", 1, 0, 0), errno.ECONNREFUSED), (("127.0.0.1", 1), errno.EHOSTUNREACH)]
         )

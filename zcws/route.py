@@ -324,12 +324,21 @@ def _is_broken_off(error: OSError) -> bool:
     """Whether the other side ended the connection, in the system's words: others have been explained already."""
     if not isinstance(error, ConnectionError) or error.errno is None:
         return isinstance(error, ConnectionError) and not str(error)
-    return error.errno in BROKEN_OFF and error.strerror == os.strerror(error.errno)
+    return error.errno in BROKEN_OFF and error.strerror == said(error.errno)
+
+
+def said(code: int) -> str:
+    """What the system says of an error number. On Windows the C library knows nothing of those of sockets."""
+    if sys.platform == "win32" and code in errno.errorcode and errno.errorcode[code].startswith("WSA"):
+        import ctypes
+
+        return ctypes.FormatError(code).rstrip(". ")  # as OSError has it
+    return os.strerror(code)
 
 
 def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
     """No address of a host could be connected to; address and error number of each."""
-    what = "; ".join(f"{shown(where)}: {os.strerror(code)}" for where, code in failures)
+    what = "; ".join(f"{shown(where)}: {said(code)}" for where, code in failures)
     return OSError(failures[0][1], f"cannot connect to {what}")
 
 
@@ -353,8 +362,10 @@ def reason_of(error: OSError) -> str:
     """What the system says about an error, without what a driver has put before and behind it."""
     if error.errno is None:  # asyncio, of several addresses
         return str(error)
-    # Those of name resolution are negative, and not strerror's.
-    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    if getattr(error, "winerror", None):  # many of these share one errno, "Invalid argument"
+        return str(error.strerror)
+    # Those of name resolution have numbers of their own.
+    return str(error.strerror) if isinstance(error, socket.gaierror) else said(error.errno)
 
 
 def is_address(host: str) -> bool:

@@ -33,6 +33,7 @@ from zcws.route import (
     is_address,
     missing_socks,
     no_tls,
+    said,
     socks_error,
     socks_options,
     unknown_host,
@@ -140,9 +141,11 @@ def not_connected(host: str, port: int, error: OSError) -> OSError:
     failures = [((where, int(number)), int(code)) for code, where, number in _failed_connects(text)]
     if failures and text.count("[Errno ") == len(failures):
         return cannot_connect(failures)
-    # uvloop, which does not say of which address; the last one, if there are several
-    if error.errno in _CONNECT_FAILED:
-        return cannot_connect([((host, port), error.errno)])
+    # asyncio on Windows, whose number for it (1225) becomes another errno
+    code = errno.ECONNREFUSED if isinstance(error, ConnectionRefusedError) else error.errno
+    # that, and uvloop, do not say of which address; the last one, if there are several
+    if code in _CONNECT_FAILED:
+        return cannot_connect([((host, port), code)])
     return error
 
 
@@ -229,7 +232,7 @@ async def _take_over(
         try:
             inside = await loop.start_tls(transport, protocol, context, **tls)
         except _BROKEN_TLS as error:
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+            raise ConnectionResetError(errno.ECONNRESET, said(errno.ECONNRESET)) from error
         assert inside is not None
         protocol.connection_made(inside)
         return inside, protocol

@@ -117,7 +117,7 @@ class Keepalive:
 
     def sent(self, payload: bytes) -> None:
         """A Ping is on its way."""
-        self._waiting[payload] = time.monotonic()
+        self._waiting[payload] = time.perf_counter()  # the other clock of Windows counts 16 milliseconds
 
     def answered(self, payload: bytes) -> None:
         """A Pong has arrived: it answers its Ping and every earlier one. RFC 6455 5.5.3."""
@@ -128,7 +128,7 @@ class Keepalive:
             self._waiting.pop(earlier, None)  # its `ping` may have given up meanwhile, in another thread
             if earlier == payload:
                 break
-        self.latency = time.monotonic() - sent
+        self.latency = time.perf_counter() - sent
 
     def forget_connection(self) -> None:
         """Its memory is not given back any more: who holds this need not hold that."""
