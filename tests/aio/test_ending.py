@@ -304,6 +304,40 @@ class TestThePeersCloseBehindMessages:
         place.run(main())
 
 
+@pytest.mark.parametrize("how", ["cut", "half closed", "behind a message"])
+def test_a_server_that_is_gone_is_seen_by_a_client_that_does_not_read(anyplace: Place, how: str) -> None:
+    """Between two requests of a program that sends and then waits: `state` was OPEN for `close_timeout`, and the next
+    request was sent to nobody."""
+
+    async def script(peer: RawPeer) -> None:
+        assert (await peer.read()).payload == b"request"
+        data = peer.frame(wire.TEXT, b"answer")
+        if how == "behind a message":
+            data += peer.frame(wire.TEXT, b"unread")
+        await peer.send_bytes(data)
+        assert (await peer.read()).payload == b"thanks"
+        if how == "half closed" and peer.writer.can_write_eof():
+            peer.writer.write_eof()
+            await peer.rest()
+        else:
+            peer.cut()
+
+    async def main() -> None:
+        async with anyplace.raw_server(script) as port:
+            ws = await anyplace.connect(port, close_timeout=None, ping_interval=None)
+            await ws.send("request")
+            assert await soon(ws.recv()) == "answer"
+            await ws.send("thanks")
+            if how == "behind a message":
+                assert await soon(ws.recv()) == "unread"
+            await until(lambda: ws.state is zcws.State.LOST)
+            assert ws.close_code == 1006
+            with pytest.raises(zcws.ConnectionClosedError):
+                await ws.send("another request")
+
+    anyplace.run(main())
+
+
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_slow_reader_of_what_stands_before_our_close(place: Place, reads: bool) -> None:
     """It was cut off in the middle of a message, `close_timeout` after a Close that had not even been sent."""

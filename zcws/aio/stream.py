@@ -317,9 +317,12 @@ class Stream(Callbacks):
             # very turn, at whose end that would go out.
             self._flush()
             return False
-        # A task that is busy with what it has read may still answer it: the end is for its next read.
+        # A task that is busy with what it has read may still answer it: the end is for its next read. A server that has
+        # ended the stream without a Close is gone (RFC 6455 7.1.1: it is the last thing that one does): whoever asks
+        # `state`, or sends, hears of that at once.
         is_closing = self._closed is not None or self._waiters is not None
         is_busy = not self._wakeup.is_waiting and not is_closing and self.connection.state is _OPEN
+        is_busy = is_busy and not self.connection.is_client
         self._reader.receive_eof(later=is_busy)
         if self._pings is not None:
             self._pings.fail(self.connection.error)
