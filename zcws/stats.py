@@ -90,6 +90,11 @@ class Known:
         return self.connection.state
 
     @property
+    def closed(self) -> bool:
+        """Whether closing has begun, or the connection is over, however that came: nothing more can be sent."""
+        return self.connection.state is not State.OPEN
+
+    @property
     def close_code(self) -> int | None:
         """Why the connection ended; None while it is open. RFC 6455 7.1.5."""
         return self.connection.close_code

@@ -176,6 +176,34 @@ def test_what_is_known(anyplace: Place) -> None:
     anyplace.run(main())
 
 
+@pytest.mark.parametrize("how", ["our Close", "their Close", "end", "mistake"])
+def test_closed_whatever_ended_it(anyplace: Place, how: str) -> None:
+    """`state` says how it ended, so a program that only asks whether it has would have to know all the ways."""
+
+    async def main() -> None:
+        async with anyplace.serve(swallow, close_timeout=5) as server, anyplace.raw_client(server) as peer:
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            assert not ws.closed
+            if how == "our Close":
+                ws.begin_close()
+            elif how == "end":
+                peer.cut()
+            else:
+                code = 1000 if how == "their Close" else 1005  # which must not be sent
+                await peer.send(wire.CLOSE, wire.close_payload(code))
+            await until(lambda: ws.closed)
+            with pytest.raises(zcws.ConnectionClosed):
+                await ws.send("nobody")
+            await peer.close()
+            await until(lambda: not server.connections)
+            states = {"end": zcws.State.LOST, "mistake": zcws.State.FAILED, "their Close": zcws.State.CLOSED}
+            assert ws.closed
+            assert ws.state is states.get(how, zcws.State.LOST)  # ours was not answered
+
+    anyplace.run(main())
+
+
 @pytest.mark.parametrize("how", ["our Close", "their Close", "end", "reset"])
 def test_who_it_was_is_known_when_it_is_over(anyplace: Place, how: str) -> None:
     """Both addresses were None from where a handler wants to log who has left."""

@@ -400,6 +400,18 @@ class TestClose:
                 raw.until(lambda: not ws._channel.is_writable)
                 ws.close()
 
+    @pytest.mark.parametrize("how", ["Close", "end", "mistake"])
+    def test_closed_whatever_ended_it(self, how: str) -> None:
+        with connected() as (ws, peer):
+            assert not ws.closed
+            if how == "end":
+                peer.close()
+            else:
+                peer.send(wire.CLOSE, wire.close_payload(1000 if how == "Close" else 1005))
+            with pytest.raises(zcws.ConnectionClosed):
+                ws.recv()
+            assert ws.closed
+
     def test_what_must_not_be_sent(self) -> None:
         with connected() as (ws, _):
             for code, reason in ((1005, ""), (999, ""), (1000, "é" * 62)):
