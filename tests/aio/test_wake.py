@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import subprocess
 import sys
 import threading
 import weakref
@@ -23,6 +24,48 @@ def callers() -> list[str]:
         names.append(frame.f_code.co_name)
         frame = frame.f_back  # type: ignore[assignment]
     return names
+
+
+#: A task that is resumed with a message runs the event loop again, which has others receive.
+NESTED = """
+import asyncio
+import nest_asyncio
+import zcws
+
+nest_asyncio.apply()
+
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+
+async def ask(ws, *questions):
+    for question in questions:
+        await ws.send(question)
+        assert await ws.recv() == question
+
+
+async def main():
+    async with zcws.serve(echo, "127.0.0.1", 0) as server:
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with zcws.connect(uri) as outer, zcws.connect(uri) as inner:
+            for _ in range(10):
+                await ask(outer, "outer")
+                await outer.send("meanwhile")
+                asyncio.run(ask(inner, "a", "b", "c"))
+                assert await outer.recv() == "meanwhile"
+
+
+asyncio.run(main())
+"""
+
+
+def test_a_task_that_runs_the_event_loop_again() -> None:
+    """The callback that had resumed it was called again, in a context that was in use, and refused, for ever."""
+    pytest.importorskip("nest_asyncio", reason="nest_asyncio is for the CPythons that its last version knows")
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=LONG)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestWakeup:

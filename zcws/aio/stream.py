@@ -18,7 +18,7 @@ from typing import Any
 from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.transport import adopt, is_tls
-from zcws.aio.wake import Wakeup
+from zcws.aio.wake import wakeup_of
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -87,7 +87,7 @@ class Stream(Callbacks):
         super().__init__(loop, connection, options, on_frame)
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._wakeup = Wakeup(loop)
+        self._wakeup = wakeup_of(loop)
         self._wakeup.on_refusal = self._forget_wants
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False

@@ -7,7 +7,9 @@ left on the future and runs it there and then, in the context that the task gave
 another future, which always has: its own is dropped, and the next wait has a new one.
 
 What has to hold: at most one task waits here at a time, and a task is never resumed while another one is running
-(asyncio refuses that before anything has happened; then the loop has to do it).
+(asyncio refuses that before anything has happened; then the loop has to do it). Nor may a task run the event loop again
+from inside itself, which asyncio forbids and nest_asyncio allows: the callback that resumed it would not be called meanwhile
+for those that the inner run waits for. Where that is allowed, the loop resumes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["Wakeup", "fail", "in_time", "is_cancelled"]
+__all__ = ["Wakeup", "fail", "in_time", "is_cancelled", "wakeup_of"]
 
 #: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future. A
 #: WeakValueDictionary would do, and costs every connection three calls more.
@@ -111,6 +113,20 @@ class Wakeup:
         future, self._future = self._future, None
         if future is not None and not future.done():
             fail(future, error)
+
+
+class _LoopsWakeup(Wakeup):
+    """Resumes by the loop alone."""
+
+    __slots__ = ()
+
+    def wake_now(self) -> bool:
+        return False
+
+
+def wakeup_of(loop: asyncio.AbstractEventLoop) -> Wakeup:
+    """One for a connection of `loop`."""
+    return _LoopsWakeup(loop) if hasattr(loop, "_nest_patched") else Wakeup(loop)
 
 
 _Result = TypeVar("_Result")
