@@ -281,6 +281,7 @@ def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:
     "name",
     [
         *("max_queue", "create_connection", "logger", "extensions", "timeout"),  # `websockets`
+        *("create_protocol", "klass"),  # and before its version 14
         *("heartbeat", "max_msg_size", "protocols", "compress", "autoping", "autoclose"),  # aiohttp
         *("receive_timeout", "writer_limit"),
         *(
@@ -299,7 +300,7 @@ def test_options_of_another_library(entrance: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("entrance", CLIENTS)
-@pytest.mark.parametrize("name", ["auth", "params", "socket_factory", "trust_env"])
+@pytest.mark.parametrize("name", ["auth", "params", "proxy_auth", "socket_factory", "trust_env"])
 def test_options_of_another_librarys_client(entrance: str, name: str) -> None:
     with pytest.raises(TypeError, match=rf"^connect\(\) has no option '{name}': \w"):
         ENTRANCES[entrance](**{name: None})
