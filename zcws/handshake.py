@@ -150,7 +150,10 @@ def check_additional(option: str, headers: Headers) -> None:
     """`ValueError` where headers that a program adds, by that option, would say what the handshake has to."""
     said = sorted(name for name in RESERVED if name in headers)
     if said:
-        raise ValueError(f"{option} must not hold headers of the opening handshake itself: {', '.join(said)}")
+        raise ValueError(
+            f"{option} must not hold headers of the opening handshake itself: leave out {', '.join(said)}; "
+            "subprotocols= and compression= say what there is to choose"
+        )
 
 
 def check_request(request: Request) -> str:
