@@ -118,7 +118,8 @@ class TestGrant:
     )
     def test_what_only_the_handshake_says(self, name: str) -> None:
         """With an extension that nobody had agreed to the first compressed message was 1002."""
-        with pytest.raises(ValueError, match=f"extra_headers .* handshake itself: leave out {name.lower()}; subprotocols= and compression= "):
+        said = f"extra_headers .* handshake itself: leave out {name.lower()}; subprotocols= and compression= "
+        with pytest.raises(ValueError, match=said):
             WebSocketAcceptor(extra_headers={"X": "1", name: "2"})
 
     @pytest.mark.parametrize("value", ["1\r\nY: 2", "1\n", "\0"])

@@ -8,8 +8,8 @@ another future, which always has: its own is dropped, and the next wait has a ne
 
 What has to hold: at most one task waits here at a time, and a task is never resumed while another one is running
 (asyncio refuses that before anything has happened; then the loop has to do it). Nor may a task run the event loop again
-from inside itself, which asyncio forbids and nest_asyncio allows: the callback that resumed it would not be called meanwhile
-for those that the inner run waits for. Where that is allowed, the loop resumes.
+from inside itself, which asyncio forbids and nest_asyncio allows: the callback that has resumed it could not be called
+meanwhile, for those that the inner run waits for. Where that is allowed, the loop resumes.
 """
 
 from __future__ import annotations
