@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.ending import end_writing
+from zcws.aio.below import end_writing
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
 from zcws.aio.transport import place

@@ -17,19 +17,18 @@ The peer's Close may stand behind messages that have not been read. How long it 
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 import weakref
 
+from zcws.aio.below import bytes_confirmed, end_writing, has_all
 from zcws.aio.keepalive import Deadlines, Keepalive, Pings
-from zcws.aio.outlet import Outlet, has_all
+from zcws.aio.outlet import Outlet
 from zcws.aio.settings import Options
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.pool import Pool
 
-__all__ = ["GRACE", "MUCH", "Ending", "deadlines_of", "end_writing"]
+__all__ = ["GRACE", "MUCH", "Ending", "deadlines_of"]
 
 #: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
@@ -38,9 +37,6 @@ GRACE = 1.0
 
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
 MUCH = 4096
-
-#: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number.
-_CONFIRMED_AT = 120
 
 
 def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
@@ -216,7 +212,7 @@ class Ending(Outlet):
         not say what waits below it, as over TLS, that is how a peer is seen to take what it is sent."""
         if self._own is not None or self._transport is None:
             return False
-        before, self._confirmed = self._confirmed, _bytes_confirmed(self._transport.get_extra_info("socket"))
+        before, self._confirmed = self._confirmed, bytes_confirmed(self._transport.get_extra_info("socket"))
         return self._confirmed - before >= MUCH
 
     def send_keepalive(self) -> bool:
@@ -254,22 +250,3 @@ class Ending(Outlet):
             self._pings = Pings()
             self._reader.on_pong = self._pings.answered
         return self._pings
-
-
-def _bytes_confirmed(sock: socket.socket | None) -> int:
-    """How many the peer's system has confirmed so far, as far as ours says so: Linux does."""
-    if sock is None or sys.platform != "linux":
-        return 0
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _CONFIRMED_AT + 8)
-    except OSError:
-        return 0  # no TCP, or no socket any more
-    return int.from_bytes(info[_CONFIRMED_AT:], sys.byteorder)
-
-
-def end_writing(transport: asyncio.WriteTransport) -> None:
-    """Closes our side of the socket, and only that."""
-    try:
-        transport.write_eof()
-    except OSError:
-        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already

@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import socket
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from zcws.aio.below import is_cut_off
 from zcws.aio.keepalive import stood_still
 from zcws.aio.settings import Options
-from zcws.aio.transport import EngineTransport, is_tls
+from zcws.aio.transport import EngineTransport
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from zcws.kernel import CData
     from zcws.writer import Writer
 
-__all__ = ["Outlet", "has_all"]
+__all__ = ["Outlet"]
 
 #: A task that sends and never has to wait lets others run when it has sent so many bytes; a message costs as much as so
 #: many more. That is a millisecond or two.
@@ -253,7 +252,7 @@ class Outlet(asyncio.BufferedProtocol):
     def _look_below(self) -> None:
         """The same for TLS, where it takes two system calls: not for each message."""
         transport = self._transport
-        if self._own is None and transport is not None and _is_cut_off(transport):
+        if self._own is None and transport is not None and is_cut_off(transport):
             self._stop_sending()
 
     def _count_share(self) -> None:
@@ -319,30 +318,3 @@ class Outlet(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
             self._stop_sending()
-
-
-def _is_cut_off(transport: asyncio.BaseTransport) -> bool:
-    """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
-    return _asked_below(transport, lambda sock: sock.getpeername() is None)
-
-
-def has_all(transport: asyncio.BaseTransport) -> bool:
-    """Whether TLS has received all that there will be: the end of the stream is next."""
-    return _asked_below(transport, lambda sock: not sock.recv(1, socket.MSG_PEEK))
-
-
-def _asked_below(transport: asyncio.BaseTransport, ask: Callable[[socket.socket], bool]) -> bool:
-    """What the socket below TLS says; True where there is none any more."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or not is_tls(transport):
-        return False
-    try:
-        own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
-        try:
-            return ask(own)  # what uvloop gives us for a socket would answer from memory
-        finally:
-            own.detach()
-    except BlockingIOError:
-        return False
-    except (OSError, ValueError):  # ValueError: it is closed already
-        return True

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from zcws.aio.below import is_tls, left_in
 from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
-from zcws.aio.transport import adopt, is_tls
+from zcws.aio.transport import adopt
 from zcws.aio.wake import wakeup_of
 from zcws.closing import State
 from zcws.codes import OpCode
@@ -38,9 +39,6 @@ _FAIR, _FAIR_INFLATING = 1000, 100
 #: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), and asyncio's proactor on Windows all that it
 #: has received at once (64 KiB), whether or not reading is paused meanwhile.
 _IGNORES_PAUSE = sys.version_info < (3, 11) or sys.platform == "win32"
-
-#: The most bytes that one record of TLS brings: RFC 8446 5.1.
-_RECORD = 16 * 1024
 
 #: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
 _TLS_WANTS_CLOSE = sys.version_info < (3, 11)
@@ -429,7 +427,7 @@ class Stream(Callbacks):
         tls = self._transport.get_extra_info("ssl_object")
         # Not what aiofastnet gives, which only says what there is to know. MemoryError: the end comes early.
         with contextlib.suppress(MemoryError):
-            if isinstance(tls, ssl.SSLObject) and (left := _left_in(tls)):
+            if isinstance(tls, ssl.SSLObject) and (left := left_in(tls)):
                 self._late = bytearray(self._late) + left
                 self._reading_paused = True
                 self._reading_paused = not self._take_late()
@@ -445,15 +443,6 @@ class Stream(Callbacks):
             self.connection.end()
         self._loop.call_soon(self._after_bytes)
         return not self._late
-
-
-def _left_in(tls: ssl.SSLObject) -> bytearray:
-    """What has been received and not been read."""
-    left = bytearray()
-    with contextlib.suppress(ssl.SSLError):  # there is no more, or it is not whole
-        while data := tls.read(_RECORD):
-            left += data
-    return left
 
 
 def hand_over(

@@ -14,14 +14,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import select
 import socket
-import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from zcws.aio.below import is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from zcws.scratch import Scratch
     from zcws.writer import Writer
 
-__all__ = ["EngineTransport", "adopt", "is_tls", "place"]
+__all__ = ["EngineTransport", "adopt", "place"]
 
 #: Bound here: the last connections die when the interpreter has emptied its modules already.
 _warn = warnings.warn
@@ -47,23 +45,7 @@ _SMALL = 16 * 1024
 #: The addresses of a socket that is not closed: it is asked. One for all, as an empty dict takes memory, too.
 _UNKNOWN: Mapping[str, Any] = {}
 
-#: Linux's SO_PEERNAME, for which Python has no name. Unlike getpeername it still answers when the peer has reset the
-#: connection, and when both sides have closed it.
-_SO_PEERNAME = 28
-
-#: What it answers: family, port and address, as they stand in sockaddr_in and sockaddr_in6. Unix sockets have names of
-#: any length, and for them getpeername always answers.
-_FORMS: dict[int, struct.Struct] = {
-    socket.AF_INET: struct.Struct("!2xH4s8x"),
-    socket.AF_INET6: struct.Struct("!2xHI16s4s"),
-}
-
 _send_masked, _receive_rest, _WHOLE = lib.zcws_send_masked, lib.zcws_receive_rest, lib.ZCWS_WHOLE
-
-
-def is_tls(transport: asyncio.BaseTransport) -> bool:
-    """Whether it is encrypted, and so one of the loop's own."""
-    return transport.get_extra_info("ssl_object") is not None
 
 
 def place(
@@ -174,7 +156,8 @@ class EngineTransport(asyncio.Transport):
         """The socket has bytes, or news of its end."""
         if not self._reading:
             self._watch()
-            if not self._events and self._is_hung_up():
+            # If not, what was said of this socket was said before we stopped reading.
+            if not self._events and is_hung_up(self.fd):
                 self._lost_interest()
             return
         protocol, stream = self._protocol, self._stream
@@ -230,12 +213,6 @@ class EngineTransport(asyncio.Transport):
     def unsettle(self) -> None:
         """Something is kept that came another way: what comes next is to be gone on with by itself."""
         self._engine.serve_alone(self.fd)
-
-    def _is_hung_up(self) -> bool:
-        """Whether the peer is gone. If not, what was said of this socket was said before we stopped reading."""
-        poll = select.poll()
-        poll.register(self.fd, 0)
-        return bool(poll.poll(0))
 
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
@@ -513,7 +490,7 @@ class EngineTransport(asyncio.Transport):
     def _address(self, name: str) -> Any:
         """Of our end of the socket, or of the peer's; None where the system does not know it."""
         try:
-            return self._sock.getsockname() if name == "sockname" else _peer_of(self._sock)
+            return self._sock.getsockname() if name == "sockname" else peer_of(self._sock)
         except OSError:
             return None
 
@@ -525,18 +502,3 @@ class EngineTransport(asyncio.Transport):
 
     def __repr__(self) -> str:
         return f"<EngineTransport fd={self.fd}{' closing' if self.closing else ''}>"
-
-
-def _peer_of(sock: socket.SocketType) -> Any:
-    """The peer's address. OSError: nobody knows it."""
-    form = _FORMS.get(sock.family)
-    if form is None:
-        return sock.getpeername()
-    try:
-        found = form.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, form.size))
-    except (OSError, struct.error):
-        return sock.getpeername()  # what is only like Linux need not have it
-    if len(found) == 2:
-        return socket.inet_ntop(socket.AF_INET, found[1]), found[0]
-    port, flow, host, scope = found
-    return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor, offered_subprotocols
-from zcws.aio.ending import end_writing
+from zcws.aio.below import end_writing
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import hand_over, take_up_backlog
 from zcws.aio.websocket import WebSocket

@@ -1,0 +1,116 @@
+"""What sockets and TLS say when they are asked past the transport. How that is used: test_ending.py, test_stream.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from net import Certificates
+
+from zcws.aio.below import bytes_confirmed, has_all, is_cut_off, is_hung_up, is_tls, left_in, peer_of
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says so, and nobody else is asked")
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection."""
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family) as listening:
+        ours = socket.create_connection(listening.getsockname()[:2])
+        theirs, _ = listening.accept()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@linux
+def test_who_the_peer_was_that_has_gone(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    address = theirs.getsockname()
+    assert peer_of(ours) == address
+    assert not is_hung_up(ours.fileno())
+    reset(theirs)
+    with pytest.raises(ConnectionResetError):
+        ours.recv(1)
+    with pytest.raises(OSError):
+        ours.getpeername()
+    assert peer_of(ours) == address
+    assert is_hung_up(ours.fileno())
+
+
+@linux
+def test_what_the_peers_system_has_confirmed(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    before = bytes_confirmed(ours)
+    ours.sendall(bytes(100_000))
+    received = 0
+    while received < 100_000:
+        received += len(theirs.recv(100_000))
+    theirs.sendall(b"!")  # what comes back confirms all that came before it
+    assert ours.recv(1) == b"!"
+    assert bytes_confirmed(ours) - before == 100_000
+    ours.close()
+    assert bytes_confirmed(ours) == bytes_confirmed(None) == 0
+
+
+def test_what_is_no_tcp_confirms_nothing_and_has_names_of_its_own() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if ours.family != socket.AF_INET:  # Windows
+            assert (bytes_confirmed(ours), peer_of(ours)) == (0, theirs.getsockname())
+
+
+def test_what_tls_has_received_and_nobody_has_read(certificates: Certificates) -> None:
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    server = certificates.server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    server.write(bytes(100_000))
+    assert left_in(client) == bytes(100_000)
+    server.write(b"whole")
+    record = to_client.read()
+    server.write(b"cut")
+    to_client.write(record + to_client.read()[:-1])
+    assert left_in(client) == b"whole"
+    assert left_in(client) == b""
+
+
+class Transport(asyncio.BaseTransport):
+    def __init__(self, **known: Any) -> None:
+        super().__init__(known)
+
+
+@pytest.mark.parametrize("tls", [None, object()], ids=["plain", "TLS"])
+def test_what_is_said_below_tls(tls: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        transport = Transport(socket=ours, ssl_object=tls)
+        assert is_tls(transport) == (tls is not None)
+        assert (has_all(transport), is_cut_off(transport)) == (False, False)
+        theirs.send(b"x")
+        assert not has_all(transport)
+        ours.recv(1)
+        theirs.close()
+        assert has_all(transport) == (tls is not None)
+        assert ours.fileno() >= 0  # it is still the transport's
+    assert has_all(transport) == is_cut_off(transport) == (tls is not None)
+
+
+def test_a_transport_without_a_socket_says_nothing() -> None:
+    assert not is_cut_off(Transport(ssl_object=object()))

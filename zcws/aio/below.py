@@ -1,0 +1,127 @@
+"""What the event loops' transports keep to themselves: the socket, and the TLS, are asked directly.
+
+A transport says what it was given to send and has not sent. It does not say whether TLS has anything below it any more,
+what TLS has received and not handed over, what the peer's system has confirmed, or who the peer was that has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = [
+    "bytes_confirmed",
+    "end_writing",
+    "has_all",
+    "is_cut_off",
+    "is_hung_up",
+    "is_tls",
+    "left_in",
+    "peer_of",
+]
+
+#: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number.
+_CONFIRMED_AT = 120
+
+#: Linux's SO_PEERNAME, for which Python has no name. Unlike getpeername it still answers when the peer has reset the
+#: connection, and when both sides have closed it.
+_SO_PEERNAME = 28
+
+#: What it answers: family, port and address, as they stand in sockaddr_in and sockaddr_in6. Unix sockets have names of
+#: any length, and for them getpeername always answers.
+_FORMS: dict[int, struct.Struct] = {
+    socket.AF_INET: struct.Struct("!2xH4s8x"),
+    socket.AF_INET6: struct.Struct("!2xHI16s4s"),
+}
+
+#: The most bytes that one record of TLS brings: RFC 8446 5.1.
+_RECORD = 16 * 1024
+
+
+def is_tls(transport: asyncio.BaseTransport) -> bool:
+    """Whether it is encrypted, and so one of the loop's own."""
+    return transport.get_extra_info("ssl_object") is not None
+
+
+def is_cut_off(transport: asyncio.BaseTransport) -> bool:
+    """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
+    return _asked_below(transport, lambda sock: sock.getpeername() is None)
+
+
+def has_all(transport: asyncio.BaseTransport) -> bool:
+    """Whether TLS has received all that there will be: the end of the stream is next."""
+    return _asked_below(transport, lambda sock: not sock.recv(1, socket.MSG_PEEK))
+
+
+def _asked_below(transport: asyncio.BaseTransport, ask: Callable[[socket.socket], bool]) -> bool:
+    """What the socket below TLS says; True where there is none any more."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or not is_tls(transport):
+        return False
+    try:
+        own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+        try:
+            return ask(own)  # what uvloop gives us for a socket would answer from memory
+        finally:
+            own.detach()
+    except BlockingIOError:
+        return False
+    except (OSError, ValueError):  # ValueError: it is closed already
+        return True
+
+
+def bytes_confirmed(sock: socket.socket | None) -> int:
+    """How many the peer's system has confirmed so far, as far as ours says so: Linux does."""
+    if sock is None or sys.platform != "linux":
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _CONFIRMED_AT + 8)
+    except OSError:
+        return 0  # no TCP, or no socket any more
+    return int.from_bytes(info[_CONFIRMED_AT:], sys.byteorder)
+
+
+def left_in(tls: ssl.SSLObject) -> bytearray:
+    """What TLS has received and nobody has read."""
+    left = bytearray()
+    with contextlib.suppress(ssl.SSLError):  # there is no more, or it is not whole
+        while data := tls.read(_RECORD):
+            left += data
+    return left
+
+
+def is_hung_up(fd: int) -> bool:
+    """Whether the peer is gone."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+def peer_of(sock: socket.SocketType) -> Any:
+    """The peer's address. OSError: nobody knows it."""
+    form = _FORMS.get(sock.family)
+    if form is None:
+        return sock.getpeername()
+    try:
+        found = form.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, form.size))
+    except (OSError, struct.error):
+        return sock.getpeername()  # what is only like Linux need not have it
+    if len(found) == 2:
+        return socket.inet_ntop(socket.AF_INET, found[1]), found[0]
+    port, flow, host, scope = found
+    return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)
+
+
+def end_writing(transport: asyncio.WriteTransport) -> None:
+    """Closes our side of the socket, and only that."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
