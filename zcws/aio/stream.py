@@ -357,6 +357,14 @@ class Stream(Callbacks):
             self.connection.lose()
         else:
             self.connection.end()
+        self._leave_transport()
+        self._show_last()
+        self._wake_waiters()
+        self._break_cycle()
+        self._tell_end()
+
+    def _leave_transport(self) -> None:
+        """Nothing more comes from it, or goes there; and no timer runs on."""
         if _TLS_WANTS_CLOSE and self._transport is not None:
             self._transport.close()
         if self._own is not None:
@@ -371,7 +379,9 @@ class Stream(Callbacks):
             self._pings.fail(self.connection.error)
         if self._drained is not None:
             self._resolve_drained()
-        self._show_last()
+
+    def _wake_waiters(self) -> None:
+        """Whoever waits for bytes, or for the end."""
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
@@ -380,8 +390,10 @@ class Stream(Callbacks):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-        # What is left can still be read, but nobody has to be told: without these the connection is no cycle, and its
-        # memory need not wait for the collector.
+
+    def _break_cycle(self) -> None:
+        """What is left can still be read, but nobody has to be told: without these the connection is no cycle, and its
+        memory need not wait for the collector."""
         self.writer.send_large = None
         self._wakeup.on_refusal = None
         self._reader.on_pong = None
@@ -390,6 +402,9 @@ class Stream(Callbacks):
         elif not self._reader.is_concluded and self._options.close_timeout is not None:
             # Whoever listens there hears of it, too, where nobody reads what is left.
             self._loop.call_later(self._options.close_timeout, self._reader.conclude)
+
+    def _tell_end(self) -> None:
+        """The functions of the program that want to know."""
         if self._end_callbacks is not None:
             callbacks, self._end_callbacks = self._end_callbacks, None
             for callback in callbacks:
