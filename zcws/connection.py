@@ -292,6 +292,11 @@ class Connection:
         self.writer.write_control(OpCode.PONG, as_bytes(payload, CONTROL))
 
     @property
+    def is_over(self) -> bool:
+        """Whether it is ending or has ended, for either half: a ConnectionClosed of it tells of nothing else."""
+        return self.state is not _OPEN or self.reader.is_concluded
+
+    @property
     def may_send(self) -> bool:
         """Whether messages may be sent: no Close of ours is out, and the socket takes them."""
         return self.state is _OPEN or self.state is _RECEIVED

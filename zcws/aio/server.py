@@ -206,22 +206,21 @@ class Server:
             if ws.connection.state is not _CLOSED:
                 ws.begin_close()
             await ws.wait_closed()
-        except Exception as error:
-            is_over = ws.state is not State.OPEN or ws.connection.reader.is_concluded
-            if isinstance(error, ConnectionClosed) and is_over:
+        except (Exception, asyncio.CancelledError) as error:
+            # If nobody has cancelled us, it is of a task that the handler has cancelled, and waited for.
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                ws.abort()
+                raise
+            if isinstance(error, ConnectionClosed) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
                 await ws.wait_closed()
                 return
             # Also when another connection is over: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
-        except (asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
-            if not isinstance(error, asyncio.CancelledError) or is_cancelled():
-                ws.abort()
-                raise
-            # Nobody has cancelled us: it is of a task that the handler has cancelled, and waited for.
-            logger.error("the handler of %r failed", ws, exc_info=True)
-            await ws.close(CloseCode.INTERNAL_ERROR)
+        except (SystemExit, KeyboardInterrupt):
+            ws.abort()
+            raise
         finally:
             self._forget(ws)
 

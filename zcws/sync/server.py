@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.callables import abandon
-from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.deflate import Deflate
@@ -357,8 +356,7 @@ class Server:
                 raise TypeError(f"the handler returned {said!r}; zcws.sync has no event loop, zcws.serve has")
             ws.close()
         except Exception as error:
-            is_over = ws.state is not State.OPEN or ws.connection.reader.is_concluded
-            if isinstance(error, ConnectionClosed) and is_over:
+            if isinstance(error, ConnectionClosed) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
                 ws.close()
                 return
