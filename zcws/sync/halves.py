@@ -40,7 +40,7 @@ from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import ReadingSide
+from zcws.sync.reading import Reading
 from zcws.sync.writing import InOrder, sending_failed
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _LOOK_AGAIN = 0.01
 _SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
 
 #: The modules whose functions a call of a half begins with.
-_THEIRS = frozenset({__name__, ReadingSide.__module__})
+_THEIRS = frozenset({__name__, Reading.__module__})
 
 
 class Taken:
@@ -89,7 +89,7 @@ class Taken:
         raise closed_error(self.close[0], "our close", clean=True, by="us")
 
 
-class ReaderHalf(ReadingSide):
+class ReaderHalf(Reading):
     """Reads; for one thread. Everything is as on the whole connection, except that nothing is sent from here."""
 
     def __init__(self, channel: Channel, options: Timeouts, keepalive: Keepalive, taken: Taken) -> None:

@@ -29,7 +29,7 @@ from zcws.sync.keepalive import Keepalive
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IncomingStream", "ReadingSide"]
+__all__ = ["IncomingStream", "Reading"]
 
 _Result = TypeVar("_Result")
 
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 _SHORTEST_WAIT = 0.01
 
 
-class ReadingSide:
+class Reading:
     """Reads from one connection; for one thread at a time."""
 
     def __init__(
@@ -346,7 +346,7 @@ class ReadingSide:
 class IncomingStream:
     """One message that is being read in pieces. Iterating over it may be interrupted by TimeoutError, and goes on."""
 
-    def __init__(self, side: ReadingSide, timeout: float | None) -> None:
+    def __init__(self, side: Reading, timeout: float | None) -> None:
         self._side = side
         self._timeout = timeout
         self._done = False

@@ -35,8 +35,8 @@ from zcws.sync.channel import Channel
 from zcws.sync.deadline import after, is_past, left, lock_timeout
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import ReadingSide
-from zcws.sync.writing import WritingSide
+from zcws.sync.reading import Reading
+from zcws.sync.writing import Writing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -65,7 +65,7 @@ class SplitLock:
         """It has never been entered."""
 
 
-class WebSocket(ReadingSide, WritingSide, Known):
+class WebSocket(Reading, Writing, Known):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
 
     Iterating over it gives messages until the connection ends well; `recv` raises instead. One thread may read at a
@@ -90,8 +90,8 @@ class WebSocket(ReadingSide, WritingSide, Known):
         received: bytes = b"",
     ) -> None:
         keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection)
-        ReadingSide.__init__(self, connection, channel, options, keepalive)
-        WritingSide.__init__(self, connection, channel, options)
+        Reading.__init__(self, connection, channel, options, keepalive)
+        Writing.__init__(self, connection, channel, options)
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
         self._usual_wait = self._longest_wait

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from zcws.kernel import CData
 
-__all__ = ["InOrder", "OutgoingStream", "WritingSide", "sending_failed"]
+__all__ = ["InOrder", "OutgoingStream", "Writing", "sending_failed"]
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
@@ -113,7 +113,7 @@ class InOrder:
                 logger.error("what a signal handler wanted to write could not be sent", exc_info=True)
 
 
-class WritingSide:
+class Writing:
     """Writes to one connection; for any number of threads.
 
     Attributes:
@@ -440,7 +440,7 @@ class WritingSide:
 class OutgoingStream:
     """One message that is being sent in pieces."""
 
-    def __init__(self, ws: WritingSide, is_text: bool, compress: bool | None) -> None:
+    def __init__(self, ws: Writing, is_text: bool, compress: bool | None) -> None:
         self._ws = ws
         self._is_text = is_text
         self._compress = compress
