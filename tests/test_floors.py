@@ -45,7 +45,8 @@ HOUSE: list[tuple[float, str]] = [
     (7.05, "sync.channel sync.keepalive"),  # which count the time
     (
         7,
-        "activation route retry aio.below aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.deadline",
+        "activation route retry aio.below aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.deadline "
+        "sync.in_order",
     ),
     (6, "connector acceptor router hooks http2"),
     (5.5, "stats"),  # what can be known by looking

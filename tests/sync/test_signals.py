@@ -25,7 +25,6 @@ import zcws
 from zcws import writer as writer_module
 from zcws.reader import Reader
 from zcws.sync import channel as module
-from zcws.sync import writing as module_writing
 from zcws.sync.stream import WebSocket
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
@@ -481,27 +480,6 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
             ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
             writer.send("0")
             assert [frame.payload[-1:] for frame in peer.frames(5)] == [b"0", b"1", b"1", b"2", b"3"]
-
-    def test_signals_one_behind_the_other(self) -> None:
-        """Another comes while what the first one wanted is caught up with."""
-        order, done = module_writing.InOrder(), list[str]()
-
-        class Waiting(list[Any]):
-            def pop(self, at: Any = -1) -> Any:
-                taken = super().pop(at)
-                done.append("taken by another")
-                self.clear()
-                self.append(None)
-                super().pop()
-                taken()
-                raise IndexError
-
-        order.waiting = Waiting()
-        order.is_busy = True
-        order.put_off(lambda: done.append("written"))
-        order.is_busy = False
-        order.catch_up()
-        assert done == ["taken by another", "written"]
 
 
 def test_a_handler_may_abort_what_holds_the_lock_of_tls(certificates: Certificates) -> None:

@@ -39,9 +39,10 @@ from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
+from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading
-from zcws.sync.writing import InOrder, sending_failed
+from zcws.sync.writing import sending_failed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

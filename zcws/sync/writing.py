@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -18,7 +17,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import Frame, ReceivedFrame, check_frame, close_payload
+from zcws.frame import Frame, ReceivedFrame, close_payload
 from zcws.heads import FIN
 from zcws.kernel import ffi
 from zcws.options import Timeouts
@@ -26,91 +25,26 @@ from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
 from zcws.sync.deadline import lock_timeout
+from zcws.sync.in_order import InOrder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from zcws.kernel import CData
 
-__all__ = ["InOrder", "OutgoingStream", "Writing", "sending_failed"]
+__all__ = ["OutgoingStream", "Writing", "sending_failed"]
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
 #: Seconds after which whoever waits for another thread's message looks whether the connection is still there.
 _LOOK_AGAIN = 0.5
 
-logger: logging.Logger = logging.getLogger("zcws")
-
 _GAVE_UP = "the sender gave up in the middle of a message"
 
 #: What an iterator gives that has nothing: an empty fragment is something, and None is a mistake.
 _NOTHING = object()
 
-_Data = TypeVar("_Data")
 _Result = TypeVar("_Result")
-
-
-class InOrder:
-    """What a thread writes, and what its signal handlers want to write in the middle of that: those wait.
-
-    Attributes:
-        waiting: what has been put off.
-        is_busy: somebody writes. Whoever finds it so, and was not kept out by a lock, is a signal handler of that
-            thread; or nobody may write any more.
-    """
-
-    __slots__ = ("_refuse", "is_busy", "waiting")
-
-    def __init__(self) -> None:
-        self._refuse: Callable[[], object] | None = None
-        self.is_busy = False
-        self.waiting: list[Callable[[], object]] = []
-
-    def run(self, *writes: Callable[[], _Result]) -> _Result:
-        """Nobody is busy: calls them one after the other, then what was put off. Returns: what the last one gave."""
-        self.is_busy = True
-        try:
-            for write in writes:
-                result = write()
-        finally:
-            self.is_busy = False  # here, and not in a function: a signal handler may raise where one begins
-            if self.waiting:
-                self.catch_up()
-        return result
-
-    def put_off(self, write: Callable[[], object]) -> None:
-        """`write` is called when what has been interrupted is out."""
-        if self._refuse is not None:
-            self._refuse()
-        self.waiting.append(write)
-
-    def end(self, refuse: Callable[[], object]) -> None:
-        """From now on nobody may write, and `refuse` raises what says so."""
-        self._refuse = refuse
-        self.is_busy = True
-
-    def kept(self, data: _Data) -> _Data | bytes:
-        """`data`, for whoever is going to write it: what is put off is copied, as it may change meanwhile."""
-        return data if not self.is_busy or isinstance(data, str) else bytes(memoryview(data))  # type: ignore[arg-type]
-
-    def kept_frame(self, frame: Frame) -> Frame:
-        """The same for a frame."""
-        check_frame(frame)
-        return Frame(frame.opcode, frame.to_bytes(), fin=frame.fin) if self.is_busy else frame
-
-    def catch_up(self) -> None:
-        """Nobody writes any more: what was put off is written."""
-        while self.waiting and not self.is_busy:
-            try:
-                write = self.waiting.pop(0)
-            except IndexError:
-                return  # another signal, between the two lines, has done it
-            try:
-                write()
-            except ConnectionClosed:
-                pass  # the handler that wanted to has returned
-            except Exception:
-                logger.error("what a signal handler wanted to write could not be sent", exc_info=True)
 
 
 class Writing:
