@@ -17,6 +17,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.settings import SettingCodes
 from net import Others, echo, hang_up, port_of, run, soon, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
@@ -253,6 +254,11 @@ def test_a_hook_that_fails_by_no_exception_ends_its_own_stream() -> None:
     [
         (b"\x10\x00\x00\x00\x00\x00\x00\x00\x01", ErrorCodes.FRAME_SIZE_ERROR),
         (b"\x10", None),  # nothing is wrong with it, yet
+        # a head that does not end
+        (
+            b"\0\0\1\1\0\0\0\0\3\0" + b"\1\0\0\x09\0\0\0\0\3" + bytes(65_536) + b"\0\0\1\x09",
+            ErrorCodes.ENHANCE_YOUR_CALM,
+        ),
         (b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8), ErrorCodes.PROTOCOL_ERROR),
     ],
 )
@@ -277,6 +283,28 @@ def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -
             await until(lambda: ends)
             assert ends[0].code == 1006
             assert code is None or "a rule of HTTP/2" in str(ends[0].__cause__)
+
+    run(main)
+
+
+def test_what_a_peer_may_have_us_remember_of_heads() -> None:
+    """RFC 7541 4.2: it says how much, which is an offer. All of it is looked through for each head."""
+    told: list[int] = []
+
+    def hook(handshake: Any, request: zcws.Request) -> zcws.Response:
+        told.append(len(told))
+        response: zcws.Response = handshake.respond(403, "no")
+        response.headers["Set-Cookie"] = f"{len(told)}{'x' * 1000}"
+        return response
+
+    async def main() -> None:
+        async with serve(process_request=hook) as server, knock(port_of(server)) as peer:
+            peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**32 - 1})
+            for _ in range(20):
+                assert await peer.status(await peer.ask()) == "403"
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            remembered = connection._h2.encoder.header_table.dynamic_entries
+            assert sum(len(entry[1]) for entry in remembered) <= 4096
 
     run(main)
 

@@ -21,8 +21,8 @@ import contextlib
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, Event, StreamEnded, StreamReset
-from h2.exceptions import FrameTooLargeError, ProtocolError
+from h2.events import DataReceived, Event, RemoteSettingsChanged, StreamEnded, StreamReset
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, HeaderTuple
 
@@ -39,6 +39,13 @@ _MOST_STREAMS, _WINDOW = 100, 256 * 1024
 
 #: Bytes of a frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
 _LARGEST_FRAME = 64 * 1024
+
+#: Bytes of heads, names and values, that we remember to say them shorter the next time (RFC 7541 4.2): its default. A
+#: peer may allow 4 GiB of them, and each head is looked for in all.
+_REMEMBERED = 4096
+
+#: The type of a frame that goes on with a head. RFC 9113 6.10.
+_CONTINUATION = 9
 
 #: Bytes of streams that go to the transport at a time, and those of one of them at most: RFC 9113 4.2 lets a peer allow
 #: frames of 16 MiB, and the transport says that it is full when it has taken what it was given.
@@ -124,7 +131,8 @@ class Http2Connection(asyncio.Protocol):
         self._is_corked = False  # somebody up the stack flushes
         self._flush_handle: asyncio.Handle | None = None
         self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
-        self._begun = b""  # what is there of one whose length is not
+        self._begun = b""  # what is there of one whose length or type is not
+        self._continued = 0  # bytes of frames so far that go on with a head
         self._unread = b""  # whole frames that are for the next turn
         self._next_turn: asyncio.Handle | None = None
 
@@ -205,13 +213,14 @@ class Http2Connection(asyncio.Protocol):
             stream.give()
 
     def _check_frames(self, data: bytes, most: int) -> int:
-        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB.
+        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
+        may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
 
         Returns how many bytes are for this turn: up to the end of so many frames, or all.
         """
         before, at, frames = len(self._begun), self._ahead, 0
         data = self._begun + data
-        while at + 3 <= len(data):
+        while at + 4 <= len(data):
             if frames == most:
                 self._begun, self._ahead = b"", 0
                 return at - before
@@ -220,6 +229,10 @@ class Http2Connection(asyncio.Protocol):
             if length > self._h2.max_inbound_frame_size:
                 self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR)
                 raise FrameTooLargeError(f"a frame of {length} bytes")
+            self._continued = self._continued + length if data[at + 3] == _CONTINUATION else 0
+            if self._continued > _LARGEST_FRAME:
+                self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+                raise DenialOfServiceError("a head that does not end")
             at += _FRAME_HEAD + length
         self._begun, self._ahead = data[at:], max(at - len(data), 0)
         return len(data) - before
@@ -231,6 +244,9 @@ class Http2Connection(asyncio.Protocol):
         if stream is None:
             if isinstance(event, DataReceived):  # it has ended here, and the peer does not know yet
                 self.has_read(event.stream_id, event.flow_controlled_length)
+            elif isinstance(event, RemoteSettingsChanged):
+                encoder = self._h2.encoder
+                encoder.header_table_size = min(encoder.header_table_size, _REMEMBERED)
             self._on_event(event)
         elif isinstance(event, DataReceived):
             self.has_read(stream.number, event.flow_controlled_length - len(event.data))  # the padding
