@@ -128,6 +128,7 @@ class TestChunks:
         ("data", "expected"),
         [
             (b"x\r\n", b""),
+            (b"\r\n4\r\nbody\r\n0\r\n\r\n", b""),
             (b"-1\r\n", b""),
             (b"0x4\r\nbody", b""),
             (b"4\r\nbody\r\nx\r\nmore", b"body"),

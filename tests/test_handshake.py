@@ -272,6 +272,7 @@ class TestBasicAuthorization:
             "Basic",
             "Basic ",
             "Bearer abc",
+            "Bearer dXNlcjp3b3Jk",  # user:word
             "Basic a",
             "Basic YQ==",
             "Basic \xe4",
