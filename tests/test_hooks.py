@@ -285,7 +285,6 @@ class TestBasicAuth:
             {"a", "b"},
             3,
         ],
-        ids=repr,
     )
     def test_what_is_no_pair(self, credentials: Any) -> None:
         with pytest.raises(TypeError, match=r"^credentials are a pair of str, .* is no pair$"):

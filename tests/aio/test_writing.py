@@ -79,7 +79,6 @@ def generated(*items: Any) -> Iterator[Any]:
         ((b"a", bytearray(b"b"), memoryview(b"c")), (wire.BINARY, [b"a", b"b", b"c"])),
         ([array("H", [1]), b""], (wire.BINARY, [b"\x01\x00", b""])),
     ],
-    ids=str,
 )
 def test_kinds_of_messages(place: Place, message: Any, expected: tuple[int, list[bytes]]) -> None:
     assert messages_in(sent_by(place, lambda ws: ws.send(message))) == [expected]
