@@ -280,7 +280,7 @@ class TestSlowPeer:
     def test_delivery_pauses_while_the_transport_is_full(self, anyplace: Place, size: int) -> None:
         """The peer sends and does not read: answers do not fill the memory, and none is lost when it reads."""
         # Several times what the buffers on the way can hold: see `narrow`.
-        count = 6_000_000 // size if size > 100 else 20_000
+        count = 6_000_000 // size if size > 100 else 40_000
 
         async def main() -> None:
             seen = 0
@@ -310,6 +310,7 @@ class TestSlowPeer:
                         before = seen
                         await asyncio.sleep(0.05)
                     assert 0 < seen < count
+                    assert not pushing.done()  # nothing is read either
                     assert ws._transport is not None
                     assert ws._transport.get_write_buffer_size() < 2_000_000
                     for _ in range(count):
