@@ -177,6 +177,6 @@ def absolute(uri: WebSocketURI, reference: str) -> str:
         return re.sub(r"\A(?i:http)", "ws", reference)
     if reference.startswith("//"):
         return f"{scheme}:{reference}"
-    # For paths behind a host urljoin does what the RFC says. Without one "/../x" becomes "x" for it, which would go on with
-    # the host's name here; with hosts and unknown schemes in the reference it has ideas of its own.
+    # For paths behind a host urljoin does what the RFC says. Without one "/../x" becomes "x" for it, which would go on
+    # with the host's name here; with hosts and unknown schemes in the reference it has ideas of its own.
     return urljoin(f"{scheme}://{uri.host_header}{uri.path}", reference)

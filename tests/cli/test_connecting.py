@@ -35,7 +35,13 @@ def address() -> Iterator[str]:
 def piped(address: str, lines: str, *options: str) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
     return subprocess.run(
-        arguments, input=lines, capture_output=True, encoding="utf-8", env=ENVIRONMENT, timeout=60, check=False
+        arguments,
+        input=lines,
+        capture_output=True,
+        encoding="utf-8",
+        env=ENVIRONMENT,
+        timeout=60,
+        check=False,
     )
 
 
@@ -49,7 +55,7 @@ def begun(address: str, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_pipe(address: str) -> None:
-    """UTF-8 everywhere: the code pages of Windows lack most letters, and 0x81, which is the second byte of one of these."""
+    """UTF-8 everywhere: the code pages of Windows lack most letters, and 0x81, the second byte of one of these."""
     done = piped(address, "hello\n/ping is text here\n\ngrüße, Ángel\nno line end")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "hello\n/ping is text here\n\ngrüße, Ángel\nno line end\n"

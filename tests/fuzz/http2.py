@@ -357,8 +357,7 @@ class Place:
             process_request=page,
             process_response=None,
             open_timeout=10,
-            max_size=2**20,
-            max_fragments=100,
+            limits={"max_size": 2**20, "max_fragments": 100},
         )
         self.is_client = is_client
         self.reading: asyncio.Task[None] | None = None

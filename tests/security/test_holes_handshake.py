@@ -15,10 +15,11 @@ from heads import ACCEPT, KEY, request, response
 from net import Place, RawPeer, port_of, soon
 
 import zcws
-from zcws.acceptor import WebSocketAcceptor, basic_auth
+from zcws.acceptor import WebSocketAcceptor
 from zcws.connector import WebSocketConnector
 from zcws.errors import HandshakeError
 from zcws.handshake import same_text
+from zcws.hooks import basic_auth
 from zcws.http import MAX_HEAD, HttpError, Request
 
 PLACE = Place("asyncio", None)

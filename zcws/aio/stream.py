@@ -36,8 +36,8 @@ _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 #: compressed fewer, as each may take 150 us (127 bytes that are MAX_STREAMS streams).
 _FAIR, _FAIR_INFLATING = 1000, 100
 
-#: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), and asyncio's proactor on Windows all that it
-#: has received at once (64 KiB), whether or not reading is paused meanwhile.
+#: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), and asyncio's proactor on Windows all that
+#: it has received at once (64 KiB), whether or not reading is paused meanwhile.
 _IGNORES_PAUSE = sys.version_info < (3, 11) or sys.platform == "win32"
 
 #: CPython 3.10's TLS transport warns that nobody has closed it when it was the peer who did.
