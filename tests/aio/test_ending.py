@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, hang_up, port_of, request, soon, until
+from net import LONG, Place, RawPeer, hang_up, port_of, request, soon, until
 
 import zcws
 from zcws.aio import ending
@@ -38,6 +38,53 @@ def test_a_handler_that_returns_in_the_step_in_which_the_peer_breaks_a_rule(
                 assert close.opcode == wire.CLOSE
                 await until(lambda: not server.connections)
         assert reported == []
+
+    anyplace.run(main())
+
+
+def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
+    anyplace: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS the socket was closed on what it was still sending: it saw a reset, and no Close."""
+    monkeypatch.setattr(ending, "LINGER", LONG)
+
+    async def main() -> None:
+        ended: list[zcws.ConnectionClosed] = []
+
+        async def collect(ws: zcws.WebSocket) -> None:
+            try:
+                await ws.recv()
+            except zcws.ConnectionClosed as error:
+                ended.append(error)
+
+        async with anyplace.serve(collect, close_timeout=LONG, max_size=1000) as server:
+            async with anyplace.raw_client(server) as peer:
+                data = wire.frame(wire.BINARY, bytes(4 << 20), key=wire.KEY)
+                await peer.send_bytes(data[:5000])
+                close = await peer.read()
+                assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1009).to_bytes(2, "big"))
+                for start in range(5000, len(data), 5000):
+                    # ConnectionResetError where nobody reads
+                    await peer.send_bytes(data[start : start + 5000])
+            await until(lambda: not server.connections)
+        assert [error.code for error in ended] == [1009]
+
+    anyplace.run(main())
+
+
+def test_it_is_not_waited_for_any_longer_than_that(anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "LINGER", 0.05)
+
+    async def main() -> None:
+        async def collect(ws: zcws.WebSocket) -> None:
+            with contextlib.suppress(zcws.ConnectionClosed):
+                await ws.recv()
+
+        async with anyplace.serve(collect, close_timeout=None) as server:
+            async with anyplace.raw_client(server) as peer:
+                await peer.send(3)
+                (close,) = await peer.rest()  # it ends although we say nothing more, and do not end ours
+                assert close.opcode == wire.CLOSE
 
     anyplace.run(main())
 

@@ -220,6 +220,36 @@ class TestEnds:
             writer.close()
 
     @anyhow
+    @pytest.mark.parametrize("how", ["whole", "reader last", "writer last", "taken over"])
+    def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
+        self, secure: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over TLS the socket was closed on what it was still sending: it saw a reset, and no Close."""
+        monkeypatch.setattr("zcws.sync.reading.LINGER", raw.LONG)
+        with connected(client=False, close_timeout=2 * raw.LONG, max_size=1000, **secure) as (ws, peer):
+
+            def talk() -> None:
+                peer.send(wire.BINARY, bytes(4 << 20))
+                assert peer.read().opcode == wire.CLOSE
+                peer.close()
+
+            with raw.thread(talk):
+                if how == "whole":
+                    with pytest.raises(zcws.LimitExceeded):
+                        ws.recv()
+                    return
+                reader, writer, bridge = ws.split()
+                if how == "reader last":
+                    writer.close(1001)
+                with pytest.raises(zcws.LimitExceeded):
+                    reader.recv()
+                if how == "writer last":
+                    reply = bridge.listen()
+                    assert reply is not None and writer.send_reply(reply)
+                if how == "taken over":
+                    ws.close()
+
+    @anyhow
     @pytest.mark.parametrize("opcode, payload", [(3, b""), (wire.CLOSE, wire.close_payload(1000))])
     def test_what_ended_it_came_before_the_split(
         self, secure: dict[str, Any], opcode: int, payload: bytes

@@ -35,6 +35,11 @@ __all__ = ["GRACE", "MUCH", "Ending", "deadlines_of"]
 #: short enough for a program that only sends.
 GRACE = 1.0
 
+#: Seconds for which a server goes on reading behind the peer's mistake where it cannot end its side of the stream
+#: alone, as over TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at once,
+#: on what is still coming, would be a reset, which takes from the peer what it has not read yet.
+LINGER = 1.0
+
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
 MUCH = 4096
 
@@ -126,7 +131,7 @@ class Ending(Outlet):
                 # Closed twice, asyncio's TLS cannot be aborted any more.
                 if self._own is not None or not transport.is_closing():
                     transport.close()
-            elif not connection.is_client and not transport.is_closing():
+            elif not connection.is_client and not transport.is_closing() and not self._is_lingering:
                 # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
                 end_writing(transport)
         elif self._reader.is_ending:
@@ -139,11 +144,21 @@ class Ending(Outlet):
         connection = self.connection
         if connection.state is State.LOST and self._reading_paused and self._is_given_up:
             return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
-        return self._reader.is_at_eof or (not connection.is_client and not transport.can_write_eof())
+        if self._reader.is_at_eof or connection.is_client or transport.can_write_eof():
+            return self._reader.is_at_eof
+        return not self._is_lingering
+
+    @property
+    def _is_lingering(self) -> bool:
+        """Whether the peer has made a mistake, has been told so, and may be in the middle of saying something long."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.can_write_eof():
+            return False
+        return self._reader.is_faulty and self._reader.is_concluded and not self.connection.is_client
 
     def _start_deadline(self) -> None:
         timeout = self._time_to_close()
-        if self._deadline is not None and self._deadline.timeout == GRACE != timeout:
+        if self._deadline is not None and self._deadline.timeout != timeout:
             self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
@@ -153,6 +168,8 @@ class Ending(Outlet):
     def _time_to_close(self) -> float | None:
         """Seconds until something has to happen; None for ever."""
         timeout, reader = self._options.close_timeout, self._reader
+        if self._is_lingering:
+            return LINGER if timeout is None else min(timeout, LINGER)
         if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
             return timeout
         # A Close of ours has all its time: what went before it may still be under way, and the peer slow to read.
@@ -174,6 +191,9 @@ class Ending(Outlet):
                 self.abort()  # it was a Pong behind our Close: nothing else will end this
         elif self._is_taking:
             self._start_deadline()  # our Close stands behind what the peer is still reading
+        elif self._is_lingering and self._transport is not None:
+            self._transport.close()
+            self._start_deadline()
         else:
             self.abort()
 

@@ -41,7 +41,7 @@ from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Reading
+from zcws.sync.reading import Reading, end_of_lingering, lingers
 from zcws.sync.writing import sending_failed
 
 if TYPE_CHECKING:
@@ -124,9 +124,10 @@ class ReaderHalf(Reading):
         if self._writer.sent_close is not None:
             # RFC 6455 7.1.1: the server first. A Close that is still going out is followed by the writer's `_finish`:
             # it looks for our end after its Close, as we look for its Close after our end.
+            deadline = self._closing_deadline()
             if self._channel.has_sent_close and not self._is_client:
-                self._channel.end()
-            self._drain(self._closing_deadline())
+                self._end_stream(deadline)
+            self._drain(deadline)
             self._channel.abort()
         elif self._options.close_timeout is not None:
             self._channel.abort_later(self._options.close_timeout)
@@ -138,7 +139,7 @@ class ReaderHalf(Reading):
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
         if self._channel.has_sent_close and not self._is_client:
-            self._channel.end()
+            self._end_stream(deadline)
         self._drain(deadline)
 
 
@@ -271,7 +272,9 @@ class WriterHalf:
     def _note_close(self) -> None:
         """Our Close is out. RFC 6455 7.1.1: where the peer's has come, the server is the first to go."""
         self._channel.has_sent_close = True
-        if self._connection.bridge.ended and not self._connection.is_client:
+        connection = self._connection
+        is_last = connection.bridge.ended and not connection.is_client
+        if is_last and not lingers(self._channel, connection.reader):
             self._channel.end()
 
     def drain_bridge(self) -> bool:
@@ -338,15 +341,21 @@ class WriterHalf:
 
     def _finish(self) -> None:
         """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""
-        if not self._connection.is_client:
-            self._channel.end()
-        scratch = memoryview(bytearray(4096))
         deadline = after(self._options.close_timeout)
+        if not self._connection.is_client:
+            if lingers(self._channel, self._connection.reader):
+                self._drop(end_of_lingering(deadline))
+            self._channel.end()
+        self._drop(deadline)
+        self._channel.abort()
+
+    def _drop(self, deadline: float | None) -> None:
+        """Takes what still comes, and drops it."""
+        scratch = memoryview(bytearray(4096))
         while not is_past(deadline):
             if self._channel.receive(scratch, left(deadline)) == ENDED:
                 break
             self._channel.record.received = 0  # taken, and dropped
-        self._channel.abort()
 
 
 class BridgeHalf:

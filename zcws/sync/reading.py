@@ -22,6 +22,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
 from zcws.options import Timeouts, checked_wait
+from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.deadline import after, is_past
 from zcws.sync.keepalive import Keepalive
@@ -29,12 +30,17 @@ from zcws.sync.keepalive import Keepalive
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IncomingStream", "Reading"]
+__all__ = ["IncomingStream", "Reading", "end_of_lingering", "lingers"]
 
 _Result = TypeVar("_Result")
 
 #: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
 _SHORTEST_WAIT = 0.01
+
+#: Seconds for which a server goes on reading behind the peer's mistake before it ends TLS: a peer in the middle of a
+#: long message sees our Close in that time, and stops. To end it on what is still coming would be a reset, which takes
+#: from the peer what it has not read yet.
+LINGER = 1.0
 
 
 class Reading:
@@ -336,6 +342,12 @@ class Reading:
     def _closing_deadline(self) -> float | None:
         return after(self._options.close_timeout)
 
+    def _end_stream(self, deadline: float | None) -> None:
+        """A server's side of the stream is over."""
+        if lingers(self._channel, self._reader):
+            self._drain(end_of_lingering(deadline))
+        self._channel.end()
+
     def _drain(self, deadline: float | None) -> None:
         """Reads on until the peer has ended the stream."""
         with contextlib.suppress(TimeoutError, ConnectionClosed):
@@ -371,3 +383,14 @@ def _bounded(timeout: float | None, deadline: float) -> float | None:
     if rest == math.inf or (timeout is not None and rest >= timeout):
         return timeout
     return math.ceil(rest * 1000) / 1000
+
+
+def lingers(channel: Channel, reader: Reader) -> bool:
+    """Whether the stream is not ended at once: OpenSSL cannot say that it is while something still comes in."""
+    return channel.is_tls and reader.is_faulty
+
+
+def end_of_lingering(deadline: float | None) -> float:
+    """When that is over."""
+    end = time.monotonic() + LINGER
+    return end if deadline is None else min(end, deadline)

@@ -397,7 +397,7 @@ class WebSocket(Reading, Writing, Known):
                 order.is_busy = False
                 self._write_lock.release()
         if not self.connection.is_client:
-            self._channel.end()
+            self._end_stream(deadline)
         self._drain(deadline)
         self.abort()
         return True
@@ -430,7 +430,7 @@ class WebSocket(Reading, Writing, Known):
         self._in_order.end(self._write_lock.acquire)  # those who wait for the lock that we had
         self._reader.on_pong = self._keepalive.answered
         self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
-        # What ended it came with the opening handshake, perhaps, and has been answered: no writer has to say it again.
+        # What ended it came with the opening handshake, perhaps, and has been answered: no writer says that again.
         self._channel.has_sent_close = self._writer.sent_close is not None
         taken = Taken(self.connection)
         reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
