@@ -7,6 +7,8 @@ only sends), the rows are forgotten, and so is the ring that they lie in.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.codes import OpCode
@@ -16,6 +18,9 @@ from zcws.outcome import FULL, MORE
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.rows import ROW
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
 
 __all__ = ["Controls"]
 
@@ -39,12 +44,8 @@ class Controls(Inlet):
 
     __slots__ = ("_answered", "_controls_before", "_read_before", "keeps_controls")
 
-    def __init__(
-        self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
-    ) -> None:
-        super().__init__(
-            pool, bridge, masked=masked, compressed=compressed, max_size=max_size, max_fragments=max_fragments
-        )
+    def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
+        super().__init__(pool, bridge, state)
         self.keeps_controls: bool = True
         # When something had been read since the last look: how many rows in all, and how many control frames waited.
         self._read_before = self._controls_before = 0

@@ -12,9 +12,8 @@ still answered. A caller that does not read can bring that forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zcws.assembly import NO_MEMORY
 from zcws.batch import Batch
@@ -22,7 +21,7 @@ from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import Frame, ReceivedFrame
-from zcws.kernel import ffi, lib
+from zcws.kernel import lib
 from zcws.leasing import MUCH, Leasing
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
@@ -39,9 +38,6 @@ _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCW
 _scan, _land = lib.zcws_scan, lib.zcws_land
 
 _PING = OpCode.PING
-
-#: Parsed once, and not for every connection.
-_STATE = ffi.typeof("struct zcws_reader *")
 
 #: Rows that are alike are lined up when there are four of them or more, words: for fewer, it costs as much as it saves.
 _MANY = _HEAD + 4 * ROW
@@ -77,11 +73,8 @@ class Inlet(Leasing):
         "streaming",
     )
 
-    def __init__(
-        self, pool: Pool, bridge: Bridge, *, masked: bool, compressed: bool, max_size: int, max_fragments: int
-    ) -> None:
-        state = ffi.new(_STATE, _fresh_state(max_size, max_fragments, pool.capacity, masked, compressed))
-        super().__init__(pool, bridge, state, max_size=max_size, max_fragments=max_fragments)
+    def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
+        super().__init__(pool, bridge, state)
         self.eager: bool = True
         self._controls = 0  # control frames that wait, or some more
         self.discarding: bool = False
@@ -450,12 +443,3 @@ class Inlet(Leasing):
         self._drop_rows()
         self._eof = True
         self.stop(code, reason)
-
-
-@lru_cache(maxsize=32)
-def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
-    """What the C core is told of a stream: the same for nearly all of them, to be copied in one go."""
-    state = ffi.new(_STATE)
-    state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
-    state.masked, state.rsv1 = masked, compressed
-    return state[0]

@@ -46,10 +46,8 @@ class Leasing(Outcome):
 
     __slots__ = ("_lease", "_next", "_offered", "_peeks", "_ring", "_wants_wide", "pool", "pours")
 
-    def __init__(
-        self, pool: Pool, bridge: Bridge, state: CData, *, max_size: int, max_fragments: int
-    ) -> None:
-        super().__init__(bridge, state, max_size=max_size, max_fragments=max_fragments)
+    def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
+        super().__init__(bridge, state)
         self.pool: Pool = pool
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins

@@ -14,7 +14,8 @@ The last three, and the end of the bytes, take effect with `conclude`. The bytes
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from zcws.assembly import BAD_BUFFER_SIZE, NO_MEMORY
 from zcws.bridge import Bridge, Reply
@@ -29,15 +30,32 @@ from zcws.errors import (
     closed_error,
 )
 from zcws.frame import close_payload, code_and_reason
-from zcws.kernel import lib
+from zcws.kernel import ffi, lib
 from zcws.waiting import Waiting
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["CLOSED", "FULL", "MORE", "STOPPED", "Outcome"]
+__all__ = ["CLOSED", "FULL", "MORE", "STOPPED", "Outcome", "state_of_stream"]
 
 MORE, FULL, CLOSED, STOPPED = lib.ZCWS_MORE, lib.ZCWS_FULL, lib.ZCWS_CLOSED, -1
+
+#: Parsed once, and not for every connection.
+_STATE = ffi.typeof("struct zcws_reader *")
+
+
+def state_of_stream(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> CData:
+    """What the C core remembers of a stream, before its first byte. `fit`: bytes of a frame that are waited for."""
+    return ffi.new(_STATE, _fresh_state(max_size, max_fragments, fit, masked, compressed))
+
+
+@lru_cache(maxsize=32)
+def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
+    """What the C core is told of a stream: the same for nearly all of them, to be copied in one go."""
+    state = ffi.new(_STATE)
+    state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
+    state.masked, state.rsv1 = masked, compressed
+    return state[0]
 
 
 class Outcome(Waiting):
@@ -51,7 +69,6 @@ class Outcome(Waiting):
         "_bridge",
         "_concluded",
         "_eof",
-        "_max_fragments",
         "_max_size",
         "_peer_close",
         "_status",
@@ -59,12 +76,11 @@ class Outcome(Waiting):
         "state",
     )
 
-    def __init__(self, bridge: Bridge, state: CData, *, max_size: int, max_fragments: int) -> None:
+    def __init__(self, bridge: Bridge, state: CData) -> None:
         super().__init__()
         self._bridge = bridge
         self.state: CData = state
-        self._max_size = max_size
-        self._max_fragments = max_fragments
+        self._max_size: int = state.max_size  # asked more often than cffi is quick
         self._status = MORE  # what stands behind the last row
         self._peer_close: bytes | None = None  # the payload of the peer's Close
         self._stopped: tuple[int, str] | None = None  # the code and the reason, where they are ours
@@ -132,8 +148,8 @@ class Outcome(Waiting):
     def _limit_exceeded(self, code: CloseCode, reason: str) -> LimitExceeded:
         if self._status == BAD_BUFFER_SIZE:
             return LimitExceeded(code, reason, by="us")
-        most, size = self._max_size, self.state.size
-        limits = f"max_size={'None' if most == sys.maxsize else f'{most} bytes'}, max_fragments={self._max_fragments}"
+        most, size, fragments = self._max_size, self.state.size, self.state.max_fragments
+        limits = f"max_size={'None' if most == sys.maxsize else f'{most} bytes'}, max_fragments={fragments}"
         return LimitExceeded(code, reason, by="us", limits=limits, size=size if size > most else None)
 
     @property

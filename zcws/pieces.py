@@ -24,7 +24,7 @@ from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.controls import Controls
 from zcws.frame import NEED_MORE, NeedMore, ReceivedFrame, ReceivedSource
-from zcws.outcome import FULL, MORE
+from zcws.outcome import FULL, MORE, state_of_stream
 from zcws.pool import Pool
 from zcws.rows import COMPRESSED, CONTROL, DEFLATED, DEFLATED_TEXT, FIRST, LAST, WHOLE
 from zcws.utf8 import is_utf8
@@ -79,14 +79,9 @@ class PieceReader(Controls):
         max_size: int,
         max_fragments: int,
     ) -> None:
-        super().__init__(
-            pool,
-            bridge,
-            masked=masked,
-            compressed=inflate is not None,
-            max_size=max_size,
-            max_fragments=max_fragments,
-        )
+        compressed = inflate is not None
+        state = state_of_stream(max_size, max_fragments, pool.capacity, masked, compressed)
+        super().__init__(pool, bridge, state)
         self._inflate = inflate
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours in which messages lie that were handed out last.
