@@ -69,7 +69,13 @@ class TestLength:
         body.feed(b"body")
         assert (body.body, body.done) == (b"body", False)
 
-    @pytest.mark.parametrize("status", [101, 204, 304])
+    @pytest.mark.parametrize("status", [200, 203, 205, 303, 305])
+    def test_statuses_beside_those_without_one(self, status: int) -> None:
+        body = reader(status, content_length="4")
+        body.feed(b"body")
+        assert (body.body, body.done) == (b"body", True)
+
+    @pytest.mark.parametrize("status", [101, 199, 204, 304])
     def test_statuses_without_a_body(self, status: int) -> None:
         body = reader(status, content_length="4")
         assert body.done
