@@ -212,13 +212,11 @@ def checked_count(name: str, value: int, of: str, least: int = 1) -> int:
     return min(_counted(name, value, f"a number of {of} (int, {least} or more)", least=least), sys.maxsize)
 
 
-def checked_range(name: str, value: int, low: int, high: int) -> int:
-    """A whole number from `low` to `high`."""
+def checked_range(name: str, value: int, low: int, high: int) -> None:
+    """`TypeError` or `ValueError` unless `value` is a whole number from `low` to `high`."""
     what = f"a whole number from {low} to {high}"
-    count = _counted(name, value, what, least=low)
-    if count > high:
+    if _counted(name, value, what, least=low) > high:
         raise ValueError(f"{name} is {what}, not {value!r}")
-    return count
 
 
 def check_place(*, is_server: bool, sock: object, path: object, host: object, port: object) -> None:
