@@ -79,6 +79,7 @@ class TestMapping:
         assert Headers([("a", "1"), ("a", "2")]) != Headers([("a", "2"), ("a", "1")])
         assert Headers([("a", "1"), ("a", "2")]) != Headers([("a", "1, 2")])
         assert Headers() != {}
+        assert (Headers() == {}) is False
 
     def test_a_copy_is_its_own(self) -> None:
         headers = Headers({"a": "1"})
