@@ -30,6 +30,9 @@ class TestBackoff:
         delays = first(6, backoff(initial_delay=0, min_delay=0.5, max_delay=10, factor=3, jitter=0))
         assert delays == [0, 0.5, 1.5, 4.5, 10, 10]
 
+    def test_a_factor_of_one_keeps_them_the_same(self) -> None:
+        assert first(4, backoff(0, 3, 60, 1, jitter=0)) == [0, 3, 3, 3]
+
     def test_it_does_not_end(self) -> None:
         assert max(first(5000, backoff())) <= 60  # a factor to the power of that is no float
 
