@@ -9,11 +9,13 @@ import pytest
 import wire
 from pair import Pair, deflated
 
+from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
+from zcws.extensions import Agreement
 from zcws.frame import Frame
 from zcws.prepared import Prepared
-from zcws.stats import Stats, stats_of
+from zcws.stats import Known, Stats, stats_of
 
 CUTS = {"whole": lambda waiting: waiting, "bytes": lambda waiting: 1, "halves": lambda waiting: waiting // 2}
 
@@ -141,3 +143,16 @@ def test_what_waits_and_what_the_driver_knows() -> None:
     stats = look(pair.server, bytes_received=21, latency=0.5, is_slow=True)
     assert (stats.frames_waiting, stats.frames_received, stats.messages_received) == (3, 3, 3)
     assert (stats.bytes_received, stats.latency, stats.is_slow) == (21, 0.5, True)
+
+
+def test_what_a_connection_says_of_itself_whatever_drives_it() -> None:
+    class Driver(Known):
+        pass
+
+    driver = Driver()
+    driver.connection = Connection(is_client=False, agreement=Agreement("chat"))
+    assert (driver.subprotocol, driver.state, driver.closed) == ("chat", State.OPEN, False)
+    assert (driver.close_code, driver.close_reason) == (None, None)
+    driver.connection.fail(1011, "a mistake")
+    assert (driver.state, driver.close_code, driver.close_reason) == (State.FAILED, 1011, "a mistake")
+    assert driver.closed
