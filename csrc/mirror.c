@@ -13,10 +13,11 @@
 
 #include <windows.h>
 
+/* Not the 64 KiB that a mapping would be a multiple of: nothing is mapped here. */
 size_t zcws_page_size(void) {
     SYSTEM_INFO info;
     GetSystemInfo(&info);
-    return info.dwAllocationGranularity;
+    return info.dwPageSize;
 }
 
 /* The placeholder calls that this would need are missing from Windows before 10 1803; the ring compacts there. */

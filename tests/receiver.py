@@ -14,10 +14,12 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
+from zcws.kernel import lib
 from zcws.pool import Pool
 
 __all__ = [
     "DEFLATE",
+    "SMALL",
     "NoMemory",
     "batch",
     "connect",
@@ -30,6 +32,9 @@ __all__ = [
     "send",
 ]
 
+#: Bytes of a small ring: the smallest that there is where pages are larger (16 KiB on Apple's machines).
+SMALL = max(4096, lib.zcws_page_size())
+
 DEFLATE = Agreement(deflate=DeflateParameters())
 
 #: With both kinds of ring.
@@ -37,8 +42,8 @@ either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "un
 
 
 def connect(pool: Pool | None = None, **settings: Any) -> Connection:
-    """In rings of 4096 bytes, unless the pool has others."""
-    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(4096), **settings)
+    """In small rings, unless the pool has others."""
+    return Connection(is_client=True, entropy=os.urandom, pool=pool or Pool(SMALL), **settings)
 
 
 def send(connection: Connection, *frames: bytes) -> None:

@@ -11,7 +11,7 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
-from receiver import DEFLATE, batch, connect, send, send_one_by_one
+from receiver import DEFLATE, SMALL, batch, connect, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.batch import Batch, RingBatch
@@ -299,12 +299,13 @@ def test_what_has_to_make_room_is_not_ready() -> None:
     connection = connect()
     line_up(connection)
     connection.reader.discard()
-    more = memoryview(b"\x82\x7e\x08\x00" + bytes(2048))
+    half = b"\x82\x7e" + (SMALL // 2).to_bytes(2, "big") + bytes(SMALL // 2)
+    more = memoryview(half)
     assert next_ready(connection) == "né 1"
     for _ in range(4):
         while more:
             more = more[connection.receive_bytes(more) :]
-        more = memoryview(b"\x82\x7e\x08\x00" + bytes(2048))
+        more = memoryview(half)
     assert connection.reader.rows_waiting == 0
     assert next_ready(connection) is None
 

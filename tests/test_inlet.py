@@ -10,7 +10,7 @@ import pytest
 import turn
 import wire
 from peaks import peak_of
-from receiver import DEFLATE, NoMemory, connect, either, fails, receive_row, rings, send
+from receiver import DEFLATE, SMALL, NoMemory, connect, either, fails, receive_row, rings, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -46,10 +46,10 @@ def test_bytes_are_counted_as_they_arrive(mirrored: bool) -> None:
 
 @either
 def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> None:
-    connection = connect(Pool(4096, mirrored=mirrored))
-    stream = wire.frame(BINARY, bytes(500)) * 20
+    connection = connect(Pool(SMALL, mirrored=mirrored))
+    stream = wire.frame(BINARY, bytes(SMALL // 8)) * 20
     used = connection.receive_bytes(stream)
-    assert 0 < used <= 4096
+    assert 0 < used <= SMALL
     assert connection.reader.is_full
     assert not connection.reader.is_idle
     assert connection.receive_bytes(stream[used:]) == 0
@@ -67,7 +67,7 @@ def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: boo
     """By a finalizer, while another reader of the pool is about to take what it has scanned."""
     pool = Pool(4096, mirrored=mirrored)
     connection, other = connect(pool), connect(pool)
-    connection.receive_bytes(wire.frame(BINARY, bytes(500)) * 20)
+    connection.receive_bytes(wire.frame(BINARY, bytes(SMALL // 8)) * 20)
     assert connection.reader.is_full
     other.receive_bytes(wire.frame(BINARY, b"other"))
     before = pool.words.tobytes()
@@ -233,7 +233,7 @@ def test_a_message_whose_rest_had_to_make_room_lets_its_memory_go() -> None:
     connection.close()
     assert buffer.reader is connection.reader  # what waits may complete it
     for _ in range(10):
-        send(connection, wire.frame(CONTINUATION, bytes(1000), fin=False))
+        send(connection, wire.frame(CONTINUATION, bytes(SMALL // 4), fin=False))
     assert buffer.reader is None
 
 

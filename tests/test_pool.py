@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import wire
-from receiver import connect, hold_many
+from receiver import SMALL, connect, hold_many
 
 from zcws import pool as pool_module
 from zcws.buffer import PayloadBuffer
@@ -127,8 +127,8 @@ def test_an_idle_pool_keeps_a_bounded_number_of_rings() -> None:
 
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_rings_are_as_the_pool_says(mirrored: bool) -> None:
-    ring = Pool(8192, mirrored=mirrored).lease()
-    assert ring.capacity == 8192
+    ring = Pool(2 * SMALL, mirrored=mirrored).lease()
+    assert ring.capacity == 2 * SMALL
     assert mirrored or not ring.mirrored
 
 
@@ -414,6 +414,7 @@ def test_a_frame_that_is_good_in_a_child_process_stays_so() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_which_rings_a_fork_takes_away() -> None:
     """Those of which a view is held, or that somebody has; they cost no place of those that wait aside."""
     pool = Pool(4096)
@@ -445,6 +446,7 @@ def test_a_pool_is_crowded_as_long_as_all_that_it_sets_aside_are_held() -> None:
         assert view
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_rings_that_a_fork_has_taken_away_do_not_crowd_a_pool() -> None:
     pool = Pool(4096)
     views = hold_many(pool)

@@ -169,7 +169,7 @@ def test_a_view_stays_as_it_is_until_its_holder_lets_go(ring: Ring) -> None:
     fill(ring, data)
     view = ring.export()[50:150]
     ring.tail = ring.head
-    for _ in range(50):
+    for _ in range(PAGE // 80):
         ring.settle()
         fill(ring, b"\xee" * min(len(ring.room()), 97))
         ring.tail = ring.head
