@@ -320,6 +320,7 @@ def test_the_last_ring_of_an_interpreter_goes_quietly() -> None:
     assert done.stderr == b""
 
 
+@mirrored
 def test_a_view_that_another_thread_takes_meanwhile() -> None:
     """One that is gone is forgotten, and not one that has come since; nor the list that it comes to."""
     ring = Ring()
