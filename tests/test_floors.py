@@ -40,9 +40,9 @@ HOUSE: list[tuple[float, str]] = [
     (7.18, "aio.callbacks"),
     (7.16, "aio.ending"),
     (7.14, "aio.outlet"),
-    (7.12, "aio.settings"),
-    (7.1, "aio.pubsub aio.reach aio.transport aio.http2 sync.reach"),
-    (7.05, "sync.channel sync.keepalive"),  # which count the time
+    (7.12, "aio.settings aio.reach"),
+    (7.1, "aio.pubsub aio.transport aio.http2 sync.reach"),
+    (7.05, "aio.tls sync.channel sync.keepalive"),  # which count the time
     (
         7,
         "activation route retry aio.below aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.deadline "

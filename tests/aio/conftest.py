@@ -2,7 +2,7 @@
 
 engine       plain sockets in an epoll of ours (zcws/aio/engine.py), where there is one
 transport    plain sockets on the event loop's own transport
-tls          the event loop's transport, encrypted
+tls          encrypted: by us over the engine on asyncio (zcws/aio/tls.py), by uvloop's transport there
 http2        a stream of HTTP/2 (tunnel.py), on the event loop's transport
 """
 

@@ -22,11 +22,10 @@ pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine h
 
 def test_who_has_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-        assert has_door([stream], secure=False)
-        assert not has_door([stream], secure=True)
-        assert not has_door([stream, datagrams], secure=False)
+        assert has_door([stream])
+        assert not has_door([stream, datagrams])
         monkeypatch.setenv("ZCWS_ENGINE", "0")
-        assert not has_door([stream], secure=False)
+        assert not has_door([stream])
 
 
 def door_of(server: zcws.Server) -> Any:

@@ -50,20 +50,20 @@ def is_tls(transport: asyncio.BaseTransport) -> bool:
     return transport.get_extra_info("ssl_object") is not None
 
 
-def is_cut_off(transport: asyncio.BaseTransport) -> bool:
+def is_cut_off(transport: asyncio.WriteTransport) -> bool:
     """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
     return _asked_below(transport, lambda sock: sock.getpeername() is None)
 
 
-def has_all(transport: asyncio.BaseTransport) -> bool:
+def has_all(transport: asyncio.WriteTransport) -> bool:
     """Whether TLS has received all that there will be: the end of the stream is next."""
     return _asked_below(transport, lambda sock: not sock.recv(1, socket.MSG_PEEK))
 
 
-def _asked_below(transport: asyncio.BaseTransport, ask: Callable[[socket.socket], bool]) -> bool:
-    """What the socket below TLS says; True where there is none any more."""
+def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket], bool]) -> bool:
+    """What the socket below a loop's own TLS says, which alone cannot end its side; True where there is none."""
     sock = transport.get_extra_info("socket")
-    if sock is None or not is_tls(transport):
+    if sock is None or transport.can_write_eof():
         return False
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())

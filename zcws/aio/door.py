@@ -15,10 +15,12 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.engine import is_engine_on
+from zcws.aio.tls import Tls
+from zcws.aio.transport import place
 from zcws.kernel import ffi, lib
 
 __all__ = ["Door", "has_door"]
@@ -47,9 +49,9 @@ _OUT_OF_DESCRIPTORS = 1.0
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 
 
-def has_door(sockets: Iterable[socket.socket], *, secure: bool) -> bool:
+def has_door(sockets: Iterable[socket.socket]) -> bool:
     """Whether connections to these listening sockets can be accepted here."""
-    if secure or not is_engine_on():
+    if not is_engine_on():
         return False
     return all(sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM for sock in sockets)
 
@@ -61,17 +63,24 @@ class Door:
         sockets: bound; they stay the caller's.
         backlog: connections that may wait in the kernel.
         host: whose connections they are.
+        secure: makes the TLS that each begins with; None in the clear.
 
     Attributes:
         passing: the tasks that make transports for those that need one.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sockets: Iterable[socket.socket], backlog: int, host: Host
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Iterable[socket.socket],
+        backlog: int,
+        host: Host,
+        secure: Callable[[], Tls] | None = None,
     ) -> None:
         self._loop = loop
         self._backlog = backlog
         self._host = host
+        self._secure = secure
         self._listening = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets]
         self._opening = ffi.new("struct zcws_opening *")
         self._found = ffi.buffer(self._opening, _ACCEPT_SIZE)
@@ -123,6 +132,9 @@ class Door:
 
     def _receive(self, fd: int, family: int, head: int, count: int) -> None:
         """Accepted, and `count` bytes of it are there."""
+        if self._secure is not None:
+            self._begin_tls(self._secure(), socket.socket(family, _STREAM, 0, fileno=fd), count)
+            return
         if head and self._greet(fd, family, head, count):
             return
         sock = socket.socket(family, _STREAM, 0, fileno=fd)
@@ -133,6 +145,14 @@ class Door:
             handshake.wait(self._read, sock)
         else:
             handshake.abort()
+
+    def _begin_tls(self, tls: Tls, sock: socket.socket, count: int) -> None:
+        """The TLS handshake comes first, in the engine: the opening handshake is on a transport then."""
+        tls.connection_made(place(self._loop, sock, tls))
+        if count > 0:
+            tls.feed(self._data[:count])
+        elif count not in (-errno.EAGAIN, -errno.EINTR):
+            tls.abort()
 
     def _greet(self, fd: int, family: int, head: int, count: int) -> bool:
         """A request of the usual kind. Returns whether the connection is open now."""

@@ -5,24 +5,25 @@ proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket 
 
     way                  steps
     -------------------  ---------------------------------------------------------------------------------------
-    straight             the loop's create_connection: name, addresses side by side, TCP, TLS
-    HTTP(S) proxy        that to the proxy; CONNECT; TLS to the server inside of it
-    SOCKS proxy          python-socks gives a connected socket; create_connection: TLS to the server
+    straight             the loop's create_connection: name, addresses side by side, TCP
+    HTTP(S) proxy        that to the proxy, and TLS (tls.py); CONNECT
+    SOCKS proxy          python-socks gives a connected socket
+    any of these, wss    and TLS to the server inside of it
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import re
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from zcws.aio.tls import Tls, has_better
+from zcws.aio.transport import adopt
 from zcws.aio.wake import fail
 from zcws.errors import ProxyError
 from zcws.proxy import Proxy, Tunnel
@@ -33,7 +34,6 @@ from zcws.route import (
     is_address,
     missing_socks,
     no_tls,
-    said,
     socks_error,
     socks_options,
     unknown_host,
@@ -55,10 +55,6 @@ _CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETU
 _LATER = 24 * 3600.0
 
 
-#: What CPython 3.11's TLS raises by mistake, where it is inside of another one that has ended.
-_BROKEN_TLS = (AttributeError, TypeError)
-
-
 async def reach(
     loop: asyncio.AbstractEventLoop,
     make: Callable[[], P],
@@ -77,12 +73,70 @@ async def reach(
     """
     security = route.security(uri)
     if security is None:
-        return await _by(loop, make, route, uri, {}, others)
+        return await _by(loop, make, route, uri, others)
     try:
-        tls = {"ssl": security[0], "server_hostname": security[1], "ssl_handshake_timeout": _LATER}
-        return await _by(loop, make, route, uri, tls, others)
+        transport, _ = await _by(loop, _Waiting, route, uri, _without_tls(others))
+        return await _secure(loop, transport, make(), security, others)
     except (ssl.SSLError, ConnectionError) as error:
         raise no_tls(uri.shown, "ws://", error) from None
+
+
+def _without_tls(others: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in others.items() if not name.startswith("ssl_")}
+
+
+class _Waiting(asyncio.Protocol):
+    """A connection until TLS takes it over."""
+
+    data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data  # who speaks first speaks no TLS, which OpenSSL will say
+
+
+async def _secure(
+    loop: asyncio.AbstractEventLoop,
+    transport: asyncio.Transport,
+    protocol: P,
+    security: tuple[ssl.SSLContext, str],
+    others: dict[str, Any],
+    *,
+    is_ours: bool = False,
+) -> tuple[asyncio.Transport, P]:
+    """Puts `protocol` on a transport that another had, inside TLS: the loop's own where that is better.
+
+    Args:
+        is_ours: ours in any case.
+    """
+    context, name = security
+    before = transport.get_protocol()
+    if not is_ours and not isinstance(transport, Tls) and has_better(loop):
+        options = {option: value for option, value in others.items() if option.startswith("ssl_")}
+        options.setdefault("ssl_handshake_timeout", _LATER)
+        inside = await loop.start_tls(transport, protocol, context, server_hostname=name, **options)
+        assert inside is not None
+        protocol.connection_made(inside)
+        return inside, protocol
+    timeout = others.get("ssl_handshake_timeout")
+    try:
+        tls = Tls(loop, protocol, context, server_hostname=name, timeout=timeout)
+    except BaseException:  # a name that TLS does not take
+        transport.abort()
+        raise
+    below = adopt(loop, transport, tls)
+    if below is None:
+        transport.set_protocol(tls)
+    tls.connection_made(below or transport)
+    try:
+        if isinstance(before, _Waiting) and before.data:
+            tls.feed(before.data)
+        if below is None:
+            transport.resume_reading()  # a tunnel has paused it
+        await tls.opened
+    except BaseException:
+        tls.abort()
+        raise
+    return tls, protocol
 
 
 async def _by(
@@ -90,24 +144,22 @@ async def _by(
     make: Callable[[], P],
     route: Route,
     uri: WebSocketURI,
-    tls: dict[str, Any],
     others: dict[str, Any],
 ) -> tuple[asyncio.Transport, P]:
-    """The same by the way that the route says."""
+    """A transport by the way that the route says, without the TLS of `uri`."""
     if route.path is not None:
-        return await _unix(loop, make, os.fspath(route.path), {**tls, **others})
+        return await _unix(loop, make, os.fspath(route.path), others)
     if route.sock is not None:
-        return await loop.create_connection(make, sock=route.sock, **{**tls, **others})
+        return await loop.create_connection(make, sock=route.sock, **others)
     host, port = route.target(uri)
     proxy = route.proxy_for(uri)
     if proxy is None:
-        return await _straight(loop, make, host, port, {**tls, **others})
+        return await _straight(loop, make, host, port, {**others})
     if proxy.is_socks:
         sock = await _socks(proxy, host, port, others.get("local_addr"))
-        rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
-        return await loop.create_connection(make, sock=sock, **{**tls, **rest})
+        return await loop.create_connection(make, sock=sock)
     return await _through(
-        loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), tls, others
+        loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), others
     )
 
 
@@ -198,53 +250,27 @@ async def _through(
     route: Route,
     proxy: Proxy,
     tunnel: Tunnel,
-    tls: dict[str, Any],
     others: dict[str, Any],
 ) -> tuple[asyncio.Transport, P]:
     """A transport through the tunnel."""
     security = route.proxy_security(proxy)
-    _check_nesting(loop, security is not None and bool(tls))
-    to_proxy = {name: value for name, value in others.items() if not name.startswith("ssl_")}
-    if security is not None:
-        to_proxy.update(ssl=security[0], server_hostname=security[1], ssl_handshake_timeout=_LATER)
+    connecting, to_proxy = _Connecting(loop, tunnel), _without_tls(others)
     try:
-        transport, connecting = await _straight(
-            loop, lambda: _Connecting(loop, tunnel), proxy.host, proxy.port, to_proxy
-        )
+        if security is None:
+            transport, _ = await _straight(loop, lambda: connecting, proxy.host, proxy.port, to_proxy)
+        else:
+            transport, _ = await _straight(loop, _Waiting, proxy.host, proxy.port, to_proxy)
+            # The loop's own lose what the outer one still holds when the peer ends.
+            transport, _ = await _secure(loop, transport, connecting, security, {}, is_ours=True)
     except OSError as error:
         raise unreachable(proxy, error) from None
     try:
         await connecting.done
-        rest = {name: value for name, value in others.items() if name.startswith("ssl_")}
-        return await _take_over(loop, transport, make(), {**tls, **rest} if tls else {})
     except BaseException:
-        with contextlib.suppress(*_BROKEN_TLS):
-            transport.abort()
+        transport.abort()
         raise
-
-
-async def _take_over(
-    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, protocol: P, tls: dict[str, Any]
-) -> tuple[asyncio.Transport, P]:
-    """Puts `protocol` on a transport that another had, inside TLS where there is to be any."""
-    if tls:
-        context = tls.pop("ssl")
-        try:
-            inside = await loop.start_tls(transport, protocol, context, **tls)
-        except _BROKEN_TLS as error:
-            raise ConnectionResetError(errno.ECONNRESET, said(errno.ECONNRESET)) from error
-        assert inside is not None
-        protocol.connection_made(inside)
-        return inside, protocol
+    protocol = make()
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     transport.resume_reading()
     return transport, protocol
-
-
-def _check_nesting(loop: asyncio.AbstractEventLoop, is_nested: bool) -> None:
-    # bpo-44011: before 3.11 asyncio's TLS did not run inside of itself; uvloop's does.
-    if is_nested and sys.version_info < (3, 11) and isinstance(loop, asyncio.BaseEventLoop):
-        raise ValueError(
-            "wss:// through an https:// proxy is TLS inside TLS, which asyncio has from Python 3.11 on"
-        )

@@ -14,6 +14,7 @@ import re
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
 from zcws.aio.settings import Options, pool_of
+from zcws.aio.tls import Tls, has_better
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.wake import is_cancelled
@@ -113,10 +115,21 @@ class Server:
         """The sockets are bound, and the event loop accepts."""
         self._server = server
 
-    def open_door(self, server: asyncio.Server, backlog: int) -> None:
+    def open_door(
+        self, server: asyncio.Server, backlog: int, secure: Callable[[], Tls] | None = None
+    ) -> None:
         """The sockets are bound, and we accept ourselves; `start_serving` begins."""
         self._server = server
-        self._door = Door(self.loop, server.sockets, backlog, self)
+        self._door = Door(self.loop, server.sockets, backlog, self, secure)
+
+    def secure(
+        self, begin: Callable[[Server], asyncio.BaseProtocol], context: ssl_module.SSLContext, timeout: float
+    ) -> Tls:
+        """What a connection begins with that is inside TLS of ours."""
+        tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout)
+        self.handshakes.add(tls)
+        tls.opened.add_done_callback(lambda _: self.handshakes.discard(tls))
+        return tls
 
     def greet(
         self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
@@ -471,14 +484,21 @@ class serve:
         if others.get("sock") is None:
             others.update(self._where)
         start = others.pop("start_serving", True)
+        secure = None
         if self._ssl is not None:
             # TLS comes first, and the loop's own patience is a minute.
             timeout = self._settings["open_timeout"]
             others.setdefault("ssl_handshake_timeout", LONGEST if timeout is None else timeout or _SHORTEST)
-        listening = await create(lambda: self._begin(server), ssl=self._ssl, **others, start_serving=False)
+            if not has_better(loop):
+                others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
+                secure = partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))
+        context = self._ssl if secure is None else None
+        make: Callable[[], asyncio.BaseProtocol] = secure or (lambda: self._begin(server))
+        listening = await create(make, ssl=context, **others, start_serving=False)
         try:
-            if self._begin is ServerHandshake and has_door(listening.sockets, secure=self._ssl is not None):
-                server.open_door(listening, others.get("backlog", BACKLOG))
+            is_usual = context is None and self._begin is ServerHandshake
+            if (secure is not None or is_usual) and has_door(listening.sockets):
+                server.open_door(listening, others.get("backlog", BACKLOG), secure)
             else:
                 server.listen(listening)
             if start:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from zcws.aio.below import is_tls, left_in
+from zcws.aio.below import left_in
 from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.transport import adopt
@@ -328,7 +328,7 @@ class Stream(Callbacks):
         # asyncio closes the transport unless told to keep it.
         transport = self._transport
         keep = not self._reader.is_concluded or self.connection.awaits_writer
-        return keep and transport is not None and not is_tls(transport)
+        return keep and transport is not None and transport.can_write_eof()
 
     def writing_failed(self, exc: OSError) -> None:
         """For the engine: nothing can be sent any more. What the peer has said before is still received."""

@@ -173,7 +173,7 @@ class EngineTransport(asyncio.Transport):
             return
         if count:
             protocol.buffer_updated(count)
-            if count <= _SMALL:
+            if count <= _SMALL and stream is not None:
                 self.settle()
         else:
             self._received_end()
@@ -218,7 +218,7 @@ class EngineTransport(asyncio.Transport):
         """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
         self._engine.remove(self.fd)
         self._events = -1
-        if self._stream is not None:
+        if hasattr(self._protocol, "writing_failed"):
             code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE
             self._break(OSError(code, os.strerror(code)))
 
@@ -417,14 +417,14 @@ class EngineTransport(asyncio.Transport):
     def _break(self, exc: OSError) -> None:
         """Nothing can be sent any more. What the peer has said before, its Close perhaps, lies in the socket and can
         still be read; `connection_lost` comes behind it."""
-        stream = self._stream
-        if stream is None or self._is_ending:
+        failed = getattr(self._protocol, "writing_failed", None)
+        if failed is None or self._is_ending:
             self._end_soon(exc)
         elif self._broken is None:
             self._broken, self.closing = exc, True
             self._drop_backlog()
             self._watch()
-            stream.writing_failed(exc)
+            failed(exc)
 
     def close(self) -> None:
         if not self._is_ending:

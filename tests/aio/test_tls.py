@@ -1,0 +1,294 @@
+"""TLS of our own: what the event loops' have no word for. All the rest is in the tests with `tls` and `anyplace`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import wire
+from net import LONG, Certificates, Place, echo, port_of, request, soon
+
+import zcws
+from zcws.aio.tls import Tls
+
+MESSAGE = b"m" * 1000
+
+#: Bytes: much more than sockets take.
+LARGE = 8 * 1024 * 1024
+
+
+@pytest.fixture(params=["engine", "transport"])
+def tls(request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Stock asyncio, where ours serves: over a socket of the engine, and over a transport of the loop."""
+    if request.param == "transport":
+        monkeypatch.setenv("ZCWS_ENGINE", "0")
+    return Place("asyncio", certificates)
+
+
+class Peer:
+    """The other end, which decides what stands in which segment of TCP."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, **options: object) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = options.pop("context")
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)  # type: ignore[attr-defined]
+
+    async def follow(self, step: Callable[[], object]) -> object:
+        """`step` until OpenSSL has what it needs for it."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.writer.write(self.outgoing.read())
+                self.incoming.write(await soon(self.reader.read(65536)))
+            finally:
+                self.writer.write(self.outgoing.read())
+
+    def sealed(self, data: bytes) -> bytes:
+        """The records of `data`."""
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def goodbye(self) -> bytes:
+        """Our close_notify."""
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        return self.outgoing.read()
+
+    async def rest(self) -> bytes:
+        """What is still said, up to the end of the TCP stream. Raises: ssl.SSLError, where that comes first."""
+        self.incoming.write(await soon(self.reader.read()))
+        said = b""
+        with contextlib.suppress(ssl.SSLZeroReturnError):
+            while data := self.tls.read(65536):
+                said += data
+        return said
+
+
+@contextlib.asynccontextmanager
+async def client(server: zcws.Server, context: ssl.SSLContext) -> AsyncIterator[Peer]:
+    """A peer that has opened a WebSocket."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    peer = Peer(reader, writer, context=context, server_hostname="localhost")
+    await peer.follow(peer.tls.do_handshake)
+    writer.write(peer.sealed(request()))
+    answer = await peer.follow(lambda: peer.tls.read(4096))
+    assert isinstance(answer, bytes) and answer.startswith(b"HTTP/1.1 101 ") and answer.endswith(b"\r\n\r\n")
+    try:
+        yield peer
+    finally:
+        writer.close()
+
+
+def masked(opcode: int, payload: bytes = b"") -> bytes:
+    return wire.frame(opcode, payload, key=wire.KEY)
+
+
+def test_it_is_ours(tls: Place) -> None:
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            assert isinstance(ws._transport, Tls)
+            await echo(ws)
+
+        async with tls.serve(handler) as server, tls.connect(server) as ws:
+            assert isinstance(ws._transport, Tls)
+            assert ws.get_extra_info("peercert") and ws.get_extra_info("cipher")
+            await ws.send("hello")
+            assert await ws.recv() == "hello"
+        assert ws.close_code == 1000
+
+    tls.run(main())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("has_fin", [False, True])
+def test_all_in_one_segment(
+    tls: Place, certificates: Certificates, version: ssl.TLSVersion, has_fin: bool
+) -> None:
+    """A message, a Close, a close_notify and a FIN: what is owed was dropped, if it took a moment. RFC 8446 6.1."""
+
+    async def main() -> None:
+        async def think(ws: zcws.WebSocket) -> None:
+            async for message in ws:
+                await asyncio.sleep(0.01)
+                await ws.send(message)
+
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.minimum_version = context.maximum_version = version
+        async with tls.serve(think) as server, client(server, context) as peer:
+            frames = masked(1, b"last words") + masked(9, b"?") + masked(8, b"\x03\xe8")
+            peer.writer.write(peer.sealed(frames) + peer.goodbye())
+            if has_fin:
+                peer.writer.write_eof()
+            seen = [frame.opcode for frame in wire.parse(await peer.rest())]
+            assert seen in ([1, 10, 8], [10, 1, 8])
+
+    tls.run(main())
+
+
+def test_records_cut_anywhere(tls: Place, certificates: Certificates) -> None:
+    async def main() -> None:
+        async with tls.serve(echo) as server, client(server, certificates.client) as peer:
+            data = b"".join(peer.sealed(masked(2, MESSAGE[:size])) for size in (0, 1, 100, 400))
+            data += peer.sealed(masked(8, b"\x03\xe8"))
+            for at in range(len(data)):
+                peer.writer.write(data[at : at + 1])
+                await asyncio.sleep(0)
+            seen = wire.parse(await peer.rest())
+            assert [(frame.opcode, len(frame.payload)) for frame in seen] == [
+                (2, 0),
+                (2, 1),
+                (2, 100),
+                (2, 400),
+                (8, 2),
+            ]
+
+    tls.run(main())
+
+
+def test_what_is_no_record(tls: Place, certificates: Certificates) -> None:
+    async def main() -> None:
+        ended = asyncio.get_running_loop().create_future()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            try:
+                await ws.recv()
+            except zcws.ConnectionClosed as error:
+                ended.set_result(error)
+
+        async with tls.serve(handler) as server, client(server, certificates.client) as peer:
+            peer.writer.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+            error = await soon(ended)
+            assert error.code == 1006 and isinstance(error.__cause__, ssl.SSLError)
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+                await peer.rest()
+
+    tls.run(main())
+
+
+def test_a_slow_peer_is_seen_at_once(tls: Place, certificates: Certificates) -> None:
+    """The loops' TLS says that it is full when another message has come: 16 MiB waited for messages of 8 MiB."""
+
+    async def main() -> None:
+        opened = asyncio.get_running_loop().create_future()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            opened.set_result(ws)
+            await ws.wait_closed()
+
+        async with (
+            tls.serve(handler, close_timeout=0.1) as server,
+            client(server, certificates.client) as peer,
+        ):
+            ws = await opened
+            await ws.send(bytes(LARGE))
+            assert not ws.is_writable
+            waiting = asyncio.ensure_future(ws.send(b"x"))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            while not waiting.done():
+                await soon(peer.reader.read(65536))
+            assert ws.is_writable
+            peer.writer.close()
+
+    tls.run(main())
+
+
+def test_write_timeout(tls: Place, certificates: Certificates) -> None:
+    """The loops' TLS hides what waits below it: one message that a peer does not take never timed out."""
+
+    async def main() -> None:
+        ended = asyncio.get_running_loop().create_future()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await ws.send(bytes(LARGE))
+            await ws.wait_closed()
+            ended.set_result(ws.close_code)
+
+        async with tls.serve(handler, write_timeout=0.05) as server, client(server, certificates.client):
+            assert await soon(ended) == 1011
+
+    tls.run(main())
+
+
+def test_large_both_ways_at_once(tls: Place) -> None:
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            sending = asyncio.ensure_future(ws.send(bytes(LARGE)))
+            assert len(await ws.recv()) == LARGE
+            await sending
+
+        async with tls.serve(handler, max_size=LARGE) as server, tls.connect(server, max_size=LARGE) as ws:
+            sending = asyncio.ensure_future(ws.send(bytes(LARGE)))
+            assert len(await soon(ws.recv())) == LARGE
+            await sending
+            await ws.wait_closed()
+        assert ws.close_code == 1000
+
+    tls.run(main())
+
+
+def test_the_servers_close_notify_is_only_its_own_end(tls: Place, certificates: Certificates) -> None:
+    """RFC 6455 7.1.1: it closes first; RFC 8446 6.1: the other side may go on."""
+
+    async def main() -> None:
+        async with tls.serve(echo, close_timeout=LONG) as server:
+            async with client(server, certificates.client) as peer:
+                peer.writer.write(peer.sealed(masked(8, b"\x03\xe8")))
+                assert [frame.opcode for frame in wire.parse(await peer.rest())] == [8]
+                (ws,) = server.connections
+                peer.writer.write(peer.sealed(b"what nobody wants to know"))
+                peer.writer.write(peer.goodbye())
+                peer.writer.write_eof()
+                await soon(ws.wait_closed())
+                assert ws.close_code == 1000
+
+    tls.run(main())
+
+
+@pytest.mark.parametrize("tls", ["engine"], indirect=True)
+def test_last_words_of_a_peer_that_takes_nothing_more(tls: Place, certificates: Certificates) -> None:
+    """As on plain sockets of the engine, and there alone: they are read though sending fails."""
+
+    async def main() -> None:
+        opened = asyncio.get_running_loop().create_future()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            opened.set_result(ws)
+            await ws.wait_closed()
+
+        async with tls.serve(handler) as server, client(server, certificates.client) as peer:
+            ws = await opened
+            peer.writer.write(peer.sealed(masked(1, b"last words") + masked(8, b"\x0b\xb8")))
+            with socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno())) as own:
+                own.shutdown(socket.SHUT_RDWR)  # what comes from now on is answered with a RST
+            with pytest.raises(zcws.ConnectionClosed):
+                while True:
+                    ws.send_nowait(bytes(100_000))
+            assert await soon(ws.recv()) == "last words"
+            await soon(ws.wait_closed())
+            assert ws.close_code == 3000
+
+    tls.run(main())
+
+
+def test_a_server_that_closes_in_the_middle_of_a_tls_handshake(tls: Place) -> None:
+    async def main() -> None:
+        async with tls.serve(echo) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(b"\x16\x03\x01")
+            await asyncio.sleep(0.05)
+            server.close()
+            with contextlib.suppress(ConnectionError):
+                assert await soon(reader.read()) == b""
+            writer.close()
+
+    tls.run(main())

@@ -1,0 +1,401 @@
+"""TLS of our own, between a transport of bytes and whoever speaks over it.
+
+`Tls` is the protocol of the transport below and a transport for the protocol above; OpenSSL's object stands between two
+buffers in memory. Below is a socket of the engine, one of the event loop, or another `Tls` (an HTTPS proxy). So there
+is one TLS for all loops and systems, and what the loops' own have no word for is here as on a plain socket:
+
+    what                                     here
+    ---------------------------------------  -------------------------------------------------------------------------
+    how much waits, and when that is much    the transport below says, of ciphertext
+    the peer's close_notify                  the end of what it says, and no more: what it is owed still goes out
+    our close_notify                         `write_eof`, with a FIN behind it; what the peer says then is still read
+    reading is paused                        nothing is handed over, no end either, until it goes on
+    a socket that takes nothing more         is still read, where the transport below does that
+
+A close_notify closes one direction, RFC 8446 6.1 says. A peer that ends the TCP stream without one has ended it as
+well: whether something was cut off, WebSocket's own Close tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from zcws.aio.wake import fail
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Tls", "has_better"]
+
+#: Bytes that one read brings at most: asyncio's own number. They are with OpenSSL before the next.
+_LANDING = 256 * 1024
+
+#: Bytes that are encrypted at a time: OpenSSL's buffer keeps the size it has had.
+_PART = 256 * 1024
+
+#: Where ciphertext lands, one for all connections of a loop.
+_landings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = weakref.WeakKeyDictionary()
+
+#: What `get_extra_info` knows of the session.
+_SESSION: dict[str, Callable[[ssl.SSLObject], Any]] = {
+    "peercert": ssl.SSLObject.getpeercert,
+    "cipher": ssl.SSLObject.cipher,
+    "compression": ssl.SSLObject.compression,
+}
+
+
+def has_better(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `loop` has a TLS that costs less than this one: it is compiled (uvloop), or somebody has put another in
+    the place of asyncio's (aiofastnet)."""
+    return not isinstance(loop, asyncio.BaseEventLoop) or "start_tls" in vars(loop)
+
+
+class Tls(asyncio.BufferedProtocol, asyncio.Transport):
+    """One connection inside TLS.
+
+    Args:
+        protocol: who speaks over it. Its `connection_made` is called when the TLS handshake is over.
+        server_hostname: the name to check, for a client; None for a server.
+        timeout: seconds for the TLS handshake; None: somebody else keeps the time.
+
+    Attributes:
+        opened: done when the TLS handshake is. Raises: OSError, when it has failed.
+    """
+
+    __slots__ = (
+        "_at_end",
+        "_below",
+        "_closing",
+        "_end_told",
+        "_error",
+        "_incoming",
+        "_is_buffered",
+        "_is_open",
+        "_landing",
+        "_loop",
+        "_outgoing",
+        "_paused",
+        "_protocol",
+        "_ssl",
+        "_timer",
+        "_unsent",
+        "_write_ended",
+        "opened",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.BaseProtocol,
+        context: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        server_side: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        self._loop = loop
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        landing = _landings.get(loop)
+        if landing is None:
+            landing = _landings[loop] = memoryview(bytearray(_LANDING))
+        self._landing = landing
+        self._below: asyncio.Transport | None = None
+        self._is_open = False
+        self._paused = False
+        self._at_end = False  # of what the peer says
+        self._end_told = False
+        self._write_ended = False
+        self._closing = False
+        self._error: OSError | None = None  # that ended it
+        self._unsent: list[Buffer] = []  # what OpenSSL does not take in the middle of another handshake
+        self._timer = None if timeout is None else loop.call_later(timeout, self._took_too_long)
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.set_protocol(protocol)
+
+    # ---- the handshake ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """There is a transport below."""
+        self._below = transport  # type: ignore[assignment]
+        self._shake()
+
+    def feed(self, data: Buffer) -> None:
+        """Bytes that were received before there was a transport."""
+        self._incoming.write(data)
+        self._shake()
+
+    def _shake(self) -> None:
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send()
+            return
+        except ssl.SSLError as error:
+            self._fail(error)
+            return
+        self._send()
+        self._is_open = True
+        self._stop_timer()
+        self._protocol.connection_made(self)
+        if not self.opened.done():
+            self.opened.set_result(None)
+        if not self._paused:
+            self._read()
+
+    def _took_too_long(self) -> None:
+        self._fail(ConnectionAbortedError("the TLS handshake takes too long"))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def go_away(self) -> None:
+        """The server is shutting down; whoever speaks over this is told by others."""
+        if not self._is_open:
+            self.abort()
+
+    def leave(self) -> None:
+        """There is no time left for its handshake."""
+        self.abort()
+
+    # ---- bytes arrive ----
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The transport below asks where to receive."""
+        return self._landing
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It has received."""
+        self._incoming.write(self._landing[:nbytes])
+        if not self._is_open:
+            self._shake()
+        elif not self._paused:
+            self._read()
+
+    def _read(self) -> None:
+        """Hands over what has arrived, until there is no more, or the protocol wants no more."""
+        incoming = self._incoming
+        while True:
+            room = self._protocol.get_buffer(-1) if self._is_buffered else self._landing  # type: ignore[attr-defined]
+            count = self._decrypt(room)
+            if not count:
+                pass
+            elif self._is_buffered:
+                self._protocol.buffer_updated(count)  # type: ignore[attr-defined]
+            else:
+                self._protocol.data_received(bytes(room[:count]))  # type: ignore[attr-defined]
+            if self._paused or self._closing or self._at_end:
+                break
+            if count < len(room) and not incoming.pending:
+                break
+        if self._unsent or self._outgoing.pending:  # an answer to a new key, or to another handshake
+            self._send_on()
+        if self._error is not None:
+            self._fail(self._error)
+        elif self._at_end and not self._paused:
+            self._tell_end()
+
+    def _decrypt(self, room: memoryview) -> int:
+        """How many bytes of `room` have been filled."""
+        incoming, tls, size, count = self._incoming, self._ssl, len(room), 0
+        try:
+            # Asked where there is nothing, OpenSSL raises, which costs more than a record: only for a part of one.
+            while not count or (count < size and incoming.pending):
+                more = tls.read(size - count, room[count:] if count else room)
+                if not more:
+                    self._at_end = True
+                    break
+                count += more  # type: ignore[operator]
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # the same, once our own close_notify is out
+            self._at_end = True
+        except ssl.SSLError as error:
+            self._error = error
+            self._at_end = True
+        return count
+
+    def eof_received(self) -> bool:
+        """The peer has ended the TCP stream."""
+        if not self._is_open:
+            self._fail(ConnectionResetError())  # without a word: route.py has better ones
+            return False
+        self._at_end = True
+        if not self._paused:
+            self._tell_end()
+        return not self._closing
+
+    def _tell_end(self) -> None:
+        if not self._end_told and not self._closing:
+            self._end_told = True
+            if not self._protocol.eof_received():  # type: ignore[attr-defined]
+                self.close()
+
+    def is_reading(self) -> bool:
+        return not self._paused and not self._closing
+
+    def pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            if self._below is not None:
+                self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """What has arrived before is handed over first."""
+        if self._below is not None and not self._paused:
+            self._read()
+            if self._below is not None and not self._paused and not self._closing:
+                self._below.resume_reading()
+
+    # ---- writing ----
+
+    def write(self, data: Buffer) -> None:
+        if len(data) > _PART or self._unsent or self._write_ended or self._closing:  # type: ignore[arg-type]
+            self.writelines((data,))
+            return
+        try:
+            self._ssl.write(data)
+        except ssl.SSLWantReadError:
+            self._unsent.append(data)
+        except ssl.SSLError as error:
+            self._fail(error)
+        self._send()
+
+    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
+        if self._write_ended or self._closing:
+            return
+        for data in list_of_data:
+            view = memoryview(data)
+            self._unsent += [view[at : at + _PART] for at in range(0, len(view), _PART)]
+        self._send_on()
+
+    def _send_on(self) -> None:
+        """What waits goes out, as far as OpenSSL takes it now."""
+        try:
+            while self._unsent:
+                self._ssl.write(self._unsent[0])
+                del self._unsent[0]
+                if self._outgoing.pending >= _PART:  # what is smaller goes out with what is behind it
+                    self._send()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._fail(error)
+        self._send()
+
+    def _send(self) -> None:
+        if self._below is not None and (data := self._outgoing.read()):
+            self._below.write(data)
+
+    def pause_writing(self) -> None:
+        """The transport below is full."""
+        if self._is_open:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """And takes bytes again."""
+        if self._is_open:
+            self._protocol.resume_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._below is None else self._below.get_write_buffer_size() + sum(map(len, self._unsent))  # type: ignore[arg-type]
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        assert self._below is not None
+        return self._below.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if self._below is not None:
+            self._below.set_write_buffer_limits(high, low)
+
+    # ---- the end ----
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._say_goodbye()
+        if self._below is not None and self._below.can_write_eof():
+            self._below.write_eof()
+
+    def _say_goodbye(self) -> None:
+        """Our close_notify. It is left out where something has not been read: OpenSSL would read, and drop it."""
+        if self._write_ended or self._below is None:
+            return
+        self._write_ended = True
+        if self._is_open and not (self._incoming.pending or self._ssl.pending()):
+            try:
+                self._ssl.unwrap()
+            except ssl.SSLError:
+                pass  # it waits for the peer's, or there is nobody any more
+            self._send()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._below is None or self._below.is_closing()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._say_goodbye()
+            self._closing = True
+            if self._below is not None:
+                self._below.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        if self._below is not None:
+            self._below.abort()
+
+    def _fail(self, error: OSError) -> None:
+        """TLS is broken; the peer is told why."""
+        self._error = error
+        if not self._closing:
+            self._send()
+        self.abort()
+
+    def writing_failed(self, exc: OSError) -> None:
+        """For a transport below that still receives."""
+        failed = getattr(self._protocol, "writing_failed", None)
+        if failed is None:
+            self.abort()
+        else:
+            failed(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport below is gone."""
+        self._stop_timer()
+        error = self._error or exc
+        if self._is_open:
+            self._protocol.connection_lost(error)
+        if not self.opened.done():
+            fail(self.opened, error or ConnectionResetError())
+        self._closing = True
+        self._below = None
+
+    # ---- what is known ----
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        self._is_buffered = isinstance(protocol, asyncio.BufferedProtocol)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._ssl if self._is_open else default
+        if name == "sslcontext":
+            return self._ssl.context
+        if name in _SESSION:
+            return _SESSION[name](self._ssl)
+        return default if self._below is None else self._below.get_extra_info(name, default)
