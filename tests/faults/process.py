@@ -113,12 +113,12 @@ class Witness:
         assert ws.close_code == 1000
 
     def asks(self, count: int) -> None:
-        """Waits for so many more answers."""
+        """Waits for so many more answers, or until there will be none: the end of the block says why."""
         wanted = self.answers + count
-        raw.until(lambda: self.answers >= wanted)
+        raw.until(lambda: self.answers >= wanted or not self._running.is_alive())
 
     def __enter__(self) -> Witness:
-        self._thread.__enter__()
+        self._running = self._thread.__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
