@@ -45,8 +45,12 @@ def test_a_handler_that_returns_in_the_step_in_which_the_peer_breaks_a_rule(
 def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
     anyplace: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over TLS the socket was closed on what it was still sending: it saw a reset, and no Close."""
+    """Over TLS the socket was closed on what it was still sending: it saw a reset, and no Close.
+
+    Where TLS is ours our close_notify goes out with the Close, and the peer's own TLS (asyncio's) ends with that.
+    """
     monkeypatch.setattr(ending, "LINGER", LONG)
+    is_ended = anyplace.is_tls and anyplace.loop == "asyncio"
 
     async def main() -> None:
         ended: list[zcws.ConnectionClosed] = []
@@ -63,9 +67,10 @@ def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
                 await peer.send_bytes(data[:5000])
                 close = await peer.read()
                 assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1009).to_bytes(2, "big"))
-                for start in range(5000, len(data), 5000):
-                    # ConnectionResetError where nobody reads
-                    await peer.send_bytes(data[start : start + 5000])
+                with pytest.raises(ConnectionResetError) if is_ended else contextlib.nullcontext():
+                    for start in range(5000, len(data), 5000):
+                        # ConnectionResetError where nobody reads
+                        await peer.send_bytes(data[start : start + 5000])
             await until(lambda: not server.connections)
         assert [error.code for error in ended] == [1009]
 
