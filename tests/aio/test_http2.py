@@ -16,7 +16,15 @@ import wire
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, PingAckReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    PingAckReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
 from h2.settings import SettingCodes
 from net import Others, echo, hang_up, port_of, run, soon, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
@@ -283,6 +291,51 @@ def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -
             await until(lambda: ends)
             assert ends[0].code == 1006
             assert code is None or "a rule of HTTP/2" in str(ends[0].__cause__)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        (b"\x10\0\0\0\0\0\0\0\1", ErrorCodes.FRAME_SIZE_ERROR),
+        # a head that does not end
+        (
+            b"\0\0\1\1\0\0\0\0\7\0" + b"\1\0\0\x09\0\0\0\0\7" + bytes(65_536) + b"\0\0\1\x09",
+            ErrorCodes.ENHANCE_YOUR_CALM,
+        ),
+        # a Ping on a stream, room on one that nobody has opened, padding that is longer than its frame
+        (b"\0\0\x08\6\0\0\0\0\1" + bytes(8), ErrorCodes.PROTOCOL_ERROR),
+        (b"\0\0\4\x08\0\0\0\0\x63\0\0\0\1", ErrorCodes.PROTOCOL_ERROR),
+        (b"\0\0\1\0\x08\0\0\0\1\xff", ErrorCodes.PROTOCOL_ERROR),
+        # a head that is not compressed as RFC 7541 has it
+        (b"\0\0\1\1\4\0\0\0\7\xff", ErrorCodes.PROTOCOL_ERROR),
+        # a stream of ours, which is a client's frame for nobody
+        (b"\0\0\5\5\4\0\0\0\1\0\0\0\2\x82", ErrorCodes.PROTOCOL_ERROR),
+    ],
+)
+def test_what_came_before_a_rule_was_broken(broken: bytes, code: ErrorCodes) -> None:
+    """In the same read: it is heard and answered, before the end is told. As over HTTP/1.1."""
+    got: list[str | bytes] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            got.append(message)
+            await ws.send(message)
+
+    async def main() -> None:
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            numbers = [await peer.opened(), await peer.opened()]
+            peer.h2.ping(b"are you?")
+            for number in numbers:
+                peer.h2.send_data(number, HELLO)
+            peer.h2.send_headers(5, [(":method", "CONNECT"), (":authority", "a")])
+            peer.writer.write(peer.h2.data_to_send() + broken)
+            assert await peer.until_the_end() == code
+        kinds = (PingAckReceived, ResponseReceived, DataReceived, ConnectionTerminated)
+        said = [type(event) for event in peer.events if isinstance(event, kinds)]
+        assert said == [PingAckReceived, ResponseReceived, DataReceived, DataReceived, ConnectionTerminated]
+        assert got == ["hello", "hello"]
 
     run(main)
 

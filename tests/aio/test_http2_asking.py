@@ -21,6 +21,9 @@ Script = Callable[[Peer], Awaitable[None]]
 
 HELLO = wire.frame(wire.TEXT, b"hello")
 
+#: It is about the connection. RFC 9113 6.7.
+PING_ON_A_STREAM = b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8)
+
 
 @contextlib.asynccontextmanager
 async def serving(script: Script, *, websockets: bool = True, **settings: int) -> AsyncIterator[str]:
@@ -167,7 +170,7 @@ async def go_away(peer: Peer) -> None:
 
 async def break_a_rule(peer: Peer) -> None:
     await peer.until(RequestReceived)
-    peer.writer.write(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8))  # a Ping on a stream
+    peer.writer.write(PING_ON_A_STREAM)
     await peer.until_the_end()
 
 
@@ -190,6 +193,28 @@ def test_the_end_before_the_answer(script: Script, cause: str) -> None:
             with pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
                 await connect(uri)
             assert cause in str(caught.value.__cause__)
+
+    run(main)
+
+
+def test_what_came_before_a_rule_was_broken() -> None:
+    """In the same read: the answer and a message."""
+
+    async def script(peer: Peer) -> None:
+        number = (await peer.until(RequestReceived)).stream_id
+        assert number is not None
+        peer.h2.send_headers(number, [(":status", "200")])
+        peer.h2.send_data(number, HELLO)
+        peer.writer.write(peer.h2.data_to_send() + PING_ON_A_STREAM)
+        assert await peer.until_the_end() == ErrorCodes.PROTOCOL_ERROR
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            ws = await connect(uri)
+            assert await ws.recv() == "hello"
+            with pytest.raises(zcws.ConnectionClosed) as caught:
+                await ws.recv()
+            assert "a rule of HTTP/2" in str(caught.value.__cause__)
 
     run(main)
 

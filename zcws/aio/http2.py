@@ -25,6 +25,7 @@ from h2.events import DataReceived, Event, RemoteSettingsChanged, StreamEnded, S
 from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, HeaderTuple
+from hyperframe.exceptions import InvalidPaddingError
 
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import PREFACE, Fields
@@ -74,6 +75,21 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
 
     def clear_outbound_data_buffer(self) -> None:
         pass
+
+    def hear(self, data: bytes) -> tuple[list[Event], ProtocolError | None]:
+        """What has come, and the rule that the frame behind that breaks, if one does. `receive_data` drops what came
+        before such a frame, and has the peer told of it first."""
+        events: list[Event] = []
+        try:
+            self.incoming_buffer.add_data(data)
+            self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
+            for frame in self.incoming_buffer:
+                events += self._receive_frame(frame)
+        except InvalidPaddingError:
+            return events, ProtocolError("padding that is longer than its frame")
+        except ProtocolError as error:
+            return events, error
+        return events, None
 
 
 class NoLength(Decoder):  # type: ignore[misc]  # as above
@@ -173,19 +189,22 @@ class Http2Connection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def _read(self, data: bytes, most: int) -> None:
-        """At most so many frames; those behind them are `_unread`."""
+        """At most so many frames; those behind them are `_unread`. What came before a broken rule counts."""
         self._is_corked = True
         try:
-            count = self._check_frames(data, most)
-            for event in self._h2.receive_data(data[:count]):
+            count, too_long = self._check_frames(data, most)
+            events, broken = self._h2.hear(data[:count])
+            for event in events:
                 self._handle(event)
             self._unread = data[count:]
-        except ProtocolError as error:
-            self._fail(error)
         finally:
             self._give()
             self._is_corked = False
             self.flush()
+        error = broken or too_long
+        if error is not None:
+            self._unread = b""
+            self._fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._next_turn is not None:
@@ -212,30 +231,29 @@ class Http2Connection(asyncio.Protocol):
         for stream in given.values():
             stream.give()
 
-    def _check_frames(self, data: bytes, most: int) -> int:
+    def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
         """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
         may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
 
-        Returns how many bytes are for this turn: up to the end of so many frames, or all.
+        Returns how many bytes are for this turn: up to the end of so many frames, or all; or up to a frame that breaks
+        that rule, and the error.
         """
         before, at, frames = len(self._begun), self._ahead, 0
         data = self._begun + data
         while at + 4 <= len(data):
             if frames == most:
                 self._begun, self._ahead = b"", 0
-                return at - before
+                return at - before, None
             frames += 1
             length = int.from_bytes(data[at : at + 3], "big")
             if length > self._h2.max_inbound_frame_size:
-                self._h2.close_connection(ErrorCodes.FRAME_SIZE_ERROR)
-                raise FrameTooLargeError(f"a frame of {length} bytes")
+                return max(at - before, 0), FrameTooLargeError(f"a frame of {length} bytes")
             self._continued = self._continued + length if data[at + 3] == _CONTINUATION else 0
             if self._continued > _LARGEST_FRAME:
-                self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-                raise DenialOfServiceError("a head that does not end")
+                return max(at - before, 0), DenialOfServiceError("a head that does not end")
             at += _FRAME_HEAD + length
         self._begun, self._ahead = data[at:], max(at - len(data), 0)
-        return len(data) - before
+        return len(data) - before, None
 
     # ---- events ----
 
@@ -263,6 +281,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _fail(self, error: ProtocolError) -> None:
         """The peer broke a rule of HTTP/2. RFC 9113 5.4.1: it is told which, and that is the end for all."""
+        self._h2.close_connection(error.error_code)
         self.close()
         for stream in list(self.streams.values()):
             self._forget(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
