@@ -226,6 +226,29 @@ def test_a_request_that_is_malformed_ends_its_own_stream(path: str, more: list[t
     run(main)
 
 
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("status", ["100", "200"])
+def test_a_request_with_a_status_ends_its_own_stream(
+    monkeypatch: pytest.MonkeyPatch, status: str, end: bool
+) -> None:
+    """RFC 9113 8.3. h2 takes what begins with 1 for a response that goes on: with an end, or first, it ends all."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            first, encode = await peer.opened(), peer.h2.encoder.encode
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    peer.h2.encoder, "encode", lambda fields: encode([(":status", status), *fields])
+                )
+                second = await peer.ask(end=end)
+            assert (await peer.until(StreamReset, second)).error_code == ErrorCodes.PROTOCOL_ERROR
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
 def test_a_length_that_is_none_ends_nothing() -> None:
     """RFC 9110 9.3.6: in a CONNECT it has no meaning."""
 

@@ -59,6 +59,9 @@ _MOST_FRAMES, _MOST_LAST = 200, 2000
 #: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
 
+#: What no request has, by a name that h2 does not know.
+_STATUS = HeaderTuple(b":Status", b"")
+
 
 class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not installed, it is Any
     """RFC 9113 6.8: after a GOAWAY the streams that are open go on, which h2 takes for the end."""
@@ -92,13 +95,17 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
         return events, None
 
 
-class NoLength(Decoder):  # type: ignore[misc]  # as above
-    """Looser than RFC 9113 8.1.1: h2 does not see what a request says of its body's length, and so does not end the
-    connection for a CONNECT that has one, where it means nothing (RFC 9110 9.3.6). Nobody here reads the body of a
-    request, and frames say where it ends."""
+class Requests(Decoder):  # type: ignore[misc]  # as above
+    """Heads of requests, without what h2 ends the connection for.
+
+    Looser than RFC 9113 8.1.1: it does not see what one says of its body's length, which means nothing in a CONNECT
+    (RFC 9110 9.3.6). Nobody here reads the body of a request, and frames say where it ends. RFC 9113 8.3: a request
+    has no :status, and is malformed (http2.py: `check_request`); h2 would take it for a response that goes on.
+    """
 
     def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
-        return [field for field in super().decode(data, raw) if field[0] != b"content-length"]
+        fields = super().decode(data, raw)
+        return [_STATUS if f[0] == b":status" else f for f in fields if f[0] != b"content-length"]
 
 
 def _make_h2(*, is_client: bool) -> H2Connection:
@@ -119,7 +126,7 @@ def _make_h2(*, is_client: bool) -> H2Connection:
         wanted[SettingCodes.ENABLE_PUSH] = 0  # RFC 9113 8.4
     else:
         wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
-        h2.decoder = NoLength(h2.decoder.max_header_list_size)
+        h2.decoder = Requests(h2.decoder.max_header_list_size)
     h2.local_settings = Settings(client=is_client, initial_values=wanted)
     h2.max_inbound_frame_size = _LARGEST_FRAME
     h2.initiate_connection()
