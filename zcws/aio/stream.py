@@ -453,7 +453,8 @@ class Stream(Callbacks):
         with memoryview(self._late) as late:
             while used < len(late) and (count := self._reader.receive_bytes(late[used:])):
                 used += count
-        del self._late[:used]
+        # Not cut in place: on PyPy the slices above refuse that until the collector has been.
+        self._late = self._late[used:]
         if self._late_ends and not self._late:
             self.connection.end()
         self._loop.call_soon(self._after_bytes)
