@@ -215,14 +215,17 @@ class TestEnds:
         """Whoever keeps its own side may go on, and closes it by itself."""
 
         async def main() -> None:
+            ready = asyncio.Event()
+
             async def leave(ws: zcws.WebSocket) -> None:
+                await ready.wait()
                 ws.begin_close()
-                await asyncio.sleep(0.01)
                 ws._transport.write_eof()  # type: ignore[union-attr]
                 await ws.wait_closed()
 
             async with riding(leave) as (rider, stream):
                 rider.keeps = True
+                ready.set()
                 await until(lambda: rider.told == ["eof"])
                 await asyncio.sleep(0.02)
                 assert rider.told == ["eof"]
