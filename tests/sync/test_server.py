@@ -198,8 +198,8 @@ def test_what_the_system_said_of_the_end(secure: bool, serving: Serving, certifi
             else:
                 peer.reset()
             raw.until(lambda: len(said) == 3)
-    # OpenSSL 3.6 says it more vaguely.
-    reason = "WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE" if secure else "Connection reset by peer"
+    # OpenSSL 3.6 says it more vaguely, and PyPy in small letters.
+    reason = "WRONG_VERSION_NUMBER|(?i:RECORD.LAYER.FAILURE)" if secure else "Connection reset by peer"
     assert all(re.search(reason, each) for each in said), said
 
 
@@ -762,6 +762,7 @@ def test_waits_without_an_end(serving: Serving, value: float) -> None:
     assert ws.close_code == 1000
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="everything waits for the collector there")
 def test_a_dead_connection_does_not_wait_for_the_collector(serving: Serving) -> None:
     # It has rings and a compressor, and the collector counts objects: a few of those are much memory.
     gc.collect()
