@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import wire
-from net import LONG, Certificates, Place, echo, port_of, request, soon
+from net import LONG, Certificates, Place, echo, port_of, request, soon, until
 
 import zcws
 from zcws.aio.tls import Tls
@@ -290,5 +290,51 @@ def test_a_server_that_closes_in_the_middle_of_a_tls_handshake(tls: Place) -> No
             with contextlib.suppress(ConnectionError):
                 assert await soon(reader.read()) == b""
             writer.close()
+
+    tls.run(main())
+
+
+def test_a_protocol_that_has_no_room_is_not_told_of_an_end(tls: Place) -> None:
+    """OpenSSL answers a read into nothing as it answers one at the end."""
+    told: list[object] = []
+
+    class Narrow(asyncio.BufferedProtocol):
+        room = bytearray()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+            narrow.set_result(self)
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self.room
+
+        def buffer_updated(self, nbytes: int) -> None:
+            told.append(bytes(self.room[:nbytes]))
+
+        def eof_received(self) -> bool:
+            told.append("end")
+            return False
+
+    narrow: asyncio.Future[Narrow]
+
+    async def main() -> None:
+        nonlocal narrow
+        loop = asyncio.get_running_loop()
+        narrow = loop.create_future()
+        certificates = tls.certificates
+        assert certificates is not None
+        make = lambda: Tls(loop, Narrow(), certificates.server, server_side=True)  # noqa: E731
+        async with await loop.create_server(make, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=certificates.client)
+            writer.write(MESSAGE)
+            protocol = await soon(narrow)
+            await asyncio.sleep(0.05)  # it has arrived, and there is no room for it
+            assert told == []
+            protocol.room = bytearray(len(MESSAGE))
+            protocol.transport.pause_reading()
+            protocol.transport.resume_reading()
+            writer.close()
+            await until(lambda: told == [MESSAGE, "end"])
 
     tls.run(main())

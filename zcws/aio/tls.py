@@ -183,6 +183,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         incoming = self._incoming
         while True:
             room = self._protocol.get_buffer(-1) if self._is_buffered else self._landing  # type: ignore[attr-defined]
+            if not room:
+                break  # OpenSSL says of a read into nothing that it is the end
             count = self._decrypt(room)
             if not count:
                 pass
