@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, echo, soon, swallow, until
+from net import LONG, Place, RawPeer, echo, port_of, soon, swallow, until
 
 import zcws
+from zcws.aio.below import has_all
 
 MEGABYTES = int(os.environ.get("ZCWS_TEST_MEGABYTES", "8"))
 
@@ -351,3 +352,17 @@ class OfAsyncio(Counting):
     """The same where asyncio's own is looked for."""
 
     __module__ = "asyncio.selector_events"
+
+
+def test_a_look_below_tls_does_not_wait(tls: Place) -> None:
+    """On PyPy the look had the descriptor block, and the event loop stood still."""
+
+    async def main() -> None:
+        async with tls.serve(echo) as server:
+            ws = await tls.connect(port_of(server))
+            assert ws._transport is not None and not has_all(ws._transport)
+            await ws.send("still here")
+            assert await soon(ws.recv()) == "still here"
+            await ws.close()
+
+    tls.run(main())

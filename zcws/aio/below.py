@@ -68,6 +68,7 @@ def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
         try:
+            own.setblocking(False)  # PyPy has just had it block, for everybody
             return ask(own)  # what uvloop gives us for a socket would answer from memory
         finally:
             own.detach()
