@@ -78,7 +78,8 @@ def listens(fd: int) -> bool:
     except OSError:
         return False  # the engine's epoll
     try:
-        sock.setblocking(False)  # PyPy has just had it block, for everybody; who asks a selector never wants that
+        # PyPy has just had it block, for everybody; who asks a selector never wants that.
+        sock.setblocking(False)
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     finally:
         sock.detach()
