@@ -444,6 +444,7 @@ class TestSplit:
     def test_replies_stay_on_the_bridge_until_their_frame_is_read(self, role: str) -> None:
         connection = make(role)
         connection.split()
+        assert not connection.is_over
         connection.receive_bytes(from_peer(role, wire.PING, b"p") + from_peer(role, wire.TEXT, b"t"))
         connection.receive_bytes(from_peer(role, wire.CLOSE))
         assert sent(connection) == [] and not connection.bridge.slot
@@ -454,6 +455,7 @@ class TestSplit:
         assert connection.read_message() == "t"
         connection.read_frame()
         assert connection.state is State.OPEN  # the writer's side has not heard of it
+        assert connection.is_over  # but the reader's has
         reply = connection.bridge.take()
         assert reply is not None
         assert connection.write_reply(reply) is True

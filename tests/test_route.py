@@ -299,6 +299,13 @@ class TestErrors:
         assert code is not None and said(code) == caught.value.strerror == reason_of(caught.value)
         assert said(errno.ENOENT) == os.strerror(errno.ENOENT)
 
+    def test_an_error_that_windows_has_numbered(self) -> None:
+        class WindowsError(OSError):
+            winerror = 1225
+
+        error = WindowsError(errno.EINVAL, "The remote computer refused the network connection")
+        assert reason_of(error) == "The remote computer refused the network connection"
+
     def test_a_name_that_is_not_known(self) -> None:
         error = unknown_host("a.invalid", socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
         assert str(error).endswith("Name or service not known: a.invalid")

@@ -329,7 +329,7 @@ def _is_broken_off(error: OSError) -> bool:
 
 def said(code: int) -> str:
     """What the system says of an error number. On Windows the C library knows nothing of those of sockets."""
-    if sys.platform == "win32" and code in errno.errorcode and errno.errorcode[code].startswith("WSA"):
+    if sys.platform == "win32" and errno.errorcode.get(code, "").startswith("WSA"):  # pragma: no cover
         import ctypes
 
         return ctypes.FormatError(code).rstrip(". ")  # as OSError has it
