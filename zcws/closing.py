@@ -19,7 +19,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import ClassVar
 
-__all__ = ["TRANSITIONS", "Event", "State", "next_state"]
+__all__ = ["LINGER", "TRANSITIONS", "Event", "State", "next_state"]
+
+#: Seconds for which a server goes on reading behind the peer's mistake where it cannot end its side of the stream
+#: alone, as over most TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at
+#: once, on what is still coming, would be a reset, which takes from the peer what it has not read yet.
+LINGER = 1.0
 
 
 class State(Enum):

@@ -87,6 +87,11 @@ async def client(server: zcws.Server, context: ssl.SSLContext) -> AsyncIterator[
         writer.close()
 
 
+async def hold(ws: zcws.WebSocket) -> None:
+    """Reads nothing."""
+    await ws.wait_closed()
+
+
 def masked(opcode: int, payload: bytes = b"") -> bytes:
     return wire.frame(opcode, payload, key=wire.KEY)
 
@@ -178,17 +183,8 @@ def test_a_slow_peer_is_seen_at_once(tls: Place, certificates: Certificates) -> 
     """The loops' TLS says that it is full when another message has come: 16 MiB waited for messages of 8 MiB."""
 
     async def main() -> None:
-        opened = asyncio.get_running_loop().create_future()
-
-        async def handler(ws: zcws.WebSocket) -> None:
-            opened.set_result(ws)
-            await ws.wait_closed()
-
-        async with (
-            tls.serve(handler, close_timeout=0.1) as server,
-            client(server, certificates.client) as peer,
-        ):
-            ws = await opened
+        async with tls.serve(hold, close_timeout=0.1) as server, client(server, certificates.client) as peer:
+            (ws,) = server.connections
             await ws.send(bytes(LARGE))
             assert not ws.is_writable
             waiting = asyncio.ensure_future(ws.send(b"x"))
@@ -259,14 +255,8 @@ def test_last_words_of_a_peer_that_takes_nothing_more(tls: Place, certificates: 
     """As on plain sockets of the engine, and there alone: they are read though sending fails."""
 
     async def main() -> None:
-        opened = asyncio.get_running_loop().create_future()
-
-        async def handler(ws: zcws.WebSocket) -> None:
-            opened.set_result(ws)
-            await ws.wait_closed()
-
-        async with tls.serve(handler) as server, client(server, certificates.client) as peer:
-            ws = await opened
+        async with tls.serve(hold) as server, client(server, certificates.client) as peer:
+            (ws,) = server.connections
             peer.writer.write(peer.sealed(masked(1, b"last words") + masked(8, b"\x0b\xb8")))
             with socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno())) as own:
                 own.shutdown(socket.SHUT_RDWR)  # what comes from now on is answered with a RST

@@ -46,7 +46,7 @@ _RECORD = 16 * 1024
 
 
 def is_tls(transport: asyncio.BaseTransport) -> bool:
-    """Whether it is encrypted, and so one of the loop's own."""
+    """Whether it is encrypted, by the loop or by us."""
     return transport.get_extra_info("ssl_object") is not None
 
 

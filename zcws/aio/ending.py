@@ -23,7 +23,7 @@ from zcws.aio.below import bytes_confirmed, end_writing, has_all
 from zcws.aio.keepalive import Deadlines, Keepalive, Pings
 from zcws.aio.outlet import Outlet
 from zcws.aio.settings import Options
-from zcws.closing import State
+from zcws.closing import LINGER, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.pool import Pool
@@ -34,11 +34,6 @@ __all__ = ["GRACE", "MUCH", "Ending", "deadlines_of"]
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
 #: short enough for a program that only sends.
 GRACE = 1.0
-
-#: Seconds for which a server goes on reading behind the peer's mistake where it cannot end its side of the stream
-#: alone, as over TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at once,
-#: on what is still coming, would be a reset, which takes from the peer what it has not read yet.
-LINGER = 1.0
 
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
 MUCH = 4096
@@ -144,9 +139,8 @@ class Ending(Outlet):
         connection = self.connection
         if connection.state is State.LOST and self._reading_paused and self._is_given_up:
             return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
-        if self._reader.is_at_eof or connection.is_client or transport.can_write_eof():
-            return self._reader.is_at_eof
-        return not self._is_lingering
+        waits_for_peer = connection.is_client or transport.can_write_eof()
+        return self._reader.is_at_eof or not (waits_for_peer or self._is_lingering)
 
     @property
     def _is_lingering(self) -> bool:

@@ -319,8 +319,8 @@ class Stream(Callbacks):
         # ended the stream without a Close is gone (RFC 6455 7.1.1: it is the last thing that one does): whoever asks
         # `state`, or sends, hears of that at once.
         is_closing = self._closed is not None or self._waiters is not None
-        is_busy = not self._wakeup.is_waiting and not is_closing and self.connection.state is _OPEN
-        is_busy = is_busy and not self.connection.is_client
+        may_answer = self.connection.state is _OPEN and not self.connection.is_client
+        is_busy = may_answer and not self._wakeup.is_waiting and not is_closing
         self._reader.receive_eof(later=is_busy)
         if self._pings is not None:
             self._pings.fail(self.connection.error)

@@ -1,8 +1,8 @@
 """TLS of our own, between a transport of bytes and whoever speaks over it.
 
 `Tls` is the protocol of the transport below and a transport for the protocol above; OpenSSL's object stands between two
-buffers in memory. Below is a socket of the engine, one of the event loop, or another `Tls` (an HTTPS proxy). So there
-is one TLS for all loops and systems, and what the loops' own have no word for is here as on a plain socket:
+buffers in memory. Below is a socket of the engine, one of the event loop, or another `Tls` (an HTTPS proxy). It serves
+stock asyncio, and the proxy on every loop (`has_better`). What the loops' own have no word for is as on a plain socket:
 
     what                                     here
     ---------------------------------------  -------------------------------------------------------------------------

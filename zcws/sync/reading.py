@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
+from zcws.closing import LINGER
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
@@ -36,11 +37,6 @@ _Result = TypeVar("_Result")
 
 #: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
 _SHORTEST_WAIT = 0.01
-
-#: Seconds for which a server goes on reading behind the peer's mistake before it ends TLS: a peer in the middle of a
-#: long message sees our Close in that time, and stops. To end it on what is still coming would be a reset, which takes
-#: from the peer what it has not read yet.
-LINGER = 1.0
 
 
 class Reading:
