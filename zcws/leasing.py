@@ -3,10 +3,11 @@
 It decides whose memory the next bytes land in. It knows neither rows nor messages, only that some of them still need
 what lies there (`Inlet` asks for a ring to be settled or released when they do not).
 
-A connection is *pouring* when a read has filled its ring and brought large frames: the network has more, and every
-read costs a turn of the event loop. The next bytes land in a wide ring then, where the pool has one, and frames up to
-that size wait there until they are whole. A read that brings little into no ring ends it. Where not even a wide ring
-takes a message, a read asks for no more than the beginning of the next: its rest is received straight into its buffer.
+A connection is *pouring* when a read has filled all the room there was and brought large frames: the network has more,
+and every read costs a turn of the event loop. Views do not matter: whoever reads them still holds his last one. The next
+bytes land in a wide ring then, where the pool has one, and frames up to that size wait there until they are whole. A
+read that brings little into no ring ends it. Where not even a wide ring takes a message, a read asks for no more than
+the beginning of the next: its rest is received straight into its buffer.
 """
 
 from __future__ import annotations
@@ -89,20 +90,20 @@ class Leasing(Outcome):
         """A read has brought much."""
         if self.rows_waiting * self.pool.capacity > count * _LARGE_FRAMES:
             self.pours = self._wants_wide = False
-        elif ring.is_filled and not ring.exports:
+        elif ring.is_filled:
             self.pours, self._wants_wide = True, not ring.is_wide
 
     def _widen(self, ring: Ring) -> Ring:
         """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
         self._wants_wide = False
-        wide = None if ring.exports else self.pool.lease_wide()
+        wide = self.pool.lease_wide()
         if wide is None:
             return ring
         ring.move_unread(wide)
         self._next = 0
-        self._ring = wide
+        self._ring = wide  # before there may be no memory to set the other one aside
         self._fit(wide.capacity)
-        self.pool.take_back(ring)
+        self._part_from(ring)
         return wide
 
     def _settle(self, ring: Ring) -> Ring:
@@ -117,9 +118,16 @@ class Leasing(Outcome):
             if ring.is_wide:
                 self._fit(fresh.capacity)
             self._ring = fresh  # before there may be no memory to set the other one aside
-            self.pool.set_aside(ring)  # or it is left to its holders
+            self._part_from(ring)
             return fresh
         return ring
+
+    def _part_from(self, ring: Ring) -> None:
+        """What was unread in it has moved; a ring that is held, and cannot be set aside, is left to its holders."""
+        if ring.is_exported:
+            self.pool.set_aside(ring)
+        else:
+            self.pool.take_back(ring)
 
     def _fit(self, size: int) -> None:
         """Frames of up to `size` bytes wait in the ring until they are whole, unless they are handed on in pieces."""
