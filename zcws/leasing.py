@@ -4,9 +4,9 @@ It decides whose memory the next bytes land in. It knows neither rows nor messag
 what lies there (`Inlet` asks for a ring to be settled or released when they do not).
 
 A connection is *pouring* when a read has filled all the room there was and brought large frames: the network has more,
-and every read costs a turn of the event loop. Views do not matter: whoever reads them still holds his last one. The next
-bytes land in a wide ring then, where the pool has one, and frames up to that size wait there until they are whole. A
-read that brings little into no ring ends it. Where not even a wide ring takes a message, a read asks for no more than
+and every read costs a turn of the event loop. Views do not matter: whoever reads them still holds his last one. The
+next bytes land in a wide ring then, where the pool has one, and frames up to that size wait there until they are whole.
+A read that brings little into no ring ends it. Where not even a wide ring takes a message, a read asks for no more than
 the beginning of the next: its rest is received straight into its buffer.
 """
 

@@ -169,7 +169,7 @@ class Ring:
     @property
     def is_filled(self) -> bool:
         """Whether there is no room left: the network has brought as much as it was asked for."""
-        return self.head >= (self.tail + self.capacity if self.mirrored and not self.exports else self._limit())
+        return self.head >= self._limit()
 
     def _limit(self) -> int:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
