@@ -69,16 +69,24 @@ static int check_length(uint64_t length, size_t bytes) {
  * exactly so many fragments with one. A lower limit means what it says. */
 enum { USUAL_FRAGMENTS = 65536 };
 
-/* The limits of ours, from the head alone: before a byte of the payload is waited for. size <= max_size always
- * holds, so the subtraction cannot wrap. */
+/* Payload of a message that its frames may announce. Deflate makes incompressible bytes a little longer, and each
+ * fragment by a flush (RFC 7692 7.2.1); whoever inflates it counts what it becomes. Blocks that inflate to nothing have
+ * no end of their own. */
+static uint64_t most_payload(const struct zcws_reader *reader, int compressed, uint64_t fragments) {
+    return compressed ? reader->max_size + reader->max_size / 8 + 64 * (fragments + 1) : reader->max_size;
+}
+
+/* The limits of ours, from the head alone: before a byte of the payload is waited for. No message in progress is over
+ * the limit, so the subtraction cannot wrap. */
 static int check_limits(const struct zcws_reader *reader, uint8_t first, uint64_t length) {
     uint8_t opcode = first & 0x0F;
     uint64_t size = opcode == CONTINUATION ? reader->size : 0;
     uint64_t fragments = opcode == CONTINUATION ? reader->fragments : 0;
+    int compressed = opcode == CONTINUATION ? reader->compressed : (first & 0x40) != 0;
     int ends_with_nothing =
         (first & 0x80) != 0 && length == 0 && size != 0 && reader->max_fragments >= USUAL_FRAGMENTS;
     if (is_control(opcode)) return DONE;
-    if (length > reader->max_size - size) return ZCWS_BAD_MESSAGE_SIZE;
+    if (length > most_payload(reader, compressed, fragments) - size) return ZCWS_BAD_MESSAGE_SIZE;
     if (fragments >= reader->max_fragments && !ends_with_nothing) return ZCWS_BAD_FRAGMENT_COUNT;
     return DONE;
 }

@@ -73,7 +73,7 @@ enum {
 /* Everything that a reader remembers between two calls. The caller fills in the first group once and
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
-    uint64_t max_size;      /* bytes of one message, fragments added up */
+    uint64_t max_size;      /* bytes of one message, fragments added up; of a compressed one, an eighth more */
     uint64_t max_fragments; /* frames of one message; where 65,536 or more may be, an empty last one is not counted */
     uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
     uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */

@@ -244,6 +244,37 @@ class TestReading:
         else:
             assert isinstance(failed_with(server, 1009), LimitExceeded)
 
+    @pytest.mark.parametrize("size", [1000, 1001])
+    def test_what_cannot_be_compressed_may_be_longer_on_the_wire(self, size: int) -> None:
+        data = random.Random(size).randbytes(size)
+        assert len(wire.deflate(data)) > 1000
+        server = make_server(deflated(), max_size=1000)
+        server.receive_bytes(masked(wire.deflate(data)))
+        if size <= 1000:
+            assert server.read_message() == data
+        else:
+            assert isinstance(failed_with(server, 1009), LimitExceeded)
+
+    def test_a_message_that_is_flushed_behind_each_byte_is_not_over_the_limit(self) -> None:
+        """RFC 7692 7.2.1: how whoever sends what he gets from somewhere else compresses it."""
+        data = random.Random(0).randbytes(100)
+        server, compressor = make_server(deflated(), max_size=100), zlib.compressobj(wbits=-15)
+        for i in range(100):
+            piece = compressor.compress(data[i : i + 1]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            opcode, rsv = (wire.BINARY, 4) if i == 0 else (wire.CONTINUATION, 0)
+            server.receive_bytes(masked(piece, opcode=opcode, rsv=rsv, fin=False))
+        server.receive_bytes(masked(b"\0", opcode=wire.CONTINUATION, rsv=0))
+        assert server.read_message() == data
+
+    def test_blocks_that_inflate_to_nothing_have_an_end(self) -> None:
+        server, empty = make_server(deflated(), max_size=1000), b"\0\0\0\xff\xff"
+        server.receive_bytes(masked(empty * 237, fin=False))
+        assert server.read_message() is NEED_MORE
+        server.receive_bytes(masked(empty * 13, opcode=wire.CONTINUATION, rsv=0, fin=False))
+        assert server.read_message() is NEED_MORE
+        server.receive_bytes(masked(empty * 14, opcode=wire.CONTINUATION, rsv=0, fin=False))
+        assert isinstance(failed_with(server, 1009), LimitExceeded)
+
     def test_a_bomb_is_stopped_while_it_inflates(self) -> None:
         """100 MiB in 100 kB, with a limit of 1 MiB: the process must not grow by more than a few."""
         peak = run_python(BOMB)["grown"]

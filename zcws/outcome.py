@@ -148,7 +148,8 @@ class Outcome(Waiting):
     def _limit_exceeded(self, code: CloseCode, reason: str) -> LimitExceeded:
         if self._status == BAD_BUFFER_SIZE:
             return LimitExceeded(code, reason, by="us")
-        most, size, fragments = self._max_size, self.state.size, self.state.max_fragments
+        most, fragments = self._max_size, self.state.max_fragments
+        size = 0 if self.state.compressed else self.state.size
         limits = f"max_size={'None' if most == sys.maxsize else f'{most} bytes'}, max_fragments={fragments}"
         return LimitExceeded(code, reason, by="us", limits=limits, size=size if size > most else None)
 

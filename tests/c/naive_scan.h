@@ -126,8 +126,10 @@ static int naive_data(struct naive_message *message, const uint8_t *payload, siz
 }
 
 static int naive_enter(const struct rules *rules, struct naive_message *message, unsigned first, uint64_t length) {
+    uint64_t most = rules->max_size;
     if (first % 16 != 0) message->size = message->fragments = 0;
-    if (length > rules->max_size || message->size + length > rules->max_size) return ZCWS_BAD_MESSAGE_SIZE;
+    if (first % 16 != 0 ? (first & 0x40) != 0 : message->compressed) most += most / 8 + 64 + message->fragments * 64;
+    if (length > most || message->size + length > most) return ZCWS_BAD_MESSAGE_SIZE;
     if (message->fragments + 1 > rules->max_fragments &&
         !((first & 0x80) != 0 && length == 0 && message->size != 0 && rules->max_fragments >= 65536))
         return ZCWS_BAD_FRAGMENT_COUNT;
