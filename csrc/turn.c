@@ -17,7 +17,7 @@
 
 enum {
     /* Received behind another socket's bytes only when at least this much room is left (bytes): a smaller read would
-     * cut a busy peer's data into small pieces. What is not served now is served by the next call. */
+     * cut a busy peer's data into small pieces. Who is not served now comes first in the next call. */
     LEAST_ROOM = 64 * 1024,
     /* The same for the rows of the table. */
     LEAST_ROWS = 64,
@@ -25,7 +25,7 @@ enum {
     LINE = 64
 };
 
-_Static_assert(ZCWS_TURN_ENTRIES == ZCWS_TURN_HEAD + ZCWS_TURN_MOST * ZCWS_TURN_ONE, "room for all short entries");
+_Static_assert(ZCWS_TURN_ENTRIES == ZCWS_TURN_MOST * ZCWS_TURN_ONE, "room for all short entries");
 
 /* What has been filled so far. */
 struct turn {
@@ -87,9 +87,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     turn->used = (stop + LINE - 1) / LINE * LINE;
 }
 
-static size_t found(const struct turn *turn, size_t left) {
-    return turn->ones + ZCWS_TURN_OTHERS * turn->words + (left != 0 ? ZCWS_TURN_SHORT : 0);
-}
+static size_t found(const struct turn *turn) { return turn->ones + ZCWS_TURN_OTHERS * turn->words; }
 
 /* Sums, not differences: the entries of sockets that are not received for may lie behind `limit`. */
 static int has_room(const struct turn *turn) {
@@ -97,21 +95,32 @@ static int has_room(const struct turn *turn) {
     return turn->used + LEAST_ROOM <= turn->capacity && turn->words + least <= turn->limit;
 }
 
-size_t zcws_turn(const struct zcws_sockets *sockets) {
+/* Who is to be served: those that were left, or who epoll says is ready. It has put those that were left behind all
+ * others that are ready, so it is not asked before they have had their turn: peers that are always ready would share
+ * the room among themselves. */
+static int who_is_ready(struct zcws_sockets *sockets, struct epoll_event *events) {
+    int left = sockets->left;
+    if (left == 0) return epoll_wait(sockets->epoll, events, ZCWS_TURN_MOST, 0);
+    for (int i = 0; i < left; i++) {
+        events[i].events = EPOLLIN;
+        events[i].data.fd = sockets->waiting[i];
+    }
+    sockets->left = 0;
+    return left;
+}
+
+size_t zcws_turn(struct zcws_sockets *sockets) {
     struct epoll_event events[ZCWS_TURN_MOST];
     uint64_t *table = sockets->table;
     /* What is left out of the room is for the entries of sockets that are not received for. */
     size_t room = sockets->words - ZCWS_TURN_ENTRIES - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY;
-    struct turn turn = {sockets->base, 0, sockets->capacity, table + ZCWS_TURN_HEAD, 0, table + ZCWS_TURN_ENTRIES, 0,
-                        room};
+    struct turn turn = {sockets->base, 0, sockets->capacity, table, 0, table + ZCWS_TURN_ENTRIES, 0, room};
     int only = sockets->only, ready;
-    table[ZCWS_TURN_READY] = 1;
-    table[ZCWS_TURN_LEFT] = 0;
     if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
         receive(&turn, only, sockets->readers[only]);
-        return found(&turn, 0);
+        return found(&turn);
     }
-    ready = epoll_wait(sockets->epoll, events, sockets->most, 0);
+    ready = who_is_ready(sockets, events);
     for (int i = 0; i < ready; i++) {
         int fd = events[i].data.fd;
         struct zcws_reader *reader = (size_t)fd < sockets->count ? sockets->readers[fd] : NULL;
@@ -120,10 +129,9 @@ size_t zcws_turn(const struct zcws_sockets *sockets) {
         else if (has_room(&turn))
             receive(&turn, fd, reader);
         else
-            table[ZCWS_TURN_LEFT]++;
+            sockets->waiting[sockets->left++] = fd;
     }
-    table[ZCWS_TURN_READY] = ready > 0 ? (uint64_t)ready : 0;
-    return found(&turn, (size_t)table[ZCWS_TURN_LEFT]);
+    return found(&turn);
 }
 
 size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
@@ -150,8 +158,8 @@ int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening 
 
 #else
 
-size_t zcws_turn(const struct zcws_sockets *sockets) {
-    sockets->table[ZCWS_TURN_READY] = sockets->table[ZCWS_TURN_LEFT] = 0;
+size_t zcws_turn(struct zcws_sockets *sockets) {
+    (void)sockets;
     return 0;
 }
 

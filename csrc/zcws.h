@@ -117,10 +117,11 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
+enum { ZCWS_TURN_MOST = 64 }; /* sockets that one call of zcws_turn serves */
+
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
 struct zcws_sockets {
     int epoll; /* its events carry descriptors as their data */
-    int most;  /* sockets that one call asks for: 1 to ZCWS_TURN_MOST */
     int only;  /* the one socket that is in `epoll`, where there is but one; else -1 */
     /* By descriptor: of a connection that holds no unread bytes; NULL: see below. */
     struct zcws_reader *const *readers;
@@ -129,29 +130,25 @@ struct zcws_sockets {
     size_t words;  /* room in the table */
     uint8_t *base; /* where received bytes go, and how many there is room for */
     size_t capacity;
+    int left; /* for C alone, zero at first: so many sockets were ready when there was no room for them, and which */
+    int waiting[ZCWS_TURN_MOST];
 };
 
 /* Many connections in one crossing: asks which sockets are ready (not where there is only one, of which the caller knows
- * it), receives what they have into base, one behind the other, and scans it. A socket without a reader is
- * for the caller to serve. Linux only; elsewhere nothing is ever ready.
+ * it), receives what they have into base, one behind the other, and scans it. Those for which there is no room come first
+ * in the next call, and nobody is asked for before: by then some may have been closed, and others have their descriptors. A
+ * socket without a reader is for the caller to serve. Linux only; elsewhere nothing is ever ready.
  *
- * Fills the table. First how many sockets were ready, and for how many of them there was no room; those will be ready
- * again, and a caller that goes on asking for more than there is room for starves the last ones. Then room for
- * ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket that brought one whole plain data frame and
- * nothing else, as nearly all of them do: a row of zcws_scan that knows where the socket's bytes begin; they stop with
- * the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others. One with fewer than ZCWS_TURN_SERVE rows is
- * followed by what zcws_scan writes for its bytes: a head and its rows.
- * Returns the number of short entries, plus ZCWS_TURN_OTHERS times the words behind them, plus ZCWS_TURN_SHORT where there
- * was no room for somebody. */
-size_t zcws_turn(const struct zcws_sockets *sockets);
+ * Fills the table. First there is room for ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket that
+ * brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan that knows where the
+ * socket's bytes begin; they stop with the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others. One with
+ * fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its rows.
+ * Returns the number of short entries, plus ZCWS_TURN_OTHERS times the words behind them. */
+size_t zcws_turn(struct zcws_sockets *sockets);
 
 enum {
-    ZCWS_TURN_READY = 0,
-    ZCWS_TURN_LEFT = 1,
-    ZCWS_TURN_HEAD = 2,
-    ZCWS_TURN_MOST = 64, /* sockets that one call serves */
     ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */
-    ZCWS_TURN_ENTRIES = 322,
+    ZCWS_TURN_ENTRIES = 320,
     ZCWS_TURN_FD = 0,
     ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */
     ZCWS_TURN_STOP = 2,
@@ -160,8 +157,7 @@ enum {
     ZCWS_TURN_ENTRY = 5,
     ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
     ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
-    ZCWS_TURN_OTHERS = 0x100,
-    ZCWS_TURN_SHORT = 0x20000000
+    ZCWS_TURN_OTHERS = 0x100
 };
 
 /* One blocking socket and where its bytes go. Filled in by the caller and kept from call to call. */

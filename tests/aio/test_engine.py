@@ -180,6 +180,35 @@ def test_a_turn_that_runs_out_of_room_starves_nobody() -> None:
     run(main)
 
 
+def test_peers_that_are_always_ready_starve_nobody() -> None:
+    """Whoever has been served has more to say in the next turn, and one crossing has room for two."""
+
+    async def main() -> None:
+        count = 700
+        burst = wire.frame(wire.BINARY, b"x" * 140, key=KEY) * count
+        peers, got, sent = [], [0] * 20, [0] * 20
+        for number in range(len(got)):
+            ours, peer = socket.socketpair()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(burst))
+
+            def seen(_ws: WebSocket, _frame: zcws.Frame, number: int = number) -> None:
+                got[number] += 1
+
+            peers.append((peer, placed(ours, on_frame=seen)))
+        for _ in range(100):
+            for number, (peer, _) in enumerate(peers):
+                if got[number] == sent[number]:
+                    peer.send(burst)
+                    sent[number] += count
+            await asyncio.sleep(0)
+        assert min(got) > max(got) // 2 > count, got
+        for peer, ws in peers:
+            ws.abort()
+            peer.close()
+
+    run(main)
+
+
 @pytest.mark.parametrize("methods", [("get_buffer",), ("arrived", "scanned")])
 def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
     methods: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ static void close_one(int fd) {
     if (peers[fd] >= 0) close(peers[fd]);
     close(fd);
     peers[fd] = -1;
+    halved[fd] = 0;
     readers[fd] = NULL;
 }
 
@@ -88,11 +89,11 @@ static void check_row(const uint8_t *base, const uint64_t *row, uint64_t begin, 
 /* Looks at what one call has found. Sockets of which something is kept, or that have ended, are closed. */
 static void check_found(const struct zcws_sockets *sockets, size_t found) {
     const uint64_t *table = sockets->table;
-    const size_t ones = found % ZCWS_TURN_OTHERS, words = found % ZCWS_TURN_SHORT / ZCWS_TURN_OTHERS;
+    const size_t ones = found % ZCWS_TURN_OTHERS, words = found / ZCWS_TURN_OTHERS;
     int seen[DESCRIPTORS] = {0};
     CHECK(ones <= ZCWS_TURN_MOST && ZCWS_TURN_ENTRIES + words <= sockets->words, "%zu and %zu", ones, words);
     for (size_t i = 0; i < ones; i++) {
-        const uint64_t *entry = table + ZCWS_TURN_HEAD + ZCWS_TURN_ONE * i;
+        const uint64_t *entry = table + ZCWS_TURN_ONE * i;
         const uint64_t row[3] = {entry[1], entry[3], entry[4]};
         CHECK(seen[entry[0]]++ == 0, "a socket twice");
         check_row(sockets->base, row, entry[2], sockets->capacity);
@@ -118,11 +119,11 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
         }
         CHECK(entry[ZCWS_TURN_END] == at, "the next entry is at %zu", at);
     }
-    CHECK(table[ZCWS_TURN_READY] <= ZCWS_TURN_MOST && table[ZCWS_TURN_LEFT] <= table[ZCWS_TURN_READY], "too many");
+    CHECK(0 <= sockets->left && sockets->left < ZCWS_TURN_MOST, "too many");
 }
 
 static void test_turns(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .most = ZCWS_TURN_MOST, .only = -1};
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
     CHECK(sockets.epoll >= 0, "no epoll");
     sockets.readers = readers;
     sockets.count = DESCRIPTORS;
@@ -144,7 +145,7 @@ static void test_turns(void) {
 
 /* A table that is full to its last row, somebody that C does not receive for, and one more who pours. */
 static void test_a_table_that_is_full(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .most = ZCWS_TURN_MOST, .only = -1};
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
     sockets.readers = readers;
     sockets.count = DESCRIPTORS;
     sockets.capacity = RING;
@@ -168,6 +169,41 @@ static void test_a_table_that_is_full(void) {
     close(sockets.epoll);
 }
 
+/* More who always have something to say than there is room for: nobody is served twice before everybody has been. */
+static void test_who_is_left_comes_first(void) {
+    enum { MANY = 20, ROUNDS = 10 };
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
+    size_t served[DESCRIPTORS] = {0}, turns = 0;
+    sockets.readers = readers;
+    sockets.count = DESCRIPTORS;
+    sockets.words = LEAST + 15000;
+    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+    sockets.capacity = RING;
+    sockets.base = ring.end - RING;
+    for (int i = 0; i < MANY; i++) open_one(sockets.epoll);
+    for (int fd = 0; fd < DESCRIPTORS; fd++) {
+        if (peers[fd] < 0) continue;
+        start_reader(fd);
+        send_all(peers[fd], flood, SHORT * 2000);
+    }
+    for (size_t round = 1; round <= ROUNDS; turns++) {
+        size_t done = 0;
+        size_t words = zcws_turn(&sockets) / ZCWS_TURN_OTHERS;
+        CHECK(words > 0, "nobody");
+        for (size_t at = 0; at < words; at = sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_END]) {
+            const int fd = (int)sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_FD];
+            served[fd]++;
+            send_all(peers[fd], flood, SHORT * 2000);
+        }
+        for (int fd = 0; fd < DESCRIPTORS; fd++) done += served[fd] >= round;
+        CHECK(turns < MANY * ROUNDS, "%zu of %d served in round %zu", done, MANY, round);
+        if (done == MANY) round++;
+    }
+    for (int fd = 0; fd < DESCRIPTORS; fd++)
+        if (peers[fd] >= 0) close_one(fd);
+    close(sockets.epoll);
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
@@ -175,6 +211,7 @@ int main(int argc, char **argv) {
     for (int fd = 0; fd < DESCRIPTORS; fd++) peers[fd] = -1;
     for (size_t i = 0; i < FLOOD; i++) memcpy(flood + SHORT * i, one, SHORT);
     test_a_table_that_is_full();
+    test_who_is_left_comes_first();
     test_turns();
     return 0;
 }

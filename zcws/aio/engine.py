@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IN", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
 
-#: Sockets that are always asked for: more than one, or a busy one would be served between every two others.
-_FEWEST = 8
-
 #: Descriptors for which there is room at first: most programs have fewer.
 _DESCRIPTORS = 256
 
@@ -57,12 +54,9 @@ _WORDS = 16 * 1024
 _SEND_TOGETHER = 16 * 1024
 
 _HAS_EPOLL = hasattr(select, "epoll")
-_READY, _LEFT, _TURN_HEAD = lib.ZCWS_TURN_READY, lib.ZCWS_TURN_LEFT, lib.ZCWS_TURN_HEAD
-_ONE, _OTHERS, _SHORT = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS, lib.ZCWS_TURN_SHORT
+_ONE, _OTHERS = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS
 _ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
 _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
-#: Where a table ends that has one short entry and nothing else.
-_END_OF_ONE = _TURN_HEAD + _ONE
 _HEAD = lib.ZCWS_TABLE_HEAD
 _ORDER = lib.ZCWS_SEND_ORDER
 _serve_sockets = lib.zcws_turn
@@ -178,10 +172,9 @@ class Engine:
         self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
         self._table = ffi.new("uint64_t[]", _WORDS)
         self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
-        self._first = self._words[_TURN_HEAD:_END_OF_ONE]  # the first short entry
+        self._first = self._words[:_ONE]  # the first short entry
         self._sockets = ffi.new("struct zcws_sockets *")
         self._sockets.epoll = self._epoll.fileno()
-        self._sockets.most = lib.ZCWS_TURN_MOST  # sockets that are asked for in one crossing
         self._sockets.only = self._only
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
@@ -211,6 +204,10 @@ class Engine:
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
+        if not events & IN:
+            self.serve_alone(
+                fd
+            )  # C may have left it for the next turn, and does not ask again whether it is ready
         # Ready for anything else than bytes to read: that has to be asked.
         self._listen(fd if events == IN and len(self._transports) == 1 else -1)
         if self._only != fd:
@@ -328,26 +325,16 @@ class Engine:
         return ring
 
     def _serve_many(self, pool: Pool, ring: Ring, found: int) -> None:
-        ones, others = found % _OTHERS, found % _SHORT // _OTHERS
-        self._adapt(found)
+        ones, others = found % _OTHERS, found // _OTHERS
         pool.walked = ring
         try:
             with self.together():
                 if ones:
-                    self._walk_ones(pool, ring, self._words[_TURN_HEAD : _TURN_HEAD + _ONE * ones].tolist())
+                    self._walk_ones(pool, ring, self._words[: _ONE * ones].tolist())
                 if others:
                     self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
         finally:
             pool.walked = None
-
-    def _adapt(self, found: int) -> None:
-        """Asks for as many next time as there is room for, so that those who come last do not always go without."""
-        sockets = self._sockets
-        if found >= _SHORT:
-            ready, left = self._words[_READY : _LEFT + 1].tolist()
-            sockets.most = max(_FEWEST, ready - left)
-        elif sockets.most < lib.ZCWS_TURN_MOST:
-            sockets.most += 1
 
     def _serve_each(self) -> None:
         """The same before there is anybody that C could receive for."""
