@@ -63,6 +63,21 @@ def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> No
 
 
 @either
+def test_what_was_not_full_has_room_whatever_is_read_before_the_network_asks(mirrored: bool) -> None:
+    """The table has been read, and what lies behind its frames fills it again."""
+    connection = connect(Pool(SMALL, mirrored=mirrored))
+    reader = connection.reader
+    assert connection.receive_bytes(wire.frame(BINARY) * SMALL) == SMALL
+    assert reader.is_full
+    for _ in range(TABLE_ROWS):
+        assert connection.read_message() == b""
+    assert not reader.is_full
+    assert connection.read_message() == b""
+    assert reader.rows_waiting
+    assert reader.get_buffer()
+
+
+@either
 def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: bool) -> None:
     """By a finalizer, while another reader of the pool is about to take what it has scanned."""
     pool = Pool(4096, mirrored=mirrored)

@@ -199,7 +199,9 @@ class Inlet(Leasing):
     def is_full(self) -> bool:
         """Whether the network has to wait until something has been read."""
         ring = self._ring
-        if ring is None or not (ring.exports or self._frame is not None or length_hint(self._words)):
+        if ring is None or not (
+            ring.exports or self._frame is not None or length_hint(self._words) or self._status == FULL
+        ):
             return False  # no more is kept than the beginning of a frame, and a whole one fits
         return not self.get_buffer()
 

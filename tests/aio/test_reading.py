@@ -15,6 +15,9 @@ from zcws.aio.settings import Options
 ALSO_OVER_HTTP2 = True  # conftest.py
 
 
+SHORT = wire.frame(wire.BINARY, bytes(100), key=wire.KEY)
+
+
 class Sink(asyncio.Transport):
     """A transport whose other end nobody reads: the test feeds bytes by hand."""
 
@@ -315,6 +318,46 @@ def test_one_busy_task_lets_the_others_run(anyplace: Place) -> None:
             assert others.turns > 10
 
     anyplace.run(main())
+
+
+def test_whoever_pours_small_frames_is_made_to_wait_and_not_lost(anyloop: Place) -> None:
+    """They fill the ring in one read. The program lets others run when it has had all of them that were looked at, and
+    stops once more in the middle of the next ones.
+
+    An event loop takes memory without room for a mistake of ours, and the engine takes what it receives there for the
+    peer's end.
+    """
+
+    async def main() -> None:
+        ws = make_server()
+        count = 0
+
+        async def read() -> None:
+            nonlocal count
+            while True:
+                await ws.recv()
+                count += 1
+                if count % 1_500 == 0:
+                    await asyncio.sleep(0)
+
+        reading = asyncio.ensure_future(read())
+        sent, rest = 0, b""
+        while sent < 30_000:
+            await asyncio.sleep(0)
+            if ws._reading_paused:
+                continue
+            room = ws.get_buffer(-1)
+            assert room
+            frames = -(-(len(room) - len(rest)) // len(SHORT))
+            data = rest + SHORT * frames
+            sent, rest = sent + frames, data[len(room) :]
+            room[:] = data[: len(room)]
+            asyncio.get_running_loop().call_soon(ws.buffer_updated, len(room))
+            await asyncio.sleep(0)
+        await until(lambda: count >= sent - 1)
+        reading.cancel()
+
+    anyloop.run(main())
 
 
 def turns_of(place: Place, how: str, message: bytes, count: int) -> list[int]:
