@@ -91,6 +91,34 @@ def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: boo
     assert other.read_message() == b"other"
 
 
+@pytest.mark.parametrize("last", [wire.frame(CLOSE), wire.frame(3)])
+def test_an_end_that_comes_by_itself_waits_for_the_sends_that_wait(last: bytes) -> None:
+    connection = connect()
+    reader = connection.reader
+    reader.answering = 2
+    connection.receive_bytes(last)
+    reader.answering = 1
+    reader.answered()
+    assert reader.is_ending
+    assert not reader.is_concluded
+    reader.answering = 0
+    reader.answered()
+    assert reader.is_concluded
+
+
+def test_an_end_behind_data_waits_for_that_whatever_is_sent() -> None:
+    connection = connect()
+    reader = connection.reader
+    reader.answering = 1
+    connection.receive_bytes(wire.frame(TEXT, b"first") + wire.frame(CLOSE))
+    reader.answering = 0
+    reader.answered()
+    assert not reader.is_concluded
+    assert connection.read_message() == "first"
+    with pytest.raises(ConnectionClosed):
+        connection.read_message()
+
+
 def test_received_into_with_the_memory_that_is_ones_own_to_release() -> None:
     """The ring's own view serves every connection of the pool."""
     connection = connect()

@@ -47,6 +47,8 @@ class Inlet(Leasing):
     """What has arrived on one connection and has not been read.
 
     Attributes:
+        answering: sends that wait for room and began before there was an end. A Close or a fault that comes by itself
+            waits for them, as one that had come together with what they answer would.
         eager: answer Pings when they arrive, not when their frame is read. A reader whose writer is elsewhere
             (after a split) is not eager: its bridge has one slot.
         discarding: our Close is out: data that arrives is dropped.
@@ -60,11 +62,13 @@ class Inlet(Leasing):
     __slots__ = (
         "_controls",
         "_elsewhere",
+        "_ends_answered",
         "_frame",
         "_gathers",
         "_landing_opcode",
         "_pieces",
         "_remaining",
+        "answering",
         "discarding",
         "eager",
         "is_idle",
@@ -75,6 +79,8 @@ class Inlet(Leasing):
 
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(pool, bridge, state)
+        self.answering: int = 0
+        self._ends_answered = False  # an end waits for those, and for nobody who reads
         self.eager: bool = True
         self._controls = 0  # control frames that wait, or some more
         self.discarding: bool = False
@@ -304,7 +310,7 @@ class Inlet(Leasing):
         if (
             self._status == CLOSED
             and len(words) == ROW
-            and not (self.discarding or self.rows_waiting or self._pieces)
+            and not (self.discarding or self.rows_waiting or self._pieces or self.answering)
         ):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
@@ -323,6 +329,15 @@ class Inlet(Leasing):
         self._add_rows(words)
         # A Close or a fault with no data before it takes effect now, whether or not anybody reads.
         if self._is_over and not self._pieces and not self._data_waits():
+            self._ends_answered = True
+            self.answered()
+
+    def answered(self) -> None:
+        """The sends that were waiting have been written, or given up: an end that has waited for them takes effect.
+
+        RFC 6455 5.5.1: "An endpoint MAY delay sending a Close frame until its current message is sent".
+        """
+        if self._ends_answered and not self.answering:
             self.conclude()
             self._drop_message()
 

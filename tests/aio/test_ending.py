@@ -450,3 +450,80 @@ def test_a_peer_that_says_everything_at_once_and_closes_its_side(place: Place, r
         assert ends == [(1000, True)]
 
     place.run(main())
+
+
+async def fill(ws: zcws.WebSocket) -> None:
+    """Sends until the next message has to wait for the peer."""
+    while ws._drained is None:
+        ws.send_nowait(bytes(1 << 20))
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("writes", ["send", "write_frame", "send_many", "iterable"])
+@pytest.mark.parametrize(
+    ("last_words", "code"), [(wire.frame(wire.CLOSE, key=wire.KEY), b""), (b"\x83\x80abcd", b"\x03\xea")]
+)
+def test_an_answer_that_waits_for_room_goes_out_before_the_close(
+    anyplace: Place, last_words: bytes, code: bytes, writes: str
+) -> None:
+    """However the bytes are cut: it did where the Close, or the mistake, came together with what is answered."""
+
+    async def main() -> None:
+        ended: list[zcws.ConnectionClosed] = []
+        waiting: list[zcws.WebSocket] = []
+
+        async def answer(ws: zcws.WebSocket) -> None:
+            message = await ws.recv()
+            await fill(ws)
+            waiting.append(ws)
+            if writes == "send":
+                await ws.send(message)
+            elif writes == "write_frame":
+                await ws.write_frame(zcws.Frame.text(message))
+            elif writes == "send_many":
+                await ws.send_many([message])
+            else:
+                await ws.send([message])
+            with pytest.raises(zcws.ConnectionClosed) as closed:
+                while True:
+                    await ws.send(bytes(1 << 20))
+            ended.append(closed.value)
+
+        async with anyplace.serve(answer) as server, anyplace.raw_client(server) as peer:
+            await peer.send(wire.TEXT, b"answer this")
+            await until(lambda: waiting)
+            await peer.send_bytes(last_words)
+            await until(lambda: waiting[0]._reader.is_ending)
+            *frames, close = await peer.rest()
+            assert b"answer this" in [frame.payload for frame in frames]
+            assert (close.opcode, close.payload[:2]) == (wire.CLOSE, code)
+            await until(lambda: ended)
+
+    anyplace.run(main())
+
+
+def test_an_answer_that_was_given_up_holds_up_no_close(anyplace: Place) -> None:
+    async def main() -> None:
+        sending: list[asyncio.Task[None]] = []
+        given_up: list[zcws.WebSocket] = []
+
+        async def answer(ws: zcws.WebSocket) -> None:
+            await ws.recv()
+            await fill(ws)
+            sending.append(asyncio.ensure_future(ws.send("never")))
+            await until(lambda: ws._reader.is_ending)
+            assert not ws._reader.is_concluded
+            sending[0].cancel()
+            await until(lambda: ws._reader.is_concluded)
+            given_up.append(ws)
+
+        async with anyplace.serve(answer) as server, anyplace.raw_client(server) as peer:
+            await peer.send(wire.TEXT, b"answer this")
+            await until(lambda: sending)
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+            await until(lambda: given_up)
+            *frames, close = await peer.rest()
+            assert b"never" not in [frame.payload for frame in frames]
+            assert (close.opcode, close.payload) == (wire.CLOSE, wire.close_payload(1000))
+
+    anyplace.run(main())

@@ -12,6 +12,8 @@ The peer's Close may stand behind messages that have not been read. How long it 
     has never read since the connection opened (it pushes)            after `GRACE`, if that is shorter, and unless a
                                                                       Close of ours is out
     waits in `wait_closed`, and nobody reads                          at once
+
+One that comes by itself takes effect at once, but behind the sends that were waiting for room (outlet.py).
 """
 
 from __future__ import annotations

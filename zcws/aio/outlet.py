@@ -278,9 +278,28 @@ class Outlet(asyncio.BufferedProtocol):
     async def _until_writable(self) -> None:
         """Waits while the transport is full, or another task is in the middle of a message; or lets others run.
 
+        What the peer says by itself meanwhile, its last words or its mistake, takes effect when this has been written.
+
         Raises:
             ValueError: this task is, and would wait for itself.
         """
+        reader = self._reader
+        if reader.is_ending:
+            await self._until_turn()
+            return
+        reader.answering += 1
+        try:
+            await self._until_turn()
+        finally:
+            reader.answering -= 1
+            if reader.is_ending and not reader.answering:
+                self._loop.call_soon(self._end_answered)  # the caller writes before that
+
+    def _end_answered(self) -> None:
+        self._reader.answered()
+        self._advance_closing()
+
+    async def _until_turn(self) -> None:
         if self._must_give_way:
             await self._give_way()
         while self._drained is not None or self._message_done is not None:
