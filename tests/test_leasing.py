@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 from collections import deque
 from typing import Any
 
@@ -14,8 +16,8 @@ from receiver import connect, either, receive_row, rings, send
 from wire import BINARY, CLOSE, TEXT
 
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosedError
-from zcws.frame import NEED_MORE, RingFrame
+from zcws.errors import ConnectionClosedError, StaleFrame
+from zcws.frame import NEED_MORE, Lease, RingFrame
 from zcws.pool import Pool
 from zcws.ring import Ring
 
@@ -113,6 +115,36 @@ def test_two_connections_share_a_pool() -> None:
         send(one, stream[2:])
         send(two, other[3:])
         assert (one.read_message(), two.read_message()) == (a, b)
+
+
+def test_a_frame_that_is_asked_too_late_shows_nothing_to_the_next_read() -> None:
+    """By another thread, between any two lines: the frame that was good, in another ring, was shown with its bytes."""
+    for line in range(5):
+        pool = Pool(65536)
+        connection = connect(pool)
+        send(connection, wire.frame(BINARY, b"b" * 20_000))
+        late, lines, good = connection.read_frame(), iter(range(99)), list[Any]()
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            if frame.f_code is not Lease.open.__code__:
+                return None
+            if event == "line" and next(lines) == line:  # noqa: B023
+                good.append(late.payload)  # noqa: B023  # held: what comes next lies in another ring
+                assert connection.read_frame() is NEED_MORE  # noqa: B023
+                send(connection, wire.frame(BINARY, b"c" * 20_000))  # noqa: B023
+                good.append(connection.read_frame())  # noqa: B023
+            if len(good) == 2:  # noqa: B023
+                assert good[1].payload == b"c" * 20_000  # noqa: B023
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with pytest.raises(StaleFrame) if line < 4 else contextlib.nullcontext():
+                late.payload  # noqa: B018
+        finally:
+            sys.settrace(before)
+        assert len(good) == 2
 
 
 # ---- wide rings, for those who pour ----

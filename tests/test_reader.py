@@ -32,7 +32,7 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import NEED_MORE, Frame, PayloadOrigin
+from zcws.frame import NEED_MORE, NO_RING, Frame, PayloadOrigin
 from zcws.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -665,7 +665,7 @@ def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
     ((who, frame, text, view),) = shown
     assert (who, text, view) == (owner, "seen", b"seen" if fails else None)
     assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
-    assert (connection.reader._lease.ring, connection.reader._lease.view) == (None, None)
+    assert (connection.reader._lease.ring, ring.view) == (NO_RING, None)
     # One that is not served together with others has its ring back.
     pool.common = None
     receive_row(connection, wire.frame(BINARY, b"alone"))

@@ -96,7 +96,8 @@ class RingBatch(Batch):
     @property
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
-        ring, view = lease.ring, lease.view
+        ring = lease.ring
+        view = ring.view
         lease.check(self._number)
         spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
         if self._opcode is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DECODE_IN_PLACE",
     "NEED_MORE",
+    "NO_RING",
     "Frame",
     "Lease",
     "NeedMore",
@@ -278,35 +279,42 @@ class ReceivedFrame(Frame):
         return source.keep(self._start + begin, self._stop)
 
 
+class _NoRing:
+    """What a lease has while no frame may be asked."""
+
+    view = None
+
+
+NO_RING = _NoRing()
+
+
 class Lease:
     """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
 
-    A frame may be asked in one thread while another reads on. So `ring` and `view` are taken before `number` is looked
-    at, and what was made of them counts where that is still the same afterwards.
+    A frame may be asked in one thread while another reads on. So `ring` and its `view` are taken before `number` is
+    looked at, and what was made of them counts where that is still the same afterwards. The view is the ring's own:
+    whoever comes too late may leave one there for a moment, and it must not be of another ring than its finder's.
 
     Attributes:
         pool: where that ring is from.
-        ring: what they lie in.
+        ring: what they lie in, or `NO_RING`.
         number: of the read that is in force: frames of earlier ones are stale.
-        view: of the whole ring, dropped by the reader with its rows. None: no payload has been asked for; empty: one
-            has, and was copied.
     """
 
-    __slots__ = ("number", "pool", "ring", "view")
+    __slots__ = ("number", "pool", "ring")
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Pool = pool
-        self.ring: Any = None
+        self.ring: Any = NO_RING
         self.number: int = 0
-        self.view: memoryview | None = None
 
     def open(self, number: int) -> memoryview:
         """Makes the view. Raises: as `check`."""
         ring = self.ring
         self.check(number)
-        self.view = view = ring.export().toreadonly()
+        ring.view = view = ring.export().toreadonly()
         if self.number != number:
-            self.view = None  # it is not for the frames that are good now
+            ring.view = None  # whoever has the ring may want to give it back
             raise _stale()
         return view  # type: ignore[no-any-return]
 
@@ -332,7 +340,8 @@ class Lease:
 
     def end(self) -> None:
         """Nothing in the ring is asked for any more: a frame that somebody keeps must not keep the ring."""
-        self.ring = self.view = None
+        self.ring.view = None
+        self.ring = NO_RING
 
 
 class RingFrame(ReceivedFrame):
@@ -352,11 +361,12 @@ class RingFrame(ReceivedFrame):
     @property
     def payload(self) -> memoryview:
         lease, start, stop = self._lease, self._start, self._stop
-        ring, view = lease.ring, lease.view
+        ring = lease.ring
+        view = ring.view
         if lease.number != self._number:
             raise _stale()
         if view is None and stop - start <= _COPIED:
-            lease.view = _EMPTY
+            ring.view = _EMPTY
             copy = ring.copies[start:stop]
             lease.check(self._number)
             return memoryview(copy)
@@ -384,7 +394,8 @@ class RingFrame(ReceivedFrame):
 
     def _keep(self, begin: int = 0) -> Buffer:
         lease, start, stop = self._lease, self._start + begin, self._stop
-        ring, view = lease.ring, lease.view
+        ring = lease.ring
+        view = ring.view
         lease.check(self._number)
         if WORTH_HOLDING * (stop - start) >= ring.capacity:
             return (view or lease.open(self._number))[start:stop]

@@ -287,7 +287,6 @@ class Inlet(Leasing):
 
     def _take_rows(self, ring: Ring, count: int, words: Rows) -> None:
         if ring.exports:
-            self._lease.view = None
             ring.next_batch()
         controls, is_unusual = 0, self.discarding or length_hint(self._words)
         if count >= _NEWS:

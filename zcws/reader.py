@@ -35,7 +35,16 @@ from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame, RingFrame
+from zcws.frame import (
+    DECODE_IN_PLACE,
+    NEED_MORE,
+    NO_RING,
+    Frame,
+    NeedMore,
+    PayloadOrigin,
+    ReceivedFrame,
+    RingFrame,
+)
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
@@ -323,7 +332,8 @@ class Reader(PieceReader):
         """It has been seen. Its ring, which ends at `stop`, goes back, but for that of all who are served together."""
         lease = self._lease
         lease.number += 1
-        lease.ring = lease.view = None
+        lease.ring = NO_RING
+        ring.view = None
         if ring.exports or ring is not self.pool.common:
             self._let_go(ring, stop)
 
@@ -349,7 +359,8 @@ class Reader(PieceReader):
         finally:
             # `drop_frame`, without its calls: for each message.
             lease.number += 1
-            lease.ring = lease.view = None
+            lease.ring = NO_RING
+            ring.view = None
             pool = self.pool
             if ring.exports or ring is not pool.common:
                 if ring.exports or pool.landing is not None or ring is pool.walked:

@@ -65,6 +65,8 @@ class Ring:
         exports: who may hold a view, and from which offset on; ask `is_exported`.
         is_wide: whether it is one of its pool's few wide ones.
         left: exporters that a child process may have views of; then the ring is not used again for anything else.
+        view: of all of it, for the frames of the batch that lies in it. None: no payload has been asked for; empty: one
+            has, and was copied.
         tail, head: moved by the reader that leases the ring, and by nobody else.
     """
 
@@ -81,6 +83,7 @@ class Ring:
         "memory",
         "mirrored",
         "tail",
+        "view",
         "whole",
     )
 
@@ -102,6 +105,7 @@ class Ring:
         self._exporter: weakref.ref[Any] | None = None
         self.exports: list[tuple[weakref.ref[Any], int]] = []
         self.left: list[Any] = []
+        self.view: memoryview | None = None
 
     # ---- views ----
 
@@ -123,7 +127,7 @@ class Ring:
 
     def next_batch(self) -> None:
         """Views taken from now on get a fresh exporter, so that the old one dies with its own views."""
-        self._exporter = None
+        self._exporter = self.view = None
 
     @property
     def is_exported(self) -> bool:
