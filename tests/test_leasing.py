@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections import deque
 from typing import Any
 
 import feed
@@ -311,7 +310,7 @@ def test_views_of_a_wide_ring_never_change(mirrored: bool) -> None:
     assert any(wide)
 
 
-class _NoMemory(deque[Any]):
+class _NoMemory(list[Any]):
     """Of rings that wait: there is none for the first."""
 
     has_failed = False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 
 import pytest
+import raw
 import wire
 from receiver import SMALL, connect, hold_many
 
@@ -444,6 +446,24 @@ def test_a_pool_is_crowded_as_long_as_all_that_it_sets_aside_are_held() -> None:
         gc.collect()  # PyPy
         assert not pool.is_crowded
         assert view
+
+
+def test_another_thread_asks_whether_a_pool_is_crowded_while_rings_are_set_aside() -> None:
+    """For a frame that it was given: `RuntimeError: deque mutated during iteration`, without a GIL."""
+    pool, views, done = Pool(4096), list[memoryview](), threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            assert pool.is_crowded in (False, True)
+            assert pool.free() is not None
+
+    with raw.thread(ask), raw.thread(ask):
+        for _ in range(2000):
+            ring = pool.lease()
+            views[6:] = [ring.export()]
+            pool.set_aside(ring)
+        done.set()
+    assert views
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

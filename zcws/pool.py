@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +104,8 @@ class Pool:
         self.wide_capacity: int = capacity * WIDE_CAPACITY // RING_CAPACITY
         self._mirrored = mirrored
         self._spare: list[Ring] = []
-        self._aside: deque[Ring] = deque()  # views of them are held
+        # Views of them are held. A list: other threads look, and without a GIL a deque cannot be had in one step.
+        self._aside: list[Ring] = []
         self._spare_wide: list[Ring] = []
         self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all there are: spare, leased
         self._buffers: list[PayloadBuffer] = []
@@ -215,12 +215,12 @@ class Pool:
             return None
         ring = self._aside[0]
         if ring.left:
-            self._aside.popleft()  # see `set_aside`
+            self._aside.pop(0)  # see `set_aside`
             return None
         if ring.is_exported:
-            self._aside.rotate(-1)
+            self._aside.append(self._aside.pop(0))
             return None
-        return self._aside.popleft()
+        return self._aside.pop(0)
 
     def give_back(self, ring: Ring) -> None:
         """Takes back a ring whose bytes have all been read; one that is still held goes to its holders instead."""
@@ -279,7 +279,7 @@ class Pool:
     def free(self) -> list[Ring]:
         """The rings that nobody has; of those set aside, views are held. From any thread."""
         landing = [] if self.landing is None else [self.landing]
-        return [*landing, *self._spare, *self._aside.copy(), *self._spare_wide]
+        return [*landing, *self._spare, *self._aside, *self._spare_wide]
 
     def forget(self) -> None:
         """Drops every ring: in a child process they are the parent's memory."""
