@@ -8,6 +8,9 @@ and every read costs a turn of the event loop. Views do not matter: whoever read
 next bytes land in a wide ring then, where the pool has one, and frames up to that size wait there until they are whole.
 A read that brings little into no ring ends it. Where not even a wide ring takes a message, a read asks for no more than
 the beginning of the next: its rest is received straight into its buffer.
+
+Where the pool has no ring at hand and has made many, a connection with no more than the short beginning of a frame has
+those bytes *put by*, and no ring until more of them comes.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from zcws.bridge import Bridge
 from zcws.frame import Lease
-from zcws.outcome import Outcome
+from zcws.outcome import MORE, Outcome
 from zcws.pool import Pool
 from zcws.ring import Ring
 
@@ -45,13 +48,14 @@ class Leasing(Outcome):
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
     """
 
-    __slots__ = ("_lease", "_next", "_offered", "_peeks", "_ring", "_wants_wide", "pool", "pours")
+    __slots__ = ("_begun", "_lease", "_next", "_offered", "_peeks", "_ring", "_wants_wide", "pool", "pours")
 
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(bridge, state)
         self.pool: Pool = pool
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
+        self._begun = b""  # the beginning of a frame, for which no ring is kept
         self._lease = Lease(pool)  # until when frames that lie in the ring may be asked
         self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
@@ -106,6 +110,31 @@ class Leasing(Outcome):
         self._part_from(ring)
         return wide
 
+    def _put_by(self, ring: Ring) -> None:
+        """Only the beginning of a frame is in it, and no view is held: where rings are short, a short one is kept apart.
+
+        To map a ring for each of hundreds of connections in the middle of a message costs more than the message.
+        """
+        size = ring.head - self._next
+        if (
+            0 < size <= _PEEK
+            and self.pool.is_short
+            and not (self.pours or ring.is_wide)
+            and self._status == MORE
+        ):
+            self._lease.end()
+            self._begun = ring.copies[self._next : ring.head]
+            self._ring = None
+            self.pool.take_back(ring)
+
+    def _take_up(self) -> Ring:
+        """What was put by, in a ring again: more of it has come."""
+        ring = self._ring = self.pool.lease()
+        begun, self._begun = self._begun, b""
+        self._next, ring.head = 0, len(begun)
+        ring.memory[: ring.head] = begun
+        return ring
+
     def _settle(self, ring: Ring) -> Ring:
         """No row waits and no frame is out, so bytes may move: makes room behind the unfinished frame."""
         self._lease.end()
@@ -148,12 +177,17 @@ class Leasing(Outcome):
                 return
             if ring.is_wide:
                 self._fit(self.pool.capacity)
+        elif ring is not None and not ring.exports:
+            self._put_by(ring)
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""
         self._lease.end()
         self._columns = None
         ring, self._ring = self._ring, None
+        if self._begun:
+            self.state.bytes += len(self._begun)
+            self._begun = b""
         if ring is not None:
             if self._next != ring.head:
                 self.state.bytes += ring.head - self._next  # half a frame, which will not be whole

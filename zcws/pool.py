@@ -82,6 +82,7 @@ class Pool:
         "_aside",
         "_buffers",
         "_mirrored",
+        "_ordinary",
         "_scratch",
         "_spare",
         "_spare_wide",
@@ -108,6 +109,7 @@ class Pool:
         self._aside: list[Ring] = []
         self._spare_wide: list[Ring] = []
         self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all there are: spare, leased
+        self._ordinary: weakref.WeakSet[Ring] = weakref.WeakSet()  # the same of the others
         self._buffers: list[PayloadBuffer] = []
         self._scratch: Scratch | None = None
         self.landing: Ring | None = None
@@ -152,6 +154,11 @@ class Pool:
         spare.append(free)
         return free
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the next ring would have to be mapped, and there are many already."""
+        return self.landing is None and not self._spare and len(self._ordinary) > _SPARE_RINGS
+
     def lease_wide(self) -> Ring | None:
         """The same ring, which is the caller's from now on."""
         return None if self.land_wide() is None else self._spare_wide.pop()
@@ -170,13 +177,12 @@ class Pool:
         return self.lease_wide() or (self.lease() if fits else self._new_wide())
 
     def _new_wide(self) -> Ring:
-        ring = self._new_ring(self.wide_capacity, is_wide=True)
-        self._wide.add(ring)
-        return ring
+        return self._new_ring(self.wide_capacity, is_wide=True)
 
     def _new_ring(self, capacity: int, *, is_wide: bool = False) -> Ring:
         ring = Ring(capacity, mirrored=self._mirrored and len(_rings) < _MIRRORED_RINGS, is_wide=is_wide)
         _rings.add(ring)
+        (self._wide if is_wide else self._ordinary).add(ring)
         return ring
 
     def set_aside(self, ring: Ring) -> bool:
