@@ -138,6 +138,39 @@ def test_what_the_server_says_to_it(script: Script, said: str | None) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("length", ["1", "1000", "x", "7, 8"])
+def test_a_refusal_whose_length_is_not_what_it_says(length: str) -> None:
+    """RFC 9113 8.1.1: it is malformed. But the user learns what was said to him."""
+
+    async def script(peer: Peer) -> None:
+        await refuse(peer, "403", b"not you", ("content-length", length))
+        await peer.until_the_end()
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match="status 403") as caught:
+                await connect(uri)
+            assert caught.value.body == b"not you"[: 1 if length == "1" else None]
+            assert caught.value.headers is not None and caught.value.headers["content-length"] == length
+
+    run(main)
+
+
+def test_a_length_in_the_answer_that_opens_a_websocket() -> None:
+    """RFC 9110 9.3.6: "a client MUST ignore" it."""
+
+    async def script(peer: Peer) -> None:
+        number = await grant(peer, ("content-length", "0"))
+        await peer.send(number, HELLO)
+        await answer_close(peer, number)
+
+    async def main() -> None:
+        async with serving(script) as uri, connect(uri) as ws:
+            assert await ws.recv() == "hello"
+
+    run(main)
+
+
 def test_a_redirect() -> None:
     async def main() -> None:
         async with zcws.serve(swallow, "127.0.0.1", 0, http2=True) as server:

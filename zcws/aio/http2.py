@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
@@ -95,17 +96,21 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
         return events, None
 
 
-class Requests(Decoder):  # type: ignore[misc]  # as above
-    """Heads of requests, without what h2 ends the connection for.
+    def _begin_new_stream(self, *args: Any, **options: Any) -> Any:
+        """Looser than RFC 9113 8.1.1: that a body is as long as its head says is not checked, by which h2 ends the
+        connection. In the 2xx that answers a CONNECT the field means nothing (RFC 9110 9.3.6), in a handshake it is
+        refused as over HTTP/1.1 (handshake.py), and of a page that comes with a refusal some is better than none."""
+        stream = super()._begin_new_stream(*args, **options)
+        stream._initialize_content_length = lambda _: None
+        return stream
 
-    Looser than RFC 9113 8.1.1: it does not see what one says of its body's length, which means nothing in a CONNECT
-    (RFC 9110 9.3.6). Nobody here reads the body of a request, and frames say where it ends. RFC 9113 8.3: a request
-    has no :status, and is malformed (http2.py: `check_request`); h2 would take it for a response that goes on.
-    """
+
+class Requests(Decoder):  # type: ignore[misc]  # as above
+    """Heads of requests. RFC 9113 8.3: one has no :status, and is malformed (http2.py: `check_request`); h2 would take
+    it for a response that goes on."""
 
     def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
-        fields = super().decode(data, raw)
-        return [_STATUS if f[0] == b":status" else f for f in fields if f[0] != b"content-length"]
+        return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]
 
 
 def _make_h2(*, is_client: bool) -> H2Connection:
