@@ -35,6 +35,9 @@ from zcws.aio.http2_accepting import Http2Server
 from zcws.http2 import PREFACE
 from zcws.options import USUAL_MARKS
 
+#: It is about the connection. RFC 9113 6.7.
+PING_ON_A_STREAM = b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8)
+
 # ---- whose turn it is ----
 
 
@@ -267,7 +270,7 @@ def test_a_hook_that_fails_by_no_exception_ends_its_own_stream() -> None:
             b"\0\0\1\1\0\0\0\0\3\0" + b"\1\0\0\x09\0\0\0\0\3" + bytes(65_536) + b"\0\0\1\x09",
             ErrorCodes.ENHANCE_YOUR_CALM,
         ),
-        (b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8), ErrorCodes.PROTOCOL_ERROR),
+        (PING_ON_A_STREAM, ErrorCodes.PROTOCOL_ERROR),
     ],
 )
 def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -> None:
@@ -304,8 +307,8 @@ def test_a_rule_of_http_2_that_is_broken(data: bytes, code: ErrorCodes | None) -
             b"\0\0\1\1\0\0\0\0\7\0" + b"\1\0\0\x09\0\0\0\0\7" + bytes(65_536) + b"\0\0\1\x09",
             ErrorCodes.ENHANCE_YOUR_CALM,
         ),
-        # a Ping on a stream, room on one that nobody has opened, padding that is longer than its frame
-        (b"\0\0\x08\6\0\0\0\0\1" + bytes(8), ErrorCodes.PROTOCOL_ERROR),
+        (PING_ON_A_STREAM, ErrorCodes.PROTOCOL_ERROR),
+        # room on one that nobody has opened, padding that is longer than its frame
         (b"\0\0\4\x08\0\0\0\0\x63\0\0\0\1", ErrorCodes.PROTOCOL_ERROR),
         (b"\0\0\1\0\x08\0\0\0\1\xff", ErrorCodes.PROTOCOL_ERROR),
         # a head that is not compressed as RFC 7541 has it
@@ -461,39 +464,46 @@ def test_the_last_stream_ends_when_there_is_room_again() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("how", ["end", "end, reset", "end, connection lost", "connection lost", "reset"])
+@pytest.mark.parametrize(
+    "how", ["end", "end, reset", "end, connection lost", "connection lost", "reset", "a rule is broken"]
+)
 def test_what_came_before_an_end_can_be_read_late(how: str) -> None:
     """By whoever is busy meanwhile, and has more to read than a ring holds."""
     got: list[int] = []
+    count = 25  # a ring, which is a window, and half of one before it
 
     async def main() -> None:
         go, ended = asyncio.Event(), asyncio.Event()
 
         async def handler(ws: zcws.WebSocket) -> None:
             await go.wait()
-            with pytest.raises(zcws.ConnectionClosedError):
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
                 while True:
                     got.append(len(await ws.recv()))
+            said = str(caught.value.__cause__)
+            assert ("a rule of HTTP/2" in said) == ("rule" in how) and ("NO_ERROR" in said) == (how == "reset")
             ended.set()
 
         async with serve(handler) as server, knock(port_of(server)) as peer:
-            number, sent = await peer.opened(), 0
-            while room := min(peer.h2.local_flow_control_window(number), 16_384):
-                data = wire.frame(wire.BINARY, bytes(max(room - 20, 0)), key=wire.KEY)
-                await peer.send(number, data, end_stream="end" in how and room < 16_384)
-                sent += 1
-                if room < 16_384:
-                    break
+            number = await peer.opened()
+            for i in range(count):
+                while peer.h2.local_flow_control_window(number) < 16_000:
+                    await peer.until(WindowUpdated, number)
+                data = wire.frame(wire.BINARY, bytes(15_000), key=wire.KEY)
+                await peer.send(number, data, end_stream="end" in how and i == count - 1)
             if "reset" in how:
                 peer.h2.reset_stream(number, ErrorCodes.NO_ERROR)
                 await peer.flush()
+            if "rule" in how:
+                peer.writer.write(PING_ON_A_STREAM)
+                await peer.until_the_end()
             if "connection" in how:
                 await peer.close()
             await asyncio.sleep(0.05)
             go.set()
             await soon(ended.wait())
-            assert len(got) == sent
-            is_over = "connection" in how
+            assert len(got) == count
+            is_over = "connection" in how or "rule" in how
             await until(lambda: not server.connections and bool(server.handshakes) != is_over)
 
     run(main)

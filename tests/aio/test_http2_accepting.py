@@ -290,6 +290,35 @@ def test_rules_and_options_are_those_of_http_1_1() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("how", ["reset", "end, reset", "lost"])
+def test_a_client_that_leaves_while_a_hook_thinks(how: str) -> None:
+    """Whatever it has sent behind its request: nobody waits for the answer."""
+
+    async def main() -> None:
+        begun, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def hook(*_: Any) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with serve(process_request=hook, open_timeout=None) as server, knock(port_of(server)) as peer:
+            number = await peer.ask()
+            await peer.send(number, HELLO, end_stream="end" in how)
+            await soon(begun.wait())
+            if how == "lost":
+                await peer.close()
+            else:
+                peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+                await peer.flush()
+            await soon(cancelled.wait())
+
+    run(main)
+
+
 # ---- what a peer must not do ----
 
 

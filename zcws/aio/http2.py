@@ -296,21 +296,24 @@ class Http2Connection(asyncio.Protocol):
         self._h2.close_connection(error.error_code)
         self.close()
         for stream in list(self.streams.values()):
-            self._forget(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
+            self._cut_off(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
 
     def _cut_off(self, stream: Http2Stream, cause: Exception) -> None:
-        """The peer listens no more. What it has said counts, if that was all: RFC 9113 8.1. Where the owner has not
-        read that yet, the stream goes on until he has."""
+        """Nobody listens any more, and no more comes. What came before counts, as what a socket has received: where the
+        owner has not read that yet, the stream goes on until he has, and he hears of the cause behind it. But not where
+        a hook thinks about an answer that nobody waits for any more."""
+        if not stream.has_all:
+            stream.has_all, stream.cause = True, cause
         stream.stop_sending()
         stream.give()
-        if not (stream.has_all and stream.is_held):
+        if not (stream.has_begun and stream.is_held):
             self._forget(stream, cause)
 
     def _forget(self, stream: Http2Stream, exc: Exception | None) -> None:
         if self.streams.pop(stream.number, None) is not None:
             self._sending.pop(stream.number, None)
             self.has_read(stream.number, stream.drop_held())
-            self._stream_ended(stream, exc)
+            self._stream_ended(stream, exc or stream.cause)
 
     # ---- for the streams ----
 

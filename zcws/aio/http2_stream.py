@@ -73,6 +73,7 @@ class Http2Stream(asyncio.Transport):
 
     Attributes:
         has_all: the peer sends no more.
+        cause: why, if that is not its own end: for the owner, behind what came before.
         has_begun: our head is on its way.
     """
 
@@ -88,6 +89,7 @@ class Http2Stream(asyncio.Transport):
         self.number = number
         self.has_all: bool = False
         self.has_begun: bool = False
+        self.cause: Exception | None = None
         self._connection = connection
         self._protocol: Any = protocol
         self.is_websocket: bool = is_websocket
@@ -135,7 +137,8 @@ class Http2Stream(asyncio.Transport):
     @property
     def is_held(self) -> bool:
         """For the connection: whether the owner, who does not read, has not heard all that the peer has said."""
-        return not (self._reads or self._end_is_told)
+        is_all_told = self._end_is_told if self.cause is None else not self._held
+        return not (self._reads or is_all_told)
 
     def is_reading(self) -> bool:
         return self._reads
@@ -201,7 +204,9 @@ class Http2Stream(asyncio.Transport):
 
     def _tell_end(self) -> None:
         self._end_is_told = True
-        if self.is_websocket and not self._protocol.eof_received():
+        if self.cause is not None:
+            self._finish()
+        elif self.is_websocket and not self._protocol.eof_received():
             self.close()
         elif self._ended:
             self._finish()
