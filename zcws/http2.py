@@ -32,6 +32,7 @@ __all__ = [
     "PREFACE",
     "Fields",
     "check_request",
+    "check_trailers",
     "is_websocket",
     "key_of",
     "missing_h2",
@@ -89,10 +90,9 @@ def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
             if at != len(pseudo) or name in pseudo:
                 raise ValueError("a pseudo-header field has no business there")
             pseudo[name] = value
-        elif not _is_name(name) or name in _OF_A_CONNECTION:
-            raise ValueError("a field has a name that HTTP/2 does not have")
-        if not _is_value(value) or (name == "te" and value.lower() != "trailers"):
-            raise ValueError("a field has a value that HTTP/2 does not have")
+        else:
+            _check_name(name)
+        _check_value(name, value)
         if name in (":authority", "host"):
             hosts.add(value)
     method, path = pseudo.get(":method"), pseudo.get(":path", "/")
@@ -105,6 +105,27 @@ def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
     if not path.startswith("/") and (method, path) != ("OPTIONS", "*"):
         raise ValueError("a :path begins with a slash")
     return pseudo
+
+
+def check_trailers(fields: Iterable[tuple[str, str]]) -> None:
+    """What comes behind the body of a request. RFC 9113 8.1: no pseudo-header fields, but else as a head.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    for name, value in fields:
+        _check_name(name)
+        _check_value(name, value)
+
+
+def _check_name(name: str) -> None:
+    if not _is_name(name) or name in _OF_A_CONNECTION:
+        raise ValueError("a field has a name that HTTP/2 does not have")
+
+
+def _check_value(name: str, value: str) -> None:
+    if not _is_value(value) or (name == "te" and value.lower() != "trailers"):
+        raise ValueError("a field has a value that HTTP/2 does not have")
 
 
 def request_from(fields: Iterable[tuple[str, str]]) -> bytes:

@@ -249,6 +249,64 @@ def test_a_request_with_a_status_ends_its_own_stream(
     run(main)
 
 
+def test_trailers_behind_a_websocket_end_its_own_stream() -> None:
+    """RFC 9113 8.5: nothing but DATA comes there. What came before them counts."""
+
+    async def main() -> None:
+        got: list[str | bytes] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            with pytest.raises(zcws.ConnectionClosed) as caught:
+                while True:
+                    got.append(await ws.recv())
+            got.append(str(caught.value.__cause__))
+
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            peer.h2.send_data(number, HELLO)
+            peer.h2.send_headers(number, [("x", "y")], end_stream=True)
+            await peer.flush()
+            assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.PROTOCOL_ERROR
+            await peer.opened()
+            await until(lambda: len(got) == 2)
+            assert got == ["hello", "the peer broke a rule of HTTP/2: trailers where there is no body"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize(
+    ("field", "is_legal"),
+    [(("x", "y"), True), ((":path", "/"), False), (("Upper", "y"), False), (("connection", "y"), False)],
+)
+def test_trailers_behind_another_request(field: tuple[str, str], is_legal: bool, resets: bool) -> None:
+    """RFC 9113 8.1.1: those that are malformed end it; and no other."""
+
+    async def page(handshake: Any, _: zcws.Request) -> zcws.Response:
+        await go.wait()
+        return handshake.respond(200, "a page")  # type: ignore[no-any-return]
+
+    go = asyncio.Event()
+
+    async def main() -> None:
+        checks = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+        async with serve(process_request=page) as server, knock(port_of(server), **checks) as peer:
+            number = await peer.ask(method="POST", protocol="")
+            peer.h2.send_data(number, b"body")
+            peer.h2.send_headers(number, [field], end_stream=True)
+            if resets:
+                peer.h2.reset_stream(number)
+            await peer.flush()
+            if not (is_legal or resets):
+                assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.PROTOCOL_ERROR
+            go.set()
+            if is_legal and not resets:
+                assert await peer.status(number) == "200"
+            assert await peer.status(await peer.ask(end=True, method="GET", protocol="")) == "200"
+
+    run(main)
+
+
 @pytest.mark.parametrize(("length", "said"), [("0", "200"), ("1000", "400"), ("x", "400")])
 def test_a_handshake_that_says_how_long_its_body_is(length: str, said: str) -> None:
     """As over HTTP/1.1 it has none: RFC 9110 9.3.6. And that is nobody else's end."""

@@ -14,6 +14,7 @@
     GET and so on                                  the same: a page of `process_request`, or a sentence
     a head that HTTP/1.1 cannot say                400
     a head that is malformed (RFC 9113 8.1.1)      RST_STREAM with PROTOCOL_ERROR
+    trailers that are, or behind a CONNECT         the same, when what came before has been read
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
     that, or resets of what was not answered, in   the end of the connection: ENHANCE_YOUR_CALM
     a loop
@@ -28,7 +29,7 @@ import asyncio
 import contextlib
 
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset
+from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset, TrailersReceived
 from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
@@ -37,7 +38,7 @@ from zcws.aio.http2 import Http2Connection
 from zcws.aio.http2_stream import Http2Stream
 from zcws.aio.keepalive import Deadlines
 from zcws.aio.settings import pool_of
-from zcws.http2 import PREFACE, Fields, check_request, is_websocket, request_from, response_to
+from zcws.http2 import PREFACE, Fields, check_request, check_trailers, is_websocket, request_from, response_to
 
 __all__ = ["Http2Server", "Negotiation"]
 
@@ -148,6 +149,8 @@ class Http2Server(Http2Connection):
 
     def _handle(self, event: Event) -> None:
         stream = self.streams.get(getattr(event, "stream_id", 0))
+        if stream is not None and isinstance(event, TrailersReceived):
+            self._see_trailers(stream, event.headers)
         super()._handle(event)
         if isinstance(event, StreamReset) and not (stream and stream.has_begun):
             self._count_reset()
@@ -159,6 +162,18 @@ class Http2Server(Http2Connection):
             self.close()
 
     # ---- streams ----
+
+    def _see_trailers(self, stream: Http2Stream, fields: Fields) -> None:
+        """They are of no interest, but to be legal. RFC 9113 8.5: behind a CONNECT there are none."""
+        try:
+            if stream.is_websocket:
+                raise ValueError("trailers where there is no body")
+            check_trailers(fields)
+        except ValueError as error:
+            self._cut_off(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
+            self._count_reset()
+            with contextlib.suppress(ProtocolError):  # the client has reset it, which is told next
+                self._h2.reset_stream(stream.number, ErrorCodes.PROTOCOL_ERROR)
 
     def _take(self, number: int, fields: Fields) -> None:
         """A request."""
