@@ -404,6 +404,28 @@ def test_a_peer_that_asks_and_does_not_read(monkeypatch: pytest.MonkeyPatch) -> 
     run(main)
 
 
+def test_what_we_replace_in_h2_is_there() -> None:
+    """h2 does not promise all of it, and what has a name that it does not know does nothing. Where this fails, look
+    at h2's `receive_data` as well, which `hear` stands for."""
+    ours = vars(http2.GoingConnection).keys() | vars(http2._make_h2(is_client=False)).keys()
+    theirs = H2Connection(H2Configuration(client_side=False))
+    assert {name for name in ours if not hasattr(theirs, name)} == {"hear"}
+
+
+def test_what_we_hear_is_what_h2_would() -> None:
+    client = H2Connection(H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
+    client.send_data(1, b"body", pad_length=3)
+    client.ping(bytes(8))
+    client.end_stream(1)
+    said = client.data_to_send()
+    theirs, ours = H2Connection(H2Configuration(client_side=False)), http2.GoingConnection(H2Configuration(client_side=False))
+    events, error = ours.hear(said)
+    assert list(map(repr, events)) == list(map(repr, theirs.receive_data(said))) and error is None
+    assert ours.data_to_send() == theirs.data_to_send()
+
+
 # ---- ends ----
 
 
