@@ -170,9 +170,11 @@ class RawPeer:
 
     def cut(self) -> None:
         """Ends both directions, inside of this call: what comes from now on is answered with a RST."""
-        own = socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno()))
-        own.shutdown(socket.SHUT_RDWR)
-        own.close()
+        own = socket.socket(fileno=self.writer.get_extra_info("socket").fileno())
+        try:
+            own.shutdown(socket.SHUT_RDWR)
+        finally:
+            own.detach()
 
     def reset(self) -> None:
         """Ends it with a RST."""

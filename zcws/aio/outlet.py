@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.below import is_cut_off
 from zcws.aio.keepalive import stood_still
+from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport
 from zcws.codes import CloseCode
@@ -108,8 +109,8 @@ class Outlet(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
-        self._transport = transport  # type: ignore[assignment]
         self._own = transport if isinstance(transport, EngineTransport) else None
+        self._transport = self._own or pace(transport, self)  # type: ignore[arg-type]
         marks = self._options.write_limit
         if marks != USUAL_MARKS or self._own is None:
             high, low = marks

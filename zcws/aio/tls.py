@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from zcws.aio.pacing import pace
 from zcws.aio.wake import fail
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """There is a transport below."""
-        self._below = transport  # type: ignore[assignment]
+        self._below = pace(transport, self)  # type: ignore[arg-type]
         self._shake()
 
     def feed(self, data: Buffer) -> None:

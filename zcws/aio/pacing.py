@@ -1,0 +1,219 @@
+"""Between a transport of asyncio's proactor, the usual loop on Windows, and whoever speaks over it.
+
+Such a transport sends one write at a time, and the next ones as one when the loop has turned. Of a write that the peer is
+in the middle of it says that all of it waits. So a peer that reads a large message looks as one that does not read, and a
+program that writes much in one turn as one whose peer is slow. Here:
+
+    what                                       here
+    -----------------------------------------  ---------------------------------------------------------------------
+    a large message                            goes out in parts: what waits shrinks, as on every other transport
+    more than the high-water mark in a turn    is not told until the loop has had its chance to send, and has not sent;
+                                               or until it is `IN_A_TURN` times as much
+    the end                                    stands behind what waits
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from zcws.aio.below import end_writing
+from zcws.options import USUAL_MARKS, water_marks
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["IN_A_TURN", "PART", "Paced", "pace"]
+
+#: Bytes that are handed over at a time. Who takes fewer in `ping_interval` and `ping_timeout` looks as if it took none:
+#: with the usual 20 seconds each, 50 kbit/s.
+PART = 256 * 1024
+
+#: How many times the high-water mark may wait before the loop has had its chance: 512 KiB with the usual one, less than
+#: the 2.5 MB that a socket of Linux takes at once from a quick program.
+IN_A_TURN = 8
+
+
+def pace(transport: asyncio.Transport, protocol: asyncio.BufferedProtocol) -> asyncio.Transport:
+    """What `protocol`, which `transport` belongs to, should write to: that, or one of these over it."""
+    if type(transport).__module__ != "asyncio.proactor_events":
+        return transport
+    return Paced(transport, protocol)
+
+
+class Paced(asyncio.BufferedProtocol, asyncio.Transport):
+    """One connection. Its protocol is told what the transport below says, but when to pause."""
+
+    __slots__ = (
+        "_below",
+        "_closing",
+        "_ends_writing",
+        "_high",
+        "_is_busy",
+        "_is_full",
+        "_is_stuck",
+        "_loop",
+        "_low",
+        "_part",
+        "_protocol",
+        "_size",
+        "_waiting",
+    )
+
+    def __init__(self, below: asyncio.Transport, protocol: asyncio.BufferedProtocol) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._below = below
+        self._protocol = protocol
+        self._waiting: deque[memoryview] = deque()
+        self._size = 0  # bytes of it
+        self._high, self._low = USUAL_MARKS
+        self._part = 0  # the number of the one that is below
+        # What another protocol has written may be below, and this one have been told that it waits.
+        self._is_busy = self._is_full = below.get_write_buffer_size() > 0
+        self._is_stuck = False  # the loop could have sent it, and has not
+        self._closing = False
+        self._ends_writing = False
+        below.set_protocol(self)
+        below.set_write_buffer_limits(high=0)  # it tells us of every byte that waits
+
+    # ---- writing ----
+
+    def write(self, data: Buffer) -> None:
+        self.writelines((data,))
+
+    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
+        if self._closing:
+            return
+        for data in list_of_data:
+            view = memoryview(data)
+            self._waiting += [view[at : at + PART] for at in range(0, len(view), PART)]
+            self._size += len(view)
+        self._send_on()
+        self._tell_when_full()
+
+    def _send_on(self) -> None:
+        """What waits goes on as far as nothing is in its way, and then what waited for that."""
+        while self._waiting and not self._is_busy:
+            part = [self._waiting.popleft()]
+            size = len(part[0])
+            while self._waiting and size + len(self._waiting[0]) <= PART:
+                part.append(self._waiting.popleft())
+                size += len(part[-1])
+            self._size -= size
+            self._below.write(part[0] if len(part) == 1 else b"".join(part))
+
+    def pause_writing(self) -> None:
+        """The transport below has something that it has not sent."""
+        self._is_busy = True
+        self._part += 1
+        self._loop.call_soon(self._look, self._part, 1)
+
+    def _look(self, part: int, turns: int) -> None:
+        """The loop turns. It sends in the first turn, and in the second it knows what came of it."""
+        if part == self._part and self._is_busy:
+            if turns:
+                self._loop.call_soon(self._look, part, turns - 1)
+            elif self._below.get_write_buffer_size():
+                self._is_stuck = True
+                self._tell_when_full()
+
+    def _tell_when_full(self) -> None:
+        most = self._high if self._is_stuck else IN_A_TURN * self._high
+        if not self._is_full and self.get_write_buffer_size() > most:
+            self._is_full = True
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The transport below has sent all that it had."""
+        self._is_busy = self._is_stuck = False
+        self._send_on()
+        if not self._waiting and (self._closing or self._ends_writing):
+            self._loop.call_soon(self._end_below)  # not from inside of this: asyncio would close a socket twice
+        if self._is_full and self.get_write_buffer_size() <= self._low:
+            self._is_full = False
+            self._protocol.resume_writing()
+
+    def can_write_eof(self) -> bool:
+        return self._below.can_write_eof()
+
+    def write_eof(self) -> None:
+        self._ends_writing = True
+        if not self._waiting:
+            self._below.write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._below.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high, self._low = water_marks(high, low)
+
+    # ---- reading ----
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The transport below asks where to receive."""
+        return self._protocol.get_buffer(sizehint)  # type: ignore[return-value]  # a memoryview, by all of ours
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It has received."""
+        self._protocol.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool | None:
+        """The peer has ended its side."""
+        return self._protocol.eof_received()
+
+    def is_reading(self) -> bool:
+        return self._below.is_reading()
+
+    def pause_reading(self) -> None:
+        self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._below.resume_reading()
+
+    # ---- the end ----
+
+    def is_closing(self) -> bool:
+        return self._closing or self._below.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        self._closing = True
+        if self._waiting:
+            self._below.pause_reading()
+        else:
+            self._below.close()
+
+    def _end_below(self) -> None:
+        if self._closing:
+            self._below.close()
+        elif not self._below.is_closing():
+            end_writing(self._below)
+
+    def abort(self) -> None:
+        self._closing = True
+        self._drop()
+        self._below.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport below is gone."""
+        self._closing = True
+        self._drop()
+        self._protocol.connection_lost(exc)
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._size = 0
+
+    # ---- what is known ----
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._below.get_extra_info(name, default)
