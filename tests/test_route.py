@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
+import zcws
+import zcws.sync
 from zcws.connector import WebSocketConnector
 from zcws.errors import HandshakeError
 from zcws.headers import Headers
@@ -105,6 +107,12 @@ class TestMistakes:
         monkeypatch.delattr(socket, "AF_UNIX", raising=False)
         with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
             route("ws://a/", path="s")
+
+    @pytest.mark.parametrize("serve", [zcws.unix_serve, zcws.sync.unix_serve])
+    def test_a_server_where_there_are_none(self, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+        with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
+            serve(lambda ws: None, "s")
 
 
 class TestTrust:

@@ -36,6 +36,7 @@ __all__ = [
     "Route",
     "Trust",
     "cannot_connect",
+    "check_has_unix_sockets",
     "environment_proxy",
     "is_address",
     "make_context",
@@ -131,8 +132,7 @@ class Route:
             check_connected(self.sock)
         if self.server_hostname is not None and not self.uri.secure:
             raise ValueError("server_hostname= is for wss:// URIs; this one is ws://")
-        if self.path is not None and not hasattr(socket, "AF_UNIX"):
-            raise ValueError("this platform has no Unix sockets: path= cannot be used")
+        check_has_unix_sockets(self.path)
 
     def _check_proxy(self) -> None:
         if self.proxy is None or self.proxy is True:
@@ -208,6 +208,12 @@ class Route:
                 response, "a redirect to another origin, and path=, host= or port= say where to connect"
             )
         return following
+
+
+def check_has_unix_sockets(path: object) -> None:
+    """`ValueError` where there is a path, and no socket that could be there."""
+    if path is not None and not hasattr(socket, "AF_UNIX"):
+        raise ValueError("this platform has no Unix sockets: path= cannot be used")
 
 
 def check_connected(sock: socket.socket) -> None:
@@ -292,7 +298,8 @@ def unreachable(proxy: Proxy, error: OSError) -> OSError:
     """The same error, saying that it was the proxy that could not be reached."""
     if isinstance(error, TimeoutError):
         return error
-    if isinstance(error, ssl_module.SSLError):
+    # Without a word: TLS of ours ends so where the proxy does.
+    if isinstance(error, ssl_module.SSLError) or (isinstance(error, ConnectionError) and not str(error)):
         return no_tls(f"the proxy {proxy.shown}", "http://", error)
     return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
 

@@ -381,6 +381,20 @@ class TestNoTls:
 
         place.run(main())
 
+    def test_a_proxy_that_hangs_up(self, anyloop: Place) -> None:
+        """'cannot connect to the proxy https://...: ', and no word more. The blocking client's words."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10_000)
+
+        async def main() -> None:
+            async with anyloop.listen(serve) as port:
+                proxy = f"https://127.0.0.1:{port}"
+                with pytest.raises(ConnectionResetError, match=f"does the proxy {proxy} speak TLS.* write http://"):
+                    await zcws.connect("ws://server/", proxy=proxy, proxy_ssl=True)
+
+        anyloop.run(main())
+
 
 class TestNobodyThere:
     def test_one_address(self, anyloop: Place) -> None:

@@ -328,3 +328,19 @@ def test_a_protocol_that_has_no_room_is_not_told_of_an_end(tls: Place) -> None:
             await until(lambda: told == [MESSAGE, "end"])
 
     tls.run(main())
+
+
+def test_what_has_gone_wrong_first_is_told(certificates: Certificates) -> None:
+    """asyncio's proactor tells of the end behind it, though the transport is aborted: 'the connection ended in the TLS
+    handshake' was said of a server that speaks no TLS."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        tls = Tls(loop, asyncio.BufferedProtocol(), certificates.client, server_hostname="localhost")
+        tls.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        tls.eof_received()
+        tls.connection_lost(None)
+        with pytest.raises(ssl.SSLError, match="(?i)wrong.version.number"):
+            await tls.opened
+
+    asyncio.run(main())

@@ -43,6 +43,7 @@ from zcws.hooks import hooks_of
 from zcws.http import Request, Response
 from zcws.http2 import ALPN, missing_h2
 from zcws.options import LONGEST, Limits, check_place, checked_kind, checked_limits, checked_seconds
+from zcws.route import check_has_unix_sockets
 from zcws.router import check_handler
 
 if TYPE_CHECKING:
@@ -428,6 +429,7 @@ class serve:
         checked_kind("sock", others.get("sock"), socket.socket, "a socket.socket, or None")
         check_hosts(host)
         check_place(is_server=True, sock=others.get("sock"), path=path, host=host, port=port)
+        check_has_unix_sockets(path)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
         path = None if path is None else os.fspath(path)
         self._where = {"host": host, "port": port} if path is None else {"path": path}

@@ -361,7 +361,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _fail(self, error: OSError) -> None:
         """TLS is broken; the peer is told why."""
-        self._error = error
+        self._error = self._error or error  # asyncio's proactor may tell of the end when all is over
         if not self._closing:
             self._send()
         self.abort()

@@ -48,6 +48,7 @@ from zcws.options import (
     checked_seconds,
 )
 from zcws.pool import Pool
+from zcws.route import check_has_unix_sockets
 from zcws.router import check_handler
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
@@ -425,6 +426,7 @@ def serve(
     checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
     checked_kind("host", host, str, "a str, or None for all addresses")
     check_place(is_server=True, sock=sock, path=path, host=host, port=port)
+    check_has_unix_sockets(path)
     path = None if path is None else os.fspath(path)
     checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
     check_handler(handler, is_blocking=True)
