@@ -344,3 +344,28 @@ def test_what_has_gone_wrong_first_is_told(certificates: Certificates) -> None:
             await tls.opened
 
     asyncio.run(main())
+
+
+def test_openssl_never_holds_much(tls: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its buffers keep the largest size they have had: 730 KiB for each connection that had seen a message of 1 MB."""
+    held: list[int] = []
+    updated, send = Tls.buffer_updated, Tls._send
+
+    def noting_updated(self: Tls, nbytes: int) -> None:
+        held.append(nbytes + self._incoming.pending)
+        updated(self, nbytes)
+
+    def noting_send(self: Tls) -> None:
+        held.append(self._outgoing.pending)
+        send(self)
+
+    monkeypatch.setattr(Tls, "buffer_updated", noting_updated)
+    monkeypatch.setattr(Tls, "_send", noting_send)
+
+    async def main() -> None:
+        async with tls.serve(echo) as server, tls.connect(server) as ws:
+            await ws.send(bytes(1_000_000))
+            assert len(await soon(ws.recv())) == 1_000_000
+
+    tls.run(main())
+    assert max(held) < 100_000
