@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
 import ssl
@@ -85,6 +86,19 @@ async def client(server: zcws.Server, context: ssl.SSLContext) -> AsyncIterator[
         yield peer
     finally:
         writer.close()
+
+
+def openssl(function: str, tls: ssl.SSLObject, *arguments: int) -> None:
+    """Calls what `ssl` has no word for."""
+    import _ssl
+
+    try:
+        called = getattr(ctypes.CDLL(_ssl.__file__), function)
+    except (AttributeError, OSError):
+        pytest.skip("this interpreter does not show its OpenSSL")
+    # In CPython the pointer stands behind the head of the object and a reference.
+    offset = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
+    assert called(ctypes.c_void_p.from_address(id(tls._sslobj) + offset), *arguments) == 1  # type: ignore[attr-defined]
 
 
 async def hold(ws: zcws.WebSocket) -> None:
@@ -369,3 +383,32 @@ def test_openssl_never_holds_much(tls: Place, monkeypatch: pytest.MonkeyPatch) -
 
     tls.run(main())
     assert max(held) < 100_000
+
+
+def test_who_sends_waits_while_tls_is_negotiated_again(tls: Place) -> None:
+    """TLS 1.2: a peer that began it and did not go on was sent to without end, and nothing timed out."""
+
+    async def main() -> None:
+        tls.certificates = certificates = Certificates()
+        certificates.server.options |= 1 << 8  # OpenSSL 3: SSL_OP_ALLOW_CLIENT_RENEGOTIATION
+        certificates.client.maximum_version = ssl.TLSVersion.TLSv1_2
+        async with tls.serve(hold) as server, client(server, certificates.client) as peer:
+            (ws,) = server.connections
+            openssl("SSL_renegotiate", peer.tls)
+            with pytest.raises(ssl.SSLWantReadError):
+                peer.tls.do_handshake()
+            peer.writer.write(peer.outgoing.read())
+            flight = await soon(peer.reader.read(65536))
+            await ws.send(MESSAGE)
+            await until(lambda: not ws.is_writable)
+            waiting = asyncio.ensure_future(ws.send(MESSAGE))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            peer.incoming.write(flight)
+            await peer.follow(peer.tls.do_handshake)
+            await soon(waiting)
+            assert ws.is_writable
+            peer.writer.write(peer.sealed(masked(8, b"\x03\xe8")))
+            assert [frame.payload for frame in wire.parse(await peer.rest())][:2] == [MESSAGE, MESSAGE]
+
+    tls.run(main())

@@ -74,7 +74,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         "_error",
         "_incoming",
         "_is_buffered",
+        "_is_full",
         "_is_open",
+        "_is_stuck",
         "_landing",
         "_loop",
         "_outgoing",
@@ -107,12 +109,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._below: asyncio.Transport | None = None
         self._is_open = False
         self._paused = False
+        self._is_full = False  # the transport below says so
+        self._is_stuck = False  # in the middle of another handshake (TLS 1.2), OpenSSL takes nothing
         self._at_end = False  # of what the peer says
         self._end_told = False
         self._write_ended = False
         self._closing = False
         self._error: OSError | None = None  # that ended it
-        self._unsent: list[Buffer] = []  # what OpenSSL does not take in the middle of another handshake
+        self._unsent: list[Buffer] = []  # what waits for the end of that
         self._timer = None if timeout is None else loop.call_later(timeout, self._took_too_long)
         self.opened: asyncio.Future[None] = loop.create_future()
         self.set_protocol(protocol)
@@ -270,6 +274,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._ssl.write(data)
         except ssl.SSLWantReadError:
             self._unsent.append(data)
+            self._get_stuck()
         except ssl.SSLError as error:
             self._fail(error)
         self._send()
@@ -291,10 +296,20 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 if self._outgoing.pending >= _PART:  # what is smaller goes out with what is behind it
                     self._send()
         except ssl.SSLWantReadError:
-            pass
+            self._get_stuck()
         except ssl.SSLError as error:
             self._fail(error)
         self._send()
+        if self._is_stuck and not self._unsent:
+            self._is_stuck = False
+            if not self._is_full:
+                self._protocol.resume_writing()
+
+    def _get_stuck(self) -> None:
+        """To whoever writes that is as good as full: it may last as long as the peer likes."""
+        if not self._is_stuck:
+            self._is_stuck = True
+            self._protocol.pause_writing()
 
     def _send(self) -> None:
         if self._below is not None and (data := self._outgoing.read()):
@@ -302,12 +317,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def pause_writing(self) -> None:
         """The transport below is full."""
-        if self._is_open:
+        self._is_full = True
+        if self._is_open and not self._is_stuck:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """And takes bytes again."""
-        if self._is_open:
+        self._is_full = False
+        if self._is_open and not self._is_stuck:
             self._protocol.resume_writing()
 
     def get_write_buffer_size(self) -> int:
