@@ -385,6 +385,42 @@ def test_openssl_never_holds_much(tls: Place, monkeypatch: pytest.MonkeyPatch) -
     assert max(held) < 100_000
 
 
+def test_a_flood_of_new_keys_whose_answers_nobody_takes(tls: Place, certificates: Certificates) -> None:
+    """RFC 8446 4.6.3: each is answered with another, 27 bytes for 27. They waited past all limits."""
+
+    async def main() -> None:
+        async with tls.serve(hold) as server, client(server, certificates.client) as peer:
+            (ws,) = server.connections
+            transport = ws._transport
+            assert isinstance(transport, Tls)
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await ws.send(bytes(LARGE))
+            held = transport.get_write_buffer_size()
+            for _ in range(10):
+                for _ in range(500):
+                    openssl("SSL_key_update", peer.tls, 1)
+                    peer.tls.do_handshake()
+                peer.writer.write(peer.outgoing.read())
+                await asyncio.sleep(0.001)
+                assert transport.get_write_buffer_size() < held + 80_000
+            await soon(ws.wait_closed())
+            assert "does not take" in str(ws.connection.bridge.cause)
+
+    tls.run(main())
+
+
+def test_new_keys_whose_answers_are_taken(tls: Place, certificates: Certificates) -> None:
+    async def main() -> None:
+        async with tls.serve(echo) as server, client(server, certificates.client) as peer:
+            for _ in range(3000):
+                openssl("SSL_key_update", peer.tls, 1)
+                peer.tls.do_handshake()
+            peer.writer.write(peer.sealed(masked(1, b"still here?") + masked(8, b"\x03\xe8")))
+            assert [frame.opcode for frame in wire.parse(await peer.rest())] == [1, 8]
+
+    tls.run(main())
+
+
 def test_who_sends_waits_while_tls_is_negotiated_again(tls: Place) -> None:
     """TLS 1.2: a peer that began it and did not go on was sent to without end, and nothing timed out."""
 

@@ -37,6 +37,9 @@ __all__ = ["Tls", "has_better"]
 #: the same CPU. A message of 64 KiB still goes, and comes, in one.
 _PART = 80 * 1024
 
+#: Bytes that OpenSSL may answer with while others wait: 2,400 new keys, of which a connection has one in some GiB.
+_MOST_OWED = 64 * 1024
+
 #: Where ciphertext lands, one for all connections of a loop.
 _landings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = weakref.WeakKeyDictionary()
 
@@ -80,6 +83,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         "_landing",
         "_loop",
         "_outgoing",
+        "_owed",
         "_paused",
         "_protocol",
         "_ssl",
@@ -116,6 +120,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._write_ended = False
         self._closing = False
         self._error: OSError | None = None  # that ended it
+        self._owed = 0  # bytes that OpenSSL has answered with since the transport below was empty
         self._unsent: list[Buffer] = []  # what waits for the end of that
         self._timer = None if timeout is None else loop.call_later(timeout, self._took_too_long)
         self.opened: asyncio.Future[None] = loop.create_future()
@@ -200,8 +205,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 break
             if count < len(room) and not incoming.pending:
                 break
-        if self._unsent or self._outgoing.pending:  # an answer to a new key, or to another handshake
-            self._send_on()
+        if self._unsent or self._outgoing.pending:
+            self._answer()
         if self._error is not None:
             self._fail(self._error)
         elif self._at_end and not self._paused:
@@ -226,6 +231,16 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._error = error
             self._at_end = True
         return count
+
+    def _answer(self) -> None:
+        """OpenSSL does by itself: to a new key, or to another handshake. Who asks and takes no answer (27 bytes for 27) would
+        fill the memory, past all that waits for him to read."""
+        is_idle = self._below is None or not self._below.get_write_buffer_size()
+        self._owed = 0 if is_idle else self._owed + self._outgoing.pending
+        if self._owed > _MOST_OWED:
+            self._error = ConnectionAbortedError("the peer asks for answers of TLS, and does not take them")
+        else:
+            self._send_on()
 
     def eof_received(self) -> bool:
         """The peer has ended the TCP stream."""
