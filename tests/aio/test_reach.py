@@ -390,7 +390,9 @@ class TestNoTls:
         async def main() -> None:
             async with anyloop.listen(serve) as port:
                 proxy = f"https://127.0.0.1:{port}"
-                with pytest.raises(ConnectionResetError, match=f"does the proxy {proxy} speak TLS.* write http://"):
+                with pytest.raises(
+                    ConnectionResetError, match=f"does the proxy {proxy} speak TLS.* write http://"
+                ):
                     await zcws.connect("ws://server/", proxy=proxy, proxy_ssl=True)
 
         anyloop.run(main())

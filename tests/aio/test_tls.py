@@ -354,7 +354,7 @@ def test_what_has_gone_wrong_first_is_told(certificates: Certificates) -> None:
         tls.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         tls.eof_received()
         tls.connection_lost(None)
-        with pytest.raises(ssl.SSLError, match="(?i)wrong.version.number"):
+        with pytest.raises(ssl.SSLError, match=r"(?i)wrong.version.number"):
             await tls.opened
 
     asyncio.run(main())

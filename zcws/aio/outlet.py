@@ -114,7 +114,7 @@ class Outlet(asyncio.BufferedProtocol):
         marks = self._options.write_limit
         if marks != USUAL_MARKS or self._own is None:
             high, low = marks
-            self._transport.set_write_buffer_limits(high=high, low=low)  # type: ignore[union-attr]
+            self._transport.set_write_buffer_limits(high=high, low=low)
         if self._own is not None:
             self._own.settle()
             self.writer.send_large = self._send_large

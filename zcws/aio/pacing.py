@@ -1,8 +1,8 @@
 """Between a transport of asyncio's proactor, the usual loop on Windows, and whoever speaks over it.
 
-Such a transport sends one write at a time, and the next ones as one when the loop has turned. Of a write that the peer is
-in the middle of it says that all of it waits. So a peer that reads a large message looks as one that does not read, and a
-program that writes much in one turn as one whose peer is slow. Here:
+Such a transport sends one write at a time, and the next ones as one when the loop has turned. Of a write that the peer
+is in the middle of it says that all of it waits. So a peer that reads a large message looks as one that does not read,
+and a program that writes much in one turn as one whose peer is slow. Here:
 
     what                                       here
     -----------------------------------------  ---------------------------------------------------------------------
@@ -130,7 +130,9 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_busy = self._is_stuck = False
         self._send_on()
         if not self._waiting and (self._closing or self._ends_writing):
-            self._loop.call_soon(self._end_below)  # not from inside of this: asyncio would close a socket twice
+            self._loop.call_soon(
+                self._end_below
+            )  # not from inside of this: asyncio would close a socket twice
         if self._is_full and self.get_write_buffer_size() <= self._low:
             self._is_full = False
             self._protocol.resume_writing()
