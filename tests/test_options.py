@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 import sys
 from collections.abc import Callable
 from decimal import Decimal
@@ -269,6 +270,11 @@ def test_an_option_that_means_nothing(entrance: str, name: str, value: Any) -> N
         ("sync.connect", "ssl", 5),
         ("sync.serve", "ssl", "x"),
         ("sync.serve", "ssl", True),
+        ("serve", "ssl", ssl.create_default_context()),
+        ("sync.serve", "ssl", ssl.create_default_context()),
+        *(("serve", "ssl_handshake_timeout", value) for value in ("a", 0, -1, math.nan)),
+        *(("connect", "ssl_handshake_timeout", value) for value in ("a", 0, -1, math.nan)),
+        ("connect", "ssl_shutdown_timeout", -1),
     ],
 )
 def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:

@@ -25,7 +25,7 @@ import math
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from operator import index
-from typing import TypedDict
+from typing import Any, TypedDict
 
 __all__ = [
     "CLIENT_HINTS",
@@ -36,6 +36,7 @@ __all__ = [
     "NoOptions",
     "Timeouts",
     "check_place",
+    "check_server_context",
     "checked_count",
     "checked_kind",
     "checked_limits",
@@ -162,6 +163,15 @@ def checked_kind(name: str, value: object, kind: type, what: str) -> None:
     """`TypeError` unless `value` is a `kind` or None; `what` says so in words."""
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} is {what}, not {value!r}")
+
+
+def check_server_context(context: Any) -> None:
+    """`ValueError` for an `ssl.SSLContext` that no server can have: each connection would fail, and the program not hear of it."""
+    if context is not None and context.protocol.name == "PROTOCOL_TLS_CLIENT":
+        raise ValueError(
+            "ssl is the context of a client (ssl.create_default_context() makes one); "
+            "a server needs ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), and its load_cert_chain"
+        )
 
 
 def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> float | None:

@@ -181,9 +181,13 @@ class TestServer:
         place.run(main())
 
     @pytest.mark.skipif(not hasattr(ssl, "OP_NO_SSLv2"), reason="needs OpenSSL")
-    def test_a_client_that_never_finishes_tls(self, tls: Place) -> None:
+    @pytest.mark.parametrize(
+        "options",
+        [{"ssl_handshake_timeout": 0.05}, {"open_timeout": 0.05}, {"open_timeout": 0.05, "ssl_handshake_timeout": None}],
+    )
+    def test_a_client_that_never_finishes_tls(self, tls: Place, options: dict[str, Any]) -> None:
         async def main() -> None:
-            async with tls.serve(echo, ssl_handshake_timeout=0.05) as server:
+            async with tls.serve(echo, **options) as server:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
                 assert await ended(reader) == b""
                 await hang_up(writer)

@@ -133,7 +133,7 @@ class Door:
     def _receive(self, fd: int, family: int, head: int, count: int) -> None:
         """Accepted, and `count` bytes of it are there."""
         if self._secure is not None:
-            self._begin_tls(self._secure(), socket.socket(family, _STREAM, 0, fileno=fd), count)
+            self._begin_tls(self._secure, socket.socket(family, _STREAM, 0, fileno=fd), count)
             return
         if head and self._greet(fd, family, head, count):
             return
@@ -146,8 +146,13 @@ class Door:
         else:
             handshake.abort()
 
-    def _begin_tls(self, tls: Tls, sock: socket.socket, count: int) -> None:
+    def _begin_tls(self, secure: Callable[[], Tls], sock: socket.socket, count: int) -> None:
         """The TLS handshake comes first, in the engine: the opening handshake is on a transport then."""
+        try:
+            tls = secure()
+        except BaseException:  # no memory, say: nobody else knows of the socket
+            sock.close()
+            raise
         tls.connection_made(place(self._loop, sock, tls))
         if count > 0:
             tls.feed(self._data[:count])

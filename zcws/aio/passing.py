@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
-from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_kind, checked_names
+from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_kind, checked_names, checked_seconds
 
 __all__ = [
     "ConnectionOptions",
@@ -88,6 +88,8 @@ def check_on_frame(on_frame: object) -> None:
 
 
 def _check_place(others: Any, path: object) -> None:
+    for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+        checked_seconds(name, others.get(name), zero=False)
     for name in others:
         if name in (_OF_UNIX if path is None else _OF_TCP):
             raise TypeError(

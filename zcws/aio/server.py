@@ -42,7 +42,15 @@ from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
 from zcws.http2 import ALPN, missing_h2
-from zcws.options import LONGEST, Limits, check_place, checked_kind, checked_limits, checked_seconds
+from zcws.options import (
+    LONGEST,
+    Limits,
+    check_place,
+    check_server_context,
+    checked_kind,
+    checked_limits,
+    checked_seconds,
+)
 from zcws.route import check_has_unix_sockets
 from zcws.router import check_handler
 
@@ -431,6 +439,7 @@ class serve:
         check_place(is_server=True, sock=others.get("sock"), path=path, host=host, port=port)
         check_has_unix_sockets(path)
         checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+        check_server_context(ssl)
         path = None if path is None else os.fspath(path)
         self._where = {"host": host, "port": port} if path is None else {"path": path}
         self._ssl = ssl
@@ -490,7 +499,8 @@ class serve:
         if self._ssl is not None:
             # TLS comes first, and the loop's own patience is a minute.
             timeout = self._settings["open_timeout"]
-            others.setdefault("ssl_handshake_timeout", LONGEST if timeout is None else timeout or _SHORTEST)
+            if others.get("ssl_handshake_timeout") is None:
+                others["ssl_handshake_timeout"] = LONGEST if timeout is None else timeout or _SHORTEST
             if not has_better(loop):
                 others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
                 secure = partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))

@@ -41,6 +41,7 @@ from zcws.options import (
     NoOptions,
     Timeouts,
     check_place,
+    check_server_context,
     checked_count,
     checked_kind,
     checked_limits,
@@ -429,6 +430,7 @@ def serve(
     check_has_unix_sockets(path)
     path = None if path is None else os.fspath(path)
     checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+    check_server_context(ssl)
     check_handler(handler, is_blocking=True)
     make = partial(
         Server,
