@@ -166,7 +166,7 @@ def checked_kind(name: str, value: object, kind: type, what: str) -> None:
 
 
 def check_server_context(context: Any) -> None:
-    """`ValueError` for an `ssl.SSLContext` that no server can have: each connection would fail, and the program not hear of it."""
+    """`ValueError` for an `ssl.SSLContext` that no server can have: each connection would fail, unheard of."""
     if context is not None and context.protocol.name == "PROTOCOL_TLS_CLIENT":
         raise ValueError(
             "ssl is the context of a client (ssl.create_default_context() makes one); "

@@ -183,7 +183,11 @@ class TestServer:
     @pytest.mark.skipif(not hasattr(ssl, "OP_NO_SSLv2"), reason="needs OpenSSL")
     @pytest.mark.parametrize(
         "options",
-        [{"ssl_handshake_timeout": 0.05}, {"open_timeout": 0.05}, {"open_timeout": 0.05, "ssl_handshake_timeout": None}],
+        [
+            {"ssl_handshake_timeout": 0.05},
+            {"open_timeout": 0.05},
+            {"open_timeout": 0.05, "ssl_handshake_timeout": None},
+        ],
     )
     def test_a_client_that_never_finishes_tls(self, tls: Place, options: dict[str, Any]) -> None:
         async def main() -> None:

@@ -471,3 +471,33 @@ def test_a_connection_that_no_tls_can_be_made_for(tls: Place) -> None:
             assert [type(failure) for failure in failures] == [MemoryError]
 
     tls.run(main())
+
+
+def test_http_where_tls_is_spoken(tls: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Its client was told that the server had closed the connection, and nobody else of anything."""
+
+    async def main() -> None:
+        with caplog.at_level("INFO", "zcws.server"):
+            async with tls.serve(echo) as server:
+                with pytest.raises(zcws.HandshakeError, match="wss:// is meant") as refused:
+                    await zcws.connect(f"ws://127.0.0.1:{port_of(server)}")
+                assert refused.value.status == 400
+                await until(lambda: caplog.records)
+
+    tls.run(main())
+    assert "no TLS handshake, from ('127.0.0.1', " in caplog.text and "HTTP_REQUEST" in caplog.text
+
+
+def test_why_a_client_failed_is_in_the_log(tls: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with caplog.at_level("INFO", "zcws.server"):
+            async with tls.serve(echo) as server:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await tls.connect(server, ssl=ssl.create_default_context())
+                await until(lambda: caplog.records)
+                _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+                writer.close()  # somebody who only looks whether the port is open
+            assert len(caplog.records) == 1
+
+    tls.run(main())
+    assert "unknown ca" in caplog.text

@@ -19,6 +19,7 @@ well: whether something was cut off, WebSocket's own Close tells.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import weakref
 from collections.abc import Callable, Iterable
@@ -32,9 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Tls", "has_better"]
 
-#: Bytes that one read brings at most, and that are encrypted at a time. OpenSSL's buffers keep the largest size they have
-#: had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's own 256 KiB, and 240 with this, for
-#: the same CPU. A message of 64 KiB still goes, and comes, in one.
+logger: logging.Logger = logging.getLogger("zcws.server")
+
+#: To a client that speaks HTTP to a server of TLS, for which OpenSSL has no alert.
+_IN_THE_CLEAR = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 61\r\n\r\n"
+    b"TLS is spoken here: is the URI ws:// where wss:// is meant?\r\n"
+)
+
+#: Bytes that one read brings at most, and that are encrypted at a time. OpenSSL's buffers keep the largest size they
+#: have had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's own 256 KiB, and 240 with
+#: this, for the same CPU. A message of 64 KiB still goes, and comes, in one.
 _PART = 80 * 1024
 
 #: Bytes that OpenSSL may answer with while others wait: 2,400 new keys, of which a connection has one in some GiB.
@@ -145,6 +155,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._send()
             return
         except ssl.SSLError as error:
+            if error.reason == "HTTP_REQUEST" and self._below is not None:
+                self._below.write(_IN_THE_CLEAR)
             self._fail(error)
             return
         self._send()
@@ -233,8 +245,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         return count
 
     def _answer(self) -> None:
-        """OpenSSL does by itself: to a new key, or to another handshake. Who asks and takes no answer (27 bytes for 27) would
-        fill the memory, past all that waits for him to read."""
+        """OpenSSL does by itself: to a new key, or to another handshake. Who asks and takes no answer (27 bytes for 27)
+        would fill the memory, past all that waits for him to read."""
         is_idle = self._below is None or not self._below.get_write_buffer_size()
         self._owed = 0 if is_idle else self._owed + self._outgoing.pending
         if self._owed > _MOST_OWED:
@@ -412,6 +424,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_open:
             self._protocol.connection_lost(error)
         if not self.opened.done():
+            if self._ssl.server_side and isinstance(error, ssl.SSLError):
+                logger.info("no TLS handshake, from %s: %s", self.get_extra_info("peername"), error)
             fail(self.opened, error or ConnectionResetError())
         self._closing = True
         self._below = None
