@@ -27,6 +27,7 @@ import net
 from fuzz.members import WAYS, Member
 from fuzz.peers import Plan
 from fuzz.places import PLACES, open_pair
+from fuzz.streams import Peers
 
 import zcws
 from zcws import frame, pool
@@ -122,6 +123,7 @@ class Crowd:
     async def gather(self) -> None:
         """Everybody comes."""
         rng = self.rng
+        peers = Peers(random.Random(rng.random()))
         for number in range(rng.choice([1, 2, 5, 5, 12, 12, 30])):
             is_client, is_shown = rng.random() < 0.4, rng.random() < 0.25
             deflated = rng.random() < 0.3
@@ -130,7 +132,7 @@ class Crowd:
             member = Member(self, plan, where, way=rng.choice(WAYS), holds=rng.choice([0, 0, 0, 0, 1, 5]))
             on_frame = member.on_frame if is_shown else None
             member.ws, member.peer = await open_pair(
-                where, _agreement(deflated), is_client=is_client, on_frame=on_frame
+                where, peers, agreement=_agreement(deflated), is_client=is_client, on_frame=on_frame
             )
             self.members.append(member)
             if is_shown:

@@ -1,4 +1,5 @@
-"""Where a connection of a crowd (crowd.py) lives: in the engine, or on a transport of the event loop, plain or TLS."""
+"""Where a connection of a crowd (crowd.py) lives: in the engine, on a transport of the event loop, plain or TLS, or on a
+stream of HTTP/2, of one connection for all (streams.py)."""
 
 from __future__ import annotations
 
@@ -10,26 +11,28 @@ import ssl
 from typing import Any
 
 import net
-
-from zcws.extensions import Agreement
+from fuzz.streams import Peers
 
 __all__ = ["PLACES", "open_pair"]
 
 #: How often each is drawn: most are in the engine.
-PLACES = ("engine", "engine", "engine", "transport", "transport", "tls", "rude tls")
+PLACES = ("engine", "engine", "engine", "transport", "transport", "tls", "rude tls", "http2", "http2")
 #: The most bytes that one record takes: RFC 8446 5.1.
 _RECORD = 16 * 1024
 
 _certificates = functools.cache(net.Certificates)
 
 
-async def open_pair(where: str, agreement: Agreement, *, is_client: bool, on_frame: Any) -> tuple[Any, Any]:
-    """An open connection, and its peer's end of the socket."""
+async def open_pair(where: str, peers: Peers, **settings: Any) -> tuple[Any, Any]:
+    """An open connection, and its peer's end of the socket, or of the stream, which is one of `peers`."""
+    settings["close_timeout"] = None  # a busy machine is no reason for an end
+    if where == "http2":
+        ws = net.unplaced(**settings)
+        return ws, await peers.open(ws)
     ours, peer = socket.socketpair()
     for sock in (ours, peer):
         sock.setblocking(False)
-    # A busy machine is no reason for an end.
-    settings = {"is_client": is_client, "on_frame": on_frame, "agreement": agreement, "close_timeout": None}
+    is_client = settings["is_client"]
     if where == "engine":
         return net.placed(ours, **settings), peer
     ws, sealed = net.unplaced(**settings), None
