@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -361,6 +362,68 @@ def test_what_a_peer_may_have_us_remember_of_heads() -> None:
             (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
             remembered = connection._h2.encoder.header_table.dynamic_entries
             assert sum(len(entry[1]) for entry in remembered) <= 4096
+
+    run(main)
+
+
+def test_what_a_peer_may_set_again_and_again() -> None:
+    """RFC 9113 6.5.2: what nobody knows is not kept. RFC 7541 4.2: the next head tells at most two changes of its table."""
+
+    def setting(code: int, value: int) -> bytes:
+        return b"\0\0\6\4\0\0\0\0\0" + code.to_bytes(2, "big") + value.to_bytes(4, "big")
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            peer.writer.write(b"".join(setting(code, 1) for code in range(100, 400)))
+            peer.writer.write(setting(1, 0) + (setting(1, 100) + setting(1, 2000)) * 200)
+            peer.h2.ping(bytes(8))
+            await peer.flush()
+            while not any(isinstance(event, PingAckReceived) for event in peer.events):
+                data = await soon(peer.reader.read(2**16))  # there are answers to what its h2 has not said
+                peer.events += peer.h2.receive_data(data.replace(b"\0\0\0\4\1\0\0\0\0", b""))
+            assert connection._h2.encoder.table_size_changes == [0, 2000]
+            assert len(connection._h2.remote_settings) <= len(SettingCodes)
+            await peer.opened()  # its h2 understands that head
+
+    run(main)
+
+
+def test_frames_of_a_byte_for_a_stream_that_nobody_reads() -> None:
+    """They are kept as what they say: each as an object of its own would be 300 times that."""
+
+    async def handler(_: zcws.WebSocket) -> None:
+        await go.wait()
+
+    go = asyncio.Event()
+
+    async def main() -> None:
+        async with serve(handler, close_timeout=0.1) as server:
+            async with knock(port_of(server)) as peer:
+                number = await peer.opened()
+                (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+                stream = connection.streams[number]
+                said = wire.frame(wire.BINARY, bytes(15_000), key=wire.KEY)
+                while stream.is_reading():
+                    while peer.h2.local_flow_control_window(number) < 16_000:
+                        await peer.until(WindowUpdated, number)
+                    await peer.send(number, said)
+                    await asyncio.sleep(0)
+                before, frames = len(stream._held), 5000
+                tracemalloc.start()
+                for at in range(frames):
+                    peer.h2.send_data(number, said[at : at + 1])
+                await peer.flush()
+                await until(lambda: len(stream._held) == before + frames)
+                kept = sum(
+                    line.size
+                    for line in tracemalloc.take_snapshot().statistics("filename")
+                    if any(part in str(line.traceback) for part in ("zcws/aio", "hyperframe"))
+                )
+                tracemalloc.stop()
+                go.set()
+                assert kept < 20 * frames
 
     run(main)
 

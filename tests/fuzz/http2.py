@@ -387,7 +387,7 @@ class Place:
             await asyncio.sleep(0)
         if not self.wire.ends:
             self.protocol.data_received(data)
-            held = sum(len(part) for stream in self.protocol.streams.values() for part in stream._held)
+            held = sum(len(stream._held) for stream in self.protocol.streams.values())
             assert held <= http2._MOST_STREAMS * http2._WINDOW, "more has arrived than there are windows for"
             assert len(self.protocol.streams) <= http2._MOST_STREAMS
             assert len(self.protocol._unread) <= len(data), "what waits for the next turn grows"

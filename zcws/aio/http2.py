@@ -25,7 +25,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RemoteSettingsChanged, StreamEnded, StreamReset
 from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
-from hpack import Decoder, HeaderTuple
+from hpack import Decoder, Encoder, HeaderTuple
 from hyperframe.exceptions import InvalidPaddingError
 
 from zcws.aio.http2_stream import Http2Stream
@@ -59,6 +59,9 @@ _MOST_FRAMES, _MOST_LAST = 200, 2000
 
 #: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
+
+#: What a peer may set.
+_SETTINGS = frozenset(SettingCodes)
 
 #: What no request has, by a name that h2 does not know.
 _STATUS = HeaderTuple(b":Status", b"")
@@ -105,6 +108,14 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
         return stream
 
 
+class Known(Settings):  # type: ignore[misc]  # as above
+    """RFC 9113 6.5.2: a setting that nobody knows is ignored. h2 keeps each, of 65,536, in a deque of its own."""
+
+    def __setitem__(self, setting: int, value: int) -> None:
+        if setting in _SETTINGS:
+            super().__setitem__(setting, value)
+
+
 class Requests(Decoder):  # type: ignore[misc]  # as above
     """Heads of requests. RFC 9113 8.3: one has no :status, and is malformed (http2.py: `check_request`); h2 would take
     it for a response that goes on."""
@@ -133,6 +144,7 @@ def _make_h2(*, is_client: bool) -> H2Connection:
         wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
         h2.decoder = Requests(h2.decoder.max_header_list_size)
     h2.local_settings = Settings(client=is_client, initial_values=wanted)
+    h2.remote_settings = Known(client=not is_client)
     h2.max_inbound_frame_size = _LARGEST_FRAME
     h2.initiate_connection()
     h2.increment_flow_control_window(_MOST_STREAMS * _WINDOW - h2.inbound_flow_control_window)
@@ -275,8 +287,7 @@ class Http2Connection(asyncio.Protocol):
             if isinstance(event, DataReceived):  # it has ended here, and the peer does not know yet
                 self.has_read(event.stream_id, event.flow_controlled_length)
             elif isinstance(event, RemoteSettingsChanged):
-                encoder = self._h2.encoder
-                encoder.header_table_size = min(encoder.header_table_size, _REMEMBERED)
+                _bound(self._h2.encoder)
             self._on_event(event)
         elif isinstance(event, DataReceived):
             self.has_read(stream.number, event.flow_controlled_length - len(event.data))  # the padding
@@ -419,6 +430,14 @@ class Http2Connection(asyncio.Protocol):
         """Ends it at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _bound(encoder: Encoder) -> None:
+    """A peer has said how much we may remember."""
+    encoder.header_table_size = min(encoder.header_table_size, _REMEMBERED)
+    # RFC 7541 4.2: of all changes before the next head the least and the last are told.
+    changes = encoder.table_size_changes
+    changes[:] = changes if len(changes) < 2 else [min(changes), changes[-1]]
 
 
 def _name(event: StreamReset) -> str:

@@ -98,7 +98,8 @@ class Http2Stream(asyncio.Transport):
         self._size = 0  # bytes of that
         self._high, self._low = USUAL_MARKS
         self._is_full = False  # and the owner knows
-        self._held: deque[memoryview] = deque()  # has arrived, and nobody reads
+        # Has arrived, and nobody reads. In one piece: a peer may send it in frames of a byte, each of them an object.
+        self._held = bytearray()
         self._reads = True
         self._is_giving = False
         self._end_is_told = False
@@ -131,8 +132,7 @@ class Http2Stream(asyncio.Transport):
 
     def keep(self, data: bytes) -> None:
         """For the connection: the peer has sent something, which `give` hands on."""
-        if data:
-            self._held.append(memoryview(data))
+        self._held += data
 
     @property
     def is_held(self) -> bool:
@@ -177,28 +177,23 @@ class Http2Stream(asyncio.Transport):
             self.abort()
 
     def _give_some(self) -> None:
-        protocol, count = self._protocol, 0
+        protocol, held = self._protocol, self._held
         if isinstance(protocol, asyncio.BufferedProtocol):
-            room: Any = protocol.get_buffer(sum(map(len, self._held)))
-            while self._held and count < len(room):
-                data = self._held.popleft()
-                some = min(len(data), len(room) - count)
-                room[count : count + some] = data[:some]
-                count += some
-                if some < len(data):
-                    self._held.appendleft(data[some:])
+            room: Any = protocol.get_buffer(len(held))
+            count = min(len(held), len(room))
             if not count:
                 raise RuntimeError("get_buffer() returned an empty buffer")
+            room[:count] = held if count == len(held) else held[:count]
+            del held[:count]
             protocol.buffer_updated(count)
         else:
-            first = self._held.popleft()
-            count = len(first)
-            protocol.data_received(bytes(first))
+            count, self._held = len(held), bytearray()
+            protocol.data_received(bytes(held))
         self._connection.has_read(self.number, count)
 
     def drop_held(self) -> int:
         """For the connection: nobody will read what has arrived. Returns how many bytes that is."""
-        count = sum(map(len, self._held))
+        count = len(self._held)
         self._held.clear()
         return count
 
