@@ -22,6 +22,7 @@ from h2.events import (
     DataReceived,
     PingAckReceived,
     ResponseReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     WindowUpdated,
@@ -362,6 +363,25 @@ def test_what_a_peer_may_have_us_remember_of_heads() -> None:
             (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
             remembered = connection._h2.encoder.header_table.dynamic_entries
             assert sum(len(entry[1]) for entry in remembered) <= 4096
+
+    run(main)
+
+
+@pytest.mark.parametrize("sizes", [[0], [0, 4096], [100, 0, 100, 100], [2**32 - 1, 0], [65_536], [4096]])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_peer_that_changes_how_much_is_remembered_of_heads(sizes: list[int], at_once: bool) -> None:
+    """RFC 7541 4.2: our next head says so, or it is no head for who has made his table smaller."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            for size in sizes:
+                peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: size})
+                if not at_once:
+                    await peer.flush()
+                    await peer.until(SettingsAcknowledged)
+            for _ in range(3):
+                await peer.opened()
 
     run(main)
 

@@ -22,7 +22,7 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, Event, RemoteSettingsChanged, StreamEnded, StreamReset
+from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, Encoder, HeaderTuple
@@ -124,6 +124,23 @@ class Requests(Decoder):  # type: ignore[misc]  # as above
         return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]
 
 
+class Heads(Encoder):  # type: ignore[misc]  # as above
+    """Our heads. RFC 7541 4.2: how much of them is remembered is for us to say, up to what the peer allows; and of all
+    changes before the next one the least and the last are told. hpack tells all of them, and none where the last
+    changes nothing."""
+
+    @property
+    def header_table_size(self) -> int:
+        return self.header_table.maxsize  # type: ignore[no-any-return]
+
+    @header_table_size.setter
+    def header_table_size(self, allowed: int) -> None:
+        size = self.header_table.maxsize = min(allowed, _REMEMBERED)
+        least = min([*self.table_size_changes, size])
+        self.table_size_changes = [least, size] if least < size else [size]
+        self.header_table.resized = True
+
+
 def _make_h2(*, is_client: bool) -> H2Connection:
     """The protocol's state, which has said what we expect of the peer."""
     # h2 ends the connection for a head that is malformed. A server's may have streams of many people: it looks by
@@ -145,6 +162,7 @@ def _make_h2(*, is_client: bool) -> H2Connection:
         h2.decoder = Requests(h2.decoder.max_header_list_size)
     h2.local_settings = Settings(client=is_client, initial_values=wanted)
     h2.remote_settings = Known(client=not is_client)
+    h2.encoder = Heads()
     h2.max_inbound_frame_size = _LARGEST_FRAME
     h2.initiate_connection()
     h2.increment_flow_control_window(_MOST_STREAMS * _WINDOW - h2.inbound_flow_control_window)
@@ -286,8 +304,6 @@ class Http2Connection(asyncio.Protocol):
         if stream is None:
             if isinstance(event, DataReceived):  # it has ended here, and the peer does not know yet
                 self.has_read(event.stream_id, event.flow_controlled_length)
-            elif isinstance(event, RemoteSettingsChanged):
-                _bound(self._h2.encoder)
             self._on_event(event)
         elif isinstance(event, DataReceived):
             self.has_read(stream.number, event.flow_controlled_length - len(event.data))  # the padding
@@ -430,14 +446,6 @@ class Http2Connection(asyncio.Protocol):
         """Ends it at once."""
         if self.transport is not None:
             self.transport.abort()
-
-
-def _bound(encoder: Encoder) -> None:
-    """A peer has said how much we may remember."""
-    encoder.header_table_size = min(encoder.header_table_size, _REMEMBERED)
-    # RFC 7541 4.2: of all changes before the next head the least and the last are told.
-    changes = encoder.table_size_changes
-    changes[:] = changes if len(changes) < 2 else [min(changes), changes[-1]]
 
 
 def _name(event: StreamReset) -> str:
