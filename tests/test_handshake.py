@@ -91,12 +91,12 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("name", "values", "status", "reason"),
         [
-            ("Upgrade", [], 426, "this is a WebSocket server"),
-            ("Upgrade", [""], 426, "this is a WebSocket server"),
-            ("Upgrade", ["h2c"], 426, "this is a WebSocket server"),
-            ("Upgrade", ["websockets"], 426, "this is a WebSocket server"),
-            ("Upgrade", ["web socket"], 426, "this is a WebSocket server"),
-            ("Upgrade", ["websocket/13"], 426, "this is a WebSocket server"),
+            ("Upgrade", [], 426, 'no "Upgrade: websocket"'),
+            ("Upgrade", [""], 426, 'no "Upgrade: websocket"'),
+            ("Upgrade", ["h2c"], 426, 'no "Upgrade: websocket"'),
+            ("Upgrade", ["websockets"], 426, 'no "Upgrade: websocket"'),
+            ("Upgrade", ["web socket"], 426, 'no "Upgrade: websocket"'),
+            ("Upgrade", ["websocket/13"], 426, 'no "Upgrade: websocket"'),
             ("Connection", [], 426, 'no "Connection: Upgrade"'),
             ("Connection", ["keep-alive"], 426, 'no "Connection: Upgrade"'),
             ("Connection", ["close"], 426, 'no "Connection: Upgrade"'),
@@ -146,6 +146,24 @@ class TestRequest:
         # RFC 9110 15.5.22: a 426 says what to upgrade to. RFC 6455 4.4: and which version.
         assert ("Upgrade" in caught.value.headers) == (status == 426)
         assert ("Sec-WebSocket-Version" in caught.value.headers) == (name == "Sec-WebSocket-Version")
+
+    @pytest.mark.parametrize(
+        ("first", "name", "sentence", "by_a_proxy"),
+        [
+            ("GET / HTTP/1.0", "Upgrade", r"needs HTTP/1\.1", r"needs HTTP/1\.1.*proxy"),
+            ("GET / HTTP/1.1", "Upgrade", "connect with a WebSocket client", 'no "Upgrade.*proxy'),
+            ("GET / HTTP/1.1", "Connection", 'no "Connection.*proxy', 'no "Connection.*proxy'),
+        ],
+    )
+    def test_a_key_shows_that_a_proxy_has_changed_the_request(
+        self, first: str, name: str, sentence: str, by_a_proxy: str
+    ) -> None:
+        """nginx that is not told otherwise sends HTTP/1.0 and no Upgrade, but passes the key on."""
+        with pytest.raises(HttpError, match=by_a_proxy):
+            check_request(read(request((name, None), first=first)))
+        with pytest.raises(HttpError, match=sentence) as caught:
+            check_request(read(request((name, None), ("Sec-WebSocket-Key", None), first=first)))
+        assert ("proxy" in caught.value.reason) == ("proxy" in sentence)
 
     def test_the_version_that_is_spoken_is_named(self) -> None:
         with pytest.raises(HttpError) as caught:

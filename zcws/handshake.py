@@ -88,6 +88,13 @@ NOT_A_WEBSOCKET = (
     'this is a WebSocket server: connect with a WebSocket client (no "Upgrade: websocket" in the request)'
 )
 NOT_FORWARDED = 'no "Connection: Upgrade" in the request (a proxy may have removed it)'
+NOT_HTTP_1_1 = "an opening handshake needs HTTP/1.1"
+#: What is said instead where a key shows that a WebSocket client has asked: a proxy takes Upgrade and Connection away
+#: (RFC 9110 7.6.1), and nginx speaks HTTP/1.0 to its servers, unless it is told otherwise.
+CHANGED_ON_THE_WAY = {
+    NOT_A_WEBSOCKET: 'no "Upgrade: websocket" in the request (a proxy may have removed it)',
+    NOT_HTTP_1_1: f"{NOT_HTTP_1_1}, and this came in HTTP/1.0 (perhaps from a proxy that was not told to)",
+}
 
 #: What is checked of a header that is not there: no header's value (RFC 9110 5.5). One that is empty is another matter.
 ABSENT = "\0"
@@ -160,15 +167,22 @@ def check_request(request: Request) -> str:
     """The key of a request that opens a WebSocket; `HttpError` says why another does not. RFC 6455 4.2.1."""
     if request.method != "GET":
         raise HttpError(400, "the method of an opening handshake must be GET")
+    values = request.headers.combined()
     if request.version == "HTTP/1.0":
-        raise HttpError(400, "an opening handshake needs HTTP/1.1")
+        raise refusal(values, 400, NOT_HTTP_1_1)
     if not request.path.startswith("/"):
         raise HttpError(400, "the target of an opening handshake must be a path")
-    values = request.headers.combined()
     for name, check, status, reason, headers in REQUEST_RULES:
         if not check(values.get(name, ABSENT)):
-            raise HttpError(status, reason, headers)
+            raise refusal(values, status, reason, headers)
     return values["sec-websocket-key"]
+
+
+def refusal(values: dict[str, str], status: int, reason: str, headers: dict[str, str] | None = None) -> HttpError:
+    """The answer to a request with these headers that breaks a rule."""
+    if "sec-websocket-key" in values:
+        reason = CHANGED_ON_THE_WAY.get(reason, reason)
+    return HttpError(status, reason, headers)
 
 
 def check_response(response: Response, key: str) -> None:
