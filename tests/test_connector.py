@@ -293,6 +293,10 @@ class TestRefusal:
         )
         assert str(connector().cut_short(b"HTTP/1.1 101 Swit")) == text
 
+    def test_cut_short_for_a_reason(self) -> None:
+        error = connector().cut_short(b"", OSError("certificate required"))
+        assert str(error).endswith("before it answered the opening handshake: certificate required")
+
 
 class TestSubprotocol:
     @pytest.mark.parametrize(("chosen", "offered"), [("a", ["a"]), ("b", ["a", "b"]), (None, ["a"])])

@@ -206,16 +206,16 @@ class WebSocketConnector:
             raise HandshakeError(reason, seen=error.seen) from None
         return None
 
-    def cut_short(self, data: BytesLike) -> HandshakeError:
+    def cut_short(self, data: BytesLike, why: Exception | None = None) -> HandshakeError:
         """What to raise when the server ends the connection before the response is whole.
 
         Args:
             data: everything that has arrived.
+            why: what the network says of the end, or TLS: that a certificate is required, for example (RFC 8446 6.2).
         """
-        if not data:
-            return HandshakeError("the server closed the connection before it answered the opening handshake")
-        reason = "the server closed the connection in the middle of its answer"
-        return HandshakeError(reason, seen=shown_start(data))
+        when = "in the middle of its answer" if data else "before it answered the opening handshake"
+        reason = f"the server closed the connection {when}" + (f": {why}" if why is not None else "")
+        return HandshakeError(reason, seen=shown_start(data) if data else "")
 
     def body_reader(self, response: Response) -> BodyReader:
         """Collects the body of a response that is not a 101; feed it the bytes from `used` on."""

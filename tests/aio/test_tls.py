@@ -488,6 +488,20 @@ def test_http_where_tls_is_spoken(tls: Place, caplog: pytest.LogCaptureFixture) 
     assert "no TLS handshake, from ('127.0.0.1', " in caplog.text and "HTTP_REQUEST" in caplog.text
 
 
+def test_a_certificate_that_the_server_wants(
+    tls: Place, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS 1.3 tells of it when the client's part of the handshake is over. RFC 8446 6.2."""
+    monkeypatch.setattr(certificates.server, "verify_mode", ssl.CERT_REQUIRED)
+
+    async def main() -> None:
+        async with tls.serve(echo) as server:
+            with pytest.raises(zcws.HandshakeError, match="handshake: .*certificate required"):
+                await tls.connect(server)
+
+    tls.run(main())
+
+
 def test_why_a_client_failed_is_in_the_log(tls: Place, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         with caplog.at_level("INFO", "zcws.server"):

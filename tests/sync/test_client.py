@@ -154,6 +154,22 @@ class TestTls:
                 zcws.sync.connect(uri, **(options if why == "name" else {}))
         assert not failures
 
+    def test_a_certificate_that_the_server_wants(
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """TLS 1.3 tells of it when the client's part of the handshake is over. RFC 8446 6.2."""
+        monkeypatch.setattr(certificates.server, "verify_mode", ssl.CERT_REQUIRED)
+
+        def run() -> None:
+            sock, _ = listening.accept()
+            with sock, contextlib.suppress(ssl.SSLError):
+                certificates.server.wrap_socket(sock, server_side=True)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(zcws.HandshakeError, match="handshake: .*certificate required") as failed:
+                zcws.sync.connect(f"wss://localhost:{listening.getsockname()[1]}/", ssl=certificates.client)
+        assert isinstance(failed.value.__cause__, ssl.SSLError)
+
     def test_a_context_without_wss_is_a_mistake(self, certificates: Certificates) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             with pytest.raises(ValueError, match="wss"):

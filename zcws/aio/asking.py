@@ -81,7 +81,7 @@ class ClientHandshake(asyncio.Protocol):
         if self._response is not None:
             self._reject(self._response)
         elif not self.done.done():
-            error = self._connector.cut_short(self._data)
+            error = self._connector.cut_short(self._data, exc)
             error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
             fail(self.done, error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl as ssl_module
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -254,13 +255,20 @@ def _shake(
     sock: socket.socket, connector: WebSocketConnector, deadline: float | None
 ) -> tuple[Response, bytes]:
     """The response to our request, and the bytes behind its head: the first frames, if it is a 101."""
-    sock.sendall(connector.request())
+    broken: Exception | None = None
+    try:
+        sock.sendall(connector.request())
+    except (ssl_module.SSLError, ConnectionError) as error:
+        broken = error  # what the server has said before it left can still be read: its answer, or an alert
     data = bytearray()
     while (response := connector.read_response(data)) is None:
-        received = _more(sock, deadline)
+        try:
+            received = _more(sock, deadline)
+        except ssl_module.SSLError as error:
+            received, broken = b"", error
         if not received:
             # retry.py: another attempt may do better.
-            raise connector.cut_short(data) from EOFError("end of stream")
+            raise connector.cut_short(data, broken) from (broken or EOFError("end of stream"))
         data += received
     behind = bytes(data[connector.used :])
     if response.status_code == 101:
