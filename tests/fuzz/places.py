@@ -1,5 +1,5 @@
-"""Where a connection of a crowd (crowd.py) lives: in the engine, on a transport of the event loop, plain or TLS, or on a
-stream of HTTP/2, of one connection for all (streams.py)."""
+"""Where a connection of a crowd (crowd.py) lives: in the engine, on a transport of the event loop, plain or TLS, or on
+a stream of HTTP/2, of one connection for all (streams.py)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,6 @@ class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
             return events, error
         return events, None
 
-
     def _begin_new_stream(self, *args: Any, **options: Any) -> Any:
         """Looser than RFC 9113 8.1.1: that a body is as long as its head says is not checked, by which h2 ends the
         connection. In the 2xx that answers a CONNECT the field means nothing (RFC 9110 9.3.6), in a handshake it is
@@ -136,8 +135,9 @@ class Heads(Encoder):  # type: ignore[misc]  # as above
     @header_table_size.setter
     def header_table_size(self, allowed: int) -> None:
         size = self.header_table.maxsize = min(allowed, _REMEMBERED)
-        least = min([*self.table_size_changes, size])
-        self.table_size_changes = [least, size] if least < size else [size]
+        told: list[int] = self.table_size_changes
+        least = min([*told, size])
+        told[:] = [least, size] if least < size else [size]
         self.header_table.resized = True
 
 
