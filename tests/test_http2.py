@@ -12,6 +12,7 @@ from zcws.handshake import accept_value
 from zcws.http import Request, Response, parse_request, parse_response
 from zcws.http2 import (
     check_request,
+    check_trailers,
     is_websocket,
     key_of,
     missing_h2,
@@ -270,6 +271,19 @@ class TestResponseFrom:
     def test_what_is_no_response(self, fields: Any) -> None:
         with pytest.raises(ValueError):
             response_from(fields, "key")
+
+
+class TestTrailers:
+    def test_any(self) -> None:
+        check_trailers([("x", "y"), ("te", "trailers")])
+
+    @pytest.mark.parametrize(
+        "field",
+        [(":path", "/"), (":Status", ""), ("Upper", "y"), ("connection", "y"), ("x", "\0"), ("te", "gzip")],
+    )
+    def test_what_no_request_may_have(self, field: tuple[str, str]) -> None:
+        with pytest.raises(ValueError):
+            check_trailers([("x", "y"), field])
 
 
 class TestResponseTo:
