@@ -128,11 +128,7 @@ class Heads(Encoder):  # type: ignore[misc]  # as above
     changes before the next one the least and the last are told. hpack tells all of them, and none where the last
     changes nothing."""
 
-    @property
-    def header_table_size(self) -> int:
-        return self.header_table.maxsize  # type: ignore[no-any-return]
-
-    @header_table_size.setter
+    @Encoder.header_table_size.setter  # type: ignore[untyped-decorator]  # as above
     def header_table_size(self, allowed: int) -> None:
         size = self.header_table.maxsize = min(allowed, _REMEMBERED)
         told: list[int] = self.table_size_changes
