@@ -227,7 +227,6 @@ class Deflater:
         "__weakref__",
         "_forgets",
         "_idle",
-        "_is_begun",
         "_is_watched",
         "_shared",
         "_stream",
@@ -262,7 +261,6 @@ class Deflater:
         self.idle_timeout: float | None = idle_timeout
         self._watch = None if self._forgets or idle_timeout is None else watch
         self._is_watched = False
-        self._is_begun = False  # a message is going out in fragments
         self._idle = 0  # ticks since the last message
         self.bytes_before: int = 0
         self.bytes_after: int = 0
@@ -308,15 +306,17 @@ class Deflater:
         return compressed if len(compressed) < len(payload) else None  # type: ignore[arg-type]
 
     def piece(self, payload: Buffer, *, last: bool) -> bytes:
-        """The next piece of a message that goes out in fragments."""
+        """The next piece of a message that goes out in fragments; the peer can inflate it without the ones behind it."""
         self._idle = 0
-        self._is_begun = not last
         stream = self._own_stream()
         compressed: bytes = stream.compress(payload)
         if last:
             compressed += _flush(stream, _SYNC_FLUSH)
             if self._forgets:
                 self._stream = None
+        elif len(payload):  # type: ignore[arg-type]
+            # Whoever sends pieces means the peer to have each before the next: zlib would keep them all to the end.
+            compressed += stream.flush(_SYNC_FLUSH)
         self.bytes_before += len(payload)  # type: ignore[arg-type]
         self.bytes_after += len(compressed)
         return compressed
@@ -340,8 +340,7 @@ class Deflater:
         """Called twice in `idle_timeout` seconds: `rest` when no message has come for that long, and half as long at
         most. Returns whether there is a context that has to be asked for again."""
         self._idle += 1
-        # Between two fragments zlib still holds the end of the first one.
-        if self._idle > _IDLE_TICKS and not self._is_begun:
+        if self._idle > _IDLE_TICKS:
             self.rest()
         self._is_watched = self._stream is not None
         return self._is_watched

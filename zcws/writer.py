@@ -122,7 +122,6 @@ class Writer(Output):
     __slots__ = (
         "_compress",
         "_compressing",
-        "_is_cut",
         "_other_frames",
         "_plain_below",
         "_utf8",
@@ -148,7 +147,6 @@ class Writer(Output):
         self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
         self._compressing = False  # that message is compressed
-        self._is_cut = False  # and cannot be finished any more
         self._utf8: Utf8 | None = None  # where that is text
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
@@ -345,14 +343,10 @@ class Writer(Output):
             self._write(first, payload)
             return
         codec = self._codec()
-        if self._is_cut:
-            raise ValueError("a fragment of this message was lost before it was sent; close the connection")
         try:
             self._write(first, codec.piece(payload, last=last))
         except BaseException:  # a signal handler's, or no memory
             codec.lose()
-            # Of the fragments before it the compressor has held a part back: without that nothing fits behind them.
-            self._is_cut = self.opcode != 0
             raise
 
     def write_frame(self, frame: Frame) -> None:
