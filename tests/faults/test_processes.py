@@ -95,8 +95,9 @@ def test_a_blocking_client_gives_a_stopped_server_up(served: Served) -> None:
 
 
 def test_a_stopped_client_is_given_up_and_the_others_are_not(kind: str) -> None:
-    """The client is a process of its own: it reads nothing, while its kernel goes on acknowledging."""
-    with server(kind, ping_interval=0.2, ping_timeout=0.2) as served, Witness(served) as witness:
+    """The client is a process of its own: it reads nothing, while its kernel goes on acknowledging. The others have the
+    same time to answer, so it is long enough for whoever waits for a processor."""
+    with server(kind, ping_interval=0.2, ping_timeout=LONG / 10) as served, Witness(served) as witness:
         command = [sys.executable, "-c", CLIENT, served.uri]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
             try:
