@@ -6,12 +6,15 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from zcws import frame
+from zcws.codes import OpCode
 from zcws.kernel import ffi, lib
+from zcws.writer import Writer
 
 # CI runs the same examples every time, so that a red run is about the change; at home every run tries others and
 # prints what repeats a failure. No deadline: time is not asserted, the machine may be busy.
@@ -51,3 +54,22 @@ def every_view() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame, "_COPIED", -1)
         yield
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every payload that a writer is given, and held: as on PyPy, where what nobody needs goes when the collector comes."""
+    payloads: list[Any] = []
+
+    def keep(name: str) -> None:
+        write = getattr(Writer, name)
+
+        def written(writer: Writer, opcode: OpCode, payload: Any, *args: Any, **options: Any) -> None:
+            payloads.append(payload)
+            write(writer, opcode, payload, *args, **options)
+
+        monkeypatch.setattr(Writer, name, written)
+
+    keep("write_message")
+    keep("write_fragment")
+    return payloads

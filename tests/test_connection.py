@@ -657,3 +657,12 @@ def test_memory_that_could_not_be_sent_is_the_callers_again() -> None:
         except ValueError:
             memory.pop()  # the traceback is there, and holds nothing of it
         assert len(memory) == 9 - i
+
+
+def test_memory_that_was_sent_is_the_callers_again(held: list[Any]) -> None:
+    connection, memory = make("server"), bytearray(b"a" * 10)
+    connection.send_bytes(memory)
+    memory += b"more"
+    connection.send_fragment(memory, text=False, last=True)
+    memory += b"more"
+    assert len(held) == 2

@@ -31,7 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitEx
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
 from zcws.keys import MaskingKeys
-from zcws.payloads import CONTROL, as_bytes, as_payload, let_go
+from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
@@ -248,9 +248,8 @@ class Connection:
         payload = as_payload(message, text=text)
         try:
             self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
-        except BaseException:
+        finally:
             let_go(payload)
-            raise
 
     def send_fragment(
         self, data: str | Buffer, *, text: bool, last: bool, compress: bool | None = None
@@ -262,9 +261,8 @@ class Connection:
             self.writer.write_fragment(
                 OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress
             )
-        except BaseException:
+        finally:
             let_go(payload)
-            raise
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is, a received one included. Raises: as `Writer.write_frame`."""
@@ -284,12 +282,12 @@ class Connection:
     def ping(self, payload: Buffer = b"") -> None:
         """A Ping. Raises: as `Writer.write_control`."""
         self.check_writable()
-        self.writer.write_control(OpCode.PING, as_bytes(payload, CONTROL))
+        self.writer.write_control(OpCode.PING, as_control_payload(payload))
 
     def pong(self, payload: Buffer = b"") -> None:
         """A Pong that nobody asked for: a heartbeat. RFC 6455 5.5.3."""
         self.check_writable()
-        self.writer.write_control(OpCode.PONG, as_bytes(payload, CONTROL))
+        self.writer.write_control(OpCode.PONG, as_control_payload(payload))
 
     @property
     def is_over(self) -> bool:

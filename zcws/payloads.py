@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
-    "CONTROL",
     "NOT_UTF8",
     "as_bytes",
     "as_control_payload",
@@ -35,7 +34,7 @@ CONTROL = "the payload of a Ping or Pong"
 def has_buffer(message: object) -> bool:
     """Whether it is bytes-like."""
     try:
-        memoryview(message)  # type: ignore[arg-type]
+        memoryview(message).release()  # type: ignore[arg-type]
     except TypeError:
         return False
     return True
@@ -68,14 +67,18 @@ def as_payload(message: Buffer, *, text: bool) -> Buffer:
 
 
 def let_go(payload: Buffer) -> None:
-    """It could not be sent. Whoever handles that may change its memory, which the traceback would hold until then."""
+    """It has been sent or copied, or could not be: its memory is the caller's again. It would be held until then by the
+    traceback of what went wrong, and on PyPy until the collector comes."""
     if type(payload) is memoryview:
         payload.release()
 
 
 def as_control_payload(payload: str | Buffer) -> bytes:
     """What a Ping or Pong carries; a copy."""
-    return payload.encode() if isinstance(payload, str) else _view(payload, CONTROL).tobytes()
+    if isinstance(payload, str):
+        return payload.encode()
+    with _view(payload, CONTROL) as view:
+        return view.tobytes()
 
 
 def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]:
@@ -92,7 +95,8 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
     opcode = OpCode.TEXT if is_text else OpCode.BINARY
     if isinstance(message, str):
         return opcode, message.encode()
-    payload = bytes(_view(message, "a message"))
+    with _view(message, "a message") as view:
+        payload = bytes(view)
     if is_text:
         check_text(payload)
     return opcode, payload

@@ -673,6 +673,17 @@ def test_a_send_that_is_cancelled_while_others_run_has_written_nothing() -> None
     asyncio.run(main())
 
 
+def test_memory_that_was_sent_may_grow(place: Place, held: list[Any]) -> None:
+    memory = bytearray(b"a" * 10)
+
+    async def act(ws: zcws.WebSocket) -> None:
+        await ws.send(memory)
+        memory.extend(b"more")
+
+    assert messages_in(sent_by(place, act)) == [(wire.BINARY, [b"a" * 10])]
+    assert len(held) == 1
+
+
 def test_a_peer_that_is_compressed_may_be_told_otherwise(place: Place) -> None:
     async def main() -> None:
         async with place.serve(swallow, compression="deflate") as server:

@@ -86,6 +86,14 @@ def test_memory_that_could_not_be_sent_is_the_callers_again(split: bool) -> None
     assert not memory
 
 
+def test_memory_that_was_sent_may_grow(held: list[Any]) -> None:
+    memory = bytearray(b"a" * 10)
+    with connected() as (ws, _):
+        ws.send(memory)
+        memory += b"more"
+    assert len(held) == 1
+
+
 def test_large_memory_that_is_refused() -> None:
     with connected() as (ws, peer):
         with pytest.raises(ValueError, match="UTF-8"):

@@ -299,9 +299,8 @@ class Writing(Stream):
         try:
             if not (may_lend and self._write_lent(opcode, payload)):
                 self.writer.write_message(opcode, payload, compress)
-        except BaseException:
+        finally:
             let_go(payload)
-            raise
 
     def _write_lent(
         self, opcode: OpCode, payload: Buffer, keep: Callable[[int], Buffer] | None = None

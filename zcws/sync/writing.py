@@ -106,9 +106,8 @@ class Writing:
             payload = as_payload(message, text=bool(text))  # type: ignore[arg-type]
             try:
                 self._write_message(_TEXT if text else _BINARY, payload, compress)
-            except BaseException:
+            finally:
                 let_go(payload)
-                raise
         elif isinstance(message, Mapping) or not isinstance(message, Iterable):
             raise TypeError(
                 f"a message is str, bytes-like, or an iterable of those, not {type(message).__name__}"
