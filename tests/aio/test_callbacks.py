@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Others, Place, RawPeer, request, soon, until
+from net import LONG, Others, Place, RawPeer, narrow, request, soon, until
 
 import zcws
 from zcws import frame, reader
@@ -264,15 +264,6 @@ class TestClosing:
                 await soon(server.wait_closed())
 
         anyplace.run(main())
-
-
-def narrow(end: Any) -> None:
-    """The system keeps a few hundred KiB each way, where it would keep up to ten MiB: a little fills it."""
-    sock = end.get_extra_info("socket")
-    if sock is None:
-        return  # a stream of HTTP/2: its windows are narrow
-    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        sock.setsockopt(socket.SOL_SOCKET, buffer, 128 * 1024)
 
 
 class TestSlowPeer:

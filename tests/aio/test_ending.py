@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, hang_up, port_of, request, soon, until
+from net import LONG, Place, RawPeer, hang_up, narrow, port_of, request, soon, until
 
 import zcws
 from zcws.aio import ending
@@ -460,9 +460,10 @@ def test_a_peer_that_says_everything_at_once_and_closes_its_side(place: Place, r
 
 
 async def fill(ws: zcws.WebSocket) -> None:
-    """Sends until the next message has to wait for the peer."""
+    """Sends until the next message has to wait for the peer: several times what the buffers on the way can hold."""
+    narrow(ws)
     while ws._drained is None:
-        ws.send_nowait(bytes(1 << 20))
+        ws.send_nowait(bytes(4 << 20))
         await asyncio.sleep(0)
 
 
@@ -496,7 +497,8 @@ def test_an_answer_that_waits_for_room_goes_out_before_the_close(
                     await ws.send(bytes(1 << 20))
             ended.append(closed.value)
 
-        async with anyplace.serve(answer) as server, anyplace.raw_client(server) as peer:
+        async with anyplace.serve(answer) as server, anyplace.raw_client(server, limit=1024) as peer:
+            narrow(peer.writer)
             await peer.send(wire.TEXT, b"answer this")
             await until(lambda: waiting)
             await peer.send_bytes(last_words)
@@ -524,9 +526,10 @@ def test_an_answer_that_was_given_up_holds_up_no_close(anyplace: Place) -> None:
             await until(lambda: ws._reader.is_concluded)
             given_up.append(ws)
 
-        async with anyplace.serve(answer) as server, anyplace.raw_client(server) as peer:
+        async with anyplace.serve(answer) as server, anyplace.raw_client(server, limit=1024) as peer:
+            narrow(peer.writer)
             await peer.send(wire.TEXT, b"answer this")
-            await until(lambda: sending)
+            await until(lambda: next(iter(server.connections))._reader.answering)
             await peer.send(wire.CLOSE, wire.close_payload(1000))
             await until(lambda: given_up)
             *frames, close = await peer.rest()
