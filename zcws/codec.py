@@ -306,7 +306,7 @@ class Deflater:
         return compressed if len(compressed) < len(payload) else None  # type: ignore[arg-type]
 
     def piece(self, payload: Buffer, *, last: bool) -> bytes:
-        """The next piece of a message that goes out in fragments; the peer can inflate it without the ones behind it."""
+        """The next piece of a message that goes out in fragments; it can be inflated without those behind it."""
         self._idle = 0
         stream = self._own_stream()
         compressed: bytes = stream.compress(payload)

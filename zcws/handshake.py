@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from zcws.errors import HandshakeError
@@ -93,7 +93,7 @@ NOT_HTTP_1_1 = "an opening handshake needs HTTP/1.1"
 #: (RFC 9110 7.6.1), and nginx speaks HTTP/1.0 to its servers, unless it is told otherwise.
 CHANGED_ON_THE_WAY = {
     NOT_A_WEBSOCKET: 'no "Upgrade: websocket" in the request (a proxy may have removed it)',
-    NOT_HTTP_1_1: f"{NOT_HTTP_1_1}, and this came in HTTP/1.0 (perhaps from a proxy that was not told to)",
+    NOT_HTTP_1_1: f"{NOT_HTTP_1_1} (a proxy may have made it HTTP/1.0)",
 }
 
 #: What is checked of a header that is not there: no header's value (RFC 9110 5.5). One that is empty is another matter.
@@ -178,7 +178,9 @@ def check_request(request: Request) -> str:
     return values["sec-websocket-key"]
 
 
-def refusal(values: dict[str, str], status: int, reason: str, headers: dict[str, str] | None = None) -> HttpError:
+def refusal(
+    values: Mapping[str, str], status: int, reason: str, headers: Mapping[str, str] | None = None
+) -> HttpError:
     """The answer to a request with these headers that breaks a rule."""
     if "sec-websocket-key" in values:
         reason = CHANGED_ON_THE_WAY.get(reason, reason)

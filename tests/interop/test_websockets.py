@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -99,6 +100,34 @@ def test_our_server_insists_on_parameters(corner: dict[str, Any]) -> None:
                 assert_agreed(agreed, corner)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_pieces_of_ours_arrive_one_by_one(compression: Any) -> None:
+    """The next piece is sent when the one before has arrived: a compressor that kept it would stop both."""
+    pieces = ["one ", "two, naïve", " three" * 20]
+
+    async def run() -> None:
+        arrived = asyncio.Semaphore(0)
+
+        async def message() -> AsyncIterator[str]:
+            for piece in pieces:
+                yield piece
+                await arrived.acquire()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await ws.send(message())
+
+        async with zcws.serve(handler, "127.0.0.1", 0, compression=compression) as server:
+            address = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with websockets.connect(address, compression=compression) as ws:
+                expected = [*pieces, ""]  # the end of an iterator is an empty fragment
+                async for piece in ws.recv_streaming():
+                    assert piece == expected.pop(0)
+                    arrived.release()
+                assert not expected
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def assert_agreed(agreed: DeflateParameters | None, corner: dict[str, Any]) -> None:
