@@ -41,8 +41,10 @@ asan() {
     export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_odr_violation=0:log_path=$copy/report
     export UBSAN_OPTIONS=print_stacktrace=1:log_path=$copy/report
     # What tests start (node, redis) inherits it and does not mind, but for Chromium, which has an allocator of its own.
+    # Memory that was freed is kept for a while, to see who still uses it: what idle connections cost cannot be measured.
     LD_PRELOAD="$(${CC:-gcc} -print-file-name=libasan.so) $(${CC:-gcc} -print-file-name=libubsan.so)" \
-        "$PYTHON" -m pytest -o timeout=900 -p no:cacheprovider --ignore=tests/interop/test_chromium.py "$@"
+        "$PYTHON" -m pytest -o timeout=900 -p no:cacheprovider --ignore=tests/interop/test_chromium.py \
+        --deselect tests/test_behaviour_deflate.py::test_idle_connections_cost_nothing_for_compression "$@"
 }
 
 suppressions() { # what the interpreter does on purpose: not ours to judge

@@ -565,8 +565,7 @@ def test_a_task_that_reads_two_connections_takes_nothing_from_a_third() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_end_of_the_only_one_is_seen_behind_its_bytes(loop: str) -> None:
+def test_the_end_of_the_only_one_is_seen_behind_its_bytes(anyloop: Place) -> None:
     """uvloop says once that a socket has an error, and never looks again: the bytes were read, and the reset behind
     them was not."""
 
@@ -582,7 +581,7 @@ def test_the_end_of_the_only_one_is_seen_behind_its_bytes(loop: str) -> None:
         with pytest.raises(zcws.ConnectionClosedError):
             await asyncio.wait_for(ws.recv(), 10)
 
-    Place(loop, None).run(main())
+    anyloop.run(main())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

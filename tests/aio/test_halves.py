@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, echo, soon, swallow, until
+from net import LONG, Place, RawPeer, echo, soon, swallow, until
 
 import zcws
 
@@ -280,7 +280,8 @@ class TestEnds:
             await peer.send(wire.CLOSE, wire.close_payload(1000))
             assert (await peer.rest())[-1].payload == wire.close_payload(1000)
 
-        handled(anyplace, handler, talk, close_timeout=0.05)
+        # Then the Close is told of; and as long again is left to answer it.
+        handled(anyplace, handler, talk, close_timeout=LONG / 100)
 
     @pytest.mark.parametrize("listens", [False, True])
     def test_the_writer_closes(self, anyplace: Place, listens: bool) -> None:
