@@ -58,7 +58,7 @@ def every_view() -> Iterator[None]:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every payload that a writer is given, and held: as on PyPy, where what nobody needs goes when the collector comes."""
+    """Every payload that a writer is given, held as on PyPy: there what nobody needs goes when the collector comes."""
     payloads: list[Any] = []
 
     def keep(name: str) -> None:
