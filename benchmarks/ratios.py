@@ -1,4 +1,4 @@
-"""python -m benchmarks.ratios FILE...: what the peers need of our CPU time in those results, as the README has it."""
+"""python -m benchmarks.ratios FILE...: what the peers need of our CPU time in those results, as docs/numbers.md has it."""
 
 from __future__ import annotations
 

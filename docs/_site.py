@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 #: Files of the repository, and their page.
 ABOUT = {
     f"{name}.md": f"about/{name.lower()}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")
-}
+} | {"benchmarks/README.md": "about/benchmarks.md"}
 HOMES = {page: path for path, page in ABOUT.items()}
 
 
@@ -26,10 +26,9 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds what lies outside of docs/."""
     for path, page in ABOUT.items():
         files.append(File.generated(config, page, content=(ROOT / path).read_text(encoding="utf-8")))
-    for example in sorted((ROOT / "examples").glob("*.py")):
-        files.append(
-            File.generated(config, f"examples/{example.name}", content=example.read_text(encoding="utf-8"))
-        )
+    for path in sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/results/*.svg")]):
+        there = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, there, content=path.read_text(encoding="utf-8")))
     return files
 
 
