@@ -1,4 +1,4 @@
-"""python -m benchmarks.ratios FILE...: what the peers need of our CPU time in those results, as docs/numbers.md has it."""
+"""python -m benchmarks.ratios FILE...: the CPU time of the peers divided by ours, the table of docs/numbers.md."""
 
 from __future__ import annotations
 

@@ -6,10 +6,12 @@ import ast
 import inspect
 import subprocess
 import sys
+import typing
 from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+from reference import entries, object_at, shown
 
 import zcws
 
@@ -43,6 +45,20 @@ def test_a_public_name_is_documented(name: str) -> None:
             and not inspect.getdoc(getattr(value, member) if not isinstance(thing, property) else thing)
         ]
         assert undocumented == []
+
+
+@pytest.mark.parametrize("path", entries())
+def test_annotations_can_be_looked_up(path: str) -> None:
+    """Dependency injection, documentation and validation call get_type_hints, which needs each name at run time."""
+    value = object_at(path)
+    functions = [value] if inspect.isfunction(value) else []
+    if inspect.isclass(value):
+        typing.get_type_hints(value)
+        members = [value.__init__, *(inspect.getattr_static(value, name) for name in shown(path))]
+        found = [getattr(member, "fget", None) or getattr(member, "__func__", member) for member in members]
+        functions = [member for member in found if inspect.isfunction(member)]
+    for function in functions:
+        typing.get_type_hints(function)
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -12,13 +12,10 @@ included: that is what was asked for.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.errors import StaleFrame
-from zcws.kernel import ffi
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from zcws.kernel import Buffer, ffi
 
 __all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 

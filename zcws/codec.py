@@ -16,14 +16,12 @@ stands behind the limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from zlib_ng import zlib_ng
 
 from zcws.extensions import MAX_STREAMS, DeflateParameters
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from zcws.kernel import Buffer
 
 __all__ = ["Deflater", "Inflater"]
 

@@ -19,7 +19,6 @@ An unsplit connection drains the bridge the moment something is put there; that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
@@ -30,14 +29,12 @@ from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
+from zcws.kernel import Buffer
 from zcws.keys import MaskingKeys
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.writer import Writer
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from zcws.buffer import WORTH_HOLDING
 from zcws.codes import CloseCode, OpCode, is_sendable_close_code
 from zcws.errors import StaleFrame
+from zcws.kernel import Buffer
 from zcws.payloads import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Buffer
 
     from zcws.pool import Pool
 

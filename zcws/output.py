@@ -7,10 +7,8 @@ touches it again, because an event loop may keep a view of it for as long as the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from zcws.kernel import Buffer
 
 __all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut"]
 

@@ -5,13 +5,9 @@ It decides what is a message and what is said of that which is none. It never wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zcws.codes import OpCode
+from zcws.kernel import Buffer
 from zcws.utf8 import is_utf8
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = [
     "NOT_UTF8",

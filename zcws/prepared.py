@@ -14,14 +14,11 @@ itself, and that is the latest part of both windows: distances are counted backw
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
 
 from zcws.codes import OpCode
 from zcws.heads import FIN, RSV1, unmasked_head
+from zcws.kernel import Buffer
 from zcws.writer import Compress, Writer
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["Prepared"]
 

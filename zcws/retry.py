@@ -27,9 +27,9 @@ __all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exceptio
 logger: logging.Logger = logging.getLogger("zcws.client")
 
 #: What `process_exception=` takes: None means that another attempt is worth it.
-ProcessException = Callable[[Exception], "Exception | None"]
+ProcessException = Callable[[Exception], Exception | None]
 #: What `reconnect_delays=` takes: called for each new series of delays, in seconds.
-Delays = Callable[[], "Iterable[float]"]
+Delays = Callable[[], Iterable[float]]
 
 #: The server, or somebody in between, is broken, restarting or too busy: for now. RFC 9110 15.6.
 TEMPORARY = frozenset((500, 502, 503, 504))

@@ -5,12 +5,9 @@ C looks at them (csrc/utf8.c); what it has to remember between two parts is here
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zcws.kernel import ffi, lib
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from zcws.kernel import Buffer, ffi, lib
 
 __all__ = ["Utf8", "is_utf8"]
 

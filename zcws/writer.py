@@ -33,7 +33,7 @@ from zcws.frame import (
     parse_close_payload,
 )
 from zcws.heads import FIN, HEADS, RSV1, unmasked_head
-from zcws.kernel import ffi, lib
+from zcws.kernel import Buffer, ffi, lib
 from zcws.output import SEGMENT, Output
 from zcws.payloads import NOT_UTF8, check_text
 from zcws.pool import Pool
@@ -43,8 +43,6 @@ from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY
 from zcws.utf8 import Utf8
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from zcws.kernel import CData
 
 __all__ = ["Compress", "Writer"]

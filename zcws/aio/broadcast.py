@@ -28,18 +28,16 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zcws.aio.engine import together
 from zcws.aio.websocket import WebSocket
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
+from zcws.kernel import Buffer
 from zcws.payloads import as_message
 from zcws.prepared import Prepared
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["Delivery", "Slow", "broadcast", "check_slow"]
 

@@ -31,14 +31,13 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.http2 import missing_h2
+from zcws.kernel import Unpack
 from zcws.keys import MaskingKeys
 from zcws.options import checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, timed_out, unix_uri
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from zcws.aio.http2_asking import Http2Client
 
 __all__ = ["connect", "unix_connect"]

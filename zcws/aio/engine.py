@@ -29,18 +29,15 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from zcws.inlet import Inlet
-from zcws.kernel import ffi, lib
+from zcws.kernel import Buffer, ffi, lib
 from zcws.pool import Pool
 from zcws.registry import Registry
 from zcws.ring import Ring
 from zcws.rows import ROW, Rows, copy_words
 from zcws.writer import Writer
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["IN", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
 

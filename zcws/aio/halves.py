@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
 from zcws.bridge import Bridge, Reply
 from zcws.codes import CloseCode
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from zcws.kernel import Self
 
 __all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
 

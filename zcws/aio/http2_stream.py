@@ -19,14 +19,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
+from zcws.kernel import Buffer
 from zcws.options import USUAL_MARKS, water_marks
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["Carrier", "Http2Stream"]
 

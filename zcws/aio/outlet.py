@@ -24,13 +24,12 @@ from zcws.aio.transport import EngineTransport
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
+from zcws.kernel import Buffer
 from zcws.options import USUAL_MARKS
 from zcws.output import CORK
 from zcws.scratch import masked_size
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from zcws.kernel import CData
     from zcws.writer import Writer
 

@@ -17,13 +17,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.aio.below import end_writing
+from zcws.kernel import Buffer
 from zcws.options import USUAL_MARKS, water_marks
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["IN_A_TURN", "PART", "Paced", "pace"]
 

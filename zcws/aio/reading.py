@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from zcws.kernel import Self
 
 __all__ = ["Batches", "IncomingStream", "Reading"]
 

@@ -20,17 +20,15 @@ import asyncio
 import weakref
 from collections.abc import Collection
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.aio.broadcast import Slow, broadcast, check_slow
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
 from zcws.aio.room import Members, Membership
 from zcws.aio.websocket import WebSocket
 from zcws.codes import OpCode
+from zcws.kernel import Buffer, Self
 from zcws.payloads import as_message
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
 
 __all__ = ["RedisRoom", "RedisRooms"]
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
 from zcws.aio.websocket import WebSocket
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+from zcws.kernel import Buffer, Self
 
 __all__ = ["Members", "Membership", "Room"]
 

@@ -16,7 +16,7 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse, ServerHandshake
@@ -42,6 +42,7 @@ from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
 from zcws.http2 import ALPN, missing_h2
+from zcws.kernel import Self, Unpack
 from zcws.options import (
     LONGEST,
     Limits,
@@ -53,9 +54,6 @@ from zcws.options import (
 )
 from zcws.route import check_has_unix_sockets
 from zcws.router import check_handler
-
-if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
 

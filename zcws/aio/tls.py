@@ -23,13 +23,11 @@ import logging
 import ssl
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.aio.pacing import pace
 from zcws.aio.wake import fail
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from zcws.kernel import Buffer
 
 __all__ = ["Tls", "has_better"]
 

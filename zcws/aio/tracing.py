@@ -13,14 +13,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.aio.websocket import WebSocket
 from zcws.errors import printable
+from zcws.kernel import Buffer
 from zcws.trace import Tracer
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["TracedWebSocket", "websocket_class"]
 

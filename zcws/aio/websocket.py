@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
 from zcws.closing import State
 from zcws.codes import CloseCode
+from zcws.kernel import Self
 from zcws.stats import Known, Stats, stats_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["WebSocket"]
 

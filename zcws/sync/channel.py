@@ -30,7 +30,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zcws.inlet import Inlet
-from zcws.kernel import ffi, lib
+from zcws.kernel import Buffer, ffi, lib
 from zcws.output import MOST_SEGMENTS, behind
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -38,8 +38,6 @@ from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
 from zcws.sync.deadline import after, is_past, left
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from zcws.kernel import CData
 
 __all__ = [

@@ -12,7 +12,7 @@ import socket
 import ssl as ssl_module
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -22,6 +22,7 @@ from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
+from zcws.kernel import Unpack
 from zcws.keys import MaskingKeys
 from zcws.options import (
     CLIENT_HINTS,
@@ -40,9 +41,6 @@ from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.sync.reach import reach
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 __all__ = ["connect", "reconnect", "unix_connect"]
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from zcws.bridge import Bridge, Reply
 from zcws.closing import State
@@ -35,6 +35,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame, close_payload
+from zcws.kernel import Buffer
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
@@ -43,9 +44,6 @@ from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading, end_of_lingering, lingers
 from zcws.sync.writing import sending_failed
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["BridgeHalf", "Halves", "ReaderHalf", "WriterHalf"]
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
@@ -22,14 +22,12 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
+from zcws.kernel import Self
 from zcws.options import Timeouts, checked_wait
 from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.deadline import after, is_past
 from zcws.sync.keepalive import Keepalive
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["IncomingStream", "Reading", "end_of_lingering", "lingers"]
 

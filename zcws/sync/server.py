@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.callables import abandon
@@ -35,6 +35,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import Hook, hooks_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
+from zcws.kernel import Self, Unpack
 from zcws.options import (
     SERVER_HINTS,
     Limits,
@@ -55,15 +56,12 @@ from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.stream import WebSocket
 
-if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
-
 __all__ = ["Server", "serve", "unix_serve"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
 Handler = Callable[[WebSocket], None]
-ProcessRequest = Callable[["Server", Request], "Response | None"]
+ProcessRequest = Callable[["Server", Request], Response | None]
 
 #: Threads at once when the caller does not say: each costs a stack, and a machine has a few cores.
 MAX_CONNECTIONS = 1000

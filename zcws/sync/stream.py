@@ -21,13 +21,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
+from zcws.kernel import Buffer, Self
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of
@@ -37,9 +38,6 @@ from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading
 from zcws.sync.writing import Writing
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
 
 __all__ = ["WebSocket"]
 

@@ -19,7 +19,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, close_payload
 from zcws.heads import FIN
-from zcws.kernel import ffi
+from zcws.kernel import Buffer, ffi
 from zcws.options import Timeouts
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
@@ -28,8 +28,6 @@ from zcws.sync.deadline import lock_timeout
 from zcws.sync.in_order import InOrder
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from zcws.kernel import CData
 
 __all__ = ["OutgoingStream", "Writing", "sending_failed"]
