@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     bench.add_argument("--duration", type=seconds, default=5.0, help="seconds (default: %(default)s)")
     bench.add_argument("--binary", action="store_true", help="binary messages in place of text")
     bench.add_argument(
-        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
+        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop (default: %(default)s)"
     )
     bench.set_defaults(run=run)
 

@@ -163,31 +163,31 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME:VALUE",
-        help="one more header of the request",
+        help="a header to add to the request; again for more",
     )
-    parser.add_argument("--subprotocol", action="append", metavar="NAME", help="one to offer")
+    parser.add_argument("--subprotocol", action="append", metavar="NAME", help="a subprotocol to offer; again for more")
     parser.add_argument(
-        "--origin", type=origin, metavar="ORIGIN", help="what Origin says, as a browser's does"
+        "--origin", type=origin, metavar="ORIGIN", help="the header Origin, as browsers send it"
     )
     parser.add_argument("--compression", action="store_true", help="offer permessage-deflate")
-    parser.add_argument("--http2", action="store_true", help="over HTTP/2, where the server speaks it")
+    parser.add_argument("--http2", action="store_true", help="use HTTP/2 if the server speaks it")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--proxy",
         type=proxy,
         default=True,
         metavar="URL",
-        help="http://, https:// or socks5h://HOST:PORT (default: what the environment says)",
+        help="http://, https:// or socks5h://HOST:PORT (default: from the environment)",
     )
     ways.add_argument(
-        "--no-proxy", dest="proxy", action="store_const", const=None, help="whatever the environment says"
+        "--no-proxy", dest="proxy", action="store_const", const=None, help="use no proxy"
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=10,
         metavar="SECONDS",
-        help="for the opening, all of it (default: %(default)s)",
+        help="for the whole opening (default: %(default)s)",
     )
 
 

@@ -42,7 +42,7 @@ __all__ = ["add"]
 #: The connection was there, and ended badly.
 ENDED_BADLY = 3
 
-HELP = "/ping [text]   /hex 00 ff ...   /close [code [reason]]   /help   // begins a message with a slash"
+HELP = "/ping [text], /hex 00 ff ..., /close [code [reason]], /help; // begins a message with a slash"
 
 
 def add(commands: Any) -> None:
@@ -59,14 +59,14 @@ def add(commands: Any) -> None:
         type=seconds_or_none_at_all,
         default=1.0,
         metavar="SECONDS",
-        help="at the end of a pipe: wait that long for one more answer (default: %(default)s)",
+        help="at the end of the input: wait that long for one more message (default: %(default)s)",
     )
     connect.add_argument(
         "--max-size",
         type=at_least_one,
         default=MAX_SIZE,
         metavar="BYTES",
-        help="of a message to accept (default: %(default)s)",
+        help="the largest message to accept (default: %(default)s)",
     )
     connect.set_defaults(run=run)
 

@@ -41,26 +41,26 @@ def add(commands: Any) -> None:
     service = serve.add_mutually_exclusive_group()
     service.add_argument("--echo", action="store_true", help="send every message back")
     service.add_argument("--chat", action="store_true", help="send every message to everybody")
-    serve.add_argument("--static", metavar="DIR", help="answer GET with the files in there")
+    serve.add_argument("--static", metavar="DIR", help="answer GET with the files in this folder")
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     serve.add_argument("--port", type=port, default=PORT, help="0 takes a free one (default: %(default)s)")
     serve.add_argument("--ssl-cert", metavar="FILE", help="certificate chain (PEM), for wss")
     serve.add_argument("--ssl-key", metavar="FILE", help="its key, where it is not in the same file")
     serve.add_argument(
-        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="(default: %(default)s)"
+        "--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop (default: %(default)s)"
     )
     serve.add_argument("--compression", action="store_true", help="agree to permessage-deflate")
-    serve.add_argument("--http2", action="store_true", help="speak HTTP/2 with those who want it (RFC 8441)")
+    serve.add_argument("--http2", action="store_true", help="speak HTTP/2, too (RFC 8441)")
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
     serve.add_argument(
-        "--workers", type=at_least_one, metavar="N", help="as many processes, and one that looks after them"
+        "--workers", type=at_least_one, metavar="N", help="run N processes on the port, and replace those that die"
     )
     serve.add_argument(
         "--drain",
         type=seconds_or_none_at_all,
         default=0,
         metavar="SECONDS",
-        help="SIGTERM: wait that long for clients to leave by themselves",
+        help="after SIGTERM, wait that long for clients to leave by themselves",
     )
     serve.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # stdin's end is ours too
     serve.set_defaults(run=run, parser=serve)
