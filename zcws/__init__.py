@@ -1,5 +1,11 @@
 """zcws: WebSocket (RFC 6455, RFC 7692) for Python, with as few copies as the wire allows.
 
+    async with zcws.connect(uri) as ws:                    a client; help(zcws.connect) has its options
+    async with zcws.serve(handler, host, port) as server:  a server; help(zcws.serve)
+    help(zcws.WebSocket)                                   what can be done with a connection
+    import zcws.sync                                       the same on blocking sockets, for threads
+    zcws.Connection                                        the protocol without I/O
+
 Names are loaded when they are first used: importing zcws does not import asyncio.
 """
 

@@ -57,32 +57,35 @@ class connect:
         ssl: for wss: a context, or the path of a file with the certificates to trust; by default what the system
             trusts. The certificate and its name are checked unless a context says otherwise.
         server_hostname: the name to check, where it is not the URI's.
-        origin: what `Origin` says; browsers send it, others need not.
-        subprotocols: those spoken here, best first.
+        origin: the header `Origin`; browsers send it, other clients need not.
+        subprotocols: names to offer, best first.
         compression: `Deflate(...)`, "deflate" for its defaults, or None.
-        no_masking: True offers unmasked frames over TLS; "insecure" in the clear too.
-        additional_headers, user_agent_header: more headers of the request, and what `User-Agent` says.
+        no_masking: True offers unmasked frames over TLS, "insecure" also without TLS.
+        additional_headers: headers to add to the request.
+        user_agent_header: what `User-Agent` says; None leaves it out.
         basic_auth, bearer: credentials, as `("user", "password")` or as a token; not both, and not in the URI as well.
         proxy: "http://", "https://", "socks5h://" (or socks5, socks4a, socks4), then `user:password@host:port`;
-            True for what the environment says (`wss_proxy`, `https_proxy`, `all_proxy` and so on; `no_proxy`), None
+            True for that of the environment (`wss_proxy`, `https_proxy`, `all_proxy` and so on; `no_proxy`), None
             for none. SOCKS needs the extra `proxy`.
         proxy_ssl, proxy_server_hostname: as `ssl` and `server_hostname`, for an https:// proxy.
         open_timeout: seconds to connect and for the opening handshake, TLS included.
-        on_frame: called with the connection and each frame straight from the scan; see `serve`.
+        on_frame: called with the connection and each frame, where the bytes arrive; see `serve`.
         max_redirects: redirects to follow; never from wss to ws, and credentials stay with their host.
         host, port, sock, path: another place to connect to than the URI's, an existing socket, or a Unix socket's path.
-        http2: over HTTP/2 where the server speaks it (RFC 8441), one connection a WebSocket. Needs the extra `http2`;
-            over TLS the context asks for it from now on (ALPN), in the clear the server has to speak it.
-        process_exception: for `async for`: says whether an error is fatal by returning it (or another), or None to try
-            again; by default `zcws.process_exception`.
-        reconnect_delays: for `async for`: called for a new series of seconds to wait; by default `zcws.backoff`.
+        http2: True uses HTTP/2 (RFC 8441), with one TCP connection for each WebSocket. Needs the extra `http2`. Over
+            TLS the server chooses the version, and the context that is given asks for it from now on (ALPN); without
+            TLS the server has to speak it.
+        process_exception: for `async for`: is given an error, and returns None to try again, or the exception to raise;
+            by default `zcws.process_exception`.
+        reconnect_delays: for `async for`: called without arguments, returns an iterable of seconds to wait; by default
+            `zcws.backoff`.
         others: passed on to `loop.create_connection`: `local_addr`, `happy_eyeballs_delay` and so on.
         close_timeout, ping_interval, ping_timeout, max_size, max_fragments, write_limit, write_timeout: see `serve`.
 
     Raises:
         HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
             no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
-        ValueError, TypeError: the URI is not one, or an option means nothing; at once, where it is seen at once.
+        ValueError, TypeError: the URI or an option is wrong; raised by the call itself wherever that can be known.
     """
 
     def __init__(

@@ -370,36 +370,38 @@ class serve:
     Args:
         handler: a coroutine function, or a `Router` of them; the connection is closed when it returns, with 1011 when
             it raises. None where `on_frame` does everything.
-        on_frame: a function that is called with the connection and each frame straight from the scan, in no task:
-            messages, Ping and Pong; of the Close `ws.add_end_callback` tells. The frame is good until it returns. An
-            exception in it fails the connection with 1011.
+        on_frame: a plain function that is called with the connection and each frame, where the bytes arrive and in no
+            task: whole messages, Ping and Pong. (The end of a connection is for `ws.add_end_callback`.) The frame is
+            good until the function returns. An exception in it closes the connection with 1011.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
         sock, path: an existing socket, or a Unix socket's path, in their place.
         ssl: a context, for wss.
         origins: the values of `Origin` that may connect: str, patterns, None for none at all. Without it any may.
-        subprotocols: those spoken here, best first.
-        select_subprotocol: chooses from the client's list in their place.
+        subprotocols: names that the server speaks, best first.
+        select_subprotocol: in place of them, a function that is given the client's list and returns one of it, or None.
         compression: `Deflate(...)`, "deflate" for its defaults, or None.
-        no_masking: True agrees to unmasked frames over TLS; "insecure" in the clear too.
-        process_request: called with the handshake and the request; a response that it returns is sent instead. Or
-            several, asked in order until one answers. A plain function costs no task, a coroutine does.
-        process_response: called with both and the response, which it may replace.
-        extra_headers, server_header: more headers of a 101, and what `Server` says.
+        no_masking: True agrees to unmasked frames over TLS, "insecure" also without TLS.
+        process_request: called with the handshake and the request; returns None to let the client in, or a response,
+            which is sent instead. Or a list of functions, called in order until one returns a response. A coroutine
+            function costs a task, a plain one does not.
+        process_response: called with the handshake, the request and the response; may return another response.
+        extra_headers: headers to add to the response that opens a connection (101).
+        server_header: what `Server` says; None leaves it out.
         open_timeout: seconds for the opening handshake.
         close_timeout: seconds for the closing handshake, counted from the Close; as long again while the peer goes on
             reading what was sent before it.
         ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off. For all five of
             these times `math.inf` is None.
         max_size: bytes of a message to accept; max_fragments: its frames.
-        write_limit: bytes that may wait in the transport before `send` does; or a pair, high and low.
-        write_timeout: seconds that the transport may be full before the connection is failed.
-        http2: speaks HTTP/2 with those who want it, many WebSockets to a connection (RFC 8441). Needs the extra
-            `http2`; over TLS the context offers it from now on (ALPN).
+        write_limit: bytes that may wait to be sent before `send` waits; or a pair, high and low.
+        write_timeout: seconds that more than `write_limit` may wait before the connection is closed with 1011.
+        http2: True speaks HTTP/2 as well, with many WebSockets on a TCP connection (RFC 8441). Needs the extra `http2`.
+            The context that is given offers it from now on (ALPN).
         others: passed on to `loop.create_server`: `backlog`, `reuse_port`, `family`, `start_serving` and so on.
 
     Raises:
-        OSError: the address cannot be had.
-        ValueError, TypeError: an option or a function means nothing; at once.
+        OSError: nobody can listen at this address (it is in use, for example).
+        ValueError, TypeError: an option or a function is wrong; raised by the call itself.
     """
 
     def __init__(

@@ -165,7 +165,9 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:VALUE",
         help="a header to add to the request; again for more",
     )
-    parser.add_argument("--subprotocol", action="append", metavar="NAME", help="a subprotocol to offer; again for more")
+    parser.add_argument(
+        "--subprotocol", action="append", metavar="NAME", help="a subprotocol to offer; again for more"
+    )
     parser.add_argument(
         "--origin", type=origin, metavar="ORIGIN", help="the header Origin, as browsers send it"
     )
@@ -179,9 +181,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="http://, https:// or socks5h://HOST:PORT (default: from the environment)",
     )
-    ways.add_argument(
-        "--no-proxy", dest="proxy", action="store_const", const=None, help="use no proxy"
-    )
+    ways.add_argument("--no-proxy", dest="proxy", action="store_const", const=None, help="use no proxy")
     parser.add_argument(
         "--timeout",
         type=seconds,

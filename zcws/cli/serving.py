@@ -53,7 +53,10 @@ def add(commands: Any) -> None:
     serve.add_argument("--http2", action="store_true", help="speak HTTP/2, too (RFC 8441)")
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
     serve.add_argument(
-        "--workers", type=at_least_one, metavar="N", help="run N processes on the port, and replace those that die"
+        "--workers",
+        type=at_least_one,
+        metavar="N",
+        help="run N processes on the port, and replace those that die",
     )
     serve.add_argument(
         "--drain",

@@ -49,7 +49,9 @@ def add(commands: Any) -> None:
         description="A proxy: point the client at it, and see what the two say to each other.",
     )
     add_server(trace)
-    trace.add_argument("--listen", type=port, default=9000, metavar="PORT", help="port of the proxy (default: %(default)s)")
+    trace.add_argument(
+        "--listen", type=port, default=9000, metavar="PORT", help="port of the proxy (default: %(default)s)"
+    )
     trace.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     trace.set_defaults(run=run)
 
