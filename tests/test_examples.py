@@ -214,6 +214,25 @@ def test_what_blocking_sockets_lack(page: str, word: str, asynchronous: set[str]
     assert blocking - asynchronous <= said <= blocking
 
 
+@pytest.mark.parametrize("function", [zcws_package.connect, zcws_package.serve, sync.connect, sync.serve])
+def test_every_option_stands_on_a_page(function: Any) -> None:
+    """Somewhere else than in the tables for those who come from another library."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "migrating.md")
+    assert options_of(function) - set(re.findall(r"\w+", pages)) == set()
+
+
+def test_every_option_of_the_command_line_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for command in ("connect", "serve", "bench", "trace"):
+        help_text = zcws(command, "--help").stdout
+        assert (
+            set(re.findall(r"--[a-z][\w-]+", help_text))
+            - {"--help"}
+            - set(re.findall(r"--[a-z][\w-]+", page))
+            == set()
+        )
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_extras_are_spelled_for_a_clone(page: Path) -> None:
     """A reader has the repository; README and the index say how a release spells them."""
