@@ -14,8 +14,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from zcws.annotations import Buffer
 from zcws.errors import StaleFrame
-from zcws.kernel import Buffer, ffi
+from zcws.kernel import ffi
 
 __all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 

@@ -20,8 +20,8 @@ from typing import Any, cast
 
 from zlib_ng import zlib_ng
 
+from zcws.annotations import Buffer
 from zcws.extensions import MAX_STREAMS, DeflateParameters
-from zcws.kernel import Buffer
 
 __all__ = ["Deflater", "Inflater"]
 

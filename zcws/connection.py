@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from zcws.annotations import Buffer
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.closing import Event, State, next_state
@@ -29,7 +30,6 @@ from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
-from zcws.kernel import Buffer
 from zcws.keys import MaskingKeys
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool

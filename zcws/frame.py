@@ -10,10 +10,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from zcws.annotations import Buffer
 from zcws.buffer import WORTH_HOLDING
 from zcws.codes import CloseCode, OpCode, is_sendable_close_code
 from zcws.errors import StaleFrame
-from zcws.kernel import Buffer
 from zcws.payloads import as_bytes
 
 if TYPE_CHECKING:

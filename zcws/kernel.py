@@ -3,41 +3,16 @@
 Everybody gets `ffi` and `lib` here, and only here, so that ZCWS_KERNEL has been read before the core is used for the
 first time. It names one kernel (`python -m zcws info` lists them); without it the best that this CPU can run is used.
 A name that cannot be had is an error and not a slower choice: whoever forces a kernel measures or tests it.
-
-What annotations of all floors name stands here too: C's data, and what the `typing` of older Pythons lacks.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer as Buffer
-    from typing_extensions import Self as Self
-    from typing_extensions import Unpack as Unpack
-
     from zcws._kernel import CBuffer as CBuffer
     from zcws._kernel import CData as CData
-else:  # pragma: no cover - one half of it in each Python
-    # `typing.get_type_hints` looks up what annotations say, and frameworks call it. Older Pythons have these names in
-    # typing_extensions alone, which takes longer to import than the core and need not be there.
-    if sys.version_info >= (3, 11):
-        from typing import Self, Unpack
-    else:
-        from typing import TypeVar
-
-        Self = TypeVar("Self")
-
-        class Unpack:
-            def __class_getitem__(cls, options):
-                return options
-
-    if sys.version_info >= (3, 12):
-        from collections.abc import Buffer
-    else:
-        Buffer = bytes | bytearray | memoryview
 
 try:
     from zcws._kernel import ffi, lib
@@ -49,7 +24,7 @@ except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; 
         "installed elsewhere: start Python from another directory, or run `python build_ffi.py` in the clone"
     ) from None
 
-__all__ = ["Buffer", "Self", "Unpack", "available", "build_info", "ffi", "in_use", "lib", "use"]
+__all__ = ["available", "build_info", "ffi", "in_use", "lib", "use"]
 
 
 def available() -> list[str]:

@@ -111,7 +111,7 @@ class Leasing(Outcome):
         return wide
 
     def _put_by(self, ring: Ring) -> None:
-        """Only the beginning of a frame is in it, and no view is held: where rings are short, a short one is kept apart.
+        """Only the beginning of a frame is in it, and no view is held: where rings are few, a short one is kept apart.
 
         To map a ring for each of hundreds of connections in the middle of a message costs more than the message.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from zcws.kernel import Buffer
+from zcws.annotations import Buffer
 
 __all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut"]
 

@@ -5,8 +5,8 @@ It decides what is a message and what is said of that which is none. It never wr
 
 from __future__ import annotations
 
+from zcws.annotations import Buffer
 from zcws.codes import OpCode
-from zcws.kernel import Buffer
 from zcws.utf8 import is_utf8
 
 __all__ = [

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from zcws.annotations import Buffer
 from zcws.codes import OpCode
 from zcws.heads import FIN, RSV1, unmasked_head
-from zcws.kernel import Buffer
 from zcws.writer import Compress, Writer
 
 __all__ = ["Prepared"]

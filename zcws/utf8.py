@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zcws.kernel import Buffer, ffi, lib
+from zcws.annotations import Buffer
+from zcws.kernel import ffi, lib
 
 __all__ = ["Utf8", "is_utf8"]
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zcws.annotations import Buffer
 from zcws.bridge import Reply
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
@@ -33,7 +34,7 @@ from zcws.frame import (
     parse_close_payload,
 )
 from zcws.heads import FIN, HEADS, RSV1, unmasked_head
-from zcws.kernel import Buffer, ffi, lib
+from zcws.kernel import ffi, lib
 from zcws.output import SEGMENT, Output
 from zcws.payloads import NOT_UTF8, check_text
 from zcws.pool import Pool

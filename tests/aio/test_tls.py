@@ -496,7 +496,7 @@ def test_a_certificate_that_the_server_wants(
 
     async def main() -> None:
         async with tls.serve(echo) as server:
-            with pytest.raises(zcws.HandshakeError, match="handshake: .*certificate required"):
+            with pytest.raises(zcws.HandshakeError, match=r"handshake: .*certificate required"):
                 await tls.connect(server)
 
     tls.run(main())

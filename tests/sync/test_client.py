@@ -166,7 +166,7 @@ class TestTls:
                 certificates.server.wrap_socket(sock, server_side=True)
 
         with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
-            with pytest.raises(zcws.HandshakeError, match="handshake: .*certificate required") as failed:
+            with pytest.raises(zcws.HandshakeError, match=r"handshake: .*certificate required") as failed:
                 zcws.sync.connect(f"wss://localhost:{listening.getsockname()[1]}/", ssl=certificates.client)
         assert isinstance(failed.value.__cause__, ssl.SSLError)
 

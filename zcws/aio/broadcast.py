@@ -32,10 +32,10 @@ from typing import Any, Literal
 
 from zcws.aio.engine import together
 from zcws.aio.websocket import WebSocket
+from zcws.annotations import Buffer
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
-from zcws.kernel import Buffer
 from zcws.payloads import as_message
 from zcws.prepared import Prepared
 

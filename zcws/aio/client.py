@@ -22,6 +22,7 @@ from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
 from zcws.aio.wake import in_time
 from zcws.aio.websocket import WebSocket
+from zcws.annotations import Unpack
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
@@ -31,7 +32,6 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
 from zcws.http2 import missing_h2
-from zcws.kernel import Unpack
 from zcws.keys import MaskingKeys
 from zcws.options import checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception

@@ -31,8 +31,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
+from zcws.annotations import Buffer
 from zcws.inlet import Inlet
-from zcws.kernel import Buffer, ffi, lib
+from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.registry import Registry
 from zcws.ring import Ring

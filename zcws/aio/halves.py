@@ -20,9 +20,9 @@ from collections.abc import Callable
 
 from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
+from zcws.annotations import Self
 from zcws.bridge import Bridge, Reply
 from zcws.codes import CloseCode
-from zcws.kernel import Self
 
 __all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
 

@@ -128,13 +128,14 @@ class Heads(Encoder):  # type: ignore[misc]  # as above
     changes before the next one the least and the last are told. hpack tells all of them, and none where the last
     changes nothing."""
 
-    @Encoder.header_table_size.setter  # type: ignore[untyped-decorator]  # as above
-    def header_table_size(self, allowed: int) -> None:
+    def _allow(self, allowed: int) -> None:
         size = self.header_table.maxsize = min(allowed, _REMEMBERED)
         told: list[int] = self.table_size_changes
         least = min([*told, size])
         told[:] = [least, size] if least < size else [size]
         self.header_table.resized = True
+
+    header_table_size = Encoder.header_table_size.setter(_allow)
 
 
 def _make_h2(*, is_client: bool) -> H2Connection:

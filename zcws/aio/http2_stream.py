@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
-from zcws.kernel import Buffer
+from zcws.annotations import Buffer
 from zcws.options import USUAL_MARKS, water_marks
 
 __all__ = ["Carrier", "Http2Stream"]

@@ -21,10 +21,10 @@ from zcws.aio.keepalive import stood_still
 from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport
+from zcws.annotations import Buffer
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.heads import unmasked_head
-from zcws.kernel import Buffer
 from zcws.options import USUAL_MARKS
 from zcws.output import CORK
 from zcws.scratch import masked_size

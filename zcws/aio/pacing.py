@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from zcws.aio.below import end_writing
-from zcws.kernel import Buffer
+from zcws.annotations import Buffer
 from zcws.options import USUAL_MARKS, water_marks
 
 __all__ = ["IN_A_TURN", "PART", "Paced", "pace"]

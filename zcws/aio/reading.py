@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
+from zcws.annotations import Self
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.kernel import Self
 
 __all__ = ["Batches", "IncomingStream", "Reading"]
 

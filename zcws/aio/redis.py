@@ -26,8 +26,8 @@ from zcws.aio.broadcast import Slow, broadcast, check_slow
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
 from zcws.aio.room import Members, Membership
 from zcws.aio.websocket import WebSocket
+from zcws.annotations import Buffer, Self
 from zcws.codes import OpCode
-from zcws.kernel import Buffer, Self
 from zcws.payloads import as_message
 
 __all__ = ["RedisRoom", "RedisRooms"]

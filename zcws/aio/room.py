@@ -10,7 +10,7 @@ from types import TracebackType
 
 from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
 from zcws.aio.websocket import WebSocket
-from zcws.kernel import Buffer, Self
+from zcws.annotations import Buffer, Self
 
 __all__ = ["Members", "Membership", "Room"]
 

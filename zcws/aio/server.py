@@ -29,6 +29,7 @@ from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.wake import is_cancelled
 from zcws.aio.websocket import WebSocket
+from zcws.annotations import Self, Unpack
 from zcws.callables import check_call, name_of
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -42,7 +43,6 @@ from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http import Request, Response
 from zcws.http2 import ALPN, missing_h2
-from zcws.kernel import Self, Unpack
 from zcws.options import (
     LONGEST,
     Limits,

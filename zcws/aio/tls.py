@@ -27,7 +27,7 @@ from typing import Any
 
 from zcws.aio.pacing import pace
 from zcws.aio.wake import fail
-from zcws.kernel import Buffer
+from zcws.annotations import Buffer
 
 __all__ = ["Tls", "has_better"]
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from zcws.aio.websocket import WebSocket
+from zcws.annotations import Buffer
 from zcws.errors import printable
-from zcws.kernel import Buffer
 from zcws.trace import Tracer
 
 __all__ = ["TracedWebSocket", "websocket_class"]

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.below import is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
-from zcws.kernel import Buffer, lib
+from zcws.annotations import Buffer
+from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
 from zcws.output import MOST_SEGMENTS, behind, cut
 from zcws.scratch import SCRATCH_CAPACITY

@@ -10,9 +10,9 @@ from typing import Any
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
+from zcws.annotations import Self
 from zcws.closing import State
 from zcws.codes import CloseCode
-from zcws.kernel import Self
 from zcws.stats import Known, Stats, stats_of
 
 __all__ = ["WebSocket"]

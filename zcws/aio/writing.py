@@ -14,11 +14,11 @@ from typing import Any
 
 from zcws.aio.keepalive import Latency
 from zcws.aio.stream import Stream
+from zcws.annotations import Buffer, Self
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
-from zcws.kernel import Buffer, Self
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
 

@@ -29,8 +29,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zcws.annotations import Buffer
 from zcws.inlet import Inlet
-from zcws.kernel import Buffer, ffi, lib
+from zcws.kernel import ffi, lib
 from zcws.output import MOST_SEGMENTS, behind
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from zcws.annotations import Unpack
 from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
@@ -22,7 +23,6 @@ from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.http import Response
-from zcws.kernel import Unpack
 from zcws.keys import MaskingKeys
 from zcws.options import (
     CLIENT_HINTS,

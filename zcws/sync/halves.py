@@ -29,13 +29,13 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
+from zcws.annotations import Buffer
 from zcws.bridge import Bridge, Reply
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame, close_payload
-from zcws.kernel import Buffer
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, TypeVar, overload
 
+from zcws.annotations import Self
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.closing import LINGER
@@ -22,7 +23,6 @@ from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
-from zcws.kernel import Self
 from zcws.options import Timeouts, checked_wait
 from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel

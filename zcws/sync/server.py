@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.annotations import Self, Unpack
 from zcws.callables import abandon
 from zcws.codes import CloseCode
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -35,7 +36,6 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import Hook, hooks_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
-from zcws.kernel import Self, Unpack
 from zcws.options import (
     SERVER_HINTS,
     Limits,

@@ -23,12 +23,12 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from zcws.annotations import Buffer, Self
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
-from zcws.kernel import Buffer, Self
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of

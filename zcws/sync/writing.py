@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from zcws.annotations import Buffer
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame, close_payload
 from zcws.heads import FIN
-from zcws.kernel import Buffer, ffi
+from zcws.kernel import ffi
 from zcws.options import Timeouts
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
