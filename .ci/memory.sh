@@ -48,23 +48,27 @@ asan() {
 }
 
 suppressions() { # what the interpreter does on purpose: not ours to judge
-    cat <<'SUPP'
+    for interpreter in '*/libpython3*' '*/bin/python3*'; do # as a library, and where it is none
+        cat <<SUPP
 {
    the interpreter's own, wherever it is called from
    Memcheck:Cond
-   obj:*libpython3*
+   obj:$interpreter
 }
 {
    the same, a value
    Memcheck:Value8
-   obj:*libpython3*
+   obj:$interpreter
 }
 {
    glibc's own for 32 bytes at a time, which valgrind does not replace: it reads whole words, of strings that Python compares
    Memcheck:Addr32
    fun:__wmemcmp_avx2*
-   obj:*libpython3*
+   obj:$interpreter
 }
+SUPP
+    done
+    cat <<'SUPP'
 {
    the interpreter's own modules
    Memcheck:Value8
