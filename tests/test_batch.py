@@ -95,6 +95,22 @@ def test_payloads_of_messages_in_pieces() -> None:
     assert repr(found) == "<Batch, 4 frames>"
 
 
+def test_a_batch_of_a_message_that_landed_outside_of_the_ring() -> None:
+    """What comes next has a ring again, which is given back."""
+    connection = connect(Pool(SMALL))
+    reader, large = connection.reader, bytes(10 * SMALL)
+    rest = memoryview(wire.frame(BINARY, large))
+    while rest:
+        assert reader.read_message() is NEED_MORE
+        rest = rest[reader.receive_bytes(rest) :]
+    found = batch(connection)
+    assert list(found.payloads) == [large]
+    assert reader.read_batch() is NEED_MORE
+    send(connection, *wire.fragments(TEXT, [b"ne", b"xt"]))
+    assert [reader.read_message(), reader.read_message()] == ["next", NEED_MORE]
+    assert reader.is_idle
+
+
 def test_a_batch_ends_where_it_would_be_much_longer_than_what_has_arrived() -> None:
     """Sixty messages of a mebibyte in sixty kilobytes were one batch of sixty mebibytes."""
     connection = connect(Pool(), agreement=DEFLATE)

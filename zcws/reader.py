@@ -464,7 +464,7 @@ class Reader(PieceReader):
         Returns: those that do not lie in the ring.
         """
         lease, elsewhere, batch = self._lease, list[ReceivedFrame](), self._batch
-        lease.ring = self._ring
+        lease.ring = self._ring or NO_RING
         size = 0
         for what, start, stop in rows:
             opcode = WHOLE.get(what)

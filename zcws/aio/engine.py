@@ -203,9 +203,8 @@ class Engine:
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""
         if not events & IN:
-            self.serve_alone(
-                fd
-            )  # C may have left it for the next turn, and does not ask again whether it is ready
+            # C may have left it for the next turn, and does not ask again whether it is ready.
+            self.serve_alone(fd)
         # Ready for anything else than bytes to read: that has to be asked.
         self._listen(fd if events == IN and len(self._transports) == 1 else -1)
         if self._only != fd:
