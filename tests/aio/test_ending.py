@@ -103,6 +103,7 @@ class TestAReplyThatCannotGo:
             full, closed = asyncio.Event(), asyncio.Event()
 
             async def handler(ws: zcws.WebSocket) -> None:
+                narrow(ws)
                 while ws.is_writable:
                     while ws.is_writable:
                         ws.send_nowait(bytes(1_000_000))
@@ -118,6 +119,7 @@ class TestAReplyThatCannotGo:
 
             async with anyplace.serve(handler, close_timeout=0.1) as server:
                 async with anyplace.raw_client(server) as peer:
+                    narrow(peer.writer)
                     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                     await soon(full.wait())
                     await peer.send(opcode)
