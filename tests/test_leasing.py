@@ -11,12 +11,12 @@ import feed
 import pytest
 import turn
 import wire
-from receiver import connect, either, receive_row, rings, send
+from receiver import connect, either, read, receive_row, rings, send
 from wire import BINARY, CLOSE, TEXT
 
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError, StaleFrame
-from zcws.frame import NEED_MORE, Lease, RingFrame
+from zcws.frame import NEED_MORE, NO_RING, Lease, RingFrame
 from zcws.pool import _SPARE_RINGS, Pool
 from zcws.ring import Ring
 
@@ -49,38 +49,98 @@ def test_half_a_frame_keeps_its_ring(mirrored: bool) -> None:
     assert rings(pool) == 1
 
 
+def count_rings(monkeypatch: pytest.MonkeyPatch) -> set[Ring]:
+    """All rings that are made from now on, for as long as it is held."""
+    made, new_ring = set[Ring](), Pool._new_ring
+
+    def count(*args: Any, **kind: Any) -> Ring:
+        ring = new_ring(*args, **kind)
+        made.add(ring)
+        return ring
+
+    monkeypatch.setattr(Pool, "_new_ring", count)
+    return made
+
+
 @either
 @pytest.mark.parametrize("size", [40, 3000])
-@pytest.mark.parametrize("begins", ["alone", "behind another", "together with others"])
-def test_many_who_have_half_a_frame_share_few_rings(mirrored: bool, size: int, begins: str) -> None:
+@pytest.mark.parametrize("begins", ["alone", "with a byte", "behind another", "together with others"])
+def test_many_who_have_half_a_frame_share_few_rings(
+    mirrored: bool, size: int, begins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If each had a ring mapped for every message, one of 50 bytes in two halves would cost 67 us of CPU and not 24."""
-    pool, made = Pool(4096, mirrored=mirrored), set[int]()
+    made, pool = count_rings(monkeypatch), Pool(32_768, mirrored=mirrored)
     connections = [connect(pool) for _ in range(4 * _SPARE_RINGS)]
     payload = b"x" * (size - 4) + b"abcd"
     frame = wire.frame(BINARY, payload)
-    ahead = wire.frame(TEXT, b"ahead") if begins == "behind another" else b""
+    cut = 1 if begins == "with a byte" else len(frame) - 30
+    ahead = wire.frame(TEXT, b"ahead" * 4000) if begins == "behind another" else b""
     for _ in range(3):
         for connection in connections:
             assert connection.read_message() is NEED_MORE
             if begins == "together with others":
-                if turn.take(pool, connection, frame[:-30], at=100) is connection.reader._ring:
+                if turn.take(pool, connection, frame[:cut], at=100) is connection.reader._ring:
                     pool.common = None  # what the engine does then
             else:
-                send(connection, ahead + frame[:-30])
+                send(connection, ahead + frame[:cut])
             if ahead:
-                assert connection.read_message() == "ahead"
+                assert read(connection).text == "ahead" * 4000
             assert connection.read_message() is NEED_MORE
             assert connection.reader.is_idle is False
-            made |= {id(ring) for ring in pool._ordinary}
+            assert connection.reader._ring or connection.reader._lease.ring is NO_RING
         for connection in connections:
             before = connection.reader.bytes_received
-            send(connection, frame[-30:-10])
-            assert connection.reader.bytes_received == before + 20
+            send(connection, frame[cut:-10])
+            assert connection.reader.bytes_received == before + len(frame) - 10 - cut
             send(connection, frame[-10:])
             assert connection.read_message() == payload
             assert connection.read_message() is NEED_MORE
             assert connection.reader.is_idle
     assert len(made) <= _SPARE_RINGS + 3
+
+
+def short_pool(capacity: int = 4096) -> tuple[Pool, list[Connection]]:
+    """A pool that has made many rings and has none at hand, and those who have them."""
+    pool = Pool(capacity)
+    crowd = [connect(pool) for _ in range(_SPARE_RINGS + 1)]
+    for connection in crowd:
+        send(connection, wire.frame(TEXT, b"waits"))
+    assert pool.is_short
+    return pool, crowd
+
+
+@pytest.mark.parametrize("ahead", [b"", wire.frame(TEXT, b"ahead")], ids=["alone", "behind another"])
+def test_half_a_frame_that_came_together_with_others_is_put_by_at_once(ahead: bytes) -> None:
+    """Whether or not anybody reads: else the next of them would have another ring. What can be read stays in its own."""
+    pool, _crowd = short_pool()
+    one, two = connect(pool), connect(pool)
+    for at, connection in enumerate((one, two)):
+        ring = turn.take(pool, connection, ahead + wire.frame(BINARY, b"%d" % at)[:2], at=100 * at)
+        assert connection.reader.holds(ring) is bool(ahead)
+        if ahead:
+            pool.common = None  # what the engine does then
+    for at, connection in enumerate((one, two)):
+        if ahead:
+            assert connection.read_message() == "ahead"
+            assert connection.read_message() is NEED_MORE
+        send(connection, b"%d" % at)
+        assert connection.read_message() == b"%d" % at
+
+
+def test_half_a_frame_behind_a_view_that_is_held_keeps_its_ring() -> None:
+    pool, crowd = short_pool()
+    connection = connect(pool)
+    send(connection, wire.frame(BINARY, b"held"), wire.frame(BINARY, b"half")[:3])
+    view = read(connection).payload
+    assert connection.read_frame() is NEED_MORE
+    for other in crowd:
+        for _ in range(9):
+            send(other, wire.frame(BINARY, bytes(300)))
+            while other.read_message() is not NEED_MORE:
+                pass
+    assert view == b"held"
+    send(connection, b"alf")
+    assert connection.read_message() == b"half"
 
 
 def test_the_beginning_of_a_frame_that_only_a_wide_ring_takes_stays_there() -> None:
@@ -114,6 +174,17 @@ def test_what_was_put_by_is_counted_at_the_end_and_streamed() -> None:
     with pytest.raises(ConnectionClosedError):
         ends.read_message()
     assert ends.reader.bytes_received == len(frame) - 10
+
+
+def test_what_was_put_by_is_not_taken_up_after_the_end() -> None:
+    pool, _crowd = short_pool()
+    connection = connect(pool)
+    send(connection, wire.frame(TEXT, b"half")[:3])
+    connection.fail(1011, "enough")
+    with pytest.raises(ConnectionClosedError):
+        connection.read_message()
+    connection.get_buffer()
+    assert (connection.reader._ring, connection.reader.bytes_received) == (None, 3)
 
 
 @either
@@ -295,6 +366,30 @@ def test_a_small_message_behind_a_large_one_ends_that() -> None:
         assert room == (16384 if sent == b"small" else 65536)
         assert pour(connection, wire.frame(BINARY, sent))[0] == [sent]
     assert (connection.reader.pours, connection.reader.is_idle) == (False, True)
+    pour(connection, wire.frame(BINARY, bytes(65536 - 10)) * 8)
+    assert len(connection.get_buffer()) == connection.reader.pool.wide_capacity
+
+
+def test_behind_one_that_fits_a_wide_ring_the_next_may_land_whole() -> None:
+    connection = connect(Pool(65536))
+    assert pour(connection, wire.frame(BINARY, b"x" * 200_000))[0] == [b"x" * 200_000]
+    assert len(connection.get_buffer()) == connection.reader.pool.wide_capacity
+
+
+def test_who_moves_from_a_wide_ring_to_another_waits_for_what_fits_that() -> None:
+    """Its views are held, there are no more wide ones, and a frame has begun that no ordinary one takes."""
+    pool = Pool(65536)
+    connection = pouring(pool)
+    taken = [pool.lease_wide() for _ in range(3)]
+    large = wire.frame(BINARY, b"large" * 40_000)
+    send(connection, large_frames(8 * 30_004) + large[:100])
+    view = read(connection).payload
+    assert len(drink(connection)) == 7
+    connection.get_buffer()
+    assert None not in taken and not connection.reader._ring.is_wide  # type: ignore[union-attr]
+    assert connection.reader.state.fit == 65536
+    assert pour(connection, large[100:])[0] == [b"large" * 40_000]
+    assert view == b"large" * 6000
 
 
 def test_one_that_fits_a_ring_is_waited_for_there_behind_a_large_one() -> None:
@@ -441,15 +536,7 @@ def test_whoever_looks_until_the_next_has_come_takes_turns_with_few_rings(
     mirrored: bool, size: int, looks_at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `payload = (await ws.read_frame()).payload` does in a loop. Each read had a ring of its own, mapped for it."""
-    pool, made = Pool(65536, mirrored=mirrored), set[Ring]()
-    new_ring = pool._new_ring
-
-    def count(_: Pool, *args: Any, **kind: Any) -> Ring:
-        ring = new_ring(*args, **kind)
-        made.add(ring)
-        return ring
-
-    monkeypatch.setattr(Pool, "_new_ring", count)
+    made, pool = count_rings(monkeypatch), Pool(65536, mirrored=mirrored)
     connection, stream = connect(pool), wire.frame(BINARY, bytes(size)) * (4_000_000 // size)
     view, payload, seen = memoryview(stream), None, 0
     while view:

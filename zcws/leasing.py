@@ -185,10 +185,8 @@ class Leasing(Outcome):
         self._lease.end()
         self._columns = None
         ring, self._ring = self._ring, None
-        if self._begun:
-            self.state.bytes += len(self._begun)
-            self._begun = b""
+        # Half a frame, which will not be whole.
+        self.state.bytes += len(self._begun) if ring is None else ring.head - self._next
+        self._begun = b""
         if ring is not None:
-            if self._next != ring.head:
-                self.state.bytes += ring.head - self._next  # half a frame, which will not be whole
             self.pool.give_back(ring)
