@@ -45,6 +45,25 @@ def test_the_build_is_one_line() -> None:
     assert kernel.build_info() and "\n" not in kernel.build_info()
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="tracemalloc is CPython's")
+def test_no_struct_is_completed_after_the_import() -> None:
+    """Two threads that had cffi do that at once wrote over each other, without a GIL. It takes memory that stays."""
+    code = """if True:
+        import tracemalloc
+        from zcws.kernel import ffi
+
+        names = ffi.list_types()[1]
+        for name in names:
+            ffi.typeof(f"struct {name} *")
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for name in names:
+            ffi.new(f"struct {name} *")
+        assert names and tracemalloc.get_traced_memory()[0] - before < 500, tracemalloc.get_traced_memory()
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def started_with(wanted: str, module: str) -> subprocess.CompletedProcess[str]:
     """A Python that has ZCWS_KERNEL, imports one module, and prints the kernel in use."""
     code = f"import {module}; from zcws._kernel import ffi, lib; print(ffi.string(lib.zcws_kernel_in_use()).decode())"

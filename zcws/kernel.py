@@ -24,6 +24,11 @@ except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; 
         "installed elsewhere: start Python from another directory, or run `python build_ffi.py` in the clone"
     ) from None
 
+# cffi completes a struct when it is first used. Without a GIL two threads that do so at once may both begin, and one of
+# them writes into what the other uses already: so it is done here, where there is one.
+for _struct in ffi.list_types()[1]:
+    ffi.typeof(f"struct {_struct}").fields  # noqa: B018
+
 __all__ = ["available", "build_info", "ffi", "in_use", "lib", "use"]
 
 
