@@ -111,7 +111,7 @@ def short_pool(capacity: int = 4096) -> tuple[Pool, list[Connection]]:
 
 @pytest.mark.parametrize("ahead", [b"", wire.frame(TEXT, b"ahead")], ids=["alone", "behind another"])
 def test_half_a_frame_that_came_together_with_others_is_put_by_at_once(ahead: bytes) -> None:
-    """Whether or not anybody reads: else the next of them would have another ring. What can be read stays in its own."""
+    """Whether or not anybody reads, or the next one would have another ring. What can be read stays in its own."""
     pool, _crowd = short_pool()
     one, two = connect(pool), connect(pool)
     for at, connection in enumerate((one, two)):
