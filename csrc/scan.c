@@ -128,7 +128,11 @@ static int read_head(struct zcws_reader *reader, const uint8_t *data, size_t len
     }
     if ((outcome = check_limits(reader, data[0], length)) != DONE) {
         /* For whoever says so: nothing of this stream is read any more. The sum cannot wrap: a length is below 2^63. */
-        reader->size = ((data[0] & 0x0F) == CONTINUATION ? reader->size : 0) + length;
+        if ((data[0] & 0x0F) != CONTINUATION) {
+            reader->compressed = (data[0] & 0x40) != 0;
+            reader->size = 0;
+        }
+        reader->size += length;
         return outcome;
     }
 

@@ -59,7 +59,7 @@ static void check_table(struct run *run, const uint64_t *table, size_t answer, s
     run->status = table[ZCWS_TABLE_STATUS];
     run->remaining = table[ZCWS_TABLE_REMAINING];
     CHECK(run->status != ZCWS_FULL || count == rows, "%zu rows and full", count);
-    const uint64_t over = run->reader.compressed ? run->reader.max_size / 8 + 64 * run->reader.fragments : 0;
+    const uint64_t over = run->reader.compressed ? run->reader.max_size / 8 + 64 * (run->reader.fragments + 1) : 0;
     CHECK(run->reader.size <= run->reader.max_size + over || run->status == (uint64_t)-ZCWS_BAD_MESSAGE_SIZE,
           "a message over the limit");
     /* What is waited for is a head, a control frame, or a frame that fits: a ring of `fit` bytes never gets stuck. */
