@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import wire
 from receiver import connect, either, send
@@ -86,3 +88,16 @@ def test_a_close_behind_data_that_came_in_pieces_waits_for_it() -> None:
     assert [connection.read_message() for _ in range(3)] == ["0", "1", "2"]
     with pytest.raises(ConnectionClosed):
         connection.read_message()
+    assert connection.reader._columns is None
+
+
+@pytest.mark.parametrize("way", ["read_message", "read_batch", "read_frame"])
+def test_more_that_comes_behind_many_that_are_alike_and_unread_waits_with_them(way: str) -> None:
+    connection = connect()
+    for first in (0, 6):
+        send(connection, b"".join(wire.frame(TEXT, b"%d" % i) for i in range(first, first + 6)))
+    found: list[Any] = []
+    while (read := getattr(connection.reader, way)()) is not NEED_MORE:
+        found += [frame.text for frame in read] if way == "read_batch" else [getattr(read, "text", read)]
+    assert found == [str(i) for i in range(12)]
+    assert connection.reader._alike is None

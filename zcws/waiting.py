@@ -30,6 +30,7 @@ class Waiting:
 
     Attributes:
         ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
+            It takes from the same columns as `_batch`, so whoever has had all rows there has ended it.
     """
 
     __slots__ = ("_alike", "_batch", "_columns", "_words", "ready")
@@ -59,7 +60,6 @@ class Waiting:
 
     def _set_rows(self, words: list[int]) -> None:
         """These rows wait to be read, and no others."""
-        self.ready = NO_ROWS
         self._words = left = iter(words[::ROW])
         self._batch = zip(left, words[1::ROW], words[2::ROW])  # noqa: B905  `strict` costs as much as a row
 
@@ -69,7 +69,6 @@ class Waiting:
         if kinds.count(kinds[0]) != len(kinds):
             self._set_rows(list(rows))
             return
-        self.ready = NO_ROWS
         self._words = left = iter(kinds)
         self._alike = rows, left
         # Made from the table with the first step.
@@ -79,7 +78,7 @@ class Waiting:
         """These wait behind those that do. What that costs does not depend on how many those are, which is the peer's
         choice where nobody reads; and they take 24 bytes each."""
         columns, waiting = self._columns, length_hint(self._words)
-        if waiting and columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
+        if columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
             # An iterator that is not exhausted sees what is appended: the kinds come last, as it asks for them first.
             _, kinds, starts, stops = columns
             stops.extend(words[2::ROW])
@@ -88,7 +87,6 @@ class Waiting:
             return
         # None can be added to yet; or most have been read, and are let go of.
         words[:0] = self._pending_words()
-        self.ready = NO_ROWS
         kinds, starts, stops = words[::ROW], array("Q", words[1::ROW]), array("Q", words[2::ROW])
         self._words = left = iter(kinds)
         self._batch = zip(left, starts, stops)  # noqa: B905  `strict` costs as much as a row
