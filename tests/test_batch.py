@@ -11,7 +11,7 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
-from receiver import DEFLATE, SMALL, batch, connect, send, send_one_by_one
+from receiver import DEFLATE, SMALL, batch, connect, hold_many, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.batch import Batch, RingBatch
@@ -22,7 +22,7 @@ from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.keys import MaskingKeys
-from zcws.pool import Pool
+from zcws.pool import TABLE_ROWS, Pool
 from zcws.rows import spans_of
 from zcws.writer import Writer
 
@@ -144,6 +144,47 @@ def test_a_batch_is_stale_after_the_next_read(asked: str) -> None:
             attempt()
     assert len(found) == 5
     assert found[0].is_stale
+    # Nor does it show what another batch lies in.
+    send(connection, *texts(5, 5))
+    another = batch(connection)
+    assert [str(view, "utf-8") for view in another.payloads] == [f"né {i}" for i in range(5, 10)]
+    with pytest.raises(StaleFrame):
+        found.payloads  # noqa: B018
+
+
+def test_payloads_that_are_copied_while_another_thread_reads_on_are_not_handed_out() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    held = hold_many(pool)
+    send(connection, *texts(5))
+    found = batch(connection)
+    ring: Any = connection.reader._ring
+    copies = ring.copies
+
+    class Copies:
+        """Between the first and the second."""
+
+        def __getitem__(self, index: slice) -> bytes:
+            ring.copies = copies
+            assert connection.reader.read_batch() is NEED_MORE
+            return b"something else"
+
+    ring.copies = Copies()
+    with pytest.raises(StaleFrame):
+        found.payloads  # noqa: B018
+    assert held
+
+
+def test_payloads_lie_where_they_were_received_unless_many_views_are_held() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send(connection, *texts(5))
+    found = batch(connection)
+    views = list(found.payloads)
+    held = hold_many(pool)
+    views += found.payloads  # those are no more than there were
+    assert len({id(view.obj) for view in views}) == 1
+    assert held
 
 
 def test_views_of_a_batch_stay_right_while_they_are_held() -> None:
@@ -209,7 +250,7 @@ def line_up(connection: Connection, opcode: int = TEXT, count: int = 6) -> None:
     send(connection, *(wire.frame(opcode, f"né {i}".encode()) for i in range(count)))
     first = "né 0"
     assert connection.reader.read_message() == (first if opcode == TEXT else first.encode())
-    assert connection.reader.rows_waiting == count - 1
+    assert connection.reader.rows_waiting == min(count, TABLE_ROWS) - 1
 
 
 def next_ready(connection: Connection) -> Any:
@@ -278,11 +319,11 @@ def test_a_frame_that_was_copied_goes_on_where_messages_stopped() -> None:
     assert frame.is_stale
 
 
-@pytest.mark.parametrize("behind", ["nothing", "a fault"])
+@pytest.mark.parametrize("behind", ["nothing", "a fault", "more than a table holds"])
 def test_a_stream_goes_on_where_messages_stopped(behind: str) -> None:
-    connection = connect()
-    if behind == "nothing":
-        line_up(connection)
+    connection = connect(Pool())
+    if behind != "a fault":
+        line_up(connection, count=6 if behind == "nothing" else TABLE_ROWS + 1)
     else:
         send(connection, *texts(6), b"\x8f\x00")
         assert connection.reader.read_message() == "né 0"
@@ -327,7 +368,8 @@ def test_what_has_to_make_room_is_not_ready() -> None:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy's views of a buffer refer to it anew")
-def test_no_ring_is_held_once_the_reader_waits() -> None:
+@pytest.mark.parametrize("way", ["ready", "frames", "batch"])
+def test_no_ring_is_held_once_the_reader_waits(way: str) -> None:
     pool = Pool(4096)
     connection = connect(pool)
     ring = pool.land()
@@ -336,8 +378,13 @@ def test_no_ring_is_held_once_the_reader_waits() -> None:
     line_up(connection)
     assert connection.reader.holds(ring)
     assert len(gc.get_referrers(ring.copies)) > before
-    assert list(connection.reader.ready) == [f"né {i}" for i in range(1, 6)]
-    assert connection.reader.read_message() is NEED_MORE
+    read: Any = {
+        "ready": lambda: list(connection.reader.ready),
+        "frames": lambda: [connection.reader.read_frame().text for _ in range(5)],  # type: ignore[union-attr]
+        "batch": lambda: [frame.text for frame in batch(connection)],
+    }
+    assert read[way]() == [f"né {i}" for i in range(1, 6)]
+    assert connection.reader.read_batch() is NEED_MORE
     gc.collect()
     assert len(gc.get_referrers(ring.copies)) == before
     assert not connection.reader.holds(ring)

@@ -407,6 +407,16 @@ def test_a_message_stays_in_the_buffer_that_it_began_in(origin: PayloadOrigin) -
     assert (len(first), len(second), first.reader) == (11, 0, None)
 
 
+def test_a_control_frame_inside_a_message_takes_no_buffer_at_all() -> None:
+    connection, half_built, another = connect(), PayloadBuffer(), PayloadBuffer()
+    send(connection, wire.frame(BINARY, b"half", fin=False))
+    assert connection.read_frame(half_built, CONSISTENT) is NEED_MORE
+    for buffer in (half_built, another):
+        send(connection, wire.frame(PING, b"ping"))
+        assert read(connection, buffer, CONSISTENT).to_bytes() == b"ping"
+    assert (len(half_built), another.number) == (4, 0)
+
+
 def test_consistent_without_a_buffer_has_bytes_of_its_own() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"mine"), wire.frame(TEXT))
@@ -514,6 +524,16 @@ def test_only_fragments_are_no_batch_yet() -> None:
     assert connection.reader.read_batch() is NEED_MORE
     send(connection, wire.frame(CONTINUATION, b"c"))
     assert [frame.text for frame in batch(connection)] == ["abc"]
+
+
+def test_a_ping_in_a_batch_with_pieces_is_answered_when_it_is_read_where_nobody_is_eager() -> None:
+    connection = connect()
+    connection.reader.eager = False
+    one, two = wire.fragments(TEXT, [b"a", b"b"])
+    send_one_by_one(connection, one, wire.frame(PING, b"inside"), two)
+    assert connection.bytes_to_send() == b""
+    assert [frame.to_bytes() for frame in batch(connection)] == [b"inside", b"ab"]
+    assert [seen.payload for seen in wire.parse(connection.bytes_to_send())] == [b"inside"]
 
 
 def test_what_came_before_a_fault_in_a_batch_is_still_good() -> None:
@@ -637,6 +657,7 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
     with pytest.raises(StaleFrame):
         frame.to_bytes()
     assert (connection.reader.is_idle, connection.reader.holds(ring)) == (True, False)
+    assert connection.reader._lease.ring is NO_RING
     assert connection.reader.frame_of(ring, begin, PING, 0, 0) is None
     for _ in range(3):  # nor does it come back
         send(connection, wire.frame(TEXT, b"next"))
@@ -651,27 +672,65 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
 def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
     pool = Pool(4096)
     connection = connect(pool)
+    send(connection, wire.frame(TEXT, b"before"))
+    before = read(connection)
+    assert connection.read_frame() is NEED_MORE
     owner, shown = object(), []
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
+    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
 
     def look(who: object, frame: Frame) -> None:
-        shown.append((who, frame, frame.text, frame.payload if fails else None))
+        # A view would hold the ring from the beginning of the frame on.
+        shown.append((who, frame, frame.text, frame.payload if fails else None, ring.tail))
         if fails:
             raise LookupError
 
     what, start, end = arrival.row
     with pytest.raises(LookupError) if fails else nullcontext():
         connection.reader.show(look, owner, ring, what, begin, start, end)
-    ((who, frame, text, view),) = shown
-    assert (who, text, view) == (owner, "seen", b"seen" if fails else None)
+    ((who, frame, text, view, tail),) = shown
+    assert (who, text, view, tail) == (owner, "seen", b"seen" if fails else None, begin)
     assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
-    assert (connection.reader._lease.ring, ring.view) == (NO_RING, None)
-    # One that is not served together with others has its ring back.
-    pool.common = None
-    receive_row(connection, wire.frame(BINARY, b"alone"))
+    assert (connection.reader._lease.ring, ring.view, pool.landing) == (NO_RING, None, None)
+    assert before.is_stale  # as ever
+
+
+@pytest.mark.parametrize("lands", ["nothing", "another"])
+@pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])
+def test_a_frame_that_landed_alone_and_was_shown(held: str, lands: str) -> None:
+    """It has a ring of its own: nobody is served together here. Another connection may have received meanwhile."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    reader, kept = connection.reader, []
+    row = receive_row(connection, wire.frame(BINARY, b"alone"))
+    assert isinstance(row, list)
     ring = pool.lease()
-    connection.reader.show(lambda who, frame: None, owner, ring, what, 0, start, stop)
-    assert (pool.landing, connection.reader.is_idle) == (ring, True)
+
+    def look(_: object, frame: Frame) -> None:
+        kept.append(memoryview(frame.to_bytes()) if held == "nothing" else frame.payload)
+        kept.extend(hold_many(pool) if held == "many" else [])
+        if lands == "another":
+            pool.land()
+
+    reader.show(look, None, ring, row[0], 0, *row[1:])
+    assert (reader.is_idle, reader.holds(ring)) == (held != "many", held == "many")
+    if sys.implementation.name == "cpython":
+        assert (pool.landing is ring) is (held == "nothing" and lands == "nothing")
+        assert (ring in pool._spare) is (held == "nothing" and lands == "another")
+        assert (ring in pool._aside) is (held == "the frame's")
+    for i in range(50):
+        send(connection, wire.frame(BINARY, bytes([i]) * 100))
+        assert connection.read_message() == bytes([i]) * 100
+    assert kept[0] == b"alone"
+
+
+def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
+    """Somebody before him keeps the ring, which is no longer the common one, and the table is still walked."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
+    pool.common, pool.walked = None, ring
+    connection.reader.show(lambda _, frame: None, None, ring, arrival.row[0], begin, *arrival.row[1:])
+    assert (pool.landing, pool._spare) == (None, [])
 
 
 def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
@@ -685,6 +744,19 @@ def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
     assert pool.common is ring
     assert ring.is_exported
     assert view == b"held"
+
+
+def test_a_view_of_a_frame_that_was_shown_keeps_its_ring_where_many_are_held() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
+    kept: list[Any] = []
+    connection.reader.show(
+        lambda _, frame: kept.extend([frame.payload, hold_many(pool)]),
+        *(None, ring, arrival.row[0], begin, *arrival.row[1:]),
+    )
+    assert (connection.reader.holds(ring), connection.reader.is_idle) == (True, False)
+    assert kept[0] == b"held"
 
 
 @pytest.mark.parametrize("hold", [True, False])

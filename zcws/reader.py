@@ -222,17 +222,17 @@ class Reader(PieceReader):
 
     def _line_up(self) -> None:
         """Many whole frames of a kind: their messages become `ready`, if the rows are those that wait."""
-        rows, ring = self._take_alike(), self._ring
-        if not rows or ring is None:
+        rows = self._take_alike()
+        if not rows:
             return
-        what = rows[0]
+        what, ring = rows[0], self._ring
         starts, stops = map(iter, spans_of(rows))
         # `strict` would cost as much as a row.
         self._words, self._batch = stops, zip(repeat(what), starts, stops)
         spans = zip(starts, stops)  # noqa: B905
         if what == WHOLE_TEXT or what == WHOLE_BINARY:
-            in_place = ring.head - ring.tail >= DECODE_IN_PLACE * length_hint(stops)
-            self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)
+            in_place = ring.head - ring.tail >= DECODE_IN_PLACE * length_hint(stops)  # type: ignore[union-attr]
+            self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)  # type: ignore[arg-type]
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
         """A row that is not a whole plain message. None: nor does it complete one."""
@@ -365,8 +365,7 @@ class Reader(PieceReader):
             if ring.exports or ring is not pool.common:
                 if ring.exports or pool.landing is not None or ring is pool.walked:
                     self._let_go(ring, stop)
-                else:  # it was the landing ring, and nobody has had another one since
-                    ring.tail = 0
+                else:  # it was the landing ring, from its beginning on, and nobody has had another one since
                     pool.landing = ring
 
     def _let_go(self, ring: Ring, stop: int) -> None:
@@ -452,11 +451,7 @@ class Reader(PieceReader):
             self._elsewhere = self._gather(frames, iter(rows))
         finally:
             self._gathers = False
-        if frames:
-            return Batch(frames)
-        if self.is_faulty:
-            self.conclude()
-        return None
+        return Batch(frames) if frames else None
 
     def _gather(self, frames: list[Frame], rows: Iterator[Sequence[int]]) -> list[ReceivedFrame]:
         """Makes the frames of `rows`, up to a fault, or as many as are given at a time.
