@@ -8,8 +8,9 @@ import zlib
 from typing import Any
 
 import pytest
+import turn
 import wire
-from receiver import DEFLATE, NoMemory, batch, connect, fails, read, send
+from receiver import DEFLATE, NoMemory, batch, connect, fails, read, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -197,6 +198,19 @@ def test_a_stream_that_is_left_before_it_begins_takes_nothing() -> None:
     send(connection, data[9:])
     assert connection.read_message() == "waited for until it is whole"
     assert in_two(connection) == b"next"
+
+
+def test_a_stream_begins_and_frames_that_lie_elsewhere_or_were_handed_on_past_the_reader_are_stale() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    send_one_by_one(connection, *wire.fragments(BINARY, [b"a", b"b"]))
+    frame = read(connection)
+    connection.reader.begin_stream()
+    assert (frame.is_stale, len(pool._buffers)) == (True, 1)
+    connection = connect(pool)
+    _, _, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"past it"))
+    connection.reader.begin_stream()
+    assert frame.is_stale
 
 
 def test_control_frames_in_a_stream_have_their_turn() -> None:

@@ -138,7 +138,6 @@ class PieceReader(Controls):
         target = buffer
         if target is None or not target.take(self):  # another thread's reader may have begun there by now
             target = self.pool.lend_buffer()
-            target.take(self)
         is_ours, inflate = target is not buffer, self._inflate if what & COMPRESSED else None
         try:
             return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
