@@ -101,9 +101,22 @@ def test_only_those_that_wait_are_counted(read: bool) -> None:
     ]
 
 
+def test_those_that_were_read_before_are_not_counted_with_those_that_wait() -> None:
+    connection = connect(Pool())
+    send(connection, pings(0, 60))
+    assert len(seen(connection)) == 60
+    for first, last in ((0, 10), (10, 75)):
+        send(connection, pings(first, last))
+        connection.reader.forget_controls()
+    assert connection.reader.rows_waiting == 75
+
+
 def test_the_end_of_the_stream_is_not_slept_through() -> None:
     """Bytes behind a table's last row are scanned by whoever reads; then the peer ends the stream."""
     connection = connect(Pool())
+    send(connection, pings(0, 65))
+    connection.reader.forget_controls()
+    assert not connection.reader.keeps_controls
     send(connection, wire.frame(TEXT, b"x") * TABLE_ROWS + wire.frame(TEXT, b"y") + pings(0, 65))
     connection.reader.forget_controls()
     while connection.read_message() != "y":
@@ -279,9 +292,9 @@ def test_what_is_held_stays_where_a_landed_message_is_all_that_waits(count: int)
     """Its row lies nowhere and ends at 0: what came behind it went to the beginning of a ring whose views are held."""
     pool = Pool(4096)
     connection = connect(pool)
-    held = hold_many(pool)
     send(connection, wire.frame(BINARY, b"held" * 100))
     view = connection.read_frame().payload
+    held = hold_many(pool)  # only now: or it were a copy
     message = b"landed" * 10_000
     landed = wire.frame(BINARY, message)
     send(connection, landed[:500])
@@ -303,10 +316,10 @@ def test_a_close_behind_what_nobody_reads_is_heard_while_a_view_is_held(cut: int
     """What is looked at lies elsewhere, and no more rings can be set aside: this one filled with Pongs."""
     pool, buffer = Pool(4096), PayloadBuffer()
     connection = connect(pool)
-    held = hold_many(pool)
     send(connection, wire.frame(BINARY, b"held" * 100))
     frame: Any = connection.read_frame()
-    view = frame.payload and frame.payload  # the second look is no copy
+    view = frame.payload
+    held = hold_many(pool)  # only now: or it were a copy
     message = b"landed" * 10_000
     landed = wire.frame(BINARY, message)
     send(connection, landed[:500])
