@@ -10,7 +10,7 @@ import pytest
 import turn
 import wire
 from peaks import peak_of
-from receiver import DEFLATE, SMALL, NoMemory, connect, either, fails, receive_row, rings, send
+from receiver import DEFLATE, SMALL, NoMemory, connect, either, fails, read, receive_row, rings, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.buffer import PayloadBuffer
@@ -18,6 +18,7 @@ from zcws.closing import State
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, LimitExceeded, ProtocolError, StaleFrame
 from zcws.frame import NEED_MORE
+from zcws.kernel import ffi, lib
 from zcws.pool import TABLE_ROWS, Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -78,11 +79,12 @@ def test_what_was_not_full_has_room_whatever_is_read_before_the_network_asks(mir
 
 
 @either
-def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: bool) -> None:
+@pytest.mark.parametrize("size", [0, SMALL // 8], ids=["table", "ring"])
+def test_who_is_closed_while_it_is_full_leaves_the_table_as_it_was(mirrored: bool, size: int) -> None:
     """By a finalizer, while another reader of the pool is about to take what it has scanned."""
     pool = Pool(4096, mirrored=mirrored)
     connection, other = connect(pool), connect(pool)
-    connection.receive_bytes(wire.frame(BINARY, bytes(SMALL // 8)) * 20)
+    connection.receive_bytes(wire.frame(BINARY, bytes(size)) * SMALL)
     assert connection.reader.is_full
     other.receive_bytes(wire.frame(BINARY, b"other"))
     before = pool.words.tobytes()
@@ -358,6 +360,18 @@ def test_a_large_fragment_lands_in_its_buffer_from_its_head_on() -> None:
     frame = connection.read_frame()
     assert frame is not NEED_MORE
     assert frame.to_bytes() == b"first" + b"x" * 100_000
+
+
+def test_whoever_has_c_receive_is_told_where_the_rest_goes() -> None:
+    buffer = PayloadBuffer()
+    connection, rest = half_a_large_message(buffer)
+    inlet = connection.reader
+    while inlet.landing_in is not None:
+        address, room = inlet.rest_slot()
+        part, rest = rest[:room], rest[room:]
+        ffi.memmove(address, part, len(part))
+        assert inlet.landed(len(part), lib.zcws_land(inlet.state, address, len(part))) is not bool(rest)
+    assert read(connection).to_bytes() == b"x" * 100_000
 
 
 @pytest.mark.parametrize("end", ["close", "fail", "eof"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import feed
 import pytest
 import wire
-from receiver import connect, send
+from receiver import DEFLATE, connect, send
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.closing import State
@@ -192,6 +192,16 @@ def test_a_limit_of_fragments_says_nothing_of_bytes() -> None:
     connection.receive_bytes(wire.frame(BINARY, b"x", fin=False) + wire.frame(CONTINUATION, b"x"))
     error = connection.error()
     assert isinstance(error, LimitExceeded) and error.size is None
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_limit_of_what_is_inflated_does_not_say_how_much_that_was(most: int) -> None:
+    """No more of it was inflated than shows that it is too much."""
+    connection = connect(Pool(), agreement=DEFLATE, max_size=most)
+    send(connection, wire.frame(BINARY, wire.deflate(b"xyz"), rsv=4))
+    with pytest.raises(LimitExceeded) as caught:
+        connection.read_message()
+    assert caught.value.size is None
 
 
 @pytest.mark.parametrize(
