@@ -53,6 +53,8 @@ def generate(server: Server, arguments: Sequence[object], seconds: float = 0) ->
     figures: dict[str, float] = json.loads(out)
     if not figures["units"]:
         raise Failed("nothing came back in time")
+    if not figures["cpu_us"]:
+        raise Failed("it used no CPU time: another server answers at its port")
     return figures
 
 

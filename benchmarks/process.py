@@ -32,6 +32,8 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 PATIENCE = 20.0
 #: Seconds for a client's answer beyond what it was told to measure.
 GRACE = 30.0
+#: The ports that were given to servers of this run.
+_GIVEN: set[int] = set()
 
 
 class Failed(Exception):
@@ -96,11 +98,14 @@ def raise_limit() -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that was not given before: whoever has it may still be starting up."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 class Server:
