@@ -255,6 +255,22 @@ class TestHooks:
             anyplace.run(main())
         assert caplog.records == []
 
+    def test_a_hook_that_has_thought_when_the_server_begins_to_close(self, anyplace: Place) -> None:
+        """It was let in, and sent away at once."""
+
+        async def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+            await asyncio.sleep(0)
+            handshake.server.close()  # type: ignore[attr-defined]
+
+        async def main() -> None:
+            async with anyplace.serve(echo, process_request=process_request) as server:
+                with pytest.raises((zcws.HandshakeError, ConnectionError)) as refused:
+                    await anyplace.connect(server)._connect()
+                assert not isinstance(refused.value, zcws.HandshakeError) or refused.value.status == 503
+                await soon(server.wait_closed())
+
+        anyplace.run(main())
+
 
 class TestShutdown:
     def test_a_handshake_that_is_under_way(self, place: Place) -> None:

@@ -338,7 +338,9 @@ class ServerHandshake(asyncio.Protocol):
         self._task = None
         if self.transport is not None:
             self.transport.resume_reading()
-            if self.response is None:  # the server may have gone away meanwhile
+            if self.server.is_closing:
+                self.go_away()
+            elif self.response is None:
                 self._answer(response)
 
     async def _settle(self, said: Awaitable[object]) -> Response:
