@@ -23,6 +23,7 @@ from zcws.frame import (
     ReceivedFrame,
     RingFrame,
     check_frame,
+    check_origin,
     close_payload,
     parse_close_payload,
 )
@@ -227,6 +228,14 @@ def test_what_is_no_frame() -> None:
     for wrong in ("a", b"a", None):
         with pytest.raises(TypeError, match="write_frame sends a Frame, not"):
             check_frame(wrong)
+
+
+def test_what_is_no_origin() -> None:
+    for origin in PayloadOrigin:
+        check_origin(origin)
+    for wrong in ("adaptive", None):
+        with pytest.raises(TypeError, match=f"^the origin of read_frame is a PayloadOrigin, not {wrong!r}$"):
+            check_origin(wrong)
 
 
 class TestLookingAtAFrameInTheRing:

@@ -32,6 +32,7 @@ __all__ = [
     "ReceivedFrame",
     "RingFrame",
     "check_frame",
+    "check_origin",
     "close_payload",
     "code_and_reason",
     "parse_close_payload",
@@ -68,6 +69,12 @@ class NeedMore(Enum):
 
 
 NEED_MORE = NeedMore.NEED_MORE
+
+
+def check_origin(origin: object) -> None:
+    """`TypeError` for what does not say where a payload may lie."""
+    if not isinstance(origin, PayloadOrigin):
+        raise TypeError(f"the origin of read_frame is a PayloadOrigin, not {origin!r}")
 
 
 class Source(Protocol):

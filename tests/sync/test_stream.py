@@ -671,3 +671,16 @@ def test_what_is_neither_a_frame_nor_a_buffer() -> None:
             ws.write_frame("x")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a read receives into a PayloadBuffer, not bytearray"):
             ws.read_frame(bytearray(9))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("buffer", [None, zcws.PayloadBuffer()])
+def test_an_origin_that_is_none(buffer: zcws.PayloadBuffer | None) -> None:
+    """A misspelled one was read as CONSISTENT, without a word."""
+    with connected() as (ws, peer):
+        peer.send(wire.TEXT, b"first")
+        for wrong in ("adaptive", None):
+            with pytest.raises(
+                TypeError, match=f"^the origin of read_frame is a PayloadOrigin, not {wrong!r}$"
+            ):
+                ws.read_frame(buffer, wrong)  # type: ignore[arg-type]
+        assert ws.read_frame().text == "first"  # it has cost nothing

@@ -21,7 +21,7 @@ from zcws.annotations import Self
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
-from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
 
 __all__ = ["Batches", "IncomingStream", "Reading"]
 
@@ -100,7 +100,7 @@ class Reading(Stream):
         if buffer is not None:
             check_buffer(buffer)
         if origin is not _ADAPTIVE:
-            _check_origin(origin)
+            check_origin(origin)
         reader = self._reader
         # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
         is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)
@@ -198,11 +198,6 @@ class Reading(Stream):
             await self._wakeup
             result = attempt()
         return result
-
-
-def _check_origin(origin: object) -> None:
-    if not isinstance(origin, PayloadOrigin):
-        raise TypeError(f"the origin of read_frame is a PayloadOrigin, not {origin!r}")
 
 
 def _decoded(message: str | bytes, decode: bool) -> str | bytes:

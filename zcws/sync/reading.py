@@ -22,7 +22,7 @@ from zcws.closing import LINGER
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
-from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin
+from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
 from zcws.options import Timeouts, checked_wait
 from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
@@ -116,6 +116,7 @@ class Reading:
         reader = self._reader
         if origin is PayloadOrigin.ADAPTIVE and (buffer is None or buffer.reader is None):
             return self._read(lambda: reader.read_frame(buffer), timeout, reader.frame_found)
+        check_origin(origin)
         return self._read(lambda: reader.read_frame(buffer, origin), timeout)
 
     def read_batch(self, timeout: float | None = None) -> Batch:
