@@ -25,9 +25,11 @@ from zcws.http import (
     Request,
     Response,
     Start,
+    method_refusal,
     parse_request,
     parse_response,
     text_response,
+    whole_response,
 )
 
 Data = bytes | bytearray | memoryview
@@ -528,6 +530,18 @@ class TestHeadsOfTheProgram:
             assert "Content-Length" not in text_response(status, "", end="").headers
             assert text_response(status, "").body == b""
         assert text_response(200, "", end="").headers["Content-Length"] == "0"
+
+
+class TestPages:
+    def test_a_whole_response(self) -> None:
+        assert whole_response(200, "image/png", b"\0", {"X": "y"}).serialize() == (
+            b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n\0"
+        )
+
+    def test_only_get_and_head_lead_to_one(self) -> None:
+        assert method_refusal("GET") is method_refusal("HEAD") is None
+        refusal = method_refusal("POST")
+        assert (refusal.status_code, refusal.headers["Allow"]) == (405, "GET, HEAD")
 
 
 class TestTextResponse:

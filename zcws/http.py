@@ -26,7 +26,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from zcws.errors import HandshakeError
-from zcws.headers import TOKEN, Headers, HeadersLike, MultipleValuesError, count_lines, parse_lines
+from zcws.headers import TOKEN, Headers, HeadersLike, count_lines, parse_lines
 
 __all__ = [
     "MAX_HEAD",
@@ -36,18 +36,17 @@ __all__ = [
     "RESPONSE",
     "BytesLike",
     "HeadSearch",
-    "Headers",
-    "HeadersLike",
     "HttpError",
-    "MultipleValuesError",
     "Request",
     "Response",
     "Start",
     "complaint",
+    "method_refusal",
     "parse_request",
     "parse_response",
     "shown_start",
     "text_response",
+    "whole_response",
 ]
 
 #: Bytes of one head. Browsers send 0.5 to 1 KiB without cookies; cookies are at least 4 KiB each where they
@@ -191,18 +190,35 @@ def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> byt
     return f"{first}{headers}\r\n".encode("latin-1")
 
 
+def whole_response(status: int, kind: str, body: bytes, headers: HeadersLike = ()) -> Response:
+    """A response with a body, whose `Content-Type` is `kind`. It ends the connection."""
+    lines = _closing(headers)
+    lines["Content-Type"] = kind
+    lines["Content-Length"] = str(len(body))
+    return Response(int(status), reason_phrase(status), lines, body)
+
+
 def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
-    """A response that says one sentence, and `end` behind it, and ends the connection."""
-    body = (text + end).encode()
+    """The same that says one sentence, and `end` behind it."""
+    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and not text:
+        # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would be that of the page which has not changed.
+        return Response(int(status), reason_phrase(status), _closing(headers))
+    return whole_response(status, "text/plain; charset=utf-8", (text + end).encode(), headers)
+
+
+def _closing(headers: HeadersLike) -> Headers:
+    """Headers that end the connection besides."""
     lines = Headers(headers)
     # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
     lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"
-    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and not text:
-        # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would be that of the page which has not changed.
-        return Response(int(status), reason_phrase(status), lines)
-    lines["Content-Type"] = "text/plain; charset=utf-8"
-    lines["Content-Length"] = str(len(body))
-    return Response(int(status), reason_phrase(status), lines, body)
+    return lines
+
+
+def method_refusal(method: str) -> Response | None:
+    """The answer to a request for a page with any other method than GET and HEAD. RFC 9110 15.5.6."""
+    if method in ("GET", "HEAD"):
+        return None
+    return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
 
 
 def reason_phrase(status: int) -> str:

@@ -13,8 +13,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import resources
 
-from zcws.headers import Headers
-from zcws.http import Request, Response, text_response
+from zcws.http import Request, Response, method_refusal, text_response, whole_response
 
 __all__ = ["answer"]
 
@@ -33,25 +32,15 @@ def answer(_connection: object, request: Request) -> Response | None:
 
 
 def _respond(method: str, path: str) -> Response:
-    if method not in ("GET", "HEAD"):
-        return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
+    if refusal := method_refusal(method):
+        return refusal
     if path == "/":
-        return _page_response()
+        # Not stored: the next server on this port may be another version.
+        headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
+        return whole_response(200, "text/html; charset=utf-8", _page(), headers)
     if path == "/healthz":
         return text_response(200, "ok")
     return text_response(404, "there is nothing here but / and /healthz")
-
-
-def _page_response() -> Response:
-    body = _page()
-    headers = {
-        "Connection": "close",
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Length": str(len(body)),
-        "Content-Security-Policy": POLICY,
-        "Cache-Control": "no-store",  # the next server on this port may be another version
-    }
-    return Response(200, "OK", Headers(headers), body)
 
 
 @lru_cache(maxsize=1)

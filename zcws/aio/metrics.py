@@ -13,8 +13,7 @@ from typing import Any
 
 from zcws.aio.server import Server
 from zcws.aio.websocket import WebSocket
-from zcws.headers import Headers
-from zcws.http import Request, Response, text_response
+from zcws.http import Request, Response, method_refusal, whole_response
 from zcws.stats import Stats
 
 __all__ = ["Metrics"]
@@ -106,18 +105,10 @@ class Metrics:
         """For `serve`: answers a request for the page, and lets everything else pass."""
         if request.path.partition("?")[0] != self.path:
             return None
-        if request.method not in ("GET", "HEAD"):
-            return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
+        if refusal := method_refusal(request.method):
+            return refusal
         encode, kind = self._exposition.choose_encoder(request.headers.combined().get("accept", ""))
-        body: bytes = encode(self.registry)
-        headers = Headers(
-            [
-                ("Content-Type", kind),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-            ]
-        )
-        return Response(200, "OK", headers, body)
+        return whole_response(200, kind, encode(self.registry))
 
     def collect(self) -> Iterator[Any]:
         """For prometheus-client: every figure there is, as of now."""

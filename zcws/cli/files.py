@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from zcws import Headers, Request, Response
 from zcws.cli.common import Failure
-from zcws.http import text_response
+from zcws.http import Request, Response, method_refusal, text_response, whole_response
 
 __all__ = ["Files"]
 
@@ -46,9 +45,7 @@ class Files:
     def __call__(self, _connection: Any, request: Request) -> Response | None:
         if "websocket" in request.headers.combined().get("upgrade", "").lower():
             return text_response(404, "there are only files here") if self._is_all else None
-        if request.method not in ("GET", "HEAD"):
-            return text_response(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
-        return self._respond(request.path.partition("?")[0])
+        return method_refusal(request.method) or self._respond(request.path.partition("?")[0])
 
     def _respond(self, path: str) -> Response:
         try:
@@ -76,11 +73,6 @@ def file_response(file: Path, body: bytes) -> Response:
         kind = "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
-    headers = {
-        "Connection": "close",
-        "Content-Type": kind,
-        "Content-Length": str(len(body)),
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-cache",  # ask again: files change while they are worked on
-    }
-    return Response(200, "OK", Headers(headers), body)
+    # Ask again: files change while they are worked on.
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    return whole_response(200, kind, body, headers)
