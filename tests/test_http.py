@@ -24,6 +24,7 @@ from zcws.http import (
     HttpError,
     Request,
     Response,
+    ResponseSearch,
     Start,
     method_refusal,
     parse_request,
@@ -530,6 +531,25 @@ class TestHeadsOfTheProgram:
             assert "Content-Length" not in text_response(status, "", end="").headers
             assert text_response(status, "").body == b""
         assert text_response(200, "", end="").headers["Content-Length"] == "0"
+
+
+class TestResponseSearch:
+    INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+    @pytest.mark.parametrize("status", [101, 200, 404])
+    @pytest.mark.parametrize("interim", [b"", INTERIM])
+    def test_others_are_passed_over(self, interim: bytes, status: int) -> None:
+        """RFC 9110 15.2."""
+        data = interim + b"HTTP/1.1 %d x\r\nA: b\r\n\r\n" % status
+        search = ResponseSearch()
+        for size in range(len(data)):
+            assert search.find(data[:size]) is None and search.used == 0
+        response = search.find(data + b"behind")
+        assert (response.status_code, response.headers["A"], search.used) == (status, "b", len(data))
+
+    def test_what_is_none(self) -> None:
+        with pytest.raises(HttpError, match="malformed status line"):
+            ResponseSearch().find(self.INTERIM + b"HTTP/1.1 x\r\n\r\n")
 
 
 class TestPages:

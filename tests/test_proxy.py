@@ -163,6 +163,7 @@ class TestConnect:
             (b"HTTP/1.1 403 No\r\nX: y\r\n\r\n", 403, "did not connect to server:443: status 403$"),
             (b"HTTP/1.1 502 No\r\n\r\nbody", 502, "status 502"),
             (b"HTTP/1.1 301 Go\r\nLocation: http://x/\r\n\r\n", 301, "status 301"),
+            (b"HTTP/1.1 101 Go\r\n\r\n\0\1", 101, "status 101"),  # what follows is no HTTP
             (b"HTTP/1.1 407 Auth\r\n\r\n", 407, "it refuses the user name and password"),
             (b"HTTP/1.1 200 OK\r\n\r\nx", None, "bytes behind its answer"),
             (b"SSH-2.0-x\r\n", None, r"did not answer with HTTP; it began with b'SSH-2\.0-x\\r\\n'$"),

@@ -46,14 +46,12 @@ from zcws.handshake import (
 )
 from zcws.headers import Headers, HeadersLike
 from zcws.http import (
-    RESPONSE,
     BytesLike,
-    HeadSearch,
     HttpError,
     Request,
     Response,
+    ResponseSearch,
     complaint,
-    parse_response,
     shown_start,
 )
 from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
@@ -97,7 +95,6 @@ class WebSocketConnector:
     Attributes:
         uri: where to.
         request_head: what `request` sends.
-        used: bytes of the response's head, of those before it that were passed over, too.
     """
 
     def __init__(
@@ -115,7 +112,6 @@ class WebSocketConnector:
         bearer: str | None = None,
     ) -> None:
         self.uri: WebSocketURI = uri if isinstance(uri, WebSocketURI) else parse_uri(uri)
-        self.used: int = 0
         self._entropy = entropy
         self._origin = origin
         self._subprotocols = check_subprotocols(subprotocols or ())
@@ -129,10 +125,14 @@ class WebSocketConnector:
         self._basic_auth = basic_auth
         self._bearer = bearer
         self._authorization = self._authorize()
-        self._search = HeadSearch(RESPONSE)
-        self._head_begin = 0
+        self._search = ResponseSearch()
         self._key = make_key(entropy(16))  # RFC 6455 4.1, 7: 16 bytes, new for each connection
         self.request_head: Request = Request(self.uri.path, self._request_headers())
+
+    @property
+    def used(self) -> int:
+        """Bytes of the response's head, of those before it that were passed over, too."""
+        return self._search.used
 
     @property
     def _has_credentials(self) -> bool:
@@ -194,17 +194,10 @@ class WebSocketConnector:
             HandshakeError: it is no response, or over a limit.
         """
         try:
-            while end := self._search.find(data):
-                response = parse_response(data, end, self._head_begin)
-                if response.status_code >= 200 or response.status_code == 101:
-                    self.used = end
-                    return response
-                self._head_begin = end
-                self._search.skip(end)
+            return self._search.find(data)
         except HttpError as error:
             reason = complaint("the response", "the server", error, "wss://")
             raise HandshakeError(reason, seen=error.seen) from None
-        return None
 
     def cut_short(self, data: BytesLike, why: Exception | None = None) -> HandshakeError:
         """What to raise when the server ends the connection before the response is whole.

@@ -39,6 +39,7 @@ __all__ = [
     "HttpError",
     "Request",
     "Response",
+    "ResponseSearch",
     "Start",
     "complaint",
     "method_refusal",
@@ -406,6 +407,34 @@ def parse_response(data: BytesLike, end: int, begin: int = 0) -> Response:
     # RFC 9112 5.2: a server may refuse folded lines, and does; a client must read them.
     headers = parse_headers(unfold(" ", text[found.end() :]))
     return Response(int(status), reason or "", headers, version=version)
+
+
+class ResponseSearch:
+    """Finds the response to a request of ours in bytes that keep arriving, and reads its head.
+
+    Others may come before it, 1xx, which are passed over (RFC 9110 15.2). No HTTP follows a 101: it is the last.
+
+    Attributes:
+        used: bytes of its head, of those before it, too.
+    """
+
+    __slots__ = ("_begin", "_search", "used")
+
+    def __init__(self) -> None:
+        self._search = HeadSearch(RESPONSE)
+        self._begin = 0
+        self.used: int = 0
+
+    def find(self, data: BytesLike) -> Response | None:
+        """The response, whatever its status; None when more is needed. `data` and `HttpError`: as `HeadSearch.find`."""
+        while end := self._search.find(data):
+            response = parse_response(data, end, self._begin)
+            if response.status_code >= 200 or response.status_code == 101:
+                self.used = end
+                return response
+            self._begin = end
+            self._search.skip(end)
+        return None
 
 
 def check_version(version: str) -> None:

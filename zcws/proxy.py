@@ -6,7 +6,7 @@ python-socks knows that, an extra (route.py and the drivers).
 
     the proxy's answer to CONNECT                    outcome
     -----------------------------------------------  ---------------------------------------------------
-    1xx                                              passed over (RFC 9110 15.2)
+    1xx other than 101                               passed over (RFC 9110 15.2)
     2xx                                              the tunnel is open; a Content-Length means nothing
     2xx, and bytes behind its head                   ProxyError: nobody at the other end speaks first
     any other status                                 ProxyError with status and headers
@@ -24,7 +24,7 @@ from typing import NamedTuple
 from zcws.errors import ProxyError
 from zcws.handshake import SOFTWARE, basic_authorization
 from zcws.headers import Headers
-from zcws.http import RESPONSE, HeadSearch, HttpError, Response, complaint, parse_response, shown_start
+from zcws.http import HttpError, Response, ResponseSearch, complaint, shown_start
 from zcws.uri import parse_host, parse_port, parse_user_info
 
 __all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_proxy"]
@@ -150,8 +150,7 @@ class Tunnel:
         self._proxy = proxy
         self._target = authority(host, port)
         self._data = bytearray()
-        self._search = HeadSearch(RESPONSE)
-        self._begin = 0
+        self._search = ResponseSearch()
         lines = Headers([("Host", self._target)])
         if user_agent_header is not None:
             lines["User-Agent"] = user_agent_header
@@ -164,17 +163,12 @@ class Tunnel:
         """Takes the next bytes; whether the tunnel is open. `ProxyError` when it will not be."""
         self._data += data
         try:
-            while end := self._search.find(self._data):
-                response = parse_response(self._data, end, self._begin)
-                if response.status_code >= 200:
-                    return self._check(response, end)
-                self._begin = end
-                self._search.skip(end)
+            response = self._search.find(self._data)
         except HttpError as error:
             who = f"the proxy {self._proxy.shown}"
             reason = complaint(f"the answer of {who}", who, error, "https://")
             raise ProxyError(reason, seen=error.seen) from None
-        return False
+        return response is not None and self._check(response)
 
     def ended(self, cause: Exception | None = None) -> ProxyError:
         """What to raise when the proxy ends the connection before that."""
@@ -184,9 +178,9 @@ class Tunnel:
         error.__cause__ = cause or EOFError("end of stream")
         return error
 
-    def _check(self, response: Response, end: int) -> bool:
+    def _check(self, response: Response) -> bool:
         if 200 <= response.status_code < 300:
-            if len(self._data) > end:
+            if len(self._data) > self._search.used:
                 raise ProxyError(f"the proxy {self._proxy.shown} sent bytes behind its answer to CONNECT")
             return True
         reason = (
