@@ -43,10 +43,13 @@ HOUSE: list[tuple[float, str]] = [
     (7.12, "aio.settings aio.reach"),
     (7.1, "aio.pubsub aio.transport aio.http2 sync.reach"),
     (7.05, "aio.tls sync.channel sync.keepalive"),  # which count the time
-    (7.02, "aio.pacing"),  # between asyncio's proactor and whoever writes
+    (
+        7.02,
+        "aio.keepalive aio.pacing",
+    ),  # which wait for a peer; between asyncio's proactor and whoever writes
     (
         7,
-        "activation route retry aio.below aio.engine aio.http2_stream aio.keepalive aio.passing aio.wake sync.deadline "
+        "activation route retry aio.below aio.deadlines aio.engine aio.http2_stream aio.passing aio.wake sync.deadline "
         "sync.in_order",
     ),
     (6, "connector acceptor router hooks http2"),

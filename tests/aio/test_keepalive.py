@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import math
 import socket
 import sys
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, echo, port_of, soon, swallow, until
+from net import Place, RawPeer, soon, swallow, until
 from peaks import peak_of
 
 import zcws
-from zcws.aio.keepalive import Deadlines, Keepalive, Latency, Pings, Resting
-from zcws.codec import Deflater
-from zcws.extensions import DeflateParameters
+from zcws.aio.keepalive import Keepalive, Latency, Pings
 
 
 class Peer:
@@ -356,140 +351,6 @@ class TestOnSockets:
         place.run(main())
 
 
-TEXT = '{"symbol": "ABC", "bid": 12.5, "ask": 12.75}, ' * 30
-
-
-def make_compressor(watch: Callable[[Deflater], None], idle_timeout: float = 0.01) -> Deflater:
-    options: dict[str, Any] = {"level": 1, "mem_level": 8, "threshold": 0, "shared": {}}
-    return Deflater(DeflateParameters(), is_client=False, idle_timeout=idle_timeout, watch=watch, **options)
-
-
-class TestResting:
-    def test_what_is_idle_is_given_back_and_watched_anew_when_it_is_used(self, anyloop: Place) -> None:
-        async def main() -> None:
-            resting = Resting(asyncio.get_running_loop())
-            compressors = [make_compressor(resting.watch, 0.01 * (1 + number % 2)) for number in range(6)]
-            for _ in range(3):
-                for compressor in compressors:
-                    compressor.message(TEXT.encode())
-                    assert compressor._stream is not None
-                await until(lambda: not resting._watched)  # and there is no timer any more
-                assert all(compressor._stream is None for compressor in compressors)
-
-        anyloop.run(main())
-
-    def test_it_keeps_no_connection(self, anyloop: Place) -> None:
-        async def main() -> None:
-            resting = Resting(asyncio.get_running_loop())
-            compressor = make_compressor(resting.watch, 3600)
-            compressor.message(TEXT.encode())
-            gone = weakref.ref(compressor)
-            del compressor
-            gc.collect()
-            assert gone() is None
-            assert not resting._watched[3600]  # nor anything of one that has gone, until the hour is over
-
-        anyloop.run(main())
-
-    @pytest.mark.parametrize("takeover", [True, False])
-    def test_on_connections(self, anyloop: Place, takeover: bool) -> None:
-        """Both ends forget, one after the other, and go on understanding each other."""
-
-        async def main() -> None:
-            settings = zcws.Deflate(
-                idle_timeout=0.02,
-                server_no_context_takeover=not takeover,
-                client_no_context_takeover=not takeover,
-            )
-            async with (
-                zcws.serve(echo, "127.0.0.1", 0, compression=settings, ping_interval=None) as server,
-                zcws.connect(
-                    f"ws://127.0.0.1:{port_of(server)}", compression=settings, ping_interval=None
-                ) as ws,
-            ):
-                ends = [ws.connection, *(other.connection for other in server.connections)]
-                compressors = [end.compressor for end in ends]
-                assert len(compressors) == 2
-                for _ in range(3):
-                    for _ in range(3):
-                        await ws.send(TEXT)
-                        assert await soon(ws.recv()) == TEXT
-                    for compressor in compressors:
-                        assert compressor is not None
-                        await until(lambda compressor=compressor: compressor._stream is None)  # type: ignore[misc]
-
-        anyloop.run(main())
-
-    def test_it_can_be_turned_off(self, anyloop: Place) -> None:
-        async def main() -> None:
-            settings = zcws.Deflate(idle_timeout=None)
-            async with (
-                zcws.serve(echo, "127.0.0.1", 0, compression=settings) as server,
-                zcws.connect(f"ws://127.0.0.1:{port_of(server)}", compression=settings) as ws,
-            ):
-                await ws.send(TEXT)
-                assert await soon(ws.recv()) == TEXT
-                compressor = ws.connection.compressor
-                assert compressor is not None and compressor._stream is not None
-                assert not compressor._is_watched
-
-        anyloop.run(main())
-
-
-class Patient:
-    """Waits, and notes when it has waited long enough."""
-
-    def __init__(self, passed: list[Patient], then: Callable[[], object] = lambda: None) -> None:
-        self.passed, self.then = passed, then
-
-    def deadline_passed(self) -> None:
-        self.passed.append(self)
-        self.then()
-
-
-def test_deadlines(anyloop: Place) -> None:
-    """One timer for all of them: each is called in its turn, those that were taken back are not."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        deadlines, passed = Deadlines(loop, 0.02), list[Patient]()
-        deadlines.remove(Patient(passed))
-        third = Patient(passed)
-        first = Patient(passed, lambda: deadlines.remove(third))
-        fourth = Patient(passed)
-        deadlines.add(first)
-        deadlines.add(second := Patient(passed))
-        deadlines.add(third)
-        deadlines.remove(second)
-        await asyncio.sleep(0.01)
-        deadlines.add(fourth)
-        await until(lambda: fourth in passed)
-        assert passed == [first, fourth]
-        deadlines.add(second)
-        await until(lambda: second in passed)
-
-    anyloop.run(main())
-
-
-def test_a_deadline_that_fails(anyloop: Place) -> None:
-    """It is the loop's to tell of, and the others have their turn."""
-
-    def fail() -> None:
-        raise RuntimeError("a mistake")
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        told: list[Any] = []
-        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-        deadlines, passed = Deadlines(loop, 0.01), list[Patient]()
-        deadlines.add(Patient(passed, fail))
-        deadlines.add(Patient(passed))
-        await until(lambda: len(passed) == 2)
-        assert [type(error) for error in told] == [RuntimeError]
-
-    anyloop.run(main())
-
-
 class TestALoopThatStoodStill:
     """What peers had said meanwhile was in their sockets, and a turn of the engine serves 64: of 500 healthy ones that
     were asked before a pause of 5 seconds 308 were told that they had not answered."""
@@ -507,22 +368,6 @@ class TestALoopThatStoodStill:
             keepalive._check()
             assert peer.failed == (0 if answers else 1)
             keepalive.stop()
-
-        anyloop.run(main())
-
-    def test_so_has_a_deadline(self, anyloop: Place) -> None:
-        async def main() -> None:
-            loop = asyncio.get_running_loop()
-            deadlines, passed = Deadlines(loop, 1000), list[Patient]()
-            waiting = [Patient(passed) for _ in range(3)]
-            for patient in waiting:
-                deadlines.add(patient)
-            deadlines._waiting.update((patient, loop.time() - 5) for patient in waiting[:2])
-            deadlines._tick(loop)
-            assert passed == []
-            deadlines._tick(loop)
-            assert passed == waiting[:2]
-            deadlines.remove(waiting[2])
 
         anyloop.run(main())
 

@@ -19,18 +19,17 @@ One that comes by itself takes effect at once, but behind the sends that were wa
 from __future__ import annotations
 
 import asyncio
-import weakref
 
 from zcws.aio.below import bytes_confirmed, end_writing, has_all
-from zcws.aio.keepalive import Deadlines, Keepalive, Pings
+from zcws.aio.deadlines import Deadlines, deadlines_of
+from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.outlet import Outlet
 from zcws.aio.settings import Options
 from zcws.closing import LINGER, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.pool import Pool
 
-__all__ = ["GRACE", "MUCH", "Ending", "deadlines_of"]
+__all__ = ["GRACE", "MUCH", "Ending"]
 
 #: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
@@ -39,17 +38,6 @@ GRACE = 1.0
 
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
 MUCH = 4096
-
-
-def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
-    """Where the connections of `loop` with this `close_timeout` wait for their end."""
-    known = pool.deadlines.get(timeout)
-    deadlines: Deadlines | None = None if known is None else known()
-    if deadlines is None or deadlines.loop() is not loop:
-        deadlines = Deadlines(loop, timeout)
-        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
-        pool.deadlines[timeout] = weakref.ref(deadlines)
-    return deadlines
 
 
 class Ending(Outlet):

@@ -33,10 +33,10 @@ from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset,
 from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
-from zcws.aio.ending import MUCH, deadlines_of
+from zcws.aio.deadlines import Deadlines, deadlines_of
+from zcws.aio.ending import MUCH
 from zcws.aio.http2 import Http2Connection
 from zcws.aio.http2_stream import Http2Stream
-from zcws.aio.keepalive import Deadlines
 from zcws.aio.settings import pool_of
 from zcws.http2 import PREFACE, Fields, check_request, check_trailers, is_websocket, request_from, response_to
 

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.below import is_cut_off
-from zcws.aio.keepalive import stood_still
+from zcws.aio.deadlines import stood_still
 from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport

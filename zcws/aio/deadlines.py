@@ -1,0 +1,100 @@
+"""When a peer has had its time: one timer for all that wait equally long, as nearly always the peer is quicker."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import OrderedDict
+from typing import Protocol
+
+from zcws.pool import Pool
+
+__all__ = ["Deadlines", "deadlines_of", "stood_still"]
+
+#: A timer that is so many seconds late says that the event loop has stood still. What peers have said meanwhile is in
+#: their sockets, and a turn of the loop serves some of them before it calls all timers that are due.
+_LATE = 0.05
+
+
+def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
+    """How long the loop has stood still, in seconds, where that is why a timer that was `due` comes only now; or 0.
+
+    Whoever would blame a peer gives it as long again, once.
+    """
+    late = loop.time() - due
+    return late if late > _LATE else 0
+
+
+class Waiting(Protocol):
+    """Who waits for something, and not for ever."""
+
+    def deadline_passed(self) -> None:
+        """It did not come."""
+        ...
+
+
+class Deadlines:
+    """Waits of the same length: one timer for all of them. Kept alive by its timer and by those who wait.
+
+    Attributes:
+        loop: a weak reference to the event loop that they wait on.
+        timeout: seconds that each of them waits.
+    """
+
+    __slots__ = ("__weakref__", "_has_waited", "_is_set", "_waiting", "loop", "timeout")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
+        self.timeout: float = timeout
+        # Until when; the first to wait is the first whose time is over. A dict looks for its first behind all that have
+        # gone from there.
+        self._waiting: OrderedDict[Waiting, float] = OrderedDict()
+        self._is_set = False
+        self._has_waited = False  # once more, as the loop had stood still
+
+    def add(self, peer: Waiting) -> None:
+        """It waits from now on, until `remove` or `deadline_passed`."""
+        loop = self.loop()
+        assert loop is not None  # it is running
+        self._waiting[peer] = loop.time() + self.timeout
+        if not self._is_set:
+            self._set(loop)
+
+    def remove(self, peer: Waiting) -> None:
+        """It need not wait any more."""
+        self._waiting.pop(peer, None)
+
+    def _set(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_set = True
+        loop.call_at(next(iter(self._waiting.values())), self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_set = False
+        now = loop.time()
+        extra = stood_still(loop, next(iter(self._waiting.values()), now))
+        self._has_waited = extra > 0 and not self._has_waited
+        if self._has_waited:
+            self._is_set = True
+            loop.call_later(extra, self._tick, loop)
+            return
+        try:
+            while self._waiting:
+                peer, until = next(iter(self._waiting.items()))
+                if until > now:
+                    break
+                del self._waiting[peer]
+                peer.deadline_passed()
+        finally:  # one of them may have failed, and is not the last
+            if self._waiting and not self._is_set:
+                self._set(loop)
+
+
+def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
+    """Where the connections of `loop` with this `close_timeout` wait for their end."""
+    known = pool.deadlines.get(timeout)
+    deadlines: Deadlines | None = None if known is None else known()
+    if deadlines is None or deadlines.loop() is not loop:
+        deadlines = Deadlines(loop, timeout)
+        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
+        pool.deadlines[timeout] = weakref.ref(deadlines)
+    return deadlines
