@@ -75,7 +75,7 @@ class Door:
         sockets: Iterable[socket.socket],
         backlog: int,
         host: Host,
-        secure: Callable[[], Tls] | None = None,
+        secure: Callable[[], Tls] | None,
     ) -> None:
         self._loop = loop
         self._backlog = backlog

@@ -122,9 +122,7 @@ class Server:
         """The sockets are bound, and the event loop accepts."""
         self._server = server
 
-    def open_door(
-        self, server: asyncio.Server, backlog: int, secure: Callable[[], Tls] | None = None
-    ) -> None:
+    def open_door(self, server: asyncio.Server, backlog: int, secure: Callable[[], Tls] | None) -> None:
         """The sockets are bound, and we accept ourselves; `start_serving` begins."""
         self._server = server
         self._door = Door(self.loop, server.sockets, backlog, self, secure)
@@ -442,27 +440,9 @@ class serve:
         check_server_context(ssl)
         path = None if path is None else os.fspath(path)
         self._where = {"host": host, "port": port} if path is None else {"path": path}
+        self._path = path
         self._ssl = ssl
         self._others: dict[str, Any] = {**others}
-        self._path = path
-        self._acceptor_options = AcceptorOptions(
-            subprotocols=subprotocols,
-            select_subprotocol=select_subprotocol,
-            origins=origins,
-            compression=compression,
-            no_masking=no_masking,
-            secure=ssl is not None,
-            extra_headers=extra_headers,
-            server_header=server_header,
-        )
-        self._options = Options(
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            close_timeout=close_timeout,
-            write_limit=write_limit,
-            write_timeout=write_timeout,
-        )
-        self._handler = handler
         if handler is None and on_frame is None:
             raise TypeError("serve needs a handler, or on_frame, or both")
         if handler is not None:
@@ -471,39 +451,44 @@ class serve:
             check_on_frame(on_frame)
         if process_response is not None:
             check_call("process_response", process_response, "the connection", "the request", "the response")
-        self._settings = {
-            "on_frame": on_frame,
-            "process_request": hooks_of(process_request, handler),
-            "process_response": process_response,
-            "open_timeout": checked_seconds("open_timeout", open_timeout),
-            "limits": checked_limits(max_size, max_fragments),
-        }
+        self._make = partial(
+            Server,
+            handler,
+            on_frame=on_frame,
+            acceptor_options=AcceptorOptions(
+                subprotocols=subprotocols,
+                select_subprotocol=select_subprotocol,
+                origins=origins,
+                compression=compression,
+                no_masking=no_masking,
+                secure=ssl is not None,
+                extra_headers=extra_headers,
+                server_header=server_header,
+            ),
+            options=Options(
+                ping_interval=ping_interval,
+                ping_timeout=ping_timeout,
+                close_timeout=close_timeout,
+                write_limit=write_limit,
+                write_timeout=write_timeout,
+            ),
+            process_request=hooks_of(process_request, handler),
+            process_response=process_response,
+            open_timeout=checked_seconds("open_timeout", open_timeout),
+            limits=checked_limits(max_size, max_fragments),
+        )
         self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
         self._server: Server | None = None
 
     async def _listen(self) -> Server:
         loop = asyncio.get_running_loop()
-        server = Server(
-            self._handler,
-            loop,
-            acceptor_options=self._acceptor_options,
-            options=self._options,
-            **self._settings,  # type: ignore[arg-type]
-        )
+        server = self._make(loop)
         create = loop.create_server if self._path is None else loop.create_unix_server
         others = dict(self._others)
         if others.get("sock") is None:
             others.update(self._where)
         start = others.pop("start_serving", True)
-        secure = None
-        if self._ssl is not None:
-            # TLS comes first, and the loop's own patience is a minute.
-            timeout = self._settings["open_timeout"]
-            if others.get("ssl_handshake_timeout") is None:
-                others["ssl_handshake_timeout"] = LONGEST if timeout is None else timeout or _SHORTEST
-            if not has_better(loop):
-                others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
-                secure = partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))
+        secure = self._secure(server, others)
         context = self._ssl if secure is None else None
         make: Callable[[], asyncio.BaseProtocol] = secure or (lambda: self._begin(server))
         listening = await create(make, ssl=context, **others, start_serving=False)
@@ -519,6 +504,19 @@ class serve:
             listening.close()  # the address is in use, after all
             raise
         return server
+
+    def _secure(self, server: Server, others: dict[str, Any]) -> Callable[[], Tls] | None:
+        """Makes the TLS that each connection begins with, where it is ours; `others` tells the loop's own."""
+        if self._ssl is None:
+            return None
+        # TLS comes first, and the loop's own patience is a minute.
+        timeout = server.open_timeout
+        if others.get("ssl_handshake_timeout") is None:
+            others["ssl_handshake_timeout"] = LONGEST if timeout is None else timeout or _SHORTEST
+        if has_better(server.loop):
+            return None
+        others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
+        return partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._listen().__await__()
