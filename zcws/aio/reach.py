@@ -100,24 +100,31 @@ async def _secure(
     protocol: P,
     security: tuple[ssl.SSLContext, str],
     others: dict[str, Any],
-    *,
-    is_ours: bool = False,
 ) -> tuple[asyncio.Transport, P]:
-    """Puts `protocol` on a transport that another had, inside TLS: the loop's own where that is better.
+    """Puts `protocol` on a transport that another had, inside TLS: the loop's own where that is better."""
+    if isinstance(transport, Tls) or not has_better(loop):
+        return await _secure_ourselves(
+            loop, transport, protocol, security, others.get("ssl_handshake_timeout")
+        )
+    context, name = security
+    options = {option: value for option, value in others.items() if option.startswith("ssl_")}
+    options.setdefault("ssl_handshake_timeout", _LATER)
+    inside = await loop.start_tls(transport, protocol, context, server_hostname=name, **options)
+    assert inside is not None
+    protocol.connection_made(inside)
+    return inside, protocol
 
-    Args:
-        is_ours: ours in any case.
-    """
+
+async def _secure_ourselves(
+    loop: asyncio.AbstractEventLoop,
+    transport: asyncio.Transport,
+    protocol: P,
+    security: tuple[ssl.SSLContext, str],
+    timeout: float | None,
+) -> tuple[asyncio.Transport, P]:
+    """The same inside TLS of ours."""
     context, name = security
     before = transport.get_protocol()
-    if not is_ours and not isinstance(transport, Tls) and has_better(loop):
-        options = {option: value for option, value in others.items() if option.startswith("ssl_")}
-        options.setdefault("ssl_handshake_timeout", _LATER)
-        inside = await loop.start_tls(transport, protocol, context, server_hostname=name, **options)
-        assert inside is not None
-        protocol.connection_made(inside)
-        return inside, protocol
-    timeout = others.get("ssl_handshake_timeout")
     try:
         tls = Tls(loop, protocol, context, server_hostname=name, timeout=timeout)
     except BaseException:  # a name that TLS does not take
@@ -261,7 +268,7 @@ async def _through(
         else:
             transport, _ = await _straight(loop, _Waiting, proxy.host, proxy.port, to_proxy)
             # The loop's own lose what the outer one still holds when the peer ends.
-            transport, _ = await _secure(loop, transport, connecting, security, {}, is_ours=True)
+            transport, _ = await _secure_ourselves(loop, transport, connecting, security, None)
     except OSError as error:
         raise unreachable(proxy, error) from None
     try:
