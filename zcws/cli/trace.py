@@ -19,6 +19,8 @@ import contextlib
 import itertools
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from zcws.cli.common import Failure, add_server, authority, client_context, port
@@ -148,11 +150,12 @@ class Proxy:
             self._say(number, "!", sentence)
             await self._refuse(reader, writer, sentence)
             return
-        up, down = Tap(), Tap()
+        up, down, say = Tap(), Tap(), partial(self._say, number)
+        request, response = partial(self._see_request, number, up), partial(see_response, up, down)
         try:
             await asyncio.gather(
-                self._copy(number, ">", reader, server[1], up, up, self._request_to_server),
-                self._copy(number, "<", server[0], writer, down, up, None),
+                copy(reader, server[1], request, up, partial(say, ">")),
+                copy(server[0], writer, response, down, partial(say, "<")),
             )
         finally:
             for end in (writer, server[1]):
@@ -169,45 +172,11 @@ class Proxy:
             await writer.drain()
         writer.close()
 
-    async def _copy(
-        self,
-        number: int,
-        arrow: str,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        tap: Tap,
-        other: Tap,
-        rewrite: Any,
-    ) -> None:
-        """One direction, to its end."""
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            head = await reader.readexactly(1)
-            # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
-            head += b"" if head == b"\0" else await reader.readuntil(b"\r\n\r\n")
-            if head == b"\0" or PREFACE.startswith(head):
-                tap.look_away()
-                if rewrite is not None:
-                    self._say(number, "!", HTTP_2)
-            if rewrite is None:
-                agreed = re.search(rb"(?im)^sec-websocket-extensions:.*permessage-deflate", head) is not None
-                if agreed:
-                    tap.expect_deflate()
-                    other.expect_deflate()
-            data = head if rewrite is None else rewrite(head)
-            while data:
-                for line in tap.feed(data):
-                    self._say(number, arrow, line)
-                writer.write(data)
-                await writer.drain()
-                data = await reader.read(CHUNK)
-        with contextlib.suppress(OSError):
-            if writer.can_write_eof():
-                writer.write_eof()
-            else:
-                writer.close()
-
-    def _request_to_server(self, head: bytes) -> bytes:
-        """RFC 9112 3.2: the Host of the server that it goes to, which a virtual host depends on."""
+    def _see_request(self, number: int, up: Tap, head: bytes) -> bytes:
+        if begins_http_2(head):
+            up.look_away()
+            self._say(number, "!", HTTP_2)
+        # RFC 9112 3.2: the Host of the server that it goes to, which a virtual host depends on.
         host = b"\\g<1>" + self._server.host_header.encode()
         return re.sub(rb"(?im)^(host:[ \t]*)[^\r\n]*", host, head, count=1)
 
@@ -221,3 +190,44 @@ class Proxy:
         except Unwritable as error:
             self._unshown = error
             self._is_useless.set()
+
+
+def see_response(up: Tap, down: Tap, head: bytes) -> bytes:
+    """What is to be known of it is known."""
+    if begins_http_2(head):
+        down.look_away()
+    elif re.search(rb"(?im)^sec-websocket-extensions:.*permessage-deflate", head):
+        up.expect_deflate()
+        down.expect_deflate()
+    return head
+
+
+async def copy(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    see: Callable[[bytes], bytes],
+    tap: Tap,
+    say: Callable[[str], None],
+) -> None:
+    """One direction, to its end. `see` is shown the head, and gives what is sent in its place."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        head = await reader.readexactly(1)
+        # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
+        head += b"" if head == b"\0" else await reader.readuntil(b"\r\n\r\n")
+        data = see(head)
+        while data:
+            for line in tap.feed(data):
+                say(line)
+            writer.write(data)
+            await writer.drain()
+            data = await reader.read(CHUNK)
+    with contextlib.suppress(OSError):
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
+
+
+def begins_http_2(head: bytes) -> bool:
+    """Whether it is how a server of HTTP/2 begins, or a client."""
+    return head == b"\0" or PREFACE.startswith(head)
