@@ -139,6 +139,18 @@ def test_what_cannot_be_served(arguments: tuple[str, ...], sentence: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_a_process_without_descriptors() -> None:
+    """It was said of the host that nobody knew it."""
+    resource = pytest.importorskip("resource")
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+    try:
+        with pytest.raises(Failure, match=r"cannot listen on 127\.0\.0\.1:0: Too many open files"):
+            reserve("127.0.0.1", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_the_port_of_a_server_that_has_ended_can_be_had() -> None:
     """Its connections have it for a minute (TIME_WAIT), as the server is the first to close: RFC 6455 7.1.1."""
 

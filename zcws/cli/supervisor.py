@@ -199,8 +199,8 @@ def reserve(host: str, port: int) -> socket.socket:
             host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError):
-        raise Failure(f"there is no host called {host!r} as far as this machine knows") from None
+    except (OSError, UnicodeError) as error:
+        raise Failure(refusal(error, host, port)) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # As event loops do where they listen: connections of a server that has ended have its port for a minute.
