@@ -25,7 +25,7 @@ from zcws.errors import ProxyError
 from zcws.handshake import SOFTWARE, basic_authorization
 from zcws.headers import Headers
 from zcws.http import HttpError, Response, ResponseSearch, complaint, shown_start
-from zcws.uri import parse_host, parse_port, parse_user_info
+from zcws.uri import authority, parse_host, parse_port, parse_user_info, without_zone
 
 __all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_proxy"]
 
@@ -88,7 +88,7 @@ class Proxy(NamedTuple):
     @property
     def shown(self) -> str:
         """For people: without credentials."""
-        return f"{self.scheme}://{authority(self.host, self.port)}"
+        return f"{self.scheme}://{authority(without_zone(self.host), self.port)}"
 
 
 def parse_proxy(address: str, source: str = "proxy=") -> Proxy:
@@ -132,12 +132,6 @@ def choose_proxy(proxies: Mapping[str, str], secure: bool) -> Proxy | None:
     return None
 
 
-def authority(host: str, port: int) -> str:
-    """RFC 9110 9.3.6: host and port, always; an IPv6 address in brackets, its zone means nothing to others."""
-    host = host.partition("%")[0]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 class Tunnel:
     """One CONNECT: send `request`, feed what arrives until that is True.
 
@@ -148,7 +142,8 @@ class Tunnel:
 
     def __init__(self, proxy: Proxy, host: str, port: int, user_agent_header: str | None = SOFTWARE) -> None:
         self._proxy = proxy
-        self._target = authority(host, port)
+        # RFC 9110 9.3.6: host and port, always.
+        self._target = authority(without_zone(host), port)
         self._data = bytearray()
         self._search = ResponseSearch()
         lines = Headers([("Host", self._target)])

@@ -29,7 +29,7 @@ from zcws.http import Response
 from zcws.http2 import ALPN
 from zcws.options import check_place, checked_count, checked_kind
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
-from zcws.uri import WebSocketURI
+from zcws.uri import WebSocketURI, authority, without_zone
 
 __all__ = [
     "EYEBALLS_DELAY",
@@ -169,13 +169,13 @@ class Route:
         context = self._context("ssl")
         if self._http2:
             context.set_alpn_protocols(ALPN)
-        return context, given or name_of(uri.host)
+        return context, given or without_zone(uri.host)
 
     def proxy_security(self, proxy: Proxy) -> tuple[ssl_module.SSLContext, str] | None:
         """The same for the connection to `proxy`."""
         if proxy.scheme != "https":
             return None
-        return self._context("proxy_ssl"), self.proxy_server_hostname or name_of(proxy.host)
+        return self._context("proxy_ssl"), self.proxy_server_hostname or without_zone(proxy.host)
 
     def _context(self, option: str) -> ssl_module.SSLContext:
         # Kept: to read the system's authorities takes milliseconds, and a loop that reconnects would do it each time.
@@ -345,14 +345,8 @@ def said(code: int) -> str:
 
 def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
     """No address of a host could be connected to; address and error number of each."""
-    what = "; ".join(f"{shown(where)}: {said(code)}" for where, code in failures)
+    what = "; ".join(f"{authority(*where[:2])}: {said(code)}" for where, code in failures)
     return OSError(failures[0][1], f"cannot connect to {what}")
-
-
-def shown(where: Any) -> str:
-    """An address for people."""
-    host, port = where[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def unix_uri(ssl: Trust) -> str:
@@ -378,8 +372,3 @@ def reason_of(error: OSError) -> str:
 def is_address(host: str) -> bool:
     """Whether a host is an IP address, which has no others beside it."""
     return ":" in host or host.replace(".", "").isdigit()
-
-
-def name_of(host: str) -> str:
-    """A host as certificates have it: without the zone of an IPv6 address."""
-    return host.partition("%")[0]

@@ -15,7 +15,18 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
-__all__ = ["WebSocketURI", "parse_host", "parse_port", "parse_uri", "parse_user_info", "resolve_redirect"]
+__all__ = [
+    *(
+        "WebSocketURI",
+        "authority",
+        "parse_host",
+        "parse_port",
+        "parse_uri",
+        "parse_user_info",
+        "resolve_redirect",
+    ),
+    "without_zone",
+]
 
 #: RFC 6455 3: the port where the URI names none.
 DEFAULT_PORTS = {False: 80, True: 443}
@@ -69,9 +80,8 @@ class WebSocketURI(NamedTuple):
     @property
     def host_header(self) -> str:
         """What `Host` says: the port only where it is not the scheme's own. RFC 6455 4.1, RFC 9110 7.2."""
-        host = self.host.partition("%")[0]  # RFC 6874 4: a zone means nothing to anybody else
-        host = f"[{host}]" if ":" in host else host
-        return host if self.port == DEFAULT_PORTS[self.secure] else f"{host}:{self.port}"
+        port = None if self.port == DEFAULT_PORTS[self.secure] else self.port
+        return authority(without_zone(self.host), port)
 
     @property
     def shown(self) -> str:
@@ -82,6 +92,17 @@ class WebSocketURI(NamedTuple):
     def origin(self) -> tuple[bool, str]:
         """Scheme, host and port: credentials for one origin are for no other. RFC 6454 4."""
         return self.secure, self.host_header
+
+
+def authority(host: str, port: int | None) -> str:
+    """Host and port as they stand in a URI; an IPv6 address in brackets. RFC 3986 3.2.2."""
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def without_zone(host: str) -> str:
+    """A host as others know it, certificates too: the zone of an IPv6 address means nothing to them. RFC 6874 4."""
+    return host.partition("%")[0]
 
 
 def parse_uri(uri: str) -> WebSocketURI:
