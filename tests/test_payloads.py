@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zcws.codes import OpCode
-from zcws.payloads import as_bytes, as_control_payload, as_message, has_buffer
+from zcws.payloads import as_bytes, as_control_payload, as_message, check_opcode, has_buffer
 
 NUMBERS = array.array("i", [1, 2, 3])
 SQUARE = memoryview(bytes(range(4))).cast("B", (2, 2))
@@ -83,3 +83,11 @@ def test_what_is_being_sent_cannot_be_made_shorter() -> None:
     with pytest.raises(BufferError):
         data[:] = b"short"
     assert payload == b"x" * 30_000
+
+
+def test_what_can_be_sent_in_pieces() -> None:
+    check_opcode(OpCode.TEXT)
+    check_opcode(2)
+    for wrong in (OpCode.PING, OpCode.CONTINUATION, "text"):
+        with pytest.raises(ValueError, match="a message is TEXT or BINARY, not"):
+            check_opcode(wrong)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zcws.utf8 import Utf8, is_utf8
+from zcws.utf8 import Utf8, decoded, is_utf8
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,9 @@ def test_one_text_knows_nothing_of_another() -> None:
     assert one.takes(b"\xe2", last=False)
     assert other.takes(b"whole", last=True)
     assert one.takes(b"\x82\xac", last=True)
+
+
+@pytest.mark.parametrize("message", ["sch\xf6n", "sch\xf6n".encode()])
+def test_a_message_as_it_is_wanted(message: str | bytes) -> None:
+    assert decoded(message, True) == "sch\xf6n"
+    assert decoded(message, False) == "sch\xf6n".encode()

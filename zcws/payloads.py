@@ -15,6 +15,7 @@ __all__ = [
     "as_control_payload",
     "as_message",
     "as_payload",
+    "check_opcode",
     "check_text",
     "has_buffer",
     "let_go",
@@ -96,6 +97,12 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
     if is_text:
         check_text(payload)
     return opcode, payload
+
+
+def check_opcode(opcode: object) -> None:
+    """`ValueError` for what no message that is sent in pieces can be."""
+    if opcode not in (OpCode.TEXT, OpCode.BINARY):
+        raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
 
 
 def check_text(payload: Buffer) -> None:

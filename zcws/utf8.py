@@ -10,7 +10,7 @@ from typing import Any
 from zcws.annotations import Buffer
 from zcws.kernel import ffi, lib
 
-__all__ = ["Utf8", "is_utf8"]
+__all__ = ["Utf8", "decoded", "is_utf8"]
 
 
 class Utf8:
@@ -39,3 +39,10 @@ class Utf8:
 def is_utf8(data: Buffer) -> bool:
     """Whether a whole text is UTF-8."""
     return Utf8().takes(data, last=True)
+
+
+def decoded(message: str | bytes, decode: bool) -> str | bytes:
+    """A message as str or as bytes, whatever it came as. UnicodeDecodeError: it was binary, and is no text."""
+    if decode:
+        return message.decode() if isinstance(message, bytes) else message
+    return message.encode() if isinstance(message, str) else message

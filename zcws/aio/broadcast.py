@@ -176,8 +176,7 @@ class Delivery:
 
     async def _send_late(self, ws: WebSocket) -> None:
         try:
-            await ws._until_writable()
-            ws.connection.check_writable()
+            await ws._until_sendable()
             self._message.write_to(ws.writer)
             ws._written()
             self.sent += 1
@@ -237,8 +236,7 @@ class Held:
         ws = self._ws
         try:
             while self._messages:
-                await ws._until_writable()
-                ws.connection.check_writable()
+                await ws._until_sendable()
                 message = self._messages.popleft()
                 self._size -= message.size
                 message.write_to(ws.writer)

@@ -22,6 +22,7 @@ from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
+from zcws.utf8 import decoded
 
 __all__ = ["Batches", "IncomingStream", "Reading"]
 
@@ -65,7 +66,7 @@ class Reading(Stream):
         """
         for ready in self._reader.ready:
             self._budget -= 1
-            return ready if decode is None else _decoded(ready, decode)
+            return ready if decode is None else decoded(ready, decode)
         if self._budget < 0:
             await self._let_others_run()
         while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
@@ -78,7 +79,7 @@ class Reading(Stream):
                 break
         else:
             self._budget -= 1 + len(message) // _LARGE
-        return message if decode is None else _decoded(message, decode)
+        return message if decode is None else decoded(message, decode)
 
     async def read_frame(
         self, buffer: PayloadBuffer | None = None, origin: PayloadOrigin = PayloadOrigin.ADAPTIVE
@@ -198,12 +199,6 @@ class Reading(Stream):
             await self._wakeup
             result = attempt()
         return result
-
-
-def _decoded(message: str | bytes, decode: bool) -> str | bytes:
-    if decode:
-        return message.decode() if isinstance(message, bytes) else message
-    return message.encode() if isinstance(message, str) else message
 
 
 class Batches:

@@ -20,7 +20,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame, RingFrame
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
 
 __all__ = ["OutgoingStream", "Writing"]
 
@@ -153,8 +153,8 @@ class Writing(Stream):
         if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`
         # While this one waited for its first fragment, another task may have begun a message.
-        await self._until_writable()
-        self.connection.check_writable()
+        if self._obstacle is not None or self.writer.opcode:
+            await self._until_sendable()
         is_text = isinstance(first, str) if text is None else text
         done = self._begin_message()
         try:
@@ -345,16 +345,14 @@ class OutgoingStream:
     __slots__ = ("_compress", "_done", "_is_text", "_ws")
 
     def __init__(self, ws: Writing, opcode: OpCode, compress: bool | None) -> None:
-        if opcode not in (OpCode.TEXT, OpCode.BINARY):
-            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
+        check_opcode(opcode)
         self._ws = ws
         self._is_text = opcode == OpCode.TEXT
         self._compress = compress
         self._done: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._ws._until_writable()
-        self._ws.connection.check_writable()
+        await self._ws._until_sendable()
         self._done = self._ws._begin_message()
         return self
 

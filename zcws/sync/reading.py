@@ -28,6 +28,7 @@ from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.deadline import after, is_past
 from zcws.sync.keepalive import Keepalive
+from zcws.utf8 import decoded
 
 __all__ = ["IncomingStream", "Reading", "end_of_lingering", "lingers"]
 
@@ -85,12 +86,9 @@ class Reading:
             RuntimeError: another thread is reading.
         """
         message = self._alone(self._read_message, checked_wait(timeout))
-        if decode is not None:
-            if decode and isinstance(message, bytes):
-                return message.decode()
-            if not decode and isinstance(message, str):
-                return message.encode()
-        return message
+        if decode is None:
+            return message
+        return decoded(message, decode)
 
     def read_frame(
         self,

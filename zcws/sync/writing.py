@@ -23,7 +23,7 @@ from zcws.heads import FIN
 from zcws.kernel import ffi
 from zcws.options import Timeouts
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, as_payload, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
 from zcws.sync.deadline import lock_timeout
 from zcws.sync.in_order import InOrder
@@ -136,8 +136,7 @@ class Writing:
         Other threads' messages wait until it is complete. Leaving with an exception closes the connection with 1011,
         since half a message cannot be taken back. RFC 6455 5.4.
         """
-        if opcode not in (OpCode.TEXT, OpCode.BINARY):
-            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
+        check_opcode(opcode)
         with self._message():
             stream = OutgoingStream(self, opcode == OpCode.TEXT, compress)
             yield stream
