@@ -22,7 +22,9 @@ from codecs import getincrementaldecoder
 from collections.abc import Callable
 from typing import Any
 
+from zcws.codes import OpCode
 from zcws.extensions import MAX_STREAMS
+from zcws.heads import FIN, RSV1
 from zcws.kernel import ffi, lib
 
 __all__ = ["Tracer"]
@@ -30,11 +32,11 @@ __all__ = ["Tracer"]
 #: Bytes of a payload that are shown; the rest is counted.
 _SHOWN = 64
 
-_NAMES = {0: "CONTINUATION", 1: "TEXT", 2: "BINARY", 8: "CLOSE", 9: "PING", 10: "PONG"}
-_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
+_NAMES = {int(op): op.name for op in OpCode}
+_TEXT, _CLOSE = OpCode.TEXT, OpCode.CLOSE
 
-#: RFC 6455 5.2: bits of the first byte.
-_FIN, _RSV1, _RSV2, _RSV3 = 0x80, 0x40, 0x20, 0x10
+#: RFC 6455 5.2: the other bits of the first byte.
+_RSV2, _RSV3 = 0x20, 0x10
 
 #: RFC 6455 5.2: bytes of the head behind the first two, by the seven bits of length.
 _EXTENDED = {126: 2, 127: 8}
@@ -112,7 +114,7 @@ class Tracer:
             self._size = self._left = int.from_bytes(head[2 : 2 + extended], "big") if extended else size
             if 0 < head[0] & 0x0F < _CLOSE:
                 self._opcode = head[0] & 0x0F
-                self._is_compressed = bool(head[0] & _RSV1)
+                self._is_compressed = bool(head[0] & RSV1)
             if not self._left:
                 self._finish()
         return min(missing, len(view))
@@ -177,13 +179,13 @@ class Tracer:
         head = self._head
         opcode = head[0] & 0x0F
         # RFC 7692 7.2.3.4: behind a final block there is no block that the tail would close.
-        if self._is_inflated and head[0] & _FIN and self._inflate is not None and not self._inflate.eof:
+        if self._is_inflated and head[0] & FIN and self._inflate is not None and not self._inflate.eof:
             self._decompress(_TAIL)
         name = _NAMES.get(opcode, f"OPCODE {opcode}")
         more = self._plain > len(self._shown)
         text = self._readable(bytes(self._shown), opcode, is_cut=more) + ("..." if more else "")
         self._say(" ".join(filter(None, (self._mark, name, text, f"[{', '.join(self._notes())}]"))))
-        if head[0] & _FIN and opcode < _CLOSE:
+        if head[0] & FIN and opcode < _CLOSE:
             self._opcode, self._is_compressed, self._streams = 0, False, 0
         head.clear()
         self._shown.clear()
@@ -193,15 +195,15 @@ class Tracer:
         first, second = self._head[:2]
         is_data = first & 0x0F < _CLOSE
         notes = [f"{self._size} byte{'' if self._size == 1 else 's'}"]
-        notes += [] if first & _FIN else ["more follows"]
-        notes += ["compressed" if is_data else "rsv1"] if first & _RSV1 else []
+        notes += [] if first & FIN else ["more follows"]
+        notes += ["compressed" if is_data else "rsv1"] if first & RSV1 else []
         notes += [name for bit, name in ((_RSV2, "rsv2"), (_RSV3, "rsv3")) if first & bit]
         return [*notes, "masked"] if second & 0x80 else notes
 
     def _readable(self, shown: bytes, opcode: int, *, is_cut: bool) -> str:
         if opcode == _CLOSE and len(shown) >= 2:  # RFC 6455 5.5.1
             return f"{int.from_bytes(shown[:2], 'big')} {_quoted(shown[2:])}".rstrip()
-        is_text = opcode in (_PING, _PONG) or (opcode <= _TEXT and self._opcode == _TEXT)
+        is_text = opcode in (OpCode.PING, OpCode.PONG) or (opcode <= _TEXT and self._opcode == _TEXT)
         if is_text and (opcode >= _CLOSE or self.inflates or not self._is_compressed):
             return _quoted(shown, is_cut=is_cut)
         return shown.hex(" ")
