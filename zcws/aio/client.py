@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
@@ -245,9 +244,7 @@ class connect:
         self._ws = await self._connect()
         return self._ws
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if self._ws is not None:
             await self._ws.__aexit__(kind, error, trace)
 

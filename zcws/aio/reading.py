@@ -13,7 +13,6 @@ cancelled or times out loses nothing. Which to choose, by what it costs for each
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
@@ -232,9 +231,7 @@ class IncomingStream:
         self._ws._reader.begin_stream()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self._ws._reader.end_stream()
 
     def __aiter__(self) -> Self:

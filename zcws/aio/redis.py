@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Collection
-from types import TracebackType
 from typing import Any
 
 from zcws.aio.broadcast import Slow, broadcast, check_slow
@@ -115,9 +114,7 @@ class RedisRooms:
         self._tasks = [start(self._publisher.run()), start(self._subscriber.run())]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         try:
             await cancel(self._tasks)
         finally:  # it may be cancelled itself

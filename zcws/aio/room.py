@@ -6,7 +6,6 @@ A connection leaves by itself when its socket is gone. Until then it may be clos
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from types import TracebackType
 
 from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
 from zcws.aio.websocket import WebSocket
@@ -117,7 +116,5 @@ class Membership:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._room.leave(self._ws)

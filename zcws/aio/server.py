@@ -15,7 +15,6 @@ import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
@@ -354,9 +353,7 @@ class Server:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if self._closer is None or kind is not None:  # else it may drain
             self.close()
         await self.wait_closed()
@@ -525,9 +522,7 @@ class serve:
         self._server = await self._listen()
         return self._server
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if self._server is not None:
             await self._server.__aexit__(kind, error, trace)
 

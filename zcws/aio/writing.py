@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
 from zcws.aio.keepalive import Latency
@@ -365,9 +364,7 @@ class OutgoingStream:
             raise RuntimeError("write inside `async with`")
         await self._ws._send_fragment(piece, self._is_text, self._compress, last=False)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         assert self._done is not None
         try:
             if error is None:
