@@ -48,6 +48,13 @@ def pytest_collection_finish() -> None:
         gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def certificates() -> Any:
+    from net import Certificates  # the drivers, which most tests here do without
+
+    return Certificates()
+
+
 @pytest.fixture(scope="module")
 def every_view() -> Iterator[None]:
     """Short payloads are views of the ring, too: what is tested of views can be tested with few bytes."""

@@ -178,6 +178,18 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+def echo(ws: zcws.sync.WebSocket) -> None:
+    """A handler that answers every message with itself."""
+    for message in ws:
+        ws.send(message)
+
+
+def swallow(ws: zcws.sync.WebSocket) -> None:
+    """A handler that reads and says nothing."""
+    for _ in ws:
+        pass
+
+
 def port_of(server: zcws.sync.Server) -> int:
     port: int = server.sock.getsockname()[1]
     return port

@@ -7,6 +7,7 @@ import http.client
 import re
 
 import pytest
+from net import echo
 
 import zcws
 from zcws import page
@@ -73,10 +74,6 @@ def test_the_page_loads_nothing_from_anywhere() -> None:
 
 
 def test_page_and_websocket_share_a_port() -> None:
-    async def echo(ws: zcws.WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
-
     def fetch(port: int, method: str, path: str) -> tuple[int, int, int]:
         browser = http.client.HTTPConnection("127.0.0.1", port)
         browser.request(method, path)

@@ -34,11 +34,6 @@ PING_EVERY, BIG_EVERY, MOST_BIG = 100, 2000, 50
 PATIENCE = 60 + COUNT / 1000
 
 
-@pytest.fixture(scope="session")
-def certificates() -> Certificates:
-    return Certificates()
-
-
 def message(number: int) -> bytes:
     """The number, and a filling that depends on it and compresses somewhat."""
     size = 300_000 if number % BIG_EVERY == 1 and number < BIG_EVERY * MOST_BIG else number % 400

@@ -21,11 +21,6 @@ PLAIN = [f"{loop}-{kind}" for loop in LOOPS for kind in ("engine", "transport")]
 ANYWHERE = [*PLAIN, *(f"{loop}-tls" for loop in LOOPS)]
 
 
-@pytest.fixture(scope="session")
-def certificates() -> Certificates:
-    return Certificates()
-
-
 def make_place(name: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Place:
     loop, kind = name.split("-")
     if kind == "transport":

@@ -13,7 +13,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, placed, request, run, until
+from net import Place, echo, placed, request, run, until
 
 import zcws
 from zcws.aio import engine as engine_module
@@ -229,10 +229,6 @@ def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
                 return real(self, *args)
 
             return fails
-
-        async def echo(ws: WebSocket) -> None:
-            async for message in ws:
-                await ws.send(message)
 
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
             uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"

@@ -338,10 +338,6 @@ def test_the_environment_decides(wanted: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ZCWS_ENGINE", wanted)
 
     async def main() -> None:
-        async def echo(ws: zcws.WebSocket) -> None:
-            async for message in ws:
-                await ws.send(message)
-
         async with zcws.serve(echo, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:

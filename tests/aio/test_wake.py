@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, SHORT, Place, soon, until
+from net import LONG, SHORT, Place, echo, soon, until
 
 import zcws
 from zcws.aio.wake import Wakeup, in_time, is_cancelled
@@ -410,11 +410,7 @@ class TestOnSockets:
 
     def test_loops_in_two_threads_have_nothing_in_common(self, place: Place) -> None:
         async def main() -> None:
-            async def handler(ws: zcws.WebSocket) -> None:
-                async for message in ws:
-                    await ws.send(message)
-
-            async with place.serve(handler) as server, place.connect(server) as ws:
+            async with place.serve(echo) as server, place.connect(server) as ws:
                 for number in range(200):
                     await ws.send(str(number))
                     assert await soon(ws.recv()) == str(number)

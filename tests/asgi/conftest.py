@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from asgi_server import PLACES, Place
-from net import Certificates
 
 
 @pytest.fixture(params=PLACES)
@@ -14,8 +13,3 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     if place.kind == "transport":
         monkeypatch.setenv("ZCWS_ENGINE", "0")
     return place
-
-
-@pytest.fixture(scope="session")
-def certificates() -> Certificates:
-    return Certificates()

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from net import port_of
+from net import echo, port_of
 from served import ENVIRONMENT, served
 from served import zcws as command
 
@@ -120,12 +120,8 @@ def parsed(url: str) -> argparse.Namespace:
 def test_connections_that_are_lost_say_why() -> None:
     """They were a number, and exit code 3."""
 
-    async def handler(ws: zcws.WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
-
     async def main() -> subprocess.CompletedProcess[str]:
-        async with zcws.serve(handler, "127.0.0.1", 0, max_size=100) as server:
+        async with zcws.serve(echo, "127.0.0.1", 0, max_size=100) as server:
             uri = f"ws://127.0.0.1:{port_of(server)}/"
             return await asyncio.to_thread(command, "bench", uri, "--connections", "3", "--size", "101")
 

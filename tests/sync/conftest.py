@@ -1,4 +1,4 @@
-"""What the tests of the blocking driver share: certificates, and a server that runs in a thread."""
+"""What the tests of the blocking driver share: a server that runs in a thread."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ import zcws.sync
 Serving = Callable[..., contextlib.AbstractContextManager[zcws.sync.Server]]
 
 
-@pytest.fixture(scope="session")
-def certificates() -> Certificates:
-    return Certificates()
+roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+
+anyhow = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"], indirect=True)
+
+
+@pytest.fixture
+def secure(request: pytest.FixtureRequest, certificates: Certificates) -> dict[str, Any]:
+    return {"certificates": certificates if request.param else None}
 
 
 @pytest.fixture

@@ -22,15 +22,7 @@ import zcws.sync
 from zcws.bridge import Bridge
 from zcws.sync.halves import BridgeHalf, Taken, WriterHalf
 
-roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
-
-
-@pytest.fixture
-def secure(request: pytest.FixtureRequest, certificates: Certificates) -> dict[str, Any]:
-    return {"certificates": certificates if request.param else None}
-
-
-anyhow = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"], indirect=True)
+from .conftest import anyhow, roles
 
 
 @anyhow
@@ -681,11 +673,7 @@ def test_the_whole_does_nothing_else_after_a_split() -> None:
 
 
 def test_the_halves_alone_are_enough() -> None:
-    def echo(ws: zcws.sync.WebSocket) -> None:
-        for message in ws:
-            ws.send(message)
-
-    with zcws.sync.serve(echo, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+    with zcws.sync.serve(raw.echo, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
         uri = f"ws://127.0.0.1:{server.sock.getsockname()[1]}/"
         reader, writer, _ = zcws.sync.connect(uri, proxy=None).split()
         gc.collect()

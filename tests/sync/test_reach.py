@@ -17,7 +17,7 @@ import raw
 import wire
 from net import Certificates
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
-from raw import port_of
+from raw import echo, port_of
 
 import zcws
 import zcws.sync
@@ -26,11 +26,6 @@ from zcws.sync.reach import interleaved, reach
 from zcws.uri import parse_uri
 
 from .conftest import Serving
-
-
-def echo(ws: zcws.sync.WebSocket) -> None:
-    for message in ws:
-        ws.send(message)
 
 
 def talk(port: int, *, host: str = "127.0.0.1", **options: Any) -> None:

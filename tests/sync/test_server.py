@@ -24,23 +24,13 @@ import raw
 import wire
 from joined import connected
 from net import Certificates
-from raw import port_of
+from raw import echo, port_of, swallow
 
 import zcws
 import zcws.sync
 from zcws.sync.channel import Channel, open_channel
 
 from .conftest import Serving
-
-
-def echo(ws: zcws.sync.WebSocket) -> None:
-    for message in ws:
-        ws.send(message)
-
-
-def swallow(ws: zcws.sync.WebSocket) -> None:
-    for _ in ws:
-        pass
 
 
 @contextlib.contextmanager

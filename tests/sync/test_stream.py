@@ -13,7 +13,6 @@ import pytest
 import raw
 import wire
 from joined import connected
-from net import Certificates
 
 import zcws
 import zcws.sync
@@ -23,16 +22,9 @@ from zcws.options import Timeouts
 from zcws.sync.channel import open_channel
 from zcws.sync.stream import WebSocket
 
+from .conftest import anyhow, roles
+
 kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
-
-
-@pytest.fixture
-def secure(request: pytest.FixtureRequest, certificates: Certificates) -> dict[str, Any]:
-    return {"certificates": certificates if request.param else None}
-
-
-anyhow = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"], indirect=True)
 
 
 def close_code(frame: wire.Seen) -> int:
@@ -68,10 +60,6 @@ def test_pieces_while_another_thread_pings(serving: Any) -> None:
     """Where a stream began or ended, the reader was touched beside a `ping` that received: bytes were scanned twice."""
     count = 2000
 
-    def echo(ws: zcws.sync.WebSocket) -> None:
-        for message in ws:
-            ws.send(message)
-
     def write(ws: WebSocket) -> None:
         for number in range(count):
             ws.send(b"%d " % number * 100)
@@ -83,7 +71,7 @@ def test_pieces_while_another_thread_pings(serving: Any) -> None:
             with ws.stream() as pieces:
                 assert b"".join(pieces) == b"%d " % number * 100
 
-    with serving(echo) as server:
+    with serving(raw.echo) as server:
         uri = f"ws://127.0.0.1:{server.sock.getsockname()[1]}/"
         with zcws.sync.connect(uri) as ws, raw.thread(lambda: write(ws)):
             read(ws)

@@ -17,7 +17,7 @@ import zcws
 from zcws.output import SEGMENT
 from zcws.scratch import SCRATCH_CAPACITY
 
-roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+from .conftest import roles
 
 
 def raises(*given: object) -> int:
