@@ -17,7 +17,7 @@ import trustme
 import zcws
 import zcws.sync
 from zcws.connector import WebSocketConnector
-from zcws.errors import HandshakeError
+from zcws.errors import HandshakeError, ProxyError
 from zcws.headers import Headers
 from zcws.http import Response
 from zcws.proxy import Proxy, parse_proxy
@@ -27,11 +27,10 @@ from zcws.route import (
     environment_proxy,
     is_address,
     make_context,
-    missing_socks,
     no_tls,
     reason_of,
     said,
-    socks_error,
+    socks_errors,
     socks_options,
     timed_out,
     unix_uri,
@@ -275,17 +274,17 @@ class TestProxies:
 
 class TestErrors:
     def test_the_extra_is_named(self) -> None:
-        text = str(missing_socks(parse_proxy("socks5h://u:5ecret@p")))
-        assert (
-            text.startswith("proxy= names a socks5h proxy") and "zcws[proxy]" in text and "5ecret" not in text
-        )
+        with pytest.raises(ImportError, match=r"^proxy= names a socks5h proxy.*zcws\[proxy\]") as caught:
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+                raise ModuleNotFoundError("python_socks")
+        assert "5ecret" not in str(caught.value)
 
     def test_what_others_quote_is_not_repeated(self) -> None:
-        error = socks_error(
-            parse_proxy("socks5h://u:5ecret@p"), UnicodeEncodeError("ascii", "5ecret", 0, 1, "no")
-        )
-        assert str(error) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
-        assert not error.is_temporary
+        with pytest.raises(ProxyError) as caught:
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+                raise UnicodeEncodeError("ascii", "5ecret", 0, 1, "no")
+        assert str(caught.value) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
+        assert not caught.value.is_temporary
 
     def test_a_proxy_that_is_not_there(self) -> None:
         error = unreachable(

@@ -15,11 +15,13 @@ may be combined. It refuses to know how one connects: aio/reach.py and sync/reac
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import ssl as ssl_module
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from zcws.connector import REDIRECTS, WebSocketConnector
@@ -40,9 +42,8 @@ __all__ = [
     "environment_proxy",
     "is_address",
     "make_context",
-    "missing_socks",
     "no_tls",
-    "socks_error",
+    "socks_errors",
     "socks_options",
     "timed_out",
     "unix_uri",
@@ -276,22 +277,26 @@ def socks_options(proxy: Proxy) -> dict[str, Any]:
     }
 
 
-def missing_socks(proxy: Proxy) -> ImportError:
-    """What to raise where python-socks is not installed."""
-    return ImportError(
-        f"{proxy.source} names a {proxy.scheme} proxy, which needs python-socks: pip install 'zcws[proxy]'; "
-        "proxy=None connects without one"
-    )
-
-
-def socks_error(proxy: Proxy, error: Exception) -> ProxyError:
-    """What to raise for an error of python-socks that is no `OSError`."""
-    # Only its own errors are repeated: others (of an encoding, say) may quote what they could not take.
-    own = type(error).__module__.partition(".")[0] == "python_socks"
-    text = str(error).rstrip(".") if own else type(error).__name__
-    broke_off = type(error.__cause__).__name__ == "IncompleteReadError"
-    temporary = broke_off or getattr(error, "error_code", None) in TEMPORARY_REPLIES
-    return ProxyError(f"the proxy {proxy.shown} did not connect: {text}", is_temporary=temporary)
+@contextlib.contextmanager
+def socks_errors(proxy: Proxy) -> Iterator[None]:
+    """What python-socks raises inside of this is told as the drivers' own errors are."""
+    try:
+        yield
+    except ImportError:
+        raise ImportError(
+            f"{proxy.source} names a {proxy.scheme} proxy, which needs python-socks: pip install 'zcws[proxy]'; "
+            "proxy=None connects without one"
+        ) from None
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    except Exception as error:
+        # Only its own errors are repeated: others (of an encoding, say) may quote what they could not take.
+        own = type(error).__module__.partition(".")[0] == "python_socks"
+        text = str(error).rstrip(".") if own else type(error).__name__
+        broke_off = type(error.__cause__).__name__ == "IncompleteReadError"
+        temporary = broke_off or getattr(error, "error_code", None) in TEMPORARY_REPLIES
+        reason = f"the proxy {proxy.shown} did not connect: {text}"
+        raise ProxyError(reason, is_temporary=temporary) from None
 
 
 def unreachable(proxy: Proxy, error: OSError) -> OSError:

@@ -32,9 +32,8 @@ from zcws.route import (
     Route,
     cannot_connect,
     is_address,
-    missing_socks,
     no_tls,
-    socks_error,
+    socks_errors,
     socks_options,
     unknown_host,
     unreachable,
@@ -209,19 +208,13 @@ def not_connected(host: str, port: int, error: OSError) -> OSError:
 
 
 async def _socks(proxy: Proxy, host: str, port: int, local_addr: tuple[str, int] | None) -> socket.socket:
-    try:
+    with socks_errors(proxy):
         from python_socks.async_.asyncio import Proxy as SocksProxy
-    except ImportError:
-        raise missing_socks(proxy) from None
-    try:
+
         # asyncio's flavour takes the running loop by itself.
         connector = SocksProxy(**socks_options(proxy))
         sock: socket.socket = await connector.connect(host, port, timeout=_LATER, local_addr=local_addr)
         return sock
-    except OSError as error:
-        raise unreachable(proxy, error) from None
-    except Exception as error:
-        raise socks_error(proxy, error) from None
 
 
 class _Connecting(asyncio.Protocol):

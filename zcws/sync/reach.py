@@ -25,9 +25,8 @@ from zcws.route import (
     EYEBALLS_DELAY,
     Route,
     cannot_connect,
-    missing_socks,
     no_tls,
-    socks_error,
+    socks_errors,
     socks_options,
     unknown_host,
     unreachable,
@@ -114,19 +113,13 @@ def _secured(
 def _socks(
     proxy: Proxy, host: str, port: int, timeout: float | None, source: tuple[str, int] | None
 ) -> socket.socket:
-    try:
+    with socks_errors(proxy):
         from python_socks.sync import Proxy as SocksProxy
-    except ImportError:
-        raise missing_socks(proxy) from None
-    try:
+
         # The timeout is that of each of its few steps: a proxy is somebody whom the program has chosen.
         connector = SocksProxy(**socks_options(proxy))
         sock: socket.socket = connector.connect(host, port, timeout=timeout, local_addr=source)
         return sock
-    except OSError as error:
-        raise unreachable(proxy, error) from None
-    except Exception as error:
-        raise socks_error(proxy, error) from None
 
 
 def _through(
