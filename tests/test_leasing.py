@@ -110,7 +110,7 @@ def short_pool(capacity: int = 4096) -> tuple[Pool, list[Connection]]:
 
 
 @pytest.mark.parametrize("ahead", [b"", wire.frame(TEXT, b"ahead")], ids=["alone", "behind another"])
-def test_half_a_frame_that_came_together_with_others_is_put_by_at_once(ahead: bytes) -> None:
+def test_half_a_frame_that_came_together_with_others_is_stashed_at_once(ahead: bytes) -> None:
     """Whether or not anybody reads, or the next one would have another ring. What can be read stays in its own."""
     pool, _crowd = short_pool()
     one, two = connect(pool), connect(pool)
@@ -158,7 +158,7 @@ def test_the_beginning_of_a_frame_that_only_a_wide_ring_takes_stays_there() -> N
     assert pour(connection, large[100:])[0] == [b"large" * 40_000]
 
 
-def test_what_was_put_by_is_counted_at_the_end_and_streamed() -> None:
+def test_what_was_stashed_is_counted_at_the_end_and_streamed() -> None:
     pool = Pool(4096)
     connections = [connect(pool) for _ in range(2 * _SPARE_RINGS)]
     frame = wire.frame(TEXT, b"x" * 90 + b"abcdefghij")
@@ -176,7 +176,7 @@ def test_what_was_put_by_is_counted_at_the_end_and_streamed() -> None:
     assert ends.reader.bytes_received == len(frame) - 10
 
 
-def test_what_was_put_by_is_not_taken_up_after_the_end() -> None:
+def test_what_was_stashed_is_not_taken_up_after_the_end() -> None:
     pool, _crowd = short_pool()
     connection = connect(pool)
     send(connection, wire.frame(TEXT, b"half")[:3])

@@ -126,8 +126,8 @@ class Inlet(Leasing):
             landing = self.landing_in
             at_most = self.pool.wide_capacity  # as much as one read brings anywhere
             return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
-        if self._begun:
-            ring = self._take_up()
+        if self._stashed:
+            ring = self._unstash()
         if ring is None or self._is_over:
             return self._offer()
         if self._frame is None and not self.rows_waiting:
@@ -232,7 +232,7 @@ class Inlet(Leasing):
     def bytes_received(self) -> int:
         """How many bytes have arrived so far; not those that came after a Close, or after the peer's mistake."""
         ring = self._ring
-        return int(self.state.bytes) + (len(self._begun) if ring is None else ring.head - self._next)
+        return int(self.state.bytes) + (len(self._stashed) if ring is None else ring.head - self._next)
 
     @property
     def frames(self) -> int:
@@ -265,7 +265,7 @@ class Inlet(Leasing):
             self._next, self._status = words[_NEXT], MORE
             if self._frame is not None or ring.exports or length_hint(self._words):
                 return True
-            self._put_by(ring)
+            self._stash(ring)
             return False
         self._take_rows(ring, count, words)
         return True
@@ -286,7 +286,7 @@ class Inlet(Leasing):
             ring.head = stop
             self._take_rows(ring, count, words)
             if count == _NEWS and self._ring is ring and not ring.exports:
-                self._put_by(ring)
+                self._stash(ring)
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """The same where that is one whole data frame and nothing else."""
@@ -391,7 +391,7 @@ class Inlet(Leasing):
     def _rest(self) -> None:
         """Every row has been read: nothing more than the beginning of something is kept."""
         self._release()
-        is_whole = self._ring is None and not self._begun
+        is_whole = self._ring is None and not self._stashed
         self.is_idle = is_whole and self.landing_in is None and self.streaming is None
 
     # ---- a large payload lands in its buffer ----

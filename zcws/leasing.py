@@ -10,7 +10,7 @@ A read that brings little into no ring ends it. Where not even a wide ring takes
 the beginning of the next: its rest is received straight into its buffer.
 
 Where the pool has no ring at hand and has made many, a connection with no more than the short beginning of a frame has
-those bytes *put by*, and no ring until more of them comes.
+those bytes *stashed*, and no ring until more of them comes.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Leasing(Outcome):
         pours: the network has more than a read brings, and the next bytes do not go into the landing ring.
     """
 
-    __slots__ = ("_begun", "_lease", "_next", "_offered", "_peeks", "_ring", "_wants_wide", "pool", "pours")
+    __slots__ = ("_lease", "_next", "_offered", "_peeks", "_ring", "_stashed", "_wants_wide", "pool", "pours")
 
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(bridge, state)
         self.pool: Pool = pool
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
-        self._begun = b""  # the beginning of a frame, for which no ring is kept
+        self._stashed = b""  # the beginning of a frame, for which no ring is kept
         self._lease = Lease(pool)  # until when frames that lie in the ring may be asked
         self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
@@ -110,7 +110,7 @@ class Leasing(Outcome):
         self._part_from(ring)
         return wide
 
-    def _put_by(self, ring: Ring) -> None:
+    def _stash(self, ring: Ring) -> None:
         """Only the beginning of a frame is in it, and no view is held: where rings are few, a short one is kept apart.
 
         To map a ring for each of hundreds of connections in the middle of a message costs more than the message.
@@ -123,14 +123,14 @@ class Leasing(Outcome):
             and self._status == MORE
         ):
             self._lease.end()
-            self._begun = ring.copies[self._next : ring.head]
+            self._stashed = ring.copies[self._next : ring.head]
             self._ring = None
             self.pool.take_back(ring)
 
-    def _take_up(self) -> Ring:
-        """What was put by, in a ring again: more of it has come."""
+    def _unstash(self) -> Ring:
+        """What was stashed, in a ring again: more of it has come."""
         ring = self._ring = self.pool.lease()
-        begun, self._begun = self._begun, b""
+        begun, self._stashed = self._stashed, b""
         self._next, ring.head = 0, len(begun)
         ring.memory[: ring.head] = begun
         return ring
@@ -178,7 +178,7 @@ class Leasing(Outcome):
             if ring.is_wide:
                 self._fit(self.pool.capacity)
         elif ring is not None and not ring.exports:
-            self._put_by(ring)
+            self._stash(ring)
 
     def _drop_ring(self) -> None:
         """Nothing will be read from the ring any more."""
@@ -186,7 +186,7 @@ class Leasing(Outcome):
         self._columns = None
         ring, self._ring = self._ring, None
         # Half a frame, which will not be whole.
-        self.state.bytes += len(self._begun) if ring is None else ring.head - self._next
-        self._begun = b""
+        self.state.bytes += len(self._stashed) if ring is None else ring.head - self._next
+        self._stashed = b""
         if ring is not None:
             self.pool.give_back(ring)

@@ -256,8 +256,8 @@ class PieceReader(Controls):
         self.streaming = 0
         self.is_idle = False
         self.state.fit = 0
-        if self._begun:
-            self._take_up()
+        if self._stashed:
+            self._unstash()
         if self._ring is not None and self._status == MORE and not self._concluded:
             self._scan_ring(self._ring)  # what is there of an unfinished frame
 
