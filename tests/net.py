@@ -348,6 +348,48 @@ def response(head: bytes, headers: bytes = b"") -> bytes:
     )
 
 
+class Collected:
+    """Messages, however they are read; each step of `read` may be cancelled, and is then begun again."""
+
+    def __init__(self, ws: zcws.WebSocket, how: str, buffer: zcws.PayloadBuffer | None = None) -> None:
+        self.messages: list[str | bytes] = []
+        self._ws = ws
+        self._how = how
+        self._batches = ws.batches()
+        self._buffer = buffer
+        self._stream: Any = None
+        self._pieces: list[Any] = []
+
+    async def read(self) -> None:
+        if self._how == "recv":
+            self.messages.append(await self._ws.recv())
+        elif self._how == "iterate":
+            self.messages.append(await anext(self._ws))
+        elif self._how == "read_frame":
+            self._keep(await self._ws.read_frame(self._buffer))
+        elif self._how == "batches":
+            for frame in await anext(self._batches):
+                self._keep(frame)
+        else:
+            await self._read_piece()
+
+    def _keep(self, frame: zcws.Frame) -> None:
+        if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
+            self.messages.append(frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
+
+    async def _read_piece(self) -> None:
+        if self._stream is None:
+            self._stream, self._pieces = self._ws.stream(), []
+            await self._stream.__aenter__()
+        try:
+            self._pieces.append(await anext(self._stream))
+        except StopAsyncIteration:
+            await self._stream.__aexit__(None, None, None)
+            self._stream = None
+            is_text = self._pieces and isinstance(self._pieces[0], str)
+            self.messages.append("".join(self._pieces) if is_text else b"".join(self._pieces))
+
+
 async def echo(ws: zcws.WebSocket) -> None:
     """A handler that answers every message with itself."""
     async for message in ws:

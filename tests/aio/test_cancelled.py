@@ -13,13 +13,12 @@ import asyncio
 import os
 import socket
 import sys
-from typing import Any
 
 import pytest
 import wire
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from net import soon
+from net import Collected, soon
 
 import zcws
 from zcws.aio.settings import Options, pool_of
@@ -40,40 +39,10 @@ STEPS = st.one_of(
 )
 
 
-class Reader:
+class Reader(Collected):
     """Reads in one way; a read may be cancelled, and is then begun again."""
 
-    def __init__(self, ws: zcws.WebSocket, way: str) -> None:
-        self.messages: list[bytes] = []
-        self.task: asyncio.Future[None] | None = None
-        self._ws = ws
-        self._way = way
-        self._batches = ws.batches()
-        self._stream: Any = None
-        self._pieces: list[bytes] = []
-
-    async def read(self) -> None:
-        if self._way == "stream":
-            await self._read_piece()
-        elif self._way == "batches":
-            self.messages += [frame.to_bytes() for frame in await anext(self._batches)]
-        elif self._way == "read_frame":
-            self.messages.append((await self._ws.read_frame()).to_bytes())
-        else:
-            message = await (self._ws.recv() if self._way == "recv" else anext(self._ws))
-            assert isinstance(message, bytes)
-            self.messages.append(message)
-
-    async def _read_piece(self) -> None:
-        if self._stream is None:
-            self._stream, self._pieces = self._ws.stream(), []
-            await self._stream.__aenter__()
-        try:
-            self._pieces.append(await anext(self._stream))
-        except StopAsyncIteration:
-            await self._stream.__aexit__(None, None, None)
-            self._stream = None
-            self.messages.append(b"".join(self._pieces))
+    task: asyncio.Future[None] | None = None
 
     def begin(self, timeout: float | None = None) -> None:
         """A read, unless there is one."""

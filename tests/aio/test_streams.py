@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, RawPeer, request, soon, until
+from net import Collected, Place, RawPeer, request, soon, until
 
 import zcws
 from zcws.aio.settings import Options
@@ -413,46 +413,6 @@ SCRIPT = [
 ]
 
 
-class Collected:
-    """Messages, however they are read; each step of `read` may be cancelled, and is then begun again."""
-
-    def __init__(self, ws: zcws.WebSocket, how: str) -> None:
-        self.messages: list[str | bytes] = []
-        self._ws = ws
-        self._how = how
-        self._batches = ws.batches()
-        self._buffer = zcws.PayloadBuffer()
-        self._stream: Any = None
-        self._pieces: list[Any] = []
-
-    async def read(self) -> None:
-        if self._how == "recv":
-            self.messages.append(await self._ws.recv())
-        elif self._how == "read_frame":
-            self._keep(await self._ws.read_frame(self._buffer))
-        elif self._how == "batches":
-            for frame in await anext(self._batches):
-                self._keep(frame)
-        else:
-            await self._read_piece()
-
-    def _keep(self, frame: zcws.Frame) -> None:
-        if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
-            self.messages.append(frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
-
-    async def _read_piece(self) -> None:
-        if self._stream is None:
-            self._stream, self._pieces = self._ws.stream(), []
-            await self._stream.__aenter__()
-        try:
-            self._pieces.append(await anext(self._stream))
-        except StopAsyncIteration:
-            await self._stream.__aexit__(None, None, None)
-            self._stream = None
-            is_text = self._pieces and isinstance(self._pieces[0], str)
-            self.messages.append("".join(self._pieces) if is_text else b"".join(self._pieces))
-
-
 @pytest.mark.parametrize("how", ["recv", "read_frame", "batches", "stream"])
 @settings(max_examples=60)
 @given(
@@ -467,7 +427,7 @@ def test_the_next_call_continues(how: str, places: list[int], steps: list[str]) 
         connection = zcws.Connection(is_client=False, agreement=agreement)
         ws = zcws.WebSocket(asyncio.get_running_loop(), connection, Options(ping_interval=None))
         ws.connection_made(_Sink())
-        collected = Collected(ws, how)
+        collected = Collected(ws, how, zcws.PayloadBuffer())
         steps_for_ever = itertools.cycle(steps)
         for piece in feed.cut(b"".join(SCRIPT), places):
             rest = memoryview(piece)
