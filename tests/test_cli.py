@@ -16,7 +16,8 @@ import wire
 from heads import request
 from served import ENVIRONMENT, served, zcws
 
-from zcws import ConnectionClosedOK, __version__, cli, connect, info
+from zcws import ConnectionClosedOK, __version__, cli, connect
+from zcws.cli import info
 from zcws.kernel import available
 
 # ---- what can be said ----

@@ -24,7 +24,7 @@ HOUSE: list[tuple[float, str]] = [
     (9.2, "cli.bench cli.connecting cli.files cli.supervisor cli.trace"),  # the commands
     (9.15, "cli.reasons"),  # why something cannot be done, in words
     (9.12, "cli.terminal"),  # what they show
-    (9.1, "info page cli.common"),  # what they share
+    (9.1, "cli.common cli.info cli.page"),  # what they share
     (9, "zcws aio sync asgi"),
     (8.3, "aio.metrics"),
     (8.2, "aio.server aio.redis"),

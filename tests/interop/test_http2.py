@@ -17,7 +17,7 @@ from interop.devtools import CHROMIUM, chromium
 from net import echo, port_of, soon, until
 
 import zcws
-from zcws import page
+from zcws.cli import page
 
 PEER = Path(__file__).with_name("node_http2.js")
 

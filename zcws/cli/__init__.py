@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(_options: argparse.Namespace) -> None:
-    from zcws import info
+    from zcws.cli import info
 
     say(info.report())

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import zcws
-from zcws import page
-from zcws.cli import files, supervisor
+from zcws.cli import files, page, supervisor
 from zcws.cli.common import (
     Failure,
     at_least_one,

@@ -45,4 +45,4 @@ def _respond(method: str, path: str) -> Response:
 
 @lru_cache(maxsize=1)
 def _page() -> bytes:
-    return resources.files("zcws").joinpath("page.html").read_bytes()
+    return resources.files("zcws.cli").joinpath("page.html").read_bytes()

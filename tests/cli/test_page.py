@@ -10,7 +10,7 @@ import pytest
 from net import echo
 
 import zcws
-from zcws import page
+from zcws.cli import page
 from zcws.headers import Headers
 from zcws.http import Request, Response
 

@@ -6,7 +6,8 @@ import platform
 
 import pytest
 
-from zcws import __version__, info, kernel
+from zcws import __version__, kernel
+from zcws.cli import info
 from zcws.ring import Ring
 
 
