@@ -32,7 +32,7 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import NEED_MORE, NO_RING, Frame, PayloadOrigin
+from zcws.frame import NEED_MORE, NO_RING, NOT_SHOWN, Frame, PayloadOrigin
 from zcws.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -690,7 +690,8 @@ def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
     ((who, frame, text, view, tail),) = shown
     assert (who, text, view, tail) == (owner, "seen", b"seen" if fails else None, begin)
     assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
-    assert (connection.reader._lease.ring, ring.view, pool.landing) == (NO_RING, None, None)
+    lease = connection.reader._lease
+    assert (lease.ring, lease.shown, pool.landing) == (NO_RING, NOT_SHOWN, None)
     assert before.is_stale  # as ever
 
 

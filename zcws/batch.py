@@ -96,9 +96,7 @@ class RingBatch(Batch):
     @property
     def payloads(self) -> Iterator[memoryview]:
         lease = self._lease
-        ring = lease.ring
-        view = ring.view
-        lease.check(self._number)
+        ring, view = lease.ring, lease.seen(self._number)
         spans: Iterator[tuple[int, int]] = zip(*spans_of(self._rows), strict=True)
         if self._opcode is None:
             spans = compress(spans, [not what & CONTROL for what in kinds_of(self._rows)])

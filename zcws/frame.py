@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DECODE_IN_PLACE",
     "NEED_MORE",
+    "NOT_SHOWN",
     "NO_RING",
     "Frame",
     "Lease",
@@ -285,44 +286,54 @@ class ReceivedFrame(Frame):
         return source.keep(self._start + begin, self._stop)
 
 
-class _NoRing:
-    """What a lease has while no frame may be asked."""
+#: What a lease has while no frame may be asked.
+NO_RING = object()
 
-    view = None
-
-
-NO_RING = _NoRing()
+#: What it shows while nothing has been looked at.
+NOT_SHOWN = (-1, _EMPTY)
 
 
 class Lease:
     """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
 
-    A frame may be asked in one thread while another reads on. So `ring` and its `view` are taken before `number` is
-    looked at, and what was made of them counts where that is still the same afterwards. The view is the ring's own:
-    whoever comes too late may leave one there for a moment, and it must not be of another ring than its finder's.
+    A frame may be asked in one thread while another reads on. So `ring` and what is `shown` are taken before `number`
+    is looked at, and what was made of them counts where that is still the same afterwards. Whoever comes too late may
+    leave a view there at any time, of a ring that is somebody else's by then: so it says of which read it is.
 
     Attributes:
         pool: where that ring is from.
         ring: what they lie in, or `NO_RING`.
         number: of the read that is in force: frames of earlier ones are stale.
+        shown: the number of a read, and a view of all of its ring, or an empty one: a payload has been asked for, and
+            was copied.
+        since: the first read of which what is shown counts: all from there on had the same ring, where it is.
     """
 
-    __slots__ = ("number", "pool", "ring")
+    __slots__ = ("number", "pool", "ring", "shown", "since")
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Pool = pool
         self.ring: Any = NO_RING
         self.number: int = 0
+        self.shown: tuple[int, memoryview] = NOT_SHOWN
+        self.since: int = 0
+
+    def seen(self, number: int) -> memoryview | None:
+        """The view that others have been given; none, or an empty one: nobody has. Raises: as `check`."""
+        shown, view = self.shown
+        self.check(number)
+        return view if shown >= self.since else None
 
     def open(self, number: int) -> memoryview:
         """Makes the view. Raises: as `check`."""
         ring = self.ring
         self.check(number)
-        ring.view = view = ring.export().toreadonly()
+        view: memoryview = ring.export().toreadonly()
+        self.shown = number, view
         if self.number != number:
-            ring.view = None  # whoever has the ring may want to give it back
+            self.shown = NOT_SHOWN  # whoever has the ring may want to give it back
             raise _stale()
-        return view  # type: ignore[no-any-return]
+        return view
 
     def look(self, start: int, stop: int, number: int) -> memoryview:
         """A payload for a program, which may hold it for as long as it likes: a view, or a copy where one more ring
@@ -346,8 +357,8 @@ class Lease:
 
     def end(self) -> None:
         """Nothing in the ring is asked for any more: a frame that somebody keeps must not keep the ring."""
-        self.ring.view = None
         self.ring = NO_RING
+        self.shown, self.since = NOT_SHOWN, self.number
 
 
 class RingFrame(ReceivedFrame):
@@ -367,16 +378,18 @@ class RingFrame(ReceivedFrame):
     @property
     def payload(self) -> memoryview:
         lease, start, stop = self._lease, self._start, self._stop
-        ring = lease.ring
-        view = ring.view
+        ring, (shown, view) = lease.ring, lease.shown
         if lease.number != self._number:
             raise _stale()
-        if view is None and stop - start <= _COPIED:
-            ring.view = _EMPTY
+        if shown >= lease.since:
+            if view:
+                return view[start:stop]
+        elif stop - start <= _COPIED:
+            lease.shown = self._number, _EMPTY
             copy = ring.copies[start:stop]
             lease.check(self._number)
             return memoryview(copy)
-        return view[start:stop] if view else lease.look(start, stop, self._number)
+        return lease.look(start, stop, self._number)
 
     @property
     def is_stale(self) -> bool:
@@ -400,9 +413,7 @@ class RingFrame(ReceivedFrame):
 
     def _keep(self, begin: int = 0) -> Buffer:
         lease, start, stop = self._lease, self._start + begin, self._stop
-        ring = lease.ring
-        view = ring.view
-        lease.check(self._number)
+        ring, view = lease.ring, lease.seen(self._number)
         if WORTH_HOLDING * (stop - start) >= ring.capacity:
             return (view or lease.open(self._number))[start:stop]
         return lease.copy(start, stop, self._number)

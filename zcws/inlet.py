@@ -20,7 +20,7 @@ from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import Frame, ReceivedFrame
+from zcws.frame import NOT_SHOWN, Frame, ReceivedFrame
 from zcws.kernel import lib
 from zcws.leasing import MUCH, Leasing
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED
@@ -295,6 +295,7 @@ class Inlet(Leasing):
     def _take_rows(self, ring: Ring, count: int, words: Rows) -> None:
         if ring.exports:
             ring.next_batch()
+            self._lease.shown = NOT_SHOWN
         controls, is_unusual = 0, self.discarding or length_hint(self._words)
         if count >= _NEWS:
             self._next, self._status, controls, self._remaining = words[:_HEAD]

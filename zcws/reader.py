@@ -39,6 +39,7 @@ from zcws.frame import (
     DECODE_IN_PLACE,
     NEED_MORE,
     NO_RING,
+    NOT_SHOWN,
     Frame,
     NeedMore,
     PayloadOrigin,
@@ -331,9 +332,8 @@ class Reader(PieceReader):
     def drop_frame(self, ring: Ring, stop: int) -> None:
         """It has been seen. Its ring, which ends at `stop`, goes back, but for that of all who are served together."""
         lease = self._lease
-        lease.number += 1
-        lease.ring = NO_RING
-        ring.view = None
+        lease.number = lease.since = lease.number + 1
+        lease.ring, lease.shown = NO_RING, NOT_SHOWN
         if ring.exports or ring is not self.pool.common:
             self._let_go(ring, stop)
 
@@ -358,9 +358,8 @@ class Reader(PieceReader):
             look(owner, RingFrame(WHOLE[what], lease, start, stop, lease.number))
         finally:
             # `drop_frame`, without its calls: for each message.
-            lease.number += 1
-            lease.ring = NO_RING
-            ring.view = None
+            lease.number = lease.since = lease.number + 1
+            lease.ring, lease.shown = NO_RING, NOT_SHOWN
             pool = self.pool
             if ring.exports or ring is not pool.common:
                 if ring.exports or pool.landing is not None or ring is pool.walked:

@@ -65,8 +65,6 @@ class Ring:
         exports: who may hold a view, and from which offset on; ask `is_exported`.
         is_wide: whether it is one of its pool's few wide ones.
         left: exporters that a child process may have views of; then the ring is not used again for anything else.
-        view: of all of it, for the frames of the batch that lies in it. None: no payload has been asked for; empty: one
-            has, and was copied.
         tail, head: moved by the reader that leases the ring, and by nobody else.
     """
 
@@ -83,7 +81,6 @@ class Ring:
         "memory",
         "mirrored",
         "tail",
-        "view",
         "whole",
     )
 
@@ -105,7 +102,6 @@ class Ring:
         self._exporter: weakref.ref[Any] | None = None
         self.exports: list[tuple[weakref.ref[Any], int]] = []
         self.left: list[Any] = []
-        self.view: memoryview | None = None
 
     # ---- views ----
 
@@ -114,7 +110,11 @@ class Ring:
 
         They keep the memory alive, not the lease. From any thread that has a frame which is good.
         """
-        exporter = None if self._exporter is None else self._exporter()
+        exporter = None
+        for known, start in self.exports[-1:]:
+            # Of this batch, and known to guard what is unread: one that another thread, too late, leaves here need not.
+            if known is self._exporter and start <= self.tail:
+                exporter = known()
         if exporter is None:
             exporter = ffi.buffer(self.base, len(self.memory))
             self._exporter = weakref.ref(exporter)
@@ -127,7 +127,7 @@ class Ring:
 
     def next_batch(self) -> None:
         """Views taken from now on get a fresh exporter, so that the old one dies with its own views."""
-        self._exporter = self.view = None
+        self._exporter = None
 
     @property
     def is_exported(self) -> bool:
