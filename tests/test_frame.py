@@ -360,7 +360,7 @@ class ReadOn:
 
     def __getitem__(self, place: slice) -> bytes:
         self.lease.number += 1
-        return b"x" * (place.stop - place.start)
+        return b"\xff" * (place.stop - place.start)
 
     def export(self) -> memoryview:
         return memoryview(self[0:100_000])

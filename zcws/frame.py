@@ -122,9 +122,10 @@ class _Text:
             return _text_frame
         if frame._stop - frame._start < DECODE_IN_PLACE:
             return frame.to_bytes().decode()
-        text = str(frame._peek(), "utf-8")
-        frame._peek()  # see `Frame.to_bytes`
-        return text
+        try:
+            return str(frame._peek(), "utf-8")
+        finally:
+            frame._peek()  # see `Frame.to_bytes`; and what is there by then need not be UTF-8
 
 
 def check_frame(frame: object) -> None:
