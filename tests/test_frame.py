@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import array
+import gc
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import raw
 import wire
 from arrays import needs_numpy, np
 from receiver import batch, connect, hold_many, read, send
 
+from zcws import frame as frame_module
 from zcws.buffer import Occupant, PayloadBuffer, Storage
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import StaleFrame, ZcwsError
@@ -22,6 +26,7 @@ from zcws.frame import (
     PayloadOrigin,
     ReceivedFrame,
     RingFrame,
+    _Apart,
     check_frame,
     check_origin,
     close_payload,
@@ -353,17 +358,18 @@ def test_a_payload_that_is_none(make: Callable[[], Frame], said: str) -> None:
 class ReadOn:
     """A ring whose reader reads on, in another thread, just as somebody looks: what is there is another's."""
 
+    capacity = 100_000
+
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.capacity = 100_000
-        self.copies = self.memory = self
 
-    def __getitem__(self, place: slice) -> bytes:
+    @property
+    def copies(self) -> bytes:
         self.lease.number += 1
-        return b"\xff" * (place.stop - place.start)
+        return b"\xff" * self.capacity
 
     def export(self) -> memoryview:
-        return memoryview(self[0:100_000])
+        return memoryview(self.copies)
 
 
 LOOKS: dict[str, Callable[[Any], object]] = {
@@ -390,6 +396,66 @@ def test_a_frame_whose_reader_reads_on_while_another_thread_looks(
         LOOKS[look](frame)
     assert not lease.shown[1]  # whoever has the ring may want to give it back
     assert pool.is_crowded == bool(views)
+
+
+def counted_by(view: memoryview) -> object:
+    """What counts the slices of a view, and lets go of its memory after the last."""
+    (counter,) = [each for each in gc.get_referents(view) if type(each).__name__ == "managedbuffer"]
+    return counter
+
+
+def frame_in_a_buffer(memory: bytearray | None) -> Frame:
+    connection = connect(Pool(65536))
+    send(connection, wire.frame(wire.BINARY, b"x" * 5000))
+    frame = connection.read_frame(PayloadBuffer(memory), PayloadOrigin.CONSISTENT)
+    assert isinstance(frame, Frame)
+    return frame
+
+
+def frame_in_the_ring(size: int) -> Frame:
+    connection = connect(Pool(65536))
+    send(connection, wire.frame(wire.TEXT, b"x" * size))
+    frame = read(connection)
+    frame.payload  # noqa: B018  # the first small one is a copy
+    return frame
+
+
+SEVERAL: dict[str, Callable[[], Frame]] = {
+    "to be sent": lambda: Frame.binary(b"x" * 5000),
+    "in the ring": lambda: frame_in_the_ring(5000),
+    "large": lambda: frame_in_the_ring(50_000),
+    "in a buffer": lambda: frame_in_a_buffer(None),
+    "in a buffer of the caller's": lambda: frame_in_a_buffer(bytearray(10_000)),
+}
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="it is how CPython counts")
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_what_several_threads_ask_is_counted_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GIL CPython loses count of the slices of one view: its memory was let go of under those that were left,
+    or what they were slices of could not be sliced any more."""
+    monkeypatch.setattr(frame_module, "_for_slices", _Apart)
+    frame = SEVERAL[kind]()
+    views = [frame.payload, frame.payload, frame._peek(), frame._peek()]
+    assert len({id(counted_by(view)) for view in views}) == len(views)
+    assert [bytes(view) for view in views] == [frame.to_bytes()] * len(views)
+    assert views[0].readonly == (kind not in ("in a buffer", "in a buffer of the caller's"))
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_threads_ask(kind: str) -> None:
+    """This can fail without a GIL only, and did after some hundred rounds."""
+    frame = SEVERAL[kind]()
+
+    def ask() -> None:
+        for _ in range(5000):
+            view = frame.payload
+            assert view[0] == view[-1] == 120
+            assert len(frame.to_bytes()) == len(view)
+            frame._peek()
+
+    with raw.thread(ask), raw.thread(ask):
+        ask()
 
 
 @pytest.mark.parametrize("memory", [None, bytearray(10)])

@@ -33,9 +33,6 @@ _GROWTH = 4
 #: A view is kept, and not a copy, of bytes that are at least this part of the memory that a view holds.
 WORTH_HOLDING = 4
 
-#: What a buffer has before its first byte. Writable all the same: an empty message is written to it like any other.
-_NOTHING = memoryview(bytearray())
-
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
@@ -46,16 +43,18 @@ class Storage:
     a look changes is the buffer's: an exporter stands here as long as somebody holds a view.
 
     Attributes:
-        pointer, memory: where it is, for C and for us.
+        pointer, memory: where it is, for C and for the reader.
+        whole: the same for everybody else, who may be in any thread: see `HAS_GIL`.
         is_ours: the buffer's own, and not the caller's.
         shown: exporters of the views that a program has; it may write into them.
         kept: exporters of what must not change any more.
     """
 
-    __slots__ = ("is_ours", "kept", "memory", "pointer", "shown")
+    __slots__ = ("is_ours", "kept", "memory", "pointer", "shown", "whole")
 
-    def __init__(self, pointer: Any, memory: memoryview, *, is_ours: bool = True) -> None:
+    def __init__(self, pointer: Any, whole: Any, memory: memoryview, *, is_ours: bool = True) -> None:
         self.pointer = pointer
+        self.whole = whole
         self.memory = memory
         self.is_ours = is_ours
         self.shown: list[weakref.ref[Any]] = []
@@ -65,6 +64,10 @@ class Storage:
     def is_held(self) -> bool:
         """Whether anybody still holds a view."""
         return bool(_alive(self.shown) or _alive(self.kept))
+
+    def look(self, start: int, stop: int) -> memoryview:
+        """A part of it, which guards nothing."""
+        return memoryview(self.whole)[start:stop]
 
     def view(self, exporters: list[weakref.ref[Any]]) -> memoryview:
         """A view of all of it, for slices; one of `exporters` lives as long as they do."""
@@ -92,18 +95,18 @@ class Occupant:
         """A view that stays right: the storage is not used again while it is held."""
         storage = self._home()
         if not storage.is_ours:
-            view = storage.memory[start:stop]
+            view = storage.look(start, stop)
         else:
             if _alive(storage.kept):
                 # A program may write into its view: it gets the message in other memory.
-                storage = self._storage = _new_storage(len(storage.memory), storage.memory[:stop])
+                storage = self._storage = _new_storage(len(storage.memory), storage.look(0, stop))
             view = storage.view(storage.shown)[start:stop]
         self._home()  # another thread may have used it meanwhile
         return view
 
     def peek(self, start: int, stop: int) -> memoryview:
         """The same for somebody who is done with the bytes before the next message."""
-        return self._home().memory[start:stop]
+        return self._home().look(start, stop)
 
     def keep(self, start: int, stop: int) -> Buffer:
         """The same for somebody who is not done with them then: they never change, whoever is given a view meanwhile.
@@ -113,7 +116,7 @@ class Occupant:
         storage = self._home()
         is_little = WORTH_HOLDING * (stop - start) < len(storage.memory)
         if is_little or not storage.is_ours or _alive(storage.shown):
-            kept: Buffer = bytes(storage.memory[start:stop])
+            kept: Buffer = bytes(storage.look(start, stop))
         else:
             kept = storage.view(storage.kept)[start:stop]
         self._home()
@@ -166,7 +169,7 @@ class PayloadBuffer:
         self._free: list[None] = [None]
         #: Counts the messages that have begun here.
         self.number: int = 0
-        self._storage = Storage(ffi.NULL, _NOTHING)
+        self._storage = _no_storage()
         if memory is not None:
             self._wrap(memory)
 
@@ -177,10 +180,13 @@ class PayloadBuffer:
             if not view.c_contiguous:
                 raise ValueError("PayloadBuffer needs contiguous memory")
             flat = view.cast("B")
+            # What is given as a memoryview is sliced by the program, too: nobody can count its slices for it.
+            is_plain = view.format == "B" and view.ndim == 1 and not isinstance(memory, memoryview)
         # Only the address: `flat` keeps it right. What pins memory for C would be an export of that view for as long
         # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
         with ffi.from_buffer("uint8_t[]", flat, require_writable=True) as pinned:
-            self._storage = Storage(ffi.cast("uint8_t *", pinned), flat, is_ours=False)
+            address = ffi.cast("uint8_t *", pinned)
+            self._storage = Storage(address, memory if is_plain else flat, flat, is_ours=False)
 
     @property
     def capacity(self) -> int:
@@ -204,9 +210,9 @@ class PayloadBuffer:
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
         self.number += 1  # first: another thread may be looking at a frame, and what it finds would be good
-        storage, self._storage = self._storage, Storage(ffi.NULL, _NOTHING)
+        storage, self._storage = self._storage, _no_storage()
         if not storage.is_ours:
-            memory, storage.memory = storage.memory, _NOTHING
+            memory, storage.memory, storage.whole = storage.memory, memoryview(b""), b""
             memory.release()  # PyPy would keep it until it collects
         self._used = 0
         self.leave()
@@ -297,11 +303,19 @@ class PayloadBuffer:
         self._storage = _new_storage(capacity, self._storage.memory[:keep])
 
 
+def _no_storage() -> Storage:
+    """What a buffer has before its first byte. Writable all the same: an empty message is written to it like any other.
+
+    Its own: see `HAS_GIL`."""
+    return Storage(ffi.NULL, b"", memoryview(bytearray()))
+
+
 def _new_storage(capacity: int, content: memoryview) -> Storage:
     pointer = _new_bytes("uint8_t[]", max(capacity, _SMALLEST))
-    memory = memoryview(ffi.buffer(pointer))
+    whole = ffi.buffer(pointer)
+    memory = memoryview(whole)
     memory[: len(content)] = content
-    return Storage(pointer, memory)
+    return Storage(pointer, whole, memory)
 
 
 def _alive(exporters: list[weakref.ref[Any]]) -> list[Any]:

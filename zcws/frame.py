@@ -7,6 +7,7 @@ and makes the view, the text or the copy when it is asked, until the next read o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -14,11 +15,10 @@ from zcws.annotations import Buffer
 from zcws.buffer import WORTH_HOLDING
 from zcws.codes import CloseCode, OpCode, is_sendable_close_code
 from zcws.errors import StaleFrame
+from zcws.kernel import HAS_GIL
 from zcws.payloads import as_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zcws.pool import Pool
 
 __all__ = [
@@ -94,18 +94,21 @@ class ReceivedSource(Source, Protocol):
 class _Held:
     """The payload of a frame to be sent: the caller's own object."""
 
-    __slots__ = ("memory",)
+    __slots__ = ("memory", "whole")
 
     def __init__(self, payload: Buffer) -> None:
         try:
-            self.memory = memoryview(as_bytes(payload))
+            self.whole = as_bytes(payload)
+            self.memory = memoryview(self.whole)  # it holds a bytearray to its length
         except TypeError:
             hint = ": encode it, or make it Frame.text(...)" if isinstance(payload, str) else ""
             what = f"the payload of a frame is bytes-like, not {type(payload).__name__}"
             raise TypeError(what + hint) from None
 
     def export(self, start: int, stop: int) -> memoryview:
-        return self.memory[start:stop]
+        return memoryview(self.whole)[
+            start:stop
+        ]  # see `HAS_GIL`: a program may have one frame for all its threads
 
     peek = export
 
@@ -294,6 +297,21 @@ NO_RING = object()
 NOT_SHOWN = (-1, _EMPTY)
 
 
+class _Apart:
+    """The view of a ring that is sliced for everybody, without a GIL. See `HAS_GIL`."""
+
+    __slots__ = ("_exporter",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._exporter = view.obj
+
+    def __getitem__(self, place: slice) -> memoryview:
+        return memoryview(self._exporter).toreadonly()[place]
+
+
+_for_slices: Callable[[memoryview], memoryview | _Apart] = memoryview.toreadonly if HAS_GIL else _Apart
+
+
 class Lease:
     """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
 
@@ -305,8 +323,8 @@ class Lease:
         pool: where that ring is from.
         ring: what they lie in, or `NO_RING`.
         number: of the read that is in force: frames of earlier ones are stale.
-        shown: the number of a read, and a view of all of its ring, or an empty one: a payload has been asked for, and
-            was copied.
+        shown: the number of a read, and a view of all of its ring, for slices; or an empty one: a payload has been
+            asked for, and was copied.
         since: the first read of which what is shown counts: all from there on had the same ring, where it is.
     """
 
@@ -316,20 +334,20 @@ class Lease:
         self.pool: Pool = pool
         self.ring: Any = NO_RING
         self.number: int = 0
-        self.shown: tuple[int, memoryview] = NOT_SHOWN
+        self.shown: tuple[int, memoryview | _Apart] = NOT_SHOWN
         self.since: int = 0
 
-    def seen(self, number: int) -> memoryview | None:
+    def seen(self, number: int) -> memoryview | _Apart | None:
         """The view that others have been given; none, or an empty one: nobody has. Raises: as `check`."""
         shown, view = self.shown
         self.check(number)
         return view if shown >= self.since else None
 
-    def open(self, number: int) -> memoryview:
+    def open(self, number: int) -> memoryview | _Apart:
         """Makes the view. Raises: as `check`."""
         ring = self.ring
         self.check(number)
-        view: memoryview = ring.export().toreadonly()
+        view = _for_slices(ring.export())
         self.shown = number, view
         if self.number != number:
             self.shown = NOT_SHOWN  # whoever has the ring may want to give it back
@@ -410,7 +428,7 @@ class RingFrame(ReceivedFrame):
         ring = lease.ring
         if lease.number != self._number:
             raise _stale()
-        return ring.memory[self._start : self._stop]  # type: ignore[no-any-return]
+        return memoryview(ring.copies)[self._start : self._stop]  # its reader slices `memory`: see `HAS_GIL`
 
     def _keep(self, begin: int = 0) -> Buffer:
         lease, start, stop = self._lease, self._start + begin, self._stop

@@ -36,6 +36,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame, close_payload
+from zcws.kernel import HAS_GIL
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.sync.channel import ENDED, Channel
@@ -53,7 +54,7 @@ _Result = TypeVar("_Result")
 _LOOK_AGAIN = 0.01
 
 #: Seconds after which every processor sees what one of them has written. With a GIL that is at once.
-_SEEN_BY_ALL = 0.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 0.001
+_SEEN_BY_ALL = 0.0 if HAS_GIL else 0.001
 
 #: The modules whose functions a call of a half begins with.
 _THEIRS = frozenset({__name__, Reading.__module__})
