@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineTransport", "adopt", "place"]
 
-#: Bound here: the last connections die when the interpreter has emptied its modules already.
-_warn = warnings.warn
-
 #: A connection that received at most this much (bytes) last time is served together with others. Larger messages
 #: often come in parts, and whoever keeps a part keeps the common ring.
 _SMALL = 16 * 1024
@@ -493,10 +490,11 @@ class EngineTransport(asyncio.Transport):
         except OSError:
             return None
 
-    def __del__(self) -> None:
+    # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
+    def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
         # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
         if not self.closing:
-            _warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
+            warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
             self._sock.close()
 
     def __repr__(self) -> str:

@@ -60,9 +60,6 @@ _send_masked, _build_masked = lib.zcws_send_masked, lib.zcws_build_masked
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
 
-#: Bound here: the last connections die when the interpreter has emptied its modules already.
-_warn = warnings.warn
-
 #: Milliseconds: a C int. Whoever waits for longer asks again.
 _LONGEST_POLL = 2**31 - 1
 
@@ -223,10 +220,11 @@ class Channel:
         except OSError:
             return self._ours
 
-    def __del__(self) -> None:
+    # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
+    def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
         # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.
         if not self.is_over:
-            _warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
+            warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
             self.sock.close()
 
 
