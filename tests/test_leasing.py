@@ -305,6 +305,38 @@ def test_a_frame_that_is_asked_too_late_shows_nothing_to_the_next_read(look: str
     assert step > 20
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_frame_that_two_threads_ask_at_once(look: str) -> None:
+    """One of them between any two steps of the other, whose view was not known of: its bytes were written over."""
+    for step in count():
+        connection = connect(Pool(65536))
+        send(connection, wire.frame(BINARY, b"a" * 20_000))
+        asked, steps, others = connection.read_frame(), count(), list[bytes]()
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(steps) == step:  # noqa: B023
+                sys.settrace(None)
+                others.append(bytes(LOOKS[look](asked)))  # noqa: B023
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            view = LOOKS[look](asked)
+        finally:
+            sys.settrace(before)
+        for _ in range(9):
+            assert connection.read_frame() is NEED_MORE
+            send(connection, wire.frame(BINARY, b"z" * 20_000))
+            connection.read_frame()
+        assert bytes(view) == b"a" * 20_000
+        if not others:
+            break
+        assert others == [b"a" * 20_000]
+    assert step > 20
+
+
 # ---- wide rings, for those who pour ----
 
 

@@ -117,8 +117,9 @@ class Ring:
                 exporter = known()
         if exporter is None:
             exporter = ffi.buffer(self.base, len(self.memory))
-            self._exporter = weakref.ref(exporter)
-            self.exports.append((self._exporter, self.tail))
+            known = weakref.ref(exporter)  # another thread may put its own in `_exporter` meanwhile
+            self.exports.append((known, self.tail))
+            self._exporter = known
         return memoryview(exporter)
 
     def peek(self, start: int, stop: int) -> memoryview:
