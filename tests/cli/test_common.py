@@ -84,6 +84,9 @@ def test_options_that_make_no_sense(command: str, option: str, value: str, said:
     [
         ("http://h/a", "the scheme of a WebSocket URI must be ws or wss; is it ws://h/a?"),
         ("https://h/a", "the scheme of a WebSocket URI must be ws or wss; is it wss://h/a?"),
+        # What is said goes to logs.
+        ("https://me:secret@h/a?t=1", "the scheme of a WebSocket URI must be ws or wss; is it wss://h/a?"),
+        ("me:pass@h", "not a URI with a host: expected ws://host[:port]/path or wss://...; is it ws://h?"),
         ("ftp://h/", "the scheme of a WebSocket URI must be ws or wss"),
         ("h:80/a", "not a URI with a host: expected ws://host[:port]/path or wss://...; is it ws://h:80/a?"),
         ("ws:/h", "not a URI with a host: expected ws://host[:port]/path or wss://..."),

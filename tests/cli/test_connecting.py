@@ -215,6 +215,23 @@ def test_a_person(address: str) -> None:
 
 
 @people
+def test_a_peer_cannot_speak_for_us() -> None:
+    """What stood behind a line end in a message, or in the reason of a Close, looked like a line of ours."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        await ws.send("one\nclosed with 1000")
+        await ws.close(4000, "no\nclosed with 1000")
+
+    def use(address: str) -> int:
+        person = Person(address)
+        person.sees(r"< one[^\n]*\n[^\n]*  closed with 1000")
+        person.sees(r"closed with 4000 \(no\\nclosed with 1000\)")
+        return person.leaves()
+
+    assert against(handler, use) == 3
+
+
+@people
 def test_a_person_hears_of_the_subprotocol(address: str) -> None:
     person = Person(address, "--subprotocol", "chat")
     person.sees(r"! the server agreed to no subprotocol \(asked for: chat\)")

@@ -66,6 +66,14 @@ def test_what_to_try(url: str, error: Exception, hint: str) -> None:
     assert unreachable(url, error) == f"cannot connect to {url}: {error}; {hint}"
 
 
+def test_what_is_said_holds_no_secret() -> None:
+    """It goes to logs; and `zcws trace` told whoever asked it for a server that was not there."""
+    for error in (TimeoutError("late"), ConnectionRefusedError()):
+        said = unreachable("wss://me:secret@h/a?token=b", error)
+        assert said.startswith("cannot connect to wss://h/a: ")
+        assert "secret" not in said and "token" not in said
+
+
 @pytest.mark.parametrize(
     ("url", "error"),
     [

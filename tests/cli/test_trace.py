@@ -42,6 +42,12 @@ def test_frames_however_they_arrive(step: int) -> None:
     assert lines == [*head, *(line for _, line in FRAMES)]
 
 
+def test_a_head_cannot_make_up_lines() -> None:
+    """A line end that is none in HTTP was one on the terminal: what stood behind it looked like a frame that came."""
+    (line, _) = Tap().feed(b"GET / HTTP/1.1\n12:00:00.000 1 < TEXT 'yes'\r\nHost: \x9bh\r\n\r\n")
+    assert line == "GET / HTTP/1.1\\n12:00:00.000 1 < TEXT 'yes'"
+
+
 def test_compressed_messages() -> None:
     compress = zlib.compressobj(wbits=-15)
     tap = Tap()
@@ -144,13 +150,15 @@ def test_http_2_passes_and_is_not_shown() -> None:
 def test_a_server_that_is_not_there() -> None:
     """The connection was cut, and the client was advised to try TLS."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://127.0.0.1:1/"],
+        [sys.executable, "-m", "zcws", "trace", "--listen", "0", "ws://me:secret@127.0.0.1:1/?token=a"],
         stdout=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
     )
     with process:
-        found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", process.stdout.readline())
+        found = re.match(
+            r"zcws traces (ws://127\.0\.0\.1:\d+) to ws://127\.0\.0\.1:1/ ", process.stdout.readline()
+        )
         assert found
         with pytest.raises(zcws.HandshakeError) as caught:
             zcws.sync.connect(found[1], proxy=None)

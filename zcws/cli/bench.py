@@ -19,6 +19,7 @@ import zcws
 from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner, seconds
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, printable, say
+from zcws.uri import parse_uri
 
 __all__ = ["Histogram", "add"]
 
@@ -200,7 +201,7 @@ class Load:
     def _table(self, seconds: float) -> Any:
         from rich.table import Table
 
-        table = Table(title=self._told.url)
+        table = Table(title=parse_uri(self._told.url).shown)
         figures = {"seconds": f"{seconds:.1f}", "messages/s": f"{self.times.count / max(seconds, 1e-9):,.0f}"}
         figures |= {name: duration(self.times.share(share)) for name, share in SHARES.items()}
         for name in figures:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import math
+import re
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -78,8 +79,8 @@ def url(text: str) -> str:
 
 
 def _uri_hint(text: str) -> str:
-    """The address that was meant, perhaps."""
-    scheme, separator, rest = text.partition("://")
+    """The address that was meant, perhaps; without the password and the query, as errors go to logs."""
+    scheme, separator, rest = re.sub(r"(?:\A|(?<=://))[^/?#]*@|\?.*", "", text).partition("://")
     secure = {"http": "ws", "https": "wss"}.get(scheme.lower())
     if separator:
         return f"; is it {secure}://{rest}?" if secure else ""

@@ -36,6 +36,8 @@ from zcws.cli.common import (
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, Unwritable, as_hex, printable, writing
 from zcws.connection import MAX_SIZE
+from zcws.errors import printable as one_line
+from zcws.uri import parse_uri
 
 __all__ = ["add"]
 
@@ -121,7 +123,7 @@ class Session:
         if self._failure is not None:
             raise Failure(self._failure)
         if self.is_interactive:
-            self._terminal.say(f"connected to {self._url}; {HELP}", "green")
+            self._terminal.say(f"connected to {parse_uri(self._url).shown}; {HELP}", "green")
         asked = self._options["subprotocols"]
         if asked and self.ws.subprotocol is None:
             # RFC 6455 4.1: it is for the client to decide whether it goes on without.
@@ -173,7 +175,8 @@ class Session:
         if not self.is_interactive:
             self._terminal.message(message)
             return
-        shown = as_hex(message) if isinstance(message, bytes) else printable(message)
+        # Lines behind the first are moved in: none that a peer sends looks like one of ours.
+        shown = as_hex(message) if isinstance(message, bytes) else printable(message).replace("\n", "\n  ")
         self._above_prompt(f"< {shown}", "magenta" if isinstance(message, bytes) else "cyan")
 
     def _above_prompt(self, text: str, style: str) -> None:
@@ -315,7 +318,7 @@ class Session:
         if self._unshown is not None:
             raise self._unshown
         code, reason = self.ws.close_code, self.ws.close_reason
-        words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
+        words = f"closed with {code}" + (f" ({one_line(reason)})" if reason else "")
         if self.is_interactive:
             self._terminal.say(words, "green")
         is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)

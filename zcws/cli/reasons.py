@@ -11,6 +11,7 @@ import zcws
 from zcws.cli.common import authority
 from zcws.connector import REDIRECTS
 from zcws.route import NO_TLS
+from zcws.uri import parse_uri
 
 __all__ = ["refusal", "unreachable"]
 
@@ -36,7 +37,9 @@ def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "
 
 
 def unreachable(url: str, error: BaseException) -> str:
-    """Why there is no connection with `url`, in one sentence, and what to try."""
+    """Why there is no connection with `url`, in one sentence, and what to try. It goes to logs, and the client of a proxy
+    is told: without the password and the query of the address."""
+    url = parse_uri(url).shown
     words = f"cannot connect to {url}: {_words(error)}"
     hint = _hint(url, error)
     return f"{words}; {hint}" if hint else words

@@ -25,7 +25,8 @@ from typing import Any
 
 from zcws.cli.common import Failure, add_server, authority, client_context, port
 from zcws.cli.reasons import refusal, unreachable
-from zcws.cli.terminal import Terminal, Unwritable, printable
+from zcws.cli.terminal import Terminal, Unwritable
+from zcws.errors import printable
 from zcws.http import text_response
 from zcws.http2 import PREFACE
 from zcws.trace import Tracer
@@ -127,7 +128,7 @@ class Proxy:
             raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
-        self._terminal.say(f"zcws traces ws://{where} to {told.url} (Ctrl-C stops it)")
+        self._terminal.say(f"zcws traces ws://{where} to {self._server.shown} (Ctrl-C stops it)")
         try:
             await self._is_useless.wait()
         finally:
