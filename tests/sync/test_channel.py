@@ -79,6 +79,37 @@ def receive(channel: Channel, timeout: float | None = raw.LONG, size: int = 100)
     return bytes(buffer[:count]) if count > 0 else count
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say what the peer has confirmed")
+@pytest.mark.parametrize("kind", ["plain", "polled"])
+def test_who_speaks_lives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a peer says something, a send waits for it to read."""
+    monkeypatch.setattr(module, "_KERNEL_TIMES", kind == "plain")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        channel = open_channel(socket.create_connection(listener.getsockname()))
+        peer = listener.accept()[0]
+    channel.expect_life(0.05, 0.05)
+    asked: list[int] = []
+
+    def ask(life: int) -> tuple[int, float]:
+        found = Channel._wait_on(channel, life)
+        asked.append(life)
+        if sum(life >= 0 for life in asked) < 3:
+            peer.sendall(b"I am here")
+        elif not readers:
+            readers.append(threading.Thread(target=raw.Peer(peer, masks=False).exactly, args=(20_000_000,)))
+            readers[-1].start()
+        return found
+
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr(channel, "_wait_on", ask)
+    channel.send([bytes(20_000_000)])
+    assert readers
+    for reader in readers:
+        reader.join()
+    channel.abort()
+    peer.close()
+
+
 def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     for timed, kind in ((True, PlainChannel), (False, PolledChannel)):
         monkeypatch.setattr(module, "_KERNEL_TIMES", timed)
@@ -316,6 +347,17 @@ class TestSend:
             channel.send([bytes(10_000_000)] * count)
         assert not channel.is_writable
         assert peer.recv(1)
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_peer_that_shows_no_life(self, pair: Pair, count: int) -> None:
+        channel, peer = pair
+        channel.expect_life(0.05, 0.05)
+        with pytest.raises(Stuck, match="ping_timeout"):
+            channel.send([bytes(10_000_000)] * count)
+        assert peer.recv(1)
+        channel.limit_sends(0.05)
+        with pytest.raises(Stuck, match="write_timeout"):
+            channel.send([bytes(10_000_000)])
 
     def test_a_short_receive_timeout_does_not_cut_a_send(self, pair: Pair) -> None:
         channel, peer = pair

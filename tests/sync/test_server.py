@@ -231,6 +231,15 @@ def test_no_more_than_max_connections(serving: Serving) -> None:
         assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
 
 
+def test_who_never_reads_does_not_keep_a_slot(serving: Serving) -> None:
+    """A thousand such clients, and nobody else was served for as long as they liked."""
+    options: dict[str, Any] = {"ping_interval": 0.05, "ping_timeout": 0.05, "close_timeout": 0.05}
+    with serving(lambda ws: ws.send(bytes(20_000_000)), max_connections=1, **options) as server:
+        with raw.client(port_of(server)), dialled(server) as sock:
+            sock.sendall(net.request())
+            assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_slots_come_back_whatever_happens(serving: Serving) -> None:
     def handler(ws: zcws.sync.WebSocket) -> None:

@@ -173,6 +173,15 @@ def test_a_client_whose_server_does_not_read() -> None:
         assert ws.close_code == 1011
 
 
+def test_a_peer_that_shows_no_life() -> None:
+    """It kept the thread of the send for ever: nobody read, so nobody sent Pings."""
+    with connected(ping_interval=0.05, ping_timeout=0.05) as (ws, _):
+        with pytest.raises(zcws.ConnectionClosedError, match=r"does not read \(ping_timeout\)"):
+            while True:
+                ws.send(bytes(1_000_000))
+        assert ws.close_code == 1011
+
+
 def test_a_client_whose_server_has_gone() -> None:
     with connected(client=True) as (ws, peer):
         peer.send(wire.TEXT, b"the last word")

@@ -37,8 +37,8 @@ def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "
 
 
 def unreachable(url: str, error: BaseException) -> str:
-    """Why there is no connection with `url`, in one sentence, and what to try. It goes to logs, and the client of a proxy
-    is told: without the password and the query of the address."""
+    """Why there is no connection with `url`, in one sentence, and what to try. Logs have it, and the client of a proxy
+    gets it: without password and query of the address."""
     url = parse_uri(url).shown
     words = f"cannot connect to {url}: {_words(error)}"
     hint = _hint(url, error)

@@ -8,7 +8,7 @@ two halves of a connection share, and it is here because it is OpenSSL's need, n
 Who keeps the time of a wait:
 
     plain, POSIX      to receive, the kernel (SO_RCVTIMEO): one system call, where poll and then recv are two; to send,
-                      nobody, or poll where the socket takes nothing
+                      poll where the socket takes nothing
     plain, elsewhere  poll or select, on a socket that never blocks: Windows has one timeout for both directions
     TLS               the same
 """
@@ -23,6 +23,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -68,8 +69,15 @@ _LONGEST_POLL = 2**31 - 1
 _ASK_AGAIN = 0.5
 
 
+#: A number, which an enumeration is more slowly. Windows has no such flag, and needs none.
+_AT_ONCE = int(getattr(socket, "MSG_DONTWAIT", 0))
+
+#: Where in Linux's tcp_info `tcpi_bytes_acked` and `tcpi_bytes_received` stand, 64-bit numbers.
+_COUNTS_AT, _COUNTS_END = 120, 136
+
+
 class Stuck(TimeoutError):
-    """The peer took nothing for as many seconds as `limit_sends` said."""
+    """The peer took nothing for as many seconds as `limit_sends` or `expect_life` said. The text names the option."""
 
 
 class Channel:
@@ -95,6 +103,7 @@ class Channel:
         self.record: CData = ffi.new("struct zcws_socket *")
         self._fd = sock.fileno()
         self._send_limit: float | None = None  # seconds; see `limit_sends`
+        self._pings: tuple[float, float] | None = None  # see `expect_life`
         self._ours: Any = None  # our address, once the socket is closed
         self._theirs: Any = None  # kept from here on: a socket that was reset does not know it any more
         with contextlib.suppress(OSError):
@@ -158,6 +167,46 @@ class Channel:
         """How long a send may wait without getting anywhere, from the next one on; None waits for ever."""
         # Not SO_SNDTIMEO: Python calls again after each signal, and the kernel begins to count anew.
         self._send_limit = timeout
+
+    def expect_life(self, interval: float, timeout: float) -> None:
+        """A send that `limit_sends` does not limit waits as long as keepalive would, for which no thread may be reading.
+
+        When the peer has taken nothing for `interval` seconds it is looked at, and it is given up when `timeout`
+        seconds later it has neither said nor confirmed a byte more.
+        """
+        self._pings = (interval, timeout)
+
+    def _patience(self) -> float | None:
+        """Seconds that a send waits until `_wait_on` is asked."""
+        return self._pings[0] if self._send_limit is None and self._pings is not None else self._send_limit
+
+    def _wait_on(self, life: int) -> tuple[int, float]:
+        """Those seconds are over.
+
+        Args:
+            life: -1, then what this returned.
+
+        Returns: the bytes that the peer has said and confirmed; seconds until this is asked again.
+
+        Raises:
+            Stuck: it has had time enough.
+        """
+        if self._send_limit is not None or self._pings is None:
+            raise Stuck("write_timeout")
+        now = self._bytes_moved()
+        if now == life:
+            raise Stuck("ping_timeout")
+        return now, self._pings[1]
+
+    def _bytes_moved(self) -> int:
+        """Of the peer, in both directions, as far as the system says so: Linux does, of TCP."""
+        if sys.platform != "linux":
+            return 0
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTS_END)
+        except OSError:
+            return 0  # no TCP, or no socket any more
+        return sum(struct.unpack_from("=QQ", info.ljust(_COUNTS_END, b"\0"), _COUNTS_AT))
 
     @property
     def is_writable(self) -> bool:
@@ -300,20 +349,24 @@ class PlainChannel(Channel):
     def send(self, segments: Sequence[Buffer]) -> None:
         try:
             self._inside.append(None)
-            limit = self._send_limit
-            if limit is None and len(segments) == 1:
-                self.sock.sendall(segments[0])
-                return
-            unsent: list[Buffer] = list(segments)
-            flags, deadline = (0 if limit is None else socket.MSG_DONTWAIT), None
-            while unsent:
+            deadline, life = None, -1
+            while segments:
                 try:
-                    unsent = behind(unsent, self.sock.sendmsg(unsent[:MOST_SEGMENTS], (), flags))
-                    deadline = None
-                except BlockingIOError:  # only where there is a limit
-                    deadline = deadline or after(limit)
+                    if len(segments) == 1:
+                        data = segments[0]
+                        sent = self.sock.send(data, _AT_ONCE)
+                        if sent == len(data):  # type: ignore[arg-type]
+                            return
+                    else:
+                        sent = self.sock.sendmsg(segments[:MOST_SEGMENTS], (), _AT_ONCE)
+                    segments = behind(list(segments), sent)
+                    deadline, life = None, -1
+                except BlockingIOError:
+                    if deadline is None:
+                        deadline = after(self._patience())
                     if not _wait(self, to_write=True, timeout=left(deadline)):
-                        raise Stuck from None
+                        life, more = self._wait_on(life)
+                        deadline = after(more)
         finally:
             self._leave()
 
@@ -353,9 +406,10 @@ class PolledChannel(Channel):
         # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
         view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
         while view:
-            sent = self._attempt(partial(self._send_some, view), after(self._send_limit), to_write=True)
-            if sent is None:
-                raise Stuck
+            step, deadline, life = partial(self._send_some, view), after(self._patience()), -1
+            while (sent := self._attempt(step, deadline, to_write=True)) is None:
+                life, more = self._wait_on(life)
+                deadline = after(more)
             view = view[sent:]
 
     def _attempt(self, step: Callable[[], int], deadline: float | None, *, to_write: bool) -> int | None:

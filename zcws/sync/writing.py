@@ -67,6 +67,8 @@ class Writing:
         # A Close that waits for whoever holds the lock: who pops it says it.
         self._goodbyes: list[tuple[int, str]] = []
         channel.limit_sends(options.write_timeout)
+        if options.ping_interval is not None and options.ping_timeout is not None:
+            channel.expect_life(options.ping_interval, options.ping_timeout)
 
     def _send_leftover(self) -> None:
         """Sends what the reader left on the bridge while we held the lock."""
@@ -415,7 +417,7 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         ConnectionClosedError: the peer does not read, or the socket is gone. What else was raised goes on as it is.
     """
     if isinstance(exc, Stuck):
-        connection.lose((CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)"))
+        connection.lose((CloseCode.INTERNAL_ERROR, f"the peer does not read ({exc})"))
         channel.abort()
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
