@@ -539,3 +539,55 @@ def test_an_answer_that_was_given_up_holds_up_no_close(anyplace: Place) -> None:
             assert (close.opcode, close.payload) == (wire.CLOSE, wire.close_payload(1000))
 
     anyplace.run(main())
+
+
+@pytest.mark.parametrize("last_words", [wire.frame(wire.CLOSE, key=wire.KEY), b"\x83\x80abcd"])
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_a_peer_that_stops_reading_and_says_close_has_one_deadline(
+    anyplace: Place, last_words: bytes, gives_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers before it waited for `close_timeout`, and then the Close that could not go out either for as long."""
+    monkeypatch.setattr(ending, "MUCH", 1 << 60)  # what the systems on the way still take does not count
+    passed: list[zcws.WebSocket] = []
+    stops: list[zcws.WebSocket] = []
+
+    def deadline_passed(ws: Any, original: Any = ending.Ending.deadline_passed) -> None:
+        passed.append(ws)
+        original(ws)
+
+    def stop_deadline(ws: Any, original: Any = ending.Ending._stop_deadline) -> None:
+        if ws._deadline is not None:
+            stops.append(ws)
+        original(ws)
+
+    monkeypatch.setattr(ending.Ending, "deadline_passed", deadline_passed)
+    monkeypatch.setattr(ending.Ending, "_stop_deadline", stop_deadline)
+
+    async def main() -> None:
+        ended: list[zcws.ConnectionClosed] = []
+
+        async def answer(ws: zcws.WebSocket) -> None:
+            message = await ws.recv()
+            await fill(ws)
+            sending = asyncio.ensure_future(ws.send(message))
+            if gives_up:
+                await until(lambda: ws._deadline)
+                sending.cancel()
+            with pytest.raises(zcws.ConnectionClosed) as closed:
+                if gives_up:
+                    await ws.recv()
+                else:
+                    await sending
+            ended.append(closed.value)
+
+        async with anyplace.serve(answer, close_timeout=0.2) as server:
+            async with anyplace.raw_client(server, limit=1024) as peer:
+                narrow(peer.writer)
+                await peer.send(wire.TEXT, b"answer this")
+                await until(lambda: next(iter(server.connections))._reader.answering)
+                await peer.send_bytes(last_words)
+                await until(lambda: not server.connections)
+                assert len(passed) == 1 and (not gives_up or not stops)
+                await until(lambda: ended)
+
+    anyplace.run(main())

@@ -93,7 +93,7 @@ class Ending(Outlet):
 
     def _on_bridge(self) -> None:
         is_owed = not self.connection.is_split and self.writer.sent_close is None
-        if is_owed and self._deadline is not None and self._reader.is_concluded:
+        if is_owed and self._deadline is not None and self._reader.is_concluded and not self._is_stuck:
             # What stood before the peer's Close has been read and answered in time; that, too, has its time to go out.
             self._stop_deadline()
             self._start_deadline()
@@ -163,10 +163,15 @@ class Ending(Outlet):
         """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
         deadline, self._deadline = self._deadline, None
         assert deadline is not None  # it has called us
+        # What we have to say could not go out in all that time.
+        is_stuck = self._is_stuck and deadline.timeout == self._options.close_timeout
         if self._reader.is_ending and not self._reader.is_concluded:
             if deadline.timeout != GRACE or self._time_to_close() == GRACE:
                 self._reader.conclude()
-            self._advance_closing()
+            if is_stuck:
+                self.abort()
+            else:
+                self._advance_closing()
         elif self.connection.bridge.slot and not self.connection.hold_replies:
             # After a split: the half that should have sent the reply has not.
             self.connection.drain_bridge()
@@ -175,7 +180,7 @@ class Ending(Outlet):
                 self.abort()  # it was a Pong behind our Close: nothing else will end this
         elif self._is_taking:
             self._start_deadline()  # our Close stands behind what the peer is still reading
-        elif self._is_lingering and self._transport is not None:
+        elif self._is_lingering and not is_stuck and self._transport is not None:
             self._transport.close()
             self._start_deadline()
         else:
@@ -185,6 +190,11 @@ class Ending(Outlet):
     def _is_taking(self) -> bool:
         """Whether the peer, for whom much was waiting when the deadline began, has taken much of it since."""
         return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= MUCH
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether it has not, and what was waiting waits still."""
+        return self._gone >= 0 and self._drained is not None and not self._is_taking
 
     def _stop_keepalive(self) -> None:
         if self._keepalive is not None:
