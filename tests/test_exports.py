@@ -9,11 +9,13 @@ import sys
 import typing
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference import entries, object_at, shown
 
 import zcws
+import zcws.sync
 
 PACKAGE = Path(zcws.__file__).parent
 MODULES = sorted(
@@ -21,6 +23,9 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
+
+#: What methods return and nobody keeps: for a `with`; to be fed; what frames are checked by.
+USED_AT_ONCE = {"Membership", "BodyReader", "_Text"}
 
 
 @pytest.mark.parametrize("name", zcws.__all__)
@@ -59,6 +64,36 @@ def test_annotations_can_be_looked_up(path: str) -> None:
         functions = [member for member in found if inspect.isfunction(member)]
     for function in functions:
         typing.get_type_hints(function)
+
+
+def classes_in(hint: Any) -> set[type]:
+    """Those of ours that an annotation names."""
+    inside = hint if isinstance(hint, (list, tuple)) else typing.get_args(hint)
+    ours = {hint} if inspect.isclass(hint) and hint.__module__.startswith("zcws.") else set()
+    return ours.union(*map(classes_in, inside))
+
+
+@pytest.mark.parametrize("path", entries())
+def test_what_a_typed_program_has_to_name_it_can_import(path: str) -> None:
+    """What its functions are given by us, or take from our methods."""
+    value, found = object_at(path), set[type]()
+    functions = [value]
+    if inspect.isclass(value):
+        # What calls functions of the program is made by it; the others we make ourselves.
+        made = ["__init__"] if path.rpartition(".")[2].islower() else []
+        functions = [inspect.getattr_static(value, name) for name in (*made, *shown(path))]
+    for function in functions:
+        function = getattr(function, "fget", None) or getattr(function, "__func__", function)
+        if inspect.isfunction(function):
+            various = [
+                parameter.name
+                for parameter in inspect.signature(function).parameters.values()
+                if parameter.kind is parameter.VAR_KEYWORD
+            ]
+            hints = typing.get_type_hints(function)
+            found.update(*(classes_in(hint) for name, hint in hints.items() if name not in various))
+    public = {getattr(home, name) for home in (zcws, zcws.sync) for name in home.__all__}
+    assert {kind.__name__ for kind in found - public} <= USED_AT_ONCE
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -17,17 +17,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zcws.acceptor import WebSocketAcceptor as WebSocketAcceptor
     from zcws.activation import listen_fds as listen_fds
+    from zcws.aio.accepting import ServerHandshake as ServerHandshake
     from zcws.aio.broadcast import Delivery as Delivery
     from zcws.aio.broadcast import broadcast as broadcast
     from zcws.aio.client import connect as connect
     from zcws.aio.client import unix_connect as unix_connect
+    from zcws.aio.halves import BridgeHalf as BridgeHalf
+    from zcws.aio.halves import ReaderHalf as ReaderHalf
+    from zcws.aio.halves import WriterHalf as WriterHalf
+    from zcws.aio.keepalive import Latency as Latency
     from zcws.aio.metrics import Metrics as Metrics
+    from zcws.aio.reading import IncomingStream as IncomingStream
     from zcws.aio.redis import RedisRooms as RedisRooms
     from zcws.aio.room import Room as Room
     from zcws.aio.server import Server as Server
     from zcws.aio.server import serve as serve
     from zcws.aio.server import unix_serve as unix_serve
     from zcws.aio.websocket import WebSocket as WebSocket
+    from zcws.aio.writing import OutgoingStream as OutgoingStream
     from zcws.batch import Batch as Batch
     from zcws.bridge import Reply as Reply
     from zcws.buffer import PayloadBuffer as PayloadBuffer
@@ -50,10 +57,12 @@ if TYPE_CHECKING:
     from zcws.extensions import DeflateParameters as DeflateParameters
     from zcws.frame import NEED_MORE as NEED_MORE
     from zcws.frame import Frame as Frame
+    from zcws.frame import NeedMore as NeedMore
     from zcws.frame import PayloadOrigin as PayloadOrigin
     from zcws.headers import Headers as Headers
     from zcws.hooks import basic_auth as basic_auth
     from zcws.hooks import health as health
+    from zcws.http import HttpError as HttpError
     from zcws.http import Request as Request
     from zcws.http import Response as Response
     from zcws.pool import Pool as Pool
@@ -68,13 +77,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "zcws.acceptor": ("WebSocketAcceptor",),
     "zcws.activation": ("listen_fds",),
+    "zcws.aio.accepting": ("ServerHandshake",),
     "zcws.aio.broadcast": ("Delivery", "broadcast"),
     "zcws.aio.client": ("connect", "unix_connect"),
+    "zcws.aio.halves": ("BridgeHalf", "ReaderHalf", "WriterHalf"),
+    "zcws.aio.keepalive": ("Latency",),
     "zcws.aio.metrics": ("Metrics",),
+    "zcws.aio.reading": ("IncomingStream",),
     "zcws.aio.redis": ("RedisRooms",),
     "zcws.aio.room": ("Room",),
     "zcws.aio.server": ("Server", "serve", "unix_serve"),
     "zcws.aio.websocket": ("WebSocket",),
+    "zcws.aio.writing": ("OutgoingStream",),
     "zcws.batch": ("Batch",),
     "zcws.bridge": ("Reply",),
     "zcws.buffer": ("PayloadBuffer",),
@@ -88,10 +102,10 @@ _HOMES = {
         *("LimitExceeded", "ProtocolError", "ProxyError", "StaleFrame", "ZcwsError"),
     ),
     "zcws.extensions": ("Agreement", "DeflateParameters"),
-    "zcws.frame": ("NEED_MORE", "Frame", "PayloadOrigin"),
+    "zcws.frame": ("NEED_MORE", "Frame", "NeedMore", "PayloadOrigin"),
     "zcws.headers": ("Headers",),
     "zcws.hooks": ("basic_auth", "health"),
-    "zcws.http": ("Request", "Response"),
+    "zcws.http": ("HttpError", "Request", "Response"),
     "zcws.pool": ("Pool",),
     "zcws.retry": ("backoff", "process_exception"),
     "zcws.router": ("Router",),

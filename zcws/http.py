@@ -88,7 +88,7 @@ request_method = re.compile(rf"(?:\r\n)?((?:{TOKEN})?)".encode()).match
 
 
 class HttpError(HandshakeError):
-    """A head that cannot be accepted.
+    """A head that cannot be accepted. Also for a `select_subprotocol` of yours, which refuses by raising one.
 
     Attributes:
         status: what a server should answer.
