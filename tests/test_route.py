@@ -347,7 +347,8 @@ class TestErrors:
         assert (found is error) != hinted
         if hinted:
             assert isinstance(found, ConnectionResetError)
-            assert str(found).endswith("does wss://a/ speak TLS? If not, write ws://")
+            hint = "does wss://a/ speak TLS? If not, write ws://. Or does it want a certificate of yours?"
+            assert str(found).endswith(hint)
 
     def test_an_answer_that_is_no_tls(self) -> None:
         error = ssl.SSLError(1, "wrong version number")

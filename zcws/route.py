@@ -328,6 +328,7 @@ def no_tls(who: str, plain: str, error: OSError) -> OSError:
     if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
         error.strerror = f"{error.strerror}; {hint}"
     elif isinstance(error, (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError)) or _is_broken_off(error):
+        hint = f"{hint}. Or does it want a certificate of yours?"
         return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
     return error
 

@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from zcws.acceptor import IN_THE_CLEAR
 from zcws.aio.pacing import pace
 from zcws.aio.wake import fail
 from zcws.annotations import Buffer
@@ -32,13 +33,6 @@ from zcws.annotations import Buffer
 __all__ = ["Tls", "has_better"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
-
-#: To a client that speaks HTTP to a server of TLS, for which OpenSSL has no alert.
-_IN_THE_CLEAR = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 61\r\n\r\n"
-    b"TLS is spoken here: is the URI ws:// where wss:// is meant?\r\n"
-)
 
 #: Bytes that one read brings at most, and that are encrypted at a time. OpenSSL's buffers keep the largest size they
 #: have had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's own 256 KiB, and 240 with
@@ -154,7 +148,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             return
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST" and self._below is not None:
-                self._below.write(_IN_THE_CLEAR)
+                self._below.write(IN_THE_CLEAR)
             self._fail(error)
             return
         self._send()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
+from zcws.acceptor import IN_THE_CLEAR, AcceptorOptions, WebSocketAcceptor
 from zcws.annotations import Self, Unpack
 from zcws.callables import abandon
 from zcws.codes import CloseCode
@@ -273,8 +273,8 @@ class Server:
 
     def _open(self, stream: socket.socket) -> WebSocket | None:
         """The opening handshake. None: the answer was not a 101."""
-        if isinstance(stream, ssl_module.SSLSocket):
-            stream.do_handshake()
+        if isinstance(stream, ssl_module.SSLSocket) and not self._begin_tls(stream):
+            return None
         acceptor = WebSocketAcceptor(self._acceptor_options)
         data = bytearray()
         try:
@@ -310,6 +310,21 @@ class Server:
             received=bytes(data[acceptor.used :]),
         )
 
+    def _begin_tls(self, stream: ssl_module.SSLSocket) -> bool:
+        """The TLS handshake. False: it has failed, and the client has been told why."""
+        try:
+            stream.do_handshake()
+        except ssl_module.SSLEOFError:
+            raise  # the client has gone
+        except ssl_module.SSLError as error:
+            logger.info("no TLS handshake, from %s: %s", stream.getpeername(), error)
+            if error.reason == "HTTP_REQUEST":
+                socket.socket.sendall(stream, IN_THE_CLEAR)  # past the TLS of the SSLSocket
+            # In TLS 1.3 its request may be here already.
+            self._linger(stream)
+            return False
+        return True
+
     def _read_request(
         self, stream: socket.socket, acceptor: WebSocketAcceptor, data: bytearray
     ) -> Request | None:
@@ -336,7 +351,7 @@ class Server:
             return response, response.serialize(request.method)
 
     def _linger(self, stream: socket.socket) -> None:
-        """The answer is out; unread input would turn closing into a reset, and the answer would be lost."""
+        """What we had to say is out; unread input would turn closing into a reset, and that would be lost."""
         deadline = time.monotonic() + _LINGER
         with contextlib.suppress(OSError):
             stream.shutdown(socket.SHUT_WR)
