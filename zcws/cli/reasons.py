@@ -83,7 +83,8 @@ def _hint(url: str, error: BaseException) -> str:
 
 
 def _answer_hint(scheme: str, rest: str, status: int | None) -> str:
-    if status is None:
+    # 400: what servers of TLS, ours and others, answer to a request without.
+    if status is None or (status == 400 and scheme == "ws"):
         return f"with TLS it is wss://{rest}" if scheme == "ws" else ""
     if status in REDIRECTS:
         return "redirects are not followed here: connect to where it leads"
