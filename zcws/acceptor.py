@@ -63,11 +63,7 @@ SelectSubprotocol = Callable[[list[str]], str | None]
 SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(SWITCHED)}Sec-WebSocket-Accept: ".encode()
 
 #: To a client that speaks HTTP to a server of TLS, for which OpenSSL has no alert.
-IN_THE_CLEAR = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 61\r\n\r\n"
-    b"TLS is spoken here: is the URI ws:// where wss:// is meant?\r\n"
-)
+IN_THE_CLEAR = text_response(400, "TLS is spoken here: is the URI ws:// where wss:// is meant?").serialize()
 
 #: Terms remembered by a server, in each of two caches: the handful of browsers and libraries, each with the
 #: subprotocols in use. A key is at most a head long, so that a cache is half a megabyte at worst.
