@@ -106,9 +106,8 @@ class _Held:
             raise TypeError(what + hint) from None
 
     def export(self, start: int, stop: int) -> memoryview:
-        return memoryview(self.whole)[
-            start:stop
-        ]  # see `HAS_GIL`: a program may have one frame for all its threads
+        # See `HAS_GIL`: a program may have one frame for all its threads.
+        return memoryview(self.whole)[start:stop]
 
     peek = export
 

@@ -30,9 +30,10 @@ except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; 
 for _struct in ffi.list_types()[1]:
     ffi.typeof(f"struct {_struct}").fields  # noqa: B018
 
-#: Whether the threads of this interpreter take turns. Where they do not, CPython still counts the slices of a memoryview
-#: without a lock. Where threads take or drop some of one view at once, its memory is let go of while there are others, or
-#: never. So what several threads may ask has no view that is sliced again and again: each slice is of a view of its own.
+#: Whether the threads of this interpreter take turns. Where they do not, CPython still counts the slices of a
+#: memoryview without a lock. Where threads take or drop some of one view at once, its memory is let go of while there
+#: are others, or never. So what several threads may ask has no view that is sliced again and again: each slice is of a
+#: view of its own.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 __all__ = ["HAS_GIL", "available", "build_info", "ffi", "in_use", "lib", "use"]

@@ -683,7 +683,7 @@ def test_a_client_without_a_certificate_hears_why(
     with serving(echo, ssl=certificates.server) as server, dialled(server) as below:
         with certificates.client.wrap_socket(below, server_hostname="localhost") as sock:
             raw.until(lambda: caplog.records)
-            with pytest.raises(ssl.SSLError, match="(?i)certificate.required"):
+            with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
                 for _ in range(10):
                     sock.sendall(b"GET / HTTP/1.1\r\n")
                 sock.recv(1)

@@ -169,7 +169,7 @@ class Channel:
         self._send_limit = timeout
 
     def expect_life(self, interval: float, timeout: float) -> None:
-        """A send that `limit_sends` does not limit waits as long as keepalive would, for which no thread may be reading.
+        """A send that `limit_sends` does not limit waits as long as keepalive would; no thread may be reading for that.
 
         When the peer has taken nothing for `interval` seconds it is looked at, and it is given up when `timeout`
         seconds later it has neither said nor confirmed a byte more.
