@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from zcws.http import BytesLike, Response
+from zcws.http import BODILESS, BytesLike, Response
 
 __all__ = ["BODY_TIMEOUT", "MAX_BODY", "BodyReader"]
 
@@ -53,7 +53,7 @@ class BodyReader:
         self._chunked = encoding.endswith("chunked")  # RFC 9112 6.1: it is always the last
         if not encoding and is_length(length):
             self._limit = min(limit, int(length))
-        bodiless = status < 200 or status in (204, 304)
+        bodiless = status < 200 or status in BODILESS
         self.done: bool = bodiless or self._limit == 0
 
     @property

@@ -29,9 +29,11 @@ from zcws.errors import HandshakeError
 from zcws.headers import TOKEN, Headers, HeadersLike, count_lines, parse_lines
 
 __all__ = [
+    "BODILESS",
     "MAX_HEAD",
     "MAX_HEADERS",
     "MAX_LINE",
+    "OF_A_CONNECTION",
     "REQUEST",
     "RESPONSE",
     "BytesLike",
@@ -70,6 +72,11 @@ TLS_IN_THE_CLEAR = "this is TLS, and TLS is not spoken here: is the URI wss:// w
 NOT_HTTP = "this is not HTTP, which is spoken here"
 HTTP_2 = "this may be HTTP/2"
 BARE_LF = "a line ends in LF alone: HTTP ends lines in CRLF (RFC 9112 2.2)"
+
+#: Headers that are about one connection of HTTP/1.1, and end with it. RFC 9110 7.6.1, RFC 9113 8.2.2.
+OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+#: Statuses whose response has no body. RFC 9110 15.3.5, 15.4.5.
+BODILESS = frozenset((204, 304))
 
 #: What may be given where received bytes are wanted.
 BytesLike = bytes | bytearray | memoryview
@@ -201,7 +208,7 @@ def whole_response(status: int, kind: str, body: bytes, headers: HeadersLike = (
 
 def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
     """The same that says one sentence, and `end` behind it."""
-    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and not text:
+    if status in BODILESS and not text:
         # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would be that of the page which has not changed.
         return Response(int(status), reason_phrase(status), _closing(headers))
     return whole_response(status, "text/plain; charset=utf-8", (text + end).encode(), headers)

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 
 from zcws.handshake import SWITCHED, accept_value
 from zcws.headers import TOKEN, Headers, parse_lines
-from zcws.http import Request, Response, reason_phrase
+from zcws.http import OF_A_CONNECTION, Request, Response, reason_phrase
 
 __all__ = [
     "ALPN",
@@ -54,9 +54,8 @@ Fields = list[tuple[str, str]]
 #: A key for those who look for one: 16 bytes in base64.
 _KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 
-#: What is about a connection of HTTP/1.1: RFC 9113 8.2.2; and what nobody needs here: RFC 8441 5.
-_OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
-_HOP_BY_HOP = _OF_A_CONNECTION | {"sec-websocket-accept", "sec-websocket-key"}
+#: What is left out: those, and what nobody needs here. RFC 8441 5.
+_HOP_BY_HOP = OF_A_CONNECTION | {"sec-websocket-accept", "sec-websocket-key"}
 
 #: The pseudo-header fields that a request has, but for :authority, where Host will do. RFC 9113 8.3.1; 8.5; RFC 8441 4.
 _OF_A_REQUEST = {":method", ":scheme", ":path"}
@@ -119,7 +118,7 @@ def check_trailers(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not _is_name(name) or name in _OF_A_CONNECTION:
+    if not _is_name(name) or name in OF_A_CONNECTION:
         raise ValueError("a field has a name that HTTP/2 does not have")
 
 

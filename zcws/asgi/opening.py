@@ -30,7 +30,7 @@ from zcws.connection import Connection
 from zcws.deflate import Deflate
 from zcws.handshake import SWITCHED, accept_value, check_request
 from zcws.headers import Headers
-from zcws.http import HttpError, Request, Response, reason_phrase
+from zcws.http import BODILESS, OF_A_CONNECTION, HttpError, Request, Response, reason_phrase
 
 __all__ = ["Event", "Opening", "Phase", "acceptor_options", "decoded", "stream_options"]
 
@@ -47,12 +47,6 @@ EARLY = 16 * 1024
 
 #: Headers of a 101 that the opening handshake writes. RFC 6455 4.2.2.
 OURS = frozenset({"upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions"})
-
-#: Headers of a response that are about the connection: this one ends with it. RFC 9110 7.6.1.
-FRAMING = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade"})
-
-#: Statuses whose response has no body. RFC 9110 15.3.5, 15.4.5.
-BODILESS = (204, 304)
 
 
 class Phase(Enum):
@@ -282,7 +276,7 @@ class Opening(asyncio.Protocol):
         """
         if not 200 <= status < 600:  # RFC 9110 15
             raise RuntimeError(f"{status} is not the status of a response that refuses a WebSocket")
-        kept = Headers([line for line in headers if line[0] not in FRAMING])
+        kept = Headers([line for line in headers if line[0] not in OF_A_CONNECTION])
         kept["connection"] = "close"
         self._denial = Response(status, reason_phrase(status), kept)
         self._enter(Phase.DENYING)
