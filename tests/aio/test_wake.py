@@ -68,6 +68,11 @@ def test_a_task_that_runs_the_event_loop_again() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+async def waits(wakeup: Wakeup, seen: list[str]) -> None:
+    await wakeup
+    seen.append("resumed")
+
+
 class TestWakeup:
     def test_the_task_runs_before_wake_returns(self, anyloop: Place) -> None:
         async def main() -> None:
@@ -99,11 +104,7 @@ class TestWakeup:
         async def main() -> None:
             wakeup, seen = Wakeup(asyncio.get_running_loop()), list[str]()
 
-            async def wait() -> None:
-                await wakeup
-                seen.append("resumed")
-
-            task = asyncio.ensure_future(wait())
+            task = asyncio.ensure_future(waits(wakeup, seen))
             await asyncio.sleep(0)
             wakeup.wake()  # here `main` is the task that runs
             wakeup.wake()  # and once is enough
@@ -127,10 +128,7 @@ class TestWakeup:
         async def main() -> None:
             wakeup = Wakeup(asyncio.get_running_loop())
 
-            async def wait() -> None:
-                await wakeup
-
-            task = asyncio.ensure_future(wait())
+            task = asyncio.ensure_future(waits(wakeup, []))
             await asyncio.sleep(0)
             wakeup.give_up(ValueError("over"))
             wakeup.give_up(ValueError("once is enough"))
@@ -166,10 +164,7 @@ class TestWakeup:
             loop = asyncio.get_running_loop()
             wakeup, seen = Wakeup(loop), list[str]()
 
-            async def wait() -> None:
-                await wakeup
-
-            coroutine = wait()
+            coroutine = waits(wakeup, [])
             future = coroutine.send(None)
             future._asyncio_future_blocking = False
             for name in ("one", "two"):
@@ -186,13 +181,10 @@ class TestWakeup:
         async def main() -> None:
             wakeup = Wakeup(asyncio.get_running_loop())
 
-            async def wait() -> None:
-                await wakeup
-
-            first = asyncio.ensure_future(wait())
+            first = asyncio.ensure_future(waits(wakeup, []))
             await asyncio.sleep(0)
             with pytest.raises(RuntimeError, match="another task"):
-                await wait()
+                await waits(wakeup, [])
             wakeup.wake_soon()
             await soon(first)
 
@@ -236,11 +228,7 @@ class TestWakeup:
             loop = asyncio.get_running_loop()
             wakeup, seen = Wakeup(loop), list[str]()
 
-            async def wait() -> None:
-                await wakeup
-                seen.append("resumed")
-
-            task = asyncio.ensure_future(wait())
+            task = asyncio.ensure_future(waits(wakeup, seen))
             await asyncio.sleep(0)
 
             def cancel_and_wake() -> None:

@@ -1084,12 +1084,17 @@ def test_granian_591_an_accept_from_another_task_while_one_receives(place: Place
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_granian_798_an_application_that_closes_gets_its_disconnect(place: Place, answers: bool) -> None:
-    """Also one that receives in another task while it closes, and also when the peer is silent."""
+@pytest.mark.parametrize("in_another_task", [True, False])
+def test_granian_798_an_application_that_closes_gets_its_disconnect(
+    place: Place, answers: bool, in_another_task: bool
+) -> None:
+    """At once: a client that is silent made one that receives in another task wait for the closing handshake."""
 
     async def script(app: App) -> Any:
+        receiving = asyncio.ensure_future(app.receive()) if in_another_task else None
+        await asyncio.sleep(0)
         await app.send({"type": "websocket.close", "code": 4000})
-        return await app.receive()
+        return await (receiving or app.receive())
 
     async def main() -> None:
         app = App(script)
@@ -1098,26 +1103,6 @@ def test_granian_798_an_application_that_closes_gets_its_disconnect(place: Place
             assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(4000))
             if answers:
                 await peer.send(wire.CLOSE, wire.close_payload(4000))
-            await until(lambda: app.outcome)
-        assert app.outcome == {"type": "websocket.disconnect", "code": 4000, "reason": ""}
-
-    place.run(main())
-
-
-def test_granian_798_while_another_task_receives(place: Place) -> None:
-    """It hears of it at once: a client that is silent made it wait for as long as a closing handshake may take."""
-
-    async def script(app: App) -> Any:
-        receiving = asyncio.ensure_future(app.receive())
-        await asyncio.sleep(0)
-        await app.send({"type": "websocket.close", "code": 4000})
-        return await receiving
-
-    async def main() -> None:
-        app = App(script)
-        async with place.uvicorn(app) as server, raw(place, server) as peer:
-            await answer(peer)
-            assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(4000))
             await asyncio.wait_for(until(lambda: app.outcome), opening.CLOSE_TIMEOUT / 2)
         assert app.outcome == {"type": "websocket.disconnect", "code": 4000, "reason": ""}
 
