@@ -275,8 +275,7 @@ class Server:
         """The opening handshake. None: the answer was not a 101."""
         if isinstance(stream, ssl_module.SSLSocket) and not self._begin_tls(stream):
             return None
-        acceptor = WebSocketAcceptor(self._acceptor_options)
-        data = bytearray()
+        acceptor, data = WebSocketAcceptor(self._acceptor_options), bytearray()
         try:
             request = self._read_request(stream, acceptor, data)
             if request is None:
@@ -286,14 +285,25 @@ class Server:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
-        if response.status_code != 101:
+        if response.status_code == 101:
+            # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
+            self._opening.discard(stream)
             stream.sendall(answer)
-            logger.debug("connection rejected: %s", response.status_code)
-            self._linger(stream)
-            return None
-        # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
-        self._opening.discard(stream)
+            return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
         stream.sendall(answer)
+        logger.debug("connection rejected: %s", response.status_code)
+        self._linger(stream)
+        return None
+
+    def _make(
+        self,
+        stream: socket.socket,
+        acceptor: WebSocketAcceptor,
+        request: Request | None,
+        response: Response,
+        received: bytes,
+    ) -> WebSocket:
+        """A handshake has succeeded."""
         connection = Connection(
             is_client=False,
             agreement=acceptor.agreement,
@@ -301,13 +311,9 @@ class Server:
             pool=Pool(),
             **self._limits,
         )
+        channel = open_channel(stream)
         return WebSocket(
-            open_channel(stream),
-            connection,
-            self._options,
-            request=request,
-            response=response,
-            received=bytes(data[acceptor.used :]),
+            channel, connection, self._options, request=request, response=response, received=received
         )
 
     def _begin_tls(self, stream: ssl_module.SSLSocket) -> bool:
