@@ -589,6 +589,50 @@ class TestDraining:
 
         place.run(main())
 
+    @pytest.mark.parametrize("slowly", ["head", "hook"])
+    def test_whoever_has_been_accepted_is_let_in(self, anyplace: Place, slowly: str) -> None:
+        """He got a 503, where another process had taken over and would have had him."""
+
+        async def main() -> None:
+            asked, answer = asyncio.Event(), asyncio.Event()
+
+            async def think(*_: object) -> None:
+                asked.set()
+                if slowly == "hook":
+                    await answer.wait()
+
+            async with anyplace.serve(echo, process_request=think) as server:
+                reader, writer = await anyplace.open(port_of(server))
+                head = request()
+                writer.write(head if slowly == "hook" else head[:20])
+                await soon(asked.wait()) if slowly == "hook" else await until(lambda: server.handshakes)
+                server.close(drain=600)
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                answer.set()
+                writer.write(b"" if slowly == "hook" else head[20:])
+                assert (await soon(reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101 ")
+                peer = anyplace.raw(reader, writer, masks=True)
+                await peer.send(wire.TEXT, b"x")
+                assert (await peer.read()).payload == b"x"
+                await peer.send(wire.CLOSE)
+                await peer.close()
+                await soon(server.wait_closed())  # which is over with the last of them
+
+        anyplace.run(main())
+
+    def test_whoever_says_nothing_is_sent_away_when_it_is_late(self, place: Place) -> None:
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                reader, writer = await place.open(port_of(server))
+                await until(lambda: server.handshakes)
+                server.close(drain=0.05)
+                assert (await soon(reader.read())).startswith(b"HTTP/1.1 503 ")
+                await soon(server.wait_closed())
+                writer.close()
+
+        place.run(main())
+
     @pytest.mark.parametrize("again", ["", "at once", "later"])
     def test_until_it_is_late_or_somebody_has_no_patience(self, place: Place, again: str) -> None:
         """At once, before anybody had begun to drain, it was not heard."""

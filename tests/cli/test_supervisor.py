@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from net import echo, port_of
+from net import echo, port_of, request
 from served import ENVIRONMENT
 
 import zcws
@@ -106,6 +106,37 @@ def test_reload(supervisor: tuple[subprocess.Popen[str], int]) -> None:
 
     asyncio.run(main())
     assert len(workers_of(process)) == 2
+
+
+def test_who_waits_in_the_queue_of_a_worker_that_ends_is_accepted_by_the_next(
+    supervisor: tuple[subprocess.Popen[str], int],
+) -> None:
+    """He was reset; with SIGHUP, too, between a worker's last look at its queue and the end of that."""
+    process, port = supervisor
+    workers = workers_of(process)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(request())
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+
+
+def test_it_listens_on_every_address_of_the_host() -> None:
+    """As one process does: where the host is empty, on all of IPv4 and all of IPv6."""
+    found = socket.getaddrinfo(None, 80, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    loopbacks = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+    command = [sys.executable, "-m", "zcws", "serve", "--echo", "--host=", "--port=0", "--workers=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        try:
+            port = int(process.stdout.readline().partition(";")[0].rpartition(":")[2])
+            for family in {info[0] for info in found}:
+                with socket.create_connection((loopbacks[family], port)) as sock:
+                    sock.sendall(request())
+                    assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        finally:
+            process.terminate()
 
 
 def test_workers_do_not_outlive_their_supervisor(supervisor: tuple[subprocess.Popen[str], int]) -> None:

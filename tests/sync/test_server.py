@@ -604,6 +604,22 @@ def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
                 assert closed.value.code == 1000
 
 
+def test_whoever_has_been_accepted_is_let_in_while_the_server_drains(serving: Serving) -> None:
+    """He was cut off, where another process had taken over and would have had him."""
+    head = net.request()
+    with serving(echo) as server, dialled(server) as sock:
+        sock.sendall(head[:20])
+        raw.until(lambda: server._opening)
+        with raw.thread(lambda: server.shutdown(drain=60)):
+            raw.until(lambda: server.sock.fileno() < 0)
+            sock.sendall(head[20:])
+            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+            sock.sendall(wire.frame(wire.TEXT, b"x", key=wire.KEY))
+            assert wire.parse(sock.recv(100))[0].payload == b"x"
+            sock.sendall(wire.frame(wire.CLOSE, key=wire.KEY))
+            assert wire.parse(sock.recv(100))[0].opcode == wire.CLOSE
+
+
 def test_a_drain_that_is_none_is_no_end(serving: Serving) -> None:
     with serving(echo) as server:
         for wrong in ("x", -1, math.nan):

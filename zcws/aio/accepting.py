@@ -50,6 +50,10 @@ ProcessResponse = Callable[
 class Arriving(Protocol):
     """A connection that may become a WebSocket, or several."""
 
+    def finish(self) -> None:
+        """The server takes nobody any more, and whoever has been accepted may go on for a while."""
+        ...
+
     def go_away(self) -> None:
         """The server is shutting down."""
         ...
@@ -73,7 +77,12 @@ class Host(Protocol):
     open_timeout: float | None
     options: Options
     handshakes: set[Arriving]
-    is_closing: bool
+    is_closing: bool  # nobody else is accepted
+    sends_away: bool  # nor is any connection opened
+
+    def left(self, arriving: Arriving) -> None:
+        """It is none of `handshakes` any more."""
+        ...
 
     def make(
         self, agreement: Agreement | None, request: Request | bytes | None, response: Response | bytes | None
@@ -221,9 +230,9 @@ class ServerHandshake(asyncio.Protocol):
         self._enter()
         if self.response is not None:
             self._answer(self.response)
-        elif self.server.is_closing or self._said is not None:
+        elif self.server.sends_away or self._said is not None:
             # Later: uvloop begins to read after this, paused, ended or not.
-            self.server.loop.call_soon(self.go_away if self.server.is_closing else self._think)
+            self.server.loop.call_soon(self.go_away if self.server.sends_away else self._think)
 
     def data_received(self, data: bytes) -> None:
         if self.response is not None:
@@ -264,6 +273,9 @@ class ServerHandshake(asyncio.Protocol):
             self._sock.close()
             self._sock = None
             self._leave()
+
+    def finish(self) -> None:
+        """The server takes nobody any more: this is among the last."""
 
     def go_away(self) -> None:
         """The server is shutting down."""
@@ -391,7 +403,7 @@ class ServerHandshake(asyncio.Protocol):
             self._timer = self.server.loop.call_later(self.server.open_timeout, self.abort)
 
     def _leave(self) -> None:
-        self.server.handshakes.discard(self)
+        self.server.left(self)
         self._stop_timer()
 
     def _stop_timer(self) -> None:

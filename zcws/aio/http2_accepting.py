@@ -92,9 +92,12 @@ class Negotiation(asyncio.Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        self._server.handshakes.discard(self)
+        self._server.left(self)
         if self._timer is not None:
             self._timer.cancel()
+
+    def finish(self) -> None:
+        """The server takes nobody any more: this is among the last."""
 
     def go_away(self) -> None:
         """The server is shutting down, and nobody has asked for anything yet."""
@@ -128,11 +131,11 @@ class Http2Server(Http2Connection):
         super().connection_made(transport)
         self._server.handshakes.add(self)
         self._wait_for_streams(self._server.open_timeout)
-        if self._server.is_closing:
+        if self._server.sends_away:
             self.go_away()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.handshakes.discard(self)
+        self._server.left(self)
         self._stop_waiting()
         if self._deadline is not None:
             self._deadline.remove(self)
@@ -210,7 +213,7 @@ class Http2Server(Http2Connection):
     def _stream_ended(self, stream: Http2Stream, exc: Exception | None) -> None:
         stream.lose(exc)
         if not self.streams:
-            self._wait_for_streams(_IDLE)
+            self._wait_for_streams(0 if self._server.is_closing else _IDLE)
             self._close_if_done()
 
     # ---- the end ----
@@ -224,6 +227,10 @@ class Http2Server(Http2Connection):
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+
+    def finish(self) -> None:
+        """The server takes nobody any more: new streams are for the next one."""
+        self.go_away()
 
     def go_away(self, code: int = ErrorCodes.NO_ERROR) -> None:
         """The server is shutting down, or nobody has needed the connection for a while."""

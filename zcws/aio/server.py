@@ -106,6 +106,8 @@ class Server:
         self.connections: set[WebSocket] = set()
         self.on_open: list[Callable[[WebSocket], object]] = []
         self.is_closing: bool = False
+        self.sends_away: bool = False
+        self._last_left: asyncio.Future[None] | None = None  # exists while that is waited for
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
         self._door: Door | None = None  # where we accept ourselves
@@ -132,8 +134,14 @@ class Server:
         """What a connection begins with that is inside TLS of ours."""
         tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout)
         self.handshakes.add(tls)
-        tls.opened.add_done_callback(lambda _: self.handshakes.discard(tls))
+        tls.opened.add_done_callback(lambda _: self.left(tls))
         return tls
+
+    def left(self, arriving: Arriving) -> None:
+        """See `Host`."""
+        self.handshakes.discard(arriving)
+        if self._last_left is not None and not self.handshakes and not self._last_left.done():
+            self._last_left.set_result(None)
 
     def greet(
         self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
@@ -293,7 +301,7 @@ class Server:
             close_connections: False leaves open connections to their handlers.
             code, reason: of the Close that they get. RFC 6455 7.4.1: 1001, "a server going down".
             drain: seconds that handlers get to finish by themselves before that; None: until they have, or `close` is
-                called again.
+                called again. Clients that have been accepted, and are in the opening handshake, are let in meanwhile.
 
         Raises:
             TypeError, ValueError: `drain` means nothing.
@@ -307,6 +315,7 @@ class Server:
                 self._draining.cancel()
         else:
             self.is_closing = True
+            self.sends_away = drain == 0
             if self._door is not None:
                 self._door.close()
             if self._server is not None:
@@ -314,26 +323,44 @@ class Server:
             self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
 
     async def _drain(self, seconds: float | None) -> None:
-        """Until all handlers have returned, at most `seconds`, or until `close` is called again."""
-        if self._running:
-            waiting = asyncio.wait(list(self._running), timeout=seconds)
-            self._draining = self.loop.create_task(waiting)
-            await asyncio.wait([self._draining])
-            self._draining = None
+        """Until all handlers have returned, at most `seconds`, or until `close` is called again.
 
-    def _send_away(self) -> None:
-        """Whoever is in the middle of the opening handshake."""
+        Whoever has been accepted opens his connection: where another process takes over, nobody is lost.
+        """
         for handshake in list(self.handshakes):
-            handshake.go_away()
+            handshake.finish()
+        self._draining = self.loop.create_task(self._until_empty())
+        await asyncio.wait([self._draining], timeout=seconds)
+        self._draining.cancel()
+        self._draining = None
+
+    async def _until_empty(self) -> None:
+        while True:
+            if self._running:
+                await asyncio.wait(list(self._running))
+            elif self._door is not None and self._door.passing:
+                await asyncio.wait(self._door.passing)
+            elif self.handshakes:
+                self._last_left = self.loop.create_future()
+                await self._last_left
+            else:
+                return
+
+    async def _send_away(self) -> None:
+        """Whoever is in the middle of the opening handshake."""
+        self.sends_away = True
+        while True:
+            for handshake in list(self.handshakes):
+                handshake.go_away()
+            if self._door is None or not self._door.passing:
+                return
+            await asyncio.wait(self._door.passing)
 
     async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
         await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
-        self._send_away()
-        while self._door is not None and self._door.passing:
-            await asyncio.wait(self._door.passing)
-            self._send_away()
         if self._is_patient and (drain is None or drain > 0):
             await self._drain(drain)
+        await self._send_away()
         if close_connections:
             for ws in list(self.connections):
                 if ws.state is State.OPEN:

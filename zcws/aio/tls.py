@@ -168,6 +168,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._timer.cancel()
             self._timer = None
 
+    def finish(self) -> None:
+        """The server takes nobody any more: this is among the last."""
+
     def go_away(self) -> None:
         """The server is shutting down; whoever speaks over this is told by others."""
         if not self._is_open:

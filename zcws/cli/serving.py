@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any
 
 import zcws
@@ -64,7 +65,8 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         help="after SIGTERM, wait that long for clients to leave by themselves",
     )
-    serve.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # stdin's end is ours too
+    # Of a supervisor: these descriptors listen, and stdin's end is ours too.
+    serve.add_argument("--worker", type=descriptors, help=argparse.SUPPRESS)
     serve.set_defaults(run=run, parser=serve)
 
 
@@ -87,17 +89,18 @@ def run(options: argparse.Namespace) -> int:
 async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext | None) -> None:
     """Until Ctrl-C, SIGTERM, or the end of the supervisor."""
     stop = Stop()
-    stop.listen(is_worker=options.worker)
-    server = await listen(options, context)
+    stop.listen(is_worker=options.worker is not None)
+    servers = await listen(options, context)
     try:
-        say(announcement(server.sockets[0], options))
+        say(announcement(servers[0].sockets[0], options))
         await stop.event.wait()
         if stop.drains and options.drain > 0:
             stop.event.clear()
-            server.close(drain=options.drain)
-            await first_of(server.wait_closed(), stop.event.wait())
+            for server in servers:
+                server.close(drain=options.drain)
+            await first_of(all_closed(servers), stop.event.wait())
     finally:
-        await say_goodbye(server)
+        await say_goodbye(servers)
 
 
 class Stop:
@@ -135,24 +138,39 @@ async def first_of(*waits: Awaitable[Any]) -> None:
         task.cancel()
 
 
-async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) -> zcws.Server:
-    """The server, listening."""
+async def all_closed(servers: list[zcws.Server]) -> None:
+    """Until nothing is left of any of them."""
+    await asyncio.gather(*(server.wait_closed() for server in servers))
+
+
+def descriptors(text: str) -> list[int]:
+    """Numbers with commas between them."""
+    return [int(number) for number in text.split(",")]
+
+
+async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) -> list[zcws.Server]:
+    """The server, listening; of a worker one for each of its sockets."""
     handler: Callable[[zcws.WebSocket], Awaitable[None]] = chat() if options.chat else echo
     hooks: list[Any] = [page.answer]
     if options.static:
         hooks = [zcws.health(), files.Files(options.static, is_all=not (options.echo or options.chat))]
-    shared: dict[str, Any] = {"reuse_port": True} if options.reuse_port else {}
+    places: list[dict[str, Any]] = [{"host": options.host, "port": options.port}]
+    if options.worker is not None:
+        places = [{"sock": socket.socket(fileno=number)} for number in options.worker]
+    elif options.reuse_port:
+        places[0]["reuse_port"] = True
     try:
-        return await zcws.serve(
-            handler,
-            options.host,
-            options.port,
-            ssl=context,
-            compression=zcws.Deflate() if options.compression else None,
-            process_request=hooks,
-            http2=options.http2,
-            **shared,
-        )
+        return [
+            await zcws.serve(
+                handler,
+                ssl=context,
+                compression=zcws.Deflate() if options.compression else None,
+                process_request=hooks,
+                http2=options.http2,
+                **place,
+            )
+            for place in places
+        ]
     except (OSError, UnicodeError) as error:
         raise Failure(refusal(error, options.host, options.port)) from None
 
@@ -195,12 +213,13 @@ def chat() -> Callable[[zcws.WebSocket], Awaitable[None]]:
     return join
 
 
-async def say_goodbye(server: zcws.Server) -> None:
+async def say_goodbye(servers: list[zcws.Server]) -> None:
     """Every peer gets a Close with 1001, and GOODBYE seconds to answer it."""
-    server.close()
+    for server in servers:
+        server.close()
     try:
-        await asyncio.wait_for(server.wait_closed(), GOODBYE)
+        await asyncio.wait_for(all_closed(servers), GOODBYE)
     except asyncio.TimeoutError:
-        for ws in list(server.connections):
+        for ws in list(chain(*(server.connections for server in servers))):
             ws.abort()
-        await server.wait_closed()
+        await all_closed(servers)

@@ -7,8 +7,10 @@ What happens to a worker, and what the supervisor does:
     SIGTERM or Ctrl-C to it            SIGTERM to all, a bounded wait, SIGKILL to those that are left
     the supervisor is gone (kill -9)   a worker sees the end of its stdin, and ends
 
-The port is shared by SO_REUSEPORT: the kernel gives each connection to one of those that listen. The supervisor has the
-port too, so that it stays ours while workers come and go, but does not listen and gets no connections.
+The port is shared by SO_REUSEPORT: each worker listens on a socket of its own, and the kernel gives each connection to
+one of them. The sockets are the supervisor's, and a worker's successor has the same one: who waits in its queue when a
+worker stops accepting, or dies, is accepted by the next. (A queue goes with the last descriptor of its socket, and its
+clients see a reset.)
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 import time
+from itertools import chain
 from typing import Any
 
 from zcws.cli.common import Failure, authority
@@ -39,10 +43,11 @@ GRACE = 5.0
 
 
 class Worker:
-    """One process that serves."""
+    """One process that serves, on `sockets`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, sockets: list[socket.socket]) -> None:
         self.process = process
+        self.sockets = sockets
         self.began: float = time.monotonic()
         self.is_wanted: bool = True
 
@@ -54,17 +59,17 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps `count` workers alive.
+    """Keeps a worker alive for each item of `sockets`.
 
     Args:
-        command: starts a worker, which prints one line when it listens.
-        count: of workers.
+        command: starts a worker, which prints one line when it listens; the numbers of its sockets are put behind it.
+        sockets: what each of them listens on. They are closed when all is over.
         drain: seconds that a worker may take to end.
     """
 
-    def __init__(self, command: list[str], count: int, drain: float) -> None:
+    def __init__(self, command: list[str], sockets: list[list[socket.socket]], drain: float) -> None:
         self._command = command
-        self._count = count
+        self._sockets = sockets
         self._drain = drain
         self._workers: set[Worker] = set()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -76,7 +81,7 @@ class Supervisor:
         Raises:
             Failure: one ended instead.
         """
-        fresh = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
+        fresh = await asyncio.gather(*map(self._start_one, self._sockets))
         if not all(fresh):
             await self.stop()
             raise Failure("a worker ended before it listened")
@@ -84,11 +89,11 @@ class Supervisor:
     async def reload(self) -> None:
         """New workers; the old ones drain."""
         old = [worker for worker in self._workers if worker.is_wanted]
-        fresh = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
+        fresh = await asyncio.gather(*map(self._start_one, self._sockets))
         if all(fresh):
             for worker in old:
                 worker.terminate()
-            log(f"reloaded: {self._count} new workers, {len(old)} drain")
+            log(f"reloaded: {len(fresh)} new workers, {len(old)} drain")
         else:
             for survivor in filter(None, fresh):
                 survivor.terminate()
@@ -97,6 +102,8 @@ class Supervisor:
     async def stop(self) -> None:
         """The end of all of them."""
         self._is_stopping = True
+        for sock in chain(*self._sockets):
+            sock.close()  # or clients would wait in a queue that nobody will look at
         for worker in list(self._workers):
             worker.terminate()
         if self._watchers:
@@ -107,16 +114,19 @@ class Supervisor:
         if self._watchers:
             await asyncio.wait(self._watchers)
 
-    async def _start_one(self) -> Worker | None:
+    async def _start_one(self, sockets: list[socket.socket]) -> Worker | None:
         """A worker that listens, or None: it has ended instead, and said why on stderr."""
         # In a session of its own: Ctrl-C is for the supervisor, which passes it on in its way.
+        numbers = [sock.fileno() for sock in sockets]
         process = await asyncio.create_subprocess_exec(
             *self._command,
+            f"--worker={','.join(map(str, numbers))}",
+            pass_fds=numbers,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        worker = Worker(process)
+        worker = Worker(process, sockets)
         self._workers.add(worker)
         if self._is_stopping:
             worker.terminate()
@@ -141,7 +151,7 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             if not self._is_stopping:
-                replacement = await self._start_one()
+                replacement = await self._start_one(worker.sockets)
 
 
 def how_it_ended(code: int) -> str:
@@ -160,7 +170,8 @@ async def supervise(options: argparse.Namespace) -> None:
         raise Failure("--workers needs SO_REUSEPORT, which this system does not have")
     with reserve(options.host, options.port) as reserved:
         port = reserved.getsockname()[1]
-        workers = Supervisor(worker_command(options, port), options.workers, options.drain)
+        sockets = [await bind(options.host, port) for _ in range(options.workers)]
+        workers = Supervisor(worker_command(options, port), sockets, options.drain)
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -212,11 +223,27 @@ def reserve(host: str, port: int) -> socket.socket:
     return sock
 
 
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """What one worker listens on: a socket for each address of the host.
+
+    Raises:
+        Failure: one of them cannot be had.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        server = await loop.create_server(asyncio.Protocol, host, port, reuse_port=True, start_serving=False)
+    except OSError as error:
+        raise Failure(refusal(error, host, port)) from None
+    sockets = [socket.socket(fileno=os.dup(sock.fileno())) for sock in server.sockets]
+    server.close()
+    return sockets
+
+
 def worker_command(options: argparse.Namespace, port: int) -> list[str]:
-    """The command line of a worker: what the supervisor was told, on that port."""
+    """The command line of a worker, but for its sockets: what the supervisor was told, on that port."""
     # Not -m, which looks for modules where we stand first: in a folder of files to serve, perhaps, that others fill.
     begin = f"import sys; sys.path[:] = {sys.path}; from zcws.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", begin, "serve", "--worker", "--reuse-port"]
+    command = [sys.executable, "-c", begin, "serve"]
     command += [f"--host={options.host}", f"--port={port}"]
     told: dict[str, Any] = vars(options)
     for name in ("echo", "compression", "http2"):

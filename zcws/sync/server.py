@@ -120,6 +120,7 @@ class Server:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
+        self._sends_away = False  # also those who have been accepted, and are in the opening handshake
         # Wakes the thread that accepts. To shut the listening socket down instead would stop every process that
         # shares it, and macOS does not know that.
         self._waker, self._wake = socket.socketpair()
@@ -197,7 +198,8 @@ class Server:
     ) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
-        Handlers get `drain` seconds to finish by themselves first; None: until they have.
+        Handlers get `drain` seconds to finish by themselves first; None: until they have. So do those of clients that
+        have been accepted and are in the opening handshake.
 
         A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
         does not touch its connection, is left to itself: its thread ends with the process.
@@ -210,6 +212,10 @@ class Server:
                 self._stop_accepting()
         if drain is None or drain > 0:
             self._join(after(drain))
+        self._sends_away = True
+        for sock in list(self._opening):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         timeout = self._options.close_timeout
         deadline = after(timeout)
         self._say_goodbye(code, reason, deadline)
@@ -224,9 +230,6 @@ class Server:
         if not self._is_serving:
             self._waker.close()
         self._ended.put(None)  # `serve_forever` may wait for one
-        for sock in list(self._opening):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             # Another server may have taken the path over.
             if self._path is not None and os.stat(self._path).st_ino == self._inode:
@@ -338,8 +341,8 @@ class Server:
         deadline = after(self._open_timeout)
         while (request := acceptor.read_request(data)) is None:
             stream.settimeout(socket_timeout(deadline))
-            chunk = stream.recv(_CHUNK)
-            if not chunk or self._is_closing:
+            chunk = b"" if self._sends_away else stream.recv(_CHUNK)
+            if not chunk:
                 return None
             data += chunk
         return request
@@ -368,7 +371,7 @@ class Server:
     def _handle(self, ws: WebSocket) -> None:
         self.connections.add(ws)
         try:
-            if self._is_closing:
+            if self._sends_away:
                 ws.begin_close(CloseCode.GOING_AWAY)
             said = self._handler(ws)
             if inspect.isawaitable(said):
