@@ -47,6 +47,32 @@ def test_a_request_in_pieces(place: Place, size: int) -> None:
     place.run(main())
 
 
+def test_an_answer_that_nobody_reads_is_kept_once(place: Place) -> None:
+    """A page was in memory three times for as long as its reader took his time, which cost him 40 bytes."""
+    tracemalloc = pytest.importorskip(
+        "tracemalloc", reason="PyPy does not count its memory", exc_type=ImportError
+    )
+    size = 32 * 1024 * 1024
+
+    def page(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        return zcws.Response(200, "OK", {"Connection": "close"}, bytes(size))
+
+    async def main() -> None:
+        async with place.serve(echo, process_request=page) as server:
+            tracemalloc.start()
+            try:
+                reader, writer = await place.open(port_of(server))
+                writer.write(request())
+                assert (await soon(reader.readline())).startswith(b"HTTP/1.1 200 ")
+                writer.transport.pause_reading()
+                assert tracemalloc.get_traced_memory()[0] < 1.5 * size
+            finally:
+                tracemalloc.stop()
+            await hang_up(writer)
+
+    place.run(main())
+
+
 def test_a_hook_that_thinks_about_the_response(anyplace: Place) -> None:
     async def process_response(
         handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response

@@ -384,7 +384,10 @@ class ServerHandshake(asyncio.Protocol):
             return
         transport.write(self._to_send)
         logger.debug("connection rejected: %s", response.status_code)
-        self._data = b""
+        # The transport has it; it may be a page of many MB, and its reader may take his time.
+        self._data = self._to_send = b""
+        self.response = Response(response.status_code, response.reason_phrase, response.headers)
+        self._chosen = None
         if transport.can_write_eof():
             # Not close: unread input would turn that into a reset, and the answer would be lost.
             end_writing(transport)
