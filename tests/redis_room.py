@@ -1,15 +1,19 @@
-"""A chat server whose room is in Redis, as a process of its own: `python redis_room.py url`. It prints its port."""
+"""A chat server whose room is in Redis, as a process of its own: `python redis_room.py url`. It prints its port.
+
+`python redis_room.py url fork` is two, as servers that fork their workers make them: by then the rooms are there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import zcws
 
 
-async def main(url: str) -> None:
-    async with zcws.RedisRooms(url) as rooms:
+async def main(made: zcws.RedisRooms) -> None:
+    async with made as rooms:
 
         async def handler(ws: zcws.WebSocket) -> None:
             room = rooms["lobby"]
@@ -25,4 +29,7 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    made = zcws.RedisRooms(sys.argv[1])
+    if "fork" in sys.argv:
+        os.fork()
+    asyncio.run(main(made))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -405,5 +406,37 @@ def test_two_processes_one_of_them_killed_and_brought_back(redis_server: RedisSe
         finally:
             first.kill()
             second.kill()
+
+    asyncio.run(main())
+
+
+@needs_redis
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_rooms_that_were_made_before_a_fork(redis_server: RedisServer) -> None:
+    """Both processes had the name of one publisher: what the second one sent was taken for what had come already."""
+
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(CHAT), redis_server.url, "fork"),
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            ports = [int(await soon(process.stdout.readline())) for _ in range(2)]
+            async with contextlib.AsyncExitStack() as stack:
+                uris = [f"ws://127.0.0.1:{port}/" for port in ports]
+                clients = [
+                    await stack.enter_async_context(zcws.connect(uri, close_timeout=0.1)) for uri in uris
+                ]
+                for client in clients:
+                    assert await soon(client.recv()) == "joined"
+                for number, client in enumerate(clients):
+                    await client.send(f"from {number}")
+                    for each in clients:
+                        assert await soon(each.recv()) == f"from {number}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
     asyncio.run(main())

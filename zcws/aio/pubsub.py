@@ -96,12 +96,12 @@ class Publisher:
         heard: channels that this process hears itself: what is published there comes back, its note is kept so long.
 
     Attributes:
-        name: 16 bytes that no other publisher has.
+        name: 16 bytes that no other publisher has, once it runs.
         on_lost: called when the connection to Redis is lost.
     """
 
     def __init__(self, library: Library, client: Any, max_pending: int, heard: Container[bytes]) -> None:
-        self.name: bytes = os.urandom(16)
+        self.name: bytes = b""
         self._library = library
         self._redis = client
         self._heard = heard
@@ -128,6 +128,7 @@ class Publisher:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        self.name = os.urandom(16)  # not before: the process may have been forked since
         while True:
             self._batch = [await self._queue.get()]
             while len(self._batch) < _BATCH and not self._queue.empty():
