@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -294,3 +295,28 @@ def test_nobody_there() -> None:
     with pytest.raises(ConnectionRefusedError) as caught:
         zcws.sync.connect(f"ws://127.0.0.1:{port}/", proxy=None)
     assert caught.value.strerror == f"cannot connect to 127.0.0.1:{port}: {said(errno.ECONNREFUSED)}"
+
+
+def test_a_socks_proxy_that_takes_its_time() -> None:
+    """Each byte of its answer had all of `open_timeout`: with 262 of them a connect could last for 44 minutes."""
+    pytest.importorskip("python_socks", reason="the extra `proxy`")
+    answer, said = b"\x05\x00\x05\x00\x00\x03\xff" + bytes(257), bytearray()
+    has_gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            with listener.accept()[0] as sock, contextlib.suppress(OSError):
+                for byte in answer:
+                    sock.sendall(bytes([byte]))
+                    said.append(byte)
+                    if has_gone.wait(0.02):
+                        return
+
+        with raw.thread(speak):
+            try:
+                with pytest.raises(TimeoutError, match="open_timeout"):
+                    address = f"socks5h://127.0.0.1:{listener.getsockname()[1]}"
+                    zcws.sync.connect("ws://example.com/", proxy=address, open_timeout=0.2)
+            finally:
+                has_gone.set()
+    assert len(said) < len(answer)

@@ -73,7 +73,7 @@ def _plain(route: Route, uri: WebSocketURI, deadline: float | None, others: dict
     if proxy is None:
         return _race(host, port, deadline, **others)
     if proxy.is_socks:
-        return _socks(proxy, host, port, socket_timeout(deadline), others.get("source_address"))
+        return _socks(proxy, host, port, deadline, others)
     if proxy.scheme == "https" and uri.secure:
         raise ValueError(
             "wss:// through an https:// proxy is TLS inside TLS, which blocking sockets do not have: "
@@ -110,16 +110,42 @@ def _secured(
         raise
 
 
+class _Way:
+    """The way to a SOCKS proxy, for python-socks: what another proxy before it would be, and the socket that it gives.
+
+    python-socks has a timeout for each receive, of which a proxy that says a byte at a time can have 262.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float | None) -> None:
+        self.sock = sock
+        self._deadline = deadline
+
+    def connect(self, **_: object) -> _Way:
+        return self
+
+    def sendall(self, data: bytes) -> None:
+        self.sock.settimeout(socket_timeout(self._deadline))
+        self.sock.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        if is_past(self._deadline):
+            raise TimeoutError
+        self.sock.settimeout(socket_timeout(self._deadline))
+        return self.sock.recv(size)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 def _socks(
-    proxy: Proxy, host: str, port: int, timeout: float | None, source: tuple[str, int] | None
+    proxy: Proxy, host: str, port: int, deadline: float | None, others: dict[str, Any]
 ) -> socket.socket:
     with socks_errors(proxy):
         from python_socks.sync import Proxy as SocksProxy
 
-        # The timeout is that of each of its few steps: a proxy is somebody whom the program has chosen.
-        connector = SocksProxy(**socks_options(proxy))
-        sock: socket.socket = connector.connect(host, port, timeout=timeout, local_addr=source)
-        return sock
+        way = _Way(_race(proxy.host, proxy.port, deadline, **others), deadline)
+        SocksProxy(**socks_options(proxy), forward=way).connect(host, port)
+        return way.sock
 
 
 def _through(
