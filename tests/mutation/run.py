@@ -12,8 +12,8 @@ that reach its line, the fastest first, until one fails. So a mutant that dies c
 too long, or too much memory, has hung or run away, which is noticed too: it counts as killed.
 
 Survivors are printed. Those that were looked at stand in survivors.txt with the reason; one that does not makes the run
-fail. A survivor takes as long as hundreds that die, because it goes through all of its tests: so those that are in
-survivors.txt are tried only with --again.
+fail, and so does a line there that names what the source has no more. A survivor takes as long as hundreds that die,
+because it goes through all of its tests: so those that are in survivors.txt are tried only with --again.
 """
 
 from __future__ import annotations
@@ -278,6 +278,17 @@ def explained() -> set[str]:
     return {line for line in text.splitlines() if line and line[0] not in " #"}
 
 
+def gone() -> list[str]:
+    """Those of them that no source has."""
+    by_stem: dict[str, set[str]] = {}
+    for name in explained():
+        by_stem.setdefault(name.partition(" ")[0], set()).add(name)
+    for stem, names in by_stem.items():
+        path = path_of(stem if stem == "wire" else f"zcws.{stem}")
+        names -= {mutant.name for mutant in mutants_of(path)} if path.exists() else set()
+    return sorted(set().union(*by_stem.values()))
+
+
 def in_order(every: list[tuple[str, Mutant]], options: argparse.Namespace) -> list[tuple[str, Mutant]]:
     """The mutants that are asked for."""
     mutants = list(every)
@@ -300,7 +311,8 @@ def in_journal(path: Path | None, every: list[tuple[str, Mutant]]) -> dict[Mutan
 
 
 def report(every: list[tuple[str, Mutant]], verdicts: dict[Mutant, str], out: TextIO) -> int:
-    """Says how many there are of everything; returns how many have lived without an explanation."""
+    """Says how many there are of everything; returns how many have lived without an explanation, or have one and are
+    gone."""
     known = explained()
     for module in dict.fromkeys(module for module, _ in every):
         found = [mutant for home, mutant in every if home == module]
@@ -315,7 +327,9 @@ def report(every: list[tuple[str, Mutant]], verdicts: dict[Mutant, str], out: Te
     print(f"survivors that nobody has explained: {len(new)}", file=out)
     for mutant in new:
         print(f"{mutant.line}: {mutant.name} ({verdicts[mutant]})", file=out)
-    return len(new)
+    lost = gone()
+    print(f"explained, and gone: {len(lost)}", *lost, sep="\n", file=out)
+    return len(new) + len(lost)
 
 
 def main() -> int:
