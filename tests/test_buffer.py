@@ -304,6 +304,8 @@ def test_release(memory: bytearray | None) -> None:
         occupant.peek(0, 5)
     # One that owns its storage can be used again; memory that was given back is gone.
     assert receive(buffer, b"second") == (memory is None)
+    with pytest.raises(StaleFrame):
+        occupant.peek(0, 5)
 
 
 def test_repr() -> None:
