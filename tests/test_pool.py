@@ -87,6 +87,17 @@ def test_a_ring_that_is_held_waits_aside() -> None:
     assert {pool.lease(), pool.lease()} == {first, second}
 
 
+def test_a_ring_that_is_held_for_ever_is_not_in_the_way_of_those_behind_it() -> None:
+    pool = Pool(4096)
+    first, second = pool.lease(), pool.lease()
+    views = [first.export()[0:1], second.export()[0:1]]
+    assert pool.set_aside(first)
+    assert pool.set_aside(second)
+    views.pop()
+    gc.collect()
+    assert second in [pool.lease(), pool.lease()]
+
+
 def test_few_rings_wait_aside_and_those_whose_views_are_gone_make_room() -> None:
     pool = Pool(4096)
     views = hold_many(pool)
@@ -94,15 +105,20 @@ def test_few_rings_wait_aside_and_those_whose_views_are_gone_make_room() -> None
     another = pool.lease()
     views.append(another.export()[0:1])
     assert not pool.set_aside(another)
+    before = list(pool._aside)
     del views[0]
     gc.collect()
     assert any(pool.set_aside(another) for _ in range(_RINGS_ASIDE))  # it looks at one of them each time
     assert len(pool._aside) == _RINGS_ASIDE
+    assert pool.lease() in before
 
 
-def test_the_common_ring_stays_where_it_is_while_a_view_is_held() -> None:
+@pytest.mark.parametrize("place", ["common", "walked"])
+def test_the_common_ring_stays_where_it_is_while_a_view_is_held(place: str) -> None:
+    """And so does one that has been it, while others have their bytes in it."""
     pool = Pool(4096)
-    pool.common = ring = pool.lease()
+    ring = pool.lease()
+    setattr(pool, place, ring)
     ring.head = 9
     assert pool.set_aside(ring)
     assert not pool._aside
@@ -186,6 +202,30 @@ def test_a_wide_ring_that_is_held_waits_until_its_views_are_gone() -> None:
     assert {pool.lease_wide(), pool.lease_wide()} == {ring, other}
 
 
+def test_a_wide_ring_that_is_free_again_before_another_is_in_one_place() -> None:
+    pool = Pool(65536)
+    held, free = pool.lease_wide(), pool.lease_wide()
+    assert held is not None and free is not None
+    view = held.export()[0:1]
+    assert pool.set_aside(held)
+    pool.take_back(free)
+    assert pool._spare_wide == [free, held]
+    assert pool.land_wide() is free
+    assert pool._spare_wide == [held, free]
+    assert view
+
+
+def test_a_pool_with_a_ring_to_spare_is_not_short_of_them() -> None:
+    pool = Pool(4096)
+    rings = [pool.lease() for _ in range(_SPARE_RINGS + 1)]
+    assert pool.is_short
+    for ring in rings[:2]:
+        pool.give_back(ring)
+        assert not pool.is_short
+    assert pool.lease() is rings[0]
+    assert (pool.landing, pool.is_short) == (None, False)
+
+
 def test_when_all_wide_rings_are_held_there_is_none() -> None:
     pool = Pool(65536)
     leased = [pool.lease_wide() for _ in range(_WIDE_RINGS)]
@@ -238,6 +278,9 @@ def test_a_ring_whose_views_are_held_is_replaced_by_one_of_its_size() -> None:
         assert ring is not None
         pool.give_back(ring)
     assert len(pool._spare_wide) == _WIDE_RINGS
+    spare = pool.land_wide()
+    assert not pool.lease_like(pool.lease()).is_wide
+    assert pool.lease_like(more) is spare
 
 
 def test_buffers_come_back_unless_they_are_large() -> None:
@@ -345,15 +388,18 @@ def test_a_child_process_gets_none_of_its_parents_rings() -> None:
 def test_what_the_fork_hook_does() -> None:
     pools = [Pool(4096), Pool(4096)]
     for pool in pools:
-        ring, _ = pool.lease(), pool.land()
+        ring, _, aside = pool.lease(), pool.land(), pool.lease_like(pool.land())
+        view = aside.export()[0:1]
+        assert pool.set_aside(aside)
+        del view  # a child has none of it either: nothing keeps that ring from being used again
+        gc.collect()
         pool.give_back(ring)
         pool.land_wide()
+    known = pool_module._rings._known
     _leave_all()
     _forget_all()
-    assert [(pool.landing, pool._spare, pool._spare_wide) for pool in pools] == [
-        (None, [], []),
-        (None, [], []),
-    ]
+    assert [pool.free() for pool in pools] == [[], []]
+    assert pool_module._rings._known is not known  # whose lock may be one that is never given
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
