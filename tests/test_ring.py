@@ -194,6 +194,16 @@ def test_room_reaches_as_far_as_ever_once_a_holder_has_let_go(ring: Ring) -> Non
 
 
 @mirrored
+def test_a_ring_is_full_where_its_memory_ends() -> None:
+    """Also where the oldest byte that is needed lies in the second half."""
+    ring = Ring(PAGE)
+    ring.tail, ring.head = PAGE + 100, 2 * PAGE
+    view = ring.export()[PAGE + 100 : 2 * PAGE]
+    assert (ring.is_filled, ring.is_crowded, len(ring.room())) == (True, True, 0)
+    assert len(view) == PAGE - 100
+
+
+@mirrored
 def test_views_of_a_batch_may_be_taken_in_any_order() -> None:
     ring = Ring(PAGE)
     fill(ring, pattern(PAGE))
