@@ -458,6 +458,20 @@ def test_several_threads_ask(kind: str) -> None:
         ask()
 
 
+def test_a_lease_makes_no_view_for_a_read_that_is_over() -> None:
+    """It would hold the ring of another read; and behind the last one there is none."""
+    lease = Lease(Pool(4096))
+    lease.ring = ring = lease.pool.lease()
+    lease.number += 1
+    for _ in range(2):
+        with pytest.raises(StaleFrame):
+            lease.open(lease.number - 1)
+        with pytest.raises(StaleFrame):
+            lease.copy(0, 1, lease.number - 1)
+        lease.end()
+    assert (ring.exports, lease.shown) == ([], NOT_SHOWN)
+
+
 @pytest.mark.parametrize("memory", [None, bytearray(10)])
 def test_a_buffer_that_is_released_while_another_thread_looks(memory: bytearray | None) -> None:
     """It saw an empty payload, between the memory and the number."""
