@@ -495,6 +495,14 @@ class TestWholeMessages:
                 inflater.message(data, 1000) if whole else inflated(inflater, data)
         assert cut_off > 1000
 
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_one_that_is_cut_off_where_the_probe_ends_its_final_block(self, whole: bool) -> None:
+        """In its code a one and a zero are the end: the tail brings the one, and what is read behind it the zero."""
+        data = bytes.fromhex("05c1810c0000008030ac70f2")
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        with pytest.raises(ValueError, match="middle of a DEFLATE block"):
+            inflater.message(data, 1000) if whole else inflated(inflater, data)
+
     def test_a_final_block_with_the_tail_left_on(self) -> None:
         stream = zlib.compressobj(wbits=-15)
         data = stream.compress(b"final") + stream.flush(zlib.Z_FINISH) + b"\0\0\xff\xff"
