@@ -20,6 +20,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.errors import StaleFrame, ZcwsError
 from zcws.frame import (
     NEED_MORE,
+    NOT_SHOWN,
     Frame,
     Lease,
     NeedMore,
