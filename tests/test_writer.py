@@ -695,3 +695,57 @@ def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked(payload: b
     ours.write_message(OpCode.BINARY, payload)
     assert ours.take_bytes()[6:] == b"our own"
     assert other.take_bytes()[6:] == b"other"
+
+
+class _Interrupted(list[Any]):
+    """What waits, where a signal handler raises, or a finalizer writes, before or behind the moment of `append`."""
+
+    def __init__(self, before: Callable[[], object], behind: Callable[[], object]) -> None:
+        self._before, self._behind = before, behind
+
+    def append(self, segment: Any) -> None:
+        self._before()
+        super().append(segment)
+        self._behind()
+
+
+def _raise() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_first_fragment_that_is_interrupted(role: str, is_written: bool) -> None:
+    """It was written, and the next message as well, in the middle of its own: RFC 6455 5.4."""
+    writer = make_writer(role)
+    writer.out = _Interrupted(_raise if not is_written else bool, _raise if is_written else bool)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_fragment(OpCode.TEXT, b"half", last=False)
+    writer.out = list(writer.out)
+    assert writer.is_in_message == is_written
+    if is_written:
+        with pytest.raises(ValueError, match="a message is going out in fragments"):
+            writer.write_message(OpCode.TEXT, b"whole")
+    else:
+        writer.write_message(OpCode.TEXT, b"whole")
+    assert [frame.payload for frame in sent(writer)] == [b"half" if is_written else b"whole"]
+
+
+def test_what_a_finalizer_sends_stands_in_no_message_that_has_just_begun(role: str) -> None:
+    writer = make_writer(role)
+    refused: list[ValueError] = []
+
+    def finalize() -> None:
+        try:
+            writer.write_message(OpCode.TEXT, b"from the finalizer")
+        except ValueError as error:
+            refused.append(error)
+
+    writer.out = _Interrupted(bool, finalize)
+    writer.write_fragment(OpCode.TEXT, b"a", last=False)
+    writer.out = list(writer.out)
+    writer.write_fragment(OpCode.CONTINUATION, b"b", last=True)
+    assert [(frame.opcode, frame.payload) for frame in sent(writer)] == [
+        (wire.TEXT, b"a"),
+        (wire.CONTINUATION, b"b"),
+    ]
+    assert len(refused) == 1

@@ -327,10 +327,17 @@ class Writer(Output):
                 self._codec()
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
-        self._write_piece(first, payload, last=last)
-        # Only now: what has not been written has begun nothing.
-        if self.opcode != _CLOSE:  # `bar`: the socket has turned out to be broken
-            self.opcode = 0 if last else self.opcode or opcode
+        begun, before = self.opcode, (len(self.out), self.written)
+        # First: what a signal handler or a finalizer writes or raises, it does in the middle of a message.
+        self.opcode = begun or opcode
+        try:
+            self._write_piece(first, payload, last=last)
+        except BaseException:
+            if self.opcode != _CLOSE and before == (len(self.out), self.written):
+                self.opcode = begun  # what has not been written has begun nothing
+            raise
+        if last and self.opcode != _CLOSE:  # `bar`: the socket has turned out to be broken
+            self.opcode = 0
         if last:
             self.messages += 1
         else:

@@ -317,6 +317,56 @@ def read_until(peer: raw.Peer, sent: list[bytes]) -> Iterator[bytes]:
         yield payload
 
 
+class LetGo:
+    """A lock whose holder is interrupted, once, where he has just let it go."""
+
+    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        self._lock = lock
+        self._left = [None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()  # type: ignore[attr-defined]
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()  # type: ignore[attr-defined]
+        if self._left:
+            self._left.pop()
+            raise Alarm
+
+
+class TestAtTheEdgeOfABlock:
+    """What the block has counted stayed counted: all that was sent later waited for ever."""
+
+    def test_of_what_goes_out_together(self) -> None:
+        with connected() as (ws, peer):
+            ws._write_lock = LetGo(ws._write_lock)  # type: ignore[assignment]
+            with pytest.raises(Alarm), ws.cork():
+                ws.send("perhaps")
+            ws.send("the last")
+            while peer.read().payload != b"the last":
+                pass
+
+    def test_of_a_message_in_fragments(self) -> None:
+        with connected() as (ws, peer):
+            ws._write_lock = LetGo(ws._write_lock)  # type: ignore[assignment]
+            with pytest.raises(Alarm):
+                ws.send(["per", "haps"])
+            with raw.thread(lambda: ws.send("another thread's")):
+                assert peer.read().payload == b"another thread's"
+
+    def test_of_a_split(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It had been split, and nobody had the halves: it could not even be closed."""
+        with connected() as (ws, peer):
+            monkeypatch.setattr("zcws.sync.stream.Halves", lambda *_: raising(Alarm)())
+            with pytest.raises(Alarm):
+                ws.split()
+            ws.send("still here")
+            assert peer.read().payload == b"still here"
+
+
 class TestWhileItIsCompressed:
     @pytest.mark.parametrize("takeover", [True, False])
     def test_what_was_not_sent_is_not_referred_to(self, takeover: bool) -> None:

@@ -422,17 +422,19 @@ class WebSocket(Reading, Writing, Known):
 
     def _split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
         """The same; nobody else is inside, and nobody comes in any more."""
-        self.connection.split()
-        self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
-        self._in_order.end(self._write_lock.acquire)  # those who wait for the lock that we had
-        self._reader.on_pong = self._keepalive.answered
-        self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
         # What ended it came with the opening handshake, perhaps, and has been answered: no writer says that again.
         self._channel.has_sent_close = self._writer.sent_close is not None
         taken = Taken(self.connection)
         reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
         writer = WriterHalf(self._channel, self._options, taken)
-        self._halves = Halves(reader, writer, self._channel, self._options, taken)
+        halves = Halves(reader, writer, self._channel, self._options, taken)
+        self.connection.split()
+        # Before the locks: whoever finds those that refuse him looks here, also where a signal handler has raised.
+        self._halves = halves
+        self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
+        self._in_order.end(self._write_lock.acquire)  # those who wait for the lock that we had
+        self._reader.on_pong = self._keepalive.answered
+        self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
         return reader, writer, BridgeHalf(self.connection.bridge, taken)
 
     # ---- what is known ----

@@ -61,7 +61,7 @@ class Writing:
         self._write_lock = threading.RLock()
         self._message_done = threading.Condition(self._write_lock)
         self._sender: int | None = None  # the thread in the middle of a message of fragments
-        self._corked = 0
+        self._corks: list[None] = []  # one for each `cork` that somebody is in
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
         # A Close that waits for whoever holds the lock: who pops it says it.
@@ -147,22 +147,25 @@ class Writing:
     @contextlib.contextmanager
     def _message(self) -> Iterator[None]:
         """A message in fragments: other threads' messages wait until it is complete."""
-        with self._write_lock:
-            self._await_message()
-            self.connection.check_writable()
-            if self._sender is not None:
-                raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
-            self._sender = threading.get_ident()
+        is_ours = False
         try:
+            with self._write_lock:
+                self._await_message()
+                self.connection.check_writable()
+                if self._sender is not None:
+                    raise ValueError("a message is going out in fragments; finish it first (RFC 6455 5.4)")
+                me = threading.get_ident()
+                self._sender, is_ours = me, True  # in one step: a signal handler may raise around it
             yield
         except BaseException:
-            if self._writer.is_in_message:
+            if is_ours and self._writer.is_in_message:
                 self.begin_close(CloseCode.INTERNAL_ERROR, _GAVE_UP)
             raise
         finally:
-            with self._write_lock:
+            if is_ours:
                 self._sender = None
-                self._message_done.notify_all()
+                with self._write_lock:
+                    self._message_done.notify_all()
 
     def _await_message(self) -> None:
         """Until no other thread is in the middle of a message. The lock is held, but not meanwhile."""
@@ -209,7 +212,7 @@ class Writing:
                 writer = self._writer
                 if writer.opcode:
                     self.connection.check_writable()
-                if self._corked or compress or writer.out or not self._send_at_once(opcode, payload):
+                if self._corks or compress or writer.out or not self._send_at_once(opcode, payload):
                     writer.write_message(opcode, payload, compress)
                     self._flush_unless_corked()
             finally:
@@ -268,7 +271,7 @@ class Writing:
         self._send_leftover()
 
     def _flush_unless_corked(self) -> None:
-        if not self._corked or self._writer.size >= CORK:
+        if not self._corks or self._writer.size >= CORK:
             self._flush()
 
     def _flush(self, taken: list[Buffer] | None = None) -> None:
@@ -297,12 +300,12 @@ class Writing:
     def cork(self) -> Iterator[None]:
         """What is written inside goes out at the end, in one system call: `with ws.cork(): ...`."""
         with self._write_lock:
-            self._corked += 1
+            pass  # where it has been split, this says so
         try:
+            self._corks.append(None)  # inside: a signal handler may raise behind it, and not before
             yield
         finally:
-            with self._write_lock:
-                self._corked -= 1
+            self._corks.pop()
             self.flush()
 
     def flush(self) -> None:
