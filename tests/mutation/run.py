@@ -121,6 +121,7 @@ class Runner:
         lines, seconds = self._learn(session)
         self._say(f"{len(session.items)} tests once: {time.monotonic() - began:.0f} s")
         gc.freeze()  # what is here already is not looked at by any child, so its pages stay shared
+        self._check_again(session, [item for item in session.items if seconds[item.nodeid] < SLOWEST])
         children: dict[int, Mutant] = {}
         for module, mutant in self.mutants:
             if time.monotonic() - began > 60 * self.minutes:
@@ -167,6 +168,18 @@ class Runner:
                 line: {test for test in tests if test} for line, tests in contexts.items()
             }
         return found, seconds
+
+    def _check_again(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """A test that passes only once in a process would kill every mutant, and show nothing."""
+        child = os.fork()
+        if not child:
+            for item, following in pairs(items):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.testsfailed:
+                    self._say(f"this test fails when it is run again: {item.nodeid}")
+                    os._exit(1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, "the tests have to pass a second time without a mutant"
 
     def _start(
         self,
@@ -228,7 +241,7 @@ def apply(module: str, mutant: Mutant) -> None:
         fresh: dict[str, Any] = dict(home.__dict__)
         exec(code, fresh)
         for name, value in fresh.items():
-            if isinstance(value, (int, float, str, bytes, frozenset, type(None))) and name in home.__dict__:
+            if isinstance(value, (int, float, str, bytes, tuple, frozenset, type(None))) and name in home.__dict__:
                 setattr(home, name, value)
             elif (
                 isinstance(value, dict)
@@ -360,11 +373,13 @@ def main() -> int:
     own = [module.rpartition(".")[2] for module in options.modules]
     paths = [ROOT / "tests" / f"test_{name}.py" for name in dict.fromkeys((*TESTS, *own))]
     tests = [str(path) for path in paths if path.exists()]
-    pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
+    ended = pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
+    if ended != pytest.ExitCode.OK:
+        print(f"the run broke off: {ended!r}", file=out)
     new = report(every, former | runner.verdicts, out)
     print(f"{time.monotonic() - began:.0f} s", file=out)
     out.flush()
-    return 1 if new else 0
+    return 1 if new or ended else 0
 
 
 if __name__ == "__main__":
