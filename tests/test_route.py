@@ -89,6 +89,14 @@ class TestMistakes:
         with pytest.raises((TypeError, ValueError), match=reason):
             route(uri, **options)
 
+    def test_a_socket_and_a_proxy(self, no_proxies: pytest.MonkeyPatch) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            with pytest.raises(ValueError, match="proxy= cannot be used with sock= or path="):
+                route("ws://a/", sock=ours, proxy="http://p")
+            no_proxies.setenv("ws_proxy", "http://p")
+            assert route("ws://a/", sock=ours).proxy_for(parse_uri("ws://a/")) is None
+
     def test_a_socket_and_a_path(self) -> None:
         with socket.socket() as sock, pytest.raises(ValueError, match="sock and path are different"):
             route("ws://a/", sock=sock, path="s")
@@ -106,6 +114,7 @@ class TestMistakes:
         monkeypatch.delattr(socket, "AF_UNIX", raising=False)
         with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
             route("ws://a/", path="s")
+        assert route("ws://a/", host="b").path is None
 
     @pytest.mark.parametrize("serve", [zcws.unix_serve, zcws.sync.unix_serve])
     def test_a_server_where_there_are_none(self, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +129,7 @@ class TestTrust:
         assert security is not None
         assert security[0].verify_mode == ssl.CERT_REQUIRED and security[0].check_hostname
         assert security[1] == "a"
+        assert make_context(None).verify_mode == ssl.CERT_REQUIRED
 
     def test_in_the_clear(self) -> None:
         assert route("ws://a/").security(parse_uri("ws://a/")) is None
@@ -177,6 +187,8 @@ class TestTrust:
         security = made.proxy_security(parse_proxy("https://p"))
         assert security is not None and security[1] == "q"
         assert made.proxy_security(parse_proxy("http://p")) is None
+        security = route(proxy="https://p").proxy_security(parse_proxy("https://p"))
+        assert security is not None and security[1] == "p"
 
 
 class TestPlace:
@@ -286,6 +298,22 @@ class TestErrors:
         assert str(caught.value) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
         assert not caught.value.is_temporary
 
+    def test_which_failures_of_socks_may_pass(self) -> None:
+        class Refused(Exception):
+            error_code: int
+
+        for code in (1, 2, 5, 7):
+            error = Refused()
+            error.error_code = code
+            assert socks_error(parse_proxy("socks5://p"), error).is_temporary == (code in (1, 5))
+        ended = Refused()
+        ended.__cause__ = type("IncompleteReadError", (Exception,), {})()
+        assert socks_error(parse_proxy("socks5://p"), ended).is_temporary
+
+    def test_a_proxy_that_ends_the_tls_handshake(self) -> None:
+        error = unreachable(parse_proxy("https://p"), ConnectionResetError())
+        assert str(error).endswith("does the proxy https://p:443 speak TLS? If not, write http://")
+
     def test_a_proxy_that_is_not_there(self) -> None:
         error = unreachable(
             parse_proxy("http://u:5ecret@p:1"), ConnectionRefusedError(errno.ECONNREFUSED, "('127.0.0.1', 1)")
@@ -390,6 +418,7 @@ class TestRedirects:
             ("/b", {"max_redirects": 3, "followed": 3}, "one redirect more than max_redirects=3 allows"),
             ("http://a/", {"max_redirects": 1}, "from wss to ws"),
             ("https://b/", {"max_redirects": 1, "host": "127.0.0.1"}, "another origin"),
+            ("https://b/", {"max_redirects": 1, "port": 1}, "another origin"),
             ("https://b/", {"max_redirects": 1, "path": "s"}, "another origin"),
         ],
     )
@@ -413,3 +442,5 @@ class TestRedirects:
         for response in (Response(404), Response(302)):
             with pytest.raises(HandshakeError, match="instead of 101"):
                 made.follow(connector, response, 0)
+        with pytest.raises(HandshakeError, match="instead of 101"):
+            Route(uri=connector.uri).follow(connector, Response(404), 0)
