@@ -89,6 +89,8 @@ def test_paths_that_lead_nowhere(path: str, route: str) -> None:
         ("/{not a name}", "belongs to no parameter"),
         ("/{x}{y}", "nothing says where 'y' begins"),
         ("/{x:path}/{y:path}", "nothing says where 'y' begins"),
+        ("/{x:path}/at/{y}/{z:path}", "nothing says where 'z' begins"),
+        ("/a#b", "a route is a path, without query or fragment"),
         ("/{x}-{y:path}", "where 'y' begins; a slash before it would"),
         ("/x?y", "without query"),
         ("/taken", "has a handler already"),
@@ -148,7 +150,8 @@ def test_a_long_path_takes_no_long_time(pattern: str, piece: str) -> None:
 )
 def test_what_is_said_before_there_is_a_connection(method: str, path: str, status: int | None) -> None:
     router = zcws.Router()
-    router.route("/here")(lambda ws: None)
+    decorate, handler = router.route("/here"), lambda ws: None
+    assert decorate(handler) is handler
     response = router.process_request(None, zcws.Request(path, method=method))
     if status is None:
         assert response is None
