@@ -25,6 +25,7 @@ class TestAddress:
             ("socks5://proxy:1", ("socks5", "proxy", 1)),
             ("socks4a://proxy", ("socks4a", "proxy", 1080)),
             ("socks4://127.0.0.1", ("socks4", "127.0.0.1", 1080)),
+            ("socks5://proxy", ("socks5", "proxy", 1080)),
             ("http://[::1]:3128", ("http", "::1", 3128)),
         ],
     )
@@ -35,6 +36,7 @@ class TestAddress:
     def test_credentials(self) -> None:
         found = parse_proxy("http://us%40er:p%3A@proxy")
         assert (found.username, found.password) == ("us@er", "p:")
+        assert parse_proxy("http://us\xe9r@proxy").password == ""  # what RFC 1929 says is for SOCKS5
 
     @pytest.mark.parametrize(
         ("scheme", "is_socks", "resolves"),
@@ -111,8 +113,9 @@ class TestChoice:
         assert choose_proxy({"wss": "", "all": "proxy"}, True) == parse_proxy("proxy", choose_source("all"))
 
     def test_the_settings_of_macos_call_socks_http(self) -> None:
-        found = choose_proxy({"socks": "http://proxy:1"}, True)
-        assert found is not None and found.scheme == "socks5h"
+        for variable, scheme in (("socks", "socks5h"), ("https", "http")):
+            found = choose_proxy({variable: "http://proxy:1"}, True)
+            assert found is not None and found.scheme == scheme
 
     def test_a_mistake_names_the_variable_and_not_its_value(self) -> None:
         with pytest.raises(ValueError, match=r"^https_proxy, from the environment") as caught:
@@ -162,6 +165,7 @@ class TestConnect:
         [
             (b"HTTP/1.1 403 No\r\nX: y\r\n\r\n", 403, "did not connect to server:443: status 403$"),
             (b"HTTP/1.1 502 No\r\n\r\nbody", 502, "status 502"),
+            (b"HTTP/1.1 300 Go\r\n\r\n", 300, "status 300"),
             (b"HTTP/1.1 301 Go\r\nLocation: http://x/\r\n\r\n", 301, "status 301"),
             (b"HTTP/1.1 101 Go\r\n\r\n\0\1", 101, "status 101"),  # what follows is no HTTP
             (b"HTTP/1.1 407 Auth\r\n\r\n", 407, "it refuses the user name and password"),
