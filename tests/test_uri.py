@@ -59,6 +59,7 @@ class TestParse:
             ("ws://example.com:0/", "port"),
             ("ws://example.com:65536/", "port"),
             ("ws://example.com:999999999999/", "port"),
+            ("ws://example.com:000443/", "port"),
             ("ws://example.com:a/", "port of a WebSocket URI must be 1 to 65535"),
             ("ws://example.com:-1/", "port of a WebSocket URI must be 1 to 65535"),
             ("ws://example.com:\u0661/", "port"),
