@@ -350,7 +350,7 @@ class ServerHandshake(asyncio.Protocol):
         self._task = None
         if self.transport is not None:
             self.transport.resume_reading()
-            if self.server.is_closing:
+            if self.server.sends_away:
                 self.go_away()
             elif self.response is None:
                 self._answer(response)
