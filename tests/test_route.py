@@ -305,14 +305,16 @@ class TestErrors:
         for code in (1, 2, 5, 7):
             error = Refused()
             error.error_code = code
-            assert socks_error(parse_proxy("socks5://p"), error).is_temporary == (code in (1, 5))
-        ended = Refused()
-        ended.__cause__ = type("IncompleteReadError", (Exception,), {})()
-        assert socks_error(parse_proxy("socks5://p"), ended).is_temporary
+            with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+                raise error
+            assert caught.value.is_temporary == (code in (1, 5))
+        with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+            raise Refused from type("IncompleteReadError", (Exception,), {})()
+        assert caught.value.is_temporary
 
     def test_a_proxy_that_ends_the_tls_handshake(self) -> None:
         error = unreachable(parse_proxy("https://p"), ConnectionResetError())
-        assert str(error).endswith("does the proxy https://p:443 speak TLS? If not, write http://")
+        assert "does the proxy https://p:443 speak TLS? If not, write http://. Or does it want" in str(error)
 
     def test_a_proxy_that_is_not_there(self) -> None:
         error = unreachable(

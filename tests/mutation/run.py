@@ -241,7 +241,10 @@ def apply(module: str, mutant: Mutant) -> None:
         fresh: dict[str, Any] = dict(home.__dict__)
         exec(code, fresh)
         for name, value in fresh.items():
-            if isinstance(value, (int, float, str, bytes, tuple, frozenset, type(None))) and name in home.__dict__:
+            if (
+                isinstance(value, (int, float, str, bytes, tuple, frozenset, type(None)))
+                and name in home.__dict__
+            ):
                 setattr(home, name, value)
             elif (
                 isinstance(value, dict)
@@ -373,7 +376,9 @@ def main() -> int:
     own = [module.rpartition(".")[2] for module in options.modules]
     paths = [ROOT / "tests" / f"test_{name}.py" for name in dict.fromkeys((*TESTS, *own))]
     tests = [str(path) for path in paths if path.exists()]
-    ended = pytest.main(["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner])
+    ended = pytest.main(
+        ["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner]
+    )
     if ended != pytest.ExitCode.OK:
         print(f"the run broke off: {ended!r}", file=out)
     new = report(every, former | runner.verdicts, out)

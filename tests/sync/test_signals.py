@@ -331,7 +331,7 @@ class LetGo:
         self._lock.__enter__()  # type: ignore[attr-defined]
 
     def __exit__(self, *_: object) -> None:
-        self._lock.__exit__()  # type: ignore[attr-defined]
+        self._lock.__exit__(None, None, None)
         if self._left:
             self._left.pop()
             raise Alarm
