@@ -583,13 +583,25 @@ def test_a_message_that_was_compressed_and_is_not_sent(takeover: bool) -> None:
         assert compressed is not None and inflater.message(compressed, 1000) == text
 
 
+class _Interrupted:
+    """A stream of zlib's in the middle of whose work a signal handler raises."""
+
+    def __init__(self, stream: Any) -> None:
+        self.compress = stream.compress
+
+    def flush(self, mode: int) -> bytes:
+        raise KeyboardInterrupt
+
+
 def test_a_shared_compressor_that_was_lost_serves_nobody_any_more() -> None:
     """Half of a message may be in it."""
     shared: dict[Any, Any] = {}
     agreed = DeflateParameters(server_no_context_takeover=True)
     one, other = (make_deflater(agreed, level=6, threshold=0, shared=shared) for _ in range(2))
     assert one.message(b"one and the same text, " * 10) is not None
-    one._shared_stream().compress(b"and what is not flushed, as a signal has come in between")
+    shared[one.key] = _Interrupted(shared[one.key])
+    with pytest.raises(KeyboardInterrupt):
+        one.message(b"and what is not flushed, as a signal has come in between")
     one.lose()
     compressed = other.message(b"another text, " * 10)
     assert compressed is not None

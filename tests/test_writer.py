@@ -14,8 +14,10 @@ from pair import entropy
 
 from zcws.bridge import Reply
 from zcws.codes import OpCode
+from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
-from zcws.frame import Frame
+from zcws.extensions import Agreement, DeflateParameters
+from zcws.frame import NEED_MORE, Frame
 from zcws.keys import MaskingKeys
 from zcws.output import SEGMENT
 from zcws.pool import Pool
@@ -749,3 +751,55 @@ def test_what_a_finalizer_sends_stands_in_no_message_that_has_just_begun(role: s
         (wire.CONTINUATION, b"b"),
     ]
     assert len(refused) == 1
+
+
+class _Compressing:
+    """A stream of zlib's in the middle of whose work a finalizer sends."""
+
+    def __init__(self, stream: Any, finalize: Callable[[], object]) -> None:
+        self._stream = stream
+        self._finalize = finalize
+        self.flush = stream.flush
+
+    def compress(self, payload: Any) -> bytes:
+        compressed: bytes = self._stream.compress(payload)
+        self._finalize()
+        return compressed
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("is_other", [False, True])
+def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
+    takeover: bool, is_other: bool
+) -> None:
+    """Its message and the other became one; without takeover, of another connection of the same loop, too."""
+    agreement = Agreement(deflate=DeflateParameters(server_no_context_takeover=not takeover))
+    pool = Pool()
+    ours, other = (Connection(is_client=False, agreement=agreement, pool=pool) for _ in range(2))
+    ours.send("warm " * 100)
+    other.send("warm " * 100)
+    codec: Any = ours.writer._compress
+    target = other if is_other else ours
+    stream = _Compressing(
+        codec._stream if takeover else codec._shared[codec.key], lambda: target.send("finalizer's " * 100)
+    )
+    if takeover:
+        codec._stream = stream
+    else:
+        codec._shared[codec.key] = stream
+    ours.send("message " * 100)
+    stream._finalize = bool
+    ours.send("message, warm, finalizer's " * 100)
+    got = []
+    for connection in (ours, other):
+        peer = Connection(is_client=True, agreement=agreement, entropy=os.urandom)
+        peer.receive_bytes(connection.bytes_to_send())
+        got.append([])
+        while (message := peer.read_message()) is not NEED_MORE:
+            got[-1].append(message)
+    expected = ["warm " * 100, "message " * 100, "message, warm, finalizer's " * 100]
+    finalizers = ["finalizer's " * 100]
+    if is_other:
+        assert got == [expected, expected[:1] + finalizers]
+    else:
+        assert got == [expected[:1] + finalizers + expected[1:], expected[:1]]

@@ -298,9 +298,11 @@ class Deflater:
         connection has a context of its own, it has to be dropped (`sent_shared`): the peer's window then holds bytes
         that our context has never seen, and a reference that reached back past them would be that many bytes short.
         """
-        stream = self._shared_stream()
+        # Nobody else's meanwhile: a finalizer may send on another connection. What has raised in there is never used again.
+        stream = self._shared.pop(self.key, None) or self._new_stream()
         # A full flush forgets everything before it, so whoever is next starts from nothing.
         compressed: bytes = stream.compress(payload) + _flush(stream, zlib_ng.Z_FULL_FLUSH)
+        self._shared[self.key] = stream
         return compressed if len(compressed) < len(payload) else None  # type: ignore[arg-type]
 
     def piece(self, payload: Buffer, *, last: bool) -> bytes:
@@ -328,7 +330,6 @@ class Deflater:
     def lose(self) -> None:
         """Something has come in between, and what was compressed is not sent: nothing after it may refer to it."""
         self.rest()
-        self._shared.pop(self.key, None)
 
     def rest(self) -> None:
         """Gives the context's memory back. A new one refers to nothing, which is always allowed."""
@@ -350,12 +351,6 @@ class Deflater:
                 self._is_watched = True
                 self._watch(self)
         return self._stream
-
-    def _shared_stream(self) -> Any:
-        stream = self._shared.get(self.key)
-        if stream is None:
-            stream = self._shared[self.key] = self._new_stream()
-        return stream
 
     def _new_stream(self) -> Any:
         level, wbits, mem_level = self.key

@@ -121,6 +121,7 @@ class Writer(Output):
     __slots__ = (
         "_compress",
         "_compressing",
+        "_is_compressing",
         "_other_frames",
         "_plain_below",
         "_utf8",
@@ -146,6 +147,7 @@ class Writer(Output):
         self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
         self._compressing = False  # that message is compressed
+        self._is_compressing = False  # a whole one is, and is not written yet
         self._utf8: Utf8 | None = None  # where that is text
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
@@ -238,6 +240,10 @@ class Writer(Output):
         codec = self._compress or self._codec()
         if compress is None:
             compress = codec.is_worth(size)
+        # A finalizer that sends in the middle of this: what it sends goes out first, and would be a part of this or
+        # refer to it. RFC 7692 6: what is not compressed does neither.
+        is_inner, self._is_compressing = self._is_compressing, True
+        compress = compress and not is_inner
         try:
             compressed = codec.message(payload) if compress else None
             if compressed is None:
@@ -247,6 +253,8 @@ class Writer(Output):
         except BaseException:  # a signal handler's, or no memory
             codec.lose()
             raise
+        finally:
+            self._is_compressing = is_inner
 
     def write_prepared(self, first: int, payload: bytes, frame: bytes, size: int) -> None:
         """A whole message that was framed for many writers (prepared.py).
