@@ -59,6 +59,25 @@ def test_compressed_messages() -> None:
         assert line == f"TEXT 'hello' [{len(payload)} bytes, compressed]"
 
 
+@pytest.mark.parametrize("step", [1, 1_000_000])
+def test_behind_an_interim_answer(step: int) -> None:
+    """RFC 9110 15.2: it is not the answer. No frame was shown, in either direction none was inflated."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+    answer = response().replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+    compress = zlib.compressobj(wbits=-15)
+    payload = compress.compress(b"hello") + compress.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    up = Tap()
+    down, lines = Tap(up), []
+    up.feed(request())
+    data = early + early + answer + wire.frame(wire.TEXT, payload, rsv=4)
+    for start in range(0, len(data), step):
+        lines += down.feed(data[start : start + step])
+    assert lines[0] == lines[2] == "HTTP/1.1 103 Early Hints"
+    assert lines[-1] == f"TEXT 'hello' [{len(payload)} bytes, compressed]"
+    (line,) = up.feed(wire.frame(wire.TEXT, payload, rsv=4, key=wire.KEY))
+    assert line == f"TEXT 'hello' [{len(payload)} bytes, compressed, masked]"
+
+
 def test_a_page_is_no_frames() -> None:
     tap = Tap()
     lines = tap.feed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")

@@ -40,6 +40,8 @@ CHUNK = 64 * 1024
 #: What is said in place of lines.
 HTTP_2 = "this is HTTP/2, and passes unseen: HTTP/1.1 can be shown"
 
+_AGREES = re.compile(rb"(?im)^sec-websocket-extensions:.*permessage-deflate")
+
 #: Bytes of a payload that are shown: a line or two of a terminal.
 SHOWN = 120
 
@@ -66,9 +68,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Tap:
-    """Reads one direction of one connection, and says what it sees, line by line: an HTTP head, then frames."""
+    """Reads one direction of one connection, and says what it sees, line by line: an HTTP head, then frames.
 
-    def __init__(self) -> None:
+    Args:
+        other: the client's direction, for that of the server, who says what was agreed.
+    """
+
+    def __init__(self, other: Tap | None = None) -> None:
+        self._other = other
         self._head: bytearray | None = bytearray()  # as far as it has come; None when all of it has
         self._has_frames = True
         self._lines: list[str] = []
@@ -95,15 +102,22 @@ class Tap:
     def _read_http(self, head: bytearray, data: bytes) -> bytes:
         """Returns what stands behind the head."""
         head += data
-        end = head.find(b"\r\n\r\n")
-        if end < 0:
-            return b""
-        lines = head[:end].decode("latin-1").split("\r\n")
-        self._lines += map(printable, lines)
-        self._head = None
-        # After anything but a request or a 101 there are no frames: a page, an error.
-        self._has_frames = not lines[0].startswith("HTTP/") or lines[0].split(" ")[1:2] == ["101"]
-        return bytes(head[end + 4 :])
+        while (end := head.find(b"\r\n\r\n")) >= 0:
+            lines = head[:end].decode("latin-1").split("\r\n")
+            self._lines += map(printable, lines)
+            status = lines[0].split(" ")[1:2] if lines[0].startswith("HTTP/") else []
+            rest = bytes(head[end + 4 :])
+            if status and status[0].startswith("1") and status != ["101"]:
+                head[:] = rest  # RFC 9110 15.2: the answer comes behind it
+                continue
+            self._head = None
+            # After anything but a request or a 101 there are no frames: a page, an error.
+            self._has_frames = status in ([], ["101"])
+            if self._other is not None and _AGREES.search(head[:end]):
+                self.expect_deflate()
+                self._other.expect_deflate()
+            return rest
+        return b""
 
 
 class Proxy:
@@ -151,8 +165,9 @@ class Proxy:
             self._say(number, "!", sentence)
             await self._refuse(reader, writer, sentence)
             return
-        up, down, say = Tap(), Tap(), partial(self._say, number)
-        request, response = partial(self._see_request, number, up), partial(see_response, up, down)
+        up, say = Tap(), partial(self._say, number)
+        down = Tap(up)
+        request, response = partial(self._see_request, number, up), partial(see_response, down)
         try:
             await asyncio.gather(
                 copy(reader, server[1], request, up, partial(say, ">")),
@@ -193,13 +208,10 @@ class Proxy:
             self._is_useless.set()
 
 
-def see_response(up: Tap, down: Tap, head: bytes) -> bytes:
-    """What is to be known of it is known."""
+def see_response(down: Tap, head: bytes) -> bytes:
+    """It may be none of HTTP/1.1."""
     if begins_http_2(head):
         down.look_away()
-    elif re.search(rb"(?im)^sec-websocket-extensions:.*permessage-deflate", head):
-        up.expect_deflate()
-        down.expect_deflate()
     return head
 
 
