@@ -531,3 +531,54 @@ class TestAnyRequest:
         ]
         assert set(said) <= set(offered)
         assert response.headers.get("Sec-WebSocket-Protocol") == acceptor.agreement.subprotocol
+
+
+class TestTerms:
+    """What a request gets that C has read: the same as from `WebSocketAcceptor`."""
+
+    def options(self) -> AcceptorOptions:
+        """Fresh ones, which remember no answer."""
+        return AcceptorOptions(
+            subprotocols=["chat", "log"],
+            origins=["https://a", None],
+            compression="deflate",
+            extra_headers={"X": "y"},
+            server_header=None,
+        )
+
+    @pytest.mark.parametrize("origin", ["https://a", None])
+    @pytest.mark.parametrize("protocols", ["log, chat", "other", None])
+    @pytest.mark.parametrize("extensions", ["permessage-deflate", "a b", None])
+    def test_they_are_the_same(
+        self, origin: str | None, protocols: str | None, extensions: str | None
+    ) -> None:
+        acceptor = WebSocketAcceptor(self.options())
+        found = acceptor.read_request(
+            request(
+                ("Origin", origin),
+                ("Sec-WebSocket-Protocol", protocols),
+                ("Sec-WebSocket-Extensions", extensions),
+            )
+        )
+        assert found is not None
+        answer = acceptor.respond(found).serialize()
+        terms = self.options().terms(origin, protocols, extensions)
+        assert terms is not None
+        assert terms[0] == acceptor.agreement
+        assert (terms[0].subprotocol, terms[0].deflate is not None) == (
+            "chat" if protocols == "log, chat" else None,
+            extensions == "permessage-deflate",
+        )
+        assert answer.endswith(ACCEPT.encode() + terms[1])
+
+    @pytest.mark.parametrize(("origin", "protocols"), [("https://b", None), ("https://a", "a b")])
+    def test_what_has_to_be_answered_otherwise(self, origin: str, protocols: str | None) -> None:
+        assert self.options().terms(origin, protocols, None) is None
+
+    def test_a_function_that_selects_is_asked_elsewhere(self) -> None:
+        assert AcceptorOptions(select_subprotocol=lambda offered: None).terms(None, "a", None) is None
+
+
+def test_before_anything_has_come() -> None:
+    acceptor = WebSocketAcceptor()
+    assert (acceptor.used, acceptor.agreement, acceptor.error) == (0, None, None)
