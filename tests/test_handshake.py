@@ -269,6 +269,8 @@ class TestBasicAuthorization:
     def test_the_examples(self) -> None:
         assert basic_authorization("Aladdin", "open sesame") == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
         assert basic_authorization("test", "123\xa3") == "Basic dGVzdDoxMjPCow=="  # 2.1: UTF-8
+        with pytest.raises(ValueError, match="colon"):
+            basic_authorization("te:st", "123")
 
     @given(
         st.text(st.characters(blacklist_categories=["Cs"])),
