@@ -333,6 +333,23 @@ class TestStart:
         data = wire(f"{first}\na: b")
         self.check(REQUEST, data, len(data), len(data))
 
+    def test_a_line_behind_another_head_begins_there(self) -> None:
+        search = HeadSearch(RESPONSE)
+        first = b"HTTP/1.1 103 Early Hints\r\n" + b"Link: a\r\n" * 600 + b"\r\n"
+        assert search.find(first) == len(first) < MAX_LINE
+        search.skip(len(first))
+        data = first + b"HTTP/1.1 101 " + b"x" * 6000 + b"\r\n" + b"X: " + b"y" * 3000 + b"\r\n\r\n"
+        assert search.find(data[:-4]) == 0
+        assert search.find(data) == len(data) < MAX_HEAD
+
+    @pytest.mark.parametrize("before", [b"", b"\r\n"])
+    def test_the_shortest_method(self, before: bytes) -> None:
+        data = before + b"M / HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert HeadSearch(REQUEST).find(data) == len(data)
+
+    def test_a_request_has_no_user_until_somebody_has_found_one(self) -> None:
+        assert Request("/").username is None
+
     def test_heads_behind_each_other(self) -> None:
         first, then = wire("HTTP/1.1 100 Continue"), b"no head"
         search = HeadSearch(RESPONSE)
@@ -517,6 +534,10 @@ class TestHeadsOfTheProgram:
         assert Response(200, "OK", headers).serialize() == b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n"
         assert Request("/", headers).serialize() == b"GET / HTTP/1.1\r\nX: 1\r\n\r\n"
 
+    def test_equality(self) -> None:
+        assert Response(200) == Response(200) != Response(404)
+        assert Response(200) != 200 and Request("/") != "/"
+
     def test_headers_are_not_copied(self) -> None:
         headers = Headers()
         assert Response(200, "OK", headers).headers is headers and Request("/", headers).headers is headers
@@ -530,6 +551,7 @@ class TestHeadsOfTheProgram:
         for status in (204, 304):
             assert "Content-Length" not in text_response(status, "", end="").headers
             assert text_response(status, "").body == b""
+            assert text_response(status, "which has no place there").body == b""
         assert text_response(200, "", end="").headers["Content-Length"] == "0"
 
 

@@ -208,8 +208,9 @@ def whole_response(status: int, kind: str, body: bytes, headers: HeadersLike = (
 
 def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
     """The same that says one sentence, and `end` behind it."""
-    if status in BODILESS and not text:
-        # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would be that of the page which has not changed.
+    if status in BODILESS:
+        # RFC 9110 15.3.5, 15.4.5: nothing is behind their heads. 8.6: no Content-Length in a 204; in a 304 it would be
+        # that of the page which has not changed.
         return Response(int(status), reason_phrase(status), _closing(headers))
     return whole_response(status, "text/plain; charset=utf-8", (text + end).encode(), headers)
 
