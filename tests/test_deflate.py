@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zcws.deflate import Deflate
+from zcws.deflate import EXTENSION, Deflate
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, build_extension, parse_extensions
 from zcws.options import LONGEST
@@ -318,3 +318,15 @@ class TestBothSides:
             return
         assert 8 <= told.server_max_window_bits <= 15
         assert 8 <= told.client_max_window_bits <= 15
+
+
+def test_options_are_equal_where_all_of_them_are() -> None:
+    assert Deflate(level=2) == Deflate(level=2) != Deflate(level=3)
+    assert Deflate() != "deflate"
+
+
+def test_an_unknown_parameter_with_a_windows_value() -> None:
+    """RFC 7692 7: an offer with it is declined, an answer with it is none."""
+    assert Deflate().accept([(EXTENSION, [("server_window", "10")])]) is None
+    with pytest.raises(HandshakeError, match="malformed"):
+        Deflate().agreed([("server_window", "10")])
