@@ -212,3 +212,13 @@ def test_nothing_goes_between_fragments_or_behind_a_close() -> None:
     with pytest.raises(ConnectionClosed):
         message.write_to(closed.writer)
     assert [len(wire.parse(b"".join(line.writer.take()))) for line in (fragmented, closed)] == [1, 1]
+
+
+def test_the_message_is_that_of_when_it_was_prepared() -> None:
+    payload = bytearray(b"as it was")
+    prepared = Prepared(OpCode.BINARY, payload)
+    payload[:] = b"otherwise"
+    for is_client in (False, True):
+        writer = Writer(Pool(), next_key=MaskingKeys(entropy()).next if is_client else None, compress=None)
+        prepared.write_to(writer)
+        assert [frame.payload for frame in wire.parse(writer.take_bytes())] == [b"as it was"]
