@@ -415,6 +415,7 @@ class TestCredentials:
             ({"basic_auth": ("u:v", "p")}, "colon"),
             ({"basic_auth": "u:p"}, 'a pair of strings: \\("user", "password"\\)'),
             ({"basic_auth": ("u",)}, "a pair of strings"),
+            ({"basic_auth": "up"}, "a pair of strings"),
             ({"basic_auth": ("u", 1)}, "a pair of strings"),
             ({"bearer": ""}, "the token alone"),
             ({"bearer": "Bearer abc"}, "the token alone"),
