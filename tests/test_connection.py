@@ -666,3 +666,43 @@ def test_memory_that_was_sent_is_the_callers_again(held: list[Any]) -> None:
     connection.send_fragment(memory, text=False, last=True)
     memory += b"more"
     assert len(held) == 2
+
+
+@pytest.mark.parametrize("opcode", [wire.BINARY, wire.PING, wire.CLOSE])
+def test_a_received_frame_that_is_written_goes_out_as_what_it_is(role: str, opcode: int) -> None:
+    payload = wire.close_payload(1000) if opcode == wire.CLOSE else b"abc"
+    source, connection = make(role), make(role)
+    source.receive_bytes(from_peer(role, opcode, payload))
+    frame = source.read_frame()
+    connection.write_frame(frame)
+    assert sent(connection) == [(opcode, payload)]
+    assert connection.state is (State.CLOSE_SENT if opcode == wire.CLOSE else State.OPEN)
+    assert connection.writer.messages == (opcode == wire.BINARY)
+
+
+def test_a_frame_that_somebody_has_made_is_no_whole_message_because_of_that(role: str) -> None:
+    connection = make(role)
+    connection.write_frame(Frame.text("a", fin=False))
+    (frame,) = wire.parse(connection.bytes_to_send())
+    assert (frame.opcode, frame.payload, frame.fin) == (wire.TEXT, b"a", False)
+    with pytest.raises(ValueError, match="UTF-8"):
+        make(role).write_frame(Frame.text(b"\xff"))
+
+
+def test_a_received_frame_is_not_written_where_nothing_can_be_sent(role: str) -> None:
+    source, connection = make(role), make(role)
+    source.receive_bytes(from_peer(role, wire.BINARY, b"abc"))
+    frame = source.read_frame()
+    connection.lose((4000, "ours"))
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.write_frame(frame)
+    assert (caught.value.code, caught.value.reason) == (4000, "ours")
+    with pytest.raises(ConnectionClosed):
+        connection.writer.write_message(OpCode.BINARY, b"past it")
+
+
+def test_a_connection_that_fails_for_a_reason_of_ours(role: str) -> None:
+    connection = make(role)
+    connection.fail(1011, "ours")
+    assert connection.failure == (1011, "ours")
+    assert (connection.error().code, connection.error().reason, connection.closed_by) == (1011, "ours", "us")
