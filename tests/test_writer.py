@@ -614,6 +614,7 @@ WAYS: dict[str, tuple[Callable[[Writer], object], int, int]] = {
     "Ping": (lambda w: w.write_control(OpCode.PING, b"p"), 0, 1),
     "frame": (lambda w: w.write_frame(Frame.pong(b"p")), 0, 1),
     "reply": (lambda w: w.write_reply(Reply(OpCode.PONG, b"p")), 0, 1),
+    "replies": (lambda w: w.write_reply(Reply(OpCode.PONG, b"p", [b"e", b"q"])), 0, 3),
     "framed": (lambda w: w.write_framed(wire.frame(wire.TEXT, b"one")), 1, 1),
     "large and framed": (lambda w: w.write_framed(wire.frame(wire.BINARY, bytes(20_000))), 1, 1),
     "prepared": (lambda w: w.write_prepared(0x81, b"one", wire.frame(wire.TEXT, b"one"), 3), 1, 1),
@@ -647,6 +648,9 @@ class TestCounting:
             writer = make_writer("server")
             write(writer)
             assert (writer.size, writer.has_large) == (size, size == SEGMENT)
+        writer = make_writer("server")
+        writer.write_message(OpCode.BINARY, bytearray(size))
+        assert len(writer.out) == 1  # a copy of it, behind its head
         writer = make_writer("client")
         writer.write_message(OpCode.BINARY, bytes(2 * size - 12))
         assert writer.has_large == (size == SEGMENT)  # it has memory of its own
@@ -661,8 +665,8 @@ class TestCounting:
     def test_after_a_close_nothing_is_written(self, writer: Writer) -> None:
         assert writer.write_reply(Reply(OpCode.CLOSE, wire.close_payload(1000)))
         written = writer.written
-        for write, _, _ in WAYS.values():
-            if write is not WAYS["reply"][0]:
+        for way, (write, _, _) in WAYS.items():
+            if way not in ("reply", "replies"):
                 with pytest.raises(ConnectionClosed):
                     write(writer)
         assert writer.write_reply(Reply(OpCode.PONG, b"late"))
@@ -803,3 +807,23 @@ def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
         assert got == [expected, expected[:1] + finalizers]
     else:
         assert got == [expected[:1] + finalizers + expected[1:], expected[:1]]
+
+
+def test_what_waits_is_not_the_callers_memory_any_more() -> None:
+    """Also where a driver has been asked whether it sends it, and does not."""
+    for size in (SEGMENT, 100_000):
+        writer = make_writer("server")
+        writer.send_large = lambda *_: False
+        payload = bytearray(size)
+        writer.write_message(OpCode.BINARY, payload)
+        payload[:] = b"x" * size
+        assert [frame.payload for frame in sent(writer)] == [bytes(size)]
+
+
+def test_several_messages_are_compressed_as_one_is() -> None:
+    with pytest.raises(ValueError, match="compression was not agreed"):
+        make_writer("server").write_messages(OpCode.TEXT, [b"a", b"b"], True)
+    for compress in (True, None):
+        writer = make_writer("server", compress=Backwards())
+        writer.write_messages(OpCode.TEXT, [b"abc" * 100, b"def" * 100], compress)
+        assert all(frame.rsv for frame in sent(writer))

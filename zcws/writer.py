@@ -189,8 +189,6 @@ class Writer(Output):
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
         """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
-        if self.opcode:
-            self._refuse_message()
         if len(payloads) < 2 or compress or self._compress is not None:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
