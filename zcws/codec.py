@@ -298,7 +298,7 @@ class Deflater:
         connection has a context of its own, it has to be dropped (`sent_shared`): the peer's window then holds bytes
         that our context has never seen, and a reference that reached back past them would be that many bytes short.
         """
-        # Nobody else's meanwhile: a finalizer may send on another connection. What has raised in there is never used again.
+        # Nobody else's meanwhile: a finalizer may send on another connection. What has raised there is not used again.
         stream = self._shared.pop(self.key, None) or self._new_stream()
         # A full flush forgets everything before it, so whoever is next starts from nothing.
         compressed: bytes = stream.compress(payload) + _flush(stream, zlib_ng.Z_FULL_FLUSH)

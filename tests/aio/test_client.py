@@ -131,6 +131,30 @@ def test_one_object_may_connect_again(place: Place) -> None:
     place.run(main())
 
 
+def test_one_object_is_one_block_at_a_time(place: Place) -> None:
+    """The end of either block closed the second connection, and nobody the first."""
+
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            connecting = zcws.connect(f"ws://127.0.0.1:{port_of(server)}/")
+            async with connecting as ws:
+                with pytest.raises(RuntimeError, match="in use"):
+                    await connecting.__aenter__()
+            assert ws.state is zcws.State.CLOSED
+            both = await asyncio.gather(
+                connecting.__aenter__(), connecting.__aenter__(), return_exceptions=True
+            )
+            assert isinstance(both[0], zcws.WebSocket) and isinstance(both[1], RuntimeError)
+            await connecting.__aexit__(None, None, None)
+            assert both[0].state is zcws.State.CLOSED
+        with pytest.raises(OSError):
+            await connecting.__aenter__()  # nobody listens: and so once more
+        with pytest.raises(OSError):
+            await connecting.__aenter__()
+
+    place.run(main())
+
+
 def test_rfc6455_5_1_everything_is_masked(anyplace: Place) -> None:
     frames: list[wire.Seen] = []
 

@@ -85,6 +85,7 @@ class connect:
         HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
             no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI or an option is wrong; raised by the call itself wherever that can be known.
+        RuntimeError: it is in use as a context manager already; one after the other it may be.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class connect:
             write_timeout=write_timeout,
         )
         self._ws: WebSocket | None = None
+        self._is_entered = False
 
     def _open(
         self,
@@ -241,12 +243,21 @@ class connect:
         return self._connect().__await__()
 
     async def __aenter__(self) -> WebSocket:
-        self._ws = await self._connect()
+        # There is one `_ws`: the end of one block would close the connection of the other, and leave its own open.
+        if self._is_entered:
+            raise RuntimeError("this connect() is in use as a context manager: call connect() for each connection")
+        self._is_entered = True
+        try:
+            self._ws = await self._connect()
+        except BaseException:
+            self._is_entered = False
+            raise
         return self._ws
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if self._ws is not None:
-            await self._ws.__aexit__(kind, error, trace)
+        ws, self._ws, self._is_entered = self._ws, None, False
+        if ws is not None:
+            await ws.__aexit__(kind, error, trace)
 
     async def __aiter__(self) -> AsyncIterator[WebSocket]:
         retries = Retries(self._uri.shown, *self._retry, self._route.sock)
