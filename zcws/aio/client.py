@@ -245,7 +245,9 @@ class connect:
     async def __aenter__(self) -> WebSocket:
         # There is one `_ws`: the end of one block would close the connection of the other, and leave its own open.
         if self._is_entered:
-            raise RuntimeError("this connect() is in use as a context manager: call connect() for each connection")
+            raise RuntimeError(
+                "this connect() is in use as a context manager: call connect() for each connection"
+            )
         self._is_entered = True
         try:
             self._ws = await self._connect()
