@@ -268,9 +268,8 @@ def test_a_frame_that_is_asked_too_late_shows_nothing_to_the_next_read(look: str
     """By another thread, which may be held up between any two steps: its view was given to those of the next reads, in
     whatever ring, and guarded nothing of theirs: the reads after them wrote over what was held."""
     looks = {Lease.open.__code__, Lease.seen.__code__, Ring.export.__code__}
-    sys._getframe().f_trace_opcodes = (
-        True  # CPython 3.12 asks when tracing begins whether anybody has said so
-    )
+    # CPython 3.12 asks when tracing begins whether anybody has said so.
+    sys._getframe().f_trace_opcodes = True
     for step in count():
         connection = connect(Pool(65536))
         send(connection, wire.frame(BINARY, b"a" * 20_000))
