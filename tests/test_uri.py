@@ -227,6 +227,13 @@ class TestRedirect:
     ) -> None:
         assert resolve_redirect(parse_uri("wss://u:p@a/"), location).user_info == user_info
 
+    def test_bytes_that_are_no_ascii_go_back_as_they_came(self) -> None:
+        location = "/\u00fc".encode().decode("latin-1")  # as headers hold what a server sent in UTF-8
+        assert resolve_redirect(parse_uri("ws://a/"), location).path == "/%C3%BC"
+        assert resolve_redirect(parse_uri("ws://a/"), "/b?\xfc").path == "/b?%FC"
+        with pytest.raises(ValueError, match="host"):  # and not the name that these bytes are in Latin-1
+            resolve_redirect(parse_uri("ws://a/"), "ws://" + location[1:])
+
     def test_to_tls_is_another_origin(self) -> None:
         target = resolve_redirect(parse_uri("ws://u:p@a/"), "https://a/")
         assert (target.secure, target.user_info) == (True, None)

@@ -48,6 +48,7 @@ grammar = re.compile(
 # Control characters and the space are nowhere in a URI (RFC 3986 2); "\" is read as "/" by browsers.
 has_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:").match
 has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
+replace_bytes = re.compile(r"[\x80-\xff]").sub
 # RFC 3986 3.2.2: reg-name, of which only what a name server or a hosts file can hold.
 is_host_name = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_.])?").fullmatch
 
@@ -183,6 +184,9 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
     """
     if has_forbidden(location):
         raise ValueError("a redirect to something that is not a URI")
+    # RFC 9110 10.2.2 has a URI here, which is ASCII (RFC 3986 2). A header's other characters are bytes as they came, in
+    # whatever encoding the server has: it gets the same bytes back.
+    location = replace_bytes(lambda byte: f"%{ord(byte[0]):02X}", location)
     target = parse_uri(absolute(uri, location.partition("#")[0]))
     if uri.secure and not target.secure:
         raise ValueError("a redirect from wss to ws is not followed")
