@@ -45,8 +45,20 @@ def test_unix_sockets(place: Place, tmp_path: Path) -> None:
         async with zcws.unix_serve(echo, path), zcws.unix_connect(path) as ws:
             await ws.send("over a path")
             assert await soon(ws.recv()) == "over a path"
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                async with zcws.unix_connect(sock=sock) as ws:
+                    await ws.send("over a socket")
+                    assert await soon(ws.recv()) == "over a socket"
 
     place.run(main())
+
+
+@pytest.mark.parametrize("module", [zcws, zcws.sync])
+def test_a_unix_client_needs_a_place(module: Any) -> None:
+    """Without, it was the port 80 of this machine."""
+    with pytest.raises(TypeError, match="path of a Unix socket, or sock="):
+        module.unix_connect(None)
 
 
 @pytest.mark.parametrize("module", [zcws, zcws.sync])

@@ -120,6 +120,10 @@ def test_a_unix_socket() -> None:
         listening.listen()
         with raw.thread(run), zcws.sync.unix_connect(path) as ws:
             ws.send("hello")
+        with raw.thread(run), socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            with zcws.sync.unix_connect(sock=sock) as ws:
+                ws.send("hello")
         with pytest.raises(OSError):
             zcws.sync.unix_connect(path + "x")
 

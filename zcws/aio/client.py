@@ -289,9 +289,14 @@ def http2_client() -> type[Http2Client]:
     return Http2Client
 
 
-def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options: Any) -> connect:
-    """`connect` over the Unix socket at `path`; `uri` gives the Host and the resource.
+def unix_connect(
+    path: str | os.PathLike[str] | None = None, uri: str | None = None, **options: Any
+) -> connect:
+    """`connect` over the Unix socket at `path`, or over the one that is given as `sock`; `uri` gives the Host and the
+    resource.
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
+    if path is None and options.get("sock") is None:
+        raise TypeError("unix_connect needs the path of a Unix socket, or sock=")
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)

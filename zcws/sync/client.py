@@ -169,11 +169,16 @@ def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: L
     )
 
 
-def unix_connect(path: str | os.PathLike[str], uri: str | None = None, **options: Any) -> WebSocket:
-    """`connect` over the Unix socket at `path`; `uri` gives the Host and the resource.
+def unix_connect(
+    path: str | os.PathLike[str] | None = None, uri: str | None = None, **options: Any
+) -> WebSocket:
+    """`connect` over the Unix socket at `path`, or over the one that is given as `sock`; `uri` gives the Host and the
+    resource.
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
+    if path is None and options.get("sock") is None:
+        raise TypeError("unix_connect needs the path of a Unix socket, or sock=")
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)
 
 
