@@ -184,8 +184,8 @@ def resolve_redirect(uri: WebSocketURI, location: str) -> WebSocketURI:
     """
     if has_forbidden(location):
         raise ValueError("a redirect to something that is not a URI")
-    # RFC 9110 10.2.2 has a URI here, which is ASCII (RFC 3986 2). A header's other characters are bytes as they came, in
-    # whatever encoding the server has: it gets the same bytes back.
+    # RFC 9110 10.2.2 has a URI here, which is ASCII (RFC 3986 2). A header's other characters are bytes as they came,
+    # in whatever encoding the server has: it gets the same bytes back.
     location = replace_bytes(lambda byte: f"%{ord(byte[0]):02X}", location)
     target = parse_uri(absolute(uri, location.partition("#")[0]))
     if uri.secure and not target.secure:
