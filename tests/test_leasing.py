@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
+from types import CodeType
 from typing import Any
 
 import feed
@@ -262,44 +263,60 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@contextlib.contextmanager
+def interrupted(step: int, act: Callable[[], object], *only: CodeType) -> Iterator[None]:
+    """Inside of this `act` is called before bytecode number `step`; of this code alone, where some is given."""
+    steps = count()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if only and frame.f_code not in only:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(steps) == step:
+            sys.settrace(None)
+            act()
+        return trace
+
+    # CPython 3.12 asks when tracing begins whether anybody has said so.
+    sys._getframe().f_trace_opcodes = True
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def read_over(connection: Connection) -> None:
+    """So much that every ring which nobody holds has been written to."""
+    for _ in range(9):
+        assert connection.read_frame() is NEED_MORE
+        send(connection, wire.frame(BINARY, b"z" * 20_000))
+        connection.read_frame()
+
+
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("ring", ["the same ring", "another"])
 def test_a_frame_that_is_asked_too_late_shows_nothing_to_the_next_read(look: str, ring: str) -> None:
     """By another thread, which may be held up between any two steps: its view was given to those of the next reads, in
     whatever ring, and guarded nothing of theirs: the reads after them wrote over what was held."""
-    looks = {Lease.open.__code__, Lease.seen.__code__, Ring.export.__code__}
-    # CPython 3.12 asks when tracing begins whether anybody has said so.
-    sys._getframe().f_trace_opcodes = True
+    looks = Lease.open.__code__, Lease.seen.__code__, Ring.export.__code__
     for step in count():
         connection = connect(Pool(65536))
         send(connection, wire.frame(BINARY, b"a" * 20_000))
-        late, steps, held, kept = connection.read_frame(), count(), list[Any](), list[Any]()
+        late, held, kept = connection.read_frame(), list[Any](), list[Any]()
 
-        def trace(frame: Any, event: str, _: Any) -> Any:
-            if frame.f_code not in looks:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode" and next(steps) == step:  # noqa: B023
-                sys.settrace(None)
-                if ring == "another":
-                    kept.append(LOOKS[look](late))  # noqa: B023
-                for byte in b"bcd":
-                    assert connection.read_frame() is NEED_MORE  # noqa: B023
-                    send(connection, wire.frame(BINARY, bytes([byte]) * 20_000))  # noqa: B023
-                    held.append(LOOKS[look](connection.read_frame()))  # noqa: B023
-            return trace
+        def read_on() -> None:
+            if ring == "another":
+                kept.append(LOOKS[look](late))  # noqa: B023
+            for byte in b"bcd":
+                assert connection.read_frame() is NEED_MORE  # noqa: B023
+                send(connection, wire.frame(BINARY, bytes([byte]) * 20_000))  # noqa: B023
+                held.append(LOOKS[look](connection.read_frame()))  # noqa: B023
 
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            with contextlib.suppress(StaleFrame):
-                kept.append(LOOKS[look](late))
-        finally:
-            sys.settrace(before)
-        for _ in range(9):
-            assert connection.read_frame() is NEED_MORE
-            send(connection, wire.frame(BINARY, b"z" * 20_000))
-            connection.read_frame()
+        with interrupted(step, read_on, *looks), contextlib.suppress(StaleFrame):
+            kept.append(LOOKS[look](late))
+        read_over(connection)
         assert [bytes(view) for view in held] == [bytes([byte]) * 20_000 for byte in b"bcd"[: len(held)]]
         assert all(view == b"a" * 20_000 for view in kept)
         if not held:
@@ -313,25 +330,14 @@ def test_a_frame_that_two_threads_ask_at_once(look: str) -> None:
     for step in count():
         connection = connect(Pool(65536))
         send(connection, wire.frame(BINARY, b"a" * 20_000))
-        asked, steps, others = connection.read_frame(), count(), list[bytes]()
+        asked, others = connection.read_frame(), list[bytes]()
 
-        def trace(frame: Any, event: str, _: Any) -> Any:
-            frame.f_trace_opcodes = True
-            if event == "opcode" and next(steps) == step:  # noqa: B023
-                sys.settrace(None)
-                others.append(bytes(LOOKS[look](asked)))  # noqa: B023
-            return trace
+        def look_too() -> None:
+            others.append(bytes(LOOKS[look](asked)))  # noqa: B023
 
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
+        with interrupted(step, look_too):
             view = LOOKS[look](asked)
-        finally:
-            sys.settrace(before)
-        for _ in range(9):
-            assert connection.read_frame() is NEED_MORE
-            send(connection, wire.frame(BINARY, b"z" * 20_000))
-            connection.read_frame()
+        read_over(connection)
         assert bytes(view) == b"a" * 20_000
         if not others:
             break

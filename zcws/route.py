@@ -39,6 +39,7 @@ __all__ = [
     "Trust",
     "cannot_connect",
     "check_has_unix_sockets",
+    "check_unix_place",
     "environment_proxy",
     "is_address",
     "make_context",
@@ -215,6 +216,12 @@ def check_has_unix_sockets(path: object) -> None:
     """`ValueError` where there is a path, and no socket that could be there."""
     if path is not None and not hasattr(socket, "AF_UNIX"):
         raise ValueError("this platform has no Unix sockets: path= cannot be used")
+
+
+def check_unix_place(called: str, path: object, sock: object) -> None:
+    """`TypeError` where neither says which Unix socket; `called` is the function of that name."""
+    if path is None and sock is None:
+        raise TypeError(f"{called} needs the path of a Unix socket, or sock=")
 
 
 def check_connected(sock: socket.socket) -> None:

@@ -16,16 +16,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 __all__ = [
-    *(
-        "WebSocketURI",
-        "authority",
-        "parse_host",
-        "parse_port",
-        "parse_uri",
-        "parse_user_info",
-        "resolve_redirect",
-    ),
-    "without_zone",
+    *("WebSocketURI", "authority", "parse_host", "parse_port"),
+    *("parse_uri", "parse_user_info", "resolve_redirect", "without_zone"),
 ]
 
 #: RFC 6455 3: the port where the URI names none.

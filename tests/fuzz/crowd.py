@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +23,7 @@ if __name__ == "__main__":
     sys.path[:1] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import net
+from fuzz import seeds
 from fuzz.members import WAYS, Member
 from fuzz.peers import Plan
 from fuzz.places import PLACES, open_pair
@@ -202,16 +202,5 @@ def check(seed: int, run: Callable[[Any], None] = asyncio.run) -> None:
         frame._COPIED, pool._RINGS_ASIDE = before
 
 
-def main() -> None:
-    first, stop, loop = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    run = importlib.import_module(loop).run
-    for seed in range(first, stop):
-        try:
-            check(seed, run)
-        except BaseException:
-            print(f"the seed is {seed}, with {loop}")
-            raise
-
-
 if __name__ == "__main__":
-    main()
+    seeds.try_each(check)

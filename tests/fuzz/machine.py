@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import random
 import socket
 import struct
@@ -29,6 +28,7 @@ if __name__ == "__main__":
 
 import net
 import wire
+from fuzz import seeds
 
 import zcws
 from zcws.aio.engine import Engine, engine_of
@@ -385,16 +385,5 @@ def check(seed: int, run: Callable[[Any], None] = asyncio.run) -> None:
     run(Machine(seed).main())
 
 
-def main() -> None:
-    first, stop, loop = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    run = importlib.import_module(loop).run
-    for seed in range(first, stop):
-        try:
-            check(seed, run)
-        except BaseException:
-            print(f"the seed is {seed}, with {loop}")
-            raise
-
-
 if __name__ == "__main__":
-    main()
+    seeds.try_each(check)

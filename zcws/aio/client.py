@@ -34,7 +34,7 @@ from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
 from zcws.options import checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
-from zcws.route import Route, Trust, timed_out, unix_uri
+from zcws.route import Route, Trust, check_unix_place, timed_out, unix_uri
 
 if TYPE_CHECKING:
     from zcws.aio.http2_asking import Http2Client
@@ -297,6 +297,5 @@ def unix_connect(
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
-    if path is None and options.get("sock") is None:
-        raise TypeError("unix_connect needs the path of a Unix socket, or sock=")
+    check_unix_place("unix_connect", path, options.get("sock"))
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)

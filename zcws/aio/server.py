@@ -51,7 +51,7 @@ from zcws.options import (
     checked_limits,
     checked_seconds,
 )
-from zcws.route import check_has_unix_sockets
+from zcws.route import check_has_unix_sockets, check_unix_place
 from zcws.router import check_handler
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
@@ -567,6 +567,5 @@ def http2_negotiation(context: ssl_module.SSLContext | None) -> Callable[[Server
 
 def unix_serve(handler: Handler | None, path: str | os.PathLike[str] | None = None, **options: Any) -> serve:
     """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
-    if path is None and options.get("sock") is None:
-        raise TypeError("unix_serve needs the path of a Unix socket, or sock=")
+    check_unix_place("unix_serve", path, options.get("sock"))
     return serve(handler, path=path, **options)

@@ -35,7 +35,7 @@ from zcws.options import (
 )
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
-from zcws.route import EYEBALLS_DELAY, Route, Trust, timed_out, unix_uri
+from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, timed_out, unix_uri
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.sync.reach import reach
@@ -177,8 +177,7 @@ def unix_connect(
 
     By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
-    if path is None and options.get("sock") is None:
-        raise TypeError("unix_connect needs the path of a Unix socket, or sock=")
+    check_unix_place("unix_connect", path, options.get("sock"))
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)
 
 

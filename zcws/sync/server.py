@@ -49,7 +49,7 @@ from zcws.options import (
     checked_seconds,
 )
 from zcws.pool import Pool
-from zcws.route import check_has_unix_sockets
+from zcws.route import check_has_unix_sockets, check_unix_place
 from zcws.router import check_handler
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
@@ -482,8 +482,7 @@ def serve(
 
 def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
     """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
-    if path is None and options.get("sock") is None:
-        raise TypeError("unix_serve needs the path of a Unix socket, or sock=")
+    check_unix_place("unix_serve", path, options.get("sock"))
     return serve(handler, path=path, **options)
 
 
