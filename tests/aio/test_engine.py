@@ -13,13 +13,15 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Place, echo, placed, request, run, until
+from net import Place, echo, placed, request, run, soon, until
 
 import zcws
 from zcws.aio import engine as engine_module
+from zcws.aio import transport as transport_module
 from zcws.aio.engine import engine_of
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
+from zcws.scratch import Scratch
 from zcws.writer import Writer
 
 pytestmark = [
@@ -674,3 +676,59 @@ def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch:
         peer.close()
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("is_client", "step"),
+    [(False, "behind"), (True, "rest"), (True, "behind")],
+    ids=["lent", "masked", "again"],
+)
+@pytest.mark.parametrize("message", [bytes(3 << 20), bytearray(3 << 20)], ids=["bytes", "bytearray"])
+def test_what_a_finalizer_sends_stands_behind_what_has_been_sent_in_part(
+    is_client: bool, step: str, message: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the answer of the socket and the moment in which the rest is kept it went out at once, inside of it."""
+    where: Any = Scratch if step == "rest" else transport_module
+    original = getattr(where, step)
+    pending: list[WebSocket] = []
+
+    def send_first(*arguments: Any) -> Any:
+        if pending:
+            room = socket.socket(fileno=os.dup(peers[0].fileno()))
+            with room:
+                read.append(room.recv(1 << 16))  # so that the socket would take something
+            pending.pop().send_nowait(b"late" * 50_000)
+        return original(*arguments)
+
+    read: list[bytes] = []
+    peers: list[socket.socket] = []
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        peers.append(peer)
+        ws = placed(ours, is_client=is_client)
+        await asyncio.sleep(0)
+        pending.append(ws)
+        monkeypatch.setattr(where, step, send_first)
+        ws.send_nowait(message)
+        monkeypatch.undo()
+        assert not pending
+        reading = asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)
+        await ws.flush()
+        await until(lambda: ws._bytes_waiting() == 0)
+        ws.abort()
+        frames = wire.parse(b"".join(read) + await soon(reading))
+        assert [(frame.payload[:4], len(frame.payload)) for frame in frames] == [
+            (bytes(4), 3 << 20),
+            (b"late", 200_000),
+        ]
+        peer.close()
+
+    run(main)
+
+
+def read_to_end(peer: socket.socket) -> bytes:
+    parts = []
+    while part := peer.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)

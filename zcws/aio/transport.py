@@ -280,7 +280,9 @@ class EngineTransport(asyncio.Transport):
             self._break(exc)
             return
         if sent < len(data):  # type: ignore[arg-type]
-            self._keep([memoryview(data)[sent:]])
+            self.backlog.append(data)  # at once: what a finalizer sends from here on waits behind it
+            cut(self.backlog, sent)
+            self._kept(len(data) - sent)  # type: ignore[arg-type]
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         views: list[Buffer] = [memoryview(data) for data in list_of_data]
@@ -289,39 +291,62 @@ class EngineTransport(asyncio.Transport):
         if self.backlog:
             self._keep(views)
         else:
-            sent = self._offer(views)
-            if sent is not None and sent < sum(map(len, views)):  # type: ignore[arg-type]
-                self._keep(behind(views, sent))
+            self.backlog += views  # first: what a finalizer sends in the middle of this waits behind it
+            self._offer_first(views, None)
 
     def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
         """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
         what `keep` gives for all of it from some byte on."""
         if self.closing:
             return
-        sent = self._offer(segments)
-        if sent is not None and sent < sum(map(len, segments)):  # type: ignore[arg-type]
-            try:
-                left = behind(segments, sent)
-                rest = left[-1]
-                left[-1] = bytes(rest) if keep is None else keep(len(segments[-1]) - len(rest))  # type: ignore[arg-type]
-            except BaseException:  # no memory: half a frame is out, and nothing may follow it
-                self.abort()
-                raise
-            self._keep(left)
+        keep = keep or (lambda begin: bytes(memoryview(segments[-1])[begin:]))
+        if self.backlog:  # a finalizer has sent since somebody looked
+            self._keep([*segments[:-1], keep(0)])
+        else:
+            self.backlog += segments
+            self._offer_first(segments, keep)
+
+    def _offer_first(self, views: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
+        """These are what the backlog begins with, and their size is not counted yet. `keep` gives what has to wait of
+        the last of them, where that is not ours."""
+        left: list[Buffer] = []
+        try:
+            sent = self._offer(views)
+            if sent is not None and sent < sum(map(len, views)):  # type: ignore[arg-type]
+                left = behind(views, sent)
+                if keep is not None:
+                    left[-1] = keep(len(views[-1]) - len(left[-1]))  # type: ignore[arg-type]
+        except BaseException:  # no memory: half a frame is out, and nothing may follow it
+            self.abort()
+            raise
+        self.backlog[: len(views)] = left
+        if self.backlog:
+            self._kept(sum(map(len, left)))  # type: ignore[arg-type]
+        elif (self._eof_wanted or self.closing) and sent is not None:
+            self._settle_up()  # a finalizer has wanted the end meanwhile
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:
         """A frame that nothing is in the way of, masked and sent part by part: only what the socket does not take needs
         memory. The payload is not used any more when this returns."""
         scratch.uses += 1
-        sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
-        if sent >= 0:
-            return
+        is_first, sent = not self.backlog, -1  # a finalizer may have sent since somebody looked
+        if is_first:
+            self.backlog.append(b"")  # as in `writelines`
+            sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
         try:
-            rest = scratch.rest(first, payload, size, key, -1 - sent)
+            rest = b"" if sent >= 0 else scratch.rest(first, payload, size, key, -1 - sent)
         except BaseException:  # no memory: half a frame is out, and nothing may follow it
             self.abort()
             raise
-        self._send(rest)
+        if not is_first:
+            self._keep([rest])
+        elif rest:
+            self.backlog[:1] = [rest]
+            self._offer_first([rest], None)
+        else:
+            self.backlog[:1] = []
+            if not self.backlog and (self._eof_wanted or self.closing):
+                self._settle_up()
 
     def write_rest(self) -> None:
         """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
@@ -341,7 +366,11 @@ class EngineTransport(asyncio.Transport):
     def _keep(self, views: list[Buffer]) -> None:
         """What has not been sent waits here; the writer never uses that memory again."""
         self.backlog += views
-        self.backlog_size += sum(map(len, views))  # type: ignore[arg-type]
+        self._kept(sum(map(len, views)))  # type: ignore[arg-type]
+
+    def _kept(self, size: int) -> None:
+        """So many bytes more wait."""
+        self.backlog_size += size
         self._watch()
         if self.backlog_size > self._high and not self._paused_protocol:
             self._paused_protocol = True
