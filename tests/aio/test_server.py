@@ -54,6 +54,24 @@ def test_unix_sockets(place: Place, tmp_path: Path) -> None:
     place.run(main())
 
 
+def test_one_object_is_one_block_at_a_time(place: Place) -> None:
+    """The end of either block closed the second server, and the first went on."""
+
+    async def main() -> None:
+        serving = zcws.serve(echo, "127.0.0.1", 0)
+        async with serving as server:
+            with pytest.raises(RuntimeError, match="in use"):
+                await serving.__aenter__()
+        assert not server.is_serving()
+        async with serving as server:
+            taken = zcws.serve(echo, "127.0.0.1", port_of(server))
+            for _ in range(2):
+                with pytest.raises(OSError):
+                    await taken.__aenter__()
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("module", [zcws, zcws.sync])
 def test_a_unix_client_needs_a_place(module: Any) -> None:
     """Without, it was the port 80 of this machine."""

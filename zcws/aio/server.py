@@ -503,6 +503,7 @@ class serve:
         )
         self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
         self._server: Server | None = None
+        self._is_entered = False
 
     async def _listen(self) -> Server:
         loop = asyncio.get_running_loop()
@@ -546,12 +547,21 @@ class serve:
         return self._listen().__await__()
 
     async def __aenter__(self) -> Server:
-        self._server = await self._listen()
+        # As for `connect`: the end of either block would close the second server, and nobody the first.
+        if self._is_entered:
+            raise RuntimeError("this serve() is in use as a context manager: each server needs its own")
+        self._is_entered = True
+        try:
+            self._server = await self._listen()
+        except BaseException:
+            self._is_entered = False
+            raise
         return self._server
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if self._server is not None:
-            await self._server.__aexit__(kind, error, trace)
+        server, self._server, self._is_entered = self._server, None, False
+        if server is not None:
+            await server.__aexit__(kind, error, trace)
 
 
 def http2_negotiation(context: ssl_module.SSLContext | None) -> Callable[[Server], asyncio.Protocol]:
