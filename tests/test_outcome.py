@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import feed
 import pytest
 import wire
@@ -215,3 +219,37 @@ def test_what_was_torn_is_not_read(data: bytes) -> None:
         with pytest.raises(ConnectionClosedError, match="torn"):
             read()
     assert connection.reader.is_concluded and connection.reader.is_at_eof
+
+
+FORKS = """
+import os, signal, threading, warnings
+from zcws.outcome import state_of_stream
+
+warnings.simplefilter("ignore")
+over = threading.Event()
+
+def connect():
+    while not over.is_set():
+        state_of_stream(1, 2, 3, True, False)
+
+threads = [threading.Thread(target=connect) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(50):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        state_of_stream(1, 2, 3, True, False)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print("a child hung")
+        break
+over.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is nothing but spawn")
+def test_a_child_that_connects_while_threads_of_its_parent_do() -> None:
+    """Without a GIL one in fifty hung: what had been asked before was in a cache with a lock, which a thread had."""
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

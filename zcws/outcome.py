@@ -14,6 +14,7 @@ The last three, and the end of the bytes, take effect with `conclude`. The bytes
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from zcws.errors import (
     closed_error,
 )
 from zcws.frame import close_payload, code_and_reason
-from zcws.kernel import ffi, lib
+from zcws.kernel import HAS_GIL, ffi, lib
 from zcws.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ def state_of_stream(max_size: int, max_fragments: int, fit: int, masked: bool, c
     return ffi.new(_STATE, _fresh_state(max_size, max_fragments, fit, masked, compressed))
 
 
-@lru_cache(maxsize=32)
-def _fresh_state(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
+def _fresh(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
     """What the C core is told of a stream: the same for nearly all of them, to be copied in one go."""
     state = ffi.new(_STATE)
     state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
     state.masked, state.rsv1 = masked, compressed
     return state[0]
+
+
+#: Without a GIL the cache has a lock, which a thread that a forked child does not have may hold in it for ever.
+_fresh_state: Callable[[int, int, int, bool, bool], Any] = lru_cache(maxsize=32)(_fresh) if HAS_GIL else _fresh
 
 
 class Outcome(Waiting):
