@@ -211,7 +211,7 @@ def test_peers_that_are_always_ready_starve_nobody() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("methods", [("get_buffer",), ("arrived", "scanned")])
+@pytest.mark.parametrize("methods", [("get_buffer", "arrived", "scanned"), ("arrived", "scanned")])
 def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
     methods: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
