@@ -5,11 +5,12 @@ import contextlib
 import math
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, soon, swallow, until
+from net import LONG, Place, RawPeer, soon, swallow, until
 from peaks import peak_of
 
 import zcws
@@ -34,6 +35,23 @@ class Peer:
 
     def keepalive_failed(self) -> None:
         self.failed += 1
+
+
+class Clock:
+    """The part of an event loop that `Keepalive` needs, where nothing takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[float], None], argument: float) -> None:
+        self.next = when, call, argument
+
+    def turn(self) -> None:
+        self.now, call, argument = self.next
+        call(argument)
 
 
 class TestKeepalive:
@@ -72,14 +90,28 @@ class TestKeepalive:
 
         anyloop.run(main())
 
-    def test_a_timeout_that_is_longer_than_the_interval(self, anyloop: Place) -> None:
+    @pytest.mark.parametrize("hears", [True, False])
+    def test_a_timeout_that_is_longer_than_the_interval(self, anyloop: Place, hears: bool) -> None:
+        """The next Ping waited for it: every 60 seconds with 30 and 60, where a proxy cuts what is silent for 60."""
+
         async def main() -> None:
-            peer = Peer(hears=True)
-            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=0.003)
-            await until(lambda: peer.pings >= 3)
+            peer = Peer(hears=hears)
+            keepalive = Keepalive(asyncio.get_running_loop(), peer, interval=0.001, timeout=LONG)
+            await until(lambda: peer.pings >= 5)
+            assert peer.failed == 0
             keepalive.stop()
 
         anyloop.run(main())
+
+    @pytest.mark.parametrize("last_heard", [1, 3])
+    def test_the_first_ping_since_anything_was_heard_has_the_timeout(self, last_heard: int) -> None:
+        """Of a hundred seconds, with a Ping every thirty."""
+        peer, clock = Peer(hears=True), Clock()
+        Keepalive(clock, peer, interval=30, timeout=100)  # type: ignore[arg-type]
+        while not peer.failed:
+            peer.hears = peer.pings < last_heard
+            clock.turn()
+        assert clock.now == 30 * last_heard + 100 and peer.pings == last_heard + 3
 
     def test_a_connection_that_is_closing_needs_no_more(self, anyloop: Place) -> None:
         async def main() -> None:
@@ -360,12 +392,13 @@ class TestALoopThatStoodStill:
         async def main() -> None:
             loop, peer = asyncio.get_running_loop(), Peer(hears=False)
             keepalive = Keepalive(loop, peer, interval=1000, timeout=1000)
-            keepalive._ping()
-            keepalive._due = loop.time() - 5
-            keepalive._check()
-            assert peer.failed == 0
+            keepalive.stop()
+            keepalive._due = due = loop.time() - 5
+            keepalive._wake(due)
+            assert peer.failed == 0 and keepalive._due > loop.time() + 4
+            keepalive.stop()
             peer.hears = answers
-            keepalive._check()
+            keepalive._wake(keepalive._due)
             assert peer.failed == (0 if answers else 1)
             keepalive.stop()
 
@@ -398,7 +431,7 @@ def test_who_never_reads_keeps_no_ring_for_a_pong(anyplace: Place, reads: str) -
         await ws.wait_closed()
 
     async def main() -> None:
-        async with anyplace.serve(handler, ping_interval=0.01, ping_timeout=0.005) as server:
+        async with anyplace.serve(handler, ping_interval=0.01, ping_timeout=LONG) as server:
             async with anyplace.connect(server):
                 await until(lambda: server.connections)
                 (ws,) = server.connections

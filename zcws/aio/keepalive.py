@@ -113,13 +113,14 @@ class Pinged(Protocol):
 
 
 class Keepalive:
-    """Two alternating waits on one timer: `interval` between Pings, `timeout` for an answer.
+    """Pings, and how long nothing may come back, on one timer.
 
     Args:
-        interval, timeout: seconds; a timeout of None means that Pings are sent but nothing is expected.
+        interval: seconds from one Ping to the next.
+        timeout: seconds for an answer; None: nothing is expected. Where that is longer, several Pings are out at once.
     """
 
-    __slots__ = ("_due", "_handle", "_interval", "_loop", "_peer", "_timeout")
+    __slots__ = ("_due", "_handle", "_has_waited", "_interval", "_loop", "_next", "_peer", "_timeout")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, peer: Pinged, *, interval: float, timeout: float | None
@@ -127,9 +128,11 @@ class Keepalive:
         self._loop = loop
         self._peer = peer
         self._interval = interval
-        self._timeout = timeout
-        self._due = 0.0  # when the answer is; math.inf: it has been given more time
-        self._handle: asyncio.TimerHandle | None = loop.call_later(interval, self._ping)
+        self._timeout = math.inf if timeout is None else timeout
+        self._next = loop.time() + interval
+        self._due = math.inf  # when something must have come back: for the first Ping since anything has
+        self._has_waited = False  # once more, as the loop had stood still
+        self._handle: asyncio.TimerHandle | None = loop.call_at(self._next, self._wake, self._next)
 
     def stop(self) -> None:
         """No more Pings."""
@@ -137,24 +140,23 @@ class Keepalive:
             self._handle.cancel()
             self._handle = None
 
-    def _ping(self) -> None:
-        self._peer.heard()
-        if not self._peer.send_keepalive():
-            self._handle = None
-        elif self._timeout is None:
-            self._handle = self._loop.call_later(self._interval, self._ping)
-        else:
-            self._due = self._loop.time() + self._timeout
-            self._handle = self._loop.call_at(self._due, self._check)
-
-    def _check(self) -> None:
+    def _wake(self, at: float) -> None:
+        """What was to be done at that time, by the loop's clock."""
+        self._handle = None
         if self._peer.heard():
-            # The interval counts from one Ping to the next; what the wait has used of it is gone.
-            rest = max(self._interval - (self._timeout or 0), 0)
-            self._handle = self._loop.call_later(rest, self._ping)
-        elif extra := stood_still(self._loop, self._due):
-            self._due = math.inf
-            self._handle = self._loop.call_later(extra, self._check)
-        else:
-            self._handle = None
+            self._due, self._has_waited = math.inf, False
+        elif self._due <= at and not self._waits_longer():
             self._peer.keepalive_failed()
+            return
+        if self._next <= at:
+            if not self._peer.send_keepalive():
+                return
+            now = self._loop.time()
+            self._next, self._due = now + self._interval, min(self._due, now + self._timeout)
+        at = min(self._next, self._due)
+        self._handle = self._loop.call_at(at, self._wake, at)
+
+    def _waits_longer(self) -> bool:
+        extra = 0 if self._has_waited else stood_still(self._loop, self._due)
+        self._has_waited, self._due = extra > 0, self._loop.time() + extra
+        return self._has_waited
