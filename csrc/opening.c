@@ -1,6 +1,6 @@
 /* opening.c: the request that nearly every client opens a WebSocket with, and what answers it. RFC 6455 4.2.
  *
- * A short cut and no second set of rules: what it accepts http.py and handshake.py accept as well, and of everything
+ * A short cut and no second set of rules: what it accepts http1.py and handshake.py accept as well, and of everything
  * else, right or wrong, it says that it is not for here. So it may be strict wherever that is shorter.
  */
 #include "zcws.h"
@@ -17,7 +17,7 @@ enum {
     M = T | V | S,         /* marks of a token */
     N = T | V,             /* #, which begins a fragment */
     A = T | V | S | H | B, /* letters and digits */
-    HEADERS = 128,         /* MAX_HEADERS of http.py */
+    HEADERS = 128,         /* MAX_HEADERS of http1.py */
     KEY = 24,              /* bytes of a Sec-WebSocket-Key: RFC 6455 4.1, 16 bytes in base64 */
     GUID_SIZE = 36,        /* RFC 6455 1.3 */
     SHA_BLOCK = 64,

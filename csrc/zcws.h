@@ -227,7 +227,7 @@ size_t zcws_read_opening(const uint8_t *data, size_t len, struct zcws_opening *o
 
 enum {
     ZCWS_OPENING_ACCEPT = 28,
-    ZCWS_OPENING_MOST = 8192, /* no head of more bytes: so no line of it can be over the limit for lines (http.py) */
+    ZCWS_OPENING_MOST = 8192, /* no head of more bytes: so no line of it can be over the limit for lines (http1.py) */
     ZCWS_OPENING_ASKS = 0x10000
 };
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from zcws.body import MAX_BODY, BodyReader
 from zcws.headers import Headers
-from zcws.http import Response, parse_response
+from zcws.http import Response
+from zcws.http1 import parse_response
 
 
 def reader(status: int = 404, **headers: str) -> BodyReader:

@@ -65,7 +65,8 @@ HOUSE: list[tuple[float, str]] = [
     (3.3, "waiting"),  # what it ends behind
     (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
     (3, "trace frame assembly codec deflate closing bridge handshake body"),
-    (2.5, "pool http extensions"),  # rings and payload buffers lent; headers read and written
+    (2.6, "http1"),  # heads of HTTP/1.1 among bytes
+    (2.5, "pool http extensions"),  # rings and payload buffers lent; messages of HTTP
     (2, "ring buffer headers uri heads scratch keys rows options callables payloads registry output"),
     (1.5, "errors"),  # the table from faults to close codes needs the close codes
     (1, "codes utf8"),

@@ -22,7 +22,8 @@ from zcws.handshake import (
     same_text,
 )
 from zcws.headers import Headers
-from zcws.http import HttpError, Request, Response, parse_request, parse_response
+from zcws.http import HttpError, Request, Response
+from zcws.http1 import parse_request, parse_response
 
 UPGRADE = {"Upgrade": "websocket"}
 ONE_KEY = "not exactly one Sec-WebSocket-Key of 16 bytes in base64"

@@ -9,7 +9,8 @@ import pytest
 from zcws.acceptor import WebSocketAcceptor
 from zcws.connector import WebSocketConnector
 from zcws.handshake import accept_value
-from zcws.http import Request, Response, parse_request, parse_response
+from zcws.http import Request, Response
+from zcws.http1 import parse_request, parse_response
 from zcws.http2 import (
     check_request,
     check_trailers,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from zcws.acceptor import SWITCHING, AcceptorOptions, WebSocketAcceptor
 from zcws.handshake import accept_value, make_key
-from zcws.http import MAX_HEADERS, MAX_LINE, Response, parse_response
+from zcws.http import Response
+from zcws.http1 import MAX_HEADERS, MAX_LINE, parse_response
 from zcws.kernel import ffi, lib
 
 ASKS = lib.ZCWS_OPENING_ASKS

@@ -8,7 +8,7 @@ The answer is the first row that applies:
 
     request                                                          answer
     ---------------------------------------------------------------  -------------------------------------
-    no HTTP, no legal head, or over a limit (http.py)                400, 431 or 505, from `read_request`
+    no HTTP, no legal head, or over a limit (http1.py)               400, 431 or 505, from `read_request`
     no opening handshake (`REQUEST_RULES` of handshake.py)           400 or 426, with a sentence
     `Origin` not in `origins`                                        403
     malformed subprotocols, where one is to be chosen                400
@@ -43,16 +43,8 @@ from zcws.handshake import (
     check_request,
 )
 from zcws.headers import Headers, HeadersLike
-from zcws.http import (
-    REQUEST,
-    BytesLike,
-    HeadSearch,
-    HttpError,
-    Request,
-    Response,
-    parse_request,
-    text_response,
-)
+from zcws.http import HttpError, Request, Response, text_response
+from zcws.http1 import REQUEST, BytesLike, HeadSearch, parse_request
 
 __all__ = ["AcceptorOptions", "WebSocketAcceptor", "offered_subprotocols"]
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 
-from zcws.http import BODILESS, BytesLike, Response
+from zcws.http import BODILESS, Response
+from zcws.http1 import BytesLike
 
 __all__ = ["BODY_TIMEOUT", "MAX_BODY", "BodyReader"]
 

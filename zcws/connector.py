@@ -6,7 +6,7 @@ know sockets, clocks and proxies, and it draws no random numbers: they are an ar
     answer                                               outcome
     ---------------------------------------------------  ----------------------------------------------
     1xx other than 101                                   passed over (RFC 9110 15.2)
-    no legal head, or over a limit (http.py)             HandshakeError, from `read_response`
+    no legal head, or over a limit (http1.py)            HandshakeError, from `read_response`
     any status but 101                                   HandshakeError with status, headers and body;
                                                          or `redirect`, when the caller wants to follow
     101 that breaks a rule (`RESPONSE_RULES`)            HandshakeError
@@ -45,15 +45,8 @@ from zcws.handshake import (
     make_key,
 )
 from zcws.headers import Headers, HeadersLike
-from zcws.http import (
-    BytesLike,
-    HttpError,
-    Request,
-    Response,
-    ResponseSearch,
-    complaint,
-    shown_start,
-)
+from zcws.http import HttpError, Request, Response
+from zcws.http1 import BytesLike, ResponseSearch, complaint, shown_start
 from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
 
 __all__ = ["WebSocketConnector"]

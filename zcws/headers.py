@@ -212,7 +212,7 @@ def parse_line(line: str) -> tuple[str, str]:
     """Name and value of one received line."""
     if line[:1] in (" ", "\t"):
         # RFC 9112 5.2: a server must refuse folded lines or unfold them; refusing cannot be misunderstood. Those of a
-        # response are unfolded before they come here (http.py).
+        # response are unfolded before they come here (http1.py).
         raise ValueError("a header is folded over several lines")
     name, colon, value = line.partition(":")
     if not colon:

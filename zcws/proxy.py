@@ -10,7 +10,7 @@ python-socks knows that, an extra (route.py and the drivers).
     2xx                                              the tunnel is open; a Content-Length means nothing
     2xx, and bytes behind its head                   ProxyError: nobody at the other end speaks first
     any other status                                 ProxyError with status and headers
-    no legal head, or over a limit (http.py)         ProxyError
+    no legal head, or over a limit (http1.py)        ProxyError
 
 What is said of a proxy, in errors and in logs, is its address without user name and password.
 """
@@ -24,7 +24,8 @@ from typing import NamedTuple
 from zcws.errors import ProxyError
 from zcws.handshake import SOFTWARE, basic_authorization
 from zcws.headers import Headers
-from zcws.http import HttpError, Response, ResponseSearch, complaint, shown_start
+from zcws.http import HttpError, Response
+from zcws.http1 import ResponseSearch, complaint, shown_start
 from zcws.uri import authority, parse_host, parse_port, parse_user_info, without_zone
 
 __all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_proxy"]

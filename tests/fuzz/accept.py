@@ -13,7 +13,8 @@ from zcws.acceptor import SWITCHING, AcceptorOptions, WebSocketAcceptor
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement
 from zcws.hooks import basic_auth
-from zcws.http import MAX_HEAD, HttpError, parse_response
+from zcws.http import HttpError
+from zcws.http1 import MAX_HEAD, parse_response
 from zcws.kernel import ffi, lib
 
 

@@ -16,7 +16,8 @@ from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.errors import HandshakeError
 from zcws.extensions import Agreement
-from zcws.http import MAX_HEAD, Response
+from zcws.http import Response
+from zcws.http1 import MAX_HEAD
 
 #: Always the same key, so that corpora can hold its answer.
 entropy = bytes

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 from fuzz.material import Material, cuts
 
-from zcws.http import (
+from zcws.http import HttpError, Request, Response
+from zcws.http1 import (
     MAX_HEAD,
     MAX_HEADERS,
     REQUEST,
     RESPONSE,
     HeadSearch,
-    HttpError,
-    Request,
-    Response,
     Start,
     parse_request,
     parse_response,

@@ -20,7 +20,8 @@ from zcws.connector import WebSocketConnector
 from zcws.errors import HandshakeError
 from zcws.handshake import same_text
 from zcws.hooks import basic_auth
-from zcws.http import MAX_HEAD, HttpError, Request
+from zcws.http import HttpError, Request
+from zcws.http1 import MAX_HEAD
 
 PLACE = Place("asyncio", None)
 

@@ -23,7 +23,8 @@ from zcws.aio.wake import wakeup_of
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
-from zcws.http import Request, Response, parse_request, parse_response
+from zcws.http import Request, Response
+from zcws.http1 import parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.ring import Ring
 from zcws.rows import WHOLE_BINARY, WHOLE_TEXT, Rows
