@@ -1,4 +1,4 @@
-"""The first law: imports point down (docs/design.md, section 1).
+"""The first law: imports point down. The floors are those of the table in docs/design.md.
 
 A module imports only from floors below its own: not sideways, not up, not inside a function below the drivers, and
 not for the type checker either. Below the drivers nobody knows sockets, clocks, threads or where randomness is.
@@ -15,66 +15,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "zcws"
 
-#: The house from roof to cellar; zcws/__init__.py is "zcws". A new module gets its place here first: that is the
-#: design decision. A floor with a half is a mezzanine, for what its whole floor builds on and what is not below it.
-HOUSE: list[tuple[float, str]] = [
-    (9.3, "__main__"),
-    (9.25, "cli"),
-    (9.22, "cli.serving"),
-    (9.2, "cli.bench cli.connecting cli.files cli.supervisor cli.trace"),  # the commands
-    (9.15, "cli.reasons"),  # why something cannot be done, in words
-    (9.12, "cli.terminal"),  # what they show
-    (9.1, "cli.common cli.info cli.page"),  # what they share
-    (9, "zcws aio sync asgi"),
-    (8.3, "aio.metrics"),
-    (8.2, "aio.server aio.redis"),
-    (8.1, "aio.door aio.room aio.http2_accepting"),  # sockets that listen; connections that hear the same
-    (8, "aio.client aio.accepting aio.broadcast sync.client sync.server asgi.uvicorn"),
-    (7.6, "asgi.opening aio.asking"),  # before a connection is open: the answer of an application, a client
-    (7.65, "aio.http2_asking"),
-    (7.6, "aio.tracing"),
-    (7.5, "aio.websocket sync.stream"),
-    (7.4, "aio.halves sync.halves"),
-    (7.3, "aio.reading aio.writing sync.reading sync.writing"),
-    (7.2, "aio.stream"),
-    (7.18, "aio.callbacks"),
-    (7.16, "aio.ending"),
-    (7.14, "aio.outlet"),
-    (7.12, "aio.settings aio.reach"),
-    (7.1, "aio.pubsub aio.transport aio.http2 sync.reach"),
-    (7.05, "aio.tls sync.channel sync.keepalive"),  # which count the time
-    (
-        7.02,
-        "aio.keepalive aio.pacing",
-    ),  # which wait for a peer; between asyncio's proactor and whoever writes
-    (
-        7,
-        "activation route retry aio.below aio.deadlines aio.engine aio.http2_stream aio.passing aio.wake sync.deadline "
-        "sync.in_order",
-    ),
-    (6, "connector acceptor router hooks http2"),
-    (5.5, "stats"),  # what can be known by looking
-    (5, "connection"),
-    (4.5, "prepared"),  # which bytes a writer gets
-    (4, "reader writer"),
-    (3.7, "pieces"),  # messages that arrive in them
-    (3.6, "controls"),  # those among what has arrived
-    (3.5, "inlet"),  # the network's side of reading
-    (3.45, "leasing"),  # the ring that it fills
-    (3.4, "outcome"),  # how that ends
-    (3.3, "waiting"),  # what it ends behind
-    (3.2, "batch proxy"),  # many frames; credentials that are written like the handshake's
-    (3, "trace frame assembly codec deflate closing bridge handshake body"),
-    (2.6, "http1"),  # heads of HTTP/1.1 among bytes
-    (2.5, "pool http extensions"),  # rings and payload buffers lent; messages of HTTP
-    (2, "ring buffer headers uri heads scratch keys rows options callables payloads registry output"),
-    (1.5, "errors"),  # the table from faults to close codes needs the close codes
-    (1, "codes utf8"),
-    (0.5, "annotations kernel"),  # what older Pythons lack; chosen before anybody uses it
-    (0, "_kernel"),
+#: A row of the table in docs/design.md, which shows the house from roof to cellar; zcws/__init__.py is "zcws". A new
+#: module gets its place there first: that is the design decision. A floor with a fraction is a mezzanine, for what its
+#: whole floor builds on and what is not below it.
+row = re.compile(r"^\| ([\d.]+) \| (`[^|]*) \|", re.MULTILINE)
+
+PAGE = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+
+PLACES = [
+    (name, float(floor)) for floor, names in row.findall(PAGE) for name in re.findall(r"`([\w.]+)`", names)
 ]
 
-FLOORS = {name: floor for floor, names in HOUSE for name in names.split()}
+FLOORS = dict(PLACES)
 
 DRIVERS = 7
 
@@ -121,7 +73,7 @@ def imported(module: str, tree: ast.AST) -> Iterator[str]:
 
 
 def known(name: str) -> str:
-    assert name in FLOORS, f"zcws.{name} is on no floor: tests/test_floors.py"
+    assert name in FLOORS, f"zcws.{name} is on no floor: docs/design.md"
     return name
 
 
@@ -210,8 +162,6 @@ def test_a_module_without_a_floor_is_an_error() -> None:
         list(complaints("reader", "from zcws.basement import boxes"))
 
 
-def test_the_design_page_shows_this_house() -> None:
-    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\d.]+) \| (`[^|]*) \|", page, re.MULTILINE)
-    shown = {name: float(floor) for floor, names in rows for name in re.findall(r"`([\w.]+)`", names)}
-    assert shown == FLOORS
+def test_the_page_has_every_module_once() -> None:
+    modules = [*map(module_name, PACKAGE.rglob("*.py")), "_kernel"]
+    assert sorted(name for name, _ in PLACES) == sorted(modules)
