@@ -618,6 +618,7 @@ def test_whoever_has_been_accepted_is_let_in_while_the_server_drains(serving: Se
             assert wire.parse(sock.recv(100))[0].payload == b"x"
             sock.sendall(wire.frame(wire.CLOSE, key=wire.KEY))
             assert wire.parse(sock.recv(100))[0].opcode == wire.CLOSE
+            sock.shutdown(socket.SHUT_WR)  # which the server waits for
 
 
 def test_a_drain_that_is_none_is_no_end(serving: Serving) -> None:
