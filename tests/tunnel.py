@@ -21,8 +21,9 @@ from h2.events import ConnectionTerminated, DataReceived, Event, RequestReceived
 from h2.settings import SettingCodes, Settings
 
 import zcws
-from zcws.aio.http2 import Going, Http2Connection
+from zcws.aio.http2 import Http2Connection
 from zcws.aio.http2_asking import Http2Client
+from zcws.aio.http2_frames import Going
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import ALPN, Fields, request_from, response_to
 

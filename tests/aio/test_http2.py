@@ -32,8 +32,9 @@ from net import Others, echo, hang_up, port_of, run, soon, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
-from zcws.aio import http2
+from zcws.aio import http2, http2_frames
 from zcws.aio.http2_accepting import Http2Server
+from zcws.aio.http2_frames import WINDOW
 from zcws.http2 import PREFACE
 from zcws.options import USUAL_MARKS
 
@@ -71,7 +72,7 @@ def test_a_stream_that_nobody_reads_holds_up_no_other() -> None:
                 await send_some()
                 await peer.send(quick, HELLO)
                 assert wire.parse(await peer.data(quick, 8))[0].payload == b"got it"
-            assert 20 * size - len(data) <= 2 * http2._WINDOW  # a ring, and what is held before it
+            assert 20 * size - len(data) <= 2 * WINDOW  # a ring, and what is held before it
             assert got == [5] * 20
             go.set()
             while data:
@@ -220,7 +221,7 @@ def test_padding_counts_and_is_given_back() -> None:
 def test_what_has_arrived_for_a_stream_that_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the window of the connection would be used up, stream by stream."""
 
-    monkeypatch.setattr(http2, "_MOST_STREAMS", 2)
+    monkeypatch.setattr(http2_frames, "MOST_STREAMS", 2)
 
     async def main() -> None:
         async def leave(ws: zcws.WebSocket) -> None:
@@ -485,29 +486,6 @@ def test_a_peer_that_asks_and_does_not_read(monkeypatch: pytest.MonkeyPatch) -> 
             await hang_up(writer)
 
     run(main)
-
-
-def test_what_we_replace_in_h2_is_there() -> None:
-    """h2 does not promise all of it, and what has a name that it does not know does nothing. Where this fails, look
-    at h2's `receive_data` as well, which `hear` stands for."""
-    ours = vars(http2.GoingConnection).keys() | vars(http2._make_h2(is_client=False)).keys()
-    theirs = H2Connection(H2Configuration(client_side=False))
-    assert {name for name in ours if not hasattr(theirs, name)} == {"hear"}
-
-
-def test_what_we_hear_is_what_h2_would() -> None:
-    client = H2Connection(H2Configuration(client_side=True))
-    client.initiate_connection()
-    client.send_headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
-    client.send_data(1, b"body", pad_length=3)
-    client.ping(bytes(8))
-    client.end_stream(1)
-    said = client.data_to_send()
-    config = H2Configuration(client_side=False)
-    theirs, ours = H2Connection(config), http2.GoingConnection(config)
-    events, error = ours.hear(said)
-    assert list(map(repr, events)) == list(map(repr, theirs.receive_data(said))) and error is None
-    assert ours.data_to_send() == theirs.data_to_send()
 
 
 # ---- ends ----

@@ -25,6 +25,7 @@ from zcws.aio import http2
 from zcws.aio.asking import ClientHandshake
 from zcws.aio.http2_accepting import Http2Server
 from zcws.aio.http2_asking import Http2Client
+from zcws.aio.http2_frames import MOST_STREAMS, WINDOW
 from zcws.aio.server import Server
 from zcws.aio.settings import Options
 from zcws.connector import WebSocketConnector
@@ -388,8 +389,8 @@ class Place:
         if not self.wire.ends:
             self.protocol.data_received(data)
             held = sum(len(stream._held) for stream in self.protocol.streams.values())
-            assert held <= http2._MOST_STREAMS * http2._WINDOW, "more has arrived than there are windows for"
-            assert len(self.protocol.streams) <= http2._MOST_STREAMS
+            assert held <= MOST_STREAMS * WINDOW, "more has arrived than there are windows for"
+            assert len(self.protocol.streams) <= MOST_STREAMS
             assert len(self.protocol._unread) <= len(data), "what waits for the next turn grows"
 
     async def happen(self, what: str) -> None:

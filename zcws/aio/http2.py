@@ -5,9 +5,9 @@ A WebSocket over HTTP/2 is every other one, on another transport, which is a str
     TCP, TLS --data_received--> Http2Connection --h2: frames--> Http2Stream --head, bytes--> handshake, WebSocket
              <----- write -----                 <-- h2 -------              <--- write ----
 
-Frames, header compression and the windows of flow control are h2's (the extra `http2`). What this file decides: whose
-turn it is to send, and what the streams hear of the peer and of the connection's end. Who opens streams, and what a
-head means, is said in http2_accepting.py and http2_asking.py.
+Frames, header compression and the windows of flow control are h2's (the extra `http2`; http2_frames.py). What this file
+decides: whose turn it is to send, and what the streams hear of the peer and of the connection's end. Who opens streams,
+and what a head means, is said in http2_accepting.py and http2_asking.py.
 
 A stream that nobody reads keeps what has arrived, a window of it at most, and has no more sent to it. The connection's
 own window takes all of them at once, so that nobody waits for somebody else's reader.
@@ -17,37 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
-from h2.config import H2Configuration
-from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
-from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
-from h2.settings import SettingCodes, Settings
-from hpack import Decoder, Encoder, HeaderTuple
-from hyperframe.exceptions import InvalidPaddingError
+from h2.exceptions import ProtocolError
 
+from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
-from zcws.http2 import PREFACE, Fields
+from zcws.http2 import Fields
 
 __all__ = ["Http2Connection"]
-
-#: Bytes before what a frame carries, the length first. RFC 9113 4.1.
-_FRAME_HEAD = 9
-
-#: Streams that a peer may have open at once, and bytes that may be on their way to each: a ring of them.
-_MOST_STREAMS, _WINDOW = 100, 256 * 1024
-
-#: Bytes of a frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
-_LARGEST_FRAME = 64 * 1024
-
-#: Bytes of heads, names and values, that we remember to say them shorter the next time (RFC 7541 4.2): its default. A
-#: peer may allow 4 GiB of them, and each head is looked for in all.
-_REMEMBERED = 4096
-
-#: The type of a frame that goes on with a head. RFC 9113 6.10.
-_CONTINUATION = 9
 
 #: Bytes of streams that go to the transport at a time, and those of one of them at most: RFC 9113 4.2 lets a peer allow
 #: frames of 16 MiB, and the transport says that it is full when it has taken what it was given.
@@ -59,111 +38,6 @@ _MOST_FRAMES, _MOST_LAST = 200, 2000
 
 #: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
-
-#: What a peer may set.
-_SETTINGS = frozenset(SettingCodes)
-
-#: What no request has, by a name that h2 does not know.
-_STATUS = HeaderTuple(b":Status", b"")
-
-
-class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not installed, it is Any
-    """RFC 9113 6.8: after a GOAWAY the streams that are open go on, which h2 takes for the end."""
-
-    def process_input(self, input_: ConnectionInputs) -> list[Event]:
-        if input_ in (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY):
-            return []
-        return super().process_input(input_)  # type: ignore[no-any-return]
-
-
-class GoingConnection(H2Connection):  # type: ignore[misc]  # as above
-    """RFC 9113 6.8: what is to be sent goes out after a GOAWAY as well. h2 drops it: heads, of which every later one
-    depends (RFC 7541 2.2), room for more, answers to Settings and Pings."""
-
-    def clear_outbound_data_buffer(self) -> None:
-        pass
-
-    def hear(self, data: bytes) -> tuple[list[Event], ProtocolError | None]:
-        """What has come, and the rule that the frame behind that breaks, if one does. `receive_data` drops what came
-        before such a frame, and has the peer told of it first."""
-        events: list[Event] = []
-        try:
-            self.incoming_buffer.add_data(data)
-            self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
-            for frame in self.incoming_buffer:
-                events += self._receive_frame(frame)
-        except InvalidPaddingError:
-            return events, ProtocolError("padding that is longer than its frame")
-        except ProtocolError as error:
-            return events, error
-        return events, None
-
-    def _begin_new_stream(self, *args: Any, **options: Any) -> Any:
-        """Looser than RFC 9113 8.1.1: that a body is as long as its head says is not checked, by which h2 ends the
-        connection. In the 2xx that answers a CONNECT the field means nothing (RFC 9110 9.3.6), in a handshake it is
-        refused as over HTTP/1.1 (handshake.py), and of a page that comes with a refusal some is better than none."""
-        stream = super()._begin_new_stream(*args, **options)
-        stream._initialize_content_length = lambda _: None
-        return stream
-
-
-class Known(Settings):  # type: ignore[misc]  # as above
-    """RFC 9113 6.5.2: a setting that nobody knows is ignored. h2 keeps each, of 65,536, in a deque of its own."""
-
-    def __setitem__(self, setting: int, value: int) -> None:
-        if setting in _SETTINGS:
-            super().__setitem__(setting, value)
-
-
-class Requests(Decoder):  # type: ignore[misc]  # as above
-    """Heads of requests. RFC 9113 8.3: one has no :status, and is malformed (http2.py: `check_request`); h2 would take
-    it for a response that goes on."""
-
-    def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
-        return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]
-
-
-class Heads(Encoder):  # type: ignore[misc]  # as above
-    """Our heads. RFC 7541 4.2: how much of them is remembered is for us to say, up to what the peer allows; and of all
-    changes before the next one the least and the last are told. hpack tells all of them, and none where the last
-    changes nothing."""
-
-    def _allow(self, allowed: int) -> None:
-        size = self.header_table.maxsize = min(allowed, _REMEMBERED)
-        told: list[int] = self.table_size_changes
-        least = min([*told, size])
-        told[:] = [least, size] if least < size else [size]
-        self.header_table.resized = True
-
-    header_table_size = Encoder.header_table_size.setter(_allow)
-
-
-def _make_h2(*, is_client: bool) -> H2Connection:
-    """The protocol's state, which has said what we expect of the peer."""
-    # h2 ends the connection for a head that is malformed. A server's may have streams of many people: it looks by
-    # itself.
-    config = H2Configuration(
-        client_side=is_client, header_encoding="latin-1", validate_inbound_headers=is_client
-    )
-    h2 = GoingConnection(config)
-    h2.state_machine = Going()
-    wanted = {
-        SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
-        SettingCodes.MAX_CONCURRENT_STREAMS: _MOST_STREAMS,
-        SettingCodes.MAX_FRAME_SIZE: _LARGEST_FRAME,
-    }
-    if is_client:
-        wanted[SettingCodes.ENABLE_PUSH] = 0  # RFC 9113 8.4
-    else:
-        wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
-        h2.decoder = Requests(h2.decoder.max_header_list_size)
-    h2.local_settings = Settings(client=is_client, initial_values=wanted)
-    h2.remote_settings = Known(client=not is_client)
-    h2.encoder = Heads()
-    h2.max_inbound_frame_size = _LARGEST_FRAME
-    h2.initiate_connection()
-    h2.increment_flow_control_window(_MOST_STREAMS * _WINDOW - h2.inbound_flow_control_window)
-    return h2
 
 
 class Http2Connection(asyncio.Protocol):
@@ -179,15 +53,12 @@ class Http2Connection(asyncio.Protocol):
         self.loop = loop
         self.streams: dict[int, Http2Stream] = {}
         self.transport: asyncio.Transport | None = None
-        self._h2 = _make_h2(is_client=is_client)
+        self._h2 = H2(is_client=is_client)
         self._sending: dict[int, Http2Stream] = {}  # streams that have something to say, in turn
         self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
         self._is_full = False  # the transport is, and nobody's turn comes
         self._is_corked = False  # somebody up the stack flushes
         self._flush_handle: asyncio.Handle | None = None
-        self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
-        self._begun = b""  # what is there of one whose length or type is not
-        self._continued = 0  # bytes of frames so far that go on with a head
         self._unread = b""  # whole frames that are for the next turn
         self._next_turn: asyncio.Handle | None = None
 
@@ -231,19 +102,15 @@ class Http2Connection(asyncio.Protocol):
         """At most so many frames; those behind them are `_unread`. What came before a broken rule counts."""
         self._is_corked = True
         try:
-            count, too_long = self._check_frames(data, most)
-            events, broken = self._h2.hear(data[:count])
+            events, self._unread, broken = self._h2.hear(data, most)
             for event in events:
                 self._handle(event)
-            self._unread = data[count:]
         finally:
             self._give()
             self._is_corked = False
             self.flush()
-        error = broken or too_long
-        if error is not None:
-            self._unread = b""
-            self._fail(error)
+        if broken is not None:
+            self._fail(broken)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._next_turn is not None:
@@ -269,30 +136,6 @@ class Http2Connection(asyncio.Protocol):
         given, self._given = self._given, {}
         for stream in given.values():
             stream.give()
-
-    def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
-        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
-        may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
-
-        Returns how many bytes are for this turn: up to the end of so many frames, or all; or up to a frame that breaks
-        that rule, and the error.
-        """
-        before, at, frames = len(self._begun), self._ahead, 0
-        data = self._begun + data
-        while at + 4 <= len(data):
-            if frames == most:
-                self._begun, self._ahead = b"", 0
-                return at - before, None
-            frames += 1
-            length = int.from_bytes(data[at : at + 3], "big")
-            if length > self._h2.max_inbound_frame_size:
-                return max(at - before, 0), FrameTooLargeError(f"a frame of {length} bytes")
-            self._continued = self._continued + length if data[at + 3] == _CONTINUATION else 0
-            if self._continued > _LARGEST_FRAME:
-                return max(at - before, 0), DenialOfServiceError("a head that does not end")
-            at += _FRAME_HEAD + length
-        self._begun, self._ahead = data[at:], max(at - len(data), 0)
-        return len(data) - before, None
 
     # ---- events ----
 

@@ -1,0 +1,50 @@
+"""What we make of h2: beside h2 itself. The limits, and what a peer may do again and again, are in test_http2.py."""
+
+from __future__ import annotations
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+
+from zcws.aio.http2_frames import H2
+
+
+def test_what_we_replace_in_h2_is_there() -> None:
+    """h2 does not promise all of it, and what has a name that it does not know does nothing. Where this fails, look
+    at h2's `receive_data` as well, which `hear` stands for."""
+    theirs = H2Connection(H2Configuration(client_side=False))
+    ours = vars(H2).keys() | vars(H2(is_client=False)).keys()
+    own = {"hear", "_check_frames", "_ahead", "_begun", "_continued"}
+    assert {name for name in ours if not hasattr(theirs, name)} == own
+
+
+def test_what_we_hear_is_what_h2_would() -> None:
+    client = H2Connection(H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
+    client.send_data(1, b"body", pad_length=3)
+    client.ping(bytes(8))
+    client.end_stream(1)
+    said = client.data_to_send()
+    config = H2Configuration(client_side=False, header_encoding="latin-1")
+    theirs, ours = H2Connection(config), H2(is_client=False)
+    ours.data_to_send()  # what we expect of a peer
+    events, rest, error = ours.hear(said, 100)
+    assert list(map(repr, events)) == list(map(repr, theirs.receive_data(said)))
+    assert (rest, error) == (b"", None)
+    assert ours.data_to_send() == theirs.data_to_send()
+
+
+def test_what_is_behind_as_many_frames_as_are_wanted_is_given_back() -> None:
+    """Wherever the bytes are cut."""
+    client = H2(is_client=True)
+    client.ping(b"the last")
+    said = client.data_to_send()
+    whole, _, _ = H2(is_client=False).hear(said, 100)
+    for cut in range(len(said) + 1):
+        server, heard = H2(is_client=False), []
+        for rest in (said[:cut], said[cut:]):
+            while rest:
+                events, rest, error = server.hear(rest, 1)
+                heard += events
+                assert error is None
+        assert list(map(repr, heard)) == list(map(repr, whole))

@@ -1,0 +1,169 @@
+"""Frames of HTTP/2, by h2: what we ask of a peer, and where we do otherwise than h2. RFC 9113, RFC 7541.
+
+h2 is a state machine without I/O: bytes in, events out. It ends a connection where the RFC lets it go on, keeps what a
+peer may make it keep without end, and drops what came before a mistake. What this file decides: the limits, and those
+corrections; each stands in the class of h2's that it replaces. It refuses to know whose turn it is to send (http2.py)
+and what a head means (../http2.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.events import Event
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
+from h2.settings import SettingCodes, Settings
+from hpack import Decoder, Encoder, HeaderTuple
+from hyperframe.exceptions import InvalidPaddingError
+
+from zcws.http2 import PREFACE
+
+__all__ = ["H2", "MOST_STREAMS", "WINDOW", "Going"]
+
+#: Bytes before what a frame carries, the length first. RFC 9113 4.1.
+_FRAME_HEAD = 9
+
+#: Streams that a peer may have open at once, and bytes that may be on their way to each: a ring of them.
+MOST_STREAMS, WINDOW = 100, 256 * 1024
+
+#: Bytes of a frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
+_LARGEST_FRAME = 64 * 1024
+
+#: Bytes of heads, names and values, that we remember to say them shorter the next time (RFC 7541 4.2): its default. A
+#: peer may allow 4 GiB of them, and each head is looked for in all.
+_REMEMBERED = 4096
+
+#: The type of a frame that goes on with a head. RFC 9113 6.10.
+_CONTINUATION = 9
+
+#: What a peer may set.
+_SETTINGS = frozenset(SettingCodes)
+
+#: What no request has, by a name that h2 does not know.
+_STATUS = HeaderTuple(b":Status", b"")
+
+
+class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not installed, it is Any
+    """RFC 9113 6.8: after a GOAWAY the streams that are open go on, which h2 takes for the end."""
+
+    def process_input(self, input_: ConnectionInputs) -> list[Event]:
+        if input_ in (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY):
+            return []
+        return super().process_input(input_)  # type: ignore[no-any-return]
+
+
+class KnownSettings(Settings):  # type: ignore[misc]  # as above
+    """RFC 9113 6.5.2: a setting that nobody knows is ignored. h2 keeps each, of 65,536, in a deque of its own."""
+
+    def __setitem__(self, setting: int, value: int) -> None:
+        if setting in _SETTINGS:
+            super().__setitem__(setting, value)
+
+
+class Requests(Decoder):  # type: ignore[misc]  # as above
+    """Heads of requests. RFC 9113 8.3: one has no :status, and is malformed (http2.py: `check_request`); h2 would take
+    it for a response that goes on."""
+
+    def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
+        return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]
+
+
+class Heads(Encoder):  # type: ignore[misc]  # as above
+    """Our heads. RFC 7541 4.2: how much of them is remembered is for us to say, up to what the peer allows; and of all
+    changes before the next one the least and the last are told. hpack tells all of them, and none where the last
+    changes nothing."""
+
+    def _allow(self, allowed: int) -> None:
+        size = self.header_table.maxsize = min(allowed, _REMEMBERED)
+        told: list[int] = self.table_size_changes
+        least = min([*told, size])
+        told[:] = [least, size] if least < size else [size]
+        self.header_table.resized = True
+
+    header_table_size = Encoder.header_table_size.setter(_allow)
+
+
+class H2(H2Connection):  # type: ignore[misc]  # as above
+    """One connection, as h2 has it; it has said what we expect of the peer."""
+
+    def __init__(self, *, is_client: bool) -> None:
+        # h2 ends the connection for a head that is malformed. A server's may have streams of many people: it looks by
+        # itself.
+        config = H2Configuration(
+            client_side=is_client, header_encoding="latin-1", validate_inbound_headers=is_client
+        )
+        super().__init__(config)
+        self.state_machine = Going()
+        wanted = {
+            SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
+            SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+            SettingCodes.MAX_FRAME_SIZE: _LARGEST_FRAME,
+        }
+        if is_client:
+            wanted[SettingCodes.ENABLE_PUSH] = 0  # RFC 9113 8.4
+        else:
+            wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
+            self.decoder = Requests(self.DEFAULT_MAX_HEADER_LIST_SIZE)
+        self.local_settings = Settings(client=is_client, initial_values=wanted)
+        self.remote_settings = KnownSettings(client=not is_client)
+        self.encoder = Heads()
+        self.max_inbound_frame_size = _LARGEST_FRAME
+        self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
+        self._begun = b""  # what is there of one whose length or type is not
+        self._continued = 0  # bytes of frames so far that go on with a head
+        self.initiate_connection()
+        self.increment_flow_control_window(MOST_STREAMS * WINDOW - self.inbound_flow_control_window)
+
+    def clear_outbound_data_buffer(self) -> None:
+        """RFC 9113 6.8: what is to be sent goes out after a GOAWAY as well. h2 drops it: heads, of which every later
+        one depends (RFC 7541 2.2), room for more, answers to Settings and Pings."""
+
+    def hear(self, data: bytes, most: int) -> tuple[list[Event], bytes, ProtocolError | None]:
+        """What has come, in `most` frames; the bytes behind those; and the rule that the frame behind that breaks, if
+        one does. `receive_data` drops what came before such a frame, and has the peer told of it first."""
+        count, too_long = self._check_frames(data, most)
+        events: list[Event] = []
+        try:
+            self.incoming_buffer.add_data(data[:count])
+            self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
+            for frame in self.incoming_buffer:
+                events += self._receive_frame(frame)
+        except InvalidPaddingError:
+            return events, b"", ProtocolError("padding that is longer than its frame")
+        except ProtocolError as error:
+            return events, b"", error
+        return events, b"" if too_long else data[count:], too_long
+
+    def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
+        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
+        may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
+
+        Returns how many bytes are for this turn: up to the end of so many frames, or all; or up to a frame that breaks
+        that rule, and the error.
+        """
+        before, at, frames = len(self._begun), self._ahead, 0
+        data = self._begun + data
+        while at + 4 <= len(data):
+            if frames == most:
+                self._begun, self._ahead = b"", 0
+                return at - before, None
+            frames += 1
+            length = int.from_bytes(data[at : at + 3], "big")
+            if length > self.max_inbound_frame_size:
+                return max(at - before, 0), FrameTooLargeError(f"a frame of {length} bytes")
+            self._continued = self._continued + length if data[at + 3] == _CONTINUATION else 0
+            if self._continued > _LARGEST_FRAME:
+                return max(at - before, 0), DenialOfServiceError("a head that does not end")
+            at += _FRAME_HEAD + length
+        self._begun, self._ahead = data[at:], max(at - len(data), 0)
+        return len(data) - before, None
+
+    def _begin_new_stream(self, *args: Any, **options: Any) -> Any:
+        """Looser than RFC 9113 8.1.1: that a body is as long as its head says is not checked, by which h2 ends the
+        connection. In the 2xx that answers a CONNECT the field means nothing (RFC 9110 9.3.6), in a handshake it is
+        refused as over HTTP/1.1 (handshake.py), and of a page that comes with a refusal some is better than none."""
+        stream = super()._begin_new_stream(*args, **options)
+        stream._initialize_content_length = lambda _: None
+        return stream
