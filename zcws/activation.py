@@ -18,7 +18,7 @@ VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def listen_fds() -> list[socket.socket]:
-    """The listening sockets that systemd passed to this process, in the order of its units; none if it did not.
+    """The listening sockets that systemd passed to this process, in the order of its units; it may have passed none.
 
         (sock,) = zcws.listen_fds()
         async with zcws.serve(handler, sock=sock) as server: ...
@@ -28,7 +28,7 @@ def listen_fds() -> list[socket.socket]:
 
     Raises:
         ValueError: the variables make no sense.
-        OSError: a descriptor is none, or not a socket's.
+        OSError: a descriptor is not open, or is not a socket.
     """
     told = {name: os.environ.pop(name, "") for name in VARIABLES}
     # sd_listen_fds(3): the variables may be a parent's, which forgot to take them out.

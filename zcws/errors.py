@@ -71,8 +71,8 @@ class ConnectionClosed(ZcwsError):
             1005 where a Close had none, 1006 where there was no Close at all.
         reason: the reason that came with it, or a fixed sentence of ours.
         clean: whether a Close went both ways (RFC 6455 7.1.4).
-        by: whose doing it was: "peer" or "us", whose Close came first (ours too, where the peer broke a rule, did not
-            answer a Ping, or did not read); "network", where the connection broke without one; None where nobody said.
+        by: who ended it: "peer" or "us", whoever sent the first Close (ours if the peer broke a rule, did not answer a
+            Ping, or did not read); "network" if the connection broke without one; None if that is not known.
 
     Where the network broke and the system said why, `__cause__` is its `OSError`.
     """
@@ -130,8 +130,8 @@ class LimitExceeded(ProtocolError):
     Attributes:
         limits: the options that set the limits, with their values, as text; "" where the limit is the memory that a
             `PayloadBuffer` was given.
-        size: bytes of the message, as far as its frames had announced them; None where its size was not the matter, or
-            was found while it was inflated.
+        size: bytes of the message, as far as its frames had announced them; None if its size was not the reason, or was
+            only found while it was inflated.
     """
 
     def __init__(
@@ -165,11 +165,11 @@ class HandshakeError(ZcwsError):
     """The opening handshake failed. RFC 6455 4.
 
     Attributes:
-        reason: what was wrong, without what `str()` adds of status and body.
+        reason: what was wrong; `str()` adds status and body.
         status: the HTTP status received (client) or sent (server), where there was one.
         headers: the response's headers, where there was one.
         body: up to 64 KiB of the response's body.
-        seen: how the peer's bytes began, where they could not be read; "" elsewhere.
+        seen: how the peer's bytes began, if they could not be understood; else "".
     """
 
     def __init__(

@@ -206,11 +206,11 @@ class Frame:
     def payload(self) -> memoryview:
         """The payload in place, without a copy. The view stays right for as long as it is held.
 
-        It is read-only, but for one that lies in a `PayloadBuffer`.
+        It is read-only, unless the payload lies in a `PayloadBuffer`.
 
         What it costs to hold: a received payload keeps the whole piece of memory that it lies in (a ring of 256 KiB or
-        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of one of
-        16 KiB and less that is looked at once and alone: it is of a copy, which costs less than to watch over a view.
+        1 MiB, or the payload buffer's storage). `to_bytes()` keeps only its own bytes. So does the view of a
+        payload of up to 16 KiB that is looked at once and alone: it is a view of a copy, which costs less.
 
         Raises:
             StaleFrame: the connection has been read from since.
@@ -250,12 +250,12 @@ class Frame:
 
     @property
     def close_code(self) -> int:
-        """The code of a Close; 1005 where it has none. Of any other frame it says nothing. RFC 6455 7.1.5."""
+        """The code of a Close; 1005 if it has none. It means nothing for any other frame. RFC 6455 7.1.5."""
         return code_and_reason(self.to_bytes())[0]
 
     @property
     def close_reason(self) -> str:
-        """The reason of a Close, and of no other frame. RFC 6455 7.1.6."""
+        """The reason of a Close. It means nothing for any other frame. RFC 6455 7.1.6."""
         return code_and_reason(self.to_bytes())[1]
 
     def __repr__(self) -> str:

@@ -106,7 +106,7 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
 
         zcws.serve(handler, process_request=[zcws.health(), zcws.basic_auth("chat", ("ann", "secret"))])
 
-    Put it first: what asks how a server is has no password. On asyncio `check` may be a coroutine function.
+    Put it first: whatever asks about a server's health has no password. On asyncio `check` may be a coroutine function.
 
     Raises:
         ValueError: `path` is none. TypeError: `check` cannot be called with nothing.
@@ -142,8 +142,8 @@ def basic_auth(
     Args:
         realm: what is protected, in words.
         credentials: one pair of user name and password, or several.
-        check_credentials: says True where a pair is right, in place of `credentials`; compare with
-            `hmac.compare_digest` there. On asyncio it may be a coroutine function.
+        check_credentials: instead of `credentials`: a function of user name and password that returns True if they are
+            right; use `hmac.compare_digest` there. On asyncio it may be a coroutine function.
 
     Raises:
         TypeError, ValueError: credentials that are no pairs, or two ways to check them.

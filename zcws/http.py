@@ -39,12 +39,12 @@ status_line = re.compile(r"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\x
 
 
 class HttpError(HandshakeError):
-    """A head that cannot be accepted. Also for a `select_subprotocol` of yours, which refuses by raising one.
+    """A head that cannot be accepted. Your own `select_subprotocol` may raise one, to refuse.
 
     Attributes:
         status: what a server should answer.
         reason: a fixed sentence that says what is wrong.
-        headers: what the answer must have besides (RFC 9110 15.5.22: `Upgrade`).
+        headers: what the answer must have as well (RFC 9110 15.5.22: `Upgrade`).
     """
 
     status: int
@@ -64,8 +64,8 @@ class Request:
 
     Attributes:
         path: the request target, query included; of a whole URI (RFC 9112 3.2.2) what follows the host.
-        username: who has shown a password, where `basic_auth` asked for one. A `process_request` of yours may keep here
-            whom it has found: the handler has the same object, `ws.request`.
+        username: the user name that `basic_auth` has checked, or None. Your own `process_request` may set it as well:
+            the handler has the same object, `ws.request`.
     """
 
     def __init__(

@@ -47,10 +47,10 @@ def backoff(
 
     Args:
         initial_delay: seconds; the first delay is anything from 0 to this, so that all clients of a server that
-            restarts do not come back at once. The RFC suggests 5; most programs have fewer clients than it has in mind.
+            restarts do not come back at once. The RFC suggests 5, for more clients than most programs have.
         min_delay, max_delay: seconds; the second delay, and the largest.
         factor: how many times longer each is than the one before: 2 is the RFC's "truncated binary exponential".
-        jitter: what part of each delay is left to chance: 0.5 waits for half of it to all of it, 0 for exactly it.
+        jitter: the random part of each delay: 0.5 waits for half of it to all of it, 0 for exactly that.
 
     Raises:
         ValueError: a delay below 0, a factor below 1, or a jitter that is not 0 to 1.
@@ -77,7 +77,7 @@ def _delays(first: float, delay: float, most: float, factor: float, jitter: floa
 def process_exception(exc: Exception) -> Exception | None:
     """Whether another attempt may succeed where this one failed: None if so, the exception to raise if not.
 
-    Worth another attempt: `OSError` and `TimeoutError` (nobody there, no network, no name server), a server that ends
+    Worth another attempt: `OSError` and `TimeoutError` (no server, no network, no name server), a server that ends
     the connection instead of answering, one that answers with status 500, 502, 503 or 504, and a proxy that cannot
     reach the server. Not: any other answer, and a certificate that is not trusted.
     """

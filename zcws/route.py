@@ -225,7 +225,7 @@ def check_unix_place(called: str, path: object, sock: object) -> None:
 
 
 def check_connected(sock: socket.socket) -> None:
-    """`OSError` where a socket that was given leads to nobody: it was said of the server that it did not answer."""
+    """`OSError` for a socket that leads to nobody; or its server would be blamed for not answering."""
     try:
         sock.getpeername()
     except OSError as error:

@@ -25,10 +25,10 @@ class Stats(NamedTuple):
     """One connection at one moment.
 
     Attributes:
-        bytes_received: of frames, their heads included, before TLS; the opening handshake is not counted.
+        bytes_received: bytes of frames, their heads included, before TLS; the opening handshake is not counted.
         bytes_sent: the same for what was handed to the transport or the socket.
-        frames_received: that have arrived whole, control frames included, whether or not they have been read.
-        frames_sent: that have been written, control frames included.
+        frames_received: frames that have arrived whole, control frames included, whether or not they have been read.
+        frames_sent: frames that have been written, control frames included.
         messages_received, messages_sent: the same for whole messages.
         inflated: bytes of compressed messages that have been read, as they arrived and as they were handed on.
             RFC 7692.

@@ -69,17 +69,17 @@ def broadcast(
 ) -> Delivery:
     """Sends one message to all `connections`: str as text, bytes-like as binary.
 
-    A plain function: when it returns, everybody who was ready has been sent the message. Only with `slow="wait"` is
-    there something left to wait for: `await broadcast(..., slow="wait")`. Connections that are closing or closed are
-    passed over, and what goes wrong with one never keeps it from the others. Must be called in the event loop that the
+    A plain function: when it returns, every connection that was ready has been sent the message. Only `slow="wait"`
+    leaves something to wait for: `await broadcast(..., slow="wait")`. Connections that are closing or closed are
+    passed over, and an error on one does not affect the others. Must be called in the event loop that the
     connections belong to.
 
     Args:
         connections: for example `server.connections`.
-        slow: what a connection gets that has not read what it was sent before (above `write_limit`): "skip", not this
+        slow: what a slow connection gets, one for which more than `write_limit` bytes are waiting: "skip", not this
             message; "close", a Close with 1013; "wait", the message when it has caught up, while the caller waits;
             "latest", the newest message there is when it has caught up.
-        text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+        text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be UTF-8.
         compress: True or False decides for all connections that agreed on compression; by default the size does.
 
     Returns:

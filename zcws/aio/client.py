@@ -48,8 +48,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class connect:
-    """Opens a WebSocket connection. Await it, or use it as a context manager that closes the connection, or with
-    `async for ws in connect(...)`: a new connection for each turn of the loop, the old one closed before.
+    """Opens a WebSocket connection. Await it, or use it as a context manager that closes the connection. Or write
+    `async for ws in connect(...)`: each turn of the loop gets a new connection, and the old one is closed first.
 
     Args:
         uri: `ws://` or `wss://`; user and password in it become basic credentials.
@@ -70,22 +70,23 @@ class connect:
         open_timeout: seconds to connect and for the opening handshake, TLS included.
         on_frame: called with the connection and each frame, where the bytes arrive; see `serve`.
         max_redirects: redirects to follow; never from wss to ws, and credentials stay with their host.
-        host, port, sock, path: another place to connect to than the URI's, an existing socket, or a Unix socket's path.
+        host, port, sock, path: where to connect to, if not to the URI's host and port: another place, a connected
+            socket, or the path of a Unix socket.
         http2: True uses HTTP/2 (RFC 8441), with one TCP connection for each WebSocket. Needs the extra `http2`. Over
             TLS the server chooses the version, and the context that is given asks for it from now on (ALPN); without
             TLS the server has to speak it.
-        process_exception: for `async for`: is given an error, and returns None to try again, or the exception to raise;
-            by default `zcws.process_exception`.
-        reconnect_delays: for `async for`: called without arguments, returns an iterable of seconds to wait; by default
-            `zcws.backoff`.
+        process_exception: for `async for`: a function that takes an error, and returns None to try again, or the
+            exception to raise; by default `zcws.process_exception`.
+        reconnect_delays: for `async for`: a function without arguments that returns an iterable of seconds to wait; by
+            default `zcws.backoff`.
         others: passed on to `loop.create_connection`: `local_addr`, `happy_eyeballs_delay` and so on.
         close_timeout, ping_interval, ping_timeout, max_size, max_fragments, write_limit, write_timeout: see `serve`.
 
     Raises:
         HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
-            no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
+            it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI or an option is wrong; raised by the call itself wherever that can be known.
-        RuntimeError: it is in use as a context manager already; one after the other it may be.
+        RuntimeError: this object is in use as a context manager already; it may be used again after that.
     """
 
     def __init__(

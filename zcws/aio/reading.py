@@ -145,11 +145,11 @@ class Reading(Stream):
             raise StopAsyncIteration from None
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Batch after batch until the connection ends well: all frames that arrived together, in order. Where they were
-        compressed, no more than 4 MiB of them, and 256.
+        """Batch after batch until the connection ends well: all frames that arrived together, in order. Of
+        compressed ones, no more than 4 MiB and 256.
 
         The frames of a batch are good until the next one is asked for. Pings among them have been answered.
-        Where only payloads count, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
+        If you need only payloads, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
 
         Raises: as `recv`.
         """
@@ -165,7 +165,7 @@ class Reading(Stream):
         message is dropped.
 
         Raises:
-            RuntimeError: another way of reading has had the beginning of this message; finish it that way.
+            RuntimeError: another method has read the beginning of this message; finish it with that.
         """
         return IncomingStream(self)
 

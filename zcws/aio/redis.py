@@ -140,13 +140,13 @@ class RedisRoom(Members):
         self._ready.set()
 
     def join(self, ws: WebSocket) -> Membership:
-        """Takes a connection in. It hears what is published from `await room.ready()` on at the latest."""
+        """Adds a connection. It hears what is published from `await room.ready()` on at the latest."""
         membership = super().join(ws)
         self._changed()
         return membership
 
     def leave(self, ws: WebSocket) -> None:
-        """Lets a connection go; nothing happens when it is not in."""
+        """Removes a connection; does nothing if it is not in."""
         super().leave(ws)
         self._changed()
 
@@ -179,7 +179,8 @@ class RedisRoom(Members):
 
         Args:
             without: a connection of this process, or several, that it is not for.
-            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+            text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be
+                UTF-8.
 
         Returns:
             The number of processes that it went to.

@@ -23,7 +23,7 @@ class Members:
         self._members: dict[WebSocket, None] = {}
 
     def join(self, ws: WebSocket) -> Membership:
-        """Takes a connection in. It leaves with `leave`, at the end of `with room.join(ws):`, or when it is closed.
+        """Adds a connection. It leaves with `leave`, at the end of `with room.join(ws):`, or when it is closed.
 
         Raises:
             TypeError: it is no `zcws.WebSocket`. One of `zcws.sync` belongs to no event loop.
@@ -36,7 +36,7 @@ class Members:
         return Membership(self, ws)
 
     def leave(self, ws: WebSocket) -> None:
-        """Lets a connection go; nothing happens when it is not in."""
+        """Removes a connection; does nothing if it is not in."""
         if ws in self._members:
             del self._members[ws]
             ws.remove_end_callback(self.leave)

@@ -374,7 +374,7 @@ class Server:
             self._closed.set_result(None)
 
     async def wait_closed(self) -> None:
-        """Until every connection is closed and every handler has returned."""
+        """Waits until every connection is closed and every handler has returned."""
         await asyncio.shield(self._closed)
 
     async def __aenter__(self) -> Self:
@@ -396,11 +396,11 @@ class serve:
             task: whole messages, Ping and Pong. (The end of a connection is for `ws.add_end_callback`.) The frame is
             good until the function returns. An exception in it closes the connection with 1011.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
-        sock, path: an existing socket, or a Unix socket's path, in their place.
+        sock, path: an existing socket, or the path of a Unix socket, instead of those.
         ssl: a context, for wss.
-        origins: the values of `Origin` that may connect: str, patterns, None for none at all. Without it any may.
+        origins: the values of `Origin` that may connect: str, patterns, None for requests without it. By default any.
         subprotocols: names that the server speaks, best first.
-        select_subprotocol: in place of them, a function that is given the client's list and returns one of it, or None.
+        select_subprotocol: instead of those, a function that takes the client's list and returns one of it, or None.
         compression: `Deflate(...)`, "deflate" for its defaults, or None.
         no_masking: True agrees to unmasked frames over TLS, "insecure" also without TLS.
         process_request: called with the handshake and the request; returns None to let the client in, or a response,
@@ -413,7 +413,7 @@ class serve:
         close_timeout: seconds for the closing handshake, counted from the Close; as long again while the peer goes on
             reading what was sent before it.
         ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off. For all five of
-            these times `math.inf` is None.
+            these times `math.inf` means None.
         max_size: bytes of a message to accept; max_fragments: its frames.
         write_limit: bytes that may wait to be sent before `send` waits; or a pair, high and low.
         write_timeout: seconds that more than `write_limit` may wait before the connection is closed with 1011.
@@ -422,7 +422,7 @@ class serve:
         others: passed on to `loop.create_server`: `backlog`, `reuse_port`, `family`, `start_serving` and so on.
 
     Raises:
-        OSError: nobody can listen at this address (it is in use, for example).
+        OSError: this address cannot be listened at (it is in use, for example).
         ValueError, TypeError: an option or a function is wrong; raised by the call itself.
     """
 

@@ -51,7 +51,7 @@ class WebSocket(Reading, Writing, Known):
         await self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
 
     async def wait_closed(self) -> None:
-        """Until the socket is closed.
+        """Waits until the socket is closed.
 
         Where nobody reads meanwhile, the peer's Close takes effect as soon as it has arrived, though messages before it
         have not been read; they can be read afterwards. Where another task reads, it takes effect behind them.
@@ -98,7 +98,7 @@ class WebSocket(Reading, Writing, Known):
         self._end_callbacks.append(callback)
 
     def remove_end_callback(self, callback: Callable[[Self], object]) -> None:
-        """Takes one back; nothing happens when it is not there."""
+        """Removes one; does nothing if it is not there."""
         if self._end_callbacks is not None and callback in self._end_callbacks:
             self._end_callbacks.remove(callback)
 
@@ -126,7 +126,7 @@ class WebSocket(Reading, Writing, Known):
 
     @property
     def stats(self) -> Stats:
-        """Bytes, frames, messages, queues, round-trip time, who closed and why, as of now; free until it is read."""
+        """Bytes, frames, messages, queues, latency, who closed and why, at this moment; free until asked for."""
         return stats_of(
             self.connection,
             bytes_received=self._reader.bytes_received,
@@ -138,14 +138,14 @@ class WebSocket(Reading, Writing, Known):
 
     @property
     def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over."""
+        """Our end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended."""
         return self.get_extra_info("sockname") if self._addresses is None else self._addresses[0]
 
     @property
     def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over.
+        """The peer's end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended.
 
-        None where the peer had reset it before it was open.
+        None if the peer had reset the connection before it was open.
         """
         return self.get_extra_info("peername") if self._addresses is None else self._addresses[1]
 

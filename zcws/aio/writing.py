@@ -47,13 +47,15 @@ class Writing(Stream):
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        Fragments go out as they are made, and an empty one ends the message. Of a list or a tuple the last one does.
+        Fragments go out as they are made, and an empty one ends the message. In a list or a tuple, the last item ends
+        it.
 
-        Waits while the peer is slow (the transport is above its high-water mark). Cancelled in that wait, nothing has
-        been written. The message is with the transport at the end of the event loop's turn, or after `flush()`.
+        Waits while the peer is slow (the transport is above its high-water mark). If it is cancelled in that wait,
+        nothing has been written. The transport has the message at the end of the event loop's turn, or after `flush()`.
 
         Args:
-            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+            text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be
+                UTF-8.
             compress: True or False decides for this message; by default its size does. RFC 7692.
 
         Raises:

@@ -93,7 +93,8 @@ def connect(
 
     Args:
         uri: `ws://` or `wss://`; user and password in it become basic credentials.
-        host, port, sock, path: another place to connect to than the URI's, a connected socket, or a Unix socket's path.
+        host, port, sock, path: where to connect to, if not to the URI's host and port: another place, a connected
+            socket, or the path of a Unix socket.
         write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
         source_address, family: of our end of the socket: host and port, `socket.AF_INET` or `AF_INET6`.
         happy_eyeballs_delay: seconds between attempts at a host's addresses; None tries one after the other.
@@ -101,7 +102,7 @@ def connect(
 
     Raises:
         HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
-            no trust in it. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
+            it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
     checked_names("connect", unknown, (), CLIENT_HINTS)
@@ -188,9 +189,9 @@ def reconnect(
     reconnect_delays: Delays = backoff,
     **options: Any,
 ) -> Iterator[WebSocket]:
-    """`for ws in reconnect(...)`: a new connection for each turn of the loop, the old one closed before.
+    """`for ws in reconnect(...)`: each turn of the loop gets a new connection, and the old one is closed first.
 
-    It is not `connect` because a connection itself is iterated over: its messages.
+    This cannot be `connect` itself: iterating over a connection gives its messages.
 
     Args:
         process_exception: says whether an error is fatal by returning it (or another), or None to try again; by default

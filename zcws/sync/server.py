@@ -432,7 +432,7 @@ def serve(
     Args:
         handler: a function, or a `Router` of them; the connection is closed when it returns, with 1011 when it raises.
         host, port: where to listen; a port of 0 takes any that is free.
-        sock, path: an existing listening socket, or a Unix socket's path, in their place.
+        sock, path: an existing listening socket, or the path of a Unix socket, instead of those.
         process_request: called with the server and the request; a response that it returns is sent instead of a 101.
             Or several, asked in order until one answers.
         write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
@@ -440,7 +440,7 @@ def serve(
         ssl and the rest: see `zcws.serve`.
 
     Raises:
-        OSError: the address cannot be had. ValueError, TypeError: an option or a function means nothing.
+        OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
     """
     checked_names("serve", unknown, (), SERVER_HINTS)
     checked_kind("sock", sock, socket.socket, "a socket.socket, or None")

@@ -281,7 +281,7 @@ class WebSocket(Reading, Writing, Known):
                 connection.ping(payload)
 
     def ping(self, payload: str | Buffer | None = None, timeout: float | None = None) -> float:
-        """Sends a Ping and waits for its Pong. Where no other thread reads it reads itself; messages wait for `recv`.
+        """Sends a Ping and waits for its Pong. If no other thread reads, this one does; messages wait for `recv`.
 
         Returns:
             The round-trip time in seconds.
@@ -446,7 +446,7 @@ class WebSocket(Reading, Writing, Known):
 
     @property
     def stats(self) -> Stats:
-        """Bytes, frames, messages, queues, round-trip time, who closed and why, as of now; free until it is read."""
+        """Bytes, frames, messages, queues, latency, who closed and why, at this moment; free until asked for."""
         channel = self._channel
         return stats_of(
             self.connection,
@@ -459,14 +459,14 @@ class WebSocket(Reading, Writing, Known):
 
     @property
     def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over."""
+        """Our end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended."""
         return self._channel.address(peer=False)
 
     @property
     def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path. Known also when the connection is over.
+        """The peer's end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended.
 
-        None where the peer had reset it before it was open.
+        None if the peer had reset the connection before it was open.
         """
         return self._channel.address(peer=True)
 

@@ -89,10 +89,12 @@ class Writing:
     ) -> None:
         """Sends a message: str as text, bytes-like as binary, an iterable of either as fragments of one message.
 
-        Fragments go out as they are made, and an empty one ends the message. Of a list or a tuple the last one does.
+        Fragments go out as they are made, and an empty one ends the message. In a list or a tuple, the last item ends
+        it.
 
         Args:
-            text: True or False sends text or binary whatever the message is; bytes have to be UTF-8 then.
+            text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be
+                UTF-8.
             compress: True or False decides for this message; by default its size does. RFC 7692.
 
         Raises:
@@ -328,10 +330,10 @@ class Writing:
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait for the peer. From any thread.
 
-        Where another thread is in the middle of a send for `close_timeout` seconds more, also one that gets on but
-        slowly, there is no Close: the connection ends at once.
+        If another thread is still in the middle of a send after `close_timeout` seconds, even one that makes progress,
+        there is no Close: the connection ends at once.
 
-        Of a connection that is split nobody reads the answer: `close` closes its socket, or `close_timeout` does.
+        Nobody reads the answer on a connection that is split: `close` closes its socket, or `close_timeout` does.
         """
         close_payload(code, reason)  # ValueError before anything happens
         if not self._try_close(code, reason, self._options.close_timeout):
