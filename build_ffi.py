@@ -12,6 +12,7 @@ Free-threaded, debug and PyPy builds cannot load such a module: there the wheel 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import sysconfig
 from pathlib import Path
@@ -21,6 +22,7 @@ from setuptools import Distribution, Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 NATIVE = os.environ.get("ZCWS_NATIVE", "") not in ("", "0")
 ABI3 = (
@@ -61,7 +63,11 @@ class BuildExt(build_ext):
             ext.extra_compile_args = ["/std:c11", "/O2"]
         else:
             native = ["-march=native", "-flto"] if NATIVE else []
-            ext.extra_compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", *native]
+            # The folder is a new one for each build of pip: without the map its name is in the debug information.
+            here = f"-fdebug-prefix-map={Path.cwd()}=."
+            # CFLAGS stand before these on the command line; the last -O wins, and that is to be the packager's.
+            theirs = shlex.split(os.environ.get("CFLAGS", ""))
+            ext.extra_compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", here, *native, *theirs]
             ext.extra_link_args = ["-O3", *native]
             ext.define_macros += [("ZCWS_NATIVE", "1")] if NATIVE else []
         ext.define_macros += [] if ABI3 else [("_CFFI_NO_LIMITED_API", None)]
@@ -73,7 +79,11 @@ class BuildExt(build_ext):
         self.mkpath(str(generated.parent))
         ffi.emit_c_code(str(generated))
         ext.sources = [*ext.sources, str(generated)]
-        super().build_extension(ext)
+        try:
+            super().build_extension(ext)
+        except (CompileError, OSError) as error:
+            needs = "the C core of zcws takes a C compiler and Python's headers (Debian: gcc and python3-dev)"
+            raise CompileError(f"{error}\n{needs}") from error
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ EOF
 
 environment "$PYTHON" "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
+export SOURCE_DATE_EPOCH=1700000000 # any: two builds are to be the same bytes
 mkdir "$work/source"
 git ls-files --cached --others --exclude-standard | while read -r file; do [ -e "$file" ] && echo "$file"; done \
     | tar cf - -T - | tar xf - -C "$work/source" # setuptools leaves its notes where it builds
 "$work/tools/bin/python" -m build --outdir "$work/dist" "$work/source" >"$work/log" 2>&1 || { tail -40 "$work/log"; exit 1; }
 wheel=$(echo "$work"/dist/*.whl)
+"$work/tools/bin/python" -m build --wheel --outdir "$work/again" "$work/source" >"$work/log" 2>&1 || { tail -40 "$work/log"; exit 1; }
+cmp "$wheel" "$work"/again/*.whl # the first was built in another folder, that of the unpacked source archive
 echo "built $(ls "$work/dist" | tr '\n' ' ')"
 if [ "$(uname)" = Linux ]; then
     "$work/tools/bin/auditwheel" show "$wheel"

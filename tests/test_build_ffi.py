@@ -1,0 +1,44 @@
+"""What build_ffi.py asks of a compiler, and what it says where there is none. (.ci/wheel.sh builds for good.)"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytest.importorskip("setuptools", minversion="77", reason="build_ffi.py needs what pip brings for a build")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="CC and CFLAGS are for Unix")
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    for name in ("csrc", "pyproject.toml", "README.md", "LICENSE"):
+        (folder / name).symlink_to(ROOT / name)
+    # Not a link: it goes to the folder that it is in, and builds there.
+    (folder / "build_ffi.py").write_bytes((ROOT / "build_ffi.py").read_bytes())
+    command = [sys.executable, "build_ffi.py"]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_without_a_compiler_it_says_what_is_missing(tmp_path: Path) -> None:
+    done = build(tmp_path, CC="/nonexistent/compiler")
+    assert done.returncode != 0
+    assert "'/nonexistent/compiler'" in done.stderr
+    assert "takes a C compiler and Python's headers" in done.stderr
+
+
+def test_flags_of_the_packager_have_the_last_word(tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\necho "$@" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    done = build(tmp_path, CC=str(compiler), CFLAGS="-O1 -DNAME='a b'")
+    (line,) = (line for line in done.stderr.splitlines() if line.endswith("-DNAME=a b"))
+    flags = line.split(" ")
+    assert [flag for flag in flags if flag.startswith("-O")][-1] == "-O1"
+    # Two builds are the same bytes: the name of the folder is not in them.
+    assert f"-fdebug-prefix-map={tmp_path}=." in flags
