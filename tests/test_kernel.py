@@ -133,3 +133,15 @@ def test_a_source_tree_without_the_core_says_what_to_do(tmp_path: Path) -> None:
         and str(tmp_path) in done.stderr
         and "build_ffi.py" in done.stderr
     )
+
+
+def test_what_freezes_a_program_sees_all_that_is_needed(tmp_path: Path) -> None:
+    """PyInstaller and its like look at the imports, and at none that are made by name."""
+    import modulefinder
+
+    program = tmp_path / "program.py"
+    program.write_text("import zcws")
+    finder = modulefinder.ModuleFinder(path=[str(Path(kernel.__file__).parent.parent)])
+    finder.run_script(str(program))
+    assert "_cffi_backend" in finder.badmodules  # asked for; it is not looked for outside of our folder
+    assert {"zcws._kernel", "zcws.aio.client", "zcws.aio.server"} <= set(finder.modules)

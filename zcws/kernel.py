@@ -25,6 +25,9 @@ except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; 
         "installed elsewhere: start Python from another directory, or run `python build_ffi.py` in the clone"
     ) from None
 
+# The core needs it, and only C says so: tools that look through the imports to freeze a program would leave it out.
+import _cffi_backend  # noqa: F401
+
 # cffi completes a struct when it is first used. Without a GIL two threads that do so at once may both begin, and one of
 # them writes into what the other uses already: so it is done here, where there is one.
 for _struct in ffi.list_types()[1]:
