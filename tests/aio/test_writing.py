@@ -409,6 +409,23 @@ class TestStreams:
 
         assert messages_in(sent_by(anyplace, act)) == [(wire.BINARY, [b"a", b"b", b""]), (wire.TEXT, [b""])]
 
+    def test_the_first_piece_says_what_it_is(self, anyplace: Place) -> None:
+        """As with an iterable: bytes are binary also where they happen to be UTF-8."""
+
+        async def act(ws: zcws.WebSocket) -> None:
+            for pieces in ([b"a", "b"], ["a", b"b"], [bytearray(b"a")]):
+                async with ws.send_stream() as message:
+                    with pytest.raises(TypeError):
+                        await message.write(1)  # type: ignore[arg-type]
+                    for piece in pieces:
+                        await message.write(piece)
+
+        assert messages_in(sent_by(anyplace, act)) == [
+            (wire.BINARY, [b"a", b"b", b""]),
+            (wire.TEXT, [b"a", b"b", b""]),
+            (wire.BINARY, [b"a", b""]),
+        ]
+
     def test_left_with_an_exception(self, place: Place) -> None:
         async def act(ws: zcws.WebSocket) -> None:
             with pytest.raises(LookupError):

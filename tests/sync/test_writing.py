@@ -421,6 +421,20 @@ class TestMessagesInPieces:
             ws.send("fine")
             assert peer.read().payload == b"fine"
 
+    @pytest.mark.parametrize("piece", ["a", b"a", bytearray(b"a")])
+    def test_the_first_piece_says_what_it_is(self, piece: Any) -> None:
+        with connected() as (ws, peer):
+            with ws.send_stream() as message:
+                with pytest.raises(TypeError):
+                    message.write(1)  # type: ignore[arg-type]
+                message.write(piece)
+            frames = peer.frames(2)
+            expected = wire.TEXT if isinstance(piece, str) else wire.BINARY
+            assert [(frame.opcode, frame.payload) for frame in frames] == [
+                (expected, b"a"),
+                (wire.CONTINUATION, b""),
+            ]
+
     def test_compressed(self) -> None:
         with connected(deflate=True) as (ws, peer):
             with ws.send_stream(compress=True) as message:

@@ -328,14 +328,15 @@ class Writing(Stream):
         self._flush()
         self._close_sent()
 
-    def send_stream(self, opcode: OpCode = OpCode.TEXT, *, compress: bool | None = None) -> OutgoingStream:
+    def send_stream(self, opcode: OpCode | None = None, *, compress: bool | None = None) -> OutgoingStream:
         """One message that is sent in pieces, as they come. RFC 6455 5.4.
 
-            async with ws.send_stream(zcws.OpCode.TEXT) as message:
+            async with ws.send_stream() as message:
                 await message.write("...")
 
-        Other messages wait until it is complete. Leaving with an exception fails the connection with 1011, since half
-        a message cannot be taken back.
+        It is text where its first piece is str, and binary where that is bytes-like; `opcode` (TEXT or BINARY) decides
+        otherwise. Other messages wait until it is complete. Leaving with an exception fails the connection with 1011,
+        since half a message cannot be taken back.
         """
         return OutgoingStream(self, opcode, compress)
 
@@ -345,10 +346,11 @@ class OutgoingStream:
 
     __slots__ = ("_compress", "_done", "_is_text", "_ws")
 
-    def __init__(self, ws: Writing, opcode: OpCode, compress: bool | None) -> None:
-        check_opcode(opcode)
+    def __init__(self, ws: Writing, opcode: OpCode | None, compress: bool | None) -> None:
+        if opcode is not None:
+            check_opcode(opcode)
         self._ws = ws
-        self._is_text = opcode == OpCode.TEXT
+        self._is_text = None if opcode is None else opcode == OpCode.TEXT
         self._compress = compress
         self._done: asyncio.Future[None] | None = None
 
@@ -364,13 +366,15 @@ class OutgoingStream:
         """
         if self._done is None or self._done.done():
             raise RuntimeError("write inside `async with`")
-        await self._ws._send_fragment(piece, self._is_text, self._compress, last=False)
+        is_text = isinstance(piece, str) if self._is_text is None else self._is_text
+        await self._ws._send_fragment(piece, is_text, self._compress, last=False)
+        self._is_text = is_text
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         assert self._done is not None
         try:
             if error is None:
-                await self._ws._send_fragment(b"", self._is_text, self._compress, last=True)
+                await self._ws._send_fragment(b"", self._is_text is not False, self._compress, last=True)
             else:
                 self._ws._give_up_message()
         except BaseException:

@@ -133,16 +133,18 @@ class Writing:
 
     @contextlib.contextmanager
     def send_stream(
-        self, opcode: OpCode = OpCode.TEXT, *, compress: bool | None = None
+        self, opcode: OpCode | None = None, *, compress: bool | None = None
     ) -> Iterator[OutgoingStream]:
         """One message that is sent in pieces, as they come: `with ws.send_stream() as message: message.write("...")`.
 
-        Other threads' messages wait until it is complete. Leaving with an exception closes the connection with 1011,
-        since half a message cannot be taken back. RFC 6455 5.4.
+        It is text where its first piece is str, and binary where that is bytes-like; `opcode` (TEXT or BINARY) decides
+        otherwise. Other threads' messages wait until it is complete. Leaving with an exception closes the connection
+        with 1011, since half a message cannot be taken back. RFC 6455 5.4.
         """
-        check_opcode(opcode)
+        if opcode is not None:
+            check_opcode(opcode)
         with self._message():
-            stream = OutgoingStream(self, opcode == OpCode.TEXT, compress)
+            stream = OutgoingStream(self, None if opcode is None else opcode == OpCode.TEXT, compress)
             yield stream
             stream._finish()
 
@@ -378,7 +380,7 @@ class Writing:
 class OutgoingStream:
     """One message that is being sent in pieces."""
 
-    def __init__(self, ws: Writing, is_text: bool, compress: bool | None) -> None:
+    def __init__(self, ws: Writing, is_text: bool | None, compress: bool | None) -> None:
         self._ws = ws
         self._is_text = is_text
         self._compress = compress
@@ -388,11 +390,13 @@ class OutgoingStream:
         """Sends one piece as a fragment. Raises: as `WebSocket.send`."""
         if self._done:
             raise RuntimeError("write inside `with`")
-        self._ws._send_fragment(piece, self._is_text, self._compress, last=False)
+        is_text = isinstance(piece, str) if self._is_text is None else self._is_text
+        self._ws._send_fragment(piece, is_text, self._compress, last=False)
+        self._is_text = is_text
 
     def _finish(self) -> None:
         self._done = True
-        self._ws._send_fragment(b"", self._is_text, self._compress, last=True)
+        self._ws._send_fragment(b"", self._is_text is not False, self._compress, last=True)
 
 
 def _with_end(
