@@ -479,6 +479,22 @@ class TestEnd:
         raw.until(lambda: threading.active_count() == before)
 
 
+def test_what_is_known_of_a_socket_while_it_is_open(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    with theirs:
+        channel = open_channel(ours)
+        assert channel.known("socket", None) is channel.known("ssl_object", None) is ours
+        assert channel.known("cipher", None)[1].startswith("TLSv1")
+        assert ("DNS", "localhost") in channel.known("peercert", None)["subjectAltName"]
+        assert channel.known("peername", None) == theirs.getsockname()
+        assert channel.known("sockname", None) == theirs.getpeername()
+        assert channel.known("weather", "fine") == "fine"
+        channel.end()
+        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
+        channel.abort()
+        assert channel.known("socket", None) is channel.known("ssl_object", None) is None
+
+
 def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -> None:
     ours, theirs = tls_pair(certificates)
     channel = TlsChannel(ours)

@@ -21,6 +21,7 @@ from typing import Any
 
 import net
 import pytest
+import trustme
 import raw
 import wire
 from joined import connected
@@ -706,6 +707,23 @@ def test_a_client_without_a_certificate_hears_why(
                 sock.recv(1)
     (record,) = caplog.records
     assert record.levelname == "INFO" and "no TLS handshake, from ('127.0.0.1'," in record.getMessage()
+
+
+def test_a_handler_knows_the_certificate_of_its_client(serving: Serving) -> None:
+    authority = trustme.CA()
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    server_side.verify_mode = ssl.CERT_REQUIRED
+    for context, name in ((server_side, "localhost"), (client_side, "ann@example.com")):
+        authority.issue_cert(name).configure_cert(context)
+        authority.configure_trust(context)
+
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        ((kind, name),) = ws.get_extra_info("peercert")["subjectAltName"]
+        ws.send(f"{kind} {name}")
+
+    with serving(handler, ssl=server_side) as server:
+        with zcws.sync.connect(f"wss://localhost:{port_of(server)}/", ssl=client_side) as ws:
+            assert ws.recv() == "email ann@example.com"
 
 
 def test_a_client_that_speaks_http_to_tls_hears_so(

@@ -269,6 +269,12 @@ class Channel:
         except OSError:
             return self._ours
 
+    def known(self, name: str, default: Any) -> Any:
+        """As `get_extra_info` of an asyncio transport, for as long as the channel is open."""
+        if name in ("sockname", "peername"):
+            return self.address(peer=name == "peername")
+        return self.sock if name == "socket" and not self.is_over else default
+
     # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
         # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.
@@ -481,6 +487,16 @@ class TlsChannel(PolledChannel):
                 # The SSLSocket has dropped its TLS, and would send this in the clear.
                 raise BrokenPipeError(errno.EPIPE, "TLS has ended")
             return self._tls.send(data)
+
+    def known(self, name: str, default: Any) -> Any:
+        if name == "ssl_object":
+            return default if self.is_over else self._tls
+        if name in ("peercert", "cipher"):
+            with self._lock:
+                if self._has_ended or self.is_over:
+                    return default
+                return self._tls.getpeercert() if name == "peercert" else self._tls.cipher()
+        return super().known(name, default)
 
     def end(self) -> None:
         # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.

@@ -470,6 +470,10 @@ class WebSocket(Reading, Writing, Known):
         """
         return self._channel.address(peer=True)
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the socket knows: "socket", over TLS "ssl_object", "peercert", "cipher"; `default` once it is closed."""
+        return self._channel.known(name, default)
+
     def __enter__(self) -> Self:
         return self
 
