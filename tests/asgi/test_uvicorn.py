@@ -14,6 +14,7 @@ from typing import Any
 
 import net
 import pytest
+import uvicorn
 import websockets
 import wire
 from asgi_server import PLACES, App, Place, Running, until_the_end
@@ -1268,3 +1269,9 @@ def test_without_uvicorn_the_error_names_the_extra() -> None:
     program = "import sys; sys.modules['uvicorn'] = None; import zcws.asgi.uvicorn"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "ImportError: zcws.asgi.uvicorn needs uvicorn: pip install 'zcws[asgi]'" in done.stderr
+
+
+def test_uvicorns_command_line_takes_the_class() -> None:
+    option = next(option for option in uvicorn.main.params if option.name == "ws")
+    name = "zcws.asgi.uvicorn:WebSocketProtocol"  # what docs/asgi.md says to write
+    assert option.type.convert(name, option, None) == name
