@@ -420,6 +420,29 @@ def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(
     place.run(main())
 
 
+def test_an_end_callback_is_called_where_the_socket_is_gone_already(place: Place) -> None:
+    """A server that says all it has to say with the end of its handshake: the client cannot be sooner."""
+
+    async def hang_up(peer: RawPeer) -> None:
+        await peer.close()
+
+    async def main() -> None:
+        told: list[zcws.WebSocket] = []
+        behind = wire.frame(wire.TEXT, b"only this") + wire.frame(wire.CLOSE)
+        async with place.raw_server(hang_up, behind=behind) as port:
+            ws = await place.connect(port, on_frame=lambda ws, frame: None)
+            await soon(ws.wait_closed())
+            ws.add_end_callback(told.append)
+            ws.add_end_callback(told.append)
+            ws.remove_end_callback(told.append)
+            assert told == []
+            await until(lambda: told)
+            ws.add_end_callback(told.append)
+            await until(lambda: told == [ws, ws])
+
+    place.run(main())
+
+
 def test_what_is_neither_a_frame_nor_a_buffer_nor_a_function(place: Place) -> None:
     async def main() -> None:
         async with place.serve(echo) as server, place.connect(server) as ws:

@@ -85,7 +85,8 @@ class WebSocket(Reading, Writing, Known):
         return self._closed
 
     def add_end_callback(self, callback: Callable[[Self], object]) -> None:
-        """`callback` is called with this connection when its socket is gone, whatever ended it.
+        """`callback` is called with this connection when its socket is gone, whatever ended it; soon, where it is gone
+        already.
 
         What it raises goes to the event loop's exception handler.
         """
@@ -96,6 +97,8 @@ class WebSocket(Reading, Writing, Known):
         if self._end_callbacks is None:
             self._end_callbacks = []
         self._end_callbacks.append(callback)
+        if self._transport is None and self.connection.is_over:
+            self._loop.call_soon(self._tell_end)
 
     def remove_end_callback(self, callback: Callable[[Self], object]) -> None:
         """Removes one; does nothing if it is not there."""
