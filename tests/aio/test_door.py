@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
 import socket
@@ -14,7 +16,7 @@ from net import Place, echo, hang_up, port_of, request, soon, until
 import zcws
 from zcws.aio.accepting import ServerHandshake
 from zcws.aio.door import has_door
-from zcws.aio.engine import is_engine_on
+from zcws.aio.engine import Engine, engine_of, is_engine_on
 from zcws.aio.transport import EngineTransport
 
 pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine here")
@@ -125,6 +127,64 @@ def test_no_descriptor_left(
 
     with caplog.at_level(logging.ERROR, logger="zcws.server"):
         anyloop.run(main())
+
+
+class Full:
+    """An epoll that takes nobody more: its user has as many descriptors in some as he may (epoll(7))."""
+
+    def __init__(self, epoll: Any) -> None:
+        self._epoll = epoll
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+    def register(self, *args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what, others", [("engine", 0), ("engine", 1), ("loop", 0)])
+@pytest.mark.parametrize("tls", ["asyncio-tls"], indirect=True)
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_whoever_the_system_does_not_watch(
+    what: str, others: int, encrypted: bool, tls: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He is not kept, nor kept waiting; whoever comes later is served."""
+    place = tls if encrypted else Place("asyncio", None)
+    failures: list[Any] = []
+
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context["exception"]))
+        async with place.serve(echo) as server, contextlib.AsyncExitStack() as stack:
+            witnesses = [await stack.enter_async_context(place.connect(server)) for _ in range(others)]
+            engine = engine_of(loop)
+            with await soon(unserved(engine, loop, server)) as sock:
+                with contextlib.suppress(ConnectionResetError):  # his request was not read
+                    assert await soon(loop.sock_recv(sock, 1)) == b""
+            assert [failure.errno for failure in failures] == [errno.ENOSPC]
+            assert not server.handshakes
+            assert len(engine._transports) == 2 * others
+            for ws in [*witnesses, await stack.enter_async_context(place.connect(server))]:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+
+    async def unserved(engine: Engine, loop: Any, server: zcws.Server) -> socket.socket:
+        # At once: a request that is not there yet would be waited for without the engine.
+        sock = socket.create_connection(("127.0.0.1", port_of(server)))
+        sock.sendall(request())
+        sock.setblocking(False)
+        with monkeypatch.context() as patch:
+            if what == "engine":
+                patch.setattr(engine, "_epoll", Full(engine._epoll))
+            else:
+                patch.setattr(loop, "add_reader", refuse)
+            await until(lambda: failures)
+            return sock
+
+    place.run(main())
 
 
 def test_closing_twice_and_starting_after_the_end(anyloop: Place) -> None:

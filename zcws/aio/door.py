@@ -153,7 +153,12 @@ class Door:
         except BaseException:  # no memory, say: nobody else knows of the socket
             sock.close()
             raise
-        tls.connection_made(place(self._loop, sock, tls))
+        try:
+            transport = place(self._loop, sock, tls)
+        except OSError as error:
+            tls.connection_lost(error)  # it is none of those that arrive
+            raise
+        tls.connection_made(transport)
         if count > 0:
             tls.feed(self._data[:count])
         elif count not in (-errno.EAGAIN, -errno.EINTR):

@@ -188,17 +188,21 @@ class Engine:
         return loop
 
     def add(self, transport: Served, fd: int) -> None:
-        """Watches a socket for bytes to read."""
+        """Watches a socket for bytes to read. Raises: OSError, the system has no room for one more: it is not ours."""
+        self._epoll.register(fd, IN)
         if not self._transports:
             _idle.pop(self.loop(), None)
         self._transports[fd] = transport
         if self.is_walking:
             self._fresh.add(fd)
-        self._epoll.register(fd, IN)
-        if len(self._transports) == 1:
-            self._listen(fd)
-        elif self._only >= 0:
-            self._listen(-1)
+        try:
+            if len(self._transports) == 1:
+                self._listen(fd)
+            elif self._only >= 0:
+                self._listen(-1)
+        except BaseException:
+            self.remove(fd)
+            raise
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what a socket is watched for."""

@@ -121,7 +121,12 @@ class EngineTransport(asyncio.Transport):
         self._extra: Mapping[str, Any] = _UNKNOWN  # asyncio's slot: the addresses, once it is closed
         self._events = IN
         self._set_stream(protocol)
-        engine.add(self, self.fd)
+        try:
+            engine.add(self, self.fd)
+        except OSError:  # the traceback would keep the socket, and the peer waiting
+            self.closing = True
+            sock.close()
+            raise
 
     def _set_stream(self, protocol: asyncio.BufferedProtocol) -> None:
         # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
