@@ -21,8 +21,8 @@ from typing import Any
 
 import net
 import pytest
-import trustme
 import raw
+import trustme
 import wire
 from joined import connected
 from net import Certificates
