@@ -114,12 +114,16 @@ def test_latency(clock: Clock) -> None:
     assert not keepalive.is_waiting_for(b"c")
 
 
-def test_an_unanswered_keepalive_ping_is_not_kept(clock: Clock) -> None:
-    keepalive = Keepalive(1, None)
+def test_an_answer_that_takes_longer_than_it_is_to_the_next_ping(clock: Clock) -> None:
+    keepalive, payloads = Keepalive(1, None), list[bytes]()
     for _ in range(100):
         clock.now += 1
-        keepalive.take_due()
-    assert len(keepalive._waiting) == 1
+        payloads.append(keepalive.take_due() or b"")
+    assert [payload for payload in payloads if keepalive.is_waiting_for(payload)] == payloads[-8:]
+    keepalive.answered(payloads[-9])
+    assert keepalive.latency == 0.0
+    keepalive.answered(payloads[-8])
+    assert keepalive.latency == 7.0
 
 
 def make_connection(idle_timeout: float | None = 60, *, deflate: bool = True) -> Connection:

@@ -19,6 +19,9 @@ from zcws.aio.wake import fail
 
 __all__ = ["Keepalive", "Latency", "Pings"]
 
+#: Pings of keepalive that wait at once: an answer may take longer than it is to the next of them.
+_FEW = 8
+
 
 class Latency(float):
     """A round-trip time in seconds. Awaiting it gives itself, so `await (await ws.ping())` works as well."""
@@ -39,10 +42,9 @@ class Pings:
         latency: the last round-trip time in seconds; 0.0 before the first.
     """
 
-    __slots__ = ("_keepalive", "_waiting", "latency")
+    __slots__ = ("_waiting", "latency")
 
     def __init__(self) -> None:
-        self._keepalive: bytes | None = None
         self._waiting: dict[bytes, tuple[float, asyncio.Future[Latency] | None]] = {}
         self.latency: float = 0.0
 
@@ -57,10 +59,10 @@ class Pings:
         self._waiting[payload] = (perf_counter(), future)  # the clock of uvloop counts milliseconds
 
     def sent_keepalive(self, payload: bytes) -> None:
-        """The same for keepalive, which waits for its latest Ping only."""
-        if self._keepalive is not None:
-            self.forget(self._keepalive)
-        self._keepalive = payload
+        """The same for keepalive, which waits for its last few Pings only: a peer that is heard need not answer any."""
+        if len(self._waiting) >= _FEW:
+            oldest = next((each for each, (_, future) in self._waiting.items() if future is None), b"")
+            self.forget(oldest)
         self.sent(payload, None)
 
     def fresh_payload(self) -> bytes:

@@ -16,6 +16,9 @@ __all__ = ["Keepalive"]
 #: Seconds without a message after which a connection's rings and buffers are given back, or up to half as long again.
 _IDLE = 60.0
 
+#: Pings of ours that wait at once: an answer may take longer than it is to the next of them.
+_FEW = 8
+
 
 class Keepalive:
     """When to send a Ping, and when to give up.
@@ -46,7 +49,7 @@ class Keepalive:
         self._interval = interval
         self._timeout = timeout
         self._waiting: dict[bytes, float] = {}
-        self._ping: bytes | None = None
+        self._pings: list[bytes] = []
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
         self.due = self._earliest()
@@ -109,11 +112,12 @@ class Keepalive:
         if self._give_up is None and self._timeout is not None:
             self._give_up = now + self._timeout
             self.heard = False
-        if self._ping is not None:
-            self._waiting.pop(self._ping, None)
-        self._ping = os.urandom(4)
-        self.sent(self._ping)
-        return self._ping
+        if len(self._pings) == _FEW:
+            self.forget(self._pings.pop(0))
+        payload = os.urandom(4)
+        self._pings.append(payload)
+        self.sent(payload)
+        return payload
 
     def sent(self, payload: bytes) -> None:
         """A Ping is on its way."""
