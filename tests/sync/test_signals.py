@@ -7,12 +7,15 @@ ever sees bytes that are not what was sent.
 from __future__ import annotations
 
 import contextlib
+import dis
 import errno
 import signal
 import socket
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, ClassVar
 
 import pytest
@@ -244,7 +247,10 @@ class TestBetweenSocketAndReader:
                 ws.recv()
             ws._reading = lock
             peer.send(wire.TEXT, b"still here")
-            assert ws.recv() == "still here"
+            received: list[object] = []
+            with raw.thread(lambda: received.append(ws.recv())):
+                pass
+            assert received == ["still here"]
 
 
 class Interrupting:
@@ -252,6 +258,94 @@ class Interrupting:
 
     def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
         self.acquire = interrupts(lock.acquire, Alarm)  # type: ignore[attr-defined]
+        self.release = lock.release  # type: ignore[attr-defined]
+
+
+#: Behind these CPython looks for signals, whatever its version; it need not look behind all of them.
+LOOKS = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
+
+
+@contextlib.contextmanager
+def raising_at_look(number: int) -> Iterator[list[None]]:
+    """Raises Alarm where CPython looks for signals for that time inside of zcws. The list has something then."""
+    before: dict[Any, str] = {}
+    looks, fired = count(1), list[None]()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if not frame.f_globals["__name__"].startswith("zcws"):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "return":
+            before.pop(frame, None)
+        elif event == "opcode":
+            if before.get(frame) in LOOKS and next(looks) == number:
+                fired.append(None)
+                raise Alarm
+            before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        return trace
+
+    # CPython 3.12 asks when tracing begins whether anybody has said so.
+    sys._getframe().f_trace_opcodes = True
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield fired
+    finally:
+        sys.settrace(outer)
+
+
+def takes_a_ping(ws: WebSocket, peer: raw.Peer) -> None:
+    peer.send(wire.PING, b"?")
+    peer.send(wire.TEXT, b"behind it")
+    ws.recv()
+
+
+def pings(ws: WebSocket, peer: raw.Peer) -> None:
+    peer.send(wire.PONG, b"!")
+    ws.ping(b"!")
+
+
+def closes(ws: WebSocket, peer: raw.Peer) -> None:
+    peer.send(wire.CLOSE)
+    peer.half_close()
+    ws.close()
+
+
+def quiet(use: Callable[[], object]) -> Callable[[], None]:
+    def act() -> None:
+        with contextlib.suppress(zcws.ConnectionClosed, TimeoutError):
+            use()
+
+    return act
+
+
+def sends_fragments(ws: WebSocket, _: raw.Peer) -> None:
+    with ws.cork():
+        ws.send(["frag", "ments"])
+
+
+ACTS = [takes_a_ping, pings, closes, sends_fragments]
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11) or sys.implementation.name != "cpython",
+    reason="knows bytecodes of CPython 3.11 on",
+)
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # it may also raise in a finalizer
+@pytest.mark.parametrize("act", ACTS)
+def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, raw.Peer], None]) -> None:
+    """Behind the call that had got the lock of the writers it did: every later send waited for ever."""
+    for number in count(1):
+        with connected() as (ws, peer):
+            with contextlib.suppress(Alarm), raising_at_look(number) as fired:
+                act(ws, peer)
+            for use in (lambda: ws.send("after"), lambda: ws.recv(0)):
+                with raw.thread(quiet(use)):
+                    pass
+        if not fired:
+            break
 
 
 class TestInTheMiddleOfAFrame:

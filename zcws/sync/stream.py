@@ -7,6 +7,10 @@ while any number write: writes hold a lock, because the reader writes the replie
 The reader never waits for that lock: its holder may be waiting for a peer that will not read before it has been read
 from. A reply that cannot go out stays on the bridge, and whoever holds the lock sends it when done.
 
+A lock that nobody waits for is got inside of the `try` that lets it go: a signal handler may raise behind the call that
+has got it, before anybody knows. That it was not got, `release` says itself, in place: a handler may also raise where a
+function begins.
+
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
 is due. A read that times out loses nothing; the next one goes on. `ping` and `close` have to see what the peer
 answers: they read when nobody else does, keep what they meet for `recv`, and step aside for it.
@@ -49,6 +53,9 @@ _NEXT_TRY = 0.1
 class Interrupted(RuntimeError):
     """A signal handler wants to read from the connection whose read it has interrupted."""
 
+    def __init__(self) -> None:
+        super().__init__("a signal handler cannot read from the connection whose read it has interrupted")
+
 
 class SplitLock:
     """What a connection that is split has in place of its locks: its halves have none, and nothing may get between."""
@@ -56,7 +63,7 @@ class SplitLock:
     def acquire(self, **_: object) -> NoReturn:
         raise RuntimeError("this connection is split: its halves read and write")
 
-    __enter__ = acquire
+    __enter__ = release = acquire
 
     def __exit__(self, *_: object) -> None:
         """It has never been entered."""
@@ -119,11 +126,18 @@ class WebSocket(Reading, Writing, Known):
     # ---- reading ----
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        if not self._reading.acquire(blocking=False):
-            timeout = self._await_turn(timeout)
-        if self._in_turn:
-            self._refuse_turn()
-        self._in_turn = self._is_read = True
+        # `_turn`, without its generator.
+        reading = self._reading
+        try:
+            if not reading.acquire(blocking=False):
+                timeout = self._await_turn(timeout)
+            if self._in_turn:
+                raise Interrupted
+            self._in_turn = self._is_read = True
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                reading.release()
+            raise
         try:
             return read(timeout)
         except ConnectionClosed:
@@ -132,35 +146,38 @@ class WebSocket(Reading, Writing, Known):
             raise self.connection.error() from None  # the reader does not know why the writer failed
         finally:
             self._is_read = self._in_turn = False
-            self._reading.release()
+            reading.release()
             if self._helpers:
                 self._call_helpers()
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs."""
-        if not self._reading.acquire(blocking=False):
-            self._await_turn(None)
-        self._begin_turn()
+    def _turn(self, *, wait: bool = True) -> Iterator[bool]:
+        """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs.
+
+        Yields: whether it is our turn; only without a `wait` it may not be.
+        """
+        reading = self._reading
         try:
-            yield
+            if reading.acquire(blocking=False):
+                if self._in_turn:  # the lock does not keep out a signal handler of the same thread
+                    raise Interrupted
+            elif wait:
+                self._await_turn(None)
+            else:
+                yield False
+                return
+            self._in_turn = True
+            try:
+                yield True
+            finally:
+                self._in_turn = False
         finally:
-            self._end_turn(self._reading)
-
-    def _begin_turn(self) -> None:
-        """The lock is ours. What it does not keep out is a signal handler of the same thread."""
-        if self._in_turn:
-            self._refuse_turn()
-        self._in_turn = True
-
-    def _refuse_turn(self) -> NoReturn:
-        self._reading.release()
-        raise Interrupted("a signal handler cannot read from the connection whose read it has interrupted")
-
-    def _end_turn(self, reading: threading.RLock) -> None:
-        self._in_turn = False
-        reading.release()
-        self._call_helpers()
+            try:
+                reading.release()
+            except RuntimeError:
+                pass
+            else:
+                self._call_helpers()
 
     def _await_turn(self, timeout: float | None) -> float | None:
         """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
@@ -168,8 +185,8 @@ class WebSocket(Reading, Writing, Known):
             raise RuntimeError("another thread is reading from this connection already")
         deadline = after(timeout)
         reading = self._reading
-        self._turns_wanted.append(None)
         try:
+            self._turns_wanted.append(None)
             if not reading.acquire(timeout=lock_timeout(timeout)):
                 raise TimeoutError("nothing was received in time")
         finally:
@@ -191,19 +208,17 @@ class WebSocket(Reading, Writing, Known):
             Interrupted: who reads is whom we have interrupted.
         """
         bell = threading.Event()
-        self._helpers.append(bell)
         try:
+            self._helpers.append(bell)
             while not done():
                 bell.clear()
-                if not self._turns_wanted and self._reading.acquire(blocking=False):
-                    self._begin_turn()
-                    try:
-                        got_anywhere = work()
-                    finally:
-                        self._end_turn(self._reading)
+                is_ours = False
+                if not self._turns_wanted:
+                    with self._turn(wait=False) as is_ours:
+                        got_anywhere = not is_ours or work()
                     if not got_anywhere:
                         time.sleep(_NEXT_TRY)
-                elif not done() and not bell.wait(left(deadline)):
+                if not is_ours and not done() and not bell.wait(left(deadline)):
                     raise TimeoutError("another thread reads, and has not seen it in time")
         finally:
             self._helpers.remove(bell)
@@ -220,13 +235,16 @@ class WebSocket(Reading, Writing, Known):
 
     def _take_reply(self) -> None:
         """The reader has put something on the bridge. While another thread writes, it stays there."""
-        if self._write_lock.acquire(blocking=False):
-            order = self._in_order
+        lock, order = self._write_lock, self._in_order
+        try:
+            # Busy, or it stays there as well: a signal handler reads.
+            if lock.acquire(blocking=False) and not order.is_busy:
+                order.run(self.connection.drain_bridge)
+        finally:
             try:
-                if not order.is_busy:  # or it stays there as well: a signal handler reads
-                    order.run(self.connection.drain_bridge)
-            finally:
-                self._write_lock.release()
+                lock.release()
+            except RuntimeError:
+                pass
 
     def _answer_peer(self) -> None:
         """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
@@ -244,30 +262,34 @@ class WebSocket(Reading, Writing, Known):
             self._say_goodbye()
 
     def _reply(self, *, in_reader: bool) -> None:
-        # Again, for a reply that was put while we held the lock: who put it has left it to us.
-        order = self._in_order
-        while self._write_lock.acquire(blocking=False):
-            if order.is_busy:
-                self._write_lock.release()
-                return  # a signal handler of this thread: what it has interrupted looks again
-            order.is_busy = True
+        lock, order = self._write_lock, self._in_order
+        while True:
             try:
-                # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
-                writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
-                self.connection.hold_replies = not writable
-                self._longest_wait = self._usual_wait if writable else _NEXT_TRY
-                if in_reader:
-                    self._keep_alive(writable)
-                self.connection.drain_bridge()
-                if writable:
-                    self._flush_quietly()
+                # Busy: a signal handler of this thread. What it has interrupted looks again.
+                if not lock.acquire(blocking=False) or order.is_busy:
+                    return
+                writable = order.run(lambda: self._write_what_is_due(in_reader=in_reader))
             finally:
-                order.is_busy = False
-                self._write_lock.release()
-            if order.waiting:
-                order.catch_up()
+                try:
+                    lock.release()
+                except RuntimeError:
+                    pass
+            # Again, for a reply that was put while we held the lock: who put it has left it to us.
             if not writable or not self._bridge.slot:
                 return
+
+    def _write_what_is_due(self, *, in_reader: bool) -> bool:
+        """The lock is held. Returns: whether the peer takes it."""
+        # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
+        writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
+        self.connection.hold_replies = not writable
+        self._longest_wait = self._usual_wait if writable else _NEXT_TRY
+        if in_reader:
+            self._keep_alive(writable)
+        self.connection.drain_bridge()
+        if writable:
+            self._flush_quietly()
+        return writable
 
     def _keep_alive(self, writable: bool) -> None:
         connection, keepalive = self.connection, self._keepalive
@@ -295,7 +317,7 @@ class WebSocket(Reading, Writing, Known):
         if self._keepalive.is_waiting_for(data):
             raise ValueError("a ping with this payload is waiting for its pong already")
         if self._has_interrupted_a_write():
-            raise Interrupted("a signal handler cannot wait for the Pong where it has interrupted a write")
+            raise RuntimeError("a signal handler cannot wait for the Pong where it has interrupted a write")
         deadline = after(checked_wait(timeout))
         self._keepalive.sent(data)
         try:
@@ -383,16 +405,16 @@ class WebSocket(Reading, Writing, Known):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
-        if self._write_lock.acquire(timeout=lock_timeout(left(deadline))):
-            order = self._in_order
-            order.is_busy = True
-            try:
+        lock, timeout = self._write_lock, lock_timeout(left(deadline))
+        try:
+            if lock.acquire(timeout=timeout):
                 self._channel.limit_sends(left(deadline))
-                self.connection.drain_bridge()
-                self._flush_quietly()
-            finally:
-                order.is_busy = False
-                self._write_lock.release()
+                self._in_order.run(self.connection.drain_bridge, self._flush_quietly)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
         if not self.connection.is_client:
             self._end_stream(deadline)
         self._drain(deadline)
@@ -410,15 +432,8 @@ class WebSocket(Reading, Writing, Known):
         Raises:
             RuntimeError: it is split already; or another thread is reading.
         """
-        reading = self._reading
-        if not reading.acquire(blocking=False):
-            self._await_turn(None)
-        self._begin_turn()
-        try:
-            with self._write_lock:
-                return self._split()
-        finally:
-            self._end_turn(reading)  # the one that was got: there is another now
+        with self._turn(), self._write_lock:
+            return self._split()
 
     def _split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
         """The same; nobody else is inside, and nobody comes in any more."""

@@ -343,32 +343,35 @@ class Writing:
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
         """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
-        lock = self._write_lock
-        if not lock.acquire(timeout=lock_timeout(timeout)):
-            # Who sends in a loop has it nearly always, and says this behind what is being sent.
-            self._goodbyes[:] = ((code, reason),)
-            return False
-        order = self._in_order
-        if order.is_busy:
-            lock.release()
-            order.put_off(lambda: self._try_close(code, reason, timeout))
-            return True
-        order.is_busy = True
+        lock, order, longest = self._write_lock, self._in_order, lock_timeout(timeout)
         try:
-            if timeout == 0 and not self._channel.is_writable:
+            if not lock.acquire(timeout=longest):
+                # Who sends in a loop has it nearly always, and says this behind what is being sent.
+                self._goodbyes[:] = ((code, reason),)
                 return False
-            if self._writer.is_in_message and self.connection.state is State.OPEN:
-                code, reason = CloseCode.INTERNAL_ERROR, _GAVE_UP  # the peer waits for the rest of it
-            if self.connection.send_close(code, reason):
-                bounds = [self._options.close_timeout, self._options.write_timeout]
-                self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
-                self._flush_quietly()
+            if order.is_busy:
+                order.put_off(lambda: self._try_close(code, reason, timeout))
+                return True
+            if not order.run(lambda: self._write_close(code, reason, timeout)):
+                return False
         finally:
-            order.is_busy = False
-            lock.release()
-        if order.waiting:
-            order.catch_up()
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
         self._send_leftover()
+        return True
+
+    def _write_close(self, code: int, reason: str, timeout: float | None) -> bool:
+        """The lock is held. Returns: whether a Close is out."""
+        if timeout == 0 and not self._channel.is_writable:
+            return False
+        if self._writer.is_in_message and self.connection.state is State.OPEN:
+            code, reason = CloseCode.INTERNAL_ERROR, _GAVE_UP  # the peer waits for the rest of it
+        if self.connection.send_close(code, reason):
+            bounds = [self._options.close_timeout, self._options.write_timeout]
+            self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
+            self._flush_quietly()
         return True
 
     def _say_goodbye(self) -> None:
