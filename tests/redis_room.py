@@ -24,7 +24,8 @@ async def main(made: zcws.RedisRooms) -> None:
                     await room.broadcast(message)
 
         async with zcws.serve(handler, "127.0.0.1", 0) as server:
-            print(server.sockets[0].getsockname()[1], flush=True)
+            # In one write: two may print at once.
+            print(f"{server.sockets[0].getsockname()[1]}\n", end="", flush=True)
             await server.serve_forever()
 
 

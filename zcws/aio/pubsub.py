@@ -13,13 +13,13 @@ import contextlib
 import importlib
 import logging
 import os
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping
 from struct import Struct
 from typing import Any
 
 from zcws.aio.wake import in_time
+from zcws.retry import backoff
 
 __all__ = ["ENVELOPE", "Library", "Publisher", "Subscriber", "cancel"]
 
@@ -303,22 +303,22 @@ class Subscriber:
 
 
 class _Delays:
-    """Waits between attempts: each twice as long as the last, and a random part of it, so that a thousand processes do
-    not come back at the same moment."""
+    """Waits between attempts, ever longer; a part of each is random, so that a thousand processes do not come back at
+    the same moment."""
 
     def __init__(self, purpose: str) -> None:
         self._purpose = purpose
-        self._delay = FIRST_DELAY
+        self.reset()
 
     def reset(self) -> None:
         """An attempt has succeeded."""
-        self._delay = FIRST_DELAY
+        self._delays = backoff(min_delay=FIRST_DELAY, max_delay=MAX_DELAY)
+        next(self._delays)  # which may be no wait at all
 
     async def wait(self, error: Exception) -> None:
         """Before the next attempt."""
-        delay = self._delay * random.uniform(0.5, 1)
+        delay = next(self._delays)
         logger.warning("cannot %s Redis, next attempt in %.1f s: %r", self._purpose, delay, error)
-        self._delay = min(self._delay * 2, MAX_DELAY)
         await asyncio.sleep(delay)
 
 
