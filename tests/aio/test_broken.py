@@ -20,6 +20,7 @@ from raw import Peer
 import zcws
 from zcws.aio.engine import together
 from zcws.aio.websocket import WebSocket
+from zcws.ring import RING_CAPACITY
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the loop's own transports give up with the first write that fails"
@@ -166,6 +167,25 @@ def test_whoever_wants_no_more_of_it_does_not_wait(how: Any) -> None:
         peer.close()
         write(ws, 10)
         await how(ws)
+        assert ws.close_code == 1006
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", [WebSocket.wait_closed, WebSocket.close])
+def test_nor_where_that_comes_when_nobody_reads_any_more(how: Any) -> None:
+    """More than there is room for lay in the socket: the connection was held for `close_timeout`."""
+
+    async def main() -> None:
+        ws, peer = opened(close_timeout=None)
+        peer.send_bytes(LAST_WORDS)
+        await soon(ws.recv())
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        peer.sock.setblocking(False)
+        assert peer.sock.send(peer.frame(wire.BINARY, bytes(1000)) * 1000) > RING_CAPACITY
+        peer.close()
+        write(ws, 10)
+        await soon(how(ws))
         assert ws.close_code == 1006
 
     run(main)

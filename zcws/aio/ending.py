@@ -111,6 +111,10 @@ class Ending(Outlet):
         if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
             self._stop_keepalive()
             self._resume_reading()
+            if connection.state is State.LOST and self._reading_paused and self._is_given_up:
+                # Nothing can be sent, there is no room for what may have come before, and nobody makes any.
+                transport.abort()
+                return
             self._start_deadline()
             if self._may_close(transport):
                 # Closed twice, asyncio's TLS cannot be aborted any more.
@@ -127,8 +131,6 @@ class Ending(Outlet):
     def _may_close(self, transport: asyncio.Transport) -> bool:
         """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
         connection = self.connection
-        if connection.state is State.LOST and self._reading_paused and self._is_given_up:
-            return True  # nothing can be sent, there is no room for what may have come before, and nobody makes any
         waits_for_peer = connection.is_client or transport.can_write_eof()
         return self._reader.is_at_eof or not (waits_for_peer or self._is_lingering)
 

@@ -300,6 +300,8 @@ class Stream(Callbacks):
             self._reader.forget_controls()
         if self._reader.is_full:
             self._pause_reading()
+            if self.connection.wants_close:
+                self._advance_closing()  # nothing can be sent, and nobody may be left to make room
         if self._reader.is_ending:
             self._advance_closing()  # which sends as well
         elif self.writer.out:
