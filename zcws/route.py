@@ -1,7 +1,8 @@
 """How a client gets from a URI to a byte stream: straight or by a proxy, whom to trust, and which redirects to follow.
 
 What this file decides: the meaning of `ssl`, `proxy`, `max_redirects` and their kin, once for both drivers, and what
-may be combined. It refuses to know how one connects: aio/reach.py and sync/reach.py do that.
+may be combined; and what servers ask of a place to listen at, which is nearly the same. It refuses to know how one
+connects: aio/reach.py and sync/reach.py do that.
 
     given                   where the bytes go               a proxy                   a redirect
     ----------------------  -------------------------------  ------------------------  ----------------------------
@@ -29,7 +30,7 @@ from zcws.errors import HandshakeError, ProxyError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
 from zcws.http2 import ALPN
-from zcws.options import check_place, checked_count, checked_kind
+from zcws.options import check_place, check_server_context, checked_count, checked_kind
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI, authority, without_zone
 
@@ -40,6 +41,7 @@ __all__ = [
     "cannot_connect",
     "check_has_unix_sockets",
     "check_unix_place",
+    "checked_listening",
     "environment_proxy",
     "is_address",
     "make_context",
@@ -216,6 +218,18 @@ def check_has_unix_sockets(path: object) -> None:
     """`ValueError` where there is a path, and no socket that could be there."""
     if path is not None and not hasattr(socket, "AF_UNIX"):
         raise ValueError("this platform has no Unix sockets: path= cannot be used")
+
+
+def checked_listening(
+    *, sock: object, path: str | os.PathLike[str] | None, host: object, port: object, ssl: object
+) -> str | None:
+    """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` where it cannot listen so."""
+    checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
+    check_place(is_server=True, sock=sock, path=path, host=host, port=port)
+    check_has_unix_sockets(path)
+    checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+    check_server_context(ssl)
+    return None if path is None else os.fspath(path)
 
 
 def check_unix_place(called: str, path: object, sock: object) -> None:

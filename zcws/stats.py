@@ -12,7 +12,7 @@ Who counts what, so that looking is all that is left to do:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zcws.closing import State
 from zcws.connection import Connection
@@ -78,6 +78,23 @@ class Known:
     __slots__ = ()
 
     connection: Connection
+
+    def _address(self, *, peer: bool) -> Any:
+        """For those two: what the driver knows."""
+        raise NotImplementedError
+
+    @property
+    def local_address(self) -> Any:
+        """Our end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended."""
+        return self._address(peer=False)
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer's end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended.
+
+        None if the peer had reset the connection before it was open.
+        """
+        return self._address(peer=True)
 
     @property
     def subprotocol(self) -> str | None:

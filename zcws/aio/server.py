@@ -45,13 +45,10 @@ from zcws.http2 import ALPN, missing_h2
 from zcws.options import (
     LONGEST,
     Limits,
-    check_place,
-    check_server_context,
-    checked_kind,
     checked_limits,
     checked_seconds,
 )
-from zcws.route import check_has_unix_sockets, check_unix_place
+from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
@@ -456,13 +453,8 @@ class serve:
         **others: Unpack[ListeningOptions],
     ) -> None:
         check_listening_options(others, path)
-        checked_kind("sock", others.get("sock"), socket.socket, "a socket.socket, or None")
         check_hosts(host)
-        check_place(is_server=True, sock=others.get("sock"), path=path, host=host, port=port)
-        check_has_unix_sockets(path)
-        checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
-        check_server_context(ssl)
-        path = None if path is None else os.fspath(path)
+        path = checked_listening(sock=others.get("sock"), path=path, host=host, port=port, ssl=ssl)
         self._where = {"host": host, "port": port} if path is None else {"path": path}
         self._path = path
         self._ssl = ssl

@@ -139,18 +139,10 @@ class WebSocket(Reading, Writing, Known):
             latency=self.latency,
         )
 
-    @property
-    def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended."""
-        return self.get_extra_info("sockname") if self._addresses is None else self._addresses[0]
-
-    @property
-    def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended.
-
-        None if the peer had reset the connection before it was open.
-        """
-        return self.get_extra_info("peername") if self._addresses is None else self._addresses[1]
+    def _address(self, *, peer: bool) -> Any:
+        if self._addresses is not None:
+            return self._addresses[peer]
+        return self.get_extra_info("peername" if peer else "sockname")
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""

@@ -40,8 +40,6 @@ from zcws.options import (
     Limits,
     NoOptions,
     Timeouts,
-    check_place,
-    check_server_context,
     checked_count,
     checked_kind,
     checked_limits,
@@ -49,7 +47,7 @@ from zcws.options import (
     checked_seconds,
 )
 from zcws.pool import Pool
-from zcws.route import check_has_unix_sockets, check_unix_place
+from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
@@ -443,13 +441,8 @@ def serve(
         OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
     """
     checked_names("serve", unknown, (), SERVER_HINTS)
-    checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
     checked_kind("host", host, str, "a str, or None for all addresses")
-    check_place(is_server=True, sock=sock, path=path, host=host, port=port)
-    check_has_unix_sockets(path)
-    path = None if path is None else os.fspath(path)
-    checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
-    check_server_context(ssl)
+    path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
     check_handler(handler, is_blocking=True)
     make = partial(
         Server,

@@ -472,18 +472,8 @@ class WebSocket(Reading, Writing, Known):
             latency=self.latency,
         )
 
-    @property
-    def local_address(self) -> Any:
-        """Our end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended."""
-        return self._channel.address(peer=False)
-
-    @property
-    def remote_address(self) -> Any:
-        """The peer's end of the socket: `(host, port, ...)`, or a path. Still known after the connection has ended.
-
-        None if the peer had reset the connection before it was open.
-        """
-        return self._channel.address(peer=True)
+    def _address(self, *, peer: bool) -> Any:
+        return self._channel.address(peer=peer)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the socket knows: "socket", over TLS "ssl_object", "peercert", "cipher"; `default` once it is closed."""
