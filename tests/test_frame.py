@@ -125,6 +125,17 @@ def test_rfc6455_7_4_codes_that_must_not_be_sent(code: int) -> None:
         Frame(OpCode.CLOSE, wire.close_payload(code))
 
 
+@pytest.mark.parametrize(("code", "instead"), [(1005, r"Frame\.close"), (1006, "abort"), (1015, "abort")])
+def test_who_passes_on_a_code_that_is_never_on_the_wire_is_told_what_it_stands_for(
+    code: int, instead: str
+) -> None:
+    for kind in (int, CloseCode):
+        with pytest.raises(
+            ValueError, match=f"close code {code} must not be sent .* which is .*{instead}\\(\\)"
+        ):
+            Frame.close(kind(code))
+
+
 def test_rfc6455_5_5_control_frames_have_125_bytes_at_most() -> None:
     assert len(Frame.ping(bytes(125))) == 125
     assert len(Frame.close(1000, "x" * 123)) == len(close_payload(1000, "x" * 123)) == 125

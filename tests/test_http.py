@@ -66,6 +66,12 @@ class TestHeadsOfTheProgram:
         assert text_response(200, "", end="").headers["Content-Length"] == "0"
 
 
+def test_a_text_is_a_str() -> None:
+    """A page is bytes, mostly; the log of a hook that gives them to `respond` says what takes them."""
+    with pytest.raises(TypeError, match=r"^respond\(\) takes a str, not bytes: return zcws\.Response"):
+        text_response(200, b"<p>")  # type: ignore[arg-type]
+
+
 class TestPages:
     def test_a_whole_response(self) -> None:
         assert whole_response(200, "image/png", b"\0", {"X": "y"}).serialize() == (

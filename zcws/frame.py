@@ -53,6 +53,13 @@ _EMPTY = memoryview(b"")
 #: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
 MAX_CONTROL_PAYLOAD = 125
 
+#: RFC 6455 7.4.1: codes that are never on the wire, and what one does who has been given one and passes it on.
+_INSTEAD: dict[int, str] = {
+    CloseCode.NO_STATUS_RCVD: "it stands for a Close without a code, which is write_frame(Frame.close())",
+    CloseCode.ABNORMAL_CLOSURE: "it stands for an end without a Close, which is abort()",
+    CloseCode.TLS_HANDSHAKE: "it stands for an end without a Close, which is abort()",
+}
+
 
 class PayloadOrigin(Enum):
     """Where a received payload may lie. The table of cases is at the top of zcws/reader.py."""
@@ -464,9 +471,8 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
     if not hasattr(code, "__index__"):  # NumPy's integers have it, too
         raise TypeError(f"the code of a Close is int, not {code!r}")
     if not is_sendable_close_code(code):
-        raise ValueError(
-            f"close code {code} must not be sent (RFC 6455 7.4): programs have 4000 to 4999 for themselves"
-        )
+        instead = _INSTEAD.get(code, "programs have 4000 to 4999 for themselves")
+        raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4): {instead}")
     payload = int(code).to_bytes(2, "big") + reason.encode()
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(

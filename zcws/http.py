@@ -152,6 +152,10 @@ def whole_response(status: int, kind: str, body: bytes, headers: HeadersLike = (
 
 def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
     """The same that says one sentence, and `end` behind it."""
+    if not isinstance(text, str):
+        raise TypeError(
+            f"respond() takes a str, not {type(text).__name__}: return zcws.Response(...) for another body"
+        )
     if status in BODILESS:
         # RFC 9110 15.3.5, 15.4.5: nothing is behind their heads. 8.6: no Content-Length in a 204; in a 304 it would be
         # that of the page which has not changed.

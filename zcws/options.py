@@ -104,6 +104,7 @@ CLIENT_HINTS = {
     "source_address": "it is called local_addr",
     "trust_env": "proxy=True, the default, takes the environment's; None goes without",
     "user_agent": "it is called user_agent_header",
+    "verify": "ssl takes an ssl.SSLContext, or the path of a file with the certificates to trust",
 }
 SERVER_HINTS = {
     **_HINTS,

@@ -72,6 +72,20 @@ def test_one_object_is_one_block_at_a_time(place: Place) -> None:
     place.run(main())
 
 
+def test_a_place_that_is_not_there_is_named(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "socket"
+
+    async def main() -> None:
+        for host in ("no-such-name.invalid", ["127.0.0.1", "no-such-name.invalid"]):
+            with pytest.raises(socket.gaierror, match=r"no-such-name\.invalid$"):
+                await zcws.serve(echo, host, 0)
+        with pytest.raises(FileNotFoundError) as missing:
+            await zcws.unix_serve(echo, path)
+        assert str(path) in str(missing.value)
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("module", [zcws, zcws.sync])
 def test_a_unix_client_needs_a_place(module: Any) -> None:
     """Without, it was the port 80 of this machine."""

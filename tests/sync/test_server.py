@@ -709,6 +709,15 @@ def test_a_client_without_a_certificate_hears_why(
     assert record.levelname == "INFO" and "no TLS handshake, from ('127.0.0.1'," in record.getMessage()
 
 
+def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "folder" / "socket")
+    with pytest.raises(OSError, match=r"no-such-name\.invalid"):
+        zcws.sync.serve(echo, "no-such-name.invalid", 0)
+    with pytest.raises(FileNotFoundError) as missing:
+        zcws.sync.unix_serve(echo, path)
+    assert missing.value.filename == path
+
+
 def test_a_handler_knows_the_certificate_of_its_client(serving: Serving) -> None:
     authority = trustme.CA()
     server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()

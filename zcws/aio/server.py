@@ -48,7 +48,7 @@ from zcws.options import (
     checked_limits,
     checked_seconds,
 )
-from zcws.route import check_unix_place, checked_listening
+from zcws.route import check_unix_place, checked_listening, unknown_host
 from zcws.router import check_handler
 
 __all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
@@ -508,7 +508,16 @@ class serve:
         secure = self._secure(server, others)
         context = self._ssl if secure is None else None
         make: Callable[[], asyncio.BaseProtocol] = secure or (lambda: self._begin(server))
-        listening = await create(make, ssl=context, **others, start_serving=False)
+        try:
+            listening = await create(make, ssl=context, **others, start_serving=False)
+        except socket.gaierror as error:
+            host = others["host"]
+            raise unknown_host(host if isinstance(host, str) else ", ".join(host), error) from None
+        except OSError as error:
+            path = others.get("path")
+            if path is not None and str(path) not in str(error):
+                error.filename = path
+            raise
         try:
             is_usual = context is None and self._begin is ServerHandshake
             if (secure is not None or is_usual) and has_door(listening.sockets):

@@ -500,7 +500,9 @@ def _listen(
                 os.unlink(path)
         sock.bind(path)
         sock.listen(backlog)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            error.filename = error.filename or path
         raise
     return sock
