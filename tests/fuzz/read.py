@@ -1,5 +1,6 @@
 """Invariant: a connection reads any bytes, in any cut and in any way, to the same messages and the same end; it raises
-ProtocolError and ConnectionClosed and nothing else; no message is over `max_size`; what it sends is frames.
+ProtocolError and ConnectionClosed and nothing else; no message is over `max_size`; what it sends is frames; and what
+comes of it is what the plainest receiver makes of the same bytes (model.py).
 
 Six ways: frames (in the ring, in a buffer, in memory of the caller's that may be too small), messages, batches, pieces.
 A seventh takes turns among them: there only the kind of end can be asserted, as pieces that are left are not checked.
@@ -14,6 +15,7 @@ from random import Random
 
 import wire
 from fuzz.material import Material, cuts
+from fuzz.model import Model, Rules, Verdict
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, BAD_MESSAGE_SIZE, BAD_UTF8
 from zcws.buffer import PayloadBuffer
@@ -38,6 +40,8 @@ COUNTS = (1 << 16, 1 << 16, 1 << 16, 3, 1)
 RING = 16 * 1024
 #: What a stretched stream grows by, times 1 to 16: past the ring, and past the 16 KiB from which on bytes land.
 UNIT = 6_000
+#: Ways in which what comes of it is known (model.py): not into memory that may be too small, and not by turns.
+JUDGED_WAYS = (0, 1, 2, 3, 6, 7, 8)
 #: How far ahead of its bytes a payload buffer may grow (zcws/buffer.py).
 AHEAD = 128 * 1024
 
@@ -249,6 +253,49 @@ def pongs(outcome: Outcome) -> list[Event]:
     return [(frame.opcode, frame.payload) for frame in wire.parse(outcome.sent) if frame.opcode == wire.PONG]
 
 
+def disagreement(verdict: Verdict, outcome: Outcome) -> str:
+    """What is other than it has to be; "" where nothing is."""
+    kind, code, _, clean = outcome.ending or (ConnectionClosed, 0, "", False)
+    is_fault = issubclass(kind, ProtocolError)
+    if verdict.is_unsure:
+        if code not in (1007, 1009) if is_fault else verdict.is_fault:
+            return f"it ended with {code}"
+    elif (is_fault, code) != (verdict.is_fault, verdict.code):
+        return f"it ended with {code}, and not with {verdict.code}"
+    if outcome.messages != verdict.messages:
+        return "other messages"
+    sent = [(frame.opcode, frame.payload) for frame in wire.parse(outcome.sent)]
+    answers = [(wire.PONG, payload) for opcode, payload in verdict.controls if opcode == wire.PING]
+    if verdict.is_unsure:
+        # Pings behind what is wrong have been answered, where they came with it.
+        return "" if sent[: len(answers)] == answers else "other answers"
+    if verdict.is_fault:
+        opcode, why = sent.pop() if sent else (0, b"")
+        if opcode != wire.CLOSE or int.from_bytes(why[:2], "big") != code:
+            return "no Close that says why"
+    elif verdict.code != 1006:
+        # RFC 6455 5.5.1: the Close, echoed.
+        answers.append(verdict.controls[-1])
+    if clean is (verdict.is_fault or verdict.code == 1006):
+        return "clean or not"
+    return "" if sent == answers else "other answers"
+
+
+def rules_of(agreement: Agreement, *, is_client: bool, max_size: int, max_fragments: int) -> Rules:
+    """The same for the model."""
+    deflate = agreement.deflate
+    forgets = deflate is not None and (
+        deflate.server_no_context_takeover if is_client else deflate.client_no_context_takeover
+    )
+    masked = not is_client and not agreement.no_masking
+    return Rules(masked, deflate is not None, forgets, max_size, max_fragments)
+
+
+def may_look_too_far(agreement: Agreement) -> bool:
+    """Whether a peer may refer further back than was agreed to, which is found out or not: see inflate.py."""
+    return agreement.deflate is not None and agreement.deflate.server_max_window_bits < 15
+
+
 def check(data: bytes) -> None:
     material = Material(data)
     is_client = bool(material.byte() & 1)
@@ -269,6 +316,10 @@ def check(data: bytes) -> None:
     way %= len(reading.ways(chance))
     whole = run(reading, way, [stream], chance)
     slow = run(Reading(make, max_size), way, cuts(stream, chance), chance)
+    if way in JUDGED_WAYS and not may_look_too_far(agreement):
+        rules = rules_of(agreement, is_client=is_client, max_size=max_size, max_fragments=max_fragments)
+        said = disagreement(Model(rules, stream).run(), whole)
+        assert not said, said
     if way == len(reading.ways(chance)) - 1:
         assert (whole.ending is None) == (slow.ending is None)
     else:
