@@ -275,15 +275,18 @@ def test_a_response_in_pieces(place: Place) -> None:
     place.run(main())
 
 
-def test_a_204_has_no_length(place: Place) -> None:
+@pytest.mark.parametrize("pieces", [[b""], [b"not for you"], [b"nor ", b"this"]])
+def test_a_204_has_neither_length_nor_body(place: Place, pieces: list[bytes]) -> None:
     async def script(app: App) -> None:
         await app.send({"type": "websocket.http.response.start", "status": 204})
-        await app.send({"type": "websocket.http.response.body"})
+        for i, piece in enumerate(pieces, 1):
+            body = {"body": piece, "more_body": i < len(pieces)}
+            await app.send({"type": "websocket.http.response.body", **body})
 
     async def main() -> None:
         async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
             head = await soon(peer.reader.read())
-        assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
+        assert head.startswith(b"HTTP/1.1 204 No Content\r\n") and head.endswith(b"\r\n\r\n")
         assert b"content-length" not in head.lower()
 
     place.run(main())

@@ -101,6 +101,7 @@ class Opening(asyncio.Protocol):
         self._data = bytearray()
         self._key = ""
         self._denial: Response | None = None  # its head, until the first of its body comes
+        self._has_body = True  # it may have one
         self._drained: asyncio.Future[None] | None = None  # exists while a refused client does not read
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -279,6 +280,7 @@ class Opening(asyncio.Protocol):
         kept = Headers([line for line in headers if line[0] not in OF_A_CONNECTION])
         kept["connection"] = "close"
         self._denial = Response(status, reason_phrase(status), kept)
+        self._has_body = status not in BODILESS
         self._enter(Phase.DENYING)
         assert self.transport is not None
         take_up_backlog(self.transport, self)
@@ -286,9 +288,11 @@ class Opening(asyncio.Protocol):
     async def deny_body(self, body: bytes, *, last: bool) -> None:
         """Sends the next piece, and waits while the client does not read."""
         response, self._denial = self._denial, None
+        if not self._has_body:
+            body = b""  # RFC 9112 6.3: whoever receives it looks for none, whatever the head says
         if response is not None:
             # Without a length, the end of the connection is the end of the body. RFC 9112 6.3, 8.
-            if last and "content-length" not in response.headers and response.status_code not in BODILESS:
+            if last and "content-length" not in response.headers and self._has_body:
                 response.headers["content-length"] = str(len(body))
             response.headers.update(self._defaults(response.headers))
             body = response.serialize() + body
