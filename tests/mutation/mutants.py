@@ -62,7 +62,9 @@ class Mutant:
     @property
     def name(self) -> str:
         """What it is, without its line, which moves."""
-        return f"{self.path.stem} {self.function or '(module)'}: {self.what}"
+        folder = self.path.parent.name
+        stem = self.path.stem if folder in ("zcws", "tests") else f"{folder}/{self.path.stem}"
+        return f"{stem} {self.function or '(module)'}: {self.what}"
 
     def tree(self) -> ast.Module:
         """The whole module with this change in it."""

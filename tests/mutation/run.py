@@ -1,15 +1,18 @@
-"""Mutation testing: how many small mistakes in the reader would the fast tests find?
+"""Mutation testing: how many small mistakes in the code would the tests find?
 
     python tests/mutation/run.py                           everything: nine minutes of CPU
     python tests/mutation/run.py --minutes 10 --seed 1     as many as there is time for; the seed orders
     python tests/mutation/run.py zcws.writer               one module; any of the core, with its own tests besides
+    python tests/mutation/run.py zcws.aio.engine           one module of a driver, with its own tests only;
+                                                           --more aio/test_stream.py has others look at what these leave
     python tests/mutation/run.py --journal FILE            what has a verdict in FILE is not tried again; the others get
                                                            one there, so a run may be stopped and gone on with
 
-One process imports and collects the tests once and runs each test once, to learn which lines it reaches and how long
-it takes. Then, for each mutant, it forks; the child puts the mutant's code into the live function and runs the tests
-that reach its line, the fastest first, until one fails. So a mutant that dies costs milliseconds. A child that takes
-too long, or too much memory, has hung or run away, which is noticed too: it counts as killed.
+One process imports and collects the tests once. Its first child runs each test once, to learn which lines it reaches
+and how long it takes: so the parent never has a thread or an event loop, and may fork. Then, for each mutant, it forks;
+the child puts the mutant's code into the live function and runs the tests that reach its line, the fastest first, until
+one fails. So a mutant that dies costs milliseconds. A child that takes too long, or too much memory, has hung or run
+away, which is noticed too: it counts as killed.
 
 Survivors are printed. Those that were looked at stand in survivors.txt with the reason; one that does not makes the run
 fail, and so does a line there that names what the source has no more. A survivor takes as long as hundreds that die,
@@ -19,13 +22,19 @@ because it goes through all of its tests: so those that are in survivors.txt are
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib
+import inspect
+import itertools
+import mmap
 import os
+import pickle
 import random
 import resource
 import signal
+import struct
 import sys
 import time
 import types
@@ -73,7 +82,7 @@ TESTS = (
         "wire",
         "connection",
     ),
-    *("payload_origin", "behaviour_frames", "behaviour_deflate"),
+    *("payload_origin", "behaviour_frames", "behaviour_deflate", "behaviour_no_masking"),
 )
 
 #: Not these, which take longer than all others together: any messages, and what inflates to a thousand times its size.
@@ -85,6 +94,9 @@ SLOWEST = 2.0
 #: A test hangs when it takes so many times the CPU that it took without a mutant, and so many seconds more.
 TIMES, PATIENCE = 10, 2.0
 
+#: Or so many seconds by the clock: those of a driver wait, and other work may have the machine.
+CLOCK = 40.0
+
 #: Bytes of memory for one mutant beyond the 300 MiB that the tests take: a loop that collects for ever ends there.
 MEMORY = 4 << 30
 
@@ -93,18 +105,28 @@ def path_of(module: str) -> Path:
     return ROOT / "tests" / "wire.py" if module == "wire" else ROOT / (module.replace(".", "/") + ".py")
 
 
+#: How a child ends that could not put its mutant where the function is.
+NOT_APPLIED = 3
+
+#: For each file and line, the tests that reach it.
+Lines = dict[str, dict[int, set[str]]]
+
+
 class Runner:
     """The part of pytest that runs what has been collected; here it does so once for every mutant."""
 
     def __init__(
-        self, mutants: list[tuple[str, Mutant]], jobs: int, minutes: float, out: TextIO, journal: TextIO
+        self, mutants: list[tuple[str, Mutant]], options: argparse.Namespace, out: TextIO, journal: TextIO
     ) -> None:
         self.mutants = mutants
-        self.minutes = minutes
+        self.minutes: float = options.minutes
+        self.seconds: float = options.seconds
+        self.jobs: int = options.jobs
         self.out = out
         self.journal = journal
-        self.jobs = jobs
         self.verdicts: dict[Mutant, str] = {}
+        # For each child when its present test began, which it writes and we read.
+        self.begun: dict[int, mmap.mmap] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
@@ -118,34 +140,53 @@ class Runner:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         began = time.monotonic()
-        lines, seconds = self._learn(session)
-        self._say(f"{len(session.items)} tests once: {time.monotonic() - began:.0f} s")
         gc.freeze()  # what is here already is not looked at by any child, so its pages stay shared
-        self._check_again(session, [item for item in session.items if seconds[item.nodeid] < SLOWEST])
+        lines, seconds = self._learn_in_child(session)
+        self._say(f"{len(session.items)} tests once: {time.monotonic() - began:.0f} s")
         children: dict[int, Mutant] = {}
         for module, mutant in self.mutants:
             if time.monotonic() - began > 60 * self.minutes:
                 break
-            reached = lines[path_of(module).name]
+            reached = lines.get(str(path_of(module)), {})
             # A condition over several lines has no code in its first.
             tests = reached.get(mutant.line) or reached.get(mutant.line + 1, set())
             if not mutant.function:
                 tests = set().union(*reached.values())
-            items = [
-                item for item in session.items if item.nodeid in tests and seconds[item.nodeid] < SLOWEST
-            ]
+            items = self._in_time(
+                [item for item in session.items if item.nodeid in tests and seconds[item.nodeid] < SLOWEST],
+                path_of(module),
+                seconds,
+            )
             if not items:
                 self._judge(mutant, "reached by no test")
                 continue
             while len(children) >= self.jobs:
                 self._reap(children)
-            items.sort(key=lambda item: seconds[item.nodeid])
             children[self._start(session, module, mutant, items, seconds)] = mutant
         while children:
             self._reap(children)
         return True
 
-    def _learn(self, session: pytest.Session) -> tuple[dict[str, dict[int, set[str]]], dict[str, float]]:
+    def _learn_in_child(self, session: pytest.Session) -> tuple[Lines, dict[str, float]]:
+        """What `_learn` finds out."""
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                found = self._learn(session)
+                with open(sender, "wb") as file:
+                    pickle.dump(found, file)
+            finally:
+                os._exit(0)
+        os.close(sender)
+        with open(receiver, "rb") as file:
+            told = file.read()
+        os.waitpid(child, 0)
+        assert told, "the tests have to pass without a mutant"
+        found = pickle.loads(told)
+        return found
+
+    def _learn(self, session: pytest.Session) -> tuple[Lines, dict[str, float]]:
         """Which tests reach a line of a file, and how long each test takes."""
         tracer = coverage.Coverage(
             data_file=None,
@@ -154,7 +195,12 @@ class Runner:
         )
         seconds = {}
         tracer.start()
+        mine = sys.gettrace()
         for item, following in pairs(session.items):
+            if sys.gettrace() is not mine:  # a test that traces has ended it, whatever it has put back
+                tracer.stop()
+                tracer.start()
+                mine = sys.gettrace()
             tracer.switch_context(item.nodeid)
             began = time.process_time()
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -164,22 +210,20 @@ class Runner:
         found = {}
         for file in tracer.get_data().measured_files():
             contexts = tracer.get_data().contexts_by_lineno(file)
-            found[Path(file).name] = {
-                line: {test for test in tests if test} for line, tests in contexts.items()
-            }
+            found[file] = {line: {test for test in tests if test} for line, tests in contexts.items()}
         return found, seconds
 
-    def _check_again(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """A test that passes only once in a process would kill every mutant, and show nothing."""
-        child = os.fork()
-        if not child:
-            for item, following in pairs(items):
-                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-                if session.testsfailed:
-                    self._say(f"this test fails when it is run again: {item.nodeid}")
-                    os._exit(1)
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0, "the tests have to pass a second time without a mutant"
+    def _in_time(self, items: list[pytest.Item], path: Path, seconds: dict[str, float]) -> list[pytest.Item]:
+        """The fastest first, and as many as there is time for: then the module's own before all others."""
+        items = sorted(items, key=lambda item: seconds[item.nodeid])
+        if path.parent.name in ("zcws", "tests"):
+            return items
+        # Of a driver's test that runs in several places, one: where it is fastest of those that reach the line.
+        items = list({item.nodeid.partition("[")[0]: item for item in reversed(items)}.values())[::-1]
+        own = mirror_of(path)
+        items.sort(key=lambda item: item.path != own)
+        spent = itertools.accumulate(seconds[item.nodeid] for item in items)
+        return [item for item, sum_ in zip(items, spent, strict=True) if sum_ < self.seconds]
 
     def _start(
         self,
@@ -189,14 +233,22 @@ class Runner:
         items: list[pytest.Item],
         seconds: dict[str, float],
     ) -> int:
+        begun = mmap.mmap(-1, 8)
+        begun[:] = struct.pack("d", time.monotonic())
         child = os.fork()
         if child:
+            self.begun[child] = begun
             return child
         try:
+            os.setpgid(0, 0)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            apply(module, mutant)
+            try:
+                apply(module, mutant)
+            except Exception:
+                os._exit(NOT_APPLIED)
             for item, following in pairs(items):
                 # What hangs is ended by the kernel, in the middle of a loop in C too: nobody handles SIGPROF.
+                begun[:] = struct.pack("d", time.monotonic())
                 signal.setitimer(signal.ITIMER_PROF, PATIENCE + TIMES * seconds[item.nodeid])
                 session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if session.testsfailed:
@@ -206,10 +258,20 @@ class Runner:
             os._exit(2)  # something that is no failure of a test came through: noticed as well
 
     def _reap(self, children: dict[int, Mutant]) -> None:
-        """Waits for one child."""
-        pid, status = os.wait()
+        """Waits for one child; those that have hung are ended, with what they have started."""
+        pid = 0
+        while not pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            for hung in [child for child in children if _age(self.begun[child]) > CLOCK]:
+                with contextlib.suppress(
+                    ProcessLookupError
+                ):  # one that has not come to `setpgid` is not meant
+                    os.killpg(hung, signal.SIGKILL)
+            time.sleep(0 if pid else 0.005)
+        self.begun.pop(pid)
         mutant, code = children.pop(pid), os.waitstatus_to_exitcode(status)
-        self._judge(mutant, "survived" if code == 0 else "killed" if code > 0 else "stopped")
+        verdicts = {0: "survived", NOT_APPLIED: "not applied"}
+        self._judge(mutant, verdicts.get(code, "killed" if code > 0 else "stopped"))
 
     def _judge(self, mutant: Mutant, verdict: str) -> None:
         self.verdicts[mutant] = verdict
@@ -221,6 +283,11 @@ class Runner:
 
     def _say(self, text: str) -> None:
         print(text, file=self.out, flush=True)
+
+
+def _age(begun: mmap.mmap) -> float:
+    """Seconds since a child's present test began."""
+    return time.monotonic() - struct.unpack("d", begun[:])[0]  # type: ignore[no-any-return]
 
 
 def key_of(mutant: Mutant) -> str:
@@ -276,6 +343,9 @@ def graft(owner: Any, name: str, code: types.CodeType) -> None:
     """Gives a function another body: in place, so that whoever has imported it has the new one."""
     held = owner.__dict__[name]
     function: Any = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+    function = inspect.unwrap(
+        function
+    )  # what `contextmanager` and the like have made of it calls it by itself
     if code.co_freevars == function.__code__.co_freevars:
         function.__code__ = code
         return
@@ -300,7 +370,7 @@ def gone() -> list[str]:
     for name in explained():
         by_stem.setdefault(name.partition(" ")[0], set()).add(name)
     for stem, names in by_stem.items():
-        path = path_of(stem if stem == "wire" else f"zcws.{stem}")
+        path = path_of(stem if stem == "wire" else f"zcws.{stem.replace('/', '.')}")
         names -= {mutant.name for mutant in mutants_of(path)} if path.exists() else set()
     return sorted(set().union(*by_stem.values()))
 
@@ -348,12 +418,29 @@ def report(every: list[tuple[str, Mutant]], verdicts: dict[Mutant, str], out: Te
     return len(new) + len(lost)
 
 
+def mirror_of(path: Path) -> Path:
+    """A module's own tests."""
+    return ROOT / "tests" / path.relative_to(ROOT / "zcws").parent / f"test_{path.name}"
+
+
+def tests_of(modules: list[str], more: list[str]) -> list[Path]:
+    """A driver's module has its own tests; those of the core have all that are fast as well."""
+    own = [mirror_of(path_of(module)) for module in modules if module != "wire"]
+    if len(own) < len(modules) or any(path.parent.name == "tests" for path in own):
+        own = [*(ROOT / "tests" / f"test_{name}.py" for name in TESTS), *own]
+    return list(dict.fromkeys([*own, *(ROOT / "tests" / name for name in more)]))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="mutation testing of the reader")
+    parser = argparse.ArgumentParser(description="mutation testing")
     parser.add_argument(
         "modules", nargs="*", default=MODULES, metavar="module", help=f"these by default: {' '.join(MODULES)}"
     )
+    parser.add_argument("--more", nargs="*", default=[], help="files of tests besides, seen from tests/")
     parser.add_argument("--minutes", type=float, default=600, help="for how long new mutants are tried")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of CPU that the tests of one mutant of a driver may take"
+    )
     parser.add_argument("--seed", type=int, default=6455, help="in which order")
     parser.add_argument(
         "--only", type=Path, help="a file with names of mutants or how they begin, one a line; in its order"
@@ -372,12 +459,10 @@ def main() -> int:
     os.chdir(ROOT)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
-    runner = Runner(mutants, options.jobs, options.minutes, out, journal)
-    own = [module.rpartition(".")[2] for module in options.modules]
-    paths = [ROOT / "tests" / f"test_{name}.py" for name in dict.fromkeys((*TESTS, *own))]
-    tests = [str(path) for path in paths if path.exists()]
+    runner = Runner(mutants, options, out, journal)
+    tests = [str(path) for path in tests_of(options.modules, options.more) if path.exists()]
     ended = pytest.main(
-        ["-q", "--no-summary", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner]
+        ["-q", "--no-summary", "--timeout=0", "-p", "no:cacheprovider", "-k", LEAVE, *tests], plugins=[runner]
     )
     if ended != pytest.ExitCode.OK:
         print(f"the run broke off: {ended!r}", file=out)
