@@ -251,6 +251,29 @@ class TestSend:
             connection.check_writable()
         assert caught.value.clean
 
+    def test_both_have_closed_and_the_peers_word_counts(self, role: str) -> None:
+        connection = make(role)
+        connection.split()
+        connection.send_close(1000)
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4000, b"theirs")))
+        connection.read_frame()
+        assert connection.state is State.CLOSE_SENT
+        error = connection.error()
+        assert (error.code, error.reason, error.clean) == (4000, "theirs", True)
+
+    def test_a_received_close_that_half_of_a_connection_sends_on_closes_it(self, role: str) -> None:
+        connection = make(role)
+        connection.split()
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1000)))
+        connection.write_frame(connection.read_frame())
+        assert connection.state is State.CLOSE_SENT
+        with pytest.raises(ConnectionClosed):
+            connection.send("too late")
+
+    def test_what_is_no_frame(self, role: str) -> None:
+        with pytest.raises(TypeError, match="Frame"):
+            make(role).write_frame("text")  # type: ignore[arg-type]
+
     def test_segments(self) -> None:
         connection = make("server")
         payload = bytes(50_000)
@@ -329,6 +352,15 @@ class TestClosing:
         connection.close(1001)
         assert connection.state is State.CLOSED
         assert sent(connection) == [(wire.CLOSE, wire.close_payload(1001))]
+
+    def test_closing_what_is_lost_keeps_what_has_arrived(self, role: str) -> None:
+        connection = make(role)
+        connection.receive_bytes(from_peer(role, wire.TEXT, b"unread"))
+        connection.lose()
+        assert connection.is_over
+        assert connection.send_close() is False
+        connection.close()
+        assert connection.read_message() == "unread"
 
     def test_closing_twice_sends_one_close(self, role: str) -> None:
         connection = make(role)
@@ -410,6 +442,12 @@ class TestClosing:
         connection = make(role)
         assert (connection.close_code, connection.close_reason) == (None, None)
         assert not connection.wants_close
+        assert not connection.awaits_writer  # whoever reads sends the replies as well
+
+    def test_what_it_was_made_with(self, role: str) -> None:
+        agreement = deflated()
+        connection = make(role, agreement=agreement)
+        assert (connection.is_client, connection.agreement) == (role == "client", agreement)
 
 
 class TestReplies:

@@ -45,13 +45,16 @@ def test_what_went_past_has_been_taken() -> None:
     assert (output.size, output.written, output.taken) == (3, 10, 7)
 
 
-def test_one_segment_is_taken_as_it_is() -> None:
-    segment = bytes(20_000)
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_one_segment_is_taken_as_it_is(kind: Callable[[bytes], Any]) -> None:
+    segment = kind(bytes(20_000))
     output = waiting(segment)
     assert output.take_whole() is segment
     output._put(b"next")
     assert output.take_whole() == b"next"
     assert (output.size, output.has_large) == (0, False)
+    output._put(segment)
+    assert [part is segment for part in output.take()] == [True]
 
 
 class TestNoMemoryForTheJoin:
@@ -81,6 +84,24 @@ class TestNoMemoryForTheJoin:
         monkeypatch.undo()
         assert take(output) == b"a" + LARGE
         assert (output.size, output.take()) == (0, [])
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_what_a_finalizer_sends_waits_behind_what_there_was_no_memory_for(
+    is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, later = waiting(b"a", b"b"), LARGE if is_large else b"c"
+
+    def join(parts: Iterable[bytes]) -> bytes:
+        output._put(later)
+        raise MemoryError
+
+    monkeypatch.setattr("zcws.output._join", join)
+    with pytest.raises(MemoryError):
+        output.take_bytes()
+    assert (output.size, output.has_large) == (2 + len(later), is_large)
+    monkeypatch.undo()
+    assert output.take_bytes() == b"ab" + later
 
 
 @pytest.mark.parametrize("take", [Output.take, Output.take_bytes])

@@ -21,7 +21,7 @@ from zcws.frame import NEED_MORE, Frame
 from zcws.keys import MaskingKeys
 from zcws.output import SEGMENT
 from zcws.pool import Pool
-from zcws.scratch import SCRATCH_CAPACITY, masked_size
+from zcws.scratch import SCRATCH_CAPACITY, Scratch, masked_size
 from zcws.writer import Writer
 
 #: Around every boundary: of the length's coding (RFC 6455 5.2), of what is copied, of the scratch memory.
@@ -421,6 +421,13 @@ class TestControl:
         with pytest.raises(ValueError, match="needs a close code"):
             writer.write_close(None, "why")
 
+    def test_rfc6455_5_1_each_of_many_pongs_is_a_frame_of_its_own(self, writer: Writer, role: str) -> None:
+        writer.write_reply(Reply(OpCode.PONG, b"3", [b"1", b"2"]))
+        masked = role == "client"
+        assert sent(writer) == [
+            wire.Seen(wire.PONG, payload, masked=masked) for payload in (b"1", b"2", b"3")
+        ]
+
     def test_replies(self, writer: Writer) -> None:
         assert writer.write_reply(Reply(OpCode.PONG, b"p")) is False
         assert writer.write_reply(Reply(OpCode.CLOSE, b"\x03\xe8")) is True
@@ -450,6 +457,11 @@ class TestCompression:
         writer.write_message(OpCode.BINARY, payload, compress=compress)
         frame = sent_one(writer)
         assert (frame.payload, frame.rsv) == (expected, rsv)
+
+    @pytest.mark.parametrize(("payload", "rsv"), [(b"abc", 0), (b"abcd", 4)])
+    def test_which_frames(self, writer: Writer, payload: bytes, rsv: int) -> None:
+        writer.write_frame(Frame.binary(payload))
+        assert sent_one(writer).rsv == rsv
 
     def test_rfc7692_6_rsv1_on_the_first_frame_only(self, writer: Writer) -> None:
         for payload, last in ((b"ab", False), (b"cd", False), (b"ef", True)):
@@ -699,8 +711,8 @@ def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked(payload: b
     scratch = pool.scratch().copies
     pool.scratch().copies = Copies()
     ours.write_message(OpCode.BINARY, payload)
-    assert ours.take_bytes()[6:] == b"our own"
-    assert other.take_bytes()[6:] == b"other"
+    for writer, sent_by_it in ((ours, b"our own"), (other, b"other")):
+        assert sent(writer) == [wire.Seen(wire.BINARY, sent_by_it, masked=True)]
 
 
 class _Interrupted(list[Any]):
@@ -807,6 +819,30 @@ def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
         assert got == [expected, expected[:1] + finalizers]
     else:
         assert got == [expected[:1] + finalizers + expected[1:], expected[:1]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 100_000])
+def test_several_messages_are_masked_in_memory_that_is_large_enough(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C is not told how large it is."""
+    writer, asked = make_writer("client"), list[int]()
+    reserve = writer.scratch.reserve
+
+    def counted(wanted: int) -> Any:
+        asked.append(wanted)
+        return reserve(wanted)
+
+    monkeypatch.setattr(Scratch, "reserve", lambda _, wanted: counted(wanted))
+    payloads = [b"", bytes(size), b"abc", bytes(size)]
+    writer.write_messages(OpCode.BINARY, payloads)
+    assert asked[0] >= writer.written
+    assert [frame.payload for frame in sent(writer)] == payloads
+
+
+def test_where_nothing_is_compressed_no_bytes_are_counted(writer: Writer) -> None:
+    writer.write_message(OpCode.TEXT, b"abc")
+    assert writer.deflated == (0, 0)
 
 
 def test_what_waits_is_not_the_callers_memory_any_more() -> None:

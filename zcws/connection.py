@@ -185,7 +185,7 @@ class Connection:
         Args:
             failure: the code and the reason, where they are ours.
         """
-        if failure is not None and self.state is State.OPEN:
+        if self.state is State.OPEN:
             self._failure = failure
         self._move(Event.END)
 

@@ -65,7 +65,7 @@ class Output:
         if not self.out:
             return []
         out, has_large = self._begin_out()
-        if has_large or len(out) > 1:
+        if len(out) > 1:
             try:
                 return _joined(out) if has_large else [_join(out)]
             except MemoryError:

@@ -330,7 +330,6 @@ class Writer(Output):
         if not self.opcode:
             self._compressing = self._compress is not None if compress is None else compress
             if self._compressing:
-                self._codec()
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
         begun, before = self.opcode, (len(self.out), self.written)
@@ -373,7 +372,6 @@ class Writer(Output):
         if opcode >= OpCode.CLOSE:
             self.write_control(opcode, payload)
             return
-        self._check_open()
         self._check_order(opcode)
         if frame.fin and opcode is not OpCode.CONTINUATION:
             if opcode is OpCode.TEXT and not isinstance(frame, ReceivedFrame):
