@@ -1,4 +1,6 @@
-"""numpy, where there is one: it builds no wheels for PyPy. `np` is None there, and what needs it is skipped."""
+"""Where memory lies. And numpy, where there is one: it has no wheels for PyPy. `np` is None there, and what needs it is
+skipped.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import platform
 from typing import Any
 
 import pytest
+
+from zcws.kernel import ffi
 
 np: Any = None
 if platform.python_implementation() == "CPython":
@@ -18,3 +22,7 @@ needs_numpy = pytest.mark.skipif(np is None, reason="numpy has no wheels for PyP
 def array_over(view: memoryview) -> Any:
     """An array of bytes that shares a view's memory; without numpy, another view of it."""
     return view.cast("B") if np is None else np.frombuffer(view, np.uint8)
+
+
+def address(memory: object) -> int:
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))

@@ -55,6 +55,11 @@ def certificates() -> Any:
     return Certificates()
 
 
+@pytest.fixture(params=["server", "client"])
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def every_view() -> Iterator[None]:
     """Short payloads are views of the ring, too: what is tested of views can be tested with few bytes."""

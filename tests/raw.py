@@ -95,6 +95,11 @@ def head_of(sock: socket.socket) -> bytes:
     return data
 
 
+def read_to_end(sock: socket.socket) -> bytes:
+    """All that the other side says."""
+    return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
 @contextlib.contextmanager
 def client(
     port: int, *lines: str, behind: bytes = b"", context: ssl.SSLContext | None = None

@@ -11,15 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from arrays import array_over, needs_numpy, np
+from arrays import address, array_over, needs_numpy, np
 
 from zcws.buffer import _AHEAD, PayloadBuffer, _new_bytes, check_buffer
 from zcws.errors import StaleFrame
 from zcws.kernel import ffi
-
-
-def address(memory: object) -> int:
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
 
 
 def receive(buffer: PayloadBuffer, *pieces: bytes) -> bool:

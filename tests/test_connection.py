@@ -31,11 +31,6 @@ messages = st.lists(
 )
 
 
-@pytest.fixture(params=["client", "server"])
-def role(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def make(role: str, **settings: Any) -> Connection:
     if role == "client":
         return Connection(is_client=True, entropy=entropy(), **settings)

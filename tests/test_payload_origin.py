@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from arrays import needs_numpy, np
+from arrays import address, needs_numpy, np
 
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
@@ -22,7 +22,6 @@ from zcws.connection import Connection
 from zcws.errors import LimitExceeded
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame, PayloadOrigin
-from zcws.kernel import ffi
 from zcws.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -31,10 +30,6 @@ CAPACITY = 64 * 1024
 ADAPTIVE, CONSISTENT = PayloadOrigin.ADAPTIVE, PayloadOrigin.CONSISTENT
 USER_SIZE = 10 * CAPACITY
 DOES_NOT_FIT = "message over the receiver's payload buffer"
-
-
-def address(memory: object) -> int:
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
 
 
 class Peer:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from arrays import array_over
+from arrays import address, array_over
 
 from zcws.kernel import ffi, lib
 from zcws.ring import Ring
@@ -26,10 +26,6 @@ either = pytest.mark.parametrize("ring", [pytest.param(True, marks=mirrored), Fa
 @pytest.fixture
 def ring(request: pytest.FixtureRequest) -> Ring:
     return Ring(PAGE, mirrored=getattr(request, "param", HAS_MIRROR))
-
-
-def address(view: memoryview) -> int:
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
 
 
 def fill(ring: Ring, data: bytes) -> None:

@@ -54,11 +54,6 @@ def make_writer(role: str, *, compress: Backwards | None = None) -> Writer:
     return Writer(Pool(), next_key=keys.next if role == "client" else None, compress=compress)
 
 
-@pytest.fixture(params=["server", "client"])
-def role(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def writer(role: str) -> Writer:
     return make_writer(role)

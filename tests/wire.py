@@ -124,3 +124,8 @@ def keys(seed: int = 1) -> itertools.cycle[bytes]:
     return itertools.cycle(
         [KEY, bytes(4), struct.pack("!I", 0x9E3779B9 * seed & 0xFFFFFFFF), b"\xff\x00\xff\x00"]
     )
+
+
+def codes(frames: list[Seen]) -> list[int]:
+    """The codes of the Close frames."""
+    return [int.from_bytes(frame.payload[:2], "big") for frame in frames if frame.opcode == CLOSE]

@@ -15,11 +15,6 @@ import zcws
 ALSO_OVER_HTTP2 = True  # conftest.py
 
 
-def codes(frames: list[wire.Seen]) -> list[int]:
-    """The codes of the Close frames."""
-    return [int.from_bytes(frame.payload[:2], "big") for frame in frames if frame.opcode == wire.CLOSE]
-
-
 class TestPing:
     """Ping received: Pong with the same bytes, automatically."""
 
@@ -63,7 +58,7 @@ class TestPing:
                     await peer.send(wire.PING, b"%d" % number)
                     assert await peer.read() == wire.Seen(wire.PONG, b"%d" % number)
                 go_on.set()
-                assert codes(await peer.rest()) == [1000]
+                assert wire.codes(await peer.rest()) == [1000]
 
         anyplace.run(main())
 
@@ -112,7 +107,7 @@ class TestCloseReceived:
 
             async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
                 await peer.send(wire.CLOSE, wire.close_payload(1011, b"oops"))
-                assert codes(await peer.rest()) == [1011]
+                assert wire.codes(await peer.rest()) == [1011]
             (error,) = caught
             assert isinstance(error, zcws.ConnectionClosedError)
             assert (error.code, error.reason, error.clean) == (1011, "oops", True)
@@ -143,7 +138,7 @@ class TestCloseReceived:
             ):
                 await peer.send(wire.TEXT, b"unread")
                 await peer.send(wire.CLOSE, wire.close_payload(1000))
-                assert codes(await peer.rest()) == [1000]
+                assert wire.codes(await peer.rest()) == [1000]
                 go_on.set()
 
         anyplace.run(main())
@@ -184,7 +179,7 @@ class TestKeepalive:
             options = {"ping_interval": 0.01, "ping_timeout": 0.02, "close_timeout": 0.05}
             async with anyplace.serve(handler, **options) as server, anyplace.raw_client(server) as peer:
                 assert (await peer.read()).opcode == wire.PING
-                assert codes(await peer.rest()) == [1011]
+                assert wire.codes(await peer.rest()) == [1011]
                 await until(lambda: not server.connections)
             (error,) = caught
             assert isinstance(error, zcws.ConnectionClosedError)
@@ -298,7 +293,7 @@ class TestCloseUnanswered:
                 anyplace.raw_client(server) as peer,
             ):
                 await peer.send(3, b"reserved opcode")
-                assert codes(await peer.rest()) == [1002]
+                assert wire.codes(await peer.rest()) == [1002]
                 await until(lambda: not server.connections)
 
         anyplace.run(main())
@@ -332,7 +327,7 @@ class TestReadCancelled:
                     ]
                     await peer.send_bytes(data[at : following[0]])
                     await asyncio.sleep(0.01)
-                assert codes(await peer.rest()) == [1000]
+                assert wire.codes(await peer.rest()) == [1000]
             assert got == ["first", bytes(70_000), "last"]
 
         anyplace.run(main())
@@ -369,7 +364,7 @@ class TestSplit:
                 await peer.send(wire.PING, b"one")
                 assert await peer.read() == wire.Seen(wire.PONG, b"one")
                 await peer.send(3, b"reserved opcode")
-                assert codes(await peer.rest()) == [1002]
+                assert wire.codes(await peer.rest()) == [1002]
                 await until(lambda: not server.connections)
             assert ended == [True]
             assert isinstance(errors[0], zcws.ProtocolError)
@@ -388,7 +383,7 @@ class TestSplit:
                 anyplace.raw_client(server) as peer,
             ):
                 await peer.send(wire.CLOSE, wire.close_payload(1000))
-                assert codes(await peer.rest()) == [1000]
+                assert wire.codes(await peer.rest()) == [1000]
                 await until(lambda: not server.connections)
 
         anyplace.run(main())
@@ -506,7 +501,7 @@ class TestShutdown:
                 async with anyplace.raw_client(server) as peer:
                     await until(lambda: server.connections)
                     server.close()
-                    assert codes(await peer.rest()) == [1001]
+                    assert wire.codes(await peer.rest()) == [1001]
                     await soon(server.wait_closed())
 
         anyplace.run(main())
@@ -528,7 +523,7 @@ class TestShutdown:
                 await peer.send(wire.TEXT, b"still here")
                 assert (await peer.read()).payload == b"still here"
                 await peer.send(wire.CLOSE)
-                assert codes(await peer.rest()) == [0]
+                assert wire.codes(await peer.rest()) == [0]
                 await peer.close()
                 await soon(server.wait_closed())
 
@@ -601,7 +596,7 @@ class TestAbnormalEnds:
                 for data in (b"\xff" * 10, b"\x81\x05hello", b"\x88\x81\0\0\0\0\x03"):
                     async with anyplace.raw_client(server) as bad:
                         await bad.send_bytes(data)
-                        assert codes(await bad.rest()) == [1002]
+                        assert wire.codes(await bad.rest()) == [1002]
                     await good.send("still")
                     assert await soon(good.recv()) == "still"
 

@@ -27,10 +27,6 @@ def back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
         ws.write_frame_nowait(frame)
 
 
-def codes(frames: list[wire.Seen]) -> list[int]:
-    return [int.from_bytes(frame.payload[:2], "big") for frame in frames if frame.opcode == wire.CLOSE]
-
-
 class Reports:
     """What the event loop was told of."""
 
@@ -61,7 +57,7 @@ class TestFailures:
                 texts = (b"good", b"bad", b"never seen")
                 await peer.send_bytes(b"".join(peer.frame(wire.TEXT, text) for text in texts))
                 frames = await peer.rest()
-                assert codes(frames) == [1011] and len(frames) == 1 and b"bug" not in frames[0].payload
+                assert wire.codes(frames) == [1011] and len(frames) == 1 and b"bug" not in frames[0].payload
                 await peer.close()
                 await until(lambda: not server.connections)
             assert seen == ["good", "bad"]
@@ -87,7 +83,7 @@ class TestFailures:
 
             async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
                 await peer.send_bytes(peer.frame(wire.TEXT, b"x") * 30)
-                assert codes(await peer.rest()) == [1011]
+                assert wire.codes(await peer.rest()) == [1011]
                 assert isinstance(reports.only(), asyncio.CancelledError)
 
         anyplace.run(main())
@@ -95,7 +91,7 @@ class TestFailures:
     def test_a_client(self, anyplace: Place) -> None:
         async def script(peer: RawPeer) -> None:
             await peer.send(wire.TEXT, b"x")
-            assert codes([await peer.read()]) == [1011]
+            assert wire.codes([await peer.read()]) == [1011]
 
         async def main() -> None:
             reports = Reports()
@@ -123,7 +119,7 @@ class TestFailures:
             async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
                 async with anyplace.raw_client(server) as peer:
                     await peer.send(wire.TEXT, b"x")
-                    assert codes(await peer.rest()) == [1011]
+                    assert wire.codes(await peer.rest()) == [1011]
             assert isinstance(reports.only(), zcws.ConnectionClosedError)
 
         anyplace.run(main())
@@ -139,7 +135,7 @@ class TestFailures:
             async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
                 async with anyplace.raw_client(server) as peer:
                     await peer.send(wire.TEXT, b"x")
-                    assert codes(await peer.rest()) == [4000]
+                    assert wire.codes(await peer.rest()) == [4000]
             assert reports.contexts == []
 
         anyplace.run(main())
@@ -159,7 +155,7 @@ class TestFailures:
                     for _ in range(3):
                         async with anyplace.raw_client(server) as bad:
                             await bad.send(wire.TEXT, b"bad")
-                            assert codes(await bad.rest()) == [1011]
+                            assert wire.codes(await bad.rest()) == [1011]
                         await good.send(wire.TEXT, b"still")
                         assert (await good.read()).payload == b"still"
 
@@ -327,7 +323,7 @@ class TestSlowPeer:
                     await peer.send(wire.TEXT, b"late")
                     await until(lambda: ws.stats.bytes_received > before)
                     assert len((await peer.read()).payload) == 20_000_000
-                    assert codes([await peer.read()]) == [4001]
+                    assert wire.codes([await peer.read()]) == [4001]
                     await peer.send(wire.CLOSE, wire.close_payload(4001))
                     assert await asyncio.wait_for(peer.rest(), 10) == []
                     await peer.close()
@@ -598,7 +594,7 @@ class TestShares:
                     close = peer.frame(wire.CLOSE, wire.close_payload(1000))
                     await peer.send_bytes(self.burst(peer, 1000) + close)
                     frames = await peer.rest()
-                    assert [len(frames), codes(frames)] == [1001, [1000]]
+                    assert [len(frames), wire.codes(frames)] == [1001, [1000]]
                 await soon(waiting[0])
 
         anyplace.run(main())
@@ -676,7 +672,7 @@ class TestShares:
             async with anyplace.serve(None, on_frame=shown) as server, anyplace.raw_client(server) as peer:
                 await peer.send_bytes(self.burst(peer, 1000))
                 if not is_gone:
-                    assert codes(await peer.rest()) == [1011]
+                    assert wire.codes(await peer.rest()) == [1011]
                     await peer.close()
                 await until(lambda: told)
             assert (told, shown.messages) == ([1011], 64)

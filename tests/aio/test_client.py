@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import logging
 import os
 import socket
@@ -379,10 +381,8 @@ def test_trust_by_path(anyloop: Place, tmp_path: Path) -> None:
     anyloop.run(main())
 
 
-def at_once() -> Iterator[float]:
-    """Delays for tests."""
-    while True:
-        yield 0.001
+#: Delays for tests.
+at_once = functools.partial(itertools.repeat, 0.001)
 
 
 class TestReconnecting:

@@ -14,6 +14,7 @@ import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from net import Place, echo, placed, request, run, soon, until
+from raw import read_to_end
 
 import zcws
 from zcws.aio import engine as engine_module
@@ -725,10 +726,3 @@ def test_what_a_finalizer_sends_stands_behind_what_has_been_sent_in_part(
         peer.close()
 
     run(main)
-
-
-def read_to_end(peer: socket.socket) -> bytes:
-    parts = []
-    while part := peer.recv(1 << 16):
-        parts.append(part)
-    return b"".join(parts)

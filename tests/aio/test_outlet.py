@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, echo, port_of, soon, swallow, until
+from net import LONG, Place, RawPeer, echo, port_of, request, soon, swallow, until
+from raw import head_of
 
 import zcws
 from zcws.aio.below import has_all
@@ -235,13 +236,8 @@ class TestCorking:
         answer = self.FRAMES * (self.SIZE + 4)
         try:
             with socket.create_connection(("127.0.0.1", int(server.stdout.readline())), timeout=LONG) as sock:
-                sock.sendall(
-                    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-                )
-                head = b""
-                while not head.endswith(b"\r\n\r\n"):
-                    head += sock.recv(4096)
+                sock.sendall(request())
+                head = head_of(sock)
                 sock.sendall(self.pipelined())
                 got = b""
                 while len(got) < answer:

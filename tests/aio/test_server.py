@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import wire
 from net import LONG, Certificates, Place, echo, hang_up, port_of, request, soon, swallow, until
+from raw import head_of, read_to_end
 
 import zcws
 import zcws.sync
@@ -415,14 +416,9 @@ def test_control_c(place: Place) -> None:
         assert process.stdout is not None and process.stderr is not None
         with socket.create_connection(("127.0.0.1", int(process.stdout.readline())), timeout=LONG) as sock:
             sock.sendall(request())
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                head += sock.recv(4096)
+            head_of(sock)
             process.send_signal(signal.SIGINT)
-            rest = b""
-            while data := sock.recv(4096):
-                rest += data
-            assert wire.parse(rest) == [wire.Seen(wire.CLOSE, wire.close_payload(1001))]
+            assert wire.parse(read_to_end(sock)) == [wire.Seen(wire.CLOSE, wire.close_payload(1001))]
             assert process.wait(LONG) == 42
             assert process.stderr.read() == b""
 

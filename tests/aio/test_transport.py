@@ -14,6 +14,7 @@ from collections.abc import Callable
 import pytest
 from net import echo, port_of, run, soon, until
 from peaks import peak_of
+from raw import read_to_end
 
 import zcws
 from zcws.aio.transport import EngineTransport, adopt, place
@@ -103,7 +104,7 @@ def test_many_that_wait_cost_nothing_until_it_is_their_turn() -> None:
         assert peak_of(transport.write_ready) < len(transport.backlog) > len(frames) // 2
         loop = asyncio.get_running_loop()
         transport.write_eof()
-        assert got + await loop.run_in_executor(None, read_all, peer) == b"".join(frames)
+        assert got + await loop.run_in_executor(None, read_to_end, peer) == b"".join(frames)
         peer.close()
         transport.abort()
         await asyncio.sleep(0)
@@ -125,7 +126,7 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told
         assert transport.get_write_buffer_size() > 1000
         transport.write_eof()
         loop = asyncio.get_running_loop()
-        got = await loop.run_in_executor(None, read_all, peer)
+        got = await loop.run_in_executor(None, read_to_end, peer)
         assert got == sent
         assert recorder.events == ["pause", "resume"]
         transport.abort()
@@ -133,13 +134,6 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told
         peer.close()
 
     run(main)
-
-
-def read_all(peer: socket.socket) -> bytes:
-    parts = []
-    while part := peer.recv(1 << 16):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def test_close_sends_what_is_kept_and_abort_does_not() -> None:
@@ -150,7 +144,7 @@ def test_close_sends_what_is_kept_and_abort_does_not() -> None:
             getattr(transport, end)()
             assert transport.is_closing()
             transport.write(b"too late")
-            got = await asyncio.get_running_loop().run_in_executor(None, read_all, peer)
+            got = await asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)
             assert (len(got) == 5_000_000) is (end == "close")
             await recorder.until(lambda recorder=recorder: "lost" in recorder.events)
             assert recorder.events.count("lost") == 1

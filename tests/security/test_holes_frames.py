@@ -26,8 +26,6 @@ from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError
 from zcws.frame import NEED_MORE
 from zcws.pool import Pool
 
-ROLES = ["client", "server"]
-
 #: What a connection may hold beside a message: a ring, a table, an inflater and Python's own objects.
 SPARE = 2 * 1024 * 1024
 
@@ -70,13 +68,6 @@ class End:
         assert (close.opcode, close.payload[:2]) == (wire.CLOSE, struct.pack("!H", code))
         assert self.connection.state is State.FAILED
         return caught.value
-
-
-@pytest.fixture(params=ROLES)
-def role(request: pytest.FixtureRequest) -> str:
-    """Who is attacked."""
-    name: str = request.param
-    return name
 
 
 # ---- decompression bombs ----

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import socket
 import ssl
@@ -393,10 +395,8 @@ def test_trust_by_path(tmp_path: Path) -> None:
 # ---- reconnecting ----
 
 
-def at_once() -> Iterator[float]:
-    """Delays for tests."""
-    while True:
-        yield 0.001
+#: Delays for tests.
+at_once = functools.partial(itertools.repeat, 0.001)
 
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"

@@ -355,9 +355,7 @@ def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureF
 def test_what_is_no_websocket_request(serving: Serving, data: bytes, status: bytes) -> None:
     with serving(echo) as server, dialled(server) as sock:
         sock.sendall(data)
-        answer = b""
-        while piece := sock.recv(4096):
-            answer += piece
+        answer = raw.read_to_end(sock)
         assert answer.split(b" ", 2)[1] in (status, b"405"), answer
 
 
