@@ -488,12 +488,15 @@ class Writer(Output):
             self.out.append(head + payload)
         elif type(payload) is not bytes and self.send_large is None:
             # Copied it has to be: behind its head, so that it is one segment, one TLS record and one write less.
-            self.out.append(b"".join((head, payload)))
+            frame = b"".join((head, payload))
+            self.out.append(frame)
             self.has_large = True
         elif size > _OWN_MEMORY and self._sends_large(first, payload, size, None):
             return
         else:
-            self.out += (head, payload if type(payload) is bytes else bytes(payload))
+            # Made before `out` is looked for: a signal handler may have it sent meanwhile, and then there is another.
+            segments = (head, payload if type(payload) is bytes else bytes(payload))
+            self.out += segments
             self.has_large = True
         self.written += len(head) + size
 

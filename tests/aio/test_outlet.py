@@ -9,11 +9,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wire
+from looks import at_look, knows_looks
 from net import LONG, Place, RawPeer, echo, port_of, request, soon, swallow, until
 from raw import head_of
 
@@ -310,6 +312,30 @@ class TestCorking:
                 await peer.send(wire.CLOSE)
 
         place.run(main())
+
+    @knows_looks
+    @pytest.mark.parametrize("size", [10, 100_000])
+    def test_a_signal_handler_that_sends_more_than_waits(self, anyplace: Place, size: int) -> None:
+        """It sent what was about to be sent, which then went out again; or the second time in its place."""
+
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server, anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                own, others = bytes(size), bytes(70_000)
+                for number in count(1):
+                    with at_look(number, lambda: ws.send_nowait(others)) as fired:
+                        ws.send_nowait(memoryview(own))
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
+                    await ws.send("the end")
+                    assert {(await peer.read()).payload for _ in range(1 + len(fired))} == {own, *[others] * len(fired)}
+                    assert (await peer.read()).payload == b"the end"
+                    if not fired:
+                        break
+                await peer.send(wire.CLOSE)
+
+        anyplace.run(main())
 
 
 class Counting:

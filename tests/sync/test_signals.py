@@ -7,11 +7,9 @@ ever sees bytes that are not what was sent.
 from __future__ import annotations
 
 import contextlib
-import dis
 import errno
 import signal
 import socket
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ import pytest
 import raw
 import wire
 from joined import connected
+from looks import at_look, knows_looks
 from net import Certificates
 
 import zcws
@@ -261,39 +260,6 @@ class Interrupting:
         self.release = lock.release  # type: ignore[attr-defined]
 
 
-#: Behind these CPython looks for signals, whatever its version; it need not look behind all of them.
-LOOKS = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
-
-
-@contextlib.contextmanager
-def raising_at_look(number: int) -> Iterator[list[None]]:
-    """Raises Alarm where CPython looks for signals for that time inside of zcws. The list has something then."""
-    before: dict[Any, str] = {}
-    looks, fired = count(1), list[None]()
-
-    def trace(frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_globals["__name__"].startswith("zcws"):
-            return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        if event == "return":
-            before.pop(frame, None)
-        elif event == "opcode":
-            if before.get(frame) in LOOKS and next(looks) == number:
-                fired.append(None)
-                raise Alarm
-            before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        return trace
-
-    # CPython 3.12 asks when tracing begins whether anybody has said so.
-    sys._getframe().f_trace_opcodes = True
-    outer = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield fired
-    finally:
-        sys.settrace(outer)
-
-
 def takes_a_ping(ws: WebSocket, peer: raw.Peer) -> None:
     peer.send(wire.PING, b"?")
     peer.send(wire.TEXT, b"behind it")
@@ -327,10 +293,7 @@ def sends_fragments(ws: WebSocket, _: raw.Peer) -> None:
 ACTS = [takes_a_ping, pings, closes, sends_fragments]
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11) or sys.implementation.name != "cpython",
-    reason="knows bytecodes of CPython 3.11 on",
-)
+@knows_looks
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # it may also raise in a finalizer
@@ -339,7 +302,7 @@ def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, 
     """Behind the call that had got the lock of the writers it did: every later send waited for ever."""
     for number in count(1):
         with connected() as (ws, peer):
-            with contextlib.suppress(Alarm), raising_at_look(number) as fired:
+            with contextlib.suppress(Alarm), at_look(number, raising(Alarm)) as fired:
                 act(ws, peer)
             for use in (lambda: ws.send("after"), lambda: ws.recv(0)):
                 with raw.thread(quiet(use)):

@@ -484,7 +484,8 @@ def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer])
     for transport in written:
         writer = transport.writer
         out = writer.out
-        if transport.backlog or transport.closing or writer.has_large or len(out) != 1:
+        # By now a signal handler may have sent it.
+        if transport.backlog or transport.closing or writer.has_large or len(out) != 1 or out is not writer.out:
             data = _take(transport, len(written))
             if data is None:
                 continue
@@ -530,7 +531,7 @@ def _take(transport: Served, count: int) -> Buffer | None:
         # By a broadcast several may have been given the same bytes: then one copy serves all.
         is_for_many = len(out) == 1 and count > 1 and type(out[0]) is bytes
         if is_short or is_for_many:
-            return writer.take_whole()
+            return writer.take_whole() or None
     transport.write_rest()
     return None
 

@@ -205,7 +205,8 @@ class Outlet(asyncio.BufferedProtocol):
         out = writer.out
         if transport is None or not out:
             return
-        if len(out) == 1:  # `take_whole`, without the call: nearly all that is answered alone
+        # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
+        if len(out) == 1 and out is writer.out:
             writer.taken = writer.written
             writer.has_large = False
             transport.write(out.pop(0))  # type: ignore[arg-type]

@@ -81,7 +81,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         "_is_buffered",
         "_is_full",
         "_is_open",
+        "_is_sending",
         "_is_stuck",
+        "_is_writing",
         "_landing",
         "_loop",
         "_outgoing",
@@ -123,6 +125,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._closing = False
         self._error: OSError | None = None  # that ended it
         self._owed = 0  # bytes that OpenSSL has answered with since the transport below was empty
+        self._is_writing = False  # to OpenSSL, out of `_unsent`
+        self._is_sending = False  # what OpenSSL has made of it
         self._unsent: list[Buffer] = []  # what waits for the end of that
         self._timer = None if timeout is None else loop.call_later(timeout, self._took_too_long)
         self.opened: asyncio.Future[None] = loop.create_future()
@@ -311,6 +315,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _send_on(self) -> None:
         """What waits goes out, as far as OpenSSL takes it now."""
+        if self._is_writing:
+            return  # a signal handler: what it has interrupted goes on with this as well
+        self._is_writing = True
         try:
             while self._unsent:
                 self._ssl.write(self._unsent[0])
@@ -321,6 +328,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._get_stuck()
         except ssl.SSLError as error:
             self._fail(error)
+        finally:
+            self._is_writing = False
         self._send()
         if self._is_stuck and not self._unsent:
             self._is_stuck = False
@@ -334,8 +343,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._protocol.pause_writing()
 
     def _send(self) -> None:
-        if self._below is not None and (data := self._outgoing.read()):
-            self._below.write(data)
+        if self._is_sending:
+            return  # a signal handler: its records come behind those that what it has interrupted has in hand
+        self._is_sending = True
+        try:
+            while self._below is not None and self._outgoing.pending:
+                self._below.write(self._outgoing.read())
+        finally:
+            self._is_sending = False
 
     def pause_writing(self) -> None:
         """The transport below is full."""
