@@ -739,3 +739,14 @@ def test_a_connection_that_fails_for_a_reason_of_ours(role: str) -> None:
     connection.fail(1011, "ours")
     assert connection.failure == (1011, "ours")
     assert (connection.error().code, connection.error().reason, connection.closed_by) == (1011, "ours", "us")
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_an_origin_that_is_none(role: str) -> None:
+    """A misspelled one was read as CONSISTENT, without a word."""
+    connection = make(role)
+    connection.receive_bytes(from_peer(role, OpCode.TEXT, b"first"))
+    for wrong in ("adaptive", None):
+        with pytest.raises(TypeError, match=f"^the origin of read_frame is a PayloadOrigin, not {wrong!r}$"):
+            connection.read_frame(None, wrong)  # type: ignore[arg-type]
+    assert connection.read_frame().text == "first"  # type: ignore[union-attr]

@@ -29,7 +29,15 @@ from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, code_and_reason
+from zcws.frame import (
+    Frame,
+    NeedMore,
+    PayloadOrigin,
+    RingFrame,
+    check_frame,
+    check_origin,
+    code_and_reason,
+)
 from zcws.keys import MaskingKeys
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool
@@ -46,6 +54,7 @@ MAX_FRAGMENTS = 65_536
 
 
 # Asked again and again, and an attribute of an Enum is looked up in several steps each time.
+_ADAPTIVE = PayloadOrigin.ADAPTIVE
 _OPEN, _CLOSED, _RECEIVED, _CLOSE = State.OPEN, State.CLOSED, State.CLOSE_RECEIVED, OpCode.CLOSE
 _SEND_CLOSE, _RECEIVE_CLOSE, _FAIL = Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Event.FAIL
 
@@ -218,7 +227,10 @@ class Connection:
         Raises:
             ProtocolError: the peer broke a rule; the Close that says so has been written.
             ConnectionClosed: the connection is over.
+            TypeError: `origin` is no PayloadOrigin.
         """
+        if origin is not _ADAPTIVE:
+            check_origin(origin)
         return self.reader.read_frame(buffer, origin)
 
     def read_message(self) -> str | bytes | NeedMore:
