@@ -933,3 +933,25 @@ def test_what_was_sent_is_no_error_where_it_has_been_split_since() -> None:
         ws._send_leftover = later  # type: ignore[method-assign]
         ws.send(b"out")
         assert peer.read().payload == b"out"
+
+
+def test_only_one_half_reads_to_the_end() -> None:
+    """Without a GIL both could see that it was time, and received into one record: our Close was lost, or a read torn."""
+    with connected() as (ws, peer):
+        reader, writer, _ = ws.split()
+        peer.send(wire.CLOSE, wire.close_payload(1000))
+        peer.half_close()
+        with pytest.raises(zcws.ConnectionClosedOK):
+            reader.recv()
+        receive, inside = ws._channel.receive, list[None]()
+
+        def received(*given: Any) -> int:
+            assert not inside
+            inside.append(None)
+            reader._finish()  # as its thread does, which sees our Close only now
+            inside.pop()
+            return receive(*given)
+
+        ws._channel.receive = ws._channel.scan = received  # type: ignore[method-assign]
+        writer.close()
+        assert peer.read().opcode == wire.CLOSE

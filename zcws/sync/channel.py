@@ -113,6 +113,7 @@ class Channel:
         # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes.
         self._inside: list[None] = []
         self._open: list[None] = [None]  # whoever takes this closes
+        self._last: list[None] = [None]  # whoever takes this reads to the end before that
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Frames are corked already; waiting for more would only delay them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -259,6 +260,14 @@ class Channel:
                     watchdog.start()
                 if self.is_over:
                     watchdog.cancel()
+
+    def is_last(self) -> bool:
+        """Whether the asker is the one of two halves that reads to the end and closes: both may see that it is time."""
+        try:
+            self._last.pop()
+        except IndexError:
+            return False
+        return True
 
     def address(self, *, peer: bool) -> Any:
         """Our end's address, or the peer's; also when the socket is closed."""

@@ -120,14 +120,15 @@ class ReaderHalf(Reading):
         """The bridge has it."""
 
     def _finish(self) -> None:
-        if self._writer.sent_close is not None:
-            # RFC 6455 7.1.1: the server first. A Close that is still going out is followed by the writer's `_finish`:
-            # it looks for our end after its Close, as we look for its Close after our end.
-            deadline = self._closing_deadline()
-            if self._channel.has_sent_close and not self._is_client:
-                self._end_stream(deadline)
-            self._drain(deadline)
-            self._channel.abort()
+        # A Close that is still going out is followed by the writer's `_finish`: it looks for our end after its Close, as we
+        # look for its Close after our end.
+        if self._channel.has_sent_close:
+            if self._channel.is_last():
+                deadline = self._closing_deadline()
+                if not self._is_client:  # RFC 6455 7.1.1: the server first
+                    self._end_stream(deadline)
+                self._drain(deadline)
+                self._channel.abort()
         elif self._options.close_timeout is not None:
             self._channel.abort_later(self._options.close_timeout)
 
@@ -340,6 +341,8 @@ class WriterHalf:
 
     def _finish(self) -> None:
         """The reader has stopped and our Close is out: what is left is the socket. RFC 6455 7.1.1."""
+        if not self._channel.is_last():
+            return
         deadline = after(self._options.close_timeout)
         if not self._connection.is_client:
             if lingers(self._channel, self._connection.reader):
