@@ -488,3 +488,46 @@ def test_what_a_peer_took_long_ago_is_no_sign_of_life(anyplace: Place) -> None:
             assert not ws.heard()
 
     anyplace.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says what a peer has confirmed")
+def test_a_peer_that_takes_what_our_system_holds_is_alive(anyplace: Place) -> None:
+    """A message that fitted into the socket waits there, and our Ping behind it: 100 KB a second were too slow."""
+
+    async def main() -> None:
+        options = {"ping_interval": 0.2, "ping_timeout": 0.3, "close_timeout": 0.1}
+        async with anyplace.serve(swallow, **options) as server:
+            async with anyplace.raw_client(server, limit=16 * 1024) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                assert ws._transport is not None
+                sock = ws._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+                theirs = peer.writer.get_extra_info("socket")
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+                await ws.send(bytes(3_000_000))
+                for _ in range(60):
+                    await soon(peer.reader.readexactly(40_000))
+                    await asyncio.sleep(0.02)
+                assert ws.state is zcws.State.OPEN
+
+    anyplace.run(main())
+
+
+def test_a_program_that_stands_still_is_not_whose_system_takes_what_it_is_sent(place: Place) -> None:
+    async def push(ws: zcws.WebSocket) -> None:
+        with contextlib.suppress(zcws.ConnectionClosed):
+            while True:
+                await ws.send(bytes(5_000))
+                await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        options = {"ping_interval": 0.2, "ping_timeout": 0.1, "close_timeout": 0.1}
+        async with place.serve(push, **options) as server, place.raw_client(server, limit=1024) as peer:
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            if ws._own is not None:  # the loop's own do not say what waits
+                await until(lambda: ws.close_code == 1011)
+            await peer.close()
+
+    place.run(main())

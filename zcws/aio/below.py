@@ -27,8 +27,8 @@ __all__ = [
     "peer_of",
 ]
 
-#: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number.
-_CONFIRMED_AT = 120
+#: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number, and `tcpi_notsent_bytes`, one of 32.
+_CONFIRMED_AT, _HELD_AT = 120, 144
 
 #: Linux's SO_PEERNAME, for which Python has no name. Unlike getpeername it still answers when the peer has reset the
 #: connection, and when both sides have closed it.
@@ -78,15 +78,17 @@ def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket
         return True
 
 
-def bytes_confirmed(sock: socket.socket | None) -> int:
-    """How many the peer's system has confirmed so far, as far as ours says so: Linux does."""
+def bytes_confirmed(sock: socket.socket | None) -> tuple[int, int]:
+    """How many bytes the peer's system has confirmed so far, and how many ours holds back, as far as ours says so:
+    Linux does."""
     if sock is None or sys.platform != "linux":
-        return 0
+        return 0, 0
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _CONFIRMED_AT + 8)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _HELD_AT + 4)
     except OSError:
-        return 0  # no TCP, or no socket any more
-    return int.from_bytes(info[_CONFIRMED_AT:], sys.byteorder)
+        return 0, 0  # no TCP, or no socket any more
+    confirmed = int.from_bytes(info[_CONFIRMED_AT : _CONFIRMED_AT + 8], sys.byteorder)
+    return confirmed, int.from_bytes(info[_HELD_AT:], sys.byteorder)
 
 
 def left_in(tls: ssl.SSLObject) -> bytearray:
