@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 knows_looks = pytest.mark.skipif(
-    sys.version_info < (3, 11) or sys.implementation.name != "cpython", reason="knows bytecodes of CPython 3.11 on"
+    sys.version_info < (3, 11) or sys.implementation.name != "cpython",
+    reason="knows bytecodes of CPython 3.11 on",
 )
 
 #: Behind these it looks, whatever its version; it need not look behind all of them.
@@ -43,7 +44,11 @@ def at_look(number: int, act: Callable[[], object]) -> Iterator[list[None]]:
         elif event == "opcode":
             code, last = frame.f_code, before.get(frame, 0)
             is_look = dis.opname[code.co_code[last]] in LOOKS
-            if is_look and handler_at(code, last) == handler_at(code, frame.f_lasti) and next(looks) == number:
+            if (
+                is_look
+                and handler_at(code, last) == handler_at(code, frame.f_lasti)
+                and next(looks) == number
+            ):
                 fired.append(None)
                 act()
             before[frame] = frame.f_lasti

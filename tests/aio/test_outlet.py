@@ -329,7 +329,10 @@ class TestCorking:
                         await asyncio.sleep(0)
                         await asyncio.sleep(0)
                     await ws.send("the end")
-                    assert {(await peer.read()).payload for _ in range(1 + len(fired))} == {own, *[others] * len(fired)}
+                    assert {(await peer.read()).payload for _ in range(1 + len(fired))} == {
+                        own,
+                        *[others] * len(fired),
+                    }
                     assert (await peer.read()).payload == b"the end"
                     if not fired:
                         break

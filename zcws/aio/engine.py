@@ -484,8 +484,8 @@ def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer])
     for transport in written:
         writer = transport.writer
         out = writer.out
-        # By now a signal handler may have sent it.
-        if transport.backlog or transport.closing or writer.has_large or len(out) != 1 or out is not writer.out:
+        is_one = len(out) == 1 and out is writer.out  # or a signal handler has sent it by now
+        if transport.backlog or transport.closing or writer.has_large or not is_one:
             data = _take(transport, len(written))
             if data is None:
                 continue

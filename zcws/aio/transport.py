@@ -256,7 +256,8 @@ class EngineTransport(asyncio.Transport):
         out = writer.out
         if self.backlog or self.closing:
             self.writelines(writer.take())
-        elif len(out) == 1 and out is writer.out:  # `take_whole`, without the call; a signal handler may have sent it
+        # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
+        elif len(out) == 1 and out is writer.out:
             data = out.pop(0)
             writer.taken = writer.written
             writer.has_large = False

@@ -120,8 +120,8 @@ class ReaderHalf(Reading):
         """The bridge has it."""
 
     def _finish(self) -> None:
-        # A Close that is still going out is followed by the writer's `_finish`: it looks for our end after its Close, as we
-        # look for its Close after our end.
+        # A Close that is still going out is followed by the writer's `_finish`: it looks for our end after its Close,
+        # as we look for its Close after our end.
         if self._channel.has_sent_close:
             if self._channel.is_last():
                 deadline = self._closing_deadline()

@@ -157,7 +157,7 @@ class Reading:
             with contextlib.suppress(ConnectionClosed), self._turn():
                 self._reader.end_stream()
 
-    def _turn(self) -> contextlib.AbstractContextManager[None]:
+    def _turn(self) -> contextlib.AbstractContextManager[object]:
         """Inside of it nobody else touches the reader."""
         raise NotImplementedError
 
