@@ -936,7 +936,7 @@ def test_what_was_sent_is_no_error_where_it_has_been_split_since() -> None:
 
 
 def test_only_one_half_reads_to_the_end() -> None:
-    """Without a GIL both could see that it was time, and received into one record: our Close was lost, or a read torn."""
+    """Without a GIL both could see that it was time, and received into one record: a Close of ours was lost."""
     with connected() as (ws, peer):
         reader, writer, _ = ws.split()
         peer.send(wire.CLOSE, wire.close_payload(1000))
