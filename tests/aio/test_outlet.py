@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import wire
 from looks import at_look, knows_looks
-from net import LONG, Place, RawPeer, echo, port_of, request, soon, swallow, until
+from net import LONG, Certificates, Place, RawPeer, echo, port_of, request, soon, swallow, until
 from raw import head_of
+from tunnel import Http2Place
 
 import zcws
 from zcws.aio.below import has_all
@@ -217,6 +218,55 @@ def can_trace() -> bool:
         strace is not None
         and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0
     )
+
+
+@pytest.mark.parametrize("kind", ["asyncio-transport", "asyncio-tls", "asyncio-http2"])
+def test_no_memory_for_what_the_socket_does_not_take(
+    kind: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a frame was out, and what was sent next stood in the middle of it. And asyncio's transport of CPython 3.11
+    waited for room to write what it did not have, so the loop turned without an end."""
+    monkeypatch.setenv("ZCWS_ENGINE", "0")
+    place = Http2Place("asyncio", tls=False) if "http2" in kind else Place("asyncio", None)
+    place = Place("asyncio", certificates) if "tls" in kind else place
+    reported: list[Any] = []
+    told: list[BaseException] = []
+
+    def refuse(*args: Any) -> None:
+        raise MemoryError
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        if told:
+            await echo(ws)
+            return
+        transport: Any = ws._transport
+        while type(transport).__module__ != "asyncio.selector_events":
+            transport = transport._connection.transport if "http2" in kind else transport._below
+        if "http2" in kind:  # whose window is too small for a socket to be full
+            transport.write = refuse
+        else:
+            full = {"extend": refuse, "append": refuse}
+            transport._buffer = type("Full", (type(transport._buffer),), full)()
+        for _ in range(2):
+            try:
+                await ws.send(bytes(20_000_000))
+            except (MemoryError, zcws.ConnectionClosed) as error:
+                told.append(error)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: reported.append(context))
+        async with place.serve(handler) as server:
+            async with place.connect(server, max_size=None) as ws:
+                with pytest.raises(zcws.ConnectionClosedError):
+                    await soon(ws.recv())
+            async with place.connect(server) as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+
+    place.run(main())
+    assert [type(error) for error in told] == [MemoryError, zcws.ConnectionClosedError]
+    assert not reported
 
 
 class TestCorking:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "break_off",
     "bytes_confirmed",
     "end_writing",
     "has_all",
@@ -128,3 +129,12 @@ def end_writing(transport: asyncio.WriteTransport) -> None:
         transport.write_eof()
     except OSError:
         transport.close()  # asyncio shuts the socket down at once, and the peer has reset it already
+
+
+def break_off(loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport) -> None:
+    """Ends a connection whose `write` has raised: half of what it was given may be out, and nothing may follow that."""
+    transport.abort()
+    sock = transport.get_extra_info("socket")
+    if isinstance(loop, asyncio.SelectorEventLoop) and sock is not None and sock.fileno() >= 0:
+        # Before CPython 3.12 asyncio's own may wait for room now, and have nothing to write: it forgets to stop.
+        loop.remove_writer(sock.fileno())

@@ -22,6 +22,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
+from zcws.aio.below import break_off
 from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
@@ -267,7 +268,11 @@ class Http2Connection(asyncio.Protocol):
         """What h2 has made goes to the transport."""
         data, transport = self._h2.data_to_send(), self.transport
         if data and transport is not None and not transport.is_closing():
-            transport.write(data)
+            try:
+                transport.write(data)
+            except BaseException:  # no memory, most likely
+                break_off(self.loop, transport)
+                raise
             if self._is_full and transport.get_write_buffer_size() > _MOST_OWED:
                 transport.abort()
 

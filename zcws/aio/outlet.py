@@ -16,7 +16,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from zcws.aio.below import is_cut_off
+from zcws.aio.below import break_off, is_cut_off
 from zcws.aio.deadlines import stood_still
 from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
@@ -205,13 +205,21 @@ class Outlet(asyncio.BufferedProtocol):
         out = writer.out
         if transport is None or not out:
             return
-        # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
-        if len(out) == 1 and out is writer.out:
-            writer.taken = writer.written
-            writer.has_large = False
-            transport.write(out.pop(0))  # type: ignore[arg-type]
-            return
-        size, segments = writer.size, writer.take()
+        try:
+            # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
+            if len(out) == 1 and out is writer.out:
+                writer.taken = writer.written
+                writer.has_large = False
+                transport.write(out.pop(0))  # type: ignore[arg-type]
+            else:
+                self._flush_several(transport)
+        except BaseException:  # no memory, most likely
+            break_off(self._loop, transport)
+            self._stop_sending()
+            raise
+
+    def _flush_several(self, transport: asyncio.Transport) -> None:
+        size, segments = self.writer.size, self.writer.take()
         one_by_one = _WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO
         if one_by_one and size <= CORK:  # a copy of so little costs less than a system call for its head
             with contextlib.suppress(MemoryError):

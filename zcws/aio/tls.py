@@ -409,6 +409,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def abort(self) -> None:
         self._closing = True
+        self._unsent.clear()
         if self._below is not None:
             self._below.abort()
 
