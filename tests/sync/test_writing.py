@@ -15,7 +15,7 @@ from net import Certificates
 
 import zcws
 from zcws.output import SEGMENT
-from zcws.scratch import SCRATCH_CAPACITY
+from zcws.scratch import SCRATCH_CAPACITY, Scratch
 
 from .conftest import roles
 
@@ -170,6 +170,22 @@ def test_a_client_whose_server_does_not_read() -> None:
         with pytest.raises(zcws.ConnectionClosedError, match="does not read"):
             for _ in range(1000):
                 ws.send(bytes(SCRATCH_CAPACITY - 14))
+        assert ws.close_code == 1011
+
+
+def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a frame is out. No signal handler is to blame, as the reason said."""
+
+    def refuse(*args: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Scratch, "rest", refuse)
+    monkeypatch.setattr(Scratch, "frame", refuse)  # where polling keeps the time
+    with connected(client=True) as (ws, _):
+        with pytest.raises(MemoryError):
+            ws.send(bytes(20_000_000))
+        with pytest.raises(zcws.ConnectionClosedError, match="there was no memory in the middle of a write"):
+            ws.send("more")
         assert ws.close_code == 1011
 
 

@@ -438,7 +438,8 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
             connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
         raise connection.error() from exc
-    # A signal handler has raised, and nobody knows how much has gone: nothing may follow.
-    connection.lose((CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a write"))
+    # Nobody knows how much has gone: nothing may follow.
+    why = "there was no memory" if isinstance(exc, MemoryError) else "a signal handler has raised"
+    connection.lose((CloseCode.INTERNAL_ERROR, f"{why} in the middle of a write"))
     channel.abort()
     raise exc
