@@ -21,6 +21,11 @@ class TestSerialize:
         assert made.serialize() == b"HTTP/1.1 200 OK\r\nA: \xe4\r\n\r\nbody"
         assert Response(200).serialize() == b"HTTP/1.1 200 \r\n\r\n"
 
+    @pytest.mark.parametrize(("status", "method"), [(204, "GET"), (304, "GET"), (200, "HEAD")])
+    def test_a_response_that_has_no_body(self, status: int, method: str) -> None:
+        made = Response(status, "", Headers({"A": "b"}), b"body")
+        assert made.serialize(method) == b"HTTP/1.1 %d \r\nA: b\r\n\r\n" % status
+
     @pytest.mark.parametrize("path", ["/\r\nA: b", "/ b", "", "/\n", "/\0", "/\u20ac", "/ HTTP/1.1\r\nA:"])
     def test_a_path_that_would_break_out(self, path: str) -> None:
         with pytest.raises(ValueError, match="first line"):

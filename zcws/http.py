@@ -125,14 +125,15 @@ class Response:
         return f"<Response {self.version} {self.status_code} {self.reason_phrase}, {len(self.body)} bytes>"
 
     def serialize(self, method: str = "GET") -> bytes:
-        """Head and body as bytes, for a request with `method`: RFC 9110 9.3.2, a HEAD is answered without the body.
+        """Head and body as bytes, for a request with `method`. RFC 9112 6.3: the answer to a HEAD has no body, nor has a
+        204 or a 304, and whoever receives one looks for none.
 
         Raises:
             ValueError: the reason phrase would break out of the first line.
         """
         first = f"{self.version} {self.status_code} {self.reason_phrase}\r\n"
         head = head_bytes(first, status_line(first), self.headers)
-        return head if method == "HEAD" else head + self.body
+        return head if method == "HEAD" or self.status_code in BODILESS else head + self.body
 
 
 def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> bytes:
