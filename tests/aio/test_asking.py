@@ -104,6 +104,35 @@ def test_a_body_that_never_ends(place: Place) -> None:
     place.run(main())
 
 
+@pytest.mark.parametrize("status", [401, 302])
+def test_a_body_that_stops(place: Place, status: int) -> None:
+    """What came in `open_timeout` was a refusal, and was told as `TimeoutError`, after which a loop tries again. Only
+    for following a redirect there is no time left."""
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d No\r\nLocation: /\r\nContent-Length: 9\r\n\r\nno" % status)
+        begun.set()
+        await done.wait()
+
+    async def main() -> None:
+        async with place.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError if status == 401 else TimeoutError) as caught:
+                await place.connect(port, open_timeout=0.2, max_redirects=1)
+            if isinstance(caught.value, zcws.HandshakeError):
+                assert (caught.value.status, caught.value.body) == (401, b"no")
+            begun.clear()
+            connecting = asyncio.ensure_future(place.connect(port, open_timeout=None))
+            await begun.wait()
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            done.set()
+
+    place.run(main())
+
+
 def test_a_refusal_leaves_no_socket_behind(tls: Place) -> None:
     """It waited for a goodbye, which not every server says: half a minute, on 3.10 for ever."""
     gone = threading.Event()

@@ -156,6 +156,25 @@ def test_a_refusal_whose_length_is_not_what_it_says(length: str) -> None:
     run(main)
 
 
+def test_a_refusal_whose_body_stops() -> None:
+    async def script(peer: Peer) -> None:
+        number = (await peer.until(RequestReceived)).stream_id
+        assert number is not None
+        peer.h2.send_headers(number, [(":status", "403")])
+        peer.h2.send_data(number, b"not")
+        await peer.flush()
+        while await peer.hear():
+            pass
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match="status 403") as caught:
+                await connect(uri, open_timeout=0.3)
+            assert caught.value.body == b"not"
+
+    run(main)
+
+
 def test_a_length_in_the_answer_that_opens_a_websocket() -> None:
     """RFC 9110 9.3.6: "a client MUST ignore" it."""
 

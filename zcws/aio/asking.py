@@ -69,7 +69,7 @@ class ClientHandshake(asyncio.Protocol):
             else:
                 self._response = response
                 self._body = self._connector.body_reader(response)
-                self._patience = self._loop.call_later(BODY_TIMEOUT, self._reject, response)
+                self._patience = self._loop.call_later(BODY_TIMEOUT, self._reject)
                 self._feed_body(bytes(self._data))
         except HandshakeError as error:
             self.fail(error)
@@ -79,7 +79,7 @@ class ClientHandshake(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._response is not None:
-            self._reject(self._response)
+            self._reject()
         elif not self.done.done():
             error = self._connector.cut_short(self._data, exc)
             error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
@@ -96,15 +96,22 @@ class ClientHandshake(asyncio.Protocol):
             ws.feed(bytes(self._data))
 
     def _feed_body(self, data: bytes) -> None:
-        assert self._body is not None and self._response is not None
+        assert self._body is not None
         self._body.feed(data)
         if self._body.done:
-            self._reject(self._response)
+            self._reject()
 
-    def _reject(self, response: Response) -> None:
-        assert self._body is not None and self._patience is not None
+    def maybe_refusal(self) -> Response | None:
+        """The response that is no 101, once its head is here, with as much of its body as has come."""
+        if self._response is not None:
+            assert self._body is not None
+            self._response.body = self._body.body
+        return self._response
+
+    def _reject(self) -> None:
+        response = self.maybe_refusal()
+        assert response is not None and self._patience is not None
         self._patience.cancel()
-        response.body = self._body.body
         if not self.done.done():
             self.done.set_result(response)
         if self.transport is not None:

@@ -216,13 +216,13 @@ class connect:
         connector, self._first = self._first or self._make_connector(), None
         followed = 0
         while True:
-            answer = await self._shake(connector)
+            answer = await self._shake(connector, followed)
             if isinstance(answer, WebSocket):
                 return answer
             connector = self._route.follow(connector, answer, followed)
             followed += 1
 
-    async def _shake(self, connector: WebSocketConnector) -> WebSocket | Response:
+    async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
 
         def make() -> ClientHandshake | Http2Client:
@@ -232,12 +232,17 @@ class connect:
         transport, protocol = await reach(loop, make, self._route, connector.uri, self._others)
         try:
             return await protocol.done
-        except BaseException:
+        except BaseException as error:
             transport.abort()
             if protocol.done.done() and not protocol.done.cancelled() and not protocol.done.exception():
                 opened = protocol.done.result()  # cancelled in the very turn in which it opened
                 if isinstance(opened, WebSocket):
                     opened.abort()
+            response = protocol.maybe_refusal()
+            if response is not None and isinstance(error, asyncio.CancelledError):
+                # The time is over, and the body is not: the status is the answer, which this raises. If it leads
+                # elsewhere, there is no time to follow.
+                self._route.follow(connector, response, followed)
             raise
 
     def __await__(self) -> Generator[Any, None, WebSocket]:

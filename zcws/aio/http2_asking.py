@@ -49,6 +49,10 @@ class Http2Client(Http2Connection):
         self._cause: Exception | None = None  # of the stream's end
         self.done: asyncio.Future[WebSocket | Response] = handshake.done
 
+    def maybe_refusal(self) -> Response | None:
+        """As the handshake's."""
+        return self._handshake.maybe_refusal()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         tls = transport.get_extra_info("ssl_object")
         if tls is None or tls.selected_alpn_protocol() == "h2":
