@@ -45,6 +45,32 @@ class TestIncoming:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_an_empty_message_is_one_piece(self, place: Place, compressed: bool) -> None:
+        """There was none, and whoever passed the message on could not know whether it was Text or Binary."""
+        rsv, nothing = (4, wire.deflate(b"")) if compressed else (0, b"")
+
+        async def main() -> None:
+            got: list[list[str | bytes]] = []
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                for _ in range(4):
+                    async with ws.stream() as message:
+                        got.append([piece async for piece in message])
+
+            async with place.serve(handler, compression="deflate") as server:
+                async with place.raw_client(server, head=_offer()) as peer:
+                    await peer.send(wire.TEXT, nothing, rsv=rsv)
+                    await peer.send(wire.BINARY, nothing, rsv=rsv)
+                    await peer.send(wire.BINARY, b"", fin=False)
+                    await peer.send(wire.CONTINUATION, b"")
+                    await peer.send(wire.TEXT, b"a", fin=False)
+                    await peer.send(wire.CONTINUATION, b"")
+                    assert (await peer.read()).opcode == wire.CLOSE
+            assert got == [[""], [b""], [b""], ["a"]]
+
+        place.run(main())
+
     def test_compressed_text_that_is_not_utf8(self, place: Place) -> None:
         async def main() -> None:
             got = []

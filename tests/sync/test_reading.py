@@ -319,6 +319,14 @@ class TestStream:
                     assert first.startswith(next(message))  # type: ignore[arg-type]
                 assert ws.recv() == "next"
 
+    def test_an_empty_message_is_one_piece(self) -> None:
+        """Whoever passes it on has to know whether it is Text or Binary."""
+        with connected() as (ws, peer):
+            peer.send_bytes(peer.frame(wire.TEXT, b"") + peer.frame(wire.BINARY, b""))
+            for kind in ("", b""):
+                with ws.stream() as message:
+                    assert list(message) == [kind]
+
     def test_an_end_in_the_middle(self) -> None:
         with connected() as (ws, peer):
             peer.send_bytes(peer.frame(wire.TEXT, b"abc")[:-1])

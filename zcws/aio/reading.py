@@ -156,7 +156,7 @@ class Reading(Stream):
         return Batches(self)
 
     def stream(self) -> IncomingStream:
-        """The next message in pieces, as its bytes arrive: str for text, bytes for binary.
+        """The next message in pieces, as its bytes arrive: str for text, bytes for binary. An empty one is one piece.
 
             async with ws.stream() as message:
                 async for piece in message: ...
@@ -221,11 +221,12 @@ class Batches:
 class IncomingStream:
     """One message that is being read in pieces."""
 
-    __slots__ = ("_done", "_ws")
+    __slots__ = ("_done", "_is_empty", "_ws")
 
     def __init__(self, ws: Reading) -> None:
         self._ws = ws
         self._done = False
+        self._is_empty = True  # so far
 
     async def __aenter__(self) -> Self:
         self._ws._reader.begin_stream()
@@ -240,6 +241,8 @@ class IncomingStream:
     async def __anext__(self) -> str | bytes:
         while not self._done:
             piece, self._done = await self._ws._read(self._ws._reader.read_piece)
-            if piece:
+            # Of an empty message its kind: whoever passes it on would not know.
+            if piece or (self._done and self._is_empty):
+                self._is_empty = False
                 return piece
         raise StopAsyncIteration

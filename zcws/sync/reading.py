@@ -143,7 +143,8 @@ class Reading:
     def stream(self, timeout: float | None = None) -> Iterator[IncomingStream]:
         """The next message piece by piece, as its bytes arrive: `with ws.stream() as message: for piece in message`.
 
-        Pieces are str for text and bytes for binary. What is not read of the message is dropped.
+        Pieces are str for text and bytes for binary; an empty message is one piece. What is not read of the message is
+        dropped.
 
         Args:
             timeout: seconds for each piece. After a TimeoutError the next piece can be asked for again.
@@ -355,6 +356,7 @@ class IncomingStream:
         self._side = side
         self._timeout = timeout
         self._done = False
+        self._is_empty = True  # so far
 
     def __iter__(self) -> Self:
         return self
@@ -362,7 +364,9 @@ class IncomingStream:
     def __next__(self) -> str | bytes:
         while not self._done:
             piece, self._done = self._side._read(self._side._reader.read_piece, self._timeout)
-            if piece:
+            # Of an empty message its kind: whoever passes it on would not know.
+            if piece or (self._done and self._is_empty):
+                self._is_empty = False
                 return piece
         raise StopIteration
 
