@@ -48,6 +48,32 @@ def test_a_timeout_loses_nothing(timeout: float) -> None:
         assert ws.recv(timeout=raw.LONG) == "hello"
 
 
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "a Ping", "a message", "a fragment"])
+def test_what_is_there_is_had_without_any_time(before: str, split: bool) -> None:
+    """Only what had come alone was: what came with something else was there for the next call."""
+    with connected() as (ws, peer):
+        sent = {
+            "nothing": peer.frame(wire.TEXT, b"hello"),
+            "a Ping": peer.frame(wire.PING) + peer.frame(wire.TEXT, b"hello"),
+            "a message": peer.frame(wire.TEXT, b"hello") + peer.frame(wire.TEXT, b"hello"),
+            "a fragment": b"".join(wire.fragments(wire.TEXT, [b"hel", b"lo"], key=peer.key)),
+        }
+        reader = ws.split()[0] if split else ws
+        peer.send_bytes(sent[before])
+        assert [reader.recv(timeout=0) for _ in range(1 + (before == "a message"))][-1] == "hello"
+        with pytest.raises(TimeoutError):
+            reader.recv(timeout=0)
+        half = len(sent[before]) // 2
+        peer.send_bytes(sent[before][:half])
+        with contextlib.suppress(TimeoutError):
+            assert reader.recv(timeout=0) == "hello"
+        peer.send_bytes(sent[before][half:])
+        assert reader.recv(timeout=0) == "hello"
+        peer.send_bytes(sent[before])
+        assert reader.read_frame(timeout=0).opcode == (wire.PING if before == "a Ping" else wire.TEXT)
+
+
 @pytest.mark.parametrize("nothing", ["close_timeout", "ping_timeout"])
 def test_a_timeout_of_nothing_is_no_reason_to_spin(nothing: str) -> None:
     """It took all of a CPU to wait for a message."""
@@ -280,6 +306,13 @@ class TestStream:
                 assert next(message) == b"def"
                 with pytest.raises(StopIteration):
                     next(message)
+
+    def test_no_piece_is_empty(self) -> None:
+        with connected() as (ws, peer):
+            for fragment in wire.fragments(wire.TEXT, [b"", b"a", b"", b"b", b""], key=peer.key):
+                peer.send_bytes(fragment)
+            with ws.stream(timeout=raw.LONG) as message:
+                assert "" not in (pieces := list(message)) and "".join(pieces) == "ab"  # type: ignore[arg-type]
 
     def test_text_is_cut_between_characters_and_checked_as_it_comes(self) -> None:
         with connected() as (ws, peer):

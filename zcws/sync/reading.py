@@ -222,7 +222,7 @@ class Reading:
             return self._ask(attempt)
         timeout = self._longest_wait if deadline is None else _bounded(self._longest_wait, deadline)
         alone = self._scan(found, timeout)
-        return NEED_MORE if alone is None else alone
+        return self._ask(attempt) if alone is None else alone
 
     @property
     def _is_quiet(self) -> bool:
