@@ -32,6 +32,7 @@ import mmap
 import os
 import pickle
 import random
+import re
 import resource
 import signal
 import struct
@@ -104,6 +105,9 @@ MEMORY = 4 << 30
 def path_of(module: str) -> Path:
     return ROOT / "tests" / "wire.py" if module == "wire" else ROOT / (module.replace(".", "/") + ".py")
 
+
+#: What tests/aio/conftest.py calls the places where a driver's test runs.
+PLACE = re.compile(r"\b(asyncio|uvloop)(-(engine|transport|tls|http2))?\b")
 
 #: How a child ends that could not put its mutant where the function is.
 NOT_APPLIED = 3
@@ -219,7 +223,7 @@ class Runner:
         if path.parent.name in ("zcws", "tests"):
             return items
         # Of a driver's test that runs in several places, one: where it is fastest of those that reach the line.
-        items = list({item.nodeid.partition("[")[0]: item for item in reversed(items)}.values())[::-1]
+        items = list({PLACE.sub("", item.nodeid): item for item in reversed(items)}.values())[::-1]
         own = mirror_of(path)
         items.sort(key=lambda item: item.path != own)
         spent = itertools.accumulate(seconds[item.nodeid] for item in items)
