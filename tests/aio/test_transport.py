@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import errno
 import gc
@@ -9,15 +10,20 @@ import os
 import socket
 import struct
 import sys
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from net import echo, port_of, run, soon, until
+import wire
+from net import echo, placed, port_of, run, soon, until
 from peaks import peak_of
 from raw import read_to_end
 
 import zcws
+from zcws.aio import transport as transport_module
 from zcws.aio.transport import EngineTransport, adopt, place
+from zcws.pool import Pool
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
@@ -136,32 +142,365 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told
     run(main)
 
 
+def test_the_protocol_goes_on_below_the_low_mark_and_not_before() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        transport, recorder, peer = await adopted()
+        peer.setblocking(False)
+        transport.set_write_buffer_limits(high=2_000_000, low=1000)
+        for told in (["pause"], ["pause", "resume", "pause"]):
+            transport.write(bytes(5_000_000))
+            assert recorder.events == told
+            left = 5_000_000
+            while left:
+                left -= len(await loop.sock_recv(peer, 65536))
+                assert (recorder.events[-1] == "resume") is (transport.get_write_buffer_size() <= 1000)
+        transport.set_write_buffer_limits(high=10_000_000)
+        transport.write(bytes(5_000_000))
+        assert transport.get_write_buffer_size() > 1000
+        left = 5_000_000
+        while left:
+            left -= len(await loop.sock_recv(peer, 65536))
+        await until(lambda: not transport.get_write_buffer_size())
+        assert recorder.events == ["pause", "resume"] * 2
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_a_socket_that_takes_bytes_is_of_no_interest_when_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """epoll would say so in each turn of the loop."""
+    write_ready, calls = EngineTransport.write_ready, 0
+
+    def counted(transport: EngineTransport) -> None:
+        nonlocal calls
+        calls += 1
+        write_ready(transport)
+
+    monkeypatch.setattr(EngineTransport, "write_ready", counted)
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        left = 5_000_000
+        while left:
+            left -= await asyncio.get_running_loop().run_in_executor(None, lambda: len(peer.recv(1 << 20)))
+        before = calls
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert calls == before > 0
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_a_peer_that_ends_its_side_and_reads_on() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        peer.shutdown(socket.SHUT_WR)
+        await recorder.until(lambda: "eof" in recorder.events)
+        assert not transport.is_reading()
+        assert len(await asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)) == 5_000_000
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert recorder.events.count("eof") == 1
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_write(
+    end: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw that something waits, and left the rest to whoever sends that: who had looked before."""
+    send = EngineTransport._offer
+
+    def sends(transport: EngineTransport, segments: list[Any]) -> int | None:
+        monkeypatch.undo()
+        getattr(transport, end)()
+        return send(transport, segments)
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        size = 5_000_000 if waits else 10
+        monkeypatch.setattr(EngineTransport, "_offer", sends)
+        transport.writelines([b"head", bytes(size)])
+        assert len(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))) == 4 + size
+        if end == "close":
+            await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.is_closing() is (end == "close")
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_masked_frame(
+    end: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = transport_module._send_masked
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+
+        def sends(*order: Any) -> int:
+            getattr(transport, end)()
+            return send(*order)
+
+        monkeypatch.setattr(transport_module, "_send_masked", sends)
+        payload = bytes(5_000_000 if waits else 10)
+        transport.send_masked(Pool().scratch(), 0x82, payload, len(payload), 7)
+        (frame,) = wire.parse(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)))
+        assert (frame.payload, frame.masked) == (payload, True)
+        if end == "close":
+            await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.is_closing() is (end == "close")
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_a_masked_frame_behind_what_a_finalizer_has_sent() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        transport.send_masked(Pool().scratch(), 0x82, b"payload", 7, 7)
+        transport.write_eof()
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert got[:5_000_000] == bytes(5_000_000)
+        assert wire.parse(got[5_000_000:]) == [wire.Seen(wire.BINARY, b"payload", masked=True)]
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("served", ["by itself", "with others"])
+def test_a_peer_that_resets(served: str) -> None:
+    """Why is known: the end that stands behind it in the socket says nothing."""
+
+    async def main() -> None:
+        ours, peer = joined("127.0.0.1")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if served == "by itself":
+            recorder = Recorder()
+            place(asyncio.get_running_loop(), ours, recorder)
+            peer.close()
+            await recorder.until(lambda: bool(recorder.events))
+            assert recorder.events == ["lost: ConnectionResetError"]
+        else:
+            ws = placed(ours)
+            reading = asyncio.ensure_future(ws.recv())
+            await asyncio.sleep(0)
+            peer.close()
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await soon(reading)
+            assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("how", "cause"), [("resets", ConnectionResetError), ("closes", BrokenPipeError)])
+def test_a_peer_that_goes_while_nothing_is_read(how: str, cause: type[OSError]) -> None:
+    async def main() -> None:
+        ours, peer = joined("127.0.0.1") if how == "resets" else socket.socketpair()
+        ws = placed(ours)
+        ws._pause_reading()
+        if how == "resets":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        await until(lambda: ws.state is not zcws.State.OPEN)
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.send("x")
+        assert isinstance(caught.value.__cause__, cause)
+        ws.abort()
+        await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_an_end_that_cannot_be_said() -> None:
+    async def main() -> None:
+        sock = socket.socket()
+        sock.setblocking(False)
+        recorder = Recorder()
+        transport = place(asyncio.get_running_loop(), sock, recorder)
+        transport.pause_reading()
+        transport.write_eof()
+        await recorder.until(lambda: bool(recorder.events))
+        assert recorder.events == ["lost: OSError"]
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere memory is free when it is")
+def test_what_has_ended_holds_nothing_and_nothing_holds_it() -> None:
+    class Payload(bytearray):
+        pass
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        payload = Payload(5_000_000)
+        held = weakref.ref(payload)
+        transport.write(payload)
+        del payload
+        assert held() is not None
+        transport.abort()
+        assert held() is None
+        while "lost" not in recorder.events:
+            await asyncio.sleep(0)
+        assert repr(transport) == "<EngineTransport fd=-1 closing>"
+        ended = weakref.ref(recorder)
+        del transport, recorder
+        await asyncio.sleep(0)
+        gc.collect()
+        assert ended() is None
+        peer.close()
+
+    run(main)
+
+
+def test_the_end_in_the_middle_of_what_is_received_in_place() -> None:
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws = placed(ours)
+        reading = asyncio.ensure_future(ws.recv())
+        head = wire.head(wire.BINARY, 3_000_000, key=wire.KEY)
+        await asyncio.get_running_loop().run_in_executor(None, peer.sendall, head + bytes(2_000_000))
+        await until(lambda: ws._reader.landing_in is not None)
+        peer.shutdown(socket.SHUT_WR)
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await soon(reading)
+        assert (caught.value.code, caught.value.__cause__) == (1006, None)
+        ws.abort()
+        peer.close()
+        await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_a_peer_that_goes_while_much_waits_for_it() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.pause_reading()
+        transport.write(bytes(5_000_000))
+        peer.close()
+        await recorder.until(lambda: len(recorder.events) > 1)
+        assert recorder.events == ["pause", "lost: BrokenPipeError"]
+        assert transport.get_write_buffer_size() == 0
+
+    run(main)
+
+
+def test_where_something_has_not_been_sent_a_connection_stays_with_its_loop() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        transport.write(bytes(5_000_000))
+        assert adopt(loop, transport, Recorder()) is None
+        transport.close()
+        assert len(await loop.run_in_executor(None, read_to_end, theirs)) == 5_000_000
+        theirs.close()
+
+    run(main)
+
+
 def test_close_sends_what_is_kept_and_abort_does_not() -> None:
     async def main() -> None:
         for end in ("close", "abort"):
             transport, recorder, peer = await adopted()
             transport.write(bytes(5_000_000))
             getattr(transport, end)()
-            assert transport.is_closing()
+            assert transport.is_closing() and not transport.is_reading()
             transport.write(b"too late")
+            transport.writelines([b"too", b"late"])
             got = await asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)
             assert (len(got) == 5_000_000) is (end == "close")
             await recorder.until(lambda recorder=recorder: "lost" in recorder.events)
             assert recorder.events.count("lost") == 1
+            assert transport.get_write_buffer_size() == 0
             peer.close()
 
     run(main)
 
 
+def test_nothing_is_read_while_what_is_kept_goes_out() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        transport.close()
+        transport.resume_reading()
+        peer.sendall(b"too late")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (recorder.received, recorder.events) == (b"", ["pause"])
+        transport.abort()
+        transport.resume_reading()
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert (recorder.received, recorder.events) == (b"", ["pause", "lost"])
+        peer.close()
+
+    run(main)
+
+
+def test_it_ends_once() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        peer.close()
+        transport.close()
+        transport.abort()
+        transport.abort()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        transport.abort()
+        await asyncio.sleep(0)
+        assert recorder.events == ["lost"]
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere finalizers come when they come")
+def test_one_that_nobody_has_closed() -> None:
+    """As asyncio's own: a warning, and the socket is closed."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    async def main() -> None:
+        place(asyncio.get_running_loop(), ours, Recorder())
+
+    with pytest.warns(ResourceWarning, match="unclosed .*Recorder.* on <EngineTransport"):
+        run(main)
+        gc.collect()
+    assert ours.fileno() < 0
+    theirs.close()
+
+
 def test_pausing_and_resuming() -> None:
     async def main() -> None:
         transport, recorder, peer = await adopted()
+        assert transport.is_reading() is True
         transport.pause_reading()
         assert not transport.is_reading()
         peer.sendall(b"x")
         await asyncio.sleep(0.05)
         assert recorder.received == b""
         transport.resume_reading()
+        assert transport.is_reading()
         await recorder.until(lambda: recorder.received == b"x")
         transport.abort()
         await recorder.until(lambda: "lost" in recorder.events)
@@ -203,6 +542,10 @@ def test_half_closed() -> None:
         recorder.keeps_open = True
         peer.shutdown(socket.SHUT_WR)
         await recorder.until(lambda: "eof" in recorder.events)
+        assert not transport.is_reading()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert recorder.events == ["eof"]  # said once: epoll would say it with each turn
         transport.write(b"still here")
         transport.close()
         assert peer.recv(100) == b"still here"
@@ -260,6 +603,36 @@ def test_what_is_known() -> None:
         assert "EngineTransport" in repr(transport)
         transport.abort()
         await recorder.until(lambda: "lost" in recorder.events)
+        peer.close()
+
+    run(main)
+
+
+def test_its_socket_for_whoever_asks() -> None:
+    """Those that the server accepts are made into a `socket.socket` then."""
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        recorder = Recorder()
+        transport = place(asyncio.get_running_loop(), _socket.socket(fileno=ours.detach()), recorder)  # type: ignore[arg-type]
+        sock = transport.get_extra_info("socket")
+        assert isinstance(sock, socket.socket) and sock is transport.get_extra_info("socket")
+        assert not sock.getblocking()
+        peer.sendall(b"in")
+        await recorder.until(lambda: recorder.received == b"in")
+        transport.write(b"out")
+        assert peer.recv(10) == b"out"
+        transport.abort()
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.get_extra_info("socket") is sock and sock.fileno() < 0
+        peer.close()
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        other = place(asyncio.get_running_loop(), _socket.socket(fileno=ours.detach()), Recorder())  # type: ignore[arg-type]
+        other.abort()
+        await asyncio.sleep(0)
+        assert other.get_extra_info("socket").fileno() < 0  # nobody has asked while it was open
         peer.close()
 
     run(main)
