@@ -55,6 +55,27 @@ def test_no_transport_of_the_loop_is_made(anyloop: Place) -> None:
     anyloop.run(main())
 
 
+def test_the_handshake_of_one_whose_request_is_there_already(anyloop: Place) -> None:
+    """Nobody has looked at it as a request, nor at the answer, before the program does."""
+    seen: list[zcws.WebSocket] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        seen.append(ws)
+        await ws.wait_closed()
+
+    async def main() -> None:
+        async with anyloop.serve(handler) as server:
+            with socket.create_connection(("127.0.0.1", port_of(server))) as peer:
+                peer.sendall(request())
+                await until(lambda: seen)
+                (ws,) = seen
+                assert ws.request is ws.request and ws.request.headers["Upgrade"] == "websocket"
+                assert ws.response is ws.response and ws.response.status_code == 101
+                assert peer.recv(4096) == ws.response.serialize()
+
+    anyloop.run(main())
+
+
 def test_refusals_wait_for_their_reader(anyloop: Place) -> None:
     """A response that is not a 101 needs a transport: the peer may take its time to read it."""
 

@@ -648,6 +648,28 @@ def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
     run(main)
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_collector_is_as_it_was_when_all_has_been_sent(is_on: bool) -> None:
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws = placed(ours)
+        await asyncio.sleep(0)
+        with engine_of(asyncio.get_running_loop()).together():
+            ws.send_nowait(b"first")
+            ws._own.send_output()  # type: ignore[union-attr]
+        assert gc.isenabled() is is_on
+        assert peer.recv(100) == wire.frame(wire.BINARY, b"first")
+        ws.abort()
+        peer.close()
+
+    if not is_on:
+        gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()
+
+
 def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket had a part of it when what had been taken came in between, where the peer had read meanwhile."""
     take, late = Writer.take_whole, b"late" * 500_000

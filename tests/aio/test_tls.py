@@ -344,6 +344,36 @@ def test_a_protocol_that_has_no_room_is_not_told_of_an_end(tls: Place) -> None:
     tls.run(main())
 
 
+def test_nothing_is_written_behind_our_close_notify(tls: Place) -> None:
+    class Says(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.set_result(transport)  # type: ignore[arg-type]
+
+    made: asyncio.Future[asyncio.Transport]
+
+    async def main() -> None:
+        nonlocal made
+        loop = asyncio.get_running_loop()
+        made = loop.create_future()
+        certificates = tls.certificates
+        assert certificates is not None
+        make = lambda: Tls(loop, Says(), certificates.server, server_side=True)  # noqa: E731
+        async with await loop.create_server(make, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=certificates.client)
+            transport = await soon(made)
+            transport.write(b"last")
+            transport.write_eof()
+            transport.write(b"too late")
+            transport.writelines([b"too", b"late"])
+            assert not transport.is_closing()
+            assert await soon(reader.read()) == b"last"
+            writer.close()
+            await until(transport.is_closing)
+
+    tls.run(main())
+
+
 def test_what_has_gone_wrong_first_is_told(certificates: Certificates) -> None:
     """asyncio's proactor tells of the end behind it, though the transport is aborted: 'the connection ended in the TLS
     handshake' was said of a server that speaks no TLS."""

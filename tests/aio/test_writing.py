@@ -510,6 +510,30 @@ def test_without_a_wait(place: Place) -> None:
     assert [frame.opcode for frame in frames] == [1, 2, 1, 2, 8]
 
 
+def test_flush_waits_for_a_peer_that_is_slow(anyplace: Place) -> None:
+    async def main() -> None:
+        may_read = asyncio.Event()
+
+        async def script(peer: RawPeer) -> None:
+            await may_read.wait()
+            while (await peer.read()).opcode != wire.CLOSE:
+                pass
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+
+        async with anyplace.raw_server(script) as port, anyplace.connect(port) as ws:
+            while ws.is_writable:
+                ws.send_nowait(bytes(100_000))
+            flushing = asyncio.ensure_future(ws.flush())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not flushing.done()
+            may_read.set()
+            await soon(flushing)
+            assert ws.is_writable
+
+    anyplace.run(main())
+
+
 def test_a_close_frame_closes(anyplace: Place) -> None:
     async def act(ws: zcws.WebSocket) -> None:
         await ws.write_frame(zcws.Frame.close(4001, "why not"))
