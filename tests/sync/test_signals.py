@@ -228,6 +228,24 @@ class TestBetweenSocketAndReader:
                 for _ in range(100):
                     writer.send(bytes(100_000))
 
+    @transports
+    def test_behind_a_beginning_that_is_kept(
+        self, tls: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with connected(certificates=certificates if tls else None) as (ws, peer):
+            data = peer.frame(wire.TEXT, b"x" * 1000)
+            peer.send_bytes(data[:-500])
+            with pytest.raises(TimeoutError):
+                ws.recv(0.01)
+            peer.send_bytes(data[-500:] + peer.frame(wire.TEXT, b"no frame without them"))
+            owner, name = (type(ws._channel), "_receive_now") if tls else (module, "_receive_into")
+            monkeypatch.setattr(owner, name, interrupts(getattr(owner, name), Alarm))
+            with pytest.raises(Alarm):
+                ws.recv()
+            monkeypatch.undo()
+            with pytest.raises(zcws.ConnectionClosedError, match="signal handler"):
+                ws.recv()
+
     def test_in_the_reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What has been half handed on is not handed on."""
         with connected() as (ws, peer):

@@ -485,6 +485,14 @@ class TestCork:
             assert len(calls) == 1
             assert [peer.read().payload for _ in range(50)] == [b"%d" % i for i in range(50)]
 
+    def test_what_is_sent_behind_it_goes_out_at_once(self) -> None:
+        with connected() as (ws, peer):
+            with ws.cork(), ws.cork():
+                ws.send("inside")
+            for message in ("behind", "it"):
+                ws.send(message)
+            assert [peer.read().payload for _ in range(3)] == [b"inside", b"behind", b"it"]
+
     def test_what_gathers_is_bounded(self) -> None:
         with connected() as (ws, peer):
             with raw.thread(lambda: peer.exactly(100 * 10_004)), ws.cork():
