@@ -298,6 +298,25 @@ class TestEnds:
                 reader.recv()
             assert caught.value.code == 1006
 
+    def test_who_listens_hears_of_a_close_from_elsewhere(self) -> None:
+        with connected(close_timeout=None) as (ws, peer):
+            reader, _, bridge = ws.split()
+            heard: list[object] = []
+            may_close = threading.Event()
+
+            def listen() -> None:
+                assert bridge.listen(raw.LONG) is not None
+                may_close.set()
+                heard.append(bridge.listen(raw.LONG))
+
+            with raw.thread(listen):
+                peer.send(wire.PING)
+                reader.read_frame()
+                assert may_close.wait(raw.LONG)
+                ws.begin_close()
+                assert peer.read().opcode == wire.CLOSE
+            assert heard == [None]
+
     def test_the_writer_closes_and_nobody_reads(self) -> None:
         """The reader's thread is gone, by a mistake of the program perhaps."""
         with connected(close_timeout=0.05) as (ws, _):
