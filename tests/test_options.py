@@ -19,8 +19,11 @@ from zcws.options import (
     CLIENT_HINTS,
     LONGEST,
     SERVER_HINTS,
+    check_place,
+    check_server_context,
     checked_count,
     checked_kind,
+    checked_limits,
     checked_names,
     checked_seconds,
     checked_size,
@@ -335,3 +338,30 @@ def test_the_headers_of_the_other_side(entrance: str) -> None:
 def test_options_that_only_asyncio_has(entrance: str, name: str) -> None:
     with pytest.raises(TypeError, match=f"has no option '{name}': "):
         ENTRANCES[entrance](**{name: None})
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+def test_one_place(is_server: bool) -> None:
+    nothing = dict.fromkeys(("sock", "path", "host", "port"))
+    for given in ({"sock": 1}, {"path": "a"}, {"host": "a", "port": 65535}, {"port": 1}, {"port": "http"}):
+        check_place(is_server=is_server, **{**nothing, **given})
+    for given, ways in (
+        ({"sock": 1, "path": "a"}, "sock and path"),
+        ({"sock": 1, "port": 1}, "sock and host and port"),
+        ({"path": "a", "host": "a"}, "path and host and port"),
+    ):
+        doing = "listen at" if is_server else "connect to"
+        with pytest.raises(ValueError, match=f"^{ways} are different places to {doing}: give one$"):
+            check_place(is_server=is_server, **{**nothing, **given})
+    with pytest.raises(ValueError, match="65535, not 65536"):
+        check_place(is_server=is_server, **{**nothing, "port": 65536})
+
+
+def test_limits_of_a_connection() -> None:
+    assert checked_limits(None, 5) == {"max_size": sys.maxsize, "max_fragments": 5}
+
+
+def test_no_wait_and_a_context_that_a_server_can_have() -> None:
+    assert checked_wait(None) is None
+    check_server_context(None)
+    check_server_context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

@@ -185,6 +185,8 @@ class TestRetries:
             check_options(backoff(), process_exception)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="process_exception"):
             check_options(backoff, OSError("x"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"functools\.partial"):
+            Retries("ws://a/", backoff(), process_exception)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="must return an exception"):
             Retries("ws://a/", backoff, lambda exc: True).failed(OSError())  # type: ignore[arg-type,return-value]
         with socket.socket() as sock, pytest.raises(ValueError, match=r"\(sock=\) can be used once"):

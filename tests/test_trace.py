@@ -154,3 +154,16 @@ def test_pieces_do_not_matter(frames: list[tuple[bytes, bool]], cuts: list[int])
         at += cut
     assert lines_of(*pieces, stream[at:]) == lines_of(stream)
     assert len(lines_of(stream)) == len(frames)
+
+
+def test_what_stands_between_the_fragments_of_a_compressed_message() -> None:
+    lines: list[str] = []
+    first = wire.frame(wire.TEXT, b"\x01", rsv=4, fin=False)
+    for inflates in (True, False):
+        tracer = Tracer(lines.append, "<")
+        tracer.inflates = inflates
+        tracer.feed(first + wire.frame(wire.PING, b"p") + wire.frame(wire.CLOSE, wire.close_payload(1000)))
+    assert lines[1:3] == lines[4:] == ["< PING 'p' [1 byte]", "< CLOSE 1000 [2 bytes]"]
+    assert lines_of(wire.frame(wire.CLOSE, rsv=4)) == ["< CLOSE [0 bytes, rsv1]"]
+    text = wire.fragments(wire.TEXT, [b"a", b"b"])
+    assert lines_of(text[0], wire.frame(wire.CLOSE), text[1])[2] == "< CONTINUATION 'b' [1 byte]"
