@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -58,6 +59,30 @@ def certificates() -> Any:
 @pytest.fixture(params=["server", "client"])
 def role(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+class _Assertions(logging.Handler):
+    """Those that have failed in a handler: a server logs what its handlers raise, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[AssertionError] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and isinstance(record.exc_info[1], AssertionError):
+            self.failed.append(record.exc_info[1])
+
+
+@pytest.fixture(autouse=True)
+def assertions_in_handlers() -> Iterator[None]:
+    """One that fails in a handler fails its test, too."""
+    handler = _Assertions()
+    logger = logging.getLogger("zcws")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    for error in handler.failed:
+        raise error
 
 
 @pytest.fixture(scope="module")
