@@ -233,7 +233,9 @@ def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_write(
         size = 5_000_000 if waits else 10
         monkeypatch.setattr(EngineTransport, "_offer", sends)
         transport.writelines([b"head", bytes(size)])
-        assert len(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))) == 4 + size
+        assert (
+            len(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))) == 4 + size
+        )
         if end == "close":
             await recorder.until(lambda: "lost" in recorder.events)
         assert transport.is_closing() is (end == "close")
