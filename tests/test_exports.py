@@ -153,3 +153,12 @@ def test_a_star_brings_everything() -> None:
     namespace: dict[str, object] = {}
     exec("from zcws import *", namespace)
     assert {*zcws.__all__} <= {*namespace}
+
+
+def test_no_two_classes_of_one_object_use_a_slot_for_two_things() -> None:
+    """The one that comes later hides the other, and each writes over what the other has there."""
+    for module in MODULES:
+        for _, each in inspect.getmembers(import_module(module), inspect.isclass):
+            slots = [slot for base in each.__mro__ for slot in base.__dict__.get("__slots__", ())]
+            twice = {slot for slot in slots if slots.count(slot) > 1}
+            assert not twice or not each.__module__.startswith("zcws"), (each, twice)

@@ -531,3 +531,20 @@ def test_a_program_that_stands_still_is_not_whose_system_takes_what_it_is_sent(p
             await peer.close()
 
     place.run(main())
+
+
+def test_a_look_for_a_sign_of_life_changes_nothing_else(place: Place) -> None:
+    """What `get_extra_info("socket")` makes of a socket would stay, on each of thousands of idle connections."""
+
+    async def main() -> None:
+        async with place.serve(swallow, ping_interval=None) as server, place.raw_client(server) as peer:
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            own = ws._own
+            kind = None if own is None else type(own._sock)
+            ws.heard()
+            assert own is None or type(own._sock) is kind
+            zcws.broadcast([ws], "to all")
+            assert (await peer.read()).payload == b"to all"
+
+    place.run(main())

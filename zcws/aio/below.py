@@ -79,7 +79,7 @@ def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket
         return True
 
 
-def bytes_confirmed(sock: socket.socket | None) -> tuple[int, int]:
+def bytes_confirmed(sock: socket.SocketType | None) -> tuple[int, int]:
     """How many bytes the peer's system has confirmed so far, and how many ours holds back, as far as ours says so:
     Linux does."""
     if sock is None or sys.platform != "linux":

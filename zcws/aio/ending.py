@@ -43,7 +43,7 @@ MUCH = 4096
 class Ending(Outlet):
     """A connection on its transport, as far as it may end."""
 
-    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_held", "_keepalive", "_pings")
+    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_held_back", "_keepalive", "_pings")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         super().__init__(loop, connection, options)
@@ -52,7 +52,7 @@ class Ending(Outlet):
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         # For keepalive: the bytes that had been received, and confirmed, when it last asked.
         self._heard_at = self._confirmed = 0
-        self._held = 0  # the bytes that our system had not sent then
+        self._held_back = 0  # the bytes that our system had not sent then
         # Bytes that the transport had given to the socket when the deadline began; -1: it was not full.
         self._gone = -1
 
@@ -228,11 +228,14 @@ class Ending(Outlet):
         """Whether the peer's system has confirmed more than a Ping since this was last asked: so a peer is seen to take
         what our system has taken already. A plain one shows no life by that where our system holds nothing
         back: then the Ping is not behind anything, and its program does not answer."""
-        if self._transport is None:
+        own, transport = self._own, self._transport
+        if transport is None:
             return False
-        before, was_held = self._confirmed, self._held
-        self._confirmed, self._held = bytes_confirmed(self._transport.get_extra_info("socket"))
-        return self._confirmed - before >= MUCH and (self._own is None or bool(was_held or self._held))
+        before, was_held = self._confirmed, self._held_back
+        self._confirmed, self._held_back = (
+            bytes_confirmed(transport.get_extra_info("socket")) if own is None else own.bytes_confirmed()
+        )
+        return self._confirmed - before >= MUCH and (own is None or bool(was_held or self._held_back))
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""

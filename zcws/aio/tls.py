@@ -321,7 +321,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         try:
             while self._unsent:
                 self._ssl.write(self._unsent[0])
-                del self._unsent[0]
+                del self._unsent[:1]  # an `abort` of a signal handler may have dropped it
                 if self._outgoing.pending >= _PART:  # what is smaller goes out with what is behind it
                     self._send()
         except ssl.SSLWantReadError:

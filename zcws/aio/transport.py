@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from zcws.aio.below import is_hung_up, is_tls, peer_of
+from zcws.aio.below import bytes_confirmed, is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.annotations import Buffer
 from zcws.kernel import lib
@@ -497,6 +497,10 @@ class EngineTransport(asyncio.Transport):
         self.backlog_size = 0
 
     # ---- what is known ----
+
+    def bytes_confirmed(self) -> tuple[int, int]:
+        """See below.py; without what `get_extra_info("socket")` makes of a socket for good."""
+        return bytes_confirmed(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
