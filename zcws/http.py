@@ -125,8 +125,9 @@ class Response:
         return f"<Response {self.version} {self.status_code} {self.reason_phrase}, {len(self.body)} bytes>"
 
     def serialize(self, method: str = "GET") -> bytes:
-        """Head and body as bytes, for a request with `method`. RFC 9112 6.3: the answer to a HEAD has no body, nor has a
-        204 or a 304, and whoever receives one looks for none.
+        """Head and body as bytes, for a request with `method`.
+
+        RFC 9112 6.3: the answer to a HEAD has no body, nor has a 204 or a 304, and whoever receives one looks for none.
 
         Raises:
             ValueError: the reason phrase would break out of the first line.

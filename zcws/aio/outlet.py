@@ -206,7 +206,7 @@ class Outlet(asyncio.BufferedProtocol):
         if transport is None or not out:
             return
         try:
-            # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
+            # `take_whole`, without the call: nearly all is answered alone. A signal handler may have sent it since.
             if len(out) == 1 and out is writer.out:
                 writer.taken = writer.written
                 writer.has_large = False
