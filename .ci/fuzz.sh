@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Every fuzz target for FUZZ_SECONDS (60), two at a time: the C ones under libFuzzer with AddressSanitizer and
-# UndefinedBehaviorSanitizer, the Python ones under atheris; then some seeds of the machine, which drives the engine. A
-# finding ends the run with 1, and lies in tests/fuzz/build.
+# UndefinedBehaviorSanitizer, the Python ones under atheris; then some seeds of the machine, which drives the engine,
+# and of talk, which compares whole streams with a plain receiver. A finding ends the run with 1, and lies in
+# tests/fuzz/build.
 #
 #   bash .ci/fuzz.sh                      all targets: with the default of 60 s about five minutes
 #   bash .ci/fuzz.sh scan read            some of them
 #   FUZZ_SECONDS=600 bash .ci/fuzz.sh     as recorded in docs/security.md
 #
-# To repeat a finding: tests/fuzz/build/fuzz/fuzz_scan FILE, or python tests/fuzz/run.py read FILE; or for the machine,
+# To repeat a finding: tests/fuzz/build/fuzz/fuzz_scan FILE, or python tests/fuzz/run.py read FILE; or of seeds,
 # python tests/fuzz/machine.py SEED SEED+1 LOOP.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +27,7 @@ export ASAN_OPTIONS=quarantine_size_mb=16:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=print_stacktrace=1
 
 targets=("$@")
-[ $# -gt 0 ] || targets=("${IN_C[@]}" "${IN_PYTHON[@]}" machine)
+[ $# -gt 0 ] || targets=("${IN_C[@]}" "${IN_PYTHON[@]}" machine talk)
 wanted() { # is one of the other arguments the first one?
     local name=$1 other
     shift
@@ -97,21 +98,21 @@ report() { # what a log says: executions, edges and features reached, and how it
     fi
 }
 
-machine() { # some seeds on both event loops, other ones each time
-    local first=$((RANDOM * 1000)) stop loop
-    stop=$((first + 5 * SECONDS_EACH)) # a fifth of the time that a target has
+from_seeds() { # what is made from seeds, how many for each second of a target: on both event loops, other ones each time
+    local name=$1 first=$((RANDOM * 1000)) stop loop
+    stop=$((first + $2 * SECONDS_EACH))
     "$PYTHON" -c 'import zcws, trustme' 2>/dev/null || {
         make --no-print-directory PYTHON="$PYTHON" .venv/.test >/dev/null
         PYTHON=$PWD/.venv/bin/python
     }
     for loop in asyncio uvloop; do
         if ! "$PYTHON" -c "import $loop" 2>/dev/null; then
-            echo "skipped: machine with $loop, which this Python does not have"
-        elif "$PYTHON" tests/fuzz/machine.py $first $stop $loop >"$BUILD/machine-$loop.log" 2>&1; then
-            echo "machine  seeds $first to $((stop - 1)) with $loop: no finding"
+            echo "skipped: $name with $loop, which this Python does not have"
+        elif "$PYTHON" "tests/fuzz/$name.py" $first $stop $loop >"$BUILD/$name-$loop.log" 2>&1; then
+            echo "$name  seeds $first to $((stop - 1)) with $loop: no finding"
         else
-            echo "machine  with $loop: FINDING; $BUILD/machine-$loop.log ends:"
-            tail -40 "$BUILD/machine-$loop.log" | cut -c 1-300
+            echo "$name  with $loop: FINDING; $BUILD/$name-$loop.log ends:"
+            tail -40 "$BUILD/$name-$loop.log" | cut -c 1-300
             failed=1
         fi
     done
@@ -131,5 +132,7 @@ for name in "${targets[@]}"; do
 done
 wait
 for name in "${ran[@]}"; do report "$name"; done
-if wanted machine "${targets[@]}"; then machine; fi
+# A fifth of the time that a target has, each.
+if wanted machine "${targets[@]}"; then from_seeds machine 5; fi
+if wanted talk "${targets[@]}"; then from_seeds talk 10; fi
 exit $failed

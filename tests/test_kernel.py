@@ -143,8 +143,6 @@ def test_what_freezes_a_program_sees_all_that_is_needed(tmp_path: Path) -> None:
     program.write_text("import zcws")
     finder = modulefinder.ModuleFinder(path=[str(Path(kernel.__file__).parent.parent)])
     finder.run_script(str(program))
-    assert "_cffi_backend" in {
-        *finder.badmodules,
-        *finder.modules,
-    }  # asked for, whether it is beside us or not
+    # Asked for, whether it is beside us or not.
+    assert "_cffi_backend" in {*finder.badmodules, *finder.modules}
     assert {"zcws._kernel", "zcws.aio.client", "zcws.aio.server"} <= set(finder.modules)
