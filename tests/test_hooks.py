@@ -188,6 +188,8 @@ def test_a_hook_refuses_or_says_nothing() -> None:
         refusal_of("hello")
     with pytest.raises(ValueError, match=r"^process_request must not accept the connection; return None"):
         refusal_of(zcws.Response(101))
+    with pytest.raises(ValueError, match="status 100, which is no final response"):
+        refusal_of(zcws.Response(100))
 
 
 class TestBasicAuth:

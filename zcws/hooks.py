@@ -74,12 +74,14 @@ def refusal_of(said: object) -> Response | None:
     """What a `process_request` has said, where that ends the connection.
 
     Raises:
-        ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say. TypeError: as
-            `answer_of`.
+        ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say, or another status
+            that answers nothing yet. TypeError: as `answer_of`.
     """
     answer = answer_of(said, "process_request")
     if answer is not None and answer.status_code == 101:
         raise ValueError("process_request must not accept the connection; return None for that")
+    if answer is not None and answer.status_code < 200:  # RFC 9110 15.2
+        raise ValueError(f"process_request returned status {answer.status_code}, which is no final response")
     return answer
 
 
