@@ -81,7 +81,7 @@ class Known:
 
     def _address(self, *, peer: bool) -> Any:
         """For those two: what the driver knows."""
-        raise NotImplementedError
+        raise NotImplementedError  # nobody is `Known` by itself: each driver has its own
 
     @property
     def local_address(self) -> Any:

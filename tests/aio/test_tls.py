@@ -298,6 +298,19 @@ def test_a_server_that_closes_in_the_middle_of_a_tls_handshake(tls: Place) -> No
     tls.run(main())
 
 
+@contextlib.asynccontextmanager
+async def under(
+    tls: Place, protocol: Callable[[], asyncio.BaseProtocol]
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A server with ours and such a protocol above it, and a client of asyncio's that has connected to it."""
+    loop, certificates = asyncio.get_running_loop(), tls.certificates
+    assert certificates is not None
+    make = lambda: Tls(loop, protocol(), certificates.server, server_side=True)  # noqa: E731
+    async with await loop.create_server(make, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield await asyncio.open_connection("127.0.0.1", port, ssl=certificates.client)
+
+
 def test_a_protocol_that_has_no_room_is_not_told_of_an_end(tls: Place) -> None:
     """OpenSSL answers a read into nothing as it answers one at the end."""
     told: list[object] = []
@@ -323,14 +336,8 @@ def test_a_protocol_that_has_no_room_is_not_told_of_an_end(tls: Place) -> None:
 
     async def main() -> None:
         nonlocal narrow
-        loop = asyncio.get_running_loop()
-        narrow = loop.create_future()
-        certificates = tls.certificates
-        assert certificates is not None
-        make = lambda: Tls(loop, Narrow(), certificates.server, server_side=True)  # noqa: E731
-        async with await loop.create_server(make, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=certificates.client)
+        narrow = asyncio.get_running_loop().create_future()
+        async with under(tls, Narrow) as (_, writer):
             writer.write(MESSAGE)
             protocol = await soon(narrow)
             await asyncio.sleep(0.05)  # it has arrived, and there is no room for it
@@ -353,14 +360,8 @@ def test_nothing_is_written_behind_our_close_notify(tls: Place) -> None:
 
     async def main() -> None:
         nonlocal made
-        loop = asyncio.get_running_loop()
-        made = loop.create_future()
-        certificates = tls.certificates
-        assert certificates is not None
-        make = lambda: Tls(loop, Says(), certificates.server, server_side=True)  # noqa: E731
-        async with await loop.create_server(make, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=certificates.client)
+        made = asyncio.get_running_loop().create_future()
+        async with under(tls, Says) as (reader, writer):
             transport = await soon(made)
             transport.write(b"last")
             transport.write_eof()

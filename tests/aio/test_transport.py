@@ -81,6 +81,13 @@ async def adopted() -> tuple[EngineTransport, Recorder, socket.socket]:
     return own, recorder, theirs
 
 
+async def end_of(transport: EngineTransport, recorder: Recorder, peer: socket.socket) -> None:
+    """They are not needed any more."""
+    transport.abort()
+    await recorder.until(lambda: "lost" in recorder.events)
+    peer.close()
+
+
 def test_bytes_in_both_directions() -> None:
     async def main() -> None:
         transport, recorder, peer = await adopted()
@@ -135,9 +142,7 @@ def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told
         got = await loop.run_in_executor(None, read_to_end, peer)
         assert got == sent
         assert recorder.events == ["pause", "resume"]
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -163,9 +168,7 @@ def test_the_protocol_goes_on_below_the_low_mark_and_not_before() -> None:
             left -= len(await loop.sock_recv(peer, 65536))
         await until(lambda: not transport.get_write_buffer_size())
         assert recorder.events == ["pause", "resume"] * 2
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -193,9 +196,7 @@ def test_a_socket_that_takes_bytes_is_of_no_interest_when_there_are_none(
         for _ in range(10):
             await asyncio.sleep(0)
         assert calls == before > 0
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -239,9 +240,7 @@ def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_write(
         if end == "close":
             await recorder.until(lambda: "lost" in recorder.events)
         assert transport.is_closing() is (end == "close")
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -268,9 +267,7 @@ def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_masked_frame(
         if end == "close":
             await recorder.until(lambda: "lost" in recorder.events)
         assert transport.is_closing() is (end == "close")
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -284,9 +281,7 @@ def test_a_masked_frame_behind_what_a_finalizer_has_sent() -> None:
         got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
         assert got[:5_000_000] == bytes(5_000_000)
         assert wire.parse(got[5_000_000:]) == [wire.Seen(wire.BINARY, b"payload", masked=True)]
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -514,9 +509,7 @@ def test_pausing_and_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
         transport.resume_reading()
         assert transport.is_reading()
         await recorder.until(lambda: recorder.received == b"x")
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -613,9 +606,7 @@ def test_what_is_known() -> None:
             transport.set_write_buffer_limits(high=1, low=2)
         assert transport.can_write_eof()
         assert "EngineTransport" in repr(transport)
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
 
@@ -732,9 +723,7 @@ def test_the_environment_decides(wanted: str, monkeypatch: pytest.MonkeyPatch) -
 def test_loops_and_their_descriptors_go_away() -> None:
     async def main() -> None:
         transport, recorder, peer = await adopted()
-        transport.abort()
-        await recorder.until(lambda: "lost" in recorder.events)
-        peer.close()
+        await end_of(transport, recorder, peer)
 
     run(main)
     gc.collect()
