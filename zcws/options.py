@@ -30,6 +30,7 @@ from typing import Any, TypedDict
 __all__ = [
     "CLIENT_HINTS",
     "LONGEST",
+    "PINGS_OUT",
     "SERVER_HINTS",
     "USUAL_MARKS",
     "Limits",
@@ -52,6 +53,10 @@ __all__ = [
 #: The longest wait in seconds: poll() counts milliseconds in 31 bits, which are over after 24.8 days. What is longer
 #: is cut to this; `math.inf` and None are for ever.
 LONGEST = 2_000_000
+
+#: Pings of keepalive that wait for their Pongs at once: an answer may take longer than it is to the next of them, and a
+#: peer that is heard need not give any.
+PINGS_OUT = 8
 
 #: Bytes that may wait in a transport before whoever writes is told to stop, and to go on: asyncio's own.
 USUAL_MARKS = (64 * 1024, 16 * 1024)

@@ -16,11 +16,9 @@ from typing import Protocol
 
 from zcws.aio.deadlines import stood_still
 from zcws.aio.wake import fail
+from zcws.options import PINGS_OUT
 
 __all__ = ["Keepalive", "Latency", "Pings"]
-
-#: Pings of keepalive that wait at once: an answer may take longer than it is to the next of them.
-_FEW = 8
 
 
 class Latency(float):
@@ -59,8 +57,8 @@ class Pings:
         self._waiting[payload] = (perf_counter(), future)  # the clock of uvloop counts milliseconds
 
     def sent_keepalive(self, payload: bytes) -> None:
-        """The same for keepalive, which waits for its last few Pings only: a peer that is heard need not answer any."""
-        if len(self._waiting) >= _FEW:
+        """The same for keepalive, which waits for its last few Pings only: see `PINGS_OUT`."""
+        if len(self._waiting) >= PINGS_OUT:
             oldest = next((each for each, (_, future) in self._waiting.items() if future is None), b"")
             self.forget(oldest)
         self.sent(payload, None)

@@ -10,14 +10,12 @@ import os
 import time
 
 from zcws.connection import Connection
+from zcws.options import PINGS_OUT
 
 __all__ = ["Keepalive"]
 
 #: Seconds without a message after which a connection's rings and buffers are given back, or up to half as long again.
 _IDLE = 60.0
-
-#: Pings of ours that wait at once: an answer may take longer than it is to the next of them.
-_FEW = 8
 
 
 class Keepalive:
@@ -112,7 +110,7 @@ class Keepalive:
         if self._give_up is None and self._timeout is not None:
             self._give_up = now + self._timeout
             self.heard = False
-        if len(self._pings) == _FEW:
+        if len(self._pings) == PINGS_OUT:
             self.forget(self._pings.pop(0))
         payload = os.urandom(4)
         self._pings.append(payload)
