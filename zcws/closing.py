@@ -19,7 +19,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import ClassVar
 
-__all__ = ["LINGER", "TRANSITIONS", "Event", "State", "next_state"]
+__all__ = ["GRACE", "LINGER", "TRANSITIONS", "Event", "State", "next_state"]
+
+#: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
+#: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
+#: short enough for a program that only sends.
+GRACE = 1.0
 
 #: Seconds for which a server goes on reading behind the peer's mistake where it cannot end its side of the stream
 #: alone, as over most TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at

@@ -12,6 +12,7 @@ from net import LONG, Place, RawPeer, hang_up, narrow, port_of, request, soon, u
 
 import zcws
 from zcws.aio import ending
+from zcws.closing import GRACE
 
 
 @pytest.mark.parametrize("bad", [b"\x83\x80abcd", b"\x81\x81abcd\x9e"], ids=["opcode", "text"])
@@ -262,7 +263,7 @@ class TestThePeersCloseBehindMessages:
 
             async def handler(ws: zcws.WebSocket) -> None:
                 await go_on.wait()
-                assert ws._deadline is not None and ws._deadline.timeout == ending.GRACE
+                assert ws._deadline is not None and ws._deadline.timeout == GRACE
                 ws.begin_close()
                 assert ws._deadline is not None and ws._deadline.timeout == 1000
 

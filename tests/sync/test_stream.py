@@ -123,6 +123,20 @@ class TestPing:
                 ws.ping()
             assert [ws.recv(), ws.recv()] == ["first", b"second"]
 
+    def test_what_nobody_reads_of_it_is_forgotten(self) -> None:
+        """After days of `ping`, without a read, the ring was full of Pongs, and `ping` had no room for one more."""
+        count = 200
+        with connected() as (ws, peer):
+
+            def answer() -> None:
+                for _ in range(count):
+                    peer.send(wire.PONG, peer.read().payload)
+
+            with raw.thread(answer):
+                for _ in range(count):
+                    ws.ping()
+            assert ws._reader.rows_waiting <= 64
+
     def test_too_many_messages_before_it(self) -> None:
         with connected() as (ws, peer):
 
@@ -298,6 +312,157 @@ def test_a_pong_that_found_no_room_goes_out_while_the_reader_waits() -> None:
 
 
 # ---- closing ----
+
+
+# ---- a program that only sends ----
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write looks at what has arrived, not one a second."""
+    monkeypatch.setattr("zcws.sync.stream._NEXT_LOOK", 0.0)
+
+
+@pytest.mark.usefixtures("eager")
+class TestOnlySending:
+    """Whoever only sent never heard a Ping, and was hung up on; nor a Close, and sent until the socket broke."""
+
+    @anyhow
+    @roles
+    def test_pings_are_answered(self, secure: dict[str, Any], client: bool) -> None:
+        with connected(client=client, **secure) as (ws, peer):
+            for number in range(3):
+                peer.send(wire.PING, b"%d" % number)
+                ws.send("tick")
+                assert {peer.read()[:2], peer.read()[:2]} == {
+                    (wire.TEXT, b"tick"),
+                    (wire.PONG, b"%d" % number),
+                }
+
+    def test_messages_wait_for_recv(self) -> None:
+        with connected() as (ws, peer):
+            peer.send(wire.TEXT, b"first")
+            ws.send("tick")
+            peer.send(wire.PING)
+            peer.send(wire.BINARY, b"second")
+            ws.send("tick")
+            assert [frame.opcode for frame in peer.frames(3)] == [wire.TEXT, wire.TEXT, wire.PONG]
+            assert [ws.recv(), ws.recv()] == ["first", b"second"]
+
+    def test_a_frame_that_is_looked_at_stays(self) -> None:
+        with connected() as (ws, peer):
+            peer.send(wire.TEXT, b"first")
+            frame = ws.read_frame()
+            for _ in range(100):
+                peer.send(wire.BINARY, bytes(1000))
+                ws.write_frame(frame)
+            assert frame.text == "first"
+            assert [ws.recv() for _ in range(100)] == [bytes(1000)] * 100
+
+    @anyhow
+    @roles
+    def test_the_close_is_heard(self, secure: dict[str, Any], client: bool) -> None:
+        with connected(client=client, **secure) as (ws, peer):
+            peer.send(wire.CLOSE, b"\x03\xe9bye")
+            ws.send("tick")
+            assert [peer.read().opcode, close_code(peer.read())] == [wire.TEXT, 1001]
+            with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                ws.send("tick")
+            assert (caught.value.code, caught.value.reason) == (1001, "bye")
+
+    @pytest.mark.parametrize("how", ["close", "eof"])
+    def test_the_end_behind_messages_that_nobody_reads(
+        self, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 0.0)
+        with connected() as (ws, peer):
+            peer.send(wire.TEXT, b"unread")
+            peer.send(wire.CLOSE, b"\x03\xe8") if how == "close" else peer.half_close()
+            ws.send("seen")  # and this is not the end of it: somebody may be about to read
+            ws.send("given up")
+            with pytest.raises(zcws.ConnectionClosed):
+                ws.send("tick")
+            assert ws.recv() == "unread"
+            with pytest.raises(zcws.ConnectionClosed):
+                ws.recv()
+
+    def test_whoever_reads_at_all_has_time_for_each_message(self) -> None:
+        """As long as messages are read, the Close behind them waits."""
+        with connected(close_timeout=0.05) as (ws, peer):
+            for number in range(4):
+                peer.send(wire.TEXT, b"%d" % number)
+            peer.send(wire.CLOSE, b"\x03\xe8")
+            for number in range(4):
+                assert ws.recv() == str(number)
+                ws.send("answer")
+                time.sleep(0.03)
+            with pytest.raises(zcws.ConnectionClosedOK):
+                ws.recv()
+            assert [frame.payload for frame in peer.rest()][:4] == [b"answer"] * 4
+
+    def test_whoever_reads_no_more(self) -> None:
+        with connected(close_timeout=0.0) as (ws, peer):
+            peer.send(wire.TEXT, b"read")
+            assert ws.recv() == "read"
+            peer.send(wire.TEXT, b"unread")
+            peer.send(wire.CLOSE, b"\x03\xe8")
+            with pytest.raises(zcws.ConnectionClosedOK):
+                for _ in range(3):
+                    ws.send("tick")
+
+    def test_keepalive(self) -> None:
+        with connected(ping_interval=0.01, ping_timeout=0.05) as (ws, peer):
+            raw.until(lambda: ws._keepalive.is_due)
+            ws.send("tick")
+            frames = peer.frames(2)
+            assert [frame.opcode for frame in frames] == [wire.TEXT, wire.PING]
+            peer.send(wire.PONG, frames[1].payload)
+            time.sleep(0.06)  # longer than the peer had for its answer, which is there
+            ws.send("tick")
+            assert ws.latency > 0
+            with pytest.raises(zcws.ConnectionClosedError, match="keepalive"), raw.thread(peer.rest):
+                while True:
+                    ws.send("tick")
+                    time.sleep(0.01)
+
+    def test_no_more_than_fits(self) -> None:
+        """A peer that sends and is not read fills a ring, not the memory; and our sends go on."""
+        with connected(ping_interval=0.3, ping_timeout=0.2) as (ws, peer):
+
+            def flood() -> None:
+                with contextlib.suppress(OSError):
+                    for _ in range(1000):
+                        peer.send(wire.BINARY, bytes(1000))
+
+            with raw.thread(flood):
+                raw.until(lambda: ws.send("tick") or ws._reader.is_full)
+                time.sleep(0.6)  # its Pong may stand behind what we have no room for: it is not missed
+                ws.send("tick")
+                assert len(ws.recv()) == 1000
+                ws.abort()
+
+    def test_what_nobody_reads_of_it_is_forgotten(self) -> None:
+        """After a week of Pings the ring was full of them."""
+        with connected() as (ws, peer):
+            for _ in range(300):
+                peer.send(wire.PING)
+                ws.send("tick")
+                peer.frames(2)
+            assert ws._reader.rows_waiting <= 64
+
+    def test_while_another_thread_reads(self) -> None:
+        with connected() as (ws, peer):
+            with raw.thread(ws.recv):
+                raw.until(lambda: ws._is_read)
+                ws.send("tick")
+                peer.send(wire.TEXT, b"for the reader")
+
+    def test_after_a_split_it_does_not(self) -> None:
+        with connected() as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.send(wire.TEXT, b"for the reader")
+            writer.send("tick")
+            assert reader.recv() == "for the reader"
 
 
 class TestClose:

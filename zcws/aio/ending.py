@@ -25,16 +25,11 @@ from zcws.aio.deadlines import Deadlines, deadlines_of
 from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.outlet import Outlet
 from zcws.aio.settings import Options
-from zcws.closing import LINGER, State
+from zcws.closing import GRACE, LINGER, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 
-__all__ = ["GRACE", "MUCH", "Ending"]
-
-#: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
-#: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
-#: short enough for a program that only sends.
-GRACE = 1.0
+__all__ = ["MUCH", "Ending"]
 
 #: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
 MUCH = 4096

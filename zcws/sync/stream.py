@@ -13,12 +13,14 @@ function begins.
 
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
 is due. A read that times out loses nothing; the next one goes on. `ping` and `close` have to see what the peer
-answers: they read when nobody else does, keep what they meet for `recv`, and step aside for it.
+answers: they read when nobody else does, keep what they meet for `recv`, and step aside for it. So does a program that
+only sends: now and then a write looks at what has arrived (`_look`), without waiting for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -27,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from zcws.annotations import Buffer, Self
-from zcws.closing import State
+from zcws.closing import GRACE, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
@@ -48,6 +50,12 @@ _Result = TypeVar("_Result")
 
 #: Seconds until the reader tries again to say Pong to a peer that did not read.
 _NEXT_TRY = 0.1
+
+#: Seconds from one look at what has arrived to the next, in a program that only sends: a peer may want its Pong in one.
+_NEXT_LOOK = 0.2
+
+#: Receives of one such look: a ring may be filled, and the sender is not held up by a peer that never stops.
+_LOOKS = 16
 
 
 class Interrupted(RuntimeError):
@@ -107,6 +115,9 @@ class WebSocket(Reading, Writing, Known):
         self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
         self._is_closed = False
         self._halves: Halves | None = None
+        self._next_look = time.monotonic() + _NEXT_LOOK
+        # The peer's Close stands behind what nobody reads: how many rows had been read, and until when it waits.
+        self._ending_behind: tuple[int, float] | None = None
         # Weakly: a connection that is over goes, with its rings and its compressor, when the last reference does, and
         # does not wait for the collector, which counts objects and not their memory.
         this = weakref.ref(self)
@@ -161,6 +172,8 @@ class WebSocket(Reading, Writing, Known):
             if reading.acquire(blocking=False):
                 if self._in_turn:  # the lock does not keep out a signal handler of the same thread
                     raise Interrupted
+                if reading is not self._reading:
+                    self._reading.acquire()  # which says that it has been split meanwhile
             elif wait:
                 self._await_turn(None)
             else:
@@ -260,6 +273,46 @@ class WebSocket(Reading, Writing, Known):
             self._reply(in_reader=False)
         if self._goodbyes:
             self._say_goodbye()
+        if time.monotonic() >= self._next_look:
+            self._look()
+
+    def _look(self) -> None:
+        """Perhaps nobody reads: what the peer has said is heard, and its Pings are answered. Messages wait for `recv`.
+
+        In a writer's thread, and not while another one reads: that hears it anyway.
+        """
+        now = time.monotonic()
+        self._next_look = now + _NEXT_LOOK
+        if self._turns_wanted or self.connection.state is not State.OPEN:
+            return
+        # RuntimeError: it has been split meanwhile, or we are in a signal handler that has interrupted who reads.
+        with contextlib.suppress(TimeoutError, RuntimeError), self._turn(wait=False) as is_ours:
+            if is_ours:
+                self._hear(now)
+                self._reader.forget_controls()
+
+    def _hear(self, now: float) -> None:
+        """What has arrived, as far as there is room for it."""
+        reader = self._reader
+        with contextlib.suppress(TimeoutError):  # that was all
+            for _ in range(_LOOKS):
+                if reader.is_ending or reader.is_full:
+                    break
+                self._receive(now)
+        if reader.is_ending and not reader.is_concluded and self._is_left_unread(now):
+            reader.conclude()
+            self._answer_peer()
+        if reader.is_concluded and reader.peer_close is None and not reader.is_faulty:
+            self.connection.lose()  # the end of the stream, and no Close is owed
+
+    def _is_left_unread(self, now: float) -> bool:
+        """Whether nobody reads what stands before the peer's Close; so much time there was for it, or for a part."""
+        read, behind = self._reader.rows_read, self._ending_behind
+        if behind is not None and behind[0] == read:
+            return now >= behind[1]
+        timeout = math.inf if self._options.close_timeout is None else self._options.close_timeout
+        self._ending_behind = read, now + (timeout if read else min(timeout, GRACE))
+        return False
 
     def _reply(self, *, in_reader: bool) -> None:
         lock, order = self._write_lock, self._in_order
@@ -344,6 +397,7 @@ class WebSocket(Reading, Writing, Known):
             if is_full:
                 return False
             self._receive(deadline)
+        self._reader.forget_controls()
         return True
 
     # ---- closing ----
