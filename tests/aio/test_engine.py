@@ -18,7 +18,7 @@ from raw import read_to_end
 
 import zcws
 from zcws.aio import engine as engine_module
-from zcws.aio import transport as transport_module
+from zcws.aio import sending as sending_module
 from zcws.aio.engine import engine_of
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
@@ -711,7 +711,7 @@ def test_what_a_finalizer_sends_stands_behind_what_has_been_sent_in_part(
     is_client: bool, step: str, message: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the answer of the socket and the moment in which the rest is kept it went out at once, inside of it."""
-    where: Any = Scratch if step == "rest" else transport_module
+    where: Any = Scratch if step == "rest" else sending_module
     original = getattr(where, step)
     pending: list[WebSocket] = []
 

@@ -40,7 +40,7 @@ from zcws.ring import Ring
 from zcws.rows import ROW, Rows, copy_words
 from zcws.writer import Writer
 
-__all__ = ["IN", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
+__all__ = ["IN", "OUT", "Engine", "Scanned", "Sender", "Served", "engine_of", "is_engine_on", "together"]
 
 #: Descriptors for which there is room at first: most programs have fewer.
 _DESCRIPTORS = 256
@@ -107,8 +107,8 @@ class Scanned(Protocol):
         ...
 
 
-class Served(Protocol):
-    """A socket of the engine.
+class Sender(Protocol):
+    """The writing side of a socket of the engine.
 
     Attributes:
         fd: its descriptor.
@@ -122,10 +122,6 @@ class Served(Protocol):
     writer: Writer
     backlog: list[Buffer]
 
-    def read_ready(self) -> None:
-        """It has bytes, or news of its end."""
-        ...
-
     def write_ready(self) -> None:
         """It takes bytes, or may."""
         ...
@@ -138,12 +134,20 @@ class Served(Protocol):
         """Of `data` so many bytes have been sent; or a negated errno says why not."""
         ...
 
-    def failed(self, exc: OSError) -> None:
-        """Receiving failed."""
+    def broke(self, exc: BaseException) -> None:
+        """What was received cannot be handled, or what was written has been lost."""
         ...
 
-    def broke(self, exc: BaseException) -> None:
-        """What was received cannot be handled."""
+
+class Served(Sender, Protocol):
+    """A socket of the engine."""
+
+    def read_ready(self) -> None:
+        """It has bytes, or news of its end."""
+        ...
+
+    def failed(self, exc: OSError) -> None:
+        """Receiving failed."""
         ...
 
 
@@ -177,7 +181,7 @@ class Engine:
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking: bool = False
-        self.written: list[Served] = []
+        self.written: list[Sender] = []
         # What has come out of a program to end the loop: those behind it in the same turn have theirs first.
         self._last_word: BaseException | None = None
 
@@ -448,7 +452,7 @@ class Engine:
             if collects:
                 gc.enable()
 
-    def _take_written(self, written: list[Served], orders: list[int], parts: dict[int, Buffer]) -> None:
+    def _take_written(self, written: list[Sender], orders: list[int], parts: dict[int, Buffer]) -> None:
         try:
             _collect(written, orders, parts)
         except BaseException as exc:
@@ -477,7 +481,7 @@ class Engine:
                 self._fail(transport, exc)
 
 
-def _collect(written: list[Served], orders: list[int], parts: dict[int, Buffer]) -> None:
+def _collect(written: list[Sender], orders: list[int], parts: dict[int, Buffer]) -> None:
     """What they have written, but for what has to go out by itself."""
     end = 0
     places: dict[int, int] = {}  # where each piece begins, by its identity: `parts` keeps them alive
@@ -520,7 +524,7 @@ def _moved(table: Rows, begin: int) -> list[int]:
     return words
 
 
-def _take(transport: Served, count: int) -> Buffer | None:
+def _take(transport: Sender, count: int) -> Buffer | None:
     """What it has written, as one piece to be sent with what the other `count` have.
 
     None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.

@@ -4,9 +4,7 @@
 the descriptor is duplicated, the old transport closed. So connecting, accepting and TLS stay the loop's business, and
 what is adopted is a TCP or Unix socket on Linux, on asyncio and uvloop alike. Everything else keeps its transport.
 
-What is handed to `write` is ours until it has been sent; nothing of it is copied. While the engine serves several
-sockets, what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of
-them have written in one crossing.
+What it sends is in sending.py; here are what it receives, how it ends and what is known of it.
 """
 
 from __future__ import annotations
@@ -16,21 +14,13 @@ import errno
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from zcws.aio.below import bytes_confirmed, is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
-from zcws.annotations import Buffer
+from zcws.aio.sending import Sending
 from zcws.kernel import lib
-from zcws.options import USUAL_MARKS, water_marks
-from zcws.output import MOST_SEGMENTS, behind, cut
-from zcws.scratch import SCRATCH_CAPACITY
-
-if TYPE_CHECKING:
-    from zcws.kernel import CData
-    from zcws.scratch import Scratch
-    from zcws.writer import Writer
 
 __all__ = ["EngineTransport", "adopt", "place"]
 
@@ -41,7 +31,7 @@ _SMALL = 16 * 1024
 #: The addresses of a socket that is not closed: it is asked. One for all, as an empty dict takes memory, too.
 _UNKNOWN: Mapping[str, Any] = {}
 
-_send_masked, _receive_rest, _WHOLE = lib.zcws_send_masked, lib.zcws_receive_rest, lib.ZCWS_WHOLE
+_receive_rest, _WHOLE = lib.zcws_receive_rest, lib.ZCWS_WHOLE
 
 
 def place(
@@ -75,49 +65,18 @@ def adopt(
     return place(loop, own, protocol)
 
 
-class EngineTransport(asyncio.Transport):
+class EngineTransport(Sending):
     """One socket of the engine, as a transport of asyncio.
 
-    Attributes:
-        fd: its descriptor; -1 once it is closed.
-        writer: of the connection that it belongs to.
-        backlog, backlog_size: what has been handed over and not been sent, and its bytes.
-        closing: it ends: nothing more goes out than the backlog, and nothing more is read unless it is broken.
+    While it is broken, `closing` is set and what has been received is still read.
     """
 
-    __slots__ = (
-        "_broken",
-        "_engine",
-        "_eof_wanted",
-        "_events",
-        "_high",
-        "_low",
-        "_paused_protocol",
-        "_protocol",
-        "_reading",
-        "_sock",
-        "_stream",
-        "backlog",
-        "backlog_size",
-        "closing",
-        "fd",
-        "writer",
-    )
+    __slots__ = ("_broken", "_events", "_reading", "_stream")
 
     def __init__(self, engine: Engine, sock: socket.SocketType, protocol: asyncio.BufferedProtocol) -> None:
-        self._engine = engine
-        # A `socket.socket` once somebody has asked for it: what that adds costs twice as much.
-        self._sock = sock
-        self.fd: int = sock.fileno()
-        self._protocol = protocol
-        self.backlog: list[Buffer] = []
-        self.backlog_size: int = 0
-        self._high, self._low = USUAL_MARKS
-        self._paused_protocol = False
+        super().__init__(engine, sock, protocol)
         self._reading = True
-        self.closing: bool = False
-        self._broken: OSError | None = None  # why nothing can be sent; what has been received is still read
-        self._eof_wanted = False
+        self._broken: OSError | None = None  # why nothing can be sent
         self._extra: Mapping[str, Any] = _UNKNOWN  # asyncio's slot: the addresses, once it is closed
         self._events = IN
         self._set_stream(protocol)
@@ -132,7 +91,7 @@ class EngineTransport(asyncio.Transport):
         # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
         self._stream: Scanned | None = protocol if hasattr(protocol, "scanned") else None  # type: ignore[assignment]
         if self._stream is not None:
-            self.writer: Writer = self._stream.writer
+            self.writer = self._stream.writer
 
     # ---- reading ----
 
@@ -245,196 +204,6 @@ class EngineTransport(asyncio.Transport):
             self._events = events
             self._engine.watch(self.fd, events)
 
-    # ---- writing ----
-
-    def send_output(self) -> None:
-        """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
-        engine, writer = self._engine, self.writer
-        if engine.is_walking:
-            engine.written.append(self)
-            return
-        out = writer.out
-        if self.backlog or self.closing:
-            self.writelines(writer.take())
-        # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
-        elif len(out) == 1 and out is writer.out:
-            data = out.pop(0)
-            writer.taken = writer.written
-            writer.has_large = False
-            self._send(data)
-        elif writer.has_large:
-            self.writelines(writer.take())
-        else:
-            self._send(writer.take_whole())
-
-    def write(self, data: Buffer) -> None:
-        if self.backlog or self.closing:
-            self.writelines((data,))
-        else:
-            self._send(data)
-
-    def _send(self, data: Buffer) -> None:
-        """One segment, when nothing is in its way."""
-        if self.backlog:  # a finalizer has sent since we looked, and half of its frame is out
-            self._keep([data])
-            return
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._break(exc)
-            return
-        if sent < len(data):  # type: ignore[arg-type]
-            self.backlog.append(data)  # at once: what a finalizer sends from here on waits behind it
-            cut(self.backlog, sent)
-            self._kept(len(data) - sent)  # type: ignore[arg-type]
-
-    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
-        views: list[Buffer] = [memoryview(data) for data in list_of_data]
-        if self.closing:
-            return
-        if self.backlog:
-            self._keep(views)
-        else:
-            self.backlog += views  # first: what a finalizer sends in the middle of this waits behind it
-            self._offer_first(views, None)
-
-    def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
-        """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
-        what `keep` gives for all of it from some byte on."""
-        if self.closing:
-            return
-        keep = keep or (lambda begin: bytes(memoryview(segments[-1])[begin:]))
-        if self.backlog:  # a finalizer has sent since somebody looked
-            self._keep([*segments[:-1], keep(0)])
-        else:
-            self.backlog += segments
-            self._offer_first(segments, keep)
-
-    def _offer_first(self, views: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
-        """These are what the backlog begins with, and their size is not counted yet. `keep` gives what has to wait of
-        the last of them, where that is not ours."""
-        left: list[Buffer] = []
-        try:
-            sent = self._offer(views)
-            if sent is not None and sent < sum(map(len, views)):  # type: ignore[arg-type]
-                left = behind(views, sent)
-                if keep is not None:
-                    left[-1] = keep(len(views[-1]) - len(left[-1]))  # type: ignore[arg-type]
-        except BaseException:  # no memory: half a frame is out, and nothing may follow it
-            self.abort()
-            raise
-        self.backlog[: len(views)] = left
-        if self.backlog:
-            self._kept(sum(map(len, left)))  # type: ignore[arg-type]
-        elif (self._eof_wanted or self.closing) and sent is not None:
-            self._settle_up()  # a finalizer has wanted the end meanwhile
-
-    def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:
-        """A frame that nothing is in the way of, masked and sent part by part: only what the socket does not take needs
-        memory. The payload is not used any more when this returns."""
-        scratch.uses += 1
-        is_first, sent = not self.backlog, -1  # a finalizer may have sent since somebody looked
-        if is_first:
-            self.backlog.append(b"")  # as in `writelines`
-            sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
-        try:
-            rest = b"" if sent >= 0 else scratch.rest(first, payload, size, key, -1 - sent)
-        except BaseException:  # no memory: half a frame is out, and nothing may follow it
-            self.abort()
-            raise
-        if not is_first:
-            self._keep([rest])
-        elif rest:
-            self.backlog[:1] = [rest]
-            self._offer_first([rest], None)
-        else:
-            self.backlog[:1] = []
-            if not self.backlog and (self._eof_wanted or self.closing):
-                self._settle_up()
-
-    def write_rest(self) -> None:
-        """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
-        if self.writer.out:
-            self.writelines(self.writer.take())
-
-    def _offer(self, segments: list[Buffer]) -> int | None:
-        """How many bytes of it the socket has taken. None: it is broken, and the protocol will hear of it."""
-        try:
-            return self._sock.sendmsg(segments[:MOST_SEGMENTS]) if segments else 0
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError as exc:
-            self._break(exc)
-            return None
-
-    def _keep(self, views: list[Buffer]) -> None:
-        """What has not been sent waits here; the writer never uses that memory again."""
-        self.backlog += views
-        self._kept(sum(map(len, views)))  # type: ignore[arg-type]
-
-    def _kept(self, size: int) -> None:
-        """So many bytes more wait."""
-        self.backlog_size += size
-        self._watch()
-        if self.backlog_size > self._high and not self._paused_protocol:
-            self._paused_protocol = True
-            self._protocol.pause_writing()
-
-    def write_ready(self) -> None:
-        """The socket takes bytes, or may."""
-        sent = self._offer(self.backlog)
-        if sent is not None:
-            cut(self.backlog, sent)
-            self.backlog_size -= sent
-            self._settle_up()
-
-    def sent_together(self, data: Buffer, sent: int) -> None:
-        """The engine has sent so many bytes of `data`; or a negated errno says why not."""
-        if sent >= 0 or -sent in (errno.EAGAIN, errno.EINTR):
-            if left := behind([data], max(sent, 0)):
-                self._keep(left)
-        else:
-            self._break(OSError(-sent, os.strerror(-sent)))
-
-    def _settle_up(self) -> None:
-        """What waited for the backlog to shrink, or to be empty."""
-        if not self.backlog:
-            self._watch()
-            if self._eof_wanted:
-                self._shut_down()
-            if self._is_ending:
-                self._end_soon(None)
-                return
-        if self._paused_protocol and self.backlog_size <= self._low:
-            self._paused_protocol = False
-            self._protocol.resume_writing()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if not self._eof_wanted:
-            self._eof_wanted = True
-            if not self.backlog:
-                self._shut_down()
-
-    def _shut_down(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError as exc:
-            self._end_soon(exc)
-
-    def get_write_buffer_size(self) -> int:
-        return self.backlog_size
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high, self._low = water_marks(high, low)
-
     # ---- the end ----
 
     def is_closing(self) -> bool:
@@ -491,10 +260,6 @@ class EngineTransport(asyncio.Transport):
         self._drop_backlog()
         self._engine.remove(self.fd)
         self._events = -1
-
-    def _drop_backlog(self) -> None:
-        self.backlog = []
-        self.backlog_size = 0
 
     # ---- what is known ----
 

@@ -1,0 +1,190 @@
+"""What a socket of the engine sends, and what somebody sends in the middle of that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import pytest
+import wire
+from adopted import adopted, end_of
+from net import run, soon, until
+from peaks import peak_of
+from raw import read_to_end
+
+from zcws.aio import sending as sending_module
+from zcws.aio.transport import EngineTransport
+from zcws.pool import Pool
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
+)
+
+
+def test_many_that_wait_cost_nothing_until_it_is_their_turn() -> None:
+    """With each that the socket took, all that were left were copied: 336,000 that waited took 4.6 s of CPU."""
+
+    async def main() -> None:
+        transport, _, peer = await adopted()
+        frames = [number.to_bytes(4, "big") for number in range(100_000)]
+        for frame in frames:
+            transport.write(frame)
+        got = peer.recv(1 << 20)
+        # Bytes; a list of what is left would take eight for each.
+        assert peak_of(transport.write_ready) < len(transport.backlog) > len(frames) // 2
+        loop = asyncio.get_running_loop()
+        transport.write_eof()
+        assert got + await loop.run_in_executor(None, read_to_end, peer) == b"".join(frames)
+        peer.close()
+        transport.abort()
+        await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_what_the_socket_does_not_take_is_kept_in_order_and_the_protocol_is_told() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.set_write_buffer_limits(high=1000)
+        sent = os.urandom(3_000_000)
+        for start in range(0, len(sent), 100_000):
+            piece = sent[start : start + 100_000]
+            transport.writelines([piece[:50_000], piece[50_000:]]) if start % 200_000 else transport.write(
+                piece
+            )
+        assert recorder.events == ["pause"]
+        assert transport.get_write_buffer_size() > 1000
+        transport.write_eof()
+        loop = asyncio.get_running_loop()
+        got = await loop.run_in_executor(None, read_to_end, peer)
+        assert got == sent
+        assert recorder.events == ["pause", "resume"]
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_the_protocol_goes_on_below_the_low_mark_and_not_before() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        transport, recorder, peer = await adopted()
+        peer.setblocking(False)
+        transport.set_write_buffer_limits(high=2_000_000, low=1000)
+        for told in (["pause"], ["pause", "resume", "pause"]):
+            transport.write(bytes(5_000_000))
+            assert recorder.events == told
+            left = 5_000_000
+            while left:
+                left -= len(await loop.sock_recv(peer, 65536))
+                assert (recorder.events[-1] == "resume") is (transport.get_write_buffer_size() <= 1000)
+        transport.set_write_buffer_limits(high=10_000_000)
+        transport.write(bytes(5_000_000))
+        assert transport.get_write_buffer_size() > 1000
+        left = 5_000_000
+        while left:
+            left -= len(await loop.sock_recv(peer, 65536))
+        await until(lambda: not transport.get_write_buffer_size())
+        assert recorder.events == ["pause", "resume"] * 2
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_a_socket_that_takes_bytes_is_of_no_interest_when_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """epoll would say so in each turn of the loop."""
+    write_ready, calls = EngineTransport.write_ready, 0
+
+    def counted(transport: EngineTransport) -> None:
+        nonlocal calls
+        calls += 1
+        write_ready(transport)
+
+    monkeypatch.setattr(EngineTransport, "write_ready", counted)
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        left = 5_000_000
+        while left:
+            left -= await asyncio.get_running_loop().run_in_executor(None, lambda: len(peer.recv(1 << 20)))
+        before = calls
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert calls == before > 0
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_write(
+    end: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw that something waits, and left the rest to whoever sends that: who had looked before."""
+    send = EngineTransport._offer
+
+    def sends(transport: EngineTransport, segments: list[Any]) -> int | None:
+        monkeypatch.undo()
+        getattr(transport, end)()
+        return send(transport, segments)
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        size = 5_000_000 if waits else 10
+        monkeypatch.setattr(EngineTransport, "_offer", sends)
+        transport.writelines([b"head", bytes(size)])
+        assert (
+            len(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))) == 4 + size
+        )
+        if end == "close":
+            await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.is_closing() is (end == "close")
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_end_that_a_finalizer_wants_in_the_middle_of_a_masked_frame(
+    end: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = sending_module._send_masked
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+
+        def sends(*order: Any) -> int:
+            getattr(transport, end)()
+            return send(*order)
+
+        monkeypatch.setattr(sending_module, "_send_masked", sends)
+        payload = bytes(5_000_000 if waits else 10)
+        transport.send_masked(Pool().scratch(), 0x82, payload, len(payload), 7)
+        (frame,) = wire.parse(await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer)))
+        assert (frame.payload, frame.masked) == (payload, True)
+        if end == "close":
+            await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.is_closing() is (end == "close")
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_a_masked_frame_behind_what_a_finalizer_has_sent() -> None:
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+        transport.write(bytes(5_000_000))
+        transport.send_masked(Pool().scratch(), 0x82, b"payload", 7, 7)
+        transport.write_eof()
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert got[:5_000_000] == bytes(5_000_000)
+        assert wire.parse(got[5_000_000:]) == [wire.Seen(wire.BINARY, b"payload", masked=True)]
+        await end_of(transport, recorder, peer)
+
+    run(main)
