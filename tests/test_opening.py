@@ -41,7 +41,7 @@ def read(data: bytes) -> Found | None:
 
 
 def quick(data: bytes, options: AcceptorOptions) -> Response | None:
-    """The answer without the general rules, as the door makes it."""
+    """The answer without the general rules, as the listener makes it."""
     found = read(data)
     terms = found and options.terms(*found.asked)
     if not found or not terms:

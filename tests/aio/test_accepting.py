@@ -1,4 +1,4 @@
-"""The opening handshake where it is: at the door or on a transport. What is answered: test_behaviour_handshake.py."""
+"""The opening handshake where it is: on its socket or on a transport. What is answered: test_behaviour_handshake.py."""
 
 from __future__ import annotations
 

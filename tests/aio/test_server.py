@@ -478,10 +478,10 @@ def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:
 
 class TestOnOpen:
     @pytest.mark.parametrize("way", ["raises", "closes", "aborts", "sends", "coroutine"])
-    @pytest.mark.parametrize("at_the_door", [True, False])
+    @pytest.mark.parametrize("on_the_socket", [True, False])
     @pytest.mark.filterwarnings("error")
     def test_a_function_that_fails(
-        self, anyplace: Place, way: str, at_the_door: bool, caplog: pytest.LogCaptureFixture
+        self, anyplace: Place, way: str, on_the_socket: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         """RFC 6455 7.4.1: 1011, "an unexpected condition"; the handler does not run."""
         called: list[str] = []
@@ -503,7 +503,7 @@ class TestOnOpen:
 
         def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None: ...
 
-        options = {} if at_the_door else {"process_request": process_request}
+        options = {} if on_the_socket else {"process_request": process_request}
 
         async def main() -> None:
             async with anyplace.serve(handler, **options) as server:

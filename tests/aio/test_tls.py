@@ -494,8 +494,8 @@ def test_a_connection_that_no_tls_can_be_made_for(tls: Place) -> None:
             raise MemoryError
 
         async with tls.serve(echo) as server:
-            assert server._door is not None
-            server._door._secure = fail
+            assert server._listener is not None
+            server._listener._secure = fail
             reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
             assert await soon(reader.read()) == b""
             writer.close()

@@ -66,7 +66,7 @@ def answer(options: AcceptorOptions, pieces: list[bytes]) -> Answer | None:
 
 
 def quick_answer(options: AcceptorOptions, data: bytes) -> Answer | None:
-    """The same by csrc/opening.c, as a server's door asks it. None: it is not for it, or needs more."""
+    """The same by csrc/opening.c, as a listener asks it. None: it is not for it, or needs more."""
     opening = ffi.new("struct zcws_opening *")
     head = lib.zcws_read_opening(data, len(data), opening) % lib.ZCWS_OPENING_ASKS
     ends = ffi.unpack(opening.asked, 6)

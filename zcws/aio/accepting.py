@@ -3,13 +3,13 @@
 What this file decides: the order of things, and where the connection is meanwhile. What is answered is decided by
 acceptor.py and by the program's hooks.
 
-A handshake is in one of two places. At the *door* (door.py) it is a socket that the event loop knows nothing of yet,
-and most of them never leave it: request, answer, and the socket goes straight into the engine. On a *transport* of the
-event loop are those over TLS, those off Linux, and those that cannot be answered in one go:
+A handshake is in one of two places. Most are on their *socket* (listener.py) from beginning to end: request, answer,
+and it goes straight into the engine; the event loop has never known of it. On a *transport* of the event loop are those
+over TLS, those off Linux, and those that cannot be answered in one go:
 
-    at the door                                          goes on
+    on its socket                                        goes on
     ---------------------------------------------------  ----------------------------------
-    request not complete                                 at the door
+    request not complete                                 on its socket
     101, hooks are plain functions or there are none     in the engine, as a WebSocket
     the same, and there are none: usually                the same, without a `ServerHandshake`
     a hook is a coroutine                                on a transport, in a task
@@ -134,7 +134,7 @@ class ServerHandshake(asyncio.Protocol):
         self.server: Host = server
         self.acceptor: WebSocketAcceptor = WebSocketAcceptor(server.acceptor_options)
         self._data = b""
-        self._sock = sock  # while it is at the door
+        self._sock = sock  # while it is on no transport
         self.is_waiting: bool = False  # there, for the rest of the request
         self._said: Awaitable[object] | None = None  # by a hook that is a coroutine
         self._chosen: Response | None = None  # what `process_response` is thinking about
@@ -190,7 +190,7 @@ class ServerHandshake(asyncio.Protocol):
         self._data = self._data[self.acceptor.used :]
         return True
 
-    # ---- at the door ----
+    # ---- on the socket ----
 
     def wait(self, read: Callable[[socket.socket, ServerHandshake], None], sock: socket.socket) -> None:
         """Until more of the request has arrived."""
@@ -205,7 +205,7 @@ class ServerHandshake(asyncio.Protocol):
             self.is_waiting = False
             self.server.loop.remove_reader(self._sock.fileno())
 
-    def answer_at_door(self) -> bool:
+    def answer_on_socket(self) -> bool:
         """Whether the connection is open now, in the engine. If not it needs a transport."""
         self.response = response = self.response or self._decide()
         sock = self._sock
@@ -219,7 +219,7 @@ class ServerHandshake(asyncio.Protocol):
         self._open(ws)
         return True
 
-    def leave_door(self) -> None:
+    def leave_socket(self) -> None:
         """The event loop makes a transport for the socket."""
         self._sock = None
 

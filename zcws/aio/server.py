@@ -1,7 +1,8 @@
 """`serve`: listening, the handler of each connection, and a shutdown that says goodbye.
 
-A connection begins as a `ServerHandshake` (accepting.py), at our own door (door.py) where the engine serves and on a
-transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and the handler runs in a task of its own.
+A connection begins as a `ServerHandshake` (accepting.py), on a socket that we accept (listener.py) where the engine
+serves and on a transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and the handler runs in a task of its
+own.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Literal
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
 from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse, ServerHandshake
-from zcws.aio.door import Door, has_door
 from zcws.aio.engine import Engine, engine_of
+from zcws.aio.listener import Listener, can_accept
 from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tls import Tls, has_better
@@ -107,7 +108,7 @@ class Server:
         self._last_left: asyncio.Future[None] | None = None  # exists while that is waited for
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
-        self._door: Door | None = None  # where we accept ourselves
+        self._listener: Listener | None = None  # where we accept ourselves
         self._engine: Engine | None = None  # and who has what came in there
         # One for each open connection: its handler's task, or what is done when its socket is gone.
         self._running: dict[asyncio.Future[None], WebSocket] = {}
@@ -116,14 +117,10 @@ class Server:
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
 
-    def listen(self, server: asyncio.Server) -> None:
-        """The sockets are bound, and the event loop accepts."""
+    def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
+        """The sockets are bound, and we accept ourselves, or without a listener the event loop does."""
         self._server = server
-
-    def open_door(self, server: asyncio.Server, backlog: int, secure: Callable[[], Tls] | None) -> None:
-        """The sockets are bound, and we accept ourselves; `start_serving` begins."""
-        self._server = server
-        self._door = Door(self.loop, server.sockets, backlog, self, secure)
+        self._listener = listener
 
     def secure(
         self, begin: Callable[[Server], asyncio.BaseProtocol], context: ssl_module.SSLContext, timeout: float
@@ -260,15 +257,15 @@ class Server:
 
     def is_serving(self) -> bool:
         """Whether connections are accepted."""
-        if self._door is not None:
-            return self._door.is_open
+        if self._listener is not None:
+            return self._listener.is_open
         return self._server is not None and self._server.is_serving()
 
     async def start_serving(self) -> None:
         """Accepts connections, for a server made with `start_serving=False`."""
-        if self._door is not None:
+        if self._listener is not None:
             if not self.is_closing:
-                self._door.open()
+                self._listener.open()
         elif self._server is not None:
             await self._server.start_serving()
 
@@ -313,8 +310,8 @@ class Server:
         else:
             self.is_closing = True
             self.sends_away = drain == 0
-            if self._door is not None:
-                self._door.close()
+            if self._listener is not None:
+                self._listener.close()
             if self._server is not None:
                 self._server.close()
             self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
@@ -335,8 +332,8 @@ class Server:
         while True:
             if self._running:
                 await asyncio.wait(list(self._running))
-            elif self._door is not None and self._door.passing:
-                await asyncio.wait(self._door.passing)
+            elif self._listener is not None and self._listener.passing:
+                await asyncio.wait(self._listener.passing)
             elif self.handshakes:
                 self._last_left = self.loop.create_future()
                 await self._last_left
@@ -349,9 +346,9 @@ class Server:
         while True:
             for handshake in list(self.handshakes):
                 handshake.go_away()
-            if self._door is None or not self._door.passing:
+            if self._listener is None or not self._listener.passing:
                 return
-            await asyncio.wait(self._door.passing)
+            await asyncio.wait(self._listener.passing)
 
     async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
         await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
@@ -520,10 +517,10 @@ class serve:
             raise
         try:
             is_usual = context is None and self._begin is ServerHandshake
-            if (secure is not None or is_usual) and has_door(listening.sockets):
-                server.open_door(listening, others.get("backlog", BACKLOG), secure)
-            else:
-                server.listen(listening)
+            listener = None
+            if (secure is not None or is_usual) and can_accept(listening.sockets):
+                listener = Listener(loop, listening.sockets, others.get("backlog", BACKLOG), server, secure)
+            server.listen(listening, listener)
             if start:
                 await server.start_serving()
         except BaseException:

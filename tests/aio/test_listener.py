@@ -15,23 +15,23 @@ from net import Place, echo, hang_up, port_of, request, soon, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
-from zcws.aio.door import has_door
 from zcws.aio.engine import Engine, engine_of, is_engine_on
+from zcws.aio.listener import can_accept
 from zcws.aio.transport import EngineTransport
 
 pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine here")
 
 
-def test_who_has_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_which_sockets_we_accept(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-        assert has_door([stream])
-        assert not has_door([stream, datagrams])
+        assert can_accept([stream])
+        assert not can_accept([stream, datagrams])
         monkeypatch.setenv("ZCWS_ENGINE", "0")
-        assert not has_door([stream])
+        assert not can_accept([stream])
 
 
-def door_of(server: zcws.Server) -> Any:
-    return server._door
+def listener_of(server: zcws.Server) -> Any:
+    return server._listener
 
 
 def test_no_transport_of_the_loop_is_made(anyloop: Place) -> None:
@@ -91,7 +91,7 @@ def test_refusals_wait_for_their_reader(anyloop: Place) -> None:
             await asyncio.sleep(0.05)
             assert (await soon(reader.read())).endswith(b"x" * 5_000_000)
             await hang_up(writer)
-            await until(lambda: not server.handshakes and not door_of(server).passing)
+            await until(lambda: not server.handshakes and not listener_of(server).passing)
 
     anyloop.run(main())
 
@@ -117,7 +117,7 @@ def test_no_descriptor_left(
     """The socket that listens rests for a moment, and those who wait are served then."""
     import resource
 
-    monkeypatch.setattr("zcws.aio.door._OUT_OF_DESCRIPTORS", 0.05)
+    monkeypatch.setattr("zcws.aio.listener._OUT_OF_DESCRIPTORS", 0.05)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> None:
@@ -224,7 +224,7 @@ def test_closing_twice_and_starting_after_the_end(anyloop: Place) -> None:
 def test_nobody_is_accepted_after_a_hook_has_closed_the_server(
     anyloop: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the middle of a turn of the door: by then its descriptor may be that of somebody else's socket."""
+    """While connections are being accepted: by then its descriptor may be that of somebody else's socket."""
     theirs = socket.create_server(("127.0.0.1", 0))
     theirs.setblocking(False)
     client = socket.create_connection(theirs.getsockname())
@@ -233,7 +233,7 @@ def test_nobody_is_accepted_after_a_hook_has_closed_the_server(
 
     async def main() -> None:
         def process_request(handshake: ServerHandshake, request: zcws.Request) -> zcws.Response:
-            (number,) = (sock.fileno() for sock in door_of(server)._listening)
+            (number,) = (sock.fileno() for sock in listener_of(server)._listening)
             asked.append(request.path)
             server.close()
             os.dup2(theirs.fileno(), number)
@@ -242,7 +242,7 @@ def test_nobody_is_accepted_after_a_hook_has_closed_the_server(
 
         server = await anyloop.serve(echo, process_request=process_request)
         with socket.create_connection(("127.0.0.1", port_of(server))) as last:
-            last.sendall(request(target="/shutdown"))  # it is there when the door opens
+            last.sendall(request(target="/shutdown"))  # it is there when the listener opens
             await until(lambda: numbers)
             await soon(server.wait_closed())
 

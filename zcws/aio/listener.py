@@ -1,4 +1,4 @@
-"""The door: accepting plain sockets without a transport of the event loop.
+"""Accepting plain sockets without a transport of the event loop.
 
 A transport of the event loop costs more than a whole opening handshake, and the engine takes the socket away from it
 right after. So where the engine serves, this file accepts by itself: the request is usually there already, the answer
@@ -23,7 +23,7 @@ from zcws.aio.tls import Tls
 from zcws.aio.transport import place
 from zcws.kernel import ffi, lib
 
-__all__ = ["Door", "has_door"]
+__all__ = ["Listener", "can_accept"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
@@ -49,14 +49,14 @@ _OUT_OF_DESCRIPTORS = 1.0
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 
 
-def has_door(sockets: Iterable[socket.socket]) -> bool:
+def can_accept(sockets: Iterable[socket.socket]) -> bool:
     """Whether connections to these listening sockets can be accepted here."""
     if not is_engine_on():
         return False
     return all(sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM for sock in sockets)
 
 
-class Door:
+class Listener:
     """Accepts on listening sockets until it is closed.
 
     Args:
@@ -111,12 +111,12 @@ class Door:
         self._listening = []
 
     def _accept(self, listening: socket.socket) -> None:
-        """Somebody knocks."""
-        door, family, opening = listening.fileno(), int(listening.family), self._opening
+        """Somebody waits to be accepted."""
+        number, family, opening = listening.fileno(), int(listening.family), self._opening
         for _ in range(_ACCEPTED_A_TURN):
             if not self.is_open:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
-            fd = _welcome(door, self._memory, _CHUNK, opening)
+            fd = _welcome(number, self._memory, _CHUNK, opening)
             if fd >= 0:
                 self._receive(fd, family, opening.head, opening.received)
             elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
@@ -217,12 +217,12 @@ class Door:
             handshake.wait(self._read, sock)
         else:
             handshake.stop_waiting()
-            if not handshake.answer_at_door():
+            if not handshake.answer_on_socket():
                 self._pass_on(sock, handshake)
 
     def _pass_on(self, sock: socket.socket, handshake: ServerHandshake) -> None:
         """The event loop makes a transport for it."""
-        handshake.leave_door()  # at once: the socket is nobody else's to close from now on
+        handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
         task = self._loop.create_task(self._make_transport(sock, handshake))
         self.passing.add(task)
         task.add_done_callback(self.passing.discard)
