@@ -27,4 +27,6 @@ def test_hints_can_be_looked_up() -> None:
 
 def test_typing_extensions_need_not_be_there() -> None:
     without = "import sys; sys.modules['typing_extensions'] = None"
-    subprocess.run([sys.executable, "-c", f"{without}; import zcws.aio.server, zcws.sync.server"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"{without}; import zcws.aio.serving, zcws.sync.serving"], check=True
+    )

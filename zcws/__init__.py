@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from zcws.aio.redis import RedisRooms as RedisRooms
     from zcws.aio.room import Room as Room
     from zcws.aio.server import Server as Server
-    from zcws.aio.server import serve as serve
-    from zcws.aio.server import unix_serve as unix_serve
+    from zcws.aio.serving import serve as serve
+    from zcws.aio.serving import unix_serve as unix_serve
     from zcws.aio.websocket import WebSocket as WebSocket
     from zcws.aio.writing import OutgoingStream as OutgoingStream
     from zcws.batch import Batch as Batch
@@ -86,7 +86,8 @@ _HOMES = {
     "zcws.aio.reading": ("IncomingStream",),
     "zcws.aio.redis": ("RedisRooms",),
     "zcws.aio.room": ("Room",),
-    "zcws.aio.server": ("Server", "serve", "unix_serve"),
+    "zcws.aio.server": ("Server",),
+    "zcws.aio.serving": ("serve", "unix_serve"),
     "zcws.aio.websocket": ("WebSocket",),
     "zcws.aio.writing": ("OutgoingStream",),
     "zcws.batch": ("Batch",),

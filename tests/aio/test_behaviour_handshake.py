@@ -14,7 +14,7 @@ import wire
 from net import Place, RawPeer, echo, hang_up, port_of, request, response, soon, swallow, until
 
 import zcws
-from zcws.aio.server import ServerHandshake
+from zcws.aio.accepting import ServerHandshake
 
 
 def changed(**headers: str | None) -> bytes:

@@ -41,11 +41,6 @@ __all__ = ["Arriving", "Host", "ProcessRequest", "ProcessResponse", "ServerHands
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
-ProcessRequest = Callable[["ServerHandshake", Request], "Response | Awaitable[Response | None] | None"]
-ProcessResponse = Callable[
-    ["ServerHandshake", Request, Response], "Response | Awaitable[Response | None] | None"
-]
-
 
 class Arriving(Protocol):
     """A connection that may become a WebSocket, or several."""
@@ -413,3 +408,8 @@ class ServerHandshake(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+# No names in quotes, which whoever looks an annotation up would have to know.
+ProcessRequest = Callable[[ServerHandshake, Request], Response | Awaitable[Response | None] | None]
+ProcessResponse = Callable[[ServerHandshake, Request, Response], Response | Awaitable[Response | None] | None]

@@ -1,8 +1,10 @@
-"""`serve`: listening, the handler of each connection, and a shutdown that says goodbye.
+"""A server that runs: its connections, the handler of each, and a shutdown that says goodbye.
+
+What this file decides: who belongs to the server, and in which order it ends. It refuses to know options and addresses:
+`serve` (serving.py) gives it what has become of them, and sockets that are bound.
 
 A connection begins as a `ServerHandshake` (accepting.py), on a socket that we accept (listener.py) where the engine
-serves and on a transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and the handler runs in a task of its
-own.
+serves and on a transport of the event loop elsewhere. With a 101 it becomes a `WebSocket`, and the handler gets a task.
 """
 
 from __future__ import annotations
@@ -10,59 +12,37 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
-import re
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
-from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse, ServerHandshake
+from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
 from zcws.aio.engine import Engine, engine_of
-from zcws.aio.listener import Listener, can_accept
-from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
+from zcws.aio.listener import Listener
 from zcws.aio.settings import Options, pool_of
-from zcws.aio.tls import Tls, has_better
+from zcws.aio.tls import Tls
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
 from zcws.aio.wake import is_cancelled
 from zcws.aio.websocket import WebSocket
-from zcws.annotations import Self, Unpack
-from zcws.callables import check_call, name_of
+from zcws.annotations import Self
+from zcws.callables import name_of
 from zcws.closing import State
 from zcws.codes import CloseCode
-from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
-from zcws.deflate import Deflate
+from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.extensions import Agreement
 from zcws.frame import Frame, close_payload
-from zcws.handshake import SOFTWARE, NoMasking
-from zcws.headers import HeadersLike
-from zcws.hooks import hooks_of
 from zcws.http import Request, Response
-from zcws.http2 import ALPN, missing_h2
-from zcws.options import (
-    LONGEST,
-    Limits,
-    checked_limits,
-    checked_seconds,
-)
-from zcws.route import check_unix_place, checked_listening, unknown_host
-from zcws.router import check_handler
+from zcws.options import Limits, checked_seconds
 
-__all__ = ["Server", "ServerHandshake", "serve", "unix_serve"]
+__all__ = ["Handler", "OnFrame", "Server"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
-#: Connections that wait in the kernel: asyncio's own.
-BACKLOG = 100
-
 _CLOSED = State.CLOSED
-
-#: Seconds for TLS where there is no time at all: event loops want some.
-_SHORTEST = 0.001
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
@@ -378,202 +358,3 @@ class Server:
         if self._closer is None or kind is not None:  # else it may drain
             self.close()
         await self.wait_closed()
-
-
-class serve:
-    """Listens for WebSocket connections and runs `handler` for each. Await it, or use it as a context manager.
-
-    Args:
-        handler: a coroutine function, or a `Router` of them; the connection is closed when it returns, with 1011 when
-            it raises. None where `on_frame` does everything.
-        on_frame: a plain function that is called with the connection and each frame, where the bytes arrive and in no
-            task: whole messages, Ping and Pong. (The end of a connection is for `ws.add_end_callback`.) The frame is
-            good until the function returns. An exception in it closes the connection with 1011.
-        host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
-        sock, path: an existing socket, or the path of a Unix socket, instead of those.
-        ssl: a context, for wss.
-        origins: the values of `Origin` that may connect: str, patterns, None for requests without it. By default any.
-        subprotocols: names that the server speaks, best first.
-        select_subprotocol: instead of those, a function that takes the client's list and returns one of it, or None.
-        compression: `Deflate(...)`, "deflate" for its defaults, or None.
-        no_masking: True agrees to unmasked frames over TLS, "insecure" also without TLS.
-        process_request: called with the handshake and the request; returns None to let the client in, or a response,
-            which is sent instead. Or a list of functions, called in order until one returns a response. A coroutine
-            function costs a task, a plain one does not.
-        process_response: called with the handshake, the request and the response; may return another response.
-        extra_headers: headers to add to the response that opens a connection (101).
-        server_header: what `Server` says; None leaves it out.
-        open_timeout: seconds for the opening handshake.
-        close_timeout: seconds for the closing handshake, counted from the Close; as long again while the peer goes on
-            reading what was sent before it.
-        ping_interval, ping_timeout: seconds between Pings, and for their answer; None turns either off. For all five of
-            these times `math.inf` means None.
-        max_size: bytes of a message to accept; max_fragments: its frames.
-        write_limit: bytes that may wait to be sent before `send` waits; or a pair, high and low.
-        write_timeout: seconds that more than `write_limit` may wait before the connection is closed with 1011.
-        http2: True speaks HTTP/2 as well, with many WebSockets on a TCP connection (RFC 8441). Needs the extra `http2`.
-            The context that is given offers it from now on (ALPN).
-        others: passed on to `loop.create_server`: `backlog`, `reuse_port`, `family`, `start_serving` and so on.
-
-    Raises:
-        OSError: this address cannot be listened at (it is in use, for example).
-        ValueError, TypeError: an option or a function is wrong; raised by the call itself.
-    """
-
-    def __init__(
-        self,
-        handler: Handler | None = None,
-        host: str | Sequence[str] | None = None,
-        port: int | None = None,
-        *,
-        path: str | os.PathLike[str] | None = None,
-        ssl: ssl_module.SSLContext | None = None,
-        origins: Sequence[str | re.Pattern[str] | None] | None = None,
-        subprotocols: Sequence[str] | None = None,
-        select_subprotocol: Callable[[list[str]], str | None] | None = None,
-        compression: Deflate | Literal["deflate"] | None = None,
-        no_masking: NoMasking = False,
-        on_frame: OnFrame | None = None,
-        process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
-        process_response: ProcessResponse | None = None,
-        extra_headers: HeadersLike | None = None,
-        server_header: str | None = SOFTWARE,
-        open_timeout: float | None = 10,
-        close_timeout: float | None = 10,
-        ping_interval: float | None = 20,
-        ping_timeout: float | None = 20,
-        max_size: int | None = MAX_SIZE,
-        max_fragments: int = MAX_FRAGMENTS,
-        write_limit: int | tuple[int, int | None] = 64 * 1024,
-        write_timeout: float | None = None,
-        http2: bool = False,
-        **others: Unpack[ListeningOptions],
-    ) -> None:
-        check_listening_options(others, path)
-        check_hosts(host)
-        path = checked_listening(sock=others.get("sock"), path=path, host=host, port=port, ssl=ssl)
-        self._where = {"host": host, "port": port} if path is None else {"path": path}
-        self._path = path
-        self._ssl = ssl
-        self._others: dict[str, Any] = {**others}
-        if handler is None and on_frame is None:
-            raise TypeError("serve needs a handler, or on_frame, or both")
-        if handler is not None:
-            check_handler(handler)
-        if on_frame is not None:
-            check_on_frame(on_frame)
-        if process_response is not None:
-            check_call("process_response", process_response, "the connection", "the request", "the response")
-        self._make = partial(
-            Server,
-            handler,
-            on_frame=on_frame,
-            acceptor_options=AcceptorOptions(
-                subprotocols=subprotocols,
-                select_subprotocol=select_subprotocol,
-                origins=origins,
-                compression=compression,
-                no_masking=no_masking,
-                secure=ssl is not None,
-                extra_headers=extra_headers,
-                server_header=server_header,
-            ),
-            options=Options(
-                ping_interval=ping_interval,
-                ping_timeout=ping_timeout,
-                close_timeout=close_timeout,
-                write_limit=write_limit,
-                write_timeout=write_timeout,
-            ),
-            process_request=hooks_of(process_request, handler),
-            process_response=process_response,
-            open_timeout=checked_seconds("open_timeout", open_timeout),
-            limits=checked_limits(max_size, max_fragments),
-        )
-        self._begin = http2_negotiation(ssl) if http2 else ServerHandshake
-        self._server: Server | None = None
-        self._is_entered = False
-
-    async def _listen(self) -> Server:
-        loop = asyncio.get_running_loop()
-        server = self._make(loop)
-        create = loop.create_server if self._path is None else loop.create_unix_server
-        others = dict(self._others)
-        if others.get("sock") is None:
-            others.update(self._where)
-        start = others.pop("start_serving", True)
-        secure = self._secure(server, others)
-        context = self._ssl if secure is None else None
-        make: Callable[[], asyncio.BaseProtocol] = secure or (lambda: self._begin(server))
-        try:
-            listening = await create(make, ssl=context, **others, start_serving=False)
-        except socket.gaierror as error:
-            host = others["host"]
-            raise unknown_host(host if isinstance(host, str) else ", ".join(host), error) from None
-        except OSError as error:
-            path = others.get("path")
-            if path is not None and str(path) not in str(error):
-                error.filename = path
-            raise
-        try:
-            is_usual = context is None and self._begin is ServerHandshake
-            listener = None
-            if (secure is not None or is_usual) and can_accept(listening.sockets):
-                listener = Listener(loop, listening.sockets, others.get("backlog", BACKLOG), server, secure)
-            server.listen(listening, listener)
-            if start:
-                await server.start_serving()
-        except BaseException:
-            listening.close()  # the address is in use, after all
-            raise
-        return server
-
-    def _secure(self, server: Server, others: dict[str, Any]) -> Callable[[], Tls] | None:
-        """Makes the TLS that each connection begins with, where it is ours; `others` tells the loop's own."""
-        if self._ssl is None:
-            return None
-        # TLS comes first, and the loop's own patience is a minute.
-        timeout = server.open_timeout
-        if others.get("ssl_handshake_timeout") is None:
-            others["ssl_handshake_timeout"] = LONGEST if timeout is None else timeout or _SHORTEST
-        if has_better(server.loop):
-            return None
-        others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
-        return partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))
-
-    def __await__(self) -> Generator[Any, None, Server]:
-        return self._listen().__await__()
-
-    async def __aenter__(self) -> Server:
-        # As for `connect`: the end of either block would close the second server, and nobody the first.
-        if self._is_entered:
-            raise RuntimeError("this serve() is in use as a context manager: each server needs its own")
-        self._is_entered = True
-        try:
-            self._server = await self._listen()
-        except BaseException:
-            self._is_entered = False
-            raise
-        return self._server
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        server, self._server, self._is_entered = self._server, None, False
-        if server is not None:
-            await server.__aexit__(kind, error, trace)
-
-
-def http2_negotiation(context: ssl_module.SSLContext | None) -> Callable[[Server], asyncio.Protocol]:
-    """What connections begin with where HTTP/2 is spoken. Raises: ImportError, without the extra."""
-    try:
-        from zcws.aio.http2_accepting import Negotiation
-    except ImportError:
-        raise missing_h2() from None
-    if context is not None:
-        context.set_alpn_protocols(ALPN)
-    return Negotiation
-
-
-def unix_serve(handler: Handler | None, path: str | os.PathLike[str] | None = None, **options: Any) -> serve:
-    """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
-    check_unix_place("unix_serve", path, options.get("sock"))
-    return serve(handler, path=path, **options)

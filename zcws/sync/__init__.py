@@ -5,7 +5,8 @@ from __future__ import annotations
 from zcws.sync.client import connect, reconnect, unix_connect
 from zcws.sync.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.sync.reading import IncomingStream
-from zcws.sync.server import Server, serve, unix_serve
+from zcws.sync.server import Server
+from zcws.sync.serving import serve, unix_serve
 from zcws.sync.stream import WebSocket
 from zcws.sync.writing import OutgoingStream
 

@@ -1,7 +1,8 @@
-"""`zcws.sync.serve`: a listening socket, and a thread for each connection, up to a bound.
+"""A blocking server that runs: a listening socket, and a thread for each connection, up to a bound.
 
 The bound is what keeps a flood of connections from becoming a flood of threads: when it is reached nothing more is
-accepted until a connection ends, and clients wait in the kernel's backlog.
+accepted until a connection ends, and clients wait in the kernel's backlog. Options and addresses are the business of
+serving.py.
 """
 
 from __future__ import annotations
@@ -11,57 +12,35 @@ import inspect
 import logging
 import os
 import queue
-import re
 import selectors
 import socket
 import ssl as ssl_module
-import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable
 
 from zcws.acceptor import IN_THE_CLEAR, AcceptorOptions, WebSocketAcceptor
-from zcws.annotations import Self, Unpack
+from zcws.annotations import Self
 from zcws.callables import abandon
 from zcws.codes import CloseCode
-from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
-from zcws.deflate import Deflate
+from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import close_payload
-from zcws.handshake import SOFTWARE, NoMasking
-from zcws.headers import HeadersLike
-from zcws.hooks import Hook, hooks_of, refusal_of
+from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
-from zcws.options import (
-    SERVER_HINTS,
-    Limits,
-    NoOptions,
-    Timeouts,
-    checked_count,
-    checked_kind,
-    checked_limits,
-    checked_names,
-    checked_seconds,
-)
+from zcws.options import Limits, Timeouts, checked_seconds
 from zcws.pool import Pool
-from zcws.route import check_unix_place, checked_listening
-from zcws.router import check_handler
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.stream import WebSocket
 
-__all__ = ["Server", "serve", "unix_serve"]
+__all__ = ["Handler", "ProcessRequest", "Server"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
 Handler = Callable[[WebSocket], None]
 ProcessRequest = Callable[["Server", Request], Response | None]
-
-#: Threads at once when the caller does not say: each costs a stack, and a machine has a few cores.
-MAX_CONNECTIONS = 1000
 
 _CHUNK = 4096
 
@@ -98,11 +77,11 @@ class Server:
         open_timeout: float | None,
         limits: Limits,
         max_connections: int,
-        path: str | None = None,
+        path: str | None,
     ) -> None:
         self.sock = sock
-        self._path = None if path is None or _is_abstract(path) else path
-        self._inode = None if self._path is None else os.stat(self._path).st_ino
+        self._path = path  # of a file that goes away with the server
+        self._inode = None if path is None else os.stat(path).st_ino
         self.connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
@@ -395,114 +374,3 @@ class Server:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.shutdown()
-
-
-def serve(
-    handler: Handler,
-    host: str | None = None,
-    port: int | None = None,
-    *,
-    sock: socket.socket | None = None,
-    path: str | os.PathLike[str] | None = None,
-    ssl: ssl_module.SSLContext | None = None,
-    origins: Sequence[str | re.Pattern[str] | None] | None = None,
-    subprotocols: Sequence[str] | None = None,
-    select_subprotocol: Callable[[list[str]], str | None] | None = None,
-    compression: Deflate | Literal["deflate"] | None = None,
-    no_masking: NoMasking = False,
-    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
-    extra_headers: HeadersLike | None = None,
-    server_header: str | None = SOFTWARE,
-    open_timeout: float | None = 10,
-    close_timeout: float | None = 10,
-    ping_interval: float | None = 20,
-    ping_timeout: float | None = 20,
-    max_size: int | None = MAX_SIZE,
-    max_fragments: int = MAX_FRAGMENTS,
-    write_timeout: float | None = None,
-    max_connections: int = MAX_CONNECTIONS,
-    backlog: int = 128,
-    reuse_port: bool = False,
-    **unknown: Unpack[NoOptions],
-) -> Server:
-    """Listens for WebSocket connections; `serve_forever` then runs `handler(ws)` in a thread for each.
-
-    Args:
-        handler: a function, or a `Router` of them; the connection is closed when it returns, with 1011 when it raises.
-        host, port: where to listen; a port of 0 takes any that is free.
-        sock, path: an existing listening socket, or the path of a Unix socket, instead of those.
-        process_request: called with the server and the request; a response that it returns is sent instead of a 101.
-            Or several, asked in order until one answers.
-        write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
-        max_connections: threads at once; further clients wait until one ends.
-        ssl and the rest: see `zcws.serve`.
-
-    Raises:
-        OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
-    """
-    checked_names("serve", unknown, (), SERVER_HINTS)
-    checked_kind("host", host, str, "a str, or None for all addresses")
-    path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
-    check_handler(handler, is_blocking=True)
-    make = partial(
-        Server,
-        handler=handler,
-        ssl=ssl,
-        acceptor_options=AcceptorOptions(
-            subprotocols=subprotocols,
-            select_subprotocol=select_subprotocol,
-            origins=origins,
-            compression=compression,
-            no_masking=no_masking,
-            secure=ssl is not None,
-            extra_headers=extra_headers,
-            server_header=server_header,
-        ),
-        options=Timeouts(
-            close_timeout=close_timeout,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            write_timeout=write_timeout,
-        ),
-        process_request=hooks_of(process_request, handler, is_blocking=True),
-        open_timeout=checked_seconds("open_timeout", open_timeout),
-        limits=checked_limits(max_size, max_fragments),
-        max_connections=checked_count("max_connections", max_connections, "connections"),
-    )
-    # All that can be wrong with the options has been said by now: nothing is bound for nothing.
-    return make(sock or _listen(host, port, path, backlog, reuse_port), path=path)
-
-
-def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
-    """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
-    check_unix_place("unix_serve", path, options.get("sock"))
-    return serve(handler, path=path, **options)
-
-
-def _is_abstract(path: str | bytes) -> bool:
-    """Whether it is Linux's kind of Unix socket that is in no folder."""
-    return path[:1] in ("\0", b"\0")
-
-
-def _listen(
-    host: str | None, port: int | None, path: str | None, backlog: int, reuse_port: bool
-) -> socket.socket:
-    if path is None:
-        family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
-        return socket.create_server(
-            (host or "", port or 0), family=family, backlog=backlog, reuse_port=reuse_port
-        )
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            # A socket that a server left behind is in the way; anything else is somebody's file.
-            if not _is_abstract(path) and stat.S_ISSOCK(os.stat(path).st_mode):
-                os.unlink(path)
-        sock.bind(path)
-        sock.listen(backlog)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, OSError):
-            error.filename = error.filename or path
-        raise
-    return sock

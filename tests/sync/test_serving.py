@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import raw
+from raw import echo, port_of
+
+import zcws
+import zcws.sync
+
+from .conftest import Serving
+
+
+def test_a_port_in_use(serving: Serving) -> None:
+    with serving(echo) as server:
+        with pytest.raises(OSError) as caught:
+            zcws.sync.serve(echo, "127.0.0.1", port_of(server))
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_ipv6(serving: Serving) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        server = zcws.sync.serve(echo, "::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server, raw.thread(server.serve_forever):
+        with zcws.sync.connect(f"ws://[::1]:{port_of(server)}/") as ws:
+            ws.send("six")
+            assert ws.recv() == "six"
+        server.shutdown()
+
+
+class TestUnix:
+    def test_echo(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "s"
+            with serving(echo, path=str(path)):
+                assert stat.S_ISSOCK(path.stat().st_mode)
+                with zcws.sync.unix_connect(str(path)) as ws:
+                    ws.send("hello")
+                    assert ws.recv() == "hello"
+            assert not path.exists()
+
+    def test_what_a_server_left_behind_is_no_obstacle(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "s")
+            with socket.socket(socket.AF_UNIX) as old:
+                old.bind(path)
+            with serving(echo, path=Path(path)), zcws.sync.unix_connect(path):
+                pass
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only there are they abstract")
+    def test_one_in_no_folder(self, serving: Serving) -> None:
+        path = f"\0zcws.{os.getpid()}"
+        with serving(echo, path=path), zcws.sync.unix_connect(path) as ws:
+            ws.send("a")
+            assert ws.recv() == "a"
+
+    def test_a_file_of_somebody_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "s"
+            path.write_text("precious")
+            with pytest.raises(OSError):
+                zcws.sync.unix_serve(echo, str(path))
+            assert path.read_text() == "precious"
+
+    def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "s")
+            with serving(echo, path=path) as old, serving(echo, path=path):
+                old.shutdown()
+                with zcws.sync.unix_connect(path) as ws:
+                    ws.send("hello")
+                    assert ws.recv() == "hello"
+
+
+def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "folder" / "socket")
+    with pytest.raises(OSError, match=r"no-such-name\.invalid"):
+        zcws.sync.serve(echo, "no-such-name.invalid", 0)
+    with pytest.raises(FileNotFoundError) as missing:
+        zcws.sync.unix_serve(echo, path)
+    assert missing.value.filename == path
+
+
+def test_coroutine_functions_are_refused_where_they_are_given() -> None:
+    async def asynchronous(*_: Any) -> Any: ...
+
+    router = zcws.Router()
+    router.add("/", asynchronous)
+    checked = zcws.basic_auth("r", check_credentials=asynchronous)
+    refused: list[tuple[Any, dict[str, Any], str]] = [
+        (asynchronous, {}, "the handler is a plain function, .*asynchronous is a coroutine function"),
+        (router, {}, "the handler is a plain function, .*asynchronous is a coroutine function"),
+        (echo, {"process_request": asynchronous}, "process_request is a plain function"),
+        (echo, {"process_request": [zcws.health(), checked]}, "process_request is a plain function"),
+        (echo, {"select_subprotocol": asynchronous}, "select_subprotocol is a plain function"),
+        (lambda ws, path: None, {}, "the handler is called with the connection: .* does not fit"),
+    ]
+    for handler, options, said in refused:
+        with pytest.raises(TypeError, match=f"^{said}"):
+            zcws.sync.serve(handler, "127.0.0.1", 0, **options)
+
+
+def test_nothing_is_bound_for_nothing() -> None:
+    """A server that was not made keeps no port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for option in ({"origins": "https://a"}, {"max_size": "1"}, {"process_request": 5}):
+        with pytest.raises(TypeError):
+            zcws.sync.serve(echo, "127.0.0.1", port, **option)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e12])
+def test_waits_without_an_end(serving: Serving, value: float) -> None:
+    names = ("open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout")
+    options: dict[str, Any] = dict.fromkeys(names, value)
+    options["compression"] = zcws.Deflate(idle_timeout=value)
+    with serving(echo, **options) as server:
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", **options) as ws:
+            ws.send("x")
+            assert ws.recv() == "x"
+    assert ws.close_code == 1000
