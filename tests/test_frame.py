@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import raw
 import wire
-from arrays import needs_numpy, np
 from receiver import batch, connect, hold_many, read, send
 
 from zcws import frame as frame_module
@@ -30,8 +29,6 @@ from zcws.frame import (
     _Apart,
     check_frame,
     check_origin,
-    close_payload,
-    parse_close_payload,
 )
 from zcws.pool import Pool
 
@@ -125,59 +122,14 @@ def test_rfc6455_7_4_codes_that_must_not_be_sent(code: int) -> None:
         Frame(OpCode.CLOSE, wire.close_payload(code))
 
 
-@pytest.mark.parametrize(("code", "instead"), [(1005, r"Frame\.close"), (1006, "abort"), (1015, "abort")])
-def test_who_passes_on_a_code_that_is_never_on_the_wire_is_told_what_it_stands_for(
-    code: int, instead: str
-) -> None:
-    for kind in (int, CloseCode):
-        with pytest.raises(
-            ValueError, match=f"close code {code} must not be sent .* which is .*{instead}\\(\\)"
-        ):
-            Frame.close(kind(code))
-
-
 def test_rfc6455_5_5_control_frames_have_125_bytes_at_most() -> None:
     assert len(Frame.ping(bytes(125))) == 125
-    assert len(Frame.close(1000, "x" * 123)) == len(close_payload(1000, "x" * 123)) == 125
+    assert len(Frame.close(1000, "x" * 123)) == 125
     for payload in (bytes(126), bytes(200)):
         with pytest.raises(ValueError, match="at most 125 bytes"):
             Frame.ping(payload)
     with pytest.raises(ValueError, match="at most 123 bytes"):
         Frame.close(1000, "x" * 124)
-
-
-def test_rfc6455_5_5_1_the_payload_of_a_close() -> None:
-    assert close_payload(None) == b""
-    assert close_payload(1000) == b"\x03\xe8"
-    assert close_payload(CloseCode.GOING_AWAY, "é" * 61) == wire.close_payload(1001, "é".encode() * 61)
-    with pytest.raises(ValueError, match="at most 123 bytes of UTF-8, not 124"):
-        close_payload(1000, "é" * 62)
-    with pytest.raises(ValueError, match="needs a close code"):
-        close_payload(None, "why")
-    with pytest.raises(ValueError, match="code of two bytes"):
-        parse_close_payload(memoryview(b"\x03"))
-    with pytest.raises(ValueError):
-        Frame(OpCode.CLOSE, wire.close_payload(1000, b"\xff"))
-
-
-@pytest.mark.parametrize("code", ["1000", 1000.0, object])
-def test_a_close_code_that_is_no_number(code: Any) -> None:
-    with pytest.raises(TypeError) as wrong:
-        close_payload(code)
-    assert str(wrong.value) == f"the code of a Close is int, not {code!r}"
-
-
-@pytest.mark.parametrize("code", [1000, None])
-@pytest.mark.parametrize("reason", [1, None, b"bye"])
-def test_a_close_reason_that_is_no_str(code: int | None, reason: Any) -> None:
-    with pytest.raises(TypeError) as wrong:
-        close_payload(code, reason)
-    assert str(wrong.value) == f"the reason of a Close is str, not {reason!r}"
-
-
-@needs_numpy
-def test_a_close_code_of_numpy() -> None:
-    assert close_payload(np.int64(4000)) == wire.close_payload(4000)
 
 
 def test_code_and_reason_of_a_close() -> None:

@@ -1,4 +1,4 @@
-"""The closing handshake as one table. RFC 6455 7.
+"""The closing handshake as one table, and what a Close says. RFC 6455 7 and 5.5.1.
 
 Two Close frames, one each way, and then the TCP connection ends. Either side may begin, both may begin at once, and
 either may vanish. A state says which Close frames have passed; an event moves it; what is not in the table cannot
@@ -19,7 +19,20 @@ from collections.abc import Callable
 from enum import Enum
 from typing import ClassVar
 
-__all__ = ["GRACE", "LINGER", "TRANSITIONS", "Event", "State", "next_state"]
+from zcws.codes import CloseCode, is_sendable_close_code
+
+__all__ = [
+    "GRACE",
+    "LINGER",
+    "MAX_CONTROL_PAYLOAD",
+    "TRANSITIONS",
+    "Event",
+    "State",
+    "close_payload",
+    "code_and_reason",
+    "next_state",
+    "parse_close_payload",
+]
 
 #: Seconds that the peer's Close waits behind messages of a connection from which nobody has ever read: longer than a
 #: handler usually needs to get to its first read, so that what came together with the Close is still answered, and
@@ -30,6 +43,16 @@ GRACE = 1.0
 #: alone, as over most TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at
 #: once, on what is still coming, would be a reset, which takes from the peer what it has not read yet.
 LINGER = 1.0
+
+#: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
+MAX_CONTROL_PAYLOAD = 125
+
+#: RFC 6455 7.4.1: codes that are never on the wire, and what one does who has been given one and passes it on.
+_INSTEAD: dict[int, str] = {
+    CloseCode.NO_STATUS_RCVD: "it stands for a Close without a code, which is write_frame(Frame.close())",
+    CloseCode.ABNORMAL_CLOSURE: "it stands for an end without a Close, which is abort()",
+    CloseCode.TLS_HANDSHAKE: "it stands for an end without a Close, which is abort()",
+}
 
 
 class State(Enum):
@@ -89,3 +112,46 @@ def next_state(state: State, event: Event) -> State:
         return TRANSITIONS[state][event]
     except KeyError:
         raise ValueError(f"{event.value!r} cannot happen to a connection that is {state.value!r}") from None
+
+
+def close_payload(code: int | None, reason: str = "") -> bytes:
+    """The payload of a Close. RFC 6455 5.5.1.
+
+    Raises:
+        TypeError: the code is no integer, or the reason no str.
+        ValueError: a code that must not be sent (RFC 6455 7.4), a reason without a code, or one over 123 bytes.
+    """
+    if not isinstance(reason, str):
+        raise TypeError(f"the reason of a Close is str, not {reason!r}")
+    if code is None:
+        if reason:
+            raise ValueError("a close reason needs a close code (RFC 6455 5.5.1)")
+        return b""
+    if not hasattr(code, "__index__"):  # NumPy's integers have it, too
+        raise TypeError(f"the code of a Close is int, not {code!r}")
+    if not is_sendable_close_code(code):
+        instead = _INSTEAD.get(code, "programs have 4000 to 4999 for themselves")
+        raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4): {instead}")
+    payload = int(code).to_bytes(2, "big") + reason.encode()
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"a close reason is at most 123 bytes of UTF-8, not {len(payload) - 2} (RFC 6455 5.5)"
+        )
+    return payload
+
+
+def parse_close_payload(payload: bytes | memoryview) -> tuple[int | None, str]:
+    """The code, or None, and the reason. For a payload that was checked already, or is checked after."""
+    if len(payload) == 0:
+        return None, ""
+    if len(payload) == 1:
+        raise ValueError(
+            "the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)"
+        )
+    return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8")
+
+
+def code_and_reason(payload: bytes) -> tuple[int, str]:
+    """The same for whoever is told of it: 1005 where the Close had no code. RFC 6455 7.1.5, 7.1.6."""
+    code, reason = parse_close_payload(payload)
+    return (CloseCode.NO_STATUS_RCVD if code is None else code), reason

@@ -23,21 +23,13 @@ from collections.abc import Callable
 from zcws.annotations import Buffer
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
-from zcws.closing import Event, State, next_state
+from zcws.closing import Event, State, code_and_reason, next_state
 from zcws.codec import Deflater, Inflater
 from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import (
-    Frame,
-    NeedMore,
-    PayloadOrigin,
-    RingFrame,
-    check_frame,
-    check_origin,
-    code_and_reason,
-)
+from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, check_origin
 from zcws.keys import MaskingKeys
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool

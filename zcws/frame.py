@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from zcws.annotations import Buffer
 from zcws.buffer import WORTH_HOLDING
-from zcws.codes import CloseCode, OpCode, is_sendable_close_code
+from zcws.closing import MAX_CONTROL_PAYLOAD, close_payload, code_and_reason, parse_close_payload
+from zcws.codes import OpCode
 from zcws.errors import StaleFrame
 from zcws.kernel import HAS_GIL
 from zcws.payloads import as_bytes
@@ -32,11 +33,10 @@ __all__ = [
     "PayloadOrigin",
     "ReceivedFrame",
     "RingFrame",
+    "check_control",
     "check_frame",
     "check_origin",
     "close_payload",
-    "code_and_reason",
-    "parse_close_payload",
 ]
 
 #: A payload of at most this many bytes is copied when it is the first that is looked at since its connection has
@@ -49,16 +49,6 @@ _COPIED = 16 * 1024
 DECODE_IN_PLACE = 4096
 
 _EMPTY = memoryview(b"")
-
-#: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
-MAX_CONTROL_PAYLOAD = 125
-
-#: RFC 6455 7.4.1: codes that are never on the wire, and what one does who has been given one and passes it on.
-_INSTEAD: dict[int, str] = {
-    CloseCode.NO_STATUS_RCVD: "it stands for a Close without a code, which is write_frame(Frame.close())",
-    CloseCode.ABNORMAL_CLOSURE: "it stands for an end without a Close, which is abort()",
-    CloseCode.TLS_HANDSHAKE: "it stands for an end without a Close, which is abort()",
-}
 
 
 class PayloadOrigin(Enum):
@@ -137,6 +127,16 @@ class _Text:
             frame._peek()  # see `Frame.to_bytes`; and what is there by then need not be UTF-8
 
 
+def check_control(opcode: OpCode, payload: memoryview) -> None:
+    """`ValueError` for what a control frame must not carry: over 125 bytes, or a Close that must not be sent."""
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"the payload of a control frame is at most 125 bytes, not {len(payload)} (RFC 6455 5.5)"
+        )
+    if opcode is OpCode.CLOSE:
+        close_payload(*parse_close_payload(payload))
+
+
 def check_frame(frame: object) -> None:
     """`TypeError` for what cannot be written as a frame."""
     if not isinstance(frame, Frame):
@@ -172,17 +172,9 @@ class Frame:
         self._start = 0
         self._stop = len(held.memory)
         if self.opcode >= OpCode.CLOSE:
-            self._check_control(held.memory)
-
-    def _check_control(self, payload: memoryview) -> None:
-        if not self.fin:
-            raise ValueError("a control frame must not be fragmented (RFC 6455 5.5)")
-        if len(payload) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(
-                f"the payload of a control frame is at most 125 bytes, not {len(payload)} (RFC 6455 5.5)"
-            )
-        if self.opcode is OpCode.CLOSE:
-            close_payload(*parse_close_payload(payload))
+            if not fin:
+                raise ValueError("a control frame must not be fragmented (RFC 6455 5.5)")
+            check_control(self.opcode, held.memory)
 
     @classmethod
     def binary(cls, payload: Buffer, *, fin: bool = True) -> Frame:
@@ -453,46 +445,3 @@ def _stale() -> StaleFrame:
     return StaleFrame(
         "this frame was read before the last read on its connection; take payload, text or to_bytes() before the next"
     )
-
-
-def close_payload(code: int | None, reason: str = "") -> bytes:
-    """The payload of a Close. RFC 6455 5.5.1.
-
-    Raises:
-        TypeError: the code is no integer, or the reason no str.
-        ValueError: a code that must not be sent (RFC 6455 7.4), a reason without a code, or one over 123 bytes.
-    """
-    if not isinstance(reason, str):
-        raise TypeError(f"the reason of a Close is str, not {reason!r}")
-    if code is None:
-        if reason:
-            raise ValueError("a close reason needs a close code (RFC 6455 5.5.1)")
-        return b""
-    if not hasattr(code, "__index__"):  # NumPy's integers have it, too
-        raise TypeError(f"the code of a Close is int, not {code!r}")
-    if not is_sendable_close_code(code):
-        instead = _INSTEAD.get(code, "programs have 4000 to 4999 for themselves")
-        raise ValueError(f"close code {code} must not be sent (RFC 6455 7.4): {instead}")
-    payload = int(code).to_bytes(2, "big") + reason.encode()
-    if len(payload) > MAX_CONTROL_PAYLOAD:
-        raise ValueError(
-            f"a close reason is at most 123 bytes of UTF-8, not {len(payload) - 2} (RFC 6455 5.5)"
-        )
-    return payload
-
-
-def parse_close_payload(payload: bytes | memoryview) -> tuple[int | None, str]:
-    """The code, or None, and the reason. For a payload that was checked already, or is checked after."""
-    if len(payload) == 0:
-        return None, ""
-    if len(payload) == 1:
-        raise ValueError(
-            "the payload of a Close is empty or starts with a code of two bytes (RFC 6455 5.5.1)"
-        )
-    return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8")
-
-
-def code_and_reason(payload: bytes) -> tuple[int, str]:
-    """The same for whoever is told of it: 1005 where the Close had no code. RFC 6455 7.1.5, 7.1.6."""
-    code, reason = parse_close_payload(payload)
-    return (CloseCode.NO_STATUS_RCVD if code is None else code), reason

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.assembly import BAD_BUFFER_SIZE, NO_MEMORY
 from zcws.bridge import Bridge, Reply
+from zcws.closing import close_payload, code_and_reason
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import (
     FAULTS,
@@ -30,7 +31,6 @@ from zcws.errors import (
     ProtocolError,
     closed_error,
 )
-from zcws.frame import close_payload, code_and_reason
 from zcws.kernel import HAS_GIL, ffi, lib
 from zcws.waiting import Waiting
 

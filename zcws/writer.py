@@ -23,16 +23,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zcws.annotations import Buffer
 from zcws.bridge import Reply
+from zcws.closing import close_payload, code_and_reason
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
-from zcws.frame import (
-    MAX_CONTROL_PAYLOAD,
-    Frame,
-    ReceivedFrame,
-    close_payload,
-    code_and_reason,
-    parse_close_payload,
-)
+from zcws.frame import Frame, ReceivedFrame, check_control
 from zcws.heads import FIN, HEADS, RSV1, unmasked_head
 from zcws.kernel import ffi, lib
 from zcws.output import SEGMENT, Output
@@ -389,12 +383,9 @@ class Writer(Output):
         """
         self._check_open()
         view = memoryview(payload)
-        if len(view) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(
-                f"the payload of a control frame is at most 125 bytes, not {len(view)} (RFC 6455 5.5)"
-            )
+        check_control(opcode, view)
         if opcode is OpCode.CLOSE:
-            self.sent_close = close_payload(*parse_close_payload(view))
+            self.sent_close = bytes(view)
             self.opcode = OpCode.CLOSE
         self._write(FIN | opcode, view)
         self._other_frames += 1

@@ -29,12 +29,12 @@ from zcws.aio.wake import is_cancelled
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Self
 from zcws.callables import name_of
-from zcws.closing import State
+from zcws.closing import State, close_payload
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.extensions import Agreement
-from zcws.frame import Frame, close_payload
+from zcws.frame import Frame
 from zcws.http import Request, Response
 from zcws.options import Limits, checked_seconds
 

@@ -23,10 +23,10 @@ from collections.abc import Callable
 from zcws.acceptor import IN_THE_CLEAR, AcceptorOptions, WebSocketAcceptor
 from zcws.annotations import Self
 from zcws.callables import abandon
+from zcws.closing import close_payload
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import close_payload
 from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
