@@ -16,15 +16,12 @@ from arrays import needs_numpy, np
 import zcws
 import zcws.sync
 from zcws.options import (
-    CLIENT_HINTS,
     LONGEST,
-    SERVER_HINTS,
     check_place,
     check_server_context,
     checked_count,
     checked_kind,
     checked_limits,
-    checked_names,
     checked_seconds,
     checked_size,
     checked_wait,
@@ -229,16 +226,6 @@ def test_kinds() -> None:
         checked_kind("ssl", "x", dict, "a dict")
 
 
-def test_names() -> None:
-    checked_names("connect", ["family"], {"family"}, {})
-    with pytest.raises(TypeError, match=r"^connect\(\) has no option 'famly'$"):
-        checked_names("connect", ["family", "famly"], {"family"}, CLIENT_HINTS)
-    with pytest.raises(
-        TypeError, match=r"^serve\(\) has no option 'additional_headers': it is called extra_headers$"
-    ):
-        checked_names("serve", ["additional_headers"], (), SERVER_HINTS)
-
-
 # ---- where they are given ----
 
 
@@ -283,36 +270,6 @@ def test_an_option_that_means_nothing(entrance: str, name: str, value: Any) -> N
 def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{name} "):
         ENTRANCES[entrance](**{name: value})
-
-
-@pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("max_queue", "create_connection", "logger", "extensions", "timeout"),  # `websockets`
-        *("create_protocol", "klass"),  # and before its version 14
-        *("heartbeat", "max_msg_size", "protocols", "compress", "autoping", "autoclose"),  # aiohttp
-        *("receive_timeout", "writer_limit"),
-        *(
-            "enable_auto_ping",
-            "auto_ping_idle_timeout",
-            "auto_ping_reply_timeout",
-            "enable_auto_pong",
-        ),  # picows
-        *("disconnect_on_exception", "ws_listener_factory", "max_frame_size", "ssl_context"),
-    ],
-)
-def test_options_of_another_library(entrance: str, name: str) -> None:
-    function = entrance.rpartition(".")[2]
-    with pytest.raises(TypeError, match=rf"^{function}\(\) has no option '{name}': \w"):
-        ENTRANCES[entrance](**{name: None})
-
-
-@pytest.mark.parametrize("entrance", CLIENTS)
-@pytest.mark.parametrize("name", ["auth", "params", "proxy_auth", "socket_factory", "trust_env"])
-def test_options_of_another_librarys_client(entrance: str, name: str) -> None:
-    with pytest.raises(TypeError, match=rf"^connect\(\) has no option '{name}': \w"):
-        ENTRANCES[entrance](**{name: None})
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)

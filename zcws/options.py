@@ -23,25 +23,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
 from operator import index
 from typing import Any, TypedDict
 
 __all__ = [
-    "CLIENT_HINTS",
     "LONGEST",
     "PINGS_OUT",
-    "SERVER_HINTS",
     "USUAL_MARKS",
     "Limits",
-    "NoOptions",
     "Timeouts",
     "check_place",
     "check_server_context",
     "checked_count",
     "checked_kind",
     "checked_limits",
-    "checked_names",
     "checked_range",
     "checked_seconds",
     "checked_size",
@@ -63,66 +58,6 @@ USUAL_MARKS = (64 * 1024, 16 * 1024)
 
 _SIZE = "a number of bytes (int, 0 or more) or None"
 _WRITE_LIMIT = "a number of bytes (int, 0 or more), or a pair of them: high, and low or None"
-
-#: What is not an option here: names from other libraries, and of the other driver, with what to write in their place.
-_HINTS = {
-    "auto_ping_idle_timeout": "it is called ping_interval",
-    "auto_ping_reply_timeout": "it is called ping_timeout",
-    "autoclose": "a Close is always answered; after ws.split() you answer",
-    "autoping": "a Ping is always answered; after ws.split() you answer",
-    "compress": 'it is called compression, and takes "deflate"',
-    "create_connection": "there is one class; keep what belongs to a connection in a dict, or in the handler",
-    "create_protocol": "there is one class; keep what belongs to a connection in a dict, or in the handler",
-    "disconnect_on_exception": "an exception in on_frame always fails the connection, with 1011",
-    "enable_auto_ping": "ping_interval and ping_timeout are on by default; None turns them off",
-    "enable_auto_pong": "a Ping is always answered; after ws.split() you answer",
-    "extensions": "compression=zcws.Deflate(...) says it",
-    "heartbeat": "there are ping_interval and ping_timeout, on by default",
-    "klass": "there is one class; keep what belongs to a connection in a dict, or in the handler",
-    "logger": 'the loggers are "zcws.client" and "zcws.server"',
-    "loop": "the running event loop is used",
-    "max_frame_size": "it is called max_size, and counts a whole message",
-    "max_msg_size": "it is called max_size; None, and not 0, is no limit",
-    "max_queue": "there is no queue; what is not read stays in a ring, and TCP holds the peer back",
-    "on_frame": "zcws.sync has ws.read_frame() and ws.batches()",
-    "protocols": "it is called subprotocols",
-    "read_limit": "there is no queue; what is not read stays in a ring, and TCP holds the peer back",
-    "receive_timeout": "asyncio.wait_for(ws.recv(), seconds) says it, in zcws.sync ws.recv(timeout=seconds)",
-    "ssl_context": "it is called ssl",
-    "timeout": "there are open_timeout, close_timeout, ping_timeout and write_timeout",
-    "websocket_handshake_timeout": "it is called open_timeout",
-    "write_limit": "a blocking send waits until the system has taken all of it; write_timeout bounds that",
-    "writer_limit": "it is called write_limit",
-    "ws_listener_factory": "on_frame takes a function, which is called with each message",
-}
-CLIENT_HINTS = {
-    **_HINTS,
-    "auth": "it is called basic_auth, and takes a pair of user name and password",
-    "extra_headers": "it is called additional_headers",
-    "headers": "it is called additional_headers",
-    "local_addr": "it is called source_address",
-    "params": "they stand in the URI",
-    "process_exception": "it belongs to zcws.sync.reconnect()",
-    "proxy_auth": "the address of the proxy takes them: scheme://user:password@host",
-    "reconnect_delays": "it belongs to zcws.sync.reconnect()",
-    "socket_factory": "sock takes a socket that is connected",
-    "source_address": "it is called local_addr",
-    "trust_env": "proxy=True, the default, takes the environment's; None goes without",
-    "user_agent": "it is called user_agent_header",
-    "verify": "ssl takes an ssl.SSLContext, or the path of a file with the certificates to trust",
-}
-SERVER_HINTS = {
-    **_HINTS,
-    "additional_headers": "it is called extra_headers",
-    "headers": "it is called extra_headers",
-    "max_connections": "it bounds the threads of zcws.sync; a process_request can refuse with a 503",
-    "process_response": "extra_headers adds to the 101, and process_request makes every other response",
-    "start_serving": "nothing is accepted before serve_forever()",
-}
-
-
-class NoOptions(TypedDict):
-    """What a function has besides the options that it names, for the type checker."""
 
 
 class Limits(TypedDict):
@@ -153,16 +88,6 @@ class Timeouts:
         self.ping_timeout: float | None = checked_seconds("ping_timeout", ping_timeout)
         self.close_timeout: float | None = checked_seconds("close_timeout", close_timeout)
         self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
-
-
-def checked_names(
-    function: str, given: Iterable[str], allowed: Collection[str], hints: Mapping[str, str]
-) -> None:
-    """`TypeError` for an option that `function` does not have."""
-    for name in given:
-        if name not in allowed:
-            hint = hints.get(name)
-            raise TypeError(f"{function}() has no option {name!r}{f': {hint}' if hint else ''}")
 
 
 def checked_kind(name: str, value: object, kind: type, what: str) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
-from zcws.options import CLIENT_HINTS, SERVER_HINTS, checked_kind, checked_names, checked_seconds
+from zcws.hints import check_names
+from zcws.options import checked_kind, checked_seconds
 
 __all__ = [
     "ConnectionOptions",
@@ -64,13 +65,13 @@ _OF_UNIX = {"cleanup_socket"}
 
 def check_connection_options(others: ConnectionOptions, path: object) -> None:
     """`TypeError` for a name that means nothing to `connect`, or nothing together with `path`."""
-    checked_names("connect", others, ConnectionOptions.__annotations__, CLIENT_HINTS)
+    check_names("connect", others, ConnectionOptions.__annotations__)
     _check_place(others, path)
 
 
 def check_listening_options(others: ListeningOptions, path: object) -> None:
     """The same for `serve`."""
-    checked_names("serve", others, ListeningOptions.__annotations__, SERVER_HINTS)
+    check_names("serve", others, ListeningOptions.__annotations__)
     _check_place(others, path)
 
 

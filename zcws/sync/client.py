@@ -22,17 +22,10 @@ from zcws.deflate import Deflate
 from zcws.extensions import Agreement
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
+from zcws.hints import NoOptions, check_names
 from zcws.http import Response
 from zcws.keys import MaskingKeys
-from zcws.options import (
-    CLIENT_HINTS,
-    Limits,
-    NoOptions,
-    Timeouts,
-    checked_limits,
-    checked_names,
-    checked_seconds,
-)
+from zcws.options import Limits, Timeouts, checked_limits, checked_seconds
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, timed_out, unix_uri
@@ -105,7 +98,7 @@ def connect(
             it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
-    checked_names("connect", unknown, (), CLIENT_HINTS)
+    check_names("connect", unknown)
     options = Timeouts(
         close_timeout=close_timeout,
         ping_interval=ping_interval,

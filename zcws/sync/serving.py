@@ -22,17 +22,9 @@ from zcws.connection import MAX_FRAGMENTS, MAX_SIZE
 from zcws.deflate import Deflate
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
+from zcws.hints import NoOptions, check_names
 from zcws.hooks import hooks_of
-from zcws.options import (
-    SERVER_HINTS,
-    NoOptions,
-    Timeouts,
-    checked_count,
-    checked_kind,
-    checked_limits,
-    checked_names,
-    checked_seconds,
-)
+from zcws.options import Timeouts, checked_count, checked_kind, checked_limits, checked_seconds
 from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 from zcws.sync.server import Handler, ProcessRequest, Server
@@ -86,7 +78,7 @@ def serve(
     Raises:
         OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
     """
-    checked_names("serve", unknown, (), SERVER_HINTS)
+    check_names("serve", unknown)
     checked_kind("host", host, str, "a str, or None for all addresses")
     path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
     check_handler(handler, is_blocking=True)
