@@ -301,21 +301,13 @@ class ServerHandshake(asyncio.Protocol):
 
     def _replace(self, request: Request, said: object) -> Response | None:
         """The answer after `process_request` has `said` what it wants; None while `process_response` thinks."""
-        response = self._respond(request, said)
-        replaced = self._ask_response(request, response)
+        response = refusal_of(said) or self.acceptor.respond(request)
+        hook = self.server.process_response
+        replaced = None if hook is None else hook(self, request, response)
         if not inspect.isawaitable(replaced):
             return self._sendable(answer_of(replaced, "process_response") or response)
         self._said, self._chosen = replaced, response
         return None
-
-    def _respond(self, request: Request, said: object) -> Response:
-        return refusal_of(said) or self.acceptor.respond(request)
-
-    def _ask_response(
-        self, request: Request, response: Response
-    ) -> Response | Awaitable[Response | None] | None:
-        hook = self.server.process_response
-        return None if hook is None else hook(self, request, response)
 
     def _sendable(self, response: Response) -> Response:
         """`response`, whose bytes are in `_to_send` now; raises where a hook has made of it what no HTTP can say."""
@@ -351,14 +343,15 @@ class ServerHandshake(asyncio.Protocol):
                 self._answer(response)
 
     async def _settle(self, said: Awaitable[object]) -> Response:
-        if self._chosen is not None:
-            return self._sendable(answer_of(await said, "process_response") or self._chosen)
-        assert self.request is not None
-        response = self._respond(self.request, await said)
-        replaced = self._ask_response(self.request, response)
-        if inspect.isawaitable(replaced):
-            replaced = await replaced
-        return self._sendable(answer_of(replaced, "process_response") or response)
+        chosen = self._chosen
+        if chosen is None:
+            assert self.request is not None
+            response = self._replace(self.request, await said)
+            if response is not None:
+                return response
+            assert self._said is not None and self._chosen is not None
+            said, chosen = self._said, self._chosen
+        return self._sendable(answer_of(await said, "process_response") or chosen)
 
     def _forget_said(self) -> None:
         """A coroutine that was never begun, because its client left first, is nobody's mistake."""
