@@ -63,35 +63,16 @@ def test_a_place_that_is_not_there_is_named(place: Place, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("module", [zcws, zcws.sync])
-def test_a_unix_client_needs_a_place(module: Any) -> None:
-    """Without, it was the port 80 of this machine."""
-    with pytest.raises(TypeError, match="path of a Unix socket, or sock="):
-        module.unix_connect(None)
-
-
-@pytest.mark.parametrize("module", [zcws, zcws.sync])
-@pytest.mark.parametrize(
-    ("places", "said"),
-    [
-        ({"path": "s", "host": "127.0.0.1"}, "path and host and port"),
-        ({"path": "s", "port": 0}, "path and host and port"),
-        ({"sock": ..., "port": 1}, "sock and host and port"),
-        ({"sock": ..., "path": "s"}, "sock and path"),
-    ],
-)
-def test_two_places_to_listen_at(module: Any, places: dict[str, Any], said: str) -> None:
-    """All but one of them were passed over in silence."""
-    with (
-        socket.socket() as sock,
-        pytest.raises(ValueError, match=f"^{said} are different places to listen at"),
-    ):
-        module.serve(echo, **{**places, "sock": sock} if "sock" in places else places)
-
-
-@pytest.mark.parametrize("module", [zcws, zcws.sync])
-def test_a_unix_socket_without_a_place(module: Any) -> None:
-    with pytest.raises(TypeError, match=r"needs the path of a Unix socket, or sock="):
-        module.unix_serve(echo)
+def test_one_place_and_no_other(module: Any) -> None:
+    """That two of them are refused, whichever they are: tests/test_options.py."""
+    two = "are different places to listen at"
+    with socket.socket() as sock, pytest.raises(ValueError, match=f"^sock and path {two}"):
+        module.serve(echo, sock=sock, path="s")
+    with pytest.raises(ValueError, match=f"^path and host and port {two}"):
+        module.serve(echo, path="s", port=0)
+    for call in (lambda: module.unix_serve(echo), lambda: module.unix_connect(None)):
+        with pytest.raises(TypeError, match="needs the path of a Unix socket, or sock="):
+            call()
 
 
 def test_existing_sockets(place: Place) -> None:

@@ -207,6 +207,7 @@ class Held:
 
     def __init__(self, ws: WebSocket) -> None:
         self._ws = ws
+        ws._held = self
         self._messages: deque[Prepared] = deque()
         self._size = 0  # bytes of all of them
         self._task: asyncio.Task[None] | None = None
@@ -248,7 +249,5 @@ class Held:
 
 
 def _held_by(ws: WebSocket) -> Held:
-    held: Held | None = ws._held
-    if held is None:
-        held = ws._held = Held(ws)
+    held: Held = ws._held or Held(ws)
     return held

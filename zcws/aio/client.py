@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
-from zcws.aio.passing import ConnectionOptions, check_connection_options, check_on_frame
+from zcws.aio.passing import ConnectionOptions, check_on_frame, check_others
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
@@ -125,7 +125,7 @@ class connect:
         reconnect_delays: Delays = backoff,
         **others: Unpack[ConnectionOptions],
     ) -> None:
-        check_connection_options(others, path)
+        check_others("connect", others, ConnectionOptions, path)
         if on_frame is not None:
             check_on_frame(on_frame)
         # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.

@@ -18,10 +18,9 @@ from zcws.options import checked_kind, checked_seconds
 __all__ = [
     "ConnectionOptions",
     "ListeningOptions",
-    "check_connection_options",
     "check_hosts",
-    "check_listening_options",
     "check_on_frame",
+    "check_others",
 ]
 
 
@@ -63,18 +62,6 @@ _OF_TCP = {
 _OF_UNIX = {"cleanup_socket"}
 
 
-def check_connection_options(others: ConnectionOptions, path: object) -> None:
-    """`TypeError` for a name that means nothing to `connect`, or nothing together with `path`."""
-    check_names("connect", others, ConnectionOptions.__annotations__)
-    _check_place(others, path)
-
-
-def check_listening_options(others: ListeningOptions, path: object) -> None:
-    """The same for `serve`."""
-    check_names("serve", others, ListeningOptions.__annotations__)
-    _check_place(others, path)
-
-
 def check_hosts(host: object) -> None:
     """`TypeError` for what is no host to listen at, and not several."""
     is_one = isinstance(host, (str, bytes)) or not isinstance(host, Collection)
@@ -88,7 +75,9 @@ def check_on_frame(on_frame: object) -> None:
     check_plain("on_frame", on_frame, "called where bytes arrive, in no task")
 
 
-def _check_place(others: Any, path: object) -> None:
+def check_others(function: str, others: Any, kind: type, path: object) -> None:
+    """`TypeError` for a name that is none of the `kind` that `function` has, or means nothing together with `path`."""
+    check_names(function, others, kind.__annotations__)
     for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
         checked_seconds(name, others.get(name), zero=False)
     for name in others:

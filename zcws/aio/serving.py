@@ -19,7 +19,7 @@ from typing import Any, Literal
 from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.listener import Listener, can_accept
-from zcws.aio.passing import ListeningOptions, check_hosts, check_listening_options, check_on_frame
+from zcws.aio.passing import ListeningOptions, check_hosts, check_on_frame, check_others
 from zcws.aio.server import Handler, OnFrame, Server
 from zcws.aio.settings import Options
 from zcws.aio.tls import Tls, has_better
@@ -113,7 +113,7 @@ class serve:
         http2: bool = False,
         **others: Unpack[ListeningOptions],
     ) -> None:
-        check_listening_options(others, path)
+        check_others("serve", others, ListeningOptions, path)
         check_hosts(host)
         path = checked_listening(sock=others.get("sock"), path=path, host=host, port=port, ssl=ssl)
         self._where = {"host": host, "port": port} if path is None else {"path": path}

@@ -109,18 +109,14 @@ def serve(
     )
     # All that can be wrong with the options has been said by now: nothing is bound for nothing.
     listening = sock or _listen(host, port, path, backlog, reuse_port)
-    return make(listening, path=None if path is None or _is_abstract(path) else path)
+    is_file = path is not None and path[:1] not in ("\0", b"\0")  # Linux has a kind that is in no folder
+    return make(listening, path=path if is_file else None)
 
 
 def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
     """`serve` on a Unix socket at `path`, or on the one that is given as `sock`."""
     check_unix_place("unix_serve", path, options.get("sock"))
     return serve(handler, path=path, **options)
-
-
-def _is_abstract(path: str | bytes) -> bool:
-    """Whether it is Linux's kind of Unix socket that is in no folder."""
-    return path[:1] in ("\0", b"\0")
 
 
 def _listen(
@@ -133,9 +129,9 @@ def _listen(
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: it is in no folder
             # A socket that a server left behind is in the way; anything else is somebody's file.
-            if not _is_abstract(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+            if stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)
         sock.bind(path)
         sock.listen(backlog)
