@@ -367,7 +367,9 @@ def test_whoever_has_c_receive_is_told_where_the_rest_goes() -> None:
     connection, rest = half_a_large_message(buffer)
     inlet = connection.reader
     while inlet.landing_in is not None:
-        address, room = inlet.rest_slot()
+        slot = inlet.rest_slot()
+        assert slot is not None
+        address, room = slot
         part, rest = rest[:room], rest[room:]
         ffi.memmove(address, part, len(part))
         assert inlet.landed(len(part), lib.zcws_land(inlet.state, address, len(part))) is not bool(rest)
@@ -717,6 +719,26 @@ def test_no_memory_for_the_rows_of_what_has_arrived(monkeypatch: pytest.MonkeyPa
         return connection.read_message()
 
     fails(connection, attempt)
+
+
+@pytest.mark.parametrize("asked", ["get_buffer", "rest_slot"])
+def test_no_memory_for_more_of_a_large_payload(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was raised to a driver that had nobody to tell it to: the peer saw its connection cut off."""
+    connection = connect()
+    send(connection, wire.head(BINARY, 500_000), bytes(1000))
+    assert connection.read_frame() is NEED_MORE
+    monkeypatch.setattr(PayloadBuffer, "slot", NoMemory())
+    reader = connection.reader
+    if asked == "rest_slot":
+        assert reader.rest_slot() is None
+        assert reader.received(0)
+    else:
+        send(connection, bytes(1000))  # there is room for what does not count any more
+    (close,) = wire.parse(connection.bytes_to_send())
+    assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1011).to_bytes(2, "big"))
+    with pytest.raises(ConnectionClosedError, match="no memory") as caught:
+        connection.read_frame()
+    assert connection.limit is not None and caught.value.by == "us"
 
 
 @pytest.mark.parametrize(

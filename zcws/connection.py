@@ -27,7 +27,7 @@ from zcws.closing import Event, State, code_and_reason, next_state
 from zcws.codec import Deflater, Inflater
 from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
-from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, LimitExceeded, closed_error
+from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, check_origin
 from zcws.keys import MaskingKeys
@@ -60,6 +60,9 @@ _CLOSERS: dict[Event, Closer] = {
     Event.FAIL: "us",
     Event.END: "network",
 }
+
+#: What a fault that the reader has found is ended with, where it is not the peer's.
+_WANTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
 
 #: Nothing of ours can be sent any more.
 _MUTE = frozenset({State.LOST, State.FAILED})
@@ -402,10 +405,11 @@ class Connection:
         return "us" if self._failure is not None else self.reader.closed_by
 
     @property
-    def limit(self) -> LimitExceeded | None:
-        """The error of a limit of ours that ended the connection: it may be too low, and whoever set it should know."""
-        error = self.error() if self.reader.is_faulty else None
-        return error if isinstance(error, LimitExceeded) else None
+    def limit(self) -> ConnectionClosed | None:
+        """The error of a limit of ours that ended the connection, or of a want of memory: whoever set the one, or gave
+        too little of the other, should know."""
+        error = self.error() if self.reader.is_faulty and self._failure is None else None
+        return error if error is not None and error.code in _WANTS else None
 
     def error(self) -> ConnectionClosed:
         """A new exception that says how the connection ended, and whose doing it was."""

@@ -125,7 +125,10 @@ class Inlet(Leasing):
         if self.landing_in is not None:
             landing = self.landing_in
             at_most = self.pool.wide_capacity  # as much as one read brings anywhere
-            return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
+            try:
+                return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
+            except MemoryError:  # and no caller of ours that it could be raised to: the next read hears of it
+                self._fail(NO_MEMORY)
         if self._stashed:
             ring = self._unstash()
         if ring is None or self._is_over:
@@ -397,13 +400,14 @@ class Inlet(Leasing):
 
     # ---- a large payload lands in its buffer ----
 
-    def rest_slot(self) -> tuple[CData, int]:
+    def rest_slot(self) -> tuple[CData, int] | None:
         """Where more of the payload goes, while there is `landing_in`, for somebody who has C receive and take it.
 
-        Returns: the address, and for how many bytes there is room. Then comes `landed`.
+        Returns: the address, and for how many bytes there is room. Then comes `landed`. None: there is no memory for
+        it, which has ended the connection.
         """
-        room = self._find_room()
-        return self.landing_in.pointer(), len(room)  # type: ignore[union-attr]  # whoever asks has looked
+        room, landing = self._find_room(), self.landing_in
+        return None if landing is None else (landing.pointer(), len(room))
 
     def landed(self, count: int, outcome: int) -> bool:
         """So many bytes have been received straight into their buffer, and C has taken them.

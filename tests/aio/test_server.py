@@ -15,6 +15,7 @@ import pytest
 import wire
 from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
 from raw import head_of, read_to_end
+from receiver import NoMemory
 
 import zcws
 import zcws.sync
@@ -560,6 +561,30 @@ def test_a_limit_that_closed_a_connection_is_a_warning(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("zcws.server", "WARNING")
     assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()
+
+
+def test_no_memory_for_more_of_a_large_message(
+    anyplace: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer heard nothing: its connection was gone. And the handler was told of the network, or of nothing."""
+    seen: list[zcws.ConnectionClosedError] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.recv()
+        seen.append(caught.value)
+
+    async def main() -> None:
+        async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+            monkeypatch.setattr("zcws.buffer.PayloadBuffer.slot", NoMemory())
+            await peer.send_bytes(peer.frame(wire.BINARY, bytes(2_000_000)))
+            close = await peer.read()
+            assert (close.opcode, close.payload) == (wire.CLOSE, b"\x03\xf3no memory for what was received")
+            await until(lambda: seen)
+
+    anyplace.run(main())
+    assert (seen[0].code, seen[0].by) == (1011, "us")
+    assert ["no memory for what was received" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_a_handler_that_is_cancelled_before_its_first_step(anyplace: Place) -> None:

@@ -23,6 +23,7 @@ import wire
 from joined import connected
 from net import Certificates
 from raw import echo, port_of, swallow
+from receiver import NoMemory
 
 import zcws
 import zcws.sync
@@ -594,6 +595,16 @@ def test_a_limit_that_closed_a_connection_is_a_warning(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("zcws.server", "WARNING")
     assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()
+
+
+def test_no_memory_for_more_of_a_large_message(
+    serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zcws.buffer.PayloadBuffer.slot", NoMemory())
+    with serving(swallow) as server, raw.client(port_of(server)) as peer:
+        peer.send(wire.BINARY, bytes(2_000_000))
+        assert peer.read().payload == b"\x03\xf3no memory for what was received"
+    assert ["no memory for what was received" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,11 @@ class EngineTransport(Sending):
     def _land(self, stream: Scanned) -> None:
         """More of a large payload: as much as is there goes straight into its buffer, in one crossing."""
         inlet = stream.inlet
-        found = _receive_rest(self.fd, inlet.state, *inlet.rest_slot())
+        slot = inlet.rest_slot()
+        if slot is None:
+            self._protocol.buffer_updated(0)  # no more than that it ends
+            return
+        found = _receive_rest(self.fd, inlet.state, *slot)
         if found > 0:
             stream.landed(found % _WHOLE, found // _WHOLE)
         elif found == 0:
