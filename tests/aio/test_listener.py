@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 import pytest
-from net import Place, echo, hang_up, port_of, request, soon, until
+from net import Place, echo, hang_up, no_descriptor_left, port_of, request, soon, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -115,33 +115,17 @@ def test_no_descriptor_left(
     anyloop: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The socket that listens rests for a moment, and those who wait are served then."""
-    import resource
-
     monkeypatch.setattr("zcws.aio.listener._OUT_OF_DESCRIPTORS", 0.05)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> None:
         async with anyloop.serve(echo) as server:
             _, writer = await anyloop.open(port_of(server), limit=2**16)
             await until(lambda: server.handshakes)
-            lowest = os.dup(0)  # the next free descriptor is this one
-            os.close(lowest)
             sock = socket.socket()
             sock.setblocking(False)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, hard))
-            held = []
-            try:
-                while True:
-                    held.append(os.dup(0))
-            except OSError:
-                pass
-            try:
+            with no_descriptor_left():
                 await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port_of(server)))
                 await until(lambda: "cannot accept connections" in caplog.text)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for fd in held:
-                    os.close(fd)
             await until(lambda: len(server.handshakes) == 2)
             sock.close()
             await hang_up(writer)

@@ -498,6 +498,32 @@ class TestShutdown:
                 peer.rest()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of descriptors that could be lowered")
+def test_no_descriptor_left(
+    serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looked after the server could not know why clients waited. It is said, and not with every try."""
+    tries: list[OSError] = []
+    rest = zcws.sync.Server._rest
+
+    def counted(self: zcws.sync.Server, error: OSError) -> None:
+        tries.append(error)
+        rest(self, error)
+
+    monkeypatch.setattr("zcws.sync.server._SAID", math.inf)
+    monkeypatch.setattr(zcws.sync.Server, "_rest", counted)
+    with serving(echo) as server, raw.client(port_of(server)) as peer, socket.socket() as sock:
+        with net.no_descriptor_left():
+            sock.connect(server.sock.getsockname())
+            raw.until(lambda: len(tries) >= 3)
+        sock.sendall(net.request())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        peer.half_close()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("zcws.server", "ERROR")
+    assert "cannot accept connections" in record.getMessage()
+
+
 def test_no_thread_to_be_had(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

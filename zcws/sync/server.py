@@ -47,6 +47,9 @@ _CHUNK = 4096
 #: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
 _OUT_OF_DESCRIPTORS = 0.05
 
+#: Seconds for which the log has been told enough of that: as long as the asyncio server rests.
+_SAID = 1.0
+
 #: Seconds between two tries to send a Close to a connection that is in the middle of a send.
 _NEXT_TRY = 0.01
 
@@ -91,6 +94,7 @@ class Server:
         self._open_timeout = open_timeout
         self._limits = limits
         self._max_connections = max_connections
+        self._says_again = 0.0  # when the log is to hear again that nobody can be accepted
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -149,11 +153,19 @@ class Server:
             sock, _ = self.sock.accept()
         except (BlockingIOError, ConnectionError):
             return False  # another process took it, or it has gone already
-        except OSError:
+        except OSError as error:
             if not self._is_closing:
-                time.sleep(_OUT_OF_DESCRIPTORS)
+                self._rest(error)
             return False
         return self._start(sock)
+
+    def _rest(self, error: OSError) -> None:
+        """The system has no descriptor left, most likely: it would say so again and again."""
+        now = time.monotonic()
+        if now >= self._says_again:
+            self._says_again = now + _SAID
+            logger.error("cannot accept connections: %s", error)
+        time.sleep(_OUT_OF_DESCRIPTORS)
 
     def _start(self, sock: socket.socket) -> bool:
         thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
