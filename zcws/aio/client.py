@@ -19,7 +19,7 @@ from zcws.aio.passing import ConnectionOptions, check_on_frame, check_others
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tracing import websocket_class
-from zcws.aio.wake import in_time
+from zcws.aio.wake import in_time, running_loop
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Unpack
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
@@ -204,6 +204,7 @@ class connect:
         )
 
     async def _connect(self) -> WebSocket:
+        running_loop()
         try:
             return await in_time(self._follow(), self._open_timeout, WebSocket.abort)
         except asyncio.TimeoutError as error:
@@ -269,7 +270,7 @@ class connect:
 
     async def __aiter__(self) -> AsyncIterator[WebSocket]:
         retries = Retries(self._uri.shown, *self._retry, self._route.sock)
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         delay: float | None = 0.0
         while delay is not None:
             await asyncio.sleep(delay)

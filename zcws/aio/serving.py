@@ -23,6 +23,7 @@ from zcws.aio.passing import ListeningOptions, check_hosts, check_on_frame, chec
 from zcws.aio.server import Handler, OnFrame, Server
 from zcws.aio.settings import Options
 from zcws.aio.tls import Tls, has_better
+from zcws.aio.wake import running_loop
 from zcws.annotations import Unpack
 from zcws.callables import check_call
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE
@@ -159,7 +160,7 @@ class serve:
         self._is_entered = False
 
     async def _listen(self) -> Server:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         server = self._make(loop)
         create = loop.create_server if self._path is None else loop.create_unix_server
         others = dict(self._others)

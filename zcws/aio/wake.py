@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["Wakeup", "fail", "in_time", "is_cancelled", "wakeup_of"]
+__all__ = ["Wakeup", "fail", "in_time", "is_cancelled", "running_loop", "wakeup_of"]
 
 #: By the loop's identity, and weakly: a future keeps its loop alive, so nothing but its users may keep the future. A
 #: WeakValueDictionary would do, and costs every connection three calls more.
@@ -130,6 +130,21 @@ def wakeup_of(loop: asyncio.AbstractEventLoop) -> Wakeup:
 
 
 _Result = TypeVar("_Result")
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the task that asks, before it has begun anything that nobody would end.
+
+    Raises:
+        RuntimeError: trio runs, perhaps below anyio, or nothing does.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "zcws.connect and zcws.serve need an asyncio event loop, and none runs here (trio is none): "
+            "zcws.sync needs no loop, and works in a thread"
+        ) from None
 
 
 async def in_time(
