@@ -26,6 +26,13 @@ class TestSerialize:
         made = Response(status, "", Headers({"A": "b"}), b"body")
         assert made.serialize(method) == b"HTTP/1.1 %d \r\nA: b\r\n\r\n" % status
 
+    @pytest.mark.parametrize("name", ["content-length", "Content-Length", "Transfer-Encoding"])
+    def test_a_204_does_not_say_how_long_its_body_is(self, name: str) -> None:
+        """RFC 9110 8.6: a 204 MUST NOT. A 304 may: it is the length that a 200 would have had."""
+        made = [Response(status, "", [(name, "0"), ("A", "b"), ("A", "c")]) for status in (204, 304)]
+        assert made[0].serialize() == b"HTTP/1.1 204 \r\nA: b\r\nA: c\r\n\r\n"
+        assert name.encode() in made[1].serialize() and name in made[0].headers
+
     @pytest.mark.parametrize("path", ["/\r\nA: b", "/ b", "", "/\n", "/\0", "/\u20ac", "/ HTTP/1.1\r\nA:"])
     def test_a_path_that_would_break_out(self, path: str) -> None:
         with pytest.raises(ValueError, match="first line"):

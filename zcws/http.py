@@ -31,6 +31,7 @@ __all__ = [
 OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 #: Statuses whose response has no body. RFC 9110 15.3.5, 15.4.5.
 BODILESS = frozenset((204, 304))
+_OF_A_BODY = frozenset(("content-length", "transfer-encoding"))
 
 # RFC 9112 3: any target without a fragment, which no form of it has
 request_line = re.compile(rf"({TOKEN}) ([!\"$-~]+) (HTTP/[0-9]\.[0-9])(?=\r\n)").match
@@ -128,12 +129,16 @@ class Response:
         """Head and body as bytes, for a request with `method`.
 
         RFC 9112 6.3: the answer to a HEAD has no body, nor has a 204 or a 304, and whoever receives one looks for none.
+        What a 204 says of the length of its body stays here.
 
         Raises:
             ValueError: the reason phrase would break out of the first line.
         """
         first = f"{self.version} {self.status_code} {self.reason_phrase}\r\n"
-        head = head_bytes(first, status_line(first), self.headers)
+        headers = self.headers
+        if self.status_code == 204:  # RFC 9110 8.6, RFC 9112 6.1: neither of these in its head
+            headers = Headers([line for line in headers.raw_items() if line[0].lower() not in _OF_A_BODY])
+        head = head_bytes(first, status_line(first), headers)
         return head if method == "HEAD" or self.status_code in BODILESS else head + self.body
 
 

@@ -278,7 +278,8 @@ def test_a_response_in_pieces(place: Place) -> None:
 @pytest.mark.parametrize("pieces", [[b""], [b"not for you"], [b"nor ", b"this"]])
 def test_a_204_has_neither_length_nor_body(place: Place, pieces: list[bytes]) -> None:
     async def script(app: App) -> None:
-        await app.send({"type": "websocket.http.response.start", "status": 204})
+        lines = [(b"content-length", str(len(b"".join(pieces))).encode())]
+        await app.send({"type": "websocket.http.response.start", "status": 204, "headers": lines})
         for i, piece in enumerate(pieces, 1):
             body = {"body": piece, "more_body": i < len(pieces)}
             await app.send({"type": "websocket.http.response.body", **body})
