@@ -196,6 +196,26 @@ class TestTls:
                 zcws.sync.connect(uri, ssl=certificates.client)
         assert caught.value.status == 404
 
+    def test_what_breaks_tls_takes_back_nothing_that_the_server_has_said(
+        self, certificates: Certificates
+    ) -> None:
+        """It hid the status, and `reconnect` tried a 401 again and again."""
+
+        def run() -> None:
+            sock, _ = listening.accept()
+            with certificates.server.wrap_socket(sock, server_side=True) as stream:
+                raw.head_of(stream)
+                stream.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 1000\r\n\r\nno")
+                socket.socket.sendall(stream, b"no record of TLS")
+                with contextlib.suppress(OSError):
+                    socket.socket.recv(stream, 1)  # until the client is gone
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(zcws.HandshakeError) as caught:
+                uri = f"wss://localhost:{listening.getsockname()[1]}/"
+                zcws.sync.connect(uri, ssl=certificates.client)
+        assert (caught.value.status, caught.value.body) == (401, b"no")
+
 
 # ---- what is no agreement ----
 

@@ -277,10 +277,10 @@ def _shake(
 
 
 def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) -> None:
-    """As much of it as comes in time: the status, which we have, is the answer."""
+    """As much of it as comes in time: the status, which we have, is the answer, however the connection ends."""
     patience = time.monotonic() + BODY_TIMEOUT
     until = patience if deadline is None else min(patience, deadline)
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(OSError):
         while not body.done and not is_past(until):
             received = _more(sock, until)
             if not received:
