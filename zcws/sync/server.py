@@ -312,8 +312,8 @@ class Server:
         """The TLS handshake. False: it has failed, and the client has been told why."""
         try:
             stream.do_handshake()
-        except ssl_module.SSLEOFError:
-            raise  # the client has gone
+        except (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError):
+            raise  # the client has gone; which of the two it is, versions of Python and OpenSSL decide
         except ssl_module.SSLError as error:
             logger.info("no TLS handshake, from %s: %s", stream.getpeername(), error)
             if error.reason == "HTTP_REQUEST":
