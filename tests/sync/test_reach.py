@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import socket
 import ssl
 import sys
@@ -238,8 +239,50 @@ class TestRace:
             port = listening.getsockname()[1]
             with straight(port, source_address=("127.0.0.1", 0), family=socket.AF_INET) as sock:
                 assert sock.getsockname()[0] == "127.0.0.1"
-            with pytest.raises(OSError):
+            with pytest.raises(OSError) as caught:
                 straight(port, source_address=("192.0.2.1", 0))  # RFC 5737: nobody's
+            assert caught.value.errno == errno.EADDRNOTAVAIL
+            with pytest.raises(OSError) as caught:
+                straight(port, source_address=("127.0.0.1", port))
+            assert caught.value.errno == errno.EADDRINUSE
+
+    @pytest.mark.parametrize("source", ["::1", "nowhere.invalid"])
+    def test_from_where_there_is_no_such_place(self, source: str) -> None:
+        """It was "Unknown error -9": a number of name resolution is none of the system's."""
+        with pytest.raises(OSError, match=re.escape(said(errno.EADDRNOTAVAIL))) as caught:
+            straight(1, host="127.0.0.1", source_address=(source, 0))
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    def test_options_of_connect(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            uri = f"ws://127.0.0.1:{listening.getsockname()[1]}/"
+            with pytest.raises(OSError, match=re.escape(said(errno.EADDRNOTAVAIL))):
+                zcws.sync.connect(uri, source_address=("192.0.2.1", 0))
+            with pytest.raises(socket.gaierror):
+                zcws.sync.connect(uri, family=socket.AF_INET6)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer where the backlog is full")
+    def test_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
+        """Without a delay the second is never asked."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            monkeypatch.setattr(socket, "getaddrinfo", Names(("127.0.0.1", full), listening.getsockname()))
+            with pytest.raises(TimeoutError):
+                zcws.sync.connect("ws://a/", happy_eyeballs_delay=None, open_timeout=0.5)
+            listening.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listening.accept()
+
+    def test_a_family_that_the_system_does_not_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            names = Names(listening.getsockname(), listening.getsockname())("a", 1)
+            names[0] = (12345, *names[0][1:])
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_: names)
+            with straight(1) as sock:
+                assert sock.getpeername() == listening.getsockname()
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_: names[:1])
+            with pytest.raises(OSError) as caught:
+                straight(1)
+            assert caught.value.errno == errno.EAFNOSUPPORT
 
     def test_a_name_that_nobody_knows(self) -> None:
         with pytest.raises(socket.gaierror, match=r"nowhere\.invalid"):
@@ -261,6 +304,20 @@ class TestUnixSockets:
                 assert ws.request is not None and ws.request.headers["Host"] == "localhost"
                 ws.send("hello")
                 assert ws.recv() == "hello"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels refuse where the backlog is full")
+    def test_nobody_accepts(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "s")
+        with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as fillers:
+            listening.bind(path)
+            listening.listen(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    filler = fillers.enter_context(socket.socket(socket.AF_UNIX))
+                    filler.setblocking(False)
+                    filler.connect(path)
+            with pytest.raises(BlockingIOError, match=path):
+                zcws.sync.unix_connect(path)
 
     def test_nobody_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=str(tmp_path / "s")):
@@ -297,10 +354,17 @@ def test_nobody_there() -> None:
     assert caught.value.strerror == f"cannot connect to 127.0.0.1:{port}: {said(errno.ECONNREFUSED)}"
 
 
-def test_a_socks_proxy_that_takes_its_time() -> None:
+@pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [
+        ("http", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 257),
+        ("socks5h", b"\x05\x00\x05\x00\x00\x03\xff" + bytes(257)),
+    ],
+)
+def test_a_proxy_that_takes_its_time(scheme: str, answer: bytes) -> None:
     """Each byte of its answer had all of `open_timeout`: with 262 of them a connect could last for 44 minutes."""
     pytest.importorskip("python_socks", reason="the extra `proxy`")
-    answer, said = b"\x05\x00\x05\x00\x00\x03\xff" + bytes(257), bytearray()
+    said = bytearray()
     has_gone = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -315,7 +379,7 @@ def test_a_socks_proxy_that_takes_its_time() -> None:
         with raw.thread(speak):
             try:
                 with pytest.raises(TimeoutError, match="open_timeout"):
-                    address = f"socks5h://127.0.0.1:{listener.getsockname()[1]}"
+                    address = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
                     zcws.sync.connect("ws://example.com/", proxy=address, open_timeout=0.2)
             finally:
                 has_gone.set()

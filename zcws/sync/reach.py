@@ -38,8 +38,8 @@ __all__ = ["reach"]
 
 #: Bytes asked for at once of a proxy's answer: what an answer is long.
 _CHUNK = 4096
-#: What a connect that goes on says. EINVAL is what some Windows say.
-_UNDER_WAY = frozenset((errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEINVAL", 0)))
+#: What a connect that is over, or goes on, says. EINVAL is what some Windows say.
+_UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEINVAL", 0)))
 
 #: Family, and where: what getaddrinfo says of one address.
 Address = tuple[int, Any]
@@ -128,8 +128,6 @@ class _Way:
         self.sock.sendall(data)
 
     def recv(self, size: int) -> bytes:
-        if is_past(self._deadline):
-            raise TimeoutError
         self.sock.settimeout(socket_timeout(self._deadline))
         return self.sock.recv(size)
 
@@ -216,11 +214,9 @@ class _Race:
 
     def run(self, deadline: float | None) -> socket.socket:
         """The socket that won; `OSError` when none did."""
-        while self._left or self._running:
-            if self._left:
-                self._start(self._left.pop(0))
-            pause = self._delay if self._left else None
-            until = after(pause)
+        while self._left:
+            self._start(self._left.pop(0))
+            until = after(self._delay if self._left else None)
             while self._running and not is_past(until):
                 ends = [end for end in (until, deadline) if end is not None]
                 if winner := self._wait(socket_timeout(min(ends)) if ends else None):
@@ -238,9 +234,11 @@ class _Race:
             if self._source is not None:
                 sock.bind(self._source)
             code = sock.connect_ex(where)
+        except socket.gaierror:
+            code = errno.EADDRNOTAVAIL  # of the source: its numbers are none of the system's
         except OSError as error:
             code = error.errno or errno.EADDRNOTAVAIL
-        if sock is not None and (code == 0 or code in _UNDER_WAY):
+        if sock is not None and code in _UNDER_WAY:
             self._running[sock] = address
             self._selector.register(sock, selectors.EVENT_WRITE)
             return
