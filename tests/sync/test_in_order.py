@@ -73,6 +73,25 @@ def test_after_the_end_nothing_is_put_off() -> None:
         order.put_off(lambda: None)
 
 
+def test_what_is_put_off_behind_the_end_is_not_written() -> None:
+    order, done = InOrder(), list[str]()
+
+    def interrupted() -> None:
+        order.put_off(lambda: order.end(lambda: None))
+        order.put_off(lambda: done.append("written"))
+
+    order.run(interrupted)
+    assert done == [] and order.is_busy
+
+
+def test_what_is_no_frame_is_the_handlers_mistake() -> None:
+    """It hears of it, and not the log when it has returned."""
+    order = InOrder()
+    for order.is_busy in (False, True):
+        with pytest.raises(TypeError, match="write_frame sends a Frame, not bytes"):
+            order.kept_frame(b"x")  # type: ignore[arg-type]
+
+
 def test_what_is_put_off_is_copied() -> None:
     order, memory = InOrder(), bytearray(b"abc")
     frame = Frame.binary(memory)

@@ -71,11 +71,11 @@ class InOrder:
 
     def catch_up(self) -> None:
         """Nobody writes any more: what was put off is written."""
-        while self.waiting and not self.is_busy:
+        while not self.is_busy:
             try:
                 write = self.waiting.pop(0)
             except IndexError:
-                return  # another signal, between the two lines, has done it
+                return  # that was all; or another signal has done it meanwhile
             try:
                 write()
             except ConnectionClosed:
