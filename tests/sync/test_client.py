@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import logging
@@ -9,6 +10,7 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,8 @@ def test_a_unix_socket() -> None:
                 ws.send("hello")
         with pytest.raises(OSError):
             zcws.sync.unix_connect(path + "x")
+        with pytest.raises(TypeError, match="unix_connect"):
+            zcws.sync.unix_connect()
 
 
 # ---- TLS ----
@@ -225,13 +229,40 @@ class TestTls:
     [
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno!\n", 403, b"no!\n"),
         (b"HTTP/1.1 500 Oh\r\n\r\nuntil the end", 500, b"until the end"),
+        (b"HTTP/1.1 500 Oh\r\n\r\n" + bytes(10_000), 500, bytes(10_000)),
         (b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 400, b"abc"),
     ],
 )
-def test_another_status(answer: bytes, status: int, body: bytes) -> None:
+def test_another_status(answer: bytes, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_TIMEOUT", 1000)  # which ends none of these
     with answering(answer) as (port, _), pytest.raises(zcws.HandshakeError) as caught:
-        connect(port)
+        connect(port, open_timeout=None)
     assert (caught.value.status, caught.value.body) == (status, body)
+
+
+def test_who_has_the_whole_body_does_not_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_TIMEOUT", 1000)
+
+    def run() -> None:
+        sock, _ = listening.accept()
+        with sock:
+            raw.head_of(sock)
+            sock.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 10000\r\n\r\n" + bytes(10_000))
+            assert sock.recv(1) == b""  # the client is the first to end it
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+        with pytest.raises(zcws.HandshakeError) as caught:
+            connect(listening.getsockname()[1], open_timeout=None)
+    assert caught.value.body == bytes(10_000)
+
+
+def test_a_body_that_is_there_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it comes: no more than what came with the head."""
+    monkeypatch.setattr(module, "BODY_TIMEOUT", 0)
+    with answering(b"HTTP/1.1 500 Oh\r\n\r\n" + bytes(10_000)) as (port, _):
+        with pytest.raises(zcws.HandshakeError) as caught:
+            connect(port)
+    assert caught.value.status == 500 and len(caught.value.body) < 4096
 
 
 def test_a_body_that_never_ends() -> None:
@@ -306,13 +337,37 @@ def test_a_server_that_drips_does_not_put_the_timeout_off() -> None:
     def run() -> None:
         sock, _ = listening.accept()
         with sock, contextlib.suppress(OSError):
+            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nX: ")
             while True:
-                sock.sendall(b"H")
+                sock.sendall(b"x")
                 threading.Event().wait(0.005)
 
     with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
-        with pytest.raises((TimeoutError, zcws.HandshakeError)):
+        with pytest.raises(TimeoutError, match=r"in open_timeout=0\.1 seconds"):
             connect(listening.getsockname()[1], open_timeout=0.1)
+
+
+def test_what_the_network_calls_a_timeout_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be long before `open_timeout`, or without one."""
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ETIMEDOUT)
+    with pytest.raises(TimeoutError, match=r"^\[.*cannot connect to 127\.0\.0\.1:1: ") as caught:
+        connect(1)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+def test_a_server_that_leaves_in_the_middle_of_the_request() -> None:
+    """What the system said of that is the cause."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def leave() -> None:
+            peer = raw.Peer(listening.accept()[0], masks=False)
+            peer.exactly(1)
+            peer.reset()
+
+        with raw.thread(leave), pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
+            # More than fits into the buffers of both.
+            connect(listening.getsockname()[1], additional_headers={"X": "x" * 30_000_000})
+    assert isinstance(caught.value.__cause__, ConnectionError)
 
 
 def test_nobody_there() -> None:
@@ -335,10 +390,10 @@ class TestRedirects:
     MOVED = b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"
 
     def test_followed_when_asked(self) -> None:
-        with answering(self.MOVED, response) as (port, heads):
-            ws = connect(port, max_redirects=1)
+        with answering(self.MOVED, self.MOVED, response) as (port, heads):
+            ws = connect(port, max_redirects=2)
             ws.abort()
-        assert [head.split(b" ")[1] for head in heads] == [b"/", b"/there"]
+        assert [head.split(b" ")[1] for head in heads] == [b"/", b"/there", b"/there"]
 
     def test_not_otherwise(self) -> None:
         with answering(self.MOVED) as (port, _), pytest.raises(zcws.HandshakeError) as caught:
@@ -481,6 +536,17 @@ class TestReconnecting:
                 for _ in zcws.sync.reconnect(uri, reconnect_delays=lambda: [0, 0]):
                     raise AssertionError
         assert len(heads) == 3
+
+    def test_a_server_that_drops_everybody_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The delays go on, are waited, and end the loop: none of its connections lived longer than they."""
+        slept: list[float] = []
+        monkeypatch.setattr(time, "sleep", lambda delay: slept.append(0.0 + delay))
+        with answering(*[response] * 3) as (port, _):
+            uri = f"ws://127.0.0.1:{port}/"
+            for ws in zcws.sync.reconnect(uri, reconnect_delays=lambda: [1000, 2000], open_timeout=1):
+                with pytest.raises(zcws.ConnectionClosed):
+                    ws.recv()
+        assert slept == [0, 1000, 2000]
 
     def test_fatal(self) -> None:
         with answering(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") as (port, _):
