@@ -9,10 +9,13 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import net
@@ -53,9 +56,10 @@ def test_echo_both_sides_ours(serving: Serving) -> None:
 
 
 def test_tls(serving: Serving, certificates: Certificates) -> None:
-    with serving(echo, ssl=certificates.server) as server:
+    with serving(echo, ssl=certificates.server, no_masking=True) as server:
         uri = f"wss://localhost:{port_of(server)}/"
         with zcws.sync.connect(uri, ssl=certificates.client, no_masking=True) as ws:
+            assert ws.connection.agreement.no_masking  # which in the clear takes more
             ws.send("secret")
             assert ws.recv() == "secret"
         with raw.client(port_of(server), context=certificates.client) as peer:
@@ -151,6 +155,18 @@ def test_a_handler_that_fails_on_another_connection(
     assert len(caplog.records) == 1
 
 
+def test_a_handler_that_fails_behind_the_end(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        with pytest.raises(zcws.ConnectionClosed):
+            ws.recv()
+        raise LookupError("a bug")
+
+    with serving(handler) as server, raw.client(port_of(server)) as peer:
+        peer.send(wire.CLOSE)
+        peer.rest()
+    assert "a bug" in caplog.text
+
+
 def test_a_handler_that_ends_with_its_peer_is_no_failure(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,6 +244,11 @@ def test_no_more_than_max_connections(serving: Serving) -> None:
         peers[0].close()
         sock.settimeout(raw.LONG)
         assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
+        third = stack.enter_context(dialled(server))
+        third.sendall(net.request())
+        third.settimeout(net.SHORT)
+        with pytest.raises(TimeoutError):
+            third.recv(1)  # one that ended made room for one
 
 
 def test_who_never_reads_does_not_keep_a_slot(serving: Serving) -> None:
@@ -254,6 +275,7 @@ def test_slots_come_back_whatever_happens(serving: Serving) -> None:
                 assert sock.recv(1) == b""  # slower than open_timeout
             with contextlib.suppress(ConnectionError), raw.client(port_of(server)) as peer:
                 peer.rest()
+    assert not server._opening
     raw.until(lambda: threading.active_count() <= threads)  # what pytest hears later is the next test's fault
 
 
@@ -347,6 +369,8 @@ def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureF
         (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"431"),
         (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),
+        # What is not read has the end be a reset, unless the server waits for the client's.
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000), b"400"),
     ],
 )
 def test_what_is_no_websocket_request(serving: Serving, data: bytes, status: bytes) -> None:
@@ -369,12 +393,35 @@ def test_a_silent_client_costs_open_timeout_and_no_more(serving: Serving) -> Non
         with dialled(server) as sock:
             assert sock.recv(1) == b""
         with dialled(server) as sock, contextlib.suppress(ConnectionError):
-            while True:  # a drip does not put it off
-                sock.sendall(b"G")
+            sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+            for _ in range(2000):  # a drip does not put it off
+                sock.sendall(b"x")
                 threading.Event().wait(0.005)
+            raise AssertionError("ten seconds")
 
 
-def test_no_tls_where_tls_is_spoken(serving: Serving, certificates: Certificates) -> None:
+def test_a_client_that_says_nothing_of_tls(serving: Serving, certificates: Certificates) -> None:
+    with serving(echo, ssl=certificates.server, open_timeout=0.05) as server, dialled(server) as sock:
+        assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("says", [b"", b"x"])
+def test_a_refused_client_that_stays(serving: Serving, monkeypatch: pytest.MonkeyPatch, says: bytes) -> None:
+    """It has a second to read its answer in, whatever else it does, and no thread for longer."""
+    monkeypatch.setattr("zcws.sync.server._LINGER", 0.3)
+    with serving(echo, open_timeout=None) as server, dialled(server) as sock:
+        sock.sendall(b"SSH-2.0-x\r\n")
+        assert raw.read_to_end(sock).startswith(b"HTTP/1.1 400 ")
+        with contextlib.suppress(ConnectionError):
+            while says and server._threads:
+                sock.sendall(says)
+        raw.until(lambda: not server._threads)
+
+
+def test_no_tls_where_tls_is_spoken(
+    serving: Serving, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "zcws.server")
     with serving(echo, ssl=certificates.server, open_timeout=0.2) as server:
         with dialled(server) as sock:
             sock.sendall(net.request())
@@ -394,8 +441,13 @@ def test_no_tls_where_tls_is_spoken(serving: Serving, certificates: Certificates
 
 class TestShutdown:
     def test_everybody_gets_1001_and_every_thread_ends(self, serving: Serving) -> None:
-        before = threading.active_count()
-        with serving(echo) as server, contextlib.ExitStack() as stack:
+        before, codes = threading.active_count(), list[int | None]()
+
+        def handler(ws: zcws.sync.WebSocket) -> None:
+            echo(ws)
+            codes.append(ws.close_code)
+
+        with serving(handler) as server, contextlib.ExitStack() as stack:
             peers = [stack.enter_context(raw.client(port_of(server))) for _ in range(5)]
             raw.until(lambda: len(server.connections) == 5)
 
@@ -411,6 +463,7 @@ class TestShutdown:
             server.shutdown(reason="restart")
             assert not server.connections and not server._threads
         assert threading.active_count() == before
+        assert codes == [1001] * 5  # nobody was cut off instead of waited for
 
     def test_peers_that_do_not_answer(self, serving: Serving) -> None:
         with serving(swallow, close_timeout=0.05) as server, raw.client(port_of(server)) as peer:
@@ -430,6 +483,45 @@ class TestShutdown:
                 server.shutdown()
                 assert not server.connections
                 other.close()
+
+    def test_who_cannot_be_written_to_gets_its_close_later(self, serving: Serving) -> None:
+        is_full = threading.Event()
+
+        def handler(ws: zcws.sync.WebSocket) -> None:
+            while ws._channel.is_writable:
+                ws.send(bytes(10_000))
+            is_full.set()
+            swallow(ws)
+
+        with serving(handler, close_timeout=raw.LONG) as server, raw.client(port_of(server)) as peer:
+            assert is_full.wait(raw.LONG)
+            with raw.thread(server.shutdown):
+                raw.until(lambda: server._sends_away)
+                while (frame := peer.read()).opcode == wire.BINARY:
+                    pass
+                assert frame == wire.Seen(wire.CLOSE, wire.close_payload(1001))
+                peer.send(wire.CLOSE, frame.payload)
+                assert peer.rest() == []
+                peer.half_close()
+
+    def test_a_handler_that_never_returns_ends_with_the_process(self) -> None:
+        program = """
+import threading, zcws.sync
+
+entered = threading.Event()
+
+def handler(ws):
+    entered.set()
+    threading.Event().wait()
+
+server = zcws.sync.serve(handler, "127.0.0.1", 0, close_timeout=0.01)
+threading.Thread(target=server.serve_forever).start()
+ws = zcws.sync.connect("ws://127.0.0.1:%d/" % server.sock.getsockname()[1], proxy=None)
+entered.wait()
+server.shutdown()
+ws.abort()
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=raw.LONG)
 
     def test_the_others_get_their_close_at_once(self, serving: Serving) -> None:
         """One connection is stuck; that does not take the time of the others."""
@@ -462,7 +554,7 @@ class TestShutdown:
     def test_while_the_bound_is_reached(self, serving: Serving) -> None:
         """`serve_forever` waits for a slot then, and has to hear of it."""
         release = threading.Event()
-        with serving(lambda ws: release.wait(raw.LONG), max_connections=1, close_timeout=0.02) as server:  # type: ignore[arg-type, return-value]
+        with serving(lambda ws: release.wait(), max_connections=1, close_timeout=0.02) as server:  # type: ignore[arg-type, return-value]
             with raw.client(port_of(server)):
                 raw.until(lambda: server.connections)
                 server.shutdown()  # gives up on the handler
@@ -542,6 +634,31 @@ def test_no_thread_to_be_had(
             peer.send(wire.CLOSE)
             peer.rest()
     assert "no thread can be started" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit there")
+def test_no_descriptor_to_be_had(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever dialled waits, the server too, and no slot is lost."""
+    import resource
+
+    has_waited = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        has_waited.set()
+        time.sleep(seconds)
+
+    with serving(echo, max_connections=1) as server, socket.socket() as sock:
+        monkeypatch.setattr("zcws.sync.server.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+        raw.until(lambda: server._is_serving)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            sock.connect(("127.0.0.1", port_of(server)))
+            assert has_waited.wait(raw.LONG)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sock.sendall(net.request())
+        assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
 
 
 def test_handlers_may_finish_while_the_server_drains(serving: Serving) -> None:
@@ -694,10 +811,17 @@ def test_a_handler_knows_the_certificate_of_its_client(serving: Serving) -> None
 def test_a_client_that_speaks_http_to_tls_hears_so(
     serving: Serving, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And nobody else hears of HTTP."""
     caplog.set_level(logging.INFO, "zcws.server")
-    with serving(echo, ssl=certificates.server) as server, dialled(server) as sock:
-        sock.sendall(net.request())
-        answer = sock.recv(4096)
+    with serving(echo, ssl=certificates.server) as server:
+        with dialled(server) as sock:
+            sock.sendall(b"SSH-2.0-x\r\n")
+            assert b"HTTP" not in sock.recv(4096)
+        raw.until(lambda: not server._threads)
+        caplog.clear()
+        with dialled(server) as sock:
+            sock.sendall(net.request())
+            answer = sock.recv(4096)
         assert answer.startswith(b"HTTP/1.1 400 ") and b"TLS is spoken here: is the URI ws://" in answer
     (record,) = caplog.records
     assert "no TLS handshake, from ('127.0.0.1'," in record.getMessage()
@@ -748,8 +872,9 @@ def test_a_handler_that_would_have_to_be_awaited(serving: Serving, caplog: pytes
             assert peer.read().payload[:2] == b"\x03\xf3"
             peer.send(wire.CLOSE)
             peer.rest()
-    gc.collect()
     assert "zcws.sync has no event loop" in caplog.text
+    caplog.clear()  # its record has the frames, and they the coroutine
+    gc.collect()
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="everything waits for the collector there")
@@ -793,5 +918,8 @@ def test_ctrl_c_ends_serve_forever(is_full: bool) -> None:
             clients = [clients_left.enter_context(dialled(server))] if is_full else []
             with raw.thread(press), pytest.raises(KeyboardInterrupt):
                 server.serve_forever()
+            with raw.thread(server.serve_forever):  # it can go on
+                raw.until(lambda: server._is_serving)
+                server.shutdown()
     finally:
         signal.signal(signal.SIGINT, before)

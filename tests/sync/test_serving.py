@@ -27,6 +27,17 @@ def test_a_port_in_use(serving: Serving) -> None:
         assert caught.value.errno == errno.EADDRINUSE
 
 
+def test_any_address_and_port() -> None:
+    with zcws.sync.serve(echo, port=0) as server:
+        assert server.sock.getsockname()[0] == "0.0.0.0"
+    with zcws.sync.serve(echo, "127.0.0.1") as server, zcws.sync.serve(echo, "127.0.0.1") as other:
+        assert port_of(server) != port_of(other)
+    with pytest.raises(TypeError, match="host is a str"):
+        zcws.sync.serve(echo, 5, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unix_serve"):
+        zcws.sync.unix_serve(echo)
+
+
 def test_ipv6(serving: Serving) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
