@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -91,6 +93,32 @@ def test_leaving(place: Place) -> None:
             assert rooms[1].broadcast("c", without=Several([member])).sent == 0
             assert await soon(ws.recv()) == "b"
             assert repr(rooms[1]) == "<Room of 1>"
+
+    place.run(main())
+
+
+class Weak(zcws.Room):
+    """A room of which one sees whether it is still there."""
+
+
+def test_a_room_that_a_connection_has_left_is_not_held_by_it(place: Place) -> None:
+    """Whoever goes from room to room for days would hold all of them. Nor is it left at the end of the connection only."""
+
+    async def main() -> None:
+        gone: list[weakref.ref[Weak]] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            room = Weak()
+            gone.append(weakref.ref(room))
+            with room.join(ws) as membership, room.join(ws):
+                assert membership is not None and ws in room
+            assert ws not in room
+            del room, membership
+            gc.collect()
+            await ws.send(str(gone[0]() is None))
+
+        async with place.serve(handler) as server, place.connect(server) as ws:
+            assert await soon(ws.recv()) == "True"
 
     place.run(main())
 
