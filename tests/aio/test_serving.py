@@ -13,6 +13,7 @@ from net import Certificates, Place, echo, hang_up, port_of, soon
 
 import zcws
 import zcws.sync
+from zcws.aio.engine import is_engine_on
 
 
 def test_unix_sockets(place: Place, tmp_path: Path) -> None:
@@ -200,3 +201,27 @@ def test_a_peer_that_never_speaks_tls_has_open_timeout(place: Place, certificate
             await hang_up(writer)
 
     place.run(main())
+
+
+def test_an_address_that_is_in_use_after_all(place: Place) -> None:
+    """Bound by two, and somebody else was the first to listen there. Nothing of ours stays bound."""
+    if place.loop == "uvloop" and not is_engine_on():
+        pytest.skip("uvloop does not say that listen(2) has failed")
+    with socket.socket() as theirs, socket.socket() as ours:
+        for sock in (theirs, ours):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        theirs.bind(("127.0.0.1", 0))
+        address = theirs.getsockname()
+        ours.bind(address)
+        theirs.listen()
+
+        async def main() -> None:
+            with pytest.raises(OSError, match="(?i)in use") as caught:  # which holds what it came through
+                await zcws.serve(echo, sock=ours)
+            ours.close()
+            theirs.close()
+            with socket.socket() as another:
+                another.bind(address)
+            del caught
+
+        place.run(main())

@@ -180,9 +180,9 @@ class serve:
             if path is not None and str(path) not in str(error):
                 error.filename = path
             raise
+        listener: Listener | None = None
         try:
             is_usual = context is None and self._begin is ServerHandshake
-            listener = None
             if (secure is not None or is_usual) and can_accept(listening.sockets):
                 listener = Listener(loop, listening.sockets, others.get("backlog", BACKLOG), server, secure)
             server.listen(listening, listener)
@@ -190,6 +190,8 @@ class serve:
                 await server.start_serving()
         except BaseException:
             listening.close()  # the address is in use, after all
+            if listener is not None:
+                listener.close()
             raise
         return server
 
