@@ -15,7 +15,13 @@ from pair import SEED, Pair, deflated, entropy
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, LimitExceeded, ProtocolError
+from zcws.errors import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    LimitExceeded,
+    ProtocolError,
+)
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame
 from zcws.keys import MaskingKeys

@@ -36,7 +36,6 @@ __all__ = [
     "check_control",
     "check_frame",
     "check_origin",
-    "close_payload",
 ]
 
 #: A payload of at most this many bytes is copied when it is the first that is looked at since its connection has

@@ -102,7 +102,7 @@ class Weak(zcws.Room):
 
 
 def test_a_room_that_a_connection_has_left_is_not_held_by_it(place: Place) -> None:
-    """Whoever goes from room to room for days would hold all of them. Nor is it left at the end of the connection only."""
+    """Whoever goes from room to room for days would hold all of them, were they left when the connection ends."""
 
     async def main() -> None:
         gone: list[weakref.ref[Weak]] = []

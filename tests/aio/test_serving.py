@@ -216,7 +216,7 @@ def test_an_address_that_is_in_use_after_all(place: Place) -> None:
         theirs.listen()
 
         async def main() -> None:
-            with pytest.raises(OSError, match="(?i)in use") as caught:  # which holds what it came through
+            with pytest.raises(OSError, match=r"(?i)in use") as caught:  # which holds what it came through
                 await zcws.serve(echo, sock=ours)
             ours.close()
             theirs.close()

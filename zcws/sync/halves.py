@@ -31,11 +31,11 @@ from typing import Any, TypeVar
 
 from zcws.annotations import Buffer
 from zcws.bridge import Bridge, Reply
-from zcws.closing import State
+from zcws.closing import State, close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
-from zcws.frame import Frame, close_payload
+from zcws.frame import Frame
 from zcws.kernel import HAS_GIL
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from zcws.annotations import Buffer
-from zcws.closing import State
+from zcws.closing import State, close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import Frame, ReceivedFrame, close_payload
+from zcws.frame import Frame, ReceivedFrame
 from zcws.heads import FIN
 from zcws.kernel import ffi
 from zcws.options import Timeouts
