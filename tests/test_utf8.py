@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zcws.utf8 import Utf8, decoded, is_utf8
+from zcws.utf8 import Utf8, decoded, is_utf8, piecewise
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,19 @@ def test_one_text_knows_nothing_of_another() -> None:
 def test_a_message_as_it_is_wanted(message: str | bytes) -> None:
     assert decoded(message, True) == "sch\xf6n"
     assert decoded(message, False) == "sch\xf6n".encode()
+
+
+@pytest.mark.parametrize("pieces", [["a€", "b", ""], [b"a\xe2", b"\x82", b"\xacb"]], ids=["text", "binary"])
+def test_pieces_of_a_message_as_what_somebody_wants(pieces: list[Any]) -> None:
+    def converted(decode: bool | None) -> list[Any]:
+        convert = piecewise(decode)
+        return [convert(piece, i == 2) for i, piece in enumerate(pieces)]
+
+    assert converted(None) == pieces
+    assert "".join(converted(True)) == "a€b"
+    assert b"".join(converted(False)) == "a€b".encode()
+
+
+def test_pieces_that_are_no_text() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        piecewise(True)(b"\xe2\x82", True)

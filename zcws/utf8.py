@@ -5,12 +5,14 @@ C looks at them (csrc/utf8.c); what it has to remember between two parts is here
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
+from collections.abc import Callable
 from typing import Any
 
 from zcws.annotations import Buffer
 from zcws.kernel import ffi, lib
 
-__all__ = ["Utf8", "decoded", "is_utf8"]
+__all__ = ["Utf8", "decoded", "is_utf8", "piecewise"]
 
 
 class Utf8:
@@ -46,3 +48,18 @@ def decoded(message: str | bytes, decode: bool) -> str | bytes:
     if decode:
         return message.decode() if isinstance(message, bytes) else message
     return message.encode() if isinstance(message, str) else message
+
+
+def piecewise(decode: bool | None) -> Callable[[str | bytes, bool], str | bytes]:
+    """The same for the pieces of one message, which cut characters where they are bytes; and whether that was the last.
+    None: as they came."""
+    if decode is None:
+        return lambda piece, last: piece
+    decoder = getincrementaldecoder("utf-8")()
+
+    def convert(piece: str | bytes, last: bool) -> str | bytes:
+        if decode and isinstance(piece, bytes):
+            return decoder.decode(piece, last)
+        return decoded(piece, decode)
+
+    return convert

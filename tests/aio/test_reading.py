@@ -264,6 +264,27 @@ def test_a_message_in_pieces(anyplace: Place, compressed: bool) -> None:
     anyplace.run(main())
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
+def test_a_message_in_pieces_of_one_type(anyplace: Place, compressed: bool, is_text: bool) -> None:
+    """As `recv` has it; mypy took no `"".join(pieces)`, and a program that wants bytes had to look at each piece."""
+    text = "€ and some more, " * 20_000
+
+    async def main() -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            for _ in range(2):
+                await ws.send(text if is_text else text.encode())
+
+        options: dict[str, Any] = {"compression": "deflate"} if compressed else {}
+        async with anyplace.serve(handler, **options) as server, anyplace.connect(server, **options) as ws:
+            async with ws.stream(decode=True) as words:
+                assert "".join([piece async for piece in words]) == text
+            async with ws.stream(decode=False) as data:
+                assert b"".join([piece async for piece in data]) == text.encode()
+
+    anyplace.run(main())
+
+
 def test_pieces_before_the_message_is_whole(anyplace: Place) -> None:
     async def script(peer: RawPeer) -> None:
         data = peer.frame(wire.TEXT, b"early" + b"late")

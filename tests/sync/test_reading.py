@@ -314,6 +314,22 @@ class TestStream:
             with ws.stream(timeout=raw.LONG) as message:
                 assert "" not in (pieces := list(message)) and "".join(pieces) == "ab"  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("opcode", [wire.TEXT, wire.BINARY])
+    def test_pieces_of_one_type(self, opcode: int) -> None:
+        with connected() as (ws, peer):
+            for fragment in wire.fragments(opcode, [b"a\xe2", b"\x82", b"\xacb"], key=peer.key) * 2:
+                peer.send_bytes(fragment)
+            with ws.stream(timeout=raw.LONG, decode=True) as words:
+                assert "" not in (pieces := list(words)) and "".join(pieces) == "a€b"
+            with ws.stream(timeout=raw.LONG, decode=False) as data:
+                assert b"".join(data) == "a€b".encode()
+            peer.send(wire.BINARY, b"\xff")
+            with pytest.raises(UnicodeDecodeError), ws.stream(timeout=raw.LONG, decode=True) as words:
+                next(words)
+            peer.send(wire.BINARY)
+            with ws.stream(timeout=raw.LONG, decode=True) as words:
+                assert list(words) == [""]
+
     def test_text_is_cut_between_characters_and_checked_as_it_comes(self) -> None:
         with connected() as (ws, peer):
             data = peer.frame(wire.TEXT, "a€".encode() + b"\xff" + bytes(1000))

@@ -13,7 +13,7 @@ cancelled or times out loses nothing. Which to choose, by what it costs for each
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from zcws.aio.stream import Stream
 from zcws.annotations import Self
@@ -21,11 +21,12 @@ from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
-from zcws.utf8 import decoded
+from zcws.utf8 import decoded, piecewise
 
 __all__ = ["Batches", "IncomingStream", "Reading"]
 
 _Result = TypeVar("_Result")
+_Piece = TypeVar("_Piece")
 
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 
@@ -155,7 +156,16 @@ class Reading(Stream):
         """
         return Batches(self)
 
-    def stream(self) -> IncomingStream:
+    @overload
+    def stream(self, decode: Literal[True]) -> IncomingStream[str]: ...
+
+    @overload
+    def stream(self, decode: Literal[False]) -> IncomingStream[bytes]: ...
+
+    @overload
+    def stream(self, decode: bool | None = None) -> IncomingStream[str | bytes]: ...
+
+    def stream(self, decode: bool | None = None) -> IncomingStream[Any]:
         """The next message in pieces, as its bytes arrive: str for text, bytes for binary. An empty one is one piece.
 
             async with ws.stream() as message:
@@ -164,10 +174,13 @@ class Reading(Stream):
         A frame need not be complete for its bytes to be given; text is checked as it comes. What is not read of the
         message is dropped.
 
+        Args:
+            decode: True or False gives str or bytes whatever the message is.
+
         Raises:
             RuntimeError: another method has read the beginning of this message; finish it with that.
         """
-        return IncomingStream(self)
+        return IncomingStream(self, piecewise(decode))
 
     async def _read_batch(self) -> Batch:
         if self._budget < 0:
@@ -218,13 +231,14 @@ class Batches:
             raise StopAsyncIteration from None
 
 
-class IncomingStream:
+class IncomingStream(Generic[_Piece]):
     """One message that is being read in pieces."""
 
-    __slots__ = ("_done", "_is_empty", "_ws")
+    __slots__ = ("_convert", "_done", "_is_empty", "_ws")
 
-    def __init__(self, ws: Reading) -> None:
+    def __init__(self, ws: Reading, convert: Callable[[str | bytes, bool], _Piece]) -> None:
         self._ws = ws
+        self._convert = convert
         self._done = False
         self._is_empty = True  # so far
 
@@ -238,9 +252,10 @@ class IncomingStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str | bytes:
+    async def __anext__(self) -> _Piece:
         while not self._done:
-            piece, self._done = await self._ws._read(self._ws._reader.read_piece)
+            received, self._done = await self._ws._read(self._ws._reader.read_piece)
+            piece = self._convert(received, self._done)
             # Of an empty message its kind: whoever passes it on would not know.
             if piece or (self._done and self._is_empty):
                 self._is_empty = False

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from zcws.annotations import Self
 from zcws.batch import Batch
@@ -28,11 +28,12 @@ from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.deadline import after, is_past
 from zcws.sync.keepalive import Keepalive
-from zcws.utf8 import decoded
+from zcws.utf8 import decoded, piecewise
 
 __all__ = ["IncomingStream", "Reading", "end_of_lingering", "lingers"]
 
 _Result = TypeVar("_Result")
+_Piece = TypeVar("_Piece")
 
 #: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
 _SHORTEST_WAIT = 0.01
@@ -139,8 +140,25 @@ class Reading:
         except ConnectionClosedOK:
             return
 
+    @overload
+    def stream(
+        self, timeout: float | None = None, *, decode: Literal[True]
+    ) -> contextlib.AbstractContextManager[IncomingStream[str]]: ...
+
+    @overload
+    def stream(
+        self, timeout: float | None = None, *, decode: Literal[False]
+    ) -> contextlib.AbstractContextManager[IncomingStream[bytes]]: ...
+
+    @overload
+    def stream(
+        self, timeout: float | None = None, decode: bool | None = None
+    ) -> contextlib.AbstractContextManager[IncomingStream[str | bytes]]: ...
+
     @contextlib.contextmanager
-    def stream(self, timeout: float | None = None) -> Iterator[IncomingStream]:
+    def stream(
+        self, timeout: float | None = None, decode: bool | None = None
+    ) -> Iterator[IncomingStream[Any]]:
         """The next message piece by piece, as its bytes arrive: `with ws.stream() as message: for piece in message`.
 
         Pieces are str for text and bytes for binary; an empty message is one piece. What is not read of the message is
@@ -148,11 +166,12 @@ class Reading:
 
         Args:
             timeout: seconds for each piece. After a TimeoutError the next piece can be asked for again.
+            decode: True or False gives str or bytes whatever the message is.
         """
         with self._turn():
             self._reader.begin_stream()
         try:
-            yield IncomingStream(self, timeout)
+            yield IncomingStream(self, timeout, piecewise(decode))
         finally:
             # A half that is taken over has nothing to drop.
             with contextlib.suppress(ConnectionClosed), self._turn():
@@ -349,21 +368,25 @@ class Reading:
                 self._receive(deadline)
 
 
-class IncomingStream:
+class IncomingStream(Generic[_Piece]):
     """One message that is being read in pieces. Iterating over it may be interrupted by TimeoutError, and goes on."""
 
-    def __init__(self, side: Reading, timeout: float | None) -> None:
+    def __init__(
+        self, side: Reading, timeout: float | None, convert: Callable[[str | bytes, bool], _Piece]
+    ) -> None:
         self._side = side
         self._timeout = timeout
+        self._convert = convert
         self._done = False
         self._is_empty = True  # so far
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> str | bytes:
+    def __next__(self) -> _Piece:
         while not self._done:
-            piece, self._done = self._side._read(self._side._reader.read_piece, self._timeout)
+            received, self._done = self._side._read(self._side._reader.read_piece, self._timeout)
+            piece = self._convert(received, self._done)
             # Of an empty message its kind: whoever passes it on would not know.
             if piece or (self._done and self._is_empty):
                 self._is_empty = False
