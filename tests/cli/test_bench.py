@@ -40,7 +40,43 @@ def test_one_time_and_none() -> None:
 
 
 def test_times_in_words() -> None:
-    assert [duration(seconds) for seconds in (2, 0.0125, 0.000_05)] == ["2.00 s", "12.50 ms", "50.0 us"]
+    assert [duration(seconds) for seconds in (2, 1, 0.0125, 0.000_05)] == [
+        *("2.00 s", "1.00 s"),
+        *("12.50 ms", "50.0 us"),
+    ]
+
+
+def test_the_figures() -> None:
+    load = Load(parsed("ws://127.0.0.1:1/"))
+    load._wall, load._cpu = 2.0, 0.5
+    for seconds in (0.5, 1.0, 1.0, 1.0, 4.0):
+        load.times.add(seconds)
+    assert load.report() == [
+        "10 connections x 1 in flight, 256 bytes, 2.0 s",
+        "messages    5",
+        "messages/s  2",
+        "MB/s        0.00 each way",
+        *("p50         1.00 s", "p90         4.00 s", "p99         4.00 s", "p99.9       4.00 s"),
+        "longest     4.00 s",
+        "lost        0",
+        "busy        25 % of a core, this process",
+        "500.00 ms+         1 " + 14 * "#",
+        "   1.00 s+         3 " + 40 * "#",
+        "   2.00 s+         0",
+        "   4.00 s+         1 " + 14 * "#",
+    ]
+
+
+def test_the_table_that_a_person_sees() -> None:
+    pytest.importorskip("rich")
+    load = Load(parsed("ws://127.0.0.1:1/"))
+    load.times.add(1.0)
+    columns = load._table(2.0).columns
+    assert [column.header for column in columns] == [
+        *("seconds", "messages/s"),
+        *("p50", "p90", "p99", "p99.9"),
+    ]
+    assert [list(column.cells) for column in columns] == [["2.0"], ["0"], *[["1.00 s"]] * 4]
 
 
 @pytest.mark.parametrize("options", [(), ("--binary", "--depth", "8", "--compression")])
@@ -56,6 +92,7 @@ def test_a_load(options: tuple[str, ...]) -> None:
     assert int(figures["messages"]) > 0
     assert {"p50", "p99", "p99.9"} <= {line.split()[0] for line in lines}
     assert "lost        0" in lines
+    assert re.search(r", (\d\d?)\.\d s$", lines[0])  # what was measured, and no time of day
     assert any(line.endswith("#") for line in lines)
 
 

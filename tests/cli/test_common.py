@@ -15,6 +15,7 @@ from zcws.cli.common import (
     client_options,
     port,
     seconds,
+    seconds_or_none_at_all,
 )
 
 
@@ -117,7 +118,11 @@ def test_subprotocols_that_are_none(command: str, names: list[str], said: str) -
 
 def test_numbers() -> None:
     assert (at_least_one("7"), seconds("0.5"), seconds("3")) == (7, 0.5, 3.0)
-    for text in ("0", "-1", "x", "1.5"):
+    assert [seconds_or_none_at_all(text) for text in ("0", "0.5")] == [0, 0.5]
+    for text in ("-1", "x", "nan", "inf"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"0 or more, not '{text}'"):
+            seconds_or_none_at_all(text)
+    for text in ("0", "-1", "x", "1.5", "٣"):
         with pytest.raises(argparse.ArgumentTypeError, match=f"a number from 1 on, not '{text}'"):
             at_least_one(text)
     for text in ("0", "-1", "x", "nan", "inf"):

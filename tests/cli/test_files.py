@@ -52,6 +52,8 @@ def test_files(root: Path, path: str, kind: str, body: bytes) -> None:
     if not path.endswith(".js"):  # older tables say application/javascript
         assert response.headers["Content-Type"] == kind
     assert response.headers["Content-Length"] == str(len(body))
+    assert response.headers["X-Content-Type-Options"] == "nosniff"  # a text is no script
+    assert response.headers["Cache-Control"] == "no-cache"
     assert ask(root, path, "HEAD").headers == response.headers
 
 
@@ -87,6 +89,15 @@ def test_other_requests(root: Path) -> None:
 def test_a_file_that_is_too_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zcws.cli.files.LARGEST", 6)
     assert ask(root, "/").status_code == 413
+    monkeypatch.setattr("zcws.cli.files.LARGEST", 7)
+    assert ask(root, "/").status_code == 200
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_file(root: Path) -> None:
+    """Nobody may write to it: all clients would wait."""
+    os.mkfifo(root / "pipe")
+    assert ask(root, "/pipe").status_code == 404
 
 
 def test_no_directory(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 
 import pytest
 
@@ -17,6 +18,10 @@ def test_every_fact() -> None:
     assert platform.python_version() in facts["python"]
     assert facts["kernel"].startswith(f"{kernel.in_use()} (of ")
     assert all(name in facts["kernel"] for name in kernel.available())
+    assert facts["python"].endswith(
+        "with a GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "free-threaded"
+    )
+    assert facts["system"].startswith(f"{platform.system()} ")
     assert facts["build"] == kernel.build_info()
     assert ("not mirrored" in facts["ring"]) != Ring().mirrored
     assert facts["ring"].startswith("256 KiB, ")

@@ -25,6 +25,8 @@ def test_where_nobody_can_listen() -> None:
     assert refusal(in_use, "h", 1, "--listen") == (
         "h:1 is in use: stop what listens there, or choose another port with --listen"
     )
+    for nowhere in (OSError(errno.EADDRNOTAVAIL, "x"), OSError("x")):
+        assert refusal(nowhere, "h", 1) == "cannot listen on h:1: the host is not an address of this machine"
     # What nobody foresaw is said in the system's words.
     assert refusal(OSError(97, "no such family"), "h", 1) == "cannot listen on h:1: no such family"
 
@@ -54,6 +56,19 @@ def test_where_nobody_can_listen() -> None:
             zcws.HandshakeError("x", status=502),
             "somebody in between says so: is the server behind it running?",
         ),
+        *(
+            (
+                "ws://h/",
+                zcws.HandshakeError("x", status=status),
+                "somebody in between says so: is the server behind it running?",
+            )
+            for status in (503, 504)
+        ),
+        (
+            "wss://h/",
+            zcws.HandshakeError("x", status=400),
+            "is the path right, and is there a WebSocket server?",
+        ),
         ("ws://h/", zcws.ProxyError("x", status=502), "--no-proxy goes without it"),
         (
             "ws://h/",
@@ -74,6 +89,13 @@ def test_what_is_said_holds_no_secret() -> None:
         assert "secret" not in said and "token" not in said
 
 
+def other_than_plain() -> ssl.SSLError:
+    """Both speak TLS, and do not agree."""
+    error = ssl.SSLError(1, "x")
+    error.reason = "SSLV3_ALERT_HANDSHAKE_FAILURE"
+    return error
+
+
 @pytest.mark.parametrize(
     ("url", "error"),
     [
@@ -81,6 +103,7 @@ def test_what_is_said_holds_no_secret() -> None:
         ("ws://h/", TimeoutError("late")),
         ("wss://h/", zcws.HandshakeError("x")),
         ("ws://h/", OSError(errno.ENETUNREACH, "x")),
+        ("wss://h/", other_than_plain()),
     ],
 )
 def test_where_nothing_can_be_advised(url: str, error: Exception) -> None:

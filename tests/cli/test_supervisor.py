@@ -108,6 +108,36 @@ def test_reload(supervisor: tuple[subprocess.Popen[str], int]) -> None:
     assert len(workers_of(process)) == 2
 
 
+def test_a_reload_of_what_cannot_start(tmp_path: Path) -> None:
+    """The old ones go on."""
+    folder = tmp_path / "public"
+    folder.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "zcws",
+        "serve",
+        "--echo",
+        f"--static={folder}",
+        "--port=0",
+        "--workers=1",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+        try:
+            port = int(process.stdout.readline().partition(";")[0].rpartition(":")[2])
+            old = workers_of(process)
+            folder.rmdir()
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr.readline() == f"zcws: {folder} is not a directory\n"
+            said = "zcws: not reloaded: a new worker ended before it listened; the old ones go on\n"
+            assert process.stderr.readline() == said
+            asyncio.run(echoes(port))
+            assert workers_of(process) == old
+        finally:
+            process.terminate()
+
+
 def test_who_waits_in_the_queue_of_a_worker_that_ends_is_accepted_by_the_next(
     supervisor: tuple[subprocess.Popen[str], int],
 ) -> None:
@@ -219,5 +249,5 @@ def test_a_worker_takes_no_modules_from_the_folder_that_it_serves(tmp_path: Path
 
 
 def test_words_for_an_end() -> None:
-    assert how_it_ended(3) == "ended with 3"
+    assert [how_it_ended(code) for code in (0, 3)] == ["ended with 0", "ended with 3"]
     assert how_it_ended(-15) == "was ended by SIGTERM"

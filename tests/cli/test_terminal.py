@@ -17,6 +17,7 @@ def test_nothing_a_peer_sends_moves_the_cursor() -> None:
 
 def test_bytes() -> None:
     assert as_hex(b"\x00\xff") == "00 ff"
+    assert as_hex(b"xx", 2) == "78 78"
     assert as_hex(b"x" * 100, 2) == "78 78 ... 100 bytes"
     assert as_hex(b"x" * 100, None) == " ".join(["78"] * 100)
 
@@ -39,6 +40,47 @@ def test_a_person_sees_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.message('{"a:heart:b": "[red]"}')
     assert terminal.console is not None
     assert output.getvalue() == '{"a:heart:b": "[red]"}\n'
+
+
+def seen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What somebody sees whose terminal has colours."""
+    output = io.StringIO()
+    monkeypatch.setattr(output, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", output)
+    for name in ("NO_COLOR", "COLORTERM", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return output
+
+
+def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    person = seen(monkeypatch)
+    terminal = Terminal()
+    terminal.say("plain")
+    terminal.message("text", "red")
+    for style in ("", "red"):
+        terminal.message(b"x" * 65, style)
+    shown = f"{as_hex(b'x' * 64)} ... 65 bytes"
+    assert person.getvalue() == (
+        f"plain\n\x1b[31mtext\x1b[0m\n\x1b[35m{shown}\x1b[0m\n\x1b[31m{shown}\x1b[0m\n"
+    )
+
+
+@pytest.mark.parametrize("why", ["nobody wants them", "no rich"])
+def test_no_colours(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    person = seen(monkeypatch)
+    if why == "no rich":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    terminal = Terminal(wants_colour=why == "no rich")
+    assert terminal.is_live
+    terminal.message("\x9btext", "red")
+    assert person.getvalue() == "\\u009btext\n"
+
+
+def test_no_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not Terminal().is_live
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,19 @@ def test_behind_an_interim_answer(step: int) -> None:
 
 def test_a_page_is_no_frames() -> None:
     tap = Tap()
-    lines = tap.feed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
-    assert lines == ["HTTP/1.1 404 Not Found", "Content-Length: 2"]
+    lines = tap.feed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 10\r\n\r\n\x81\x01x\r\n\r\n")
+    assert lines == ["HTTP/1.1 404 Not Found", "Content-Length: 10"]
     assert tap.feed(b"\x81\x01x") == []
+
+
+def test_compression_that_was_not_agreed() -> None:
+    """A bit of the frame that means nothing is no reason to inflate it; nor is an offer, by itself."""
+    up = Tap()
+    offer = request(("Sec-WebSocket-Extensions", "permessage-deflate"))
+    for tap, head in ((up, offer), (Tap(up), response())):
+        tap.feed(head)
+        (line,) = tap.feed(wire.frame(wire.TEXT, b"hello", rsv=4))
+        assert line == "TEXT 68 65 6c 6c 6f [5 bytes, compressed]"
 
 
 async def traced(port: int) -> tuple[asyncio.subprocess.Process, str]:
@@ -144,7 +154,7 @@ def test_http_2_passes_and_is_not_shown() -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(settings)
         assert await reader.readexactly(len(PREFACE)) == PREFACE
-        writer.write(b"\x81\x01x")
+        writer.write(b"\x81\x01x\r\n\r\n")
         writer.close()
 
     async def main() -> str:
@@ -153,7 +163,7 @@ def test_http_2_passes_and_is_not_shown() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
             assert await soon(reader.readexactly(len(settings))) == settings
             writer.write(PREFACE)
-            assert await soon(reader.read()) == b"\x81\x01x"
+            assert await soon(reader.read()) == b"\x81\x01x\r\n\r\n"
             await hang_up(writer)
             lines = b""
             while b"the connection has ended" not in lines:
