@@ -136,7 +136,7 @@ def test_between_a_client_and_a_server() -> None:
 
     printed = asyncio.run(main())
     for pattern in (
-        r" 1 > GET /path HTTP/1\.1\n",
+        r"(?m)^\d\d:\d\d:\d\d\.\d\d\d 1 > GET /path HTTP/1\.1\n",
         r" 1 < HTTP/1\.1 101 Switching Protocols\n",
         r" 1 > TEXT 'hello hello .*'\.\.\. \[\d+ bytes, compressed, masked\]\n",
         r" 1 < TEXT 'hello hello .*'\.\.\. \[\d+ bytes, compressed\]\n",
