@@ -61,6 +61,8 @@ def run(script: Any, then: Any = None) -> None:
             server.close()
             await net.until(lambda: doors[0].gone)
         assert doors[0].gone == 1
+        timer = doors[0]._deadline
+        assert timer is None or timer.cancelled() or timer.when() <= loop.time()  # nothing is left of it
 
     asyncio.run(main())
 
@@ -101,7 +103,7 @@ def test_frames_before_the_answer_are_read_after_it() -> None:
         await net.until(lambda: door._data)
         accept(door)
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 ") and b"server: door\r\n" in head
+        assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n") and b"server: door\r\n" in head
         assert await reader.readexactly(7) == net.wire.frame(net.wire.PONG, b"early")
         assert door.phase is Phase.OPEN and door.decided.done()
         writer.write(net.wire.frame(net.wire.CLOSE, key=net.wire.KEY))
@@ -166,11 +168,51 @@ def test_a_slow_reader_of_a_refusal_has_its_time_anew_whenever_it_reads() -> Non
         door.pause_writing()
         first = door._deadline
         door.resume_writing()
+        assert first is not None and first.cancelled()
         door.pause_writing()
-        assert first is not None and first.cancelled() and door._deadline is not first
-        door.resume_writing()
+        assert door._deadline is not first
+        paused = door._deadline
         await door.deny_body(b"no", last=True)
-        assert (await reader.read()).endswith(b"no")
+        last = door._deadline
+        assert paused is not None and paused.cancelled()
+        door.pause_writing()
+        door.resume_writing()
+        assert (
+            last is door._deadline and last is not None and not last.cancelled()
+        )  # it has to hang up as well
+        whole = await reader.read()
+        assert whole.endswith(b"no") and b"server: door\r\n" in whole
+
+    run(script)
+
+
+def test_a_refused_client_that_stays_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 0.05)
+
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        writer.write(net.request())
+        await net.until(lambda: door.requests)
+        door.refuse(text_response(403, "no"))
+        await net.until(lambda: door.phase is Phase.LOST)
+
+    run(script)
+
+
+def test_the_status_of_a_denial() -> None:
+    """RFC 9110 15: a final one."""
+
+    async def script(reader: Any, writer: Any, door: Door) -> None:
+        writer.write(net.request())
+        await net.until(lambda: door.requests)
+        for status in (199, 600):
+            with pytest.raises(RuntimeError, match="not the status"):
+                door.deny(status, [])
+        for status in (200, 599):
+            door.deny(status, [])
+        assert door.phase is Phase.DENYING and not door.is_gone
+        assert door.transport is not None
+        door.transport.abort()
+        assert door.is_gone
 
     run(script)
 
@@ -190,8 +232,10 @@ def test_a_slow_reader_of_the_end_of_a_refusal(reads: bool) -> None:
         if reads:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(half)
+        former = door._deadline
         door._deadline_passed(waiting)
         if reads:
+            assert door._deadline is not former  # it may stop later
             assert len(await reader.readexactly(half)) == half
         else:
             await net.until(lambda: door.phase is Phase.LOST)

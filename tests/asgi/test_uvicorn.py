@@ -112,7 +112,7 @@ def test_the_scope(place: Place) -> None:
             port = server.port
         scope = app.scope
         assert scope["type"] == "websocket"
-        assert scope["asgi"]["spec_version"] == "2.5"
+        assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5"}
         assert (scope["http_version"], scope["scheme"], scope["root_path"]) == ("1.1", "ws", "/mount")
         assert (scope["path"], scope["raw_path"]) == ("/mount/a b", b"/mount/a%20b")
         assert scope["query_string"] == b"c=d%20e"
@@ -172,6 +172,32 @@ def test_accept_with_subprotocol_and_headers(place: Place) -> None:
                 assert "date" in ws.response.headers
 
     place.run(main())
+
+
+def test_an_application_that_accepts_before_it_receives(place: Place) -> None:
+    """The first thing that it receives is websocket.connect all the same."""
+    received: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "go on"})
+        await arrived.wait()
+        received.extend([await receive(), await receive()])
+
+    async def main() -> None:
+        nonlocal arrived
+        arrived = asyncio.Event()
+        async with place.uvicorn(app, lifespan="off") as server, place.connect(server.port) as ws:
+            assert await soon(ws.recv()) == "go on"
+            await ws.send("hello")
+            await (await ws.ping())
+            arrived.set()
+            with pytest.raises(zcws.ConnectionClosedOK):
+                await soon(ws.recv())
+
+    arrived: asyncio.Event
+    place.run(main())
+    assert received == [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "hello"}]
 
 
 def test_a_subprotocol_among_the_headers_means_the_same(place: Place) -> None:
@@ -439,6 +465,7 @@ def test_sending_after_the_client_has_gone(place: Place, caplog: pytest.LogCaptu
         await app.send({"type": "websocket.close"})  # is closed: fine
         with pytest.raises(OSError):
             await app.say("hello?")
+        app.outcome = "has come this far"
         await app.say("hello?")
 
     async def main() -> None:
@@ -449,7 +476,7 @@ def test_sending_after_the_client_has_gone(place: Place, caplog: pytest.LogCaptu
             async with place.connect(running.port):
                 pass
             await until(lambda: running.is_idle)
-        assert app.runs == 1
+        assert (app.runs, app.outcome) == (1, "has come this far")
 
     class Gone:
         def __init__(self, running: Running) -> None:
@@ -709,7 +736,10 @@ def test_shutdown_does_not_wait_for_a_client_that_sleeps(
 
 
 @pytest.mark.parametrize("denies", [False, True], ids=["asked", "denying"])
-def test_shutdown_before_the_accept(place: Place, denies: bool) -> None:
+def test_shutdown_before_the_accept(place: Place, denies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the client to hang up."""
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 1000.0)
+
     async def script(app: App) -> Any:
         if denies:
             await app.send({"type": "websocket.http.response.start", "status": 403})
@@ -730,10 +760,50 @@ def test_shutdown_before_the_accept(place: Place, denies: bool) -> None:
     place.run(main())
 
 
+def test_an_application_that_returns_in_the_middle_of_a_denial(place: Place) -> None:
+    """The client would wait for the rest of it."""
+
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.http.response.start", "status": 403})
+        await app.send({"type": "websocket.http.response.body", "body": b"half of it", "more_body": True})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
+            await answer(peer)
+            assert await soon(peer.reader.read()) == b"half of it"
+
+    place.run(main())
+
+
+def test_shutdown_in_the_middle_of_a_denial(place: Place) -> None:
+    """It ends there: a second response in its body would be nobody's."""
+
+    async def script(app: App) -> Any:
+        await app.send({"type": "websocket.http.response.start", "status": 403})
+        body = {"type": "websocket.http.response.body", "body": b"half of it", "more_body": True}
+        await app.send(body)
+        event = await app.receive()
+        with pytest.raises(OSError):
+            await app.send(body)
+        return event
+
+    async def main() -> None:
+        app = App(script, accepts=False)
+        async with place.uvicorn(app) as server, raw(place, server) as peer:
+            await answer(peer)
+            await server.stop()
+            assert await soon(peer.reader.read()) == b"half of it"
+        assert app.outcome == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    place.run(main())
+
+
 def test_an_application_that_does_not_stop_is_cancelled_and_its_connection_cut(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that does not answer the 1012 either: uvicorn's `timeout_graceful_shutdown` ends both."""
+    monkeypatch.setattr(module, "GOODBYE", 1000.0)  # nothing else does
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 1000.0)
 
     place = Place(*PLACES[-1].split("-"))  # in one place: uvicorn counts whole seconds
 
@@ -986,9 +1056,11 @@ def test_the_client_waits_for_an_application_that_does_not_receive(place: Place)
     place.run(main())
 
 
-def test_two_tasks_may_receive(place: Place) -> None:
+def test_three_tasks_may_receive(place: Place) -> None:
+    """Two of them wait for their turn."""
+
     async def script(app: App) -> Any:
-        return await asyncio.gather(*(collect(app) for _ in range(2)))
+        return await asyncio.gather(*(collect(app) for _ in range(3)))
 
     async def collect(app: App) -> list[str]:
         return [message async for message in app.messages()]
@@ -1000,7 +1072,7 @@ def test_two_tasks_may_receive(place: Place) -> None:
                 for i in range(10):
                     await ws.send(str(i))
             await until(lambda: app.outcome)
-        assert sorted(app.outcome[0] + app.outcome[1]) == [str(i) for i in range(10)]
+        assert sorted(sum(app.outcome, [])) == [str(i) for i in range(10)]
 
     place.run(main())
 
@@ -1062,6 +1134,48 @@ def test_granian_575_an_application_that_does_not_look_at_the_disconnect(
 
     place.run(main())
     assert errors(caplog) == []
+
+
+def test_others_get_their_turn_while_an_application_does_not_look(place: Place) -> None:
+    async def script(app: App) -> str:
+        await until_the_end(app)
+        other = asyncio.ensure_future(asyncio.sleep(0, "had its turn"))
+        while not other.done():
+            await app.receive()
+        return other.result()
+
+    async def main() -> None:
+        app = App(script)
+        async with place.uvicorn(app) as server:
+            async with place.connect(server.port):
+                pass
+            await until(lambda: server.is_idle)
+        assert app.outcome == "had its turn"
+
+    place.run(main())
+
+
+def test_a_client_that_hangs_up_while_nobody_receives(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not answer the application's Close, and the application does something else."""
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 1000.0)
+
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.close"})
+        await has_gone.wait()
+
+    async def main() -> None:
+        nonlocal has_gone
+        has_gone = asyncio.Event()
+        async with place.uvicorn(App(script)) as server:
+            async with raw(place, server) as peer:
+                await answer(peer)
+                assert (await peer.read()).opcode == wire.CLOSE
+            await until(lambda: not server.server_state.connections)
+            has_gone.set()
+            await until(lambda: server.is_idle)
+
+    has_gone: asyncio.Event
+    place.run(main())
 
 
 def test_granian_591_an_accept_from_another_task_while_one_receives(place: Place) -> None:
@@ -1265,6 +1379,23 @@ def test_tls(certificates: net.Certificates) -> None:
                 assert await soon(ws.recv()) == "hello"
             await until(lambda: server.is_idle)
             assert app.scope["scheme"] == "wss"
+
+    place.run(main())
+
+
+def test_a_refusal_over_tls(certificates: net.Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is the server's: TLS cannot be ended by one side."""
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 1000.0)
+    place = Place("asyncio", "h11", "tls")
+    place.certificates = certificates
+
+    async def script(app: App) -> None:
+        await app.send({"type": "websocket.close"})
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=False)) as server, raw(place, server) as peer:
+            assert (await soon(peer.reader.read())).startswith(b"HTTP/1.1 403 ")
+            await until(lambda: server.is_idle)
 
     place.run(main())
 
