@@ -1072,7 +1072,9 @@ def test_three_tasks_may_receive(place: Place) -> None:
                 for i in range(10):
                     await ws.send(str(i))
             await until(lambda: app.outcome)
-        assert sorted(sum(app.outcome, [])) == [str(i) for i in range(10)]
+        assert sorted(message for received in app.outcome for message in received) == [
+            str(i) for i in range(10)
+        ]
 
     place.run(main())
 
