@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import socket
+import ssl
+import struct
 from typing import Any
 
 import pytest
-from net import Place, echo, hang_up, no_descriptor_left, port_of, request, soon, until
+import wire
+from net import Certificates, Place, echo, hang_up, no_descriptor_left, port_of, request, soon, until
 
 import zcws
+from zcws.aio import listener
 from zcws.aio.accepting import ServerHandshake
 from zcws.aio.engine import Engine, engine_of, is_engine_on
 from zcws.aio.listener import can_accept
@@ -74,6 +79,254 @@ def test_the_handshake_of_one_whose_request_is_there_already(anyloop: Place) -> 
                 assert peer.recv(4096) == ws.response.serialize()
 
     anyloop.run(main())
+
+
+def knock(server: zcws.Server, data: bytes) -> socket.socket:
+    """A client whose first bytes are there before he is accepted."""
+    sock = socket.create_connection(("127.0.0.1", port_of(server)))
+    sock.sendall(data)
+    sock.setblocking(False)
+    return sock
+
+
+async def answer_to(server: zcws.Server, *pieces: bytes) -> bytes:
+    """Until the first frame, which says "mine", or the end of the stream."""
+    loop = asyncio.get_running_loop()
+    with knock(server, pieces[0]) as sock:
+        for piece in pieces[1:]:
+            await until(lambda: server.handshakes)
+            await loop.sock_sendall(sock, piece)
+        answer = b""
+        while not answer.endswith(b"mine") and (data := await soon(loop.sock_recv(sock, 65536))):
+            answer += data
+        return answer
+
+
+ORIGIN, EVIL, CHAT = "Origin: https://a", "Origin: https://evil", "Sec-WebSocket-Protocol: more, chat"
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
+
+
+@pytest.mark.parametrize("behind", [b"", wire.frame(wire.TEXT, b"yours", key=wire.KEY)])
+@pytest.mark.parametrize(
+    "lines",
+    [[], [ORIGIN], [CHAT], [DEFLATE], [EVIL, CHAT], [DEFLATE, EVIL], [ORIGIN, CHAT], [DEFLATE, CHAT, ORIGIN]],
+)
+def test_what_is_answered_at_once_is_what_is_answered_in_pieces(
+    anyloop: Place, lines: list[str], behind: bytes
+) -> None:
+    """Each header that decides about the answer, alone and in any order; and the first frame behind the request."""
+    asked: list[Any] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        asked.append((ws.subprotocol, str(ws.request), str(ws.response)))
+        if behind:
+            assert await soon(ws.recv()) == "yours"
+        await ws.send("mine")
+        await ws.wait_closed()  # our Close would be part of the answer
+
+    async def main() -> None:
+        options: dict[str, Any] = {"origins": ["https://a", None], "subprotocols": ["chat", "more"]}
+        async with anyloop.serve(handler, compression="deflate", **options) as server:
+            head = request(*lines)
+            at_once = await answer_to(server, head + behind)
+            assert await answer_to(server, head[:-3], head[-3:] + behind) == at_once
+            assert at_once.startswith(b"HTTP/1.1 403 " if EVIL in lines else b"HTTP/1.1 101 ")
+            assert (b"Sec-WebSocket-Protocol: chat\r\n" in at_once) == (CHAT in lines and EVIL not in lines)
+            assert (b"permessage-deflate" in at_once) == (DEFLATE in lines and EVIL not in lines)
+            assert len(asked) == (0 if EVIL in lines else 2) and asked[1:] == asked[:1] * (len(asked) - 1)
+
+    anyloop.run(main())
+
+
+def test_a_hook_sees_an_answer_that_could_be_given_at_once(anyloop: Place) -> None:
+    def process_response(
+        handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response
+    ) -> zcws.Response:
+        assert answer.status_code == 101
+        return handshake.respond(402, "pay first")
+
+    async def main() -> None:
+        async with anyloop.serve(echo, process_response=process_response) as server:
+            assert (await answer_to(server, request())).startswith(b"HTTP/1.1 402 ")
+
+    anyloop.run(main())
+
+
+def descriptors() -> int:
+    """How many are open, but for those of earlier event loops, which are garbage."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize("tls", ["asyncio-tls"], indirect=True)
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("data", [b"", b"G"])
+@pytest.mark.parametrize("end", [reset, socket.socket.close])
+def test_whoever_has_left_before_he_is_accepted_leaves_nothing_here(
+    data: bytes, end: Any, encrypted: bool, tls: Place
+) -> None:
+    place = tls if encrypted else Place("asyncio", None)
+
+    async def main() -> None:
+        async with place.serve(echo, open_timeout=None) as server, place.connect(server):
+            before = descriptors()
+            for _ in range(3):
+                end(knock(server, data))
+            async with place.connect(server) as ws:  # who is behind them is served
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+            await until(lambda: not server.handshakes)
+            await until(lambda: descriptors() == before)
+
+    place.run(main())
+
+
+def test_whoever_leaves_in_the_middle_of_his_request_leaves_nothing_here(anyloop: Place) -> None:
+    failures: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        async with anyloop.serve(echo, open_timeout=None) as server, anyloop.connect(server):
+            before = descriptors()
+            for end in (reset, socket.socket.close):
+                sock = knock(server, request()[:20])
+                await until(lambda: server.handshakes)
+                end(sock)
+                await until(lambda: not server.handshakes)
+            assert descriptors() == before
+
+    anyloop.run(main())
+    assert not failures
+
+
+def test_tls_that_has_begun_before_it_is_accepted(certificates: Certificates) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = certificates.client.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        async with Place("asyncio", certificates).serve(echo, open_timeout=None) as server:
+            with knock(server, outgoing.read()) as sock:
+                while client.version() is None:
+                    incoming.write(await soon(loop.sock_recv(sock, 65536)))
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        client.do_handshake()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("at", [None, 20])
+def test_a_server_waits_for_whoever_has_just_got_a_transport(anyloop: Place, at: int | None) -> None:
+    """It is closed while the event loop makes one for him: he has his answer before the server says that it is over."""
+
+    async def main() -> None:
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> Any:
+            server.close()
+            return asyncio.sleep(0)
+
+        async with anyloop.serve(echo, process_request=process_request) as server:
+            head = request()
+            with knock(server, head[:at]) as sock:
+                if at is not None:
+                    await until(lambda: server.handshakes)
+                    sock.sendall(head[at:])
+                await until(lambda: server.is_closing)
+                await soon(server.wait_closed())
+                assert sock.recv(4096).startswith(b"HTTP/1.1 503 ")
+
+    anyloop.run(main())
+
+
+def test_a_server_that_drains_lets_in_whoever_has_just_got_a_transport(anyloop: Place) -> None:
+    async def main() -> None:
+        def process_request(handshake: ServerHandshake, asked: zcws.Request) -> Any:
+            server.close(drain=600)
+            return asyncio.sleep(0)
+
+        async with anyloop.serve(echo, process_request=process_request) as server:
+            with knock(server, request()) as sock:
+                answer = await soon(asyncio.get_running_loop().sock_recv(sock, 100))
+                assert answer.startswith(b"HTTP/1.1 101 ")
+
+    anyloop.run(main())
+
+
+@pytest.mark.parametrize("at", [None, 20])
+def test_a_transport_that_cannot_be_made(at: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async def fail(*_: Any) -> None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "connect_accepted_socket", fail)
+        hook = {"process_request": lambda *_: zcws.Response(200, "OK")}
+        async with Place("asyncio", None).serve(echo, **hook) as server:
+            head = request()
+            with knock(server, head[:at]) as sock:
+                if at is not None:
+                    await until(lambda: server.handshakes)
+                    sock.sendall(head[at:])
+                with contextlib.suppress(ConnectionResetError):
+                    assert await soon(loop.sock_recv(sock, 1)) == b""
+            assert not server.handshakes and not door_of(server).passing
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("then", ["served", "closed", "resting"])
+@pytest.mark.parametrize(
+    ("errors", "logged"),
+    [
+        ([errno.ECONNABORTED] * 3, 0),
+        ([errno.EINTR], 0),
+        ([errno.EMFILE], 1),
+        ([errno.ECONNABORTED, errno.ENFILE], 1),
+    ],
+)
+def test_accepting_that_fails(
+    errors: list[int],
+    logged: int,
+    then: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """accept(2): of one who has gone, the next is asked for; of a system that is out of something, a moment later."""
+    monkeypatch.setattr("zcws.aio.listener._OUT_OF_DESCRIPTORS", 3600 if then == "resting" else 0.05)
+    failures: list[Any] = []
+    left, real = list(errors), listener._welcome
+
+    def welcome(*args: Any) -> int:
+        if left:
+            return -left.pop(0)
+        return -errors[-1] if logged and then == "resting" else real(*args)
+
+    monkeypatch.setattr("zcws.aio.listener._welcome", welcome)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context))
+        async with Place("asyncio", None).serve(echo, close_timeout=0.01) as server:
+            with knock(server, request()) as sock:
+                await until(lambda: not left)
+                if then == "served":
+                    assert (await soon(loop.sock_recv(sock, 100))).startswith(b"HTTP/1.1 101 ")
+                elif then == "closed":
+                    server.close()
+                    await asyncio.sleep(0.1)  # the moment is over
+                else:
+                    for _ in range(5):
+                        await asyncio.sleep(0)
+
+    with caplog.at_level(logging.ERROR, logger="zcws.server"):
+        asyncio.run(main())
+    assert not failures
+    assert len(caplog.records) == logged
 
 
 def test_refusals_wait_for_their_reader(anyloop: Place) -> None:
