@@ -314,6 +314,26 @@ def test_latest(place: Place, is_eager: bool) -> None:
     place.run(main())
 
 
+def test_what_waits_for_a_slow_peer_waits_until_he_has_caught_up(place: Place) -> None:
+    """In later turns of the loop too. Only the latest is there then, and nobody fails for want of the others."""
+
+    async def main() -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        async with slow_client(place) as (ws, peer, number):
+            for value in range(5):
+                assert counts(zcws.broadcast([ws], f"{value}", slow="latest")) == {"waiting": 1}
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            await read_messages(peer, number)
+            assert (await peer.read()).payload == b"4"
+            await until(lambda: ws._held is None)
+        gc.collect()
+        assert not failures
+
+    place.run(main())
+
+
 def test_latest_for_one_that_goes_away(place: Place) -> None:
     async def main() -> None:
         async with slow_client(place) as (ws, _peer, _):
@@ -347,6 +367,62 @@ def test_in_the_middle_of_a_message(place: Place, slow: Any, became: dict[str, i
             await until(lambda: ws._held is None)
             zcws.broadcast([ws], "3", slow=slow)
             assert [await soon(peer.recv()) for _ in range(len(read) + 1)] == [*read, "3"]
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("slow", ["close", "latest"])
+def test_what_is_held_goes_out_before_what_comes_later(place: Place, slow: Any) -> None:
+    """In the very turn in which the message before it has ended, and nothing of what is held has gone out."""
+
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("whole")
+                zcws.broadcast([ws], "1", slow=slow)
+                await asyncio.sleep(0)
+            assert counts(zcws.broadcast([ws], "2", slow=slow)) == {"waiting": 1}
+            await until(lambda: ws._held is None)
+            await ws.send("end")
+            read = ["whole", "1", "2", "end"] if slow == "close" else ["whole", "2", "end"]
+            assert [await soon(peer.recv()) for _ in read] == read
+
+    place.run(main())
+
+
+def test_one_message_is_held_however_large_and_the_latest_alone_counts(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 1, write_limit=1000) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("a")
+                assert counts(zcws.broadcast([ws], bytes(5000), slow="close")) == {"waiting": 1}
+                for size in (900, 600):
+                    assert counts(zcws.broadcast([ws], bytes(size), slow="latest")) == {"waiting": 1}
+                assert counts(zcws.broadcast([ws], bytes(300), slow="close")) == {"waiting": 1}
+            assert [len(await soon(peer.recv())) for _ in range(3)] == [1, 600, 300]
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("slow", ["wait", "latest"])
+def test_a_message_frame_by_frame_behind_the_one_that_is_waited_for(place: Place, slow: Any) -> None:
+    """Whoever waited comes too late for the gap between the two, and does not get in between."""
+
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                delivery = zcws.broadcast([ws], "late", slow=slow)
+                waiting = asyncio.ensure_future(_awaited(delivery))
+                await message.write("early")
+            ws.writer.write_frame(zcws.Frame.text("a", fin=False))
+            await soon(waiting)
+            await until(lambda: ws._held is None)
+            await ws.write_frame(zcws.Frame(zcws.OpCode.CONTINUATION, b"b"))
+            assert [await soon(peer.recv()) for _ in range(2)] == ["early", "ab"]
+            assert counts(delivery) == ({"skipped": 1} if slow == "wait" else {"waiting": 1})
 
     place.run(main())
 
