@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, echo, soon, swallow, until
+from net import LONG, Place, RawPeer, echo, narrow, soon, swallow, until
 
 import zcws
 
@@ -28,7 +28,8 @@ async def relay(writer: Any, bridge: Any) -> list[str]:
 
 
 def handled(place: Place, handler: Any, talk: Any, **options: Any) -> None:
-    """A server whose `handler` gets one connection, and a raw client that follows `talk`. Both come to their end."""
+    """A server whose `handler` gets one connection, and a raw client that follows `talk`. Both come to their end, and
+    no timeout helps them unless a test says so."""
 
     async def main() -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -41,7 +42,7 @@ def handled(place: Place, handler: Any, talk: Any, **options: Any) -> None:
                 done.set_exception(error)
                 raise
 
-        settings = {"ping_interval": None, "close_timeout": 0.1, **options}
+        settings = {"ping_interval": None, "close_timeout": 10 * LONG, **options}
         async with place.serve(run, **settings) as server, place.raw_client(server) as peer:
             await talk(peer)
             await soon(done)
@@ -175,7 +176,44 @@ class TestBridge:
         async def talk(peer: RawPeer) -> None:
             await peer.rest()
 
-        handled(place, handler, talk)
+        handled(place, handler, talk, close_timeout=0.1)
+
+    @pytest.mark.parametrize("opcode", [wire.PING, wire.CLOSE])
+    def test_a_pong_waits_while_the_peer_is_slow_and_a_close_does_not(
+        self, place: Place, opcode: int
+    ) -> None:
+        size = 4 * 1024 * 1024
+        may_read = asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            narrow(ws)
+            reader, writer, bridge = ws.split()
+            sending = asyncio.ensure_future(writer.send(bytes(size)))
+            await until(lambda: ws._drained is not None)
+            reading = asyncio.ensure_future(reader.recv())
+            reply = await bridge.listen()
+            assert reply is not None
+            answering = asyncio.ensure_future(writer.send_reply(reply))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert answering.done() == (opcode == wire.CLOSE)
+            may_read.set()
+            await answering
+            await asyncio.wait([sending, reading])
+            with pytest.raises(zcws.ConnectionClosed):
+                reading.result()
+            sending.exception()
+
+        async def talk(peer: RawPeer) -> None:
+            narrow(peer.writer)
+            await peer.send(opcode)
+            await soon(may_read.wait())
+            assert len((await peer.read()).payload) == size
+            assert (await peer.read()).opcode == (wire.PONG if opcode == wire.PING else wire.CLOSE)
+            if opcode == wire.PING:
+                await peer.send(wire.CLOSE)
+
+        handled(place, handler, talk, close_timeout=0.1 if opcode == wire.PING else 10 * LONG)
 
     def test_replies_do_not_fill_the_memory(self, place: Place) -> None:
         """The peer pings and does not read: whoever listens waits with the rest of us."""
@@ -249,7 +287,7 @@ class TestEnds:
             await (peer.send(3) if frame == "fault" else peer.send(wire.CLOSE, wire.close_payload(1002)))
             assert [seen.payload[:2] for seen in await peer.rest()] == [(1002).to_bytes(2, "big")]
 
-        handled(anyplace, handler, talk, close_timeout=10)
+        handled(anyplace, handler, talk)
 
     @pytest.mark.parametrize("how", ["nobody listens", "taken and dropped"])
     def test_nobody_sends_the_reply(self, anyplace: Place, how: str) -> None:
@@ -304,7 +342,7 @@ class TestEnds:
             await peer.send(wire.CLOSE, wire.close_payload(1000))
             assert await peer.rest() == []
 
-        handled(anyplace, handler, talk, close_timeout=10)
+        handled(anyplace, handler, talk)
 
     def test_the_writer_closes_and_nobody_answers(self, anyplace: Place) -> None:
         async def handler(ws: zcws.WebSocket) -> None:
@@ -492,7 +530,7 @@ def test_everything_that_a_reader_reads(anyplace: Place) -> None:
             await asyncio.sleep(0.005)
         await peer.rest()
 
-    handled(anyplace, handler, talk)
+    handled(anyplace, handler, talk, close_timeout=0.1)
 
 
 def test_everything_that_a_writer_writes(anyplace: Place) -> None:
@@ -501,6 +539,7 @@ def test_everything_that_a_writer_writes(anyplace: Place) -> None:
             ws = await anyplace.connect(server)
             _, writer, _ = ws.split()
             await writer.send("a")
+            await writer.send_many(["b", "c"])
             await writer.write_frame(zcws.Frame.binary(b"b"))
             async with writer.send_stream(zcws.OpCode.BINARY) as message:
                 await message.write(b"c")
