@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, echo, port_of, soon, swallow, until
+from net import LONG, Place, RawPeer, echo, port_of, soon, swallow, until
 
 import zcws
-from zcws.aio import stream
+from zcws.aio import ending, stream
 
 ALSO_OVER_HTTP2 = True  # conftest.py
 
@@ -281,6 +281,10 @@ def test_many_wait_for_the_end_and_some_give_up(place: Place) -> None:
 class TestWaitClosed:
     """Whoever waits for the end hears of it at once, also behind messages that nobody reads. No timeout passes here."""
 
+    @pytest.fixture(autouse=True)
+    def no_grace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ending, "GRACE", 10 * LONG)
+
     @pytest.mark.parametrize("begins", ["before the close", "behind the close"])
     def test_the_peers_close_behind_messages(self, anyplace: Place, begins: str) -> None:
         async def main() -> None:
@@ -340,6 +344,25 @@ class TestWaitClosed:
                 ws.abort()
                 await soon(ws.wait_closed())
                 await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    def test_whoever_has_given_up_waiting_may_read_and_answer(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                waiting = asyncio.ensure_future(ws.wait_closed())
+                await asyncio.sleep(0)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                await until(lambda: ws._reader.is_ending)
+                async for message in ws:
+                    await ws.send(message)
+
+            async with anyplace.serve(handler, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"1") + peer.frame(wire.TEXT, b"2"))
+                    await peer.send(wire.CLOSE)
+                    assert [frame.payload for frame in await peer.rest()] == [b"1", b"2", b""]
 
         anyplace.run(main())
 
@@ -416,6 +439,30 @@ def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(
         assert told == [ws]
         ((message, error),) = [(context["message"], context["exception"]) for context in said]
         assert (message, type(error)) == ("an end callback failed", failure)
+
+    place.run(main())
+
+
+def test_an_end_callback_that_is_removed(place: Place) -> None:
+    async def main() -> None:
+        heard: list[str] = []
+
+        def first(ws: zcws.WebSocket) -> None:
+            heard.append("first")
+
+        def second(ws: zcws.WebSocket) -> None:
+            heard.append("second")
+
+        async with place.serve(echo) as server, place.connect(server) as ws:
+            ws.remove_end_callback(first)  # nobody has been added yet
+            ws.add_end_callback(first)
+            ws.remove_end_callback(second)  # nor he
+            ws.add_end_callback(second)
+            ws.remove_end_callback(first)
+            await asyncio.sleep(0)
+            assert not heard
+        assert heard == ["second"]
+        ws.remove_end_callback(second)
 
     place.run(main())
 
