@@ -249,6 +249,41 @@ def test_the_end_before_the_answer(script: Script, cause: str) -> None:
     run(main)
 
 
+async def go_away_at_once(peer: Peer) -> None:
+    peer.h2.close_connection(last_stream_id=0)
+    await peer.flush()
+    while await peer.hear():
+        pass
+
+
+async def hang_up_at_once(peer: Peer) -> None:
+    pass
+
+
+@pytest.mark.parametrize("script", [go_away_at_once, hang_up_at_once])
+def test_the_end_before_the_request(script: Script) -> None:
+    """A server that takes no stream yet, and goes."""
+
+    async def main() -> None:
+        async with serving(script, MAX_CONCURRENT_STREAMS=0) as uri:
+            with pytest.raises(zcws.HandshakeError, match="before it answered"):
+                await soon(connect(uri, open_timeout=None)._connect())
+
+    run(main)
+
+
+def test_no_http2_and_an_end_at_once() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(24)  # RFC 9113 3.4
+
+    async def main() -> None:
+        async with Place("asyncio", None).listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError, match="before it answered"):
+                await soon(connect(f"ws://127.0.0.1:{port}/", open_timeout=None)._connect())
+
+    run(main)
+
+
 def test_what_came_before_a_rule_was_broken() -> None:
     """In the same read: the answer and a message."""
 
