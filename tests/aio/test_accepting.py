@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from typing import Any
 
 import pytest
-from net import Place, echo, hang_up, port_of, request, soon, until
+from net import LONG, Place, echo, hang_up, port_of, request, soon, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -89,6 +90,135 @@ def test_a_hook_that_thinks_about_the_response(anyplace: Place) -> None:
                 async with anyplace.connect(server, "/paid"):
                     pass
             assert refused.value.status == 402
+
+    anyplace.run(main())
+
+
+def test_a_hook_that_thinks_about_the_request_and_one_that_changes_the_response(anyplace: Place) -> None:
+    handshakes: list[ServerHandshake] = []
+
+    async def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        handshakes.append(handshake)
+        await asyncio.sleep(0)
+
+    def process_response(
+        handshake: ServerHandshake, asked: zcws.Request, answer: zcws.Response
+    ) -> zcws.Response | None:
+        return handshake.respond(402, "pay first") if asked.path == "/paid" else None
+
+    async def main() -> None:
+        hooks: dict[str, Any] = {"process_request": process_request, "process_response": process_response}
+        async with anyplace.serve(echo, **hooks) as server:
+            async with anyplace.connect(server) as ws:
+                await ws.send("x")
+                assert await ws.recv() == "x"
+            with pytest.raises(zcws.HandshakeError, match="402"):
+                await soon(awaited(anyplace.connect(server, "/paid")))
+            assert [each.response and each.response.status_code for each in handshakes] == [101, 402]
+
+    anyplace.run(main())
+
+
+def test_what_a_hook_may_ask_when_the_client_has_gone(anyplace: Place) -> None:
+    handshakes: list[ServerHandshake] = []
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        handshakes.append(handshake)
+        return handshake.respond(402, "pay first")
+
+    async def main() -> None:
+        async with anyplace.serve(echo, process_request=process_request) as server:
+            with pytest.raises(zcws.HandshakeError):
+                await anyplace.connect(server)
+            await until(lambda: not server.handshakes)
+            (gone,) = handshakes
+            await until(lambda: gone.get_extra_info("peername", "nobody") == "nobody")
+            assert gone.remote_address is None and gone.get_extra_info("nothing", "else") == "else"
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize("end", ["opens", "refused", "leaves"])
+@pytest.mark.parametrize("thinks", [False, True])
+def test_open_timeout_ends_with_the_handshake(
+    anyplace: Place, thinks: bool, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would cut off later is somebody's open connection."""
+    timers: list[asyncio.TimerHandle] = []
+
+    async def think(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response | None:
+        await asyncio.sleep(0)
+        return handshake.respond(402, "pay first") if end == "refused" else None
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def counted(delay: float, *args: Any) -> asyncio.TimerHandle:
+            timer = call_later(delay, *args)
+            if delay == 1234.5:
+                timers.append(timer)
+            return timer
+
+        monkeypatch.setattr(loop, "call_later", counted)
+        hook = {"process_request": think} if thinks or end == "refused" else {}
+        async with anyplace.serve(echo, open_timeout=1234.5, **hook) as server:
+            reader, writer = await anyplace.open(port_of(server))
+            head = request()
+            writer.write(head[:20])
+            await until(lambda: server.handshakes and timers)
+            if end != "leaves":
+                writer.write(head[20:])
+                status = b"101" if end == "opens" else b"402"
+                assert (await soon(reader.readline())).startswith(b"HTTP/1.1 " + status)
+            if end == "opens":
+                assert all(timer.cancelled() for timer in timers)
+            await hang_up(writer)
+            await until(lambda: not server.handshakes)
+            assert all(timer.cancelled() for timer in timers)
+
+    anyplace.run(main())
+
+
+def test_whoever_is_sent_away_waits_for_nobody(place: Place) -> None:
+    """Not for a connection whose peer does not answer our Close."""
+
+    async def main() -> None:
+        async with place.serve(echo, close_timeout=LONG) as server, place.raw_client(server) as silent:
+            reader, writer = await place.open(port_of(server))
+            writer.write(request()[:20])
+            await until(lambda: server.handshakes)
+            server.close()
+            assert (await soon(reader.read())).startswith(b"HTTP/1.1 503 ")
+            assert server.connections
+            await hang_up(writer)
+            silent.reset()
+            await soon(server.wait_closed())
+
+    place.run(main())
+
+
+def test_a_server_that_closes_does_not_wait_for_whoever_does_not_read_its_refusal(anyplace: Place) -> None:
+    size = 32 * 1024 * 1024
+
+    def page(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        return zcws.Response(200, "OK", {"Connection": "close"}, bytes(size))
+
+    async def main() -> None:
+        async with anyplace.serve(echo, process_request=page, open_timeout=None) as server:
+            reader, writer = await anyplace.open(port_of(server))
+            writer.write(request())
+            assert (await soon(reader.readline())).startswith(b"HTTP/1.1 200 ")
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            server.close()
+            await soon(server.wait_closed())
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            rest = b""
+            with contextlib.suppress(ConnectionError):
+                rest = await soon(reader.read())
+            assert len(rest) < size
+            await until(lambda: not server.handshakes)
+            await hang_up(writer)
 
     anyplace.run(main())
 

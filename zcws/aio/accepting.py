@@ -339,7 +339,7 @@ class ServerHandshake(asyncio.Protocol):
             self.transport.resume_reading()
             if self.server.sends_away:
                 self.go_away()
-            elif self.response is None:
+            else:
                 self._answer(response)
 
     async def _settle(self, said: Awaitable[object]) -> Response:
