@@ -55,6 +55,41 @@ def test_serve_forever_until_cancelled(place: Place) -> None:
     place.run(main())
 
 
+@pytest.mark.parametrize("how", ["serve_forever", "block"])
+def test_a_server_is_over_when_its_handlers_are(place: Place, how: str) -> None:
+    """However it is ended: what they have to do behind the last message is done."""
+    ended: list[bool] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        try:
+            await ws.recv()
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    async def main() -> None:
+        server = await place.serve(handler, start_serving=False)
+        async with contextlib.AsyncExitStack() as stack:
+            if how == "block":
+                await stack.enter_async_context(server)
+                await server.start_serving()
+            forever = asyncio.ensure_future(server.serve_forever())  # which begins to serve, too
+            await until(server.is_serving)
+            ws = await place.connect(server)
+            reading = asyncio.ensure_future(ws.wait_closed())
+            if how == "serve_forever":
+                forever.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await forever
+                assert ended
+        assert ended
+        await soon(reading)
+        await forever if how == "block" else None
+
+    place.run(main())
+
+
 def test_serve_forever_until_closed(place: Place) -> None:
     async def main() -> None:
         async with place.serve(echo) as server:
@@ -585,6 +620,108 @@ def test_no_memory_for_more_of_a_large_message(
     anyplace.run(main())
     assert (seen[0].code, seen[0].by) == (1011, "us")
     assert ["no memory for what was received" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_unmasked_frames_are_for_tls(anyplace: Place) -> None:
+    """Where a client offers them in the clear, unless the server says "insecure"."""
+
+    async def main() -> None:
+        for agrees, options in (
+            (anyplace.is_tls, {"no_masking": True}),
+            (True, {"no_masking": "insecure"}),
+            (False, {}),
+        ):
+            async with anyplace.serve(echo, **options) as server:
+                reader, writer = await anyplace.open(port_of(server))
+                writer.write(request("Sec-WebSocket-Extensions: no-masking"))
+                answer = await soon(reader.readuntil(b"\r\n\r\n"))
+                assert answer.startswith(b"HTTP/1.1 101 ")
+                assert (b"no-masking" in answer) == agrees
+                writer.transport.abort()  # type: ignore[attr-defined]
+
+    anyplace.run(main())
+
+
+def test_a_handler_that_is_cancelled(anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Its connection is cut, and nothing has failed."""
+
+    async def main() -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            tasks.append(asyncio.current_task())  # type: ignore[arg-type]
+            await ws.recv()
+
+        async with anyplace.serve(handler, close_timeout=LONG) as server:
+            async with anyplace.raw_client(server) as peer:
+                await until(lambda: tasks)
+                tasks[0].cancel()
+                assert await peer.rest() == []
+                await until(lambda: tasks[0].done())
+                assert tasks[0].cancelled() and not server.connections
+
+    anyplace.run(main())
+    assert not caplog.records
+
+
+def test_a_handler_that_leaves_the_program(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with place.serve(handler) as server, place.connect(server) as ws:
+            await soon(ws.wait_closed())
+            await asyncio.sleep(LONG)
+
+    with pytest.raises(SystemExit) as left:
+        place.run(main())
+    assert left.value.code == 3
+    assert not caplog.records
+
+
+def test_a_mistake_behind_the_end_of_a_connection_is_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        await ws.wait_closed()
+        raise LookupError("a bug")
+
+    async def main() -> None:
+        async with place.serve(handler) as server:
+            async with place.connect(server):
+                pass
+
+    place.run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_connection_is_one_until_its_socket_is_gone(place: Place, raises: bool) -> None:
+    """Also where the handler has heard of the Close, and ended."""
+
+    async def main() -> None:
+        heard = asyncio.Event()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            try:
+                await ws.recv()
+            except zcws.ConnectionClosed:
+                heard.set()
+                if raises:
+                    raise
+
+        async with place.serve(handler, close_timeout=LONG) as server, place.raw_client(server) as peer:
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+            await soon(heard.wait())
+            assert (await peer.read()).opcode == wire.CLOSE
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(server.connections) == 1
+            await peer.close()
+            await until(lambda: not server.connections)
+
+    place.run(main())
 
 
 def test_a_handler_that_is_cancelled_before_its_first_step(anyplace: Place) -> None:
