@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import raw
 import wire
-from net import Place, response, soon
+from net import LONG, Place, response, soon
 
 import zcws
 from zcws.aio.asking import ClientHandshake
@@ -83,6 +84,52 @@ def test_a_body_that_ends_with_the_connection(place: Place) -> None:
             assert (caught.value.status, caught.value.body) == (500, b"until the end")
 
     place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("option", "cause"), [(struct.pack("ii", 1, 0), ConnectionResetError), (bytes(8), EOFError)]
+)
+def test_the_cause_of_an_end_before_the_response(place: Place, option: bytes, cause: type[Exception]) -> None:
+    """It decides whether a loop tries again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        writer.transport.abort() if option[0] else writer.close()  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        async with place.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
+                await place.connect(port)
+            assert isinstance(caught.value.__cause__, cause)
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("ends", [b"", b"Content-Length: 2\r\n"])
+def test_a_refusal_is_told_as_soon_as_it_is_whole(
+    anyplace: Place, ends: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once: its length says so, or the end of the connection, and nobody waits for more."""
+    monkeypatch.setattr("zcws.aio.asking.BODY_TIMEOUT", 10 * LONG)
+    failures: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 No\r\n" + ends + b"\r\nno")
+        if ends:
+            with contextlib.suppress(ConnectionError):
+                await soon(reader.read())
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        async with anyplace.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError, match="403") as caught:
+                await soon(anyplace.connect(port, open_timeout=None)._connect())
+            assert caught.value.body == b"no"
+
+    anyplace.run(main())
+    assert not failures
 
 
 def test_a_body_that_never_ends(place: Place) -> None:
