@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
 import logging
@@ -19,6 +20,7 @@ import wire
 from net import Place, RawPeer, echo, hang_up, port_of, request, soon, swallow, until
 
 import zcws
+from zcws.aio.server import ServerHandshake
 
 
 def test_awaited_or_as_a_context_manager(anyplace: Place) -> None:
@@ -105,6 +107,73 @@ def test_cancelled_before_it_is_open(anyplace: Place) -> None:
                 await connecting
 
     anyplace.run(main())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_cancelled_in_the_very_turn_in_which_it_opens(
+    place: Place, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody gets the connection, so nobody else could close it."""
+
+    async def main() -> None:
+        opened: list[zcws.WebSocket] = []
+
+        def open_and_cancel(self: Any, *args: Any) -> zcws.WebSocket:
+            opened.append(real(self, *args))
+            if before:
+                connecting.cancel()
+            return opened[-1]
+
+        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            if not before:
+                connecting.cancel()
+
+        async def script(peer: RawPeer) -> None:
+            with contextlib.suppress(ConnectionError):
+                assert await peer.rest() == []
+
+        real = zcws.connect._open
+        monkeypatch.setattr(zcws.connect, "_open", open_and_cancel)
+        async with place.raw_server(script, behind=wire.frame(wire.TEXT, b"early")) as port:
+            connecting = asyncio.ensure_future(place.connect(port, on_frame=on_frame)._connect())
+            with pytest.raises(asyncio.CancelledError):
+                await soon(connecting)
+            await until(lambda: opened[0].state is zcws.State.LOST)
+
+    place.run(main())
+
+
+def test_a_network_that_is_too_slow_says_so_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ETIMEDOUT is a TimeoutError of Python's, and none of `open_timeout`."""
+
+    async def reach(*_: Any) -> Any:
+        raise TimeoutError(errno.ETIMEDOUT, "the network's own words")
+
+    monkeypatch.setattr("zcws.aio.client.reach", reach)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match="the network's own words"):
+            await place.connect(1)
+
+    place.run(main())
+
+
+def test_as_many_redirects_as_are_allowed(place: Place) -> None:
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response | None:
+        if asked.path == "/2":
+            return None
+        answer = handshake.respond(302, "on")
+        answer.headers["Location"] = f"/{int(asked.path[1:]) + 1}"
+        return answer
+
+    async def main() -> None:
+        async with place.serve(echo, process_request=process_request) as server:
+            async with place.connect(server, "/0", max_redirects=2) as ws:
+                assert ws.request is not None and ws.request.path == "/2"
+            with pytest.raises(zcws.HandshakeError, match="max_redirects=1"):
+                await place.connect(server, "/0", max_redirects=1)
+
+    place.run(main())
 
 
 def test_cancelled_before_it_is_connected(place: Place) -> None:
@@ -470,6 +539,19 @@ class TestReconnecting:
 
         place.run(main())
         assert caplog.text.count("ended: the connection was lost: 1006 (abnormal closure)") == 2
+
+    def test_delays_that_end(self, place: Place) -> None:
+        """There is to be no other connection: that is the end of the loop, and no error."""
+
+        async def main() -> None:
+            async with place.serve(echo) as server:
+                turns = 0
+                async for ws in place.connect(server, reconnect_delays=tuple):
+                    turns += 1
+                    await ws.close()
+                assert turns == 1
+
+        place.run(main())
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     def test_statuses_that_pass(self, place: Place, status: int) -> None:
