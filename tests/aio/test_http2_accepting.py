@@ -403,6 +403,30 @@ def test_streams_that_are_reset_again_and_again(who: str) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("what", ["no request", "trailers"])
+def test_whoever_makes_us_reset_his_streams_again_and_again_is_told_why(what: str) -> None:
+    """RFC 9113 7: ENHANCE_YOUR_CALM, and the connection ends."""
+
+    async def think(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        checks = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+        async with serve(process_request=think) as server, knock(port_of(server), **checks) as peer:
+            while not any(isinstance(event, ConnectionTerminated) for event in peer.events):
+                if what == "trailers":
+                    number = await peer.ask(method="POST", protocol="")
+                    peer.h2.send_headers(number, [("Upper", "y")], end_stream=True)
+                    await peer.flush()
+                else:
+                    await peer.ask("*")
+                await peer.hear()
+            assert await peer.until_the_end() == ErrorCodes.ENHANCE_YOUR_CALM
+            await until(lambda: not server.handshakes)
+
+    run(main)
+
+
 # ---- ends ----
 
 
