@@ -20,7 +20,7 @@ import wire
 from net import Place, RawPeer, echo, hang_up, port_of, request, soon, swallow, until
 
 import zcws
-from zcws.aio.server import ServerHandshake
+from zcws.aio.accepting import ServerHandshake
 
 
 def test_awaited_or_as_a_context_manager(anyplace: Place) -> None:

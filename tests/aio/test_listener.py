@@ -274,7 +274,7 @@ def test_a_transport_that_cannot_be_made(at: int | None, monkeypatch: pytest.Mon
                     sock.sendall(head[at:])
                 with contextlib.suppress(ConnectionResetError):
                     assert await soon(loop.sock_recv(sock, 1)) == b""
-            assert not server.handshakes and not door_of(server).passing
+            assert not server.handshakes and not listener_of(server).passing
 
     asyncio.run(main())
 
