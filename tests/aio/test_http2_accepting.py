@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
 from net import Place, echo, hang_up, port_of, request, run, soon, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
-from zcws.aio import http2_accepting
+from zcws.aio import http2_accepting, http2_frames
 from zcws.aio.http2_accepting import Http2Server
 from zcws.aio.settings import pool_of
 from zcws.http2 import PREFACE
@@ -222,6 +229,27 @@ def test_a_request_that_is_malformed_ends_its_own_stream(path: str, more: list[t
             await peer.send(first, HELLO)
             assert await peer.data(first, len(ANSWER)) == ANSWER
             await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
+def test_what_comes_with_malformed_requests_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the window of the connection would be used up by the bodies of a few, and every other stream held up."""
+    monkeypatch.setattr(http2_frames, "MOST_STREAMS", 2)
+
+    async def main() -> None:
+        checks = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+        async with serve() as server, knock(port_of(server), **checks) as peer:
+            first = await peer.opened()
+            for _ in range(8):
+                while peer.h2.local_flow_control_window(first) < 150_000:
+                    await peer.until(WindowUpdated, 0)
+                number = await peer.ask("/", ("Upper", "case"))
+                for _ in range(10):
+                    await peer.send(number, bytes(15_000))
+                await peer.until(StreamReset, number)
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
 
     run(main)
 
