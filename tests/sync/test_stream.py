@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import socket
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import raw
 import wire
 from joined import connected
+from looks import at_look, knows_looks
 
 import zcws
 import zcws.sync
@@ -323,6 +326,11 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zcws.sync.stream._NEXT_LOOK", 0.0)
 
 
+def in_another_thread(act: Callable[[], object]) -> None:
+    with raw.thread(act):
+        pass
+
+
 @pytest.mark.usefixtures("eager")
 class TestOnlySending:
     """Whoever only sent never heard a Ping, and was hung up on; nor a Close, and sent until the socket broke."""
@@ -456,6 +464,18 @@ class TestOnlySending:
                 raw.until(lambda: ws._is_read)
                 ws.send("tick")
                 peer.send(wire.TEXT, b"for the reader")
+
+    @knows_looks
+    def test_the_end_is_heard_in_the_middle_of_another_threads_close(self) -> None:
+        """It raised ValueError: a Close "cannot happen to a connection that is 'lost'"."""
+        for number in itertools.count(1):
+            with connected() as (ws, peer):
+                peer.half_close()
+                with contextlib.suppress(zcws.ConnectionClosed):
+                    with at_look(number, lambda: in_another_thread(ws._look)) as fired:
+                        ws.begin_close()
+            if not fired:
+                break
 
     def test_after_a_split_it_does_not(self) -> None:
         with connected() as (ws, peer):

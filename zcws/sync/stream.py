@@ -122,7 +122,8 @@ class WebSocket(Reading, Writing, Known):
         # does not wait for the collector, which counts objects and not their memory.
         this = weakref.ref(self)
         self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
-        self._bridge.on_put = lambda: _of(this)._take_reply()
+        # While another thread writes, a reply stays on the bridge.
+        self._bridge.on_put = lambda: _of(this)._unless_busy(_of(this).connection.drain_bridge)
         if received:
             self._feed(received)
 
@@ -246,13 +247,12 @@ class WebSocket(Reading, Writing, Known):
 
     # ---- what the protocol owes to the peer ----
 
-    def _take_reply(self) -> None:
-        """The reader has put something on the bridge. While another thread writes, it stays there."""
+    def _unless_busy(self, write: Callable[[], object]) -> None:
+        """In the reader's thread, and only while nobody writes: not another thread, nor what a handler interrupts."""
         lock, order = self._write_lock, self._in_order
         try:
-            # Busy, or it stays there as well: a signal handler reads.
             if lock.acquire(blocking=False) and not order.is_busy:
-                order.run(self.connection.drain_bridge)
+                order.run(write)
         finally:
             try:
                 lock.release()
@@ -303,7 +303,7 @@ class WebSocket(Reading, Writing, Known):
             reader.conclude()
             self._answer_peer()
         if reader.is_concluded and reader.peer_close is None and not reader.is_faulty:
-            self.connection.lose()  # the end of the stream, and no Close is owed
+            self._unless_busy(self.connection.lose)  # the end of the stream, and no Close is owed
 
     def _is_left_unread(self, now: float) -> bool:
         """Whether nobody reads what stands before the peer's Close; so much time there was for it, or for a part."""
