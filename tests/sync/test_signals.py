@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import signal
 import socket
 import threading
@@ -325,6 +326,32 @@ def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, 
             for use in (lambda: ws.send("after"), lambda: ws.recv(0)):
                 with raw.thread(quiet(use)):
                     pass
+        if not fired:
+            break
+
+
+@knows_looks
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+@kinds
+def test_what_a_handler_raises_while_a_send_looks_at_what_has_arrived(
+    kind: type[Alarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that finds nothing is none of the sender's business. What a handler raises there is: it was lost, where
+    it was a TimeoutError, and the program went on."""
+    monkeypatch.setattr("zcws.sync.stream._NEXT_LOOK", 0.0)
+    for number in count(1):
+        with connected() as (ws, peer):
+            peer.send(wire.TEXT, b"unread")
+            raised = False
+            gc.disable()  # what is raised in a finalizer is never seen
+            try:
+                with at_look(number, raising(kind)) as fired:
+                    ws.send("tick")
+            except kind:
+                raised = True
+            finally:
+                gc.enable()
+        assert raised == bool(fired), number
         if not fired:
             break
 

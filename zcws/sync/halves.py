@@ -134,7 +134,7 @@ class ReaderHalf(Reading):
 
     def _read_on(self, deadline: float | None) -> None:
         """Taken over, and nobody is inside: reads until the socket may be closed. RFC 6455 7.1.1."""
-        with contextlib.suppress(TimeoutError, ConnectionClosed):
+        with contextlib.suppress(ConnectionClosed):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)

@@ -65,11 +65,18 @@ class Interrupted(RuntimeError):
         super().__init__("a signal handler cannot read from the connection whose read it has interrupted")
 
 
+class AlreadySplit(RuntimeError):
+    """Somebody wants to use a connection that is split as if it were whole."""
+
+    def __init__(self) -> None:
+        super().__init__("this connection is split: its halves read and write")
+
+
 class SplitLock:
     """What a connection that is split has in place of its locks: its halves have none, and nothing may get between."""
 
     def acquire(self, **_: object) -> NoReturn:
-        raise RuntimeError("this connection is split: its halves read and write")
+        raise AlreadySplit
 
     __enter__ = release = acquire
 
@@ -285,8 +292,9 @@ class WebSocket(Reading, Writing, Known):
         self._next_look = now + _NEXT_LOOK
         if self._turns_wanted or self.connection.state is not State.OPEN:
             return
-        # RuntimeError: it has been split meanwhile, or we are in a signal handler that has interrupted who reads.
-        with contextlib.suppress(TimeoutError, RuntimeError), self._turn(wait=False) as is_ours:
+        # It has been split meanwhile, or we are in a signal handler that has interrupted who reads. Nothing else: what a
+        # handler raises here is for whoever sends.
+        with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
             if is_ours:
                 self._hear(now)
                 self._reader.forget_controls()
@@ -294,11 +302,9 @@ class WebSocket(Reading, Writing, Known):
     def _hear(self, now: float) -> None:
         """What has arrived, as far as there is room for it."""
         reader = self._reader
-        with contextlib.suppress(TimeoutError):  # that was all
-            for _ in range(_LOOKS):
-                if reader.is_ending or reader.is_full:
-                    break
-                self._receive(now)
+        for _ in range(_LOOKS):
+            if reader.is_ending or reader.is_full or not self._receive(now):
+                break
         if reader.is_ending and not reader.is_concluded and self._is_left_unread(now):
             reader.conclude()
             self._answer_peer()
@@ -455,7 +461,7 @@ class WebSocket(Reading, Writing, Known):
         if self._is_closed:
             return True
         deadline = deadline or self._closing_deadline()
-        with contextlib.suppress(TimeoutError, ConnectionClosed):
+        with contextlib.suppress(ConnectionClosed):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
