@@ -465,6 +465,26 @@ class TestOnlySending:
                 ws.send("tick")
                 peer.send(wire.TEXT, b"for the reader")
 
+    @anyhow
+    @roles
+    def test_the_close_is_heard_when_the_socket_takes_nothing_any_more(
+        self, secure: dict[str, Any], client: bool
+    ) -> None:
+        """It was 1006 for whoever only sends, and for `recv` right after that what the peer had said."""
+        with connected(client=client, **secure) as (ws, peer):
+            peer.send(wire.TEXT, b"unread")
+            peer.send(wire.CLOSE, b"\x03\xe9bye")
+            peer.close()
+            with pytest.raises(zcws.ConnectionClosedOK) as caught:
+                for _ in range(3):  # TLS may take the first
+                    ws.send("tick")
+            assert (
+                (caught.value.code, caught.value.reason) == (ws.close_code, ws.close_reason) == (1001, "bye")
+            )
+            assert ws.recv() == "unread"
+            with pytest.raises(zcws.ConnectionClosedOK):
+                ws.recv()
+
     @knows_looks
     def test_the_end_is_heard_in_the_middle_of_another_threads_close(self) -> None:
         """It raised ValueError: a Close "cannot happen to a connection that is 'lost'"."""

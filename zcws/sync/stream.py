@@ -299,6 +299,16 @@ class WebSocket(Reading, Writing, Known):
                 self._hear(now)
                 self._reader.forget_controls()
 
+    def _hear_why(self, exc: BaseException) -> None:
+        if not isinstance(exc, OSError) or exc.errno is None or self.connection.state is not State.OPEN:
+            return
+        with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
+            if is_ours:
+                self._hear(time.monotonic())
+                # A Close behind what nobody has read counts as well: nobody can answer that any more.
+                self._reader.conclude()
+                self.connection.drain_bridge()
+
     def _hear(self, now: float) -> None:
         """What has arrived, as far as there is room for it."""
         reader = self._reader

@@ -74,6 +74,10 @@ class Writing:
         """Sends what the reader left on the bridge while we held the lock."""
         raise NotImplementedError
 
+    def _hear_why(self, exc: BaseException) -> None:
+        """`exc` has ended a send; the lock is held. If the socket broke, the peer may have said why before."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake."""
         raise NotImplementedError
@@ -254,6 +258,7 @@ class Writing:
         try:
             sent = self._channel.send_masked(writer.scratch, FIN | opcode, source, writer.next_key())  # type: ignore[misc]
         except BaseException as exc:
+            self._hear_why(exc)
             sending_failed(self.connection, self._channel, exc)
         finally:
             self._is_sending = False
@@ -292,6 +297,7 @@ class Writing:
                 taken = None
                 self._channel.send(segments)
         except BaseException as exc:
+            self._hear_why(exc)
             sending_failed(self.connection, self._channel, exc)
         finally:
             self._is_sending = False
