@@ -449,6 +449,25 @@ class TestOnlySending:
                 assert len(ws.recv()) == 1000
                 ws.abort()
 
+    def test_a_ping_that_has_no_room_for_its_pong_when_the_connection_is_aborted(self) -> None:
+        """It waited for its `timeout`, and said TimeoutError."""
+        with connected() as (ws, peer):
+
+            def flood() -> None:
+                with contextlib.suppress(OSError):
+                    for _ in range(1000):
+                        peer.send(wire.BINARY, bytes(1000))
+
+            def ping() -> None:
+                with pytest.raises(zcws.ConnectionClosed):
+                    ws.ping(timeout=raw.LONG)
+
+            with raw.thread(flood):
+                raw.until(lambda: ws.send("tick") or ws._reader.is_full)
+                with raw.thread(ping):
+                    raw.until(lambda: len(ws._helpers))
+                    ws.abort()
+
     def test_what_nobody_reads_of_it_is_forgotten(self) -> None:
         """After a week of Pings the ring was full of them."""
         with connected() as (ws, peer):

@@ -403,9 +403,10 @@ class WebSocket(Reading, Writing, Known):
     def _read_pong(self, data: bytes, deadline: float | None) -> bool:
         """Reads until the Pong has come, or somebody wants to read messages. False: somebody has to."""
         while self._keepalive.is_waiting_for(data) and not self._turns_wanted:
-            if self._reader.is_ending:
-                raise self.connection.error()
             is_full = self._reader.is_full
+            # A socket that is gone shows when it is received from, for which there has to be room.
+            if self._reader.is_ending or (is_full and self.connection.state is State.LOST):
+                raise self.connection.error()
             if is_full and (deadline is None or is_past(deadline)):
                 raise TimeoutError("the Pong stands behind more messages than fit; read them first")
             if is_past(deadline):
