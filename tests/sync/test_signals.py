@@ -377,6 +377,15 @@ class TestInTheMiddleOfAFrame:
                 while True:
                     assert peer.read().payload == message
 
+    @kinds
+    def test_what_the_peer_has_said_is_not_the_reason(self, kind: type[Alarm]) -> None:
+        with connected() as (ws, peer):
+            peer.send(wire.CLOSE, b"\x03\xe9")
+            ws._channel.send = interrupts(ws._channel.send, kind)  # type: ignore[method-assign]
+            with pytest.raises(kind):
+                ws.send("perhaps")
+            assert ws.close_code == 1011
+
     def test_a_half(self) -> None:
         with connected() as (ws, peer):
             _, writer, _ = ws.split()

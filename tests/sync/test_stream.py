@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -331,6 +331,24 @@ def in_another_thread(act: Callable[[], object]) -> None:
         pass
 
 
+@contextlib.contextmanager
+def another_reads(ws: WebSocket) -> Iterator[None]:
+    """Another thread has its turn."""
+    begun, over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with ws._turn():
+            begun.set()
+            over.wait(raw.LONG)
+
+    with raw.thread(read):
+        assert begun.wait(raw.LONG)
+        try:
+            yield
+        finally:
+            over.set()
+
+
 @pytest.mark.usefixtures("eager")
 class TestOnlySending:
     """Whoever only sent never heard a Ping, and was hung up on; nor a Close, and sent until the socket broke."""
@@ -384,12 +402,16 @@ class TestOnlySending:
     ) -> None:
         monkeypatch.setattr("zcws.sync.stream.GRACE", 0.0)
         with connected() as (ws, peer):
+            ws.send("open")
             peer.send(wire.TEXT, b"unread")
             peer.send(wire.CLOSE, b"\x03\xe8") if how == "close" else peer.half_close()
             ws.send("seen")  # and this is not the end of it: somebody may be about to read
             ws.send("given up")
             with pytest.raises(zcws.ConnectionClosed):
                 ws.send("tick")
+            assert [frame.payload for frame in peer.frames(3)] == [b"open", b"seen", b"given up"]
+            if how == "close":
+                assert close_code(peer.read()) == 1000
             assert ws.recv() == "unread"
             with pytest.raises(zcws.ConnectionClosed):
                 ws.recv()
@@ -446,6 +468,7 @@ class TestOnlySending:
                 raw.until(lambda: ws.send("tick") or ws._reader.is_full)
                 time.sleep(0.6)  # its Pong may stand behind what we have no room for: it is not missed
                 ws.send("tick")
+                assert not ws._reader.is_ending
                 assert len(ws.recv()) == 1000
                 ws.abort()
 
@@ -476,6 +499,35 @@ class TestOnlySending:
                 ws.send("tick")
                 peer.frames(2)
             assert ws._reader.rows_waiting <= 64
+
+    def test_no_more_often_than_it_should(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("zcws.sync.stream._NEXT_LOOK", 1000.0)
+        with connected() as (ws, peer):
+            for _ in range(2):
+                ws._next_look = 0.0
+                peer.send(wire.PING)
+                ws.send("looks")
+                assert [frame.opcode for frame in peer.frames(2)] == [wire.TEXT, wire.PONG]
+                peer.send(wire.PING)
+                ws.send("does not")
+                ws.send("does not")
+                assert [frame.payload for frame in peer.frames(2)] == [b"does not"] * 2
+                ws._next_look = 0.0
+                ws.send("looks")
+                assert [frame.opcode for frame in peer.frames(2)] == [wire.TEXT, wire.PONG]
+
+    def test_what_another_thread_reads_is_not_touched(self) -> None:
+        with connected() as (ws, peer), another_reads(ws):
+            peer.send(wire.PING)
+            for _ in range(2):
+                ws.send("tick")
+                assert peer.read().opcode == wire.TEXT
+            peer.send(wire.CLOSE, b"\x03\xe9")
+            peer.close()
+            with pytest.raises(zcws.ConnectionClosedError):
+                ws.send("tick")
+            assert ws.close_code == 1006  # so far
+        assert ws._reader.bytes_received == 0
 
     def test_while_another_thread_reads(self) -> None:
         with connected() as (ws, peer):

@@ -300,8 +300,8 @@ class WebSocket(Reading, Writing, Known):
                 self._reader.forget_controls()
 
     def _hear_why(self, exc: BaseException) -> None:
-        if not isinstance(exc, OSError) or exc.errno is None or self.connection.state is not State.OPEN:
-            return
+        if not isinstance(exc, OSError) or exc.errno is None:
+            return  # the peer does not read, or a signal handler has raised
         with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
             if is_ours:
                 self._hear(time.monotonic())
