@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import queue
@@ -555,6 +556,21 @@ class TestOnlySending:
             assert ws.recv() == "unread"
             with pytest.raises(zcws.ConnectionClosedOK):
                 ws.recv()
+
+    def test_a_close_that_another_thread_has_read_while_the_socket_broke(self) -> None:
+        """The end was no clean one: the answer to the peer's Close was left to the send that failed."""
+        with connected() as (ws, peer), contextlib.ExitStack() as reading:
+
+            def send(_: object) -> None:
+                del ws._channel.send
+                peer.send(wire.CLOSE, b"\x03\xe9")
+                reading.enter_context(raw.thread(lambda: pytest.raises(zcws.ConnectionClosedOK, ws.recv)))
+                raw.until(lambda: ws._reader.is_concluded)
+                raise BrokenPipeError(errno.EPIPE, "gone")
+
+            ws._channel.send = send  # type: ignore[method-assign]
+            with pytest.raises(zcws.ConnectionClosedOK):
+                ws.send("tick")
 
     @knows_looks
     def test_the_end_is_heard_in_the_middle_of_another_threads_close(self) -> None:

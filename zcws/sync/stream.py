@@ -292,7 +292,7 @@ class WebSocket(Reading, Writing, Known):
         self._next_look = now + _NEXT_LOOK
         if self._turns_wanted or self.connection.state is not State.OPEN:
             return
-        # It has been split meanwhile, or we are in a signal handler that has interrupted who reads. Nothing else: what a
+        # It has been split meanwhile, or we are in a signal handler that has interrupted who reads. Only those: what a
         # handler raises here is for whoever sends.
         with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
             if is_ours:
@@ -307,7 +307,7 @@ class WebSocket(Reading, Writing, Known):
                 self._hear(time.monotonic())
                 # A Close behind what nobody has read counts as well: nobody can answer that any more.
                 self._reader.conclude()
-                self.connection.drain_bridge()
+        self.connection.drain_bridge()  # where another thread reads, it may have left a Close there
 
     def _hear(self, now: float) -> None:
         """What has arrived, as far as there is room for it."""
