@@ -36,6 +36,12 @@ class Door(Opening):
         return [(b"server", b"door")]
 
 
+async def ask(writer: Any, door: Door) -> None:
+    """The client's request has arrived."""
+    writer.write(net.request())
+    await net.until(lambda: door.requests)
+
+
 def accept(door: Door) -> None:
     door.accept(None, [], max_size=1000, timing=stream_options(None, None))
 
@@ -82,8 +88,7 @@ def test_a_request_may_come_in_any_pieces() -> None:
 
 def test_a_client_that_does_not_wait_for_the_answer_is_cut_off() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         writer.write(bytes(EARLY))
         await net.until(lambda: len(door._data) == EARLY)
         assert not door.is_gone
@@ -97,8 +102,7 @@ def test_a_client_that_does_not_wait_for_the_answer_is_cut_off() -> None:
 
 def test_frames_before_the_answer_are_read_after_it() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         writer.write(net.wire.frame(net.wire.PING, b"early", key=net.wire.KEY))
         await net.until(lambda: door._data)
         accept(door)
@@ -126,8 +130,7 @@ def test_a_quote_that_is_not_closed_ends_with_its_line() -> None:
 
 def test_a_client_that_ends_its_side_is_gone() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         writer.write_eof()
         await net.until(lambda: door.is_gone)
         await door.decided
@@ -162,8 +165,7 @@ def test_a_refused_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monk
 
 def test_a_slow_reader_of_a_refusal_has_its_time_anew_whenever_it_reads() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         door.deny(403, [])
         door.pause_writing()
         first = door._deadline
@@ -190,8 +192,7 @@ def test_a_refused_client_that_stays_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(opening, "CLOSE_TIMEOUT", 0.05)
 
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         door.refuse(text_response(403, "no"))
         await net.until(lambda: door.phase is Phase.LOST)
 
@@ -202,8 +203,7 @@ def test_the_status_of_a_denial() -> None:
     """RFC 9110 15: a final one."""
 
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         for status in (199, 600):
             with pytest.raises(RuntimeError, match="not the status"):
                 door.deny(status, [])
@@ -223,8 +223,7 @@ def test_a_slow_reader_of_the_end_of_a_refusal(reads: bool) -> None:
     half = 8 << 20
 
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         door.deny(403, [])
         await door.deny_body(bytes(2 * half), last=True)
         assert door.transport is not None
@@ -245,8 +244,7 @@ def test_a_slow_reader_of_the_end_of_a_refusal(reads: bool) -> None:
 
 def test_a_refused_client_gets_its_response_although_it_goes_on_sending() -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         door.refuse(text_response(403, "no"))
         writer.write(bytes(100_000))
         whole = await reader.read()
@@ -272,8 +270,7 @@ def test_the_limit_of_messages_is_the_one_that_was_given() -> None:
 )
 def test_the_handshakes_own_headers_are_not_the_applications(name: str) -> None:
     async def script(reader: Any, writer: Any, door: Door) -> None:
-        writer.write(net.request())
-        await net.until(lambda: door.requests)
+        await ask(writer, door)
         with pytest.raises(ValueError, match="the handshake's own"):
             door.accept(None, [(name.lower(), "x")], max_size=1, timing=stream_options(None, None))
         assert door.phase is Phase.ASKED

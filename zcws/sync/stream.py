@@ -254,17 +254,21 @@ class WebSocket(Reading, Writing, Known):
 
     # ---- what the protocol owes to the peer ----
 
-    def _unless_busy(self, write: Callable[[], object]) -> None:
-        """In the reader's thread, and only while nobody writes: not another thread, nor what a handler interrupts."""
+    def _unless_busy(self, write: Callable[[], _Result]) -> _Result | None:
+        """Only while nobody writes: not another thread, nor what a signal handler of this one has interrupted.
+
+        Returns: what `write` gave; None where somebody does, who looks again at what is left to him.
+        """
         lock, order = self._write_lock, self._in_order
         try:
             if lock.acquire(blocking=False) and not order.is_busy:
-                order.run(write)
+                return order.run(write)
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass
+        return None
 
     def _answer_peer(self) -> None:
         """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
@@ -331,21 +335,9 @@ class WebSocket(Reading, Writing, Known):
         return False
 
     def _reply(self, *, in_reader: bool) -> None:
-        lock, order = self._write_lock, self._in_order
-        while True:
-            try:
-                # Busy: a signal handler of this thread. What it has interrupted looks again.
-                if not lock.acquire(blocking=False) or order.is_busy:
-                    return
-                writable = order.run(lambda: self._write_what_is_due(in_reader=in_reader))
-            finally:
-                try:
-                    lock.release()
-                except RuntimeError:
-                    pass
-            # Again, for a reply that was put while we held the lock: who put it has left it to us.
-            if not writable or not self._bridge.slot:
-                return
+        # Again, for a reply that was put while we held the lock: who put it has left it to us.
+        while self._unless_busy(lambda: self._write_what_is_due(in_reader=in_reader)) and self._bridge.slot:
+            pass
 
     def _write_what_is_due(self, *, in_reader: bool) -> bool:
         """The lock is held. Returns: whether the peer takes it."""
