@@ -185,9 +185,8 @@ def user_instructions(plan: Plan, row: Row) -> Iterator[tuple[Case, float]]:
             server.wait()
             for case in cases_of(plan):
                 plan.step(f"instructions: {row.label}")
-                _messages(
-                    server, row, case, INSTRUCTIONS[0]
-                )  # warm: the interpreter specialises what runs often
+                # Warm: the interpreter specialises what runs often.
+                _messages(server, row, case, INSTRUCTIONS[0])
                 server.executed()
                 short, long = (
                     _counted(server, row, case, count) for count in (INSTRUCTIONS[0], sum(INSTRUCTIONS))

@@ -158,9 +158,8 @@ def test_a_mapped_file(tmp_path: Path) -> None:
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
         buffer = PayloadBuffer(mapping)
         receive(buffer, b"to the file")
-        if (
-            sys.implementation.name == "cpython"
-        ):  # PyPy closes the mapping under a view: nobody can prevent it
+        # PyPy closes the mapping under a view: nobody can prevent it.
+        if sys.implementation.name == "cpython":
             with pytest.raises(BufferError):
                 mapping.close()
         buffer.release()

@@ -522,9 +522,8 @@ def test_no_close(driver: Driver, role: str, how: str) -> None:
     error, messages = driver.ends.get()
     assert isinstance(error, zcws.ConnectionClosedError) and not isinstance(error, zcws.ProtocolError)
     assert (error.code, error.clean, messages) == (1006, False, ["hello"])
-    if (
-        role == "client"
-    ):  # a server that shuts down after `talk` may say Close before its reader has seen the end
+    # A server that shuts down after `talk` may say Close before its reader has seen the end.
+    if role == "client":
         assert error.by == "network"
 
 

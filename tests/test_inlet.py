@@ -673,9 +673,8 @@ def test_memory_grows_with_the_bytes_that_have_arrived(fragmented: bool) -> None
     arrived = 0
     while arrived < 2_000_000:
         assert connection.read_frame(buffer) is NEED_MORE
-        send(
-            connection, bytes(4000)
-        )  # less than a ring: the first ones come before there is anything to land in
+        # Less than a ring: the first ones come before there is anything to land in.
+        send(connection, bytes(4000))
         arrived += 4000
         assert buffer.capacity <= 4 * arrived + 256 * 1024
 

@@ -570,9 +570,8 @@ def test_messages_in_pieces_before_a_fault_that_came_with_them_are_in_the_batch(
 
 def test_what_is_behind_a_fault_that_is_found_late_is_in_no_batch() -> None:
     connection = connect(agreement=DEFLATE)
-    bad = wire.frame(
-        TEXT, wire.deflate(b"\xff"), rsv=4
-    )  # the same fault as the one that the scan has found behind it
+    # The same fault as the one that the scan has found behind it.
+    bad = wire.frame(TEXT, wire.deflate(b"\xff"), rsv=4)
     send(connection, wire.frame(TEXT, b"a"), bad, wire.frame(TEXT, b"b"), wire.frame(TEXT, b"\xff"))
     assert [frame.text for frame in batch(connection)] == ["a"]
     with pytest.raises(ProtocolError, match="text is not UTF-8"):

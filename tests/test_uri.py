@@ -20,10 +20,8 @@ class TestParse:
             ("ws://example.com:/", (False, "example.com", 80, "/")),
             ("ws://example.com/a/b;c?d=e&f=/?", (False, "example.com", 80, "/a/b;c?d=e&f=/?")),
             ("ws://example.com?a", (False, "example.com", 80, "/?a")),
-            (
-                "ws://example.com/a?",
-                (False, "example.com", 80, "/a"),
-            ),  # RFC 6455 3: only where it is non-empty
+            # RFC 6455 3: only where it is non-empty.
+            ("ws://example.com/a?", (False, "example.com", 80, "/a")),
             ("ws://127.0.0.1:1/", (False, "127.0.0.1", 1, "/")),
             ("ws://my_host.:65535", (False, "my_host.", 65535, "/")),
             ("ws://[::1]:8080/", (False, "::1", 8080, "/")),

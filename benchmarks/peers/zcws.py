@@ -170,9 +170,8 @@ async def firehose_frames(uri: str, meter: Meter, settings: Settings) -> None:
         meter.check((await ws.read_frame(buffer)).payload)
         for count in meter:
             for _ in range(count):
-                payload = (
-                    await ws.read_frame(buffer)
-                ).payload  # there until the next one is, as in an application
+                # There until the next one is, as in an application.
+                payload = (await ws.read_frame(buffer)).payload
         meter.check(payload)
 
 

@@ -236,9 +236,8 @@ class TestServer:
     def test_bytes_after_the_head_are_the_first_frames(self, anyplace: Place) -> None:
         async def main() -> None:
             frames = [wire.frame(wire.TEXT, b"%d" % i, key=wire.KEY) for i in range(200)]
-            frames.append(
-                wire.frame(wire.BINARY, bytes(100_000), key=wire.KEY)[:50_000]
-            )  # and the start of one
+            # And the start of one.
+            frames.append(wire.frame(wire.BINARY, bytes(100_000), key=wire.KEY)[:50_000])
             async with anyplace.serve(echo, close_timeout=0.05) as server:
                 async with anyplace.raw_client(server, behind=b"".join(frames)) as peer:
                     for i in range(200):

@@ -104,9 +104,8 @@ def test_a_peer_that_is_slow_holds_up_its_own_stream() -> None:
                 number = await peer.opened("/echo")
                 assert others.turns and len(waiting) == count
             await peer.send(number, HELLO)
-            with pytest.raises(
-                asyncio.TimeoutError
-            ):  # the connection's window is taken: the peer's own business
+            # The connection's window is taken: the peer's own business.
+            with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(peer.data(number, len(ANSWER)), 0.05)
             peer.h2.increment_flow_control_window(1_000_000)
             await peer.flush()

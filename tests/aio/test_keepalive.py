@@ -347,9 +347,8 @@ class TestOnSockets:
         async def push(ws: zcws.WebSocket) -> None:
             assert ws._transport is not None
             sock = ws._transport.get_extra_info("socket")
-            sock.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000
-            )  # or it takes megabytes for the peer
+            # Or it takes megabytes for the peer.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
             while True:
                 await ws.send(bytes(10_000))
 

@@ -93,9 +93,8 @@ class TestIncoming:
     @pytest.mark.parametrize("pieces", [0, 1, 3])
     def test_leaving_early_drops_the_rest(self, anyplace: Place, kind: str, pieces: int) -> None:
         """The context of the decompressor included: the messages after it refer to what was dropped."""
-        big = b"".join(
-            b"%d," % i for i in range(200_000)
-        )  # two inflating steps at the least, and several rows
+        # Two inflating steps at the least, and several rows.
+        big = b"".join(b"%d," % i for i in range(200_000))
 
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:

@@ -179,9 +179,8 @@ def test_a_slow_reader_of_a_refusal_has_its_time_anew_whenever_it_reads() -> Non
         assert paused is not None and paused.cancelled()
         door.pause_writing()
         door.resume_writing()
-        assert (
-            last is door._deadline and last is not None and not last.cancelled()
-        )  # it has to hang up as well
+        # It has to hang up as well.
+        assert last is door._deadline and last is not None and not last.cancelled()
         whole = await reader.read()
         assert whole.endswith(b"no") and b"server: door\r\n" in whole
 

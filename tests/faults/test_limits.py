@@ -64,9 +64,8 @@ def test_a_server_without_descriptors_goes_on_and_recovers(kind: str, record: An
 # ---- memory ----
 
 
-@pytest.mark.parametrize(
-    "kind", ["engine", "transport"]
-)  # threads take addresses for stacks and arenas first
+# Not with threads, which take addresses for stacks and arenas first.
+@pytest.mark.parametrize("kind", ["engine", "transport"])
 def test_a_flood_of_large_messages_under_a_memory_limit(kind: str, record: Any) -> None:
     """Whose memory cannot be had is turned away; the others go on, and when the flood is over everybody is welcome."""
     with server(kind, RLIMIT_AS=600 * MIB) as served, Witness(served) as witness:

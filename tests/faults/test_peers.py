@@ -79,9 +79,8 @@ def test_slow_requests_end_with_open_timeout(kind: str, record: Any) -> None:
     with server(kind, open_timeout=0.5) as served, Witness(served) as witness:
         started = time.monotonic()
         with socket.create_connection(("127.0.0.1", served.port), LONG) as sock:
-            with contextlib.suppress(
-                ConnectionError
-            ):  # it ends with a reset where our last byte came too late
+            # It ends with a reset where our last byte came too late.
+            with contextlib.suppress(ConnectionError):
                 while True:
                     sock.sendall(b"G")
                     witness.asks(2)

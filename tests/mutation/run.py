@@ -267,9 +267,8 @@ class Runner:
         while not pid:
             pid, status = os.waitpid(-1, os.WNOHANG)
             for hung in [child for child in children if _age(self.begun[child]) > CLOCK]:
-                with contextlib.suppress(
-                    ProcessLookupError
-                ):  # one that has not come to `setpgid` is not meant
+                # One that has not come to `setpgid` is not meant.
+                with contextlib.suppress(ProcessLookupError):
                     os.killpg(hung, signal.SIGKILL)
             time.sleep(0 if pid else 0.005)
         self.begun.pop(pid)
@@ -347,9 +346,8 @@ def graft(owner: Any, name: str, code: types.CodeType) -> None:
     """Gives a function another body: in place, so that whoever has imported it has the new one."""
     held = owner.__dict__[name]
     function: Any = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
-    function = inspect.unwrap(
-        function
-    )  # what `contextmanager` and the like have made of it calls it by itself
+    # What `contextmanager` and the like have made of it calls it by itself.
+    function = inspect.unwrap(function)
     if code.co_freevars == function.__code__.co_freevars:
         function.__code__ = code
         return

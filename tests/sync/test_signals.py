@@ -313,9 +313,8 @@ ACTS = [takes_a_ping, pings, closes, sends_fragments]
 
 
 @knows_looks
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # it may also raise in a finalizer
+# It may also raise in a finalizer.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("act", ACTS)
 def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, raw.Peer], None]) -> None:
     """Behind the call that had got the lock of the writers it did: every later send waited for ever."""

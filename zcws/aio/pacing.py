@@ -128,9 +128,8 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_busy = self._is_stuck = False
         self._send_on()
         if not self._waiting and (self._closing or self._ends_writing):
-            self._loop.call_soon(
-                self._end_below
-            )  # not from inside of this: asyncio would close a socket twice
+            # Not from inside of this: asyncio would close a socket twice.
+            self._loop.call_soon(self._end_below)
         if self._is_full and self.get_write_buffer_size() <= self._low:
             self._is_full = False
             self._protocol.resume_writing()
