@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from arrays import address, array_over, needs_numpy, np
 
-from zcws.buffer import _AHEAD, PayloadBuffer, _new_bytes, check_buffer
+from zcws.buffer import _AHEAD, PayloadBuffer, check_buffer
 from zcws.errors import StaleFrame
-from zcws.kernel import ffi
+from zcws.kernel import ffi, new_uncleared
 
 
 def receive(buffer: PayloadBuffer, *pieces: bytes) -> bool:
@@ -273,9 +273,9 @@ class TestALookThatComesTooLate:
             monkeypatch.undo()
             buffer.begin()
             slots.append(buffer.slot(5000, 5000))
-            return _new_bytes(*given)
+            return new_uncleared(*given)
 
-        monkeypatch.setattr("zcws.buffer._new_bytes", make)
+        monkeypatch.setattr("zcws.buffer.new_uncleared", make)
         with pytest.raises(StaleFrame):
             late.export(0, 5000)
         slots[0][:] = b"y" * 5000

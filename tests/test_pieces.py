@@ -465,7 +465,7 @@ def test_no_memory_for_what_is_left_of_a_piece_that_nobody_wants(monkeypatch: py
         connection.read_message()
 
 
-@pytest.mark.parametrize("where", ["zcws.buffer._new_bytes", "zcws.pieces.ReceivedFrame"])
+@pytest.mark.parametrize("where", ["zcws.buffer.new_uncleared", "zcws.pieces.ReceivedFrame"])
 def test_a_buffer_is_left_where_a_message_finds_no_memory_as_it_begins_or_ends(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1048,7 +1048,7 @@ def test_a_fragment_that_there_is_no_memory_for(
         send(connection, fragment)
         assert attempt() is NEED_MORE
     send(connection, fragments[lost])
-    monkeypatch.setattr("zcws.buffer._new_bytes", NoMemory())
+    monkeypatch.setattr("zcws.buffer.new_uncleared", NoMemory())
     if connection.reader._assembly is not None:
         storage = connection.reader._assembly.target._storage
         storage.memory = storage.memory[:1]
@@ -1060,7 +1060,7 @@ def test_fragments_that_came_together_without_memory_for_them(monkeypatch: pytes
     first, second = wire.fragments(TEXT, [b"a", b"b"])
     send(connection, first, wire.frame(PING), second[:1])
     connection.bytes_to_send()
-    monkeypatch.setattr("zcws.buffer._new_bytes", NoMemory())
+    monkeypatch.setattr("zcws.buffer.new_uncleared", NoMemory())
     fails(connection, connection.reader.read_message)
 
 

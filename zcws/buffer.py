@@ -16,7 +16,7 @@ from typing import Any
 
 from zcws.annotations import Buffer
 from zcws.errors import StaleFrame
-from zcws.kernel import ffi
+from zcws.kernel import ffi, new_uncleared
 
 __all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 
@@ -32,8 +32,6 @@ _GROWTH = 4
 
 #: A view is kept, and not a copy, of bytes that are at least this part of the memory that a view holds.
 WORTH_HOLDING = 4
-
-_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Storage:
@@ -311,7 +309,7 @@ def _no_storage() -> Storage:
 
 
 def _new_storage(capacity: int, content: memoryview) -> Storage:
-    pointer = _new_bytes("uint8_t[]", max(capacity, _SMALLEST))
+    pointer = new_uncleared("uint8_t[]", max(capacity, _SMALLEST))
     whole = ffi.buffer(pointer)
     memory = memoryview(whole)
     memory[: len(content)] = content

@@ -39,7 +39,10 @@ for _struct in ffi.list_types()[1]:
 #: view of its own.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
-__all__ = ["HAS_GIL", "available", "build_info", "ffi", "in_use", "lib", "use"]
+#: `ffi.new` for memory that is not zeroed first: nobody sees a byte of it that was not written.
+new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+
+__all__ = ["HAS_GIL", "available", "build_info", "ffi", "in_use", "lib", "new_uncleared", "use"]
 
 
 def available() -> list[str]:
@@ -70,9 +73,8 @@ def use(name: str) -> None:
         raise ValueError(f"there is no kernel {name!r} on this machine: it has {', '.join(available())}")
 
 
-def _text(pointer: object) -> str:
-    text: str = ffi.string(pointer).decode()  # type: ignore[arg-type]
-    return text
+def _text(pointer: CData) -> str:
+    return str(ffi.string(pointer), "utf-8")
 
 
 def _use_wanted(name: str) -> None:

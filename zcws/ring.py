@@ -24,7 +24,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from zcws.kernel import ffi, lib
+from zcws.kernel import ffi, lib, new_uncleared
 
 if TYPE_CHECKING:
     from zcws.kernel import CBuffer, CData
@@ -39,9 +39,6 @@ RING_CAPACITY = 256 * 1024
 #: faster all the same: what a turn of the event loop costs beside its bytes (a system call, acknowledgements, some
 #: thousand bytecodes) is shared by four times as many.
 WIDE_CAPACITY = 1024 * 1024
-
-#: Memory that is not zeroed first: nobody sees a byte of it that was not received.
-_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def _mirrored_memory(capacity: int) -> Any:
@@ -91,7 +88,7 @@ class Ring:
         self.capacity: int = -(-capacity // page) * page
         base = _mirrored_memory(self.capacity) if mirrored else None
         self.mirrored: bool = base is not None
-        self.base: CData = _new_bytes("uint8_t[]", self.capacity) if base is None else base
+        self.base: CData = new_uncleared("uint8_t[]", self.capacity) if base is None else base
         # A run may pass `capacity` only where the memory goes on behind it.
         self.copies: CBuffer = ffi.buffer(self.base, self.capacity * (2 if self.mirrored else 1))
         self.memory: memoryview = memoryview(self.copies)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from zcws.kernel import ffi, lib
+from zcws.kernel import ffi, lib, new_uncleared
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -27,8 +27,6 @@ LONGEST_HEAD = 14
 
 #: Bytes of the largest memory that is kept for the next large frame.
 _LARGEST_KEPT = 2 * 1024 * 1024
-
-_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def masked_size(size: int) -> int:
@@ -51,7 +49,7 @@ class Scratch:
     __slots__ = ("_spare", "base", "copies", "uses")
 
     def __init__(self) -> None:
-        self.base: Any = _new_bytes("uint8_t[]", SCRATCH_CAPACITY)
+        self.base: Any = new_uncleared("uint8_t[]", SCRATCH_CAPACITY)
         self.copies: Any = ffi.buffer(self.base)
         self.uses: int = 0
         # The memory that was lent last, and what lives for as long as somebody holds a frame in it. One at most, in a
@@ -80,7 +78,7 @@ class Scratch:
         Until `lend` it is not here: a finalizer or a signal handler that sends in between gets other memory.
         """
         memory = self._take_spare(size) if size <= _LARGEST_KEPT else None
-        return _new_bytes("uint8_t[]", size) if memory is None else memory
+        return new_uncleared("uint8_t[]", size) if memory is None else memory
 
     def _take_spare(self, size: int) -> Any:
         try:

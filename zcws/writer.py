@@ -28,7 +28,7 @@ from zcws.codes import CloseCode, OpCode
 from zcws.errors import closed_error
 from zcws.frame import Frame, ReceivedFrame, check_control
 from zcws.heads import FIN, HEADS, RSV1, unmasked_head
-from zcws.kernel import ffi, lib
+from zcws.kernel import ffi, lib, new_uncleared
 from zcws.output import SEGMENT, Output
 from zcws.payloads import NOT_UTF8, check_text
 from zcws.pool import Pool
@@ -47,7 +47,6 @@ _CLOSE = OpCode.CLOSE
 #: From this many bytes on a masked payload gets memory of its own. What is longer does not wait for anything else.
 _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
-_new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _build_masked = lib.zcws_build_masked
 
 
@@ -214,7 +213,7 @@ class Writer(Output):
         next_key = self.next_key
         keys = None if next_key is None else array("I", [next_key() for _ in range(count)])
         scratch, size = self.scratch, spans[step * (count - 1) + 1] - spans[0] + LONGEST_HEAD * count
-        memory = _new_bytes("uint8_t[]", size) if scratch is None else scratch.reserve(size)
+        memory = new_uncleared("uint8_t[]", size) if scratch is None else scratch.reserve(size)
         written = lib.zcws_build_each(
             memory,
             FIN | opcode,
