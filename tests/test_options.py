@@ -17,10 +17,10 @@ import zcws
 import zcws.sync
 from zcws.options import (
     LONGEST,
+    check_kind,
     check_place,
     check_server_context,
     checked_count,
-    checked_kind,
     checked_limits,
     checked_seconds,
     checked_size,
@@ -220,10 +220,10 @@ class TestSizes:
 
 
 def test_kinds() -> None:
-    checked_kind("ssl", None, dict, "a dict")
-    checked_kind("ssl", {}, dict, "a dict")
+    check_kind("ssl", None, dict, "a dict")
+    check_kind("ssl", {}, dict, "a dict")
     with pytest.raises(TypeError, match=r"^ssl is a dict, not 'x'$"):
-        checked_kind("ssl", "x", dict, "a dict")
+        check_kind("ssl", "x", dict, "a dict")
 
 
 # ---- where they are given ----

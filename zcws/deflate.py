@@ -23,7 +23,7 @@ from collections.abc import Iterable
 
 from zcws.errors import HandshakeError
 from zcws.extensions import DeflateParameters, Extension, Parameters, build_extension
-from zcws.options import checked_count, checked_range, checked_seconds
+from zcws.options import check_range, checked_count, checked_seconds
 
 __all__ = ["EXTENSION", "Deflate"]
 
@@ -86,11 +86,11 @@ class Deflate:
         threshold: int = 256,
         idle_timeout: float | None = 60,
     ) -> None:
-        checked_range("level", level, 1, 9)
-        checked_range("mem_level", mem_level, 1, 9)
+        check_range("level", level, 1, 9)
+        check_range("mem_level", mem_level, 1, 9)
         for name, bits in zip(WINDOWS, (server_max_window_bits, client_max_window_bits), strict=True):
             if bits is not None:
-                checked_range(name, bits, MIN_BITS, MAX_BITS)
+                check_range(name, bits, MIN_BITS, MAX_BITS)
         checked_count("threshold", threshold, "bytes", least=0)
         vars(self).update(
             level=level,

@@ -32,12 +32,12 @@ __all__ = [
     "USUAL_MARKS",
     "Limits",
     "Timeouts",
+    "check_kind",
     "check_place",
+    "check_range",
     "check_server_context",
     "checked_count",
-    "checked_kind",
     "checked_limits",
-    "checked_range",
     "checked_seconds",
     "checked_size",
     "checked_wait",
@@ -90,7 +90,7 @@ class Timeouts:
         self.write_timeout: float | None = checked_seconds("write_timeout", write_timeout)
 
 
-def checked_kind(name: str, value: object, kind: type, what: str) -> None:
+def check_kind(name: str, value: object, kind: type, what: str) -> None:
     """`TypeError` unless `value` is a `kind` or None; `what` says so in words."""
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} is {what}, not {value!r}")
@@ -153,7 +153,7 @@ def checked_count(name: str, value: int, of: str, least: int = 1) -> int:
     return min(_counted(name, value, f"a number of {of} (int, {least} or more)", least=least), sys.maxsize)
 
 
-def checked_range(name: str, value: int, low: int, high: int) -> None:
+def check_range(name: str, value: int, low: int, high: int) -> None:
     """`TypeError` or `ValueError` unless `value` is a whole number from `low` to `high`."""
     what = f"a whole number from {low} to {high}"
     if _counted(name, value, what, least=low) > high:
@@ -172,7 +172,7 @@ def check_place(*, is_server: bool, sock: object, path: object, host: object, po
         raise ValueError("serve() needs a place to listen at: host and port, or path, or sock")
     if isinstance(port, (int, float)):
         # Some would take one that is too large modulo 65,536. A str is a service's name, which the system knows.
-        checked_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
+        check_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
 
 
 def checked_write_limit(value: int | tuple[int, int | None]) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from zcws.errors import HandshakeError, ProxyError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
 from zcws.http2 import ALPN
-from zcws.options import check_place, check_server_context, checked_count, checked_kind
+from zcws.options import check_kind, check_place, check_server_context, checked_count
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI, authority, without_zone
 
@@ -126,10 +126,10 @@ class Route:
 
     def _check_place(self) -> None:
         check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=self.port)
-        checked_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
-        checked_kind("host", self.host, str, "a str, or None for that of the URI")
-        checked_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")
-        checked_kind(
+        check_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
+        check_kind("host", self.host, str, "a str, or None for that of the URI")
+        check_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")
+        check_kind(
             "proxy_server_hostname", self.proxy_server_hostname, str, "a str, or None for that of the proxy"
         )
         if self.sock is not None:
@@ -224,10 +224,10 @@ def checked_listening(
     *, sock: object, path: str | os.PathLike[str] | None, host: object, port: object, ssl: object
 ) -> str | None:
     """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` where it cannot listen so."""
-    checked_kind("sock", sock, socket.socket, "a socket.socket, or None")
+    check_kind("sock", sock, socket.socket, "a socket.socket, or None")
     check_place(is_server=True, sock=sock, path=path, host=host, port=port)
     check_has_unix_sockets(path)
-    checked_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
+    check_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
     check_server_context(ssl)
     return None if path is None else os.fspath(path)
 

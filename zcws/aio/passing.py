@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
 from zcws.hints import check_names
-from zcws.options import checked_kind, checked_seconds
+from zcws.options import check_kind, checked_seconds
 
 __all__ = [
     "ConnectionOptions",
@@ -66,7 +66,7 @@ def check_hosts(host: object) -> None:
     """`TypeError` for what is no host to listen at, and not several."""
     is_one = isinstance(host, (str, bytes)) or not isinstance(host, Collection)
     for name in [host] if is_one else host:  # type: ignore[attr-defined]
-        checked_kind("host", name, str, "a str, or several of them, or None for all addresses")
+        check_kind("host", name, str, "a str, or several of them, or None for all addresses")
 
 
 def check_on_frame(on_frame: object) -> None:

@@ -24,7 +24,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hints import NoOptions, check_names
 from zcws.hooks import hooks_of
-from zcws.options import Timeouts, checked_count, checked_kind, checked_limits, checked_seconds
+from zcws.options import Timeouts, check_kind, checked_count, checked_limits, checked_seconds
 from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 from zcws.sync.server import Handler, ProcessRequest, Server
@@ -79,7 +79,7 @@ def serve(
         OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
     """
     check_names("serve", unknown)
-    checked_kind("host", host, str, "a str, or None for all addresses")
+    check_kind("host", host, str, "a str, or None for all addresses")
     path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
     check_handler(handler, is_blocking=True)
     make = partial(
