@@ -1,7 +1,7 @@
 """A WebSocket that an ASGI application has been asked for: its request, and the three answers that there are.
 
     phase        answer                                          next      what the client sees
-    ASKED        accept(subprotocol, headers)                    OPEN      101; the transport belongs to a `Socket`
+    ASKED        accept(subprotocol, headers)                    OPEN      101; the transport belongs to `ws`
                  refuse(response)                                CLOSED    that response, and the end of the connection
                  deny(status, headers)                           DENYING   nothing yet
     DENYING      deny_body(body, last)                           CLOSED    the response in pieces, and the end
@@ -15,7 +15,7 @@ whatever follows its request on this connection, a body or another request, is n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -59,20 +59,6 @@ class Phase(Enum):
     LOST = "lost"
 
 
-class Socket(WebSocket):
-    """An accepted connection that says when its socket is gone."""
-
-    __slots__ = ("on_lost",)
-
-    on_lost: Callable[[], object]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """For asyncio."""
-        super().connection_lost(exc)
-        self.on_lost()
-        del self.on_lost  # it knows us: without it this is no cycle, and need not wait for the collector
-
-
 class Opening(asyncio.Protocol):
     """One connection, from its request to the answer.
 
@@ -90,7 +76,7 @@ class Opening(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, options: AcceptorOptions) -> None:
         self.loop = loop
         self.phase: Phase = Phase.ASKED
-        self.ws: Socket | None = None
+        self.ws: WebSocket | None = None
         self.transport: asyncio.Transport | None = None
         self.subprotocols: list[str] = []
         self.end: Event | None = None
@@ -250,8 +236,8 @@ class Opening(asyncio.Protocol):
             pool=pool_of(self.loop),
             max_size=max_size,
         )
-        self.ws = ws = Socket(self.loop, connection, timing)
-        ws.on_lost = self._lost
+        self.ws = ws = WebSocket(self.loop, connection, timing)
+        ws.add_end_callback(lambda _: self._lost())
         self._enter(Phase.OPEN)
         self._request = None  # what is left of it is in the application's scope
         hand_over(self.loop, transport, ws, Response(101, reason_phrase(101), answer).serialize())
