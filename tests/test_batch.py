@@ -443,7 +443,7 @@ def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: li
 
 def make_writer(role: str) -> Writer:
     keys = MaskingKeys(entropy())
-    return Writer(Pool(), next_key=keys.next if role == "client" else None, compress=None)
+    return Writer(Pool(), next_key=keys.next if role == "client" else None, compressor=None)
 
 
 @pytest.mark.parametrize("role", ["server", "client"])

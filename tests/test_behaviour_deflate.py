@@ -598,7 +598,7 @@ def test_nothing_stays_behind() -> None:
         connection.bytes_to_send()
         connections.append(connection)
     assert all(connection.reader._inflate._stream is None for connection in connections)  # type: ignore[union-attr]
-    assert all(connection.writer._compress._stream is None for connection in connections)  # type: ignore[union-attr]
+    assert all(connection.writer.compressor._stream is None for connection in connections)  # type: ignore[union-attr]
     assert len(pool.compressors) == 1
 
 

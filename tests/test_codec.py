@@ -242,7 +242,7 @@ class TestDeflater:
         deflater = make_deflater(DeflateParameters(server_no_context_takeover=forgets))
         compressed = deflater.piece(b"one and the same, " * 5, last=False)
         deflater.piece(b"one and the same, which nobody gets, " * 5, last=False)
-        deflater.lose()
+        deflater.rest()
         compressed += deflater.piece(b"one and the same, " * 5, last=True) + TAIL
         assert strictly(zlib.decompressobj(wbits=-15), compressed) == b"one and the same, " * 10
 
@@ -578,7 +578,7 @@ def test_a_message_that_was_compressed_and_is_not_sent(takeover: bool) -> None:
     inflater = Inflater(parameters, is_client=True)
     for text in texts:
         deflater.message(texts[0] + b"which is lost")
-        deflater.lose()
+        deflater.rest()
         compressed = deflater.message(text)
         assert compressed is not None and inflater.message(compressed, 1000) == text
 
@@ -602,7 +602,7 @@ def test_a_shared_compressor_that_was_lost_serves_nobody_any_more() -> None:
     shared[one.key] = _Interrupted(shared[one.key])
     with pytest.raises(KeyboardInterrupt):
         one.message(b"and what is not flushed, as a signal has come in between")
-    one.lose()
+    one.rest()
     compressed = other.message(b"another text, " * 10)
     assert compressed is not None
     assert Inflater(agreed, is_client=True).message(compressed, 1000) == b"another text, " * 10

@@ -32,7 +32,7 @@ class Line:
         self.writer = Writer(
             pool,
             next_key=MaskingKeys(entropy()).next if is_client else None,
-            compress=None if deflate is None else self._deflater(pool, deflate[2]),
+            compressor=None if deflate is None else self._deflater(pool, deflate[2]),
         )
         self.inflate = self._inflater()
 
@@ -195,7 +195,7 @@ def test_the_caller_may_decide_about_compression() -> None:
 
 def test_the_threshold_is_each_connections_own() -> None:
     low, high = servers((True, 15, 1), (True, 15, 1))
-    high.writer._compress.threshold = 10_000
+    high.writer.compressor.threshold = 10_000
     message = Prepared(OpCode.BINARY, b"a" * 500)
     for line in (low, high):
         message.write_to(line.writer)
@@ -219,6 +219,6 @@ def test_the_message_is_that_of_when_it_was_prepared() -> None:
     prepared = Prepared(OpCode.BINARY, payload)
     payload[:] = b"otherwise"
     for is_client in (False, True):
-        writer = Writer(Pool(), next_key=MaskingKeys(entropy()).next if is_client else None, compress=None)
+        writer = Writer(Pool(), next_key=MaskingKeys(entropy()).next if is_client else None, compressor=None)
         prepared.write_to(writer)
         assert [frame.payload for frame in wire.parse(writer.take_bytes())] == [b"as it was"]

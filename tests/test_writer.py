@@ -45,13 +45,13 @@ class Backwards:
     def piece(self, payload: Any, *, last: bool) -> bytes:
         return bytes(payload)[::-1] + (b"." if last else b"")
 
-    def lose(self) -> None:
+    def rest(self) -> None:
         raise AssertionError("nothing was lost")
 
 
 def make_writer(role: str, *, compress: Backwards | None = None) -> Writer:
     keys = MaskingKeys(entropy())
-    return Writer(Pool(), next_key=keys.next if role == "client" else None, compress=compress)
+    return Writer(Pool(), next_key=keys.next if role == "client" else None, compressor=compress)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ class TestCorking:
 
     def test_clients_of_one_pool_mask_in_the_same_memory_and_keep_none_of_it(self) -> None:
         pool = Pool()
-        one, other = (Writer(pool, next_key=MaskingKeys(entropy()).next, compress=None) for _ in range(2))
+        one, other = (Writer(pool, next_key=MaskingKeys(entropy()).next, compressor=None) for _ in range(2))
         for size in (5, 300, SCRATCH_CAPACITY - 14):
             one.write_message(OpCode.BINARY, b"1" * size)
             other.write_message(OpCode.BINARY, b"2" * size)
@@ -547,7 +547,7 @@ def test_a_message_that_is_interrupted_while_it_is_compressed() -> None:
         def message(self, payload: Any) -> bytes | None:
             raise Interrupted
 
-        def lose(self) -> None:
+        def rest(self) -> None:
             self.lost += 1
 
     codec = Interrupting()
@@ -568,7 +568,7 @@ class TestLostFragments:
                 raise MemoryError
             return super().piece(payload, last=last)
 
-        def lose(self) -> None:
+        def rest(self) -> None:
             self.lost += 1
 
     def test_the_first(self, writer: Writer) -> None:
@@ -695,7 +695,7 @@ class _Sends:
 @pytest.mark.parametrize("payload", [b"our own", bytearray(b"our own")])
 def test_what_a_finalizer_sends_does_not_replace_what_is_being_masked(payload: bytes | bytearray) -> None:
     pool = Pool()
-    ours, other = (Writer(pool, next_key=lambda: 0, compress=None) for _ in range(2))
+    ours, other = (Writer(pool, next_key=lambda: 0, compressor=None) for _ in range(2))
     finalizer = _Sends(lambda: other.write_message(OpCode.BINARY, b"other"))
 
     class Copies:
@@ -789,7 +789,7 @@ def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
     ours, other = (Connection(is_client=False, agreement=agreement, pool=pool) for _ in range(2))
     ours.send("warm " * 100)
     other.send("warm " * 100)
-    codec: Any = ours.writer._compress
+    codec: Any = ours.writer.compressor
     target = other if is_other else ours
     stream = _Compressing(
         codec._stream if takeover else codec._shared[codec.key], lambda: target.send("finalizer's " * 100)

@@ -327,10 +327,6 @@ class Deflater:
         self.bytes_after += after
         self.rest()
 
-    def lose(self) -> None:
-        """Something has come in between, and what was compressed is not sent: nothing after it may refer to it."""
-        self.rest()
-
     def rest(self) -> None:
         """Gives the context's memory back. A new one refers to nothing, which is always allowed."""
         self._stream = None

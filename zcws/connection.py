@@ -147,7 +147,7 @@ class Connection:
         self.writer: Writer = Writer(
             pool,
             next_key=_keys(entropy).next if is_client and not agreement.no_masking else None,
-            compress=self.compressor,
+            compressor=self.compressor,
         )
         self.bridge.on_put = self.drain_bridge
 

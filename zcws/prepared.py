@@ -51,7 +51,7 @@ class Prepared:
 
     def write_to(self, writer: Writer) -> None:
         """Appends the message to what `writer` has to send. Raises: as `Writer.write_prepared`."""
-        codec = writer._compress
+        codec = writer.compressor
         if writer.is_bare:
             writer.write_framed(self._plain[2])
         else:

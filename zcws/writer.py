@@ -77,8 +77,8 @@ class Compress(Protocol):
         """Equal for all connections that can be given the same `shared_message`."""
         ...
 
-    def lose(self) -> None:
-        """What was compressed last is not sent."""
+    def rest(self) -> None:
+        """What was compressed last is not sent: nothing after it may refer to it."""
         ...
 
     def shared_message(self, payload: Buffer) -> bytes | None:
@@ -96,7 +96,7 @@ class Writer(Output):
     Args:
         pool: lends the memory in which frames are masked.
         next_key: gives masking keys; None where frames go out unmasked (a server, or no-masking).
-        compress: compresses messages, where permessage-deflate was agreed.
+        compressor: of messages, where permessage-deflate was agreed; else None. It is an attribute as well.
 
     Attributes:
         is_bare: whether messages go out as they are, neither masked nor compressed.
@@ -112,12 +112,12 @@ class Writer(Output):
     """
 
     __slots__ = (
-        "_compress",
-        "_compressing",
+        "_compresses_pieces",
         "_is_compressing",
         "_other_frames",
         "_plain_below",
         "_utf8",
+        "compressor",
         "is_bare",
         "masks_up_to",
         "messages",
@@ -128,20 +128,22 @@ class Writer(Output):
         "sent_close",
     )
 
-    def __init__(self, pool: Pool, *, next_key: Callable[[], int] | None, compress: Compress | None) -> None:
+    def __init__(
+        self, pool: Pool, *, next_key: Callable[[], int] | None, compressor: Compress | None
+    ) -> None:
         super().__init__()
         self.scratch: Any = None if next_key is None else pool.scratch()
         self.next_key: Callable[[], int] | None = next_key
         self.send_large: Callable[[int, CData | Buffer, int, int | None], bool] | None = None
-        self._compress = compress
-        self.is_bare: bool = next_key is None and compress is None
-        self.masks_up_to = -1 if next_key is None or compress is not None else _OWN_MEMORY
+        self.compressor: Compress | None = compressor
+        self.is_bare: bool = next_key is None and compressor is None
+        self.masks_up_to = -1 if next_key is None or compressor is not None else _OWN_MEMORY
         # What is smaller goes out as it is, in one segment.
         self._plain_below = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
-        self._compressing = False  # that message is compressed
-        self._is_compressing = False  # a whole one is, and is not written yet
-        self._utf8: Utf8 | None = None  # where that is text
+        self._compresses_pieces = False  # of that message
+        self._utf8: Utf8 | None = None  # where it is text
+        self._is_compressing = False  # a whole one, which is not written yet
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
         self.sent_close: bytes | None = None
@@ -172,7 +174,7 @@ class Writer(Output):
                 frame = scratch.frame(FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
             self.out.append(frame)
             self.written += written
-        elif self._compress is not None or compress:
+        elif self.compressor is not None or compress:
             self._write_compressed(opcode, payload, size, compress)
         elif self.next_key is not None:
             self._write_masked(FIN | opcode, payload, size)
@@ -182,7 +184,7 @@ class Writer(Output):
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
         """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
-        if len(payloads) < 2 or compress or self._compress is not None:
+        if len(payloads) < 2 or compress or self.compressor is not None:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
             return
@@ -197,7 +199,7 @@ class Writer(Output):
         self, opcode: OpCode, ring: Ring, rows: memoryview, compress: bool | None = None
     ) -> None:
         """The same for messages that lie in `ring`, in order; text was checked when it arrived. Raises: the same."""
-        if compress or self._compress is not None:
+        if compress or self.compressor is not None:
             copies = ring.copies
             payloads = [copies[start:stop] for start, stop in zip(*spans_of(rows), strict=True)]
             self.write_messages(opcode, payloads, compress)
@@ -228,7 +230,7 @@ class Writer(Output):
 
     def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
-        codec = self._compress or self._codec()
+        codec = self.compressor or self._agreed_compressor()
         if compress is None:
             compress = codec.is_worth(size)
         # A finalizer that sends in the middle of this: what it sends goes out first, and would be a part of this or
@@ -242,7 +244,7 @@ class Writer(Output):
             else:
                 self._write(FIN | RSV1 | opcode, compressed)
         except BaseException:  # a signal handler's, or no memory
-            codec.lose()
+            codec.rest()
             raise
         finally:
             self._is_compressing = is_inner
@@ -263,7 +265,7 @@ class Writer(Output):
         if self.opcode:
             self._refuse_message()
         if first & RSV1:
-            self._codec().sent_shared(size, len(payload))
+            self._agreed_compressor().sent_shared(size, len(payload))
         if self.next_key is None:
             self.write_framed(frame)
         else:
@@ -321,8 +323,8 @@ class Writer(Output):
         self._check_fragment(opcode, payload, last=last)
         first = FIN if last else 0
         if not self.opcode:
-            self._compressing = self._compress is not None if compress is None else compress
-            if self._compressing:
+            self._compresses_pieces = self.compressor is not None if compress is None else compress
+            if self._compresses_pieces:
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
         begun, before = self.opcode, (len(self.out), self.written)
@@ -343,14 +345,14 @@ class Writer(Output):
 
     def _write_piece(self, first: int, payload: Buffer, *, last: bool) -> None:
         """One fragment, compressed where its message is."""
-        if not self._compressing:
+        if not self._compresses_pieces:
             self._write(first, payload)
             return
-        codec = self._codec()
+        codec = self._agreed_compressor()
         try:
             self._write(first, codec.piece(payload, last=last))
         except BaseException:  # a signal handler's, or no memory
-            codec.lose()
+            codec.rest()
             raise
 
     def write_frame(self, frame: Frame) -> None:
@@ -426,7 +428,7 @@ class Writer(Output):
     @property
     def deflated(self) -> tuple[int, int]:
         """Bytes of messages that went out compressed, before and after that was done. RFC 7692."""
-        codec = self._compress
+        codec = self.compressor
         return (0, 0) if codec is None else (codec.bytes_before, codec.bytes_after)
 
     @property
@@ -460,10 +462,10 @@ class Writer(Output):
         if self._utf8 is not None and not self._utf8.takes(payload, last=last):
             raise ValueError(NOT_UTF8)
 
-    def _codec(self) -> Compress:
-        if self._compress is None:
+    def _agreed_compressor(self) -> Compress:
+        if self.compressor is None:
             raise ValueError("compression was not agreed on this connection")
-        return self._compress
+        return self.compressor
 
     # ---- frames ----
 
