@@ -28,10 +28,8 @@ class MaskingKeys:
         try:
             return self._keys.pop()
         except IndexError:
-            block = memoryview(self._entropy(4 * self.BLOCK)).cast("I")
-            keys = block.tolist()
-            key: int = keys.pop(0)
-            keys.reverse()
+            keys: list[int] = memoryview(self._entropy(4 * self.BLOCK)).cast("I").tolist()[::-1]
+            key = keys.pop()
             self._keys = keys
             return key
 

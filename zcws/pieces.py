@@ -66,9 +66,6 @@ class PieceReader(Controls):
         "_streamed",
     )
 
-    is_idle: bool
-    ready: Iterator[str | bytes]
-
     def __init__(
         self,
         pool: Pool,

@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from operator import length_hint
-from typing import Any
+from typing import Any, NoReturn
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
@@ -84,9 +84,6 @@ class Reader(PieceReader):
 
     __slots__ = ("__weakref__",)
 
-    is_idle: bool
-    ready: Iterator[str | bytes]
-
     # ---- frames ----
 
     def read_frame(
@@ -104,7 +101,7 @@ class Reader(PieceReader):
         if buffer is not None and buffer.reader is not None and buffer.reader is not self and buffer.is_busy:
             raise ValueError("this PayloadBuffer is in the middle of a message of another connection")
         if self.streaming is not None:
-            raise RuntimeError("a message is being streamed; read or leave it first")
+            self._refuse_read()
         if self._frame is not None:
             self._forget_frame()
         self.keeps_controls = True
@@ -135,6 +132,9 @@ class Reader(PieceReader):
         except MemoryError:
             self._fail(NO_MEMORY)
             raise
+
+    def _refuse_read(self) -> NoReturn:
+        raise RuntimeError("a message is being streamed; read or leave it first")
 
     def _whole_frame(
         self, opcode: OpCode, start: int, stop: int, buffer: PayloadBuffer | None, origin: PayloadOrigin
@@ -190,7 +190,7 @@ class Reader(PieceReader):
         Raises: as `read_frame`.
         """
         if self.streaming is not None:
-            raise RuntimeError("a message is being streamed; read or leave it first")
+            self._refuse_read()
         if self._frame is not None:
             self._forget_frame()
         try:
@@ -387,7 +387,7 @@ class Reader(PieceReader):
         Raises: as `read_frame`.
         """
         if self.streaming is not None:
-            raise RuntimeError("a message is being streamed; read or leave it first")
+            self._refuse_read()
         if self._frame is not None:
             self._forget_frame()
         self.keeps_controls = True
