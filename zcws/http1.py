@@ -212,7 +212,7 @@ def parse_request(data: BytesLike, end: int) -> Request:
     # RFC 9112 2.2: an empty line before it should be ignored.
     found = request_line(text, 2 if text.startswith("\r\n") else 0)
     if found is None:
-        raise HttpError(HTTPStatus.BAD_REQUEST, "malformed request line")
+        raise HttpError(HTTPStatus.BAD_REQUEST, REQUEST.reason)
     method, path, version = found.groups()
     check_version(version)
     if path[0] != "/":
@@ -225,7 +225,7 @@ def parse_response(data: BytesLike, end: int, begin: int = 0) -> Response:
     text = str(data[begin:end], "latin-1")
     found = status_line(text)
     if found is None:
-        raise HttpError(HTTPStatus.BAD_REQUEST, "malformed status line")
+        raise HttpError(HTTPStatus.BAD_REQUEST, RESPONSE.reason)
     version, status, reason = found.groups()
     check_version(version)
     # RFC 9112 5.2: a server may refuse folded lines, and does; a client must read them.

@@ -18,7 +18,7 @@ from zcws.closing import State
 from zcws.connection import Connection
 from zcws.errors import Closer
 
-__all__ = ["Closer", "Known", "Stats", "stats_of"]
+__all__ = ["Known", "Stats", "stats_of"]
 
 
 class Stats(NamedTuple):

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from zcws.cli.terminal import Terminal, Unwritable, as_hex, printable, say, writing
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, say, writing
 
 
 def test_nothing_a_peer_sends_moves_the_cursor() -> None:
-    assert printable("a\x1b[2Jb\r\x9b\u202ec") == "a\\u001b[2Jb\\u000d\\u009b\\u202ec"
-    assert printable("tab\tand\nline, grüße") == "tab\tand\nline, grüße"
+    assert harmless("a\x1b[2Jb\r\x9b\u202ec") == "a\\u001b[2Jb\\u000d\\u009b\\u202ec"
+    assert harmless("tab\tand\nline, grüße") == "tab\tand\nline, grüße"
 
 
 def test_bytes() -> None:

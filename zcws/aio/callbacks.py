@@ -38,7 +38,7 @@ _OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 class Callbacks(Ending):
     """A connection on its transport, as far as what arrives is shown to a function."""
 
-    __slots__ = ("_is_aborted", "_on_frame", "_rest")
+    __slots__ = ("_is_aborted", "_next_share", "_on_frame")
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Callbacks(Ending):
     ) -> None:
         super().__init__(loop, connection, options)
         self._on_frame = on_frame
-        self._rest: asyncio.Handle | None = None  # others run before the next share
+        self._next_share: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
 
     # ---- what the way in does: stream.py has these two ----
@@ -76,16 +76,16 @@ class Callbacks(Ending):
 
     def _call_back(self, on_frame: OnFrame) -> None:
         """Shows what has arrived, or a share of it."""
-        if self._rest is not None:
+        if self._next_share is not None:
             return
         try:
             if self._show_share(on_frame):
-                self._rest = self._loop.call_soon(self._show_next, on_frame)
+                self._next_share = self._loop.call_soon(self._show_next, on_frame)
         except ConnectionClosed:
             return
         if self._reader.is_closed_here:
             self._resume_reading()  # only the peer's Close counts now, however slow it is to read
-        elif self._drained is not None or self._rest is not None:
+        elif self._drained is not None or self._next_share is not None:
             self._pause_reading()
 
     def _show_share(self, on_frame: OnFrame) -> bool:
@@ -110,7 +110,7 @@ class Callbacks(Ending):
         return True
 
     def _show_next(self, on_frame: OnFrame) -> None:
-        self._rest = None
+        self._next_share = None
         self._corked = True
         try:
             self._call_back(on_frame)
@@ -119,9 +119,9 @@ class Callbacks(Ending):
 
     def _show_last(self) -> None:
         """The socket is gone: what it has brought is shown before that is said."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        if self._next_share is not None:
+            self._next_share.cancel()
+            self._next_share = None
         if self._on_frame is None or (self._reader.is_concluded and not self._reader.rows_waiting):
             return  # nearly always: nothing is left
         try:

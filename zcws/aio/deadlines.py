@@ -25,7 +25,7 @@ def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
     return late if late > _LATE else 0
 
 
-class Waiting(Protocol):
+class Waiter(Protocol):
     """Who waits for something, and not for ever."""
 
     def deadline_passed(self) -> None:
@@ -48,11 +48,11 @@ class Deadlines:
         self.timeout: float = timeout
         # Until when; the first to wait is the first whose time is over. A dict looks for its first behind all that have
         # gone from there.
-        self._waiting: OrderedDict[Waiting, float] = OrderedDict()
+        self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self._is_set = False
         self._has_waited = False  # once more, as the loop had stood still
 
-    def add(self, peer: Waiting) -> None:
+    def add(self, peer: Waiter) -> None:
         """It waits from now on, until `remove` or `deadline_passed`."""
         loop = self.loop()
         assert loop is not None  # it is running
@@ -60,7 +60,7 @@ class Deadlines:
         if not self._is_set:
             self._set(loop)
 
-    def remove(self, peer: Waiting) -> None:
+    def remove(self, peer: Waiter) -> None:
         """It need not wait any more."""
         self._waiting.pop(peer, None)
 

@@ -309,7 +309,7 @@ class Engine:
                 stream = self._together[fd]
                 try:
                     if not stream.arrived(ring, what, begin, start, stop):
-                        self._is_not_idle(pool, ring, fd, stream)
+                        self._kept(pool, ring, fd, stream)
                 except BaseException as exc:
                     self._broke(pool, fd, exc)
             elif self._only >= 0:
@@ -356,7 +356,7 @@ class Engine:
                 # None: closed by one that was served before it.
                 if stream is None or stream.arrived(ring, what, begin, start, stop):
                     continue
-                self._is_not_idle(pool, ring, fd, stream)
+                self._kept(pool, ring, fd, stream)
             except BaseException as exc:
                 self._broke(pool, fd, exc)
             if pool.common is not ring:
@@ -384,11 +384,11 @@ class Engine:
                     if not stream.scanned(moved, 0, stop - begin, count, _moved(rows, begin)):
                         self.serve_alone(fd)
                 elif not stream.scanned(ring, begin, stop, count, rows):
-                    self._is_not_idle(pool, ring, fd, stream)
+                    self._kept(pool, ring, fd, stream)
             except BaseException as exc:
                 self._broke(pool, fd, exc)
 
-    def _is_not_idle(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
+    def _kept(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
         self.serve_alone(fd)
         if stream.inlet.holds(ring):
             pool.common = None

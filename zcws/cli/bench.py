@@ -18,7 +18,7 @@ from typing import Any
 import zcws
 from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner, seconds
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal, printable, say
+from zcws.cli.terminal import Terminal, say
 from zcws.uri import parse_uri
 
 __all__ = ["Histogram", "add"]
@@ -182,7 +182,7 @@ class Load:
                     sent.append(now)
                     await ws.send(self._message)
         except zcws.ConnectionClosed as error:
-            self.lost[printable(str(error))] += 1
+            self.lost[str(error)] += 1
 
     # ---- what is shown ----
 

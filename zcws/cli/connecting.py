@@ -34,9 +34,9 @@ from zcws.cli.common import (
     seconds_or_none_at_all,
 )
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal, Unwritable, as_hex, printable, writing
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, writing
 from zcws.connection import MAX_SIZE
-from zcws.errors import printable as one_line
+from zcws.errors import printable
 from zcws.uri import parse_uri
 
 __all__ = ["add"]
@@ -176,7 +176,7 @@ class Session:
             self._terminal.message(message)
             return
         # Lines behind the first are moved in: none that a peer sends looks like one of ours.
-        shown = as_hex(message) if isinstance(message, bytes) else printable(message).replace("\n", "\n  ")
+        shown = as_hex(message) if isinstance(message, bytes) else harmless(message).replace("\n", "\n  ")
         self._above_prompt(f"< {shown}", "magenta" if isinstance(message, bytes) else "cyan")
 
     def _above_prompt(self, text: str, style: str) -> None:
@@ -318,7 +318,7 @@ class Session:
         if self._unshown is not None:
             raise self._unshown
         code, reason = self.ws.close_code, self.ws.close_reason
-        words = f"closed with {code}" + (f" ({one_line(reason)})" if reason else "")
+        words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
         if self.is_interactive:
             self._terminal.say(words, "green")
         is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)

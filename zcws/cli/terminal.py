@@ -15,7 +15,7 @@ from typing import Any
 
 from zcws.cli.common import Failure
 
-__all__ = ["Terminal", "Unwritable", "as_hex", "printable", "say", "speak_utf_8", "writing"]
+__all__ = ["Terminal", "Unwritable", "as_hex", "harmless", "say", "speak_utf_8", "writing"]
 
 #: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
 SHOWN = 64
@@ -23,7 +23,7 @@ SHOWN = 64
 controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def printable(text: str) -> str:
+def harmless(text: str) -> str:
     """Text without characters that move the cursor, change colours or the direction of writing."""
     return controls.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -98,4 +98,4 @@ class Terminal:
         if isinstance(message, bytes):
             self.say(as_hex(message, SHOWN if self.is_live else None), style or "magenta")
         else:
-            self.say(printable(message) if self.is_live else message, style)
+            self.say(harmless(message) if self.is_live else message, style)
