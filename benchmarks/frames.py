@@ -7,10 +7,10 @@ import hashlib
 import zlib
 from collections.abc import Iterable
 
-__all__ = ["accept", "build", "compressed", "unmask"]
+__all__ = ["BINARY", "accept", "build", "compressed", "unmask"]
 
 KEY = bytes.fromhex("12345678")  # one for all: a measuring instrument needs no secrets
-TEXT = 0x81  # FIN, opcode 1
+TEXT, BINARY = 0x81, 0x82  # FIN, opcode 1 and 2
 RSV1 = 0x40  # RFC 7692 6: the message is compressed
 
 
@@ -49,7 +49,7 @@ def _masked(payload: bytes, key: bytes = KEY) -> bytes:
     return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
 
 
-def compressed(messages: Iterable[bytes], *, level: int, masked: bool) -> list[bytes]:
+def compressed(messages: Iterable[bytes], *, level: int, masked: bool, first: int = TEXT) -> list[bytes]:
     """Frames with permessage-deflate, the context kept from one to the next. RFC 7692 7.2.1.
 
     They may be sent again from the start: the first refers to nothing before it.
@@ -58,5 +58,5 @@ def compressed(messages: Iterable[bytes], *, level: int, masked: bool) -> list[b
     frames = []
     for message in messages:
         payload = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        frames.append(build(payload[:-4], masked=masked, first=TEXT | RSV1))
+        frames.append(build(payload[:-4], masked=masked, first=first | RSV1))
     return frames

@@ -26,21 +26,22 @@ import resource
 import socket
 import subprocess
 import sys
-import zlib
 from typing import Any
 
 import zcws
+from benchmarks.frames import BINARY, build, compressed
+from benchmarks.peers.raw import REQUEST
 from zcws.pool import Pool
 
 #: What is measured: a name, and the environment of its server.
 SERVERS = {"bare": {}, "zcws": {}, "zcws, event loop's transport": {"ZCWS_ENGINE": "0"}, "zcws, deflate": {}}
 
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
 PAYLOAD = (b'{"symbol": "ABC", "bid": 12.5, "ask": 12.75}, ' * 23)[:1024]
+
+#: The message in a client's frame, as it is and compressed.
+FRAME = build(PAYLOAD, masked=True, first=BINARY)
+COMPRESSED = compressed([PAYLOAD], level=-1, masked=True, first=BINARY)[0]
 
 #: Connections that come and go before the first look: enough to fill every cache and free list.
 WARM_UP = 200
@@ -112,11 +113,7 @@ CORES: dict[str, tuple[zcws.DeflateParameters | None, bool]] = {
 
 def measure_core(count: int, agreement: zcws.Agreement, *, idle: bool) -> float:
     """Bytes of each of `count` connections that have exchanged one message; `idle`: and then nothing for a while."""
-    compressor = zlib.compressobj(wbits=-15)
-    payload, first = PAYLOAD, 0x82
-    if agreement.deflate is not None:
-        payload, first = (compressor.compress(PAYLOAD) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4], 0xC2
-    frame = masked(first, payload)
+    frame = FRAME if agreement.deflate is None else COMPRESSED
     pool = Pool()
 
     def exchange() -> zcws.Connection:
@@ -134,13 +131,6 @@ def measure_core(count: int, agreement: zcws.Agreement, *, idle: bool) -> float:
     before = resident()
     kept += [exchange() for _ in range(count)]
     return (resident() - before) / count
-
-
-def masked(first: int, payload: bytes) -> bytes:
-    """A client's frame of less than 64 KiB, with a key of zeros. RFC 6455 5.2."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return bytes([first]) + length + bytes(4) + payload
 
 
 # ---- the measuring process ----
@@ -173,7 +163,7 @@ class Measured:
         """A connection that is open."""
         sock = socket.create_connection(("127.0.0.1", self.port))
         if self.name != "bare":
-            sock.sendall(REQUEST + (OFFER if self.name.endswith("deflate") else b"") + b"\r\n")
+            sock.sendall(REQUEST[:-2] + (OFFER if self.name.endswith("deflate") else b"") + b"\r\n")
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += sock.recv(4096)
@@ -188,11 +178,9 @@ class Measured:
         if self.name == "bare":
             data, expected = PAYLOAD, len(PAYLOAD)
         elif self.name.endswith("deflate"):
-            compressor = zlib.compressobj(wbits=-15)
-            data = masked(0xC2, (compressor.compress(PAYLOAD) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4])
-            expected = 2
+            data, expected = COMPRESSED, 2
         else:
-            data, expected = masked(0x82, PAYLOAD), 4 + len(PAYLOAD)
+            data, expected = FRAME, 4 + len(PAYLOAD)
         sock.sendall(data)
         received = b""
         while len(received) < expected:

@@ -26,34 +26,16 @@ def feed(connection: zcws.Connection, data: bytes) -> None:
         view = view[connection.receive_bytes(view) :]
 
 
-def test_zcws_reads_frames(benchmark: Any, size: int) -> None:
+@pytest.mark.parametrize("kind", ["frame", "message"])
+def test_zcws_reads(benchmark: Any, size: int, kind: str) -> None:
     benchmark.group = f"read {COUNT} frames of {size}"
-    connection, data = (
-        zcws.Connection(is_client=True, entropy=entropy),
-        build(b"x" * size, masked=False) * COUNT,
-    )
+    connection = zcws.Connection(is_client=True, entropy=entropy)
+    data, read_one = build(b"x" * size, masked=False) * COUNT, getattr(connection, f"read_{kind}")
 
     def read() -> int:
         feed(connection, data)
         count = 0
-        while connection.read_frame() is not zcws.NEED_MORE:
-            count += 1
-        return count
-
-    assert benchmark(read) == COUNT
-
-
-def test_zcws_reads_messages(benchmark: Any, size: int) -> None:
-    benchmark.group = f"read {COUNT} frames of {size}"
-    connection, data = (
-        zcws.Connection(is_client=True, entropy=entropy),
-        build(b"x" * size, masked=False) * COUNT,
-    )
-
-    def read() -> int:
-        feed(connection, data)
-        count = 0
-        while connection.read_message() is not zcws.NEED_MORE:
+        while read_one() is not zcws.NEED_MORE:
             count += 1
         return count
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zcws
+import zcws.sync
 from benchmarks.meter import Meter
 from benchmarks.peers import Settings
 
@@ -211,22 +212,47 @@ async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
     await drink(uri, meter, settings, look_at_frames)
 
 
-SERVE = {"zcws": serve, "zcws frames": serve_frames, "zcws callbacks": serve_callbacks}
-ECHO: dict[str, Any] = {
+def echo_sync(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    with zcws.sync.connect(uri, **options(settings)) as ws:
+        for count in meter:
+            for _ in range(count // depth):
+                for _ in range(depth):
+                    ws.send(message)
+                for _ in range(depth):
+                    answer = ws.recv()
+        meter.check(answer)
+
+
+def firehose_sync(uri: str, meter: Meter, settings: Settings) -> None:
+    with zcws.sync.connect(uri, **options(settings)) as ws:
+        meter.check(ws.recv())
+        for count in meter:
+            for _ in range(count):
+                ws.recv()
+
+
+SERVE = {
+    "zcws": serve,
+    "zcws frames": serve_frames,
+    "zcws callbacks": serve_callbacks,
+    "zcws batches": serve_batches,
+}
+ECHO = {
     "zcws": echo,
     "zcws frames": echo_frames,
     "zcws callbacks": echo_callbacks,
     "zcws callbacks, binary": echo_binary,
+    "zcws batches": echo_batches,
+    "zcws.sync": echo_sync,
 }
-if hasattr(zcws.WebSocket, "send_many"):
-    SERVE["zcws batches"], ECHO["zcws batches"] = serve_batches, echo_batches
-FIREHOSE: dict[str, Any] = {"zcws": firehose, "zcws frames": firehose_frames}
-BROADCAST = {"zcws": serve_broadcast} if hasattr(zcws, "broadcast") else {}
-
-if hasattr(zcws.WebSocket, "batches"):
-    FIREHOSE["zcws batches"] = firehose_batches
-if hasattr(zcws, "Batch"):
-    FIREHOSE["zcws payloads"] = firehose_payloads
+FIREHOSE = {
+    "zcws": firehose,
+    "zcws frames": firehose_frames,
+    "zcws batches": firehose_batches,
+    "zcws payloads": firehose_payloads,
+    "zcws.sync": firehose_sync,
+}
+BROADCAST = {"zcws": serve_broadcast}
 
 if importlib.util.find_spec("uvicorn"):
 
@@ -236,31 +262,3 @@ if importlib.util.find_spec("uvicorn"):
         await uvicorn.serve("zcws.asgi.uvicorn:WebSocketProtocol", port, settings)
 
     ASGI = {"uvicorn with zcws": serve_uvicorn}
-
-try:
-    import zcws.sync
-
-    connect_sync = zcws.sync.connect
-except (ImportError, AttributeError):
-    pass  # not in this version
-else:
-
-    def echo_sync(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
-        with connect_sync(uri, **options(settings)) as ws:
-            for count in meter:
-                for _ in range(count // depth):
-                    for _ in range(depth):
-                        ws.send(message)
-                    for _ in range(depth):
-                        answer = ws.recv()
-            meter.check(answer)
-
-    def firehose_sync(uri: str, meter: Meter, settings: Settings) -> None:
-        with connect_sync(uri, **options(settings)) as ws:
-            meter.check(ws.recv())
-            for count in meter:
-                for _ in range(count):
-                    ws.recv()
-
-    ECHO["zcws.sync"] = echo_sync
-    FIREHOSE["zcws.sync"] = firehose_sync
