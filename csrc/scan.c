@@ -1,4 +1,4 @@
-/* scan.c: from bytes to descriptors, as many frames as have arrived, in one crossing.
+/* scan.c: from bytes to rows, as many frames as have arrived, in one crossing.
  *
  * A frame is in one of two places. WAITED FOR: it fits, so its head stays before its payload in the ring until the
  * last byte is there; what has arrived is unmasked and checked meanwhile (a bad byte of text is found when it

@@ -1,6 +1,6 @@
 /* zcws.h: the contract between the C core and everybody who calls it.
  *
- * The core turns bytes into descriptors and nothing else. It owns no memory (no malloc; every pointer is
+ * The core turns bytes into rows (one a frame: below) and nothing else. It owns no memory (no malloc; every pointer is
  * the caller's and is not kept after the call returns), holds no mutable globals once a kernel has been
  * chosen, and never touches a clock, nor a socket outside of turn.c. It is safe to call from any number of
  * threads at once, as long as no two of them pass the same `struct zcws_reader` or the same output memory.
@@ -39,7 +39,7 @@ enum {
     ZCWS_BAD_FRAGMENT_COUNT = -16 /* a message of more than max_fragments frames (a limit of ours) */
 };
 
-/* What a descriptor says of its bytes: the low four bits are the opcode (a continuation carries the opcode
+/* What a row says of its bytes: the low four bits are the opcode (a continuation carries the opcode
  * of its message), the others are these. A row is a whole frame, with two exceptions. Small fragments of a message that
  * are found one behind the other are moved together, and are one row. A frame larger than `fit` comes as pieces, and a
  * piece reads like a fragment. */
@@ -82,7 +82,7 @@ struct zcws_reader {
     uint8_t opcode;     /* of the message in progress; 0 between messages */
     uint8_t compressed; /* the message in progress is compressed */
     uint8_t first;      /* no row of the message in progress has been handed out yet */
-    uint8_t what;       /* of the frame in progress: its descriptor's flags */
+    uint8_t what;       /* of the frame in progress: its row's flags */
     uint8_t head;       /* bytes of its head that still lie before its payload; 0: handed out already */
     uint8_t open;       /* a frame is in progress: its head has been read */
     uint8_t closed;     /* a Close has been read */
