@@ -62,7 +62,7 @@ _CLOSERS: dict[Event, Closer] = {
 }
 
 #: What a fault that the reader has found is ended with, where it is not the peer's.
-_WANTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
+_OWN_FAULTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
 
 #: Nothing of ours can be sent any more.
 _MUTE = frozenset({State.LOST, State.FAILED})
@@ -409,7 +409,7 @@ class Connection:
         """The error of a limit of ours that ended the connection, or of a want of memory: whoever set the one, or gave
         too little of the other, should know."""
         error = self.error() if self.reader.is_faulty and self._failure is None else None
-        return error if error is not None and error.code in _WANTS else None
+        return error if error is not None and error.code in _OWN_FAULTS else None
 
     def error(self) -> ConnectionClosed:
         """A new exception that says how the connection ended, and whose doing it was."""

@@ -24,6 +24,8 @@ Hook = Callable[[Any, Request], Any]
 #: Takes user name and password, and tells whether they are right.
 CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
+is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
+
 
 def hooks_of(
     process_request: Hook | Sequence[Hook] | None, handler: object, *, is_blocking: bool = False
@@ -175,9 +177,6 @@ def basic_auth(
         return Chained(said, judge) if inspect.isawaitable(said) else judge(said)
 
     return as_async_as(check, process_request)
-
-
-is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
 
 
 def is_right(said: object) -> bool:

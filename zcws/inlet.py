@@ -390,7 +390,7 @@ class Inlet(Leasing):
 
     def _forget_frame(self) -> None:
         """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
-        ...
+        raise NotImplementedError
 
     def _rest(self) -> None:
         """Every row has been read: nothing more than the beginning of something is kept."""

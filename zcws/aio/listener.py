@@ -66,6 +66,7 @@ class Listener:
         secure: makes the TLS that each begins with; None in the clear.
 
     Attributes:
+        is_open: whether it accepts.
         passing: the tasks that make transports for those that need one.
     """
 
