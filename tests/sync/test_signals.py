@@ -122,6 +122,13 @@ class TestInAWait:
             peer.send(wire.TEXT, b"still here")
             assert ws.recv() == "still here"
 
+    @kinds
+    def test_a_close(self, kind: type[Alarm]) -> None:
+        """A TimeoutError was taken for the end of `close_timeout`, and lost."""
+        with connected(close_timeout=raw.LONG) as (ws, _):
+            with alarm(ws, raising(kind)), pytest.raises(kind):
+                ws.close()
+
     @transports
     def test_a_handler_that_closes(self, tls: bool, certificates: Certificates) -> None:
         """It does not wait for what only the read that it has interrupted can bring."""

@@ -517,7 +517,8 @@ class TestOnlySending:
                 ws.send("looks")
                 assert [frame.opcode for frame in peer.frames(2)] == [wire.TEXT, wire.PONG]
 
-    def test_what_another_thread_reads_is_not_touched(self) -> None:
+    def test_what_another_thread_reads_is_not_touched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 0.01)  # that thread never comes to the Close
         with connected() as (ws, peer), another_reads(ws):
             peer.send(wire.PING)
             for _ in range(2):
@@ -571,6 +572,42 @@ class TestOnlySending:
             ws._channel.send = send  # type: ignore[method-assign]
             with pytest.raises(zcws.ConnectionClosedOK):
                 ws.send("tick")
+
+    def test_a_close_that_another_thread_is_about_to_read_while_the_socket_broke(self) -> None:
+        """Who sent said 1006, where the thread that reads was told 1001 a moment later."""
+        with connected() as (ws, peer):
+
+            def send(_: object) -> None:
+                raise BrokenPipeError(errno.EPIPE, "gone")
+
+            def close() -> None:
+                raw.until(lambda: ws._helpers or ws.connection.is_over)
+                peer.send(wire.CLOSE, b"\x03\xe9")
+
+            with raw.thread(lambda: pytest.raises(zcws.ConnectionClosedOK, ws.recv)):
+                raw.until(lambda: ws._is_read)
+                ws._channel.send = send  # type: ignore[method-assign]
+                with raw.thread(close), pytest.raises(zcws.ConnectionClosedOK):
+                    ws.send("tick")
+
+    def test_nobody_waits_for_a_reader_that_aborts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It waits for the lock that the send has which it has woken."""
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 2 * raw.LONG)
+        with connected() as (ws, _):
+
+            def send() -> None:
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        ws.send(bytes(1_000_000))
+
+            def abort() -> None:
+                with ws._turn():
+                    ws.abort()
+
+            with raw.thread(send):
+                raw.until(lambda: not ws._channel.is_writable)
+                with raw.thread(abort):
+                    pass
 
     @knows_looks
     def test_the_end_is_heard_in_the_middle_of_another_threads_close(self) -> None:

@@ -130,7 +130,7 @@ class WebSocket(Reading, Writing, Known):
         this = weakref.ref(self)
         self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
         # While another thread writes, a reply stays on the bridge.
-        self._bridge.on_put = lambda: _of(this)._unless_busy(_of(this).connection.drain_bridge)
+        self._bridge.on_put = lambda: _of(this)._on_put()
         if received:
             self._feed(received)
 
@@ -218,14 +218,16 @@ class WebSocket(Reading, Writing, Known):
             self._reading.acquire()  # which says that it has been split meanwhile
         return left(deadline)
 
-    def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> None:
+    def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> bool:
         """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
 
         Args:
             work: says whether it got anywhere. If not, somebody else has to read first.
 
+        Returns: whether it is done. False: another thread reads, and it is later than `deadline`. No TimeoutError: that
+            may be a signal handler's.
+
         Raises:
-            TimeoutError: it is later than `deadline`.
             Interrupted: who reads is whom we have interrupted.
         """
         bell = threading.Event()
@@ -240,7 +242,8 @@ class WebSocket(Reading, Writing, Known):
                     if not got_anywhere:
                         time.sleep(_NEXT_TRY)
                 if not is_ours and not done() and not bell.wait(left(deadline)):
-                    raise TimeoutError("another thread reads, and has not seen it in time")
+                    return False
+            return True
         finally:
             self._helpers.remove(bell)
 
@@ -253,6 +256,11 @@ class WebSocket(Reading, Writing, Known):
         self._call_helpers()
 
     # ---- what the protocol owes to the peer ----
+
+    def _on_put(self) -> None:
+        """A reply is on the bridge, or the reader has come to its end. In the reader's thread."""
+        self._unless_busy(self.connection.drain_bridge)
+        self._call_helpers()  # a send that has failed may wait for that, with the lock
 
     def _unless_busy(self, write: Callable[[], _Result]) -> _Result | None:
         """Only while nobody writes: not another thread, nor what a signal handler of this one has interrupted.
@@ -306,12 +314,21 @@ class WebSocket(Reading, Writing, Known):
     def _hear_why(self, exc: BaseException) -> None:
         if not isinstance(exc, OSError) or exc.errno is None:
             return  # the peer does not read, or a signal handler has raised
-        with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
-            if is_ours:
-                self._hear(time.monotonic())
-                # A Close behind what nobody has read counts as well: nobody can answer that any more.
-                self._reader.conclude()
-        self.connection.drain_bridge()  # where another thread reads, it may have left a Close there
+        heard = False
+
+        def hear() -> bool:
+            nonlocal heard
+            self._hear(time.monotonic())
+            # A Close behind what nobody has read counts as well: nobody can answer that any more.
+            self._reader.conclude()
+            heard = True
+            return True
+
+        # A thread that reads is about to meet it; unless it is one that aborts, and waits for our lock.
+        deadline = after(0 if self._channel.is_over else GRACE)
+        with contextlib.suppress(AlreadySplit, Interrupted):
+            self._help(lambda: heard or self._reader.is_concluded, hear, deadline)
+        self.connection.drain_bridge()  # where another thread reads, it has left a Close there
 
     def _hear(self, now: float) -> None:
         """What has arrived, as far as there is room for it."""
@@ -383,11 +400,12 @@ class WebSocket(Reading, Writing, Known):
         self._keepalive.sent(data)
         try:
             self._write_now(lambda: self.connection.ping(data))
-            self._help(
+            if not self._help(
                 lambda: not self._keepalive.is_waiting_for(data),
                 lambda: self._read_pong(data, deadline),
                 deadline,
-            )
+            ):
+                raise TimeoutError("another thread reads, and has not seen it in time")
         finally:
             self._keepalive.forget(data)
         return self._keepalive.latency
@@ -427,13 +445,10 @@ class WebSocket(Reading, Writing, Known):
             return
         if self._has_interrupted_a_write():
             return
-        try:
+        with contextlib.suppress(Interrupted):  # what we have interrupted sees the rest of it
             # A thread that reads sees the peer's Close, and finishes; one that stops before leaves that to us.
-            self._help(lambda: self._is_closed, lambda: self._finish(deadline), deadline)
-        except Interrupted:
-            pass  # what we have interrupted sees the rest of it
-        except TimeoutError:
-            self.abort()
+            if not self._help(lambda: self._is_closed, lambda: self._finish(deadline), deadline):
+                self.abort()
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
         if self._halves is None:
