@@ -350,6 +350,64 @@ def another_reads(ws: WebSocket) -> Iterator[None]:
             over.set()
 
 
+# ---- what has arrived is had at once, whoever has the turn ----
+
+
+@anyhow
+@pytest.mark.parametrize("timeout", [0, 0.01, None])
+def test_what_a_ping_has_met_is_had_before_its_pong(secure: dict[str, Any], timeout: float | None) -> None:
+    """A `recv` waited until the Pong had come, or said that there was nothing."""
+    with connected(close_timeout=None, **secure) as (ws, peer):
+        with raw.thread(lambda: ws.ping(b"p", timeout=raw.LONG)):
+            assert peer.read().opcode == wire.PING
+            raw.until(lambda: ws._in_turn)
+            for text in (b"first", b"second"):
+                peer.send(wire.TEXT, text)
+                raw.until(lambda: ws._reader.rows_waiting)
+                with raw.thread(lambda text=text: ws.recv(timeout) == text.decode() or pytest.fail()):  # type: ignore[misc]
+                    pass
+            peer.send(wire.TEXT, b"third")
+            raw.until(lambda: ws._reader.rows_waiting)
+            peer.send(wire.PONG, b"p")
+        assert ws.recv() == "third"
+
+
+class TestWithoutAWait:
+    """Another thread has the turn for a moment."""
+
+    @pytest.mark.parametrize("where", ["socket", "memory", "rows"])
+    @pytest.mark.parametrize("timeout", [-1, 0, 0.001])
+    def test_what_has_come(self, where: str, timeout: float) -> None:
+        """It was a TimeoutError."""
+        got: list[object] = []
+        with connected() as (ws, peer), contextlib.ExitStack() as turn:
+            peer.send(wire.TEXT, b"here")
+            turn.enter_context(another_reads(ws))
+
+            def take() -> None:
+                ws._reader.received(ws._channel.record.received)
+                ws._channel.record.received = 0
+
+            if where != "socket":
+                ws._channel.receive(ws._reader.get_buffer(), 0)
+                turn.callback(take) if where == "memory" else take()
+            with raw.thread(lambda: got.append(ws.recv(timeout))) as receiving:
+                raw.until(lambda: ws._turns_wanted or not receiving.is_alive())
+                turn.close()
+        assert got == ["here"]
+
+    @pytest.mark.parametrize("is_closing", [False, True])
+    def test_nothing(self, monkeypatch: pytest.MonkeyPatch, is_closing: bool) -> None:
+        """Who closes has the turn to the end."""
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 2 * raw.LONG)
+        with connected() as (ws, peer):
+            if is_closing:
+                ws.begin_close()
+                peer.send(wire.TEXT, b"too late")
+            with another_reads(ws), raw.thread(lambda: pytest.raises(TimeoutError, ws.recv, 0)):
+                pass
+
+
 @pytest.mark.usefixtures("eager")
 class TestOnlySending:
     """Whoever only sent never heard a Ping, and was hung up on; nor a Close, and sent until the socket broke."""

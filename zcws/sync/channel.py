@@ -214,6 +214,15 @@ class Channel:
         """Whether a short send would not wait. True as well when it would fail at once."""
         return _wait(self, to_write=True, timeout=0)
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether bytes have arrived that nobody has received, or the end of the stream."""
+        return self.await_bytes(0)
+
+    def await_bytes(self, timeout: float) -> bool:
+        """Waits for that, `timeout` seconds at most. Anybody may, while others receive."""
+        return _wait(self, to_write=False, timeout=timeout)
+
     def end(self) -> None:
         """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
         try:

@@ -26,6 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from zcws.annotations import Buffer, Self
@@ -53,6 +54,10 @@ _NEXT_TRY = 0.1
 
 #: Seconds from one look at what has arrived to the next, in a program that only sends: a peer may want its Pong in one.
 _NEXT_LOOK = 0.2
+
+#: Seconds for which a ping waits outside of its turn, while what it has met waits for `recv`: who takes the Pong there
+#: does not wake it.
+_STEP_ASIDE = 0.01
 
 #: Receives of one such look: a ring may be filled, and the sender is not held up by a peer that never stops.
 _LOOKS = 16
@@ -205,10 +210,12 @@ class WebSocket(Reading, Writing, Known):
         if self._is_read:
             raise RuntimeError("another thread is reading from this connection already")
         deadline = after(timeout)
-        reading = self._reading
+        reading, longest = self._reading, lock_timeout(timeout)
         try:
             self._turns_wanted.append(None)
-            if not reading.acquire(timeout=lock_timeout(timeout)):
+            if 0 <= longest < GRACE and self._has_news:
+                longest = GRACE  # for whoever has it to step aside: that is no wait for the peer
+            if not reading.acquire(timeout=longest):
                 raise TimeoutError("nothing was received in time")
         finally:
             self._turns_wanted.pop()
@@ -218,11 +225,25 @@ class WebSocket(Reading, Writing, Known):
             self._reading.acquire()  # which says that it has been split meanwhile
         return left(deadline)
 
-    def _help(self, done: Callable[[], bool], work: Callable[[], bool], deadline: float | None) -> bool:
+    @property
+    def _has_news(self) -> bool:
+        """Whether there is something to read, while another thread has the turn: in the order in which it moves on."""
+        channel = self._channel
+        if self._writer.sent_close is not None:
+            return False  # who closes drops it, and does not step aside
+        return channel.is_readable or bool(channel.record.received or self._reader.rows_waiting)
+
+    def _help(
+        self,
+        done: Callable[[], bool],
+        work: Callable[[], Callable[[], object] | None],
+        deadline: float | None,
+    ) -> bool:
         """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
 
         Args:
-            work: says whether it got anywhere. If not, somebody else has to read first.
+            work: gives what waits until it is done again, outside of our turn: somebody else has to read first. None:
+                it got somewhere.
 
         Returns: whether it is done. False: another thread reads, and it is later than `deadline`. No TimeoutError: that
             may be a signal handler's.
@@ -238,9 +259,9 @@ class WebSocket(Reading, Writing, Known):
                 is_ours = False
                 if not self._turns_wanted:
                     with self._turn(wait=False) as is_ours:
-                        got_anywhere = not is_ours or work()
-                    if not got_anywhere:
-                        time.sleep(_NEXT_TRY)
+                        pause = work() if is_ours else None
+                    if pause is not None:
+                        pause()
                 if not is_ours and not done() and not bell.wait(left(deadline)):
                     return False
             return True
@@ -316,13 +337,12 @@ class WebSocket(Reading, Writing, Known):
             return  # the peer does not read, or a signal handler has raised
         heard = False
 
-        def hear() -> bool:
+        def hear() -> None:
             nonlocal heard
             self._hear(time.monotonic())
             # A Close behind what nobody has read counts as well: nobody can answer that any more.
             self._reader.conclude()
             heard = True
-            return True
 
         # A thread that reads is about to meet it; unless it is one that aborts, and waits for our lock.
         deadline = after(0 if self._channel.is_over else GRACE)
@@ -410,8 +430,8 @@ class WebSocket(Reading, Writing, Known):
             self._keepalive.forget(data)
         return self._keepalive.latency
 
-    def _read_pong(self, data: bytes, deadline: float | None) -> bool:
-        """Reads until the Pong has come, or somebody wants to read messages. False: somebody has to."""
+    def _read_pong(self, data: bytes, deadline: float | None) -> Callable[[], object] | None:
+        """Reads until the Pong has come, or somebody wants to read messages, or should be able to."""
         while self._keepalive.is_waiting_for(data) and not self._turns_wanted:
             is_full = self._reader.is_full
             # A socket that is gone shows when it is received from, for which there has to be room.
@@ -422,10 +442,12 @@ class WebSocket(Reading, Writing, Known):
             if is_past(deadline):
                 raise TimeoutError("no Pong came in time")
             if is_full:
-                return False
-            self._receive(deadline)
+                return partial(time.sleep, _NEXT_TRY)
+            is_kept = self._reader.rows_waiting > 0
+            if not self._receive(time.monotonic() if is_kept else deadline) and is_kept:
+                return partial(self._channel.await_bytes, _STEP_ASIDE)
         self._reader.forget_controls()
-        return True
+        return None
 
     # ---- closing ----
 
@@ -474,10 +496,10 @@ class WebSocket(Reading, Writing, Known):
         self._is_closed = True
         self._call_helpers()
 
-    def _finish(self, deadline: float | None = None) -> bool:
+    def _finish(self, deadline: float | None = None) -> None:
         """Reads on until the socket may be closed, and closes it. RFC 6455 7.1.1: the server first."""
         if self._is_closed:
-            return True
+            return
         deadline = deadline or self._closing_deadline()
         with contextlib.suppress(ConnectionClosed):
             self._reader.discard()
@@ -497,7 +519,6 @@ class WebSocket(Reading, Writing, Known):
             self._end_stream(deadline)
         self._drain(deadline)
         self.abort()
-        return True
 
     # ---- halves ----
 
