@@ -544,12 +544,41 @@ ws.abort()
                     raw.until(lambda: len(server.connections) == 1)
                     stuck.reset()
 
-    def test_a_handshake_that_is_not_over(self, serving: Serving) -> None:
+    @pytest.mark.parametrize("begun", [b"", net.request()[:20]])
+    def test_a_handshake_that_is_not_over(self, serving: Serving, begun: bytes) -> None:
+        """The client was told nothing."""
         with serving(echo, open_timeout=raw.LONG) as server, dialled(server) as sock:
+            sock.sendall(begun)
             raw.until(lambda: server._opening)
             server.shutdown()
             assert not server._threads
-            assert sock.recv(1) == b""
+            answer = raw.read_to_end(sock)
+            assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(b"\r\n\r\nthe server is shutting down\n")
+
+    def test_a_handshake_over_tls(self, serving: Serving, certificates: Certificates) -> None:
+        with serving(echo, ssl=certificates.server, open_timeout=raw.LONG) as server:
+            with dialled(server) as silent, dialled(server) as sock:
+                with certificates.client.wrap_socket(sock, server_hostname="localhost") as stream:
+                    stream.sendall(net.request()[:20])
+                    raw.until(lambda: len(server._opening) == 2)
+                    server.shutdown()
+                    assert not server._threads
+                    assert stream.recv(4096).startswith(b"HTTP/1.1 503 ")
+                    assert silent.recv(1) == b""
+
+    @pytest.mark.parametrize("said", [None, 404])
+    def test_a_hook_that_thinks_until_it_is_too_late(self, serving: Serving, said: int | None) -> None:
+        """What it has said was not heard."""
+
+        def think(server: zcws.sync.Server, _: zcws.Request) -> zcws.Response | None:
+            raw.until(lambda: server._sends_away)
+            return None if said is None else server.respond(said, "no")
+
+        with serving(echo, process_request=think) as server, dialled(server) as sock:
+            sock.sendall(net.request())
+            raw.until(lambda: server._opening)
+            server.shutdown()
+            assert raw.head_of(sock).startswith(b"HTTP/1.1 503 ")
 
     def test_while_the_bound_is_reached(self, serving: Serving) -> None:
         """`serve_forever` waits for a slot then, and has to hear of it."""

@@ -44,6 +44,8 @@ ProcessRequest = Callable[["Server", Request], Response | None]
 
 _CHUNK = 4096
 
+_GOES_AWAY = "the server is shutting down"
+
 #: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
 _OUT_OF_DESCRIPTORS = 0.05
 
@@ -188,7 +190,7 @@ class Server:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
         Handlers get `drain` seconds to finish by themselves first; None: until they have. So do those of clients that
-        have been accepted and are in the opening handshake.
+        have been accepted and are in the opening handshake; who is in it after that gets a 503.
 
         A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
         does not touch its connection, is left to itself: its thread ends with the process.
@@ -204,7 +206,7 @@ class Server:
         self._sends_away = True
         for sock in list(self._opening):
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RD)  # its thread says 503
         timeout = self._options.close_timeout
         deadline = after(timeout)
         self._say_goodbye(code, reason, deadline)
@@ -273,16 +275,18 @@ class Server:
             if request is None:
                 return None
             response, answer = self._answer(acceptor, request)
+            if response.status_code == 101:
+                # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
+                self._opening.discard(stream)
+            if self._sends_away:
+                raise HttpError(503, _GOES_AWAY)
         except HttpError as error:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
-        if response.status_code == 101:
-            # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
-            self._opening.discard(stream)
-            stream.sendall(answer)
-            return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
         stream.sendall(answer)
+        if response.status_code == 101:
+            return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
         logger.debug("connection rejected: %s", response.status_code)
         self._linger(stream)
         return None
@@ -326,11 +330,13 @@ class Server:
     def _read_request(
         self, stream: socket.socket, acceptor: WebSocketAcceptor, data: bytearray
     ) -> Request | None:
-        """The request. None: the client has gone, or the server is about to."""
+        """The request. None: the client has gone. Raises: HttpError."""
         deadline = after(self._open_timeout)
         while (request := acceptor.read_request(data)) is None:
             stream.settimeout(socket_timeout(deadline))
             chunk = b"" if self._sends_away else stream.recv(_CHUNK)
+            if self._sends_away:
+                raise HttpError(503, _GOES_AWAY)
             if not chunk:
                 return None
             data += chunk
