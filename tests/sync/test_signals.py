@@ -316,7 +316,11 @@ def sends_fragments(ws: WebSocket, _: raw.Peer) -> None:
         ws.send(["frag", "ments"])
 
 
-ACTS = [takes_a_ping, pings, closes, sends_fragments]
+def aborts(ws: WebSocket, _: raw.Peer) -> None:
+    ws.abort()
+
+
+ACTS = [takes_a_ping, pings, closes, sends_fragments, aborts]
 
 
 @knows_looks
@@ -324,7 +328,8 @@ ACTS = [takes_a_ping, pings, closes, sends_fragments]
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("act", ACTS)
 def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, raw.Peer], None]) -> None:
-    """Behind the call that had got the lock of the writers it did: every later send waited for ever."""
+    """Behind the call that had got the lock of the writers it did: every later send waited for ever. Nor is anybody
+    taken to be in the socket who is out: it was not closed any more."""
     for number in count(1):
         with connected() as (ws, peer):
             with contextlib.suppress(Alarm), at_look(number, raising(Alarm)) as fired:
@@ -332,6 +337,8 @@ def test_wherever_a_handler_raises_no_lock_stays_held(act: Callable[[WebSocket, 
             for use in (lambda: ws.send("after"), lambda: ws.recv(0)):
                 with raw.thread(quiet(use)):
                     pass
+            ws.abort()
+            assert ws._channel.sock.fileno() == -1, number
         if not fired:
             break
 

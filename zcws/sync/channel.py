@@ -110,7 +110,8 @@ class Channel:
             self._theirs = sock.getpeername()
         self.is_over: bool = False
         # One for each thread that is on the way into a system call, or in it. It has the socket's number: that must not
-        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes.
+        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes. He leaves without a call,
+        # where a signal handler might raise as it begins: nobody would be the last.
         self._inside: list[None] = []
         self._open: list[None] = [None]  # whoever takes this closes
         self._last: list[None] = [None]  # whoever takes this reads to the end before that
@@ -230,7 +231,9 @@ class Channel:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
     def abort(self) -> None:
         """Wakes every thread that waits here, and closes the socket; or they do when they come out."""
@@ -241,17 +244,25 @@ class Channel:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
         finally:
-            self._leave()
+            del self._inside[-1]
+            self._close()
         if self._watchdog is not None:
             self._watchdog.cancel()
 
-    def _leave(self) -> None:
-        """Who was inside is out. Either he sees that it is over, or whoever says so sees him."""
-        self._inside.pop()
-        if self.is_over and not self._inside:
-            with contextlib.suppress(IndexError):  # another thread closes it
-                self._open.pop()
-                self.sock.close()
+    def _close(self) -> None:
+        """It is over, and who was inside is out: the last one closes. Either he sees that it is, or whoever says so
+        sees him."""
+        if self._inside:
+            return
+        try:
+            del self._open[-1]
+        except IndexError:
+            return  # another thread closes it
+        try:
+            self.sock.close()
+        except BaseException:
+            self._open.append(None)  # a signal handler has raised: whoever aborts it again closes it
+            raise
 
     def _abort_and(self, then: Callable[[], object] | None) -> None:
         self.abort()
@@ -325,7 +336,9 @@ class PlainChannel(Channel):
             found: int = _receive(self.record)
             return self._ended() if found == ENDED else found
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
     def _ended(self) -> int:
         code = self.record.error
@@ -354,7 +367,9 @@ class PlainChannel(Channel):
             count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
             return self._ended() if count == ENDED else count
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
@@ -392,7 +407,9 @@ class PlainChannel(Channel):
                         life, more = self._wait_on(life)
                         deadline = after(more)
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
@@ -409,7 +426,9 @@ class PlainChannel(Channel):
             self.send((scratch.rest(first, payload, size, key, -1 - sent),))
             return masked_size(size)
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
 
 class PolledChannel(Channel):
@@ -455,7 +474,9 @@ class PolledChannel(Channel):
                 if is_past(deadline) or not _wait(self, to_write=wanted, timeout=left(deadline)):
                     return None
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
     def _receive_some(self, buffer: memoryview) -> int:
         record = self.record
@@ -531,7 +552,9 @@ class TlsChannel(PolledChannel):
             with self._lock:  # nobody waits for the network in there
                 super().abort()
         finally:
-            self._leave()
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
 
 
 def open_channel(sock: socket.socket) -> Channel:
