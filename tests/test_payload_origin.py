@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -236,6 +236,37 @@ def test_control_between_fragments_consistent_has_bytes_of_its_own(peer: Peer) -
     peer.send(two)
     assert peer.read(CONSISTENT).payload == b"halfwhole"
     assert kept == b"between"
+
+
+@pytest.mark.parametrize("first", ["batch", "message", "no buffer", "another"])
+def test_a_message_that_had_begun_elsewhere_ends_in_the_callers_memory(peer: Peer, first: str) -> None:
+    """A read that was cancelled, say, has taken its first piece; a later one passes the buffer."""
+    other = PayloadBuffer()
+    one, two, three = wire.fragments(OpCode.BINARY, [b"one", NOISE, b"three"], key=peer.key)
+    peer.send(one + two[:10_000])
+    reads: dict[str, Callable[[], object]] = {
+        "batch": peer.connection.reader.read_batch,
+        "message": peer.connection.read_message,
+        "no buffer": peer.connection.read_frame,
+        "another": lambda: peer.connection.read_frame(other),
+    }
+    assert reads[first]() is NEED_MORE
+    peer.send(two[10_000:] + three)
+    frame = peer.read(CONSISTENT)
+    assert address(frame.payload) == address(peer.memory)
+    assert frame.payload == b"one" + NOISE + b"three"
+    assert other.reader is None and peer.user.reader is None
+
+
+def test_what_had_begun_elsewhere_and_does_not_fit_is_refused(peer: Peer) -> None:
+    one, two = wire.fragments(OpCode.BINARY, [b"one", b"two"], key=peer.key)
+    peer.send(one)
+    assert peer.connection.read_message() is NEED_MORE
+    peer.send(two)
+    memory = bytearray(5)
+    with pytest.raises(LimitExceeded, match=DOES_NOT_FIT):
+        peer.connection.read_frame(PayloadBuffer(memory), CONSISTENT)
+    assert memory == bytes(5)
 
 
 # ---- compressed ----

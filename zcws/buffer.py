@@ -89,6 +89,10 @@ class Occupant:
         self._number = number
         self._storage = storage
 
+    def is_in(self, buffer: PayloadBuffer) -> bool:
+        """Whether it is `buffer` that it lies in."""
+        return self._buffer is buffer
+
     def export(self, start: int, stop: int) -> memoryview:
         """A view that stays right: the storage is not used again while it is held."""
         storage = self._home()

@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
-from zcws.buffer import PayloadBuffer
+from zcws.buffer import Occupant, PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import (
     DECODE_IN_PLACE,
@@ -91,7 +91,8 @@ class Reader(PieceReader):
     ) -> Frame | NeedMore:
         """The next message or control frame, or NEED_MORE. The frame that was read before is stale from now on.
 
-        A message that arrives in pieces stays in the buffer that was passed when its first piece was read.
+        A message that arrives in pieces is put together in the buffer that was passed when its first piece was read.
+        With CONSISTENT it is copied from there into the one that is passed when it is whole.
 
         Raises:
             ProtocolError: the peer broke a rule, and everything before that has been read.
@@ -113,6 +114,8 @@ class Reader(PieceReader):
                     frame: Frame | None
                     if opcode is None:
                         frame = self._read_piece(what, start, stop, buffer)
+                        if origin is not _ADAPTIVE and buffer is not None and frame is not None:
+                            frame = self._moved_into(buffer, frame)
                     elif opcode < _CLOSE and origin is _ADAPTIVE:
                         ring, lease = self._ring, self._lease
                         ring.tail = start  # type: ignore[union-attr]
@@ -160,6 +163,13 @@ class Reader(PieceReader):
         """The peer's Close, which came alone: its ring has gone back (inlet.py)."""
         payload = self._peer_close or b""
         return ReceivedFrame(_CLOSE, Inflated(payload), 0, len(payload))
+
+    def _moved_into(self, buffer: PayloadBuffer, frame: ReceivedFrame) -> ReceivedFrame | None:
+        """CONSISTENT: a message in pieces; where its first was read, `buffer` may not have been passed yet."""
+        source = frame._source
+        if not isinstance(source, Occupant) or source.is_in(buffer):
+            return frame
+        return self._read_consistent(frame.opcode, frame._peek(), buffer)
 
     def _read_consistent(
         self, opcode: OpCode, payload: memoryview, buffer: PayloadBuffer | None
