@@ -134,16 +134,26 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     return found(&turn);
 }
 
-size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
-    size_t unsent = 0;
+static int64_t word(const uint8_t *words, size_t i) {
+    int64_t value;
+    memcpy(&value, words + i * sizeof value, sizeof value);
+    return value;
+}
+
+int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data,
+                       size_t first) {
+    size_t begin = 0;
     for (size_t i = 0; i < count; i++) {
-        int64_t *order = orders + ZCWS_SEND_ORDER * i;
-        size_t len = (size_t)order[2];
-        ssize_t sent = send((int)order[0], data + order[1], len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        order[2] = sent < 0 ? -(int64_t)errno : (int64_t)sent;
-        if (sent < 0 || (size_t)sent != len) unsent++;
+        size_t len = (size_t)word(orders, count + i);
+        if (begins != NULL) begin = (size_t)word(begins, i);
+        if (i >= first) {
+            ssize_t sent = send((int)word(orders, i), data + begin, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (sent < 0) sent = -errno;
+            if (sent != (ssize_t)len) return ((int64_t)i << 32) + ((int64_t)1 << 31) + sent;
+        }
+        begin += len;
     }
-    return unsent;
+    return -1;
 }
 
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
@@ -163,10 +173,10 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     return 0;
 }
 
-size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data) {
-    (void)data;
-    for (size_t i = 0; i < count; i++) orders[ZCWS_SEND_ORDER * i + 2] = 0;
-    return count;
+int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data,
+                       size_t first) {
+    (void)orders, (void)begins, (void)data;
+    return first < count ? ((int64_t)first << 32) + ((int64_t)1 << 31) : -1;
 }
 
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {

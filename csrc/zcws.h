@@ -203,12 +203,12 @@ enum { ZCWS_WHOLE = 0x40000000 }; /* no call brings so many bytes */
 int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
                          uint32_t key);
 
-/* The way back. Each of `count` orders is three words: a socket, where in `data` its bytes begin, and how many there are;
- * two orders may have the same bytes. The last word is replaced by how many were sent, or by a negated errno. Returns how
- * many orders were not sent whole. Linux only; elsewhere nothing is ever sent. */
-size_t zcws_send_each(int64_t *orders, size_t count, const uint8_t *data);
-
-enum { ZCWS_SEND_ORDER = 3 };
+/* The way back, in `count` orders, from the one with number `first` on. Their words, int64_t and not aligned: the sockets
+ * of all orders, then how many bytes each is to be sent. Those lie in `data` one behind the other; or where the words of
+ * `begins` say, which may be the same for several: else it is NULL. Returns -1 when all of them were sent whole; else,
+ * where one was not, its number << 32, plus 1 << 31, plus how many of its bytes were sent or minus its errno, and those
+ * behind it have still to be sent. Linux only; elsewhere nothing is ever sent. */
+int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data, size_t first);
 
 /* What is known of a request that opens a WebSocket. */
 struct zcws_opening {

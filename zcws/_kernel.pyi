@@ -101,7 +101,6 @@ class Lib:
     ZCWS_TURN_ENTRY: Final[int]
     ZCWS_TURN_SERVE: Final[int]
     ZCWS_TURN_FAILED: Final[int]
-    ZCWS_SEND_ORDER: Final[int]
     ZCWS_NOTHING: Final[int]
     ZCWS_ENDED: Final[int]
     ZCWS_TORN: Final[int]
@@ -128,7 +127,9 @@ class Lib:
     def zcws_send_masked(
         self, fd: int, out: CData, room: int, first: int, payload: CData | bytes, len: int, key: int, /
     ) -> int: ...
-    def zcws_send_each(self, orders: CData, count: int, data: CData | bytes, /) -> int: ...
+    def zcws_send_each(
+        self, orders: bytes, begins: CData | bytes, count: int, data: bytes, first: int, /
+    ) -> int: ...
     def zcws_read_opening(self, data: CData | bytes, len: int, opening: CData, /) -> int: ...
     def zcws_welcome(self, listening: int, data: CData, size: int, opening: CData, /) -> int: ...
     def zcws_build_masked(

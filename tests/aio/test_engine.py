@@ -19,7 +19,7 @@ from raw import read_to_end
 import zcws
 from zcws.aio import engine as engine_module
 from zcws.aio import sending as sending_module
-from zcws.aio.engine import engine_of
+from zcws.aio.engine import engine_of, together
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.scratch import Scratch
@@ -450,6 +450,60 @@ def test_what_was_written_to_one_that_ends_in_the_same_turn_reaches_nobody_else(
     run(main)
 
 
+@pytest.mark.parametrize("is_same", [False, True])
+def test_sockets_that_take_little_or_nothing_keep_nothing_from_those_behind_them(
+    is_same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they get the rest when they take it. The first and the third are full, the fourth takes a part, and the last
+    but one is broken. What several of them are given is copied once."""
+    joined: list[Any] = []
+
+    def join(parts: Any) -> bytes:
+        joined.extend(parts)
+        return b"".join(parts)
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(6)]
+        connections = [placed(ours) for ours, _ in pairs]
+        junk = [0] * len(pairs)
+        for number in (0, 2, 3):
+            ours, peer = pairs[number]
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5_000)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    junk[number] += ours.send(b"j" * 100)
+            if number == 3:
+                junk[number] -= len(peer.recv(junk[number] // 2))
+        pairs[4][1].close()
+        frames = [wire.frame(wire.BINARY, bytes([number]) * (7_000 + number)) for number in range(6)]
+        if is_same:
+            frames = frames[:2] * 3  # by turns
+        monkeypatch.setattr(engine_module, "_join", join)
+        with together(asyncio.get_running_loop()):
+            for number, ws in enumerate(connections):
+                ws.writer.write_framed(frames[number])
+                ws._own.send_output()  # type: ignore[union-attr]
+        assert len(joined) == len(set(map(id, frames)))
+        waiting = [ws._own.backlog_size for ws in connections]  # type: ignore[union-attr]
+        assert waiting[:3] + waiting[4:] == [len(frames[0]), 0, len(frames[2]), 0, 0]
+        assert 0 < waiting[3] < len(frames[3])
+        with pytest.raises(zcws.ConnectionClosed):
+            connections[4].send_nowait(b"more")
+        for number in (5, 3, 2, 1, 0):
+            peer = pairs[number][1]
+            peer.setblocking(False)
+            data = b""
+            while len(data) < junk[number] + len(frames[number]):
+                data += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+            assert data[junk[number] :] == frames[number]
+        for ws in connections:
+            ws.abort()
+        for _, peer in pairs:
+            peer.close()
+
+    run(main)
+
+
 class TestNoMemoryToSend:
     """What C is to send for many in one crossing. It used to vanish, and their connections went on without it."""
 
@@ -629,7 +683,7 @@ def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
         connections = [placed(ours) for ours, _ in pairs]
         await asyncio.sleep(0)
         monkeypatch.setattr(engine_module, step, make_lists)
-        with engine_of(asyncio.get_running_loop()).together():
+        with together(asyncio.get_running_loop()):
             for ws in connections:
                 ws.send_nowait(b"first")
                 ws._own.send_output()  # type: ignore[union-attr]
@@ -654,7 +708,7 @@ def test_the_collector_is_as_it_was_when_all_has_been_sent(is_on: bool) -> None:
         ours, peer = socket.socketpair()
         ws = placed(ours)
         await asyncio.sleep(0)
-        with engine_of(asyncio.get_running_loop()).together():
+        with together(asyncio.get_running_loop()):
             ws.send_nowait(b"first")
             ws._own.send_output()  # type: ignore[union-attr]
         assert gc.isenabled() is is_on

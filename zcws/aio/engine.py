@@ -26,10 +26,10 @@ import gc
 import os
 import select
 import weakref
-from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from struct import Struct
+from typing import TYPE_CHECKING, Protocol
 
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
@@ -39,6 +39,9 @@ from zcws.registry import Registry
 from zcws.ring import Ring
 from zcws.rows import ROW, Rows, copy_words
 from zcws.writer import Writer
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
 
 __all__ = ["IN", "OUT", "Engine", "Scanned", "Sender", "Served", "engine_of", "is_engine_on", "together"]
 
@@ -56,8 +59,7 @@ _ONE, _OTHERS = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS
 _ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
 _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
 _HEAD = lib.ZCWS_TABLE_HEAD
-_ORDER = lib.ZCWS_SEND_ORDER
-_serve_sockets = lib.zcws_turn
+_serve_sockets, _send_each = lib.zcws_turn, lib.zcws_send_each
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 #: What a socket is watched for.
@@ -72,7 +74,7 @@ def is_engine_on() -> bool:
 def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
     """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing."""
     engine = _maybe_engine_of(loop)
-    return nullcontext() if engine is None else engine.together()
+    return nullcontext() if engine is None else _Together(engine)
 
 
 class Scanned(Protocol):
@@ -157,6 +159,7 @@ class Engine:
     Attributes:
         is_walking: whether what is written now goes out when every connection has had its rows.
         written: those that have written something since.
+        shares: whether several of them may have been given the same bytes: somebody broadcasts.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -182,6 +185,7 @@ class Engine:
         self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking: bool = False
         self.written: list[Sender] = []
+        self.shares: bool = False
         # What has come out of a program to end the loop: those behind it in the same turn have theirs first.
         self._last_word: BaseException | None = None
 
@@ -331,15 +335,17 @@ class Engine:
 
     def _serve_many(self, pool: Pool, ring: Ring, found: int) -> None:
         ones, others = found % _OTHERS, found // _OTHERS
+        is_inner, self.is_walking = self.is_walking, True
         pool.walked = ring
         try:
-            with self.together():
-                if ones:
-                    self._walk_ones(pool, ring, self._words[: _ONE * ones].tolist())
-                if others:
-                    self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
+            if ones:
+                self._walk_ones(pool, ring, self._words[: _ONE * ones].tolist())
+            if others:
+                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
         finally:
             pool.walked = None
+            if not is_inner:
+                self.end_walk()
 
     def _serve_each(self) -> None:
         """The same before there is anybody that C could receive for."""
@@ -422,87 +428,136 @@ class Engine:
         except BaseException as exc:
             self._fail(transport, exc)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside of this goes out at its end, in one crossing."""
-        if self.is_walking:
-            yield
-            return
-        self.is_walking = True
-        try:
-            yield
-        finally:
-            self.is_walking = False
-            self._fresh.clear()
-            self._send_written()
-
-    def _send_written(self) -> None:
-        """One crossing for what all of them have written."""
+    def end_walk(self) -> None:
+        """What has been written goes out, in one crossing."""
+        self.is_walking = False
+        self._fresh.clear()
         written, self.written = self.written, []
-        orders: list[int] = []
-        parts: dict[int, Buffer] = {}  # what has to be sent, by where it will begin when they are joined
+        shares, self.shares = self.shares, False
+        fds: list[int] = []
+        parts: list[Buffer] = []
         # What a finalizer sends now would go before what has been taken and is not out yet, or have that in its middle.
         collects = gc.isenabled()
         gc.disable()
         try:
-            self._take_written(written, orders, parts)
-            if orders:
-                self._send_together(array("q", orders), parts)
+            self._take_written(written, fds, parts)
+            if fds:
+                self._send_together(fds, parts, shares)
         finally:
             if collects:
                 gc.enable()
 
-    def _take_written(self, written: list[Sender], orders: list[int], parts: dict[int, Buffer]) -> None:
+    def _take_written(self, written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
         try:
-            _collect(written, orders, parts)
+            _collect(written, fds, parts)
         except BaseException as exc:
             # Nobody sends what their writers have given away by now: nothing may follow that.
             for transport in written:
                 transport.broke(exc)
             raise
 
-    def _send_together(self, orders: array[int], parts: dict[int, Buffer]) -> None:
+    def _send_together(self, fds: list[int], parts: list[Buffer], shares: bool) -> None:
+        """One crossing for all `parts`, each of which is for one of `fds`."""
+        sizes, count = list(map(len, parts)), len(fds)  # type: ignore[arg-type]
+        begins: CData | bytes = ffi.NULL
         try:
-            data = _join(parts.values())
+            pack = _words_of[2 * count]
+            if shares:
+                begins, distinct = _places(parts)
+                data = _join(distinct)
+            else:
+                data = _join(parts)
+            orders = pack(*fds, *sizes)
         except MemoryError:
-            for at in range(2, len(orders), _ORDER):
-                orders[at] = 0
-        else:
-            if not lib.zcws_send_each(ffi.from_buffer("int64_t[]", orders), len(orders) // _ORDER, data):
-                return
-        # Rare: somebody's socket is full, or broken; or none has been sent to, and each waits until it takes bytes. The
-        # orders say now how much of each has been sent.
-        for fd, begin, sent in zip(orders[::_ORDER], orders[1::_ORDER], orders[2::_ORDER], strict=True):
-            transport = self._transports.get(fd)
-            try:
-                if transport is not None:
-                    transport.sent_together(parts[begin], sent)
-            except BaseException as exc:  # its rest is lost, and nothing may follow that
-                self._fail(transport, exc)
+            for fd, part in zip(fds, parts, strict=True):  # each waits until it takes bytes
+                self._sent_together(fd, part, 0)
+            return
+        stopped = _send_each(orders, begins, count, data, 0)
+        # Rare: somebody's socket is full, or broken.
+        while stopped >= 0:
+            at, sent = divmod(stopped, 1 << 32)
+            self._sent_together(fds[at], parts[at], sent - (1 << 31))
+            stopped = _send_each(orders, begins, count, data, at + 1)
+
+    def _sent_together(self, fd: int, data: Buffer, sent: int) -> None:
+        transport = self._transports.get(fd)
+        try:
+            if transport is not None:
+                transport.sent_together(data, sent)
+        except BaseException as exc:  # its rest is lost, and nothing may follow that
+            self._fail(transport, exc)
 
 
-def _collect(written: list[Sender], orders: list[int], parts: dict[int, Buffer]) -> None:
+class _Together:
+    """What is written inside of this goes out at its end, in one crossing. Several may be given the same."""
+
+    __slots__ = ("_engine", "_is_inner")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        engine = self._engine
+        self._is_inner, engine.is_walking = engine.is_walking, True
+        engine.shares = True
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_inner:
+            self._engine.end_walk()
+
+
+class _Words(dict[int, Callable[..., bytes]]):
+    """Gives so many numbers as words of C, in a third of what an array takes to be made."""
+
+    #: How many words are kept in mind: of all that serves 64 sockets.
+    MOST = 2 * lib.ZCWS_TURN_MOST
+
+    def __missing__(self, count: int) -> Callable[..., bytes]:
+        pack = Struct(f"{count}q").pack
+        if count <= self.MOST:
+            self[count] = pack
+        return pack
+
+
+_words_of = _Words()
+
+
+def _collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
     """What they have written, but for what has to go out by itself."""
-    end = 0
-    places: dict[int, int] = {}  # where each piece begins, by its identity: `parts` keeps them alive
     for transport in written:
         writer = transport.writer
         out = writer.out
-        is_one = len(out) == 1 and out is writer.out  # or a signal handler has sent it by now
-        if transport.backlog or transport.closing or writer.has_large or not is_one:
+        # The last: a signal handler may have sent it by now.
+        if (
+            transport.backlog
+            or transport.closing
+            or writer.has_large
+            or len(out) != 1
+            or out is not writer.out
+        ):
             data = _take(transport, len(written))
             if data is None:
                 continue
         else:
             data = out.pop(0)
             writer.taken = writer.written
-        size = len(data)  # type: ignore[arg-type]
-        # A broadcast gives many the same piece; of several kinds by turns, where some compress and others do not.
+        fds.append(transport.fd)
+        parts.append(data)
+
+
+def _places(parts: list[Buffer]) -> tuple[bytes, Iterable[Buffer]]:
+    """Where each begins when those that differ are joined, as words of C, and those: a broadcast gives many the same
+    piece; of several kinds by turns, where some compress and others do not."""
+    end, begins = 0, list[int]()
+    places: dict[int, int] = {}  # by the identity of each: `parts` keeps them alive
+    distinct: list[Buffer] = []
+    for data in parts:
         begin = places.setdefault(id(data), end)
         if begin == end:
-            parts[end] = data
-            end += size
-        orders += (transport.fd, begin, size)
+            distinct.append(data)
+            end += len(data)  # type: ignore[arg-type]
+        begins.append(begin)
+    return _words_of[len(begins)](*begins), distinct
 
 
 def _as_entries(ones: Iterator[int]) -> list[int]:
