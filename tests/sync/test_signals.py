@@ -49,7 +49,11 @@ class WrongAlarm(ValueError, Alarm):
     pass
 
 
-KINDS = [Alarm, LateAlarm, AlarmFromTheSystem, WrongAlarm]
+class StrangeAlarm(RuntimeError, Alarm):
+    """What a lock raises that one does not have."""
+
+
+KINDS = [Alarm, LateAlarm, AlarmFromTheSystem, WrongAlarm, StrangeAlarm]
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 transports = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -13,12 +13,19 @@ from typing import TypeVar
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, check_frame
 
-__all__ = ["InOrder"]
+__all__ = ["InOrder", "is_of_a_lock"]
 
 logger: logging.Logger = logging.getLogger("zcws")
 
 _Data = TypeVar("_Data")
 _Result = TypeVar("_Result")
+
+
+def is_of_a_lock(error: RuntimeError) -> bool:
+    """Whether `release` has raised it, of a lock that this thread has not got; or else a signal handler right behind it,
+    which has a frame of its own."""
+    trace = error.__traceback__
+    return trace is not None and trace.tb_next is None
 
 
 class InOrder:

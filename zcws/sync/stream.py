@@ -41,6 +41,7 @@ from zcws.stats import Known, Stats, stats_of
 from zcws.sync.channel import Channel
 from zcws.sync.deadline import after, is_past, left, lock_timeout
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
+from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading
 from zcws.sync.writing import Writing
@@ -83,10 +84,12 @@ class SplitLock:
     def acquire(self, **_: object) -> NoReturn:
         raise AlreadySplit
 
-    __enter__ = release = acquire
+    __enter__ = acquire
 
-    def __exit__(self, *_: object) -> None:
+    def release(self, *_: object) -> None:
         """It has never been entered."""
+
+    __exit__ = release
 
 
 class WebSocket(Reading, Writing, Known):
@@ -200,8 +203,9 @@ class WebSocket(Reading, Writing, Known):
         finally:
             try:
                 reading.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if not is_of_a_lock(error):
+                    raise
             else:
                 self._call_helpers()
 
@@ -295,8 +299,9 @@ class WebSocket(Reading, Writing, Known):
         finally:
             try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if not is_of_a_lock(error):
+                    raise
         return None
 
     def _answer_peer(self) -> None:
@@ -513,8 +518,9 @@ class WebSocket(Reading, Writing, Known):
         finally:
             try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if not is_of_a_lock(error):
+                    raise
         if not self.connection.is_client:
             self._end_stream(deadline)
         self._drain(deadline)

@@ -26,7 +26,7 @@ from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
 from zcws.sync.channel import Channel, Stuck
 from zcws.sync.deadline import lock_timeout
-from zcws.sync.in_order import InOrder
+from zcws.sync.in_order import InOrder, is_of_a_lock
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -363,8 +363,9 @@ class Writing:
         finally:
             try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if not is_of_a_lock(error):
+                    raise
         self._send_leftover()
         return True
 
