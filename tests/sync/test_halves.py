@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import raw
 import wire
 from joined import connected
-from net import Certificates
+from net import SHORT, Certificates
 
 import zcws
 import zcws.sync
@@ -384,6 +385,7 @@ def test_everything_that_a_writer_writes() -> None:
         assert frames[3].rsv == 4
         writer.write_frame(zcws.Frame.close(1000, "bye"))
         assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(1000, b"bye"))
+        raw.until(lambda: ws._channel.sock.fileno() < 0)  # `close_timeout` counts from that Close as well
 
 
 def test_everything_that_a_reader_reads() -> None:
@@ -668,6 +670,218 @@ class TestTheWholeEnds:
             signal.signal(signal.SIGALRM, before)
 
 
+def meanwhile(act: Callable[[], object], then: Callable[..., Any]) -> Callable[..., Any]:
+    """`then`, once it has been called and before it returns another thread does `act`; only the first time."""
+    left = [act]
+
+    def call(*given: Any) -> Any:
+        result = then(*given)
+        if left:
+            with raw.thread(left.pop()):
+                pass
+        return result
+
+    return call
+
+
+def says_nothing(peer: raw.Peer) -> bool:
+    """Whether the stream has neither more bytes nor an end, so far."""
+    peer.sock.settimeout(SHORT)
+    try:
+        return not isinstance(peer.sock.recv(1), bytes)
+    except TimeoutError:
+        return True
+    finally:
+        peer.sock.settimeout(raw.LONG)
+
+
+class TestWhoGoesFirst:
+    """RFC 6455 7.1.1: the server ends the stream, once both have said their Close; the client when the server has."""
+
+    @roles
+    def test_where_the_writer_comes_last(self, client: bool) -> None:
+        with connected(client=client, close_timeout=2 * raw.LONG) as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            with pytest.raises(zcws.ConnectionClosedOK):
+                reader.recv()
+            with raw.thread(writer.close):
+                assert peer.read().opcode == wire.CLOSE
+                if client:
+                    assert says_nothing(peer)
+                    peer.half_close()
+                assert peer.rest() == []
+                peer.close()
+            assert ws._channel.sock.fileno() < 0
+
+    @roles
+    def test_where_the_reader_comes_last(self, client: bool) -> None:
+        with connected(client=client, close_timeout=None) as (ws, peer):
+            reader, writer, _ = ws.split()
+            writer.close()
+            assert peer.read().opcode == wire.CLOSE
+            assert says_nothing(peer)
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            with raw.thread(lambda: pytest.raises(zcws.ConnectionClosedOK, reader.recv)):
+                if client:
+                    assert says_nothing(peer)
+                    peer.half_close()
+                assert peer.rest() == []
+                peer.close()
+            assert ws._channel.sock.fileno() < 0
+            assert ws._channel._watchdog is None
+
+    @roles
+    def test_where_the_whole_does(self, client: bool) -> None:
+        with connected(client=client, close_timeout=2 * raw.LONG) as (ws, peer):
+            reader, _, _ = ws.split()
+            peer.send(wire.TEXT, b"read")
+            with reader.stream() as message:  # and this is not for ever: it was said that a thread is inside
+                assert list(message) == ["read"]
+            with raw.thread(ws.close):
+                assert peer.read().opcode == wire.CLOSE
+                assert says_nothing(peer)
+                peer.send(wire.CLOSE, wire.close_payload(1000))
+                if client:
+                    assert says_nothing(peer)
+                    peer.half_close()
+                assert peer.rest() == []
+                peer.close()
+
+    @roles
+    def test_where_it_is_taken_over_behind_the_last_reply(self, client: bool) -> None:
+        """The answer to the peer's Close is out, and nobody has said so."""
+        with connected(client=client, close_timeout=None) as (ws, peer):
+            reader, writer, bridge = ws.split()
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            with pytest.raises(zcws.ConnectionClosedOK):
+                reader.recv()
+            reply = bridge.listen()
+            assert reply is not None
+            ws._channel.send = meanwhile(ws.begin_close, ws._channel.send)  # type: ignore[method-assign]
+            assert writer.send_reply(reply)
+            assert ws._channel.has_sent_close
+            assert peer.read().payload == wire.close_payload(1000)
+            assert says_nothing(peer) == client
+
+    def test_of_a_writer_whose_reader_has_seen_to_it(self) -> None:
+        with connected() as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.send(wire.CLOSE)
+            with pytest.raises(zcws.ConnectionClosedOK):
+                reader.recv()
+            assert ws._channel.is_last()
+            writer.close()
+            assert peer.read().opcode == wire.CLOSE
+            assert ws._channel.sock.fileno() >= 0
+
+
+class TestTakenOver:
+    """By the whole, from another thread, at a certain moment."""
+
+    @pytest.mark.parametrize("what", ["send", "flush", "send_reply", "write_frame"])
+    def test_in_the_middle_of_a_write(self, what: str) -> None:
+        """Who was inside says the Close as he comes out."""
+        with connected(close_timeout=None) as (ws, peer):
+            _, writer, _ = ws.split()
+            if what == "flush":
+                ws.connection.ping(b"kept")
+            ws._channel.send = meanwhile(lambda: ws.begin_close(4000), ws._channel.send)  # type: ignore[method-assign]
+            arguments: dict[str, list[Any]] = {
+                "send": ["x"],
+                "send_reply": [zcws.Reply(zcws.OpCode.PONG, b"x")],
+                "write_frame": [zcws.Frame.binary(b"x")],
+            }
+            getattr(writer, what)(*arguments.get(what, []))
+            assert [frame.opcode == wire.CLOSE for frame in peer.frames(2)] == [False, True]
+            assert ws._channel._watchdog is None
+
+    def test_it_is_bounded(self) -> None:
+        """Nobody reads, and the peer does not answer."""
+        with connected(close_timeout=0.05) as (ws, _):
+            ws.split()
+            ws.begin_close()
+            raw.until(lambda: ws._channel.sock.fileno() < 0)
+
+    def test_a_close_waits_for_room(self) -> None:
+        with connected(close_timeout=2 * raw.LONG) as (ws, peer):
+            ws.split()
+            filled = fill(ws)
+            with raw.thread(lambda: ws.begin_close(4000)):
+                raw.until(lambda: ws._halves and ws._halves._writer._saying)
+                peer.exactly(filled)
+                assert peer.read().payload == wire.close_payload(4000)
+
+    def test_a_close_that_must_not_wait(self) -> None:
+        with connected() as (ws, peer):
+            ws.split()
+            assert ws._try_close(1001, "", 0)
+            assert peer.read().payload == wire.close_payload(1001)
+            ws.abort()
+            assert ws._try_close(1001, "", 0)  # there is nothing left to try
+
+    def test_what_a_half_is_told_where_the_peer_has_closed_before(self) -> None:
+        """The peer's code, not ours."""
+        with connected() as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.send(wire.CLOSE, wire.close_payload(4001))
+            with pytest.raises(zcws.ConnectionClosedError, match="4001"):
+                reader.recv()
+            ws.begin_close(4002)
+            for use in (reader.recv, writer.flush, lambda: writer.send("late")):
+                with pytest.raises(zcws.ConnectionClosedError, match="4001"):
+                    use()
+
+    def test_an_abort_in_the_middle_of_a_write(self) -> None:
+        """What has been written is the writer's business: he notes the end as he comes out."""
+        with connected() as (ws, _):
+            _, writer, _ = ws.split()
+            states = []
+
+            def abort() -> None:
+                ws.abort()
+                states.append(ws.state)
+
+            ws._channel.send = meanwhile(abort, ws._channel.send)  # type: ignore[method-assign]
+            writer.send("x")
+            assert [*states, ws.state] == [zcws.State.OPEN, zcws.State.LOST]
+
+    def test_an_abort_in_the_middle_of_the_close_that_was_left(self) -> None:
+        with connected() as (ws, _):
+            ws.split()
+            ws._channel.send = meanwhile(ws.abort, ws._channel.send)  # type: ignore[method-assign]
+            ws.begin_close()
+            assert ws.state is zcws.State.LOST
+
+    def test_an_abort_while_somebody_listens(self) -> None:
+        with connected() as (ws, _):
+            _, _, bridge = ws.split()
+            with raw.thread(bridge.listen) as listening:
+                raw.until(lambda: _waits_in(listening, queue.SimpleQueue) or _waits_in(listening, BridgeHalf))
+                ws.abort()
+
+
+def test_a_reply_that_the_writer_takes_himself() -> None:
+    with connected() as (ws, peer):
+        reader, writer, _ = ws.split()
+        for opcode, is_last in ((wire.PING, False), (wire.CLOSE, True)):
+            peer.send(opcode)
+            with contextlib.suppress(zcws.ConnectionClosedOK):
+                reader.read_frame()
+            assert writer.drain_bridge() is is_last
+        assert [frame.opcode for frame in peer.frames(2)] == [wire.PONG, wire.CLOSE]
+
+
+def test_a_bell_that_nobody_hears_is_rung_once() -> None:
+    """Each Ping left something in memory, for as long as nobody listened."""
+    with connected() as (ws, peer):
+        reader, _, bridge = ws.split()
+        for _ in range(20):
+            peer.send(wire.PING)
+            reader.read_frame()
+        assert bridge._bell.qsize() == 1
+
+
 def is_silent(bridge: BridgeHalf, writer: WriterHalf) -> bool:
     """Whether nothing is left to say but what nobody may say any more."""
     reply = bridge.listen(raw.LONG)
@@ -803,15 +1017,14 @@ def test_closing_keeps_nothing_of_those_who_call() -> None:
         class Held:
             pass
 
-        def close() -> weakref.ref[Held]:
-            held = Held()
-            ws.close()
-            return weakref.ref(held)
-
         gc.collect()
         gc.disable()
         try:
-            assert close()() is None
+            held = Held()
+            ws.close()
+            gone = weakref.ref(held)
+            del held
+            assert gone() is None
         finally:
             gc.enable()
 

@@ -553,7 +553,9 @@ ws.abort()
             server.shutdown()
             assert not server._threads
             answer = raw.read_to_end(sock)
-            assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(b"\r\n\r\nthe server is shutting down\n")
+            assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(
+                b"\r\n\r\nthe server is shutting down\n"
+            )
 
     def test_a_handshake_over_tls(self, serving: Serving, certificates: Certificates) -> None:
         with serving(echo, ssl=certificates.server, open_timeout=raw.LONG) as server:

@@ -641,7 +641,8 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
                 (wire.PONG, b"?"),
             ]
 
-    def test_a_half(self) -> None:
+    @pytest.mark.parametrize("when", ["before it is sent", "behind that"])
+    def test_a_half(self, when: str) -> None:
         with connected() as (ws, peer):
             _, writer, _ = ws.split()
             send = ws._channel.send
@@ -655,7 +656,11 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
                 assert writer.send_reply(zcws.Reply(zcws.OpCode.PONG, b"2")) is False
                 writer.close(4000, "3")
 
-            ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
+            if when == "behind that":
+                ws._channel.send = interrupted_by(send, act)  # type: ignore[method-assign]
+            else:
+                handle = interrupted_by(lambda: None, act)
+                ws._channel.send = lambda segments: (handle(), send(segments))  # type: ignore[method-assign]
             writer.send("0")
             assert [frame.payload[-1:] for frame in peer.frames(5)] == [b"0", b"1", b"1", b"2", b"3"]
 

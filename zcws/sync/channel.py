@@ -110,8 +110,8 @@ class Channel:
             self._theirs = sock.getpeername()
         self.is_over: bool = False
         # One for each thread that is on the way into a system call, or in it. It has the socket's number: that must not
-        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes. He leaves without a call,
-        # where a signal handler might raise as it begins: nobody would be the last.
+        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes. They leave without a
+        # call: a signal handler might raise as it begins, and nobody would be the last.
         self._inside: list[None] = []
         self._open: list[None] = [None]  # whoever takes this closes
         self._last: list[None] = [None]  # whoever takes this reads to the end before that

@@ -138,7 +138,7 @@ class ReaderHalf(Reading):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
                 self._receive(deadline)
-        if self._channel.has_sent_close and not self._is_client:
+        if not self._is_client:
             self._end_stream(deadline)
         self._drain(deadline)
 

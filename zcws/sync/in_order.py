@@ -22,8 +22,8 @@ _Result = TypeVar("_Result")
 
 
 def is_of_a_lock(error: RuntimeError) -> bool:
-    """Whether `release` has raised it, of a lock that this thread has not got; or else a signal handler right behind it,
-    which has a frame of its own."""
+    """Whether `release` has raised it, of a lock that this thread has not got, and not a signal handler right behind
+    it, which has a frame of its own."""
     trace = error.__traceback__
     return trace is not None and trace.tb_next is None
 
