@@ -37,6 +37,18 @@ class Peer:
         self.failed += 1
 
 
+#: For a server whose Pings a test calls overdue.
+OVERDUE: dict[str, Any] = {"ping_interval": 1000, "ping_timeout": 1000, "close_timeout": 0.1}
+
+
+def overdue(ws: zcws.WebSocket) -> None:
+    """The peer's time to answer a Ping is over at this moment, while the event loop has not stood still."""
+    if (keepalive := ws._keepalive) is not None:
+        keepalive.stop()
+        keepalive._due = due = keepalive._loop.time()
+        keepalive._wake(due)
+
+
 class Clock:
     """The part of an event loop that `Keepalive` needs, where nothing takes time."""
 
@@ -306,15 +318,15 @@ class TestOnSockets:
         """A Pong may be stuck behind a large message."""
 
         async def main() -> None:
-            async with place.serve(swallow, ping_interval=0.02, ping_timeout=0.2) as server:
+            async with place.serve(swallow, **OVERDUE) as server:
                 async with place.raw_client(server) as peer:
-                    data = peer.frame(wire.BINARY, bytes(100))
-                    for byte in data[:-1]:
-                        await peer.send_bytes(bytes([byte]))
-                        await asyncio.sleep(0.01)
                     (ws,) = server.connections
-                    assert ws.state is zcws.State.OPEN
-                    await peer.send_bytes(data[-1:])
+                    for number, byte in enumerate(peer.frame(wire.BINARY, bytes(100)), 1):
+                        await peer.send_bytes(bytes([byte]))
+                        await until(lambda: ws.stats.bytes_received == number)  # noqa: B023
+                        overdue(ws)
+                        assert ws.state is zcws.State.OPEN
+                    await until(lambda: overdue(ws) or ws.close_code == 1011)
 
         place.run(main())
 
@@ -494,8 +506,7 @@ def test_a_peer_that_takes_what_our_system_holds_is_alive(anyplace: Place) -> No
     """A message that fitted into the socket waits there, and our Ping behind it: 100 KB a second were too slow."""
 
     async def main() -> None:
-        options = {"ping_interval": 0.2, "ping_timeout": 0.3, "close_timeout": 0.1}
-        async with anyplace.serve(swallow, **options) as server:
+        async with anyplace.serve(swallow, **OVERDUE) as server:
             async with anyplace.raw_client(server, limit=16 * 1024) as peer:
                 await until(lambda: server.connections)
                 (ws,) = server.connections
@@ -505,10 +516,12 @@ def test_a_peer_that_takes_what_our_system_holds_is_alive(anyplace: Place) -> No
                 theirs = peer.writer.get_extra_info("socket")
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
                 await ws.send(bytes(3_000_000))
-                for _ in range(60):
-                    await soon(peer.reader.readexactly(40_000))
-                    await asyncio.sleep(0.02)
-                assert ws.state is zcws.State.OPEN
+                for _ in range(4):
+                    for _ in range(15):
+                        await soon(peer.reader.readexactly(40_000))
+                    overdue(ws)
+                    assert ws.state is zcws.State.OPEN
+                await until(lambda: overdue(ws) or ws.close_code == 1011)
 
     anyplace.run(main())
 
