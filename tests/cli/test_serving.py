@@ -91,6 +91,17 @@ def test_the_line_about_files_promises_no_page(service: list[str], says: str, tm
     assert re.match(says.format(re.escape(str(tmp_path))), line), line
 
 
+async def until_refused(port: int) -> None:
+    """Until nothing is accepted any more."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return
+        writer.close()
+        await asyncio.sleep(0.01)
+
+
 def test_sigterm_lets_clients_finish(start: Callable[..., Any]) -> None:
     process, port = start("--echo", "--drain", "60")
 
@@ -99,13 +110,7 @@ def test_sigterm_lets_clients_finish(start: Callable[..., Any]) -> None:
             await ws.send("x")
             assert await ws.recv() == "x"
             process.send_signal(signal.SIGTERM)
-            while True:  # until nothing is accepted any more
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    break
-                writer.close()
-                await asyncio.sleep(0.01)
+            await until_refused(port)
             await ws.send("still here")
             assert await ws.recv() == "still here"
 
@@ -120,7 +125,7 @@ def test_a_second_sigterm_ends_the_patience(start: Callable[..., Any]) -> None:
     async def main() -> None:
         async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
             process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.1)
+            await until_refused(port)  # two signals that a process has not taken yet are one
             process.send_signal(signal.SIGTERM)
             with pytest.raises(zcws.ConnectionClosedOK) as closed:
                 await asyncio.wait_for(ws.recv(), 20)
