@@ -24,12 +24,24 @@ EVERYWHERE = (
     *("max_queue", "create_connection", "logger", "extensions", "timeout", "create_protocol", "klass"),
     # aiohttp
     *("heartbeat", "max_msg_size", "protocols", "compress", "autoping", "autoclose"),
-    *("receive_timeout", "writer_limit"),
+    *("receive_timeout", "writer_limit", "decode_text"),
     # picows
     *("enable_auto_ping", "auto_ping_idle_timeout", "auto_ping_reply_timeout", "enable_auto_pong"),
     *("disconnect_on_exception", "ws_listener_factory", "max_frame_size", "ssl_context"),
+    *("auto_ping_strategy", "logger_name", "read_buffer_init_size", "use_aiofastnet"),
 )
-OF_CLIENTS = ("auth", "params", "proxy_auth", "socket_factory", "trust_env")
+OF_CLIENTS = (
+    "legacy",
+    *("auth", "params", "proxy_auth", "socket_factory", "trust_env", "proxy_ssl_context"),
+    *("fingerprint", "proxy_headers", "verify_ssl"),
+    # websocket-client: create_connection, WebSocketApp, run_forever
+    *("class_", "connection", "cookie", "enable_multithread", "fire_cont_frame", "header", "http_no_proxy"),
+    *("http_proxy_auth", "http_proxy_host", "http_proxy_port", "http_proxy_timeout", "proxy_type"),
+    *("redirect_limit", "skip_utf8_validation", "socket", "sockopt", "sslopt", "suppress_host"),
+    *("dispatcher", "get_mask_key", "keep_running", "ping_payload", "reconnect", "suppress_origin"),
+    *("on_close", "on_cont_message", "on_data", "on_error", "on_message", "on_open", "on_ping", "on_pong"),
+    "on_reconnect",
+)
 
 
 @pytest.mark.parametrize(

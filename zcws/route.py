@@ -258,8 +258,14 @@ def make_context(trust: Trust, option: str = "ssl") -> ssl_module.SSLContext:
     if trust is None or trust is True:
         return ssl_module.create_default_context()
     if not isinstance(trust, (str, os.PathLike)):
+        unchecked = (
+            "; a context with check_hostname = False and verify_mode = ssl.CERT_NONE checks nothing"
+            if trust is False
+            else ""
+        )
         raise TypeError(
             f"{option} must be an ssl.SSLContext, True, or the path of a file with the certificates to trust"
+            f"{unchecked}"
         )
     path = os.fspath(trust)
     if not os.path.exists(path):
