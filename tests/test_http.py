@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -135,6 +137,12 @@ def test_an_http_error_is_a_handshake_error() -> None:
     error = HttpError(400, "a sentence")
     assert isinstance(error, HandshakeError)
     assert (error.status, error.reason, error.headers, str(error)) == (400, "a sentence", {}, "a sentence")
+
+
+def test_an_http_error_survives_a_copy() -> None:
+    error = HttpError(426, "a sentence", {"Upgrade": "websocket"}, seen="GET")
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (type(copied), vars(copied), str(copied)) == (HttpError, vars(error), str(error))
 
 
 def test_a_request_has_no_user_until_somebody_has_found_one() -> None:

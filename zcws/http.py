@@ -55,6 +55,7 @@ class HttpError(HandshakeError):
         self, status: int, reason: str, headers: Mapping[str, str] | None = None, *, seen: str = ""
     ) -> None:
         super().__init__(reason, status=int(status), headers=headers or {}, seen=seen)
+        self.args = (self.status, reason)  # what a copy in another process is made of
 
     def __str__(self) -> str:
         return f"{self.reason}; it began with {self.seen}" if self.seen else self.reason
