@@ -686,7 +686,6 @@ def test_a_limit_of_ours_that_ended_it(payload: bytes, is_limit: bool) -> None:
 def test_memory_that_could_not_be_sent_is_the_callers_again() -> None:
     connection, memory = make("server"), bytearray(b"\xff" * 10)
     attempts: list[Callable[[], object]] = [
-        lambda: connection.send(memory, compress=True),
         lambda: connection.send_bytes(memory, text=True),
         lambda: connection.send_fragment(memory, text=True, last=True),
     ]

@@ -153,19 +153,21 @@ class Writer(Output):
     def write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None = None) -> None:
         """A whole message in one frame. `payload` is bytes-like of bytes; text has to be UTF-8 already.
 
+        Where compression was not agreed `compress` means nothing: it is for the peer to decide whether it was.
+
         Raises:
             ConnectionClosed: our Close is out.
-            ValueError: a message is going out in fragments; or compression was asked for and not agreed.
+            ValueError: a message is going out in fragments.
         """
         if self.opcode:
             self._refuse_message()
         size = len(payload)  # type: ignore[arg-type]
         # The usual cases of `_write`, here because they are the usual cases.
-        if size < self._plain_below and not compress:
+        if size < self._plain_below:
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)
-        elif size <= self.masks_up_to and not compress and type(payload) is bytes:
+        elif size <= self.masks_up_to and type(payload) is bytes:
             scratch = self.scratch
             scratch.uses = uses = scratch.uses + 1
             written = _build_masked(scratch.base, FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
@@ -174,8 +176,8 @@ class Writer(Output):
                 frame = scratch.frame(FIN | opcode, payload, size, self.next_key())  # type: ignore[misc]
             self.out.append(frame)
             self.written += written
-        elif self.compressor is not None or compress:
-            self._write_compressed(opcode, payload, size, compress)
+        elif self.compressor is not None:
+            self._write_compressed(self.compressor, opcode, payload, size, compress)
         elif self.next_key is not None:
             self._write_masked(FIN | opcode, payload, size)
         else:
@@ -184,7 +186,7 @@ class Writer(Output):
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
         """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
-        if len(payloads) < 2 or compress or self.compressor is not None:
+        if len(payloads) < 2 or self.compressor is not None:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
             return
@@ -199,7 +201,7 @@ class Writer(Output):
         self, opcode: OpCode, ring: Ring, rows: memoryview, compress: bool | None = None
     ) -> None:
         """The same for messages that lie in `ring`, in order; text was checked when it arrived. Raises: the same."""
-        if compress or self.compressor is not None:
+        if self.compressor is not None:
             copies = ring.copies
             payloads = [copies[start:stop] for start, stop in zip(*spans_of(rows), strict=True)]
             self.write_messages(opcode, payloads, compress)
@@ -228,9 +230,10 @@ class Writer(Output):
         frames = memoryview(ffi.buffer(memory, written)) if scratch is None else scratch.lend(memory, written)
         self.write_framed(frames, count)
 
-    def _write_compressed(self, opcode: OpCode, payload: Buffer, size: int, compress: bool | None) -> None:
+    def _write_compressed(
+        self, codec: Compress, opcode: OpCode, payload: Buffer, size: int, compress: bool | None
+    ) -> None:
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
-        codec = self.compressor or self._agreed_compressor()
         if compress is None:
             compress = codec.is_worth(size)
         # A finalizer that sends in the middle of this: what it sends goes out first, and would be a part of this or
@@ -265,7 +268,8 @@ class Writer(Output):
         if self.opcode:
             self._refuse_message()
         if first & RSV1:
-            self._agreed_compressor().sent_shared(size, len(payload))
+            assert self.compressor is not None
+            self.compressor.sent_shared(size, len(payload))
         if self.next_key is None:
             self.write_framed(frame)
         else:
@@ -317,13 +321,13 @@ class Writer(Output):
 
         Raises:
             ConnectionClosed: our Close is out.
-            ValueError: compression was asked for and not agreed.
+            ValueError: it is text, and not UTF-8.
         """
         self._check_open()
         self._check_fragment(opcode, payload, last=last)
         first = FIN if last else 0
         if not self.opcode:
-            self._compresses_pieces = self.compressor is not None if compress is None else compress
+            self._compresses_pieces = self.compressor is not None and (compress is None or compress)
             if self._compresses_pieces:
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
@@ -345,10 +349,10 @@ class Writer(Output):
 
     def _write_piece(self, first: int, payload: Buffer, *, last: bool) -> None:
         """One fragment, compressed where its message is."""
-        if not self._compresses_pieces:
+        codec = self.compressor if self._compresses_pieces else None
+        if codec is None:
             self._write(first, payload)
             return
-        codec = self._agreed_compressor()
         try:
             self._write(first, codec.piece(payload, last=last))
         except BaseException:  # a signal handler's, or no memory
@@ -461,11 +465,6 @@ class Writer(Output):
             self._utf8 = Utf8() if opcode is OpCode.TEXT else None
         if self._utf8 is not None and not self._utf8.takes(payload, last=last):
             raise ValueError(NOT_UTF8)
-
-    def _agreed_compressor(self) -> Compress:
-        if self.compressor is None:
-            raise ValueError("compression was not agreed on this connection")
-        return self.compressor
 
     # ---- frames ----
 

@@ -56,7 +56,8 @@ class Writing(Stream):
         Args:
             text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be
                 UTF-8.
-            compress: True or False decides for this message; by default its size does. RFC 7692.
+            compress: True or False decides for this message, where compression was agreed; by default its size
+                does. RFC 7692.
 
         Raises:
             ConnectionClosed: the connection is closing or closed; nothing has been written.
@@ -294,7 +295,7 @@ class Writing(Stream):
     def _write_buffer(self, message: Buffer, text: bool, compress: bool | None) -> None:
         """A whole message of bytes, which may change when this returns."""
         payload, opcode = as_payload(message, text=text), _TEXT if text else _BINARY
-        may_lend = type(payload) is not bytes and not compress and len(payload) >= SEGMENT  # type: ignore[arg-type]
+        may_lend = type(payload) is not bytes and len(payload) >= SEGMENT  # type: ignore[arg-type]
         try:
             if not (may_lend and self._write_lent(opcode, payload)):
                 self.writer.write_message(opcode, payload, compress)

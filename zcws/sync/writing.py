@@ -99,7 +99,8 @@ class Writing:
         Args:
             text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be
                 UTF-8.
-            compress: True or False decides for this message; by default its size does. RFC 7692.
+            compress: True or False decides for this message, where compression was agreed; by default its size
+                does. RFC 7692.
 
         Raises:
             ConnectionClosed: the connection is closing or closed; nothing has been written.
@@ -220,7 +221,7 @@ class Writing:
                 writer = self._writer
                 if writer.opcode:
                     self.connection.check_writable()
-                if self._corks or compress or writer.out or not self._send_at_once(opcode, payload):
+                if self._corks or writer.out or not self._send_at_once(opcode, payload):
                     writer.write_message(opcode, payload, compress)
                     self._flush_unless_corked()
             finally:
