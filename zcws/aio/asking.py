@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from zcws.aio.stream import hand_over
-from zcws.aio.wake import fail
+from zcws.aio.tasks import fail
 from zcws.aio.websocket import WebSocket
 from zcws.body import BODY_TIMEOUT, BodyReader
 from zcws.connector import WebSocketConnector

@@ -18,8 +18,8 @@ from zcws.aio.asking import ClientHandshake
 from zcws.aio.passing import ConnectionOptions, check_on_frame, check_others
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
+from zcws.aio.tasks import in_time, running_loop
 from zcws.aio.tracing import websocket_class
-from zcws.aio.wake import in_time, running_loop
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Unpack
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection

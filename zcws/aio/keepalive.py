@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Protocol
 
 from zcws.aio.deadlines import stood_still
-from zcws.aio.wake import fail
+from zcws.aio.tasks import fail
 from zcws.options import PINGS_OUT
 
 __all__ = ["Keepalive", "Latency", "Pings"]

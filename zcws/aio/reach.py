@@ -22,9 +22,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from zcws.aio.tasks import fail
 from zcws.aio.tls import Tls, has_better
 from zcws.aio.transport import adopt
-from zcws.aio.wake import fail
 from zcws.errors import ProxyError
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import (

@@ -22,10 +22,10 @@ from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.listener import Listener
 from zcws.aio.settings import Options, pool_of
+from zcws.aio.tasks import is_cancelled
 from zcws.aio.tls import Tls
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
-from zcws.aio.wake import is_cancelled
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Self
 from zcws.callables import name_of

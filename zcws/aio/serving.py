@@ -22,8 +22,8 @@ from zcws.aio.listener import Listener, can_accept
 from zcws.aio.passing import ListeningOptions, check_hosts, check_on_frame, check_others
 from zcws.aio.server import Handler, OnFrame, Server
 from zcws.aio.settings import Options
+from zcws.aio.tasks import running_loop
 from zcws.aio.tls import Tls, has_better
-from zcws.aio.wake import running_loop
 from zcws.annotations import Unpack
 from zcws.callables import check_call
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE

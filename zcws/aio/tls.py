@@ -27,7 +27,7 @@ from typing import Any
 
 from zcws.acceptor import IN_THE_CLEAR
 from zcws.aio.pacing import pace
-from zcws.aio.wake import fail
+from zcws.aio.tasks import fail
 from zcws.annotations import Buffer
 
 __all__ = ["Tls", "has_better"]
