@@ -18,7 +18,8 @@ from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 
 import zcws
 from zcws.aio.reach import not_connected, reach
-from zcws.route import Route, said
+from zcws.failures import said
+from zcws.route import Route
 from zcws.uri import parse_uri
 
 

@@ -23,7 +23,8 @@ from raw import echo, port_of
 
 import zcws
 import zcws.sync
-from zcws.route import Route, said
+from zcws.failures import said
+from zcws.route import Route
 from zcws.sync.reach import interleaved, reach
 from zcws.uri import parse_uri
 

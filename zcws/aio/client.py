@@ -26,6 +26,7 @@ from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement
+from zcws.failures import timed_out
 from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
@@ -34,7 +35,7 @@ from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
 from zcws.options import checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
-from zcws.route import Route, Trust, check_unix_place, timed_out, unix_uri
+from zcws.route import Route, Trust, check_unix_place, unix_uri
 
 if TYPE_CHECKING:
     from zcws.aio.http2_asking import Http2Client

@@ -26,18 +26,9 @@ from zcws.aio.tasks import fail
 from zcws.aio.tls import Tls, has_better
 from zcws.aio.transport import adopt
 from zcws.errors import ProxyError
+from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable
 from zcws.proxy import Proxy, Tunnel
-from zcws.route import (
-    EYEBALLS_DELAY,
-    Route,
-    cannot_connect,
-    is_address,
-    no_tls,
-    socks_errors,
-    socks_options,
-    unknown_host,
-    unreachable,
-)
+from zcws.route import EYEBALLS_DELAY, Route, is_address, socks_options
 from zcws.uri import WebSocketURI
 
 __all__ = ["reach"]

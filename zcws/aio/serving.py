@@ -28,12 +28,13 @@ from zcws.annotations import Unpack
 from zcws.callables import check_call
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE
 from zcws.deflate import Deflate
+from zcws.failures import unknown_host
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
 from zcws.http2 import ALPN, missing_h2
 from zcws.options import LONGEST, checked_limits, checked_seconds
-from zcws.route import check_unix_place, checked_listening, unknown_host
+from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 
 __all__ = ["serve", "unix_serve"]

@@ -10,7 +10,7 @@ import ssl
 import zcws
 from zcws.cli.common import authority
 from zcws.connector import REDIRECTS
-from zcws.route import NO_TLS
+from zcws.failures import NO_TLS
 from zcws.uri import parse_uri
 
 __all__ = ["refusal", "unreachable"]

@@ -20,6 +20,7 @@ from zcws.connection import MAX_FRAGMENTS, MAX_SIZE, Connection
 from zcws.connector import WebSocketConnector
 from zcws.deflate import Deflate
 from zcws.extensions import Agreement
+from zcws.failures import timed_out
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hints import NoOptions, check_names
@@ -28,7 +29,7 @@ from zcws.keys import MaskingKeys
 from zcws.options import Limits, Timeouts, checked_limits, checked_seconds
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
-from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, timed_out, unix_uri
+from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, unix_uri
 from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.sync.reach import reach

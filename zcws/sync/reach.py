@@ -20,17 +20,9 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
+from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable
 from zcws.proxy import Proxy, Tunnel
-from zcws.route import (
-    EYEBALLS_DELAY,
-    Route,
-    cannot_connect,
-    no_tls,
-    socks_errors,
-    socks_options,
-    unknown_host,
-    unreachable,
-)
+from zcws.route import EYEBALLS_DELAY, Route, socks_options
 from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.uri import WebSocketURI
 

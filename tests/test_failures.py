@@ -1,0 +1,141 @@
+"""How a failure on the way to a server is told, by both drivers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+
+import pytest
+
+from zcws.errors import ProxyError
+from zcws.failures import (
+    cannot_connect,
+    no_tls,
+    reason_of,
+    said,
+    socks_errors,
+    timed_out,
+    unknown_host,
+    unreachable,
+)
+from zcws.proxy import parse_proxy
+from zcws.uri import parse_uri
+
+
+class TestErrors:
+    def test_the_extra_is_named(self) -> None:
+        with pytest.raises(ImportError, match=r"^proxy= names a socks5h proxy.*zcws\[proxy\]") as caught:
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+                raise ModuleNotFoundError("python_socks")
+        assert "5ecret" not in str(caught.value)
+
+    def test_what_others_quote_is_not_repeated(self) -> None:
+        with pytest.raises(ProxyError) as caught:
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+                raise UnicodeEncodeError("ascii", "5ecret", 0, 1, "no")
+        assert str(caught.value) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
+        assert not caught.value.is_temporary
+
+    def test_which_failures_of_socks_may_pass(self) -> None:
+        class Refused(Exception):
+            error_code: int
+
+        for code in (1, 2, 5, 7):
+            error = Refused()
+            error.error_code = code
+            with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+                raise error
+            assert caught.value.is_temporary == (code in (1, 5))
+        with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+            raise Refused from type("IncompleteReadError", (Exception,), {})()
+        assert caught.value.is_temporary
+
+    def test_a_proxy_that_ends_the_tls_handshake(self) -> None:
+        error = unreachable(parse_proxy("https://p"), ConnectionResetError())
+        assert "does the proxy https://p:443 speak TLS? If not, write http://. Or does it want" in str(error)
+
+    def test_a_proxy_that_is_not_there(self) -> None:
+        error = unreachable(
+            parse_proxy("http://u:5ecret@p:1"), ConnectionRefusedError(errno.ECONNREFUSED, "('127.0.0.1', 1)")
+        )
+        assert isinstance(error, ConnectionRefusedError)
+        assert error.errno == errno.ECONNREFUSED
+        assert error.strerror == f"cannot connect to the proxy http://p:1: {said(errno.ECONNREFUSED)}"
+        late = TimeoutError()
+        assert unreachable(parse_proxy("p"), late) is late
+
+    def test_what_the_system_says(self) -> None:
+        """On Windows `os.strerror` called everything that may happen to a socket an "Unknown error"."""
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            with socket.socket() as sock, pytest.raises(ConnectionRefusedError) as caught:
+                sock.connect(nobody.getsockname())
+        code = caught.value.errno
+        assert code is not None and said(code) == caught.value.strerror == reason_of(caught.value)
+        assert said(errno.ENOENT) == os.strerror(errno.ENOENT)
+
+    def test_an_error_that_windows_has_numbered(self) -> None:
+        class WindowsError(OSError):
+            winerror = 1225
+
+        error = WindowsError(errno.EINVAL, "The remote computer refused the network connection")
+        assert reason_of(error) == "The remote computer refused the network connection"
+
+    def test_a_name_that_is_not_known(self) -> None:
+        error = unknown_host("a.invalid", socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+        assert str(error).endswith("Name or service not known: a.invalid")
+        there = unreachable(parse_proxy("a.invalid"), error)
+        assert str(there).endswith("proxy http://a.invalid:80: Name or service not known: a.invalid")
+
+    def test_a_server_that_does_not_answer(self) -> None:
+        text = "ws://a/ has not answered the opening handshake in open_timeout=2.5 seconds"
+        assert str(timed_out(parse_uri("ws://a/"), 2.5)) == text
+
+    def test_a_proxy_that_perhaps_does_not_answer(self) -> None:
+        text = "ws://a/ has not answered the opening handshake through the proxy http://p:80 in open_timeout=2 seconds"
+        assert str(timed_out(parse_uri("ws://a/"), 2, parse_proxy("u:5ecret@p"))) == text
+
+    @pytest.mark.parametrize(
+        ("error", "hinted"),
+        [
+            (ConnectionResetError(), True),
+            (ConnectionResetError(errno.ECONNRESET, said(errno.ECONNRESET)), True),
+            (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), True),
+            (ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"), True),
+            (ConnectionResetError("explained"), False),
+            (ConnectionResetError(errno.ECONNRESET, "explained already"), False),
+            (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), False),
+            (ssl.SSLError(1, "another"), False),
+            (OSError(errno.ENOENT, os.strerror(errno.ENOENT)), False),
+        ],
+    )
+    def test_who_seems_to_speak_no_tls(self, error: OSError, hinted: bool) -> None:
+        """What OpenSSL says of an answer that is no TLS: tests/aio/test_reach.py."""
+        found = no_tls("wss://a/", "ws://", error)
+        assert (found is error) != hinted
+        if hinted:
+            assert isinstance(found, ConnectionResetError)
+            hint = "does wss://a/ speak TLS? If not, write ws://. Or does it want a certificate of yours?"
+            assert str(found).endswith(hint)
+
+    def test_an_answer_that_is_no_tls(self) -> None:
+        error = ssl.SSLError(1, "wrong version number")
+        error.reason = "WRONG_VERSION_NUMBER"  # where OpenSSL raises it, it has one
+        hint = "does the proxy https://p:443 speak TLS? If not, write http://"
+        assert unreachable(parse_proxy("https://p"), error) is error
+        assert error.strerror == f"wrong version number; {hint}"
+        assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
+        assert error.strerror == f"wrong version number; {hint}"
+
+    def test_nobody_there(self) -> None:
+        refused, no_route = said(errno.ECONNREFUSED), said(errno.EHOSTUNREACH)
+        error = cannot_connect(
+            [(("::1", 1, 0, 0), errno.ECONNREFUSED), (("127.0.0.1", 1), errno.EHOSTUNREACH)]
+        )
+        assert isinstance(error, ConnectionRefusedError)
+        assert error.strerror == f"cannot connect to [::1]:1: {refused}; 127.0.0.1:1: {no_route}"
+
+    def test_several_addresses_that_all_fail(self) -> None:
+        assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")

@@ -1,0 +1,131 @@
+"""How a failure on the way to a server is told: where it broke off, in whose words, and what to look at.
+
+A driver gives the error that the system, OpenSSL or python-socks has raised, and raises what it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from zcws.errors import ProxyError
+from zcws.proxy import Proxy
+from zcws.uri import WebSocketURI, authority
+
+__all__ = [
+    "NO_TLS",
+    "cannot_connect",
+    "no_tls",
+    "socks_errors",
+    "timed_out",
+    "unknown_host",
+    "unreachable",
+]
+
+#: What OpenSSL calls an answer that is no TLS, by its version and by what the answer looks like.
+NO_TLS = frozenset(("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"))
+#: What the system calls a connection that the other side has ended.
+BROKEN_OFF = frozenset((errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED))
+HINTED = " speak TLS? "
+
+#: SOCKS5 (RFC 1928 6): failure, network or host unreachable, refused, expired; SOCKS4's one word for failure.
+TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
+
+
+@contextlib.contextmanager
+def socks_errors(proxy: Proxy) -> Iterator[None]:
+    """What python-socks raises inside of this is told as the drivers' own errors are."""
+    try:
+        yield
+    except ImportError:
+        raise ImportError(
+            f"{proxy.source} names a {proxy.scheme} proxy, which needs python-socks: pip install 'zcws[proxy]'; "
+            "proxy=None connects without one"
+        ) from None
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    except Exception as error:
+        # Only its own errors are repeated: others (of an encoding, say) may quote what they could not take.
+        own = type(error).__module__.partition(".")[0] == "python_socks"
+        text = str(error).rstrip(".") if own else type(error).__name__
+        broke_off = type(error.__cause__).__name__ == "IncompleteReadError"
+        temporary = broke_off or getattr(error, "error_code", None) in TEMPORARY_REPLIES
+        reason = f"the proxy {proxy.shown} did not connect: {text}"
+        raise ProxyError(reason, is_temporary=temporary) from None
+
+
+def unreachable(proxy: Proxy, error: OSError) -> OSError:
+    """The same error, saying that it was the proxy that could not be reached."""
+    if isinstance(error, TimeoutError):
+        return error
+    # Without a word: TLS of ours ends so where the proxy does.
+    if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionError) and not str(error)):
+        return no_tls(f"the proxy {proxy.shown}", "http://", error)
+    return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
+
+
+def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None = None) -> TimeoutError:
+    """There was no answer in time; from the proxy, perhaps."""
+    way = "" if proxy is None else f" through the proxy {proxy.shown}"
+    return TimeoutError(
+        f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds"
+    )
+
+
+def no_tls(who: str, plain: str, error: OSError) -> OSError:
+    """An error of a TLS handshake, saying more where it looks as if the other side did not speak TLS.
+
+    Args:
+        plain: the scheme that would be right then.
+    """
+    hint = f"does {who} speak TLS? If not, write {plain}"
+    # One that was not made by OpenSSL has no reason.
+    if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
+        error.strerror = f"{error.strerror}; {hint}"
+    elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) or _is_broken_off(error):
+        hint = f"{hint}. Or does it want a certificate of yours?"
+        return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
+    return error
+
+
+def _is_broken_off(error: OSError) -> bool:
+    """Whether the other side ended the connection, in the system's words: others have been explained already."""
+    if not isinstance(error, ConnectionError) or error.errno is None:
+        return isinstance(error, ConnectionError) and not str(error)
+    return error.errno in BROKEN_OFF and error.strerror == said(error.errno)
+
+
+def said(code: int) -> str:
+    """What the system says of an error number. On Windows the C library knows nothing of those of sockets."""
+    if sys.platform == "win32" and errno.errorcode.get(code, "").startswith("WSA"):  # pragma: no cover
+        import ctypes
+
+        return ctypes.FormatError(code).rstrip(". ")  # as OSError has it
+    return os.strerror(code)
+
+
+def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
+    """No address of a host could be connected to; address and error number of each."""
+    what = "; ".join(f"{authority(*where[:2])}: {said(code)}" for where, code in failures)
+    return OSError(failures[0][1], f"cannot connect to {what}")
+
+
+def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:
+    """The same error, saying which name it was."""
+    return socket.gaierror(error.errno, f"{error.strerror}: {host}")
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says about an error, without what a driver has put before and behind it."""
+    if error.errno is None:  # asyncio, of several addresses
+        return str(error)
+    if getattr(error, "winerror", None):  # many of these share one errno, "Invalid argument"
+        return str(error.strerror)
+    # Those of name resolution have numbers of their own.
+    return str(error.strerror) if isinstance(error, socket.gaierror) else said(error.errno)
