@@ -21,15 +21,12 @@ from typing import Any, cast
 from zlib_ng import zlib_ng
 
 from zcws.annotations import Buffer
-from zcws.extensions import MAX_STREAMS, DeflateParameters
+from zcws.extensions import MAX_STREAMS, TAIL, DeflateParameters
 
 __all__ = ["Deflater", "Inflater"]
 
 #: zlib-ng's own error; its type stub does not say that it is an exception.
 _ZlibError = cast("type[Exception]", zlib_ng.error)
-
-#: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
-_TAIL = b"\x00\x00\xff\xff"
 
 #: Behind the tail of a whole message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4), which give nothing.
 #: Where the message is not whole they are read as the rest of a block, and that gives something or cannot be: of 20,000
@@ -107,7 +104,7 @@ class Inflater:
             stream = self._new_stream()
         step = _STEP_OUT if limit >= _STEP_OUT else limit + 1
         try:
-            piece: bytes = stream.decompress(payload + _TAIL, step)
+            piece: bytes = stream.decompress(payload + TAIL, step)
             if len(piece) < step and not stream.eof:
                 _check_end(stream)
             else:
@@ -162,7 +159,7 @@ class Inflater:
             # no bytes at all, which should have been one byte (RFC 7692 7.2.3.6).
             begun, self._is_begun = self._is_begun, False
             if begun and self._stream is not None:
-                yield from self._inflate(_TAIL, closes=True)
+                yield from self._inflate(TAIL, closes=True)
                 if self._room >= 0:
                     _check_end(self._stream)
             if self._forgets:
@@ -192,9 +189,9 @@ class Inflater:
         # A final block ended the stream; what is behind it starts another one, which the tail alone does not: it would
         # leave a block open. RFC 7692 7.2.3.4.
         data, self._stream = stream.unused_data, None
-        if closes and len(data) < len(_TAIL):
+        if closes and len(data) < len(TAIL):
             raise ValueError(_CUT_OFF)  # the final block has taken a part of the tail
-        return data if len(data) > (len(_TAIL) if closes else 0) else None
+        return data if len(data) > (len(TAIL) if closes else 0) else None
 
     def _new_stream(self) -> Any:
         self._streams += 1
@@ -366,7 +363,7 @@ def _check_end(stream: Any) -> None:
 def _flush(stream: Any, mode: int) -> bytes:
     """What is left of the message, without the tail. RFC 7692 7.2.1."""
     rest: bytes = stream.flush(mode)
-    if rest.endswith(_TAIL):
-        return rest[: -len(_TAIL)]
+    if rest.endswith(TAIL):
+        return rest[: -len(TAIL)]
     # Nothing to flush, since nothing came after the last one. RFC 7692 7.2.3.6: an empty message is one byte, zero.
     return rest + b"\x00"

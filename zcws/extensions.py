@@ -20,6 +20,7 @@ from zcws.headers import TOKEN, is_token
 
 __all__ = [
     "MAX_STREAMS",
+    "TAIL",
     "Agreement",
     "DeflateParameters",
     "Extension",
@@ -33,6 +34,9 @@ __all__ = [
 #: DEFLATE streams that one message may be made of. One that ends in a final block (RFC 7692 7.2.3.4) is made of two;
 #: each costs a new decompressor, so a message made of millions is an attack on our time.
 MAX_STREAMS = 64
+
+#: What a message ends with before it is cut off, and what is put back before it is inflated. RFC 7692 7.2.1, 7.2.2.
+TAIL = b"\x00\x00\xff\xff"
 
 #: The parameters of an extension, in order, repeats kept: a name, and a value or None.
 Parameters = list[tuple[str, str | None]]

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zcws.codes import OpCode
-from zcws.extensions import MAX_STREAMS
+from zcws.extensions import MAX_STREAMS, TAIL
 from zcws.heads import FIN, RSV1
 from zcws.kernel import ffi, lib
 
@@ -40,9 +40,6 @@ _RSV2, _RSV3 = 0x20, 0x10
 
 #: RFC 6455 5.2: bytes of the head behind the first two, by the seven bits of length.
 _EXTENDED = {126: 2, 127: 8}
-
-#: RFC 7692 7.2.2: what the sender took off the end of a message.
-_TAIL = b"\x00\x00\xff\xff"
 
 #: Bytes that are decompressed in one step: a bomb passes by, and is never here as a whole.
 _STEP = 64 * 1024
@@ -180,7 +177,7 @@ class Tracer:
         opcode = head[0] & 0x0F
         # RFC 7692 7.2.3.4: behind a final block there is no block that the tail would close.
         if self._is_inflated and head[0] & FIN and self._inflate is not None and not self._inflate.eof:
-            self._decompress(_TAIL)
+            self._decompress(TAIL)
         name = _NAMES.get(opcode, f"OPCODE {opcode}")
         more = self._plain > len(self._shown)
         text = self._readable(bytes(self._shown), opcode, is_cut=more) + ("..." if more else "")
