@@ -81,9 +81,10 @@ class TestBridge:
                 bridge.listen(timeout=0.01)
 
     def test_a_close_replaces_a_pong_and_nothing_replaces_a_close(self) -> None:
-        with connected(close_timeout=0.01) as (ws, peer):
+        with connected(close_timeout=raw.LONG) as (ws, peer):
             reader, writer, bridge = ws.split()
             peer.send_bytes(peer.frame(wire.PING, b"p") + peer.frame(wire.CLOSE, wire.close_payload(1001)))
+            peer.half_close()
             with pytest.raises(zcws.ConnectionClosedOK):
                 reader.recv()
             reply = bridge.listen()

@@ -562,7 +562,7 @@ ws.abort()
             with dialled(server) as silent, dialled(server) as sock:
                 with certificates.client.wrap_socket(sock, server_hostname="localhost") as stream:
                     stream.sendall(net.request()[:20])
-                    raw.until(lambda: len(server._opening) == 2)
+                    raw.until(lambda: sorted(server._opening.values()) == [socket.SHUT_RD, socket.SHUT_RDWR])
                     server.shutdown()
                     assert not server._threads
                     assert stream.recv(4096).startswith(b"HTTP/1.1 503 ")

@@ -108,7 +108,8 @@ class Server:
         # shares it, and macOS does not know that.
         self._waker, self._wake = socket.socketpair()
         self._is_serving = False
-        self._opening: set[socket.socket] = set()  # whose opening handshake is not over
+        # Whose opening handshake is not over; and how to wake its thread, which says 503 where it can.
+        self._opening: dict[socket.socket, int] = {}
         sock.setblocking(False)
 
     def respond(self, status: int, text: str) -> Response:
@@ -204,9 +205,9 @@ class Server:
         if drain is None or drain > 0:
             self._join(after(drain))
         self._sends_away = True
-        for sock in list(self._opening):
+        for sock, how in self._opening.copy().items():
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RD)  # its thread says 503
+                socket.socket.shutdown(sock, how)
         timeout = self._options.close_timeout
         deadline = after(timeout)
         self._say_goodbye(code, reason, deadline)
@@ -250,7 +251,7 @@ class Server:
             sock.settimeout(self._open_timeout)  # where the listening socket's state is inherited, too
             if self._ssl is not None:
                 stream = self._ssl.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            self._opening.add(stream)
+            self._opening[stream] = socket.SHUT_RD if stream is sock else socket.SHUT_RDWR
             ws = self._open(stream)
             if ws is not None:
                 self._handle(ws)
@@ -259,7 +260,7 @@ class Server:
         except Exception:
             logger.error("opening handshake failed", exc_info=True)
         finally:
-            self._opening.discard(stream)
+            self._opening.pop(stream, None)
             stream.close()
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -269,6 +270,7 @@ class Server:
         """The opening handshake. None: the answer was not a 101."""
         if isinstance(stream, ssl_module.SSLSocket) and not self._begin_tls(stream):
             return None
+        self._opening[stream] = socket.SHUT_RD
         acceptor, data = WebSocketAcceptor(self._acceptor_options), bytearray()
         try:
             request = self._read_request(stream, acceptor, data)
@@ -277,7 +279,7 @@ class Server:
             response, answer = self._answer(acceptor, request)
             if response.status_code == 101:
                 # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
-                self._opening.discard(stream)
+                self._opening.pop(stream, None)
             if self._sends_away:
                 raise HttpError(503, _GOES_AWAY)
         except HttpError as error:
@@ -334,6 +336,9 @@ class Server:
         deadline = after(self._open_timeout)
         while (request := acceptor.read_request(data)) is None:
             stream.settimeout(socket_timeout(deadline))
+            if isinstance(stream, ssl_module.SSLSocket) and not stream.pending():
+                # `shutdown` ends this wait. Where OpenSSL meets the end of the stream it says so, and nothing after it.
+                socket.socket.recv(stream, 1, socket.MSG_PEEK)
             chunk = b"" if self._sends_away else stream.recv(_CHUNK)
             if self._sends_away:
                 raise HttpError(503, _GOES_AWAY)
