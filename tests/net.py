@@ -332,6 +332,18 @@ def no_descriptor_left() -> Iterator[None]:
         os.close(last)
 
 
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """A port of 127.0.0.1 where nobody listens. Who is told of it can; the system gives it to nobody who asks for any.
+
+    (One that was bound and is closed again it may give to another test, in another process.)
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 def port_of(server: zcws.Server) -> int:
     port: int = server.sockets[0].getsockname()[1]
     return port

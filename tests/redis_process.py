@@ -16,9 +16,8 @@ needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="there
 class RedisServer:
     """A Redis server on a port of its own, which remains when it is started again."""
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.url = f"redis://127.0.0.1:{self.port}"
         self.start()
 

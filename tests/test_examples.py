@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import net
 import pytest
 import trustme
 from reference import shown
@@ -81,9 +82,15 @@ def matches(expected: str, printed: str) -> bool:
 # ---- the pages ----
 
 
+@pytest.fixture
+def port() -> Iterator[str]:
+    """One that is free until a program listens there."""
+    with net.free_port() as number:
+        yield str(number)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_programs_of_a_page(page: Path, tmp_path: Path) -> None:
-    port = free_port()
+def test_the_programs_of_a_page(page: Path, tmp_path: Path, port: str) -> None:
     running: list[subprocess.Popen[str]] = []
     printed: str | None = None
     try:
@@ -110,11 +117,6 @@ def test_the_programs_of_a_page(page: Path, tmp_path: Path) -> None:
     finally:
         for process in running:
             stop(process)
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
 
 
 def wait_for(port: str, process: subprocess.Popen[str]) -> None:
@@ -401,11 +403,10 @@ def test_split_threads() -> None:
     assert printed == "the last of them was 999\nthe bridge has ended: True\n"
 
 
-def test_fastapi_app() -> None:
+def test_fastapi_app(port: str) -> None:
     pytest.importorskip("fastapi")
     from websockets.sync.client import connect
 
-    port = free_port()
     server = start(ROOT / "examples" / "fastapi_app.py", port)
     try:
         wait_for(port, server)

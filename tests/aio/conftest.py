@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Iterator
 
 import pytest
-from net import Certificates, Place
+from net import Certificates, Place, free_port
 from redis_process import RedisServer
 from tunnel import Http2Place
 
@@ -65,6 +65,7 @@ def anyloop(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.kill()
+    with free_port() as port:
+        server = RedisServer(port)
+        yield server
+        server.kill()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trustme
 import wire
-from net import Place, RawPeer, echo, hang_up, port_of, request, soon, swallow, until
+from net import Place, RawPeer, echo, free_port, hang_up, port_of, request, soon, swallow, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -483,10 +483,7 @@ class TestReconnecting:
         ] * 2
 
     def test_a_server_that_comes_late(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
-        async def main() -> None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+        async def main(port: int) -> None:
             attempts = 0
 
             def judge(error: Exception) -> Exception | None:
@@ -507,7 +504,8 @@ class TestReconnecting:
             async with zcws.serve(echo, "127.0.0.1", port):
                 assert await soon(using) == "at last"
 
-        place.run(main())
+        with free_port() as port:
+            place.run(main(port))
         assert "cannot connect to ws://127.0.0.1:" in caplog.text and "Connection" in caplog.text
         assert "trying again in 0.0 seconds" in caplog.text and "5ecret" not in caplog.text
 

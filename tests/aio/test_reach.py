@@ -13,7 +13,7 @@ from typing import Any
 
 import proxies
 import pytest
-from net import Certificates, Place, echo, port_of, soon, until
+from net import Certificates, Place, echo, free_port, port_of, soon, until
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 
 import zcws
@@ -404,11 +404,9 @@ class TestNobodyThere:
         """The text is that of the blocking client: tests/sync/test_reach.py."""
 
         async def main() -> None:
-            with socket.create_server(("127.0.0.1", 0)) as listening:
-                port = listening.getsockname()[1]
-            refused = f"cannot connect to 127.0.0.1:{port}: {said(errno.ECONNREFUSED)}"
-            with pytest.raises(ConnectionRefusedError) as caught:
+            with free_port() as port, pytest.raises(ConnectionRefusedError) as caught:
                 await zcws.connect(f"ws://127.0.0.1:{port}/", proxy=None)
+            refused = f"cannot connect to 127.0.0.1:{port}: {said(errno.ECONNREFUSED)}"
             assert caught.value.strerror == refused
 
         anyloop.run(main())

@@ -19,7 +19,7 @@ import pytest
 import raw
 import trustme
 import wire
-from net import Certificates, response
+from net import Certificates, free_port, response
 
 import zcws
 import zcws.sync
@@ -371,9 +371,7 @@ def test_a_server_that_leaves_in_the_middle_of_the_request() -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    with pytest.raises(OSError):
+    with free_port() as port, pytest.raises(OSError):
         connect(port)
 
 

@@ -17,7 +17,7 @@ import proxies
 import pytest
 import raw
 import wire
-from net import Certificates
+from net import Certificates, free_port
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
 from raw import echo, port_of
 
@@ -206,10 +206,8 @@ class TestRace:
                 assert sock.gettimeout() is None
 
     def test_one_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            nobody = closed.getsockname()
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            monkeypatch.setattr(socket, "getaddrinfo", Names(nobody, listening.getsockname()))
+        with free_port() as nobody, socket.create_server(("127.0.0.1", 0)) as listening:
+            monkeypatch.setattr(socket, "getaddrinfo", Names(("127.0.0.1", nobody), listening.getsockname()))
             with straight(1, happy_eyeballs_delay=None) as sock:
                 assert sock.getpeername() == listening.getsockname()
 
@@ -227,13 +225,12 @@ class TestRace:
             straight(1, timeout=0.1, happy_eyeballs_delay=0.01)
 
     def test_all_refuse(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            nobody = closed.getsockname()
-        monkeypatch.setattr(socket, "getaddrinfo", Names(nobody, nobody))
-        with pytest.raises(ConnectionRefusedError) as caught:
-            straight(1)
+        with free_port() as nobody:
+            monkeypatch.setattr(socket, "getaddrinfo", Names(*[("127.0.0.1", nobody)] * 2))
+            with pytest.raises(ConnectionRefusedError) as caught:
+                straight(1)
         assert caught.value.errno == errno.ECONNREFUSED
-        assert str(caught.value).count(f"127.0.0.1:{nobody[1]}: {said(errno.ECONNREFUSED)}") == 2
+        assert str(caught.value).count(f"127.0.0.1:{nobody}: {said(errno.ECONNREFUSED)}") == 2
 
     def test_from_where(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:

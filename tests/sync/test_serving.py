@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import raw
+from net import free_port
 from raw import echo, port_of
 
 import zcws
@@ -126,13 +127,11 @@ def test_coroutine_functions_are_refused_where_they_are_given() -> None:
 
 def test_nothing_is_bound_for_nothing() -> None:
     """A server that was not made keeps no port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for option in ({"origins": "https://a"}, {"max_size": "1"}, {"process_request": 5}):
-        with pytest.raises(TypeError):
-            zcws.sync.serve(echo, "127.0.0.1", port, **option)
-    socket.create_server(("127.0.0.1", port)).close()
+    with free_port() as port:
+        for option in ({"origins": "https://a"}, {"max_size": "1"}, {"process_request": 5}):
+            with pytest.raises(TypeError):
+                zcws.sync.serve(echo, "127.0.0.1", port, **option)
+        socket.create_server(("127.0.0.1", port)).close()
 
 
 @pytest.mark.parametrize("value", [math.inf, 1e12])
