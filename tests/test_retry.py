@@ -165,6 +165,14 @@ class TestRetries:
             Retries("ws://a/", backoff, lambda exc: LookupError("yes")).failed(error)
         assert caught.value.__cause__ is error
 
+    @pytest.mark.parametrize("error", [TypeError("max_sise"), ValueError("ssl"), UnicodeError("host")])
+    def test_a_mistake_is_no_reason_to_try_again(self, error: Exception) -> None:
+        with pytest.raises(type(error)) as caught:
+            Retries("ws://a/", backoff, lambda exc: None).failed(error)
+        assert caught.value is error
+        untrusted = ssl.SSLCertVerificationError("no")  # a ValueError, too
+        assert Retries("ws://a/", Series(1), lambda exc: None).failed(untrusted) == 1
+
     def test_one_that_raises_by_itself(self) -> None:
         def judge(exc: Exception) -> None:
             raise exc

@@ -151,7 +151,7 @@ class TestTrust:
         assert make_context(tmp_path).cert_store_stats()["x509_ca"] == 0  # they are looked up when needed
 
     def test_a_path_that_is_none(self, tmp_path: pathlib.Path) -> None:
-        with pytest.raises(FileNotFoundError, match="ssl= names no file"):
+        with pytest.raises(ValueError, match=r"missing\.pem' names no file"):
             route(ssl=str(tmp_path / "missing.pem"))
         file = tmp_path / "empty.pem"
         file.write_text("nothing")

@@ -7,6 +7,8 @@ it. It refuses to know how one connects, waits or tells the time: seconds come i
     --------------------------------------------------------  -----------------------------------------------
     no connection, and `process_exception` returns None       a warning with the reason; the next delay
     no connection, and it returns an exception                that is raised
+    a TypeError or ValueError, if it is no OSError            that is raised, and nobody is asked: an option or the URI
+                                                              is wrong, and stays so
     a connection that lived longer than the delay before it   the delays begin anew; the first of them
     a connection that did not                                 the next delay, as if it had failed: a server that
                                                               accepts everybody and drops them at once is not
@@ -116,6 +118,9 @@ class Retries:
 
     def failed(self, error: Exception) -> float:
         """The seconds until the next attempt; raises where there is to be none."""
+        # An OSError: a certificate that is not trusted is a ValueError, too.
+        if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
+            raise error
         verdict = self._judge(error)
         if verdict is not None and not isinstance(verdict, Exception):
             raise TypeError("process_exception must return an exception to raise, or None to try again")

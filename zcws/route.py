@@ -252,7 +252,7 @@ def make_context(trust: Trust, option: str = "ssl") -> ssl_module.SSLContext:
         )
     path = os.fspath(trust)
     if not os.path.exists(path):
-        raise FileNotFoundError(errno.ENOENT, f"{option}= names no file of certificates", path)
+        raise ValueError(f"{option}={path!r} names no file of certificates")
     try:
         where: dict[str, Any] = {"capath": path} if os.path.isdir(path) else {"cafile": path}
         return ssl_module.create_default_context(**where)

@@ -568,6 +568,11 @@ class TestReconnecting:
         with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
             zcws.sync.reconnect("ws://a/", sock=sock)
 
+    @pytest.mark.parametrize("options", [{"max_sise": 5}, {"max_size": "5"}, {"ssl": "missing.pem"}])
+    def test_a_mistake_is_not_tried_again(self, options: dict[str, Any]) -> None:
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            next(zcws.sync.reconnect("wss://a/", process_exception=lambda exc: None, **options))
+
 
 def test_a_reset_takes_back_nothing_that_the_server_has_said() -> None:
     """It hid the status, and `reconnect` tried a 401 again and again."""
