@@ -130,6 +130,24 @@ class TestWhatCannotBeSent:
         with pytest.raises(TypeError, match=r"^a header's name must be a str, not b'X-A'$"):
             Headers({b"X-A": "1"})  # type: ignore[dict-item]
 
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("X A", "1", "a header's name must be a token (RFC 9110 5.1), not 'X A'"),
+            (
+                "X-A",
+                "1\n",
+                "the value of the header 'X-A' must not hold CR, LF, NUL or other control characters",
+            ),
+            ("X-A", "\u20ac", "the value of the header 'X-A' must be Latin-1: encode other text before"),
+        ],
+    )
+    def test_lines_that_cannot_be_sent_are_named(self, name: str, value: str, said: str) -> None:
+        """Not the value, which may be a secret."""
+        with pytest.raises(ValueError) as wrong:
+            Headers({name: value})
+        assert str(wrong.value) == said
+
     @pytest.mark.parametrize("source", ["X-A: 1", [("X-A",)], [1], 1, [("a", "b", "c")]])
     def test_what_is_no_headers(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"^headers are a mapping"):

@@ -25,6 +25,8 @@ EVERYWHERE = (
     # aiohttp
     *("heartbeat", "max_msg_size", "protocols", "compress", "autoping", "autoclose"),
     *("receive_timeout", "writer_limit", "decode_text"),
+    # the other driver
+    *("http2", "on_frame", "write_limit"),
     # picows
     *("enable_auto_ping", "auto_ping_idle_timeout", "auto_ping_reply_timeout", "enable_auto_pong"),
     *("disconnect_on_exception", "ws_listener_factory", "max_frame_size", "ssl_context"),

@@ -67,7 +67,7 @@ class TestHeadsOfTheProgram:
         headers = Headers()
         assert Response(200, "OK", headers).headers is headers and Request("/", headers).headers is headers
 
-    @pytest.mark.parametrize("wrong", [{"body": "text"}, {"reason_phrase": None}])
+    @pytest.mark.parametrize("wrong", [{"body": "text"}, {"reason_phrase": None}, {"status_code": "200"}])
     def test_what_is_no_response(self, wrong: Any) -> None:
         with pytest.raises(TypeError, match="the body is bytes"):
             Response(**{"status_code": 200, "reason_phrase": "OK", **wrong})

@@ -57,6 +57,12 @@ class TestMistakes:
             ("ws://a/", {"server_hostname": "b"}, "server_hostname= is for wss:// URIs"),
             ("ws://a/", {"host": 5}, "host is a str, or None"),
             (
+                "ws://a/",
+                {"path": 5},
+                "^path is a str or an os.PathLike, that of a Unix socket, or None, not 5",
+            ),
+            ("ws://a/", {"path": ""}, "^path is a str or an os.PathLike, .*not ''"),
+            (
                 "wss://a/",
                 {"server_hostname": 5},
                 "^server_hostname is a str, or None for that of the URI, not 5",
@@ -106,6 +112,12 @@ class TestMistakes:
         monkeypatch.delattr(socket, "AF_UNIX", raising=False)
         with pytest.raises(ValueError, match="this platform has no Unix sockets: path= cannot be used"):
             serve(lambda ws: None, "s")
+
+    @pytest.mark.parametrize("serve", [zcws.unix_serve, zcws.sync.unix_serve])
+    @pytest.mark.parametrize("path", [5, ""])
+    def test_a_server_at_no_path(self, serve: Any, path: Any) -> None:
+        with pytest.raises((TypeError, ValueError), match="^path is a str or an os.PathLike"):
+            serve(lambda ws: None, path)
 
 
 class TestTrust:

@@ -26,6 +26,7 @@ __all__ = [
     "timed_out",
     "unknown_host",
     "unreachable",
+    "with_path",
 ]
 
 #: What OpenSSL calls an answer that is no TLS, by its version and by what the answer looks like.
@@ -129,3 +130,12 @@ def reason_of(error: OSError) -> str:
         return str(error.strerror)
     # Those of name resolution have numbers of their own.
     return str(error.strerror) if isinstance(error, socket.gaierror) else said(error.errno)
+
+
+def with_path(error: OSError, path: str | bytes) -> OSError:
+    """The same error, saying which Unix socket it was."""
+    if error.errno is None:  # CPython's own, where a path is too long for any
+        return OSError(errno.ENAMETOOLONG, str(error), path)
+    if str(path) not in str(error):  # asyncio says it in its own words
+        error.filename = path
+    return error

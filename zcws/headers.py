@@ -179,13 +179,15 @@ def check_line(name: str, value: str) -> tuple[str, str]:
     if not isinstance(name, str):
         raise TypeError(f"a header's name must be a str, not {name!r}")
     if not is_token(name):
-        raise ValueError("a header's name must be a token (RFC 9110 5.1)")
+        raise ValueError(f"a header's name must be a token (RFC 9110 5.1), not {name!r}")
     if not isinstance(value, str):
         raise TypeError(f"the value of the header {name!r} must be a str; its type is {type(value).__name__}")
     if not is_value(value):
-        raise ValueError("a header's value must not hold CR, LF, NUL or other control characters")
+        raise ValueError(
+            f"the value of the header {name!r} must not hold CR, LF, NUL or other control characters"
+        )
     if not value.isascii() and max(value) > "\xff":
-        raise ValueError("a header's value must be Latin-1: encode other text before")
+        raise ValueError(f"the value of the header {name!r} must be Latin-1: encode other text before")
     return name, value.strip(" \t")  # RFC 9110 5.5: white space around it is not part of a value
 
 

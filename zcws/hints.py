@@ -26,6 +26,7 @@ _OF_BOTH = {
     "enable_auto_ping": "ping_interval and ping_timeout are on by default; None turns them off",
     "enable_auto_pong": "a Ping is always answered; after ws.split() you answer",
     "extensions": "compression=zcws.Deflate(...) says it",
+    "http2": "zcws.sync speaks HTTP/1.1 alone",
     "heartbeat": "there are ping_interval and ping_timeout, on by default",
     "klass": "there is one class; keep what belongs to a connection in a dict, or in the handler",
     "logger": 'the loggers are "zcws.client" and "zcws.server"',

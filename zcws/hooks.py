@@ -16,7 +16,16 @@ from zcws.callables import Chained, abandon, as_async_as, check_call, check_plai
 from zcws.handshake import parse_basic_authorization, same_text
 from zcws.http import Request, Response, text_response
 
-__all__ = ["Hook", "answer_of", "basic_auth", "health", "hooks_of", "in_order", "refusal_of"]
+__all__ = [
+    "Hook",
+    "answer_of",
+    "basic_auth",
+    "check_page_path",
+    "health",
+    "hooks_of",
+    "in_order",
+    "refusal_of",
+]
 
 #: Returns a Response, None, or an awaitable of either.
 Hook = Callable[[Any, Request], Any]
@@ -105,6 +114,12 @@ def in_order(*hooks: Hook) -> Hook:
     return ask
 
 
+def check_page_path(path: object) -> None:
+    """`ValueError` for what no request has as its path."""
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ValueError(f'path must be a str that begins with "/", not {path!r}')
+
+
 def health(path: str = "/healthz", check: Callable[[], object] | None = None) -> Hook:
     """A `process_request` that answers GET and HEAD for `path`: 200 "ok", or 503 while `check` returns something false.
 
@@ -115,8 +130,7 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
     Raises:
         ValueError: `path` is none. TypeError: `check` cannot be called with nothing.
     """
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise ValueError(f'path must be a str that begins with "/", not {path!r}')
+    check_page_path(path)
     if check is not None:
         check_call("check", check)
 

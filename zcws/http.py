@@ -101,7 +101,7 @@ class Response:
     Nothing is added to the headers: `Content-Length` is for whoever gives the body.
 
     Raises:
-        TypeError: the body is not `bytes`, or the reason phrase no str. ValueError: a header that cannot be sent.
+        TypeError: the body is not `bytes`, the reason phrase no str, or the status no int. ValueError: a header that cannot be sent.
     """
 
     def __init__(
@@ -112,8 +112,10 @@ class Response:
         body: bytes = b"",
         version: str = "HTTP/1.1",
     ) -> None:
-        if not isinstance(body, bytes) or not isinstance(reason_phrase, str):
-            raise TypeError("of a response, the body is bytes, and the reason phrase a str")
+        if not (isinstance(body, bytes) and isinstance(reason_phrase, str) and isinstance(status_code, int)):
+            raise TypeError(
+                "of a response, the body is bytes, the reason phrase a str, and the status an int"
+            )
         self.status_code = status_code
         self.reason_phrase = reason_phrase
         self.headers: Headers = headers if isinstance(headers, Headers) else Headers(headers or ())

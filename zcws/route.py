@@ -16,7 +16,6 @@ connects (aio/reach.py, sync/reach.py), and in which words a failure is told (fa
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl as ssl_module
@@ -36,7 +35,7 @@ __all__ = [
     "EYEBALLS_DELAY",
     "Route",
     "Trust",
-    "check_has_unix_sockets",
+    "check_unix_path",
     "check_unix_place",
     "checked_listening",
     "environment_proxy",
@@ -119,7 +118,7 @@ class Route:
             check_connected(self.sock)
         if self.server_hostname is not None and not self.uri.secure:
             raise ValueError("server_hostname= is for wss:// URIs; this one is ws://")
-        check_has_unix_sockets(self.path)
+        check_unix_path(self.path)
 
     def _check_proxy(self) -> None:
         if self.proxy is None or self.proxy is True:
@@ -197,10 +196,19 @@ class Route:
         return following
 
 
-def check_has_unix_sockets(path: object) -> None:
-    """`ValueError` where there is a path, and no socket that could be there."""
-    if path is not None and not hasattr(socket, "AF_UNIX"):
+def check_unix_path(path: Any) -> None:
+    """`TypeError` or `ValueError` where there is a path, and no socket that could be there."""
+    if path is None:
+        return
+    if not hasattr(socket, "AF_UNIX"):
         raise ValueError("this platform has no Unix sockets: path= cannot be used")
+    what = "path is a str or an os.PathLike, that of a Unix socket, or None"
+    try:
+        is_empty = not os.fspath(path)
+    except TypeError:
+        raise TypeError(f"{what}, not {path!r}") from None
+    if is_empty:
+        raise ValueError(f"{what}, not {path!r}")
 
 
 def checked_listening(
@@ -209,7 +217,7 @@ def checked_listening(
     """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` where it cannot listen so."""
     check_kind("sock", sock, socket.socket, "a socket.socket, or None")
     check_place(is_server=True, sock=sock, path=path, host=host, port=port)
-    check_has_unix_sockets(path)
+    check_unix_path(path)
     check_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")
     check_server_context(ssl)
     return None if path is None else os.fspath(path)

@@ -142,6 +142,11 @@ def test_two_in_one_registry_are_a_mistake() -> None:
         zcws.Metrics(registry=registry)
 
 
+def test_a_page_that_nobody_could_ask_for_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="^path must be a str that begins with \"/\", not 'metrics'"):
+        zcws.Metrics(path="metrics", registry=prometheus_client.CollectorRegistry())
+
+
 def test_the_extra_is_named_where_it_is_missing() -> None:
     code = "import sys; sys.modules['prometheus_client'] = None\nimport zcws\nzcws.Metrics()"
     done = subprocess.run(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import math
 import socket
@@ -59,6 +60,12 @@ def test_a_place_that_is_not_there_is_named(place: Place, tmp_path: Path) -> Non
         with pytest.raises(FileNotFoundError) as missing:
             await zcws.unix_serve(echo, path)
         assert str(path) in str(missing.value)
+        # CPython's own has no errno, and the text was "[Errno None] None" with the path behind it.
+        for make in (zcws.unix_serve(echo, path / ("x" * 100)), zcws.unix_connect(path / ("x" * 100))):
+            with pytest.raises(OSError, match=rf"^\[Errno \d+\] \w.*: '{path}/xxx") as long:
+                await make
+            # uvloop finds no such file.
+            assert long.value.errno in (errno.ENAMETOOLONG, errno.ENOENT)
 
     place.run(main())
 

@@ -64,9 +64,13 @@ def test_options_of_a_client() -> None:
     ("option", "value", "said"),
     [
         ("--header", "Bad", "a header is NAME:VALUE, not 'Bad'"),
-        ("--header", "no token: a", "a header's name must be a token (RFC 9110 5.1)"),
-        ("--header", "X: a\nb", "a header's value must not hold CR, LF, NUL or other control characters"),
-        ("--origin", "a\nb", "a header's value must not hold CR, LF, NUL or other control characters"),
+        ("--header", "no token: a", "a header's name must be a token (RFC 9110 5.1), not 'no token'"),
+        (
+            "--header",
+            "X: a\nb",
+            "the value of the header 'X' must not hold CR, LF, NUL or other control characters",
+        ),
+        ("--origin", "a\nb", "the value of the header 'Origin' must not hold CR, LF, NUL or other"),
         ("--proxy", "foo://h", "this has a scheme that is no proxy's: expected one of http, https, "),
         ("--proxy", "http://a:secret@h:x", "the port of the proxy in this "),
     ],

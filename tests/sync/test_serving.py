@@ -104,6 +104,14 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing:
         zcws.sync.unix_serve(echo, path)
     assert missing.value.filename == path
+    for call in (
+        lambda: zcws.sync.unix_serve(echo, path + "x" * 100),
+        lambda: zcws.sync.unix_connect(path + "x" * 100),
+    ):
+        with pytest.raises(OSError, match=rf"AF_UNIX path too long: '{path}xxx"):
+            call()
+    with pytest.raises(TypeError, match="^port is a whole number from 0 to 65535, not 'http'"):
+        zcws.sync.serve(echo, "127.0.0.1", "http")  # type: ignore[arg-type]
 
 
 def test_coroutine_functions_are_refused_where_they_are_given() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from zcws.aio.server import Server
 from zcws.aio.websocket import WebSocket
+from zcws.hooks import check_page_path
 from zcws.http import Request, Response, method_refusal, whole_response
 from zcws.stats import Stats
 
@@ -65,10 +66,11 @@ class Metrics:
 
     Raises:
         ImportError: prometheus-client is not installed: `pip install 'zcws[metrics]'`.
-        ValueError: another `Metrics` is in that registry already.
+        ValueError: another `Metrics` is in that registry already; or `path` is none.
     """
 
     def __init__(self, *, path: str = "/metrics", registry: Any = None) -> None:
+        check_page_path(path)
         try:
             self._library: Any = importlib.import_module("prometheus_client")
         except ImportError:

@@ -26,7 +26,7 @@ from zcws.aio.tasks import fail
 from zcws.aio.tls import Tls, has_better
 from zcws.aio.transport import adopt
 from zcws.errors import ProxyError
-from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable
+from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable, with_path
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import EYEBALLS_DELAY, Route, is_address, socks_options
 from zcws.uri import WebSocketURI
@@ -166,8 +166,7 @@ async def _unix(
     try:
         return await loop.create_unix_connection(make, path, **options)
     except OSError as error:
-        error.filename = error.filename or path
-        raise
+        raise with_path(error, path) from None
 
 
 async def _straight(

@@ -28,7 +28,7 @@ from zcws.annotations import Unpack
 from zcws.callables import check_call
 from zcws.connection import MAX_FRAGMENTS, MAX_SIZE
 from zcws.deflate import Deflate
-from zcws.failures import unknown_host
+from zcws.failures import unknown_host, with_path
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hooks import hooks_of
@@ -177,10 +177,7 @@ class serve:
             host = others["host"]
             raise unknown_host(host if isinstance(host, str) else ", ".join(host), error) from None
         except OSError as error:
-            path = others.get("path")
-            if path is not None and str(path) not in str(error):
-                error.filename = path
-            raise
+            raise error if self._path is None else with_path(error, self._path) from None
         listener: Listener | None = None
         try:
             is_usual = context is None and self._begin is ServerHandshake

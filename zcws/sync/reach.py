@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
-from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable
+from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable, with_path
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import EYEBALLS_DELAY, Route, socks_options
 from zcws.sync.deadline import after, is_past, socket_timeout
@@ -82,7 +82,7 @@ def _unix(path: str | os.PathLike[str], timeout: float | None) -> socket.socket:
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError):
-            error.filename = os.fspath(path)
+            raise with_path(error, os.fspath(path)) from None
         raise
     return sock
 
