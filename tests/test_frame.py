@@ -25,10 +25,10 @@ from zcws.frame import (
     NeedMore,
     PayloadOrigin,
     ReceivedFrame,
-    RingFrame,
     _Apart,
     check_frame,
     check_origin,
+    ring_frame,
 )
 from zcws.pool import Pool
 
@@ -355,7 +355,7 @@ def test_a_frame_whose_reader_reads_on_while_another_thread_looks(
     views = hold_many(pool) if is_crowded else []
     lease = Lease(pool)
     lease.ring = ReadOn(lease)
-    frame = RingFrame(OpCode.TEXT, lease, 0, size, lease.number)
+    frame = ring_frame(OpCode.TEXT, lease, 0, size, lease.number)
     with pytest.raises(StaleFrame):
         LOOKS[look](frame)
     assert not lease.shown[1]  # whoever has the ring may want to give it back

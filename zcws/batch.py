@@ -12,7 +12,7 @@ from itertools import compress, repeat
 from typing import overload
 
 from zcws.codes import OpCode
-from zcws.frame import Frame, Lease, RingFrame
+from zcws.frame import Frame, Lease, ring_frame
 from zcws.ring import Ring
 from zcws.rows import CONTROL, ROW, WHOLE, kinds_of, spans_of
 
@@ -119,5 +119,5 @@ class RingBatch(Batch):
             opcodes = map(WHOLE.__getitem__, kinds_of(self._rows))
             lease, number = repeat(self._lease), repeat(self._number)
             # Without a step of the interpreter for each: a third less than a loop.
-            self._frames = list(map(RingFrame, opcodes, lease, *spans_of(self._rows), number))
+            self._frames = list(map(ring_frame, opcodes, lease, *spans_of(self._rows), number))
         return self._frames

@@ -36,6 +36,7 @@ __all__ = [
     "check_control",
     "check_frame",
     "check_origin",
+    "ring_frame",
 ]
 
 #: A payload of at most this many bytes is copied when it is the first that is looked at since its connection has
@@ -378,18 +379,16 @@ class Lease:
 
 
 class RingFrame(ReceivedFrame):
-    """A received frame that lies in the ring. There are many of them: they share what they can."""
+    """A received frame that lies in the ring. There are many of them: they share what they can, and whoever makes one
+    for each message fills it in himself: `__init__` would take as much again."""
 
     __slots__ = ("_lease", "_number")
 
     fin = True
 
-    def __init__(self, opcode: OpCode, lease: Lease, start: int, stop: int, number: int) -> None:
-        self.opcode = opcode
-        self._lease = lease
-        self._start = start
-        self._stop = stop
-        self._number = number
+    __init__ = object.__init__
+    _lease: Lease
+    _number: int
 
     @property
     def payload(self) -> memoryview:
@@ -433,6 +432,17 @@ class RingFrame(ReceivedFrame):
         if WORTH_HOLDING * (stop - start) >= ring.capacity:
             return (view or lease.open(self._number))[start:stop]
         return lease.copy(start, stop, self._number)
+
+
+def ring_frame(opcode: OpCode, lease: Lease, start: int, stop: int, number: int) -> RingFrame:
+    """One that is good for as long as the read with that number is in force."""
+    frame: RingFrame = RingFrame()
+    frame.opcode = opcode
+    frame._lease = lease
+    frame._start = start
+    frame._stop = stop
+    frame._number = number
+    return frame
 
 
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:

@@ -45,6 +45,7 @@ from zcws.frame import (
     PayloadOrigin,
     ReceivedFrame,
     RingFrame,
+    ring_frame,
 )
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
@@ -120,7 +121,7 @@ class Reader(PieceReader):
                         ring, lease = self._ring, self._lease
                         ring.tail = start  # type: ignore[union-attr]
                         lease.ring = ring
-                        self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+                        self._frame = frame = ring_frame(opcode, lease, start, stop, lease.number)
                         self.ready = NO_ROWS
                         return frame
                     else:
@@ -156,7 +157,7 @@ class Reader(PieceReader):
             return self._read_consistent(opcode, ring.peek(start, stop), buffer)
         lease = self._lease
         lease.ring = ring
-        self._frame = frame = RingFrame(opcode, lease, start, stop, lease.number)
+        self._frame = frame = ring_frame(opcode, lease, start, stop, lease.number)
         return frame
 
     def _lone_close(self) -> ReceivedFrame:
@@ -327,10 +328,15 @@ class Reader(PieceReader):
         """The same as a frame, which is good until `drop_frame`."""
         if self.discarding or (what != WHOLE_TEXT and what != WHOLE_BINARY):
             return None
+        frame: RingFrame = RingFrame()
+        frame._lease = lease = self._lease
+        frame.opcode = WHOLE[what]
+        frame._start = start
+        frame._stop = stop
+        frame._number = lease.number
         ring.tail = begin
-        lease = self._lease
         lease.ring = ring
-        return RingFrame(WHOLE[what], lease, start, stop, lease.number)
+        return frame
 
     def keep_frame(self, frame: Frame, ring: Ring, stop: int) -> None:
         """It has been handed to somebody who has not asked for the next one yet: the ring stays with us."""
@@ -361,11 +367,16 @@ class Reader(PieceReader):
 
         Not while our Close is out.
         """
+        frame: RingFrame = RingFrame()
+        frame._lease = lease = self._lease
+        frame.opcode = WHOLE[what]
+        frame._start = start
+        frame._stop = stop
+        frame._number = lease.number
         ring.tail = begin
-        lease = self._lease
         lease.ring = ring
         try:
-            look(owner, RingFrame(WHOLE[what], lease, start, stop, lease.number))
+            look(owner, frame)
         finally:
             # `drop_frame`, without its calls: for each message.
             lease.number = lease.since = lease.number + 1
@@ -475,7 +486,7 @@ class Reader(PieceReader):
             if opcode is not None:
                 if opcode >= _CLOSE:
                     self._answer(opcode, start, stop)
-                frames.append(RingFrame(opcode, lease, start, stop, lease.number))
+                frames.append(ring_frame(opcode, lease, start, stop, lease.number))
                 continue
             frame = self._read_piece(what, start, stop, None)
             if frame is None:

@@ -655,9 +655,9 @@ class TestShares:
         def frame_or_none(*what: Any) -> frame.RingFrame:
             if next(made) == 65:
                 raise MemoryError
-            return frame.RingFrame(*what)
+            return frame.ring_frame(*what)
 
-        monkeypatch.setattr(reader, "RingFrame", frame_or_none)
+        monkeypatch.setattr(reader, "ring_frame", frame_or_none)
 
         async def main() -> None:
             reports, told = Reports(), list[int | None]()

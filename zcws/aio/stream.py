@@ -218,7 +218,11 @@ class Stream(Callbacks):
         if self._wants_message:
             self._handed = reader.message_of(ring, what, start, stop)
             is_taken = self._handed is not None and self._wakeup.wake_now()
-        elif self._on_frame is not None and self._drained is None and self.writer.opcode != _CLOSE:
+        elif (
+            self._on_frame is not None
+            and self._drained is None
+            and (not self.writer.opcode or self.writer.opcode != _CLOSE)  # an Enum is slow to compare
+        ):
             # `_show`, without the call.
             try:
                 reader.show(self._on_frame, self, ring, what, begin, start, stop)

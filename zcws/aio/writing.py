@@ -25,6 +25,9 @@ __all__ = ["OutgoingStream", "Writing"]
 
 _TEXT, _BINARY, _CLOSE = OpCode.TEXT, OpCode.BINARY, OpCode.CLOSE
 
+#: What whole messages have: these very objects, and so to look among them is quicker than to compare an Enum.
+_DATA = (_BINARY, _TEXT)
+
 #: Messages that are framed at once, if they are small; before their size is known; and so many are asked for at a time
 #: where they are large, or not alike.
 _TOGETHER, _AT_FIRST, _FEW = 256, 16, 4
@@ -276,15 +279,17 @@ class Writing(Stream):
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
-        if (type(frame) is RingFrame or type(frame) is ReceivedFrame) and (
-            frame.opcode < _CLOSE and not writer.opcode
-        ):
+        kind, opcode = type(frame), frame.opcode
+        if (kind is RingFrame or kind is ReceivedFrame) and opcode in _DATA and not writer.opcode:
             # It is a whole message, and was checked.
-            is_large = frame._stop - frame._start >= SEGMENT
-            payload = frame._peek() if is_large else frame.to_bytes()
-            if is_large and self._write_lent(frame.opcode, payload, frame._keep):
-                return
-            writer.write_message(frame.opcode, payload)
+            payload: Buffer
+            if frame._stop - frame._start < SEGMENT:
+                payload = frame.to_bytes()
+            else:
+                payload = frame._peek()
+                if self._write_lent(opcode, payload, frame._keep):  # type: ignore[attr-defined]
+                    return
+            writer.write_message(opcode, payload)
         else:
             self.connection.write_frame(frame)
             if frame.opcode is _CLOSE:
