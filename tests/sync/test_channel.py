@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 import sys
@@ -246,6 +247,49 @@ class TestReceive:
         for other in others:
             other.close()
 
+    def test_a_try_is_no_wait(self, pair: Pair) -> None:
+        channel, _ = pair
+        reader = connect().reader
+        for timeout in (0, 0.01, 0):
+            assert [channel.scan(reader, timeout) for _ in range(3)] == [NOTHING] * 3
+
+    def test_whether_there_is_something(self, pair: Pair) -> None:
+        channel, peer = pair
+        receive(channel, 0)  # TLS has something to say behind its handshake
+        assert not channel.is_readable and not channel.await_bytes(0.01)
+        with raw.thread(lambda: peer.sendall(b"x")):
+            assert channel.await_bytes(raw.LONG)
+        assert channel.is_readable
+
+    def test_a_wait_may_be_longer_than_one_look(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        channel, peer = pair
+        monkeypatch.setattr(module, "_ASK_AGAIN", 0.001)
+        later = threading.Timer(0.05, peer.sendall, (b"x",))
+        later.start()
+        assert channel.await_bytes(raw.LONG)
+        later.join()
+
+    @pytest.mark.parametrize("kind", ["plain", "polled"])
+    @pytest.mark.parametrize("use", ["scan", "receive"])
+    @pytest.mark.parametrize("how", ["end", "reset", "closed here"])
+    def test_what_the_system_says(
+        self, kind: str, use: str, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """That the peer has ended it, or we have, is no error of the network."""
+        monkeypatch.setattr(module, "_KERNEL_TIMES", kind == "plain")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            channel = open_channel(socket.create_connection(listener.getsockname()))
+            peer = raw.Peer(listener.accept()[0], masks=False)
+        if how == "closed here":
+            channel.record.fd = (
+                -1
+            )  # the first that another thread does that aborts it; others see no such thing
+        peer.reset() if how == "reset" else peer.close()
+        given = connect().reader if use == "scan" else memoryview(bytearray(9))
+        assert getattr(channel, use)(given, raw.LONG) == ENDED
+        assert getattr(channel.cause, "errno", None) == (errno.ECONNRESET if how == "reset" else None)
+        channel.abort()
+
     def test_a_socket_that_is_closed_while_it_is_looked_at(self, pair: Pair) -> None:
         channel, _ = pair
         fd = channel.sock.fileno()
@@ -253,6 +297,22 @@ class TestReceive:
         asked = iter([fd, fd, -1])
         before = SimpleNamespace(fileno=lambda: next(asked))
         assert module._wait(SimpleNamespace(sock=before, is_over=False), to_write=True, timeout=0)
+
+    def test_a_socket_that_is_over_is_ready(self, pair: Pair) -> None:
+        channel, peer = pair
+        over = SimpleNamespace(sock=channel.sock, is_over=True)
+        peer.close()
+        assert module._wait(over, to_write=False, timeout=raw.LONG)  # type: ignore[arg-type]
+
+    @pytest.mark.skipif(not hasattr(module.select, "poll"), reason="there is no poll here")
+    def test_in_whole_milliseconds_that_an_int_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[int | None] = []
+        poll = SimpleNamespace(register=lambda *_: None, poll=asked.append)
+        monkeypatch.setattr(module.select, "poll", lambda: poll)
+        channel = SimpleNamespace(sock=SimpleNamespace(fileno=lambda: 5))
+        for timeout in (0, 0.0001, 2.5, None, 1e9):
+            assert not module._wait(channel, to_write=False, timeout=timeout)  # type: ignore[arg-type]
+        assert asked == [0, 1, 2500, None, 0x7FFFFFFF]
 
     def test_a_socket_that_was_closed_by_whoever_brought_it(self, pair: Pair) -> None:
         channel, _ = pair
@@ -290,6 +350,35 @@ class TestReceive:
 
 
 class TestSend:
+    def test_few_segments(self, pair: Pair) -> None:
+        channel, peer = pair
+        for count in range(4):
+            channel.send([b"%d" % i for i in range(count)])
+        assert raw.Peer(peer, masks=False).exactly(6) == b"001012"
+
+    def test_how_long_it_waits(self, pair: Pair) -> None:
+        channel, _ = pair
+        assert channel._patience() is None
+        channel.expect_life(1, 2)
+        assert (channel._patience(), channel._wait_on(-1)[1]) == (1, 2)
+        channel.limit_sends(3)
+        assert channel._patience() == 3
+
+    def test_who_was_inside_as_it_was_aborted_closes_it(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        channel, _ = pair
+
+        def send(*_: Any) -> int:
+            channel.abort()  # by another thread
+            assert channel.sock.fileno() >= 0
+            return 9
+
+        monkeypatch.setattr(module, "_send_masked", send)
+        monkeypatch.setattr(type(channel), "_send_some", lambda *_: send(), raising=False)
+        channel.send_masked(Scratch(), 0x82, b"x", 1)
+        assert channel.sock.fileno() < 0
+
     def test_segments_in_order(self, pair: Pair) -> None:
         channel, peer = pair
         segments = [b"%d," % i for i in range(2000)]  # more than one sendmsg takes
@@ -428,8 +517,6 @@ class TestEnd:
 
     def test_everything_after_it_fails_and_nothing_breaks(self, pair: Pair) -> None:
         channel, _ = pair
-        names = [channel.address(peer=peer) for peer in (True, False)]
-        assert None not in names
         for _ in range(2):
             channel.abort()
         assert receive(channel, None) == receive(channel, 0) == ENDED
@@ -442,7 +529,16 @@ class TestEnd:
         channel.limit_sends(1)
         channel.end()
         assert channel.is_writable
-        assert [channel.address(peer=peer) for peer in (True, False)] == names
+
+    def test_addresses_stay_known(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            sock = socket.create_connection(listener.getsockname())
+            channel = open_channel(sock)
+            with listener.accept()[0]:
+                names = [sock.getpeername(), sock.getsockname()]
+                assert [channel.address(peer=peer) for peer in (True, False)] == names
+                channel.abort()
+                assert [channel.address(peer=peer) for peer in (True, False)] == names
 
     def test_abort_later_by_two_threads_at_once(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         """Both started one and the same timer: one raised, and it never went off."""
@@ -467,6 +563,19 @@ class TestEnd:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError, ssl.SSLError):
             assert peer.recv(1) == b""
         raw.until(lambda: channel.sock.fileno() < 0)
+
+    def test_and_then(self, pair: Pair) -> None:
+        channel, _ = pair
+        then = threading.Event()
+        channel.abort_later(0.01, then.set)
+        assert then.wait(raw.LONG)
+
+    def test_an_abort_long_before_later(self, pair: Pair) -> None:
+        channel, _ = pair
+        before = threading.active_count()
+        channel.abort()
+        channel.abort_later(1000)
+        raw.until(lambda: threading.active_count() == before)
 
     def test_abort_before_later(self, pair: Pair) -> None:
         channel, _ = pair
@@ -493,6 +602,15 @@ def test_what_is_known_of_a_socket_while_it_is_open(certificates: Certificates) 
         assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
         channel.abort()
         assert channel.known("socket", None) is channel.known("ssl_object", None) is None
+        assert channel.known("cipher", "gone") == "gone"
+
+
+def test_nothing_is_known_of_a_socket_that_was_aborted(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    with theirs:
+        channel = open_channel(ours)
+        channel.abort()
+        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
 
 
 def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -> None:

@@ -265,8 +265,6 @@ class WriterHalf:
             self._flush()
         except ConnectionClosedError:
             last = True
-        if last:
-            self._note_close()  # at once: who takes over now looks for it, and `_has_sent_close` is not called then
         return last
 
     def _note_close(self) -> None:
