@@ -514,6 +514,7 @@ class TestEnd:
             started.wait()
             threading.Event().wait(0.02)
             channel.abort()
+        assert channel.sock.fileno() < 0  # who comes out last has closed it
 
     def test_everything_after_it_fails_and_nothing_breaks(self, pair: Pair) -> None:
         channel, _ = pair
