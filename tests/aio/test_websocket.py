@@ -349,17 +349,21 @@ class TestWaitClosed:
 
     def test_whoever_has_given_up_waiting_may_read_and_answer(self, anyplace: Place) -> None:
         async def main() -> None:
+            given_up = asyncio.Event()
+
             async def handler(ws: zcws.WebSocket) -> None:
                 waiting = asyncio.ensure_future(ws.wait_closed())
-                await asyncio.sleep(0)
+                await until(lambda: ws._waiters)
                 waiting.cancel()
                 await asyncio.wait([waiting])
+                given_up.set()
                 await until(lambda: ws._reader.is_ending)
                 async for message in ws:
                     await ws.send(message)
 
             async with anyplace.serve(handler, close_timeout=1000) as server:
                 async with anyplace.raw_client(server) as peer:
+                    await soon(given_up.wait())
                     await peer.send_bytes(peer.frame(wire.TEXT, b"1") + peer.frame(wire.TEXT, b"2"))
                     await peer.send(wire.CLOSE)
                     assert [frame.payload for frame in await peer.rest()] == [b"1", b"2", b""]
