@@ -482,6 +482,20 @@ class TestReconnecting:
             True
         ] * 2
 
+    def test_the_last_one_is_closed_by_aclosing(self) -> None:
+        """At once, and on PyPy, too."""
+
+        async def main() -> None:
+            async with zcws.serve(echo, "127.0.0.1", 0) as server:
+                connecting = zcws.connect(f"ws://127.0.0.1:{port_of(server)}/", proxy=None)
+                async with contextlib.aclosing(aiter(connecting)) as connections:
+                    async for ws in connections:
+                        assert not ws.closed
+                        break
+                assert ws.close_code == 1000
+
+        asyncio.run(soon(main()))
+
     def test_a_server_that_comes_late(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
         async def main(port: int) -> None:
             attempts = 0

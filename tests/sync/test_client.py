@@ -510,6 +510,16 @@ class TestReconnecting:
         ] == [True] * 3
         assert "5ecret" not in caplog.text
 
+    def test_the_last_one_is_closed_by_closing(self) -> None:
+        """At once, and on PyPy, too."""
+        with raw.server(goodbye) as port:
+            uri = f"ws://127.0.0.1:{port}/"
+            with contextlib.closing(zcws.sync.reconnect(uri)) as connections:
+                for ws in connections:
+                    assert not ws.closed
+                    break
+            assert ws.close_code == 1000
+
     @pytest.mark.skipif(
         sys.implementation.name != "cpython", reason="a loop left early ends its generator late"
     )

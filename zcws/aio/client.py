@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -269,7 +269,7 @@ class connect:
         if ws is not None:
             await ws.__aexit__(kind, error, trace)
 
-    async def __aiter__(self) -> AsyncIterator[WebSocket]:
+    async def __aiter__(self) -> AsyncGenerator[WebSocket, None]:
         retries = Retries(self._uri.shown, *self._retry, self._route.sock)
         loop = running_loop()
         delay: float | None = 0.0

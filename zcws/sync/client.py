@@ -11,7 +11,7 @@ import os
 import socket
 import ssl as ssl_module
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 from zcws.annotations import Unpack
@@ -182,7 +182,7 @@ def reconnect(
     process_exception: ProcessException = process_exception,
     reconnect_delays: Delays = backoff,
     **options: Any,
-) -> Iterator[WebSocket]:
+) -> Generator[WebSocket, None, None]:
     """`for ws in reconnect(...)`: each turn of the loop gets a new connection, and the old one is closed first.
 
     This cannot be `connect` itself: iterating over a connection gives its messages.
@@ -200,7 +200,7 @@ def reconnect(
     return _connections(uri, retries, options)
 
 
-def _connections(uri: str, retries: Retries, options: dict[str, Any]) -> Iterator[WebSocket]:
+def _connections(uri: str, retries: Retries, options: dict[str, Any]) -> Generator[WebSocket, None, None]:
     delay: float | None = 0.0
     while delay is not None:
         time.sleep(delay)
