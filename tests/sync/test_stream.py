@@ -372,6 +372,15 @@ def test_what_a_ping_has_met_is_had_before_its_pong(secure: dict[str, Any], time
         assert ws.recv() == "third"
 
 
+def test_who_reads_has_not_seen_it_in_time() -> None:
+    """Another thread has the turn, and does not come to the Pong, or to the peer's Close."""
+    with connected(close_timeout=0.02) as (ws, _), another_reads(ws):
+        with pytest.raises(TimeoutError, match="another thread reads"):
+            ws.ping(timeout=0.02)
+        ws.close()
+        assert ws._channel.is_over and not ws._helpers
+
+
 class TestWithoutAWait:
     """Another thread has the turn for a moment."""
 
@@ -395,6 +404,26 @@ class TestWithoutAWait:
                 raw.until(lambda: ws._turns_wanted or not receiving.is_alive())
                 turn.close()
         assert got == ["here"]
+
+    @pytest.mark.parametrize("timeout", [None, raw.LONG])
+    def test_who_has_time_waits(self, monkeypatch: pytest.MonkeyPatch, timeout: float | None) -> None:
+        """For as long as he has, also where there is something."""
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 0.001)
+        got: list[object] = []
+        with connected() as (ws, peer), contextlib.ExitStack() as turn:
+            peer.send(wire.TEXT, b"here")
+            turn.enter_context(another_reads(ws))
+            with raw.thread(lambda: got.append(ws.recv(timeout))) as receiving:
+                receiving.join(0.05)
+                turn.close()
+        assert got == ["here"]
+
+    def test_what_is_left_of_the_time(self) -> None:
+        with connected(close_timeout=None) as (ws, _), contextlib.ExitStack() as turn:
+            turn.enter_context(another_reads(ws))
+            with raw.thread(lambda: pytest.raises(TimeoutError, ws.recv, 0.1)) as receiving:
+                raw.until(lambda: ws._turns_wanted or not receiving.is_alive())
+                turn.close()
 
     @pytest.mark.parametrize("is_closing", [False, True])
     def test_nothing(self, monkeypatch: pytest.MonkeyPatch, is_closing: bool) -> None:
@@ -488,6 +517,20 @@ class TestOnlySending:
             with pytest.raises(zcws.ConnectionClosedOK):
                 ws.recv()
             assert [frame.payload for frame in peer.rest()][:4] == [b"answer"] * 4
+
+    def test_the_close_behind_what_is_being_read(self) -> None:
+        """It waits for `close_timeout`, however often something is sent meanwhile."""
+        with connected(close_timeout=raw.LONG) as (ws, peer):
+            for text in (b"read", b"next"):
+                peer.send(wire.TEXT, text)
+            peer.send(wire.CLOSE, b"\x03\xe8")
+            peer.half_close()
+            assert ws.recv() == "read"
+            for _ in range(5):
+                ws.send("answer")
+            assert ws.recv() == "next"
+            ws.send("the last one")
+            assert [frame.payload for frame in peer.frames(6)] == [b"answer"] * 5 + [b"the last one"]
 
     def test_whoever_reads_no_more(self) -> None:
         with connected(close_timeout=0.0) as (ws, peer):
@@ -631,9 +674,26 @@ class TestOnlySending:
             with pytest.raises(zcws.ConnectionClosedOK):
                 ws.send("tick")
 
-    def test_a_close_that_another_thread_is_about_to_read_while_the_socket_broke(self) -> None:
+    @anyhow
+    def test_a_send_that_fails_on_a_connection_that_has_not_ended(self, secure: dict[str, Any]) -> None:
+        """There is nothing to hear, and nobody is waited for."""
+        with connected(**secure) as (ws, peer):
+
+            def send(_: object) -> None:
+                raise OSError(errno.ENOBUFS, "full")
+
+            ws._channel.send = send  # type: ignore[method-assign]
+            peer.send(wire.TEXT, b"still here")
+            with pytest.raises(zcws.ConnectionClosedError, match="1006"):
+                ws.send("tick")
+            assert ws.recv() == "still here"
+
+    def test_a_close_that_another_thread_is_about_to_read_while_the_socket_broke(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Who sent said 1006, where the thread that reads was told 1001 a moment later."""
-        with connected() as (ws, peer):
+        monkeypatch.setattr("zcws.sync.stream.GRACE", 2 * raw.LONG)
+        with connected(close_timeout=None) as (ws, peer):
 
             def send(_: object) -> None:
                 raise BrokenPipeError(errno.EPIPE, "gone")
@@ -641,6 +701,7 @@ class TestOnlySending:
             def close() -> None:
                 raw.until(lambda: ws._helpers or ws.connection.is_over)
                 peer.send(wire.CLOSE, b"\x03\xe9")
+                peer.close()
 
             with raw.thread(lambda: pytest.raises(zcws.ConnectionClosedOK, ws.recv)):
                 raw.until(lambda: ws._is_read)
