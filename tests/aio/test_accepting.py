@@ -154,8 +154,8 @@ def test_open_timeout_ends_with_the_handshake(
         loop = asyncio.get_running_loop()
         call_later = loop.call_later
 
-        def counted(delay: float, *args: Any) -> asyncio.TimerHandle:
-            timer = call_later(delay, *args)
+        def counted(delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+            timer = call_later(delay, *args, **options)
             if delay == 1234.5:
                 timers.append(timer)
             return timer
