@@ -141,6 +141,16 @@ def test_a_message_over_what_is_accepted(address: str) -> None:
     done = piped(address, "hello\n", "--max-size", "4")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("zcws: closed with 1009 (")
+    assert done.stderr.endswith("; here --max-size is 4\n")
+
+
+def test_an_end_without_a_close_says_so() -> None:
+    async def handler(ws: zcws.WebSocket) -> None:
+        ws.abort()
+
+    done = against(handler, lambda address: piped(address, "hello\n"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("zcws: the connection was lost: 1006 (abnormal closure)")
 
 
 def test_a_subprotocol_that_was_not_agreed(address: str) -> None:

@@ -36,7 +36,6 @@ from zcws.cli.common import (
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, writing
 from zcws.connection import MAX_SIZE
-from zcws.errors import printable
 from zcws.uri import parse_uri
 
 __all__ = ["add"]
@@ -313,15 +312,24 @@ class Session:
         # A buffer that has not been written by now never can be: messages are flushed, each by itself.
         os._exit(code)
 
+    def _how_it_ended(self, *, is_well: bool) -> str:
+        """With whose fault it was, where that is not the peer's Close."""
+        error = self._error
+        is_limit = isinstance(error, zcws.LimitExceeded)
+        if error is not None and not is_well and not is_limit and error.by != "peer":
+            return one_line(str(error))
+        code, reason = self.ws.close_code, self.ws.close_reason
+        words = f"closed with {code}" + (f" ({one_line(reason)})" if reason else "")
+        return f"{words}; here --max-size is {self._options['max_size']}" if is_limit else words
+
     def _conclude(self) -> int:
         """Says how it ended."""
         if self._unshown is not None:
             raise self._unshown
-        code, reason = self.ws.close_code, self.ws.close_reason
-        words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
+        is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)
+        words = self._how_it_ended(is_well=is_well)
         if self.is_interactive:
             self._terminal.say(words, "green")
-        is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)
         if not is_well and not self.is_interactive:
             self._warn(words)
         return 0 if is_well else ENDED_BADLY
