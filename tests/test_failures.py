@@ -63,6 +63,9 @@ class TestErrors:
         assert isinstance(error, ConnectionRefusedError)
         assert error.errno == errno.ECONNREFUSED
         assert error.strerror == f"cannot connect to the proxy http://p:1: {said(errno.ECONNREFUSED)}"
+        with pytest.raises(ConnectionRefusedError, match="cannot connect to the proxy socks5://p:1080: "):
+            with socks_errors(parse_proxy("socks5://u:5ecret@p")):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         late = TimeoutError()
         assert unreachable(parse_proxy("p"), late) is late
 

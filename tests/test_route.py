@@ -21,7 +21,15 @@ from zcws.errors import HandshakeError
 from zcws.headers import Headers
 from zcws.http import Response
 from zcws.proxy import Proxy, parse_proxy
-from zcws.route import Route, environment_proxy, is_address, make_context, socks_options, unix_uri
+from zcws.route import (
+    Route,
+    check_unix_place,
+    environment_proxy,
+    is_address,
+    make_context,
+    socks_options,
+    unix_uri,
+)
 from zcws.uri import parse_uri
 
 
@@ -100,6 +108,11 @@ class TestMistakes:
         assert wrong.value.errno == errno.ENOTCONN
         with pytest.raises(OSError, match="sock is not connected: "):  # it is closed
             route("ws://a/", sock=sock)
+
+    def test_a_unix_socket_that_nobody_names(self) -> None:
+        check_unix_place("unix_serve", None, object())
+        with pytest.raises(TypeError, match="unix_serve needs the path of a Unix socket, or sock="):
+            check_unix_place("unix_serve", None, None)
 
     def test_a_path_where_there_are_no_unix_sockets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(socket, "AF_UNIX", raising=False)

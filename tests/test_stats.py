@@ -146,9 +146,11 @@ def test_what_waits_and_what_the_driver_knows() -> None:
 
 def test_what_a_connection_says_of_itself_whatever_drives_it() -> None:
     class Driver(Known):
-        pass
+        def _address(self, *, peer: bool) -> str:
+            return "theirs" if peer else "ours"
 
     driver = Driver()
+    assert (driver.local_address, driver.remote_address) == ("ours", "theirs")
     driver.connection = Connection(is_client=False, agreement=Agreement("chat"))
     assert (driver.subprotocol, driver.state, driver.closed) == ("chat", State.OPEN, False)
     assert (driver.close_code, driver.close_reason) == (None, None)

@@ -36,6 +36,7 @@ from zcws.cli.common import (
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, writing
 from zcws.connection import MAX_SIZE
+from zcws.errors import printable
 from zcws.uri import parse_uri
 
 __all__ = ["add"]
@@ -317,9 +318,9 @@ class Session:
         error = self._error
         is_limit = isinstance(error, zcws.LimitExceeded)
         if error is not None and not is_well and not is_limit and error.by != "peer":
-            return one_line(str(error))
+            return printable(str(error))
         code, reason = self.ws.close_code, self.ws.close_reason
-        words = f"closed with {code}" + (f" ({one_line(reason)})" if reason else "")
+        words = f"closed with {code}" + (f" ({printable(reason)})" if reason else "")
         return f"{words}; here --max-size is {self._options['max_size']}" if is_limit else words
 
     def _conclude(self) -> int:
