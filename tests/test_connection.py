@@ -252,6 +252,14 @@ class TestSend:
             connection.check_writable()
         assert caught.value.clean
 
+    def test_a_close_that_was_interrupted_behind_its_frame(self, role: str) -> None:
+        """The next one raised ConnectionClosedError, and went nowhere."""
+        connection = make(role)
+        connection.writer.write_close(1000)  # a signal handler has raised here
+        assert connection.send_close(1011)
+        assert connection.state is State.CLOSE_SENT
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1000))]
+
     def test_both_have_closed_and_the_peers_word_counts(self, role: str) -> None:
         connection = make(role)
         connection.split()

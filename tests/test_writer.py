@@ -397,6 +397,31 @@ class TestControl:
         with pytest.raises(ConnectionClosedOK, match="done"):
             writer.write_message(OpCode.TEXT, b"x")
 
+    @pytest.mark.parametrize("reply", [False, True])
+    def test_a_close_that_could_not_be_written_may_be_written_again(self, reply: bool) -> None:
+        """It was said to be out."""
+        keys = [MemoryError, 7]
+
+        def key() -> int:
+            found = keys.pop(0)
+            if isinstance(found, int):
+                return found
+            raise found
+
+        writer = Writer(Pool(), next_key=key, compress=None)
+
+        def close() -> None:
+            if reply:
+                writer.write_reply(Reply(OpCode.CLOSE, b""))
+            else:
+                writer.write_close(None)
+
+        with pytest.raises(MemoryError):
+            close()
+        assert writer.sent_close is None and not writer.out
+        close()
+        assert [frame.opcode for frame in wire.parse(writer.take_bytes())] == [wire.CLOSE]
+
     @pytest.mark.parametrize(
         "payload", [b"\x03", b"\x03\xee", b"\x00\x00", b"\x03\xf7", b"\x13\x88", b"\x03\xe8\xff"]
     )

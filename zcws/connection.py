@@ -325,7 +325,8 @@ class Connection:
         """The writer's part of `close`: whether there was a Close to send. The reader's part is `reader.discard`."""
         if not self.may_send:
             return False
-        self.writer.write_close(code, reason)
+        if self.writer.sent_close is None:  # or a signal handler has raised behind it, the last time
+            self.writer.write_close(code, reason)
         self._move(Event.SEND_CLOSE)
         return True
 

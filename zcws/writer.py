@@ -389,10 +389,11 @@ class Writer(Output):
         self._check_open()
         view = memoryview(payload)
         check_control(opcode, view)
-        if opcode is OpCode.CLOSE:
-            self.sent_close = bytes(view)
+        own = bytes(view)
+        self._write(FIN | opcode, own)
+        if opcode is OpCode.CLOSE:  # behind it: a signal handler may raise before it is written
+            self.sent_close = own
             self.opcode = OpCode.CLOSE
-        self._write(FIN | opcode, view)
         self._other_frames += 1
 
     def write_close(self, code: int | None, reason: str = "") -> None:
@@ -408,10 +409,10 @@ class Writer(Output):
             # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
             if reply.earlier:
                 self._write_pongs(reply.earlier)
+            self._write(FIN | reply.opcode, reply.payload)
             if reply.is_last:
                 self.sent_close = reply.payload
                 self.opcode = _CLOSE
-            self._write(FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None
 

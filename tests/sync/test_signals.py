@@ -373,6 +373,27 @@ def test_what_a_handler_raises_while_a_send_looks_at_what_has_arrived(
             break
 
 
+@knows_looks
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("client", [False, True])
+def test_wherever_a_handler_raises_in_a_close_the_next_one_ends_it(client: bool, split: bool) -> None:
+    """Ctrl-C in the first half of `close`: the end of the block raised ConnectionClosedError in its place, and left the
+    socket open; or waited for `close_timeout`, for a thread that was out."""
+    for number in count(1):
+        with connected(client=client, close_timeout=2 * raw.LONG) as (ws, peer):
+            if split:
+                ws.split()
+            with contextlib.suppress(Alarm), at_look(number, raising(Alarm)) as fired:
+                ws.begin_close(4000)
+            peer.half_close()
+            with raw.thread(ws.close):
+                pass
+            assert ws._channel.sock.fileno() == -1, number
+        if not fired:
+            break
+
+
 class TestInTheMiddleOfAFrame:
     @kinds
     @transports

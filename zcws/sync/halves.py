@@ -223,11 +223,15 @@ class WriterHalf:
 
         As with `Taken`: we say that we are here and then look whether the socket is gone, `Halves.abort` the reverse.
         """
-        self._saying.append(None)
         try:
+            self._saying.append(None)
             if self._goodbyes and not self._channel.is_over:
-                code, reason = self._goodbyes.pop()
-                self._write_close(code, reason)
+                close = self._goodbyes.pop()
+                try:
+                    self._write_close(*close)
+                except BaseException:
+                    self._goodbyes.append(close)  # a signal handler has raised: whoever ends it again says it
+                    raise
                 self._note_close()
         except IndexError:
             pass  # another thread has taken it between the two lines
