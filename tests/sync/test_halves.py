@@ -757,6 +757,7 @@ class TestWhoGoesFirst:
             peer.send(wire.CLOSE, wire.close_payload(1000))
             with pytest.raises(zcws.ConnectionClosedOK):
                 reader.recv()
+            assert ws._channel._watchdog is None
             reply = bridge.listen()
             assert reply is not None
             ws._channel.send = meanwhile(ws.begin_close, ws._channel.send)  # type: ignore[method-assign]

@@ -374,6 +374,21 @@ def test_what_a_handler_raises_while_a_send_looks_at_what_has_arrived(
 
 
 @knows_looks
+def test_what_a_handler_raises_while_the_socket_is_being_closed() -> None:
+    for number in count(1):
+        with connected() as (ws, _):
+            raised = False
+            try:
+                with at_look(number, raising(Alarm)) as fired:
+                    ws.abort()
+            except Alarm:
+                raised = True
+            assert raised == bool(fired), number
+        if not fired:
+            break
+
+
+@knows_looks
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("client", [False, True])
