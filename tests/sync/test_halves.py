@@ -552,6 +552,13 @@ class TestTheWholeEnds:
                 raw.until(lambda: ws.connection.bridge.ended)
 
             monkeypatch.setattr(writer, "_write_close", write_close)
+            check, is_inside = reader._taken.check, threading.Event()
+
+            def checked() -> None:
+                check()  # until then it may hear that the halves have been taken over, and go
+                is_inside.set()
+
+            monkeypatch.setattr(reader._taken, "check", checked)
 
             def answer() -> None:
                 peer.send(wire.CLOSE, peer.read().payload)
@@ -559,7 +566,7 @@ class TestTheWholeEnds:
                 peer.close()
 
             with raw.thread(answer), raw.thread(lambda: list(reader)):
-                raw.until(lambda: reader._is_busy)
+                assert is_inside.wait(raw.LONG)
                 ws.close()
 
     def test_what_a_half_is_told_before_the_close_is_out(self) -> None:
