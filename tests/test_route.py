@@ -129,7 +129,7 @@ class TestMistakes:
     @pytest.mark.parametrize("serve", [zcws.unix_serve, zcws.sync.unix_serve])
     @pytest.mark.parametrize("path", [5, ""])
     def test_a_server_at_no_path(self, serve: Any, path: Any) -> None:
-        with pytest.raises((TypeError, ValueError), match="^path is a str or an os.PathLike"):
+        with pytest.raises((TypeError, ValueError), match=r"^path is a str or an os\.PathLike"):
             serve(lambda ws: None, path)
 
 

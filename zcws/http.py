@@ -101,7 +101,8 @@ class Response:
     Nothing is added to the headers: `Content-Length` is for whoever gives the body.
 
     Raises:
-        TypeError: the body is not `bytes`, the reason phrase no str, or the status no int. ValueError: a header that cannot be sent.
+        TypeError: the body is not `bytes`, the reason phrase no str, or the status no int.
+        ValueError: a header that cannot be sent.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ def test_two_in_one_registry_are_a_mistake() -> None:
 
 
 def test_a_page_that_nobody_could_ask_for_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="^path must be a str that begins with \"/\", not 'metrics'"):
+    with pytest.raises(ValueError, match=r"^path must be a str that begins with \"/\", not 'metrics'"):
         zcws.Metrics(path="metrics", registry=prometheus_client.CollectorRegistry())
 
 

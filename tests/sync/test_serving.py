@@ -110,7 +110,7 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(OSError, match=rf"AF_UNIX path too long: '{path}xxx"):
             call()
-    with pytest.raises(TypeError, match="^port is a whole number from 0 to 65535, not 'http'"):
+    with pytest.raises(TypeError, match=r"^port is a whole number from 0 to 65535, not 'http'"):
         zcws.sync.serve(echo, "127.0.0.1", "http")  # type: ignore[arg-type]
 
 
