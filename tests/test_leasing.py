@@ -265,11 +265,11 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 
 @contextlib.contextmanager
 def interrupted(step: int, act: Callable[[], object], *only: CodeType) -> Iterator[None]:
-    """Inside of this `act` is called before bytecode number `step`; of this code alone, where some is given."""
+    """Inside of this `act` is called before bytecode number `step` of zcws; of this code alone, where some is given."""
     steps = count()
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if only and frame.f_code not in only:
+        if (only and frame.f_code not in only) or not frame.f_globals["__name__"].startswith("zcws"):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and next(steps) == step:
