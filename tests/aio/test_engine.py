@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import socket
 import sys
 from typing import Any
@@ -455,8 +456,10 @@ def test_sockets_that_take_little_or_nothing_keep_nothing_from_those_behind_them
     is_same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And they get the rest when they take it. The first and the third are full, the fourth takes a part, and the last
-    but one is broken. What several of them are given is copied once."""
+    but one is broken. What several of them are given is copied once. Nobody is told before all have been sent to: it
+    could close another socket, and a new one be given its number."""
     joined: list[Any] = []
+    is_last_served: list[bool] = []
 
     def join(parts: Any) -> bytes:
         joined.extend(parts)
@@ -479,11 +482,19 @@ def test_sockets_that_take_little_or_nothing_keep_nothing_from_those_behind_them
         if is_same:
             frames = frames[:2] * 3  # by turns
         monkeypatch.setattr(engine_module, "_join", join)
+        sent_together = EngineTransport.sent_together
+
+        def told(transport: EngineTransport, data: Any, sent: int) -> None:
+            is_last_served.append(bool(select.select([pairs[5][1]], [], [], 0)[0]))
+            sent_together(transport, data, sent)
+
+        monkeypatch.setattr(EngineTransport, "sent_together", told)
         with together(asyncio.get_running_loop()):
             for number, ws in enumerate(connections):
                 ws.writer.write_framed(frames[number])
                 ws._own.send_output()  # type: ignore[union-attr]
         assert len(joined) == len(set(map(id, frames)))
+        assert is_last_served == [True] * 4
         waiting = [ws._own.backlog_size for ws in connections]  # type: ignore[union-attr]
         assert waiting[:3] + waiting[4:] == [len(frames[0]), 0, len(frames[2]), 0, 0]
         assert 0 < waiting[3] < len(frames[3])

@@ -473,11 +473,17 @@ class Engine:
                 self._sent_together(fd, part, 0)
             return
         stopped = _send_each(orders, begins, count, data, 0)
-        # Rare: somebody's socket is full, or broken.
+        if stopped < 0:
+            return
+        # Rare: somebody's socket is full, or broken. What that means to whom is said behind all sends: it could end with
+        # another socket closed, and its number given to a new one.
+        unsent: list[tuple[int, int]] = []
         while stopped >= 0:
             at, sent = divmod(stopped, 1 << 32)
-            self._sent_together(fds[at], parts[at], sent - (1 << 31))
+            unsent.append((at, sent - (1 << 31)))
             stopped = _send_each(orders, begins, count, data, at + 1)
+        for at, sent in unsent:
+            self._sent_together(fds[at], parts[at], sent)
 
     def _sent_together(self, fd: int, data: Buffer, sent: int) -> None:
         transport = self._transports.get(fd)
