@@ -352,12 +352,12 @@ def test_refusals_wait_for_their_reader(anyloop: Place) -> None:
 def test_more_at_once_than_one_turn_takes(anyloop: Place) -> None:
     async def main() -> None:
         async with anyloop.serve(echo, backlog=200) as server:
-            peers = [await anyloop.open(port_of(server)) for _ in range(150)]
+            peers = [await anyloop.open(port_of(server)) for _ in range(100)]
             for _, writer in peers:
                 writer.write(request())
             for reader, _ in peers:
                 assert (await soon(reader.readline())).startswith(b"HTTP/1.1 101 ")
-            assert len(server.connections) == 150
+            assert len(server.connections) == 100
             for _, writer in peers:
                 await hang_up(writer)
 
