@@ -4,6 +4,7 @@ import os
 import random
 from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -408,7 +409,7 @@ class TestControl:
                 return found
             raise found
 
-        writer = Writer(Pool(), next_key=key, compress=None)
+        writer = Writer(Pool(), next_key=key, compressor=None)
 
         def close() -> None:
             if reply:
@@ -749,6 +750,41 @@ class _Interrupted(list[Any]):
 
 def _raise() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("reply", [False, True])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_close_that_is_interrupted(role: str, is_written: bool, reply: bool) -> None:
+    """Where it was written already a second one went out behind it."""
+    writer = make_writer(role)
+    write = partial(writer.write_reply, Reply(OpCode.CLOSE, b"")) if reply else partial(writer.write_close, None)
+    writer.out = _Interrupted(_raise if not is_written else bool, _raise if is_written else bool)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    writer.out = list(writer.out)
+    assert (writer.sent_close is not None) == is_written
+    if not is_written:
+        write()
+    assert [frame.opcode for frame in sent(writer)] == [wire.CLOSE]
+
+
+@pytest.mark.parametrize("reply", [False, True])
+def test_nothing_stands_behind_a_close(role: str, reply: bool) -> None:
+    """Not what a signal handler or a finalizer sends as soon as it is written either. RFC 6455 5.5.1."""
+    writer, refused = make_writer(role), list[ConnectionClosed]()
+
+    def send() -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            writer.write_message(OpCode.TEXT, b"too late")
+        refused.append(caught.value)
+
+    writer.out = _Interrupted(bool, send)
+    if reply:
+        writer.write_reply(Reply(OpCode.CLOSE, b""))
+    else:
+        writer.write_close(None)
+    writer.out = list(writer.out)
+    assert refused and [frame.opcode for frame in sent(writer)] == [wire.CLOSE]
 
 
 @pytest.mark.parametrize("is_written", [False, True])

@@ -389,12 +389,22 @@ class Writer(Output):
         self._check_open()
         view = memoryview(payload)
         check_control(opcode, view)
-        own = bytes(view)
-        self._write(FIN | opcode, own)
-        if opcode is OpCode.CLOSE:  # behind it: a signal handler may raise before it is written
-            self.sent_close = own
-            self.opcode = OpCode.CLOSE
+        if opcode is OpCode.CLOSE:
+            self._write_last(bytes(view))
+        else:
+            self._write(FIN | opcode, view)
         self._other_frames += 1
+
+    def _write_last(self, close: bytes) -> None:
+        """Our Close, behind which nothing may stand: what a signal handler or a finalizer sends meanwhile is refused."""
+        begun, before = self.opcode, (len(self.out), self.written)
+        self.sent_close, self.opcode = close, _CLOSE
+        try:
+            self._write(FIN | _CLOSE, close)
+        except BaseException:
+            if before == (len(self.out), self.written):
+                self.sent_close, self.opcode = None, begun  # it is still to be said
+            raise
 
     def write_close(self, code: int | None, reason: str = "") -> None:
         """A Close. Nothing can be written after it. RFC 6455 5.5.1.
@@ -409,10 +419,10 @@ class Writer(Output):
             # Nothing to check: it is the peer's own payload, which the C core has read, or a sentence of errors.py.
             if reply.earlier:
                 self._write_pongs(reply.earlier)
-            self._write(FIN | reply.opcode, reply.payload)
             if reply.is_last:
-                self.sent_close = reply.payload
-                self.opcode = _CLOSE
+                self._write_last(reply.payload)
+            else:
+                self._write(FIN | reply.opcode, reply.payload)
             self._other_frames += 1
         return self.sent_close is not None
 
