@@ -757,7 +757,9 @@ def _raise() -> None:
 def test_a_close_that_is_interrupted(role: str, is_written: bool, reply: bool) -> None:
     """Where it was written already a second one went out behind it."""
     writer = make_writer(role)
-    write = partial(writer.write_reply, Reply(OpCode.CLOSE, b"")) if reply else partial(writer.write_close, None)
+    write = (
+        partial(writer.write_reply, Reply(OpCode.CLOSE, b"")) if reply else partial(writer.write_close, None)
+    )
     writer.out = _Interrupted(_raise if not is_written else bool, _raise if is_written else bool)
     with pytest.raises(KeyboardInterrupt):
         write()

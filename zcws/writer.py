@@ -396,7 +396,7 @@ class Writer(Output):
         self._other_frames += 1
 
     def _write_last(self, close: bytes) -> None:
-        """Our Close, behind which nothing may stand: what a signal handler or a finalizer sends meanwhile is refused."""
+        """Our Close. Nothing may stand behind it: what a signal handler or a finalizer sends meanwhile is refused."""
         begun, before = self.opcode, (len(self.out), self.written)
         self.sent_close, self.opcode = close, _CLOSE
         try:

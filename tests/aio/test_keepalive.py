@@ -41,12 +41,13 @@ class Peer:
 OVERDUE: dict[str, Any] = {"ping_interval": 1000, "ping_timeout": 1000, "close_timeout": 0.1}
 
 
-def overdue(ws: zcws.WebSocket) -> None:
-    """The peer's time to answer a Ping is over at this moment, while the event loop has not stood still."""
+def is_given_up(ws: zcws.WebSocket) -> bool:
+    """When its peer's time to answer a Ping is over at this moment, while the event loop has not stood still."""
     if (keepalive := ws._keepalive) is not None:
         keepalive.stop()
         keepalive._due = due = keepalive._loop.time()
         keepalive._wake(due)
+    return ws.close_code == 1011
 
 
 class Clock:
@@ -324,9 +325,8 @@ class TestOnSockets:
                     for number, byte in enumerate(peer.frame(wire.BINARY, bytes(100)), 1):
                         await peer.send_bytes(bytes([byte]))
                         await until(lambda: ws.stats.bytes_received == number)  # noqa: B023
-                        overdue(ws)
-                        assert ws.state is zcws.State.OPEN
-                    await until(lambda: overdue(ws) or ws.close_code == 1011)
+                        assert not is_given_up(ws) and ws.state is zcws.State.OPEN
+                    await until(lambda: is_given_up(ws))
 
         place.run(main())
 
@@ -519,9 +519,8 @@ def test_a_peer_that_takes_what_our_system_holds_is_alive(anyplace: Place) -> No
                 for _ in range(4):
                     for _ in range(15):
                         await soon(peer.reader.readexactly(40_000))
-                    overdue(ws)
-                    assert ws.state is zcws.State.OPEN
-                await until(lambda: overdue(ws) or ws.close_code == 1011)
+                    assert not is_given_up(ws) and ws.state is zcws.State.OPEN
+                await until(lambda: is_given_up(ws))
 
     anyplace.run(main())
 

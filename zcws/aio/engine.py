@@ -475,8 +475,8 @@ class Engine:
         stopped = _send_each(orders, begins, count, data, 0)
         if stopped < 0:
             return
-        # Rare: somebody's socket is full, or broken. What that means to whom is said behind all sends: it could end with
-        # another socket closed, and its number given to a new one.
+        # Rare: somebody's socket is full, or broken. He is told behind all sends: that could end with another socket
+        # closed, and its number given to a new one.
         unsent: list[tuple[int, int]] = []
         while stopped >= 0:
             at, sent = divmod(stopped, 1 << 32)
