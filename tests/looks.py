@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -56,9 +57,12 @@ def at_look(number: int, act: Callable[[], object]) -> Iterator[list[None]]:
 
     # CPython 3.12 asks when tracing begins whether anybody has said so.
     sys._getframe().f_trace_opcodes = True
-    outer = sys.gettrace()
+    outer, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()  # looks of a finalizer of something else are not ours, and what is raised there is lost
     sys.settrace(trace)
     try:
         yield fired
     finally:
         sys.settrace(outer)
+        if collects:
+            gc.enable()

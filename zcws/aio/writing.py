@@ -279,9 +279,10 @@ class Writing(Stream):
     def write_frame_nowait(self, frame: Frame) -> None:
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
-        kind, opcode = type(frame), frame.opcode
-        if (kind is RingFrame or kind is ReceivedFrame) and opcode in _DATA and not writer.opcode:
+        kind = type(frame)
+        if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode in _DATA and not writer.opcode:
             # It is a whole message, and was checked.
+            opcode = frame.opcode
             payload: Buffer
             if frame._stop - frame._start < SEGMENT:
                 payload = frame.to_bytes()
