@@ -4,7 +4,6 @@ import os
 import random
 from array import array
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -53,6 +52,14 @@ class Backwards:
 def make_writer(role: str, *, compress: Backwards | None = None) -> Writer:
     keys = MaskingKeys(entropy())
     return Writer(Pool(), next_key=keys.next if role == "client" else None, compressor=compress)
+
+
+def close(writer: Writer, reply: bool) -> None:
+    """A Close of our own, or the answer to the peer's."""
+    if reply:
+        writer.write_reply(Reply(OpCode.CLOSE, b""))
+    else:
+        writer.write_close(None)
 
 
 @pytest.fixture
@@ -411,16 +418,10 @@ class TestControl:
 
         writer = Writer(Pool(), next_key=key, compressor=None)
 
-        def close() -> None:
-            if reply:
-                writer.write_reply(Reply(OpCode.CLOSE, b""))
-            else:
-                writer.write_close(None)
-
         with pytest.raises(MemoryError):
-            close()
+            close(writer, reply)
         assert writer.sent_close is None and not writer.out
-        close()
+        close(writer, reply)
         assert [frame.opcode for frame in wire.parse(writer.take_bytes())] == [wire.CLOSE]
 
     @pytest.mark.parametrize(
@@ -757,16 +758,13 @@ def _raise() -> None:
 def test_a_close_that_is_interrupted(role: str, is_written: bool, reply: bool) -> None:
     """Where it was written already a second one went out behind it."""
     writer = make_writer(role)
-    write = (
-        partial(writer.write_reply, Reply(OpCode.CLOSE, b"")) if reply else partial(writer.write_close, None)
-    )
     writer.out = _Interrupted(_raise if not is_written else bool, _raise if is_written else bool)
     with pytest.raises(KeyboardInterrupt):
-        write()
+        close(writer, reply)
     writer.out = list(writer.out)
     assert (writer.sent_close is not None) == is_written
     if not is_written:
-        write()
+        close(writer, reply)
     assert [frame.opcode for frame in sent(writer)] == [wire.CLOSE]
 
 
@@ -781,10 +779,7 @@ def test_nothing_stands_behind_a_close(role: str, reply: bool) -> None:
         refused.append(caught.value)
 
     writer.out = _Interrupted(bool, send)
-    if reply:
-        writer.write_reply(Reply(OpCode.CLOSE, b""))
-    else:
-        writer.write_close(None)
+    close(writer, reply)
     writer.out = list(writer.out)
     assert refused and [frame.opcode for frame in sent(writer)] == [wire.CLOSE]
 

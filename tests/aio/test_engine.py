@@ -542,14 +542,17 @@ class TestNoMemoryToSend:
         run(main)
         assert set(reported) == ({error} if error else set())
 
-    def test_for_the_join(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("step", ["_join", "map"])
+    def test_for_the_join_or_the_sizes(self, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[int] = []
 
-        def join(parts: Any) -> bytes:
-            asked.append(len(parts))
+        def fails(*what: Any) -> bytes:
+            asked.append(len(what[-1]))
             raise MemoryError
 
-        self.run(set(), [b"now"], None, lambda _: monkeypatch.setattr("zcws.aio.engine._join", join))
+        self.run(
+            set(), [b"now"], None, lambda _: monkeypatch.setattr(engine_module, step, fails, raising=False)
+        )
         assert asked == [3]
 
     def test_for_what_one_has_written(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,9 +281,8 @@ class TestReceive:
             channel = open_channel(socket.create_connection(listener.getsockname()))
             peer = raw.Peer(listener.accept()[0], masks=False)
         if how == "closed here":
-            channel.record.fd = (
-                -1
-            )  # the first that another thread does that aborts it; others see no such thing
+            # The first that another thread does that aborts it; others see no such thing.
+            channel.record.fd = -1
         peer.reset() if how == "reset" else peer.close()
         given = connect().reader if use == "scan" else memoryview(bytearray(9))
         assert getattr(channel, use)(given, raw.LONG) == ENDED

@@ -960,9 +960,8 @@ def test_two_that_end_it_do_not_read_at_once() -> None:
                 peer.send(wire.CLOSE, wire.close_payload(1000))
                 peer.rest()
                 peer.close()
-        assert set(counts) == {
-            1
-        }  # the second may still come in when the first is out, and finds nothing to do
+        # The second may still come in when the first is out, and finds nothing to do.
+        assert set(counts) == {1}
         assert ws.close_code == 1000
 
 

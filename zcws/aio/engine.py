@@ -458,26 +458,21 @@ class Engine:
 
     def _send_together(self, fds: list[int], parts: list[Buffer], shares: bool) -> None:
         """One crossing for all `parts`, each of which is for one of `fds`."""
-        sizes, count = list(map(len, parts)), len(fds)  # type: ignore[arg-type]
         begins: CData | bytes = ffi.NULL
+        count, distinct = len(fds), parts
         try:
-            pack = _words_of[2 * count]
             if shares:
                 begins, distinct = _places(parts)
-                data = _join(distinct)
-            else:
-                data = _join(parts)
-            orders = pack(*fds, *sizes)
+            data = _join(distinct)
+            orders = _words_of[2 * count](*fds, *map(len, parts))  # type: ignore[arg-type]
         except MemoryError:
             for fd, part in zip(fds, parts, strict=True):  # each waits until it takes bytes
                 self._sent_together(fd, part, 0)
             return
         stopped = _send_each(orders, begins, count, data, 0)
-        if stopped < 0:
-            return
+        unsent: list[tuple[int, int]] = []
         # Rare: somebody's socket is full, or broken. He is told behind all sends: that could end with another socket
         # closed, and its number given to a new one.
-        unsent: list[tuple[int, int]] = []
         while stopped >= 0:
             at, sent = divmod(stopped, 1 << 32)
             unsent.append((at, sent - (1 << 31)))
@@ -551,7 +546,7 @@ def _collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None
         parts.append(data)
 
 
-def _places(parts: list[Buffer]) -> tuple[bytes, Iterable[Buffer]]:
+def _places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
     """Where each begins when those that differ are joined, as words of C, and those: a broadcast gives many the same
     piece; of several kinds by turns, where some compress and others do not."""
     end, begins = 0, list[int]()
