@@ -79,6 +79,8 @@ class Known:
 
     connection: Connection
 
+    _driver = ""  # how it is driven, for `repr`
+
     def _address(self, *, peer: bool) -> Any:
         """For those two: what the driver knows."""
         raise NotImplementedError  # nobody is `Known` by itself: each driver has its own
@@ -120,6 +122,12 @@ class Known:
     def close_reason(self) -> str | None:
         """The reason that came with the code; None while it is open. RFC 6455 7.1.6."""
         return self.connection.close_reason
+
+    def __repr__(self) -> str:
+        role = "client" if self.connection.is_client else "server"
+        # "": a Unix socket that was bound to no path.
+        peer = f" with {address}" if (address := self.remote_address) else ""
+        return f"<WebSocket {role}{peer}, {self._driver}{self.connection.state.value}>"
 
 
 def stats_of(

@@ -596,7 +596,7 @@ def test_a_limit_that_closed_a_connection_is_a_warning(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("zcws.server", "WARNING")
     assert "closed here by a limit: 1009" in record.getMessage() and "max_size=10" in record.getMessage()
-    assert "> with ('127.0.0.1', " in record.getMessage()
+    assert "<WebSocket server with ('127.0.0.1', " in record.getMessage()
 
 
 def test_no_memory_for_more_of_a_large_message(
@@ -795,7 +795,7 @@ def test_a_cancellation_that_is_none_of_the_handlers(place: Place, caplog: pytes
 
     place.run(main())
     assert "the handler of" in caplog.text and "CancelledError" in caplog.text
-    assert "> with ('127.0.0.1', " in caplog.text
+    assert "<WebSocket server with ('127.0.0.1', " in caplog.text
 
 
 @pytest.mark.parametrize("drain", [None, math.inf])

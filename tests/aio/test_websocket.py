@@ -164,14 +164,14 @@ def test_what_is_known(anyplace: Place) -> None:
                     assert one.request is not None and one.request.path == "/path?query"
                     assert one.response is not None and one.response.status_code == 101
                     assert one.state is zcws.State.OPEN
-                assert repr(ws) == "<WebSocket client, open>"
-                assert repr(accepted) == "<WebSocket server, open>"
+                assert repr(ws) == f"<WebSocket client with {ws.remote_address}, open>"
+                assert repr(accepted) == f"<WebSocket server with {ws.local_address}, open>"
                 assert (ws.get_extra_info("ssl_object") is not None) is anyplace.is_tls
                 assert ws.get_extra_info("nothing", "default") == "default"
             assert ws.get_extra_info("socket", "gone") == "gone"
             assert ws.remote_address == accepted.local_address == ("127.0.0.1", port_of(server))
             assert ws.local_address == accepted.remote_address
-            assert repr(ws) == "<WebSocket client, closed>"
+            assert repr(ws) == f"<WebSocket client with {ws.remote_address}, closed>"
 
     anyplace.run(main())
 

@@ -67,7 +67,7 @@ def test_a_connection_and_what_is_known_of_it() -> None:
             assert ws.request.headers["X-Question"] == "who"
             assert ws.response is not None and ws.response.headers["X-Answer"] == "yes"
             assert ws.remote_address == ("127.0.0.1", port)
-            assert repr(ws) == "<WebSocket client, blocking, open>"
+            assert repr(ws) == f"<WebSocket client with ('127.0.0.1', {port}), blocking, open>"
             ws.send("hello")
             assert ws.recv() == "hi"
     assert ws.close_code == 1000

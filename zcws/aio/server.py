@@ -177,7 +177,7 @@ class Server:
                         f"on_open holds plain functions: {name_of(callback)} returned a coroutine"
                     )
         except Exception:
-            logger.error("a function in on_open failed for %r with %s", ws, ws.remote_address, exc_info=True)
+            logger.error("a function in on_open failed for %r", ws, exc_info=True)
             ws.begin_close(CloseCode.INTERNAL_ERROR)
             return False
         return True
@@ -211,11 +211,11 @@ class Server:
                 ws.abort()
                 raise
             if isinstance(error, ConnectionClosed) and ws.connection.is_over:
-                logger.debug("%r with %s: %s", ws, ws.remote_address, error)
+                logger.debug("%r: %s", ws, error)
                 await ws.wait_closed()
                 return
             # Also when another connection is over: this one would stay open with nobody behind it.
-            logger.error("the handler of %r with %s failed", ws, ws.remote_address, exc_info=True)
+            logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
         except (SystemExit, KeyboardInterrupt):
             ws.abort()
@@ -226,7 +226,7 @@ class Server:
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
         if (limit := ws.connection.limit) is not None:
-            logger.warning("%r with %s: %s", ws, ws.remote_address, limit)
+            logger.warning("%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 

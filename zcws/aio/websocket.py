@@ -147,7 +147,3 @@ class WebSocket(Reading, Writing, Known):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""
         return default if self._transport is None else self._transport.get_extra_info(name, default)
-
-    def __repr__(self) -> str:
-        role = "client" if self.connection.is_client else "server"
-        return f"<WebSocket {role}, {self.connection.state.value}>"

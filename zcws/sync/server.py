@@ -380,17 +380,17 @@ class Server:
             ws.close()
         except Exception as error:
             if isinstance(error, ConnectionClosed) and ws.connection.is_over:
-                logger.debug("%r with %s: %s", ws, ws.remote_address, error)
+                logger.debug("%r: %s", ws, error)
                 ws.close()
                 return
             # Also when another connection is over: this one would stay open with nobody behind it.
-            logger.error("the handler of %r with %s failed", ws, ws.remote_address, exc_info=True)
+            logger.error("the handler of %r failed", ws, exc_info=True)
             ws.close(CloseCode.INTERNAL_ERROR)
         finally:
             ws.abort()
             self.connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
-                logger.warning("%r with %s: %s", ws, ws.remote_address, limit)
+                logger.warning("%r: %s", ws, limit)
 
     def __enter__(self) -> Self:
         return self

@@ -103,6 +103,8 @@ class WebSocket(Reading, Writing, Known):
         request, response: the opening handshake.
     """
 
+    _driver = "blocking, "
+
     request: Request  # None where somebody has made a connection by hand; `connect` and `serve` never do
     response: Response
 
@@ -590,10 +592,6 @@ class WebSocket(Reading, Writing, Known):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Closes it: with 1000, or with 1011 where the block raises."""
         self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
-
-    def __repr__(self) -> str:
-        role = "client" if self.connection.is_client else "server"
-        return f"<WebSocket {role}, blocking, {self.connection.state.value}>"
 
 
 def _of(this: weakref.ref[WebSocket]) -> WebSocket:
