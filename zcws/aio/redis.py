@@ -23,7 +23,7 @@ from typing import Any
 
 from zcws.aio.broadcast import Slow, broadcast, check_slow
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
-from zcws.aio.room import Members, Membership
+from zcws.aio.room import Members, Membership, all_but
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer, Self
 from zcws.codes import OpCode
@@ -102,7 +102,7 @@ class RedisRooms:
         room = self._open.get(channel)
         if room is not None:
             message = memoryview(data)[ENVELOPE.size :]
-            await broadcast(room._others(without), message, slow=self.slow, text=kind == OpCode.TEXT)
+            await broadcast(all_but(without, room), message, slow=self.slow, text=kind == OpCode.TEXT)
 
     async def __aenter__(self) -> Self:
         try:

@@ -5,13 +5,13 @@ A connection leaves by itself when its socket is gone. Until then it may be clos
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer, Self
 
-__all__ = ["Members", "Membership", "Room"]
+__all__ = ["Members", "Membership", "Room", "all_but"]
 
 
 class Members:
@@ -50,11 +50,13 @@ class Members:
     def __len__(self) -> int:
         return len(self._members)
 
-    def _others(self, without: WebSocket | Collection[WebSocket] | None) -> Collection[WebSocket]:
-        if without is None:
-            return self._members
-        excluded = {without} if isinstance(without, WebSocket) else set(without)
-        return [ws for ws in self._members if ws not in excluded]
+
+def all_but(without: WebSocket | Collection[WebSocket] | None, room: Members) -> Iterable[WebSocket]:
+    """Who is in `room`, but for one connection, or several."""
+    if without is None:
+        return room
+    excluded = {without} if isinstance(without, WebSocket) else set(without)
+    return [ws for ws in room if ws not in excluded]
 
 
 class Room(Members):
@@ -98,7 +100,7 @@ class Room(Members):
         Returns, raises: as `zcws.broadcast`. It can always be awaited; with `slow="wait"` it has to be.
         """
         slow = slow or self.slow
-        return broadcast(self._others(without), message, slow=slow, text=text, compress=compress)
+        return broadcast(all_but(without, self), message, slow=slow, text=text, compress=compress)
 
     def __repr__(self) -> str:
         return f"<Room of {len(self)}>"
