@@ -680,7 +680,7 @@ class _Sends:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="the collector comes when it likes")
-@pytest.mark.parametrize("step", ["_collect", "_join"])
+@pytest.mark.parametrize("step", ["collect", "_join"])
 def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,9 +28,9 @@ import select
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
+from zcws.aio.gathering import Sender, collect, places, words_of
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
@@ -43,16 +43,13 @@ from zcws.writer import Writer
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["IN", "OUT", "Engine", "Scanned", "Sender", "Served", "engine_of", "is_engine_on", "together"]
+__all__ = ["IN", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
 
 #: Descriptors for which there is room at first: most programs have fewer.
 _DESCRIPTORS = 256
 
 #: Words of the table of one crossing: 64 sockets with 64 rows each.
 _WORDS = 16 * 1024
-
-#: Up to this many bytes, what a connection writes goes out together with what the others wrote. Joining them is a copy.
-_SEND_TOGETHER = 16 * 1024
 
 _HAS_EPOLL = hasattr(select, "epoll")
 _ONE, _OTHERS = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS
@@ -106,38 +103,6 @@ class Scanned(Protocol):
 
     def writing_failed(self, exc: OSError) -> None:
         """Nothing can be sent any more. What the peer has said before is still received. Called from inside a write."""
-        ...
-
-
-class Sender(Protocol):
-    """The writing side of a socket of the engine.
-
-    Attributes:
-        fd: its descriptor.
-        writer: what it still has to say; the engine takes that at the end of a walk.
-        backlog: what has been handed over and has not been sent: it goes first.
-        closing: it ends, and nothing of what the writer has may go out: it could stand behind a gap.
-    """
-
-    fd: int
-    closing: bool
-    writer: Writer
-    backlog: list[Buffer]
-
-    def write_ready(self) -> None:
-        """It takes bytes, or may."""
-        ...
-
-    def write_rest(self) -> None:
-        """Sends what the writer has, alone; behind the backlog, where there is one."""
-        ...
-
-    def sent_together(self, data: Buffer, sent: int) -> None:
-        """Of `data` so many bytes have been sent; or a negated errno says why not."""
-        ...
-
-    def broke(self, exc: BaseException) -> None:
-        """What was received cannot be handled, or what was written has been lost."""
         ...
 
 
@@ -449,7 +414,7 @@ class Engine:
 
     def _take_written(self, written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
         try:
-            _collect(written, fds, parts)
+            collect(written, fds, parts)
         except BaseException as exc:
             # Nobody sends what their writers have given away by now: nothing may follow that.
             for transport in written:
@@ -462,9 +427,9 @@ class Engine:
         count, distinct = len(fds), parts
         try:
             if shares:
-                begins, distinct = _places(parts)
+                begins, distinct = places(parts)
             data = _join(distinct)
-            orders = _words_of[2 * count](*fds, *map(len, parts))  # type: ignore[arg-type]
+            orders = words_of[2 * count](*fds, *map(len, parts))  # type: ignore[arg-type]
         except MemoryError:
             for fd, part in zip(fds, parts, strict=True):  # each waits until it takes bytes
                 self._sent_together(fd, part, 0)
@@ -507,60 +472,6 @@ class _Together:
             self._engine.end_walk()
 
 
-class _Words(dict[int, Callable[..., bytes]]):
-    """Gives so many numbers as words of C, in a third of what an array takes to be made."""
-
-    #: How many words are kept in mind: of all that serves 64 sockets.
-    MOST = 2 * lib.ZCWS_TURN_MOST
-
-    def __missing__(self, count: int) -> Callable[..., bytes]:
-        pack = Struct(f"{count}q").pack
-        if count <= self.MOST:
-            self[count] = pack
-        return pack
-
-
-_words_of = _Words()
-
-
-def _collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
-    """What they have written, but for what has to go out by itself."""
-    for transport in written:
-        writer = transport.writer
-        out = writer.out
-        # The last: a signal handler may have sent it by now.
-        if (
-            transport.backlog
-            or transport.closing
-            or writer.has_large
-            or len(out) != 1
-            or out is not writer.out
-        ):
-            data = _take(transport, len(written))
-            if data is None:
-                continue
-        else:
-            data = out.pop(0)
-            writer.taken = writer.written
-        fds.append(transport.fd)
-        parts.append(data)
-
-
-def _places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
-    """Where each begins when those that differ are joined, as words of C, and those: a broadcast gives many the same
-    piece; of several kinds by turns, where some compress and others do not."""
-    end, begins = 0, list[int]()
-    places: dict[int, int] = {}  # by the identity of each: `parts` keeps them alive
-    distinct: list[Buffer] = []
-    for data in parts:
-        begin = places.setdefault(id(data), end)
-        if begin == end:
-            distinct.append(data)
-            end += len(data)  # type: ignore[arg-type]
-        begins.append(begin)
-    return _words_of[len(begins)](*begins), distinct
-
-
 def _as_entries(ones: Iterator[int]) -> list[int]:
     """Short entries as the other kind: an entry, the head of a scan with nothing behind its row, the row."""
     words: list[int] = []
@@ -578,22 +489,6 @@ def _moved(table: Rows, begin: int) -> list[int]:
         words[i + 1] -= begin
         words[i + 2] -= begin
     return words
-
-
-def _take(transport: Sender, count: int) -> Buffer | None:
-    """What it has written, as one piece to be sent with what the other `count` have.
-
-    None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
-    """
-    writer, out = transport.writer, transport.writer.out
-    if out and not (transport.backlog or transport.closing):
-        is_short = writer.size <= _SEND_TOGETHER
-        # By a broadcast several may have been given the same bytes: then one copy serves all.
-        is_for_many = len(out) == 1 and count > 1 and type(out[0]) is bytes
-        if is_short or is_for_many:
-            return writer.take_whole() or None
-    transport.write_rest()
-    return None
 
 
 #: Who has sockets is kept alive by them and by the loop, which calls it: to keep it here too would keep, by its

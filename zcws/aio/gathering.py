@@ -1,0 +1,123 @@
+"""What several connections have written in one turn, as the pieces of one crossing.
+
+Each piece is all that a connection has to say, and goes to `zcws_send_each` with those of the others; what is too large
+to be copied, or has to wait behind something, goes out by itself meanwhile. Who may send together with others is a
+`Sender`: nothing here knows sockets, nor whose turn it is, which is the engine's business (engine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Protocol
+
+from zcws.annotations import Buffer
+from zcws.kernel import lib
+from zcws.writer import Writer
+
+__all__ = ["Sender", "collect", "places", "words_of"]
+
+#: Up to this many bytes, what a connection writes goes out together with what the others wrote. Joining them is a copy.
+_SEND_TOGETHER = 16 * 1024
+
+
+class Sender(Protocol):
+    """The writing side of a socket of the engine.
+
+    Attributes:
+        fd: its descriptor.
+        writer: what it still has to say; the engine takes that at the end of a walk.
+        backlog: what has been handed over and has not been sent: it goes first.
+        closing: it ends, and nothing of what the writer has may go out: it could stand behind a gap.
+    """
+
+    fd: int
+    closing: bool
+    writer: Writer
+    backlog: list[Buffer]
+
+    def write_ready(self) -> None:
+        """It takes bytes, or may."""
+        ...
+
+    def write_rest(self) -> None:
+        """Sends what the writer has, alone; behind the backlog, where there is one."""
+        ...
+
+    def sent_together(self, data: Buffer, sent: int) -> None:
+        """Of `data` so many bytes have been sent; or a negated errno says why not."""
+        ...
+
+    def broke(self, exc: BaseException) -> None:
+        """What was received cannot be handled, or what was written has been lost."""
+        ...
+
+
+class _Words(dict[int, Callable[..., bytes]]):
+    """Gives so many numbers as words of C, in a third of what an array takes to be made."""
+
+    #: How many words are kept in mind: of all that serves 64 sockets.
+    MOST = 2 * lib.ZCWS_TURN_MOST
+
+    def __missing__(self, count: int) -> Callable[..., bytes]:
+        pack = Struct(f"{count}q").pack
+        if count <= self.MOST:
+            self[count] = pack
+        return pack
+
+
+words_of = _Words()
+
+
+def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
+    """What they have written, but for what has to go out by itself."""
+    for transport in written:
+        writer = transport.writer
+        out = writer.out
+        # The last: a signal handler may have sent it by now.
+        if (
+            transport.backlog
+            or transport.closing
+            or writer.has_large
+            or len(out) != 1
+            or out is not writer.out
+        ):
+            data = _take(transport, len(written))
+            if data is None:
+                continue
+        else:
+            data = out.pop(0)
+            writer.taken = writer.written
+        fds.append(transport.fd)
+        parts.append(data)
+
+
+def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
+    """Where each begins when those that differ are joined, as words of C, and those: a broadcast gives many the same
+    piece; of several kinds by turns, where some compress and others do not."""
+    end, begins = 0, list[int]()
+    begin_of: dict[int, int] = {}  # by the identity of each: `parts` keeps them alive
+    distinct: list[Buffer] = []
+    for data in parts:
+        begin = begin_of.setdefault(id(data), end)
+        if begin == end:
+            distinct.append(data)
+            end += len(data)  # type: ignore[arg-type]
+        begins.append(begin)
+    return words_of[len(begins)](*begins), distinct
+
+
+def _take(transport: Sender, count: int) -> Buffer | None:
+    """What it has written, as one piece to be sent with what the other `count` have.
+
+    None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
+    """
+    writer, out = transport.writer, transport.writer.out
+    if out and not (transport.backlog or transport.closing):
+        is_short = writer.size <= _SEND_TOGETHER
+        # By a broadcast several may have been given the same bytes: then one copy serves all.
+        is_for_many = len(out) == 1 and count > 1 and type(out[0]) is bytes
+        if is_short or is_for_many:
+            return writer.take_whole() or None
+    transport.write_rest()
+    return None
