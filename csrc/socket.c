@@ -1,0 +1,134 @@
+/* socket.c: one socket: waiting for bytes and scanning them in one crossing, the rest of a large payload straight into
+ * its buffer, and a masked frame on its way out without a copy of the whole.
+ *
+ * For sockets of POSIX; elsewhere it compiles to functions that receive and send nothing.
+ */
+#include "kernel.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+
+#include <errno.h>
+#include <sched.h>
+#include <sys/socket.h>
+
+enum {
+    /* How often a wait tries before it sleeps. Sleeping and being woken costs 10 to 20 us of both ends' CPU, a try that
+     * finds nothing 0.1 to 0.4: whoever has tried for as long as that has paid twice of what was best, and not more. */
+    TRIES = 64,
+    /* So many waits sleep at once when trying has been of no use again and again. */
+    LONGEST_REST = 63,
+    /* Bytes: while a receive that brought so many was taken, more may have come. */
+    MUCH = 64 * 1024
+};
+
+static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK); }
+
+/* Receives without sleeping. Where nothing has come, the next waits sleep at once: twice as many as the last time. */
+static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    ssize_t received = recv(socket->fd, data, size, MSG_DONTWAIT);
+    if (!is_nothing(received)) return received; /* no wait: nothing is learnt about waits */
+    for (int tries = 1; tries < TRIES; tries++) {
+        sched_yield(); /* whoever is to answer may need this CPU */
+        received = recv(socket->fd, data, size, MSG_DONTWAIT);
+        if (!is_nothing(received)) {
+            socket->rest = 0;
+            return received;
+        }
+    }
+    socket->rest = socket->rest < LONGEST_REST ? 2 * socket->rest + 1 : LONGEST_REST;
+    socket->resting = 1 + socket->rest; /* this wait, which goes on, and those after it */
+    return received;
+}
+
+/* recv, which tries for a moment before it sleeps as long as that is of use: an answer that comes within
+ * microseconds, as from the same machine, need not wake anybody. Where it was of no use, whoever waits has to ask again
+ * before anybody sleeps: a signal that came meanwhile interrupts nothing, and its handler runs between two calls. */
+static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    if (socket->flags == 0 && socket->resting == 0) return try_for_a_moment(socket, data, size);
+    if (socket->flags == 0) socket->resting--;
+    return recv(socket->fd, data, size, socket->flags);
+}
+
+int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    ssize_t received;
+    if (socket->received != 0) return ZCWS_TORN;
+    received = wait_and_receive(socket, data, size);
+    if (received > 0) {
+        socket->received = (size_t)received;
+        socket->total += (size_t)received;
+        return received;
+    }
+    if (is_nothing(received) || (received < 0 && errno == EINTR)) return ZCWS_NOTHING;
+    socket->error = received < 0 ? errno : 0;
+    return ZCWS_ENDED;
+}
+
+int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
+    size_t total = 0;
+    ssize_t received;
+    int outcome = 0;
+    if (size >= ZCWS_WHOLE) size = ZCWS_WHOLE - 1;
+    do {
+        received = recv(fd, data + total, size - total, MSG_DONTWAIT);
+        if (received <= 0) break;
+        outcome = zcws_land(reader, data + total, (size_t)received);
+        total += (size_t)received;
+    } while (outcome == 0 && total < size && received >= MUCH);
+    if (total == 0) return received < 0 ? -(int64_t)errno : 0;
+    return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
+}
+
+#if !defined(MSG_NOSIGNAL) /* macOS; Python ignores SIGPIPE anyway */
+#define MSG_NOSIGNAL 0
+#endif
+
+#if !defined(MSG_MORE) /* Linux: what does not fill a packet waits for what comes behind it */
+#define MSG_MORE 0
+#endif
+
+static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
+    ssize_t sent = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL | (is_last ? 0 : MSG_MORE));
+    return sent > 0 ? (size_t)sent : 0;
+}
+
+#else
+
+int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    (void)socket, (void)data, (void)size;
+    return ZCWS_ENDED;
+}
+
+int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
+    (void)fd, (void)reader, (void)data, (void)size;
+    return 0;
+}
+
+static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
+    (void)fd, (void)data, (void)len, (void)is_last;
+    return 0;
+}
+
+#endif
+
+int64_t zcws_receive(struct zcws_socket *socket) {
+    int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
+    if (received < 0) return received;
+    return (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
+}
+
+int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
+                         uint32_t key) {
+    size_t used = zcws_put_masked_head(out, first, len, key); /* bytes in `out` */
+    size_t masked = 0, total = 0;                             /* bytes of the payload; sent of the frame */
+    do {
+        size_t part = len - masked < room - used ? len - masked : room - used, sent;
+        zcws_mask_copy(out + used, payload + masked, part, key, (unsigned)(masked % sizeof key));
+        masked += part;
+        used += part;
+        sent = send_some(fd, out, used, masked == len);
+        total += sent;
+        if (sent < used) return -1 - (int64_t)total;
+        used = 0;
+    } while (masked < len);
+    return (int64_t)total;
+}
