@@ -15,7 +15,7 @@ environment() { # of a Python, in a folder
 
 pythons() { # every CPython that can be found and is promised (pyproject.toml), one of each version
     local python
-    for python in "$PYTHON" python3.{10..20} "$HOME"/.pyenv/versions/*/bin/python3; do
+    for python in "$PYTHON" python3.{10..20} ~/.pyenv/versions/*/bin/python3; do
         command -v "$python" >/dev/null || continue
         "$python" - 2>/dev/null <<'EOF' || true
 import sys, sysconfig
@@ -61,6 +61,7 @@ try_wheel() { # in the environment of one version
         tests/test_leasing.py tests/test_connector.py tests/test_acceptor.py
 }
 
+found=$(pythons) # by itself: what fails in a process substitution ends nothing, and a wheel would be tried in no Python
 failed=0
 own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 while read -r version python <&3; do
@@ -77,5 +78,5 @@ while read -r version python <&3; do
         echo "does not work in CPython $version"
         failed=1
     fi
-done 3< <(pythons)
+done 3<<<"$found"
 exit $failed
