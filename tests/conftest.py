@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ def certificates() -> Any:
     from net import Certificates  # the drivers, which most tests here do without
 
     return Certificates()
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For a Unix socket, and relative: it has room for 100 bytes, and temporary folders may have longer names."""
+    monkeypatch.chdir(tmp_path)
+    return Path("s")
 
 
 @pytest.fixture(params=["server", "client"])

@@ -136,6 +136,6 @@ def with_path(error: OSError, path: str | bytes) -> OSError:
     """The same error, saying which Unix socket it was."""
     if error.errno is None:  # CPython's own, where a path is too long for any
         return OSError(errno.ENAMETOOLONG, str(error), path)
-    if str(path) not in str(error):  # asyncio says it in its own words
+    if repr(path) not in str(error):  # asyncio says it in its own words
         error.filename = path
     return error

@@ -53,10 +53,9 @@ def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any],
         make("ws://localhost/" if make is zcws.connect else echo, **option)
 
 
-def test_a_unix_socket_has_options_too(place: Place, tmp_path: Path) -> None:
+def test_a_unix_socket_has_options_too(place: Place, socket_path: Path) -> None:
     async def main() -> None:
-        path = tmp_path / "socket"
-        async with zcws.unix_serve(echo, path, backlog=5), zcws.unix_connect(path) as ws:
+        async with zcws.unix_serve(echo, socket_path, backlog=5), zcws.unix_connect(socket_path) as ws:
             await ws.send("x")
             assert await soon(ws.recv()) == "x"
 

@@ -17,9 +17,9 @@ import zcws.sync
 from zcws.aio.engine import is_engine_on
 
 
-def test_unix_sockets(place: Place, tmp_path: Path) -> None:
+def test_unix_sockets(place: Place, socket_path: Path) -> None:
     async def main() -> None:
-        path = str(tmp_path / "socket")
+        path = str(socket_path)
         async with zcws.unix_serve(echo, path), zcws.unix_connect(path) as ws:
             await ws.send("over a path")
             assert await soon(ws.recv()) == "over a path"
@@ -50,8 +50,8 @@ def test_one_object_is_one_block_at_a_time(place: Place) -> None:
     place.run(main())
 
 
-def test_a_place_that_is_not_there_is_named(place: Place, tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "socket"
+def test_a_place_that_is_not_there_is_named(place: Place, socket_path: Path) -> None:
+    path = socket_path / "folder" / "socket"
 
     async def main() -> None:
         for host in ("no-such-name.invalid", ["127.0.0.1", "no-such-name.invalid"]):

@@ -8,7 +8,6 @@ import logging
 import socket
 import ssl
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,15 +110,15 @@ def test_a_socket_of_ones_own() -> None:
             assert ws.request is not None and ws.request.headers["Host"] == "example.invalid"
 
 
-def test_a_unix_socket() -> None:
+def test_a_unix_socket(socket_path: Path) -> None:
     def run() -> None:
         peer = raw.accept(listening)
         assert peer.read().payload == b"hello"
         goodbye(peer)
         peer.close()
 
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
-        path = str(Path(folder) / "s")
+    with socket.socket(socket.AF_UNIX) as listening:
+        path = str(socket_path)
         listening.bind(path)
         listening.listen()
         with raw.thread(run), zcws.sync.unix_connect(path) as ws:

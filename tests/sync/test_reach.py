@@ -296,16 +296,16 @@ class TestRace:
 
 
 class TestUnixSockets:
-    def test_with_tls(self, serving: Serving, certificates: Certificates, tmp_path: Path) -> None:
-        with serving(echo, path=str(tmp_path / "s"), ssl=certificates.server):
-            with zcws.sync.unix_connect(tmp_path / "s", ssl=certificates.client) as ws:
+    def test_with_tls(self, serving: Serving, certificates: Certificates, socket_path: Path) -> None:
+        with serving(echo, path=str(socket_path), ssl=certificates.server):
+            with zcws.sync.unix_connect(socket_path, ssl=certificates.client) as ws:
                 assert ws.request is not None and ws.request.headers["Host"] == "localhost"
                 ws.send("hello")
                 assert ws.recv() == "hello"
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other kernels refuse where the backlog is full")
-    def test_nobody_accepts(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "s")
+    def test_nobody_accepts(self, socket_path: Path) -> None:
+        path = str(socket_path)
         with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as fillers:
             listening.bind(path)
             listening.listen(0)
@@ -314,12 +314,12 @@ class TestUnixSockets:
                     filler = fillers.enter_context(socket.socket(socket.AF_UNIX))
                     filler.setblocking(False)
                     filler.connect(path)
-            with pytest.raises(BlockingIOError, match=path):
+            with pytest.raises(BlockingIOError, match=r"'s'$"):
                 zcws.sync.unix_connect(path)
 
-    def test_nobody_there(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=str(tmp_path / "s")):
-            zcws.sync.unix_connect(tmp_path / "s")
+    def test_nobody_there(self, socket_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"'s'$"):
+            zcws.sync.unix_connect(socket_path)
 
 
 def test_another_place_than_the_uri_says() -> None:

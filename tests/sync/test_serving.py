@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +53,20 @@ def test_ipv6(serving: Serving) -> None:
 
 
 class TestUnix:
-    def test_echo(self, serving: Serving) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "s"
-            with serving(echo, path=str(path)):
-                assert stat.S_ISSOCK(path.stat().st_mode)
-                with zcws.sync.unix_connect(str(path)) as ws:
-                    ws.send("hello")
-                    assert ws.recv() == "hello"
-            assert not path.exists()
+    def test_echo(self, serving: Serving, socket_path: Path) -> None:
+        with serving(echo, path=str(socket_path)):
+            assert stat.S_ISSOCK(socket_path.stat().st_mode)
+            with zcws.sync.unix_connect(str(socket_path)) as ws:
+                ws.send("hello")
+                assert ws.recv() == "hello"
+        assert not socket_path.exists()
 
-    def test_what_a_server_left_behind_is_no_obstacle(self, serving: Serving) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "s")
-            with socket.socket(socket.AF_UNIX) as old:
-                old.bind(path)
-            with serving(echo, path=Path(path)), zcws.sync.unix_connect(path):
-                pass
+    def test_what_a_server_left_behind_is_no_obstacle(self, serving: Serving, socket_path: Path) -> None:
+        path = str(socket_path)
+        with socket.socket(socket.AF_UNIX) as old:
+            old.bind(path)
+        with serving(echo, path=socket_path), zcws.sync.unix_connect(path):
+            pass
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only there are they abstract")
     def test_one_in_no_folder(self, serving: Serving) -> None:
@@ -79,26 +75,23 @@ class TestUnix:
             ws.send("a")
             assert ws.recv() == "a"
 
-    def test_a_file_of_somebody_is(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "s"
-            path.write_text("precious")
-            with pytest.raises(OSError):
-                zcws.sync.unix_serve(echo, str(path))
-            assert path.read_text() == "precious"
+    def test_a_file_of_somebody_is(self, socket_path: Path) -> None:
+        socket_path.write_text("precious")
+        with pytest.raises(OSError):
+            zcws.sync.unix_serve(echo, str(socket_path))
+        assert socket_path.read_text() == "precious"
 
-    def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "s")
-            with serving(echo, path=path) as old, serving(echo, path=path):
-                old.shutdown()
-                with zcws.sync.unix_connect(path) as ws:
-                    ws.send("hello")
-                    assert ws.recv() == "hello"
+    def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving, socket_path: Path) -> None:
+        path = str(socket_path)
+        with serving(echo, path=path) as old, serving(echo, path=path):
+            old.shutdown()
+            with zcws.sync.unix_connect(path) as ws:
+                ws.send("hello")
+                assert ws.recv() == "hello"
 
 
-def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
-    path = str(tmp_path / "folder" / "socket")
+def test_a_place_that_is_not_there_is_named(socket_path: Path) -> None:
+    path = str(socket_path / "folder" / "socket")
     with pytest.raises(OSError, match=r"no-such-name\.invalid"):
         zcws.sync.serve(echo, "no-such-name.invalid", 0)
     with pytest.raises(FileNotFoundError) as missing:
