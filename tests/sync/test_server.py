@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ import raw
 import trustme
 import wire
 from joined import connected
+from looks import at_look, knows_looks
 from net import Certificates
 from raw import echo, port_of, swallow
 from receiver import NoMemory
@@ -955,3 +957,25 @@ def test_ctrl_c_ends_serve_forever(is_full: bool) -> None:
                 server.shutdown()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@knows_looks
+def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
+    """Before the first wait it did: who shut the server down took it for one that is served still, which would close
+    what wakes it."""
+
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    def stop() -> None:
+        raw.until(lambda: server._is_serving or fired)
+        server.shutdown()
+
+    for number in count(1):
+        fired: list[None] = []
+        with zcws.sync.serve(echo, "127.0.0.1", 0) as server, raw.thread(stop):
+            with contextlib.suppress(KeyboardInterrupt), at_look(number, press) as fired:
+                server.serve_forever()
+        assert server._waker.fileno() == server._wake.fileno() == -1, number
+        if not fired:
+            break

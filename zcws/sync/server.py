@@ -123,19 +123,19 @@ class Server:
     def serve_forever(self) -> None:
         """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
         with selectors.DefaultSelector() as selector:
-            with self._lock:
-                if self._is_closing:
-                    return
-                self._is_serving = True
-                selector.register(self.sock, selectors.EVENT_READ)
-                selector.register(self._waker, selectors.EVENT_READ)
             try:
+                with self._lock:
+                    if self._is_closing:
+                        return
+                    self._is_serving = True
+                    selector.register(self.sock, selectors.EVENT_READ)
+                    selector.register(self._waker, selectors.EVENT_READ)
                 while not self._is_closing:
                     if self._has_slot():
                         self._taken += self._accept(selector)
             finally:
+                self._is_serving = False  # before anything in which a signal handler can raise
                 with self._lock:
-                    self._is_serving = False
                     if self._is_closing:
                         self._waker.close()
 
@@ -202,6 +202,8 @@ class Server:
             if not self._is_closing:
                 self._is_closing = True
                 self._stop_accepting()
+            if not self._is_serving:
+                self._waker.close()
         if drain is None or drain > 0:
             self._join(after(drain))
         self._sends_away = True
@@ -219,8 +221,6 @@ class Server:
     def _stop_accepting(self) -> None:
         self.sock.close()
         self._wake.close()  # the other end becomes readable
-        if not self._is_serving:
-            self._waker.close()
         self._ended.put(None)  # `serve_forever` may wait for one
         with contextlib.suppress(OSError):
             # Another server may have taken the path over.
