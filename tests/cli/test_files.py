@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -22,9 +23,11 @@ def root(tmp_path: Path) -> Path:
     (root / "page.html.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "secret").write_text("secret", encoding="utf-8")
     (tmp_path / "public2").mkdir()
-    (tmp_path / "public2" / "x").write_text("secret", encoding="utf-8")
+    for name in ("x", "index.html"):
+        (tmp_path / "public2" / name).write_text("secret", encoding="utf-8")
     if hasattr(os, "symlink"):
         (root / "link").symlink_to(tmp_path / "secret")
+        (root / "outside").symlink_to(tmp_path / "public2")
         (root / "circle").symlink_to(root / "circle")
     return root
 
@@ -58,6 +61,29 @@ def test_files(root: Path, path: str, kind: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "page"),
+    [
+        ("/docs", "/docs/"),
+        ("/docs?a=b?/c", "/docs/?a=b?/c"),
+        ("/docs/a:b", "/docs/a:b/"),
+        ("/docs/.", "/docs/"),
+        ("//other/%2e%2e/docs", "/other/%2e%2e/docs/"),
+        ("//other/%2e%2e", "/other/%2e%2e/"),
+        ("/%5cother/..", "/"),
+    ],
+)
+def test_a_directory_without_its_slash(root: Path, target: str, page: str) -> None:
+    """What its page names, `app.js`, is beside that: a browser would look one floor up."""
+    for name in ("docs", "docs/a:b"):
+        (root / name).mkdir()
+        (root / name / "index.html").write_text("<script src=app.js></script>", encoding="utf-8")
+    response = ask(root, target)
+    assert response.status_code == 307
+    assert urljoin(f"http://here{target}", response.headers["Location"]) == f"http://here{page}"
+    assert ask(root, page).status_code == 200
+
+
+@pytest.mark.parametrize(
     "path",
     [
         *(
@@ -70,7 +96,9 @@ def test_files(root: Path, path: str, kind: str, body: bytes) -> None:
             "/link",
             "/circle",
         ),
-        *("/../public2/x", "/%00", "/" + "x" * 5000, "/index.html/x"),
+        *("/../public2/x", "/%00", "/" + "x" * 5000, "/index.html/x", "/index.html/"),
+        # Without an index.html, or out of here, and so is what is not said of them.
+        *("/sub", "/..", "/../public2", "/outside", "/outside/"),
     ],
 )
 def test_what_is_not_there_for_anybody(root: Path, path: str) -> None:

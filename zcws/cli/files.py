@@ -6,8 +6,10 @@ What is answered to a request that asks for no WebSocket, first row that applies
     -------------------------------------------------  ------------------------------------------
     another method than GET and HEAD                   405
     a path that leads out of the directory             404, links that do so included
-    a directory                                        its index.html, or 404
+    a directory                                        its index.html, or 404; where no slash is behind its name a
+                                                       redirect to there, for what the page names is beside it
     no file, or one that must not be read              404
+    a file, and a slash behind its name                404
     a file over LARGEST                                413
     anything else                                      200 and the file
 """
@@ -45,19 +47,28 @@ class Files:
     def __call__(self, _connection: Any, request: Request) -> Response | None:
         if "websocket" in request.headers.combined().get("upgrade", "").lower():
             return text_response(404, "there are only files here") if self._is_all else None
-        return method_refusal(request.method) or self._respond(request.path.partition("?")[0])
+        return method_refusal(request.method) or self._respond(request.path)
 
-    def _respond(self, path: str) -> Response:
+    def _respond(self, target: str) -> Response:
+        path, mark, query = target.partition("?")
+        has_slash = path.endswith("/")
         try:
             name = Path(unquote(path).lstrip("/"))
             if name.anchor:
                 # Windows: another drive, or another machine, which would be asked for it, with our user's credentials.
                 return text_response(404, "there is no such file")
             file = (self._root / name).resolve()
-            if file.is_dir():
+            is_directory = file.is_dir()
+            if is_directory:
                 file = (file / "index.html").resolve()
-            if not file.is_relative_to(self._root) or not file.is_file():
+            is_ours = file.is_relative_to(self._root) and file.is_file()
+            if not is_ours or (has_slash and not is_directory):
                 return text_response(404, "there is no such file")
+            if is_directory and not has_slash:
+                # Seen from the path itself, so it leads to no other host, whatever that holds. RFC 3986 4.2: behind
+                # the dot a colon is none of a scheme.
+                there = f"./{path.rpartition('/')[2]}/{mark}{query}"
+                return text_response(307, "a directory has a slash behind its name", {"Location": there})
             if file.stat().st_size > LARGEST:
                 return text_response(413, f"the file is over {LARGEST} bytes")
             return file_response(file, file.read_bytes())
