@@ -470,7 +470,7 @@ def test_a_peer_that_ends_its_stream_or_resets_it() -> None:
                 ends.append(error)
 
         async with serve(handler) as server, knock(port_of(server)) as peer:
-            for end in ("end", "reset"):
+            for end in ("end", "reset", "overflow"):
                 number = await peer.opened()
                 await peer.send(number, HELLO)
                 if end == "end":
@@ -479,11 +479,18 @@ def test_a_peer_that_ends_its_stream_or_resets_it() -> None:
                     await peer.until(StreamEnded, number)
                 else:
                     assert await peer.data(number, len(ANSWER)) == ANSWER
-                    peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+                    if end == "reset":
+                        peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+                    else:
+                        # RFC 9113 6.9.1: a window larger than any may be ends its stream alone.
+                        peer.writer.write(
+                            b"\x00\x00\x04\x08\x00" + number.to_bytes(4, "big") + b"\x7f\xff\xff\xff"
+                        )
                     await peer.flush()
                 await until(lambda: not server.connections)
-            assert [error.code for error in ends] == [1006, 1006]
-            assert "CANCEL" in str(ends[1].__cause__)
+            assert [error.code for error in ends] == [1006, 1006, 1006]
+            assert str(ends[1].__cause__) == "the peer has reset the HTTP/2 stream: CANCEL"
+            assert str(ends[2].__cause__) == "the peer broke a rule of HTTP/2: FLOW_CONTROL_ERROR"
 
     run(main)
 

@@ -154,8 +154,7 @@ class Http2Connection(asyncio.Protocol):
             stream.has_all = True
             self._given[stream.number] = stream
         elif isinstance(event, StreamReset):
-            cause = ConnectionResetError(f"the peer has reset the HTTP/2 stream: {_name(event)}")
-            self._cut_off(stream, cause)
+            self._cut_off(stream, _cause(event))
         else:
             self._on_event(event)
 
@@ -293,7 +292,10 @@ class Http2Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-def _name(event: StreamReset) -> str:
-    """What the peer said why."""
+def _cause(event: StreamReset) -> Exception:
+    """Who has reset it, and why: the peer, or h2, since the peer broke a rule. RFC 9113 5.4.2."""
     code = event.error_code
-    return code.name if isinstance(code, ErrorCodes) else f"error {code}"
+    name = code.name if isinstance(code, ErrorCodes) else f"error {code}"
+    if event.remote_reset:
+        return ConnectionResetError(f"the peer has reset the HTTP/2 stream: {name}")
+    return ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {name}")
