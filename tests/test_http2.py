@@ -131,6 +131,7 @@ class TestCheckRequest:
             ASKS,
             changed(("x", ""), ("te", "Trailers"), ("x-y.z", "a \t\xe9\x01"), ("host", "example.com:8443")),
             changed(("host", "a"), authority=None),
+            changed(("host", "Example.COM:8443")),
             changed(**PLAIN),
             changed(**PLAIN | {"method": "OPTIONS", "path": "*"}),
             changed(protocol=None, scheme=None, path=None),

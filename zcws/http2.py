@@ -93,7 +93,7 @@ def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
             _check_name(name)
         _check_value(name, value)
         if name in (":authority", "host"):
-            hosts.add(value)
+            hosts.add(value.lower())  # RFC 9113 8.3.1: "normalized to compare them", RFC 3986 6.2.2.1
     method, path = pseudo.get(":method"), pseudo.get(":path", "/")
     wanted = _OF_A_REQUEST
     if method == "CONNECT":
