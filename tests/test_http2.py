@@ -268,7 +268,14 @@ class TestResponseFrom:
         assert "upgrade" not in response.headers and "sec-websocket-accept" not in response.headers
 
     @pytest.mark.parametrize(
-        "fields", [[(":status", "40x")], [(":status", "7")], [(":status", "400"), ("a b", "c")]]
+        "fields",
+        [
+            *(
+                [(":status", status)]
+                for status in (*("40x", "7", "2000", "099", ""), *("+200", "2_00", "0200"))
+            ),
+            [(":status", "400"), ("a b", "c")],
+        ],
     )
     def test_what_is_no_response(self, fields: Any) -> None:
         with pytest.raises(ValueError):

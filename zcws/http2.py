@@ -64,6 +64,7 @@ _OF_AN_EXTENDED_CONNECT = {":method", ":protocol", ":scheme", ":path"}
 
 # RFC 9113 8.2.1. Stricter than that for names: those that HTTP/1.1 cannot say either.
 _is_name = re.compile(TOKEN.replace("A-Z", "")).fullmatch
+_is_status = re.compile(r"[1-9][0-9]{2}").fullmatch
 _is_value = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
 
 
@@ -172,6 +173,9 @@ def response_from(fields: Iterable[tuple[str, str]], key: str) -> bytes:
         ValueError: HTTP/1.1 cannot say that.
     """
     pseudo, lines = _split(fields)
+    if not _is_status(pseudo[":status"]):
+        # RFC 9110 15: "a three-digit integer code"; int() takes "+200" and "2_00" as well.
+        raise ValueError("a status has three digits")
     status = int(pseudo[":status"])
     if 200 <= status < 300:  # RFC 8441 5: any of these; RFC 9110 9.3.6
         status, ours = 101, [*SWITCHED, ("Sec-WebSocket-Accept", accept_value(key))]
