@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from zcws.aio.http2_frames import H2
+from zcws.http2 import PREFACE
 
 
 def test_what_we_replace_in_h2_is_there() -> None:
@@ -32,6 +34,32 @@ def test_what_we_hear_is_what_h2_would() -> None:
     assert list(map(repr, events)) == list(map(repr, theirs.receive_data(said)))
     assert (rest, error) == (b"", None)
     assert ours.data_to_send() == theirs.data_to_send()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "turns"),
+    [
+        (1, b"\x82\x86\x84\x41\x01a" + b"\x90" * 1000, 10),  # accept-encoding, in a byte, a thousand times
+        (1, b"\x82\x86\x84\x41\x01a", 1),
+        (4, b"".join(code.to_bytes(2, "big") + bytes(4) for code in range(100, 500)), 10),
+        (0, bytes(1000), 1),
+    ],
+)
+def test_heads_and_settings_cost_more_than_a_frame(kind: int, body: bytes, turns: int) -> None:
+    """A kilobyte may be a thousand fields: 200 of those in a turn would keep everybody else waiting for a second."""
+    server, heard, went = H2(is_client=False), 0, 0
+    number = iter(range(1, 100, 2))
+    said = PREFACE + b"\0\0\0\4\0\0\0\0\0"
+    if kind == 0:
+        said += b"\0\0\6\1\4\0\0\0\1" + b"\x82\x86\x84\x41\x01a"
+    for _ in range(10):
+        at = {0: 1, 1: next(number), 4: 0}[kind]
+        said += len(body).to_bytes(3, "big") + bytes([kind, 4 * (kind == 1)]) + at.to_bytes(4, "big") + body
+    while said:
+        events, said, error = server.hear(said, 50)
+        assert error is None
+        heard, went = heard + len(events), went + 1
+    assert (heard, went) == (10 + (2 if kind == 0 else 1), turns)
 
 
 def test_what_is_behind_as_many_frames_as_are_wanted_is_given_back() -> None:

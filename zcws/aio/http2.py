@@ -34,7 +34,7 @@ __all__ = ["Http2Connection"]
 _AT_ONCE = 64 * 1024
 
 #: Frames that are read in a turn of the loop, and when the connection is gone: each costs h2 some 25 us, and a read may
-#: bring 28,000 of them.
+#: bring 28,000 of them. A long head counts as several (http2_frames.py).
 _MOST_FRAMES, _MOST_LAST = 200, 2000
 
 #: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
