@@ -72,6 +72,7 @@ class TestRequestFrom:
         assert received(("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")).headers.get_all("cookie") == [
             "a=1; b=2"
         ]
+        assert "cookie" not in received(("x", "y")).headers
 
     def test_host_where_there_is_no_authority(self) -> None:
         asks = [(name, value) for name, value in ASKS if name != ":authority"]
@@ -259,7 +260,7 @@ class TestResponseFrom:
         with pytest.raises(Exception, match="subprotocol that was not offered"):
             asking.check(response)
 
-    @pytest.mark.parametrize("status", ["101", "403", "599"])
+    @pytest.mark.parametrize("status", ["101", "300", "403", "599"])
     def test_any_other(self, status: str) -> None:
         head = response_from([(":status", status), ("set-cookie", "a=b"), ("set-cookie", "c=d")], "key")
         response = parse_response(head, len(head))
@@ -304,6 +305,7 @@ class TestResponseTo:
             (204, 400, 204),
             (404, 404, 404),
             (426, 400, 400),
+            (300, 300, 300),
             (302, 302, 302),
         ],
     )

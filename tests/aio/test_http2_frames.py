@@ -19,6 +19,32 @@ def test_what_we_replace_in_h2_is_there() -> None:
     assert {name for name in ours if not hasattr(theirs, name)} == own
 
 
+@pytest.mark.parametrize(("is_client", "more"), [(True, {2: 0}), (False, {8: 1})])
+def test_what_we_ask_of_a_peer(is_client: bool, more: dict[int, int]) -> None:
+    """RFC 9113 6.5.2, RFC 8441 3: no push, or WebSockets; 100 streams, a window of 256 KiB for each, and for all of them
+    together what they need."""
+    h2 = H2(is_client=is_client)
+    said = h2.data_to_send().removeprefix(PREFACE)
+    frame, behind = said[9 : 9 + said[2]], said[9 + said[2] :]
+    told = {
+        int.from_bytes(frame[at : at + 2], "big"): int.from_bytes(frame[at + 2 : at + 6], "big")
+        for at in range(0, len(frame), 6)
+    }
+    assert told.items() >= ({3: 100, 4: 262_144, 5: 65_536} | more).items()
+    assert behind == b"\0\0\4\x08\0\0\0\0\0" + (100 * 262_144 - 65_535).to_bytes(4, "big")
+    assert h2.inbound_flow_control_window == 100 * 262_144
+
+
+def test_how_much_of_heads_is_remembered() -> None:
+    """RFC 7541 4.2: a change is told once, and the least of several first."""
+    heads = H2(is_client=True).encoder
+    for sizes, told in (([2**32 - 1], [4096]), ([100, 100], [100]), ([50, 70], [50, 70]), ([70, 50], [50])):
+        heads.table_size_changes.clear()
+        for size in sizes:
+            heads.header_table_size = size
+        assert heads.table_size_changes == told and heads.header_table.maxsize == told[-1]
+
+
 def test_what_we_hear_is_what_h2_would() -> None:
     client = H2Connection(H2Configuration(client_side=True))
     client.initiate_connection()
@@ -60,6 +86,17 @@ def test_heads_and_settings_cost_more_than_a_frame(kind: int, body: bytes, turns
         assert error is None
         heard, went = heard + len(events), went + 1
     assert (heard, went) == (10 + (2 if kind == 0 else 1), turns)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_how_many_frames_are_heard(most: int) -> None:
+    """Data of any length is one, and so is anything else that is shorter than 16 bytes."""
+    server = H2(is_client=False)
+    first = b"\0\0\6\1\4\0\0\0\1" + b"\x82\x86\x84\x41\x01a"
+    server.hear(PREFACE + b"\0\0\0\4\0\0\0\0\0" + first, 100)
+    for frame in (b"\0\0\x64\0\0\0\0\0\1" + bytes(100), b"\0\0\x08\6\0\0\0\0\0" + bytes(8)):
+        events, rest, error = server.hear(frame * 5, most)
+        assert (len(events), rest, error) == (most, frame * (5 - most), None)
 
 
 def test_what_is_behind_as_many_frames_as_are_wanted_is_given_back() -> None:

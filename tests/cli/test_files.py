@@ -114,11 +114,12 @@ def test_other_requests(root: Path) -> None:
     assert response is not None and response.status_code == 404
 
 
-def test_a_file_that_is_too_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zcws.cli.files.LARGEST", 6)
-    assert ask(root, "/").status_code == 413
-    monkeypatch.setattr("zcws.cli.files.LARGEST", 7)
-    assert ask(root, "/").status_code == 200
+def test_a_file_that_is_too_large(root: Path) -> None:
+    """64 MiB is not."""
+    for size, status in ((64 * 2**20, 200), (64 * 2**20 + 1, 413)):
+        with (root / "large").open("wb") as file:
+            file.truncate(size)
+        assert ask(root, "/large").status_code == status
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
