@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import wire
+from h2.errors import ErrorCodes
 from net import echo, port_of, request, run, until
 from tunnel import ANSWER, HELLO, serve
 
@@ -77,6 +79,122 @@ async def riding(handler: Any = echo) -> AsyncIterator[tuple[Rider, Http2Stream]
         yield rider, stream
 
 
+class Cart:
+    """A connection that remembers what its only stream has told it, and sends nothing."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport = None
+        self.told: list[str] = []
+
+    def send_head(self, stream: Http2Stream, head: bytes) -> None:
+        self.told.append("head")
+
+    def wants_to_send(self, stream: Http2Stream) -> None:
+        self.told.append("wants")
+
+    def flush(self) -> None:
+        self.told.append("flush")
+
+    def has_read(self, number: int, count: int) -> None:
+        self.told.append(f"read {count}")
+
+    def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
+        self.told.append("end" if code is None else code.name)
+
+
+def carried(*, is_websocket: bool = True) -> tuple[Cart, Rider, Http2Stream]:
+    """A stream whose head has been sent."""
+    cart, rider = Cart(), Rider(asyncio.get_running_loop())
+    stream = Http2Stream(cart, 1, rider, is_websocket=is_websocket)
+    stream.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert cart.told == ["head", "wants"]
+    cart.told.clear()
+    return cart, rider, stream
+
+
+class TestTurns:
+    """What a stream tells its connection, and when; and its owner."""
+
+    def test_a_little_waits_for_the_end_of_the_turn(self) -> None:
+        async def main() -> None:
+            cart, rider, stream = carried()
+            stream.write(b"12345")
+            assert cart.told == ["wants"]
+            assert stream.take(5) == (b"12345", False) and not stream.has_more
+            stream.set_write_buffer_limits(high=4)
+            stream.write(b"12345")
+            assert cart.told == ["wants", "wants", "flush"] and rider.told == ["pause"]
+
+        run(main)
+
+    def test_the_end_is_in_the_frame_that_takes_the_last(self) -> None:
+        async def main() -> None:
+            _, _, stream = carried()
+            stream.write(b"123456")
+            stream.write_eof()
+            assert stream.take(4) == (b"1234", False) and stream.has_more
+            assert stream.take(2) == (b"56", True) and not stream.has_more
+
+        run(main)
+
+    def test_an_owner_is_told_once_and_not_what_is_no_longer_so(self) -> None:
+        async def main() -> None:
+            _, rider, stream = carried()
+            stream.set_write_buffer_limits(high=4)
+            stream.write(b"12345")
+            stream.write(b"12345")
+            assert rider.told == ["pause"]
+            stream.take(10)
+            stream.write(b"12345")
+            await asyncio.sleep(0)
+            assert rider.told == ["pause", "pause"]
+            stream.take(10)
+            await asyncio.sleep(0)
+            assert rider.told == ["pause", "pause", "resume"]
+
+        run(main)
+
+    @pytest.mark.parametrize("is_websocket", [True, False])
+    def test_the_peers_end_is_told_once_and_to_a_websocket(self, is_websocket: bool) -> None:
+        async def main() -> None:
+            cart, rider, stream = carried(is_websocket=is_websocket)
+            rider.keeps = True
+            assert not stream.is_held  # it reads
+            stream.pause_reading()
+            stream.has_all = True
+            stream.give()
+            assert stream.is_held and not rider.told
+            stream.resume_reading()
+            await asyncio.sleep(0)
+            stream.give()
+            stream.pause_reading()
+            assert not stream.is_held and rider.told == ["eof"] * is_websocket and not cart.told
+
+        run(main)
+
+    def test_nothing_is_asked_for_a_stream_that_is_over(self) -> None:
+        async def main() -> None:
+            cart, rider, stream = carried()
+            stream.lose(None)
+            stream.write_eof()
+            stream.write(b"12345")
+            await asyncio.sleep(0)
+            assert not cart.told and rider.told == ["lost"]
+
+        run(main)
+
+    def test_who_leaves_the_program_in_an_owner_has_left_it(self) -> None:
+        async def main() -> None:
+            cart, rider, stream = carried()
+            rider.data_received = lambda data: sys.exit(7)  # type: ignore[method-assign]
+            with pytest.raises(SystemExit):
+                stream.give_head(b"")
+            assert not cart.told
+
+        run(main)
+
+
 def test_bytes_of_every_kind() -> None:
     async def main() -> None:
         async with riding() as (rider, stream):
@@ -106,6 +224,7 @@ def test_what_is_known_of_it() -> None:
             assert stream.get_extra_info("http2_stream") == stream.number == 1
             for name in ("socket", "ssl_object"):
                 assert stream.get_extra_info(name) is None, "whoever had that would speak for all streams"
+                assert stream.get_extra_info(name, 7) == 7
             assert stream.get_extra_info("peername")[0] == "127.0.0.1"
             assert stream.get_extra_info("nothing", 7) == 7
             assert stream.get_protocol() is rider and stream.can_write_eof()
