@@ -21,8 +21,8 @@ def test_what_we_replace_in_h2_is_there() -> None:
 
 @pytest.mark.parametrize(("is_client", "more"), [(True, {2: 0}), (False, {8: 1})])
 def test_what_we_ask_of_a_peer(is_client: bool, more: dict[int, int]) -> None:
-    """RFC 9113 6.5.2, RFC 8441 3: no push, or WebSockets; 100 streams, a window of 256 KiB for each, and for all of them
-    together what they need."""
+    """RFC 9113 6.5.2, RFC 8441 3: no push, or WebSockets; 100 streams, a window of 256 KiB for each, and for all of
+    them together what they need."""
     h2 = H2(is_client=is_client)
     said = h2.data_to_send().removeprefix(PREFACE)
     frame, behind = said[9 : 9 + said[2]], said[9 + said[2] :]

@@ -294,8 +294,7 @@ class Http2Connection(asyncio.Protocol):
 
 def _cause(event: StreamReset) -> Exception:
     """Who has reset it, and why: the peer, or h2, since the peer broke a rule. RFC 9113 5.4.2."""
-    code = event.error_code
-    name = code.name if isinstance(code, ErrorCodes) else f"error {code}"
+    name = getattr(event.error_code, "name", f"error {event.error_code}")
     if event.remote_reset:
         return ConnectionResetError(f"the peer has reset the HTTP/2 stream: {name}")
     return ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {name}")

@@ -125,8 +125,9 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         one depends (RFC 7541 2.2), room for more, answers to Settings and Pings."""
 
     def hear(self, data: bytes, most: int) -> tuple[list[Event], bytes, ProtocolError | None]:
-        """What has come, in `most` frames or what costs as much; the bytes behind those; and the rule that the frame behind that breaks, if
-        one does. `receive_data` drops what came before such a frame, and has the peer told of it first."""
+        """What has come, in `most` frames or what costs as much; the bytes behind those; and the rule that the frame
+        behind that breaks, if one does. `receive_data` drops what came before such a frame, and has the peer told of it
+        first."""
         count, too_long = self._check_frames(data, most)
         events: list[Event] = []
         try:
@@ -144,8 +145,8 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
         may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
 
-        Returns how many bytes are for this turn: up to the end of so many frames or what costs as much, or all; or up to
-        a frame that breaks that rule, and the error.
+        Returns how many bytes are for this turn: up to the end of so many frames or what costs as much, or all; or up
+        to a frame that breaks that rule, and the error.
         """
         before, at, cost = len(self._begun), self._ahead, 0
         data = self._begun + data
