@@ -24,7 +24,7 @@ from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
 from zcws.aio import http2_accepting, http2_frames
-from zcws.aio.http2_accepting import Http2Server
+from zcws.aio.http2_accepting import Http2Server, Negotiation
 from zcws.aio.settings import pool_of
 from zcws.http2 import PREFACE
 
@@ -57,6 +57,48 @@ def test_websockets_that_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
             await peer.send(first, HELLO)
             assert await peer.data(first, len(ANSWER)) == ANSWER
             await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("at_once", "a_second"), [(5, 0), (0, 10**9)])
+def test_requests_that_are_reset_now_and_then(
+    at_once: int, a_second: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at once, and a connection that lives for long may do so again and again."""
+    monkeypatch.setattr(http2_accepting, "_RESETS", at_once)
+    monkeypatch.setattr(http2_accepting, "_RESETS_A_SECOND", a_second)
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            for _ in range(5):
+                await peer.until(StreamReset, await peer.ask("*"))
+            await peer.send(await peer.opened(), CLOSE, end_stream=True)
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", [Negotiation, Http2Server])
+def test_the_patience_with_who_has_asked_for_nothing_ends_when_he_has(kind: type[object]) -> None:
+    """Or all connections would end after `open_timeout`, or take no more streams."""
+    timers: list[tuple[Any, asyncio.TimerHandle]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def note(seconds: float, callback: Any, *arguments: Any) -> asyncio.TimerHandle:
+            timers.append((callback, call_later(seconds, callback, *arguments)))
+            return timers[-1][1]
+
+        loop.call_later = note  # type: ignore[method-assign,assignment]
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            patience = [
+                timer for callback, timer in timers if isinstance(getattr(callback, "__self__", None), kind)
+            ]
+            assert [timer.cancelled() for timer in patience] == [True]
+            await peer.send(number, CLOSE, end_stream=True)
 
     run(main)
 
@@ -491,6 +533,25 @@ def test_a_peer_that_ends_its_stream_or_resets_it() -> None:
             assert [error.code for error in ends] == [1006, 1006, 1006]
             assert str(ends[1].__cause__) == "the peer has reset the HTTP/2 stream: CANCEL"
             assert str(ends[2].__cause__) == "the peer broke a rule of HTTP/2: FLOW_CONTROL_ERROR"
+
+    run(main)
+
+
+def test_a_client_that_goes_away_and_is_gone() -> None:
+    errors = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with serve() as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            peer.h2.close_connection()
+            await peer.flush()
+            (connection,) = server.handshakes
+            assert isinstance(connection, Http2Server)
+            await until(lambda: connection._is_going)
+            peer.writer.transport.abort()
+            await until(lambda: not (server.handshakes or server.connections))
+        assert not errors
 
     run(main)
 

@@ -97,6 +97,8 @@ def test_how_many_frames_are_heard(most: int) -> None:
     for frame in (b"\0\0\x64\0\0\0\0\0\1" + bytes(100), b"\0\0\x08\6\0\0\0\0\0" + bytes(8)):
         events, rest, error = server.hear(frame * 5, most)
         assert (len(events), rest, error) == (most, frame * (5 - most), None)
+    unknown = b"\0\0\x20\x42\0\0\0\0\0" + bytes(32)  # three
+    assert server.hear(unknown * 2, most)[1:] == (unknown, None)
 
 
 def test_what_is_behind_as_many_frames_as_are_wanted_is_given_back() -> None:

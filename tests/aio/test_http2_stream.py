@@ -109,6 +109,7 @@ def carried(*, is_websocket: bool = True) -> tuple[Cart, Rider, Http2Stream]:
     stream = Http2Stream(cart, 1, rider, is_websocket=is_websocket)
     stream.write(b"HTTP/1.1 200 OK\r\n\r\n")
     assert cart.told == ["head", "wants"]
+    assert not (stream.has_begun or stream.has_all)  # which the connection says
     cart.told.clear()
     return cart, rider, stream
 
@@ -145,7 +146,10 @@ class TestTurns:
             stream.write(b"12345")
             stream.write(b"12345")
             assert rider.told == ["pause"]
-            stream.take(10)
+            stream.take(5)
+            await asyncio.sleep(0)
+            assert rider.told == ["pause"]  # there is less, and still too much
+            stream.take(5)
             stream.write(b"12345")
             await asyncio.sleep(0)
             assert rider.told == ["pause", "pause"]
@@ -173,12 +177,42 @@ class TestTurns:
 
         run(main)
 
+    def test_what_came_before_the_peer_broke_off_is_held_until_it_is_read(self) -> None:
+        async def main() -> None:
+            _, rider, stream = carried()
+            stream.pause_reading()
+            stream.keep(b"12345")
+            stream.has_all, stream.cause = True, ConnectionResetError()
+            stream.give()
+            assert stream.is_held and not rider.data
+            assert stream.drop_held() == 5 and not stream.is_held
+
+        run(main)
+
+    @pytest.mark.parametrize("is_over", [True, False])
+    def test_an_end_is_a_reset_where_the_peers_is_missing(self, is_over: bool) -> None:
+        """RFC 9113 8.1: what it would still say is of no interest."""
+
+        async def main() -> None:
+            cart, _, stream = carried()
+            stream.has_all = is_over
+            stream.close()
+            stream.close()
+            assert cart.told == ["wants"] and stream.has_more
+            assert stream.take(10) == (b"", True) and not stream.has_more
+            stream.has_ended()
+            stream.close()
+            assert cart.told == ["wants", "end" if is_over else "NO_ERROR"]
+
+        run(main)
+
     def test_nothing_is_asked_for_a_stream_that_is_over(self) -> None:
         async def main() -> None:
             cart, rider, stream = carried()
             stream.lose(None)
             stream.write_eof()
             stream.write(b"12345")
+            stream.close()
             await asyncio.sleep(0)
             assert not cart.told and rider.told == ["lost"]
 
