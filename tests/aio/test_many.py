@@ -67,6 +67,26 @@ def test_messages_arrive_as_they_were_given(anyplace: Place, options: dict[str, 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("size", [4, 40_000])
+@pytest.mark.parametrize("give", [lambda memory: memory, memoryview], ids=["itself", "view"])
+def test_a_generator_may_give_the_same_memory_again(
+    place: Place, give: Callable[[bytearray], Any], size: int
+) -> None:
+    memory = bytearray(size)
+    expected: list[str | bytes] = []
+
+    def messages() -> Iterator[Any]:
+        for number in range(20):
+            if number % 3 == 0:
+                expected.append(f"the next is {number}")
+                yield expected[-1]
+            memory[:4] = b"%04d" % number
+            expected.append(bytes(memory))
+            yield give(memory)
+
+    assert run(place, lambda ws: ws.send_many(messages())) == expected
+
+
 @settings(max_examples=25)
 @given(messages=st.lists(MESSAGES, max_size=600))
 def test_any_messages_arrive_as_they_were_given(messages: list[str | bytes]) -> None:

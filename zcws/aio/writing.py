@@ -7,7 +7,7 @@ send waits, and one that is cancelled in that wait has written nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -95,8 +95,9 @@ class Writing(Stream):
         come in between.
 
         Args:
-            messages: each as it would be for `send`. Or a batch (`batches()`) to send on: its messages as they came,
-                text or binary; Pings, Pongs and a Close in it are left out.
+            messages: each as it would be for `send`; a generator may give the same memory again, with other bytes. Or a
+                batch (`batches()`) to send on: its messages as they came, text or binary; Pings, Pongs and a Close in
+                it are left out.
             text, compress: as in `send`, for each of them; a batch knows what is text.
 
         Raises: as `send`; what comes before the message that cannot be sent has been sent then.
@@ -110,7 +111,8 @@ class Writing(Stream):
         if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
             raise TypeError(f"send_many takes an iterable of messages, not {type(messages).__name__}")
         waiting, most = iter(messages), _AT_FIRST
-        while some := list(islice(waiting, most)):
+        take = _take if isinstance(messages, (list, tuple)) else _take_made
+        while some := take(waiting, most):
             payloads = _payloads_alike(some, text)
             if payloads is not None:
                 opcode = _BINARY if type(some[0]) is not str or text is False else _TEXT
@@ -389,6 +391,21 @@ class OutgoingStream:
             raise
         finally:
             self._ws._end_message(self._done)
+
+
+def _take(waiting: Iterator[Any], most: int) -> list[Any]:
+    """The next messages, of those that are there already."""
+    return list(islice(waiting, most))
+
+
+def _take_made(waiting: Iterator[Any], most: int) -> list[Any]:
+    """The same of those that are made when they are asked for, up to one that can change: the next may lie there too."""
+    some = []
+    for message in islice(waiting, most):
+        some.append(message)
+        if type(message) is not str and type(message) is not bytes:
+            break
+    return some
 
 
 def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | None:
