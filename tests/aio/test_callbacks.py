@@ -124,6 +124,27 @@ class TestFailures:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize("end", ["begin_close", "abort"])
+    def test_a_mistake_behind_our_end(self, anyplace: Place, end: str) -> None:
+        """It is told, too, and of which connection; the Close that is out stays what it is."""
+
+        async def main() -> None:
+            reports, ended = Reports(), list[zcws.WebSocket]()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                ended.append(ws)
+                getattr(ws, end)()
+                raise LookupError("a bug")
+
+            async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"x")
+                    assert wire.codes(await peer.rest()) == ([1000] if end == "begin_close" else [])
+            assert isinstance(reports.only(), LookupError)
+            assert reports.contexts[0]["protocol"] is ended[0] and "transport" in reports.contexts[0]
+
+        anyplace.run(main())
+
     def test_writing_after_our_close_is_no_failure(self, anyplace: Place) -> None:
         async def main() -> None:
             reports = Reports()

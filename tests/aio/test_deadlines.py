@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,28 @@ def test_deadlines(anyloop: Place) -> None:
         await until(lambda: second in passed)
 
     anyloop.run(main())
+
+
+class Counting(asyncio.SelectorEventLoop):
+    """Counts the timers that it is given."""
+
+    timers = 0
+
+    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        self.timers += 1
+        return super().call_at(*args, **options)
+
+
+def test_however_many_wait_there_is_one_timer() -> None:
+    with contextlib.closing(Counting()) as loop:
+        deadlines, passed = Deadlines(loop, 0), list[Patient]()
+        everybody = [Patient(passed, loop.stop) for _ in range(100)]
+        for patient in everybody:
+            deadlines.add(patient)
+        assert loop.timers == 1
+        while len(passed) < len(everybody):
+            loop.run_forever()
+        assert passed == everybody
 
 
 def test_a_deadline_that_fails(anyloop: Place) -> None:

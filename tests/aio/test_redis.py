@@ -156,6 +156,31 @@ def test_a_room_is_subscribed_to_while_somebody_is_in(anyloop: Place, redis_serv
 
 
 @needs_redis
+def test_a_room_is_ready_where_nobody_has_to_wait(anyloop: Place, redis_server: RedisServer) -> None:
+    """Who leaves before Redis has confirmed it leaves nobody waiting; who joins others that hear it need not wait."""
+
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            room = rooms["lobby"]
+            async with member(anyloop, room) as (ws, _), member(anyloop, rooms["other"]) as (other, _):
+                with room.join(other), pytest.raises(StopIteration):
+                    room.ready().send(None)
+                room.leave(ws)
+                room.join(ws)
+                room.leave(ws)
+                with pytest.raises(StopIteration):
+                    room.ready().send(None)
+                assert await soon(room.broadcast("to nobody")) >= 0
+                with rooms["new"].join(ws):
+                    waiting = asyncio.ensure_future(rooms["new"].ready())
+                    await asyncio.sleep(0)
+                    assert not waiting.done()
+                    await soon(waiting)
+
+    anyloop.run(main())
+
+
+@needs_redis
 def test_what_arrives_twice_is_heard_once(anyloop: Place, redis_server: RedisServer) -> None:
     async def main() -> None:
         async with zcws.RedisRooms(redis_server.url) as rooms:
