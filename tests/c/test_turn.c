@@ -7,6 +7,7 @@
 
 #if defined(__linux__)
 
+#include <errno.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -204,6 +205,43 @@ static void test_who_is_left_comes_first(void) {
     close(sockets.epoll);
 }
 
+/* A socket that is tried without asking epoll: nothing, a frame, the end, and what cannot be received. */
+static void test_one_that_is_tried(void) {
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
+    const size_t an_entry = ZCWS_TURN_OTHERS * ZCWS_TURN_ENTRY;
+    const uint64_t *entry;
+    sockets.readers = readers;
+    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+    sockets.base = ring.end - RING;
+    entry = sockets.table + ZCWS_TURN_ENTRIES;
+    for (int is_lost = 0; is_lost < 2; is_lost++) {
+        int fd = 0;
+        open_one(sockets.epoll);
+        while (peers[fd] < 0) fd++;
+        readers[fd] = NULL;
+        sockets.only = fd;
+        send_all(peers[fd], one, SHORT);
+        CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_COUNT] == ZCWS_TURN_SERVE, "for somebody else");
+        start_reader(fd);
+        CHECK(zcws_turn(&sockets) == 1 && sockets.table[0] == (uint64_t)fd, "a frame");
+        check_row(sockets.base, (uint64_t[]){sockets.table[1], sockets.table[3], sockets.table[4]}, 0, SHORT);
+        CHECK(zcws_turn(&sockets) == 0, "nothing has come");
+        sockets.only = -1; /* one that was left, and that somebody has read from since */
+        sockets.waiting[0] = fd;
+        sockets.left = 1;
+        CHECK(zcws_turn(&sockets) == 0 && sockets.left == 0, "nothing is there");
+        sockets.only = fd;
+        if (is_lost) send_all(fd, one, SHORT); /* what is not read when it hangs up */
+        close(peers[fd]);
+        peers[fd] = -2;
+        CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_FD] == (uint64_t)fd, "its end");
+        CHECK(entry[ZCWS_TURN_COUNT] == (is_lost ? ZCWS_TURN_FAILED : ZCWS_TURN_SERVE), "lost: %d", is_lost);
+        CHECK(entry[ZCWS_TURN_STOP] == (is_lost ? ECONNRESET : EPOLLIN), "%llu", (unsigned long long)entry[ZCWS_TURN_STOP]);
+        close_one(fd);
+    }
+    close(sockets.epoll);
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
@@ -212,6 +250,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < FLOOD; i++) memcpy(flood + SHORT * i, one, SHORT);
     test_a_table_that_is_full();
     test_who_is_left_comes_first();
+    test_one_that_is_tried();
     test_turns();
     return 0;
 }
