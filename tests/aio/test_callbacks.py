@@ -534,6 +534,7 @@ class TestShares:
                         # CPython 3.10's TLS hands over 256 KiB, whether or not anybody reads.
                         shares = 3 if sys.version_info < (3, 11) else 2
                         assert max(turns.values()) <= shares * 4096
+                        assert len(turns) < self.COUNT / 30  # and not a turn of the loop for each
 
         anyplace.run(main())
 
@@ -553,6 +554,7 @@ class TestShares:
                         await peer.send_bytes(bomb * 100)
                         await until(lambda: turns.total() == 100_000_000)
                         assert max(turns.values()) <= 2 * 5_000_000
+                        assert len(turns) < 80
 
         anyplace.run(main())
 
