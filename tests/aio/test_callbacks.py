@@ -267,6 +267,37 @@ class TestClosing:
         place.run(main())
         assert seen == before
 
+    @pytest.mark.parametrize("before", [b"", b"one"])
+    def test_the_usual_end_is_no_exception(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, before: bytes
+    ) -> None:
+        """Raised and caught here, it was a fifth of what the end of a connection cost."""
+        seen: list[bytes] = []
+        raised: list[reader.Reader] = []
+        error = reader.Reader.error
+
+        def noted(half: reader.Reader) -> zcws.ConnectionClosed:
+            raised.append(half)
+            return error(half)
+
+        async def main() -> None:
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append(frame.to_bytes())
+
+            async with place.serve(None, on_frame=on_frame) as server, place.raw_client(server) as peer:
+                if before:
+                    await peer.send(wire.TEXT, before)
+                    await until(lambda: seen != [])
+                await peer.send(wire.CLOSE, wire.close_payload(1000))
+                assert await peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1000))
+                await peer.close()
+                await until(lambda: not server.connections)
+                assert raised == []
+
+        monkeypatch.setattr(reader.Reader, "error", noted)
+        place.run(main())
+        assert seen == [before] * bool(before)
+
     def test_the_server_shuts_down(self, anyplace: Place) -> None:
         async def main() -> None:
             async with anyplace.serve(None, on_frame=back) as server:

@@ -91,6 +91,8 @@ class Callbacks(Ending):
     def _show_share(self, on_frame: OnFrame) -> bool:
         """Returns whether there may be more. Raises: ConnectionClosed, at the end."""
         reader = self._reader
+        if reader.is_concluded and reader.has_ended_well():
+            return False  # of a Close the end callbacks tell: no need to raise here, and to catch that
         enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
         for _ in range(_MOST_INFLATING if enough else _MOST_FRAMES):
             if self._drained is not None or reader.is_closed_here or self._is_aborted:
