@@ -55,6 +55,7 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     received = wait_and_receive(socket, data, size);
     if (received > 0) {
         socket->received = (size_t)received;
+        socket->found = ZCWS_NOTHING;
         socket->total += (size_t)received;
         return received;
     }
@@ -113,7 +114,9 @@ static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
 int64_t zcws_receive(struct zcws_socket *socket) {
     int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
     if (received < 0) return received;
-    return (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
+    socket->found =
+        (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
+    return socket->found;
 }
 
 int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,

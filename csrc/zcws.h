@@ -169,7 +169,10 @@ struct zcws_socket {
     size_t capacity;
     uint64_t *table; /* as zcws_scan fills it, with room for `rows` */
     size_t rows;
-    size_t received;  /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
+    size_t received; /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
+    /* What zcws_scan said of those; ZCWS_NOTHING: they have not been scanned; ZCWS_TORN, which the caller sets: nobody
+     * knows what has been taken of them. */
+    int64_t found;
     uint64_t total;   /* by all of them; the caller may add what it has received by other means */
     uint32_t resting; /* for C alone, zero at first: so many waits sleep at once and do not try before */
     uint32_t rest;    /* the same: how many it was last time */

@@ -19,6 +19,7 @@ from zcws.assembly import NO_MEMORY
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
+from zcws.closing import close_payload
 from zcws.codes import OpCode
 from zcws.frame import NOT_SHOWN, Frame, ReceivedFrame
 from zcws.kernel import lib
@@ -456,8 +457,12 @@ class Inlet(Leasing):
             words[:] = memoryview(before).cast("Q")
         self.conclude()
 
-    def stop(self, code: int, reason: str) -> None:
-        """The connection is failed for a reason of ours: rows that wait can be read, nothing after them."""
+    def stop(self, code: int, reason: str, last: Reply | None = None) -> None:
+        """The connection is failed for a reason of ours: rows that wait can be read, nothing after them.
+
+        Args:
+            last: the Close that says so, where the writer has not written it.
+        """
         if not (self._is_over and self._concluded):
             self._stopped = (code, reason)
             self._status = STOPPED
@@ -465,10 +470,12 @@ class Inlet(Leasing):
             self._concluded = True
             if not self.rows_waiting:
                 self._drop_message()
-            self._bridge.end()
+            self._bridge.end(last)
 
     def tear(self, code: int, reason: str) -> None:
-        """The same where something has come in between, and nobody knows what of it is whole: nothing can be read."""
+        """The same where something has come in between, and nobody knows what of it is whole: nothing can be read, and
+        the Close goes onto the bridge."""
         self._drop_rows()
-        self._eof = True
-        self.stop(code, reason)
+        if not self._concluded:
+            self._peer_close = None  # which may be half taken as well
+        self.stop(code, reason, Reply(OpCode.CLOSE, close_payload(code, reason)))

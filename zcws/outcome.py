@@ -122,6 +122,11 @@ class Outcome(Waiting):
         return self._status not in (MORE, FULL, CLOSED, STOPPED)
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether it has ended for a reason of ours."""
+        return self._status == STOPPED
+
+    @property
     def _is_over(self) -> bool:
         """Whether nothing that arrives counts any more."""
         return self._status not in (MORE, FULL)

@@ -319,9 +319,17 @@ class Reader(PieceReader):
         if found != 1:
             return None
         what, start, stop = self.pool.first_row.tolist()
+        pool = self.pool
         frame = self.frame_of(self.landing, 0, what, start, stop)
         if frame is not None:
-            self.keep_frame(frame, self.pool.lease(), stop)
+            # `keep_frame`, and the ring is leased, without a call: a signal handler raises before all of that or behind
+            # it. Whoever it has interrupted sees in `is_idle` which.
+            ring: Ring = pool.landing  # type: ignore[assignment]  # there it is
+            self._frame = frame
+            self._ring = ring
+            self._next = ring.head = stop
+            self.is_idle = False
+            pool.landing = None
         return frame
 
     def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:

@@ -87,7 +87,9 @@ class Channel:
         sock: the socket.
         is_tls: whether it is encrypted.
         record: what C knows of it. `received`: bytes that the last receive has brought and nobody has taken; whoever
-            takes them sets it to 0. An exception of a signal handler may come in between. `total`: of all receives.
+            takes them sets it to 0. An exception of a signal handler may come in between. `found`: what a scan has
+            found there; NOTHING, when they have not been scanned; TORN, when nobody knows what of them is left to
+            take. `total`: of all receives.
         cause: what the system, or TLS, said when it ended the stream; None where the peer did.
         is_over: whether it has been closed.
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
@@ -125,7 +127,12 @@ class Channel:
         Returns: what zcws_scan returned, with the rest in the table of the reader's pool; or as `receive`.
         """
         count = self.receive(inlet.landing.whole, timeout)
-        return count if count < 0 else inlet.scan_landing(count)
+        if count < 0:
+            return count
+        record = self.record
+        record.found = TORN  # until it is known here what C has found
+        record.found = found = inlet.scan_landing(count)
+        return found
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         """Receives at least one byte into `buffer`, and returns how many.
@@ -480,7 +487,9 @@ class PolledChannel(Channel):
 
     def _receive_some(self, buffer: memoryview) -> int:
         record = self.record
-        record.received = 1  # an exception that is not the socket's leaves unknown whether there are any
+        # An exception that is not the socket's leaves unknown whether there are any: how many OpenSSL has given is lost
+        # with it.
+        record.found, record.received = TORN, 1
         try:
             count = self._receive_now(buffer)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
@@ -491,7 +500,7 @@ class PolledChannel(Channel):
                 raise
             count = 0  # a reset is an end without a Close: 1006
             self.cause = error.with_traceback(None)
-        record.received = count
+        record.received, record.found = count, NOTHING
         record.total += count
         return count or ENDED
 

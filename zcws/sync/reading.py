@@ -38,6 +38,11 @@ _Piece = TypeVar("_Piece")
 #: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
 _SHORTEST_WAIT = 0.01
 
+#: What the reader raises between two steps, and a signal handler perhaps in the middle of one.
+_READERS = (ConnectionClosed, ValueError, RuntimeError, MemoryError)
+
+_US = __name__.partition(".")[0]
+
 
 class Reading:
     """Reads from one connection; for one thread at a time."""
@@ -270,11 +275,10 @@ class Reading:
     def _ask(self, attempt: Callable[[], _Result | NeedMore]) -> _Result | NeedMore:
         try:
             result = attempt()
-        except (ConnectionClosed, ValueError, RuntimeError, MemoryError):
-            raise
-        except BaseException:
-            self._channel.record.received = 1  # at once: another signal may come any time
-            self._tear()
+        except BaseException as error:
+            if not isinstance(error, _READERS) or not _is_raised_here(error):
+                self._channel.record.received = 1  # at once: another signal may come any time
+                self._tear()
             raise
         if self._reader.is_ending:
             self._answer_peer()
@@ -313,18 +317,33 @@ class Reading:
             self._tear()
 
     def _interrupted(self) -> None:
-        """A signal handler has raised. Where that was a wait, and nothing had been received, it does no harm."""
-        if self._channel.record.received:
+        """A signal handler has raised. What has been received and not taken is still where it was: it is taken here,
+        before anybody else looks at the reader."""
+        record, reader = self._channel.record, self._reader
+        received, found = record.received, record.found
+        if not received:
+            return
+        if found == TORN:
             self._tear()
+            return
+        if found == NOTHING:
+            self._take(partial(reader.received, received))
+        elif reader.is_idle:  # or the reader has handed out the frame that it was
+            self._take(partial(reader.take_found, received, found))
+        record.received = 0
 
     def _tear(self) -> None:
-        """What has been received is lost, or half taken: nothing behind it could be understood."""
+        """What has been received is half taken, or OpenSSL alone knows how much it is: nothing behind it could be
+        understood. Writing is whole, and the peer is told why."""
         self._reader.tear(CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a read")
-        self._channel.abort()
+        self._channel.record.received = 0
+        if self._channel.is_writable:  # or the end of the block, or the next read, waits for that
+            self._answer_peer()
 
     def _take(self, take: Callable[[], object]) -> None:
         """Has the reader take what has arrived."""
         self._keepalive.heard = True
+        self._channel.record.found = TORN  # until it is done
         reader = self._reader
         # RFC 6455 5.5.1: what came while our Close went out from another thread does not count any more.
         closing = self._writer.sent_close is not None and not reader.discarding
@@ -389,6 +408,14 @@ class IncomingStream(Generic[_Piece]):
         raise StopIteration
 
 
+def _is_raised_here(error: BaseException) -> bool:
+    """Whether the reader has raised it, and not a signal handler, which is a function of the program's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == _US
+
+
 def _bounded(timeout: float | None, deadline: float) -> float | None:
     """How long one wait may last.
 
@@ -402,7 +429,7 @@ def _bounded(timeout: float | None, deadline: float) -> float | None:
 
 def lingers(channel: Channel, reader: Reader) -> bool:
     """Whether the stream is not ended at once: OpenSSL cannot say that it is while something still comes in."""
-    return channel.is_tls and reader.is_faulty
+    return channel.is_tls and (reader.is_faulty or reader.is_stopped)
 
 
 def end_of_lingering(deadline: float | None) -> float:

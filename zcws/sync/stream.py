@@ -366,7 +366,7 @@ class WebSocket(Reading, Writing, Known):
         if reader.is_ending and not reader.is_concluded and self._is_left_unread(now):
             reader.conclude()
             self._answer_peer()
-        if reader.is_concluded and reader.peer_close is None and not reader.is_faulty:
+        if reader.is_concluded and reader.peer_close is None and not (reader.is_faulty or reader.is_stopped):
             self._unless_busy(self.connection.lose)  # the end of the stream, and no Close is owed
 
     def _is_left_unread(self, now: float) -> bool:
