@@ -152,7 +152,7 @@ class WriterHalf:
         self._options = options
         self._in_order = InOrder()
         self._taken = taken
-        self._goodbyes: list[tuple[int, str]] = []  # the Close of who has taken over: whoever pops it says it
+        self._goodbyes: list[None] = []  # one while the Close of who has taken over waits: whoever pops it says it
         self._saying: list[None] = []  # one for each thread that may be in the middle of that
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
@@ -226,11 +226,13 @@ class WriterHalf:
         try:
             self._saying.append(None)
             if self._goodbyes and not self._channel.is_over:
-                close = self._goodbyes.pop()
                 try:
-                    self._write_close(*close)
+                    self._goodbyes.pop()
+                    self._write_close(*self._taken.close)  # type: ignore[misc]  # taken over
+                except IndexError:
+                    raise  # see below
                 except BaseException:
-                    self._goodbyes.append(close)  # a signal handler has raised: whoever ends it again says it
+                    self._goodbyes.append(None)  # a signal handler has raised: whoever ends it again says it
                     raise
                 self._note_close()
         except IndexError:
@@ -333,11 +335,10 @@ class WriterHalf:
         self._run(self._flush)
 
     def _flush(self) -> None:
-        segments = self._connection.writer.take()
-        if not segments:
-            return
         try:
-            self._channel.send(segments)
+            segments = self._connection.writer.take()
+            if segments:
+                self._channel.send(segments)
         except BaseException as exc:
             sending_failed(self._connection, self._channel, exc)
 
@@ -423,12 +424,14 @@ class Halves:
         if self._channel.is_over:
             return True
         connection = self._taken.connection
-        if self._taken.take(code, reason):
-            if self._options.close_timeout is not None:
-                self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
-            self._writer._goodbyes.append((code, reason))
-            if connection.bridge.on_put is not None:
-                connection.bridge.on_put()  # the reader may never come to its end: nobody may go into it any more
+        if self._taken.close is None:
+            self._writer._goodbyes[:] = (None,)  # before that: a signal handler may raise behind it
+        self._taken.take(code, reason)
+        # Again, where one has raised before this was done the last time.
+        if self._options.close_timeout is not None:
+            self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
+        if connection.bridge.on_put is not None:
+            connection.bridge.on_put()  # the reader may never come to its end: nobody may go into it any more
         if connection.may_send and not self._writer._is_busy:
             if timeout == 0 and not self._channel.is_writable:
                 return False
