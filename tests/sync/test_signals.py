@@ -1,8 +1,8 @@
 """Signal handlers that raise, or use the connection themselves, while the blocking driver reads or writes.
 
-In a wait nothing is lost, nor what C has received and scanned. In the middle of the reader, or where only OpenSSL knows
-how much it has given, the peer is told that the connection ends; in the middle of a frame it just ends. Nobody ever sees
-bytes that are not what was sent.
+In a wait nothing is lost, nor what C has received and scanned. In the middle of the reader, or where only OpenSSL
+knows how much it has given, the peer is told that the connection ends; in the middle of a frame it just ends. Nobody
+ever sees bytes that are not what was sent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar
 
@@ -318,8 +319,8 @@ class TestBetweenSocketAndReader:
     def test_wherever_it_is_the_peer_sees_a_close(
         self, client: bool, read: str, deflate: bool, tls: bool, certificates: Certificates
     ) -> None:
-        """Of 208 moments at which Ctrl-C came while a Ping and a message were read, 113 were an end of the stream for the
-        peer: 1006."""
+        """Of 208 moments at which Ctrl-C came while a Ping and a message were read, 113 were an end of the stream for
+        the peer: 1006."""
         options: Any = {"client": client, "deflate": deflate, "certificates": certificates if tls else None}
         for number in count(1):
             with connected(close_timeout=raw.LONG, **options) as (ws, peer):
@@ -328,7 +329,7 @@ class TestBetweenSocketAndReader:
                 seen: list[wire.Seen] = []
                 with contextlib.suppress(Alarm), at_look(number, raising(Alarm)) as fired:
                     getattr(ws, read)()
-                with raw.thread(lambda peer=peer, seen=seen: seen.extend(until_close(peer))):
+                with raw.thread(partial(collect, seen, peer)):
                     ws.close(1011)
                 assert seen[-1].payload[:2] == b"\x03\xf3", number
             if not fired:
@@ -348,7 +349,7 @@ class TestBetweenSocketAndReader:
             assert received == ["still here"]
 
 
-def until_close(peer: raw.Peer, *, may_end: bool = False) -> Iterator[wire.Seen]:
+def collect(seen: list[wire.Seen], peer: raw.Peer, *, may_end: bool = False) -> None:
     """What comes, up to a Close, which is answered."""
     while True:
         try:
@@ -357,7 +358,7 @@ def until_close(peer: raw.Peer, *, may_end: bool = False) -> Iterator[wire.Seen]
             if may_end:
                 return
             raise
-        yield frame
+        seen.append(frame)
         if frame.opcode == wire.CLOSE:
             with contextlib.suppress(OSError):  # who is lost has hung up
                 peer.send(wire.CLOSE, frame.payload)
@@ -496,8 +497,8 @@ def test_wherever_a_handler_raises_in_a_close_the_next_one_ends_it(client: bool,
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 @pytest.mark.parametrize("client", [False, True])
 def test_wherever_a_handler_raises_in_a_close_of_both_halves_there_is_one(client: bool) -> None:
-    """Between that they were taken over and that their Close was left to somebody, the next `close` found the first, and
-    nobody said the second."""
+    """Between that they were taken over and that their Close was left to somebody, the next `close` found the first,
+    and nobody said the second."""
     for number in count(1):
         with connected(client=client, close_timeout=raw.LONG) as (ws, peer):
             ws.split()
@@ -505,7 +506,7 @@ def test_wherever_a_handler_raises_in_a_close_of_both_halves_there_is_one(client
                 ws.begin_close(4000)
             is_lost = ws.state is zcws.State.LOST  # in the middle of the Close itself
             seen: list[wire.Seen] = []
-            with raw.thread(lambda peer=peer, seen=seen: seen.extend(until_close(peer, may_end=is_lost))):
+            with raw.thread(partial(collect, seen, peer, may_end=is_lost)):
                 ws.close(4000)
             assert is_lost or [frame.payload for frame in seen] == [b"\x0f\xa0"], number
         if not fired:

@@ -152,7 +152,8 @@ class WriterHalf:
         self._options = options
         self._in_order = InOrder()
         self._taken = taken
-        self._goodbyes: list[None] = []  # one while the Close of who has taken over waits: whoever pops it says it
+        # One while the Close of who has taken over waits: whoever pops it says it.
+        self._goodbyes: list[None] = []
         self._saying: list[None] = []  # one for each thread that may be in the middle of that
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
