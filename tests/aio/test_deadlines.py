@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ class Counting(asyncio.SelectorEventLoop):
 
     timers = 0
 
-    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
+    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]
         self.timers += 1
         return super().call_at(*args, **options)
 
@@ -101,5 +102,17 @@ def test_a_loop_that_stood_still_gives_as_long_again(anyloop: Place) -> None:
         deadlines._tick(loop)
         assert passed == waiting[:2]
         deadlines.remove(waiting[2])
+
+    anyloop.run(main())
+
+
+def test_it_has_that_by_itself(anyloop: Place) -> None:
+    async def main() -> None:
+        deadlines, passed = Deadlines(asyncio.get_running_loop(), 0.01), list[Patient]()
+        deadlines.add(Patient(passed))
+        time.sleep(0.1)  # the loop stands still
+        await until(lambda: passed)
+        deadlines.add(Patient(passed))
+        await until(lambda: len(passed) == 2)
 
     anyloop.run(main())

@@ -243,7 +243,8 @@ static void test_one_that_is_tried(void) {
         peers[fd] = -2;
         CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_FD] == (uint64_t)fd, "its end");
         CHECK(entry[ZCWS_TURN_COUNT] == (is_lost ? ZCWS_TURN_FAILED : ZCWS_TURN_SERVE), "lost: %d", is_lost);
-        CHECK(entry[ZCWS_TURN_STOP] == (is_lost ? ECONNRESET : EPOLLIN), "%llu", (unsigned long long)entry[ZCWS_TURN_STOP]);
+        CHECK(entry[ZCWS_TURN_STOP] == (is_lost ? ECONNRESET : EPOLLIN), "%llu",
+              (unsigned long long)entry[ZCWS_TURN_STOP]);
         close_one(fd);
     }
     close(sockets.epoll);

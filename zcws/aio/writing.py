@@ -399,7 +399,7 @@ def _take(waiting: Iterator[Any], most: int) -> list[Any]:
 
 
 def _take_made(waiting: Iterator[Any], most: int) -> list[Any]:
-    """The same of those that are made when they are asked for, up to one that can change: the next may lie there too."""
+    """The same of those that are made when they are asked for, up to one that can change: the next may lie there."""
     some = []
     for message in islice(waiting, most):
         some.append(message)
