@@ -212,6 +212,32 @@ static void test_who_is_left_comes_first(void) {
     close(sockets.epoll);
 }
 
+/* Two who bring more than the ring takes: nothing is written behind it. */
+static void test_a_ring_that_is_full(void) {
+    static const uint8_t begun[90000] = {0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0x86, 0xA0}; /* a frame of 100,000 bytes */
+    size_t len = 60000;
+    struct zcws_sockets sockets = {
+        .epoll = epoll_create1(0), .only = -1, .words = LEAST + 15000, .count = DESCRIPTORS};
+    sockets.readers = readers;
+    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+    sockets.capacity = RING / 2;
+    sockets.base = ring.start;
+    for (int i = 0; i < 2; i++) open_one(sockets.epoll);
+    for (int fd = 0; fd < DESCRIPTORS; fd++) {
+        if (peers[fd] < 0) continue;
+        start_reader(fd);
+        send_all(peers[fd], begun, len);
+        len = sizeof begun; /* more than there is room for behind the first */
+    }
+    memset(ring.start, 0x5A, RING);
+    check_found(&sockets, zcws_turn(&sockets));
+    for (const uint8_t *behind = ring.start + RING / 2; behind < ring.end; behind++)
+        CHECK(*behind == 0x5A, "written");
+    for (int fd = 0; fd < DESCRIPTORS; fd++)
+        if (peers[fd] != -1) close_one(fd);
+    close(sockets.epoll);
+}
+
 /* A socket that is tried without asking epoll: nothing, a frame, the end, and what cannot be received. */
 static void test_one_that_is_tried(void) {
     struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
@@ -314,6 +340,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < FLOOD; i++) memcpy(flood + SHORT * i, one, SHORT);
     test_a_table_that_is_full();
     test_who_is_left_comes_first();
+    test_a_ring_that_is_full();
     test_one_that_is_tried();
     test_a_rest_in_parts();
     test_turns();
