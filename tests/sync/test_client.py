@@ -23,6 +23,7 @@ from net import Certificates, free_port, response
 import zcws
 import zcws.sync
 from zcws.sync import client as module
+from zcws.sync.client import ConnectOptions
 
 
 def goodbye(peer: raw.Peer) -> None:
@@ -608,3 +609,30 @@ def test_a_reset_takes_back_nothing_that_the_server_has_said() -> None:
                 patch.setattr(module, "_more", nudge)
                 zcws.sync.connect(f"ws://127.0.0.1:{port}/", proxy=None)
         assert (caught.value.status, caught.value.body) == (401, b"no")
+
+
+class TestReconnectChecks:
+    """An option that means nothing was heard of when the loop began, and a type checker knew none of them."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"bogus": 1},
+            {"http2": True},
+            {"ping_interval": "x"},
+            {"max_size": -1},
+            {"compression": 3},
+            {"port": 99999},
+            {"path": "/x", "host": "h"},
+        ],
+    )
+    def test_at_the_call(self, options: dict[str, Any]) -> None:
+        with pytest.raises((TypeError, ValueError)) as there:
+            zcws.sync.connect("ws://127.0.0.1:1/", **options)
+        with pytest.raises(type(there.value)) as here:
+            zcws.sync.reconnect("ws://127.0.0.1:1/", **options)
+        assert str(here.value) == str(there.value)
+
+    def test_knows_every_option_of_connect(self) -> None:
+        named = set(zcws.sync.connect.__kwdefaults__)
+        assert ConnectOptions.__annotations__.keys() == named

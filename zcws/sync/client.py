@@ -11,8 +11,8 @@ import os
 import socket
 import ssl as ssl_module
 import time
-from collections.abc import Generator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, TypedDict
 
 from zcws.annotations import Unpack
 from zcws.body import BODY_TIMEOUT, BodyReader
@@ -48,6 +48,39 @@ _CHUNK = 4096
 
 #: What a handshake leaves: the socket, who asked, what was agreed, the 101, and the bytes behind it.
 _Opened = tuple[socket.socket, WebSocketConnector, Agreement, Response, bytes]
+
+
+class ConnectOptions(TypedDict, total=False):
+    """Those of `connect`, for whoever passes them on."""
+
+    host: str | None
+    port: int | None
+    sock: socket.socket | None
+    path: str | os.PathLike[str] | None
+    ssl: Trust
+    server_hostname: str | None
+    origin: str | None
+    subprotocols: Sequence[str] | None
+    compression: Deflate | Literal["deflate"] | None
+    no_masking: NoMasking
+    additional_headers: HeadersLike | None
+    user_agent_header: str | None
+    basic_auth: tuple[str, str] | None
+    bearer: str | None
+    proxy: str | Literal[True] | None
+    proxy_ssl: Trust
+    proxy_server_hostname: str | None
+    open_timeout: float | None
+    close_timeout: float | None
+    ping_interval: float | None
+    ping_timeout: float | None
+    max_size: int | None
+    max_fragments: int
+    write_timeout: float | None
+    max_redirects: int
+    source_address: tuple[str, int] | None
+    family: int
+    happy_eyeballs_delay: float | None
 
 
 def connect(
@@ -99,48 +132,54 @@ def connect(
             it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
+    given = dict(locals())
     check_names("connect", unknown)
+    return _checked(given)()
+
+
+def _checked(given: dict[str, Any]) -> Callable[[], WebSocket]:
+    """What opens a connection, once, with these arguments of `connect`. Raises: ValueError, TypeError: as that."""
     options = Timeouts(
-        close_timeout=close_timeout,
-        ping_interval=ping_interval,
-        ping_timeout=ping_timeout,
-        write_timeout=write_timeout,
+        close_timeout=given["close_timeout"],
+        ping_interval=given["ping_interval"],
+        ping_timeout=given["ping_timeout"],
+        write_timeout=given["write_timeout"],
     )
-    limits = checked_limits(max_size, max_fragments)
-    open_timeout = checked_seconds("open_timeout", open_timeout)
+    limits = checked_limits(given["max_size"], given["max_fragments"])
+    open_timeout = checked_seconds("open_timeout", given["open_timeout"])
     connector = WebSocketConnector(
-        uri,
+        given["uri"],
         entropy=os.urandom,
-        origin=origin,
-        subprotocols=subprotocols,
-        compression=compression,
-        no_masking=no_masking,
-        additional_headers=additional_headers,
-        user_agent_header=user_agent_header,
-        basic_auth=basic_auth,
-        bearer=bearer,
+        origin=given["origin"],
+        subprotocols=given["subprotocols"],
+        compression=given["compression"],
+        no_masking=given["no_masking"],
+        additional_headers=given["additional_headers"],
+        user_agent_header=given["user_agent_header"],
+        basic_auth=given["basic_auth"],
+        bearer=given["bearer"],
     )
     route = Route(
         uri=connector.uri,
-        ssl=ssl,
-        server_hostname=server_hostname,
-        proxy=proxy,
-        proxy_ssl=proxy_ssl,
-        proxy_server_hostname=proxy_server_hostname,
-        host=host,
-        port=port,
-        sock=sock,
-        path=path,
-        max_redirects=max_redirects,
-        user_agent_header=user_agent_header,
+        ssl=given["ssl"],
+        server_hostname=given["server_hostname"],
+        proxy=given["proxy"],
+        proxy_ssl=given["proxy_ssl"],
+        proxy_server_hostname=given["proxy_server_hostname"],
+        host=given["host"],
+        port=given["port"],
+        sock=given["sock"],
+        path=given["path"],
+        max_redirects=given["max_redirects"],
+        user_agent_header=given["user_agent_header"],
     )
-    others = {
-        "source_address": source_address,
-        "family": family,
-        "happy_eyeballs_delay": happy_eyeballs_delay,
-    }
-    opened = _shake_in_time(connector, route, open_timeout, others)
-    return _open(opened, options, Deflate.of(compression), limits)
+    others = {name: given[name] for name in ("source_address", "family", "happy_eyeballs_delay")}
+    deflate = Deflate.of(given["compression"])
+
+    def attempt() -> WebSocket:
+        return _open(_shake_in_time(connector, route, open_timeout, others), options, deflate, limits)
+
+    return attempt
 
 
 def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: Limits) -> WebSocket:
@@ -181,7 +220,7 @@ def reconnect(
     *,
     process_exception: ProcessException = process_exception,
     reconnect_delays: Delays = backoff,
-    **options: Any,
+    **options: Unpack[ConnectOptions],
 ) -> Generator[WebSocket, None, None]:
     """`for ws in reconnect(...)`: each turn of the loop gets a new connection, and the old one is closed first.
 
@@ -194,13 +233,17 @@ def reconnect(
         options: those of `connect`.
 
     Raises:
-        what `connect` raises, where that is fatal.
+        what `connect` raises, where that is fatal. ValueError, TypeError: at once, where an option means nothing.
     """
     retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception, options.get("sock"))
+    defaults: dict[str, Any] = connect.__kwdefaults__
+    check_names("connect", options, defaults)
+    # Nobody calls that: each attempt draws a key of its own. RFC 6455 4.1.
+    _checked({"uri": uri, **defaults, **options})
     return _connections(uri, retries, options)
 
 
-def _connections(uri: str, retries: Retries, options: dict[str, Any]) -> Generator[WebSocket, None, None]:
+def _connections(uri: str, retries: Retries, options: ConnectOptions) -> Generator[WebSocket, None, None]:
     delay: float | None = 0.0
     while delay is not None:
         time.sleep(delay)
