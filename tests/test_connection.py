@@ -655,7 +655,10 @@ class TestWhoseDoingItWas:
         connection = make(role)
         connection.fail(1011, "keepalive ping timeout")
         self.check(connection, "us")
-        assert str(connection.error()) == "closed here: 1011 (internal error): keepalive ping timeout"
+        assert (
+            str(connection.error())
+            == "closed here: 1011 (internal error): keepalive ping timeout (ping_timeout)"
+        )
 
     def test_the_network(self, role: str) -> None:
         connection = make(role)

@@ -28,6 +28,7 @@ from zcws.codes import CloseCode
 
 __all__ = [
     "FAULTS",
+    "NO_PONG",
     "Closer",
     "ConnectionClosed",
     "ConnectionClosedError",
@@ -54,6 +55,9 @@ _WHOSE = {
     None: "",
 }
 
+
+#: The reason that a peer is told which has not answered a Ping in `ping_timeout` seconds.
+NO_PONG = "keepalive ping timeout"
 
 #: Characters of a response's body that a text shows: a sentence.
 _SHOWN = 200
@@ -101,6 +105,8 @@ class ConnectionClosed(ZcwsError):
         text = f"{self.code} ({name})"
         if self.reason:
             text += f": {printable(self.reason)}"
+        if self.by == "us" and self.reason == NO_PONG:
+            text += " (ping_timeout)"  # the option; the peer has no use for its name
         if self.code == CloseCode.ABNORMAL_CLOSURE and not self.clean:
             cause = self.__cause__
             if isinstance(cause, OSError) and cause.strerror:

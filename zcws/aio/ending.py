@@ -28,6 +28,7 @@ from zcws.aio.settings import Options
 from zcws.closing import GRACE, LINGER, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
+from zcws.errors import NO_PONG
 
 __all__ = ["MUCH", "Ending"]
 
@@ -257,7 +258,7 @@ class Ending(Outlet):
         """For `Keepalive`."""
         if self._reader.is_ending:
             return  # its Close stands behind what nobody has read, and has a deadline of its own
-        self.connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        self.connection.fail(CloseCode.INTERNAL_ERROR, NO_PONG)
         self._flush()
         self._after_bytes()
         self._start_deadline()

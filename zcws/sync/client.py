@@ -236,7 +236,7 @@ def reconnect(
         what `connect` raises, where that is fatal. ValueError, TypeError: at once, where an option means nothing.
     """
     retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception, options.get("sock"))
-    defaults: dict[str, Any] = connect.__kwdefaults__
+    defaults: dict[str, Any] = connect.__kwdefaults__ or {}
     check_names("connect", options, defaults)
     # Nobody calls that: each attempt draws a key of its own. RFC 6455 4.1.
     _checked({"uri": uri, **defaults, **options})

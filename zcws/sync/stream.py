@@ -33,7 +33,7 @@ from zcws.annotations import Buffer, Self
 from zcws.closing import GRACE, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
+from zcws.errors import NO_PONG, ConnectionClosed
 from zcws.http import Request, Response
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
@@ -403,7 +403,7 @@ class WebSocket(Reading, Writing, Known):
             if keepalive.is_idle:
                 self._channel.rest(self._reader.pool)
             if keepalive.has_failed:
-                connection.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+                connection.fail(CloseCode.INTERNAL_ERROR, NO_PONG)
             elif payload is not None and writable:
                 connection.ping(payload)
 
