@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 from net import Place, until
 
-from zcws.aio.deadlines import Deadlines
+from zcws.aio.deadlines import Deadline, Deadlines
 
 
 class Patient:
@@ -114,5 +115,26 @@ def test_it_has_that_by_itself(anyloop: Place) -> None:
         await until(lambda: passed)
         deadlines.add(Patient(passed))
         await until(lambda: len(passed) == 2)
+
+    anyloop.run(main())
+
+
+def test_one_wait_gives_as_long_again(anyloop: Place) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        passed = list[bool]()
+
+        def note() -> None:
+            passed.append(True)
+
+        deadline = Deadline(loop, 1000, note)
+        first = deadline._handle
+        deadline._tick(loop.time() - 5, note)
+        assert passed == [] and deadline._handle is not first
+        deadline._tick(math.inf, note)
+        assert passed == [True]
+        first.cancel()
+        deadline.cancel()
+        assert deadline._handle.cancelled()
 
     anyloop.run(main())

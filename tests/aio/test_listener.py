@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -491,3 +492,32 @@ def test_nobody_is_accepted_after_a_hook_has_closed_the_server(
         theirs.accept()[0].close()  # nobody else has
     assert asked == ["/shutdown"]
     assert not caplog.records
+
+
+def test_a_server_that_stood_still(certificates: Certificates) -> None:
+    """What came in time is read, however long the program has kept the loop from it: of more clients than the engine
+    serves in a turn.
+    """
+    place = Place("asyncio", certificates)
+    clients, out = 90, ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        certificates.client.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    hello = out.read()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with place.serve(echo, open_timeout=2) as server:
+            with contextlib.ExitStack() as stack:
+                address = ("127.0.0.1", port_of(server))
+                socks = [stack.enter_context(socket.create_connection(address)) for _ in range(clients)]
+                for sock in socks:
+                    sock.sendall(hello[:10])
+                await until(lambda: len(server.handshakes) == clients)
+                for sock in socks:
+                    sock.sendall(hello[10:])
+                    sock.setblocking(False)
+                time.sleep(4)  # a program that computes
+                for sock in socks:
+                    assert await soon(loop.sock_recv(sock, 1)) == b"\x16"  # RFC 8446 5.1: of a handshake
+
+    place.run(main())

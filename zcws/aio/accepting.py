@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.aio.below import end_writing
+from zcws.aio.deadlines import Deadline
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
 from zcws.aio.transport import place
@@ -135,7 +136,7 @@ class ServerHandshake(asyncio.Protocol):
         self._chosen: Response | None = None  # what `process_response` is thinking about
         self._to_send = b""  # the response on the wire, from when it is decided
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Deadline | None = None
         self.transport: asyncio.Transport | None = None
         self.request: Request | None = None
         self.response: Response | None = None
@@ -391,7 +392,7 @@ class ServerHandshake(asyncio.Protocol):
         """It takes longer than a moment, and may not take longer than `open_timeout`."""
         self.server.handshakes.add(self)
         if self._timer is None and self.server.open_timeout is not None:
-            self._timer = self.server.loop.call_later(self.server.open_timeout, self.abort)
+            self._timer = Deadline(self.server.loop, self.server.open_timeout, self.abort)
 
     def _leave(self) -> None:
         self.server.left(self)

@@ -1,15 +1,20 @@
-"""When a peer has had its time: one timer for all that wait equally long, as nearly always the peer is quicker."""
+"""When a peer has had its time, and that it is not blamed for a pause of ours.
+
+`Deadlines` is one timer for all that wait equally long, as nearly always the peer is quicker.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from zcws.pool import Pool
 
-__all__ = ["Deadlines", "deadlines_of", "stood_still"]
+__all__ = ["Deadline", "Deadlines", "deadlines_of", "stood_still"]
 
 #: A timer that is so many seconds late says that the event loop has stood still. What peers have said meanwhile is in
 #: their sockets, and a turn of the loop serves some of them before it calls all timers that are due.
@@ -23,6 +28,32 @@ def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
     """
     late = loop.time() - due
     return late if late > _LATE else 0
+
+
+class Deadline:
+    """One wait with a timer of its own, until `cancel`.
+
+    Args:
+        timeout: seconds.
+        passed: called after that.
+    """
+
+    __slots__ = ("_handle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float, passed: Callable[[], object]) -> None:
+        self._loop = loop
+        # The timer has `passed`, and drops it when it is cancelled: this makes no cycle with whoever waits.
+        self._handle = loop.call_later(timeout, self._tick, loop.time() + timeout, passed)
+
+    def cancel(self) -> None:
+        """It need not wait any more."""
+        self._handle.cancel()
+
+    def _tick(self, due: float, passed: Callable[[], object]) -> None:
+        if extra := stood_still(self._loop, due):
+            self._handle = self._loop.call_later(extra, self._tick, math.inf, passed)
+        else:
+            passed()
 
 
 class Waiter(Protocol):

@@ -33,7 +33,7 @@ from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset,
 from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
-from zcws.aio.deadlines import Deadlines, deadlines_of
+from zcws.aio.deadlines import Deadline, Deadlines, deadlines_of
 from zcws.aio.ending import MUCH
 from zcws.aio.http2 import Http2Connection
 from zcws.aio.http2_stream import Http2Stream
@@ -60,7 +60,7 @@ class Negotiation(asyncio.Protocol):
         self._server = server
         self._data = b""
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Deadline | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -70,7 +70,7 @@ class Negotiation(asyncio.Protocol):
             return
         self._server.handshakes.add(self)
         if self._server.open_timeout is not None:
-            self._timer = self._server.loop.call_later(self._server.open_timeout, self.abort)
+            self._timer = Deadline(self._server.loop, self._server.open_timeout, self.abort)
 
     def data_received(self, data: bytes) -> None:
         self._data += data

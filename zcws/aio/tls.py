@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zcws.acceptor import IN_THE_CLEAR
+from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
 from zcws.annotations import Buffer
@@ -128,7 +129,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_writing = False  # to OpenSSL, out of `_unsent`
         self._is_sending = False  # what OpenSSL has made of it
         self._unsent: list[Buffer] = []  # what waits for the end of that
-        self._timer = None if timeout is None else loop.call_later(timeout, self._took_too_long)
+        self._timer = None if timeout is None else Deadline(loop, timeout, self._took_too_long)
         self.opened: asyncio.Future[None] = loop.create_future()
         self.set_protocol(protocol)
 
