@@ -202,6 +202,23 @@ def test_a_crossing_has_one_copy_of_each_form(place: Place, monkeypatch: pytest.
     place.run(main())
 
 
+@pytest.mark.parametrize("size", [100, 16 * 1024, 200 * 1024])
+def test_a_large_one_is_sent_as_a_small_one_is(
+    place: Place, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """From 16 KiB on each receiver had three calls more, which are for what cannot share a crossing."""
+
+    async def main() -> None:
+        async with clients(place, 3, max_size=None) as (server, opened):
+            monkeypatch.setattr("zcws.aio.gathering._take", None)
+            assert counts(zcws.broadcast(server.connections, bytes(size))) == {"sent": 3}
+            monkeypatch.undo()
+            for ws in opened:
+                assert await soon(ws.recv()) == bytes(size)
+
+    place.run(main())
+
+
 # ---- slow connections ----
 
 

@@ -71,23 +71,26 @@ words_of = _Words()
 
 def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
     """What they have written, but for what has to go out by itself."""
+    are_several = len(written) > 1
     for transport in written:
         writer = transport.writer
         out = writer.out
-        # The last: a signal handler may have sent it by now.
         if (
             transport.backlog
             or transport.closing
-            or writer.has_large
+            # By a broadcast several may have been given the same bytes: then one copy serves all.
+            or (writer.has_large and not (are_several and out and type(out[0]) is bytes))
             or len(out) != 1
+            # The last: a signal handler may have sent it by now.
             or out is not writer.out
         ):
-            data = _take(transport, len(written))
+            data = _take(transport)
             if data is None:
                 continue
         else:
             data = out.pop(0)
             writer.taken = writer.written
+            writer.has_large = False
         fds.append(transport.fd)
         parts.append(data)
 
@@ -107,17 +110,13 @@ def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
     return words_of[len(begins)](*begins), distinct
 
 
-def _take(transport: Sender, count: int) -> Buffer | None:
-    """What it has written, as one piece to be sent with what the other `count` have.
+def _take(transport: Sender) -> Buffer | None:
+    """What it has written, as one piece to be sent with what the others have.
 
     None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
     """
-    writer, out = transport.writer, transport.writer.out
-    if out and not (transport.backlog or transport.closing):
-        is_short = writer.size <= _SEND_TOGETHER
-        # By a broadcast several may have been given the same bytes: then one copy serves all.
-        is_for_many = len(out) == 1 and count > 1 and type(out[0]) is bytes
-        if is_short or is_for_many:
-            return writer.take_whole() or None
+    writer = transport.writer
+    if writer.out and not (transport.backlog or transport.closing) and writer.size <= _SEND_TOGETHER:
+        return writer.take_whole() or None
     transport.write_rest()
     return None
