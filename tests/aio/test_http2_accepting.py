@@ -81,21 +81,23 @@ def test_requests_that_are_reset_now_and_then(
 @pytest.mark.parametrize("kind", [Negotiation, Http2Server])
 def test_the_patience_with_who_has_asked_for_nothing_ends_when_he_has(kind: type[object]) -> None:
     """Or all connections would end after `open_timeout`, or take no more streams."""
-    timers: list[tuple[Any, asyncio.TimerHandle]] = []
+    timers: list[tuple[tuple[Any, ...], asyncio.TimerHandle]] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         call_later = loop.call_later
 
         def note(seconds: float, callback: Any, *arguments: Any) -> asyncio.TimerHandle:
-            timers.append((callback, call_later(seconds, callback, *arguments)))
+            timers.append(((callback, *arguments), call_later(seconds, callback, *arguments)))
             return timers[-1][1]
 
         loop.call_later = note  # type: ignore[method-assign,assignment]
         async with serve() as server, knock(port_of(server)) as peer:
             number = await peer.opened()
             patience = [
-                timer for callback, timer in timers if isinstance(getattr(callback, "__self__", None), kind)
+                timer
+                for said, timer in timers
+                if any(isinstance(getattr(part, "__self__", None), kind) for part in said)
             ]
             assert [timer.cancelled() for timer in patience] == [True]
             await peer.send(number, CLOSE, end_stream=True)
