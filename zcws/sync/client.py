@@ -132,13 +132,13 @@ def connect(
             it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
-    given = dict(locals())
+    options: Any = dict(locals())  # the arguments, by name
     check_names("connect", unknown)
-    return _checked(given)()
+    return _checked(uri, options)()
 
 
-def _checked(given: dict[str, Any]) -> Callable[[], WebSocket]:
-    """What opens a connection, once, with these arguments of `connect`. Raises: ValueError, TypeError: as that."""
+def _checked(uri: str, given: ConnectOptions) -> Callable[[], WebSocket]:
+    """What opens a connection, once, with all options of `connect`. Raises: ValueError, TypeError: as that."""
     options = Timeouts(
         close_timeout=given["close_timeout"],
         ping_interval=given["ping_interval"],
@@ -148,7 +148,7 @@ def _checked(given: dict[str, Any]) -> Callable[[], WebSocket]:
     limits = checked_limits(given["max_size"], given["max_fragments"])
     open_timeout = checked_seconds("open_timeout", given["open_timeout"])
     connector = WebSocketConnector(
-        given["uri"],
+        uri,
         entropy=os.urandom,
         origin=given["origin"],
         subprotocols=given["subprotocols"],
@@ -173,7 +173,11 @@ def _checked(given: dict[str, Any]) -> Callable[[], WebSocket]:
         max_redirects=given["max_redirects"],
         user_agent_header=given["user_agent_header"],
     )
-    others = {name: given[name] for name in ("source_address", "family", "happy_eyeballs_delay")}
+    others = {
+        "source_address": given["source_address"],
+        "family": given["family"],
+        "happy_eyeballs_delay": given["happy_eyeballs_delay"],
+    }
     deflate = Deflate.of(given["compression"])
 
     def attempt() -> WebSocket:
@@ -236,10 +240,10 @@ def reconnect(
         what `connect` raises, where that is fatal. ValueError, TypeError: at once, where an option means nothing.
     """
     retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception, options.get("sock"))
-    defaults: dict[str, Any] = connect.__kwdefaults__ or {}
+    defaults: Any = connect.__kwdefaults__
     check_names("connect", options, defaults)
     # Nobody calls that: each attempt draws a key of its own. RFC 6455 4.1.
-    _checked({"uri": uri, **defaults, **options})
+    _checked(uri, {**defaults, **options})
     return _connections(uri, retries, options)
 
 
