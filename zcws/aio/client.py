@@ -15,10 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
+from zcws.aio.deadlines import in_time
 from zcws.aio.passing import ConnectionOptions, check_on_frame, check_others
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
-from zcws.aio.tasks import in_time, running_loop
+from zcws.aio.tasks import running_loop
 from zcws.aio.tracing import websocket_class
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Unpack

@@ -9,16 +9,19 @@ import asyncio
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Protocol, TypeVar
 
 from zcws.pool import Pool
 
-__all__ = ["Deadline", "Deadlines", "deadlines_of", "stood_still"]
+__all__ = ["Deadline", "Deadlines", "deadlines_of", "in_time", "stood_still"]
 
 #: A timer that is so many seconds late says that the event loop has stood still. What peers have said meanwhile is in
 #: their sockets, and a turn of the loop serves some of them before it calls all timers that are due.
 _LATE = 0.05
+
+_Result = TypeVar("_Result")
 
 
 def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
@@ -54,6 +57,47 @@ class Deadline:
             self._handle = self._loop.call_later(extra, self._tick, math.inf, passed)
         else:
             passed()
+
+
+async def in_time(
+    coroutine: Coroutine[object, object, _Result],
+    timeout: float | None,
+    drop: Callable[[_Result], object] | None = None,
+) -> _Result:
+    """What the coroutine returns, unless it takes too long: then it is cancelled.
+
+    That is `asyncio.wait_for` of CPython 3.12 and later. Before, it loses a cancellation that comes in the turn in which
+    the coroutine returns: the task goes on, and nothing stops it any more.
+
+    Args:
+        drop: called with what the coroutine has returned where a cancellation came in that turn: nobody else gets it.
+
+    Raises:
+        asyncio.TimeoutError: it has taken more than `timeout` seconds, without those in which the loop has stood still.
+    """
+    loop = asyncio.get_running_loop()
+    due = math.inf if timeout is None else loop.time() + timeout
+    task = asyncio.ensure_future(coroutine)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+        if not done and (extra := stood_still(loop, due)):
+            done, _ = await asyncio.wait({task}, timeout=extra)
+        if not done:
+            task.cancel()
+            await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(partial(_drop, drop))  # not below the wait, which may be cancelled as well
+        await asyncio.wait({task})
+        raise
+    if not done and task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+def _drop(drop: Callable[[_Result], object] | None, task: asyncio.Future[_Result]) -> None:
+    if not task.cancelled() and task.exception() is None and drop is not None:
+        drop(task.result())
 
 
 class Waiter(Protocol):

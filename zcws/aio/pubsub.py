@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable,
 from struct import Struct
 from typing import Any
 
-from zcws.aio.tasks import in_time
+from zcws.aio.deadlines import in_time
 from zcws.retry import backoff
 
 __all__ = ["ENVELOPE", "Library", "Publisher", "Subscriber", "cancel"]

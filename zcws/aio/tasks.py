@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import TypeVar
 
-__all__ = ["fail", "in_time", "is_cancelled", "running_loop"]
+__all__ = ["fail", "is_cancelled", "running_loop"]
 
 _Result = TypeVar("_Result")
 
@@ -25,41 +23,6 @@ def running_loop() -> asyncio.AbstractEventLoop:
             "zcws.connect and zcws.serve need an asyncio event loop, and none runs here (trio is none): "
             "zcws.sync needs no loop, and works in a thread"
         ) from None
-
-
-async def in_time(
-    coroutine: Coroutine[object, object, _Result],
-    timeout: float | None,
-    drop: Callable[[_Result], object] | None = None,
-) -> _Result:
-    """What `asyncio.wait_for` has been from CPython 3.12 on. Before, it loses a cancellation that comes in the turn in
-    which the coroutine returns: the task goes on, and nothing stops it any more.
-
-    Args:
-        drop: called with what the coroutine has returned where a cancellation came in that turn: nobody else gets it.
-
-    Raises:
-        asyncio.TimeoutError: it has taken more than `timeout` seconds.
-    """
-    task = asyncio.ensure_future(coroutine)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout)
-        if not done:
-            task.cancel()
-            await asyncio.wait({task})
-    except asyncio.CancelledError:
-        task.cancel()
-        task.add_done_callback(partial(_drop, drop))  # not below the wait, which may be cancelled as well
-        await asyncio.wait({task})
-        raise
-    if not done and task.cancelled():
-        raise asyncio.TimeoutError
-    return task.result()
-
-
-def _drop(drop: Callable[[_Result], object] | None, task: asyncio.Future[_Result]) -> None:
-    if not task.cancelled() and task.exception() is None and drop is not None:
-        drop(task.result())
 
 
 def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
