@@ -208,8 +208,10 @@ class TestBetweenSocketAndReader:
         with connected(client=True) as (ws, peer):
             peer.send(wire.TEXT, b"before")
             assert read(ws) == "before"
+            # A large message comes in many steps, however late we begin: the ring, its buffer, the rest of it.
+            ws._channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
             with raw.thread(lambda: peer.send(wire.TEXT, b"x" * size)):
-                # A large message comes in several steps: the ring, its buffer, the rest of it.
                 for calls in range(6 if size > 100_000 else 1):
                     with pytest.MonkeyPatch.context() as patch:
                         for name in ("_receive", "_receive_into"):
