@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from zcws import frame
+from zcws import ring_frame
 from zcws.codes import OpCode
 from zcws.kernel import ffi, lib
 from zcws.writer import Writer
@@ -97,7 +97,7 @@ def assertions_in_handlers() -> Iterator[None]:
 def every_view() -> Iterator[None]:
     """Short payloads are views of the ring, too: what is tested of views can be tested with few bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame, "_COPIED", -1)
+        patch.setattr(ring_frame, "_COPIED", -1)
         yield
 
 

@@ -40,6 +40,15 @@ DEFLATE = Agreement(deflate=DeflateParameters())
 #: With both kinds of ring.
 either = pytest.mark.parametrize("mirrored", [True, False], ids=["mirrored", "unmirrored"])
 
+#: The ways to look at what a frame carries.
+LOOKS: dict[str, Callable[[Any], object]] = {
+    "payload": lambda frame: frame.payload,
+    "to_bytes": lambda frame: frame.to_bytes(),
+    "text": lambda frame: frame.text,
+    "close_reason": lambda frame: frame.close_reason,
+    "keep": lambda frame: frame._keep(),
+}
+
 
 def connect(pool: Pool | None = None, **settings: Any) -> Connection:
     """In small rings, unless the pool has others."""

@@ -19,9 +19,10 @@ from wire import BINARY, CLOSE, TEXT
 
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedError, StaleFrame
-from zcws.frame import NEED_MORE, NO_RING, Lease, RingFrame
+from zcws.frame import NEED_MORE
 from zcws.pool import _SPARE_RINGS, Pool
 from zcws.ring import Ring
+from zcws.ring_frame import NO_RING, Lease, RingFrame
 
 pytestmark = pytest.mark.usefixtures("every_view")
 

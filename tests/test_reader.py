@@ -32,8 +32,9 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFrame
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import NEED_MORE, NO_RING, NOT_SHOWN, Frame, PayloadOrigin
+from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.pool import Pool
+from zcws.ring_frame import NO_RING, NOT_SHOWN
 
 pytestmark = pytest.mark.usefixtures("every_view")
 

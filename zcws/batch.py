@@ -12,8 +12,9 @@ from itertools import compress, repeat
 from typing import overload
 
 from zcws.codes import OpCode
-from zcws.frame import Frame, Lease, ring_frame
+from zcws.frame import Frame
 from zcws.ring import Ring
+from zcws.ring_frame import Lease, ring_frame
 from zcws.rows import CONTROL, ROW, WHOLE, kinds_of, spans_of
 
 __all__ = ["Batch", "RingBatch"]

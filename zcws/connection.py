@@ -29,11 +29,12 @@ from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
 from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.extensions import Agreement, DeflateParameters
-from zcws.frame import Frame, NeedMore, PayloadOrigin, RingFrame, check_frame, check_origin
+from zcws.frame import Frame, NeedMore, PayloadOrigin, check_frame, check_origin
 from zcws.keys import MaskingKeys
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
+from zcws.ring_frame import RingFrame
 from zcws.writer import Writer
 
 __all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from zcws.batch import Batch
 from zcws.bridge import Bridge, Reply
 from zcws.codes import OpCode
-from zcws.frame import RingFrame
 from zcws.inlet import Inlet
 from zcws.outcome import FULL, MORE
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
+from zcws.ring_frame import RingFrame
 from zcws.rows import ROW
 
 if TYPE_CHECKING:

@@ -21,12 +21,13 @@ from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
 from zcws.closing import close_payload
 from zcws.codes import OpCode
-from zcws.frame import NOT_SHOWN, Frame, ReceivedFrame
+from zcws.frame import Frame, ReceivedFrame
 from zcws.kernel import lib
 from zcws.leasing import MUCH, Leasing
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
+from zcws.ring_frame import NOT_SHOWN
 from zcws.rows import LAST, ROW, Rows, copy_words
 
 if TYPE_CHECKING:

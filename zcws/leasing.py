@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zcws.bridge import Bridge
-from zcws.frame import Lease
 from zcws.outcome import MORE, Outcome
 from zcws.pool import Pool
 from zcws.ring import Ring
+from zcws.ring_frame import Lease
 
 if TYPE_CHECKING:
     from zcws.kernel import CData

@@ -20,7 +20,7 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
       fragments, compressed       RING -> inflate as it comes -> USER
       control between fragments   view of RING (never USER)     own small bytes (never the half-built USER)
 
-      * where its `payload` is short and looked at alone, a view of a copy costs less: `RingFrame.payload` (frame.py)
+      * where its `payload` is short and looked at alone, a view of a copy costs less: `RingFrame` (ring_frame.py)
 """
 
 from __future__ import annotations
@@ -35,21 +35,11 @@ from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import Occupant, PayloadBuffer
 from zcws.codes import OpCode
-from zcws.frame import (
-    DECODE_IN_PLACE,
-    NEED_MORE,
-    NO_RING,
-    NOT_SHOWN,
-    Frame,
-    NeedMore,
-    PayloadOrigin,
-    ReceivedFrame,
-    RingFrame,
-    ring_frame,
-)
+from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE, PieceReader
 from zcws.ring import Ring
+from zcws.ring_frame import NO_RING, NOT_SHOWN, RingFrame, ring_frame
 from zcws.rows import (
     CONTROL,
     DEFLATED,

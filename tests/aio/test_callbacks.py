@@ -16,8 +16,9 @@ import wire
 from net import LONG, Others, Place, RawPeer, narrow, request, soon, until
 
 import zcws
-from zcws import frame, reader
+from zcws import reader
 from zcws.aio import callbacks
+from zcws.ring_frame import RingFrame, ring_frame
 
 ALSO_OVER_HTTP2 = True  # conftest.py
 
@@ -706,10 +707,10 @@ class TestShares:
         monkeypatch.setattr(callbacks, "_MOST_FRAMES", 10)
         made = itertools.count(1)
 
-        def frame_or_none(*what: Any) -> frame.RingFrame:
+        def frame_or_none(*what: Any) -> RingFrame:
             if next(made) == 65:
                 raise MemoryError
-            return frame.ring_frame(*what)
+            return ring_frame(*what)
 
         monkeypatch.setattr(reader, "ring_frame", frame_or_none)
 

@@ -30,7 +30,7 @@ from fuzz.places import PLACES, open_pair
 from fuzz.streams import Peers
 
 import zcws
-from zcws import frame, pool
+from zcws import pool, ring_frame
 from zcws.aio.settings import pool_of
 from zcws.closing import State
 from zcws.extensions import Agreement, DeflateParameters
@@ -193,13 +193,13 @@ def _agreement(deflated: bool) -> Agreement:
 
 def check(seed: int, run: Callable[[Any], None] = asyncio.run) -> None:
     """One crowd. Short payloads are views of the ring, too; and of rings that are held few wait for that to end."""
-    before = frame._COPIED, pool._RINGS_ASIDE
+    before = ring_frame._COPIED, pool._RINGS_ASIDE
     crowd = Crowd(seed)
-    frame._COPIED, pool._RINGS_ASIDE = crowd.rng.choice([-1, -1, before[0]]), crowd.rng.choice([0, 8, 8])
+    ring_frame._COPIED, pool._RINGS_ASIDE = crowd.rng.choice([-1, -1, before[0]]), crowd.rng.choice([0, 8, 8])
     try:
         run(crowd.main())
     finally:
-        frame._COPIED, pool._RINGS_ASIDE = before
+        ring_frame._COPIED, pool._RINGS_ASIDE = before
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from zcws.annotations import Buffer, Self
 from zcws.batch import Batch
 from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
-from zcws.frame import Frame, ReceivedFrame, RingFrame
+from zcws.frame import Frame, ReceivedFrame
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
+from zcws.ring_frame import RingFrame
 
 __all__ = ["OutgoingStream", "Writing"]
 
