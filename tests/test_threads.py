@@ -177,7 +177,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 #: The whole is nobody else's while it is split; and the timer that is started when a reader has come to its end, and
 #: stopped when the socket is closed.
 AT_BOTH_ENDS = {
-    *("zcws.sync.stream.split", "zcws.sync.stream._turn"),
+    *("zcws.sync.stream.split", "zcws.sync.turns._turn"),
     *("zcws.sync.channel.abort_later", "zcws.sync.channel.abort"),
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import raw
+import wire
 from net import Certificates
 
 import zcws.sync
@@ -40,3 +42,26 @@ def serving() -> Serving:
                     server.shutdown()
 
     return serving
+
+
+def close_code(frame: wire.Seen) -> int:
+    assert frame.opcode == wire.CLOSE, frame
+    return int.from_bytes(frame.payload[:2], "big")
+
+
+@contextlib.contextmanager
+def another_reads(ws: zcws.sync.WebSocket) -> Iterator[None]:
+    """Another thread has its turn."""
+    begun, over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with ws._turn():
+            begun.set()
+            over.wait(raw.LONG)
+
+    with raw.thread(read):
+        assert begun.wait(raw.LONG)
+        try:
+            yield
+        finally:
+            over.set()

@@ -441,7 +441,7 @@ def test_what_a_handler_raises_while_a_send_looks_at_what_has_arrived(
 ) -> None:
     """A look that finds nothing is none of the sender's business. What a handler raises there is: it was lost, where
     it was a TimeoutError, and the program went on."""
-    monkeypatch.setattr("zcws.sync.stream._NEXT_LOOK", 0.0)
+    monkeypatch.setattr("zcws.sync.answering._NEXT_LOOK", 0.0)
     for number in count(1):
         with connected() as (ws, peer):
             peer.send(wire.TEXT, b"unread")

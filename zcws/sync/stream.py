@@ -1,98 +1,49 @@
 """The blocking driver: one open connection on a blocking socket.
 
 Reading is in reading.py; a write goes out before it returns, in one system call. Without a split, one thread may read
-while any number write: writes hold a lock, because the reader writes the replies to Ping and Close itself. After
-`split()` the reader never writes, and no lock of ours is left (see halves.py).
-
-The reader never waits for that lock: its holder may be waiting for a peer that will not read before it has been read
-from. A reply that cannot go out stays on the bridge, and whoever holds the lock sends it when done.
-
-A lock that nobody waits for is got inside of the `try` that lets it go: a signal handler may raise behind the call that
-has got it, before anybody knows. That it was not got, `release` says itself, in place: a handler may also raise where a
-function begins.
+while any number write: writes hold a lock, because the reader writes the replies to Ping and Close itself
+(answering.py). After `split()` the reader never writes, and no lock of ours is left (see halves.py).
 
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
 is due. A read that times out loses nothing; the next one goes on. `ping` and `close` have to see what the peer
-answers: they read when nobody else does, keep what they meet for `recv`, and step aside for it. So does a program that
-only sends: now and then a write looks at what has arrived (`_look`), without waiting for it.
+answers: they read when nobody else does (turns.py), keep what they meet for `recv`, and step aside for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 from zcws.annotations import Buffer, Self
-from zcws.closing import GRACE, State
+from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import NO_PONG, ConnectionClosed
+from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of
+from zcws.sync.answering import NEXT_TRY, Answering
 from zcws.sync.channel import Channel
 from zcws.sync.deadline import after, is_past, left, lock_timeout
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Reading
-from zcws.sync.writing import Writing
+from zcws.sync.turns import Interrupted, SplitLock
 
 __all__ = ["WebSocket"]
-
-_Result = TypeVar("_Result")
-
-#: Seconds until the reader tries again to say Pong to a peer that did not read.
-_NEXT_TRY = 0.1
-
-#: Seconds from one look at what has arrived to the next, in a program that only sends: a peer may want its Pong in one.
-_NEXT_LOOK = 0.2
 
 #: Seconds for which a ping waits outside of its turn, while what it has met waits for `recv`: who takes the Pong there
 #: does not wake it.
 _STEP_ASIDE = 0.01
 
-#: Receives of one such look: a ring may be filled, and the sender is not held up by a peer that never stops.
-_LOOKS = 16
 
-
-class Interrupted(RuntimeError):
-    """A signal handler wants to read from the connection whose read it has interrupted."""
-
-    def __init__(self) -> None:
-        super().__init__("a signal handler cannot read from the connection whose read it has interrupted")
-
-
-class AlreadySplit(RuntimeError):
-    """Somebody wants to use a connection that is split as if it were whole."""
-
-    def __init__(self) -> None:
-        super().__init__("this connection is split: its halves read and write")
-
-
-class SplitLock:
-    """What a connection that is split has in place of its locks: its halves have none, and nothing may get between."""
-
-    def acquire(self, **_: object) -> NoReturn:
-        raise AlreadySplit
-
-    __enter__ = acquire
-
-    def release(self, *_: object) -> None:
-        """It has never been entered."""
-
-    __exit__ = release
-
-
-class WebSocket(Reading, Writing, Known):
+class WebSocket(Answering, Known):
     """An open WebSocket connection. Made by `connect` and `serve`, not by hand.
 
     Iterating over it gives messages until the connection ends well; `recv` raises instead. One thread may read at a
@@ -119,22 +70,10 @@ class WebSocket(Reading, Writing, Known):
         received: bytes = b"",
     ) -> None:
         keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection)
-        Reading.__init__(self, connection, channel, options, keepalive)
-        Writing.__init__(self, connection, channel, options)
+        Answering.__init__(self, connection, channel, options, keepalive)
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
-        self._usual_wait = self._longest_wait
-        # The same thread may have it twice: a signal handler may interrupt between getting it and knowing so.
-        self._reading = threading.RLock()
-        self._in_turn = False  # whoever has it reads
-        self._is_read = False  # by `recv` and its like, not by `ping` or `close`
-        self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
-        self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
         self._is_closed = False
-        self._halves: Halves | None = None
-        self._next_look = time.monotonic() + _NEXT_LOOK
-        # The peer's Close stands behind what nobody reads: how many rows had been read, and until when it waits.
-        self._ending_behind: tuple[int, float] | None = None
         # Weakly: a connection that is over goes, with its rings and its compressor, when the last reference does, and
         # does not wait for the collector, which counts objects and not their memory.
         this = weakref.ref(self)
@@ -152,260 +91,7 @@ class WebSocket(Reading, Writing, Known):
             raise ConnectionError("more bytes behind the opening handshake than a ring holds")
         self._answer_peer()
 
-    # ---- reading ----
-
-    def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        # `_turn`, without its generator.
-        reading = self._reading
-        try:
-            if not reading.acquire(blocking=False):
-                timeout = self._await_turn(timeout)
-            if self._in_turn:
-                raise Interrupted
-            self._in_turn = self._is_read = True
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                reading.release()
-            raise
-        try:
-            return read(timeout)
-        except ConnectionClosed:
-            if self.connection.failure is None:
-                raise
-            raise self.connection.error() from None  # the reader does not know why the writer failed
-        finally:
-            self._is_read = self._in_turn = False
-            reading.release()
-            if self._helpers:
-                self._call_helpers()
-
-    @contextlib.contextmanager
-    def _turn(self, *, wait: bool = True) -> Iterator[bool]:
-        """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs.
-
-        Yields: whether it is our turn; only without a `wait` it may not be.
-        """
-        reading = self._reading
-        try:
-            if reading.acquire(blocking=False):
-                if self._in_turn:  # the lock does not keep out a signal handler of the same thread
-                    raise Interrupted
-                if reading is not self._reading:
-                    self._reading.acquire()  # which says that it has been split meanwhile
-            elif wait:
-                self._await_turn(None)
-            else:
-                yield False
-                return
-            self._in_turn = True
-            try:
-                yield True
-            finally:
-                self._in_turn = False
-        finally:
-            try:
-                reading.release()
-            except RuntimeError as error:
-                if not is_of_a_lock(error):
-                    raise
-            else:
-                self._call_helpers()
-
-    def _await_turn(self, timeout: float | None) -> float | None:
-        """Waits until `ping` or `close` in another thread steps aside. Returns the seconds that are left."""
-        if self._is_read:
-            raise RuntimeError("another thread is reading from this connection already")
-        deadline = after(timeout)
-        reading, longest = self._reading, lock_timeout(timeout)
-        try:
-            self._turns_wanted.append(None)
-            if 0 <= longest < GRACE and self._has_news:
-                longest = GRACE  # for whoever has it to step aside: that is no wait for the peer
-            if not reading.acquire(timeout=longest):
-                raise TimeoutError("nothing was received in time")
-        finally:
-            self._turns_wanted.pop()
-            self._call_helpers()
-        if reading is not self._reading:
-            reading.release()
-            self._reading.acquire()  # which says that it has been split meanwhile
-        return left(deadline)
-
-    @property
-    def _has_news(self) -> bool:
-        """Whether there is something to read, while another thread has the turn: in the order in which it moves on."""
-        channel = self._channel
-        if self._writer.sent_close is not None:
-            return False  # who closes drops it, and does not step aside
-        return channel.is_readable or bool(channel.record.received or self._reader.rows_waiting)
-
-    def _help(
-        self,
-        done: Callable[[], bool],
-        work: Callable[[], Callable[[], object] | None],
-        deadline: float | None,
-    ) -> bool:
-        """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
-
-        Args:
-            work: gives what waits until it is done again, outside of our turn: somebody else has to read first. None:
-                it got somewhere.
-
-        Returns: whether it is done. False: another thread reads, and it is later than `deadline`. No TimeoutError: that
-            may be a signal handler's.
-
-        Raises:
-            Interrupted: who reads is whom we have interrupted.
-        """
-        bell = threading.Event()
-        try:
-            self._helpers.append(bell)
-            while not done():
-                bell.clear()
-                is_ours = False
-                if not self._turns_wanted:
-                    with self._turn(wait=False) as is_ours:
-                        pause = work() if is_ours else None
-                    if pause is not None:
-                        pause()
-                if not is_ours and not done() and not bell.wait(left(deadline)):
-                    return False
-            return True
-        finally:
-            self._helpers.remove(bell)
-
-    def _call_helpers(self) -> None:
-        for bell in list(self._helpers):
-            bell.set()
-
-    def _on_pong(self, payload: bytes) -> None:
-        self._keepalive.answered(payload)
-        self._call_helpers()
-
-    # ---- what the protocol owes to the peer ----
-
-    def _on_put(self) -> None:
-        """A reply is on the bridge, or the reader has come to its end. In the reader's thread."""
-        self._unless_busy(self.connection.drain_bridge)
-        self._call_helpers()  # a send that has failed may wait for that, with the lock
-
-    def _unless_busy(self, write: Callable[[], _Result]) -> _Result | None:
-        """Only while nobody writes: not another thread, nor what a signal handler of this one has interrupted.
-
-        Returns: what `write` gave; None where somebody does, who looks again at what is left to him.
-        """
-        lock, order = self._write_lock, self._in_order
-        try:
-            if lock.acquire(blocking=False) and not order.is_busy:
-                return order.run(write)
-        finally:
-            try:
-                lock.release()
-            except RuntimeError as error:
-                if not is_of_a_lock(error):
-                    raise
-        return None
-
-    def _answer_peer(self) -> None:
-        """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
-        keepalive = self._keepalive
-        if self._writer.out or self._bridge.slot or (keepalive.due is not None and keepalive.is_due):
-            self._reply(in_reader=True)
-
-    def _send_leftover(self) -> None:
-        """What others have left to us while we held the lock. In a writer's thread, after every write."""
-        if self._halves is not None:
-            return  # it has been split since, and is theirs
-        if self._bridge.slot:
-            self._reply(in_reader=False)
-        if self._goodbyes:
-            self._say_goodbye()
-        if time.monotonic() >= self._next_look:
-            self._look()
-
-    def _look(self) -> None:
-        """Perhaps nobody reads: what the peer has said is heard, and its Pings are answered. Messages wait for `recv`.
-
-        In a writer's thread, and not while another one reads: that hears it anyway.
-        """
-        now = time.monotonic()
-        self._next_look = now + _NEXT_LOOK
-        if self._turns_wanted or self.connection.state is not State.OPEN:
-            return
-        # It has been split meanwhile, or we are in a signal handler that has interrupted who reads. Only those: what a
-        # handler raises here is for whoever sends.
-        with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
-            if is_ours:
-                self._hear(now)
-                self._reader.forget_controls()
-
-    def _hear_why(self, exc: BaseException) -> None:
-        if not isinstance(exc, OSError) or exc.errno is None:
-            return  # the peer does not read, or a signal handler has raised
-        heard = False
-
-        def hear() -> None:
-            nonlocal heard
-            self._hear(time.monotonic())
-            # A Close behind what nobody has read counts as well: nobody can answer that any more.
-            self._reader.conclude()
-            heard = True
-
-        # A thread that reads is about to meet it; unless it is one that aborts, and waits for our lock.
-        deadline = after(0 if self._channel.is_over else GRACE)
-        with contextlib.suppress(AlreadySplit, Interrupted):
-            self._help(lambda: heard or self._reader.is_concluded, hear, deadline)
-        self.connection.drain_bridge()  # where another thread reads, it has left a Close there
-
-    def _hear(self, now: float) -> None:
-        """What has arrived, as far as there is room for it."""
-        reader = self._reader
-        for _ in range(_LOOKS):
-            if reader.is_ending or reader.is_full or not self._receive(now):
-                break
-        if reader.is_ending and not reader.is_concluded and self._is_left_unread(now):
-            reader.conclude()
-            self._answer_peer()
-        if reader.is_concluded and reader.peer_close is None and not (reader.is_faulty or reader.is_stopped):
-            self._unless_busy(self.connection.lose)  # the end of the stream, and no Close is owed
-
-    def _is_left_unread(self, now: float) -> bool:
-        """Whether nobody reads what stands before the peer's Close; so much time there was for it, or for a part."""
-        read, behind = self._reader.rows_read, self._ending_behind
-        if behind is not None and behind[0] == read:
-            return now >= behind[1]
-        timeout = math.inf if self._options.close_timeout is None else self._options.close_timeout
-        self._ending_behind = read, now + (timeout if read else min(timeout, GRACE))
-        return False
-
-    def _reply(self, *, in_reader: bool) -> None:
-        # Again, for a reply that was put while we held the lock: who put it has left it to us.
-        while self._unless_busy(lambda: self._write_what_is_due(in_reader=in_reader)) and self._bridge.slot:
-            pass
-
-    def _write_what_is_due(self, *, in_reader: bool) -> bool:
-        """The lock is held. Returns: whether the peer takes it."""
-        # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
-        writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
-        self.connection.hold_replies = not writable
-        self._longest_wait = self._usual_wait if writable else _NEXT_TRY
-        if in_reader:
-            self._keep_alive(writable)
-        self.connection.drain_bridge()
-        if writable:
-            self._flush_quietly()
-        return writable
-
-    def _keep_alive(self, writable: bool) -> None:
-        connection, keepalive = self.connection, self._keepalive
-        if connection.state is State.OPEN and keepalive.is_due:
-            payload = keepalive.take_due()
-            if keepalive.is_idle:
-                self._channel.rest(self._reader.pool)
-            if keepalive.has_failed:
-                connection.fail(CloseCode.INTERNAL_ERROR, NO_PONG)
-            elif payload is not None and writable:
-                connection.ping(payload)
+    # ---- a Ping of the program's ----
 
     def ping(self, payload: str | Buffer | None = None, timeout: float | None = None) -> float:
         """Sends a Ping and waits for its Pong. If no other thread reads, this one does; messages wait for `recv`.
@@ -449,7 +135,7 @@ class WebSocket(Reading, Writing, Known):
             if is_past(deadline):
                 raise TimeoutError("no Pong came in time")
             if is_full:
-                return partial(time.sleep, _NEXT_TRY)
+                return partial(time.sleep, NEXT_TRY)
             is_kept = self._reader.rows_waiting > 0
             if not self._receive(time.monotonic() if is_kept else deadline) and is_kept:
                 return partial(self._channel.await_bytes, _STEP_ASIDE)
