@@ -26,11 +26,11 @@ import asyncio
 import logging
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
 from zcws.aio.engine import together
+from zcws.aio.late import held_by, write_when_ready
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer
 from zcws.closing import State
@@ -157,9 +157,9 @@ class Delivery:
             self._late.append(ws)
             self.waiting += 1
         elif self._slow == "latest":
-            _held_by(ws).latest(self._message)
+            held_by(ws).latest(self._message)
             self.waiting += 1
-        elif ws._drained is None and _held_by(ws).add(self._message, ws._options.write_limit[0]):
+        elif ws._drained is None and held_by(ws).add(self._message):
             self.waiting += 1
         else:
             ws.begin_close(CloseCode.TRY_AGAIN_LATER, "too slow for what is broadcast here")
@@ -176,9 +176,7 @@ class Delivery:
 
     async def _send_late(self, ws: WebSocket) -> None:
         try:
-            await ws._until_sendable()
-            self._message.write_to(ws.writer)
-            ws._written()
+            await write_when_ready(ws, lambda: self._message)
             self.sent += 1
         except ConnectionClosed:
             self.gone += 1
@@ -198,56 +196,3 @@ class Delivery:
         names = ("sent", "skipped", "waiting", "closed", "gone")
         counts = (f"{name}={getattr(self, name)}" for name in names if getattr(self, name))
         return f"<Delivery {' '.join(counts) or 'to nobody'}>"
-
-
-class Held:
-    """Messages that one connection gets when it can be written to again."""
-
-    __slots__ = ("_messages", "_size", "_task", "_ws")
-
-    def __init__(self, ws: WebSocket) -> None:
-        self._ws = ws
-        ws._held = self
-        self._messages: deque[Prepared] = deque()
-        self._size = 0  # bytes of all of them
-        self._task: asyncio.Task[None] | None = None
-
-    def latest(self, message: Prepared) -> None:
-        """This one, and none of those before it."""
-        self._messages.clear()
-        self._size = 0
-        self._put(message)
-
-    def add(self, message: Prepared, limit: int) -> bool:
-        """This one too, unless the bytes that are held would pass `limit`."""
-        if self._messages and self._size + message.size > limit:
-            return False
-        self._put(message)
-        return True
-
-    def _put(self, message: Prepared) -> None:
-        self._messages.append(message)
-        self._size += message.size
-        if self._task is None:
-            # Not before: an eager task (Python 3.12) begins here, and would find nothing.
-            self._task = asyncio.get_running_loop().create_task(self._deliver())
-
-    async def _deliver(self) -> None:
-        """Until nothing is held any more."""
-        ws = self._ws
-        try:
-            while self._messages:
-                await ws._until_sendable()
-                message = self._messages.popleft()
-                self._size -= message.size
-                message.write_to(ws.writer)
-                ws._written()
-        except (ConnectionClosed, ValueError):
-            pass  # nobody is there; or a message is being written frame by frame
-        finally:
-            ws._held = None
-
-
-def _held_by(ws: WebSocket) -> Held:
-    held: Held = ws._held or Held(ws)
-    return held

@@ -96,7 +96,7 @@ class Stream(Callbacks):
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
         self._end_callbacks: list[Callable[[Any], object]] | None = None
-        self._held: Any = None  # what was broadcast and waits (broadcast.py)
+        self._held: Any = None  # what was broadcast and waits (late.py)
         self._budget = self._fair = _FAIR_INFLATING if connection.reader.inflates else _FAIR
         self._lets_others_run = False  # the task that reads has had its share, and goes on in a moment
         self._closed: asyncio.Future[None] | None = None

@@ -1,0 +1,83 @@
+"""Messages for a connection that could not take them at once: they are written when it can. Which: broadcast.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from zcws.aio.websocket import WebSocket
+from zcws.errors import ConnectionClosed
+from zcws.prepared import Prepared
+
+__all__ = ["Held", "held_by", "write_when_ready"]
+
+
+async def write_when_ready(ws: WebSocket, message: Callable[[], Prepared]) -> None:
+    """Writes a message when the peer has caught up, and nobody is in the middle of another one.
+
+    Args:
+        message: gives it, at that moment.
+
+    Raises:
+        ConnectionClosed: the connection has ended meanwhile.
+        ValueError: a message is being written frame by frame.
+    """
+    await ws._until_sendable()
+    message().write_to(ws.writer)
+    ws._written()
+
+
+class Held:
+    """Messages that one connection gets when it can be written to again."""
+
+    __slots__ = ("_messages", "_size", "_task", "_ws")
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+        ws._held = self
+        self._messages: deque[Prepared] = deque()
+        self._size = 0  # bytes of all of them
+        self._task: asyncio.Task[None] | None = None
+
+    def latest(self, message: Prepared) -> None:
+        """This one, and none of those before it."""
+        self._messages.clear()
+        self._size = 0
+        self._put(message)
+
+    def add(self, message: Prepared) -> bool:
+        """This one too, unless the bytes that are held would pass the connection's `write_limit`."""
+        if self._messages and self._size + message.size > self._ws._options.write_limit[0]:
+            return False
+        self._put(message)
+        return True
+
+    def _put(self, message: Prepared) -> None:
+        self._messages.append(message)
+        self._size += message.size
+        if self._task is None:
+            # Not before: an eager task (Python 3.12) begins here, and would find nothing.
+            self._task = asyncio.get_running_loop().create_task(self._deliver())
+
+    def _take(self) -> Prepared:
+        message = self._messages.popleft()
+        self._size -= message.size
+        return message
+
+    async def _deliver(self) -> None:
+        """Until nothing is held any more."""
+        ws = self._ws
+        try:
+            while self._messages:
+                await write_when_ready(ws, self._take)
+        except (ConnectionClosed, ValueError):
+            pass  # nobody is there; or a message is being written frame by frame
+        finally:
+            ws._held = None
+
+
+def held_by(ws: WebSocket) -> Held:
+    """What is held for a connection, from now on if nothing is."""
+    held: Held = ws._held or Held(ws)
+    return held
