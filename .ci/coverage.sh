@@ -8,7 +8,7 @@ python=${PYTHON:-.venv/bin/python}
 
 # Not these: programs, sockets, examples; and one whose endless streams go only where others have been. They are left
 # out of the list: what is named on its command line pytest runs whatever --ignore says.
-leave=(cli drivers ends examples floors mirror reader_properties threads)
+leave=(cli drivers ends examples floors friends mirror reader_properties threads)
 tests=()
 for test in tests/test_*.py; do
     name=${test#tests/test_}

@@ -53,6 +53,10 @@ _PLAIN_OF_ASYNCIO = "asyncio.selector_events"
 class Outlet(asyncio.BufferedProtocol):
     """A connection on its transport, as far as bytes go out.
 
+    Its public names are for programs. For the rooms that are built on it and are no part of it there are `_transport`,
+    `_own`, `_options`, what may be in the way (`_drained`, `_message_done`, `_obstacle`), and `_written`, `_flush`,
+    `_until_drained`, `_until_sendable`; tests/test_friends.py has who uses which, and the few of other classes.
+
     Attributes:
         connection: the connection without its socket.
         writer: its writing half.
