@@ -873,6 +873,21 @@ class TestTakenOver:
             ws.begin_close()
             assert ws.state is zcws.State.LOST
 
+    def test_an_abort_that_takes_over_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It says no Close, and 1006 is none that could be said."""
+        take = Taken.take
+
+        def abort(taken: Taken, *_: object) -> bool:
+            return take(taken, 1006, "")  # as far as another thread has got with it
+
+        with connected() as (ws, peer):
+            ws.split()
+            monkeypatch.setattr(Taken, "take", abort)
+            ws.begin_close(4000)
+            ws.abort()
+            assert ws.state is zcws.State.LOST
+            assert peer.rest() == []
+
     def test_an_abort_while_somebody_listens(self) -> None:
         with connected() as (ws, _):
             _, _, bridge = ws.split()

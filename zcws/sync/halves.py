@@ -215,6 +215,13 @@ class WriterHalf:
         return self._in_order.is_busy or bool(self._saying)
 
     @property
+    def _may_say_goodbye(self) -> bool:
+        """Whether that Close waits, and nobody ends the connection without one: `Halves.abort` may have been quicker."""
+        close = self._taken.close
+        is_wanted = close is not None and close[0] != CloseCode.ABNORMAL_CLOSURE
+        return bool(self._goodbyes) and is_wanted and not self._channel.is_over
+
+    @property
     def _owes_goodbye(self) -> bool:
         """Whether that Close waits for a thread that comes out."""
         return bool(self._goodbyes) and self._connection.may_send
@@ -226,7 +233,7 @@ class WriterHalf:
         """
         try:
             self._saying.append(None)
-            if self._goodbyes and not self._channel.is_over:
+            if self._may_say_goodbye:
                 try:
                     self._goodbyes.pop()
                     self._write_close(*self._taken.close)  # type: ignore[misc]  # taken over
@@ -242,7 +249,7 @@ class WriterHalf:
             self._saying.pop()
             if self._channel.is_over:
                 self._note_end()
-        if self._goodbyes and not self._channel.is_over:
+        if self._may_say_goodbye:
             self._say_goodbye()  # who left it since we looked has seen us here, and relies on us
 
     def _note_end(self) -> None:
