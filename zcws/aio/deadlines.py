@@ -66,8 +66,8 @@ async def in_time(
 ) -> _Result:
     """What the coroutine returns, unless it takes too long: then it is cancelled.
 
-    That is `asyncio.wait_for` of CPython 3.12 and later. Before, it loses a cancellation that comes in the turn in which
-    the coroutine returns: the task goes on, and nothing stops it any more.
+    That is `asyncio.wait_for` of CPython 3.12 and later. Before, it loses a cancellation that comes in the turn in
+    which the coroutine returns: the task goes on, and nothing stops it any more.
 
     Args:
         drop: called with what the coroutine has returned where a cancellation came in that turn: nobody else gets it.

@@ -216,7 +216,7 @@ class WriterHalf:
 
     @property
     def _may_say_goodbye(self) -> bool:
-        """Whether that Close waits, and nobody ends the connection without one: `Halves.abort` may have been quicker."""
+        """Whether that Close waits, and `Halves.abort`, which says none, has not been quicker."""
         close = self._taken.close
         is_wanted = close is not None and close[0] != CloseCode.ABNORMAL_CLOSURE
         return bool(self._goodbyes) and is_wanted and not self._channel.is_over
