@@ -11,8 +11,12 @@ from zcws.hints import check_names
 
 def test_names() -> None:
     check_names("connect", ["family"], {"family"})
-    with pytest.raises(TypeError, match=r"^connect\(\) has no option 'famly'$"):
+    with pytest.raises(TypeError, match=r"^connect\(\) has no option 'famly': did you mean family\?$"):
         check_names("connect", ["family", "famly"], {"family"})
+    with pytest.raises(TypeError, match=r"did you mean max_size\?$"):
+        check_names("connect", ["max_sise"], named=["max_fragments", "max_size"])
+    with pytest.raises(TypeError, match=r"^serve\(\) has no option 'colour'$"):
+        check_names("serve", ["colour"], {"path"}, named=["port"])
     with pytest.raises(
         TypeError, match=r"^serve\(\) has no option 'additional_headers': it is called extra_headers$"
     ):

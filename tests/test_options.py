@@ -275,7 +275,8 @@ def test_an_option_of_one_side(entrance: str, name: str, value: Any) -> None:
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_options_that_nobody_knows(entrance: str) -> None:
     function = entrance.rpartition(".")[2]
-    with pytest.raises(TypeError, match=rf"^{function}\(\) has no option 'ping_intervall'$"):
+    text = rf"^{function}\(\) has no option 'ping_intervall': did you mean ping_interval\?$"
+    with pytest.raises(TypeError, match=text):
         ENTRANCES[entrance](ping_intervall=1)
 
 

@@ -1,12 +1,13 @@
 """Options that `connect` and `serve` do not have, and what to write in their place.
 
 What this file decides: which names of other libraries, of the other function and of the other driver are known here.
-Those that it does not know are refused, too, without a hint. What an option that there is may be: options.py.
+Those that it does not know are refused, too, with the nearest option that there is. What an option may be: options.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import TypedDict
 
 __all__ = ["NoOptions", "check_names"]
@@ -118,9 +119,30 @@ class NoOptions(TypedDict):
     """What a function has besides the options that it names, for the type checker."""
 
 
-def check_names(function: str, given: Iterable[str], allowed: Collection[str] = ()) -> None:
-    """`TypeError` for an option that `function`, "connect" or "serve", does not have."""
+def check_names(
+    function: str,
+    given: Iterable[str],
+    allowed: Collection[str] = (),
+    *,
+    named: Iterable[str] | None = (),
+) -> None:
+    """`TypeError` for an option that `function`, "connect" or "serve", does not have.
+
+    Args:
+        given: what somebody has called it with.
+        allowed: which of those there are.
+        named: those that the function names itself: one of them may have been meant.
+    """
     for name in given:
         if name not in allowed:
-            hint = _OF_ONE[function].get(name) or _OF_BOTH.get(name)
+            hint = (
+                _OF_ONE[function].get(name)
+                or _OF_BOTH.get(name)
+                or _nearest(name, {*allowed, *(named or ())})
+            )
             raise TypeError(f"{function}() has no option {name!r}{f': {hint}' if hint else ''}")
+
+
+def _nearest(name: str, options: Collection[str]) -> str | None:
+    found = get_close_matches(name, options, n=1, cutoff=0.75)
+    return f"did you mean {found[0]}?" if found else None

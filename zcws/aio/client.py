@@ -127,7 +127,7 @@ class connect:
         reconnect_delays: Delays = backoff,
         **others: Unpack[ConnectionOptions],
     ) -> None:
-        check_others("connect", others, ConnectionOptions, path)
+        check_others(connect, others, ConnectionOptions, path)
         if on_frame is not None:
             check_on_frame(on_frame)
         # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.

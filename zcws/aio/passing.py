@@ -75,9 +75,10 @@ def check_on_frame(on_frame: object) -> None:
     check_plain("on_frame", on_frame, "called where bytes arrive, in no task")
 
 
-def check_others(function: str, others: Any, kind: type, path: object) -> None:
+def check_others(function: type, others: Any, kind: type, path: object) -> None:
     """`TypeError` for a name that is none of the `kind` that `function` has, or means nothing together with `path`."""
-    check_names(function, others, kind.__annotations__)
+    named: Any = vars(function)["__init__"].__kwdefaults__
+    check_names(function.__name__, others, kind.__annotations__, named=named)
     for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
         checked_seconds(name, others.get(name), zero=False)
     for name in others:

@@ -115,7 +115,7 @@ class serve:
         http2: bool = False,
         **others: Unpack[ListeningOptions],
     ) -> None:
-        check_others("serve", others, ListeningOptions, path)
+        check_others(serve, others, ListeningOptions, path)
         check_hosts(host)
         path = checked_listening(sock=others.get("sock"), path=path, host=host, port=port, ssl=ssl)
         self._where = {"host": host, "port": port} if path is None else {"path": path}

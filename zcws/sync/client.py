@@ -133,7 +133,7 @@ def connect(
         ValueError, TypeError: the URI is not one, or an option means nothing.
     """
     options: Any = dict(locals())  # the arguments, by name
-    check_names("connect", unknown)
+    check_names("connect", unknown, named=connect.__kwdefaults__)
     return _checked(uri, options)()
 
 

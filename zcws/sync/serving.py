@@ -79,7 +79,7 @@ def serve(
     Raises:
         OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
     """
-    check_names("serve", unknown)
+    check_names("serve", unknown, named=serve.__kwdefaults__)
     check_kind("host", host, str, "a str, or None for all addresses")
     path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
     if port is not None:
