@@ -218,7 +218,7 @@ def test_what_was_torn_is_not_read(data: bytes) -> None:
     for read in (connection.reader.read_message, connection.reader.read_batch, connection.reader.read_frame):
         with pytest.raises(ConnectionClosedError, match="torn"):
             read()
-    assert connection.reader.is_concluded and connection.reader.is_stopped
+    assert connection.reader.is_concluded and connection.reader.is_failed and not connection.reader.is_faulty
     assert (connection.close_code, connection.closed_by) == (1011, "us")
     assert wire.parse(connection.bytes_to_send())[-1].payload == b"\x03\xf3torn"
 

@@ -354,8 +354,7 @@ class Connection:
         writer = self.writer
         if self.state not in _MUTE:
             if reply.is_last:
-                is_ours = self.reader.is_faulty or self.reader.is_stopped
-                self._move(_FAIL if is_ours else _RECEIVE_CLOSE)
+                self._move(_FAIL if self.reader.is_failed else _RECEIVE_CLOSE)
             writer.write_reply(reply)
             if writer.sent_close is not None and self.state is _RECEIVED:
                 self._move(_SEND_CLOSE)

@@ -122,9 +122,9 @@ class Outcome(Waiting):
         return self._status not in (MORE, FULL, CLOSED, STOPPED)
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether it has ended for a reason of ours."""
-        return self._status == STOPPED
+    def is_failed(self) -> bool:
+        """Whether it is faulty, or was stopped for a reason of ours: the last word is our Close. RFC 6455 7.1.7."""
+        return self._status not in (MORE, FULL, CLOSED)
 
     @property
     def _is_over(self) -> bool:

@@ -427,9 +427,11 @@ class TestALoopThatStoodStill:
             async with anyplace.serve(swallow) as server:
                 async with anyplace.connect(server, write_timeout=1000, close_timeout=0.1) as ws:
                     ws.pause_writing()
-                    ws._write_timed_out(loop.time() - 5)
+                    deadline = ws._write_deadline
+                    assert deadline is not None
+                    deadline._tick(loop.time() - 5, ws._write_timed_out)
                     assert ws.state is zcws.State.OPEN
-                    ws._write_timed_out(math.inf)
+                    deadline._tick(math.inf, ws._write_timed_out)
                     await until(lambda: ws.close_code == 1011)
 
         anyplace.run(main())

@@ -49,6 +49,13 @@ def close_code(frame: wire.Seen) -> int:
     return int.from_bytes(frame.payload[:2], "big")
 
 
+def flood(peer: raw.Peer) -> None:
+    """More messages of 1,000 bytes than a ring holds, as far as they are taken."""
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            peer.send(wire.BINARY, bytes(1000))
+
+
 @contextlib.contextmanager
 def another_reads(ws: zcws.sync.WebSocket) -> Iterator[None]:
     """Another thread has its turn."""

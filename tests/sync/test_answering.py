@@ -18,7 +18,7 @@ from looks import at_look, knows_looks
 import zcws
 import zcws.sync
 
-from .conftest import another_reads, anyhow, close_code, roles
+from .conftest import another_reads, anyhow, close_code, flood, roles
 
 
 def test_every_ping_of_a_batch_is_answered() -> None:
@@ -218,13 +218,7 @@ class TestOnlySending:
     def test_no_more_than_fits(self) -> None:
         """A peer that sends and is not read fills a ring, not the memory; and our sends go on."""
         with connected(ping_interval=0.3, ping_timeout=0.2) as (ws, peer):
-
-            def flood() -> None:
-                with contextlib.suppress(OSError):
-                    for _ in range(1000):
-                        peer.send(wire.BINARY, bytes(1000))
-
-            with raw.thread(flood):
+            with raw.thread(lambda: flood(peer)):
                 raw.until(lambda: ws.send("tick") or ws._reader.is_full)
                 time.sleep(0.6)  # its Pong may stand behind what we have no room for: it is not missed
                 ws.send("tick")
@@ -236,16 +230,11 @@ class TestOnlySending:
         """It waited for its `timeout`, and said TimeoutError."""
         with connected() as (ws, peer):
 
-            def flood() -> None:
-                with contextlib.suppress(OSError):
-                    for _ in range(1000):
-                        peer.send(wire.BINARY, bytes(1000))
-
             def ping() -> None:
                 with pytest.raises(zcws.ConnectionClosed):
                     ws.ping(timeout=raw.LONG)
 
-            with raw.thread(flood):
+            with raw.thread(lambda: flood(peer)):
                 raw.until(lambda: ws.send("tick") or ws._reader.is_full)
                 with raw.thread(ping):
                     raw.until(lambda: len(ws._helpers))

@@ -22,7 +22,7 @@ from zcws.options import Timeouts
 from zcws.sync.channel import open_channel
 from zcws.sync.stream import WebSocket
 
-from .conftest import anyhow, close_code, roles
+from .conftest import anyhow, close_code, flood, roles
 
 # ---- the peer is gone, and not everything has been read ----
 
@@ -107,13 +107,7 @@ class TestPing:
 
     def test_too_many_messages_before_it(self) -> None:
         with connected() as (ws, peer):
-
-            def flood() -> None:
-                with contextlib.suppress(OSError):
-                    for _ in range(1000):
-                        peer.send(wire.BINARY, bytes(1000))
-
-            with raw.thread(flood):
+            with raw.thread(lambda: flood(peer)):
                 with pytest.raises(TimeoutError, match="more messages than fit"):
                     ws.ping()
                 for _ in range(1000):

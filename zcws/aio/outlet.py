@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 from zcws.aio.below import break_off, is_cut_off
-from zcws.aio.deadlines import stood_still
+from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport
@@ -103,7 +102,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
         # Why no message can begin now: `_drained`, `_message_done`, or that others have to run. None: one can.
         self._obstacle: object = None
-        self._write_deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: Deadline | None = None
         self._reading_paused = False
         # For keepalive: how many bytes had been sent when it last asked and some waited; -1: none did.
         self._sent_at = -1
@@ -148,9 +147,9 @@ class Outlet(asyncio.BufferedProtocol):
             self.connection.hold_replies = True
             if self._sent_at < 0:
                 self._sent_at = self.writer.taken - self._bytes_waiting()
-            if self._options.write_timeout is not None:
-                due = self._loop.time() + self._options.write_timeout
-                self._write_deadline = self._loop.call_at(due, self._write_timed_out, due)
+            timeout = self._options.write_timeout
+            if timeout is not None:
+                self._write_deadline = Deadline(self._loop, timeout, self._write_timed_out)
 
     def resume_writing(self) -> None:
         """The transport is below its low-water mark again."""
@@ -181,10 +180,7 @@ class Outlet(asyncio.BufferedProtocol):
         """How many the transport has not given to the socket yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
-    def _write_timed_out(self, due: float) -> None:
-        if extra := stood_still(self._loop, due):
-            self._write_deadline = self._loop.call_later(extra, self._write_timed_out, math.inf)
-            return
+    def _write_timed_out(self) -> None:
         self._write_deadline = None
         self.connection.fail(CloseCode.INTERNAL_ERROR, "the peer does not read (write_timeout)")
         self.abort()

@@ -139,7 +139,7 @@ class Answering(Turns, Writing):
         if reader.is_ending and not reader.is_concluded and self._is_left_unread(now):
             reader.conclude()
             self._answer_peer()
-        if reader.is_concluded and reader.peer_close is None and not (reader.is_faulty or reader.is_stopped):
+        if reader.is_concluded and reader.peer_close is None and not reader.is_failed:
             self._unless_busy(self.connection.lose)  # the end of the stream, and no Close is owed
 
     def _is_left_unread(self, now: float) -> bool:

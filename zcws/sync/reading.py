@@ -429,7 +429,7 @@ def _bounded(timeout: float | None, deadline: float) -> float | None:
 
 def lingers(channel: Channel, reader: Reader) -> bool:
     """Whether the stream is not ended at once: OpenSSL cannot say that it is while something still comes in."""
-    return channel.is_tls and (reader.is_faulty or reader.is_stopped)
+    return channel.is_tls and reader.is_failed
 
 
 def end_of_lingering(deadline: float | None) -> float:
