@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import socket
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from net import LONG, Place, echo, hang_up, port_of, request, soon, until
+from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -30,6 +32,64 @@ def test_what_a_hook_may_ask(anyplace: Place) -> None:
                 assert seen == [(ws.local_address[1], port_of(server), True)]
 
     anyplace.run(main())
+
+
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE")
+
+
+def test_what_a_hook_sets_is_for_its_own_handler(anyplace: Place) -> None:
+    """The next client's hook, and its handler, were given the user of the one before."""
+    seen: list[tuple[str, str]] = []
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        seen.append(("hook", VARIABLE.get()))
+        if asked.path != "/nobody":
+            VARIABLE.set(asked.path)
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        seen.append(("handler", VARIABLE.get()))
+        ws.add_end_callback(lambda ws: seen.append(("end", VARIABLE.get())))
+        VARIABLE.set("later")
+        await swallow(ws)
+
+    async def main() -> None:
+        VARIABLE.set("of serve")
+        async with anyplace.serve(handler, process_request=process_request) as server:
+            VARIABLE.set("of the client")
+            for path in ("/user", "/nobody"):
+                reader, writer = await anyplace.open(port_of(server))
+                writer.write(request(target=path))
+                assert (await soon(reader.readline())).startswith(b"HTTP/1.1 101 ")
+                await until(lambda: server.connections)
+                await hang_up(writer)
+                await until(lambda: not server.connections)
+
+    anyplace.run(main())
+    assert seen == [
+        *(("hook", "of serve"), ("handler", "/user"), ("end", "/user")),
+        *(("hook", "of serve"), ("handler", "of serve"), ("end", "of serve")),
+    ]
+
+
+def test_what_a_hook_sets_where_the_request_is_there_first(place: Place) -> None:
+    """Accepted and answered in one go."""
+    seen: list[str] = []
+
+    def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        seen.append(VARIABLE.get())
+        VARIABLE.set("of a hook")
+
+    async def main() -> None:
+        VARIABLE.set("of serve")
+        async with place.serve(echo, process_request=process_request) as server:
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", port_of(server))) as sock:
+                    sock.sendall(request())
+                    await until(lambda: server.connections)
+                await until(lambda: not server.connections)
+
+    place.run(main())
+    assert seen == ["of serve", "of serve"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

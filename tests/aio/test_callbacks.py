@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -41,6 +42,52 @@ class Reports:
         error = context["exception"]
         assert isinstance(error, BaseException)
         return error
+
+
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE")
+
+
+class TestContexts:
+    def test_what_one_connection_sets_is_not_for_another(self, anyplace: Place) -> None:
+        seen: list[tuple[str, str]] = []
+
+        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            seen.append((frame.text, VARIABLE.get()))
+            VARIABLE.set(frame.text)
+            back(ws, frame)
+
+        async def main() -> None:
+            VARIABLE.set("of serve")
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                VARIABLE.set("later")
+                async with anyplace.connect(server) as a, anyplace.connect(server) as b:
+                    for ws, text in [(a, "a"), (b, "b"), (a, "a again"), (b, "b again")]:
+                        await ws.send(text)
+                        assert await soon(ws.recv()) == text
+
+        anyplace.run(main())
+        assert seen == [("a", "of serve"), ("b", "of serve"), ("a again", "a"), ("b again", "b")]
+
+    def test_a_client_has_that_of_whoever_connects(self, anyplace: Place) -> None:
+        async def main() -> None:
+            seen: asyncio.Queue[str] = asyncio.Queue()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if frame.opcode is zcws.OpCode.TEXT:
+                    seen.put_nowait(VARIABLE.get())
+                    VARIABLE.set("of the function")
+
+            VARIABLE.set("of serve")
+            async with anyplace.serve(None, on_frame=back) as server:
+                for name in ("first", "second"):
+                    VARIABLE.set(name)
+                    async with anyplace.connect(server, on_frame=on_frame) as ws:
+                        for expected in (name, "of the function"):
+                            await ws.send("x")
+                            assert await soon(seen.get()) == expected
+                    assert VARIABLE.get() == name
+
+        anyplace.run(main())
 
 
 class TestFailures:

@@ -24,6 +24,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
@@ -67,6 +68,7 @@ class Host(Protocol):
     """What a handshake asks of its server."""
 
     loop: asyncio.AbstractEventLoop
+    context: Context  # of whoever has called `serve`
     acceptor_options: AcceptorOptions
     process_request: ProcessRequest | None
     process_response: ProcessResponse | None
@@ -236,11 +238,15 @@ class ServerHandshake(asyncio.Protocol):
         if self.request is not None:
             self._data += data
         elif self.read(data):
-            response = self.response or self._decide()
-            if response is not None:
-                self._answer(response)
-            else:
-                self._think()
+            # Whoever calls us may do that for all connections, and what a hook sets is for the handler of this one.
+            self.server.context.copy().run(self._go_on)
+
+    def _go_on(self) -> None:
+        response = self.response or self._decide()
+        if response is not None:
+            self._answer(response)
+        else:
+            self._think()
 
     def eof_received(self) -> bool:
         return False  # a client that has closed its side cannot open a WebSocket

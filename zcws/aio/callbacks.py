@@ -3,12 +3,17 @@
 Nothing is shown, and nothing read, while the transport is full: a function that answers every message cannot fill the
 memory with answers. Nor is all shown at once that has arrived: after a share of it others run, as they would beside a
 task that reads.
+
+The function runs in a context of each connection's own: the engine calls it for all of them from one place, and what
+one sets in a context variable is not for the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from zcws.aio.ending import Ending
@@ -48,7 +53,7 @@ class Callbacks(Ending):
         on_frame: OnFrame | None,
     ) -> None:
         super().__init__(loop, connection, options)
-        self._on_frame = on_frame
+        self._on_frame = None if on_frame is None else partial(copy_context().run, on_frame)
         self._next_share: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -227,9 +228,11 @@ class connect:
 
     async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
+        # Where the answer arrives is not where we are, and `on_frame` runs in the context that it finds.
+        opens = partial(copy_context().run, self._open)
 
         def make() -> ClientHandshake | Http2Client:
-            handshake = ClientHandshake(loop, connector, self._open)
+            handshake = ClientHandshake(loop, connector, opens)
             return handshake if self._begin is None else self._begin(loop, handshake)
 
         transport, protocol = await reach(loop, make, self._route, connector.uri, self._others)

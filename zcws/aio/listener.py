@@ -119,7 +119,9 @@ class Listener:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
             fd = _welcome(number, self._memory, _CHUNK, opening)
             if fd >= 0:
-                self._receive(fd, family, opening.head, opening.received)
+                # What a hook sets is for this connection's handler, and not for the hooks of the next.
+                context = self._host.context.copy()
+                context.run(self._receive, fd, family, opening.head, opening.received)
             elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
                 return
 

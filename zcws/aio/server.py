@@ -15,6 +15,7 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 from zcws.acceptor import SWITCHING, AcceptorOptions
@@ -74,6 +75,7 @@ class Server:
         self.handler = handler
         self.on_frame = on_frame
         self.loop = loop
+        self.context: Context = copy_context()  # of each connection's hooks and handler, a copy for each
         self.acceptor_options = acceptor_options
         self.options = options
         self.process_request = process_request

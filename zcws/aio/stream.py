@@ -13,6 +13,7 @@ import contextlib
 import ssl
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from zcws.aio.below import left_in
@@ -95,7 +96,8 @@ class Stream(Callbacks):
         self._late: Any = bytearray() if _IGNORES_PAUSE else b""
         self._late_ends = False  # and then the socket was gone
         self._late_slot: memoryview | None = None
-        self._end_callbacks: list[Callable[[Any], object]] | None = None
+        # Each with the context in which it was added.
+        self._end_callbacks: list[tuple[Callable[[Any], object], Context]] | None = None
         self._held: Any = None  # what was broadcast and waits (late.py)
         self._budget = self._fair = _FAIR_INFLATING if connection.reader.inflates else _FAIR
         self._lets_others_run = False  # the task that reads has had its share, and goes on in a moment
@@ -414,12 +416,13 @@ class Stream(Callbacks):
         """The functions of the program that want to know."""
         if self._end_callbacks is not None:
             callbacks, self._end_callbacks = self._end_callbacks, None
-            for callback in callbacks:
+            for callback, context in callbacks:
                 try:
-                    callback(self)
+                    context.run(callback, self)
                 except FAILURES as error:  # those behind it are told as well
-                    context = {"message": "an end callback failed", "exception": error, "protocol": self}
-                    self._loop.call_exception_handler(context)
+                    self._loop.call_exception_handler(
+                        {"message": "an end callback failed", "exception": error, "protocol": self}
+                    )
 
     async def _let_others_run(self) -> None:
         self._budget = self._fair

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
@@ -86,7 +87,7 @@ class WebSocket(Reading, Writing, Known):
 
     def add_end_callback(self, callback: Callable[[Self], object]) -> None:
         """`callback` is called with this connection when its socket is gone, whatever ended it; soon, where it is gone
-        already.
+        already. It runs in the context in which it is added here.
 
         What it raises goes to the event loop's exception handler.
         """
@@ -96,14 +97,17 @@ class WebSocket(Reading, Writing, Known):
             )
         if self._end_callbacks is None:
             self._end_callbacks = []
-        self._end_callbacks.append(callback)
+        self._end_callbacks.append((callback, copy_context()))
         if self._transport is None and self.connection.is_over:
             self._loop.call_soon(self._tell_end)
 
     def remove_end_callback(self, callback: Callable[[Self], object]) -> None:
         """Removes one; does nothing if it is not there."""
-        if self._end_callbacks is not None and callback in self._end_callbacks:
-            self._end_callbacks.remove(callback)
+        callbacks = self._end_callbacks or []
+        for added in callbacks:
+            if added[0] == callback:
+                callbacks.remove(added)
+                break
 
     # ---- halves ----
 
