@@ -892,7 +892,7 @@ class TestTakenOver:
         with connected() as (ws, _):
             _, _, bridge = ws.split()
             with raw.thread(bridge.listen) as listening:
-                raw.until(lambda: _waits_in(listening, queue.SimpleQueue) or _waits_in(listening, BridgeHalf))
+                raw.until(lambda: any(_waits_in(listening, kind) for kind in _LISTENING))
                 ws.abort()
 
 
@@ -1177,6 +1177,10 @@ def test_whoever_waits_to_write_does_not_when_it_has_been_split_meanwhile(how: s
         else:
             half.send(b"of the half")
             assert peer.read().payload == b"of the half"
+
+
+#: Where a thread is that listens; PyPy's queue is written in Python.
+_LISTENING = (BridgeHalf, queue.SimpleQueue, threading.Semaphore, threading.Condition)
 
 
 def _waits_in(thread: threading.Thread, kind: type) -> bool:

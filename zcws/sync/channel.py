@@ -587,7 +587,11 @@ def _wait(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
-        return bool(poll.poll(None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)))
+        longest = None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)
+        # PyPy: a poll without an end ends when a signal has come (seen with 8.0.1).
+        while not (ready := poll.poll(longest)) and timeout is None:
+            pass
+        return bool(ready)
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
     deadline = after(timeout)
