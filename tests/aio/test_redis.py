@@ -462,6 +462,6 @@ def test_rooms_that_were_made_before_a_fork(redis_server: RedisServer) -> None:
                         assert await soon(each.recv()) == f"from {number}"
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await process.communicate()  # and not `wait`: its pipe may be open for longer than the loop
 
     asyncio.run(main())
