@@ -203,25 +203,31 @@ class Listener:
     def _read(self, sock: socket.socket, handshake: ServerHandshake) -> None:
         """What has arrived of the request, and the answer where it is complete."""
         try:
-            data = sock.recv(_CHUNK)
+            # To the last byte: uvloop says once that the peer has gone, with what came before that, and never again.
+            while (data := sock.recv(_CHUNK)) and not handshake.read(data):
+                pass
         except (BlockingIOError, InterruptedError):
             handshake.wait(self._read, sock)
-            return
         except OSError:
             handshake.abort()
-            return
-        self._take(sock, handshake, data)
+        else:
+            self._answer(sock, handshake, data)
 
     def _take(self, sock: socket.socket, handshake: ServerHandshake, data: bytes) -> None:
-        """The next bytes of the request."""
-        if not data:
-            handshake.abort()  # a client that has closed its side cannot open a WebSocket
-        elif not handshake.read(data):
+        """The first bytes of the request."""
+        if data and not handshake.read(data):
             handshake.wait(self._read, sock)
         else:
-            handshake.stop_waiting()
-            if not handshake.answer_on_socket():
-                self._pass_on(sock, handshake)
+            self._answer(sock, handshake, data)
+
+    def _answer(self, sock: socket.socket, handshake: ServerHandshake, last: bytes) -> None:
+        """The request is complete, or there will be no more of it."""
+        if not last:
+            handshake.abort()  # a client that has closed its side cannot open a WebSocket
+            return
+        handshake.stop_waiting()
+        if not handshake.answer_on_socket():
+            self._pass_on(sock, handshake)
 
     def _pass_on(self, sock: socket.socket, handshake: ServerHandshake) -> None:
         """The event loop makes a transport for it."""
