@@ -160,7 +160,7 @@ class Writer(Output):
             ValueError: a message is going out in fragments.
         """
         if self.opcode:
-            self._refuse_message()
+            self.refuse_message()
         size = len(payload)  # type: ignore[arg-type]
         # The usual cases of `_write`, here because they are the usual cases.
         if size < self._plain_below:
@@ -266,7 +266,7 @@ class Writer(Output):
             ValueError: a message is going out in fragments.
         """
         if self.opcode:
-            self._refuse_message()
+            self.refuse_message()
         if first & RSV1:
             assert self.compressor is not None
             self.compressor.sent_shared(size, len(payload))
@@ -283,7 +283,7 @@ class Writer(Output):
         before its owner has it back.
         """
         if self.opcode:
-            self._refuse_message()
+            self.refuse_message()
         segments = self.take()
         head, size = unmasked_head(FIN | opcode, len(payload)), len(payload)  # type: ignore[arg-type]
         self.written += len(head) + size
@@ -306,7 +306,7 @@ class Writer(Output):
         They are not copied when they are large. Raises: as `write_prepared`.
         """
         if self.opcode:
-            self._refuse_message()
+            self.refuse_message()
         size = len(frames)  # type: ignore[arg-type]
         self.out.append(frames)  # `_put`, without the call: a broadcast comes by here with each connection
         if size >= SEGMENT:
@@ -455,9 +455,10 @@ class Writer(Output):
 
     def _check_open(self) -> None:
         if self.opcode == OpCode.CLOSE:
-            self._refuse_message()
+            self.refuse_message()
 
-    def _refuse_message(self) -> None:
+    def refuse_message(self) -> None:
+        """Says why none may begin where `opcode` is not 0. Raises: as `write_message`."""
         if self.sent_close is not None:
             raise closed_error(*code_and_reason(self.sent_close), clean=True)
         if self.opcode == OpCode.CLOSE:
@@ -468,7 +469,7 @@ class Writer(Output):
         if opcode is OpCode.CONTINUATION and not self.opcode:
             raise ValueError("a continuation frame without a message to continue (RFC 6455 5.4)")
         if opcode is not OpCode.CONTINUATION and self.opcode:
-            self._refuse_message()
+            self.refuse_message()
 
     def _check_fragment(self, opcode: OpCode, payload: Buffer, *, last: bool) -> None:
         """The next part of a message that may be text. RFC 6455 8.1."""

@@ -389,13 +389,14 @@ class TestMessagesInPieces:
                 b"y" * 20,
             }
 
-    def test_one_inside_another_is_a_mistake(self) -> None:
-        with connected(close_timeout=0.01) as (ws, peer):
+    @roles
+    def test_one_inside_another_is_a_mistake(self, client: bool) -> None:
+        with connected(close_timeout=0.01, client=client) as (ws, peer):
             with ws.send_stream(zcws.OpCode.BINARY) as message:
                 message.write(b"a")
-                for act in (lambda: ws.send("b"), lambda: ws.send(["c", "d"])):
+                for inner in ("b", b"b", bytearray(b"b" * SEGMENT), ["c", "d"]):
                     with pytest.raises(ValueError, match="in fragments"):
-                        act()
+                        ws.send(inner)
             assert [peer.read().payload for _ in range(2)] == [b"a", b""]
 
     @pytest.mark.parametrize("how", ["stream", "iterable", "closed"])

@@ -221,6 +221,7 @@ class Writing:
                 writer = self._writer
                 if writer.opcode:
                     self.connection.check_writable()
+                    writer.refuse_message()
                 if self._corks or writer.out or not self._send_at_once(opcode, payload):
                     writer.write_message(opcode, payload, compress)
                     self._flush_unless_corked()
