@@ -37,7 +37,7 @@ from zcws.reader import Reader
 from zcws.ring_frame import RingFrame
 from zcws.writer import Writer
 
-__all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "Connection"]
+__all__ = ["MAX_FRAGMENTS", "MAX_SIZE", "AlreadySplit", "Connection"]
 
 #: Bytes of a message that are accepted when the caller does not say: 16 MiB (the conformance suite sends that much).
 MAX_SIZE = 16 * 1024 * 1024
@@ -67,6 +67,13 @@ _OWN_FAULTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
 
 #: Nothing of ours can be sent any more.
 _MUTE = frozenset({State.LOST, State.FAILED})
+
+
+class AlreadySplit(RuntimeError):
+    """Somebody wants to use a connection that is split as if it were whole."""
+
+    def __init__(self) -> None:
+        super().__init__("this connection is split: its halves read and write")
 
 
 class Connection:
@@ -369,7 +376,7 @@ class Connection:
             RuntimeError: it is split already.
         """
         if self.is_split:
-            raise RuntimeError("this connection is split already")
+            raise AlreadySplit
         self.is_split = True
         self.bridge.on_put = None
         self.reader.defer_replies()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import runpy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -521,8 +522,6 @@ def test_everything_that_a_reader_reads(anyplace: Place) -> None:
             break
         async with reader.stream() as message:
             assert [piece async for piece in message] == ["d"]
-        with pytest.raises(RuntimeError, match="split already"):
-            ws.split()
 
     async def talk(peer: RawPeer) -> None:
         for text in (b"a", b"b", b"c", b"d"):
@@ -533,6 +532,37 @@ def test_everything_that_a_reader_reads(anyplace: Place) -> None:
     handled(anyplace, handler, talk, close_timeout=0.1)
 
 
+def test_what_is_split_is_read_and_written_by_its_halves(anyplace: Place) -> None:
+    """As on threads. What the whole connection read, nobody would answer."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        reader, writer, _ = ws.split()
+        frame = zcws.Frame.text("no")
+        for use in (
+            *(ws.recv, ws.read_frame, ws.batches, ws.stream, ws.__anext__),
+            *(ws.ping, ws.pong, ws.flush, ws.send_stream, ws.split),
+            *(partial(send, "no") for send in (ws.send, ws.send_many, ws.send_nowait)),
+            *(partial(write, frame) for write in (ws.write_frame, ws.write_frame_nowait)),
+        ):
+            with pytest.raises(RuntimeError, match=r"^this connection is split: its halves read and write$"):
+                use()
+        assert isinstance(ws, zcws.WebSocket) and ws.state is zcws.State.OPEN
+        async for batch in reader.batches():
+            await writer.send_many(batch)
+            await writer.send_many(batch, compress=False)
+            break
+        ws.begin_close(4000, "by the whole")
+
+    async def talk(peer: RawPeer) -> None:
+        await peer.send_bytes(peer.frame(wire.TEXT, b"a") + peer.frame(wire.PING) + peer.frame(wire.TEXT, b"b"))
+        seen = [await peer.read() for _ in range(5)]
+        assert [frame.payload for frame in seen[:4]] == [b"a", b"b", b"a", b"b"]
+        assert seen[4][:2] == (wire.CLOSE, wire.close_payload(4000, b"by the whole"))
+        await peer.send(wire.CLOSE, wire.close_payload(4000))
+
+    handled(anyplace, handler, talk)
+
+
 def test_everything_that_a_writer_writes(anyplace: Place) -> None:
     async def main() -> None:
         async with anyplace.serve(swallow) as server:
@@ -540,6 +570,10 @@ def test_everything_that_a_writer_writes(anyplace: Place) -> None:
             _, writer, _ = ws.split()
             await writer.send("a")
             await writer.send_many(["b", "c"])
+            await writer.send_many([bytes(100_000), "d"])
+            assert writer.is_writable == ws.is_writable
+            writer.send_nowait("e")
+            writer.write_frame_nowait(zcws.Frame.text("f"))
             await writer.write_frame(zcws.Frame.binary(b"b"))
             async with writer.send_stream(zcws.OpCode.BINARY) as message:
                 await message.write(b"c")

@@ -30,10 +30,16 @@ __all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
 class ReaderHalf:
     """Reads; for one task. Its methods are those of the whole connection, but nothing is answered from here."""
 
-    __slots__ = ("_whole", "batches", "read_frame", "recv", "stream")
+    __slots__ = {
+        "_next": None,
+        "batches": "As `WebSocket.batches`.",
+        "read_frame": "As `WebSocket.read_frame`.",
+        "recv": "As `WebSocket.recv`.",
+        "stream": "As `WebSocket.stream`.",
+    }
 
     def __init__(self, whole: Reading) -> None:
-        self._whole = whole
+        self._next = whole.__anext__
         self.recv = whole.recv
         self.read_frame = whole.read_frame
         self.batches = whole.batches
@@ -43,23 +49,41 @@ class ReaderHalf:
         return self
 
     async def __anext__(self) -> str | bytes:
-        return await self._whole.__anext__()
+        return await self._next()
 
 
 class WriterHalf:
     """Writes. Its methods are those of the whole connection, and the two that send what the reader owes."""
 
-    __slots__ = ("_whole", "flush", "ping", "pong", "send", "send_many", "send_stream", "write_frame")
+    __slots__ = {
+        "_whole": None,
+        "flush": "As `WebSocket.flush`.",
+        "ping": "As `WebSocket.ping`.",
+        "pong": "As `WebSocket.pong`.",
+        "send": "As `WebSocket.send`.",
+        "send_many": "As `WebSocket.send_many`.",
+        "send_nowait": "As `WebSocket.send_nowait`.",
+        "send_stream": "As `WebSocket.send_stream`.",
+        "write_frame": "As `WebSocket.write_frame`.",
+        "write_frame_nowait": "As `WebSocket.write_frame_nowait`.",
+    }
 
     def __init__(self, whole: Writing) -> None:
         self._whole = whole
         self.send = whole.send
         self.send_many = whole.send_many
+        self.send_nowait = whole.send_nowait
         self.send_stream = whole.send_stream
         self.write_frame = whole.write_frame
+        self.write_frame_nowait = whole.write_frame_nowait
         self.ping = whole.ping
         self.pong = whole.pong
         self.flush = whole.flush
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the transport is below its high-water mark, and no message is going out in fragments."""
+        return self._whole.is_writable
 
     async def send_reply(self, reply: Reply) -> bool:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more.

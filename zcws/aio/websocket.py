@@ -1,11 +1,15 @@
-"""`WebSocket`: an open connection on asyncio, all of it. Reading, writing, and here the end and the halves."""
+"""`WebSocket`: an open connection on asyncio, all of it. Reading, writing, and here the end and the halves.
+
+What is split is a `SplitWebSocket` from then on, whose methods for reading and writing refuse; the halves have those of
+before. So nobody has to ask, for any message, whether it has been split.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, NoReturn
 
 from zcws.aio.halves import BridgeHalf, ReaderHalf, WriterHalf
 from zcws.aio.reading import Reading
@@ -13,6 +17,7 @@ from zcws.aio.writing import Writing
 from zcws.annotations import Self
 from zcws.closing import State
 from zcws.codes import CloseCode
+from zcws.connection import AlreadySplit
 from zcws.stats import Known, Stats, stats_of
 
 __all__ = ["WebSocket"]
@@ -112,17 +117,20 @@ class WebSocket(Reading, Writing, Known):
     # ---- halves ----
 
     def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
-        """A reader and a writer for two tasks, and the bridge between them. Use them instead of this object.
+        """A reader and a writer for two tasks, and the bridge between them. Use them instead of this object, which can
+        still end the connection: its methods for reading and writing raise RuntimeError from now on.
 
         The reader no longer answers Ping and Close: it puts the replies on the bridge, and somebody gives them to the
-        writer, `await writer.send_reply(await bridge.listen())` or `writer.drain_bridge()`.
+        writer, `await writer.send_reply(reply)` for each that `await bridge.listen()` gives, or `writer.drain_bridge()`.
 
         Raises:
             RuntimeError: it is split already.
         """
         self.connection.split()
         bridge = BridgeHalf(self._loop, self.connection.bridge, self._on_bridge)
-        return ReaderHalf(self), WriterHalf(self), bridge
+        halves = ReaderHalf(self), WriterHalf(self), bridge
+        self.__class__ = SplitWebSocket
+        return halves
 
     # ---- what is known ----
 
@@ -151,3 +159,16 @@ class WebSocket(Reading, Writing, Known):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the transport knows: "ssl_object", "socket", "peercert" and so on; `default` once it is gone."""
         return default if self._transport is None else self._transport.get_extra_info(name, default)
+
+
+class SplitWebSocket(WebSocket):
+    """One whose halves read and write."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise AlreadySplit
+
+    recv = read_frame = batches = stream = __anext__ = _refuse  # type: ignore[assignment]
+    send = send_many = send_stream = write_frame = ping = pong = flush = _refuse  # type: ignore[assignment]
+    send_nowait = write_frame_nowait = split = _refuse

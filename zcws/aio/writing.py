@@ -38,7 +38,10 @@ _NOTHING = object()
 
 
 class Writing(Stream):
-    """What can be written to a connection; by any number of tasks."""
+    """What can be written to a connection; by any number of tasks.
+
+    Its methods call each other by this name: those of a connection that is split refuse, and its halves have these.
+    """
 
     __slots__ = ()
 
@@ -122,7 +125,7 @@ class Writing(Stream):
                 most = max(_FEW, min(_TOGETHER, CORK // 2 // (size + 1)))
             else:
                 for message in some:
-                    await self.send(message, text=text, compress=compress)
+                    await Writing.send(self, message, text=text, compress=compress)
                 most = _FEW
 
     async def _send_batch(self, batch: Batch, compress: bool | None) -> None:
@@ -138,7 +141,7 @@ class Writing(Stream):
             if frame.opcode >= _CLOSE:
                 continue
             if compress is None:
-                await self.write_frame(frame)
+                await Writing.write_frame(self, frame)
             else:
                 await self._send_alike(frame.opcode, [frame.to_bytes()], compress)
 
@@ -218,7 +221,7 @@ class Writing(Stream):
         """
         if self._obstacle is not None:
             await self._until_writable()
-        self.write_frame_nowait(frame)
+        Writing.write_frame_nowait(self, frame)
 
     async def ping(self, payload: str | Buffer | None = None) -> Latency:
         """Sends a Ping and waits for its Pong. RFC 6455 5.5.2.

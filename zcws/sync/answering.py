@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from zcws.closing import GRACE, State
 from zcws.codes import CloseCode
-from zcws.connection import Connection
+from zcws.connection import AlreadySplit, Connection
 from zcws.errors import NO_PONG
 from zcws.options import Timeouts
 from zcws.sync.channel import Channel
@@ -26,7 +26,7 @@ from zcws.sync.deadline import after
 from zcws.sync.halves import Halves
 from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.turns import AlreadySplit, Interrupted, Turns
+from zcws.sync.turns import Interrupted, Turns
 from zcws.sync.writing import Writing
 
 __all__ = ["NEXT_TRY", "Answering"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 from zcws.closing import GRACE
-from zcws.connection import Connection
+from zcws.connection import AlreadySplit, Connection
 from zcws.errors import ConnectionClosed
 from zcws.options import Timeouts
 from zcws.sync.channel import Channel
@@ -26,7 +26,7 @@ from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading
 
-__all__ = ["AlreadySplit", "Interrupted", "SplitLock", "Turns"]
+__all__ = ["Interrupted", "SplitLock", "Turns"]
 
 _Result = TypeVar("_Result")
 
@@ -36,13 +36,6 @@ class Interrupted(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("a signal handler cannot read from the connection whose read it has interrupted")
-
-
-class AlreadySplit(RuntimeError):
-    """Somebody wants to use a connection that is split as if it were whole."""
-
-    def __init__(self) -> None:
-        super().__init__("this connection is split: its halves read and write")
 
 
 class SplitLock:
