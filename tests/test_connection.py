@@ -279,6 +279,15 @@ class TestSend:
         with pytest.raises(ConnectionClosed):
             connection.send("too late")
 
+    def test_a_code_that_must_not_be_sent_is_a_mistake_behind_our_close_as_well(self, role: str) -> None:
+        connection = make(role)
+        connection.close(1000)
+        with pytest.raises(ValueError, match="close code 999 must not be sent"):
+            connection.close(999)
+        with pytest.raises(ValueError, match="at most 123 bytes"):
+            connection.close(1000, "x" * 124)
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1000))]
+
     def test_what_is_no_frame(self, role: str) -> None:
         with pytest.raises(TypeError, match="Frame"):
             make(role).write_frame("text")  # type: ignore[arg-type]

@@ -155,7 +155,7 @@ class TestSeconds:
         """What is left of a time may be less than nothing."""
         assert checked_wait(value) == wait
 
-    @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), ("1", TypeError)])
+    @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), ("1", TypeError), (True, TypeError), (False, TypeError)])
     def test_of_one_call_that_is_none(self, value: Any, error: type[Exception]) -> None:
         with pytest.raises(error, match=r"^timeout is a number of seconds"):
             checked_wait(value)

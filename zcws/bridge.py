@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from zcws.codes import OpCode
 from zcws.errors import Closer
 
-__all__ = ["Bridge", "Reply"]
+__all__ = ["Bridge", "Reply", "check_reply"]
 
 _CLOSE = OpCode.CLOSE
 
@@ -47,6 +47,13 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self.opcode.name}, {len(self.payload)} bytes>"
+
+
+def check_reply(reply: object) -> None:
+    """`TypeError` for what is none: None, which says that none is left, above all."""
+    if not isinstance(reply, Reply):
+        left = "; None from the bridge says that nothing is left to send" if reply is None else ""
+        raise TypeError(f"send_reply sends what bridge.listen() gives, a Reply, not {reply!r}{left}")
 
 
 class Bridge:

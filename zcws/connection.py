@@ -23,7 +23,7 @@ from collections.abc import Callable
 from zcws.annotations import Buffer
 from zcws.bridge import Bridge, Reply
 from zcws.buffer import PayloadBuffer
-from zcws.closing import Event, State, code_and_reason, next_state
+from zcws.closing import Event, State, close_payload, code_and_reason, next_state
 from zcws.codec import Deflater, Inflater
 from zcws.codes import CloseCode, OpCode
 from zcws.deflate import Deflate
@@ -326,6 +326,7 @@ class Connection:
         Raises:
             ValueError: the code must not be sent, or the reason is over 123 bytes.
         """
+        close_payload(code, reason)  # a mistake is one, whether or not there is anything left to close
         if self.send_close(code, reason):
             self.reader.discard()
 

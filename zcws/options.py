@@ -121,7 +121,9 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
 
 def checked_wait(timeout: float | None) -> float | None:
     """The `timeout` of one call. What is left of a time may be negative: then nothing is waited for."""
-    if timeout is None or (isinstance(timeout, (int, float)) and timeout <= LONGEST):
+    if timeout is None:
+        return None
+    if isinstance(timeout, (int, float)) and timeout <= LONGEST and not isinstance(timeout, bool):
         return timeout
     return checked_seconds("timeout", timeout)
 

@@ -138,6 +138,19 @@ def test_without_a_task_or_a_queue(anyplace: Place) -> None:
 
 
 class TestBridge:
+    def test_what_is_no_reply(self, place: Place) -> None:
+        async def handler(ws: zcws.WebSocket) -> None:
+            _, writer, _ = ws.split()
+            for wrong, why in ((None, "not None; None from the bridge says that nothing is left"), (b"p", "not b'p'$")):
+                with pytest.raises(TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"):
+                    await writer.send_reply(wrong)
+            await writer.close()
+
+        async def talk(peer: RawPeer) -> None:
+            await peer.rest()
+
+        handled(place, handler, talk, close_timeout=0.1)
+
     def test_the_latest_pong_wins_and_a_close_replaces_it(self, place: Place) -> None:
         async def handler(ws: zcws.WebSocket) -> None:
             reader, writer, bridge = ws.split()

@@ -141,6 +141,22 @@ class TestClose:
 
         anyplace.run(main())
 
+    def test_a_close_that_cannot_be_sent_is_none(self, place: Place) -> None:
+        """Before it ends anything, and where there is nothing left to end."""
+
+        async def main() -> None:
+            async with place.serve(swallow) as server, place.connect(server) as ws:
+                async with ws.send_stream() as message:
+                    await message.write("a")
+                    with pytest.raises(ValueError, match="close code 999 must not be sent"):
+                        ws.begin_close(999)
+                assert ws.state is zcws.State.OPEN
+                await ws.close()
+                with pytest.raises(ValueError, match="close code 999 must not be sent"):
+                    await ws.close(999)
+
+        place.run(main())
+
     def test_no_close_timeout(self, place: Place) -> None:
         async def script(peer: RawPeer) -> None:
             await peer.read()

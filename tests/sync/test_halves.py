@@ -422,6 +422,25 @@ def test_how_long_somebody_listens() -> None:
             bridge.listen(float("nan"))
 
 
+def test_what_is_no_reply() -> None:
+    with connected() as (ws, _):
+        _, writer, _ = ws.split()
+        for wrong, why in ((None, "not None; None from the bridge says that nothing is left"), (b"p", "not b'p'$")):
+            with pytest.raises(TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"):
+                writer.send_reply(wrong)  # type: ignore[arg-type]
+
+
+def test_a_close_in_the_middle_of_a_message_says_so() -> None:
+    """The peer waits for the rest of it. As on the whole connection, and on asyncio."""
+    with connected(close_timeout=0.01) as (ws, peer):
+        _, writer, _ = ws.split()
+        writer.write_frame(zcws.Frame.text("a", fin=False))
+        writer.close(1000, "done")
+        assert peer.read() == wire.Seen(wire.TEXT, b"a", fin=False)
+        reason = b"the sender gave up in the middle of a message"
+        assert peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1011, reason))
+
+
 def test_only_once() -> None:
     with connected() as (ws, _):
         ws.split()

@@ -399,6 +399,15 @@ class TestMessagesInPieces:
                         ws.send(inner)
             assert [peer.read().payload for _ in range(2)] == [b"a", b""]
 
+    def test_nothing_is_asked_for_where_nothing_can_be_sent(self) -> None:
+        with connected(close_timeout=0.01) as (ws, _):
+            ws.begin_close()
+            fragments = iter(["a", "b"])
+            for message in (fragments, []):
+                with pytest.raises(zcws.ConnectionClosed):
+                    ws.send(message)
+            assert next(fragments) == "a"
+
     @pytest.mark.parametrize("how", ["stream", "iterable", "closed"])
     def test_an_exception_in_the_middle(self, how: str) -> None:
         """Half a message cannot be taken back: 1011."""

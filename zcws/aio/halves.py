@@ -21,7 +21,7 @@ from collections.abc import Callable
 from zcws.aio.reading import Reading
 from zcws.aio.writing import Writing
 from zcws.annotations import Self
-from zcws.bridge import Bridge, Reply
+from zcws.bridge import Bridge, Reply, check_reply
 from zcws.codes import CloseCode
 
 __all__ = ["BridgeHalf", "ReaderHalf", "WriterHalf"]
@@ -89,7 +89,11 @@ class WriterHalf:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more.
 
         A Pong waits while the peer is slow; Pings that are read meanwhile replace each other on the bridge.
+
+        Raises:
+            TypeError: this is no reply; None says that there is none any more.
         """
+        check_reply(reply)
         if not reply.is_last:
             await self._whole._until_drained()
         return self._write_reply(reply)

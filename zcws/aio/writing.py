@@ -15,7 +15,7 @@ from zcws.aio.keepalive import Latency
 from zcws.aio.stream import Stream
 from zcws.annotations import Buffer, Self
 from zcws.batch import Batch
-from zcws.closing import State
+from zcws.closing import State, close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame
 from zcws.output import CORK, SEGMENT
@@ -336,6 +336,7 @@ class Writing(Stream):
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait. Raises: as `close`."""
         if self.writer.is_in_message and self.connection.state is State.OPEN:
+            close_payload(code, reason)  # ValueError before anything happens
             self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
         self.connection.close(code, reason)
         self._flush()

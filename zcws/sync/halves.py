@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from zcws.annotations import Buffer
-from zcws.bridge import Bridge, Reply
+from zcws.bridge import Bridge, Reply, check_reply
 from zcws.closing import State, close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
@@ -44,7 +44,7 @@ from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading, end_of_lingering, lingers
-from zcws.sync.writing import sending_failed
+from zcws.sync.writing import GAVE_UP, sending_failed
 
 __all__ = ["BridgeHalf", "Halves", "ReaderHalf", "WriterHalf"]
 
@@ -259,7 +259,12 @@ class WriterHalf:
         self._connection.lose()
 
     def send_reply(self, reply: Reply) -> bool:
-        """Sends what the bridge brought. True: it was the last, nothing may be sent any more."""
+        """Sends what the bridge brought. True: it was the last, nothing may be sent any more.
+
+        Raises:
+            TypeError: this is no reply; None says that there is none any more.
+        """
+        check_reply(reply)
         order = self._in_order
         if order.is_busy:
             order.put_off(lambda: self.send_reply(reply))
@@ -318,6 +323,8 @@ class WriterHalf:
 
     def _write_close(self, code: int | None, reason: str) -> None:
         self._channel.limit_sends(self._options.close_timeout)
+        if self._connection.writer.is_in_message and self._connection.state is State.OPEN:
+            code, reason = CloseCode.INTERNAL_ERROR, GAVE_UP  # the peer waits for the rest of it
         self._connection.send_close(code, reason)
         with contextlib.suppress(ConnectionClosedError):
             self._flush()

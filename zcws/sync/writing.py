@@ -31,14 +31,15 @@ from zcws.sync.in_order import InOrder, is_of_a_lock
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["OutgoingStream", "Writing", "sending_failed"]
+__all__ = ["GAVE_UP", "OutgoingStream", "Writing", "sending_failed"]
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
 #: Seconds after which whoever waits for another thread's message looks whether the connection is still there.
 _LOOK_AGAIN = 0.5
 
-_GAVE_UP = "the sender gave up in the middle of a message"
+#: What the peer is told whom half a message has been sent, and no more.
+GAVE_UP = "the sender gave up in the middle of a message"
 
 #: What an iterator gives that has nothing: an empty fragment is something, and None is a mistake.
 _NOTHING = object()
@@ -128,6 +129,7 @@ class Writing:
         self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None, *, takes_time: bool
     ) -> None:
         """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
+        self.connection.check_writable()  # nothing is asked for in vain
         first: Any = next(fragments, _NOTHING)
         if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`
@@ -168,7 +170,7 @@ class Writing:
             yield
         except BaseException:
             if is_ours and self._writer.is_in_message:
-                self.begin_close(CloseCode.INTERNAL_ERROR, _GAVE_UP)
+                self.begin_close(CloseCode.INTERNAL_ERROR, GAVE_UP)
             raise
         finally:
             if is_ours:
@@ -376,7 +378,7 @@ class Writing:
         if timeout == 0 and not self._channel.is_writable:
             return False
         if self._writer.is_in_message and self.connection.state is State.OPEN:
-            code, reason = CloseCode.INTERNAL_ERROR, _GAVE_UP  # the peer waits for the rest of it
+            code, reason = CloseCode.INTERNAL_ERROR, GAVE_UP  # the peer waits for the rest of it
         if self.connection.send_close(code, reason):
             bounds = [self._options.close_timeout, self._options.write_timeout]
             self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
