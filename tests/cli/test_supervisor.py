@@ -89,6 +89,16 @@ def test_a_worker_that_dies_is_replaced_and_sigterm_ends_all(
     assert not [pid for pid in everybody if Path(f"/proc/{pid}").exists()]
 
 
+def test_more_workers_than_there_are_descriptors() -> None:
+    begin = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)); from zcws.cli import main; "
+    run = "raise SystemExit(main(['serve', '--echo', '--port=0', '--workers=100']))"
+    done = subprocess.run(
+        [sys.executable, "-c", begin + run], capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"zcws: cannot listen on 127\.0\.0\.1:\d+: Too many open files\n", done.stderr)
+
+
 def test_reload(supervisor: tuple[subprocess.Popen[str], int]) -> None:
     """New workers serve, while the old ones wait for their clients."""
     process, port = supervisor

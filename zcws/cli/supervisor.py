@@ -232,9 +232,9 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
     try:
         server = await loop.create_server(asyncio.Protocol, host, port, reuse_port=True, start_serving=False)
+        sockets = [socket.socket(fileno=os.dup(sock.fileno())) for sock in server.sockets]
     except OSError as error:
         raise Failure(refusal(error, host, port)) from None
-    sockets = [socket.socket(fileno=os.dup(sock.fileno())) for sock in server.sockets]
     server.close()
     return sockets
 
