@@ -301,7 +301,7 @@ def test_options_that_only_asyncio_has(entrance: str, name: str) -> None:
 @pytest.mark.parametrize("is_server", [True, False])
 def test_one_place(is_server: bool) -> None:
     nothing = dict.fromkeys(("sock", "path", "host", "port"))
-    for given in ({"sock": 1}, {"path": "a"}, {"host": "a", "port": 65535}, {"port": 1}, {"port": "http"}):
+    for given in ({"sock": 1}, {"path": "a"}, {"host": "a", "port": 65535}, {"port": 1}):
         check_place(is_server=is_server, **{**nothing, **given})
     for given, ways in (
         ({"sock": 1, "path": "a"}, "sock and path"),
@@ -313,6 +313,9 @@ def test_one_place(is_server: bool) -> None:
             check_place(is_server=is_server, **{**nothing, **given})
     with pytest.raises(ValueError, match="65535, not 65536"):
         check_place(is_server=is_server, **{**nothing, "port": 65536})
+    for port in ("http", "8765", "", b"1", [1], 1.0, True):
+        with pytest.raises(TypeError, match="^port is a whole number from . to 65535, not "):
+            check_place(is_server=is_server, **{**nothing, "port": port})
 
 
 def test_limits_of_a_connection() -> None:

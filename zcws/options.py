@@ -172,8 +172,8 @@ def check_place(*, is_server: bool, sock: object, path: object, host: object, po
         raise ValueError(f"{' and '.join(ways)} are different places to {doing}: give one")
     if is_server and not ways:
         raise ValueError("serve() needs a place to listen at: host and port, or path, or sock")
-    if isinstance(port, (int, float)):
-        # Some would take one that is too large modulo 65,536. A str is a service's name, which the system knows.
+    if port is not None:
+        # Some would take one that is too large modulo 65,536, and look up a str as the name of a service.
         check_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
 
 

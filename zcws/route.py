@@ -20,6 +20,7 @@ import os
 import socket
 import ssl as ssl_module
 import sys
+from operator import index
 from typing import Any, Literal
 
 from zcws.connector import REDIRECTS, WebSocketConnector
@@ -89,7 +90,7 @@ class Route:
         self.server_hostname: str | None = server_hostname
         self.proxy_server_hostname: str | None = proxy_server_hostname
         self.host: str | None = host
-        self.port: int | None = port
+        self.port: int | None = None
         self.sock: socket.socket | None = sock
         self.path: str | os.PathLike[str] | None = path
         self.max_redirects = max_redirects
@@ -97,7 +98,7 @@ class Route:
         self._http2 = http2
         self._proxy: Proxy | None = None
         self._contexts: dict[str, ssl_module.SSLContext] = {}
-        self._check_place()
+        self._check_place(port)
         self._check_proxy()
         for option, trust in (("ssl", self.ssl), ("proxy_ssl", self.proxy_ssl)):
             if trust is not None and trust is not True:
@@ -106,8 +107,9 @@ class Route:
             raise ValueError("ssl= is for wss:// URIs; this one is ws://")
         checked_count("max_redirects", self.max_redirects, "redirects to follow", least=0)
 
-    def _check_place(self) -> None:
-        check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=self.port)
+    def _check_place(self, port: int | None) -> None:
+        check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=port)
+        self.port = None if port is None else index(port)  # an IntEnum or NumPy's is none for getaddrinfo
         check_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
         check_kind("host", self.host, str, "a str, or None for that of the URI")
         check_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")

@@ -134,7 +134,9 @@ def parse_port(port: str | None, default: int, of: str = "a WebSocket URI") -> i
     if not port:
         return default
     if len(port) > 5 or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"the port of {of} must be 1 to 65535")
+        # What is no number may be a password: "ws://user:password" names no host.
+        given = f", not {port}" if len(port) <= 5 and port.isascii() and port.isdigit() else ""
+        raise ValueError(f"the port of {of} must be 1 to 65535{given}")
     return int(port)
 
 

@@ -633,6 +633,24 @@ class TestReconnectChecks:
             zcws.sync.reconnect("ws://127.0.0.1:1/", **options)
         assert str(here.value) == str(there.value)
 
+    @pytest.mark.parametrize(
+        ("options", "what"),
+        [
+            ({"source_address": "127.0.0.1"}, "source_address is a pair of host and port, or None, not '127.0.0.1'"),
+            ({"source_address": ("127.0.0.1",)}, "source_address is a pair"),
+            ({"source_address": (0, 0)}, "source_address is a pair"),
+            ({"source_address": ("127.0.0.1", "0")}, "the port of source_address is a whole number from 0 to 65535"),
+            ({"source_address": ("127.0.0.1", 65536)}, "the port of source_address .*, not 65536"),
+            ({"family": "4"}, "family is socket.AF_INET, AF_INET6 or AF_UNSPEC, not '4'"),
+            ({"happy_eyeballs_delay": "1"}, "happy_eyeballs_delay is a number of seconds"),
+            ({"happy_eyeballs_delay": float("nan")}, "happy_eyeballs_delay is a number of seconds"),
+        ],
+    )
+    def test_of_our_end_of_the_socket(self, options: dict[str, Any], what: str) -> None:
+        """Who had one address to try never heard of it, and others what a system call thinks of it."""
+        with pytest.raises((TypeError, ValueError), match=f"^{what}"):
+            zcws.sync.reconnect("ws://127.0.0.1:1/", **options)
+
     def test_knows_every_option_of_connect(self) -> None:
         named = set(zcws.sync.connect.__kwdefaults__)
         assert ConnectOptions.__annotations__.keys() == named

@@ -25,7 +25,7 @@ from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
 from zcws.hints import NoOptions, check_names
 from zcws.hooks import hooks_of
-from zcws.options import Timeouts, check_kind, check_range, checked_count, checked_limits, checked_seconds
+from zcws.options import Timeouts, check_kind, checked_count, checked_limits, checked_seconds
 from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 from zcws.sync.server import Handler, ProcessRequest, Server
@@ -82,8 +82,6 @@ def serve(
     check_names("serve", unknown, named=serve.__kwdefaults__)
     check_kind("host", host, str, "a str, or None for all addresses")
     path = checked_listening(sock=sock, path=path, host=host, port=port, ssl=ssl)
-    if port is not None:
-        check_range("port", port, 0, 65535)  # a service's name is for event loops
     check_handler(handler, is_blocking=True)
     make = partial(
         Server,
