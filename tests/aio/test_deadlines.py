@@ -101,9 +101,9 @@ def test_a_loop_that_stood_still_gives_as_long_again(anyloop: Place) -> None:
         for patient in waiting:
             deadlines.add(patient)
         deadlines._waiting.update((patient, loop.time() - 5) for patient in waiting[:2])
-        deadlines._tick(loop)
+        deadlines._tick(loop, loop.time() - 5)
         assert passed == []
-        deadlines._tick(loop)
+        deadlines._tick(loop, math.inf)
         assert passed == waiting[:2]
         deadlines.remove(waiting[2])
 

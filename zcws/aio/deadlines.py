@@ -116,7 +116,7 @@ class Deadlines:
         timeout: seconds that each of them waits.
     """
 
-    __slots__ = ("__weakref__", "_has_waited", "_is_set", "_waiting", "loop", "timeout")
+    __slots__ = ("__weakref__", "_is_set", "_waiting", "loop", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
@@ -125,7 +125,6 @@ class Deadlines:
         # gone from there.
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self._is_set = False
-        self._has_waited = False  # once more, as the loop had stood still
 
     def add(self, peer: Waiter) -> None:
         """It waits from now on, until `remove` or `deadline_passed`."""
@@ -141,17 +140,15 @@ class Deadlines:
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_set = True
-        loop.call_at(next(iter(self._waiting.values())), self._tick, loop)
+        due = next(iter(self._waiting.values()))
+        loop.call_at(due, self._tick, loop, due)
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if self._waiting and (extra := stood_still(loop, due)):
+            loop.call_later(extra, self._tick, loop, math.inf)
+            return
         self._is_set = False
         now = loop.time()
-        extra = stood_still(loop, next(iter(self._waiting.values()), now))
-        self._has_waited = extra > 0 and not self._has_waited
-        if self._has_waited:
-            self._is_set = True
-            loop.call_later(extra, self._tick, loop)
-            return
         try:
             while self._waiting:
                 peer, until = next(iter(self._waiting.items()))
