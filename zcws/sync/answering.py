@@ -81,8 +81,7 @@ class Answering(Turns, Writing):
 
     def _answer_peer(self) -> None:
         """Sends the replies to what has been read, and a Ping when one is due. In the reader's thread."""
-        keepalive = self._keepalive
-        if self._writer.out or self._bridge.slot or (keepalive.due is not None and keepalive.is_due):
+        if self._writer.out or self._bridge.slot or self._keepalive.is_due:
             self._reply(in_reader=True)
 
     def _send_leftover(self) -> None:

@@ -27,22 +27,20 @@ class Keepalive:
         connection: whose compressor to give back after its `idle_timeout`, in the thread that calls `take_due`.
 
     Attributes:
-        due: when that will be asked what to do, by time.monotonic; None for never.
+        due: when that will be asked what to do, by time.monotonic.
         latency: the last round-trip time in seconds; 0.0 before the first.
         heard: bytes have arrived since the last Ping; set by the driver.
         is_idle: nothing has been said for a minute or so, and nothing is kept: the pool's memory can be given back.
         has_failed: nothing came back in time.
     """
 
-    def __init__(
-        self, interval: float | None, timeout: float | None, connection: Connection | None = None
-    ) -> None:
-        self._connection = connection
-        compressor = None if connection is None else connection.compressor
+    def __init__(self, interval: float | None, timeout: float | None, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        compressor = connection.compressor
         idle = None if compressor is None else compressor.idle_timeout
-        self._half_idle = None if connection is None else (idle or _IDLE) / 2
+        self._half_idle = (idle or _IDLE) / 2
         # When somebody is asked next whether there was nothing to do.
-        self._tick = None if self._half_idle is None else time.monotonic() + self._half_idle
+        self._tick = time.monotonic() + self._half_idle
         self._done = (0, 0)  # messages in and out by the last tick
         self._interval = interval
         self._timeout = timeout
@@ -50,46 +48,42 @@ class Keepalive:
         self._pings: list[bytes] = []
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
-        self.due = self._earliest()
+        self.due: float = self._earliest()
         self.latency: float = 0.0
         self.heard: bool = False
         self.is_idle: bool = False
         self.has_failed: bool = False
 
     @property
-    def wait(self) -> float | None:
+    def wait(self) -> float:
         """Seconds that a driver may wait for bytes before it asks what is due.
 
         Constant, so that it need not be set anew for every read: an answer may be found missing that much later.
         """
         timeout = None if self._interval is None else self._timeout
-        bounds = [bound for bound in (self._interval, timeout, self._half_idle) if bound is not None]
-        return min(bounds, default=None)
+        return min(bound for bound in (self._interval, timeout, self._half_idle) if bound is not None)
 
     @property
     def is_due(self) -> bool:
         """Whether `take_due` has anything to do: a Ping should go out, an answer is missing, memory may be idle."""
-        return self.due is not None and time.monotonic() >= self.due
+        return time.monotonic() >= self.due
 
-    def _earliest(self) -> float | None:
-        bounds = [bound for bound in (self._next, self._give_up, self._tick) if bound is not None]
-        return min(bounds, default=None)
+    def _earliest(self) -> float:
+        return min(bound for bound in (self._next, self._give_up, self._tick) if bound is not None)
 
     def take_due(self) -> bytes | None:
         """The payload of a Ping that should go out now, or None; `has_failed` when an answer did not come in time."""
         now = time.monotonic()
         self.is_idle = False
-        self._rest(now)
+        if self._connection is not None and now >= self._tick:
+            self._rest(now, self._connection)
         payload = self._take_ping(now)
         self.due = self._earliest()
         return payload
 
-    def _rest(self, now: float) -> None:
+    def _rest(self, now: float, connection: Connection) -> None:
         """Twice in its idle time the compressor is asked whether it has had nothing to do; and the pool."""
-        connection = self._connection
-        if connection is None or self._tick is None or now < self._tick:
-            return
-        self._tick = now + (self._half_idle or 0)
+        self._tick = now + self._half_idle
         if connection.compressor is not None and connection.compressor.idle_timeout is not None:
             connection.compressor.tick()
         done = connection.reader.messages, connection.writer.messages

@@ -58,8 +58,8 @@ class Reading:
         self._keepalive = keepalive
         self._give_up: float | None = None  # when to stop waiting for the answer to our Close
         # How long one wait may last: a Ping may be due, or our Close may be out for too long.
-        bounds = [bound for bound in (keepalive.wait, options.close_timeout) if bound is not None]
-        self._longest_wait = max(min(bounds), _SHORTEST_WAIT) if bounds else None
+        longest, timeout = keepalive.wait, options.close_timeout
+        self._longest_wait: float = max(longest if timeout is None else min(longest, timeout), _SHORTEST_WAIT)
 
     def _answer_peer(self) -> None:
         """Bytes have been scanned: the bridge may hold a reply, a Ping may be due."""
@@ -353,7 +353,7 @@ class Reading:
         if closing:
             reader.discard()
 
-    def _rest_of_closing(self, timeout: float | None) -> float | None:
+    def _rest_of_closing(self, timeout: float) -> float:
         """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""
         bound = self._options.close_timeout
         if bound is None:
@@ -363,8 +363,7 @@ class Reading:
             self._give_up = now + bound
         elif now >= self._give_up:
             self._reader.receive_eof()
-        rest = self._give_up - now
-        return rest if timeout is None else min(rest, timeout)
+        return min(self._give_up - now, timeout)
 
     def _closing_deadline(self) -> float | None:
         return after(self._options.close_timeout)
@@ -416,13 +415,13 @@ def _is_raised_here(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == _US
 
 
-def _bounded(timeout: float | None, deadline: float) -> float | None:
+def _bounded(timeout: float, deadline: float) -> float:
     """How long one wait may last.
 
     In whole milliseconds, so that the kernel, which counts no finer, need not be told anew for every read.
     """
     rest = max(deadline - time.monotonic(), 0)
-    if rest == math.inf or (timeout is not None and rest >= timeout):
+    if rest >= timeout:
         return timeout
     return math.ceil(rest * 1000) / 1000
 
