@@ -14,7 +14,7 @@ from net import Certificates
 import zcws
 from zcws.connection import Connection
 from zcws.options import Timeouts
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 

@@ -31,7 +31,7 @@ from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
 from zcws.options import Timeouts
 from zcws.pool import Pool
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 pytestmark = pytest.mark.usefixtures("every_view")
@@ -300,7 +300,7 @@ import gc, os, socket
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.options import Timeouts
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 def client():

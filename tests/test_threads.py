@@ -21,7 +21,7 @@ from net import Certificates
 import zcws
 from zcws.connection import Connection
 from zcws.options import Timeouts
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 #: Messages each way: enough for every thread to be interrupted in every place, in a second or two.
@@ -201,4 +201,4 @@ def test_the_lock_of_tls_is_the_only_one(taken: list[str], certificates: Certifi
     with two_ends(certificates) as (client, server):
         taken.clear()
         exchange(client, server, 100)
-        assert {name.rpartition(".")[0] for name in ours(taken)} == {"zcws.sync.channel"}
+        assert {name.rpartition(".")[0] for name in ours(taken)} == {"zcws.sync.polled"}

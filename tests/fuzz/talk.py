@@ -50,7 +50,7 @@ from zcws.extensions import Agreement
 from zcws.frame import Frame, PayloadOrigin
 from zcws.options import Timeouts
 from zcws.pool import Pool
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket as BlockingWebSocket
 
 #: Bytes of a message: most are short, so that many of them lie beside each other.

@@ -1,8 +1,9 @@
-"""What the tests of the blocking driver share: a server that runs in a thread."""
+"""What the tests of the blocking driver share: a server that runs in a thread, and a channel of each kind."""
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import raw
 import wire
+from channels import Pair, tls_pair
 from net import Certificates
 
 import zcws.sync
+from zcws.sync import channel, plain
 
 Serving = Callable[..., contextlib.AbstractContextManager[zcws.sync.Server]]
 
@@ -42,6 +45,29 @@ def serving() -> Serving:
                     server.shutdown()
 
     return serving
+
+
+@pytest.fixture(params=["plain", "polled", "selected", "tls"])
+def pair(
+    request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Pair]:
+    """A channel, and the socket at its other end. "selected" is Windows: no poll, and one timeout a socket."""
+    ours: socket.socket
+    if request.param == "plain" and not plain._KERNEL_TIMES:
+        pytest.skip("the kernel keeps no time here: that of 64-bit POSIX does")
+    if request.param == "tls":
+        ours, theirs = tls_pair(certificates)
+    else:
+        ours, theirs = socket.socketpair()
+    if request.param == "selected":
+        monkeypatch.delattr(channel.select, "poll")
+    if request.param in ("polled", "selected"):
+        monkeypatch.setattr(plain, "_KERNEL_TIMES", False)
+    theirs.settimeout(raw.LONG)
+    opened = plain.open_channel(ours)
+    yield opened, theirs
+    opened.abort()
+    theirs.close()
 
 
 def close_code(frame: wire.Seen) -> int:

@@ -6,85 +6,31 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import raw
 import wire
-from net import Certificates
+from channels import Pair, receive
 from receiver import connect
 
 from zcws.scratch import SCRATCH_CAPACITY, Scratch
 from zcws.sync import channel as module
-from zcws.sync.channel import (
-    ENDED,
-    NOTHING,
-    TORN,
-    Channel,
-    PlainChannel,
-    PolledChannel,
-    Stuck,
-    TlsChannel,
-    open_channel,
-)
-
-Pair = tuple[Channel, socket.socket]
+from zcws.sync import plain
+from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, Stuck, is_ready
+from zcws.sync.plain import open_channel
 
 #: Bytes of the largest payload that is masked on its way to the socket.
 LARGEST = SCRATCH_CAPACITY - 14
-
-KINDS = ["plain", "polled", "selected", "tls"]
-
-
-def tls_pair(certificates: Certificates) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
-    ours, theirs = socket.socketpair()
-    made: list[ssl.SSLSocket] = []
-    with raw.thread(lambda: made.append(certificates.server.wrap_socket(theirs, server_side=True))):
-        client = certificates.client.wrap_socket(ours, server_hostname="localhost")
-    return client, made[0]
-
-
-@pytest.fixture(params=KINDS)
-def pair(
-    request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Pair]:
-    """A channel, and the socket at its other end. "selected" is Windows: no poll, and one timeout a socket."""
-    ours: socket.socket
-    if request.param == "plain" and not module._KERNEL_TIMES:
-        pytest.skip("the kernel keeps no time here: that of 64-bit POSIX does")
-    if request.param == "tls":
-        ours, theirs = tls_pair(certificates)
-    else:
-        ours, theirs = socket.socketpair()
-    if request.param == "selected":
-        monkeypatch.delattr(module.select, "poll")
-    if request.param in ("polled", "selected"):
-        monkeypatch.setattr(module, "_KERNEL_TIMES", False)
-    theirs.settimeout(raw.LONG)
-    channel = open_channel(ours)
-    yield channel, theirs
-    channel.abort()
-    theirs.close()
-
-
-def receive(channel: Channel, timeout: float | None = raw.LONG, size: int = 100) -> bytes | int:
-    """What has been received; else why not."""
-    buffer = memoryview(bytearray(size))
-    count = channel.receive(buffer, timeout)
-    if count == NOTHING and (timeout is None or timeout > 1):
-        count = channel.receive(buffer, timeout)  # this time it sleeps
-    assert channel.record.received == max(count, 0)
-    channel.record.received = 0
-    return bytes(buffer[:count]) if count > 0 else count
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say what the peer has confirmed")
 @pytest.mark.parametrize("kind", ["plain", "polled"])
 def test_who_speaks_lives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as a peer says something, a send waits for it to read."""
-    monkeypatch.setattr(module, "_KERNEL_TIMES", kind == "plain")
+    monkeypatch.setattr(plain, "_KERNEL_TIMES", kind == "plain")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         channel = open_channel(socket.create_connection(listener.getsockname()))
         peer = listener.accept()[0]
@@ -109,21 +55,6 @@ def test_who_speaks_lives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         reader.join()
     channel.abort()
     peer.close()
-
-
-def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    for timed, kind in ((True, PlainChannel), (False, PolledChannel)):
-        monkeypatch.setattr(module, "_KERNEL_TIMES", timed)
-        ours, theirs = socket.socketpair()
-        channel = open_channel(ours)
-        assert type(channel) is kind and not channel.is_tls
-        channel.abort()
-        theirs.close()
-    ours, theirs = tls_pair(certificates)
-    channel = open_channel(ours)
-    assert type(channel) is TlsChannel and channel.is_tls
-    channel.abort()
-    theirs.close()
 
 
 class TestReceive:
@@ -151,7 +82,7 @@ class TestReceive:
     def test_at_once_if_it_is_there(self, pair: Pair) -> None:
         channel, peer = pair
         peer.sendall(b"x")
-        raw.until(lambda: module._wait(channel, to_write=False, timeout=0))
+        raw.until(lambda: is_ready(channel, to_write=False, timeout=0))
         assert receive(channel, 0) == b"x"
 
     def test_the_end_of_the_stream(self, pair: Pair) -> None:
@@ -176,58 +107,13 @@ class TestReceive:
         assert reader.message_found(found) is None and not reader.take_found(channel.record.received, found)
         assert (channel.record.received, channel.record.total, reader.is_idle) == (4, 11, False)
 
-    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
-    def test_trying_before_a_sleep(self, pair: Pair) -> None:
-        channel, peer = pair
-        record, rests = channel.record, []
-        receive(channel, 0)
-        assert record.rest == 0  # that was no wait
-        for _ in range(126):
-            assert receive(channel, 0.001) == NOTHING
-            rests.append((record.rest, record.resting))
-        # Each try that was of no use has twice as many waits sleep at once.
-        tried = [rest for rest, resting in rests if rest == resting]
-        assert tried == [1, 3, 7, 15, 31, 63]
-        peer.sendall(b"here already")
-        record.resting = 0
-        assert receive(channel) == b"here already"
-        assert (record.rest, record.resting) == (63, 0)  # no wait says nothing about waits
-
-    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
-    @pytest.mark.parametrize("timeout", [None, 3600])
-    def test_a_try_ends_before_there_is_a_sleep(self, pair: Pair, timeout: float | None) -> None:
-        """The handler of a signal that came meanwhile was not called until there were bytes, or the time was over."""
-        channel, _ = pair
-        reader = connect().reader
-        assert channel.scan(reader, timeout) == NOTHING
-        channel.record.resting = 0
-        assert channel.receive(memoryview(bytearray(9)), timeout) == NOTHING
-
-    @pytest.mark.parametrize("pair", ["plain"], indirect=True)
-    def test_trying_is_of_use(self, pair: Pair) -> None:
-        channel, peer = pair
-
-        def answer() -> None:
-            while data := peer.recv(100):
-                peer.sendall(data)
-
-        def is_learnt() -> bool:
-            channel.record.rest, channel.record.resting = 63, 0
-            channel.send([b"question"])
-            assert receive(channel) == b"question"
-            return bool(channel.record.rest == 0)
-
-        with raw.thread(answer):
-            raw.until(is_learnt)
-            channel.end()
-
     @pytest.mark.parametrize("timeout", [0, -1, 0.01])
     def test_nothing_to_scan_in_time(self, pair: Pair, timeout: float) -> None:
         channel, peer = pair
         reader = connect().reader
         assert channel.scan(reader, timeout) == NOTHING
         peer.sendall(wire.frame(wire.BINARY, b"later"))
-        raw.until(lambda: module._wait(channel, to_write=False, timeout=0))
+        raw.until(lambda: is_ready(channel, to_write=False, timeout=0))
         assert reader.message_found(channel.scan(reader, timeout)) == b"later"
         channel.record.received = 0
         assert receive(channel, 0) == channel.scan(reader, 0) == NOTHING
@@ -276,7 +162,7 @@ class TestReceive:
         self, kind: str, use: str, how: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """That the peer has ended it, or we have, is no error of the network."""
-        monkeypatch.setattr(module, "_KERNEL_TIMES", kind == "plain")
+        monkeypatch.setattr(plain, "_KERNEL_TIMES", kind == "plain")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             channel = open_channel(socket.create_connection(listener.getsockname()))
             peer = raw.Peer(listener.accept()[0], masks=False)
@@ -295,13 +181,13 @@ class TestReceive:
         channel.sock.close()  # by another thread, when we have the number already
         asked = iter([fd, fd, -1])
         before = SimpleNamespace(fileno=lambda: next(asked))
-        assert module._wait(SimpleNamespace(sock=before, is_over=False), to_write=True, timeout=0)
+        assert is_ready(SimpleNamespace(sock=before, is_over=False), to_write=True, timeout=0)
 
     def test_a_socket_that_is_over_is_ready(self, pair: Pair) -> None:
         channel, peer = pair
         over = SimpleNamespace(sock=channel.sock, is_over=True)
         peer.close()
-        assert module._wait(over, to_write=False, timeout=raw.LONG)  # type: ignore[arg-type]
+        assert is_ready(over, to_write=False, timeout=raw.LONG)  # type: ignore[arg-type]
 
     @pytest.mark.skipif(not hasattr(module.select, "poll"), reason="there is no poll here")
     def test_in_whole_milliseconds_that_an_int_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +196,7 @@ class TestReceive:
         monkeypatch.setattr(module.select, "poll", lambda: poll)
         channel = SimpleNamespace(sock=SimpleNamespace(fileno=lambda: 5))
         for timeout in (0, 0.0001, 2.5, None, 1e9):
-            assert not module._wait(channel, to_write=False, timeout=timeout)  # type: ignore[arg-type]
+            assert not is_ready(channel, to_write=False, timeout=timeout)  # type: ignore[arg-type]
         assert asked == [0, 1, 2500, None, 0x7FFFFFFF]
 
     def test_a_socket_that_was_closed_by_whoever_brought_it(self, pair: Pair) -> None:
@@ -373,7 +259,7 @@ class TestSend:
             assert channel.sock.fileno() >= 0
             return 9
 
-        monkeypatch.setattr(module, "_send_masked", send)
+        monkeypatch.setattr(plain, "_send_masked", send)
         monkeypatch.setattr(type(channel), "_send_some", lambda *_: send(), raising=False)
         channel.send_masked(Scratch(), 0x82, b"x", 1)
         assert channel.sock.fileno() < 0
@@ -485,17 +371,6 @@ class TestEnd:
             peer.sendall(b"still here")
             assert receive(channel) == b"still here"
 
-    def test_nothing_goes_out_in_the_clear_after_tls(self, certificates: Certificates) -> None:
-        ours, theirs = tls_pair(certificates)
-        channel = TlsChannel(ours)
-        with raw.thread(theirs.unwrap):
-            channel.end()
-        channel.end()  # the other close_notify is there: the SSLSocket has no TLS any more
-        with pytest.raises(BrokenPipeError):
-            channel.send([b"secret"])
-        channel.abort()
-        theirs.close()
-
     @pytest.mark.parametrize("how", ["receive", "send"])
     def test_abort_wakes_who_waits(self, pair: Pair, how: str) -> None:
         channel, _ = pair
@@ -586,40 +461,3 @@ class TestEnd:
         again: Callable[[float], None] = channel.abort_later
         again(1000)
         raw.until(lambda: threading.active_count() == before)
-
-
-def test_what_is_known_of_a_socket_while_it_is_open(certificates: Certificates) -> None:
-    ours, theirs = tls_pair(certificates)
-    with theirs:
-        channel = open_channel(ours)
-        assert channel.known("socket", None) is channel.known("ssl_object", None) is ours
-        assert channel.known("cipher", None)[1].startswith("TLSv1")
-        assert ("DNS", "localhost") in channel.known("peercert", None)["subjectAltName"]
-        assert channel.known("peername", None) == theirs.getsockname()
-        assert channel.known("sockname", None) == theirs.getpeername()
-        assert channel.known("weather", "fine") == "fine"
-        channel.end()
-        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
-        channel.abort()
-        assert channel.known("socket", None) is channel.known("ssl_object", None) is None
-        assert channel.known("cipher", "gone") == "gone"
-
-
-def test_nothing_is_known_of_a_socket_that_was_aborted(certificates: Certificates) -> None:
-    ours, theirs = tls_pair(certificates)
-    with theirs:
-        channel = open_channel(ours)
-        channel.abort()
-        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
-
-
-def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -> None:
-    ours, theirs = tls_pair(certificates)
-    channel = TlsChannel(ours)
-    with raw.thread(lambda: receive(channel)):
-        for _ in range(50):
-            assert channel._lock.acquire(timeout=raw.LONG)
-            channel._lock.release()
-        theirs.sendall(b"x")
-    channel.abort()
-    theirs.close()

@@ -32,7 +32,8 @@ from receiver import NoMemory
 
 import zcws
 import zcws.sync
-from zcws.sync.channel import Channel, open_channel
+from zcws.sync.channel import Channel
+from zcws.sync.plain import open_channel
 
 from .conftest import Serving
 

@@ -29,7 +29,8 @@ from net import Certificates
 import zcws
 from zcws import writer as writer_module
 from zcws.reader import Reader
-from zcws.sync import channel as module
+from zcws.sync import plain, polled
+from zcws.sync.channel import ENDED
 from zcws.sync.stream import WebSocket
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
@@ -62,7 +63,7 @@ transports = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 
 #: The functions of the channel that wait for the peer.
-READING, SENDING = frozenset({"scan", "receive", "_wait"}), frozenset({"send", "_wait"})
+READING, SENDING = frozenset({"scan", "receive", "is_ready"}), frozenset({"send", "is_ready"})
 
 
 @contextlib.contextmanager
@@ -216,7 +217,7 @@ class TestBetweenSocketAndReader:
                     with pytest.MonkeyPatch.context() as patch:
                         for name in ("_receive", "_receive_into"):
                             patch.setattr(
-                                module, name, interrupts(getattr(module, name), kind, behind=calls % 2)
+                                plain, name, interrupts(getattr(plain, name), kind, behind=calls % 2)
                             )
                         with pytest.raises(kind):
                             read(ws)
@@ -258,7 +259,7 @@ class TestBetweenSocketAndReader:
         with connected() as (ws, peer):
             reader, writer, bridge = ws.split()
             peer.send(wire.TEXT, b"kept")
-            monkeypatch.setattr(module, "_receive", interrupts(module._receive, Alarm))
+            monkeypatch.setattr(plain, "_receive", interrupts(plain._receive, Alarm))
             with pytest.raises(Alarm):
                 reader.recv()
             monkeypatch.undo()
@@ -288,7 +289,7 @@ class TestBetweenSocketAndReader:
             with pytest.raises(TimeoutError):
                 ws.recv(0.01)
             peer.send_bytes(data[-500:] + peer.frame(wire.TEXT, b"no frame without them"))
-            owner, name = (type(ws._channel), "_receive_now") if tls else (module, "_receive_into")
+            owner, name = (type(ws._channel), "_receive_now") if tls else (plain, "_receive_into")
             monkeypatch.setattr(owner, name, interrupts(getattr(owner, name), Alarm))
             with pytest.raises(Alarm):
                 ws.recv()
@@ -827,7 +828,7 @@ def test_a_socket_is_not_closed_under_a_frame_that_is_being_sent(monkeypatch: py
                 assert other.fileno() != number
             return -1
 
-        monkeypatch.setattr(module, "_send_masked", send)
+        monkeypatch.setattr(plain, "_send_masked", send)
         with pytest.raises(zcws.ConnectionClosedError):
             ws.send(b"x" * 100_000)
         assert ws._channel.sock.fileno() == -1
@@ -854,25 +855,25 @@ class Aborted:
         raise BrokenPipeError(errno.EPIPE, "it has been shut down")
 
 
-@pytest.mark.parametrize("name", ["send", "sendmsg", "shutdown", "_receive", "_receive_into", "_wait"])
+@pytest.mark.parametrize("name", ["send", "sendmsg", "shutdown", "_receive", "_receive_into", "is_ready"])
 def test_a_socket_is_not_closed_under_a_thread_that_uses_it(
     name: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 5,700 that were aborted under a reader that had much to read, 2 readers took bytes of the next socket; over
     TLS 3 of 15 waited for those."""
-    with connected(certificates=certificates if name == "_wait" else None) as (ws, peer):
+    with connected(certificates=certificates if name == "is_ready" else None) as (ws, peer):
         sock = ws._channel.sock
         ws._channel.sock = aborted = Aborted(ws, name)  # type: ignore[assignment]
 
         def wait(*_: Any, **__: Any) -> int:
             with pytest.raises(BrokenPipeError):
                 aborted.use()
-            return module.ENDED
+            return ENDED
 
         if name == "shutdown":
             ws._channel.end()
-        elif name.startswith("_"):
-            monkeypatch.setattr(module, name, wait)
+        elif name not in ("send", "sendmsg"):
+            monkeypatch.setattr(polled if name == "is_ready" else plain, name, wait)
             if name == "_receive_into":
                 peer.send_bytes(peer.frame(wire.TEXT, b"begun")[:3])
             with pytest.raises(zcws.ConnectionClosedError):

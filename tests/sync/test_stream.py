@@ -19,7 +19,7 @@ import zcws.sync
 from zcws.connection import Connection
 from zcws.extensions import DeflateParameters
 from zcws.options import Timeouts
-from zcws.sync.channel import open_channel
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 from .conftest import anyhow, close_code, flood, roles

@@ -1,65 +1,39 @@
-"""A blocking socket, plain or TLS, as the blocking driver wants it: receive into memory, send segments, time out.
+"""A blocking socket as the blocking driver wants it: receive into memory, send segments, time out.
 
-Two threads may use a channel at once, one to receive and one to send. The kernel allows that on a plain socket
-without further ado. One OpenSSL object does not: a `TlsChannel` holds a lock while OpenSSL works, and never
-while it waits for the network, so a reader that waits does not keep a writer out. That lock is the only one that
-two halves of a connection share, and it is here because it is OpenSSL's need, not the protocol's.
+Here is what all channels have in common: what a receive has brought and nobody has taken, how long a send has patience,
+and how the socket ends while threads are in the middle of using it. How one receives and sends, and who keeps the time
+of that: plain.py and polled.py.
 
-Who keeps the time of a wait:
-
-    plain, POSIX      to receive, the kernel (SO_RCVTIMEO): one system call, where poll and then recv are two; to send,
-                      poll where the socket takes nothing
-    plain, elsewhere  poll or select, on a socket that never blocks: Windows has one timeout for both directions
-    TLS               the same
+Two threads may use a channel at once, one to receive and one to send.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 import select
 import socket
-import ssl
 import struct
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
-from zcws.output import MOST_SEGMENTS, behind
-from zcws.pool import TABLE_ROWS, Pool
-from zcws.ring import Ring
-from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch, masked_size
+from zcws.pool import Pool
+from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch
 from zcws.sync.deadline import after, is_past, left
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = [
-    "ENDED",
-    "NOTHING",
-    "TORN",
-    "Channel",
-    "PlainChannel",
-    "PolledChannel",
-    "Stuck",
-    "TlsChannel",
-    "open_channel",
-]
+__all__ = ["ENDED", "NOTHING", "TORN", "Channel", "Stuck", "is_ready"]
 
 NOTHING, ENDED, TORN = lib.ZCWS_NOTHING, lib.ZCWS_ENDED, lib.ZCWS_TORN
-_receive, _receive_into = lib.zcws_receive, lib.zcws_receive_into
-_send_masked, _build_masked = lib.zcws_send_masked, lib.zcws_build_masked
-
-#: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
-_KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
+_build_masked = lib.zcws_build_masked
 
 #: Milliseconds: a C int. Whoever waits for longer asks again.
 _LONGEST_POLL = 2**31 - 1
@@ -67,10 +41,6 @@ _LONGEST_POLL = 2**31 - 1
 #: Seconds after which `select` is asked again: of a socket that another thread has closed meanwhile, Linux's never says
 #: a word (`poll` does).
 _ASK_AGAIN = 0.5
-
-
-#: A number, which an enumeration is more slowly. Windows has no such flag, and needs none.
-_AT_ONCE = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 #: Where in Linux's tcp_info `tcpi_bytes_acked` and `tcpi_bytes_received` stand, 64-bit numbers.
 _COUNTS_AT, _COUNTS_END = 120, 136
@@ -220,7 +190,7 @@ class Channel:
     @property
     def is_writable(self) -> bool:
         """Whether a short send would not wait. True as well when it would fail at once."""
-        return _wait(self, to_write=True, timeout=0)
+        return is_ready(self, to_write=True, timeout=0)
 
     @property
     def is_readable(self) -> bool:
@@ -229,7 +199,7 @@ class Channel:
 
     def await_bytes(self, timeout: float) -> bool:
         """Waits for that, `timeout` seconds at most. Anybody may, while others receive."""
-        return _wait(self, to_write=False, timeout=timeout)
+        return is_ready(self, to_write=False, timeout=timeout)
 
     def end(self) -> None:
         """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
@@ -319,267 +289,7 @@ class Channel:
             self.sock.close()
 
 
-class PlainChannel(Channel):
-    """A TCP or Unix socket, and the kernel keeps the time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self.record.fd = self._fd
-        sock.settimeout(None)
-        self._timeout: float | None = None
-        self._ring: Ring | None = None  # where C receives: the reader's landing ring
-
-    def scan(self, inlet: Inlet, timeout: float | None) -> int:
-        """One crossing."""
-        try:
-            self._inside.append(None)
-            if timeout != self._timeout:
-                self._limit_receiving(timeout)
-            ring = inlet.pool.landing
-            if ring is None or ring is not self._ring:
-                self._aim(inlet)
-            if self.sock.fileno() < 0:
-                return ENDED  # whoever brought the socket has closed it, and another may have its number
-            found: int = _receive(self.record)
-            return self._ended() if found == ENDED else found
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-    def _ended(self) -> int:
-        code = self.record.error
-        if code and code != errno.EBADF:  # or another thread has closed it meanwhile
-            self.cause = OSError(code, os.strerror(code))
-        return ENDED
-
-    def _aim(self, inlet: Inlet) -> None:
-        pool, ring, record = inlet.pool, inlet.landing, self.record
-        self._ring, self._kept = ring, (inlet.state, pool.table)  # C knows their addresses
-        record.reader, record.table, record.rows = inlet.state, pool.table, TABLE_ROWS
-        record.base, record.capacity = ring.base, ring.capacity
-
-    def rest(self, pool: Pool) -> None:
-        self._ring = None  # `scan` aims anew
-        super().rest(pool)
-
-    def receive(self, buffer: memoryview, timeout: float | None) -> int:
-        try:
-            self._inside.append(None)
-            if timeout != self._timeout:
-                self._limit_receiving(timeout)
-            if self.sock.fileno() < 0:
-                return ENDED
-            # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
-            count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
-            return self._ended() if count == ENDED else count
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-    def _limit_receiving(self, timeout: float | None) -> None:
-        """How long receiving may wait, from now on."""
-        self._timeout = timeout
-        if timeout is not None and timeout <= 0:
-            self.record.flags = socket.MSG_DONTWAIT
-            return
-        self.record.flags = 0
-        with contextlib.suppress(OSError):  # it is closed already; receiving will say so
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
-
-    def abort(self) -> None:
-        self.record.fd = -1  # before another socket has this number
-        super().abort()
-
-    def send(self, segments: Sequence[Buffer]) -> None:
-        try:
-            self._inside.append(None)
-            deadline, life = None, -1
-            while segments:
-                try:
-                    if len(segments) == 1:
-                        data = segments[0]
-                        sent = self.sock.send(data, _AT_ONCE)
-                        if sent == len(data):  # type: ignore[arg-type]
-                            return
-                    else:
-                        sent = self.sock.sendmsg(segments[:MOST_SEGMENTS], (), _AT_ONCE)
-                    segments = behind(list(segments), sent)
-                    deadline, life = None, -1
-                except BlockingIOError:
-                    if deadline is None:
-                        deadline = after(self._patience())
-                    if not _wait(self, to_write=True, timeout=left(deadline)):
-                        life, more = self._wait_on(life)
-                        deadline = after(more)
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-    def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, key: int) -> int:
-        """One crossing, part by part: only what the socket does not take without a wait needs memory."""
-        size = len(payload)
-        try:
-            self._inside.append(None)
-            if self.record.fd < 0:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            sent: int = _send_masked(
-                self.sock.fileno(), scratch.base, SCRATCH_CAPACITY, first, payload, size, key
-            )
-            if sent >= 0:
-                return sent
-            self.send((scratch.rest(first, payload, size, key, -1 - sent),))
-            return masked_size(size)
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-
-class PolledChannel(Channel):
-    """A socket that never blocks; every wait is a poll."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        sock.setblocking(False)
-
-    def receive(self, buffer: memoryview, timeout: float | None) -> int:
-        if self.record.received:
-            return TORN
-        deadline = after(timeout)
-        count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
-        return NOTHING if count is None else count
-
-    def send(self, segments: Sequence[Buffer]) -> None:
-        # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
-        view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
-        while view:
-            step, deadline, life = partial(self._send_some, view), after(self._patience()), -1
-            while (sent := self._attempt(step, deadline, to_write=True)) is None:
-                life, more = self._wait_on(life)
-                deadline = after(more)
-            view = view[sent:]
-
-    def _attempt(self, step: Callable[[], int], deadline: float | None, *, to_write: bool) -> int | None:
-        """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse.
-
-        Returns: None, where it does not before `deadline`.
-        """
-        try:
-            self._inside.append(None)
-            while True:
-                try:
-                    return step()
-                except ssl.SSLWantReadError:
-                    wanted = False
-                except ssl.SSLWantWriteError:
-                    wanted = True
-                except BlockingIOError:
-                    wanted = to_write
-                if is_past(deadline) or not _wait(self, to_write=wanted, timeout=left(deadline)):
-                    return None
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-    def _receive_some(self, buffer: memoryview) -> int:
-        record = self.record
-        # An exception that is not the socket's leaves unknown whether there are any: how many OpenSSL has given is lost
-        # with it.
-        record.found, record.received = TORN, 1
-        try:
-            count = self._receive_now(buffer)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
-            record.received = 0
-            raise
-        except OSError as error:
-            if error.errno is None:
-                raise
-            count = 0  # a reset is an end without a Close: 1006
-            self.cause = error.with_traceback(None)
-        record.received, record.found = count, NOTHING
-        record.total += count
-        return count or ENDED
-
-    def _receive_now(self, buffer: memoryview) -> int:
-        return self.sock.recv_into(buffer)
-
-    def _send_some(self, data: memoryview) -> int:
-        return self.sock.send(data)
-
-
-class TlsChannel(PolledChannel):
-    """TLS over a TCP or Unix socket: one OpenSSL object, one lock."""
-
-    is_tls = True
-
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        super().__init__(sock)
-        self._tls = sock
-        # The same thread may have it twice: a signal handler that sends, or aborts, may interrupt its holder. It never
-        # interrupts OpenSSL itself.
-        self._lock = threading.RLock()
-        self._has_ended = False
-
-    def _receive_now(self, buffer: memoryview) -> int:
-        with self._lock:
-            # Once it is over the SSLSocket has dropped its TLS, and would receive what is encrypted.
-            return 0 if self.is_over else self._tls.recv_into(buffer)
-
-    def _send_some(self, data: memoryview) -> int:
-        with self._lock:
-            if self._has_ended or self.is_over:
-                # The SSLSocket has dropped its TLS, and would send this in the clear.
-                raise BrokenPipeError(errno.EPIPE, "TLS has ended")
-            return self._tls.send(data)
-
-    def known(self, name: str, default: Any) -> Any:
-        if name == "ssl_object":
-            return default if self.is_over else self._tls
-        if name in ("peercert", "cipher"):
-            with self._lock:
-                if self._has_ended or self.is_over:
-                    return default
-                return self._tls.getpeercert() if name == "peercert" else self._tls.cipher()
-        return super().known(name, default)
-
-    def end(self) -> None:
-        # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
-        with contextlib.suppress(OSError, ValueError), self._lock:
-            self._has_ended = True
-            self._tls.unwrap()
-
-    def abort(self) -> None:
-        try:
-            self._inside.append(None)
-            # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
-            with self._lock:  # nobody waits for the network in there
-                super().abort()
-        finally:
-            del self._inside[-1]
-            if self.is_over:
-                self._close()
-
-
-def open_channel(sock: socket.socket) -> Channel:
-    """The channel for a connected socket; TLS has been negotiated already."""
-    if isinstance(sock, ssl.SSLSocket):
-        return TlsChannel(sock)
-    return PlainChannel(sock) if _KERNEL_TIMES else PolledChannel(sock)
-
-
-def _timeval(timeout: float | None) -> bytes:
-    # A timeval of zero would mean for ever.
-    fraction, seconds = math.modf(max(timeout, 1e-6)) if timeout is not None else (0.0, 0.0)
-    return struct.pack("@ll", int(seconds), int(fraction * 1e6))
-
-
-def _wait(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
+def is_ready(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
     """Whether the socket became ready within `timeout` seconds. One that is closed is: the next call says so."""
     fd = channel.sock.fileno()
     if fd < 0:

@@ -30,8 +30,8 @@ from zcws.options import Limits, Timeouts, check_kind, check_range, checked_limi
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, unix_uri
-from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, socket_timeout
+from zcws.sync.plain import open_channel
 from zcws.sync.reach import reach
 from zcws.sync.stream import WebSocket
 from zcws.uri import parse_uri

@@ -31,8 +31,8 @@ from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
 from zcws.pool import Pool
-from zcws.sync.channel import open_channel
 from zcws.sync.deadline import after, is_past, left, socket_timeout
+from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
 __all__ = ["Handler", "ProcessRequest", "Server"]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+import raw
+from channels import Pair, receive, tls_pair
+from net import Certificates
+from receiver import connect
+
+from zcws.sync import plain
+from zcws.sync.channel import NOTHING
+from zcws.sync.plain import PlainChannel, open_channel
+from zcws.sync.polled import PolledChannel, TlsChannel
+
+
+def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    for timed, kind in ((True, PlainChannel), (False, PolledChannel)):
+        monkeypatch.setattr(plain, "_KERNEL_TIMES", timed)
+        ours, theirs = socket.socketpair()
+        channel = open_channel(ours)
+        assert type(channel) is kind and not channel.is_tls
+        channel.abort()
+        theirs.close()
+    ours, theirs = tls_pair(certificates)
+    channel = open_channel(ours)
+    assert type(channel) is TlsChannel and channel.is_tls
+    channel.abort()
+    theirs.close()
+
+
+@pytest.mark.parametrize("pair", ["plain"], indirect=True)
+def test_trying_before_a_sleep(pair: Pair) -> None:
+    channel, peer = pair
+    record, rests = channel.record, []
+    receive(channel, 0)
+    assert record.rest == 0  # that was no wait
+    for _ in range(126):
+        assert receive(channel, 0.001) == NOTHING
+        rests.append((record.rest, record.resting))
+    # Each try that was of no use has twice as many waits sleep at once.
+    tried = [rest for rest, resting in rests if rest == resting]
+    assert tried == [1, 3, 7, 15, 31, 63]
+    peer.sendall(b"here already")
+    record.resting = 0
+    assert receive(channel) == b"here already"
+    assert (record.rest, record.resting) == (63, 0)  # no wait says nothing about waits
+
+
+@pytest.mark.parametrize("pair", ["plain"], indirect=True)
+@pytest.mark.parametrize("timeout", [None, 3600])
+def test_a_try_ends_before_there_is_a_sleep(pair: Pair, timeout: float | None) -> None:
+    """The handler of a signal that came meanwhile was not called until there were bytes, or the time was over."""
+    channel, _ = pair
+    reader = connect().reader
+    assert channel.scan(reader, timeout) == NOTHING
+    channel.record.resting = 0
+    assert channel.receive(memoryview(bytearray(9)), timeout) == NOTHING
+
+
+@pytest.mark.parametrize("pair", ["plain"], indirect=True)
+def test_trying_is_of_use(pair: Pair) -> None:
+    channel, peer = pair
+
+    def answer() -> None:
+        while data := peer.recv(100):
+            peer.sendall(data)
+
+    def is_learnt() -> bool:
+        channel.record.rest, channel.record.resting = 63, 0
+        channel.send([b"question"])
+        assert receive(channel) == b"question"
+        return bool(channel.record.rest == 0)
+
+    with raw.thread(answer):
+        raw.until(is_learnt)
+        channel.end()

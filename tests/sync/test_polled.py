@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import raw
+from channels import receive, tls_pair
+from net import Certificates
+
+from zcws.sync.plain import open_channel
+from zcws.sync.polled import TlsChannel
+
+
+def test_nothing_goes_out_in_the_clear_after_tls(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    channel = TlsChannel(ours)
+    with raw.thread(theirs.unwrap):
+        channel.end()
+    channel.end()  # the other close_notify is there: the SSLSocket has no TLS any more
+    with pytest.raises(BrokenPipeError):
+        channel.send([b"secret"])
+    channel.abort()
+    theirs.close()
+
+
+def test_what_is_known_of_a_socket_while_it_is_open(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    with theirs:
+        channel = open_channel(ours)
+        assert channel.known("socket", None) is channel.known("ssl_object", None) is ours
+        assert channel.known("cipher", None)[1].startswith("TLSv1")
+        assert ("DNS", "localhost") in channel.known("peercert", None)["subjectAltName"]
+        assert channel.known("peername", None) == theirs.getsockname()
+        assert channel.known("sockname", None) == theirs.getpeername()
+        assert channel.known("weather", "fine") == "fine"
+        channel.end()
+        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
+        channel.abort()
+        assert channel.known("socket", None) is channel.known("ssl_object", None) is None
+        assert channel.known("cipher", "gone") == "gone"
+
+
+def test_nothing_is_known_of_a_socket_that_was_aborted(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    with theirs:
+        channel = open_channel(ours)
+        channel.abort()
+        assert channel.known("cipher", "gone") == channel.known("peercert", "gone") == "gone"
+
+
+def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -> None:
+    ours, theirs = tls_pair(certificates)
+    channel = TlsChannel(ours)
+    with raw.thread(lambda: receive(channel)):
+        for _ in range(50):
+            assert channel._lock.acquire(timeout=raw.LONG)
+            channel._lock.release()
+        theirs.sendall(b"x")
+    channel.abort()
+    theirs.close()

@@ -1,0 +1,152 @@
+"""A socket that never blocks, plain or inside TLS: every wait is a poll.
+
+The kernel allows one thread to receive and another to send on one socket without further ado. One OpenSSL object does
+not: a `TlsChannel` holds a lock while OpenSSL works, and never while it waits for the network, so a reader that waits
+does not keep a writer out. That lock is the only one that two halves of a connection share, and it is here because it
+is OpenSSL's need, not the protocol's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from zcws.annotations import Buffer
+from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, is_ready
+from zcws.sync.deadline import after, is_past, left
+
+__all__ = ["PolledChannel", "TlsChannel"]
+
+
+class PolledChannel(Channel):
+    """A socket that never blocks; every wait is a poll."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setblocking(False)
+
+    def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        if self.record.received:
+            return TORN
+        deadline = after(timeout)
+        count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
+        return NOTHING if count is None else count
+
+    def send(self, segments: Sequence[Buffer]) -> None:
+        # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
+        view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
+        while view:
+            step, deadline, life = partial(self._send_some, view), after(self._patience()), -1
+            while (sent := self._attempt(step, deadline, to_write=True)) is None:
+                life, more = self._wait_on(life)
+                deadline = after(more)
+            view = view[sent:]
+
+    def _attempt(self, step: Callable[[], int], deadline: float | None, *, to_write: bool) -> int | None:
+        """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse.
+
+        Returns: None, where it does not before `deadline`.
+        """
+        try:
+            self._inside.append(None)
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    wanted = False
+                except ssl.SSLWantWriteError:
+                    wanted = True
+                except BlockingIOError:
+                    wanted = to_write
+                if is_past(deadline) or not is_ready(self, to_write=wanted, timeout=left(deadline)):
+                    return None
+        finally:
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
+
+    def _receive_some(self, buffer: memoryview) -> int:
+        record = self.record
+        # An exception that is not the socket's leaves unknown whether there are any: how many OpenSSL has given is lost
+        # with it.
+        record.found, record.received = TORN, 1
+        try:
+            count = self._receive_now(buffer)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            record.received = 0
+            raise
+        except OSError as error:
+            if error.errno is None:
+                raise
+            count = 0  # a reset is an end without a Close: 1006
+            self.cause = error.with_traceback(None)
+        record.received, record.found = count, NOTHING
+        record.total += count
+        return count or ENDED
+
+    def _receive_now(self, buffer: memoryview) -> int:
+        return self.sock.recv_into(buffer)
+
+    def _send_some(self, data: memoryview) -> int:
+        return self.sock.send(data)
+
+
+class TlsChannel(PolledChannel):
+    """TLS over a TCP or Unix socket: one OpenSSL object, one lock."""
+
+    is_tls = True
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        self._tls = sock
+        # The same thread may have it twice: a signal handler that sends, or aborts, may interrupt its holder. It never
+        # interrupts OpenSSL itself.
+        self._lock = threading.RLock()
+        self._has_ended = False
+
+    def _receive_now(self, buffer: memoryview) -> int:
+        with self._lock:
+            # Once it is over the SSLSocket has dropped its TLS, and would receive what is encrypted.
+            return 0 if self.is_over else self._tls.recv_into(buffer)
+
+    def _send_some(self, data: memoryview) -> int:
+        with self._lock:
+            if self._has_ended or self.is_over:
+                # The SSLSocket has dropped its TLS, and would send this in the clear.
+                raise BrokenPipeError(errno.EPIPE, "TLS has ended")
+            return self._tls.send(data)
+
+    def known(self, name: str, default: Any) -> Any:
+        if name == "ssl_object":
+            return default if self.is_over else self._tls
+        if name in ("peercert", "cipher"):
+            with self._lock:
+                if self._has_ended or self.is_over:
+                    return default
+                return self._tls.getpeercert() if name == "peercert" else self._tls.cipher()
+        return super().known(name, default)
+
+    def end(self) -> None:
+        # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
+        with contextlib.suppress(OSError, ValueError), self._lock:
+            self._has_ended = True
+            self._tls.unwrap()
+
+    def abort(self) -> None:
+        try:
+            self._inside.append(None)
+            # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+            with self._lock:  # nobody waits for the network in there
+                super().abort()
+        finally:
+            del self._inside[-1]
+            if self.is_over:
+                self._close()
