@@ -152,7 +152,7 @@ class TestCorking:
         assert sent_one(writer).payload == b"a" * 50_000
 
     def test_memory_that_was_taken_is_never_used_again(self, writer: Writer) -> None:
-        """An event loop may hold views of it for as long as the peer is slow (design.md, section 3)."""
+        """An event loop may hold views of it for as long as the peer is slow (docs/design.md, "The way out")."""
         rnd = random.Random(3)
         taken: list[tuple[list[Any], bytes]] = []
         memory = bytearray(40_000)

@@ -58,7 +58,7 @@ def small_buffers(ours: zcws.WebSocket | None = None, peer: RawPeer | None = Non
 
 
 class TestBackPressure:
-    """Memory that the transport still holds is never written to again (design.md, section 3)."""
+    """Memory that the transport still holds is never written to again (docs/design.md, "The way out")."""
 
     @pytest.mark.parametrize("role", ["server", "client"])
     def test_a_buffer_that_is_used_again_for_each_message(self, anyplace: Place, role: str) -> None:
