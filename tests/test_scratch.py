@@ -36,7 +36,7 @@ def test_what_is_left_of_it(size: int, data: st.DataObject) -> None:
     frame = wire.frame(wire.BINARY, payload, key=wire.KEY)
     at = data.draw(st.integers(0, min(len(frame), 20)) | st.integers(0, len(frame)))
     for source in (payload, ffi.from_buffer(payload), ffi.from_buffer(bytearray(payload))):
-        assert scratch.rest(0x82, source, size, KEY, at) == frame[at:]
+        assert scratch.unsent(0x82, source, size, KEY, at) == frame[at:]
 
 
 class TestMemory:
@@ -78,7 +78,7 @@ class TestMemory:
 
     def test_the_rest_of_one_is_held_as_well(self) -> None:
         scratch = Scratch()
-        rest = scratch.rest(0x82, b"a" * 60_000, 60_000, 0, 30_000)
+        rest = scratch.unsent(0x82, b"a" * 60_000, 60_000, 0, 30_000)
         scratch.frame(0x82, b"b" * 60_000, 60_000, 0)
         assert rest == b"a" * 30_008
 

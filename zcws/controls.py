@@ -85,7 +85,7 @@ class Controls(Inlet):
         if self._status != MORE:
             return
         if not words and self._frame is None:
-            self._rest()
+            self._all_read()
             return
         # A message that was landed ends with a row that lies nowhere, and says 0.
         stop = (words[-1] if words else 0) or self._end_of_frames(ring)

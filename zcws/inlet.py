@@ -394,7 +394,7 @@ class Inlet(Leasing):
         """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
         raise NotImplementedError
 
-    def _rest(self) -> None:
+    def _all_read(self) -> None:
         """Every row has been read: nothing more than the beginning of something is kept."""
         self._release()
         is_whole = self._ring is None and not self._stashed

@@ -223,7 +223,7 @@ class PieceReader(Controls):
         if self.discarding:
             self._drop_message()
         self._controls = 0
-        self._rest()
+        self._all_read()
         return False
 
     def _start_landing(self) -> None:

@@ -62,7 +62,7 @@ class Scratch:
         memory = self.reserve(size + LONGEST_HEAD)
         return self.lend(memory, lib.zcws_build_masked(memory, first, payload, size, key))
 
-    def rest(self, first: int, payload: CData | bytes, size: int, key: int, sent: int) -> memoryview:
+    def unsent(self, first: int, payload: CData | bytes, size: int, key: int, sent: int) -> memoryview:
         """The same frame without its first `sent` bytes."""
         begin = sent - (masked_size(size) - size)
         if begin < 0:

@@ -632,14 +632,14 @@ def test_no_descriptor_left(
 ) -> None:
     """Whoever looked after the server could not know why clients waited. It is said, and not with every try."""
     tries: list[OSError] = []
-    rest = zcws.sync.Server._rest
+    pause = zcws.sync.Server._pause
 
     def counted(self: zcws.sync.Server, error: OSError) -> None:
         tries.append(error)
-        rest(self, error)
+        pause(self, error)
 
     monkeypatch.setattr("zcws.sync.server._SAID", math.inf)
-    monkeypatch.setattr(zcws.sync.Server, "_rest", counted)
+    monkeypatch.setattr(zcws.sync.Server, "_pause", counted)
     with serving(echo) as server, raw.client(port_of(server)) as peer, socket.socket() as sock:
         with net.no_descriptor_left():
             sock.connect(server.sock.getsockname())

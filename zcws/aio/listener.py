@@ -130,7 +130,7 @@ class Listener:
         if isinstance(error, ConnectionError):
             return True  # it has gone already
         if not isinstance(error, InterruptedError):
-            self._rest(listening, error)
+            self._pause(listening, error)
         return False
 
     def _receive(self, fd: int, family: int, head: int, count: int) -> None:
@@ -188,7 +188,7 @@ class Listener:
         pairs = zip(ends[::2], ends[1::2], strict=True)
         return [data[begin:end].decode("latin-1") if end else None for begin, end in pairs]
 
-    def _rest(self, listening: socket.socket, error: OSError) -> None:
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
         """The system has no descriptor left, most likely: it would say so again and again."""
         logger.error("cannot accept connections for a second: %s", error)
         self._loop.remove_reader(listening.fileno())

@@ -192,7 +192,7 @@ class Sending(asyncio.Transport):
             self.backlog.append(b"")  # as in `writelines`
             sent = _send_masked(self.fd, scratch.base, SCRATCH_CAPACITY, first, payload, size, key)
         try:
-            rest = b"" if sent >= 0 else scratch.rest(first, payload, size, key, -1 - sent)
+            rest = b"" if sent >= 0 else scratch.unsent(first, payload, size, key, -1 - sent)
         except BaseException:  # no memory: half a frame is out, and nothing may follow it
             self.abort()
             raise

@@ -58,16 +58,16 @@ class Stream(Callbacks):
         "_budget",
         "_closed",
         "_end_callbacks",
+        "_ends_unscanned",
         "_fair",
         "_handed",
         "_held",
-        "_late",
-        "_late_ends",
-        "_late_slot",
         "_lets_others_run",
         "_read_before",
         "_request",
         "_response",
+        "_unscanned",
+        "_unscanned_slot",
         "_waiters",
         "_wakeup",
         "_wants_frame",
@@ -92,10 +92,10 @@ class Stream(Callbacks):
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
-        # Arrived although reading was paused, or was left in TLS at its end.
-        self._late: Any = bytearray() if _IGNORES_PAUSE else b""
-        self._late_ends = False  # and then the socket was gone
-        self._late_slot: memoryview | None = None
+        # Arrived although reading was paused, or was left in TLS at its end; nothing has looked at it.
+        self._unscanned: Any = bytearray() if _IGNORES_PAUSE else b""
+        self._ends_unscanned = False  # and then the socket was gone
+        self._unscanned_slot: memoryview | None = None
         # Each with the context in which it was added.
         self._end_callbacks: list[tuple[Callable[[Any], object], Context]] | None = None
         self._held: Any = None  # what was broadcast and waits (late.py)
@@ -159,15 +159,15 @@ class Stream(Callbacks):
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio asks where to receive."""
         room = self._reader.get_buffer()
-        if _IGNORES_PAUSE and (self._late or not room):
-            room = self._late_slot = memoryview(bytearray(max(sizehint, 1)))
+        if _IGNORES_PAUSE and (self._unscanned or not room):
+            room = self._unscanned_slot = memoryview(bytearray(max(sizehint, 1)))
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has received: scan, resume the reader, send what it wrote."""
-        if _IGNORES_PAUSE and self._late_slot is not None:
-            self._late += self._late_slot[:nbytes]
-            self._late_slot = None
+        if _IGNORES_PAUSE and self._unscanned_slot is not None:
+            self._unscanned += self._unscanned_slot[:nbytes]
+            self._unscanned_slot = None
             return
         self._corked = True
         reader = self._reader
@@ -317,7 +317,7 @@ class Stream(Callbacks):
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
         self._take_left()
-        if self._late:
+        if self._unscanned:
             return False  # its end stands behind what has not been looked at yet: see connection_lost
         if self.connection.state is _CLOSED and self._pings is None:
             # The usual end: nothing was left to wait for but this. A task may have answered and read the Close in this
@@ -361,8 +361,8 @@ class Stream(Callbacks):
         if isinstance(exc, OSError):
             self._note_cause(exc)
         self._take_left()
-        self._late_ends = bool(self._late)
-        if self._late_ends:
+        self._ends_unscanned = bool(self._unscanned)
+        if self._ends_unscanned:
             self.connection.lose()
         else:
             self.connection.end()
@@ -439,7 +439,11 @@ class Stream(Callbacks):
 
     def _resume_reading(self) -> None:
         # Full: what waits in the socket would be received into nothing, and that looks like its end.
-        if self._reading_paused and not self._reader.is_full and (not self._late or self._take_late()):
+        if (
+            self._reading_paused
+            and not self._reader.is_full
+            and (not self._unscanned or self._take_unscanned())
+        ):
             self._reading_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
@@ -453,22 +457,22 @@ class Stream(Callbacks):
         # Not what aiofastnet gives, which only says what there is to know. MemoryError: the end comes early.
         with contextlib.suppress(MemoryError):
             if isinstance(tls, ssl.SSLObject) and (left := left_in(tls)):
-                self._late = bytearray(self._late) + left
+                self._unscanned = bytearray(self._unscanned) + left
                 self._reading_paused = True
-                self._reading_paused = not self._take_late()
+                self._reading_paused = not self._take_unscanned()
 
-    def _take_late(self) -> bool:
+    def _take_unscanned(self) -> bool:
         """Scans what arrived while reading was paused. False: there was not room for all of it."""
         used = 0
-        with memoryview(self._late) as late:
-            while used < len(late) and (count := self._reader.receive_bytes(late[used:])):
+        with memoryview(self._unscanned) as waiting:
+            while used < len(waiting) and (count := self._reader.receive_bytes(waiting[used:])):
                 used += count
         # Not cut in place: on PyPy the slices above refuse that until the collector has been.
-        self._late = self._late[used:]
-        if self._late_ends and not self._late:
+        self._unscanned = self._unscanned[used:]
+        if self._ends_unscanned and not self._unscanned:
             self.connection.end()
         self._loop.call_soon(self._after_bytes)
-        return not self._late
+        return not self._unscanned
 
 
 def hand_over(

@@ -157,7 +157,7 @@ class PlainChannel(Channel):
             )
             if sent >= 0:
                 return sent
-            self.send((scratch.rest(first, payload, size, key, -1 - sent),))
+            self.send((scratch.unsent(first, payload, size, key, -1 - sent),))
             return masked_size(size)
         finally:
             del self._inside[-1]

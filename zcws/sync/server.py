@@ -158,11 +158,11 @@ class Server:
             return False  # another process took it, or it has gone already
         except OSError as error:
             if not self._is_closing:
-                self._rest(error)
+                self._pause(error)
             return False
         return self._start(sock)
 
-    def _rest(self, error: OSError) -> None:
+    def _pause(self, error: OSError) -> None:
         """The system has no descriptor left, most likely: it would say so again and again."""
         now = time.monotonic()
         if now >= self._says_again:
