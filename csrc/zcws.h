@@ -18,6 +18,8 @@
 
 /* zcws:cdef:begin */
 
+/* ---- reading: from bytes to rows ------------------------------------------------------------------------------- */
+
 /* Faults: each is one sentence of the RFC that the peer did not keep. zcws/errors.py turns them into a
  * close code and a fixed reason; a test checks that no fault is missing there. */
 enum {
@@ -117,6 +119,8 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
+/* ---- many sockets ---------------------------------------------------------------------------------------------- */
+
 enum { ZCWS_TURN_MOST = 64 }; /* sockets that one call of zcws_turn serves */
 
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
@@ -160,6 +164,15 @@ enum {
     ZCWS_TURN_OTHERS = 0x100
 };
 
+/* The way back of zcws_turn, in `count` orders, from the one with number `first` on. Their words, int64_t and not
+ * aligned: the sockets of all orders, then how many bytes each is to be sent. Those lie in `data` one behind the
+ * other; or where the words of `begins` say, which may be the same for several: else it is NULL. Returns -1 when all
+ * of them were sent whole; else, where one was not, its number << 32, plus 1 << 31, plus how many of its bytes were
+ * sent or minus its errno, and those behind it have still to be sent. Linux only; elsewhere nothing is ever sent. */
+int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data, size_t first);
+
+/* ---- one socket ------------------------------------------------------------------------------------------------ */
+
 /* One blocking socket and where its bytes go. Filled in by the caller and kept from call to call. */
 struct zcws_socket {
     int fd;    /* -1 once it is closed */
@@ -199,19 +212,14 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
 
 enum { ZCWS_WHOLE = 0x40000000 }; /* no call brings so many bytes */
 
-/* And back: a whole frame, as zcws_build_masked builds it, is masked and sent part by part: each in `out`, which has room
- * for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame; or, negated, one more than those
- * of it that were sent when the socket took no more, or failed: the next send will say why. Sockets of POSIX only;
- * elsewhere nothing is sent. */
+/* The way back of those: a whole frame, as zcws_build_masked builds it, is masked and sent part by part: each in
+ * `out`, which has room for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame; or,
+ * negated, one more than those of it that were sent when the socket took no more, or failed: the next send will say
+ * why. Sockets of POSIX only; elsewhere nothing is sent. */
 int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
                          uint32_t key);
 
-/* The way back, in `count` orders, from the one with number `first` on. Their words, int64_t and not aligned: the sockets
- * of all orders, then how many bytes each is to be sent. Those lie in `data` one behind the other; or where the words of
- * `begins` say, which may be the same for several: else it is NULL. Returns -1 when all of them were sent whole; else,
- * where one was not, its number << 32, plus 1 << 31, plus how many of its bytes were sent or minus its errno, and those
- * behind it have still to be sent. Linux only; elsewhere nothing is ever sent. */
-int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data, size_t first);
+/* ---- opening handshakes ---------------------------------------------------------------------------------------- */
 
 /* What is known of a request that opens a WebSocket. */
 struct zcws_opening {
@@ -239,6 +247,8 @@ enum {
  * only; elsewhere it always fails. */
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening);
 
+/* ---- frames to be sent ----------------------------------------------------------------------------------------- */
+
 /* Builds one frame at `out`, which has room for 14 + len bytes: first byte (FIN, RSV, opcode), length in its
  * shortest form, the masking key, the payload masked while it is copied. Returns the bytes written.
  * `key` is the four key bytes in memory order. RFC 6455 5.2, 5.3. */
@@ -249,6 +259,8 @@ size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, si
  * more than each of them takes. Returns the bytes written. */
 size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *spans, size_t step,
                        const uint32_t *keys, size_t count);
+
+/* ---- masking and text ------------------------------------------------------------------------------------------ */
 
 /* XORs data[0, len) with the four bytes of key, of which `phase` (0-3) have been used. RFC 6455 5.3.
  * `key` is the four key bytes in memory order. */
@@ -264,6 +276,8 @@ void zcws_mask_copy(uint8_t *dst, const uint8_t *src, size_t len, uint32_t key, 
 size_t zcws_utf8(const uint8_t *data, size_t len, uint32_t *state);
 
 enum { ZCWS_UTF8_START = 0, ZCWS_UTF8_BAD = 1 };
+
+/* ---- which kernel, and memory ---------------------------------------------------------------------------------- */
 
 /* The kernels: the name of the i-th that this CPU can run, best first, NULL past the last; the name of the
  * one in use; a switch by name, for tests and ZCWS_KERNEL (1 done, 0 no such kernel here). */
