@@ -14,7 +14,7 @@ that was taken before has its connection keep the ring, and go on behind what is
 
 A ring of which a view is held when a child process is forked is used up, and then left to its holders, here and there.
 
-A connection whose large frames fill its ring with every read is *pouring* (inlet.py). It gets a wide ring as long as
+A connection whose large frames fill its ring with every read is *pouring* (leasing.py). It gets a wide ring as long as
 there is one: a pool has a few.
 
 There are no locks here: one pool serves one event loop or one thread.

@@ -82,7 +82,7 @@ class Known:
     _driver = ""  # how it is driven, for `repr`
 
     def _address(self, *, peer: bool) -> Any:
-        """For those two: what the driver knows."""
+        """Our end of the socket, or the peer's, as far as the driver knows it."""
         raise NotImplementedError  # nobody is `Known` by itself: each driver has its own
 
     @property
