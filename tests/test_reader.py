@@ -6,6 +6,7 @@ import gc
 import sys
 import weakref
 from contextlib import nullcontext
+from contextvars import copy_context
 from itertools import chain
 from typing import Any
 
@@ -686,7 +687,7 @@ def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
 
     what, start, end = arrival.row
     with pytest.raises(LookupError) if fails else nullcontext():
-        connection.reader.show(look, owner, ring, what, begin, start, end)
+        connection.reader.show(copy_context().run, look, owner, ring, what, begin, start, end)
     ((who, frame, text, view, tail),) = shown
     assert (who, text, view, tail) == (owner, "seen", b"seen" if fails else None, begin)
     assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
@@ -712,7 +713,7 @@ def test_a_frame_that_landed_alone_and_was_shown(held: str, lands: str) -> None:
         if lands == "another":
             pool.land()
 
-    reader.show(look, None, ring, row[0], 0, *row[1:])
+    reader.show(copy_context().run, look, None, ring, row[0], 0, *row[1:])
     assert (reader.is_idle, reader.holds(ring)) == (held != "many", held == "many")
     if sys.implementation.name == "cpython":
         assert (pool.landing is ring) is (held == "nothing" and lands == "nothing")
@@ -730,7 +731,10 @@ def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
     connection = connect(pool)
     ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
     pool.common, pool.walked = None, ring
-    connection.reader.show(lambda _, frame: None, None, ring, arrival.row[0], begin, *arrival.row[1:])
+    connection.reader.show(
+        *(copy_context().run, lambda _, frame: None, None),
+        *(ring, arrival.row[0], begin, *arrival.row[1:]),
+    )
     assert (pool.landing, pool._spare) == (None, [])
 
 
@@ -753,6 +757,7 @@ def test_a_view_of_a_frame_that_was_shown_keeps_its_ring_where_many_are_held() -
     ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
     kept: list[Any] = []
     connection.reader.show(
+        copy_context().run,
         lambda _, frame: kept.extend([frame.payload, hold_many(pool)]),
         *(None, ring, arrival.row[0], begin, *arrival.row[1:]),
     )

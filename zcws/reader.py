@@ -353,6 +353,7 @@ class Reader(PieceReader):
 
     def show(
         self,
+        call: Callable[..., object],
         look: Callable[[Any, Frame], object],
         owner: Any,
         ring: Ring,
@@ -361,7 +362,8 @@ class Reader(PieceReader):
         start: int,
         stop: int,
     ) -> None:
-        """Both at once for somebody who looks at the frame and is done: `look(owner, frame)`. Raises: what that does.
+        """Both at once for somebody who looks at the frame and is done: `call(look, owner, frame)`; `call` is the `run`
+        of a context. Raises: what that does.
 
         Not while our Close is out.
         """
@@ -374,7 +376,7 @@ class Reader(PieceReader):
         ring.tail = begin
         lease.ring = ring
         try:
-            look(owner, frame)
+            call(look, owner, frame)
         finally:
             # `drop_frame`, without its calls: for each message.
             lease.number = lease.since = lease.number + 1

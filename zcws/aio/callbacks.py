@@ -5,7 +5,7 @@ memory with answers. Nor is all shown at once that has arrived: after a share of
 task that reads.
 
 The function runs in a context of each connection's own: the engine calls it for all of them from one place, and what
-one sets in a context variable is not for the next.
+one sets in a context variable is not for the next. A context is entered once for all that is shown at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 from zcws.aio.ending import Ending
@@ -43,7 +42,7 @@ _OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 class Callbacks(Ending):
     """A connection on its transport, as far as what arrives is shown to a function."""
 
-    __slots__ = ("_is_aborted", "_next_share", "_on_frame")
+    __slots__ = ("_in_context", "_is_aborted", "_next_share", "_on_frame")
 
     def __init__(
         self,
@@ -53,7 +52,8 @@ class Callbacks(Ending):
         on_frame: OnFrame | None,
     ) -> None:
         super().__init__(loop, connection, options)
-        self._on_frame = None if on_frame is None else partial(copy_context().run, on_frame)
+        self._on_frame = on_frame
+        self._in_context: Any = None if on_frame is None else copy_context().run
         self._next_share: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
 
@@ -74,7 +74,7 @@ class Callbacks(Ending):
         if self._drained is not None or self.writer.opcode == _CLOSE:
             return False
         try:
-            self._reader.show(self._on_frame, self, ring, what, begin, start, stop)  # type: ignore[arg-type]
+            self._reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
         except FAILURES as error:
             self._callback_failed(error)
         return True
@@ -84,7 +84,7 @@ class Callbacks(Ending):
         if self._next_share is not None:
             return
         try:
-            if self._show_share(on_frame):
+            if self._in_context(self._show_share, on_frame):
                 self._next_share = self._loop.call_soon(self._show_next, on_frame)
         except ConnectionClosed:
             return
@@ -132,7 +132,7 @@ class Callbacks(Ending):
         if self._on_frame is None or (self._reader.is_concluded and not self._reader.rows_waiting):
             return  # nearly always: nothing is left
         try:
-            while self._show_share(self._on_frame):
+            while self._in_context(self._show_share, self._on_frame):
                 pass
         except (ConnectionClosed, MemoryError):  # of which the close code tells
             return

@@ -227,7 +227,7 @@ class Stream(Callbacks):
         ):
             # `_show`, without the call.
             try:
-                reader.show(self._on_frame, self, ring, what, begin, start, stop)
+                reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
             except FAILURES as error:
                 self._callback_failed(error)
             is_taken = True
