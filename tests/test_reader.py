@@ -669,6 +669,73 @@ def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
     assert connection.reader.frame_of(ring, begin, *arrival.row) is None
 
 
+# ---- frames for somebody who looks at each ----
+
+MANY = [wire.frame(TEXT, b"%d" % i) for i in range(8)]
+TO_SHOW = {
+    "many alike": (MANY, 8),
+    "few": (MANY[:2], 2),
+    "binary": ([wire.frame(BINARY, b"%d" % i) for i in range(8)], 8),
+    "of two kinds": ([*MANY, wire.frame(BINARY, b"8")], 9),
+    "a Ping among them": ([*MANY, wire.frame(PING, b"ping")], 9),
+    "fragments among them": ([*MANY, wire.frame(TEXT, b"8", fin=False), wire.frame(PING)], 9),
+    "a Close behind them": ([*MANY, wire.frame(CLOSE)], 8),
+}
+
+
+@pytest.mark.parametrize("case", TO_SHOW)
+def test_frames_to_show_are_those_that_are_read(case: str) -> None:
+    frames, count = TO_SHOW[case]
+    read_one_by_one, connection = connect(), connect()
+    send(read_one_by_one, *frames)
+    send(connection, *frames)
+    shown: list[Frame] = []
+    with pytest.raises(ConnectionClosed) if "Close" in case else nullcontext():
+        for frame in connection.reader.frames_to_show():
+            assert [old.is_stale for old in shown] == [True] * len(shown)
+            other = read(read_one_by_one)
+            assert (frame.opcode, frame.payload, frame.to_bytes()) == (
+                other.opcode,
+                other.payload,
+                other.to_bytes(),
+            )
+            shown.append(frame)
+    assert len(shown) == count
+    if "Close" not in case:
+        assert connection.read_frame() is NEED_MORE
+    assert all(frame.is_stale for frame in shown)
+
+
+@pytest.mark.parametrize("many", [MANY, MANY[:3]], ids=["many", "few"])
+@pytest.mark.parametrize("end", ["left", "closed", "failed"])
+def test_frames_to_show_end_in_the_middle(end: str, many: list[bytes]) -> None:
+    """What is left is read by whoever comes next: the last one that was shown is stale then, and none is missing."""
+    connection = connect()
+    send(connection, *many)
+    for last in connection.reader.frames_to_show():  # noqa: B007
+        if end == "left":
+            break
+        if end == "closed":
+            connection.close()
+        else:
+            connection.fail(1011, "a test")
+    assert (last.to_bytes(), connection.reader.rows_waiting) == (b"0", len(many) - 1)
+    assert [read(connection).to_bytes() for _ in many[1:]] == [b"%d" % i for i in range(1, len(many))]
+    assert last.is_stale
+
+
+def test_views_of_frames_that_were_shown_stay() -> None:
+    """Whoever looks keeps them all; each protects the ring from its own frame on."""
+    connection = connect(Pool(4096))
+    ring, kept = connection.reader.pool.land(), []
+    for _ in range(30):
+        send(connection, *MANY)
+        for frame in connection.reader.frames_to_show():
+            kept.append(frame.payload)
+            assert ring.tail <= frame._start if ring is connection.reader._ring else True
+    assert [bytes(view) for view in kept] == [b"%d" % (i % 8) for i in range(240)]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
     pool = Pool(4096)

@@ -21,7 +21,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import NEED_MORE, Frame
+from zcws.frame import Frame
 from zcws.ring import Ring
 
 __all__ = ["FAILURES", "Callbacks", "OnFrame"]
@@ -99,22 +99,23 @@ class Callbacks(Ending):
         if reader.is_concluded and reader.has_ended_well():
             return False  # of a Close the end callbacks tell: no need to raise here, and to catch that
         enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
-        for _ in range(_MOST_INFLATING if enough else _MOST_FRAMES):
-            if self._drained is not None or reader.is_closed_here or self._is_aborted:
-                return False
-            frame = reader.read_frame()
-            if frame is NEED_MORE:
-                self._resume_reading()
-                return reader.rows_waiting > 0  # what came late
-            if frame.opcode is _CLOSE:
-                continue  # it is told by the end callbacks, also where it comes alone
+        left = _MOST_INFLATING if enough else _MOST_FRAMES
+        if self._drained is not None or self._is_aborted:
+            return False
+        for frame in reader.frames_to_show():
             try:
                 on_frame(self, frame)
             except FAILURES as error:
                 self._callback_failed(error)
-            if enough and reader.inflated[1] >= enough:
-                break
-        return True
+            if self._drained is not None or self._is_aborted:
+                return False
+            left -= 1
+            if not left or (enough and reader.inflated[1] >= enough):
+                return True
+        if reader.is_closed_here:
+            return False
+        self._resume_reading()
+        return reader.rows_waiting > 0  # what came late
 
     def _show_next(self, on_frame: OnFrame) -> None:
         self._next_share = None
