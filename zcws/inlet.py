@@ -106,7 +106,7 @@ class Inlet(Leasing):
         Valid until the next call of any method here. Nothing is leased yet: an idle connection holds no ring.
         """
         if self.is_idle and not self.pours:
-            return self.landing.whole
+            return (self.pool.landing or self.pool.land()).whole
         ring = self._ring
         if (
             ring is None

@@ -18,11 +18,10 @@ from typing import Any
 from zcws.aio.ending import Ending
 from zcws.aio.settings import Options
 from zcws.closing import State
-from zcws.codes import CloseCode, OpCode
+from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame
-from zcws.ring import Ring
 
 __all__ = ["FAILURES", "Callbacks", "OnFrame"]
 
@@ -36,7 +35,7 @@ _MOST_FRAMES, _MOST_INFLATING, _MOST_INFLATED = 4096, 100, 4 * 1024 * 1024
 #: A function that raises CancelledError has asked something that was cancelled: nobody can cancel the function itself.
 FAILURES = (Exception, asyncio.CancelledError)
 
-_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
+_OPEN = State.OPEN
 
 
 class Callbacks(Ending):
@@ -68,16 +67,6 @@ class Callbacks(Ending):
         raise NotImplementedError
 
     # ---- showing ----
-
-    def _show(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
-        """Shows one frame that has arrived alone. False: it takes the long way."""
-        if self._drained is not None or self.writer.opcode == _CLOSE:
-            return False
-        try:
-            self._reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
-        except FAILURES as error:
-            self._callback_failed(error)
-        return True
 
     def _call_back(self, on_frame: OnFrame) -> None:
         """Shows what has arrived, or a share of it."""

@@ -171,14 +171,24 @@ class Stream(Callbacks):
             return
         self._corked = True
         reader = self._reader
-        if reader.is_idle and not reader.pours:
-            found = reader.scan_landing(nbytes)
-            if found == 1 and self._hand(*reader.pool.first_row.tolist()):
-                return
-            has_news = reader.take_found(nbytes, found)
-        else:
-            has_news = reader.received(nbytes)
-        if has_news:
+        if not reader.is_idle or reader.pours:
+            if reader.received(nbytes):
+                self._after_bytes()
+            else:
+                self._corked = False
+            return
+        found = reader.scan_landing(nbytes)
+        if found == 1 and self._hand(*reader.pool.first_row.tolist()):
+            # `_uncork`, without its calls: all that arrives singly comes by here.
+            self._corked = False
+            if not reader.is_idle:
+                self._take_care()
+            elif self.writer.out:
+                if self._own is None:
+                    self._flush()
+                else:
+                    self._own.send_output()
+        elif reader.take_found(nbytes, found):
             self._after_bytes()
         else:
             self._corked = False
@@ -186,24 +196,33 @@ class Stream(Callbacks):
     def _hand(self, what: int, start: int, stop: int) -> bool:
         """Hands a frame in the landing ring to whoever waits for it, as `arrived` does. False: nobody took it."""
         reader = self._reader
+        pool = reader.pool
         if self._wants_message:
-            self._handed = reader.message_of(reader.landing, what, start, stop)
-            is_taken = self._handed is not None and self._wakeup.wake_now()
-        elif self._wants_frame or self._on_frame is not None:
-            if what != WHOLE_TEXT and what != WHOLE_BINARY:
-                return False
-            ring = reader.pool.lease()  # what the program does with the frame may have others receive
-            hand = self._lend if self._on_frame is None else self._show
-            is_taken = hand(ring, what, 0, start, stop)
-            if not is_taken:
-                reader.pool.take_back(ring)  # which lands it again
-        else:
-            return False
-        if is_taken:
-            self._uncork()
-        else:
+            self._handed = reader.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
+            if self._handed is not None and self._wakeup.wake_now():
+                return True
             self._handed = None
-        return is_taken
+            return False
+        if what != WHOLE_TEXT and what != WHOLE_BINARY:
+            return False
+        if self._on_frame is None:
+            if not self._wants_frame:
+                return False
+            ring = pool.lease()
+            if self._lend(ring, what, 0, start, stop):
+                return True
+            self._handed = None
+            pool.take_back(ring)  # which lands it again
+            return False
+        if self._drained is not None or (self.writer.opcode and self.writer.opcode == _CLOSE):
+            return False
+        # What the program does with the frame may have others receive: nobody else has this ring meanwhile.
+        ring, pool.landing = pool.landing, None  # type: ignore[assignment]
+        try:
+            reader.show(self._in_context, self._on_frame, self, ring, what, 0, start, stop)
+        except FAILURES as error:
+            self._callback_failed(error)
+        return True
 
     @property
     def inlet(self) -> Inlet:
