@@ -154,7 +154,7 @@ def test_a_hook_sees_an_answer_that_could_be_given_at_once(anyloop: Place) -> No
 
 
 def descriptors() -> int:
-    """How many are open, but for those of earlier event loops, which are garbage."""
+    """How many are open, but for those of earlier event loops, which are garbage (on PyPy some of it goes later)."""
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
@@ -182,7 +182,7 @@ def test_whoever_has_left_before_he_is_accepted_leaves_nothing_here(
                 await ws.send("hello")
                 assert await soon(ws.recv()) == "hello"
             await until(lambda: not server.handshakes)
-            await until(lambda: descriptors() == before)
+            await until(lambda: descriptors() <= before)
 
     place.run(main())
 
