@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
-from net import Place, echo, port_of, soon, until
+from net import LONG, Place, echo, port_of, soon, until
 
 import zcws
 
@@ -132,6 +134,44 @@ def test_what_compression_saves_is_added_up(place: Place) -> None:
                     assert seen[f"zcws_{way}_uncompressed_bytes_total"] == plain == 5000
                     assert seen[f"zcws_{way}_compressed_bytes_total"] == wire < 100
 
+    place.run(main())
+
+
+def test_a_page_that_another_thread_makes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As prometheus-client's own server does: whoever came meanwhile ended it, with a 500."""
+    registry = prometheus_client.CollectorRegistry()
+    metrics = zcws.Metrics(registry=registry)
+    looks, goes_on = threading.Event(), threading.Event()
+    known = zcws.WebSocket.stats.fget  # type: ignore[attr-defined]
+
+    def stats(ws: zcws.WebSocket) -> zcws.Stats:
+        if threading.current_thread() is not threading.main_thread():
+            looks.set()
+            assert goes_on.wait(LONG)
+        found: zcws.Stats = known(ws)
+        return found
+
+    def page() -> dict[Any, float]:
+        return figures(prometheus_client.generate_latest(registry).decode())
+
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            metrics.watch(server)
+            async with place.connect(server) as early:
+                await early.send("abc")
+                await soon(early.recv())
+                asked = asyncio.ensure_future(asyncio.to_thread(page))
+                await until(looks.is_set)
+                async with place.connect(server):
+                    await until(lambda: len(server.connections) == 2)
+                    await early.close()
+                    await until(lambda: len(server.connections) == 1)
+                    goes_on.set()
+                    before, after = await soon(asked), page()
+            assert (before["zcws_connections"], after["zcws_connections"]) == (1, 1)
+            assert before["zcws_sent_messages_total"] == after["zcws_sent_messages_total"] == 1
+
+    monkeypatch.setattr(zcws.WebSocket, "stats", property(stats))
     place.run(main())
 
 

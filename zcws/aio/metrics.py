@@ -2,11 +2,15 @@
 
 Open connections are looked at one by one during a scrape. What has closed since is added to totals at that moment, so
 counters never go down. Nothing is counted here: connections know their figures (zcws/stats.py).
+
+prometheus-client's own page is made in a thread of its own, and servers may run on several event loops. So what is kept
+here has a lock, which nobody holds for longer than it takes to copy it.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -79,6 +83,7 @@ class Metrics:
         self._families: Any = importlib.import_module("prometheus_client.core")
         self.path = path
         self.registry: Any = self._library.REGISTRY if registry is None else registry
+        self._lock = threading.Lock()
         self._open: set[WebSocket] = set()
         self._opened = 0
         self._ended: Counter[str] = Counter()  # by name in _TOTALS, of connections that have closed
@@ -92,16 +97,18 @@ class Metrics:
         server.on_open.append(self._add)
 
     def _add(self, ws: WebSocket) -> None:
-        self._opened += 1
-        self._open.add(ws)
+        with self._lock:
+            self._opened += 1
+            self._open.add(ws)
         ws.add_end_callback(self._end)
 
     def _end(self, ws: WebSocket) -> None:
         stats = ws.stats
-        self._open.discard(ws)
-        self._ended.update(_totals(stats))
         why = (str(stats.closed_by), _label(stats))
-        self._closed[why] = self._closed.get(why, 0) + 1
+        with self._lock:
+            self._open.discard(ws)
+            self._ended.update(_totals(stats))
+            self._closed[why] = self._closed.get(why, 0) + 1
 
     def process_request(self, connection: object, request: Request) -> Response | None:
         """For `serve`: answers a request for the page, and lets everything else pass."""
@@ -113,19 +120,21 @@ class Metrics:
         return whole_response(200, kind, encode(self.registry))
 
     def collect(self) -> Iterator[Any]:
-        """For prometheus-client: every figure there is, as of now."""
-        stats = [ws.stats for ws in self._open]
+        """For prometheus-client: every figure there is, as of now. In any thread."""
+        with self._lock:
+            now, opened, totals, ended = list(self._open), self._opened, self._ended.copy(), self._closed.copy()
+        # Who ends meanwhile is not among the totals yet, and still knows his figures.
+        stats = [ws.stats for ws in now]
         gauge, counter = self._families.GaugeMetricFamily, self._families.CounterMetricFamily
         yield gauge("zcws_connections", "Connections that are open.", len(stats))
         yield gauge(
             "zcws_slow_connections", "Of these, above their high-water mark.", sum(s.is_slow for s in stats)
         )
-        yield counter("zcws_opened_connections", "Connections that were opened.", value=self._opened)
+        yield counter("zcws_opened_connections", "Connections that were opened.", value=opened)
         closed = counter("zcws_closed_connections", "Connections that have ended.", labels=["by", "code"])
-        for why, number in self._closed.items():
+        for why, number in ended.items():
             closed.add_metric(why, number)
         yield closed
-        totals = Counter(self._ended)
         for each in stats:
             totals.update(_totals(each))
         for name, words in _TOTALS.items():

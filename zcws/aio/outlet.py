@@ -178,7 +178,8 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _bytes_waiting(self) -> int:
         """How many the transport has not given to the socket yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        transport = self._transport  # once: another thread may ask, for its metrics
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     def _write_timed_out(self) -> None:
         self._write_deadline = None

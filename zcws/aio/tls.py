@@ -366,7 +366,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._protocol.resume_writing()
 
     def get_write_buffer_size(self) -> int:
-        return 0 if self._below is None else self._below.get_write_buffer_size() + sum(map(len, self._unsent))  # type: ignore[arg-type]
+        below = self._below  # once, as in outlet.py
+        return 0 if below is None else below.get_write_buffer_size() + sum(map(len, self._unsent))  # type: ignore[arg-type]
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         assert self._below is not None
