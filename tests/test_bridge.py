@@ -112,7 +112,8 @@ def test_the_end_with_a_last_reply() -> None:
     last = close(b"\x03\xe8")
     bridge.end(last)
     assert seen == [(True, False)]
-    assert bridge.take() is last
+    bridge.put(Reply(OpCode.PONG, b""))
+    assert bridge.take() is last and bridge.take() is None
 
 
 def test_the_end_behind_a_close() -> None:

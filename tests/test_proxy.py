@@ -37,6 +37,9 @@ class TestAddress:
         found = parse_proxy("http://us%40er:p%3A@proxy")
         assert (found.username, found.password) == ("us@er", "p:")
         assert parse_proxy("http://us\xe9r@proxy").password == ""  # what RFC 1929 says is for SOCKS5
+        for name, word in (("u", "5"), ("u" * 255, "5" * 255)):
+            found = parse_proxy(f"socks5h://{name}:{word}@proxy")
+            assert (found.username, found.password) == (name, word)
 
     @pytest.mark.parametrize(
         ("scheme", "is_socks", "resolves"),
@@ -71,6 +74,7 @@ class TestAddress:
             ("socks5://:5ecret@proxy", "RFC 1929"),
             ("socks5://\xfc:5ecret@proxy", "RFC 1929"),
             (f"socks5h://{'u' * 256}:5ecret@proxy", "RFC 1929"),
+            (f"socks5h://u:{'5ecret' * 43}@proxy", "RFC 1929"),
         ],
     )
     def test_what_is_none(self, address: str, reason: str) -> None:

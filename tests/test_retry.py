@@ -134,7 +134,8 @@ class TestRetries:
     def test_failures_take_one_delay_after_the_other(self) -> None:
         series = Series(1, 2, 3)
         retries = Retries("ws://a/", series, process_exception)
-        assert [retries.failed(OSError()) for _ in range(3)] == [1, 2, 3]
+        errors = OSError(), HandshakeError("x", status=503), TimeoutError()
+        assert [retries.failed(error) for error in errors] == [1, 2, 3]
         assert series.begun == 1
 
     def test_a_connection_that_lived_begins_anew(self) -> None:

@@ -130,9 +130,37 @@ def test_what_the_loop_could_not_send_is_slowness() -> None:
         paced.write(LARGE)
         assert paced.get_write_buffer_size() > len(LARGE) // 2
         assert owner.told == []
+        await asyncio.sleep(0)
+        paced.resume_writing()
+        paced.pause_writing()  # another part is in its first turn
+        await asyncio.sleep(0)
+        assert owner.told == []
         await until(lambda: owner.told == ["pause"])
 
     play(script)
+
+
+def test_short_ones_go_on_together() -> None:
+    """Behind one that waits: as many as a part takes, and none is lost or counted twice."""
+
+    async def script(
+        paced: Paced, owner: Owner, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        short = [b"a", b"bc", b"def", bytes(PART - 5), b"gh"]
+        below = paced._below.get_write_buffer_size()
+        paced.writelines(short)
+        assert paced.get_write_buffer_size() == below + PART + 3
+        assert await reader.readexactly(len(LARGE)) == LARGE
+        assert await reader.readexactly(PART + 3) == b"".join(short)
+        await until(lambda: paced.get_write_buffer_size() == 0)
+        assert owner.told == ["resume"]  # of what was there before
+        paced.set_write_buffer_limits(len(LARGE))
+        paced.write(LARGE)
+        assert await reader.readexactly(len(LARGE)) == LARGE
+        await until(lambda: paced.get_write_buffer_size() == 0)
+        assert owner.told == ["resume"]  # it was never too much
+
+    play(script, before=LARGE)
 
 
 @pytest.mark.parametrize("how", ["close", "write_eof"])
@@ -144,6 +172,7 @@ def test_the_end_stands_behind_what_waits(how: str) -> None:
         getattr(paced, how)()
         if how == "close":
             assert paced.is_closing() and not paced.is_reading()
+            assert not paced._below.is_closing()  # the proactor's would send no more
             paced.close()
             paced.write(b"too late")
         assert await reader.read() == LARGE
@@ -179,6 +208,7 @@ def test_reading_is_paused() -> None:
         paced.pause_reading()
         assert not paced.is_reading()
         paced.resume_reading()
+        assert paced.is_reading()
         writer.write(b"heard")
         await until(lambda: owner.received == b"heard")
 
@@ -189,10 +219,38 @@ def test_an_abort_drops_what_waits() -> None:
     async def script(
         paced: Paced, owner: Owner, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        paced.write(LARGE)
+        data = bytearray(LARGE)
+        paced.write(data)
         paced.abort()
+        paced.write(b"too late")
         assert paced.get_write_buffer_size() == 0
         assert len(await reader.read()) < len(LARGE)
+        await owner.lost
+        data.clear()  # nobody holds it
+
+    play(script)
+
+
+def test_what_is_written_to_nobody_waits_for_nobody() -> None:
+    async def script(
+        paced: Paced, owner: Owner, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        paced.write(LARGE)
+        writer.transport.abort()
+        await owner.lost
+        assert paced.is_closing()
+        paced.write(b"too late")
+        assert paced.get_write_buffer_size() == 0
+
+    play(script)
+
+
+def test_a_transport_that_closes_by_itself_is_closing() -> None:
+    async def script(
+        paced: Paced, owner: Owner, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        paced._below.close()
+        assert paced.is_closing()
 
     play(script)
 

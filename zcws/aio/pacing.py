@@ -110,7 +110,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _look(self, part: int, turns: int) -> None:
         """The loop turns. It sends in the first turn, and in the second it knows what came of it."""
-        if part == self._part and self._is_busy:
+        if part == self._part:
             if turns:
                 self._loop.call_soon(self._look, part, turns - 1)
             elif self._below.get_write_buffer_size():
@@ -180,8 +180,6 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         return self._closing or self._below.is_closing()
 
     def close(self) -> None:
-        if self.is_closing():
-            return
         self._closing = True
         if self._waiting:
             self._below.pause_reading()
@@ -191,7 +189,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
     def _end_below(self) -> None:
         if self._closing:
             self._below.close()
-        elif not self._below.is_closing():
+        else:
             end_writing(self._below)
 
     def abort(self) -> None:
