@@ -177,15 +177,40 @@ class TestTurns:
 
         run(main)
 
+    @pytest.mark.parametrize("ends_first", [True, False])
+    def test_a_stream_is_over_when_both_sides_have_ended(self, ends_first: bool) -> None:
+        async def main() -> None:
+            cart, rider, stream = carried()
+            rider.keeps = True
+            stream.has_all = not ends_first
+            stream.give()
+            stream.write_eof()
+            assert stream.take(10) == (b"", True)
+            assert cart.told == ["wants"] and not stream.is_closing()
+            stream.has_ended()
+            if ends_first:
+                assert cart.told == ["wants"] and not stream.is_closing()
+                stream.has_all = True
+                stream.give()
+            assert cart.told == ["wants", "end"] and stream.is_closing()
+
+        run(main)
+
     def test_what_came_before_the_peer_broke_off_is_held_until_it_is_read(self) -> None:
         async def main() -> None:
-            _, rider, stream = carried()
-            stream.pause_reading()
-            stream.keep(b"12345")
-            stream.has_all, stream.cause = True, ConnectionResetError()
-            stream.give()
-            assert stream.is_held and not rider.data
-            assert stream.drop_held() == 5 and not stream.is_held
+            for reads in (True, False):
+                cart, rider, stream = carried()
+                stream.pause_reading()
+                stream.keep(b"12345")
+                stream.has_all, stream.cause = True, ConnectionResetError()
+                stream.give()
+                assert stream.is_held and not rider.data
+                if reads:
+                    stream.resume_reading()
+                    await asyncio.sleep(0)
+                    assert rider.data == b"12345" and cart.told == ["read 5", "end"]
+                else:
+                    assert stream.drop_held() == 5 and not stream.is_held
 
         run(main)
 
@@ -209,12 +234,30 @@ class TestTurns:
     def test_nothing_is_asked_for_a_stream_that_is_over(self) -> None:
         async def main() -> None:
             cart, rider, stream = carried()
+            stream.write(b"12345")
+            cart.told.clear()
             stream.lose(None)
+            stream.lose(None)
+            assert stream.get_write_buffer_size() == 0 and not stream.has_more
             stream.write_eof()
             stream.write(b"12345")
             stream.close()
             await asyncio.sleep(0)
             assert not cart.told and rider.told == ["lost"]
+
+        run(main)
+
+    def test_nobody_listens_any_more(self) -> None:
+        """The end has not to be sent: what the owner has not read would go with it."""
+
+        async def main() -> None:
+            _, rider, stream = carried()
+            stream.set_write_buffer_limits(high=4)
+            stream.write(b"12345")
+            stream.stop_sending()
+            await asyncio.sleep(0)
+            assert rider.told == ["pause", "resume"]
+            assert stream.take(10) == (b"", False) and not stream.has_more
 
         run(main)
 

@@ -83,7 +83,6 @@ class Http2Stream(asyncio.Transport):
         *,
         is_websocket: bool,
     ) -> None:
-        super().__init__()
         self.number = number
         self.has_all: bool = False
         self.has_begun: bool = False
@@ -99,7 +98,6 @@ class Http2Stream(asyncio.Transport):
         # Has arrived, and nobody reads. In one piece: a peer may send it in frames of a byte, each of them an object.
         self._held = bytearray()
         self._reads = True
-        self._is_giving = False
         self._end_is_told = False
         self._ends = False  # our side does, behind what waits
         self._ended = False  # it has
@@ -152,15 +150,11 @@ class Http2Stream(asyncio.Transport):
 
     def give(self) -> None:
         """For the connection: what has arrived goes to the owner, for as long as he reads."""
-        if self._is_giving:
-            return  # he goes on from inside of it
-        self._is_giving = True
         with self._blamed():
-            while self._held and self._reads and not self._is_lost:
+            while self._held and self._reads:
                 self._give_some()
-            if self.has_all and self._reads and not (self._held or self._end_is_told or self._is_lost):
+            if self.has_all and self._reads and not (self._end_is_told or self._is_lost):
                 self._tell_end()
-        self._is_giving = False
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
