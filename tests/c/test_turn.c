@@ -276,62 +276,6 @@ static void test_one_that_is_tried(void) {
     close(sockets.epoll);
 }
 
-/* The rest of a large payload, of which each receive brings a part: as long as there is much, and no byte more. */
-enum { SOME = 64 * 1024, REST = 2 * SOME + 5 + 1000, HEAD = 14 };
-
-/* A socket that has received the head, and brings the rest in parts, `first` before the others; then another frame. */
-static void open_rest(int *ends, const uint8_t *masked, size_t first) {
-    static const size_t parts[] = {SOME, SOME + 5, 1000};
-    static uint8_t head[HEAD] = {0x82, 0xFF, 0, 0, 0, 0, 0, REST >> 16, REST >> 8 & 0xFF, REST & 0xFF, 1, 2, 3, 4};
-    uint64_t table[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW];
-    int size = 1 << 20;
-    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends) == 0, "no sockets");
-    setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    start_reader(ends[0]);
-    states[ends[0]].fit = HEAD;
-    zcws_scan(&states[ends[0]], head, 0, HEAD, table, 1);
-    CHECK(table[ZCWS_TABLE_REMAINING] == REST, "%llu to come", (unsigned long long)table[ZCWS_TABLE_REMAINING]);
-    for (size_t i = first; i < first + 3; i++) {
-        send_all(ends[1], masked, parts[i % 3]);
-        masked += parts[i % 3];
-    }
-    send_all(ends[1], one, SHORT);
-    memset(ring.start, 0, RING);
-}
-
-static void test_a_rest_in_parts(void) {
-    static const size_t at_first[] = {REST + ZCWS_WHOLE, SOME + 5 + 1000, 1000};
-    static uint8_t payload[REST], masked[REST];
-    uint8_t *at = ring.end - REST;
-    int ends[2];
-    random_fill(payload, REST);
-    for (size_t i = 0; i < REST; i++) masked[i] = payload[i] ^ (uint8_t)(1 + i % 4);
-    for (size_t first = 0; first < 3; first++) {
-        size_t done = 0;
-        uint8_t behind[2 * SHORT];
-        open_rest(ends, masked, first);
-        while (done < REST) {
-            const size_t answer = (size_t)zcws_receive_rest(ends[0], &states[ends[0]], at + done, REST - done);
-            CHECK(done != 0 || answer == at_first[first], "%zu at first", answer);
-            done += answer % ZCWS_WHOLE;
-            CHECK((answer >= ZCWS_WHOLE) == (done == REST), "%zu is whole", done);
-        }
-        CHECK(done == REST && memcmp(at, payload, REST) == 0, "another payload");
-        for (const uint8_t *before = ring.start; before < at; before++) CHECK(*before == 0, "a byte before it");
-        CHECK(recv(ends[0], behind, sizeof behind, MSG_DONTWAIT) == SHORT, "what is behind it");
-        close(ends[0]);
-        close(ends[1]);
-    }
-    /* Where there is less room than a part takes, none of it is written behind that. */
-    at += 500;
-    open_rest(ends, masked, 0);
-    CHECK(zcws_receive_rest(ends[0], &states[ends[0]], at, REST - 500) == REST - 500, "as much as there is room for");
-    CHECK(memcmp(at, payload, REST - 500) == 0, "another payload");
-    readers[ends[0]] = NULL;
-    close(ends[0]);
-    close(ends[1]);
-}
-
 int main(int argc, char **argv) {
     random_start(argc, argv);
     table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
@@ -342,7 +286,6 @@ int main(int argc, char **argv) {
     test_who_is_left_comes_first();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
-    test_a_rest_in_parts();
     test_turns();
     return 0;
 }
