@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -135,6 +136,39 @@ def test_waits_grow_to_a_limit() -> None:
         delays.reset()
 
 
+def test_waits_begin_anew_when_something_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+
+    class Delays(pubsub._Delays):
+        def reset(self) -> None:
+            told.append("reset")
+            super().reset()
+
+        async def wait(self, error: Exception) -> None:
+            told.append(str(error))
+            await super().wait(error)
+
+    class Brief(Odd):
+        async def subscribe(self, *_: object) -> None:
+            if len(told) < 3:
+                raise LookupError("nobody")
+
+        async def listen(self) -> AsyncIterator[dict[str, object]]:
+            yield {"type": "subscribe", "channel": b"a"}
+
+    monkeypatch.setattr(pubsub, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(pubsub, "_Delays", Delays)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(Subscriber(Library(), Brief(None), {}, _nothing).run())
+        await until(lambda: len(told) > 4)
+        await cancel([task])
+        assert asyncio.all_tasks() == {asyncio.current_task()}  # those of a connection that is lost have ended
+        assert told[:5] == ["reset", "nobody", "nobody", "reset", "the subscription has ended"]
+
+    asyncio.run(main())
+
+
 def test_a_task_that_took_its_cancellation_for_something_else_is_told_again() -> None:
     async def deaf() -> None:
         try:
@@ -154,9 +188,10 @@ def test_a_task_that_took_its_cancellation_for_something_else_is_told_again() ->
 class Odd:
     """A client of Redis that fails once, as redis-py does in the middle of a reconnection, and then is there."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error: Exception | None = error
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
         self.closed = 0
+        self.published = 0
 
     def pubsub(self) -> Odd:
         return self
@@ -164,11 +199,13 @@ class Odd:
     def pipeline(self, **_: object) -> Odd:
         return self
 
-    def publish(self, *_: object) -> None: ...
+    def publish(self, *_: object) -> None:
+        self.published += 1
 
     async def execute(self, **_: object) -> list[int]:
+        published, self.published = self.published, 0
         await self.subscribe()
-        return [1]
+        return [1] * published
 
     async def subscribe(self, *_: object) -> None:
         if self.error is not None:
@@ -191,14 +228,110 @@ def test_whatever_redis_py_raises_it_is_tried_again(
     monkeypatch.setattr(pubsub, "FIRST_DELAY", 0.01)
 
     async def main() -> None:
-        library, ready = Library(), asyncio.Event()
-        publisher = Publisher(library, Odd(error), 10, ())
-        subscriber = Subscriber(library, Odd(error), {b"a": ready}, _nothing)
+        library, ready, lost = Library(), asyncio.Event(), list[bool]()
+        publisher, listening = Publisher(library, Odd(error), 10, ()), Odd(error)
+        publisher.on_lost = lambda: lost.append(True)
+        subscriber = Subscriber(library, listening, {b"a": ready}, _nothing)
         tasks = [asyncio.ensure_future(publisher.run()), asyncio.ensure_future(subscriber.run())]
         assert await soon(publisher.publish(Message(b"a", 1, b"", ready=ready))) == 1
+        assert lost == [True] and listening.closed == 1
         await cancel(tasks)
+        assert listening.closed == 2
 
     asyncio.run(main())
+
+
+def test_what_does_not_come_back_has_no_note() -> None:
+    """Notes are kept of what is published where this process listens itself, in the order of the numbers."""
+
+    async def main() -> None:
+        publisher, ready = Publisher(Library(), Odd(None), 10, (b"a",)), asyncio.Event()
+        ready.set()
+        task = asyncio.ensure_future(publisher.run())
+        for first in (0, 4):
+            some = [
+                Message(channel, 1, b"", note=note, ready=ready)
+                for channel, note in ((b"a", "1"), (b"b", "2"), (b"a", "3"), (b"a", None))
+            ]
+            await soon(asyncio.gather(*map(publisher.publish, some)))
+            assert [publisher.note(first + at) for at in range(4)] == ["1", None, "3", None]
+        await cancel([task])
+
+    asyncio.run(main())
+
+
+class Far(Odd):
+    """A client of a Redis that is far away: its answers come when the test has them come."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.asked: list[tuple[str, bytes]] = []
+        self.answers: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def subscribe(self, *channels: object) -> None:
+        self.asked += [("subscribe", bytes(channel)) for channel in channels]  # type: ignore[call-overload]
+
+    async def unsubscribe(self, *channels: bytes) -> None:
+        self.asked += [("unsubscribe", channel) for channel in channels]
+
+    def answer(self, kind: str, channel: bytes) -> None:
+        self.answers.put_nowait({"type": kind, "channel": channel})
+
+    async def listen(self) -> AsyncIterator[dict[str, object]]:
+        while True:
+            yield await self.answers.get()
+
+
+def test_who_comes_back_waits_for_his_own_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an earlier SUBSCRIBE said that he was heard, behind which Redis had taken our UNSUBSCRIBE."""
+    monkeypatch.setattr(pubsub, "HEARTBEAT", 3600)
+
+    async def main() -> None:
+        client, channels = Far(), dict[bytes, asyncio.Event]()
+        subscriber = Subscriber(Library(), client, channels, _nothing)
+        task = asyncio.ensure_future(subscriber.run())
+
+        async def change(channel: bytes, *, wanted: bool) -> None:
+            if wanted:
+                channels[channel] = asyncio.Event()
+            else:
+                del channels[channel]
+            subscriber.changed(channel)
+            await until(lambda: not subscriber._changes.is_set())
+
+        await until(lambda: client.asked)
+        for wanted in (True, False, True):
+            await change(b"a", wanted=wanted)
+        client.answer("subscribe", b"a")
+        await soon(channels[b"a"].wait())
+        for wanted in (True, False):
+            await change(b"b", wanted=wanted)
+        client.answer("subscribe", b"b")
+        await until(lambda: client.asked[-1] == ("unsubscribe", b"b"))
+        await change(b"b", wanted=True)
+        client.answer("unsubscribe", b"b")
+        await until(client.answers.empty)
+        assert not channels[b"b"].is_set()
+        client.answer("subscribe", b"b")
+        await soon(channels[b"b"].wait())
+        assert client.asked[1:] == [
+            ("subscribe", b"a"),
+            ("subscribe", b"b"),
+            ("unsubscribe", b"b"),
+            ("subscribe", b"b"),
+        ]
+        subscriber.suspect()
+        assert not channels[b"a"].is_set() and not channels[b"b"].is_set()
+        await until(lambda: client.closed)
+        await cancel([task])
+
+    asyncio.run(main())
+
+
+def test_without_redis_py(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ImportError, match=r"pip install 'zcws\[redis\]'"):
+        Library()
 
 
 async def _nothing(channel: bytes, data: bytes) -> None: ...

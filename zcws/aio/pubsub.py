@@ -259,8 +259,8 @@ class Subscriber:
                     # Not `_tell`: after a loss all of them come, without a turn in between.
                     if confirmed is not None:
                         confirmed.set()
-            elif message["type"] == "unsubscribe":
-                self._confirmed.discard(message["channel"])
+                    else:
+                        self.changed(message["channel"])
         raise ConnectionError("the subscription has ended")
 
     async def _follow(self, pubsub: Any) -> None:
@@ -274,7 +274,8 @@ class Subscriber:
             # Only what has changed: there may be thousands of others.
             changed, self._changed = self._changed, set()
             wanted = {channel for channel in changed if channel in self._channels}
-            new, old = wanted - asked, (changed - wanted) & asked
+            # What Redis has not confirmed is given up when it has: who comes back meanwhile would take that for his own.
+            new, old = wanted - asked, (changed - wanted) & asked & self._confirmed
             if new:
                 await pubsub.subscribe(*new)
             if old:
