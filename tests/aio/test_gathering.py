@@ -10,6 +10,7 @@ import wire
 from zcws.aio.gathering import collect, places, words_of
 from zcws.codes import OpCode
 from zcws.connection import Connection
+from zcws.prepared import Prepared
 
 LARGE = b"x" * 15_000
 
@@ -74,6 +75,23 @@ def test_what_is_too_large_to_be_copied_goes_out_alone() -> None:
     sender = Sender(7, LARGE, LARGE)
     assert gathered(sender, Sender(5, b"b")) == [(5, frames(b"b"))]
     assert b"".join(sender.alone) == frames(LARGE, LARGE)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_large_and_the_same_for_several_is_one_piece(count: int) -> None:
+    senders = [Sender(fd) for fd in range(count)]
+    message = Prepared(OpCode.BINARY, 2 * LARGE)
+    for sender in senders:
+        message.write_to(sender.writer)
+        assert sender.writer.has_large
+    fds: list[int] = []
+    parts: list[Any] = []
+    collect([*senders], fds, parts)
+    if count == 1:
+        assert not parts and senders[0].alone == [frames(2 * LARGE)]
+    else:
+        assert parts[0] is parts[1] and parts == [frames(2 * LARGE)] * 2 and fds == [0, 1]
+        assert not any(sender.writer.has_large for sender in senders)
 
 
 def test_the_same_bytes_for_many_are_joined_once() -> None:

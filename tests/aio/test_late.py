@@ -122,6 +122,23 @@ def test_what_is_held_behind_a_message_is_bounded(place: Place) -> None:
     place.run(main())
 
 
+def test_what_has_gone_out_is_not_held_any_more(place: Place) -> None:
+    async def main() -> None:
+        async with clients(place, 1, write_limit=1000) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("a")
+                for size in (400, 300):
+                    zcws.broadcast([ws], bytes(size), slow="close")
+                assert ws._held is not None
+                first = ws._held._take()
+                assert counts(zcws.broadcast([ws], bytes(600), slow="close")) == {"waiting": 1}
+                assert not ws._held.add(first)
+            assert [len(await soon(peer.recv())) for _ in range(3)] == [1, 300, 600]
+
+    place.run(main())
+
+
 def test_what_is_held_is_counted_once_and_an_empty_message_counts(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,8 +189,34 @@ def test_what_arrives_twice_is_heard_once(anyloop: Place, redis_server: RedisSer
                     envelope = rooms_module.ENVELOPE.pack(1, b"somebody else...", number)
                     await rooms._deliver(b"zcws:lobby", envelope + b"%d" % number)
                 assert [await soon(peer.recv()) for _ in range(3)] == ["0", "1", "2"]
+                envelope = rooms_module.ENVELOPE.pack(1, b"somebody else...", 3)
+                await rooms._deliver(b"zcws:nobody", envelope)  # they have just left
+        assert rooms._tasks and all(task.done() for task in rooms._tasks)
 
     anyloop.run(main())
+
+
+def test_who_is_told_of_what_the_publisher_has_lost_and_how_long_each_waits(place: Place) -> None:
+    async def main() -> None:
+        rooms = zcws.RedisRooms()
+        publisher, subscriber = rooms._publisher, rooms._subscriber
+        assert publisher.on_lost == subscriber.suspect
+        waits = [side._redis.connection_pool.connection_kwargs["socket_timeout"] for side in (publisher, subscriber)]
+        assert waits == [10, None]
+
+    place.run(main())
+
+
+@needs_redis
+def test_who_is_in_no_room_leaves_none(place: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url) as rooms:
+            async with member(place, rooms["lobby"]) as (ws, _):
+                rooms["other"].leave(ws)
+                await soon(rooms["other"].ready())
+                assert rooms._wanted.keys() == {b"zcws:lobby"}
+
+    place.run(main())
 
 
 @needs_redis
@@ -363,9 +389,18 @@ def test_where_no_redis_is(anyloop: Place) -> None:
             port = probe.getsockname()[1]
         import redis.asyncio
 
+        rooms, closed = zcws.RedisRooms(f"redis://127.0.0.1:{port}"), list[object]()
+        for client in rooms._clients:
+
+            async def close(client: object = client, aclose: Any = client.aclose) -> None:
+                closed.append(client)
+                await aclose()
+
+            client.aclose = close
         with pytest.raises(redis.asyncio.ConnectionError):
-            async with zcws.RedisRooms(f"redis://127.0.0.1:{port}"):
+            async with rooms:
                 pass
+        assert closed == rooms._clients
 
     anyloop.run(main())
 

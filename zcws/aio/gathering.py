@@ -116,7 +116,7 @@ def _take(transport: Sender) -> Buffer | None:
     None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
     """
     writer = transport.writer
-    if writer.out and not (transport.backlog or transport.closing) and writer.size <= _SEND_TOGETHER:
+    if not (transport.backlog or transport.closing) and writer.size <= _SEND_TOGETHER:
         return writer.take_whole() or None
     transport.write_rest()
     return None
