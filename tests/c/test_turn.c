@@ -8,8 +8,10 @@
 #if defined(__linux__)
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 enum { SOCKETS = 12, DESCRIPTORS = 256, RING = 256 * 1024, TURNS = 3000, SHORT = 7, FLOOD = 8000 };
 
@@ -151,7 +153,8 @@ static void test_turns(void) {
     close(sockets.epoll);
 }
 
-/* A table that is full to its last row, somebody that C does not receive for, and one more who pours. */
+/* A table that is full to its last row, and behind it so many as one call serves that C does not receive for; or one, and
+ * one more who pours. */
 static void test_a_table_that_is_full(void) {
     struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
     sockets.readers = readers;
@@ -159,20 +162,23 @@ static void test_a_table_that_is_full(void) {
     sockets.capacity = RING;
     sockets.base = ring.end - RING;
     for (size_t words = LEAST; words < LEAST + 3 * ZCWS_TABLE_ROW; words++) {
-        int pouring = 1;
-        for (int i = 0; i < 3; i++) open_one(sockets.epoll);
-        for (int fd = 0; fd < DESCRIPTORS; fd++) {
-            if (peers[fd] < 0) continue;
-            readers[fd] = NULL;
-            if (pouring) start_reader(fd);
-            pouring = !pouring;
-            send_all(peers[fd], flood, SHORT * 4000); /* they are ready in this order */
+        for (int many = 3; many <= ZCWS_TURN_MOST; many += ZCWS_TURN_MOST - 3) {
+            int nth = 0;
+            for (int i = 0; i < many; i++) open_one(sockets.epoll);
+            for (int fd = 0; fd < DESCRIPTORS; fd++) {
+                if (peers[fd] < 0) continue;
+                readers[fd] = NULL;
+                if (nth == 0 || (nth == 2 && many == 3)) start_reader(fd);
+                nth++;
+                send_all(peers[fd], flood, SHORT * 4000); /* they are ready in this order */
+            }
+            sockets.words = words;
+            sockets.table = (uint64_t *)(void *)table_memory.end - words;
+            check_found(&sockets, zcws_turn(&sockets));
+            for (int fd = 0; fd < DESCRIPTORS; fd++)
+                if (peers[fd] != -1) close_one(fd);
+            sockets.left = 0;
         }
-        sockets.words = words;
-        sockets.table = (uint64_t *)(void *)table_memory.end - words;
-        check_found(&sockets, zcws_turn(&sockets));
-        for (int fd = 0; fd < DESCRIPTORS; fd++)
-            if (peers[fd] != -1) close_one(fd);
     }
     close(sockets.epoll);
 }
@@ -256,6 +262,9 @@ static void test_one_that_is_tried(void) {
         send_all(peers[fd], one, SHORT);
         CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_COUNT] == ZCWS_TURN_SERVE, "for somebody else");
         start_reader(fd);
+        sockets.count = (size_t)fd; /* nor for one that the table of readers does not reach */
+        CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_COUNT] == ZCWS_TURN_SERVE, "for somebody else");
+        sockets.count = DESCRIPTORS;
         CHECK(zcws_turn(&sockets) == 1 && sockets.table[0] == (uint64_t)fd, "a frame");
         check_row(sockets.base, (uint64_t[]){sockets.table[1], sockets.table[3], sockets.table[4]}, 0, SHORT);
         CHECK(zcws_turn(&sockets) == 0, "nothing has come");
@@ -276,6 +285,35 @@ static void test_one_that_is_tried(void) {
     close(sockets.epoll);
 }
 
+/* Whoever has said something, who has not, who is gone again, and nobody. */
+static void test_welcome(void) {
+    const struct sockaddr_un anywhere = {.sun_family = AF_UNIX};
+    struct sockaddr_un address;
+    socklen_t size = sizeof address;
+    const int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    uint8_t *data = ring.end - 3;
+    struct zcws_opening opening;
+    CHECK(bind(listening, (const struct sockaddr *)&anywhere, sizeof anywhere.sun_family) == 0, "errno %d", errno);
+    CHECK(listen(listening, 3) == 0 && getsockname(listening, (struct sockaddr *)&address, &size) == 0, "no name");
+    CHECK(zcws_welcome(listening, data, 3, &opening) == -EAGAIN, "nobody");
+    for (int kind = 0; kind < 3; kind++) {
+        const int64_t wanted[] = {3, -EAGAIN, 0};
+        const int theirs = socket(AF_UNIX, SOCK_STREAM, 0);
+        int ours;
+        CHECK(connect(theirs, (const struct sockaddr *)&address, size) == 0, "errno %d", errno);
+        if (kind == 0) send_all(theirs, (const uint8_t *)"GET /", 5);
+        if (kind == 2) close(theirs);
+        errno = EINVAL; /* of before */
+        ours = zcws_welcome(listening, data, 3, &opening);
+        CHECK(ours >= 0 && opening.received == wanted[kind], "%lld", (long long)opening.received);
+        CHECK(opening.head == 0 && (kind != 0 || memcmp(data, "GET", 3) == 0), "what it has said");
+        CHECK((fcntl(ours, F_GETFL) & O_NONBLOCK) && (fcntl(ours, F_GETFD) & FD_CLOEXEC), "how it is");
+        close(ours);
+        if (kind != 2) close(theirs);
+    }
+    close(listening);
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
@@ -286,6 +324,7 @@ int main(int argc, char **argv) {
     test_who_is_left_comes_first();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
+    test_welcome();
     test_turns();
     return 0;
 }
