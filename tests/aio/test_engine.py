@@ -771,7 +771,7 @@ def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch:
 
 @pytest.mark.parametrize(
     ("is_client", "step"),
-    [(False, "behind"), (True, "rest"), (True, "behind")],
+    [(False, "behind"), (True, "unsent"), (True, "behind")],
     ids=["lent", "masked", "again"],
 )
 @pytest.mark.parametrize("message", [bytes(3 << 20), bytearray(3 << 20)], ids=["bytes", "bytearray"])
@@ -779,7 +779,7 @@ def test_what_a_finalizer_sends_stands_behind_what_has_been_sent_in_part(
     is_client: bool, step: str, message: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the answer of the socket and the moment in which the rest is kept it went out at once, inside of it."""
-    where: Any = Scratch if step == "rest" else sending_module
+    where: Any = Scratch if step == "unsent" else sending_module
     original = getattr(where, step)
     pending: list[WebSocket] = []
 

@@ -177,7 +177,7 @@ def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyP
     def refuse(*args: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Scratch, "rest", refuse)
+    monkeypatch.setattr(Scratch, "unsent", refuse)
     monkeypatch.setattr(Scratch, "frame", refuse)  # where polling keeps the time
     with connected(client=True) as (ws, _):
         with pytest.raises(MemoryError):
