@@ -11,6 +11,11 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from zcws import uri
+from zcws.extensions import check_subprotocols
+from zcws.headers import check_line
+from zcws.proxy import parse_proxy
+
 __all__ = [
     "Failure",
     "add_client_options",
@@ -51,8 +56,6 @@ def at_least_one(text: str) -> int:
 
 def header(text: str) -> tuple[str, str]:
     """A header line of the request, as argparse reads it."""
-    from zcws.headers import check_line
-
     name, colon, value = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError(f"a header is NAME:VALUE, not {text!r}")
@@ -69,10 +72,8 @@ def origin(text: str) -> str:
 
 def url(text: str) -> str:
     """The address of a WebSocket, as argparse reads it."""
-    from zcws.uri import parse_uri
-
     try:
-        parse_uri(text)
+        uri.parse_uri(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}{_uri_hint(text)}") from None
     return text
@@ -89,8 +90,6 @@ def _uri_hint(text: str) -> str:
 
 def proxy(text: str) -> str:
     """The address of a proxy, as argparse reads it; errors do not repeat it, as there may be a password in it."""
-    from zcws.proxy import parse_proxy
-
     try:
         parse_proxy(text, "this")
     except ValueError as error:
@@ -115,8 +114,8 @@ def seconds_or_none_at_all(text: str) -> float:
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as they stand in a URI; no host is every address. RFC 3986 3.2.2: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host or '0.0.0.0'}:{port}"
+    """Host and port as they stand in a URI; no host is every address."""
+    return uri.authority(host or "0.0.0.0", port)
 
 
 def runner(loop: str) -> Callable[[Coroutine[Any, Any, Any]], Any]:
@@ -194,8 +193,6 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
     """The same, as `zcws.connect` wants it."""
-    from zcws.extensions import check_subprotocols
-
     try:
         check_subprotocols(options.subprotocol or ())
     except ValueError as error:
