@@ -23,7 +23,7 @@ from zcws.closing import close_payload
 from zcws.codes import OpCode
 from zcws.frame import Frame, ReceivedFrame
 from zcws.kernel import lib
-from zcws.leasing import MUCH, Leasing
+from zcws.leasing import PARTS, Leasing
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
@@ -163,7 +163,7 @@ class Inlet(Leasing):
         ring.head += count
         if status == MORE or not self.rows_waiting:
             news = self._scan_ring(ring)
-            if count * MUCH > ring.capacity:
+            if count * PARTS > ring.capacity:
                 self._see_pouring(ring, count)
             return news
         return True
@@ -184,7 +184,7 @@ class Inlet(Leasing):
         self.is_idle = False
         ring.head = count
         news = self._take_found(ring, found)
-        if count * MUCH > ring.capacity:
+        if count * PARTS > ring.capacity:
             self._see_pouring(ring, count)
         return news
 

@@ -26,14 +26,14 @@ from zcws.ring_frame import Lease
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["MUCH", "Leasing"]
+__all__ = ["PARTS", "Leasing"]
 
 
 #: Frames are large when a ring takes no more of them than this.
 _LARGE_FRAMES = 64
 
-#: A read says something about what the next ones will bring when it was more than this part of its ring.
-MUCH = 4
+#: A read says something about what the next ones will bring when it was more than one of so many parts of its ring.
+PARTS = 4
 
 #: Bytes that are asked for where a frame may begin that is larger than any ring: of that one its head, and a small one
 #: whole. All that comes with the head has to be copied.
@@ -85,7 +85,7 @@ class Leasing(Outcome):
             return self.pool.lease()
         offered, self._offered = self._offered, None
         ring = self.pool.lease() if offered is None else self.pool.lease_offered(offered)
-        self.pours = count * MUCH > self.pool.capacity
+        self.pours = count * PARTS > self.pool.capacity
         self._wants_wide = False
         self._fit(ring.capacity)
         return ring
