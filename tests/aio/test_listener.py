@@ -368,14 +368,16 @@ def test_more_at_once_than_one_turn_takes(anyloop: Place) -> None:
     anyloop.run(main())
 
 
+@pytest.mark.parametrize("http2", [False, True])
 def test_no_descriptor_left(
-    anyloop: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    http2: bool, anyloop: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The socket that listens rests for a moment, and those who wait are served then."""
+    """The socket that listens rests for a moment, and those who wait are served then. asyncio's own would say so a
+    hundred times, and each second a hundred times more."""
     monkeypatch.setattr("zcws.aio.listener._OUT_OF_DESCRIPTORS", 0.05)
 
     async def main() -> None:
-        async with anyloop.serve(echo) as server:
+        async with anyloop.serve(echo, http2=http2) as server:
             _, writer = await anyloop.open(port_of(server), limit=2**16)
             await until(lambda: server.handshakes)
             sock = socket.socket()

@@ -3,7 +3,8 @@
 A transport of the event loop costs more than a whole opening handshake, and the engine takes the socket away from it
 right after. So where the engine serves, this file accepts by itself: the request is usually there already, the answer
 goes out in the same callback, and the socket goes into the engine. What cannot be answered in one go gets a transport
-after all; see accepting.py for which that is.
+after all, see accepting.py for which that is; so does everybody who may speak HTTP/2. He is accepted here because
+asyncio's own, where no descriptor is left, tries a hundred times in one turn, logs each, and has a timer for each.
 
 The sockets that listen are those that `loop.create_server` has bound; this file has descriptors of its own to them.
 """
@@ -64,6 +65,7 @@ class Listener:
         backlog: connections that may wait in the kernel.
         host: whose connections they are.
         secure: makes the TLS that each begins with; None in the clear.
+        begin: makes what each begins with on a transport; None: where it asks for HTTP/1.1 alone, or TLS comes first.
 
     Attributes:
         is_open: whether it accepts.
@@ -77,11 +79,14 @@ class Listener:
         backlog: int,
         host: Host,
         secure: Callable[[], Tls] | None,
+        begin: Callable[[], asyncio.BaseProtocol] | None = None,
     ) -> None:
         self._loop = loop
         self._backlog = backlog
         self._host = host
         self._secure = secure
+        self._begin = begin
+        self._room = _CHUNK if begin is None else 0  # the transport receives from the first byte on
         self._listening = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets]
         self._opening = ffi.new("struct zcws_opening *")
         self._found = ffi.buffer(self._opening, _ACCEPT_SIZE)
@@ -117,7 +122,7 @@ class Listener:
         for _ in range(_ACCEPTED_A_TURN):
             if not self.is_open:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
-            fd = _welcome(number, self._memory, _CHUNK, opening)
+            fd = _welcome(number, self._memory, self._room, opening)
             if fd >= 0:
                 # What a hook sets is for this connection's handler, and not for the hooks of the next.
                 context = self._host.context.copy()
@@ -141,6 +146,9 @@ class Listener:
         if head and self._greet(fd, family, head, count):
             return
         sock = socket.socket(family, _STREAM, 0, fileno=fd)
+        if self._begin is not None:
+            self._pass_on(sock, self._begin())
+            return
         handshake = ServerHandshake(self._host, sock)
         if count >= 0:
             self._take(sock, handshake, self._data[:count])
@@ -227,19 +235,19 @@ class Listener:
             return
         handshake.stop_waiting()
         if not handshake.answer_on_socket():
+            handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
             self._pass_on(sock, handshake)
 
-    def _pass_on(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+    def _pass_on(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         """The event loop makes a transport for it."""
-        handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
-        task = self._loop.create_task(self._make_transport(sock, handshake))
+        task = self._loop.create_task(self._make_transport(sock, protocol))
         self.passing.add(task)
         task.add_done_callback(self.passing.discard)
 
-    async def _make_transport(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+    async def _make_transport(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: handshake, sock)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except OSError as error:
             logger.debug("a client left before it was answered: %s", error)
             sock.close()
-            handshake.connection_lost(error)
+            protocol.connection_lost(error)

@@ -180,9 +180,10 @@ class serve:
             raise error if self._path is None else with_path(error, self._path) from None
         listener: Listener | None = None
         try:
-            is_usual = context is None and self._begin is ServerHandshake
-            if (secure is not None or is_usual) and can_accept(listening.sockets):
-                listener = Listener(loop, listening.sockets, others.get("backlog", BACKLOG), server, secure)
+            if context is None and can_accept(listening.sockets):
+                begin = None if secure is not None or self._begin is ServerHandshake else make
+                backlog = others.get("backlog", BACKLOG)
+                listener = Listener(loop, listening.sockets, backlog, server, secure, begin)
             server.listen(listening, listener)
             if start:
                 await server.start_serving()
