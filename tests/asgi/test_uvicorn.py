@@ -601,6 +601,23 @@ def test_the_log_of_a_connection(place: Place, caplog: pytest.LogCaptureFixture)
     ]
 
 
+def test_each_frame_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with place.uvicorn(App(until_the_end)) as server:
+            async with place.connect(server.port, compression="deflate") as ws:
+                for message in ("hello", "x" * 1000):
+                    await ws.send(message)
+                    assert await soon(ws.recv()) == message
+            await until(lambda: server.is_idle)
+
+    caplog.set_level(logging.DEBUG, "zcws.server")
+    place.run(main())
+    lines = [record.getMessage() for record in caplog.records if record.name == "zcws.server"]
+    for frame in ("< TEXT 'hello' [5 bytes, masked]", "> TEXT 'hello' [5 bytes]", "> CLOSE 1000 [2 bytes]"):
+        assert any(line.endswith(frame) for line in lines)
+    assert sum("TEXT 'xxx" in line and "compressed" in line for line in lines) == 2
+
+
 @pytest.mark.parametrize(
     ("event", "answer"),
     [

@@ -24,6 +24,7 @@ from zcws.acceptor import AcceptorOptions, WebSocketAcceptor, offered_subprotoco
 from zcws.aio.below import end_writing
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import hand_over, take_up_backlog
+from zcws.aio.tracing import websocket_class
 from zcws.aio.websocket import WebSocket
 from zcws.codes import CloseCode
 from zcws.connection import Connection
@@ -236,7 +237,7 @@ class Opening(asyncio.Protocol):
             pool=pool_of(self.loop),
             max_size=max_size,
         )
-        self.ws = ws = WebSocket(self.loop, connection, timing)
+        self.ws = ws = websocket_class(is_client=False)(self.loop, connection, timing)
         ws.add_end_callback(lambda _: self._lost())
         self._enter(Phase.OPEN)
         self._request = None  # what is left of it is in the application's scope
