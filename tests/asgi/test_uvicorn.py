@@ -855,7 +855,7 @@ def test_no_ws_max_size(place: Place) -> None:
     place.run(main())
 
 
-def test_ws_max_size(place: Place) -> None:
+def test_ws_max_size(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         app = App(until_the_end)
         async with place.uvicorn(app, ws_max_size=1000) as server:
@@ -871,6 +871,9 @@ def test_ws_max_size(place: Place) -> None:
         assert app.outcome["reason"] == caught.value.reason
 
     place.run(main())
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert '"WebSocket /" closed here by a limit: 1009' in warning
+    assert "max_size=1000 bytes" in warning
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -108,6 +108,8 @@ class WebSocketProtocol(Opening):
         """For Opening."""
         self.server_state.connections.discard(self)
         if self.ws is not None:
+            if (limit := self.ws.connection.limit) is not None:
+                self._log(str(limit), logging.WARNING)  # whoever set it should know
             self.logger.info("connection closed")
 
     def default_headers(self) -> Iterable[tuple[bytes, bytes]]:
@@ -281,9 +283,9 @@ class WebSocketProtocol(Opening):
             self._log(str(status))
         self.logger.info("connection rejected (%d %s)", status, reason_phrase(status))
 
-    def _log(self, outcome: str) -> None:
+    def _log(self, outcome: str, level: int = logging.INFO) -> None:
         client, path = get_client_addr(self.scope), get_path_with_query_string(self.scope)
-        self.logger.info('%s - "WebSocket %s" %s', client, path, outcome)
+        self.logger.log(level, '%s - "WebSocket %s" %s', client, path, outcome)
 
     # ---- what the application receives ----
 
