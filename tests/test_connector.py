@@ -294,7 +294,7 @@ class TestRefusal:
         assert str(connector().cut_short(b"HTTP/1.1 101 Swit")) == text
 
     def test_cut_short_for_a_reason(self) -> None:
-        error = connector().cut_short(b"", OSError("certificate required"))
+        error = connector().cut_short(b"", OSError("certificate required"), "http/1.1")
         assert str(error).endswith("before it answered the opening handshake: certificate required")
 
 

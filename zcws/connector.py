@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from typing import Literal
 
 from zcws.body import BodyReader
@@ -46,7 +47,7 @@ from zcws.handshake import (
 )
 from zcws.headers import Headers, HeadersLike
 from zcws.http import HttpError, Request, Response
-from zcws.http1 import BytesLike, ResponseSearch, complaint, shown_start
+from zcws.http1 import HTTP_2, BytesLike, ResponseSearch, complaint, shown_start
 from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
 
 __all__ = ["WebSocketConnector"]
@@ -192,16 +193,25 @@ class WebSocketConnector:
             reason = complaint("the response", "the server", error, "wss://")
             raise HandshakeError(reason, seen=error.seen) from None
 
-    def cut_short(self, data: BytesLike, why: Exception | None = None) -> HandshakeError:
+    def cut_short(
+        self, data: BytesLike, why: Exception | None = None, alpn: str | None = None
+    ) -> HandshakeError:
         """What to raise when the server ends the connection before the response is whole.
 
         Args:
             data: everything that has arrived.
             why: what the network says of the end, or TLS: that a certificate is required, for example (RFC 8446 6.2).
+            alpn: what TLS has agreed that is spoken. Where that is "h2", the error has no cause; else it is that of
+                the end, so that another attempt may do better (retry.py).
         """
+        if alpn == "h2" and not data:
+            seems = HttpError(HTTPStatus.BAD_REQUEST, HTTP_2)
+            return HandshakeError(complaint("the response", "the server", seems, "wss://"))
         when = "in the middle of its answer" if data else "before it answered the opening handshake"
         reason = f"the server closed the connection {when}" + (f": {why}" if why is not None else "")
-        return HandshakeError(reason, seen=shown_start(data) if data else "")
+        error = HandshakeError(reason, seen=shown_start(data) if data else "")
+        error.__cause__ = why or EOFError("end of stream")
+        return error
 
     def body_reader(self, response: Response) -> BodyReader:
         """Collects the body of a response that is not a 101; feed it the bytes from `used` on."""

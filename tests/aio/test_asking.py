@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import raw
 import wire
-from net import LONG, Place, response, soon
+from net import LONG, Certificates, Place, response, soon
 
 import zcws
 from zcws.aio.asking import ClientHandshake
+from zcws.http2 import ALPN
 
 
 def answering(
@@ -225,6 +226,25 @@ def test_the_end_before_the_response(anyplace: Place, data: bytes, reason: str) 
             assert zcws.process_exception(caught.value) is None
 
     anyplace.run(main())
+
+
+def test_the_end_where_http2_was_chosen(tls: Place) -> None:
+    """By a context that offers it. Some servers leave without a word then; another attempt does no better."""
+    certificates = Certificates()
+    place = Place(tls.loop, certificates)
+    for context in (certificates.server, certificates.client):
+        context.set_alpn_protocols(ALPN)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async def main() -> None:
+        async with place.listen(serve) as port:
+            with pytest.raises(zcws.HandshakeError, match="HTTP/2, which http2=True is for") as caught:
+                await place.connect(port)
+            assert zcws.process_exception(caught.value) is caught.value
+
+    place.run(main())
 
 
 @pytest.mark.parametrize(

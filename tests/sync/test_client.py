@@ -180,6 +180,22 @@ class TestTls:
                 zcws.sync.connect(f"wss://localhost:{listening.getsockname()[1]}/", ssl=certificates.client)
         assert isinstance(failed.value.__cause__, ssl.SSLError)
 
+    def test_a_server_that_chose_http2_and_goes(self) -> None:
+        """The context offers it. Another attempt does no better."""
+        certificates = Certificates()
+        for context in (certificates.server, certificates.client):
+            context.set_alpn_protocols(["h2"])
+
+        def run() -> None:
+            sock, _ = listening.accept()
+            with certificates.server.wrap_socket(sock, server_side=True) as stream:
+                raw.head_of(stream)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, raw.thread(run):
+            with pytest.raises(zcws.HandshakeError, match=r"HTTP/2, .* must not offer it \(ALPN\)") as failed:
+                zcws.sync.connect(f"wss://localhost:{listening.getsockname()[1]}/", ssl=certificates.client)
+        assert zcws.process_exception(failed.value) is failed.value
+
     def test_a_context_without_wss_is_a_mistake(self, certificates: Certificates) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             with pytest.raises(ValueError, match="wss"):

@@ -81,9 +81,9 @@ class ClientHandshake(asyncio.Protocol):
         if self._response is not None:
             self._reject()
         elif not self.done.done():
-            error = self._connector.cut_short(self._data, exc)
-            error.__cause__ = exc or EOFError("end of stream")  # retry.py: another attempt may do better
-            fail(self.done, error)
+            tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+            alpn = None if tls is None else tls.selected_alpn_protocol()
+            fail(self.done, self._connector.cut_short(self._data, exc, alpn))
 
     def _open(self, response: Response) -> None:
         agreement = self._connector.check(response)

@@ -321,8 +321,8 @@ def _shake(
         except ssl_module.SSLError as error:
             received, broken = b"", error
         if not received:
-            # retry.py: another attempt may do better.
-            raise connector.cut_short(data, broken) from (broken or EOFError("end of stream"))
+            alpn = sock.selected_alpn_protocol() if isinstance(sock, ssl_module.SSLSocket) else None
+            raise connector.cut_short(data, broken, alpn)
         data += received
     behind = bytes(data[connector.used :])
     if response.status_code == 101:
