@@ -576,6 +576,22 @@ class TestDraining:
         place.run(main())
 
 
+def test_limits_do_not_let_a_client_write_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+
+    async def main() -> None:
+        began = asyncio.get_running_loop().time()
+        async with place.serve(swallow, max_size=10) as server:
+            for _ in range(20):
+                async with place.raw_client(server) as peer:
+                    await peer.send(wire.TEXT, b"x" * 11)
+                    assert (await peer.read()).opcode == wire.CLOSE
+            await until(lambda: not server.connections)
+        seconds = asyncio.get_running_loop().time() - began
+        assert 1 <= len(caplog.records) <= 1 + seconds
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("how", ["handler", "on_frame"])
 def test_a_limit_that_closed_a_connection_is_a_warning(
     place: Place, caplog: pytest.LogCaptureFixture, how: str

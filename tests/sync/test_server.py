@@ -763,6 +763,19 @@ def test_a_shutdown_right_behind_the_101_says_goodbye(
             peer.half_close()
 
 
+def test_limits_do_not_let_a_client_write_the_log(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = time.monotonic()
+    with serving(swallow, max_size=10) as server:
+        for _ in range(20):
+            with raw.client(port_of(server)) as peer:
+                peer.send(wire.TEXT, b"x" * 11)
+                assert peer.read().opcode == wire.CLOSE
+    seconds = time.monotonic() - began
+    assert 1 <= len(caplog.records) <= 1 + seconds
+
+
 def test_a_limit_that_closed_a_connection_is_a_warning(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:

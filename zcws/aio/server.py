@@ -45,6 +45,9 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 
 _CLOSED = State.CLOSED
 
+#: Seconds between two warnings of what any client can bring about as often as it connects: as `zcws.sync` does.
+_WARNED = 1.0
+
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
 
@@ -98,6 +101,7 @@ class Server:
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
+        self._warns_again = 0.0  # when a connection that a limit has closed is a warning again
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
         """The sockets are bound, and we accept ourselves, or without a listener the event loop does."""
@@ -228,7 +232,11 @@ class Server:
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
         if (limit := ws.connection.limit) is not None:
-            logger.warning("%r: %s", ws, limit)
+            now = self.loop.time()
+            is_heard = now >= self._warns_again
+            if is_heard:
+                self._warns_again = now + _WARNED
+            logger.log(logging.WARNING if is_heard else logging.DEBUG, "%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 

@@ -96,7 +96,8 @@ class Server:
         self._open_timeout = open_timeout
         self._limits = limits
         self._max_connections = max_connections
-        self._says_again = 0.0  # when the log is to hear again that nobody can be accepted
+        # When the log is to hear again that nobody can be accepted, and of a connection that a limit has closed.
+        self._says_again = self._warns_again = 0.0
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -390,7 +391,11 @@ class Server:
             ws.abort()
             self.connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
-                logger.warning("%r: %s", ws, limit)
+                now = time.monotonic()
+                is_heard = now >= self._warns_again
+                if is_heard:
+                    self._warns_again = now + _SAID
+                logger.log(logging.WARNING if is_heard else logging.DEBUG, "%r: %s", ws, limit)
 
     def __enter__(self) -> Self:
         return self
