@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import gc
 import sys
 import weakref
@@ -472,6 +473,26 @@ def test_an_end_callback_that_raises_keeps_nobody_from_hearing_of_the_end(
         assert told == [ws]
         ((message, error),) = [(context["message"], context["exception"]) for context in said]
         assert (message, type(error)) == ("an end callback failed", failure)
+
+    place.run(main())
+
+
+def test_an_end_callback_that_is_a_coroutine_function_is_told_of(place: Place) -> None:
+    """Nobody awaits it: it did nothing, and a warning of Python's said so, if anything did."""
+
+    async def main() -> None:
+        said: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+        async def note(ws: zcws.WebSocket) -> None:
+            raise AssertionError(ws)
+
+        async with place.serve(swallow) as server, place.connect(server) as ws:
+            ws.add_end_callback(note)
+        await until(lambda: said)
+        (error,) = [context["exception"] for context in said]
+        assert isinstance(error, TypeError)
+        assert re.fullmatch(r"an end callback is a plain function: .*note returned a coroutine", str(error))
 
     place.run(main())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import ssl
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.transport import adopt
 from zcws.aio.wake import wakeup_of
+from zcws.callables import name_of
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -437,7 +439,12 @@ class Stream(Callbacks):
             callbacks, self._end_callbacks = self._end_callbacks, None
             for callback, context in callbacks:
                 try:
-                    context.run(callback, self)
+                    said = context.run(callback, self)
+                    if inspect.iscoroutine(said):
+                        said.close()
+                        raise TypeError(
+                            f"an end callback is a plain function: {name_of(callback)} returned a coroutine"
+                        )
                 except FAILURES as error:  # those behind it are told as well
                     self._loop.call_exception_handler(
                         {"message": "an end callback failed", "exception": error, "protocol": self}

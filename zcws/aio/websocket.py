@@ -94,7 +94,7 @@ class WebSocket(Reading, Writing, Known):
         """`callback` is called with this connection when its socket is gone, whatever ended it; soon, where it is gone
         already. It runs in the context in which it is added here.
 
-        What it raises goes to the event loop's exception handler.
+        What it raises goes to the event loop's exception handler. It is a plain function: nobody would await a coroutine.
         """
         if not callable(callback):
             raise TypeError(
@@ -169,6 +169,6 @@ class SplitWebSocket(WebSocket):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise AlreadySplit
 
-    recv = read_frame = batches = stream = __anext__ = _refuse  # type: ignore[assignment]
-    send = send_many = send_stream = write_frame = ping = pong = flush = _refuse  # type: ignore[assignment]
+    recv = read_frame = batches = stream = __anext__ = _refuse
+    send = send_many = send_stream = write_frame = ping = pong = flush = _refuse
     send_nowait = write_frame_nowait = split = _refuse
