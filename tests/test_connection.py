@@ -279,6 +279,16 @@ class TestSend:
         with pytest.raises(ConnectionClosed):
             connection.send("too late")
 
+    def test_our_own_reason_is_told_before_the_peer_has_answered_and_behind(self, role: str) -> None:
+        connection = make(role)
+        connection.close(4001, "bye")
+        with pytest.raises(ConnectionClosed, match=r"^closed here: 4001 \(private use\): bye$"):
+            connection.send("late")
+        assert (connection.close_code, connection.close_reason) == (4001, "bye")
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(4001, b"bye")))
+        with pytest.raises(ConnectionClosed, match=r"^closed here: 4001 \(private use\): bye$"):
+            connection.read_message()
+
     def test_a_code_that_must_not_be_sent_is_a_mistake_behind_our_close_as_well(self, role: str) -> None:
         connection = make(role)
         connection.close(1000)

@@ -431,8 +431,7 @@ class Connection:
             is_clean = self.state in (State.CLOSED, State.CLOSE_SENT)
             return closed_error(*close, clean=is_clean, by=self.reader.closed_by)
         if self.state is State.CLOSE_SENT:
-            code, _ = code_and_reason(self.writer.sent_close or b"")
-            return closed_error(code, "our close", clean=True, by="us")
+            return closed_error(*code_and_reason(self.writer.sent_close or b""), clean=True, by="us")
         return self.reader.error()
 
 

@@ -29,6 +29,7 @@ from zcws.codes import CloseCode
 __all__ = [
     "FAULTS",
     "NO_PONG",
+    "TOO_SLOW",
     "Closer",
     "ConnectionClosed",
     "ConnectionClosedError",
@@ -59,6 +60,12 @@ _WHOSE = {
 #: The reason that a peer is told which has not answered a Ping in `ping_timeout` seconds.
 NO_PONG = "keepalive ping timeout"
 
+#: The reason that one is told which a broadcast has found slow, and closed.
+TOO_SLOW = "too slow for what is broadcast here"
+
+#: The options that made it so, for our side alone: the peer has no use for their names.
+_OPTIONS = {NO_PONG: "ping_timeout", TOO_SLOW: 'write_limit, and slow="close" of the broadcast'}
+
 #: Characters of a response's body that a text shows: a sentence.
 _SHOWN = 200
 
@@ -73,7 +80,7 @@ class ConnectionClosed(ZcwsError):
     Attributes:
         code: the close code (RFC 6455 7.1.5): the peer's, or ours where we failed the connection;
             1005 where a Close had none, 1006 where there was no Close at all.
-        reason: the reason that came with it, or a fixed sentence of ours.
+        reason: the reason that came with it: the peer's, ours, or a fixed sentence where we failed the connection.
         clean: whether a Close went both ways (RFC 6455 7.1.4).
         by: who ended it: "peer" or "us", whoever sent the first Close (ours if the peer broke a rule, did not answer a
             Ping, or did not read); "network" if the connection broke without one; None if that is not known.
@@ -105,8 +112,8 @@ class ConnectionClosed(ZcwsError):
         text = f"{self.code} ({name})"
         if self.reason:
             text += f": {printable(self.reason)}"
-        if self.by == "us" and self.reason == NO_PONG:
-            text += " (ping_timeout)"  # the option; the peer has no use for its name
+        if self.by == "us" and self.reason in _OPTIONS:
+            text += f" ({_OPTIONS[self.reason]})"
         if self.code == CloseCode.ABNORMAL_CLOSURE and not self.clean:
             cause = self.__cause__
             if isinstance(cause, OSError) and cause.strerror:

@@ -259,7 +259,12 @@ def test_close(place: Place) -> None:
             assert counts(zcws.broadcast([ws], "lost", slow="close")) == {"gone": 1}
             await read_messages(peer, number)
             close = await peer.read()
-            assert (close.opcode, close.payload[:2]) == (wire.CLOSE, (1013).to_bytes(2, "big"))
+            reason = b"too slow for what is broadcast here"
+            assert close[:2] == (wire.CLOSE, wire.close_payload(1013, reason))
+            assert str(ws.connection.error()) == (
+                "closed here: 1013 (try again later): too slow for what is broadcast here"
+                ' (write_limit, and slow="close" of the broadcast)'
+            )
 
     place.run(main())
 

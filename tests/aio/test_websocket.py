@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import gc
+import re
 import sys
 import weakref
 from typing import Any

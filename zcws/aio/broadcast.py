@@ -35,7 +35,7 @@ from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer
 from zcws.closing import State
 from zcws.codes import CloseCode
-from zcws.errors import ConnectionClosed
+from zcws.errors import TOO_SLOW, ConnectionClosed
 from zcws.payloads import as_message
 from zcws.prepared import Prepared
 
@@ -162,7 +162,7 @@ class Delivery:
         elif ws._drained is None and held_by(ws).add(self._message):
             self.waiting += 1
         else:
-            ws.begin_close(CloseCode.TRY_AGAIN_LATER, "too slow for what is broadcast here")
+            ws.begin_close(CloseCode.TRY_AGAIN_LATER, TOO_SLOW)
             self.closed += 1
 
     def __await__(self) -> Generator[Any, None, Delivery]:

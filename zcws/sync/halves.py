@@ -86,7 +86,7 @@ class Taken:
             return
         if self.connection.state is not State.OPEN:
             raise self.connection.error()
-        raise closed_error(self.close[0], "our close", clean=True, by="us")
+        raise closed_error(*self.close, clean=True, by="us")
 
 
 class ReaderHalf(Reading):
