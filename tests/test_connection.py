@@ -532,7 +532,7 @@ class TestSplit:
     def test_once_only(self, role: str) -> None:
         connection = make(role)
         connection.split()
-        with pytest.raises(RuntimeError, match="^this connection is split: its halves read and write$"):
+        with pytest.raises(RuntimeError, match=r"^this connection is split: its halves read and write$"):
             connection.split()
 
     @pytest.mark.parametrize("how", ["the socket is gone", "we have failed it"])

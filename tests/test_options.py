@@ -155,7 +155,9 @@ class TestSeconds:
         """What is left of a time may be less than nothing."""
         assert checked_wait(value) == wait
 
-    @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), ("1", TypeError), (True, TypeError), (False, TypeError)])
+    @pytest.mark.parametrize(
+        ("value", "error"), [(math.nan, ValueError), ("1", TypeError), (True, TypeError), (False, TypeError)]
+    )
     def test_of_one_call_that_is_none(self, value: Any, error: type[Exception]) -> None:
         with pytest.raises(error, match=r"^timeout is a number of seconds"):
             checked_wait(value)
@@ -314,7 +316,7 @@ def test_one_place(is_server: bool) -> None:
     with pytest.raises(ValueError, match="65535, not 65536"):
         check_place(is_server=is_server, **{**nothing, "port": 65536})
     for port in ("http", "8765", "", b"1", [1], 1.0, True):
-        with pytest.raises(TypeError, match="^port is a whole number from . to 65535, not "):
+        with pytest.raises(TypeError, match=r"^port is a whole number from . to 65535, not "):
             check_place(is_server=is_server, **{**nothing, "port": port})
 
 

@@ -141,8 +141,13 @@ class TestBridge:
     def test_what_is_no_reply(self, place: Place) -> None:
         async def handler(ws: zcws.WebSocket) -> None:
             _, writer, _ = ws.split()
-            for wrong, why in ((None, "not None; None from the bridge says that nothing is left"), (b"p", "not b'p'$")):
-                with pytest.raises(TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"):
+            for wrong, why in (
+                (None, "not None; None from the bridge says that nothing is left"),
+                (b"p", "not b'p'$"),
+            ):
+                with pytest.raises(
+                    TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"
+                ):
                     await writer.send_reply(wrong)
             await writer.close()
 
@@ -567,7 +572,9 @@ def test_what_is_split_is_read_and_written_by_its_halves(anyplace: Place) -> Non
         ws.begin_close(4000, "by the whole")
 
     async def talk(peer: RawPeer) -> None:
-        await peer.send_bytes(peer.frame(wire.TEXT, b"a") + peer.frame(wire.PING) + peer.frame(wire.TEXT, b"b"))
+        await peer.send_bytes(
+            peer.frame(wire.TEXT, b"a") + peer.frame(wire.PING) + peer.frame(wire.TEXT, b"b")
+        )
         seen = [await peer.read() for _ in range(5)]
         assert [frame.payload for frame in seen[:4]] == [b"a", b"b", b"a", b"b"]
         assert seen[4][:2] == (wire.CLOSE, wire.close_payload(4000, b"by the whole"))

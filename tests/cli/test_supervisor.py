@@ -90,7 +90,9 @@ def test_a_worker_that_dies_is_replaced_and_sigterm_ends_all(
 
 
 def test_more_workers_than_there_are_descriptors() -> None:
-    begin = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)); from zcws.cli import main; "
+    begin = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)); from zcws.cli import main; "
+    )
     run = "raise SystemExit(main(['serve', '--echo', '--port=0', '--workers=100']))"
     done = subprocess.run(
         [sys.executable, "-c", begin + run], capture_output=True, text=True, env=ENVIRONMENT, timeout=60

@@ -652,10 +652,16 @@ class TestReconnectChecks:
     @pytest.mark.parametrize(
         ("options", "what"),
         [
-            ({"source_address": "127.0.0.1"}, "source_address is a pair of host and port, or None, not '127.0.0.1'"),
+            (
+                {"source_address": "127.0.0.1"},
+                "source_address is a pair of host and port, or None, not '127.0.0.1'",
+            ),
             ({"source_address": ("127.0.0.1",)}, "source_address is a pair"),
             ({"source_address": (0, 0)}, "source_address is a pair"),
-            ({"source_address": ("127.0.0.1", "0")}, "the port of source_address is a whole number from 0 to 65535"),
+            (
+                {"source_address": ("127.0.0.1", "0")},
+                "the port of source_address is a whole number from 0 to 65535",
+            ),
             ({"source_address": ("127.0.0.1", 65536)}, "the port of source_address .*, not 65536"),
             ({"family": "4"}, "family is socket.AF_INET, AF_INET6 or AF_UNSPEC, not '4'"),
             ({"happy_eyeballs_delay": "1"}, "happy_eyeballs_delay is a number of seconds"),

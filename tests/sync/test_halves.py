@@ -425,8 +425,13 @@ def test_how_long_somebody_listens() -> None:
 def test_what_is_no_reply() -> None:
     with connected() as (ws, _):
         _, writer, _ = ws.split()
-        for wrong, why in ((None, "not None; None from the bridge says that nothing is left"), (b"p", "not b'p'$")):
-            with pytest.raises(TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"):
+        for wrong, why in (
+            (None, "not None; None from the bridge says that nothing is left"),
+            (b"p", "not b'p'$"),
+        ):
+            with pytest.raises(
+                TypeError, match=f"^send_reply sends what bridge.listen.. gives, a Reply, {why}"
+            ):
                 writer.send_reply(wrong)  # type: ignore[arg-type]
 
 

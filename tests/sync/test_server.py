@@ -763,9 +763,7 @@ def test_a_shutdown_right_behind_the_101_says_goodbye(
             peer.half_close()
 
 
-def test_limits_do_not_let_a_client_write_the_log(
-    serving: Serving, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_limits_do_not_let_a_client_write_the_log(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
     began = time.monotonic()
     with serving(swallow, max_size=10) as server:
         for _ in range(20):

@@ -94,7 +94,7 @@ class WebSocket(Reading, Writing, Known):
         """`callback` is called with this connection when its socket is gone, whatever ended it; soon, where it is gone
         already. It runs in the context in which it is added here.
 
-        What it raises goes to the event loop's exception handler. It is a plain function: nobody would await a coroutine.
+        What it raises goes to the event loop's exception handler. It is a plain function, since nobody would await it.
         """
         if not callable(callback):
             raise TypeError(
@@ -121,7 +121,7 @@ class WebSocket(Reading, Writing, Known):
         still end the connection: its methods for reading and writing raise RuntimeError from now on.
 
         The reader no longer answers Ping and Close: it puts the replies on the bridge, and somebody gives them to the
-        writer, `await writer.send_reply(reply)` for each that `await bridge.listen()` gives, or `writer.drain_bridge()`.
+        writer: `await writer.send_reply(reply)` for each of `await bridge.listen()`, or `writer.drain_bridge()`.
 
         Raises:
             RuntimeError: it is split already.
