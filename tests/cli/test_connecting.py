@@ -61,6 +61,19 @@ def test_a_pipe(address: str) -> None:
     assert done.stdout == "hello\n/ping is text here\n\ngrüße, Ángel\nno line end\n"
 
 
+def test_a_pipe_is_utf_8_in_a_locale_that_is_not(address: str) -> None:
+    """It was called "not UTF-8" there."""
+    environment = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "zcws", "connect", address],
+        input="grüße €\n".encode(),
+        capture_output=True,
+        timeout=60,
+        env=environment,
+    )
+    assert (done.returncode, done.stderr, done.stdout.decode()) == (0, b"", "grüße €\n")
+
+
 def against(handler: Callable[[zcws.WebSocket], Awaitable[None]], use: Callable[[str], Any]) -> Any:
     """What `use` makes of the address of a server with this handler."""
 

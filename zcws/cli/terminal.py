@@ -37,9 +37,9 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
 
 def speak_utf_8() -> None:
     """A pipe or a file is UTF-8, as text is on the wire. Windows would have it in a code page of its own, which
-    lacks most letters, and read it so."""
+    lacks most letters, and read it so; other systems in that of the locale, which may be ASCII or Latin-1."""
     for stream in (sys.stdin, sys.stdout):
-        if sys.platform == "win32" and isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8")
 
 
