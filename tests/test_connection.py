@@ -593,6 +593,30 @@ class TestReceiving:
         assert connection.read_message() == "hi"
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "what"),
+    [
+        ({"max_size": -1}, ValueError, "max_size is a number of bytes .*, not -1"),
+        ({"max_size": 1e6}, TypeError, "max_size is a number of bytes .*, not 1000000.0"),
+        ({"max_size": True}, TypeError, "max_size is a number of bytes .*, not True"),
+        ({"max_fragments": 0}, ValueError, "max_fragments is a number of frames .*, not 0"),
+        ({"max_fragments": None}, TypeError, "max_fragments is a number of frames .*, not None"),
+        ({"is_client": True, "entropy": 5}, TypeError, "entropy is a function that gives .*, not 5"),
+    ],
+)
+def test_what_is_told_when_it_is_made(given: Any, error: type[Exception], what: str) -> None:
+    """In words of ours: cffi's are "can't convert negative number to unsigned"; and the first message was too late."""
+    with pytest.raises(error, match=f"^{what}$"):
+        Connection(**{"is_client": False, **given})
+
+
+@pytest.mark.parametrize("most", [None, 2**80, 2**63 - 1, 5])
+def test_as_much_as_there_can_be(most: Any) -> None:
+    connection = Connection(is_client=False, max_size=most, max_fragments=most or 2**80)
+    connection.receive_bytes(from_peer("server", wire.TEXT, b"hello"))
+    assert connection.read_message() == "hello"
+
+
 def test_a_client_needs_entropy() -> None:
     with pytest.raises(ValueError, match="entropy"):
         Connection(is_client=True)

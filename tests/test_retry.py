@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import random
 import socket
 import ssl
@@ -61,6 +62,9 @@ class TestBackoff:
             ({"initial_delay": -1}, "negative"),
             ({"min_delay": -1}, "negative"),
             ({"max_delay": -1}, "negative"),
+            ({"initial_delay": math.nan}, "negative, as nan is"),
+            ({"max_delay": math.nan}, "negative, as nan is"),
+            ({"factor": math.nan}, "factor"),
             ({"factor": 0.5}, "factor"),
             ({"jitter": 2}, "jitter"),
         ],

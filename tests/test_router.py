@@ -78,6 +78,12 @@ def test_paths_that_lead_nowhere(path: str, route: str) -> None:
     assert matched(path, route) is None
 
 
+def test_what_is_no_path() -> None:
+    for path in (None, 5, b"/room"):
+        with pytest.raises(TypeError, match=f"^a path is a str, not {path!r}$"):
+            zcws.Router().add(path, lambda ws: None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [

@@ -31,6 +31,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, check_frame, check_origin
 from zcws.keys import MaskingKeys
+from zcws.options import checked_limits
 from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
@@ -45,6 +46,9 @@ MAX_SIZE = 16 * 1024 * 1024
 #: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536, and an empty one to end it.
 MAX_FRAGMENTS = 65_536
 
+
+#: More than anybody sends, and fits into the words of the C core.
+_MANY = 1 << 62
 
 # Asked again and again, and an attribute of an Enum is looked up in several steps each time.
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
@@ -86,11 +90,11 @@ class Connection:
         agreement: what the handshake settled.
         deflate: our settings for permessage-deflate, where it was agreed.
         pool: rings and other memory to share with the connections of the same loop or thread.
-        max_size: bytes of a message to accept.
+        max_size: bytes of a message to accept; None for as many as there can be.
         max_fragments: frames of a message to accept.
 
     Raises:
-        ValueError: a client without entropy.
+        ValueError: a client without entropy. TypeError, ValueError: an argument means nothing.
 
     Attributes:
         state: which Close frames have passed; after `split` it belongs to the writer's side.
@@ -127,9 +131,14 @@ class Connection:
         agreement: Agreement | None = None,
         deflate: Deflate | None = None,
         pool: Pool | None = None,
-        max_size: int = MAX_SIZE,
+        max_size: int | None = MAX_SIZE,
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
+        # A driver has looked at its own once, for all of its connections.
+        are_int = type(max_size) is int and type(max_fragments) is int
+        if not (are_int and 0 <= max_size < _MANY and 0 < max_fragments < _MANY):  # type: ignore[operator]
+            limits = checked_limits(max_size, max_fragments)
+            max_size, max_fragments = limits["max_size"], limits["max_fragments"]
         agreement = agreement or Agreement()
         pool = pool or Pool()
         self.is_client: bool = is_client
@@ -149,7 +158,7 @@ class Connection:
             self.bridge,
             masked=not is_client and not agreement.no_masking,
             inflate=None if parameters is None else Inflater(parameters, is_client=is_client),
-            max_size=max_size,
+            max_size=max_size,  # type: ignore[arg-type]  # an int
             max_fragments=max_fragments,
         )
         self.writer: Writer = Writer(
@@ -451,4 +460,10 @@ def _deflater(parameters: DeflateParameters, settings: Deflate, is_client: bool,
 def _keys(entropy: Callable[[int], bytes] | MaskingKeys | None) -> MaskingKeys:
     if entropy is None:
         raise ValueError("a client needs entropy for its masking keys (RFC 6455 5.3): pass os.urandom")
-    return entropy if isinstance(entropy, MaskingKeys) else MaskingKeys(entropy)
+    if isinstance(entropy, MaskingKeys):
+        return entropy
+    if not callable(entropy):
+        raise TypeError(
+            f"entropy is a function that gives so many random bytes, as os.urandom, not {entropy!r}"
+        )
+    return MaskingKeys(entropy)

@@ -57,9 +57,10 @@ def backoff(
     Raises:
         ValueError: a delay below 0, a factor below 1, or a jitter that is not 0 to 1.
     """
-    if min(initial_delay, min_delay, max_delay) < 0:
-        raise ValueError(f"delays must not be negative, as {min(initial_delay, min_delay, max_delay)!r} is")
-    if factor < 1:
+    for delay in (initial_delay, min_delay, max_delay):
+        if not delay >= 0:  # no comparison is true of NaN
+            raise ValueError(f"delays must not be negative, as {delay!r} is")
+    if not factor >= 1:
         raise ValueError(f"factor must be at least 1, not {factor!r}: delays do not shrink")
     if not 0 <= jitter <= 1:
         raise ValueError(f"jitter must be 0 to 1, not {jitter!r}: it is a part of the delay")

@@ -141,8 +141,10 @@ class Router:
 
         Raises:
             ValueError: the path does not begin with a slash, is taken, or its parameters make no sense.
-            TypeError: the handler does not take the connection and these parameters.
+            TypeError: the path is no str, or the handler does not take the connection and these parameters.
         """
+        if not isinstance(path, str):
+            raise TypeError(f"a path is a str, not {path!r}")
         if not path.startswith("/"):
             raise ValueError(f"a path begins with a slash: {path!r} does not")
         names = [found[1] for found in parameter.finditer(path)]
