@@ -25,6 +25,19 @@ from zcws.sync import WebSocket
 # ---- whole messages ----
 
 
+def test_what_is_asked_for_by_place_is_known_to_a_type_checker() -> None:
+    with connected() as (ws, peer):
+        for _ in range(4):
+            peer.send(wire.TEXT, b"a")
+        # Of str or bytes it would not know that: it reads this, too.
+        assert ws.recv(raw.LONG, True) + "b" == "ab"
+        assert ws.recv(raw.LONG, False) + b"b" == b"ab"
+        with ws.stream(raw.LONG, True) as words:
+            assert [word + "b" for word in words] == ["ab"]
+        with ws.stream(raw.LONG, False) as pieces:
+            assert [piece + b"b" for piece in pieces] == [b"ab"]
+
+
 def test_str_and_bytes() -> None:
     with connected() as (ws, peer):
         for opcode, payload in (

@@ -70,7 +70,13 @@ class Reading:
         raise NotImplementedError
 
     @overload
+    def recv(self, timeout: float | None, decode: Literal[True]) -> str: ...
+
+    @overload
     def recv(self, timeout: float | None = None, *, decode: Literal[True]) -> str: ...
+
+    @overload
+    def recv(self, timeout: float | None, decode: Literal[False]) -> bytes: ...
 
     @overload
     def recv(self, timeout: float | None = None, *, decode: Literal[False]) -> bytes: ...
@@ -147,8 +153,18 @@ class Reading:
 
     @overload
     def stream(
+        self, timeout: float | None, decode: Literal[True]
+    ) -> contextlib.AbstractContextManager[IncomingStream[str]]: ...
+
+    @overload
+    def stream(
         self, timeout: float | None = None, *, decode: Literal[True]
     ) -> contextlib.AbstractContextManager[IncomingStream[str]]: ...
+
+    @overload
+    def stream(
+        self, timeout: float | None, decode: Literal[False]
+    ) -> contextlib.AbstractContextManager[IncomingStream[bytes]]: ...
 
     @overload
     def stream(
