@@ -29,6 +29,38 @@ def back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
         ws.write_frame_nowait(frame)
 
 
+def test_no_task_takes_from_a_function_what_it_is_to_be_shown(anyplace: Place) -> None:
+    """It took those that came while it waited, one at a time, and waited for ever where there were none."""
+
+    async def main() -> None:
+        shown: list[str] = []
+        refused: list[str] = []
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await ws.send("ready")
+            await until(lambda: len(shown) == 2)
+            for read in (ws.recv, ws.read_frame, ws.__anext__, ws.batches().__anext__, ws.split()[0].recv):
+                with pytest.raises(RuntimeError, match="^on_frame is shown what arrives") as caught:
+                    await soon(read())
+                refused.append(str(caught.value))
+            await ws.close()
+
+        def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            shown.append(frame.text)
+
+        async with anyplace.serve(handler, on_frame=show) as server, anyplace.raw_client(server) as peer:
+            await peer.read()
+            await peer.send(wire.TEXT, b"1")
+            await peer.send(wire.TEXT, b"2")
+            await until(lambda: len(refused) == 5)
+            await peer.send(wire.TEXT, b"3")
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+            assert (await peer.rest())[-1].opcode == wire.CLOSE
+        assert shown[:2] == ["1", "2"]
+
+    anyplace.run(main())
+
+
 class Reports:
     """What the event loop was told of."""
 

@@ -54,7 +54,8 @@ class serve:
             it raises. None where `on_frame` does everything.
         on_frame: a plain function that is called with the connection and each frame, where the bytes arrive and in no
             task: whole messages, Ping and Pong. (The end of a connection is for `ws.add_end_callback`.) The frame is
-            good until the function returns. An exception in it closes the connection with 1011.
+            good until the function returns. An exception in it closes the connection with 1011. No task can read then:
+            `recv` raises RuntimeError.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
         sock, path: an existing socket, or the path of a Unix socket, instead of those.
         ssl: a context, for wss.

@@ -89,7 +89,7 @@ class Stream(Callbacks):
         super().__init__(loop, connection, options, on_frame)
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._wakeup = wakeup_of(loop)
+        self._wakeup = wakeup_of(loop, is_shown=on_frame is not None)
         self._wakeup.on_refusal = self._forget_wants
         # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
         self._wants_message = self._wants_frame = False

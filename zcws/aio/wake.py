@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Generator
+from typing import NoReturn
 
 from zcws.aio.tasks import fail
 
@@ -124,6 +125,19 @@ class _LoopsWakeup(Wakeup):
         return False
 
 
-def wakeup_of(loop: asyncio.AbstractEventLoop) -> Wakeup:
-    """One for a connection of `loop`."""
+class _NoWakeup(Wakeup):
+    """For nobody: what arrives is shown to a function, and a task would take messages from it, or none ever."""
+
+    __slots__ = ()
+
+    def __await__(self) -> NoReturn:
+        if self.on_refusal is not None:
+            self.on_refusal()
+        raise RuntimeError("on_frame is shown what arrives on this connection: no task can read from it")
+
+
+def wakeup_of(loop: asyncio.AbstractEventLoop, *, is_shown: bool = False) -> Wakeup:
+    """One for a connection of `loop`; `is_shown`: to a function, where it arrives."""
+    if is_shown:
+        return _NoWakeup(loop)
     return _LoopsWakeup(loop) if hasattr(loop, "_nest_patched") else Wakeup(loop)
