@@ -326,6 +326,55 @@ def test_reading_that_is_paused() -> None:
     run(main)
 
 
+def test_whoever_reads_again_makes_room_for_more() -> None:
+    """RFC 9113 6.9: nothing else has the peer go on."""
+
+    async def talkative(ws: zcws.WebSocket) -> None:
+        await ws.send(bytes(1_000_000))
+        await echo(ws)
+
+    async def main() -> None:
+        async with riding(talkative) as (rider, stream):
+            stream.pause_reading()
+            connection: Any = stream._connection
+            await until(lambda: connection._h2.remote_flow_control_window(stream.number) == 0)
+            stream.resume_reading()
+            await until(lambda: len(rider.data) == 10 + 1_000_000)
+
+    run(main)
+
+
+def test_what_is_left_is_read_when_the_connection_is_gone() -> None:
+    async def main() -> None:
+        async with riding() as (rider, stream):
+            stream.pause_reading()
+            stream.write(HELLO)
+            await until(lambda: stream._held == ANSWER)
+            connection: Any = stream._connection
+            connection.abort()
+            await until(lambda: connection.transport is None)
+            assert not rider.told and not rider.data
+            stream.resume_reading()
+            await until(lambda: "lost" in rider.told)
+            assert rider.data == ANSWER and rider.told == ["eof", "lost"]
+
+    run(main)
+
+
+def test_the_end_of_a_clients_stream_is_told_when_the_connection_is_gone() -> None:
+    async def main() -> None:
+        async with riding() as (rider, stream):
+            at_the_end = list[Any]()
+            connection: Any = stream._connection
+            rider.connection_lost = lambda exc: at_the_end.append(connection.transport)  # type: ignore[method-assign]
+            stream.close()
+            await until(lambda: at_the_end)
+            assert at_the_end == [None]
+            rider.told.append("lost")
+
+    run(main)
+
+
 def test_limits_of_what_waits() -> None:
     """As in any other transport: one `pause_writing` above the high one, one `resume_writing` at the low one."""
 

@@ -163,7 +163,9 @@ def test_waits_begin_anew_when_something_was_heard(monkeypatch: pytest.MonkeyPat
         task = asyncio.ensure_future(Subscriber(Library(), Brief(None), {}, _nothing).run())
         await until(lambda: len(told) > 4)
         await cancel([task])
-        assert asyncio.all_tasks() == {asyncio.current_task()}  # those of a connection that is lost have ended
+        assert asyncio.all_tasks() == {
+            asyncio.current_task()
+        }  # those of a connection that is lost have ended
         assert told[:5] == ["reset", "nobody", "nobody", "reset", "the subscription has ended"]
 
     asyncio.run(main())

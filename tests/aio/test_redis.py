@@ -201,7 +201,10 @@ def test_who_is_told_of_what_the_publisher_has_lost_and_how_long_each_waits(plac
         rooms = zcws.RedisRooms()
         publisher, subscriber = rooms._publisher, rooms._subscriber
         assert publisher.on_lost == subscriber.suspect
-        waits = [side._redis.connection_pool.connection_kwargs["socket_timeout"] for side in (publisher, subscriber)]
+        waits = [
+            side._redis.connection_pool.connection_kwargs["socket_timeout"]
+            for side in (publisher, subscriber)
+        ]
         assert waits == [10, None]
 
     place.run(main())

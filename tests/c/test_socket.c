@@ -50,7 +50,8 @@ static void test_what_comes(void) {
         socket.error = 7;
         close(ends[1]);
         errno = errors[i];
-        CHECK(zcws_receive_into(&socket, data, 3) == ZCWS_ENDED && socket.error == 0, "its end, behind %d", errors[i]);
+        CHECK(zcws_receive_into(&socket, data, 3) == ZCWS_ENDED && socket.error == 0, "its end, behind %d",
+              errors[i]);
         CHECK(socket.received == 0 && socket.total == 14, "brings nothing");
         close(ends[0]);
     }
@@ -139,11 +140,11 @@ static void test_a_frame(void) {
 /* ---- the rest of a large payload ---- */
 
 /* Each receive brings a part of it: as long as there is much, and no byte more. */
-enum { SOME = 64 * 1024, REST = 2 * SOME + 5 + 1000, HEAD = 14 };
+enum { SOME = 64 * 1024, REST = 2 * SOME + 5 + 1, HEAD = 14 };
 
 /* A socket that has received the head, and brings the rest in parts, `first` before the others; then a byte. */
 static void open_rest(int *ends, struct zcws_reader *reader, const uint8_t *masked, size_t first) {
-    static const size_t parts[] = {SOME, SOME + 5, 1000};
+    static const size_t parts[] = {SOME, SOME + 5, 1};
     static uint8_t head[HEAD] = {0x82, 0xFF, 0, 0, 0, 0, 0, REST >> 16, REST >> 8 & 0xFF, REST & 0xFF, 1, 2, 3, 4};
     const struct zcws_reader fresh = {.max_size = 1 << 24, .max_fragments = 1, .fit = HEAD, .masked = 1};
     uint64_t table[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW];
@@ -160,7 +161,7 @@ static void open_rest(int *ends, struct zcws_reader *reader, const uint8_t *mask
 }
 
 static void test_a_rest_in_parts(void) {
-    static const size_t at_first[] = {REST + ZCWS_WHOLE, SOME + 5 + 1000, 1000};
+    static const size_t at_first[] = {REST + ZCWS_WHOLE, SOME + 5 + 1, 1};
     static uint8_t payload[REST], masked[REST];
     uint8_t *at = memory.end - REST;
     struct zcws_reader reader;

@@ -285,6 +285,45 @@ static void test_one_that_is_tried(void) {
     close(sockets.epoll);
 }
 
+/* Orders for four sockets, one byte further than words like to lie. The third takes nothing more. */
+static void test_what_each_is_sent(void) {
+    enum { EACH = 4, STUCK = 2, LEN = 10 };
+    static const uint8_t data[] = "0123456789abcdefghijklmnopqrstuvwxyzABCD";
+    int ends[EACH][2];
+    int64_t orders[2 * EACH], begins[EACH];
+    uint8_t words[sizeof orders + 1], places[sizeof begins + 1], found[LEN + 1];
+    for (int round = 0; round < 3; round++) { /* one behind the other, where `begins` say, and the last alone */
+        const size_t first = round == 2 ? 3 : 0;
+        for (int i = 0; i < EACH; i++) {
+            CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends[i]) == 0, "no sockets");
+            orders[i] = ends[i][0];
+            orders[EACH + i] = LEN - i;
+            begins[i] = 3 * i;
+        }
+        while (send(ends[STUCK][0], ring.start, 4096, MSG_DONTWAIT) > 0) continue;
+        memcpy(words + 1, orders, sizeof orders);
+        memcpy(places + 1, begins, sizeof begins);
+        for (size_t from = first; from < EACH; from = STUCK + 1) {
+            const int64_t answer = zcws_send_each(words + 1, round == 1 ? places + 1 : NULL, EACH, data, from);
+            const int64_t stuck = ((int64_t)STUCK << 32) + ((int64_t)1 << 31) - EAGAIN;
+            CHECK(answer == (from <= STUCK ? stuck : -1), "%lld", (long long)answer);
+            if (from > STUCK) break;
+        }
+        for (int i = 0, begin = 0; i < EACH; i++) {
+            const int at = round == 1 ? 3 * i : begin;
+            const ssize_t wanted = (size_t)i < first ? -1 : LEN - i;
+            begin += LEN - i;
+            if (i == STUCK) continue;
+            CHECK(recv(ends[i][1], found, sizeof found, MSG_DONTWAIT) == wanted, "%d has something else", i);
+            CHECK(wanted < 0 || memcmp(found, data + at, (size_t)wanted) == 0, "%d has something else", i);
+        }
+        for (int i = 0; i < EACH; i++) {
+            close(ends[i][0]);
+            close(ends[i][1]);
+        }
+    }
+}
+
 /* Whoever has said something, who has not, who is gone again, and nobody. */
 static void test_welcome(void) {
     const struct sockaddr_un anywhere = {.sun_family = AF_UNIX};
@@ -324,6 +363,7 @@ int main(int argc, char **argv) {
     test_who_is_left_comes_first();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
+    test_what_each_is_sent();
     test_welcome();
     test_turns();
     return 0;

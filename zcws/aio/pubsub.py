@@ -274,7 +274,7 @@ class Subscriber:
             # Only what has changed: there may be thousands of others.
             changed, self._changed = self._changed, set()
             wanted = {channel for channel in changed if channel in self._channels}
-            # What Redis has not confirmed is given up when it has: who comes back meanwhile would take that for his own.
+            # What Redis has not confirmed is given up when it has: who comes back before would take that for his own.
             new, old = wanted - asked, (changed - wanted) & asked & self._confirmed
             if new:
                 await pubsub.subscribe(*new)
