@@ -40,7 +40,7 @@ def test_no_task_takes_from_a_function_what_it_is_to_be_shown(anyplace: Place) -
             await ws.send("ready")
             await until(lambda: len(shown) == 2)
             for read in (ws.recv, ws.read_frame, ws.__anext__, ws.batches().__anext__, ws.split()[0].recv):
-                with pytest.raises(RuntimeError, match="^on_frame is shown what arrives") as caught:
+                with pytest.raises(RuntimeError, match=r"^on_frame is shown what arrives") as caught:
                     await soon(read())
                 refused.append(str(caught.value))
             await ws.close()

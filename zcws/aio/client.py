@@ -229,7 +229,7 @@ class connect:
     async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
         # Where the answer arrives is not where we are, and `on_frame` runs in the context that it finds.
-        opens = partial(copy_context().run, self._open)
+        opens: Callable[..., WebSocket] = partial(copy_context().run, self._open)  # type: ignore[call-arg]
 
         def make() -> ClientHandshake | Http2Client:
             handshake = ClientHandshake(loop, connector, opens)

@@ -122,7 +122,8 @@ class Metrics:
     def collect(self) -> Iterator[Any]:
         """For prometheus-client: every figure there is, as of now. In any thread."""
         with self._lock:
-            now, opened, totals, ended = list(self._open), self._opened, self._ended.copy(), self._closed.copy()
+            now, opened = list(self._open), self._opened
+            totals, ended = self._ended.copy(), self._closed.copy()
         # Who ends meanwhile is not among the totals yet, and still knows his figures.
         stats = [ws.stats for ws in now]
         gauge, counter = self._families.GaugeMetricFamily, self._families.CounterMetricFamily

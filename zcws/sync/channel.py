@@ -299,9 +299,10 @@ def is_ready(channel: Channel, *, to_write: bool, timeout: float | None) -> bool
         poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
         longest = None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)
         # PyPy: a poll without an end ends when a signal has come (seen with 8.0.1).
-        while not (ready := poll.poll(longest)) and timeout is None:
-            pass
-        return bool(ready)
+        while not poll.poll(longest):
+            if timeout is not None:
+                return False
+        return True
     # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
     deadline = after(timeout)
