@@ -45,6 +45,11 @@ class Prepared:
         self._compressed: dict[Hashable, _Form] = {}
 
     @property
+    def frame(self) -> bytes:
+        """The whole of it, neither masked nor compressed: for a writer that `is_bare`."""
+        return self._plain[2]
+
+    @property
     def size(self) -> int:
         """Bytes of its frame where it is not compressed: those of an empty message are not none."""
         return len(self._plain[2])

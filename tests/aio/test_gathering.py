@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import wire
 
-from zcws.aio.gathering import collect, places, words_of
+from zcws.aio.gathering import collect, pass_same, places, words_of
 from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.prepared import Prepared
@@ -69,6 +69,19 @@ def test_nothing_overtakes_what_is_in_its_way(why: str) -> None:
     setattr(sender, why, [b"before"])
     assert gathered(sender, Sender(5, b"b")) == [(5, frames(b"b"))]
     assert sender.alone == [frames(b"a")]
+
+
+def test_the_same_for_many_passes_by_those_who_have_nothing_in_its_way() -> None:
+    free, writes, full, ends, closed = Sender(7), Sender(5, b"a"), Sender(6), Sender(8), Sender(9)
+    full.backlog, ends.closing = [b"before"], True
+    closed.writer.write_close(1000, "")
+    closed.writer.take()
+    frame = frames(b"same")
+    written = [sender.writer.written for sender in (writes, full, ends, closed)]
+    fds, others = pass_same([free, writes, full, ends, closed], len(frame))
+    assert (fds, others) == ([7], [writes, full, ends, closed])
+    assert (free.writer.written, free.writer.taken, free.writer.messages) == (len(frame), len(frame), 1)
+    assert [sender.writer.written for sender in (writes, full, ends, closed)] == written
 
 
 def test_what_is_too_large_to_be_copied_goes_out_alone() -> None:

@@ -29,8 +29,9 @@ import weakref
 from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
-from zcws.aio.engine import together
+from zcws.aio.engine import Engine, together
 from zcws.aio.late import held_by, write_when_ready
+from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer
 from zcws.closing import State
@@ -93,12 +94,12 @@ def broadcast(
     delivery = Delivery(prepared, slow)
     loop = asyncio.get_running_loop()
     if loop in _busy:
-        delivery._send_to(connections, at_once=False)
+        delivery._send_to(connections, None, at_once=False)
     else:
         _busy.add(loop)
         loop.call_soon(_busy.discard, loop)
-        with together(loop):
-            delivery._send_to(connections, at_once=True)
+        with together(loop) as engine:
+            delivery._send_to(connections, engine, at_once=True)
     return delivery
 
 
@@ -125,8 +126,9 @@ class Delivery:
         self.closed: int = 0
         self.gone: int = 0
 
-    def _send_to(self, connections: Iterable[WebSocket], *, at_once: bool) -> None:
+    def _send_to(self, connections: Iterable[WebSocket], engine: Engine | None, *, at_once: bool) -> None:
         message, sent = self._message, 0
+        straight: list[EngineTransport] = []  # to their sockets
         for ws in connections:
             try:
                 writer, transport, own = ws.writer, ws._transport, ws._own
@@ -136,6 +138,9 @@ class Delivery:
                     self._be_slow(ws)
                 elif writer.opcode:  # in a message that is written frame by frame
                     self.skipped += 1
+                elif engine is not None and own is not None and writer.is_bare:
+                    straight.append(own)
+                    sent += 1
                 else:
                     message.write_to(writer)
                     if not at_once:
@@ -148,6 +153,15 @@ class Delivery:
             except Exception:
                 self.gone += 1
                 logger.warning("a broadcast failed for %r", ws, exc_info=True)
+        if straight and engine is not None:
+            for receiver in engine.send_same(straight, message.frame):
+                try:
+                    message.write_to(receiver.writer)
+                    receiver.send_output()
+                except Exception:
+                    sent -= 1
+                    self.gone += 1
+                    logger.warning("a broadcast failed for %r", receiver.get_protocol(), exc_info=True)
         self.sent = sent
 
     def _be_slow(self, ws: WebSocket) -> None:

@@ -28,9 +28,10 @@ import select
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
-from zcws.aio.gathering import Sender, collect, places, words_of
+from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, words_of
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
@@ -59,6 +60,9 @@ _HEAD = lib.ZCWS_TABLE_HEAD
 _serve_sockets, _send_each = lib.zcws_turn, lib.zcws_send_each
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
+#: Bytes of a number that C is given.
+_WORD = 8
+
 #: What a socket is watched for.
 IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
 
@@ -68,8 +72,11 @@ def is_engine_on() -> bool:
     return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0"
 
 
-def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
-    """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing."""
+def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Engine | None]:
+    """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing.
+
+    Gives the engine, where there is one and nothing else is about to go out with that: see `Engine.send_same`.
+    """
     engine = _maybe_engine_of(loop)
     return nullcontext() if engine is None else _Together(engine)
 
@@ -431,17 +438,70 @@ class Engine:
             data = _join(distinct)
             orders = words_of[2 * count](*fds, *map(len, parts))  # type: ignore[arg-type]
         except MemoryError:
-            for fd, part in zip(fds, parts, strict=True):  # each waits until it takes bytes
-                self._sent_together(fd, part, 0)
+            self._keep_each(fds, parts)
             return
         stopped = _send_each(orders, begins, count, data, 0)
+        if stopped >= 0:
+            self._send_behind(stopped, fds, parts, orders, begins, data)
+
+    def send_same(self, senders: list[AnySender], frame: bytes) -> list[AnySender]:
+        """A whole message, framed, to many of whom most have nothing else to send: in one crossing, past their output.
+
+        Not while a table is walked: then it goes out together with what they answer.
+
+        Returns: those that something is in the way of; their writers have not been given it.
+        """
+        if len(set(senders)) < len(senders):
+            # To one that has not taken all of the first nothing more may be sent in the same crossing.
+            return senders
+        collects = gc.isenabled()
+        gc.disable()  # as in `end_walk`
+        try:
+            try:
+                fds, others = pass_same(senders, len(frame))
+                count = len(fds)
+                parts: list[Buffer] = [frame] * count
+            except BaseException as exc:  # as in `_take_written`
+                for transport in senders:
+                    transport.broke(exc)
+                raise
+            try:
+                orders = words_of[2 * count](*fds, *repeat(len(frame), count))
+                begins = bytes(_WORD * count)
+            except MemoryError:
+                self._keep_each(fds, parts)
+            else:
+                stopped = _send_each(orders, begins, count, frame, 0)
+                if stopped >= 0:
+                    self._send_behind(stopped, fds, parts, orders, begins, frame)
+        finally:
+            if collects:
+                gc.enable()
+        return others
+
+    def _keep_each(self, fds: list[int], parts: list[Buffer]) -> None:
+        """There is no memory for a crossing: each waits until its socket takes bytes."""
+        for fd, part in zip(fds, parts, strict=True):
+            self._sent_together(fd, part, 0)
+
+    def _send_behind(
+        self,
+        stopped: int,
+        fds: list[int],
+        parts: list[Buffer],
+        orders: bytes,
+        begins: CData | bytes,
+        data: bytes,
+    ) -> None:
+        """Rare: somebody's socket is full, or broken, where a crossing has stopped: it goes on with those behind him.
+
+        He is told behind all sends: that could end with another socket closed, and its number given to a new one.
+        """
         unsent: list[tuple[int, int]] = []
-        # Rare: somebody's socket is full, or broken. He is told behind all sends: that could end with another socket
-        # closed, and its number given to a new one.
         while stopped >= 0:
             at, sent = divmod(stopped, 1 << 32)
             unsent.append((at, sent - (1 << 31)))
-            stopped = _send_each(orders, begins, count, data, at + 1)
+            stopped = _send_each(orders, begins, len(fds), data, at + 1)
         for at, sent in unsent:
             self._sent_together(fds[at], parts[at], sent)
 
@@ -462,10 +522,11 @@ class _Together:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Engine | None:
         engine = self._engine
         self._is_inner, engine.is_walking = engine.is_walking, True
         engine.shares = True
+        return None if self._is_inner else engine
 
     def __exit__(self, *_: object) -> None:
         if not self._is_inner:

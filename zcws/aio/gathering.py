@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from zcws.annotations import Buffer
 from zcws.kernel import lib
 from zcws.writer import Writer
 
-__all__ = ["Sender", "collect", "places", "words_of"]
+__all__ = ["AnySender", "Sender", "collect", "pass_same", "places", "words_of"]
 
 #: Up to this many bytes, what a connection writes goes out together with what the others wrote. Joining them is a copy.
 _SEND_TOGETHER = 16 * 1024
@@ -51,6 +51,9 @@ class Sender(Protocol):
     def broke(self, exc: BaseException) -> None:
         """What was received cannot be handled, or what was written has been lost."""
         ...
+
+
+AnySender = TypeVar("AnySender", bound=Sender)
 
 
 class _Words(dict[int, Callable[..., bytes]]):
@@ -93,6 +96,24 @@ def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
             writer.has_large = False
         fds.append(transport.fd)
         parts.append(data)
+
+
+def pass_same(senders: list[AnySender], size: int) -> tuple[list[int], list[AnySender]]:
+    """Has a message of so many bytes, framed already and for each of them the same, pass by their writers.
+
+    Returns: the descriptors that it has to be sent to, and those with something in its way: they have to write it.
+    """
+    fds, others = list[int](), list[AnySender]()
+    for transport in senders:
+        writer = transport.writer
+        if writer.out or writer.opcode or transport.backlog or transport.closing:
+            others.append(transport)
+        else:
+            # `Writer.passed`, without the call.
+            writer.written = writer.taken = writer.written + size
+            writer.messages += 1
+            fds.append(transport.fd)
+    return fds, others
 
 
 def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
