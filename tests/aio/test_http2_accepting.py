@@ -147,6 +147,25 @@ def test_a_request_that_is_refused_and_has_been_reset_already(case: str) -> None
     run(main)
 
 
+def test_a_server_that_drains_lets_in_whoever_has_not_asked_yet() -> None:
+    """As over HTTP/1.1. He gets one stream; the next is for the next server."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            await until(lambda: any(isinstance(arriving, Http2Server) for arriving in server.handshakes))
+            server.close(drain=None)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            first = await peer.opened()
+            await peer.until(ConnectionTerminated)
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+            await soon(server.wait_closed())
+
+    run(main)
+
+
 def test_many_websockets_on_one_connection() -> None:
     async def main() -> None:
         async with serve() as server, knock(port_of(server)) as peer:

@@ -146,6 +146,8 @@ class Http2Server(Http2Connection):
         if isinstance(event, RequestReceived):
             with contextlib.suppress(ProtocolError):  # the client has reset it already, which is told next
                 self._take(event.stream_id, event.headers)
+            if self._server.is_closing:
+                self.go_away()
         elif isinstance(event, ConnectionTerminated):
             self._is_going = True
             self._close_if_done()
@@ -229,8 +231,10 @@ class Http2Server(Http2Connection):
             self._idle = None
 
     def finish(self) -> None:
-        """The server takes nobody any more: new streams are for the next one."""
-        self.go_away()
+        """The server takes nobody any more: new streams are for the next one. Whoever has had none has been accepted
+        before, and is in his opening handshake."""
+        if self._h2.highest_inbound_stream_id:
+            self.go_away()
 
     def go_away(self, code: int = ErrorCodes.NO_ERROR) -> None:
         """The server is shutting down, or nobody has needed the connection for a while."""
