@@ -208,6 +208,76 @@ def test_whoever_leaves_in_the_middle_of_his_request_leaves_nothing_here(anyloop
     assert not failures
 
 
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("zcws.acceptor.AcceptorOptions", "terms"),
+        ("zcws.acceptor.WebSocketAcceptor", "read_request"),
+        ("zcws.aio.listener.ServerHandshake", "__init__"),
+        ("zcws.aio.accepting.ServerHandshake", "wait"),
+        ("zcws.aio.accepting.Deadline", "__init__"),
+        ("zcws.aio.server.Server", "make"),
+        ("zcws.aio.transport.EngineTransport", "__init__"),
+        ("zcws.aio.engine.Engine", "add"),
+        ("zcws.aio.websocket.WebSocket", "connection_made"),
+        ("zcws.aio.server.Server", "_run"),
+    ],
+)
+@pytest.mark.parametrize("at", [None, 20])
+def test_no_memory_for_whoever_arrives(
+    at: int | None, where: str, name: str, anyloop: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He is told at once, nothing of him stays here, and whoever comes then is served."""
+    failures: list[Any] = []
+    head = request() if at is None else request("X-Way: long")
+
+    def process_response(handshake: ServerHandshake, request: zcws.Request, response: zcws.Response) -> None:
+        pass
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context.get("exception")))
+        options = {} if at is None else {"process_response": process_response}
+        async with anyloop.serve(echo, **options) as server, anyloop.connect(server):
+            await until(lambda: len(server.connections) == 1)
+            before = descriptors()
+
+            def fails(*args: Any, **options: Any) -> Any:
+                failed.append(name)
+                raise MemoryError
+
+            failed: list[str] = []
+            with monkeypatch.context() as patched:
+                patched.setattr(f"{where}.{name}", fails)
+                with knock(server, head[:at]) as sock:
+                    if at is not None:
+                        await until(lambda: server.handshakes or failed)
+                        with contextlib.suppress(ConnectionError):
+                            sock.sendall(head[at:])
+                    if await goes_on(loop, sock):
+                        return  # this way does not come by there
+            assert failed
+            await until(lambda: descriptors() == before)
+            assert not server.handshakes and len(server.connections) == 1
+            async with anyloop.connect(server) as ws:
+                await ws.send("hello")
+                assert await soon(ws.recv()) == "hello"
+
+    anyloop.run(main())
+    assert {type(failure) for failure in failures} <= {MemoryError}
+
+
+async def goes_on(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
+    """Whether a client is answered with a 101, and is not at its end behind that; it may have been reset."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await soon(loop.sock_recv(sock, 4096)):
+            data += piece
+            if data.endswith(b"\r\n\r\n"):
+                break
+    return data.startswith(b"HTTP/1.1 101 ")
+
+
 def test_tls_that_has_begun_before_it_is_accepted(certificates: Certificates) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -32,7 +32,6 @@ from zcws.aio.below import end_writing
 from zcws.aio.deadlines import Deadline
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
-from zcws.aio.transport import place
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
@@ -92,14 +91,10 @@ class Host(Protocol):
         """It has one: the handler runs from here."""
         ...
 
-    def greet(
-        self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
-    ) -> None:
-        """Opens the connection at once: nobody wants to see its request.
+    def open_on(self, sock: socket.SocketType, ws: WebSocket, answer: bytes) -> None:
+        """The same for a connection without a transport: it goes into the engine, which says the `answer`.
 
-        Args:
-            head, rest: the request, and what stands behind it.
-            accept, terms: what answers it: its Sec-WebSocket-Accept and `AcceptorOptions.terms`.
+        The socket is the engine's from here on, or closed where this raises.
         """
         ...
 
@@ -211,14 +206,14 @@ class ServerHandshake(asyncio.Protocol):
             return False
         self._leave()
         ws = self.server.make(self.acceptor.agreement, self.request, response)
-        transport = place(self.server.loop, sock, ws)
-        transport.write(self._to_send)
-        ws.connection_made(transport)
-        self._open(ws)
+        self.leave_socket()
+        self.server.open_on(sock, ws, self._to_send)
+        if self._data:
+            ws.feed(self._data)
         return True
 
     def leave_socket(self) -> None:
-        """The event loop makes a transport for the socket."""
+        """Somebody else has the socket from now on."""
         self._sock = None
 
     # ---- asyncio.Protocol ----
@@ -375,7 +370,9 @@ class ServerHandshake(asyncio.Protocol):
             self._leave()
             ws = self.server.make(self.acceptor.agreement, self.request, response)
             hand_over(self.server.loop, transport, ws, self._to_send)
-            self._open(ws)
+            self.server.start(ws)
+            if self._data:
+                ws.feed(self._data)
             return
         transport.write(self._to_send)
         logger.debug("connection rejected: %s", response.status_code)
@@ -388,11 +385,6 @@ class ServerHandshake(asyncio.Protocol):
             end_writing(transport)
         else:
             transport.close()
-
-    def _open(self, ws: WebSocket) -> None:
-        self.server.start(ws)
-        if self._data:
-            ws.feed(self._data)
 
     def _enter(self) -> None:
         """It takes longer than a moment, and may not take longer than `open_timeout`."""

@@ -17,11 +17,14 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from zcws.acceptor import SWITCHING
 from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.engine import is_engine_on
 from zcws.aio.tls import Tls
 from zcws.aio.transport import place
+from zcws.extensions import Agreement
 from zcws.kernel import ffi, lib
 
 __all__ = ["Listener", "can_accept"]
@@ -122,10 +125,11 @@ class Listener:
         for _ in range(_ACCEPTED_A_TURN):
             if not self.is_open:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
+            # What a hook sets is for this connection's handler, and not for the hooks of the next. It is made first: behind
+            # the descriptor nothing may fail before somebody has it.
+            context = self._host.context.copy()
             fd = _welcome(number, self._memory, self._room, opening)
             if fd >= 0:
-                # What a hook sets is for this connection's handler, and not for the hooks of the next.
-                context = self._host.context.copy()
                 context.run(self._receive, fd, family, opening.head, opening.received)
             elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
                 return
@@ -139,23 +143,26 @@ class Listener:
         return False
 
     def _receive(self, fd: int, family: int, head: int, count: int) -> None:
-        """Accepted, and `count` bytes of it are there."""
+        """Accepted, and `count` bytes of it are there. Whatever cannot be done with it, for want of memory most likely,
+        it is closed: nobody else knows of it, and its client would wait."""
+        terms: tuple[Agreement, bytes] | None = None
+        try:
+            if head and self._secure is None:
+                terms = self._terms(head)
+            # Who is not known yet may get a transport of the loop, which wants the dearer kind.
+            kind: Any = socket.socket if terms is None else socket.SocketType
+            sock = kind(family, _STREAM, 0, fd)
+        except BaseException:
+            os.close(fd)
+            raise
         if self._secure is not None:
-            self._begin_tls(self._secure, socket.socket(family, _STREAM, 0, fileno=fd), count)
-            return
-        if head and self._greet(fd, family, head, count):
-            return
-        sock = socket.socket(family, _STREAM, 0, fileno=fd)
-        if self._begin is not None:
-            self._pass_on(sock, self._begin())
-            return
-        handshake = ServerHandshake(self._host, sock)
-        if count >= 0:
-            self._take(sock, handshake, self._data[:count])
-        elif count in (-errno.EAGAIN, -errno.EINTR):
-            handshake.wait(self._read, sock)
+            self._begin_tls(self._secure, sock, count)
+        elif terms is not None:
+            self._greet(sock, head & _ASKS - 1, count, terms)
+        elif self._begin is not None:
+            self._begin_on_transport(sock, self._begin)
         else:
-            handshake.abort()
+            self._begin_request(sock, count)
 
     def _begin_tls(self, secure: Callable[[], Tls], sock: socket.socket, count: int) -> None:
         """The TLS handshake comes first, in the engine: the opening handshake is on a transport then."""
@@ -166,29 +173,68 @@ class Listener:
             raise
         try:
             transport = place(self._loop, sock, tls)
-        except OSError as error:
-            tls.connection_lost(error)  # it is none of those that arrive
+        except BaseException as error:
+            sock.close()
+            # It is none of those that arrive.
+            tls.connection_lost(error if isinstance(error, OSError) else None)
             raise
-        tls.connection_made(transport)
-        if count > 0:
-            tls.feed(self._data[:count])
-        elif count not in (-errno.EAGAIN, -errno.EINTR):
-            tls.abort()
+        try:
+            tls.connection_made(transport)
+            if count > 0:
+                tls.feed(self._data[:count])
+            elif count not in (-errno.EAGAIN, -errno.EINTR):
+                tls.abort()
+        except BaseException:
+            transport.abort()
+            raise
 
-    def _greet(self, fd: int, family: int, head: int, count: int) -> bool:
-        """A request of the usual kind. Returns whether the connection is open now."""
+    def _terms(self, head: int) -> tuple[Agreement, bytes] | None:
+        """What answers a request of the usual kind. None: it has to be looked at."""
         host = self._host
         if host.process_request is not None or host.process_response is not None:
-            return False
-        asked = _NOTHING if head < _ASKS else self._asked()
-        terms = host.acceptor_options.terms(*asked)
-        if terms is None:
-            return False
-        head &= _ASKS - 1
-        rest = b"" if head == count else self._data[head:count]
-        sock = socket.SocketType(family, _STREAM, 0, fd)
-        host.greet(sock, self._data[:head], self._found[:], terms, rest)
-        return True
+            return None
+        return host.acceptor_options.terms(*(_NOTHING if head < _ASKS else self._asked()))
+
+    def _greet(self, sock: socket.SocketType, head: int, count: int, terms: tuple[Agreement, bytes]) -> None:
+        """The connection is open now, and nobody has looked at its request."""
+        host, (agreement, behind) = self._host, terms
+        try:
+            answer = SWITCHING + self._found[:] + behind
+            rest = b"" if head == count else self._data[head:count]
+            ws = host.make(agreement, self._data[:head], answer)
+        except BaseException:
+            sock.close()
+            raise
+        host.open_on(sock, ws, answer)
+        if rest:
+            ws.feed(rest)
+
+    def _begin_on_transport(self, sock: socket.socket, begin: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Nothing of it has been received yet."""
+        try:
+            protocol = begin()
+        except BaseException:
+            sock.close()
+            raise
+        self._pass_on(sock, protocol)
+
+    def _begin_request(self, sock: socket.socket, count: int) -> None:
+        """There is more to come of its request, or it is none of the usual kind."""
+        try:
+            handshake = ServerHandshake(self._host, sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            if count >= 0:
+                self._take(sock, handshake, self._data[:count])
+            elif count in (-errno.EAGAIN, -errno.EINTR):
+                handshake.wait(self._read, sock)
+            else:
+                handshake.abort()
+        except BaseException:
+            handshake.abort()
+            raise
 
     def _asked(self) -> list[str | None]:
         """The headers that decide about the terms."""
@@ -218,6 +264,9 @@ class Listener:
             handshake.wait(self._read, sock)
         except OSError:
             handshake.abort()
+        except BaseException:
+            handshake.abort()  # what it has said may be lost
+            raise
         else:
             self._answer(sock, handshake, data)
 
@@ -233,21 +282,30 @@ class Listener:
         if not last:
             handshake.abort()  # a client that has closed its side cannot open a WebSocket
             return
-        handshake.stop_waiting()
-        if not handshake.answer_on_socket():
-            handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
-            self._pass_on(sock, handshake)
+        try:
+            handshake.stop_waiting()
+            if not handshake.answer_on_socket():
+                handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
+                self._pass_on(sock, handshake)
+        except BaseException:
+            handshake.abort()
+            raise
 
     def _pass_on(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         """The event loop makes a transport for it."""
-        task = self._loop.create_task(self._make_transport(sock, protocol))
+        try:
+            task = self._loop.create_task(self._make_transport(sock, protocol))
+        except BaseException:
+            sock.close()
+            protocol.connection_lost(None)
+            raise
         self.passing.add(task)
         task.add_done_callback(self.passing.discard)
 
     async def _make_transport(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, sock)
-        except OSError as error:
-            logger.debug("a client left before it was answered: %s", error)
+        except (OSError, MemoryError) as error:
+            logger.debug("a client left before it was answered, or there was no memory: %s", error)
             sock.close()
             protocol.connection_lost(error)

@@ -65,13 +65,13 @@ class Sending(asyncio.Transport):
         self._engine = engine
         # A `socket.socket` once somebody has asked for it: what that adds costs twice as much.
         self._sock = sock
-        self.fd: int = sock.fileno()
         self._protocol = protocol
+        self.closing: bool = False
+        self.fd: int = sock.fileno()
         self.backlog: list[Buffer] = []
         self.backlog_size: int = 0
         self._high, self._low = USUAL_MARKS
         self._paused_protocol = False
-        self.closing: bool = False
         self._eof_wanted = False
 
     # ---- what transport.py has, and nobody makes a Sending by itself ----

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import Any
 
-from zcws.acceptor import SWITCHING, AcceptorOptions
+from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.listener import Listener
@@ -113,8 +113,8 @@ class Server:
     ) -> Tls:
         """What a connection begins with that is inside TLS of ours."""
         tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout)
-        self.handshakes.add(tls)
         tls.opened.add_done_callback(lambda _: self.left(tls))
+        self.handshakes.add(tls)
         return tls
 
     def left(self, arriving: Arriving) -> None:
@@ -123,22 +123,23 @@ class Server:
         if self._last_left is not None and not self.handshakes and not self._last_left.done():
             self._last_left.set_result(None)
 
-    def greet(
-        self, sock: socket.SocketType, head: bytes, accept: bytes, terms: tuple[Agreement, bytes], rest: bytes
-    ) -> None:
+    def open_on(self, sock: socket.SocketType, ws: WebSocket, answer: bytes) -> None:
         """See `Host`."""
         engine = self._engine
-        if engine is None:
-            engine = self._engine = engine_of(self.loop)
-        agreement, behind = terms
-        answer = SWITCHING + accept + behind
-        ws = self.make(agreement, head, answer)
-        transport = EngineTransport(engine, sock, ws)
-        transport.write(answer)
-        ws.connection_made(transport)
-        self.start(ws)
-        if rest:
-            ws.feed(rest)
+        try:
+            if engine is None:
+                engine = self._engine = engine_of(self.loop)
+            transport = EngineTransport(engine, sock, ws)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            transport.write(answer)
+            ws.connection_made(transport)
+            self.start(ws)
+        except BaseException:
+            transport.abort()
+            raise
 
     def make(
         self, agreement: Agreement | None, request: Request | bytes | None, response: Response | bytes | None
@@ -163,14 +164,19 @@ class Server:
     def start(self, ws: WebSocket) -> None:
         """The connection has its transport, and belongs to its handler from here on."""
         self.connections.add(ws)
-        has_begun = not self.on_open or self._has_told(ws)
-        if self.handler is None or not has_begun:
-            closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
-            closed.add_done_callback(lambda _: self._forget(ws))
-        else:
-            closed = self.loop.create_task(self._run(ws, self.handler))
-        self._running[closed] = ws
-        closed.add_done_callback(self._has_ended)
+        try:
+            has_begun = not self.on_open or self._has_told(ws)
+            if self.handler is None or not has_begun:
+                closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
+                closed.add_done_callback(lambda _: self._forget(ws))
+            else:
+                closed = self.loop.create_task(self._run(ws, self.handler))
+            closed.add_done_callback(self._has_ended)
+            self._running[closed] = ws
+        except BaseException:  # no memory: it would be open with nobody behind it
+            self.connections.discard(ws)
+            ws.abort()
+            raise
 
     def _has_told(self, ws: WebSocket) -> bool:
         """Whether everybody in `on_open` could be told. If not, the connection has got its Close."""

@@ -129,9 +129,10 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_writing = False  # to OpenSSL, out of `_unsent`
         self._is_sending = False  # what OpenSSL has made of it
         self._unsent: list[Buffer] = []  # what waits for the end of that
-        self._timer = None if timeout is None else Deadline(loop, timeout, self._took_too_long)
         self.opened: asyncio.Future[None] = loop.create_future()
         self.set_protocol(protocol)
+        # Last: where there is no memory for the rest, nobody's time is kept.
+        self._timer = None if timeout is None else Deadline(loop, timeout, self._took_too_long)
 
     # ---- the handshake ----
 

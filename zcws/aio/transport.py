@@ -82,7 +82,7 @@ class EngineTransport(Sending):
         self._set_stream(protocol)
         try:
             engine.add(self, self.fd)
-        except OSError:  # the traceback would keep the socket, and the peer waiting
+        except BaseException:  # the traceback would keep the socket, and the peer waiting
             self.closing = True
             sock.close()
             raise
@@ -301,7 +301,7 @@ class EngineTransport(Sending):
     # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
         # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
-        if not self.closing:
+        if not getattr(self, "closing", True):  # without memory it may not have begun
             warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
             self._sock.close()
 
