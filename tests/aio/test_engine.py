@@ -213,6 +213,39 @@ def test_peers_that_are_always_ready_starve_nobody() -> None:
     run(main)
 
 
+class Poor:
+    def tolist(self) -> list[int]:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("messages", [1, 2])
+def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no memory for the table of what has been received: those bytes are in no socket any more."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reported: list[Any] = []
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        pairs = [socket.socketpair() for _ in range(2)]
+        got: list[bytes] = []
+        for peer, ours in pairs:
+            peer.setblocking(False)
+            placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
+        with monkeypatch.context() as patched:
+            engine = engine_of(loop)
+            patched.setattr(engine, "_first", Poor())
+            patched.setattr(engine_module, "copy_words", lambda words: Poor().tolist())
+            pairs[0][0].send(wire.frame(2, b"lost", key=wire.KEY) * messages)
+            assert await soon(loop.sock_recv(pairs[0][0], 100)) == b""
+        pairs[1][0].send(wire.frame(2, b"here", key=wire.KEY))
+        await until(lambda: got)
+        assert got == [b"here"] and [type(error) for error in reported] == [MemoryError]
+        for peer, _ in pairs:
+            peer.close()
+
+    run(main)
+
+
 @pytest.mark.parametrize("methods", [("get_buffer", "arrived", "scanned"), ("arrived", "scanned")])
 def test_one_that_has_no_memory_for_what_it_receives_ends_alone(
     methods: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

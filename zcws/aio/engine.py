@@ -279,19 +279,22 @@ class Engine:
             if pool.common is not ring or ring is None or (ring.exports and ring.is_exported):
                 ring = self._take_ring(pool)
             found = _serve_sockets(self._sockets)
-            if found == 1:
-                # `_walk_ones` for one: nobody was served before it, and nobody comes after.
-                fd, what, begin, start, stop = self._first.tolist()
-                stream = self._together[fd]
-                try:
-                    if not stream.arrived(ring, what, begin, start, stop):
-                        self._kept(pool, ring, fd, stream)
-                except BaseException as exc:
-                    self._broke(pool, fd, exc)
-            elif self._only >= 0:
-                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + found // _OTHERS]))
-            elif found:
-                self._serve_many(pool, ring, found)
+            try:
+                if found == 1:
+                    # `_walk_ones` for one: nobody was served before it, and nobody comes after.
+                    fd, what, begin, start, stop = self._first.tolist()
+                    stream = self._together[fd]
+                    try:
+                        if not stream.arrived(ring, what, begin, start, stop):
+                            self._kept(pool, ring, fd, stream)
+                    except BaseException as exc:
+                        self._broke(pool, fd, exc)
+                elif self._only >= 0:
+                    self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + found // _OTHERS]))
+                elif found:
+                    self._serve_many(pool, ring, found)
+            except MemoryError as exc:
+                self._lose(pool, found, exc)
         if self._last_word is not None:
             last_word, self._last_word = self._last_word, None
             raise last_word
@@ -365,6 +368,17 @@ class Engine:
                     self._kept(pool, ring, fd, stream)
             except BaseException as exc:
                 self._broke(pool, fd, exc)
+
+    def _lose(self, pool: Pool, found: int, exc: MemoryError) -> None:
+        """There is no memory to hand over what was received. Whoever it was for, handed over or not, ends: nobody may
+        go on behind a gap."""
+        words, at, used = self._words, _ENTRIES, _ENTRIES + found // _OTHERS
+        for i in range(found % _OTHERS):
+            self._broke(pool, words[_ONE * i], exc)
+        while at < used:
+            if words[at + 3] < _SERVE:
+                self._broke(pool, words[at], exc)
+            at = _ENTRIES + words[at + 4]
 
     def _kept(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
         self.serve_alone(fd)
