@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 from typing import NamedTuple
 
 import pytest
@@ -141,6 +142,9 @@ def test_accepted(data: bytes) -> None:
         request().replace(b"\r\nHost: ", b"\r\nHost : "),
         request().replace(b"\r\nHost: ", b"\r\nHost: a\r\n "),
         request().replace(b"\r\n", b"\n"),
+        request()[:-2] + b":\n",
+        # Any other name of that length is not Host.
+        *[request(("Host", None), ("x" * size, "a")) for size in range(1, 30)],
         b"\r\n" + request(),
         *[
             request(first=first)
@@ -161,6 +165,26 @@ def test_accepted(data: bytes) -> None:
 )
 def test_for_the_general_rules(data: bytes) -> None:
     assert read(data) is None
+
+
+SIGNS = b"!#$%&'*+-.^_`|~"
+WORDS = (string.ascii_letters + string.digits).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "taken"),
+    [
+        (request(("X-@@Any", "x")), WORDS + SIGNS + b":"),  # RFC 9110 5.6.2, and where the name ends
+        (request(("X-Any", "a@@b")), bytes({*range(256)} - {*range(32), 127} | {9})),  # RFC 9110 5.5
+        (request().replace(b"GET /", b"GET /@@"), bytes({*range(33, 127)} - {*b"#"})),  # RFC 9112 3.2
+        (request(("Host", "a@@b")), WORDS + b"-._"),  # the names that are in use
+        (request(("Sec-WebSocket-Key", "@@" + KEY[1:])), WORDS + b"+/"),  # RFC 4648 4
+    ],
+    ids=["name", "value", "target", "host", "key"],
+)
+def test_every_byte(data: bytes, taken: bytes) -> None:
+    found = {byte for byte in range(256) if check(data.replace(b"@@", bytes([byte])), OPTIONS[0])}
+    assert found == {*taken}
 
 
 def test_every_cut_needs_more() -> None:

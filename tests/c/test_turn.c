@@ -317,9 +317,13 @@ static void test_what_each_is_sent(void) {
             CHECK(recv(ends[i][1], found, sizeof found, MSG_DONTWAIT) == wanted, "%d has something else", i);
             CHECK(wanted < 0 || memcmp(found, data + at, (size_t)wanted) == 0, "%d has something else", i);
         }
+        close(ends[EACH - 1][1]); /* which ends no program: no SIGPIPE */
+        CHECK(zcws_send_each(words + 1, NULL, EACH, data, EACH - 1) ==
+                  ((int64_t)(EACH - 1) << 32) + ((int64_t)1 << 31) - EPIPE,
+              "nobody is there");
         for (int i = 0; i < EACH; i++) {
             close(ends[i][0]);
-            close(ends[i][1]);
+            if (i < EACH - 1) close(ends[i][1]);
         }
     }
 }
