@@ -182,7 +182,7 @@ def test_a_peer_that_is_gone_before_the_last_fragment() -> None:
 
 @pytest.mark.parametrize(
     ("is_client", "what", "kind"),
-    [(True, "zcws.scratch.Scratch.rest", bytes), (False, "zcws.aio.sending.bytes", bytearray)],
+    [(True, "zcws.scratch.Scratch.unsent", bytes), (False, "zcws.aio.sending.bytes", bytearray)],
     ids=["masked", "lent"],
 )
 def test_no_memory_for_what_the_socket_does_not_take(

@@ -125,8 +125,8 @@ class Listener:
         for _ in range(_ACCEPTED_A_TURN):
             if not self.is_open:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
-            # What a hook sets is for this connection's handler, and not for the hooks of the next. It is made first: behind
-            # the descriptor nothing may fail before somebody has it.
+            # What a hook sets is for this connection's handler, and not for the hooks of the next. It is made first:
+            # between the descriptor and its owner nothing may fail.
             context = self._host.context.copy()
             fd = _welcome(number, self._memory, self._room, opening)
             if fd >= 0:
