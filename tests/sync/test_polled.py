@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 import raw
 from channels import receive, tls_pair
@@ -54,5 +56,17 @@ def test_tls_does_not_hold_its_lock_while_it_waits(certificates: Certificates) -
             assert channel._lock.acquire(timeout=raw.LONG)
             channel._lock.release()
         theirs.sendall(b"x")
+    channel.abort()
+    theirs.close()
+
+
+def test_the_end_of_tls_is_the_end_of_the_tcp_stream(certificates: Certificates) -> None:
+    """RFC 6455 7.1.1: a server ends it first, whatever the client makes of a close_notify."""
+    ours, theirs = tls_pair(certificates)
+    channel = TlsChannel(ours)
+    channel.end()
+    theirs.settimeout(raw.LONG)
+    assert theirs.recv(1) == b""  # our close_notify
+    assert socket.socket.recv(theirs, 1) == b""
     channel.abort()
     theirs.close()

@@ -136,7 +136,11 @@ class TlsChannel(PolledChannel):
         # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
         with contextlib.suppress(OSError, ValueError), self._lock:
             self._has_ended = True
-            self._tls.unwrap()
+            # That the peer's is not there is how this ends, mostly.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
+            # RFC 6455 7.1.1: the server ends the TCP stream first. SSLSocket.shutdown would take the TLS away.
+            socket.socket.shutdown(self._tls, socket.SHUT_WR)
 
     def abort(self) -> None:
         try:
