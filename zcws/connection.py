@@ -18,6 +18,7 @@ An unsplit connection drains the bridge the moment something is put there; that 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from zcws.annotations import Buffer
@@ -46,9 +47,8 @@ MAX_SIZE = 16 * 1024 * 1024
 #: Frames of a message that are accepted: the conformance suite sends 4 MiB in 65,536, and an empty one to end it.
 MAX_FRAGMENTS = 65_536
 
-
-#: More than anybody sends, and fits into the words of the C core.
-_MANY = 1 << 62
+#: What `options.py` says for no limit; it fits into the words of the C core.
+_MOST = sys.maxsize
 
 # Asked again and again, and an attribute of an Enum is looked up in several steps each time.
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
@@ -136,7 +136,7 @@ class Connection:
     ) -> None:
         # A driver has looked at its own once, for all of its connections.
         are_int = type(max_size) is int and type(max_fragments) is int
-        if not (are_int and 0 <= max_size < _MANY and 0 < max_fragments < _MANY):  # type: ignore[operator]
+        if not (are_int and 0 <= max_size <= _MOST and 0 < max_fragments <= _MOST):  # type: ignore[operator]
             limits = checked_limits(max_size, max_fragments)
             max_size, max_fragments = limits["max_size"], limits["max_fragments"]
         agreement = agreement or Agreement()
