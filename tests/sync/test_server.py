@@ -268,7 +268,7 @@ def test_slots_come_back_whatever_happens(serving: Serving) -> None:
     def handler(ws: zcws.sync.WebSocket) -> None:
         raise SystemExit  # even this
 
-    threads = threading.active_count()
+    before = {*threading.enumerate()}  # some of which may end meanwhile
     with serving(handler, max_connections=1, close_timeout=0.05, open_timeout=0.05) as server:
         for _ in range(3):
             with dialled(server) as sock:
@@ -279,7 +279,7 @@ def test_slots_come_back_whatever_happens(serving: Serving) -> None:
             with contextlib.suppress(ConnectionError), raw.client(port_of(server)) as peer:
                 peer.rest()
     assert not server._opening
-    raw.until(lambda: threading.active_count() <= threads)  # what pytest hears later is the next test's fault
+    raw.until(lambda: {*threading.enumerate()} <= before)  # what pytest hears later is the next test's fault
 
 
 # ---- requests that are refused ----

@@ -38,6 +38,7 @@ from zcws.extensions import Agreement
 from zcws.frame import Frame
 from zcws.http import Request, Response
 from zcws.options import Limits, checked_seconds
+from zcws.seldom import Seldom
 
 __all__ = ["Handler", "OnFrame", "Server"]
 
@@ -101,7 +102,7 @@ class Server:
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._warns_again = 0.0  # when a connection that a limit has closed is a warning again
+        self._limited = Seldom(_WARNED)  # that a limit has closed a connection
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
         """The sockets are bound, and we accept ourselves, or without a listener the event loop does."""
@@ -238,11 +239,8 @@ class Server:
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
         if (limit := ws.connection.limit) is not None:
-            now = self.loop.time()
-            is_heard = now >= self._warns_again
-            if is_heard:
-                self._warns_again = now + _WARNED
-            logger.log(logging.WARNING if is_heard else logging.DEBUG, "%r: %s", ws, limit)
+            level = logging.WARNING if self._limited.is_due(self.loop.time()) else logging.DEBUG
+            logger.log(level, "%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 

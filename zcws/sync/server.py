@@ -31,6 +31,7 @@ from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
 from zcws.pool import Pool
+from zcws.seldom import Seldom
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
@@ -96,8 +97,8 @@ class Server:
         self._open_timeout = open_timeout
         self._limits = limits
         self._max_connections = max_connections
-        # When the log is to hear again that nobody can be accepted, and of a connection that a limit has closed.
-        self._says_again = self._warns_again = 0.0
+        # That nobody can be accepted, and that a limit has closed a connection.
+        self._out_of_descriptors, self._limited = Seldom(_SAID), Seldom(_SAID)
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -165,9 +166,7 @@ class Server:
 
     def _pause(self, error: OSError) -> None:
         """The system has no descriptor left, most likely: it would say so again and again."""
-        now = time.monotonic()
-        if now >= self._says_again:
-            self._says_again = now + _SAID
+        if self._out_of_descriptors.is_due(time.monotonic()):
             logger.error("cannot accept connections: %s", error)
         time.sleep(_OUT_OF_DESCRIPTORS)
 
@@ -391,11 +390,8 @@ class Server:
             ws.abort()
             self.connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
-                now = time.monotonic()
-                is_heard = now >= self._warns_again
-                if is_heard:
-                    self._warns_again = now + _SAID
-                logger.log(logging.WARNING if is_heard else logging.DEBUG, "%r: %s", ws, limit)
+                level = logging.WARNING if self._limited.is_due(time.monotonic()) else logging.DEBUG
+                logger.log(level, "%r: %s", ws, limit)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from zcws.seldom import Seldom
+
+
+@pytest.mark.parametrize(
+    ("seconds", "due"), [(1.0, [5.0, 6.0, 7.5]), (0, [5.0, 5.5, 5.9, 6.0, 6.9, 7.5]), (float("inf"), [5.0])]
+)
+def test_what_is_told_once_in_a_while(seconds: float, due: list[float]) -> None:
+    seldom = Seldom(seconds)
+    assert [now for now in (5.0, 5.5, 5.9, 6.0, 6.9, 7.5) if seldom.is_due(now)] == due
