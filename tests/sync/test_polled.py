@@ -8,7 +8,7 @@ from channels import receive, tls_pair
 from net import Certificates
 
 from zcws.sync.plain import open_channel
-from zcws.sync.polled import TlsChannel
+from zcws.sync.polled import TlsChannel, begin_tls
 
 
 def test_nothing_goes_out_in_the_clear_after_tls(certificates: Certificates) -> None:
@@ -70,3 +70,30 @@ def test_the_end_of_tls_is_the_end_of_the_tcp_stream(certificates: Certificates)
     assert socket.socket.recv(theirs, 1) == b""
     channel.abort()
     theirs.close()
+
+
+def test_tls_over_a_connection_that_the_peer_has_reset(certificates: Certificates) -> None:
+    """Nothing of it is left open, or pytest would fail the test. `wrap_socket` leaves a socket that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = raw.Peer(socket.create_connection(listening.getsockname()), masks=True)
+        sock, _ = listening.accept()
+    peer.reset()
+    raw.until(lambda: not is_connected(sock))
+    with pytest.raises(ConnectionResetError):
+        begin_tls(certificates.server, sock, server_side=True)
+    assert sock.fileno() == -1
+
+
+def is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def test_tls_over_what_is_no_stream(certificates: Certificates) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with pytest.raises(NotImplementedError):
+        begin_tls(certificates.server, sock, server_side=True)
+    assert sock.fileno() == -1

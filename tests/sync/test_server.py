@@ -408,6 +408,17 @@ def test_a_client_that_says_nothing_of_tls(serving: Serving, certificates: Certi
         assert sock.recv(1) == b""
 
 
+def test_a_client_that_has_reset_before_tls_begins(serving: Serving, certificates: Certificates) -> None:
+    """Its socket is closed, for want of which pytest would fail the test."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = raw.Peer(socket.create_connection(listening.getsockname()), masks=True)
+        peer.reset()  # in the backlog
+        with serving(echo, sock=listening.dup(), ssl=certificates.server) as server:
+            with dialled(server) as sock, certificates.client.wrap_socket(sock, server_hostname="localhost"):
+                pass  # this one came behind it
+            raw.until(lambda: not server._threads)
+
+
 @pytest.mark.parametrize("says", [b"", b"x"])
 def test_a_refused_client_that_stays(serving: Serving, monkeypatch: pytest.MonkeyPatch, says: bytes) -> None:
     """It has a second to read its answer in, whatever else it does, and no thread for longer."""

@@ -884,6 +884,25 @@ def test_a_socket_is_not_closed_under_a_thread_that_uses_it(
         assert sock.fileno() == -1
 
 
+def test_a_handler_that_raises_in_the_tls_handshake_of_a_client(certificates: Certificates) -> None:
+    """No socket is left open, or pytest would fail the test: OpenSSL's wrapper closes its own on errors alone."""
+
+    def handle(_: int, frame: Any) -> None:
+        if frame.f_code.co_name == "do_handshake":
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Alarm
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Alarm):
+            port = silent.getsockname()[1]
+            zcws.sync.connect(f"wss://127.0.0.1:{port}/", ssl=certificates.client, open_timeout=None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_signals_do_not_lengthen_write_timeout() -> None:
     # Python repeats a send that a signal has interrupted, and the kernel would count anew.
     before = signal.signal(signal.SIGALRM, lambda *_: None)

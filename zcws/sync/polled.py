@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import ssl
 import threading
@@ -21,7 +22,29 @@ from zcws.annotations import Buffer
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, is_ready
 from zcws.sync.deadline import after, is_past, left
 
-__all__ = ["PolledChannel", "TlsChannel"]
+__all__ = ["PolledChannel", "TlsChannel", "begin_tls"]
+
+
+def begin_tls(
+    context: ssl.SSLContext,
+    sock: socket.socket,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+) -> ssl.SSLSocket:
+    """TLS over a socket, which is closed where this raises. The handshake is still to come: whoever does it has the new
+    socket in hand by then, and can close it, whatever interrupts him."""
+    try:
+        # A peer that has reset the connection already: before CPython 3.13 `wrap_socket` finds out when the descriptor
+        # is that of a new object, and raises without it.
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+        return context.wrap_socket(
+            sock, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+    except BaseException:
+        sock.close()
+        raise
 
 
 class PolledChannel(Channel):

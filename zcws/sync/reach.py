@@ -24,6 +24,7 @@ from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, un
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import EYEBALLS_DELAY, Route, socks_options
 from zcws.sync.deadline import after, is_past, socket_timeout
+from zcws.sync.polled import begin_tls
 from zcws.uri import WebSocketURI
 
 __all__ = ["reach"]
@@ -96,7 +97,9 @@ def _secured(
         if security is None:
             return sock
         context, name = security
-        return context.wrap_socket(sock, server_hostname=name)
+        sock = stream = begin_tls(context, sock, server_hostname=name)
+        stream.do_handshake()
+        return stream
     except BaseException:
         sock.close()
         raise

@@ -34,6 +34,7 @@ from zcws.pool import Pool
 from zcws.seldom import Seldom
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.plain import open_channel
+from zcws.sync.polled import begin_tls
 from zcws.sync.stream import WebSocket
 
 __all__ = ["Handler", "ProcessRequest", "Server"]
@@ -250,7 +251,7 @@ class Server:
         try:
             sock.settimeout(self._open_timeout)  # where the listening socket's state is inherited, too
             if self._ssl is not None:
-                stream = self._ssl.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                stream = begin_tls(self._ssl, sock, server_side=True)
             self._opening[stream] = socket.SHUT_RD if stream is sock else socket.SHUT_RDWR
             ws = self._open(stream)
             if ws is not None:
