@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from zcws.seldom import Seldom
@@ -11,3 +13,9 @@ from zcws.seldom import Seldom
 def test_what_is_told_once_in_a_while(seconds: float, due: list[float]) -> None:
     seldom = Seldom(seconds)
     assert [now for now in (5.0, 5.5, 5.9, 6.0, 6.9, 7.5) if seldom.is_due(now)] == due
+
+
+def test_what_is_not_due_is_for_who_wants_it_all() -> None:
+    seldom = Seldom(1.0)
+    levels = [seldom.level(logging.INFO, now) for now in (5.0, 5.5, 6.0)]
+    assert levels == [logging.INFO, logging.DEBUG, logging.INFO]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from logging import DEBUG
+
 __all__ = ["Seldom"]
 
 
@@ -20,3 +22,7 @@ class Seldom:
             return False
         self._again = now + self._seconds
         return True
+
+    def level(self, level: int, now: float) -> int:
+        """The level at which it goes into the log: `level`, or DEBUG where it is not due."""
+        return level if self.is_due(now) else DEBUG

@@ -340,6 +340,30 @@ def test_what_cannot_become_a_request_is_refused_at_once(
     assert caplog.records[0].levelno == logging.INFO
 
 
+def test_a_scanner_does_not_write_the_log(anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """One line a second, in the clear and over TLS; the others are DEBUG. uvloop's TLS tells of nothing."""
+    caplog.set_level(logging.DEBUG, "zcws.server")
+    is_silent = anyplace.is_tls and anyplace.loop == "uvloop"
+
+    async def main() -> None:
+        async with anyplace.serve(echo) as server:
+            began = asyncio.get_running_loop().time()
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+                writer.write(b"SSH-2.0-scanner\r\n")
+                await soon(reader.read())
+                await hang_up(writer)
+            await until(lambda: len(told()) == 20 or is_silent)
+            seconds = asyncio.get_running_loop().time() - began
+        lines = [record for record in told() if record.levelno == logging.INFO]
+        assert len(lines) <= 1 + seconds and (lines or is_silent)
+
+    def told() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if ", from ('127.0.0.1'" in record.getMessage()]
+
+    anyplace.run(main())
+
+
 def raises(*_: Any) -> Any:
     raise LookupError("a bug")
 

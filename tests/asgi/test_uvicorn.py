@@ -876,6 +876,23 @@ def test_ws_max_size(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     assert "max_size=1000 bytes" in warning
 
 
+def test_limits_do_not_let_a_client_write_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning a second; the others are DEBUG."""
+
+    async def main() -> None:
+        began = asyncio.get_running_loop().time()
+        async with place.uvicorn(App(until_the_end), ws_max_size=10) as server:
+            for _ in range(20):
+                async with place.connect(server.port) as ws:
+                    await ws.send("x" * 11)
+                    await soon(ws.wait_closed())
+        seconds = asyncio.get_running_loop().time() - began
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert 1 <= len(warnings) <= 1 + seconds
+
+    place.run(main())
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_ws_per_message_deflate(place: Place, wanted: bool) -> None:
     async def main() -> None:

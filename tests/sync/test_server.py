@@ -785,6 +785,24 @@ def test_limits_do_not_let_a_client_write_the_log(serving: Serving, caplog: pyte
     assert 1 <= len(caplog.records) <= 1 + seconds
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_scanner_does_not_write_the_log(
+    serving: Serving, certificates: Certificates, caplog: pytest.LogCaptureFixture, secure: bool
+) -> None:
+    """One line a second; the others are DEBUG."""
+    caplog.set_level(logging.DEBUG, "zcws.server")
+    began = time.monotonic()
+    with serving(echo, ssl=certificates.server if secure else None) as server:
+        for _ in range(20):
+            with dialled(server) as sock:
+                sock.sendall(b"SSH-2.0-scanner\r\n")
+                raw.read_to_end(sock)
+    seconds = time.monotonic() - began
+    told = [record for record in caplog.records if "handshake, from ('127.0.0.1'" in record.getMessage()]
+    assert len(told) == 20
+    assert 1 <= len([record for record in told if record.levelno == logging.INFO]) <= 1 + seconds
+
+
 def test_a_limit_that_closed_a_connection_is_a_warning(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -874,8 +892,8 @@ def test_a_client_that_speaks_http_to_tls_hears_so(
         with dialled(server) as sock:
             sock.sendall(b"SSH-2.0-x\r\n")
             assert b"HTTP" not in sock.recv(4096)
-        raw.until(lambda: not server._threads)
-        caplog.clear()
+    caplog.clear()
+    with serving(echo, ssl=certificates.server) as server:
         with dialled(server) as sock:
             sock.sendall(net.request())
             answer = sock.recv(4096)

@@ -37,6 +37,7 @@ from zcws.callables import abandon
 from zcws.extensions import Agreement
 from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
+from zcws.seldom import Seldom
 
 __all__ = ["Arriving", "Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
 
@@ -74,6 +75,7 @@ class Host(Protocol):
     open_timeout: float | None
     options: Options
     handshakes: set[Arriving]
+    refused: Seldom  # that there was no opening handshake
     is_closing: bool  # nobody else is accepted
     sends_away: bool  # nor is any connection opened
 
@@ -176,7 +178,8 @@ class ServerHandshake(asyncio.Protocol):
             self.request = self.acceptor.read_request(self._data)
         except HttpError as error:
             self.response = self._sendable(self.acceptor.refuse(error))
-            logger.info("no opening handshake, from %s: %s", self.remote_address, error)
+            level = self.server.refused.level(logging.INFO, self.server.loop.time())
+            logger.log(level, "no opening handshake, from %s: %s", self.remote_address, error)
             return True
         if self.request is None:
             return False

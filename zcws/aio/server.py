@@ -46,8 +46,8 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 
 _CLOSED = State.CLOSED
 
-#: Seconds between two warnings of what any client can bring about as often as it connects: as `zcws.sync` does.
-_WARNED = 1.0
+#: Seconds for which the log has been told enough of what any client can bring about as often as it connects.
+_SAID = 1.0
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
@@ -102,7 +102,8 @@ class Server:
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._limited = Seldom(_WARNED)  # that a limit has closed a connection
+        self._limited = Seldom(_SAID)  # that a limit has closed a connection
+        self.refused = Seldom(_SAID)  # that there was no opening handshake
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
         """The sockets are bound, and we accept ourselves, or without a listener the event loop does."""
@@ -113,7 +114,7 @@ class Server:
         self, begin: Callable[[Server], asyncio.BaseProtocol], context: ssl_module.SSLContext, timeout: float
     ) -> Tls:
         """What a connection begins with that is inside TLS of ours."""
-        tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout)
+        tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout, refused=self.refused)
         tls.opened.add_done_callback(lambda _: self.left(tls))
         self.handshakes.add(tls)
         return tls
@@ -239,8 +240,7 @@ class Server:
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
         if (limit := ws.connection.limit) is not None:
-            level = logging.WARNING if self._limited.is_due(self.loop.time()) else logging.DEBUG
-            logger.log(level, "%r: %s", ws, limit)
+            logger.log(self._limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 

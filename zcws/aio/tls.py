@@ -30,6 +30,7 @@ from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
 from zcws.annotations import Buffer
+from zcws.seldom import Seldom
 
 __all__ = ["Tls", "has_better"]
 
@@ -67,6 +68,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         protocol: who speaks over it. Its `connection_made` is called when the TLS handshake is over.
         server_hostname: the name to check, for a client; None for a server.
         timeout: seconds for the TLS handshake; None: somebody else keeps the time.
+        refused: of a server: how often its log is told that there was none.
 
     Attributes:
         opened: done when the TLS handshake is. Raises: OSError, when it has failed.
@@ -91,6 +93,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         "_owed",
         "_paused",
         "_protocol",
+        "_refused",
         "_ssl",
         "_timer",
         "_unsent",
@@ -107,8 +110,10 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         server_hostname: str | None = None,
         server_side: bool = False,
         timeout: float | None = None,
+        refused: Seldom | None = None,
     ) -> None:
         self._loop = loop
+        self._refused = refused
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         landing = _landings.get(loop)
@@ -438,8 +443,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_open:
             self._protocol.connection_lost(error)
         if not self.opened.done():
-            if self._ssl.server_side and isinstance(error, ssl.SSLError):
-                logger.info("no TLS handshake, from %s: %s", self.get_extra_info("peername"), error)
+            if self._refused is not None and isinstance(error, ssl.SSLError):
+                level = self._refused.level(logging.INFO, self._loop.time())
+                logger.log(level, "no TLS handshake, from %s: %s", self.get_extra_info("peername"), error)
             fail(self.opened, error or ConnectionResetError())
         self._closing = True
         self._below = None

@@ -32,6 +32,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from zcws.asgi.opening import Event, Opening, Phase, acceptor_options, decoded, stream_options
 from zcws.closing import State
@@ -39,6 +40,7 @@ from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response, reason_phrase, text_response
 from zcws.options import checked_size
+from zcws.seldom import Seldom
 
 try:
     from uvicorn.protocols.utils import (
@@ -57,6 +59,11 @@ __all__ = ["WebSocketProtocol"]
 #: Seconds that a client has for its answer when uvicorn shuts down. uvicorn waits for all of them, so that one that
 #: sleeps would hold up a restart for as long as a closing handshake may take.
 GOODBYE = 1.0
+
+#: Seconds between two warnings that a limit has closed a connection, as zcws' own servers have it; and when each server
+#: may give the next.
+_SAID = 1.0
+_limited: WeakKeyDictionary[Any, Seldom] = WeakKeyDictionary()
 
 #: Events after the end that an application gets before it is stopped: it does not look at them, and would ask for ever.
 PATIENCE = 100
@@ -109,7 +116,9 @@ class WebSocketProtocol(Opening):
         self.server_state.connections.discard(self)
         if self.ws is not None:
             if (limit := self.ws.connection.limit) is not None:
-                self._log(str(limit), logging.WARNING)  # whoever set it should know
+                # Whoever set it should know, and no client should fill his log.
+                limited = _limited.setdefault(self.server_state, Seldom(_SAID))
+                self._log(str(limit), limited.level(logging.WARNING, self.loop.time()))
             self.logger.info("connection closed")
 
     def default_headers(self) -> Iterable[tuple[bytes, bytes]]:

@@ -51,7 +51,8 @@ _GOES_AWAY = "the server is shutting down"
 #: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
 _OUT_OF_DESCRIPTORS = 0.05
 
-#: Seconds for which the log has been told enough of that: as long as the asyncio server rests.
+#: Seconds for which the log has been told enough of that (the asyncio server rests so long), and of what any client can
+#: bring about as often as it connects.
 _SAID = 1.0
 
 #: Seconds between two tries to send a Close to a connection that is in the middle of a send.
@@ -98,8 +99,8 @@ class Server:
         self._open_timeout = open_timeout
         self._limits = limits
         self._max_connections = max_connections
-        # That nobody can be accepted, and that a limit has closed a connection.
-        self._out_of_descriptors, self._limited = Seldom(_SAID), Seldom(_SAID)
+        # That nobody can be accepted; that a limit has closed a connection; that there was no opening handshake.
+        self._out_of_descriptors, self._limited, self._refused = Seldom(_SAID), Seldom(_SAID), Seldom(_SAID)
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -286,13 +287,17 @@ class Server:
         except HttpError as error:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
-            logger.info("no opening handshake, from %s: %s", stream.getpeername(), error)
+            self._say_refused("no opening handshake", stream, error)
         stream.sendall(answer)
         if response.status_code == 101:
             return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
         logger.debug("connection rejected: %s", response.status_code)
         self._linger(stream)
         return None
+
+    def _say_refused(self, what: str, stream: socket.socket, error: Exception) -> None:
+        level = self._refused.level(logging.INFO, time.monotonic())
+        logger.log(level, "%s, from %s: %s", what, stream.getpeername(), error)
 
     def _make(
         self,
@@ -322,7 +327,7 @@ class Server:
         except (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError):
             raise  # the client has gone; which of the two it is, versions of Python and OpenSSL decide
         except ssl_module.SSLError as error:
-            logger.info("no TLS handshake, from %s: %s", stream.getpeername(), error)
+            self._say_refused("no TLS handshake", stream, error)
             if error.reason == "HTTP_REQUEST":
                 socket.socket.sendall(stream, IN_THE_CLEAR)  # past the TLS of the SSLSocket
             # In TLS 1.3 its request may be here already.
@@ -391,8 +396,7 @@ class Server:
             ws.abort()
             self.connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
-                level = logging.WARNING if self._limited.is_due(time.monotonic()) else logging.DEBUG
-                logger.log(level, "%r: %s", ws, limit)
+                logger.log(self._limited.level(logging.WARNING, time.monotonic()), "%r: %s", ws, limit)
 
     def __enter__(self) -> Self:
         return self
