@@ -914,3 +914,13 @@ def test_several_messages_are_compressed_as_one_is() -> None:
         writer = make_writer("server", compress=Backwards())
         writer.write_messages(OpCode.TEXT, [b"abc" * 100, b"def" * 100], compress)
         assert all(frame.rsv for frame in sent(writer))
+
+
+def test_the_last_words_of_a_program(role: str) -> None:
+    """Its own, unless the peer waits for the rest of a message."""
+    writer = make_writer(role)
+    assert writer.last_words(4000, "done") == (4000, "done")
+    writer.write_fragment(OpCode.TEXT, b"half", last=False)
+    assert writer.last_words(4000, "done") == (1011, "the sender gave up in the middle of a message")
+    writer.write_close(1011)
+    assert writer.last_words(None, "") == (None, "")

@@ -44,6 +44,9 @@ __all__ = ["Compress", "Writer"]
 
 _CLOSE = OpCode.CLOSE
 
+#: What the peer is told whom half a message has been sent, and no more.
+_GAVE_UP = "the sender gave up in the middle of a message"
+
 #: From this many bytes on a masked payload gets memory of its own. What is longer does not wait for anything else.
 _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
@@ -405,6 +408,11 @@ class Writer(Output):
             if before == (len(self.out), self.written):
                 self.sent_close, self.opcode = None, begun  # it is still to be said
             raise
+
+    def last_words(self, code: int | None, reason: str) -> tuple[int | None, str]:
+        """What a Close says that a program wants to be sent now. In the middle of a message these are not its own: the
+        peer waits for the rest of it."""
+        return (CloseCode.INTERNAL_ERROR, _GAVE_UP) if self.is_in_message else (code, reason)
 
     def write_close(self, code: int | None, reason: str = "") -> None:
         """A Close. Nothing can be written after it. RFC 6455 5.5.1.

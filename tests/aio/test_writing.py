@@ -860,3 +860,34 @@ class TestMemoryThatMayChange:
 def _back(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
     if frame.opcode < zcws.OpCode.CLOSE:
         ws.write_frame_nowait(frame)
+
+
+@pytest.mark.parametrize("how", ["raise", "close"])
+def test_the_end_of_a_connection_in_the_middle_of_a_message(anyplace: Place, how: str) -> None:
+    """What is said of it is what `zcws.sync` says: tests/sync/test_writing.py. It was FAILED, and not clean."""
+    expected = 1011, "the sender gave up in the middle of a message"
+
+    async def act(ws: zcws.WebSocket) -> None:
+        with pytest.raises(KeyError if how == "raise" else zcws.ConnectionClosedError):
+            async with ws.send_stream() as message:
+                await message.write("half")
+                if how == "raise":
+                    raise KeyError
+                with pytest.raises(ValueError):
+                    ws.begin_close(1005)
+                ws.begin_close(4000, "done")
+                await message.write("the other half")
+        assert ws.state is zcws.State.CLOSE_SENT
+        for do in (lambda: ws.send("more"), ws.recv):
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await soon(do())
+            assert (caught.value.code, caught.value.reason, caught.value.by) == (*expected, "us")
+        await soon(ws.wait_closed())
+        assert (ws.state, ws.close_code, ws.close_reason) == (zcws.State.CLOSED, *expected)
+        assert ws.stats.closed_by == "us"
+
+    frames = sent_by(anyplace, act)
+    assert [(frame.opcode, frame.payload) for frame in frames] == [
+        (wire.TEXT, b"half"),
+        (wire.CLOSE, wire.close_payload(expected[0], expected[1].encode())),
+    ]

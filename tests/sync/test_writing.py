@@ -529,3 +529,34 @@ def test_compression_is_chosen_by_the_caller() -> None:
         _, writer, _ = ws.split()
         writer.send("z", compress=True)
         assert [peer.read().rsv for _ in range(5)] == [0] * 5
+
+
+@roles
+@pytest.mark.parametrize("how", ["raise", "close"])
+def test_the_end_of_a_connection_in_the_middle_of_a_message(client: bool, how: str) -> None:
+    """What is said of it is what asyncio says: tests/aio/test_writing.py."""
+    expected = 1011, "the sender gave up in the middle of a message"
+    with connected(client=client) as (ws, peer):
+        with pytest.raises(KeyError if how == "raise" else zcws.ConnectionClosedError):
+            with ws.send_stream() as message:
+                message.write("half")
+                if how == "raise":
+                    raise KeyError
+                with pytest.raises(ValueError):
+                    ws.begin_close(1005)
+                ws.begin_close(4000, "done")
+                message.write("the other half")
+        assert ws.state is zcws.State.CLOSE_SENT
+        assert peer.read().payload == b"half"
+        close = peer.read()
+        assert close == wire.Seen(
+            wire.CLOSE, wire.close_payload(expected[0], expected[1].encode()), masked=client
+        )
+        peer.send(wire.CLOSE, close.payload)
+        peer.half_close()
+        for do in (lambda: ws.send("more"), ws.recv):
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                do()
+            assert (caught.value.code, caught.value.reason, caught.value.by) == (*expected, "us")
+        assert (ws.state, ws.close_code, ws.close_reason) == (zcws.State.CLOSED, *expected)
+        assert ws.stats.closed_by == "us"

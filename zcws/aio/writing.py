@@ -15,7 +15,7 @@ from zcws.aio.keepalive import Latency
 from zcws.aio.stream import Stream
 from zcws.annotations import Buffer, Self
 from zcws.batch import Batch
-from zcws.closing import State, close_payload
+from zcws.closing import close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.frame import Frame, ReceivedFrame
 from zcws.output import CORK, SEGMENT
@@ -192,9 +192,7 @@ class Writing(Stream):
     def _give_up_message(self) -> None:
         """Half a message cannot be taken back, and nothing else may follow it."""
         if self.writer.is_in_message:
-            self.connection.fail(CloseCode.INTERNAL_ERROR, "the sender gave up in the middle of a message")
-            self._written()
-            self._advance_closing()
+            self.begin_close(CloseCode.INTERNAL_ERROR)
 
     def _end_message(self, done: asyncio.Future[None]) -> None:
         self._message_done = self._sender = None
@@ -335,10 +333,9 @@ class Writing(Stream):
 
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait. Raises: as `close`."""
-        if self.writer.is_in_message and self.connection.state is State.OPEN:
-            close_payload(code, reason)  # ValueError before anything happens
-            self.connection.fail(CloseCode.INTERNAL_ERROR, "closed in the middle of a message")
-        self.connection.close(code, reason)
+        close_payload(code, reason)  # a mistake is one, whether or not there is anything left to close
+        if self.connection.send_close(*self.writer.last_words(code, reason)):
+            self._reader.discard()
         self._flush()
         self._close_sent()
 
@@ -349,7 +346,7 @@ class Writing(Stream):
                 await message.write("...")
 
         It is text where its first piece is str, and binary where that is bytes-like; `opcode` (TEXT or BINARY) decides
-        otherwise. Other messages wait until it is complete. Leaving with an exception fails the connection with 1011,
+        otherwise. Other messages wait until it is complete. Leaving with an exception closes the connection with 1011,
         since half a message cannot be taken back.
         """
         return OutgoingStream(self, opcode, compress)

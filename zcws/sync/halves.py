@@ -44,7 +44,7 @@ from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading, end_of_lingering, lingers
-from zcws.sync.writing import GAVE_UP, sending_failed
+from zcws.sync.writing import sending_failed
 
 __all__ = ["BridgeHalf", "Halves", "ReaderHalf", "WriterHalf"]
 
@@ -323,9 +323,7 @@ class WriterHalf:
 
     def _write_close(self, code: int | None, reason: str) -> None:
         self._channel.limit_sends(self._options.close_timeout)
-        if self._connection.writer.is_in_message and self._connection.state is State.OPEN:
-            code, reason = CloseCode.INTERNAL_ERROR, GAVE_UP  # the peer waits for the rest of it
-        self._connection.send_close(code, reason)
+        self._connection.send_close(*self._connection.writer.last_words(code, reason))
         with contextlib.suppress(ConnectionClosedError):
             self._flush()
 

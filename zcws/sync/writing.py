@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from zcws.annotations import Buffer
-from zcws.closing import State, close_payload
+from zcws.closing import close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
@@ -31,15 +31,12 @@ from zcws.sync.in_order import InOrder, is_of_a_lock
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["GAVE_UP", "OutgoingStream", "Writing", "sending_failed"]
+__all__ = ["OutgoingStream", "Writing", "sending_failed"]
 
 _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 
 #: Seconds after which whoever waits for another thread's message looks whether the connection is still there.
 _LOOK_AGAIN = 0.5
-
-#: What the peer is told whom half a message has been sent, and no more.
-GAVE_UP = "the sender gave up in the middle of a message"
 
 #: What an iterator gives that has nothing: an empty fragment is something, and None is a mistake.
 _NOTHING = object()
@@ -170,7 +167,7 @@ class Writing:
             yield
         except BaseException:
             if is_ours and self._writer.is_in_message:
-                self.begin_close(CloseCode.INTERNAL_ERROR, GAVE_UP)
+                self.begin_close(CloseCode.INTERNAL_ERROR)
             raise
         finally:
             if is_ours:
@@ -377,9 +374,7 @@ class Writing:
         """The lock is held. Returns: whether a Close is out."""
         if timeout == 0 and not self._channel.is_writable:
             return False
-        if self._writer.is_in_message and self.connection.state is State.OPEN:
-            code, reason = CloseCode.INTERNAL_ERROR, GAVE_UP  # the peer waits for the rest of it
-        if self.connection.send_close(code, reason):
+        if self.connection.send_close(*self._writer.last_words(code, reason)):
             bounds = [self._options.close_timeout, self._options.write_timeout]
             self._channel.limit_sends(min((bound for bound in bounds if bound is not None), default=None))
             self._flush_quietly()
