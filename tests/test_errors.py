@@ -24,6 +24,7 @@ from zcws.errors import (
     StaleFrame,
     ZcwsError,
     closed_error,
+    tells_only_of_an_end,
 )
 
 HEADER = Path(__file__).parent.parent / "csrc" / "zcws.h"
@@ -270,3 +271,26 @@ def test_a_handshake_error_shows_what_could_not_be_read() -> None:
 def test_a_handshake_that_got_no_response_has_none() -> None:
     error = HandshakeError("the server closed the connection")
     assert (error.status, error.headers, error.body) == (None, None, b"")
+
+
+# ---- groups ----
+
+
+class Group(Exception):
+    """What is told of one is its `exceptions`: Python 3.10 has none of its own."""
+
+    def __init__(self, *exceptions: Exception) -> None:
+        self.exceptions = exceptions
+
+
+ENDED, MISTAKE = ConnectionClosedError(1006), LookupError("a bug")
+
+
+@pytest.mark.parametrize("error", [ENDED, Group(ENDED), Group(ENDED, ENDED), Group(ENDED, Group(ENDED))])
+def test_an_end_and_nothing_else(error: Exception) -> None:
+    assert tells_only_of_an_end(error)
+
+
+@pytest.mark.parametrize("error", [MISTAKE, Group(MISTAKE), Group(ENDED, Group(MISTAKE)), Group()])
+def test_a_mistake_perhaps_beside_an_end(error: Exception) -> None:
+    assert not tells_only_of_an_end(error)

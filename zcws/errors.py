@@ -42,6 +42,7 @@ __all__ = [
     "ZcwsError",
     "closed_error",
     "printable",
+    "tells_only_of_an_end",
 ]
 
 
@@ -280,3 +281,14 @@ def closed_error(code: int, reason: str, *, clean: bool, by: Closer | None = Non
     """The exception for a connection that ended with `code`: OK for 1000, 1001 and none at all (1005)."""
     ok = clean and code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
     return (ConnectionClosedOK if ok else ConnectionClosedError)(code, reason, clean=clean, by=by)
+
+
+def tells_only_of_an_end(error: BaseException) -> bool:
+    """Whether it says that a connection has ended; of a group (PEP 654), whether all that is in it does.
+
+    `asyncio.TaskGroup` and anyio raise groups, also of a single error. Python 3.10 knows none, but a package does.
+    """
+    inside = getattr(error, "exceptions", None)
+    if isinstance(inside, tuple) and inside:
+        return all(map(tells_only_of_an_end, inside))
+    return isinstance(error, ConnectionClosed)

@@ -713,6 +713,40 @@ def test_a_mistake_behind_the_end_of_a_connection_is_told(
     assert "a bug" in caplog.text
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there is no TaskGroup")
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_group_of_tasks_that_ends_with_its_peer_is_no_failure(
+    mistake: bool, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It raises a group, with the end of the connection in it; a mistake beside that is told."""
+
+    async def tick(ws: zcws.WebSocket) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            if mistake:
+                raise LookupError("a bug")
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined]
+            group.create_task(tick(ws))
+            async for _ in ws:
+                pass
+
+    async def main() -> None:
+        async with place.serve(handler) as server:
+            ws = await place.connect(server)
+            await ws.send("x")
+            await ws.flush()
+            await until(lambda: server.connections)
+            ws.abort()
+            await until(lambda: not server.connections)
+
+    place.run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * mistake
+    assert ("a bug" in caplog.text) is mistake
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_a_connection_is_one_until_its_socket_is_gone(place: Place, raises: bool) -> None:
     """Also where the handler has heard of the Close, and ended."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import logging
@@ -184,6 +185,22 @@ def test_a_handler_that_ends_with_its_peer_is_no_failure(
         with raw.client(port_of(server)) as peer:
             raw.until(lambda: server.connections)
             peer.reset()
+        raw.until(lambda: not server.connections)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no groups")
+def test_a_group_of_ends_is_no_failure(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    def handler(ws: zcws.sync.WebSocket) -> None:
+        try:
+            ws.recv()
+        except zcws.ConnectionClosed as error:
+            raise builtins.ExceptionGroup("of tasks", [error]) from None  # type: ignore[attr-defined]
+
+    with serving(handler) as server:
+        with raw.client(port_of(server)) as peer:
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            peer.rest()
         raw.until(lambda: not server.connections)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 

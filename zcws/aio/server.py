@@ -33,7 +33,7 @@ from zcws.callables import name_of
 from zcws.closing import State, close_payload
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
+from zcws.errors import tells_only_of_an_end
 from zcws.extensions import Agreement
 from zcws.frame import Frame
 from zcws.http import Request, Response
@@ -224,7 +224,7 @@ class Server:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 ws.abort()
                 raise
-            if isinstance(error, ConnectionClosed) and ws.connection.is_over:
+            if tells_only_of_an_end(error) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
                 await ws.wait_closed()
                 return

@@ -26,7 +26,7 @@ from zcws.callables import abandon
 from zcws.closing import close_payload
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
+from zcws.errors import tells_only_of_an_end
 from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
@@ -385,7 +385,7 @@ class Server:
                 raise TypeError(f"the handler returned {said!r}; zcws.sync has no event loop, zcws.serve has")
             ws.close()
         except Exception as error:
-            if isinstance(error, ConnectionClosed) and ws.connection.is_over:
+            if tells_only_of_an_end(error) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
                 ws.close()
                 return
