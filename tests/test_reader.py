@@ -680,13 +680,26 @@ TO_SHOW = {
     "a Ping among them": ([*MANY, wire.frame(PING, b"ping")], 9),
     "fragments among them": ([*MANY, wire.frame(TEXT, b"8", fin=False), wire.frame(PING)], 9),
     "a Close behind them": ([*MANY, wire.frame(CLOSE)], 8),
+    "few, of all kinds": (
+        [
+            wire.frame(TEXT, b"1"),
+            wire.frame(BINARY, b"2"),
+            wire.frame(TEXT, b"3", fin=False),
+            wire.frame(PING, b"4"),
+            wire.frame(CONTINUATION, bytes(20_000)),  # elsewhere
+            wire.frame(TEXT, b"5"),
+            wire.frame(PONG, b"6"),
+            wire.frame(BINARY, b"7"),
+        ],
+        7,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", TO_SHOW)
 def test_frames_to_show_are_those_that_are_read(case: str) -> None:
     frames, count = TO_SHOW[case]
-    read_one_by_one, connection = connect(), connect()
+    read_one_by_one, connection = connect(Pool(1 << 16)), connect(Pool(1 << 16))
     send(read_one_by_one, *frames)
     send(connection, *frames)
     shown: list[Frame] = []
@@ -701,9 +714,9 @@ def test_frames_to_show_are_those_that_are_read(case: str) -> None:
             )
             shown.append(frame)
     assert len(shown) == count
+    assert all(frame.is_stale for frame in shown)
     if "Close" not in case:
         assert connection.read_frame() is NEED_MORE
-    assert all(frame.is_stale for frame in shown)
 
 
 @pytest.mark.parametrize("many", [MANY, MANY[:3]], ids=["many", "few"])

@@ -60,6 +60,9 @@ __all__ = ["Reader"]
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
+#: A row that is a whole plain message, and of which kind.
+_DATA = {WHOLE_TEXT: OpCode.TEXT, WHOLE_BINARY: OpCode.BINARY}
+
 #: How the payload of a Close begins that ends a connection well: with 1000, 1001 or no code. RFC 6455 7.4.1.
 _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
 
@@ -131,49 +134,55 @@ class Reader(PieceReader):
         """The next frames but for a Close, for somebody who looks at each and is done. It ends where more bytes are
         needed, or we have closed; what is left then can be read all the same.
 
-        Each is good until the next is asked for. One of many that are alike costs half of what `read_frame` takes.
+        Each is good until the next is asked for, and costs half of what `read_frame` takes.
 
         Raises: as `read_frame`.
         """
-        while not self.discarding and self._status != STOPPED:
-            opcode = None if self._alike is None or self.streaming is not None else self._opcode_alike()
-            if opcode is None:
-                frame = self.read_frame()
-                if frame is NEED_MORE:
-                    return
-                if frame.opcode is not _CLOSE:
-                    yield frame
-                continue
-            if self._frame is not None:
-                self._forget_frame()
-            self.keeps_controls = True
-            self.ready = NO_ROWS
-            ring, lease = self._ring, self._lease
-            lease.ring = ring
-            try:
-                for _, start, stop in self._batch:
-                    self._frame = shown = RingFrame()
-                    # First: a thread that is about to look at the frame before this one is too late.
-                    shown._number = lease.number = lease.number + 1
-                    shown.opcode = opcode
-                    shown._lease = lease
-                    shown._start = ring.tail = start  # type: ignore[union-attr]
-                    shown._stop = stop
-                    yield shown
+        lease = self._lease
+        try:
+            while not self.discarding and self._status != STOPPED:
+                if self.streaming is not None:
+                    self._refuse_read()
+                if self._frame is not None:
+                    self._forget_frame()
+                self.keeps_controls = True
+                self.ready = NO_ROWS
+                rows, ring, kind, opcode = self._batch, self._ring, 0, None
+                lease.ring = ring or NO_RING
+                for what, start, stop in rows:
+                    if what != kind:  # nearly always it is what the one before was
+                        kind, opcode = what, _DATA.get(what)
+                    if opcode is not None:
+                        self._frame = shown = RingFrame()
+                        # First: a thread that is about to look at the frame before this one is too late.
+                        shown._number = lease.number = lease.number + 1
+                        shown.opcode = opcode
+                        shown._lease = lease
+                        shown._start = ring.tail = start  # type: ignore[union-attr]
+                        shown._stop = stop
+                        yield shown
+                    else:
+                        self._forget_frame()
+                        frame = self._other_frame(what, start, stop)
+                        if frame is not None and frame.opcode is not _CLOSE:
+                            yield frame
+                        self._forget_frame()
                     if self.discarding or self._status == STOPPED:
                         return
-            except MemoryError:
-                self._fail(NO_MEMORY)
-                raise
-            self._alike = None
+                self._forget_frame()
+                # Or there was a fault, and nothing behind it counts.
+                if self._batch is rows and not self._more():
+                    return
+        except MemoryError:
+            self._fail(NO_MEMORY)
+            raise
 
-    def _opcode_alike(self) -> OpCode | None:
-        """Of the many rows that are alike, where they wait and are whole messages. None: and then nobody asks again."""
-        rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
-        if left is self._words and (rows[0] == WHOLE_TEXT or rows[0] == WHOLE_BINARY):
-            return WHOLE[rows[0]]
-        self._alike = None
-        return None
+    def _other_frame(self, what: int, start: int, stop: int) -> Frame | None:
+        """A row that is not a whole plain message. None: nor does it complete one."""
+        opcode = WHOLE.get(what)
+        if opcode is None:
+            return self._read_piece(what, start, stop, None)
+        return self._whole_frame(opcode, start, stop, None, _ADAPTIVE)
 
     def _refuse_read(self) -> NoReturn:
         raise RuntimeError("a message is being streamed; read or leave it first")
