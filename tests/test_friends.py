@@ -30,6 +30,7 @@ FRIENDS: dict[str, dict[str, set[str]]] = {
     "aio.writing": {
         "aio.outlet": {"_until_sendable"},
         "frame": {"_keep", "_peek", "_start", "_stop"},
+        "ring_frame": {"_framed"},
     },
     "aio.room": {"aio.outlet": {"_transport"}},
     "asgi.uvicorn": {"aio.outlet": {"_obstacle"}, "aio.stream": {"_wakeup"}},

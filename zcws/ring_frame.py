@@ -13,6 +13,7 @@ from zcws.annotations import Buffer
 from zcws.buffer import WORTH_HOLDING
 from zcws.codes import OpCode
 from zcws.frame import ReceivedFrame, stale
+from zcws.heads import HEADS
 from zcws.kernel import HAS_GIL
 
 if TYPE_CHECKING:
@@ -157,6 +158,16 @@ class RingFrame(ReceivedFrame):
             copy = ring.copies[self._start : self._stop]
             if lease.number == self._number:
                 return copy  # type: ignore[no-any-return]
+        raise stale()
+
+    def _framed(self) -> bytes:
+        """All of the frame again, unmasked, for somebody who sends it on. It is a whole message. Raises: as `to_bytes`."""
+        lease, start, stop = self._lease, self._start, self._stop
+        ring = lease.ring
+        if lease.number == self._number:
+            frame: bytes = HEADS[self.opcode][stop - start] + ring.copies[start:stop]
+            if lease.number == self._number:
+                return frame
         raise stale()
 
     def _peek(self) -> memoryview:

@@ -103,6 +103,7 @@ class Writer(Output):
 
     Attributes:
         is_bare: whether messages go out as they are, neither masked nor compressed.
+        plain_below: a message of fewer bytes goes out as it is, behind its head in one segment.
         scratch: where frames are masked, if they are.
         next_key: gives a key for each.
         masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
@@ -118,7 +119,6 @@ class Writer(Output):
         "_compresses_pieces",
         "_is_compressing",
         "_other_frames",
-        "_plain_below",
         "_utf8",
         "compressor",
         "is_bare",
@@ -126,6 +126,7 @@ class Writer(Output):
         "messages",
         "next_key",
         "opcode",
+        "plain_below",
         "scratch",
         "send_large",
         "sent_close",
@@ -141,8 +142,7 @@ class Writer(Output):
         self.compressor: Compress | None = compressor
         self.is_bare: bool = next_key is None and compressor is None
         self.masks_up_to = -1 if next_key is None or compressor is not None else _OWN_MEMORY
-        # What is smaller goes out as it is, in one segment.
-        self._plain_below = SEGMENT if self.is_bare else 0
+        self.plain_below: int = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
         self._compresses_pieces = False  # of that message
         self._utf8: Utf8 | None = None  # where it is text
@@ -166,7 +166,7 @@ class Writer(Output):
             self.refuse_message()
         size = len(payload)  # type: ignore[arg-type]
         # The usual cases of `_write`, here because they are the usual cases.
-        if size < self._plain_below:
+        if size < self.plain_below:
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
             self.written += len(frame)

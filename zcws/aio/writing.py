@@ -286,15 +286,20 @@ class Writing(Stream):
         kind = type(frame)
         if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode in _DATA and not writer.opcode:
             # It is a whole message, and was checked.
-            opcode = frame.opcode
-            payload: Buffer
-            if frame._stop - frame._start < SEGMENT:
-                payload = frame.to_bytes()
+            size = frame._stop - frame._start
+            if kind is RingFrame and size < writer.plain_below:
+                # `Writer.write_framed`, without the call: for each message that is sent on.
+                framed = frame._framed()  # type: ignore[attr-defined]
+                writer.out.append(framed)
+                writer.written += len(framed)
+                writer.messages += 1
+            elif size < SEGMENT:
+                writer.write_message(frame.opcode, frame.to_bytes())
             else:
                 payload = frame._peek()
-                if self._write_lent(opcode, payload, frame._keep):  # type: ignore[attr-defined]
+                if self._write_lent(frame.opcode, payload, frame._keep):  # type: ignore[attr-defined]
                     return
-            writer.write_message(opcode, payload)
+                writer.write_message(frame.opcode, payload)
         else:
             self.connection.write_frame(frame)
             if frame.opcode is _CLOSE:
