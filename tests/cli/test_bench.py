@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from net import echo, port_of
+from net import echo, port_of, swallow
 from served import ENVIRONMENT, served
 from served import zcws as command
 
@@ -148,10 +148,10 @@ def test_ctrl_c_before_there_is_anything() -> None:
     assert "messages    1" in load.report()
 
 
-def parsed(url: str) -> argparse.Namespace:
+def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers())
-    return parser.parse_args(["bench", url])
+    return parser.parse_args(["bench", *words])
 
 
 def test_connections_that_are_lost_say_why() -> None:
@@ -170,12 +170,35 @@ def test_connections_that_are_lost_say_why() -> None:
     )
 
 
-@pytest.mark.parametrize("size", [sys.maxsize, 10**30])
-def test_messages_that_no_memory_holds(size: int) -> None:
+def test_messages_that_no_memory_holds() -> None:
     """It was a traceback."""
-    done = command("bench", "ws://127.0.0.1:1/", "--size", str(size))
+    done = command("bench", "ws://127.0.0.1:1/", "--size", str(sys.maxsize))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"zcws: there is no memory for messages of {size} bytes (--size)\n"
+    assert done.stderr == f"zcws: there is no memory for messages of {sys.maxsize} bytes (--size)\n"
+
+
+def test_more_in_flight_than_there_is_room_for() -> None:
+    """The server could not get rid of its answers, and the client waited for it to read on, for ever."""
+    with served() as server:
+        uri = f"ws://127.0.0.1:{server.port}/"
+        done = command("bench", uri, "--connections", "1", "--depth", "1000000", "--duration", "0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lost        0" in done.stdout.splitlines()
+
+
+def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zcws.cli.bench.ANSWER", 0.1)
+
+    async def main() -> Load:
+        async with zcws.serve(swallow, "127.0.0.1", 0) as server:
+            uri = f"ws://127.0.0.1:{port_of(server)}/"
+            load = Load(parsed(uri, "--connections", "2", "--duration", "0.1"))
+            await load.run()
+        return load
+
+    load = asyncio.run(main())
+    assert list(load.lost.values()) == [2] and load.times.count == 0
+    assert "does the server echo?" in str(load.lost)
 
 
 def test_nobody_there() -> None:

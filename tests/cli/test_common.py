@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from served import zcws
 
+from zcws.cli import main
 from zcws.cli.common import (
     add_client_options,
-    at_least_one,
     authority,
     client_options,
     port,
     seconds,
     seconds_or_none_at_all,
+    whole,
 )
 
 
@@ -121,17 +124,53 @@ def test_subprotocols_that_are_none(command: str, names: list[str], said: str) -
 
 
 def test_numbers() -> None:
-    assert (at_least_one("7"), seconds("0.5"), seconds("3")) == (7, 0.5, 3.0)
     assert [seconds_or_none_at_all(text) for text in ("0", "0.5")] == [0, 0.5]
-    for text in ("-1", "x", "nan", "inf"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"0 or more, not '{text}'"):
+    assert (whole(9)("9"), whole(9)("007"), port("65535"), seconds("2e6")) == (9, 7, 65535, 2e6)
+    for text in ("-1", "x", "nan", "inf", "2000001", "1e400", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"of seconds from 0 to 2000000, not '{text}'"):
             seconds_or_none_at_all(text)
-    for text in ("0", "-1", "x", "1.5", "٣"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"a number from 1 on, not '{text}'"):
-            at_least_one(text)
-    for text in ("0", "-1", "x", "nan", "inf"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"a number of seconds over 0, not '{text}'"):
+    for text in ("0", "-1", "x", "1.5", "٣", "10", "nan", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"a number from 1 to 9, not '{text}'"):
+            whole(9)(text)
+    for text in ("0", "-1", "x", "nan", "inf", "2000001", "1e400", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"over 0, 2000000 at most, not '{text}'"):
             seconds(text)
+
+
+@pytest.mark.parametrize("read", [whole(9), port, seconds, seconds_or_none_at_all])
+def test_a_number_that_goes_on_and_on(read: Callable[[str], object]) -> None:
+    """What Python does not read as an int was told with all of its digits, and without what is allowed."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a number .*, not '9{40}\.\.\.'$"):
+        read("9" * 5000)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bench URL --connections",
+        "bench URL --depth",
+        "bench URL --size",
+        "bench URL --duration",
+        "bench URL --timeout",
+        "connect URL --linger",
+        "connect URL --timeout",
+        "connect URL --max-size",
+        "trace URL --listen",
+        "serve --echo --port",
+        "serve --echo --port 0 --workers",
+        "serve --echo --port 0 --drain",
+    ],
+)
+def test_every_option_that_is_a_number_refuses_what_is_absurd(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--connections` and `--workers` went on for ever, and the others did something else."""
+    option = words.split()[-1]
+    for text in ("-1", "nan", "inf", "1e400", str(10**23), ""):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([*words.replace("URL", "ws://127.0.0.1:1/").split(), text])
+        said = capsys.readouterr().err
+        assert re.search(rf"error: argument {option}: .*number.*\d.*, not '{text}'\n$", said), said
 
 
 @pytest.mark.parametrize("command", ["connect", "bench", "trace"])

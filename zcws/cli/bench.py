@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import zcws
-from zcws.cli.common import Failure, add_client_options, at_least_one, client_options, runner, seconds
+from zcws.cli.common import Failure, add_client_options, client_options, runner, seconds, whole
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, say
 from zcws.uri import parse_uri
@@ -36,6 +37,17 @@ BAR = 40
 OPENING = 50
 
 
+#: The most of them: a client's address has no more ports to one server.
+CONNECTIONS = 65_535
+
+#: The most messages in flight on a connection: the time of each is kept until its answer has come.
+DEPTH = 1_000_000
+
+
+#: Seconds that an answer may take when the time is over.
+ANSWER = 10.0
+
+
 def add(commands: Any) -> None:
     """Its command line."""
     bench = commands.add_parser(
@@ -44,13 +56,13 @@ def add(commands: Any) -> None:
         description="Measures round trips with a server that echoes.",
     )
     add_client_options(bench)
-    for name, default, words in (
-        ("connections", 10, "connections at once"),
-        ("depth", 1, "messages in flight on each"),
-        ("size", 256, "bytes of a message"),
+    for name, most, default, words in (
+        ("connections", CONNECTIONS, 10, "connections at once"),
+        ("depth", DEPTH, 1, "messages in flight on each"),
+        ("size", sys.maxsize, 256, "bytes of a message"),
     ):
         bench.add_argument(
-            f"--{name}", type=at_least_one, default=default, help=f"{words} (default: {default})"
+            f"--{name}", type=whole(most), default=default, help=f"{words} (default: {default})"
         )
     bench.add_argument("--duration", type=seconds, default=5.0, help="seconds (default: %(default)s)")
     bench.add_argument("--binary", action="store_true", help="binary messages in place of text")
@@ -168,21 +180,34 @@ class Load:
             return await zcws.connect(self._told.url, max_size=None, **self._options)
 
     async def _work(self, ws: zcws.WebSocket) -> None:
-        """One connection: an answer for each message, and another message for each answer."""
-        sent: deque[float] = deque()
+        """One connection, to the last answer."""
         try:
-            for _ in range(self._told.depth):
-                sent.append(time.perf_counter())
-                await ws.send(self._message)
-            while sent:
-                await ws.recv()
-                now = time.perf_counter()
-                self.times.add(now - sent.popleft())
-                if now < self._end:
-                    sent.append(now)
-                    await ws.send(self._message)
+            await asyncio.wait_for(self._exchange(ws), self._told.duration + ANSWER)
         except zcws.ConnectionClosed as error:
             self.lost[str(error)] += 1
+        except asyncio.TimeoutError:
+            self.lost[f"an answer did not come in {ANSWER:.0f} seconds: does the server echo?"] += 1
+
+    async def _exchange(self, ws: zcws.WebSocket) -> None:
+        """An answer for each message, and another message for each answer."""
+        sent: deque[float] = deque()
+        while self._fill(ws, sent):
+            await ws.recv()
+            self.times.add(time.perf_counter() - sent.popleft())
+
+    def _fill(self, ws: zcws.WebSocket, sent: deque[float]) -> bool:
+        """Sends until `--depth` messages are in flight, or as many as there is room for: an echo that does not
+        get rid of its answers reads no more, and who waited for it would wait for ever.
+
+        Returns: whether an answer is to come.
+        """
+        while len(sent) < self._told.depth and (not sent or ws.is_writable):
+            now = time.perf_counter()
+            if now >= self._end:
+                break
+            sent.append(now)
+            ws.send_nowait(self._message)
+        return bool(sent)
 
     # ---- what is shown ----
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import math
 import re
 import ssl
 from collections.abc import Callable, Coroutine
@@ -14,13 +13,13 @@ from typing import Any
 from zcws import uri
 from zcws.extensions import check_subprotocols
 from zcws.headers import check_line
+from zcws.options import LONGEST
 from zcws.proxy import parse_proxy
 
 __all__ = [
     "Failure",
     "add_client_options",
     "add_server",
-    "at_least_one",
     "authority",
     "client_context",
     "client_options",
@@ -33,7 +32,12 @@ __all__ = [
     "seconds_or_none_at_all",
     "server_context",
     "url",
+    "whole",
 ]
+
+
+#: Digits of a number that mean something, and characters of it that a refusal shows: 2**63 has 19.
+_DIGITS = 40
 
 
 class Failure(Exception):
@@ -42,16 +46,31 @@ class Failure(Exception):
 
 def port(text: str) -> int:
     """A port, as argparse reads it."""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
-    return int(text)
+    number = _number(text)
+    if number is None or number > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {_shown(text)}")
+    return number
 
 
-def at_least_one(text: str) -> int:
-    """A number from 1 on, as argparse reads it."""
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
-    return int(text)
+def whole(most: int) -> Callable[[str], int]:
+    """A number from 1 to `most`, as argparse reads it."""
+
+    def read(text: str) -> int:
+        number = _number(text)
+        if number is None or not 1 <= number <= most:
+            raise argparse.ArgumentTypeError(f"a number from 1 to {most}, not {_shown(text)}")
+        return number
+
+    return read
+
+
+def _number(text: str) -> int | None:
+    """A whole number of no more digits than `int` reads; None for everything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _DIGITS else f"{text[:_DIGITS]}...")
 
 
 def header(text: str) -> tuple[str, str]:
@@ -100,17 +119,17 @@ def proxy(text: str) -> str:
 def seconds(text: str) -> float:
     """A time that something may take, as argparse reads it."""
     with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
+        if 0 < float(text) <= LONGEST:
             return float(text)
-    raise argparse.ArgumentTypeError(f"a number of seconds over 0, not {text!r}")
+    raise argparse.ArgumentTypeError(f"a number of seconds over 0, {LONGEST} at most, not {_shown(text)}")
 
 
 def seconds_or_none_at_all(text: str) -> float:
     """The same where 0 is an answer."""
     with contextlib.suppress(ValueError):
-        if 0 <= float(text) < math.inf:
+        if 0 <= float(text) <= LONGEST:
             return float(text)
-    raise argparse.ArgumentTypeError(f"a number of seconds, 0 or more, not {text!r}")
+    raise argparse.ArgumentTypeError(f"a number of seconds from 0 to {LONGEST}, not {_shown(text)}")
 
 
 def authority(host: str, port: int) -> str:

@@ -29,9 +29,9 @@ import zcws
 from zcws.cli.common import (
     Failure,
     add_client_options,
-    at_least_one,
     client_options,
     seconds_or_none_at_all,
+    whole,
 )
 from zcws.cli.reasons import unreachable
 from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, writing
@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
     )
     connect.add_argument(
         "--max-size",
-        type=at_least_one,
+        type=whole(sys.maxsize),
         default=MAX_SIZE,
         metavar="BYTES",
         help="the largest message to accept (default: %(default)s)",

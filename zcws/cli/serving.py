@@ -16,12 +16,12 @@ import zcws
 from zcws.cli import files, page, supervisor
 from zcws.cli.common import (
     Failure,
-    at_least_one,
     authority,
     port,
     runner,
     seconds_or_none_at_all,
     server_context,
+    whole,
 )
 from zcws.cli.reasons import refusal
 from zcws.cli.terminal import say
@@ -30,6 +30,9 @@ __all__ = ["add"]
 
 #: The port of `make serve`: the one that the examples of `websockets` made usual.
 PORT = 8765
+
+#: The most processes that share a port: each costs 30 MB, and a machine has fewer cores.
+WORKERS = 1024
 
 #: Seconds between Ctrl-C and the end, at most: for peers that do not answer the Close.
 GOODBYE = 1.0
@@ -54,7 +57,7 @@ def add(commands: Any) -> None:
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
     serve.add_argument(
         "--workers",
-        type=at_least_one,
+        type=whole(WORKERS),
         metavar="N",
         help="run N processes on the port, and replace those that die",
     )
