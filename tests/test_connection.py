@@ -809,3 +809,19 @@ def test_an_origin_that_is_none(role: str) -> None:
         with pytest.raises(TypeError, match=f"^the origin of read_frame is a PayloadOrigin, not {wrong!r}$"):
             connection.read_frame(None, wrong)  # type: ignore[arg-type]
     assert connection.read_frame().text == "first"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("message", [5, "\ud800", b"\xff"])
+def test_what_is_no_message_is_a_mistake_behind_a_close_too(role: str, message: Any) -> None:
+    connection = make(role)
+    connection.close()
+    sent = connection.bytes_to_send()
+    with pytest.raises((TypeError, ValueError)):
+        if message == b"\xff":
+            connection.send_bytes(message, text=True)
+        else:
+            connection.send(message)
+    for right in ("a", b"a"):
+        with pytest.raises(ConnectionClosed):
+            connection.send(right)
+    assert sent and not connection.bytes_to_send()

@@ -258,9 +258,10 @@ class Connection:
             ConnectionClosed: a Close has been sent or the socket is gone.
             ValueError: the text has lone surrogates; or a message is going out in fragments.
         """
-        self.check_writable()
         if isinstance(message, str):
-            self.writer.write_message(OpCode.TEXT, message.encode(), compress=compress)
+            payload = message.encode()
+            self.check_writable()
+            self.writer.write_message(OpCode.TEXT, payload, compress=compress)
         else:
             self.send_bytes(message, compress=compress)
 
@@ -268,6 +269,7 @@ class Connection:
         """A whole message of bytes: binary, or text that is encoded already. Raises: as `send`."""
         payload = as_payload(message, text=text)
         try:
+            self.check_writable()
             self.writer.write_message(OpCode.TEXT if text else OpCode.BINARY, payload, compress=compress)
         finally:
             let_go(payload)

@@ -891,3 +891,33 @@ def test_the_end_of_a_connection_in_the_middle_of_a_message(anyplace: Place, how
         (wire.TEXT, b"half"),
         (wire.CLOSE, wire.close_payload(expected[0], expected[1].encode())),
     ]
+
+
+@pytest.mark.parametrize("how", ["send", "send_nowait", "split"])
+@pytest.mark.parametrize(
+    ("message", "text", "error"),
+    [
+        (5, None, TypeError),
+        ({"a": "b"}, None, TypeError),
+        ("\ud800", None, UnicodeEncodeError),
+        (b"\xff", True, ValueError),
+        (bytearray(b"\xff"), True, ValueError),
+        ("right", None, zcws.ConnectionClosed),
+        (bytearray(b"right"), None, zcws.ConnectionClosed),
+    ],
+)
+def test_what_is_no_message_is_a_mistake_behind_a_close_too(
+    place: Place, how: str, message: Any, text: bool | None, error: type[Exception]
+) -> None:
+    """It was ConnectionClosed, and TypeError on `zcws.sync`, as what is no frame and no Ping is everywhere."""
+
+    async def act(ws: zcws.WebSocket) -> None:
+        writer = ws.split()[1] if how == "split" else ws
+        ws.begin_close()
+        with pytest.raises(error):
+            if how == "send_nowait":
+                writer.send_nowait(message, text=text)
+            else:
+                await writer.send(message, text=text)
+
+    assert [frame.opcode for frame in sent_by(place, act)] == [wire.CLOSE]

@@ -560,3 +560,27 @@ def test_the_end_of_a_connection_in_the_middle_of_a_message(client: bool, how: s
             assert (caught.value.code, caught.value.reason, caught.value.by) == (*expected, "us")
         assert (ws.state, ws.close_code, ws.close_reason) == (zcws.State.CLOSED, *expected)
         assert ws.stats.closed_by == "us"
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize(
+    ("message", "text", "error"),
+    [
+        (5, None, TypeError),
+        ({"a": "b"}, None, TypeError),
+        ("\ud800", None, UnicodeEncodeError),
+        (b"\xff", True, ValueError),
+        (bytearray(b"\xff"), True, ValueError),
+        ("right", None, zcws.ConnectionClosed),
+        (bytearray(b"right"), None, zcws.ConnectionClosed),
+    ],
+)
+def test_what_is_no_message_is_a_mistake_behind_a_close_too(
+    is_split: bool, message: Any, text: bool | None, error: type[Exception]
+) -> None:
+    with connected() as (ws, peer):
+        writer = ws.split()[1] if is_split else ws
+        ws.begin_close()
+        with pytest.raises(error):
+            writer.send(message, text=text)
+        assert peer.read().opcode == wire.CLOSE

@@ -17,9 +17,10 @@ from zcws.annotations import Buffer, Self
 from zcws.batch import Batch
 from zcws.closing import close_payload
 from zcws.codes import CloseCode, OpCode
+from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_message, as_payload, check_opcode, has_buffer, let_go
 from zcws.ring_frame import RingFrame
 
 __all__ = ["OutgoingStream", "Writing"]
@@ -73,7 +74,11 @@ class Writing(Stream):
         """
         writer = self.writer
         if self._obstacle is not None or writer.opcode:
-            await self._until_sendable()
+            try:
+                await self._until_sendable()
+            except ConnectionClosed:
+                _check_message(message, text)
+                raise
         if isinstance(message, str):
             writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
         elif type(message) is bytes and not text:
@@ -270,6 +275,7 @@ class Writing(Stream):
         """
         writer = self.writer
         if writer.opcode:
+            as_message(message, text)  # a mistake is one on a connection that has ended, too
             self.connection.check_writable()
         if isinstance(message, str):
             writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
@@ -435,13 +441,20 @@ def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | Non
 
 async def _each(message: Any) -> AsyncIterator[str | Buffer]:
     """The fragments of a message that was given as an iterable."""
+    _check_message(message, None)
     if isinstance(message, AsyncIterable):
         async for fragment in message:
             yield fragment
-    elif isinstance(message, Iterable) and not isinstance(message, Mapping):
+    else:
         for fragment in message:
             yield fragment
-    else:
+
+
+def _check_message(message: Any, text: bool | None) -> None:
+    """`TypeError` or `ValueError` for what no connection could send: that is a mistake on one that has ended, too."""
+    if isinstance(message, str) or has_buffer(message):
+        as_message(message, text)
+    elif isinstance(message, Mapping) or not isinstance(message, (Iterable, AsyncIterable)):
         raise TypeError(
             f"a message is str, bytes-like, or an iterable or async iterable of those, not {type(message).__name__}"
         )

@@ -38,7 +38,7 @@ from zcws.errors import ConnectionClosed, ConnectionClosedError, closed_error
 from zcws.frame import Frame
 from zcws.kernel import HAS_GIL
 from zcws.options import Timeouts, checked_wait
-from zcws.payloads import as_control_payload
+from zcws.payloads import as_control_payload, as_payload, let_go
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
@@ -162,8 +162,16 @@ class WriterHalf:
         Raises: as `Connection.send`; ConnectionClosedError when the socket takes no more.
         """
         is_text = isinstance(message, str) if text is None else text
-        payload = message.encode() if isinstance(message, str) else self._in_order.kept(message)
-        self._write(lambda: self._connection.send_bytes(payload, text=is_text, compress=compress))
+        opcode = OpCode.TEXT if is_text else OpCode.BINARY
+        payload: Buffer
+        if isinstance(message, str):
+            payload = message.encode()
+        else:
+            payload = as_payload(self._in_order.kept(message), text=is_text)
+        try:
+            self._write(lambda: self._connection.writer.write_message(opcode, payload, compress))
+        finally:
+            let_go(payload)
 
     def write_frame(self, frame: Frame) -> None:
         """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
