@@ -136,3 +136,12 @@ def test_earlier_pongs_go_with_the_latest_or_not_at_all() -> None:
     )
     bridge.put(Reply(OpCode.PONG, b"6", [b"4", b"5"]))
     assert taken == [(b"6", [b"4", b"5"])]
+
+
+def test_what_is_shown_of_it() -> None:
+    bridge = Bridge()
+    assert bridge.shown == "empty"
+    bridge.put(Reply(OpCode.PONG, b"1234"))
+    assert bridge.shown == "<Reply PONG, 4 bytes>"
+    bridge.end()
+    assert bridge.shown == "<Reply PONG, 4 bytes>, ended"

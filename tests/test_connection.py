@@ -825,3 +825,10 @@ def test_what_is_no_message_is_a_mistake_behind_a_close_too(role: str, message: 
         with pytest.raises(ConnectionClosed):
             connection.send(right)
     assert sent and not connection.bytes_to_send()
+
+
+def test_what_is_shown_of_it(role: str) -> None:
+    connection = make(role)
+    assert repr(connection) == f"<Connection {role}, open>"
+    connection.close()
+    assert repr(connection) == f"<Connection {role}, close sent>"

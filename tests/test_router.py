@@ -271,3 +271,11 @@ class TestHandlersThatCannotBeCalled:
             TypeError, match=r"^the handler is a plain function, .*: handles is a coroutine function$"
         ):
             check_handler(router, is_blocking=True)
+
+
+def test_what_is_shown_of_it() -> None:
+    router = zcws.Router()
+    assert repr(router) == "<Router of 0>"
+    router.add("/a", lambda ws: None)
+    router.add("/{b}", lambda ws, b: None)
+    assert repr(router) == "<Router of 2>"

@@ -96,6 +96,11 @@ class Bridge:
         except IndexError:
             return None
 
+    @property
+    def shown(self) -> str:
+        """For `repr`: what waits, and whether there will be more."""
+        return (", ".join(map(repr, self.slot)) or "empty") + (", ended" if self.ended else "")
+
     def end(self, last: Reply | None = None) -> None:
         """The reader has come to its end; a reply that is still in the slot can be taken.
 

@@ -401,6 +401,9 @@ class Connection:
         if self.state is State.LOST:
             self.writer.bar()
 
+    def __repr__(self) -> str:
+        return f"<Connection {'client' if self.is_client else 'server'}, {self.state.value}>"
+
     # ---- how it ended ----
 
     @property

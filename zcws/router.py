@@ -200,6 +200,9 @@ class Router:
         handler, parameters = found
         return handler(ws, **parameters)
 
+    def __repr__(self) -> str:
+        return f"<Router of {len(self.handlers)}>"
+
 
 def check_handler(handler: object, *, is_blocking: bool = False) -> None:
     """`TypeError` for what is certainly no handler of a server, and for a `Router` that has such a one already."""

@@ -12,13 +12,14 @@ Who counts what, so that looking is all that is left to do:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from zcws.closing import State
 from zcws.connection import Connection
 from zcws.errors import Closer
 
-__all__ = ["Known", "Stats", "stats_of"]
+__all__ = ["Known", "Stats", "shown", "shown_server", "stats_of"]
 
 
 class Stats(NamedTuple):
@@ -124,10 +125,20 @@ class Known:
         return self.connection.close_reason
 
     def __repr__(self) -> str:
-        role = "client" if self.connection.is_client else "server"
-        # "": a Unix socket that was bound to no path.
-        peer = f" with {address}" if (address := self.remote_address) else ""
-        return f"<WebSocket {role}{peer}, {self._driver}{self.connection.state.value}>"
+        return shown("WebSocket", self.connection, self.remote_address, self._driver)
+
+
+def shown(kind: str, connection: Connection, peer: Any, driver: str = "") -> str:
+    """For `repr`: a connection, or a part of it."""
+    role = "client" if connection.is_client else "server"
+    # "": a Unix socket that was bound to no path.
+    return f"<{kind} {role}{f' with {peer}' if peer else ''}, {driver}{connection.state.value}>"
+
+
+def shown_server(places: Iterable[Any], state: str, connections: int) -> str:
+    """The same of a server: the addresses at which it listens, and how many it serves."""
+    where = " and ".join(map(repr, places))
+    return f"<Server{f' at {where}' if where else ''}, {state}, {connections} open>"
 
 
 def stats_of(

@@ -24,6 +24,7 @@ def test_what_a_hook_may_ask(anyplace: Place) -> None:
         sock = handshake.get_extra_info("socket")
         seen.append((handshake.remote_address[1], handshake.local_address[1], sock.fileno() >= 0))
         assert handshake.get_extra_info("nothing", "else") == "else"
+        assert repr(handshake) == f"<ServerHandshake from {handshake.remote_address}, {asked}>"
         assert (handshake.get_extra_info("ssl_object") is None) == (anyplace.certificates is None)
 
     async def main() -> None:

@@ -604,3 +604,24 @@ def test_everything_that_a_writer_writes(anyplace: Place) -> None:
             assert ws.close_code == 1000
 
     anyplace.run(main())
+
+
+def test_what_is_shown_of_halves(anyplace: Place) -> None:
+    async def script(peer: RawPeer) -> None:
+        await peer.read()
+        await peer.send(wire.PING, b"1234")
+        await peer.rest()
+
+    async def main() -> None:
+        async with anyplace.raw_server(script) as port, anyplace.connect(port) as ws:
+            reader, writer, bridge = ws.split()
+            await writer.send("it is split")
+            assert repr(reader) == f"<ReaderHalf of {ws!r}>" and repr(writer) == f"<WriterHalf of {ws!r}>"
+            assert repr(bridge) == "<BridgeHalf, empty>"
+            await soon(reader.read_frame())
+            assert repr(bridge) == "<BridgeHalf, <Reply PONG, 4 bytes>>"
+            ws.abort()
+            await soon(ws.wait_closed())
+            assert repr(reader) == f"<ReaderHalf of {ws!r}>" and "lost" in repr(writer)
+
+    anyplace.run(main())

@@ -46,6 +46,7 @@ def test_a_page_for_prometheus(anyplace: Place) -> None:
                     for ws in (early, late):
                         await ws.send("abc")
                         await soon(ws.recv())
+                    assert repr(metrics) == "<Metrics at '/metrics', 2 open>"
                     head, page = await get(anyplace, server, "/metrics?all")
                     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
                     assert b"Content-Type: text/plain; version=" in head

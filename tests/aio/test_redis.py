@@ -42,6 +42,7 @@ def test_what_a_slow_connection_cannot_get() -> None:
         ValueError, match=r"^slow must be one of 'skip', 'close', 'wait', 'latest', not 'bad'$"
     ):
         zcws.RedisRooms(slow="bad")  # type: ignore[arg-type]
+    assert repr(zcws.RedisRooms(prefix="chat:")) == "<RedisRooms 'chat:', 0 open>"
 
 
 @needs_redis

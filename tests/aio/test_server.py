@@ -876,3 +876,21 @@ def test_a_drain_that_means_nothing_is_refused_before_anything_happens(drain: An
             assert server.is_serving()
 
     asyncio.run(main())
+
+
+def test_what_is_shown_of_a_server(anyplace: Place) -> None:
+    async def main() -> None:
+        server = await anyplace.serve(swallow, start_serving=False)
+        at = f"<Server at ('127.0.0.1', {port_of(server)}), "
+        assert repr(server) == at + "not serving, 0 open>"
+        await server.start_serving()
+        assert repr(server) == at + "serving, 0 open>"
+        async with anyplace.connect(server):
+            await until(lambda: server.connections)
+            assert repr(server) == at + "serving, 1 open>"
+            server.close(drain=None)
+            assert repr(server).endswith("closing, 1 open>")
+        await soon(server.wait_closed())
+        assert repr(server) == "<Server, closed, 0 open>"
+
+    anyplace.run(main())

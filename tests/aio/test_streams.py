@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Collected, Place, RawPeer, request, soon, until
+from net import Collected, Place, RawPeer, echo, request, soon, until
 
 import zcws
 from zcws.aio.settings import Options
@@ -555,5 +555,14 @@ def test_a_stream_in_the_step_in_which_a_frame_was_read(anyplace: Place, pause: 
                 await peer.send(wire.BINARY, large)
             await until(lambda: len(got) == 2)
         assert got == [large, large]
+
+    anyplace.run(main())
+
+
+def test_what_is_shown_of_streams(anyplace: Place) -> None:
+    async def main() -> None:
+        async with anyplace.serve(echo) as server, anyplace.connect(server) as ws:
+            assert repr(ws.send_stream()) == f"<OutgoingStream of {ws!r}>"
+            assert repr(ws.stream()) == f"<IncomingStream of {ws!r}>"
 
     anyplace.run(main())

@@ -1249,3 +1249,19 @@ def test_only_one_half_reads_to_the_end() -> None:
         ws._channel.receive = ws._channel.scan = received  # type: ignore[method-assign]
         writer.close()
         assert peer.read().opcode == wire.CLOSE
+
+
+@roles
+def test_what_is_shown_of_halves(client: bool) -> None:
+    role = "client" if client else "server"
+    with connected(client=client) as (ws, peer):
+        reader, writer, bridge = ws.split()
+        assert repr(reader) == f"<ReaderHalf {role}, blocking, open>"
+        assert repr(writer) == f"<WriterHalf {role}, blocking, open>"
+        assert repr(bridge) == "<BridgeHalf, empty>"
+        peer.send(wire.PING, b"1234")
+        reader.read_frame()
+        assert repr(bridge) == "<BridgeHalf, <Reply PONG, 4 bytes>>"
+        ws.abort()
+        assert repr(reader) == f"<ReaderHalf {role}, blocking, lost>"
+        assert repr(bridge).endswith(", ended>")

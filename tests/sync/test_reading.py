@@ -530,3 +530,12 @@ def test_an_idle_read_does_not_spin() -> None:
         with pytest.raises(TimeoutError):
             ws.recv(timeout=0.1)
         assert calls <= 3
+
+
+def test_what_is_shown_of_streams() -> None:
+    with connected() as (ws, peer):
+        with ws.send_stream() as outgoing:
+            assert repr(outgoing) == f"<OutgoingStream of {ws!r}>"
+        peer.send(wire.TEXT, b"a")
+        with ws.stream() as incoming:
+            assert repr(incoming) == f"<IncomingStream of {ws!r}>"

@@ -1037,3 +1037,17 @@ def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
         assert server._waker.fileno() == server._wake.fileno() == -1, number
         if not fired:
             break
+
+
+def test_what_is_shown_of_a_server() -> None:
+    server = zcws.sync.serve(echo, "127.0.0.1", 0)
+    at = f"<Server at ('127.0.0.1', {port_of(server)}), "
+    assert repr(server) == at + "not serving, 0 open>"
+    with raw.thread(server.serve_forever):
+        with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/") as ws:
+            ws.send("a")
+            ws.recv()
+            assert repr(server) == at + "serving, 1 open>"
+        server.shutdown()
+    raw.until(lambda: not server._threads)
+    assert repr(server) == "<Server, closed, 0 open>"

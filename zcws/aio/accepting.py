@@ -169,6 +169,11 @@ class ServerHandshake(asyncio.Protocol):
         except OSError:
             return default  # the peer has gone
 
+    def __repr__(self) -> str:
+        asked = self.request or "no request yet"
+        answer = "" if self.response is None else f", {self.response.status_code}"
+        return f"<ServerHandshake from {self.remote_address}, {asked}{answer}>"
+
     # ---- bytes ----
 
     def read(self, data: bytes) -> bool:

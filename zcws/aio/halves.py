@@ -32,6 +32,7 @@ class ReaderHalf:
 
     __slots__ = {
         "_next": None,
+        "_whole": None,
         "batches": "As `WebSocket.batches`.",
         "read_frame": "As `WebSocket.read_frame`.",
         "recv": "As `WebSocket.recv`.",
@@ -39,6 +40,7 @@ class ReaderHalf:
     }
 
     def __init__(self, whole: Reading) -> None:
+        self._whole = whole
         self._next = whole.__anext__
         self.recv = whole.recv
         self.read_frame = whole.read_frame
@@ -50,6 +52,9 @@ class ReaderHalf:
 
     async def __anext__(self) -> str | bytes:
         return await self._next()
+
+    def __repr__(self) -> str:
+        return f"<ReaderHalf of {self._whole!r}>"
 
 
 class WriterHalf:
@@ -125,6 +130,9 @@ class WriterHalf:
         """
         self._whole.begin_close(code, reason)
 
+    def __repr__(self) -> str:
+        return f"<WriterHalf of {self._whole!r}>"
+
 
 class BridgeHalf:
     """Where the reader's replies come out; for one task."""
@@ -165,3 +173,6 @@ class BridgeHalf:
                 await self._bell
             finally:
                 self._bell = None
+
+    def __repr__(self) -> str:
+        return f"<BridgeHalf, {self._bridge.shown}>"

@@ -142,6 +142,9 @@ class Metrics:
             yield counter(name, words, value=totals[name])
         yield from self._now(stats, gauge)
 
+    def __repr__(self) -> str:
+        return f"<Metrics at {self.path!r}, {len(self._open)} open>"
+
     def _now(self, stats: list[Stats], gauge: Any) -> Iterator[Any]:
         yield gauge(
             "zcws_waiting_bytes", "Bytes that slow peers have not taken.", sum(s.bytes_waiting for s in stats)

@@ -242,6 +242,9 @@ class IncomingStream(Generic[_Piece]):
         self._done = False
         self._is_empty = True  # so far
 
+    def __repr__(self) -> str:
+        return f"<IncomingStream of {self._ws!r}>"
+
     async def __aenter__(self) -> Self:
         self._ws._reader.begin_stream()
         return self

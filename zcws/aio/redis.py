@@ -121,6 +121,9 @@ class RedisRooms:
             self._publisher.close()
             await self._disconnect()
 
+    def __repr__(self) -> str:
+        return f"<RedisRooms {self._prefix!r}, {len(self._open)} open>"
+
     async def _disconnect(self) -> None:
         for client in self._clients:
             await client.aclose()

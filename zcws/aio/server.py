@@ -10,6 +10,7 @@ serves and on a transport of the event loop elsewhere. With a 101 it becomes a `
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import socket
@@ -39,6 +40,7 @@ from zcws.frame import Frame
 from zcws.http import Request, Response
 from zcws.options import Limits, checked_seconds
 from zcws.seldom import Seldom
+from zcws.stats import shown_server
 
 __all__ = ["Handler", "OnFrame", "Server"]
 
@@ -254,6 +256,19 @@ class Server:
         if self._listener is not None:
             return self._listener.is_open
         return self._server is not None and self._server.is_serving()
+
+    def __repr__(self) -> str:
+        if self._closed.done():
+            state = "closed"
+        elif self.is_closing:
+            state = "closing"
+        else:
+            state = "serving" if self.is_serving() else "not serving"
+        places = []
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):  # it is closed
+                places.append(sock.getsockname())
+        return shown_server(places, state, len(self.connections))
 
     async def start_serving(self) -> None:
         """Accepts connections, for a server made with `start_serving=False`."""

@@ -376,6 +376,9 @@ class OutgoingStream:
         self._compress = compress
         self._done: asyncio.Future[None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<OutgoingStream of {self._ws!r}>"
+
     async def __aenter__(self) -> Self:
         await self._ws._until_sendable()
         self._done = self._ws._begin_message()

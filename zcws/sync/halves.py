@@ -39,6 +39,7 @@ from zcws.frame import Frame
 from zcws.kernel import HAS_GIL
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload, as_payload, let_go
+from zcws.stats import shown
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
@@ -116,6 +117,9 @@ class ReaderHalf(Reading):
         finally:
             self._is_busy = before
 
+    def __repr__(self) -> str:
+        return shown("ReaderHalf", self._taken.connection, self._channel.address(peer=True), "blocking, ")
+
     def _answer_peer(self) -> None:
         """The bridge has it."""
 
@@ -155,6 +159,9 @@ class WriterHalf:
         # One while the Close of who has taken over waits: whoever pops it says it.
         self._goodbyes: list[None] = []
         self._saying: list[None] = []  # one for each thread that may be in the middle of that
+
+    def __repr__(self) -> str:
+        return shown("WriterHalf", self._connection, self._channel.address(peer=True), "blocking, ")
 
     def send(self, message: str | Buffer, *, text: bool | None = None, compress: bool | None = None) -> None:
         """A whole message: str as text, bytes-like as binary, unless `text` says otherwise.
@@ -393,6 +400,9 @@ class BridgeHalf:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         # On the reader's side. It does not hold us, who hold all there is: see `on_put` of the whole.
         bridge.on_put = partial(_ring, self._bell)
+
+    def __repr__(self) -> str:
+        return f"<BridgeHalf, {self._bridge.shown}>"
 
     def listen(self, timeout: float | None = None) -> Reply | None:
         """Waits for a reply to send; None when the reader has come to its end, or been taken over, and nothing is left.

@@ -409,6 +409,9 @@ class IncomingStream(Generic[_Piece]):
         self._done = False
         self._is_empty = True  # so far
 
+    def __repr__(self) -> str:
+        return f"<IncomingStream of {self._side!r}>"
+
     def __iter__(self) -> Self:
         return self
 

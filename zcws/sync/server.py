@@ -32,6 +32,7 @@ from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
 from zcws.pool import Pool
 from zcws.seldom import Seldom
+from zcws.stats import shown_server
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.plain import open_channel
 from zcws.sync.polled import begin_tls
@@ -397,6 +398,16 @@ class Server:
             self.connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
                 logger.log(self._limited.level(logging.WARNING, time.monotonic()), "%r: %s", ws, limit)
+
+    def __repr__(self) -> str:
+        if self._is_closing:
+            state = "closing" if self._threads else "closed"
+        else:
+            state = "serving" if self._is_serving else "not serving"
+        places = []
+        with contextlib.suppress(OSError):  # it is closed
+            places.append(self.sock.getsockname())
+        return shown_server(places, state, len(self.connections))
 
     def __enter__(self) -> Self:
         return self

@@ -395,6 +395,9 @@ class OutgoingStream:
         self._compress = compress
         self._done = False
 
+    def __repr__(self) -> str:
+        return f"<OutgoingStream of {self._ws!r}>"
+
     def write(self, piece: str | Buffer) -> None:
         """Sends one piece as a fragment. Raises: as `WebSocket.send`."""
         if self._done:
