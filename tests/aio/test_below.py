@@ -11,9 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from net import Certificates
+from net import LONG, Certificates
 
-from zcws.aio.below import bytes_confirmed, has_all, is_cut_off, is_hung_up, is_tls, left_in, peer_of
+from zcws.aio.below import (
+    bytes_confirmed,
+    has_all,
+    has_unread,
+    is_cut_off,
+    is_hung_up,
+    is_tls,
+    left_in,
+    peer_of,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says so, and nobody else is asked")
 
@@ -62,6 +71,21 @@ def test_what_the_peers_system_has_confirmed(pair: tuple[socket.socket, socket.s
     assert held == 0 and bytes_confirmed(ours) == (before + 100_000, 0)
     ours.close()
     assert bytes_confirmed(ours) == bytes_confirmed(None) == (0, 0)
+
+
+def test_whether_something_lies_in_a_socket(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    ours.setblocking(False)
+    assert not has_unread(ours)
+    theirs.sendall(b"!")
+    ours.settimeout(LONG)
+    assert ours.recv(1, socket.MSG_PEEK) == b"!"  # it is there
+    ours.setblocking(False)
+    assert has_unread(ours) and ours.recv(10) == b"!" and not has_unread(ours)
+    theirs.close()
+    assert has_unread(ours)  # its end
+    ours.close()
+    assert not has_unread(None)
 
 
 def test_what_is_no_tcp_confirms_nothing_and_has_names_of_its_own() -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +29,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes
-from net import Others, echo, hang_up, port_of, run, soon, until
+from net import Others, echo, hang_up, port_of, run, soon, swallow, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
 
 import zcws
@@ -41,6 +43,37 @@ from zcws.options import USUAL_MARKS
 PING_ON_A_STREAM = b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + bytes(8)
 
 # ---- whose turn it is ----
+
+
+def test_what_no_stream_has_been_given_yet() -> None:
+    """Behind a pause of ours keepalive asks for it: a Pong, perhaps."""
+
+    async def main() -> None:
+        async with serve(swallow) as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            (ws,) = server.connections
+            await until(lambda: not ws.has_unread())
+            peer.h2.ping(bytes(8))
+            peer.writer.write(peer.h2.data_to_send())
+            assert await_without_a_turn(ws.has_unread)
+            await peer.until(PingAckReceived)
+            assert not ws.has_unread()
+            peer.h2.ping(bytes(8))
+            frames = peer.h2.data_to_send() * (http2._MOST_FRAMES + 1)
+            ws._transport._connection.data_received(frames)  # type: ignore[union-attr]
+            assert ws.has_unread()
+            await until(lambda: not ws.has_unread())
+
+    run(main)
+
+
+def await_without_a_turn(condition: Callable[[], bool]) -> bool:
+    """Until the system has done it, while the event loop stands still."""
+    for _ in range(10_000):
+        if condition():
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def test_a_stream_that_nobody_reads_holds_up_no_other() -> None:

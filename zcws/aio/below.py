@@ -21,6 +21,7 @@ __all__ = [
     "bytes_confirmed",
     "end_writing",
     "has_all",
+    "has_unread",
     "is_cut_off",
     "is_hung_up",
     "is_tls",
@@ -61,11 +62,19 @@ def has_all(transport: asyncio.WriteTransport) -> bool:
     return _asked_below(transport, lambda sock: not sock.recv(1, socket.MSG_PEEK))
 
 
+def has_unread(sock: socket.SocketType | None) -> bool:
+    """Whether something lies in the socket, bytes or its end, that the loop has not come to."""
+    return sock is not None and _asked(sock, lambda own: own.recv(1, socket.MSG_PEEK) is not None)
+
+
 def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket], bool]) -> bool:
     """What the socket below a loop's own TLS says, which alone cannot end its side; True where there is none."""
     sock = transport.get_extra_info("socket")
-    if sock is None or transport.can_write_eof():
-        return False
+    return sock is not None and not transport.can_write_eof() and _asked(sock, ask)
+
+
+def _asked(sock: socket.SocketType, ask: Callable[[socket.socket], bool]) -> bool:
+    """What it says; False where it would have to wait for an answer, True where it is broken."""
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
         try:

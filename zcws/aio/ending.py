@@ -19,8 +19,9 @@ One that comes by itself takes effect at once, but behind the sends that were wa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from zcws.aio.below import bytes_confirmed, end_writing, has_all
+from zcws.aio.below import bytes_confirmed, end_writing, has_all, has_unread
 from zcws.aio.deadlines import Deadlines, deadlines_of
 from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.outlet import Outlet
@@ -232,6 +233,14 @@ class Ending(Outlet):
             bytes_confirmed(transport.get_extra_info("socket")) if own is None else own.bytes_confirmed()
         )
         return self._confirmed - before >= MUCH and (own is None or bool(was_held or self._held_back))
+
+    def has_unread(self) -> bool:
+        """For `Keepalive`. What we have stopped reading says nothing: it has lain there before."""
+        transport = self._transport
+        if transport is None or self._reading_paused or self._reader.is_ending:
+            return False
+        ask: Callable[[], bool] | None = getattr(transport, "has_unread", None)
+        return has_unread(transport.get_extra_info("socket")) if ask is None else ask()
 
     def send_keepalive(self) -> bool:
         """For `Keepalive`."""

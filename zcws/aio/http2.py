@@ -22,7 +22,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
-from zcws.aio.below import break_off
+from zcws.aio.below import break_off, has_unread
 from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
@@ -207,6 +207,12 @@ class Http2Connection(asyncio.Protocol):
             with contextlib.suppress(ProtocolError):
                 self._h2.acknowledge_received_data(count, number)
             self._flush_soon()
+
+    def has_unread(self) -> bool:
+        """Whether something has come that no stream has been given: it lies in the socket, or is for the next turn."""
+        transport = self.transport
+        lies_there = transport is not None and has_unread(transport.get_extra_info("socket"))
+        return bool(self._unread) or lies_there
 
     def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
         """A stream is over: both sides have ended, or it is reset. RFC 9113 6.4."""

@@ -50,6 +50,10 @@ class Carrier(Protocol):
         """They go out now, as far as there is room."""
         ...
 
+    def has_unread(self) -> bool:
+        """Whether something has come that no stream has been given, of whomever it is."""
+        ...
+
     def has_read(self, number: int, count: int) -> None:
         """So many bytes of a stream have been taken: the peer may send as many more."""
         ...
@@ -120,6 +124,10 @@ class Http2Stream(asyncio.Transport):
         return self._protocol  # type: ignore[no-any-return]
 
     # ---- the way in ----
+
+    def has_unread(self) -> bool:
+        """Whether something has come that nobody has looked at: it may be for this stream."""
+        return self._connection.has_unread()
 
     def give_head(self, head: bytes) -> None:
         """For the connection: what the peer has said first, in the words of HTTP/1.1."""

@@ -21,6 +21,11 @@ from zcws.options import PINGS_OUT
 __all__ = ["Keepalive", "Latency", "Pings"]
 
 
+#: Seconds until a peer is looked at again of whom something lies in the socket. That may be its Pong: behind a pause a
+#: turn of the loop serves some sockets and then calls all timers that are due, and a look costs as much as to read it.
+_LOOK_AGAIN = 1.0
+
+
 class Latency(float):
     """A round-trip time in seconds. Awaiting it gives itself, so `await (await ws.ping())` works as well."""
 
@@ -103,6 +108,10 @@ class Pinged(Protocol):
         """Whether the peer has given a sign of life since this was last asked, or could not."""
         ...
 
+    def has_unread(self) -> bool:
+        """Whether something has come from the peer that nobody has looked at."""
+        ...
+
     def send_keepalive(self) -> bool:
         """Sends a Ping. Returns False when the connection is closing and needs no more."""
         ...
@@ -157,6 +166,9 @@ class Keepalive:
         self._handle = self._loop.call_at(at, self._wake, at)
 
     def _waits_longer(self) -> bool:
+        if self._peer.has_unread():
+            self._due = self._loop.time() + _LOOK_AGAIN
+            return True
         extra = 0 if self._has_waited else stood_still(self._loop, self._due)
         self._has_waited, self._due = extra > 0, self._loop.time() + extra
         return self._has_waited

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zcws.aio.below import bytes_confirmed, is_hung_up, is_tls, peer_of
+from zcws.aio.below import bytes_confirmed, has_unread, is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.aio.sending import Sending
 from zcws.kernel import lib
@@ -270,6 +270,10 @@ class EngineTransport(Sending):
     def bytes_confirmed(self) -> tuple[int, int]:
         """See below.py; without what `get_extra_info("socket")` makes of a socket for good."""
         return bytes_confirmed(self._sock)
+
+    def has_unread(self) -> bool:
+        """The same."""
+        return has_unread(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
