@@ -185,7 +185,7 @@ static void test_build_each(void) {
     uint32_t keys[COUNT];
     size_t all = 0, masked = 0, bare = 0;
     for (int i = 0; i < COUNT; i++) {
-        const uint64_t size = i % 8 == 7 ? 126 + random_64() % 1000 : random_64() % 130;
+        const size_t size = i % 8 == 7 ? 126 + random_below(1000) : random_below(130);
         spans[i][0] = random_64();
         spans[i][1] = all + random_64() % 20;
         spans[i][2] = spans[i][1] + size;

@@ -42,7 +42,7 @@ static struct zcws_reader fresh_reader(void) {
 static size_t build(struct station *station) {
     size_t end = 0;
     for (int i = 0; i < BATCH; i++) {
-        size_t size = station->sizes[i] = random_64() % (LONGEST + 1);
+        size_t size = station->sizes[i] = random_below(LONGEST + 1);
         for (size_t j = 0; j < size; j++) station->payloads[i][j] = (uint8_t)('a' + random_64() % 26);
         end += zcws_build_masked(station->stream + end, 0x81, station->payloads[i], size, (uint32_t)random_64());
     }
@@ -52,7 +52,7 @@ static size_t build(struct station *station) {
 /* Scans the stream in two cuts, and compares every row with what was built. */
 static void scan(struct station *station, size_t end) {
     struct zcws_reader reader = fresh_reader();
-    size_t cut = random_64() % (end + 1), begin = 0;
+    size_t cut = random_below(end + 1), begin = 0;
     int seen = 0;
     for (int part = 0; part < 2; part++) {
         size_t rows = zcws_scan(&reader, station->stream, begin, part ? end : cut, station->table, ROWS) % ZCWS_NEWS;
@@ -64,7 +64,7 @@ static void scan(struct station *station, size_t end) {
             CHECK(memcmp(station->stream + words[1], station->payloads[seen], station->sizes[seen]) == 0, "frame %d",
                   seen);
         }
-        begin = station->table[ZCWS_TABLE_NEXT];
+        begin = (size_t)station->table[ZCWS_TABLE_NEXT];
     }
     CHECK(seen == BATCH, "%d frames", seen);
 }
@@ -74,7 +74,7 @@ static void land(struct station *station) {
     struct zcws_reader reader = fresh_reader();
     for (size_t i = 0; i < LARGE; i++) station->large[i] = (uint8_t)random_64();
     size_t end = zcws_build_masked(station->frame, 0x82, station->large, LARGE, (uint32_t)random_64());
-    size_t head = end - LARGE, cut = head + 1 + random_64() % (LARGE - 1);
+    size_t head = end - LARGE, cut = head + 1 + random_below(LARGE - 1);
     CHECK(zcws_scan(&reader, station->frame, 0, cut, station->table, ROWS) % ZCWS_NEWS == 1, "cut at %zu", cut);
     CHECK(station->table[ZCWS_TABLE_REMAINING] == end - cut, "cut at %zu", cut);
     CHECK(zcws_land(&reader, station->frame + cut, end - cut) == ZCWS_LAST, "cut at %zu", cut);
@@ -83,7 +83,7 @@ static void land(struct station *station) {
 
 /* The functions that work on bytes alone. */
 static void bytes(struct station *station) {
-    size_t size = random_64() % LARGE;
+    size_t size = random_below(LARGE);
     uint32_t key = (uint32_t)random_64(), state = ZCWS_UTF8_START;
     zcws_mask_copy(station->frame, station->large, size, key, 0);
     zcws_mask(station->frame, size, key, 0);

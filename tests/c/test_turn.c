@@ -109,7 +109,7 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
     }
     for (size_t at = 0; at < words;) {
         const uint64_t *entry = table + ZCWS_TURN_ENTRIES + at;
-        const uint64_t count = entry[ZCWS_TURN_COUNT];
+        const size_t count = (size_t)entry[ZCWS_TURN_COUNT];
         const int fd = (int)entry[ZCWS_TURN_FD];
         CHECK(seen[fd]++ == 0, "a socket twice");
         if (count >= ZCWS_TURN_SERVE) {
@@ -204,7 +204,7 @@ static void test_who_is_left_comes_first(void) {
         size_t done = 0;
         size_t words = zcws_turn(&sockets) / ZCWS_TURN_OTHERS;
         CHECK(words > 0, "nobody");
-        for (size_t at = 0; at < words; at = sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_END]) {
+        for (size_t at = 0; at < words; at = (size_t)sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_END]) {
             const int fd = (int)sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_FD];
             served[fd]++;
             send_all(peers[fd], flood, SHORT * 2000);
