@@ -377,6 +377,12 @@ static void test_lost_bytes(void) {
                 zcws_scan(&feed.reader, ring.start, end - back, end, table, 1);
                 CHECK(table[ZCWS_TABLE_NEXT] <= end, "%zu then %zu bytes", len, back);
             }
+            struct feed feed = start_feed(&rules); /* and one that is behind its own end */
+            receive(&feed, begun, len);
+            scan_once(&feed, 1);
+            const size_t end = (size_t)(ring.end - ring.start);
+            CHECK(zcws_scan(&feed.reader, ring.start, end + 1, end, table, 1) == ZCWS_NEWS, "%zu bytes", len);
+            CHECK(table[ZCWS_TABLE_STATUS] == ZCWS_MORE && table[ZCWS_TABLE_NEXT] == end + 1, "%zu bytes", len);
         }
     }
 }
