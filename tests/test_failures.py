@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import socket
@@ -20,7 +21,7 @@ from zcws.failures import (
     unknown_host,
     unreachable,
 )
-from zcws.proxy import parse_proxy
+from zcws.proxy import choose_proxy, parse_proxy
 from zcws.uri import parse_uri
 
 
@@ -68,6 +69,15 @@ class TestErrors:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         late = TimeoutError()
         assert unreachable(parse_proxy("p"), late) is late
+
+    def test_a_proxy_of_the_environment_that_is_not_there(self) -> None:
+        """A program that names no proxy learns who did."""
+        proxy = choose_proxy({"http": "http://u:5ecret@p:1"}, secure=False)
+        assert proxy is not None
+        hint = "; http_proxy, from the environment or the system's settings, names it, and proxy=None goes without"
+        error = unreachable(proxy, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+        assert str(error).endswith(f"the proxy http://p:1: {said(errno.ECONNREFUSED)}{hint}")
+        assert str(timed_out(parse_uri("ws://a/"), 2, proxy)).endswith(f"in open_timeout=2 seconds{hint}")
 
     def test_what_the_system_says(self) -> None:
         """On Windows `os.strerror` called everything that may happen to a socket an "Unknown error"."""
@@ -131,6 +141,30 @@ class TestErrors:
         assert error.strerror == f"wrong version number; {hint}"
         assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
         assert error.strerror == f"wrong version number; {hint}"
+
+    @pytest.mark.parametrize(
+        ("code", "hint"),
+        [
+            (18, '; proxy_ssl="authority.pem" trusts the certificates in that file'),
+            (20, '; proxy_ssl="authority.pem" trusts the certificates in that file'),
+            (62, "; proxy_server_hostname= is the name to check, if it is another"),
+            (10, ""),  # out of date
+            (None, ""),
+        ],
+    )
+    def test_no_trust(self, code: int | None, hint: str) -> None:
+        error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        if code is not None:
+            error.verify_code = code  # where OpenSSL raises it, it has one
+        text = "certificate verify failed; the certificate is that of "
+        assert (
+            no_tls("wss://a/", "ws://", copy.copy(error)).strerror
+            == f"{text}wss://a/{hint.replace('proxy_', '')}"
+        )
+        assert unreachable(parse_proxy("https://p"), error) is error
+        assert error.strerror == f"{text}the proxy https://p:443{hint}"
+        assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
+        assert str(error) == f"{text}the proxy https://p:443{hint}"
 
     def test_nobody_there(self) -> None:
         refused, no_route = said(errno.ECONNREFUSED), said(errno.EHOSTUNREACH)

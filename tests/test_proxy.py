@@ -190,6 +190,14 @@ class TestConnect:
         with pytest.raises(ProxyError, match="it wants a user name and password"):
             tunnel("proxy").feed(b"HTTP/1.1 407 Auth\r\n\r\n")
 
+    def test_who_named_a_proxy_that_refuses(self) -> None:
+        proxy = choose_proxy({"all": "proxy:1"}, secure=True)
+        assert proxy is not None
+        with pytest.raises(
+            ProxyError, match=r"status 403; all_proxy, .*, names it, and proxy=None goes without"
+        ):
+            Tunnel(proxy, "server", 443).feed(b"HTTP/1.1 403 No\r\n\r\n")
+
     def test_the_end_before_the_answer(self) -> None:
         assert isinstance(tunnel().ended(), HandshakeError)
         assert isinstance(tunnel().ended().__cause__, EOFError)

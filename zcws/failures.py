@@ -34,6 +34,12 @@ NO_TLS = frozenset(("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAIL
 #: What the system calls a connection that the other side has ended.
 BROKEN_OFF = frozenset((errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED))
 HINTED = " speak TLS? "
+CERTIFICATE_OF = "; the certificate is that of "
+
+#: What OpenSSL calls a certificate that is signed by itself, by another such, by nobody who is known (x509_vfy.h).
+UNKNOWN_SIGNERS = frozenset((2, 18, 19, 20, 21))
+#: And one that is for other names, or other addresses.
+OTHER_NAMES = frozenset((62, 64))
 
 #: SOCKS5 (RFC 1928 6): failure, network or host unreachable, refused, expired; SOCKS4's one word for failure.
 TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
@@ -67,24 +73,29 @@ def unreachable(proxy: Proxy, error: OSError) -> OSError:
         return error
     # Without a word: TLS of ours ends so where the proxy does.
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionError) and not str(error)):
-        return no_tls(f"the proxy {proxy.shown}", "http://", error)
-    return OSError(error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}")
+        return no_tls(f"the proxy {proxy.shown}", "http://", error, "proxy_")
+    return OSError(
+        error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}{proxy.named_by}"
+    )
 
 
 def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None = None) -> TimeoutError:
     """There was no answer in time; from the proxy, perhaps."""
-    way = "" if proxy is None else f" through the proxy {proxy.shown}"
+    way, named_by = ("", "") if proxy is None else (f" through the proxy {proxy.shown}", proxy.named_by)
     return TimeoutError(
-        f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds"
+        f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds{named_by}"
     )
 
 
-def no_tls(who: str, plain: str, error: OSError) -> OSError:
-    """An error of a TLS handshake, saying more where it looks as if the other side did not speak TLS.
+def no_tls(who: str, plain: str, error: OSError, options: str = "") -> OSError:
+    """An error of a TLS handshake, saying more where it looks as if the other side did not speak TLS, or has no trust.
 
     Args:
         plain: the scheme that would be right then.
+        options: what stands before the names of the options that decide about trust.
     """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _no_trust(who, error, options)
     hint = f"does {who} speak TLS? If not, write {plain}"
     # One that was not made by OpenSSL has no reason.
     if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
@@ -92,6 +103,19 @@ def no_tls(who: str, plain: str, error: OSError) -> OSError:
     elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) or _is_broken_off(error):
         hint = f"{hint}. Or does it want a certificate of yours?"
         return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
+    return error
+
+
+def _no_trust(who: str, error: ssl.SSLCertVerificationError, options: str) -> OSError:
+    """The same error, saying whose certificate it is, and which option decides about it."""
+    code = getattr(error, "verify_code", None)  # one that was not made by OpenSSL has none
+    hint = ""
+    if code in UNKNOWN_SIGNERS:
+        hint = f'; {options}ssl="authority.pem" trusts the certificates in that file'
+    elif code in OTHER_NAMES:
+        hint = f"; {options}server_hostname= is the name to check, if it is another"
+    if CERTIFICATE_OF not in str(error):  # the proxy's has been explained already
+        error.strerror = f"{error.strerror}{CERTIFICATE_OF}{who}{hint}"
     return error
 
 

@@ -55,6 +55,9 @@ grammar = re.compile(
 ).fullmatch
 has_forbidden = re.compile(r"[\x00-\x20\x7f\\]").search
 
+#: The option of a program; the command line has another.
+GOES_WITHOUT = ", and proxy=None goes without"
+
 
 class Proxy(NamedTuple):
     """Where a proxy is, and how it is spoken to.
@@ -90,6 +93,11 @@ class Proxy(NamedTuple):
     def shown(self) -> str:
         """For people: without credentials."""
         return f"{self.scheme}://{authority(without_zone(self.host), self.port)}"
+
+    @property
+    def named_by(self) -> str:
+        """The end of a sentence, for people: who named it, where the program did not."""
+        return "" if self.source == "proxy=" else f"; {self.source} names it{GOES_WITHOUT}"
 
 
 def parse_proxy(address: str, source: str = "proxy=") -> Proxy:
@@ -185,4 +193,5 @@ class Tunnel:
         if response.status_code == 407:
             known = self._proxy.username is not None
             reason += f" ({'it refuses the' if known else 'it wants a'} user name and password)"
+        reason += self._proxy.named_by
         raise ProxyError(reason, status=response.status_code, headers=response.headers)

@@ -444,7 +444,9 @@ def test_trust_by_path(anyloop: Place, tmp_path: Path) -> None:
             async with zcws.connect(uri, ssl=tmp_path / "authority.pem") as ws:
                 await ws.send("hello")
                 assert await soon(ws.recv()) == "hello"
-            with pytest.raises(ssl.SSLCertVerificationError):
+            with pytest.raises(
+                ssl.SSLCertVerificationError, match=f'that of {uri}; ssl="authority.pem" trusts'
+            ):
                 await zcws.connect(uri, ssl=True)
 
     anyloop.run(main())

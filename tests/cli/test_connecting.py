@@ -32,14 +32,16 @@ def address() -> Iterator[str]:
         yield f"ws://127.0.0.1:{server.port}/"
 
 
-def piped(address: str, lines: str, *options: str) -> subprocess.CompletedProcess[str]:
+def piped(
+    address: str, lines: str, *options: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
     return subprocess.run(
         arguments,
         input=lines,
         capture_output=True,
         encoding="utf-8",
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(env or {})},
         timeout=60,
         check=False,
     )
@@ -121,6 +123,15 @@ def test_a_proxy_that_is_not_there() -> None:
     assert done.stderr == (
         "zcws: cannot connect to ws://127.0.0.1:1/: cannot connect to the proxy http://127.0.0.1:2: "
         "Connection refused; --no-proxy goes without it\n"
+    )
+
+
+def test_a_proxy_of_the_environment_that_is_not_there() -> None:
+    """`proxy=None` is what a program would write."""
+    done = piped("ws://127.0.0.1:1/", "", env={"ws_proxy": "http://127.0.0.1:2", "no_proxy": ""})
+    assert done.stderr == (
+        "zcws: cannot connect to ws://127.0.0.1:1/: cannot connect to the proxy http://127.0.0.1:2: "
+        "Connection refused; ws_proxy, from the environment or the system's settings, names it; --no-proxy goes without it\n"
     )
 
 

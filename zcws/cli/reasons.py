@@ -11,6 +11,7 @@ import zcws
 from zcws.cli.common import authority
 from zcws.connector import REDIRECTS
 from zcws.failures import NO_TLS
+from zcws.proxy import GOES_WITHOUT
 from zcws.uri import parse_uri
 
 __all__ = ["refusal", "unreachable"]
@@ -40,7 +41,7 @@ def unreachable(url: str, error: BaseException) -> str:
     """Why there is no connection with `url`, in one sentence, and what to try. Logs have it, and the client of a proxy
     gets it: without password and query of the address."""
     url = parse_uri(url).shown
-    words = f"cannot connect to {url}: {_words(error)}"
+    words = f"cannot connect to {url}: {_words(error).replace(GOES_WITHOUT, '')}"
     hint = _hint(url, error)
     return f"{words}; {hint}" if hint else words
 
