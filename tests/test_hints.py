@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from zcws.hints import check_names
+from zcws.hints import check_names, not_awaited
 
 
 def test_names() -> None:
@@ -21,6 +21,13 @@ def test_names() -> None:
         TypeError, match=r"^serve\(\) has no option 'additional_headers': it is called extra_headers$"
     ):
         check_names("serve", ["additional_headers"])
+
+
+def test_what_has_not_been_awaited() -> None:
+    assert str(not_awaited("connect", "ws", "send")) == (
+        "a connect() that has not been awaited has no 'send': "
+        "write `async with zcws.connect(...) as ws:` or `ws = await zcws.connect(...)`"
+    )
 
 
 EVERYWHERE = (

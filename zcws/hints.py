@@ -2,6 +2,7 @@
 
 What this file decides: which names of other libraries, of the other function and of the other driver are known here.
 Those that it does not know are refused, too, with the nearest option that there is. What an option may be: options.py.
+And what is said where somebody has forgotten to await either.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import TypedDict
 
-__all__ = ["NoOptions", "check_names"]
+__all__ = ["NoOptions", "check_names", "not_awaited"]
 
 #: What neither function has, or not in both drivers.
 _OF_BOTH = {
@@ -141,6 +142,14 @@ def check_names(
                 or _nearest(name, {*allowed, *(named or ())})
             )
             raise TypeError(f"{function}() has no option {name!r}{f': {hint}' if hint else ''}")
+
+
+def not_awaited(function: str, result: str, name: str) -> AttributeError:
+    """What to raise where somebody asks for `name` what only opens a connection, or a server."""
+    return AttributeError(
+        f"a {function}() that has not been awaited has no {name!r}: "
+        f"write `async with zcws.{function}(...) as {result}:` or `{result} = await zcws.{function}(...)`"
+    )
 
 
 def _nearest(name: str, options: Collection[str]) -> str | None:

@@ -705,3 +705,13 @@ def test_a_raw_request_is_one_that_servers_take(place: Place) -> None:
             await hang_up(writer)
 
     place.run(main())
+
+
+def test_a_connect_that_nobody_awaits() -> None:
+    """Also the one of a Unix socket; `hasattr` is answered as ever."""
+    for waiting in (zcws.connect("ws://a/"), zcws.unix_connect("/nowhere")):
+        with pytest.raises(
+            AttributeError, match=r"has no 'send': write .* `ws = await zcws\.connect\(\.\.\.\)`$"
+        ):
+            waiting.send  # type: ignore[attr-defined]  # noqa: B018
+        assert not hasattr(waiting, "recv")

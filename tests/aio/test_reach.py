@@ -239,7 +239,7 @@ class TestProxiesOverTls:
 
     def test_a_proxy_that_is_not_trusted(self, anyloop: Place, certificates: Certificates) -> None:
         async def main() -> None:
-            with pytest.raises(ssl.SSLCertVerificationError, match="; proxy_ssl=.* trusts"):
+            with pytest.raises(ssl.SSLCertVerificationError, match=r"; proxy_ssl=.* trusts"):
                 await anyloop.connect(1, proxy=proxy.url("https"))
 
         with proxies.running(tls=certificates.server) as proxy:

@@ -232,3 +232,12 @@ def test_an_address_that_is_in_use_after_all(place: Place) -> None:
             del caught
 
         place.run(main())
+
+
+def test_a_serve_that_nobody_awaits(tmp_path: Path) -> None:
+    for waiting in (zcws.serve(echo, "127.0.0.1", 0), zcws.unix_serve(echo, tmp_path / "s")):
+        with pytest.raises(
+            AttributeError, match=r"has no 'serve_forever': write .* `server = await zcws\.serve"
+        ):
+            waiting.serve_forever  # type: ignore[attr-defined]  # noqa: B018
+        assert not hasattr(waiting, "close")

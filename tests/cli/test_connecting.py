@@ -131,7 +131,8 @@ def test_a_proxy_of_the_environment_that_is_not_there() -> None:
     done = piped("ws://127.0.0.1:1/", "", env={"ws_proxy": "http://127.0.0.1:2", "no_proxy": ""})
     assert done.stderr == (
         "zcws: cannot connect to ws://127.0.0.1:1/: cannot connect to the proxy http://127.0.0.1:2: "
-        "Connection refused; ws_proxy, from the environment or the system's settings, names it; --no-proxy goes without it\n"
+        "Connection refused; ws_proxy, from the environment or the system's settings, names it; "
+        "--no-proxy goes without it\n"
     )
 
 

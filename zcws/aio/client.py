@@ -32,6 +32,7 @@ from zcws.failures import timed_out
 from zcws.frame import Frame
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
+from zcws.hints import not_awaited
 from zcws.http import Response
 from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
@@ -250,6 +251,11 @@ class connect:
                 # elsewhere, there is no time to follow.
                 self._route.follow(connector, response, followed)
             raise
+
+    if not TYPE_CHECKING:  # a type checker knows that there is no such name
+
+        def __getattr__(self, name: str) -> Any:
+            raise not_awaited("connect", "ws", name)
 
     def __await__(self) -> Generator[Any, None, WebSocket]:
         return self._connect().__await__()

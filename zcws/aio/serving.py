@@ -14,7 +14,7 @@ import socket
 import ssl as ssl_module
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
@@ -31,6 +31,7 @@ from zcws.deflate import Deflate
 from zcws.failures import unknown_host, with_path
 from zcws.handshake import SOFTWARE, NoMasking
 from zcws.headers import HeadersLike
+from zcws.hints import not_awaited
 from zcws.hooks import hooks_of
 from zcws.http2 import ALPN, missing_h2
 from zcws.options import LONGEST, checked_limits, checked_seconds
@@ -207,6 +208,11 @@ class serve:
             return None
         others.pop("ssl_shutdown_timeout", None)  # nobody waits for the peer's close_notify
         return partial(server.secure, self._begin, self._ssl, others.pop("ssl_handshake_timeout"))
+
+    if not TYPE_CHECKING:  # a type checker knows that there is no such name
+
+        def __getattr__(self, name: str) -> Any:
+            raise not_awaited("serve", "server", name)
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._listen().__await__()
