@@ -161,7 +161,7 @@ class RingFrame(ReceivedFrame):
         raise stale()
 
     def _framed(self) -> bytes:
-        """All of the frame again, unmasked, for somebody who sends it on. It is a whole message. Raises: as `to_bytes`."""
+        """All of a message again, unmasked, for somebody who sends it on. Raises: as `to_bytes`."""
         lease, start, stop = self._lease, self._start, self._stop
         ring = lease.ring
         if lease.number == self._number:

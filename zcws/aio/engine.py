@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, words_of
@@ -60,8 +61,12 @@ _HEAD = lib.ZCWS_TABLE_HEAD
 _serve_sockets, _send_each = lib.zcws_turn, lib.zcws_send_each
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
-#: Bytes of a number that C is given.
+#: Bytes of a number that C is given, or gives.
 _WORD = 8
+
+#: A short entry: descriptor, what, begin, start, stop.
+_One = tuple[int, int, int, int, int]
+_ones_of: Callable[[bytes], Iterator[_One]] = Struct(f"{_ONE}Q").iter_unpack
 
 #: What a socket is watched for.
 IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
@@ -148,7 +153,8 @@ class Engine:
         self._ring: Ring | None = None  # the pool's common one, which C knows too
         self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
         self._table = ffi.new("uint64_t[]", _WORDS)
-        self._words = memoryview(ffi.buffer(self._table)).cast("B").cast("Q")
+        self._bytes = ffi.buffer(self._table)
+        self._words = memoryview(self._bytes).cast("B").cast("Q")
         self._first = self._words[:_ONE]  # the first short entry
         self._sockets = ffi.new("struct zcws_sockets *")
         self._sockets.epoll = self._epoll.fileno()
@@ -314,7 +320,7 @@ class Engine:
         pool.walked = ring
         try:
             if ones:
-                self._walk_ones(pool, ring, self._words[: _ONE * ones].tolist())
+                self._walk_ones(pool, ring, _ones_of(self._bytes[: _WORD * _ONE * ones]))
             if others:
                 self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
         finally:
@@ -327,11 +333,10 @@ class Engine:
         for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
             self._serve(fd, _SERVE, events)
 
-    def _walk_ones(self, pool: Pool, ring: Ring, words: list[int]) -> None:
+    def _walk_ones(self, pool: Pool, ring: Ring, entries: Iterator[_One]) -> None:
         """Hands over single frames, of which nearly all traffic consists."""
-        streams, entries = self._together, iter(words)
-        # zip: five words at a time. `strict` would cost as much as an entry.
-        for fd, what, begin, start, stop in zip(entries, entries, entries, entries, entries):  # noqa: B905
+        streams = self._together
+        for fd, what, begin, start, stop in entries:
             stream = streams.get(fd)
             try:
                 # None: closed by one that was served before it.
@@ -547,10 +552,10 @@ class _Together:
             self._engine.end_walk()
 
 
-def _as_entries(ones: Iterator[int]) -> list[int]:
+def _as_entries(ones: Iterator[_One]) -> list[int]:
     """Short entries as the other kind: an entry, the head of a scan with nothing behind its row, the row."""
     words: list[int] = []
-    for fd, what, begin, start, stop in zip(ones, ones, ones, ones, ones):  # noqa: B905
+    for fd, what, begin, start, stop in ones:
         end = len(words) + _ENTRY + _HEAD + ROW
         words += (fd, begin, stop, 1, end, stop, lib.ZCWS_MORE, 0, 0, what, start, stop)
     return words
