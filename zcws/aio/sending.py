@@ -33,6 +33,9 @@ __all__ = ["Sending"]
 
 _send_masked = lib.zcws_send_masked
 
+#: What sends to a socket that does not block in fewer steps than its `send`.
+_write = os.write
+
 
 class Sending(asyncio.Transport):
     """The writing side of one socket of the engine.
@@ -131,7 +134,7 @@ class Sending(asyncio.Transport):
             self._keep([data])
             return
         try:
-            sent = self._sock.send(data)
+            sent = _write(self.fd, data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
