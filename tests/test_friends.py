@@ -27,6 +27,7 @@ FRIENDS: dict[str, dict[str, set[str]]] = {
     "aio.halves": {"aio.ending": {"_advance_closing"}, "aio.outlet": {"_until_drained", "_written"}},
     # So are the streams that `stream` and `send_stream` give.
     "aio.reading": {"aio.outlet": {"_reader"}},
+    "alone": {"frame": {"_start", "_stop"}, "ring_frame": {"_lease", "_number"}},
     "aio.writing": {
         "aio.outlet": {"_until_sendable"},
         "frame": {"_keep", "_peek", "_start", "_stop"},

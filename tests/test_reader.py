@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from contextlib import nullcontext
-from contextvars import copy_context
 from itertools import chain
 from typing import Any
 
 import pytest
-import turn
 import wire
 from receiver import (
     DEFLATE,
@@ -21,7 +18,6 @@ from receiver import (
     fails,
     hold_many,
     read,
-    receive_row,
     send,
     send_one_by_one,
 )
@@ -35,7 +31,6 @@ from zcws.errors import ConnectionClosed, LimitExceeded, ProtocolError, StaleFra
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.pool import Pool
-from zcws.ring_frame import NO_RING, NOT_SHOWN
 
 pytestmark = pytest.mark.usefixtures("every_view")
 
@@ -622,53 +617,6 @@ def test_a_fault_that_a_batch_comes_upon_takes_effect_behind_it(first: list[byte
     assert [frame.opcode for frame in frames] == [TEXT] * len(first) + [CLOSE]
 
 
-# ---- past the reader: somebody scanned, and hands the only row on ----
-
-
-@pytest.mark.parametrize(
-    ("frame", "message"),
-    [
-        (wire.frame(TEXT, b"short"), "short"),
-        (wire.frame(TEXT, "ä".encode() * 3000), "ä" * 3000),
-        (wire.frame(BINARY, b"bytes"), b"bytes"),
-        (wire.frame(BINARY), b""),
-        (wire.frame(PING, b"p"), None),
-        (wire.frame(TEXT, b"half", fin=False), None),
-        (wire.frame(BINARY, wire.deflate(b"small"), rsv=4), None),
-    ],
-)
-def test_a_row_is_a_message_by_itself_or_not(frame: bytes, message: str | bytes | None) -> None:
-    pool = Pool(16_384)
-    connection = connect(pool, agreement=DEFLATE)
-    arrival = turn.arrive(pool, connection, frame, at=7)
-    assert connection.reader.message_of(arrival.ring, *arrival.row) == message
-    assert connection.reader.is_idle
-    connection.reader.discarding = True
-    assert connection.reader.message_of(arrival.ring, *arrival.row) is None
-
-
-def test_a_row_as_a_frame_that_is_good_until_it_is_dropped() -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, begin, stop, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
-    frame = connection.reader.frame_of(ring, begin, *arrival.row)
-    assert frame is not None
-    assert (frame.opcode, frame.text) == (OpCode.TEXT, "seen")
-    connection.reader.drop_frame(ring, stop)
-    with pytest.raises(StaleFrame):
-        frame.to_bytes()
-    assert (connection.reader.is_idle, connection.reader.holds(ring)) == (True, False)
-    assert connection.reader._lease.ring is NO_RING
-    assert connection.reader.frame_of(ring, begin, PING, 0, 0) is None
-    for _ in range(3):  # nor does it come back
-        send(connection, wire.frame(TEXT, b"next"))
-        assert read(connection).text == "next"
-        with pytest.raises(StaleFrame):
-            frame.to_bytes()
-    connection.reader.discarding = True
-    assert connection.reader.frame_of(ring, begin, *arrival.row) is None
-
-
 # ---- frames for somebody who looks at each ----
 
 MANY = [wire.frame(TEXT, b"%d" % i) for i in range(8)]
@@ -745,233 +693,6 @@ def test_views_of_frames_that_were_shown_stay() -> None:
         for frame in connection.reader.frames_to_show():
             kept.append(frame.payload)
     assert [bytes(view) for view in kept] == [b"%d" % (i % 8) for i in range(240)]
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    send(connection, wire.frame(TEXT, b"before"))
-    before = read(connection)
-    assert connection.read_frame() is NEED_MORE
-    owner, shown = object(), []
-    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
-
-    def look(who: object, frame: Frame) -> None:
-        # A view would hold the ring from the beginning of the frame on.
-        shown.append((who, frame, frame.text, frame.payload if fails else None, ring.tail))
-        if fails:
-            raise LookupError
-
-    what, start, end = arrival.row
-    with pytest.raises(LookupError) if fails else nullcontext():
-        connection.reader.show(copy_context().run, look, owner, ring, what, begin, start, end)
-    ((who, frame, text, view, tail),) = shown
-    assert (who, text, view, tail) == (owner, "seen", b"seen" if fails else None, begin)
-    assert (frame.is_stale, connection.reader.is_idle, pool.common is ring) == (True, True, True)
-    lease = connection.reader._lease
-    assert (lease.ring, lease.shown, pool.landing) == (NO_RING, NOT_SHOWN, None)
-    assert before.is_stale  # as ever
-
-
-@pytest.mark.parametrize("lands", ["nothing", "another"])
-@pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])
-def test_a_frame_that_landed_alone_and_was_shown(held: str, lands: str) -> None:
-    """It has a ring of its own: nobody is served together here. Another connection may have received meanwhile."""
-    pool = Pool(4096)
-    connection = connect(pool)
-    reader, kept = connection.reader, []
-    row = receive_row(connection, wire.frame(BINARY, b"alone"))
-    assert isinstance(row, list)
-    ring = pool.lease()
-
-    def look(_: object, frame: Frame) -> None:
-        kept.append(memoryview(frame.to_bytes()) if held == "nothing" else frame.payload)
-        kept.extend(hold_many(pool) if held == "many" else [])
-        if lands == "another":
-            pool.land()
-
-    reader.show(copy_context().run, look, None, ring, row[0], 0, *row[1:])
-    assert (reader.is_idle, reader.holds(ring)) == (held != "many", held == "many")
-    if sys.implementation.name == "cpython":
-        assert (pool.landing is ring) is (held == "nothing" and lands == "nothing")
-        assert (ring in pool._spare) is (held == "nothing" and lands == "another")
-        assert (ring in pool._aside) is (held == "the frame's")
-    for i in range(50):
-        send(connection, wire.frame(BINARY, bytes([i]) * 100))
-        assert connection.read_message() == bytes([i]) * 100
-    assert kept[0] == b"alone"
-
-
-def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
-    """Somebody before him keeps the ring, which is no longer the common one, and the table is still walked."""
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"seen"), at=9)
-    pool.common, pool.walked = None, ring
-    connection.reader.show(
-        *(copy_context().run, lambda _, frame: None, None),
-        *(ring, arrival.row[0], begin, *arrival.row[1:]),
-    )
-    assert (pool.landing, pool._spare) == (None, [])
-
-
-def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"held"), at=9)
-    view = frame.payload
-    connection.reader.drop_frame(ring, stop)
-    assert (connection.reader.holds(ring), connection.reader.is_idle) == (False, True)
-    # The ring is still that of all who are served together; whoever receives has to look first.
-    assert pool.common is ring
-    assert ring.is_exported
-    assert view == b"held"
-
-
-def test_a_view_of_a_frame_that_was_shown_keeps_its_ring_where_many_are_held() -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, begin, *_ = arrival = turn.arrive(pool, connection, wire.frame(BINARY, b"held"), at=9)
-    kept: list[Any] = []
-    connection.reader.show(
-        copy_context().run,
-        lambda _, frame: kept.extend([frame.payload, hold_many(pool)]),
-        *(None, ring, arrival.row[0], begin, *arrival.row[1:]),
-    )
-    assert (connection.reader.holds(ring), connection.reader.is_idle) == (True, False)
-    assert kept[0] == b"held"
-
-
-@pytest.mark.parametrize("hold", [True, False])
-def test_a_view_of_a_frame_that_was_dropped_keeps_its_ring_where_many_are_held(hold: bool) -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"held"), at=9)
-    view = frame.payload
-    held = hold_many(pool)
-    if not hold:
-        if sys.implementation.name != "cpython":
-            pytest.skip("elsewhere the view that the frame remembered goes later, and its ring with it")
-        view = memoryview(view.tobytes())
-        gc.collect()
-    connection.reader.drop_frame(ring, stop)
-    assert (connection.reader.holds(ring), connection.reader.is_idle) == (hold, not hold)
-    pool.common = None
-    for i in range(50):
-        send(connection, wire.frame(BINARY, bytes([i]) * 100))
-        assert connection.read_message() == bytes([i]) * 100
-    assert view == b"held"
-    assert held
-
-
-@pytest.mark.parametrize("as_frame", [False, True])
-def test_what_was_received_and_scanned_in_one_crossing(as_frame: bool) -> None:
-    """As the blocking driver asks; what is no whole plain message is the reader's."""
-    connection = connect()
-    reader = connection.reader
-    one, two = wire.frame(TEXT, b"one"), wire.frame(BINARY, b"two")
-    last: Frame | None = None
-    for data, alone, rest in (
-        (one, "one", []),
-        (two, b"two", []),
-        (one + two, None, ["one", b"two"]),
-        (wire.frame(PING, b"p"), None, []),
-        (two, b"two", []),
-        (one[:3], None, []),
-    ):
-        assert reader.is_idle
-        connection.get_buffer()[: len(data)] = data
-        found = reader.scan_landing(len(data))
-        if as_frame:
-            frame = reader.frame_found(found)
-            got = frame and (frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes())
-            if frame is not None:
-                ring = reader._lease.ring
-                # A view would hold the ring from the beginning of the frame on.
-                assert (reader.holds(ring), ring.tail, reader.is_idle) == (True, 0, False)
-        else:
-            frame, got = None, reader.message_found(found)
-        assert got == alone and (last is None or last.is_stale)
-        if alone is None:
-            reader.take_found(len(data), found)
-            assert [connection.read_message() for _ in rest] == rest
-        assert connection.read_message() is NEED_MORE
-        last = frame
-    send(connection, one[3:])
-    assert connection.read_message() == "one"
-
-
-def test_nothing_is_found_once_our_close_is_out() -> None:
-    connection = connect()
-    connection.close()
-    data = wire.frame(TEXT, b"late")
-    connection.get_buffer()[: len(data)] = data
-    found = connection.reader.scan_landing(len(data))
-    landing = connection.reader.landing
-    assert connection.reader.message_found(found) is connection.reader.frame_found(found) is None
-    assert (connection.reader.is_idle, connection.reader.pool.landing) == (True, landing)
-
-
-@pytest.mark.parametrize("held", ["nothing", "the frame's", "many"])
-def test_a_frame_that_landed_alone_and_was_dropped(held: str) -> None:
-    """It has a ring of its own: nobody is served together here."""
-    pool = Pool(4096)
-    connection = connect(pool)
-    reader, data = connection.reader, wire.frame(BINARY, b"alone")
-    row = receive_row(connection, data)
-    assert isinstance(row, list)
-    ring = pool.lease()
-    frame = reader.frame_of(ring, 0, *row)
-    assert frame is not None
-    view = memoryview(frame.to_bytes()) if held == "nothing" else frame.payload
-    others = hold_many(pool) if held == "many" else []
-    reader.drop_frame(ring, row[2])
-    assert frame.is_stale
-    assert (reader.is_idle, reader.holds(ring)) == (held != "many", held == "many")
-    if sys.implementation.name == "cpython":
-        assert (pool.landing is ring) == (held == "nothing")
-    for i in range(50):
-        send(connection, wire.frame(BINARY, bytes([i]) * 100))
-        assert connection.read_message() == bytes([i]) * 100
-    assert view == b"alone"
-    assert len(others) != 1
-
-
-@pytest.mark.parametrize("hold", [True, False])
-def test_a_frame_that_is_kept_is_good_until_the_next_read_and_its_ring_stays(hold: bool) -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    reader = connection.reader
-    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(TEXT, b"kept"), at=9)
-    view = frame.payload if hold else b"kept"
-    reader.keep_frame(frame, ring, stop)
-    assert (reader.holds(ring), reader.is_idle, reader.rows_waiting) == (True, False, 0)
-    assert (ring.tail, ring.head) == (9, stop)
-    pool.common = None  # what an engine does with a ring that somebody keeps
-    # What comes meanwhile comes behind it, and is not looked at before the next read.
-    send(connection, wire.frame(TEXT, b"next"), wire.frame(TEXT, b"half")[:4])
-    assert frame.text == "kept"
-    assert connection.read_message() == "next"
-    with pytest.raises(StaleFrame):
-        frame.to_bytes()
-    assert view == b"kept"
-    send(connection, b"lf")
-    assert connection.read_message() == "half"
-    assert connection.read_message() is NEED_MORE
-    assert (reader.holds(ring), reader.is_idle) == (False, True)
-    assert (ring in pool._aside) is hold
-
-
-def test_a_frame_that_is_kept_is_nobodys_once_nothing_more_is_read() -> None:
-    pool = Pool(4096)
-    connection = connect(pool)
-    ring, stop, frame = turn.arrive_as_frame(pool, connection, wire.frame(BINARY, b"kept"))
-    connection.reader.keep_frame(frame, ring, stop)
-    assert connection.read_frame() is NEED_MORE
-    assert (frame.is_stale, connection.reader.holds(ring), connection.reader.is_idle) == (True, False, True)
-    # It is the common ring still: whoever was done with it gave it to nobody else.
-    assert (pool.common is ring, pool.landing, pool._spare) == (True, None, [])
 
 
 # ---- the end, for those who only want to know that there is one ----

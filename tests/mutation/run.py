@@ -54,6 +54,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 MODULES = [
     "zcws.reader",
+    "zcws.alone",
     "zcws.pieces",
     "zcws.controls",
     "zcws.inlet",
@@ -70,6 +71,7 @@ MODULES = [
 TESTS = (
     *(
         "reader",
+        "alone",
         "pieces",
         "rows",
         "batch",
