@@ -336,6 +336,10 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
     return batch.rows + ZCWS_NEWS;
 }
 
+size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len) {
+    return zcws_scan(reader, base, 0, len, reader->table, ZCWS_TABLE_ROWS);
+}
+
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len) {
     int outcome, last;
     if (reader->fault != 0) return reader->fault;

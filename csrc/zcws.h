@@ -59,7 +59,8 @@ enum {
     ZCWS_TABLE_CONTROLS = 2,  /* how many of the rows are control frames */
     ZCWS_TABLE_REMAINING = 3, /* bytes still to come of the frame whose pieces have been handed out */
     ZCWS_TABLE_HEAD = 4,
-    ZCWS_TABLE_ROW = 3
+    ZCWS_TABLE_ROW = 3,
+    ZCWS_TABLE_ROWS = 1024 /* in the table of a reader; elsewhere the caller says how many */
 };
 
 /* Added to the number of rows when the table's head has news: anything but "every byte was used, every row is
@@ -78,6 +79,7 @@ struct zcws_reader {
     uint64_t max_size;      /* bytes of one message, fragments added up; of a compressed one, an eighth more */
     uint64_t max_fragments; /* frames of one message; where 65,536 or more may be, an empty last one is not counted */
     uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
+    uint64_t *table;        /* with room for ZCWS_TABLE_ROWS rows; for zcws_scan_landed only */
     uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
     uint8_t rsv1;           /* 1: permessage-deflate was agreed */
 
@@ -113,6 +115,10 @@ struct zcws_reader {
  * must be there, unchanged, at the next call's begin; where they are not, nothing outside of base[begin, end) is touched
  * all the same. */
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
+
+/* The same for base[0, len) and the reader's own table: half of the arguments, of which each takes Python as long as 20
+ * bytes take here. */
+size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
 
 /* The same for payload bytes that were received straight into the caller's memory: data[0, len) are the
  * next bytes of the frame in progress, len <= ZCWS_TABLE_REMAINING. Unmasks and checks them in place.

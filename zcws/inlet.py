@@ -37,7 +37,7 @@ __all__ = ["Inlet"]
 
 _HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
-_scan, _land = lib.zcws_scan, lib.zcws_land
+_scan, _scan_landed, _land = lib.zcws_scan, lib.zcws_scan_landed, lib.zcws_land
 
 _PING = OpCode.PING
 
@@ -174,9 +174,8 @@ class Inlet(Leasing):
         Returns: as zcws_scan; the pool's table has the rest. What has not been handed on is ours: then comes
         `take_found`.
         """
-        pool = self.pool
-        ring: Ring = pool.landing  # type: ignore[assignment]  # `get_buffer` said so
-        return _scan(self.state, ring.base, 0, count, pool.table, TABLE_ROWS)
+        ring: Ring = self.pool.landing  # type: ignore[assignment]  # `get_buffer` said so
+        return _scan_landed(self.state, ring.base, count)
 
     def take_found(self, count: int, found: int) -> bool:
         """`count` bytes have landed and been scanned; see `scan_landing`. Returns: as `received`."""

@@ -53,6 +53,7 @@ class Leasing(Outcome):
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(bridge, state)
         self.pool: Pool = pool
+        state.table = pool.table  # which lives as long as this
         self._ring: Ring | None = None
         self._next = 0  # where in the ring the next scan begins
         self._stashed = b""  # the beginning of a frame, for which no ring is kept

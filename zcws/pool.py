@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["TABLE_ROWS", "Pool"]
 
 #: Rows of a scan table: the frames that one crossing hands over. A pool has one table (24 KiB).
-TABLE_ROWS = 1024
+TABLE_ROWS: int = lib.ZCWS_TABLE_ROWS
 
 #: Rings that an idle pool keeps: 4 MiB at most, of which only pages that were written to are resident.
 _SPARE_RINGS = 16

@@ -387,6 +387,26 @@ static void test_lost_bytes(void) {
     }
 }
 
+/* Bytes of which nothing was kept, and the reader's own table: the same answer, rows and state. */
+static void test_landed(void) {
+    static uint64_t usual[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * ZCWS_TABLE_ROWS];
+    static uint64_t own[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * ZCWS_TABLE_ROWS];
+    static const struct rules rules = {0, 0, 1000, 3, 1000};
+    uint8_t first[2 * (ZCWS_TABLE_ROWS + 1)] = {0}, second[sizeof first];
+    for (size_t i = 0; i < sizeof first; i += 2) first[i] = 0x82; /* so many empty frames that the table is full */
+    for (size_t len = 0; len <= sizeof first; len += len < 9 ? 1 : 2) {
+        struct feed feed = start_feed(&rules), landed = feed;
+        landed.reader.table = own;
+        memcpy(second, first, sizeof first);
+        const size_t expected = zcws_scan(&feed.reader, first, 0, len, usual, ZCWS_TABLE_ROWS);
+        CHECK(zcws_scan_landed(&landed.reader, second, len) == expected, "%zu bytes", len);
+        const size_t words = ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (expected % ZCWS_NEWS);
+        CHECK(memcmp(own, usual, words * sizeof *own) == 0, "the table of %zu bytes", len);
+        landed.reader.table = NULL;
+        CHECK(memcmp(&feed.reader, &landed.reader, sizeof feed.reader) == 0, "the state after %zu bytes", len);
+    }
+}
+
 int main(int argc, char **argv) {
     random_start(argc, argv);
     ring = guarded_map(STREAM + LONGEST_HEAD);
@@ -400,5 +420,6 @@ int main(int argc, char **argv) {
     test_fit();
     test_joined();
     test_lost_bytes();
+    test_landed();
     return 0;
 }
