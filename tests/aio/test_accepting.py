@@ -241,6 +241,23 @@ def test_open_timeout_ends_with_the_handshake(
     anyplace.run(main())
 
 
+def test_whoever_is_sent_away_is_told_so_though_more_of_his_request_has_come(place: Place) -> None:
+    """It was unread when the socket was closed, which made a reset of the end, and the client saw only that."""
+
+    async def main() -> None:
+        async with place.serve(echo) as server:
+            reader, writer = await place.open(port_of(server))
+            writer.write(request()[:20])
+            await until(lambda: server.handshakes)
+            writer.write(request()[20:40])  # goes out here; the loop turns in `read`
+            for handshake in list(server.handshakes):
+                handshake.go_away()
+            assert (await soon(reader.read())).startswith(b"HTTP/1.1 503 ")
+            await hang_up(writer)
+
+    place.run(main())
+
+
 def test_whoever_is_sent_away_waits_for_nobody(place: Place) -> None:
     """Not for a connection whose peer does not answer our Close."""
 

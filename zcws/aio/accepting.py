@@ -37,6 +37,7 @@ from zcws.callables import abandon
 from zcws.extensions import Agreement
 from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
+from zcws.http1 import MAX_HEAD
 from zcws.seldom import Seldom
 
 __all__ = ["Arriving", "Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
@@ -290,6 +291,9 @@ class ServerHandshake(asyncio.Protocol):
         if self._sock is not None:
             with contextlib.suppress(OSError):  # it has gone, which is as good
                 self._sock.send(self._to_send)
+            with contextlib.suppress(OSError):
+                # What nobody has read would turn our end into a reset, and the answer be lost.
+                self._sock.recv(MAX_HEAD)
             self.abort()
         elif self.transport is not None:
             self._answer(response)
