@@ -19,6 +19,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,6 +40,10 @@ P = TypeVar("P", bound=asyncio.Protocol)
 _failed_connects = re.compile(r"\[Errno (\d+)\] Connect call failed \('([^']+)', (\d+)").findall
 #: What only a connect says.
 _CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
+
+#: Whether asyncio's race of addresses fails an assertion of its own where tasks are eager: CPython 3.12.8 and 3.13.1
+#: mended that (gh-124309).
+_RACE_NEEDS_LAZY_TASKS = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
 
 #: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute, and so
 #: does TLS on event loops.
@@ -169,11 +174,18 @@ async def _unix(
         raise with_path(error, path) from None
 
 
+def _can_race(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the addresses of a name can be tried side by side. RFC 8305; uvloop does not know that."""
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        return False
+    # A factory of the program's own does not say whether its tasks are eager.
+    return loop.get_task_factory() is None or not _RACE_NEEDS_LAZY_TASKS
+
+
 async def _straight(
     loop: asyncio.AbstractEventLoop, make: Callable[[], P], host: str, port: int, options: dict[str, Any]
 ) -> tuple[asyncio.Transport, P]:
-    # RFC 8305; uvloop does not know the option, and an address has no others to race with.
-    if isinstance(loop, asyncio.BaseEventLoop) and not is_address(host):
+    if not is_address(host) and _can_race(loop):
         options.setdefault("happy_eyeballs_delay", EYEBALLS_DELAY)
     try:
         return await loop.create_connection(make, host, port, **options)
