@@ -74,7 +74,8 @@ class WebSocket(Reading, Writing, Known):
                 reader.receive_eof()
             is_over = reader.is_at_eof or self.connection.state is State.LOST
             if is_over or (reader.is_ending and not reader.is_concluded):
-                self._advance_closing()
+                # Soon: an eager task (Python 3.12) begins here before its maker has come to his own read.
+                self._loop.call_soon(self._advance_closing)
             try:
                 await closed
             except asyncio.CancelledError:
