@@ -702,7 +702,7 @@ def test_a_send_that_is_cancelled_while_others_run_has_written_nothing() -> None
         while not ws._must_give_way:
             await ws.send(bytes(1000))
         before = ws.writer.messages
-        sending = loop.create_task(ws.send("x"))
+        sending = asyncio.Task(ws.send("x"), loop=loop)  # not an eager one, which would be done after a turn
         await asyncio.sleep(0)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
