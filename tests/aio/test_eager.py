@@ -146,7 +146,7 @@ def test_a_message_that_came_with_the_request(place: Place, eagerly: Any) -> Non
 
 
 def test_whoever_reads_after_a_task_began_to_wait_for_the_end(place: Place, eagerly: Any) -> None:
-    """The peer's Close had taken effect before the maker of that task came to his read, and his answers were refused."""
+    """The Close took effect before the maker of that task came to his read, and his answers were refused."""
 
     async def main() -> None:
         async def handler(ws: zcws.WebSocket) -> None:
