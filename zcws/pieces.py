@@ -55,6 +55,9 @@ class PieceReader(Controls):
         inflate: decompresses the peer's messages, where permessage-deflate was agreed.
         max_size: bytes of a message, exactly that many allowed.
         max_fragments: frames of a message, exactly that many allowed.
+
+    Attributes:
+        inflates: whether messages may arrive compressed.
     """
 
     __slots__ = (
@@ -64,6 +67,7 @@ class PieceReader(Controls):
         "_inflate",
         "_skipping",
         "_streamed",
+        "inflates",
     )
 
     def __init__(
@@ -80,17 +84,13 @@ class PieceReader(Controls):
         state = state_of_stream(max_size, max_fragments, pool.capacity, masked, compressed)
         super().__init__(pool, bridge, state)
         self._inflate = inflate
+        self.inflates: bool = compressed
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours in which messages lie that were handed out last.
         self._finished: list[PayloadBuffer] | None = None
         self._streamed = 0  # bytes so far of a compressed message that is streamed, or was until it was left
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
         self._skipping = False  # the rest of a message that nobody wants
-
-    @property
-    def inflates(self) -> bool:
-        """Whether messages may arrive compressed."""
-        return self._inflate is not None
 
     @property
     def inflated(self) -> tuple[int, int]:

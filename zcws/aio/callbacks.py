@@ -103,7 +103,8 @@ class Callbacks(Ending):
                 return True
         if reader.is_closed_here:
             return False
-        self._resume_reading()
+        if self._reading_paused:
+            self._resume_reading()
         return reader.rows_waiting > 0  # what came late
 
     def _show_next(self, on_frame: OnFrame) -> None:

@@ -364,7 +364,7 @@ class Engine:
                 continue  # closed by one that had its rows before
             try:
                 # Whoever keeps the ring writes on behind his own bytes: there must be no view of what lies there.
-                if pool.common is not ring or ring.is_exported:
+                if pool.common is not ring or (ring.exports and ring.is_exported):
                     moved = pool.lease()
                     moved.memory[: stop - begin] = ring.memory[begin:stop]
                     if not stream.scanned(moved, 0, stop - begin, count, _moved(rows, begin)):

@@ -319,8 +319,9 @@ class Stream(Callbacks):
         if reader.has_news:
             self._budget = self._fair
             if self._on_frame is not None:
-                self._call_back(self._on_frame)
-            self._wakeup.wake()
+                self._call_back(self._on_frame)  # and no task can wait
+            else:
+                self._wakeup.wake()
         return self._uncork()
 
     def _take_care(self) -> bool:
