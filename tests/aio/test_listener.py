@@ -596,3 +596,42 @@ def test_a_server_that_stood_still(certificates: Certificates) -> None:
                     assert await soon(loop.sock_recv(sock, 1)) == b"\x16"  # RFC 8446 5.1: of a handshake
 
     place.run(main())
+
+
+def test_who_waits_when_a_server_that_drains_closes(anyloop: Place) -> None:
+    """The kernel reset all of its queue: 6 to 12 handshakes in ten restarts of processes that share a port."""
+
+    async def main() -> None:
+        server = await anyloop.serve(echo)
+        peers = [knock(server, request() + wire.frame(wire.TEXT, b"mine", key=wire.KEY)) for _ in range(70)]
+        peers.append(knock(server, request()[:20]))
+        server.close(drain=None)  # before the loop has turned
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(peers[-1], request()[20:])
+        for peer in peers:
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n" if peer is peers[-1] else b"mine"):
+                answer += (data := await soon(loop.sock_recv(peer, 65536)))
+                assert data
+            peer.close()
+        await soon(server.wait_closed())
+
+    anyloop.run(main())
+
+
+def test_who_waits_when_a_hook_closes_the_server(anyloop: Place) -> None:
+    """It runs in the middle of accepting: there is no other sweep in that, and whoever comes behind is reset."""
+
+    async def main() -> None:
+        def process_request(*_: object) -> None:
+            server.close(drain=None)
+
+        server = await anyloop.serve(echo, process_request=process_request)
+        with knock(server, request()) as first, knock(server, request()) as second:
+            loop = asyncio.get_running_loop()
+            assert (await soon(loop.sock_recv(first, 65536))).startswith(b"HTTP/1.1 101 ")
+            with pytest.raises(ConnectionError):
+                await soon(loop.sock_recv(second, 65536))
+        await soon(server.wait_closed())
+
+    anyloop.run(main())

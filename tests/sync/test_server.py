@@ -1051,3 +1051,20 @@ def test_what_is_shown_of_a_server() -> None:
         server.shutdown()
     raw.until(lambda: not server._threads)
     assert repr(server) == "<Server, closed, 0 open>"
+
+
+def test_who_waits_when_a_server_that_drains_is_shut_down() -> None:
+    """The kernel reset all of its queue, and who had been accepted in that moment was hung up on."""
+    server = zcws.sync.serve(echo, "127.0.0.1", 0)
+    with raw.thread(server.serve_forever), contextlib.ExitStack() as stack:
+        raw.until(lambda: server._is_serving)
+        with server._lock:  # who accepts needs it for each
+            peers = [stack.enter_context(dialled(server)) for _ in range(20)]
+            stack.enter_context(raw.thread(lambda: server.shutdown(drain=None)))
+        for peer in peers:
+            peer.sendall(net.request() + wire.frame(wire.TEXT, b"mine", key=wire.KEY))
+            answer = b""
+            while not answer.endswith(b"mine"):
+                answer += (data := peer.recv(4096))
+                assert data
+            peer.close()

@@ -97,6 +97,7 @@ class Listener:
         self._data = ffi.buffer(self._memory)
         self.passing: set[asyncio.Task[None]] = set()
         self.is_open: bool = False
+        self._is_accepting = False
 
     def open(self) -> None:
         """Accepts from now on."""
@@ -111,18 +112,39 @@ class Listener:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
         self.is_open = True
 
-    def close(self) -> None:
-        """Accepts no more."""
-        self.is_open = False
+    def close(self, *, sweep: bool = False) -> None:
+        """Accepts no more.
+
+        Args:
+            sweep: who waits in the kernel's queues by now comes in yet: nobody else might have the sockets, and the
+                kernel would reset him.
+        """
+        sweep = sweep and not self._is_accepting  # or a hook has called, and there is one of everything
         for sock in self._listening:
             self._loop.remove_reader(sock.fileno())
-            sock.close()
+            if sweep:
+                self._sweep(sock)
+            sock.close()  # at once: whoever comes in between is reset all the same
         self._listening = []
+        self.is_open = False
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _sweep(self, listening: socket.socket) -> None:
+        try:
+            self._accept(listening, self._backlog + 1)  # a queue holds no more
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a connection failed", "exception": error})
+
+    def _accept(self, listening: socket.socket, most: int = _ACCEPTED_A_TURN) -> None:
         """Somebody waits to be accepted."""
+        self._is_accepting = True
+        try:
+            self._accept_some(listening, most)
+        finally:
+            self._is_accepting = False
+
+    def _accept_some(self, listening: socket.socket, most: int) -> None:
         number, family, opening = listening.fileno(), int(listening.family), self._opening
-        for _ in range(_ACCEPTED_A_TURN):
+        for _ in range(most):
             if not self.is_open:
                 return  # a hook has closed it: the number is somebody else's now, or nobody's
             # What a hook sets is for this connection's handler, and not for the hooks of the next. It is made first:

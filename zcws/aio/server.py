@@ -319,10 +319,11 @@ class Server:
         else:
             self.is_closing = True
             self.sends_away = drain == 0
-            if self._listener is not None:
-                self._listener.close()
             if self._server is not None:
                 self._server.close()
+            if self._listener is not None:
+                # Only where there is time for them: whoever has the sockets as well, as a supervisor has, serves them.
+                self._listener.close(sweep=not self.sends_away)
             self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
 
     async def _drain(self, seconds: float | None) -> None:

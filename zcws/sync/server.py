@@ -176,7 +176,7 @@ class Server:
     def _start(self, sock: socket.socket) -> bool:
         thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
         with self._lock:
-            if self._is_closing:
+            if self._sends_away:
                 sock.close()
                 return False
             try:
@@ -203,6 +203,8 @@ class Server:
         drain = checked_seconds("drain", drain)
         with self._lock:
             if not self._is_closing:
+                if drain != 0:
+                    self._sweep()
                 self._is_closing = True
                 self._stop_accepting()
             if not self._is_serving:
@@ -220,6 +222,14 @@ class Server:
         for ws in list(self.connections):
             ws.abort()
         self._join(after(timeout))
+
+    def _sweep(self) -> None:
+        """Who waits in the kernel's queue comes in yet, as far as there are threads: nobody else might have the socket,
+        and the kernel would reset him. The lock is held."""
+        with contextlib.suppress(OSError):  # there is nobody more
+            while self._is_serving and len(self._threads) < self._max_connections:
+                sock, _ = self.sock.accept()
+                self._start(sock)
 
     def _stop_accepting(self) -> None:
         self.sock.close()
@@ -240,10 +250,16 @@ class Server:
             time.sleep(_NEXT_TRY)
 
     def _join(self, deadline: float | None) -> None:
+        """Until no thread is left, or it is late. Somebody may have been accepted before, and get his only now."""
+        while threads := self._others():
+            for thread in threads:
+                thread.join(left(deadline))
+            if is_past(deadline):
+                return
+
+    def _others(self) -> list[threading.Thread]:
         with self._lock:
-            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        for thread in threads:
-            thread.join(left(deadline))
+            return [thread for thread in self._threads if thread is not threading.current_thread()]
 
     # ---- one connection ----
 
