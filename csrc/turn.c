@@ -85,7 +85,10 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     turn->used = (stop + LINE - 1) / LINE * LINE;
 }
 
-static size_t found(const struct turn *turn) { return turn->ones + ZCWS_TURN_OTHERS * turn->words; }
+static size_t found(struct zcws_sockets *sockets, const struct turn *turn) {
+    sockets->used = turn->words;
+    return turn->ones + (turn->words != 0 ? ZCWS_TURN_OTHERS : 0);
+}
 
 /* Sums, not differences: the entries of sockets that are not received for may lie behind `limit`. */
 static int has_room(const struct turn *turn) {
@@ -116,7 +119,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     int only = sockets->only, ready;
     if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
         receive(&turn, only, sockets->readers[only]);
-        return found(&turn);
+        return found(sockets, &turn);
     }
     ready = who_is_ready(sockets, events);
     for (int i = 0; i < ready; i++) {
@@ -129,7 +132,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
         else
             sockets->waiting[sockets->left++] = fd;
     }
-    return found(&turn);
+    return found(sockets, &turn);
 }
 
 static int64_t word(const uint8_t *words, size_t i) {

@@ -140,6 +140,7 @@ struct zcws_sockets {
     size_t words;  /* room in the table */
     uint8_t *base; /* where received bytes go, and how many there is room for */
     size_t capacity;
+    size_t used; /* words behind the short entries that the last call has written */
     int left; /* for C alone, zero at first: so many sockets were ready when there was no room for them, and which */
     int waiting[ZCWS_TURN_MOST];
 };
@@ -153,7 +154,8 @@ struct zcws_sockets {
  * brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan that knows where the
  * socket's bytes begin; they stop with the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others. One with
  * fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its rows.
- * Returns the number of short entries, plus ZCWS_TURN_OTHERS times the words behind them. */
+ * Returns the number of short entries, plus ZCWS_TURN_OTHERS where there are others. That is less than 256: Python has
+ * such numbers, and needs no memory for one in the moment in which what was received is in no socket any more. */
 size_t zcws_turn(struct zcws_sockets *sockets);
 
 enum {
@@ -167,7 +169,7 @@ enum {
     ZCWS_TURN_ENTRY = 5,
     ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
     ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
-    ZCWS_TURN_OTHERS = 0x100
+    ZCWS_TURN_OTHERS = 0x80
 };
 
 /* The way back of zcws_turn, in `count` orders, from the one with number `first` on. Their words, int64_t and not

@@ -179,8 +179,9 @@ def test_what_is_in_the_way_of_the_straight_way_to_the_sockets(
     place.run(main())
 
 
+@pytest.mark.parametrize("step", ["pass_same", "_send_each"])
 def test_a_straight_way_that_has_no_memory_ends_those_who_may_have_missed_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    step: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         reported: list[Any] = []
@@ -190,7 +191,7 @@ def test_a_straight_way_that_has_no_memory_ends_those_who_may_have_missed_it(
         async with clients(place, 3) as (server, peers):
             if next(iter(server.connections))._own is None:
                 return  # the event loop's own transports know no crossing
-            monkeypatch.setattr("zcws.aio.engine.pass_same", NoMemory())
+            monkeypatch.setattr(f"zcws.aio.engine.{step}", NoMemory())
             with pytest.raises(MemoryError):
                 zcws.broadcast(server.connections, "lost")
             await until(lambda: not server.connections)

@@ -97,9 +97,10 @@ static int is_whole(uint64_t what) {
 /* Looks at what one call has found. Sockets of which something is kept, or that have ended, are closed. */
 static void check_found(const struct zcws_sockets *sockets, size_t found) {
     const uint64_t *table = sockets->table;
-    const size_t ones = found % ZCWS_TURN_OTHERS, words = found / ZCWS_TURN_OTHERS;
+    const size_t ones = found % ZCWS_TURN_OTHERS, words = sockets->used;
     int seen[DESCRIPTORS] = {0};
     CHECK(ones <= ZCWS_TURN_MOST && ZCWS_TURN_ENTRIES + words <= sockets->words, "%zu and %zu", ones, words);
+    CHECK(found < 256 && (words != 0) == (found >= ZCWS_TURN_OTHERS), "%zu with %zu words", found, words);
     for (size_t i = 0; i < ones; i++) {
         const uint64_t *entry = table + ZCWS_TURN_ONE * i;
         const uint64_t row[3] = {entry[1], entry[3], entry[4]};
@@ -202,7 +203,7 @@ static void test_who_is_left_comes_first(void) {
     }
     for (size_t round = 1; round <= ROUNDS; turns++) {
         size_t done = 0;
-        size_t words = zcws_turn(&sockets) / ZCWS_TURN_OTHERS;
+        size_t words = zcws_turn(&sockets) == ZCWS_TURN_OTHERS ? sockets.used : 0;
         CHECK(words > 0, "nobody");
         for (size_t at = 0; at < words; at = (size_t)sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_END]) {
             const int fd = (int)sockets.table[ZCWS_TURN_ENTRIES + at + ZCWS_TURN_FD];
@@ -247,7 +248,7 @@ static void test_a_ring_that_is_full(void) {
 /* A socket that is tried without asking epoll: nothing, a frame, the end, and what cannot be received. */
 static void test_one_that_is_tried(void) {
     struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
-    const size_t an_entry = ZCWS_TURN_OTHERS * ZCWS_TURN_ENTRY;
+    const size_t an_entry = ZCWS_TURN_OTHERS;
     const uint64_t *entry;
     sockets.readers = readers;
     sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
@@ -261,13 +262,14 @@ static void test_one_that_is_tried(void) {
         sockets.only = fd;
         send_all(peers[fd], one, SHORT);
         CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_COUNT] == ZCWS_TURN_SERVE, "for somebody else");
+        CHECK(sockets.used == ZCWS_TURN_ENTRY, "%zu words", sockets.used);
         start_reader(fd);
         sockets.count = (size_t)fd; /* nor for one that the table of readers does not reach */
         CHECK(zcws_turn(&sockets) == an_entry && entry[ZCWS_TURN_COUNT] == ZCWS_TURN_SERVE, "for somebody else");
         sockets.count = DESCRIPTORS;
         CHECK(zcws_turn(&sockets) == 1 && sockets.table[0] == (uint64_t)fd, "a frame");
         check_row(sockets.base, (uint64_t[]){sockets.table[1], sockets.table[3], sockets.table[4]}, 0, SHORT);
-        CHECK(zcws_turn(&sockets) == 0, "nothing has come");
+        CHECK(zcws_turn(&sockets) == 0 && sockets.used == 0, "nothing has come");
         sockets.only = -1; /* one that was left, and that somebody has read from since */
         sockets.waiting[0] = fd;
         sockets.left = 1;

@@ -296,7 +296,7 @@ class Engine:
                     except BaseException as exc:
                         self._broke(pool, fd, exc)
                 elif self._only >= 0:
-                    self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + found // _OTHERS]))
+                    self._walk(pool, ring, self._others())
                 elif found:
                     self._serve_many(pool, ring, found)
             except MemoryError as exc:
@@ -315,18 +315,22 @@ class Engine:
         return ring
 
     def _serve_many(self, pool: Pool, ring: Ring, found: int) -> None:
-        ones, others = found % _OTHERS, found // _OTHERS
+        ones = found % _OTHERS
         is_inner, self.is_walking = self.is_walking, True
         pool.walked = ring
         try:
             if ones:
                 self._walk_ones(pool, ring, _ones_of(self._bytes[: _WORD * _ONE * ones]))
-            if others:
-                self._walk(pool, ring, copy_words(self._words[_ENTRIES : _ENTRIES + others]))
+            if found >= _OTHERS:
+                self._walk(pool, ring, self._others())
         finally:
             pool.walked = None
             if not is_inner:
                 self.end_walk()
+
+    def _others(self) -> Rows:
+        """What the table has of those that did not bring one whole frame alone."""
+        return copy_words(self._words[_ENTRIES : _ENTRIES + self._sockets.used])
 
     def _serve_each(self) -> None:
         """The same before there is anybody that C could receive for."""
@@ -377,7 +381,7 @@ class Engine:
     def _lose(self, pool: Pool, found: int, exc: MemoryError) -> None:
         """There is no memory to hand over what was received. Whoever it was for, handed over or not, ends: nobody may
         go on behind a gap."""
-        words, at, used = self._words, _ENTRIES, _ENTRIES + found // _OTHERS
+        words, at, used = self._words, _ENTRIES, _ENTRIES + self._sockets.used
         for i in range(found % _OTHERS):
             self._broke(pool, words[_ONE * i], exc)
         while at < used:
@@ -459,9 +463,7 @@ class Engine:
         except MemoryError:
             self._keep_each(fds, parts)
             return
-        stopped = _send_each(orders, begins, count, data, 0)
-        if stopped >= 0:
-            self._send_behind(stopped, fds, parts, orders, begins, data)
+        self._send_each(fds, parts, orders, begins, data)
 
     def send_same(self, senders: list[AnySender], frame: bytes) -> list[AnySender]:
         """A whole message, framed, to many of whom most have nothing else to send: in one crossing, past their output.
@@ -490,9 +492,7 @@ class Engine:
             except MemoryError:
                 self._keep_each(fds, parts)
             else:
-                stopped = _send_each(orders, begins, count, frame, 0)
-                if stopped >= 0:
-                    self._send_behind(stopped, fds, parts, orders, begins, frame)
+                self._send_each(fds, parts, orders, begins, frame)
         finally:
             if collects:
                 gc.enable()
@@ -503,24 +503,25 @@ class Engine:
         for fd, part in zip(fds, parts, strict=True):
             self._sent_together(fd, part, 0)
 
-    def _send_behind(
-        self,
-        stopped: int,
-        fds: list[int],
-        parts: list[Buffer],
-        orders: bytes,
-        begins: CData | bytes,
-        data: bytes,
+    def _send_each(
+        self, fds: list[int], parts: list[Buffer], orders: bytes, begins: CData | bytes, data: bytes
     ) -> None:
-        """Rare: somebody's socket is full, or broken, where a crossing has stopped: it goes on with those behind him.
+        """The crossing. Rare: somebody's socket is full, or broken, where it stops: it goes on with those behind him.
 
         He is told behind all sends: that could end with another socket closed, and its number given to a new one.
         """
         unsent: list[tuple[int, int]] = []
-        while stopped >= 0:
-            at, sent = divmod(stopped, 1 << 32)
-            unsent.append((at, sent - (1 << 31)))
-            stopped = _send_each(orders, begins, len(fds), data, at + 1)
+        try:
+            stopped = _send_each(orders, begins, len(fds), data, 0)
+            while stopped >= 0:
+                at, sent = divmod(stopped, 1 << 32)
+                unsent.append((at, sent - (1 << 31)))
+                stopped = _send_each(orders, begins, len(fds), data, at + 1)
+        except BaseException as exc:  # nobody knows of whom all has been sent: nothing may follow that
+            for fd in fds:
+                if (transport := self._transports.get(fd)) is not None:
+                    transport.broke(exc)
+            raise
         for at, sent in unsent:
             self._sent_together(fds[at], parts[at], sent)
 
