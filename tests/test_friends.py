@@ -56,7 +56,8 @@ FRIENDS: dict[str, dict[str, set[str]]] = {
 #: And of what Python and h2 have; `_replace` is a public name.
 PYTHONS = {
     "aio.http2_frames": {"_initialize_content_length"},
-    # Who waits for a future, to be resumed without the loop.
+    # Who waits for a future, to be resumed without the loop, or though there is no memory.
+    "aio.tasks": {"_callbacks"},
     "aio.wake": {"_asyncio_future_blocking", "_callbacks"},
     "cli.connecting": {"_exit"},
     "connector": {"_replace"},

@@ -151,6 +151,22 @@ def test_a_caller_that_does_not_read_can_bring_the_end_forward() -> None:
         connection.read_message()
 
 
+def test_a_reply_for_which_there_is_no_memory_is_owed_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer never heard a Close."""
+
+    def fails(*what: object) -> None:
+        raise MemoryError
+
+    connection = connect()
+    with monkeypatch.context() as patched:
+        patched.setattr("zcws.outcome.Reply", fails)
+        with pytest.raises(MemoryError):
+            send(connection, wire.frame(CLOSE, wire.close_payload(1000)))
+            connection.read_message()
+    connection.reader.conclude()
+    assert [seen.opcode for seen in wire.parse(connection.bytes_to_send())] == [CLOSE]
+
+
 def test_conclude_does_nothing_while_more_may_come() -> None:
     connection = connect()
     connection.reader.conclude()

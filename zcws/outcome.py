@@ -138,13 +138,13 @@ class Outcome(Waiting):
         """
         if self._concluded or not (self._is_over or self._eof):
             return
-        self._concluded = True
         last: Reply | None = None
         if self._status == CLOSED:
             # RFC 6455 5.5.1: "the endpoint typically echos the status code it received".
             last = Reply(OpCode.CLOSE, self._peer_close or b"")
         elif self._is_over:
             last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
+        self._concluded = True  # only now: for want of memory the reply may have failed, and is owed still
         if not self.rows_waiting:
             self._drop_message()
         self._bridge.end(last)

@@ -327,3 +327,50 @@ def test_the_handshake_is_there_on_both_sides(place: Place) -> None:
             assert await soon(ws.recv()) == f"{ws.request.path} {ws.response.status_code}" == "/a 101"
 
     place.run(main())
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("zcws.connection.Connection", "end"),
+        ("zcws.aio.stream.Stream", "_leave_transport"),
+        ("zcws.aio.stream", "finish"),
+        ("zcws.aio.stream.Stream", "_break_cycle"),
+    ],
+)
+def test_whoever_waits_for_the_end_hears_of_it_though_there_is_no_memory(
+    where: str, name: str, anyplace: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket was gone, which nobody says twice: readers, `wait_closed` and the shutdown waited for ever."""
+    reported: list[Any] = []
+    told: list[zcws.WebSocket] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context.get("exception"))
+        )
+
+        def fails(*what: Any) -> None:
+            patched.undo()
+            raise MemoryError
+
+        async with anyplace.serve(echo) as server, anyplace.connect(server) as ws:
+            await ws.send("hello")
+            assert await soon(ws.recv()) == "hello"
+            waiting = [
+                asyncio.ensure_future(wait) for wait in (ws.wait_closed(), ws.recv(), ws.wait_closed())
+            ]
+            closed = ws.when_closed()
+            ws.add_end_callback(told.append)
+            await asyncio.sleep(0)
+            with monkeypatch.context() as patched:
+                patched.setattr(f"{where}.{name}", fails)
+                ws.abort()
+                _, refusal, _ = await soon(asyncio.gather(*waiting, return_exceptions=True))
+                await soon(asyncio.shield(closed))
+            assert isinstance(refusal, zcws.ConnectionClosedError)
+            await until(lambda: told)
+
+    anyplace.run(main())
+    assert len(told) == 1
+    assert {type(error) for error in reported} <= {MemoryError}

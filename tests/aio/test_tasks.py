@@ -5,9 +5,10 @@ import gc
 import warnings
 
 import pytest
-from net import echo
+from net import echo, soon
 
 import zcws
+from zcws.aio.tasks import finish
 
 
 @pytest.mark.parametrize("which", ["connect", "connect, a loop", "serve"])
@@ -29,3 +30,30 @@ def test_where_no_event_loop_of_asyncio_runs(which: str) -> None:
         asyncio.set_event_loop(None)
         gc.collect()
     assert not told
+
+
+def test_whoever_waits_hears_of_it_though_there_is_no_memory_to_call_him_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The future was done, and had forgotten who waited for it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        async def wait() -> None:
+            await future
+
+        def fails(*what: object, **options: object) -> None:
+            patched.undo()
+            raise MemoryError
+
+        waiting = loop.create_task(wait())
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_soon", fails)
+            with pytest.raises(MemoryError):
+                finish(future)
+        await soon(waiting)
+
+    asyncio.run(main())  # uvloop's cannot be made to fail

@@ -19,6 +19,7 @@ from net import echo, placed, port_of, run, soon, until
 from raw import read_to_end
 
 import zcws
+from zcws.aio.engine import Engine
 from zcws.aio.transport import EngineTransport, adopt, place
 
 pytestmark = pytest.mark.skipif(
@@ -35,6 +36,27 @@ def test_bytes_in_both_directions() -> None:
         peer.sendall(b"hello")
         await recorder.until(lambda: recorder.received == b"hello")
         transport.close()
+        await recorder.until(lambda: "lost" in recorder.events)
+        assert peer.recv(1) == b""
+        peer.close()
+
+    run(main)
+
+
+def test_an_end_for_which_there_is_no_memory_comes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had begun, and was nobody's to begin again: the socket stayed open."""
+
+    async def main() -> None:
+        transport, recorder, peer = await adopted()
+
+        def fails(engine: Engine, fd: int) -> None:
+            patched.undo()
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "remove", fails)
+            with pytest.raises(MemoryError):
+                transport.abort()
         await recorder.until(lambda: "lost" in recorder.events)
         assert peer.recv(1) == b""
         peer.close()

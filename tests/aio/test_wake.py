@@ -177,6 +177,36 @@ class TestWakeup:
 
         anyloop.run(main())
 
+    def test_a_task_that_could_not_be_resumed_waits_still(self, anyloop: Place) -> None:
+        """For want of memory. Nobody woke it any more, not even at the end of its connection."""
+
+        class Poor:
+            """A future whose callback cannot be run."""
+
+            def __init__(self, real: Any) -> None:
+                self._callbacks = [(lambda: None, self)]
+                self.done, self.set_result = real.done, real.set_result
+
+            def run(self, *what: object) -> None:
+                raise MemoryError
+
+        async def main() -> None:
+            wakeup = Wakeup(asyncio.get_running_loop())
+
+            async def wait() -> None:
+                await wakeup
+
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            wakeup._future = Poor(wakeup._future)  # type: ignore[assignment]
+            with pytest.raises(MemoryError):
+                wakeup.wake()
+            assert wakeup.is_waiting
+            wakeup.wake_soon()
+            await soon(waiting)
+
+        anyloop.run(main())
+
     def test_one_task_at_a_time(self, anyloop: Place) -> None:
         async def main() -> None:
             wakeup = Wakeup(asyncio.get_running_loop())

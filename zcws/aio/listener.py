@@ -152,7 +152,7 @@ class Listener:
             context = self._host.context.copy()
             fd = _welcome(number, self._memory, self._room, opening)
             if fd >= 0:
-                context.run(self._receive, fd, family, opening.head, opening.received)
+                context.run(self._receive, fd, family)
             elif fd == -errno.EAGAIN or not self._may_go_on(listening, OSError(-fd, os.strerror(-fd))):
                 return
 
@@ -164,11 +164,12 @@ class Listener:
             self._pause(listening, error)
         return False
 
-    def _receive(self, fd: int, family: int, head: int, count: int) -> None:
-        """Accepted, and `count` bytes of it are there. Whatever cannot be done with it, for want of memory most likely,
+    def _receive(self, fd: int, family: int) -> None:
+        """Accepted, and something of it may be there. Whatever cannot be done with it, for want of memory most likely,
         it is closed: nobody else knows of it, and its client would wait."""
         terms: tuple[Agreement, bytes] | None = None
         try:
+            head, count = self._opening.head, self._opening.received
             if head and self._secure is None:
                 terms = self._terms(head)
             # Who is not known yet may get a transport of the loop, which wants the dearer kind.

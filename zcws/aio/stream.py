@@ -20,6 +20,7 @@ from typing import Any
 from zcws.aio.below import left_in
 from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
+from zcws.aio.tasks import finish
 from zcws.aio.transport import adopt
 from zcws.aio.wake import wakeup_of
 from zcws.callables import name_of
@@ -382,6 +383,14 @@ class Stream(Callbacks):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        try:
+            self._socket_gone(exc)
+        except MemoryError:
+            # Nobody says it again: who has not been told by now, and would wait for ever, is told in a moment.
+            self._loop.call_soon(self.connection_lost, exc)
+            raise
+
+    def _socket_gone(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
             self._note_cause(exc)
         self._take_left()
@@ -417,12 +426,12 @@ class Stream(Callbacks):
         """Whoever waits for bytes, or for the end."""
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
-            self._closed.set_result(None)
+            finish(self._closed)
         if self._waiters is not None:
-            waiters, self._waiters = self._waiters, None
-            for waiter in waiters:
+            for waiter in self._waiters:
                 if not waiter.done():
-                    waiter.set_result(None)
+                    finish(waiter)
+            self._waiters = None
 
     def _break_cycle(self) -> None:
         """What is left can still be read, but nobody has to be told: without these the connection is no cycle, and its
@@ -438,20 +447,19 @@ class Stream(Callbacks):
 
     def _tell_end(self) -> None:
         """The functions of the program that want to know."""
-        if self._end_callbacks is not None:
-            callbacks, self._end_callbacks = self._end_callbacks, None
-            for callback, context in callbacks:
-                try:
-                    said = context.run(callback, self)
-                    if inspect.iscoroutine(said):
-                        said.close()
-                        raise TypeError(
-                            f"an end callback is a plain function: {name_of(callback)} returned a coroutine"
-                        )
-                except FAILURES as error:  # those behind it are told as well
-                    self._loop.call_exception_handler(
-                        {"message": "an end callback failed", "exception": error, "protocol": self}
+        while self._end_callbacks:
+            callback, context = self._end_callbacks.pop(0)
+            try:
+                said = context.run(callback, self)
+                if inspect.iscoroutine(said):
+                    said.close()
+                    raise TypeError(
+                        f"an end callback is a plain function: {name_of(callback)} returned a coroutine"
                     )
+            except FAILURES as error:  # those behind it are told as well
+                self._loop.call_exception_handler(
+                    {"message": "an end callback failed", "exception": error, "protocol": self}
+                )
 
     async def _let_others_run(self) -> None:
         self._budget = self._fair

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-__all__ = ["fail", "is_cancelled", "running_loop"]
+__all__ = ["fail", "finish", "is_cancelled", "running_loop"]
 
 _Result = TypeVar("_Result")
 
@@ -29,6 +29,21 @@ def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
     """Gives `future` an exception. asyncio's log says nothing where nobody looks: who has been cancelled does not."""
     future.set_exception(error)
     future.exception()
+
+
+def finish(future: asyncio.Future[None]) -> None:
+    """Has everybody go on who waits for `future`. Where there is no memory to say so, CPython's forgets them, which
+    would wait for ever.
+
+    Raises: MemoryError, when nobody has been told, or behind that.
+    """
+    waiting = tuple(future._callbacks or ())
+    try:
+        future.set_result(None)
+    except MemoryError:
+        for callback, context in waiting:
+            future.get_loop().call_soon(callback, future, context=context)
+        raise
 
 
 def is_cancelled() -> bool:

@@ -102,6 +102,7 @@ class EngineTransport(Sending):
     def broke(self, exc: BaseException) -> None:
         """What was received cannot be handled here: no memory, most likely. As on every transport of asyncio, this
         connection ends, and those behind it in the same turn have theirs."""
+        self._end_soon(None)  # first: without memory the other may fail
         if isinstance(exc, Exception):  # the others end the loop, and need no log
             context = {
                 "message": "a connection failed on what it received",
@@ -110,7 +111,6 @@ class EngineTransport(Sending):
                 "protocol": self._protocol,
             }
             self._engine.loop().call_exception_handler(context)
-        self._end_soon(None)
 
     def read_ready(self) -> None:
         """The socket has bytes, or news of its end."""
@@ -244,8 +244,8 @@ class EngineTransport(Sending):
 
     def _end_soon(self, exc: OSError | None) -> None:
         """As on every transport, `connection_lost` comes on a later turn of the loop, never from inside a call."""
+        self._engine.loop().call_soon(self._end, exc)  # first: without memory the other may fail
         self._let_go()
-        self._engine.loop().call_soon(self._end, exc)
 
     def _end(self, exc: OSError | None) -> None:
         if self._sock.fileno() < 0:

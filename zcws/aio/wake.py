@@ -101,6 +101,11 @@ class Wakeup:
         except RuntimeError:
             self._future = future
             return False
+        except MemoryError:
+            # The task has not run, or cannot go on by itself: whoever ends this connection wakes it.
+            if self._future is None:
+                self._future = future
+            raise
         return True
 
     def wake_soon(self) -> None:
