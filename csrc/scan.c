@@ -316,9 +316,9 @@ static uint64_t scan_status(struct batch *batch, size_t rows) {
     return outcome == DONE ? ZCWS_FULL : ZCWS_MORE;
 }
 
-/* Bytes that the frame in progress begins with and that have been seen already. */
+/* Bytes that the frame in progress begins with and that have been seen already. Where none is, there is no head. */
 static size_t seen_before(const struct zcws_reader *reader) {
-    return reader->open && reader->head != 0 ? reader->head + (size_t)(reader->length - reader->remaining) : 0;
+    return reader->head != 0 ? reader->head + (size_t)(reader->length - reader->remaining) : 0;
 }
 
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows) {

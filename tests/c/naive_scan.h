@@ -40,8 +40,8 @@ static void put_byte(struct log *log, unsigned byte) {
     put(log, bytes, 1);
 }
 
-/* Adds a row of the scanner's table to a log: bytes begin..end of `base` were given, and `*begun` says whether a row of the
- * message in progress has been seen. Returns 1 for a control frame's row. */
+/* Adds a row of the scanner's table to a log: bytes begin..end of `base` were given, and `*begun` is what the rows say of the
+ * message in progress, if one of it has been seen, or 0. Returns 1 for a control frame's row. */
 static uint64_t log_row(struct log *log, int *begun, const uint64_t *row, const uint8_t *base, size_t begin,
                         size_t end) {
     const unsigned what = (unsigned)row[0], opcode = what % 16;
@@ -56,13 +56,15 @@ static uint64_t log_row(struct log *log, int *begun, const uint64_t *row, const 
         put(log, payload, len);
         return 1;
     }
+    const unsigned kind = what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST); /* the same in all rows of a message */
     CHECK(((what & ZCWS_FIRST) != 0) == !*begun, "what %#x", what);
+    CHECK((what & ZCWS_FIRST) || kind == (unsigned)*begun, "what %#x behind %#x", what, (unsigned)*begun);
     if (what & ZCWS_FIRST) {
         put_byte(log, 'B');
-        put_byte(log, what & ~(unsigned)(ZCWS_FIRST | ZCWS_LAST));
+        put_byte(log, kind);
     }
     put(log, payload, len);
-    *begun = (what & ZCWS_LAST) == 0;
+    *begun = what & ZCWS_LAST ? 0 : (int)kind;
     if (!*begun) put_byte(log, 'E');
     return 0;
 }

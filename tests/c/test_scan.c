@@ -28,7 +28,7 @@ struct feed {
     struct zcws_reader reader;
     size_t unread; /* bytes before ring.end that the next scan begins with */
     uint64_t status, remaining;
-    int begun;     /* a row of the message in progress has been seen */
+    int begun;     /* what the rows say of the message in progress, if one of it has been seen */
     uint64_t rows; /* seen so far */
 };
 
@@ -334,6 +334,77 @@ static void test_fit(void) {
     }
 }
 
+/* How large a message would have been that is over the limit, and whether it is compressed: of this message, whatever came
+ * before. */
+static void test_over_the_limit(void) {
+    enum { MOST = 300, PART = 200 };
+    static const uint8_t payload[MOST + 1];
+    for (unsigned way = 0; way < 8; way++) {
+        const unsigned masked = way & 1, fin = way & 2 ? 0x80 : 0, rsv = way & 4 ? 0x40 : 0;
+        const struct rules rules = {(uint8_t)masked, 1, MOST, 9, STREAM};
+        struct feed feed = start_feed(&rules);
+        /* A message of the other kind, and then one that is too large in one frame, or in two. */
+        size_t len = build(stream, (uint8_t)(0x82 | (rsv ^ 0x40)), payload, 9, (int)masked);
+        const size_t size = rsv ? 2 * MOST : MOST + 1;
+        if (fin == 0) len += build(stream + len, (uint8_t)(0x02 | rsv), payload, PART, (int)masked);
+        stream[len] = (uint8_t)(fin ? 0x82 | rsv : 0x80);
+        stream[len + 1] = (uint8_t)(masked << 7 | 126);
+        stream[len + 2] = (uint8_t)(size >> 8);
+        stream[len + 3] = (uint8_t)size;
+        receive(&feed, stream, len + 4);
+        CHECK(feed.reader.fault == ZCWS_BAD_MESSAGE_SIZE, "way %u: fault %d", way, (int)feed.reader.fault);
+        CHECK(feed.reader.size == size + (fin ? 0 : PART), "way %u: %d bytes", way, (int)feed.reader.size);
+        CHECK(feed.reader.compressed == (rsv != 0), "way %u: compressed %d", way, feed.reader.compressed);
+    }
+}
+
+/* A compressed message may announce an eighth more than the limit, and 64 bytes a fragment. */
+static void test_limit_of_compressed(void) {
+    enum { MOST = 800, BEFORE = 10 };
+    static const uint8_t payload[BEFORE];
+    for (unsigned way = 0; way < 4; way++) {
+        const int is_over = way & 1, is_second = (way & 2) != 0;
+        const struct rules rules = {0, 1, MOST, 9, 0};
+        struct feed feed = start_feed(&rules);
+        size_t len = 0, size = MOST + MOST / 8 + 64 + (size_t)is_over;
+        if (is_second) {
+            len = build(stream, 0x42, payload, BEFORE, 0);
+            size += 64 - BEFORE;
+        }
+        stream[len] = is_second ? 0x80 : 0xC2;
+        stream[len + 1] = 126;
+        stream[len + 2] = (uint8_t)(size >> 8);
+        stream[len + 3] = (uint8_t)size;
+        receive(&feed, stream, len + 4);
+        CHECK(feed.reader.fault == (is_over ? ZCWS_BAD_MESSAGE_SIZE : 0), "way %u: %zu bytes", way, size);
+    }
+}
+
+/* A reader that wants pieces in the middle of a frame gets with the first of them what was unmasked while the frame was
+ * waited for. One of which only the head is there gives no piece. */
+static void test_fit_lowered(void) {
+    enum { SIZE = 300 };
+    static uint8_t payload[SIZE];
+    memset(payload, 'a', sizeof payload);
+    for (unsigned way = 0; way < 4; way++) {
+        const unsigned masked = way & 1, opcode = way & 2 ? 0x81 : 0x82;
+        const size_t len = build(stream, (uint8_t)opcode, payload, SIZE, (int)masked), head = len - SIZE;
+        const struct rules rules = {(uint8_t)masked, 0, SIZE, 1, len};
+        naive_scan(&rules, stream, len);
+        for (size_t cut = 0; cut < len; cut++) {
+            struct feed feed = start_feed(&rules);
+            receive(&feed, stream, cut);
+            CHECK(feed.rows == 0 && feed.unread == cut, "%zu of %zu bytes are a row", cut, len);
+            feed.reader.fit = 0;
+            receive(&feed, stream + cut, 0);
+            CHECK(feed.rows == (cut > head), "%d rows of %zu bytes", (int)feed.rows, cut);
+            receive(&feed, stream + cut, len - cut);
+            check_logs(&rules, &feed.reader, len, "fit lowered");
+            CHECK(seen.len == expected.len, "cut at %zu of %zu: not all of it", cut, len);
+        }
+    }
+}
+
 /* Small fragments that are found together are one row, where the first of them lies; one that is large, or has a control
  * frame before it, begins another. */
 static void test_joined(void) {
@@ -417,7 +488,10 @@ int main(int argc, char **argv) {
     test_every_head();
     test_every_close_code();
     test_every_length_form();
+    test_over_the_limit();
+    test_limit_of_compressed();
     test_fit();
+    test_fit_lowered();
     test_joined();
     test_lost_bytes();
     test_landed();

@@ -24,7 +24,7 @@ struct run {
     struct exact ring; /* begins with what is unread */
     size_t unread, position;
     uint64_t status, remaining;
-    int begun; /* a row of the message in progress has been seen */
+    int begun; /* what the rows say of the message in progress, if one of it has been seen */
 };
 
 static uint8_t stream[LONGEST_STREAM];
