@@ -45,7 +45,7 @@ EVERYWHERE = (
 )
 OF_CLIENTS = (
     "legacy",
-    *("auth", "params", "proxy_auth", "socket_factory", "trust_env", "proxy_ssl_context"),
+    *("auth", "cookies", "params", "proxy_auth", "socket_factory", "trust_env", "proxy_ssl_context"),
     *("fingerprint", "proxy_headers", "verify_ssl"),
     # websocket-client: create_connection, WebSocketApp, run_forever
     *("class_", "connection", "cookie", "enable_multithread", "fire_cont_frame", "header", "http_no_proxy"),

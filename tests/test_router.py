@@ -84,6 +84,16 @@ def test_what_is_no_path() -> None:
             zcws.Router().add(path, lambda ws: None)  # type: ignore[arg-type]
 
 
+def test_a_decorator_without_a_path() -> None:
+    """Nothing was routed, and nobody heard of it."""
+    router = zcws.Router()
+    with pytest.raises(TypeError, match=r'write @router\.route\("/path"\)$'):
+
+        @router.route  # type: ignore[arg-type]
+        async def room(ws: zcws.WebSocket) -> None:
+            pass
+
+
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [

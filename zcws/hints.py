@@ -58,6 +58,7 @@ _OF_ONE = {
         "class_": "there is one class; keep what belongs to a connection in a dict, or in the handler",
         "connection": "the handshake says Connection: Upgrade, and nothing else",
         "cookie": 'additional_headers={"Cookie": "name=value"} says it',
+        "cookies": 'additional_headers={"Cookie": "name=value"} says it',
         "dispatcher": "a thread of yours reads; zcws.connect runs on asyncio",
         "enable_multithread": "any number of threads may send, and one may read",
         "extra_headers": "it is called additional_headers",

@@ -160,7 +160,11 @@ class Router:
             self._exact[path] = handler
 
     def route(self, path: str) -> Callable[[H], H]:
-        """The same as a decorator."""
+        """The same as a decorator. Raises: TypeError, where the path is missing, as in `@router.route`."""
+        if callable(path):
+            raise TypeError(
+                'route() takes a path, and what it returns a handler: write @router.route("/path")'
+            )
 
         def decorate(handler: H) -> H:
             self.add(path, handler)
