@@ -47,6 +47,7 @@ LOOKS: dict[str, Callable[[Any], object]] = {
     "text": lambda frame: frame.text,
     "close_reason": lambda frame: frame.close_reason,
     "keep": lambda frame: frame._keep(),
+    "framed": lambda frame: frame._framed(),  # of a frame in the ring
 }
 
 

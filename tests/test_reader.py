@@ -585,6 +585,16 @@ def test_what_is_behind_a_fault_that_is_found_late_is_not_read(method: str) -> N
         getattr(connection.reader, method)()
 
 
+def test_what_is_behind_a_fault_that_is_found_late_is_not_shown() -> None:
+    connection = connect(agreement=DEFLATE)
+    bad = wire.frame(TEXT, wire.deflate(b"\xff"), rsv=4)
+    send(connection, wire.frame(TEXT, b"good"), bad, wire.frame(TEXT, b"late"))
+    frames = connection.reader.frames_to_show()
+    assert next(frames).text == "good"
+    with pytest.raises(ProtocolError, match="text is not UTF-8"):
+        next(frames)
+
+
 def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"x"), wire.frame(CLOSE, wire.close_payload(1000)))
@@ -683,6 +693,45 @@ def test_frames_to_show_end_in_the_middle(end: str, many: list[bytes]) -> None:
     assert (last.to_bytes(), connection.reader.rows_waiting) == (b"0", len(many) - 1)
     assert [read(connection).to_bytes() for _ in many[1:]] == [b"%d" % i for i in range(1, len(many))]
     assert last.is_stale
+
+
+def test_frames_to_show_begin_behind_what_was_read() -> None:
+    connection = connect()
+    send(connection, *MANY[:3])
+    before = read(connection)
+    shown = [(frame.to_bytes(), before.is_stale) for frame in connection.reader.frames_to_show()]
+    assert shown == [(b"1", True), (b"2", True)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_frames_that_come_while_one_is_looked_at_are_shown_behind_it(count: int) -> None:
+    connection, shown = connect(), list[bytes]()
+    send(connection, *MANY[:count])
+    for frame in connection.reader.frames_to_show():
+        shown.append(frame.to_bytes())
+        if len(shown) in (1, count):
+            send(connection, wire.frame(BINARY, b"more"), wire.frame(BINARY, b"more"))
+        assert len(shown) < 20
+    assert shown[:count] == [b"%d" % i for i in range(count)]
+    assert shown[count:] == [b"more"] * (2 if count == 1 else 4)
+    assert connection.reader.is_idle
+
+
+def test_no_memory_for_a_frame_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect()
+    send(connection, *MANY[:2])
+    monkeypatch.setattr("zcws.reader.RingFrame", NoMemory())
+    fails(connection, lambda: list(connection.reader.frames_to_show()))
+
+
+def test_no_frames_are_shown_once_we_have_closed_or_while_a_message_is_streamed() -> None:
+    connection = connect()
+    connection.reader.begin_stream()
+    with pytest.raises(RuntimeError, match="streamed"):
+        next(connection.reader.frames_to_show())
+    connection.reader.end_stream()
+    connection.close()
+    assert list(connection.reader.frames_to_show()) == []
 
 
 def test_views_of_frames_that_were_shown_stay() -> None:

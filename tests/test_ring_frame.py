@@ -11,7 +11,7 @@ from zcws.codes import OpCode
 from zcws.errors import StaleFrame
 from zcws.frame import NEED_MORE, PayloadOrigin, ReceivedFrame
 from zcws.pool import Pool
-from zcws.ring_frame import NOT_SHOWN, Lease, ring_frame
+from zcws.ring_frame import NOT_SHOWN, Lease, RingFrame, ring_frame
 
 
 class TestLookingAtAFrameInTheRing:
@@ -108,6 +108,19 @@ class TestLookingAtAFrameInTheRing:
         read(connection)
         with pytest.raises(StaleFrame):
             frame.payload  # noqa: B018
+
+
+@pytest.mark.parametrize("opcode", [wire.TEXT, wire.BINARY])
+@pytest.mark.parametrize("size", [0, 125, 126, 5000, 65_536])
+def test_a_message_that_is_sent_on_is_a_frame_again(opcode: int, size: int) -> None:
+    connection = connect(Pool(1 << 17))
+    message = wire.frame(opcode, b"x" * size)
+    send(connection, message, wire.frame(opcode, b"next"))
+    frame = read(connection)
+    assert isinstance(frame, RingFrame) and frame._framed() == message
+    read(connection)
+    with pytest.raises(StaleFrame):
+        frame._framed()
 
 
 class ReadOn:

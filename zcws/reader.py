@@ -168,12 +168,14 @@ class Reader(AloneReader):
                         if frame is not None and frame.opcode is not _CLOSE:
                             yield frame
                         self._forget_frame()
+                        if self._batch is not rows:
+                            break  # a fault: nothing behind it counts
                     if self.discarding or self._status == STOPPED:
                         return
-                self._forget_frame()
-                # Or there was a fault, and nothing behind it counts.
-                if self._batch is rows and not self._more():
-                    return
+                else:
+                    self._forget_frame()
+                    if self._batch is rows and not self._more():
+                        return
         except MemoryError:
             self._fail(NO_MEMORY)
             raise
