@@ -136,8 +136,12 @@ class ReadOn:
         self.lease.number += 1
         return b"\xff" * self.capacity
 
-    def export(self) -> memoryview:
+    @property
+    def memory(self) -> memoryview:
         return memoryview(self.copies)
+
+    def export(self) -> memoryview:
+        return self.memory
 
 
 @pytest.mark.parametrize("size", [10, 50_000])

@@ -104,10 +104,7 @@ class _Text:
             return _text_frame
         if frame._stop - frame._start < DECODE_IN_PLACE:
             return frame.to_bytes().decode()
-        try:
-            return str(frame._peek(), "utf-8")
-        finally:
-            frame._peek()  # see `Frame.to_bytes`; and what is there by then need not be UTF-8
+        return frame._decode()
 
 
 def check_control(opcode: OpCode, payload: memoryview) -> None:
@@ -225,6 +222,13 @@ class Frame:
         if source is None:
             raise stale()
         return source.peek(self._start, self._stop)
+
+    def _decode(self) -> str:
+        """The payload as str, without a copy before."""
+        try:
+            return str(self._peek(), "utf-8")
+        finally:
+            self._peek()  # see `to_bytes`; and what is there by then need not be UTF-8
 
     def __len__(self) -> int:
         """Bytes of the payload."""

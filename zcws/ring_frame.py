@@ -177,6 +177,18 @@ class RingFrame(ReceivedFrame):
             raise stale()
         return memoryview(ring.copies)[self._start : self._stop]  # its reader slices `memory`: see `HAS_GIL`
 
+    def _decode(self) -> str:
+        lease = self._lease
+        ring = lease.ring  # as in `to_bytes`
+        lease.check(self._number)
+        try:
+            # Nobody else is given this view, and one that is at hand is sliced in half the time.
+            return str(
+                (ring.memory if HAS_GIL else memoryview(ring.copies))[self._start : self._stop], "utf-8"
+            )
+        finally:
+            lease.check(self._number)
+
     def _keep(self, begin: int = 0) -> Buffer:
         lease, start, stop = self._lease, self._start + begin, self._stop
         ring, view = lease.ring, lease.seen(self._number)
