@@ -301,6 +301,34 @@ def test_a_server_that_closes_does_not_wait_for_whoever_does_not_read_its_refusa
     anyplace.run(main())
 
 
+def test_whoever_takes_a_long_answer_has_the_time_for_that(anyplace: Place) -> None:
+    """It was cut off `open_timeout` after the connection had begun. Who takes nothing of it is cut off all the same."""
+    size = 8 * 1024 * 1024
+
+    def page(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        return zcws.Response(200, "OK", {"Connection": "close"}, bytes(size))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with anyplace.serve(echo, process_request=page, open_timeout=0.3) as server:
+            reader, writer = await anyplace.open(port_of(server), limit=32 * 1024)
+            silent, other = await anyplace.open(port_of(server), limit=32 * 1024)
+            for each in (writer, other):
+                each.write(request())
+            began, seen = loop.time(), 0
+            while data := await soon(reader.read(128 * 1024)):
+                seen += len(data)
+                await asyncio.sleep(0 if loop.time() - began > 1 else 0.01)
+            assert seen > size
+            await until(lambda: not server.handshakes)
+            with contextlib.suppress(ConnectionError):
+                assert len(await soon(silent.read())) < size
+            await hang_up(writer)
+            await hang_up(other)
+
+    anyplace.run(main())
+
+
 def test_a_client_that_leaves_before_its_hook_has_begun(place: Place) -> None:
     """Its coroutine was made and is never awaited, which is nobody's mistake."""
 

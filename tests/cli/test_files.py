@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urljoin
 
 import pytest
+from net import port_of, soon, swallow, until
 
 import zcws
 from zcws.cli.common import Failure
 from zcws.cli.files import Files
+
+#: The handshake of the only client.
+NOBODY = SimpleNamespace(server=SimpleNamespace(handshakes=()))
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def ask(root: Path, path: str, method: str = "GET", **options: bool) -> zcws.Response:
-    response = Files(str(root), **options)(None, zcws.Request(path, method=method))
+    response = Files(str(root), **options)(NOBODY, zcws.Request(path, method=method))
     assert response is not None
     return response
 
@@ -109,8 +115,8 @@ def test_what_is_not_there_for_anybody(root: Path, path: str) -> None:
 def test_other_requests(root: Path) -> None:
     assert ask(root, "/", "POST").status_code == 405
     upgrade = zcws.Request("/", zcws.Headers({"Upgrade": "websocket"}))
-    assert Files(str(root))(None, upgrade) is None
-    response = Files(str(root), is_all=True)(None, upgrade)
+    assert Files(str(root))(NOBODY, upgrade) is None
+    response = Files(str(root), is_all=True)(NOBODY, upgrade)
     assert response is not None and response.status_code == 404
 
 
@@ -137,3 +143,34 @@ def test_no_directory(root: Path) -> None:
 def test_a_path_of_the_machine_is_none_of_ours(root: Path) -> None:
     """On Windows it begins with a drive or with another machine, which would be asked whether it has such a file."""
     assert ask(root, f"/{root / 'index.html'}").status_code == 404
+
+
+async def get(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    return reader, writer
+
+
+def test_what_waits_for_slow_clients_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred streams of HTTP/2 had a hundred files in memory."""
+    monkeypatch.setattr("zcws.cli.files.TOGETHER", 30_000_000)
+    (root / "large").write_bytes(bytes(20_000_000))
+
+    async def main() -> None:
+        async with zcws.serve(swallow, "127.0.0.1", 0, process_request=Files(str(root))) as server:
+            slow, first = await get(port_of(server), "/large")
+            assert await soon(slow.readline()) == b"HTTP/1.1 200 OK\r\n"
+            reader, second = await get(port_of(server), "/large")
+            answer = await soon(reader.read())
+            assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1\r\n" in answer
+            reader, third = await get(port_of(server), "/data")
+            assert (await soon(reader.read())).startswith(b"HTTP/1.1 200 ")
+            for writer in (second, third):
+                writer.close()
+            first.transport.abort()
+            await until(lambda: not server.handshakes)
+            reader, writer = await get(port_of(server), "/large")
+            assert len(await soon(reader.read())) > 20_000_000
+            writer.close()
+
+    asyncio.run(main())

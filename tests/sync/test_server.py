@@ -1068,3 +1068,29 @@ def test_who_waits_when_a_server_that_drains_is_shut_down() -> None:
                 answer += (data := peer.recv(4096))
                 assert data
             peer.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_whoever_takes_a_long_answer_has_the_time_for_that(
+    serving: Serving, certificates: Certificates, secure: bool
+) -> None:
+    """All of it had to be taken within what was left of `open_timeout`. Who takes nothing is cut off all the same."""
+    size = 8 * 1024 * 1024
+
+    def page(*_: object) -> zcws.Response:
+        return zcws.Response(200, "OK", {"Connection": "close"}, bytes(size))
+
+    context = certificates.server if secure else None
+    with serving(echo, process_request=page, open_timeout=0.5, ssl=context) as server:
+        with dialled(server) as plain, dialled(server) as silent:
+            sock = certificates.client.wrap_socket(plain, server_hostname="localhost") if secure else plain
+            sock.sendall(net.request())
+            silent.sendall(net.request())
+            began, seen = time.monotonic(), 0
+            while data := sock.recv(128 * 1024):
+                seen += len(data)
+                if time.monotonic() - began < 1:
+                    time.sleep(0.01)
+            assert seen > size
+            sock.close()
+            raw.until(lambda: not server._threads)

@@ -28,8 +28,9 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.below import end_writing
+from zcws.aio.below import bytes_confirmed, end_writing
 from zcws.aio.deadlines import Deadline
+from zcws.aio.ending import MUCH
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
 from zcws.aio.websocket import WebSocket
@@ -115,6 +116,7 @@ class ServerHandshake(asyncio.Protocol):
         "_data",
         "_said",
         "_sock",
+        "_taken",
         "_task",
         "_timer",
         "_to_send",
@@ -137,6 +139,7 @@ class ServerHandshake(asyncio.Protocol):
         self._to_send = b""  # the response on the wire, from when it is decided
         self._task: asyncio.Task[None] | None = None
         self._timer: Deadline | None = None
+        self._taken: int | None = None  # of the answer, when somebody last looked
         self.transport: asyncio.Transport | None = None
         self.request: Request | None = None
         self.response: Response | None = None
@@ -387,6 +390,7 @@ class ServerHandshake(asyncio.Protocol):
                 ws.feed(self._data)
             return
         transport.write(self._to_send)
+        self._taken = self._count_taken()
         logger.debug("connection rejected: %s", response.status_code)
         # The transport has it; it may be a page of many MB, and its reader may take his time.
         self._data = self._to_send = b""
@@ -402,7 +406,23 @@ class ServerHandshake(asyncio.Protocol):
         """It takes longer than a moment, and may not take longer than `open_timeout`."""
         self.server.handshakes.add(self)
         if self._timer is None and self.server.open_timeout is not None:
-            self._timer = Deadline(self.server.loop, self.server.open_timeout, self.abort)
+            self._timer = Deadline(self.server.loop, self.server.open_timeout, self._time_is_over)
+
+    def _time_is_over(self) -> None:
+        """Unless it is a client who takes a long answer, and has taken much of it in that time."""
+        before, self._taken, self._timer = self._taken, self._count_taken(), None
+        if before is not None and self._taken - before >= MUCH:
+            self._enter()
+        else:
+            self.abort()
+
+    def _count_taken(self) -> int:
+        """Grows with what the client takes: with what his system has confirmed, as far as ours says so."""
+        transport = self.transport
+        if transport is None:
+            return 0
+        confirmed, _ = bytes_confirmed(transport.get_extra_info("socket"))
+        return confirmed - transport.get_write_buffer_size()
 
     def _leave(self) -> None:
         self.server.left(self)

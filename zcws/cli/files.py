@@ -11,6 +11,7 @@ What is answered to a request that asks for no WebSocket, first row that applies
     no file, or one that must not be read              404
     a file, and a slash behind its name                404
     a file over LARGEST                                413
+    a file that would make it more than TOGETHER       503: it is worth another try
     anything else                                      200 and the file
 """
 
@@ -26,8 +27,11 @@ from zcws.http import Request, Response, method_refusal, text_response, whole_re
 
 __all__ = ["Files"]
 
-#: Bytes of a file: it is read into memory, and so are those of everybody else who asks at the moment.
+#: Bytes of a file: it is read into memory.
 LARGEST = 64 * 1024 * 1024
+
+#: The same of all that wait for clients who read slowly: over HTTP/2 one may ask for a hundred files at once.
+TOGETHER = 4 * LARGEST
 
 
 class Files:
@@ -44,12 +48,12 @@ class Files:
         if not self._root.is_dir():
             raise Failure(f"{root} is not a directory")
 
-    def __call__(self, _connection: Any, request: Request) -> Response | None:
+    def __call__(self, connection: Any, request: Request) -> Response | None:
         if "websocket" in request.headers.combined().get("upgrade", "").lower():
             return text_response(404, "there are only files here") if self._is_all else None
-        return method_refusal(request.method) or self._respond(request.path)
+        return method_refusal(request.method) or self._respond(request.path, connection.server)
 
-    def _respond(self, target: str) -> Response:
+    def _respond(self, target: str, server: Any) -> Response:
         path, mark, query = target.partition("?")
         has_slash = path.endswith("/")
         try:
@@ -69,12 +73,21 @@ class Files:
                 # the dot a colon is none of a scheme.
                 there = f"./{path.rpartition('/')[2]}/{mark}{query}"
                 return text_response(307, "a directory has a slash behind its name", {"Location": there})
-            if file.stat().st_size > LARGEST:
+            size = file.stat().st_size
+            if size > LARGEST:
                 return text_response(413, f"the file is over {LARGEST} bytes")
+            if size + waiting(server) > TOGETHER:
+                return text_response(503, "too many files are under way", {"Retry-After": "1"})
             return file_response(file, file.read_bytes())
         except (OSError, ValueError, RuntimeError):
             # It must not be read; a NUL in the name; links in a circle (a RuntimeError before CPython 3.13).
             return text_response(404, "there is no such file")
+
+
+def waiting(server: Any) -> int:
+    """Bytes of answers that their clients have not taken."""
+    transports = (getattr(handshake, "transport", None) for handshake in server.handshakes)
+    return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
 
 def file_response(file: Path, body: bytes) -> Response:

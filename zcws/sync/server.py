@@ -62,6 +62,9 @@ _NEXT_TRY = 0.01
 #: Seconds of a wait that Ctrl-C must be able to end: on Windows no signal does, but its handler runs between two waits.
 _WAIT = 0.5 if sys.platform == "win32" else None
 
+#: Bytes of an answer that are given to OpenSSL, or to the system, at once: it takes them all, or the time is over.
+_PART = 64 * 1024
+
 #: Seconds that a client may take to read the answer that it got instead of a connection.
 _LINGER = 1.0
 
@@ -305,12 +308,19 @@ class Server:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             self._say_refused("no opening handshake", stream, error)
-        stream.sendall(answer)
+        self._send(stream, answer)
         if response.status_code == 101:
             return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
         logger.debug("connection rejected: %s", response.status_code)
         self._linger(stream)
         return None
+
+    def _send(self, stream: socket.socket, answer: bytes) -> None:
+        """The client has `open_timeout` for each part that he takes: it may be a page of many MB."""
+        view = memoryview(answer)
+        while view:
+            stream.settimeout(socket_timeout(after(self._open_timeout)))
+            view = view[stream.send(view[:_PART]) :]
 
     def _say_refused(self, what: str, stream: socket.socket, error: Exception) -> None:
         level = self._refused.level(logging.INFO, time.monotonic())
