@@ -96,7 +96,10 @@ def test_a_kernel_that_does_not_exist(command: tuple[str, ...]) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("is_buffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [("info",), ("serve", "--echo", "--port", "0")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("info",), ("serve", "--echo", "--port", "0"), ("--version",), ("--help",), ("connect", "--help")],
+)
 def test_output_that_cannot_be_written(arguments: tuple[str, ...], is_buffered: str) -> None:
     """What waited in a buffer failed when Python had ended: exit code 120, and "Exception ignored"."""
     environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": is_buffered}

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import zcws
 from zcws.cli.common import Failure
@@ -26,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speak_utf_8()
     try:
         parser = _parser()
-        with writing():  # of the version, or of help
-            options = parser.parse_args(arguments)
+        options = parser.parse_args(arguments)
         return int(options.run(options) or 0)
     except (Failure, ImportError) as error:
         if isinstance(error, Unwritable):
@@ -38,10 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that does not keep to itself that the version, or help, could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is None or file is not sys.stdout:
+            super()._print_message(message, file)
+            return
+        with writing():
+            file.write(message)
+            file.flush()
+
+
 def _parser() -> argparse.ArgumentParser:
     from zcws.cli import bench, connecting, serving, trace
 
-    parser = argparse.ArgumentParser(prog="zcws", description="WebSocket: talk, serve, measure, look inside.")
+    parser = _Parser(prog="zcws", description="WebSocket: talk, serve, measure, look inside.")
     parser.add_argument("--version", action="version", version=f"zcws {zcws.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     for command in (connecting, serving, bench, trace):
