@@ -6,6 +6,7 @@ Against a server of ours by a client that is h2 by hand.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import Counter
@@ -626,3 +627,50 @@ def test_what_came_before_an_end_can_be_read_late(how: str) -> None:
             await until(lambda: not server.connections and bool(server.handshakes) != is_over)
 
     run(main)
+
+
+# ---- no memory ----
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("zcws.aio.http2_frames.H2", "hear"),
+        ("zcws.aio.http2_frames.H2", "data_to_send"),
+        ("zcws.aio.http2_frames.H2", "send_data"),
+        ("zcws.aio.http2_frames.H2", "acknowledge_received_data"),
+        ("zcws.aio.http2_stream.Http2Stream", "take"),
+    ],
+)
+def test_without_memory_nobody_goes_on_behind_a_gap(
+    where: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What h2 had done half of, or a stream had given away, was missing, and all of them waited for it."""
+    reported: list[Any] = []
+
+    async def answer_later(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            await asyncio.sleep(0)  # not while somebody reads, whom his transport would end
+            await ws.send(message)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context.get("exception"))
+        )
+        async with serve(answer_later) as server, knock(port_of(server)) as peer:
+            number = await peer.opened("/one")
+            await peer.opened("/two")
+
+            def fails(*what: Any, **options: Any) -> None:
+                patched.undo()
+                raise MemoryError
+
+            with monkeypatch.context() as patched:
+                patched.setattr(f"{where}.{name}", fails)
+                with contextlib.suppress(ConnectionError):
+                    await peer.send(number, HELLO)
+                    await until(lambda: not server.connections)
+            await until(lambda: not server.handshakes)
+
+    run(main)
+    assert {type(error) for error in reported} == {MemoryError}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
@@ -41,6 +42,22 @@ _MOST_FRAMES, _MOST_LAST = 200, 2000
 _MOST_OWED = 1024 * 1024
 
 
+class _Whole:
+    """What is done to a connection in here is done to its end, or the connection ends: without memory h2 may have done
+    half of it, or a stream have given away what it had to say, and nobody may go on behind that."""
+
+    def __init__(self, connection: Http2Connection) -> None:
+        self._connection = weakref.ref(connection)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        connection = self._connection()
+        if kind is not None and issubclass(kind, MemoryError) and connection is not None:
+            connection.abort()
+
+
 class Http2Connection(asyncio.Protocol):
     """One connection that streams share; for who makes them, to build on.
 
@@ -55,6 +72,7 @@ class Http2Connection(asyncio.Protocol):
         self.streams: dict[int, Http2Stream] = {}
         self.transport: asyncio.Transport | None = None
         self._h2 = H2(is_client=is_client)
+        self._whole = _Whole(self)
         self._sending: dict[int, Http2Stream] = {}  # streams that have something to say, in turn
         self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
         self._is_full = False  # the transport is, and nobody's turn comes
@@ -101,22 +119,33 @@ class Http2Connection(asyncio.Protocol):
 
     def _read(self, data: bytes, most: int) -> None:
         """At most so many frames; those behind them are `_unread`. What came before a broken rule counts."""
-        self._is_corked = True
-        try:
-            events, self._unread, broken = self._h2.hear(data, most)
-            for event in events:
-                self._handle(event)
-        finally:
-            self._give()
-            self._is_corked = False
-            self.flush()
-        if broken is not None:
-            self._fail(broken)
+        with self._whole:
+            self._is_corked = True
+            try:
+                events, self._unread, broken = self._h2.hear(data, most)
+                for event in events:
+                    self._handle(event)
+            finally:
+                self._give()
+                self._is_corked = False
+                self.flush()
+            if broken is not None:
+                self._fail(broken)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        try:
+            self._transport_gone(exc)
+        except MemoryError:
+            self.loop.call_soon(
+                self.connection_lost, exc
+            )  # nobody else tells those that have not been told by now
+            raise
+
+    def _transport_gone(self, exc: Exception | None) -> None:
         if self._next_turn is not None:
             self._next_turn.cancel()
-            self._read(self._unread, _MOST_LAST)
+            data, self._unread, self._next_turn = self._unread, b"", None
+            self._read(data, _MOST_LAST)
         self.transport = None
         self._sending.clear()
         if self._flush_handle is not None:
@@ -178,9 +207,14 @@ class Http2Connection(asyncio.Protocol):
 
     def _forget(self, stream: Http2Stream, exc: Exception | None) -> None:
         if self.streams.pop(stream.number, None) is not None:
-            self._sending.pop(stream.number, None)
-            self.has_read(stream.number, stream.drop_held())
-            self._stream_ended(stream, exc or stream.cause)
+            try:
+                self._sending.pop(stream.number, None)
+                self.has_read(stream.number, stream.drop_held())
+                self._stream_ended(stream, exc or stream.cause)
+            except MemoryError:  # its owner may not have been told: the end of the connection does that
+                self.streams[stream.number] = stream
+                self.abort()
+                raise
 
     # ---- for the streams ----
 
@@ -192,7 +226,10 @@ class Http2Connection(asyncio.Protocol):
 
     def send_head(self, stream: Http2Stream, head: bytes) -> None:
         """What comes before all else."""
-        with contextlib.suppress(ProtocolError):  # the peer has just ended it, which is told next
+        with (
+            contextlib.suppress(ProtocolError),
+            self._whole,
+        ):  # the peer has just ended it, which is told next
             self._h2.send_headers(stream.number, self._head_of(stream, head))
             stream.has_begun = True
 
@@ -204,7 +241,7 @@ class Http2Connection(asyncio.Protocol):
     def has_read(self, number: int, count: int) -> None:
         """Somebody has taken so many bytes of a stream, or nobody will: the peer may send as many more."""
         if count:
-            with contextlib.suppress(ProtocolError):
+            with contextlib.suppress(ProtocolError), self._whole:
                 self._h2.acknowledge_received_data(count, number)
             self._flush_soon()
 
@@ -217,7 +254,7 @@ class Http2Connection(asyncio.Protocol):
     def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
         """A stream is over: both sides have ended, or it is reset. RFC 9113 6.4."""
         if code is not None and stream.number in self.streams:
-            with contextlib.suppress(ProtocolError):
+            with contextlib.suppress(ProtocolError), self._whole:
                 self._h2.reset_stream(stream.number, code)
             self._flush_soon()
         self._forget(stream, None)
@@ -232,9 +269,10 @@ class Http2Connection(asyncio.Protocol):
             self._flush_handle.cancel()
             self._flush_handle = None
         has_sent = True
-        while has_sent and not self._is_full:
-            has_sent = self._send_round()
-        self._send()
+        with self._whole:
+            while has_sent and not self._is_full:
+                has_sent = self._send_round()
+            self._send()
 
     def _send_round(self) -> bool:
         """A frame of each stream, until the transport is full. False: none has anything that it may send."""

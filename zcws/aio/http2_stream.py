@@ -328,7 +328,8 @@ class Http2Stream(asyncio.Transport):
     def lose(self, exc: Exception | None) -> None:
         """For the connection: the stream is over, and its owner hears of it when whoever runs has returned."""
         if not self._is_lost:
+            # First: without memory somebody tries again.
+            self._connection.loop.call_soon(self._protocol.connection_lost, exc)
             self._is_lost = self._closing = True
             self._waiting.clear()
             self._size = 0
-            self._connection.loop.call_soon(self._protocol.connection_lost, exc)
