@@ -88,8 +88,8 @@ class Channel:
         self._open: list[None] = [None]  # whoever takes this closes
         self._last: list[None] = [None]  # whoever takes this reads to the end before that
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Frames are corked already; waiting for more would only delay them. macOS says EINVAL of a socket that the peer
-            # has reset: what it has brought is still read.
+            # Frames are corked already; waiting for more would only delay them. macOS says EINVAL of a socket that the
+            # peer has reset: what it has brought is still read.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
