@@ -40,8 +40,9 @@ class Served:
 
 @contextlib.contextmanager
 def served(*arguments: str) -> Iterator[Served]:
-    """A server on a free port."""
-    command = [sys.executable, "-m", "zcws", "serve", "--echo", "--port", "0", *arguments]
+    """A server on a free port: an echo, or with --chat a chat."""
+    service = () if "--chat" in arguments else ("--echo",)
+    command = [sys.executable, "-m", "zcws", "serve", *service, "--port", "0", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
         try:

@@ -73,6 +73,15 @@ def test_the_page_loads_nothing_from_anywhere() -> None:
     assert (response.headers["Cache-Control"], response.headers["Connection"]) == ("no-store", "close")
 
 
+def test_the_page_of_a_chat_is_not_called_echo() -> None:
+    """Its script takes what others say for no wrong answer."""
+    for what in ("echo", "chat"):
+        response = page.answer(None, Request("/", Headers([]), "GET"), what)
+        assert response is not None
+        text = response.body.decode()
+        assert text.count(f"<title>zcws {what}</title>") == text.count(f"<h1>zcws {what}</h1>") == 1
+
+
 def test_page_and_websocket_share_a_port() -> None:
     def fetch(port: int, method: str, path: str) -> tuple[int, int, int]:
         browser = http.client.HTTPConnection("127.0.0.1", port)

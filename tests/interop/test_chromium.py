@@ -10,6 +10,8 @@ import trustme
 from interop.devtools import CHROMIUM, Page, chromium
 from served import served
 
+import zcws
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
 NEWEST = "document.querySelector('#log li')"
@@ -83,6 +85,26 @@ def test_the_page(how: str, tmp_path: Path) -> None:
                 code, _, err = await asyncio.to_thread(server.interrupt)
                 assert (code, err) == (0, "")
                 await expect(page, kind="close", code="1001", clean="true")
+
+    asyncio.run(run())
+
+
+def test_the_page_of_a_chat(tmp_path: Path) -> None:
+    """What others say is no wrong answer, even where one's own has not come back."""
+
+    async def run() -> None:
+        with served("--chat") as server:
+            async with chromium(f"http://127.0.0.1:{server.port}/", tmp_path / "profile") as page:
+                assert await page.run("document.querySelector('h1').textContent") == "zcws chat"
+                await connect(page)
+                async with zcws.connect(f"ws://127.0.0.1:{server.port}/") as ws:
+                    await page.run("waiting.push({ message: 'on its way', began: 0 }); 0")
+                    await ws.send("from somebody else")
+                    assert "from somebody else" in await expect(page, kind="message")
+                    await page.type("#text", "mine")
+                    await page.press_enter()
+                    assert "mine" in await expect(page, kind="echo", type="text", size="4")
+            assert (await asyncio.to_thread(server.interrupt))[0] == 0
 
     asyncio.run(run())
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -154,7 +155,7 @@ def descriptors(text: str) -> list[int]:
 async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) -> list[zcws.Server]:
     """The server, listening; of a worker one for each of its sockets."""
     handler: Callable[[zcws.WebSocket], Awaitable[None]] = chat() if options.chat else echo
-    hooks: list[Any] = [page.answer]
+    hooks: list[Any] = [partial(page.answer, what="chat" if options.chat else "echo")]
     if options.static:
         hooks = [zcws.health(), files.Files(options.static, is_all=not (options.echo or options.chat))]
     places: list[dict[str, Any]] = [{"host": options.host, "port": options.port}]
