@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import wire
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -782,3 +783,36 @@ def test_the_extra_is_missing(no_h2: None) -> None:
     for make in (serve, lambda: zcws.connect("wss://a/", http2=True)):
         with pytest.raises(ImportError, match=r"need h2: pip install 'zcws\[http2\]'"):
             make()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system says what its peer has confirmed")
+def test_answers_that_wait_for_their_turn_have_the_time_for_that() -> None:
+    """Those behind others were cut off at `open_timeout`, of a client who took all that he could."""
+    size, count = 2_000_000, 6
+
+    def page(*_: Any) -> zcws.Response:
+        return zcws.Response(200, "OK", None, bytes(size))
+
+    async def main() -> None:
+        loop, client = asyncio.get_running_loop(), H2Connection()
+        options: Any = {"process_request": page, "http2": True, "open_timeout": 0.3}
+        async with zcws.serve(echo, "127.0.0.1", 0, **options) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            client.initiate_connection()
+            fields = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
+            for number in range(count):
+                client.send_headers(1 + 2 * number, fields, end_stream=True)
+            began, seen, ended = loop.time(), 0, 0
+            while ended < count:
+                writer.write(client.data_to_send())
+                for event in client.receive_data(await soon(reader.read(65536))):
+                    assert not isinstance(event, StreamReset), event
+                    if isinstance(event, DataReceived):
+                        seen += len(event.data)
+                        client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    ended += isinstance(event, StreamEnded)
+                await asyncio.sleep(0.01 if loop.time() - began < 1 else 0)
+            assert seen == size * count
+            await hang_up(writer)
+
+    run(main)

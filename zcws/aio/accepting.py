@@ -421,7 +421,9 @@ class ServerHandshake(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return 0
-        confirmed, _ = bytes_confirmed(transport.get_extra_info("socket"))
+        # Of a stream of HTTP/2: it has its turn behind others, which the client takes.
+        below = getattr(transport, "below", None) or transport
+        confirmed, _ = bytes_confirmed(below.get_extra_info("socket"))
         return confirmed - transport.get_write_buffer_size()
 
     def _leave(self) -> None:

@@ -117,6 +117,11 @@ class Http2Stream(asyncio.Transport):
         transport = self._connection.transport
         return default if transport is None else transport.get_extra_info(name, default)
 
+    @property
+    def below(self) -> asyncio.Transport | None:
+        """The connection's transport: what its peer takes of one stream may be the turn of another."""
+        return self._connection.transport
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 
