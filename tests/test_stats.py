@@ -15,7 +15,7 @@ from zcws.connection import Connection
 from zcws.extensions import Agreement
 from zcws.frame import Frame
 from zcws.prepared import Prepared
-from zcws.stats import Known, Stats, shown_server, stats_of
+from zcws.stats import Known, Stats, shown, shown_server, stats_of
 
 CUTS = {"whole": lambda waiting: waiting, "bytes": lambda waiting: 1, "halves": lambda waiting: waiting // 2}
 
@@ -157,6 +157,15 @@ def test_what_a_connection_says_of_itself_whatever_drives_it() -> None:
     driver.connection.fail(1011, "a mistake")
     assert (driver.state, driver.close_code, driver.close_reason) == (State.FAILED, 1011, "a mistake")
     assert driver.closed
+
+
+def test_a_connection_as_it_is_shown() -> None:
+    connection = Connection(is_client=False)
+    assert (
+        shown("WebSocket", connection, ("127.0.0.1", 80)) == "<WebSocket server with ('127.0.0.1', 80), open>"
+    )
+    # A Unix socket that was bound to no path.
+    assert shown("ReaderHalf", connection, "", "blocking, ") == "<ReaderHalf server, blocking, open>"
 
 
 def test_a_server_as_it_is_shown() -> None:
