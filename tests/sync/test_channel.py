@@ -493,3 +493,37 @@ class TestEnd:
         again: Callable[[float], None] = channel.abort_later
         again(1000)
         raw.until(lambda: threading.active_count() == before)
+
+
+@pytest.mark.parametrize("kind", ["plain", "polled"])
+@pytest.mark.parametrize("what", ["receive", "send", "end", "abort"])
+def test_whoever_finds_no_memory_takes_no_mark_but_his_own(
+    what: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was none for the mark that he is inside, and leaving took one: that of another thread, whose socket could
+    be closed under it then; or there was none, which was an IndexError, and the socket stayed open."""
+    memory = pytest.importorskip("_testcapi")
+    monkeypatch.setattr(plain, "_KERNEL_TIMES", kind == "plain")
+    buffer = memoryview(bytearray(10))
+    for nth in range(1, 30):
+        ours, peer = socket.socketpair()
+        channel = open_channel(ours)
+        work: dict[str, Callable[[], object]] = {
+            "receive": lambda channel=channel: channel.receive(buffer, 0),  # type: ignore[misc]
+            "send": lambda channel=channel: channel.send([b"x"]),  # type: ignore[misc]
+            "end": channel.end,
+            "abort": channel.abort,
+        }
+        do = work[what]
+        with contextlib.suppress(
+            MemoryError, SystemError
+        ):  # the latter: CPython 3.11 has no memory for a frame
+            memory.set_nomemory(nth, nth + 1)
+            try:
+                do()
+            finally:
+                memory.remove_mem_hooks()
+        assert not channel._inside
+        channel.abort()
+        assert ours.fileno() < 0
+        peer.close()

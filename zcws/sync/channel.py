@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +84,9 @@ class Channel:
         self.is_over: bool = False
         # One for each thread that is on the way into a system call, or in it. It has the socket's number: that must not
         # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes. They leave without a
-        # call: a signal handler might raise as it begins, and nobody would be the last.
-        self._inside: list[None] = []
+        # call: a signal handler might raise as it begins, and nobody would be the last. A deque has room for 31; a list
+        # may find no memory for one more, and then the mark of another is taken.
+        self._inside: deque[None] = deque()
         self._open: list[None] = [None]  # whoever takes this closes
         self._last: list[None] = [None]  # whoever takes this reads to the end before that
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -206,11 +208,11 @@ class Channel:
     def end(self) -> None:
         """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 
@@ -218,12 +220,12 @@ class Channel:
         """Wakes every thread that waits here, and closes the socket; or they do when they come out."""
         self.is_over = True
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             self._ours = self.address(peer=False)
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             self._close()
         if self._watchdog is not None:
             self._watchdog.cancel()

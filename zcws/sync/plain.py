@@ -59,7 +59,7 @@ class PlainChannel(Channel):
     def scan(self, inlet: Inlet, timeout: float | None) -> int:
         """One crossing."""
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             if timeout != self._timeout:
                 self._limit_receiving(timeout)
             ring = inlet.pool.landing
@@ -70,7 +70,7 @@ class PlainChannel(Channel):
             found: int = _receive(self.record)
             return self._ended() if found == ENDED else found
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 
@@ -92,7 +92,7 @@ class PlainChannel(Channel):
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             if timeout != self._timeout:
                 self._limit_receiving(timeout)
             if self.sock.fileno() < 0:
@@ -101,7 +101,7 @@ class PlainChannel(Channel):
             count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
             return self._ended() if count == ENDED else count
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 
@@ -121,7 +121,7 @@ class PlainChannel(Channel):
 
     def send(self, segments: Sequence[Buffer]) -> None:
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             deadline, life = None, -1
             while segments:
                 try:
@@ -141,7 +141,7 @@ class PlainChannel(Channel):
                         life, more = self._wait_on(life)
                         deadline = after(more)
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 
@@ -149,7 +149,7 @@ class PlainChannel(Channel):
         """One crossing, part by part: only what the socket does not take without a wait needs memory."""
         size = len(payload)
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             if self.record.fd < 0:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             sent: int = _send_masked(
@@ -160,7 +160,7 @@ class PlainChannel(Channel):
             self.send((scratch.unsent(first, payload, size, key, -1 - sent),))
             return masked_size(size)
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 

@@ -77,7 +77,7 @@ class PolledChannel(Channel):
         Returns: None, where it does not before `deadline`.
         """
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             while True:
                 try:
                     return step()
@@ -90,7 +90,7 @@ class PolledChannel(Channel):
                 if is_past(deadline) or not is_ready(self, to_write=wanted, timeout=left(deadline)):
                     return None
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()
 
@@ -167,13 +167,13 @@ class TlsChannel(PolledChannel):
 
     def abort(self) -> None:
         try:
-            self._inside.append(None)
+            self._inside.appendleft(None)
             # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
             with self._lock:  # nobody waits for the network in there
                 super().abort()
         finally:
-            del self._inside[-1]
+            del self._inside[0]
             if self.is_over:
                 self._close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -59,7 +60,9 @@ class Writing:
         self._write_lock = threading.RLock()
         self._message_done = threading.Condition(self._write_lock)
         self._sender: int | None = None  # the thread in the middle of a message of fragments
-        self._corks: list[None] = []  # one for each `cork` that somebody is in
+        self._corks: deque[None] = (
+            deque()
+        )  # one for each `cork` that somebody is in; see `Channel` for why a deque
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
         # A Close that waits for whoever holds the lock: who pops it says it.
