@@ -649,6 +649,31 @@ class TestShares:
 
         anyplace.run(main())
 
+    def test_nothing_is_read_between_two(self, anyplace: Place) -> None:
+        """Not even where the ring has room for more."""
+
+        async def main() -> None:
+            reads: list[bool] = []  # in the turns between two shares
+            seen = 0
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                nonlocal seen
+                seen += 1
+                if seen % 100 == 0:
+                    asyncio.get_running_loop().call_soon(look, ws)
+
+            def look(ws: zcws.WebSocket) -> None:
+                if ws._next_share is not None and ws._transport is not None:
+                    reads.append(ws._transport.is_reading())
+
+            async with anyplace.serve(None, on_frame=on_frame) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(self.burst(peer))
+                    await until(lambda: seen == self.COUNT)
+            assert reads and not any(reads)
+
+        anyplace.run(main())
+
     def test_what_becomes_long_when_it_is_inflated(self, anyplace: Place) -> None:
         async def main() -> None:
             turns = collections.Counter[int]()
