@@ -346,8 +346,8 @@ static void test_over_the_limit(void) {
         /* A message of the other kind, and then one that is too large in one frame, or in two. */
         size_t len = build(stream, (uint8_t)(0x82 | (rsv ^ 0x40)), payload, 9, (int)masked);
         const size_t size = rsv ? 2 * MOST : MOST + 1;
-        if (fin == 0) len += build(stream + len, (uint8_t)(0x02 | rsv), payload, PART, (int)masked);
-        stream[len] = (uint8_t)(fin ? 0x82 | rsv : 0x80);
+        if (fin == 0) len += build(stream + len, (uint8_t)(0x01 | rsv), payload, PART, (int)masked);
+        stream[len] = (uint8_t)(fin ? 0x81 | rsv : 0x80);
         stream[len + 1] = (uint8_t)(masked << 7 | 126);
         stream[len + 2] = (uint8_t)(size >> 8);
         stream[len + 3] = (uint8_t)size;
