@@ -277,3 +277,29 @@ def test_cancelled_again_while_the_first_cancellation_is_seen_to() -> None:
                 assert len(made) == len(dropped), (first, second)
 
     asyncio.run(main())
+
+
+def test_a_timer_for_which_there_is_no_memory_is_set_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody had a deadline any more who waited equally long."""
+    passed: list[object] = []
+
+    class Peer:
+        def deadline_passed(self) -> None:
+            passed.append(self)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        deadlines = Deadlines(loop, 0.01)
+
+        def fails(*what: object, **options: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_at", fails)
+            with pytest.raises(MemoryError):
+                deadlines.add(Peer())
+        deadlines.add(Peer())
+        while len(passed) < 2:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(main(), 10))

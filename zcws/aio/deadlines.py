@@ -139,9 +139,9 @@ class Deadlines:
         self._waiting.pop(peer, None)
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_set = True
         due = next(iter(self._waiting.values()))
         loop.call_at(due, self._tick, loop, due)
+        self._is_set = True  # only now: there may be no memory for the timer
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         if self._waiting and (extra := stood_still(loop, due)):

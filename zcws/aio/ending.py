@@ -146,8 +146,9 @@ class Ending(Outlet):
             self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
-            self._deadline = deadlines_of(self._loop, self._reader.pool, timeout)
-            self._deadline.add(self)
+            deadlines = deadlines_of(self._loop, self._reader.pool, timeout)
+            deadlines.add(self)
+            self._deadline = deadlines  # only now: there may be no memory to wait there
 
     def _time_to_close(self) -> float | None:
         """Seconds until something has to happen; None for ever."""
