@@ -1,4 +1,4 @@
-"""The compressor and the decompressor of permessage-deflate, on zlib-ng. RFC 7692 7.2.
+"""The compressor and the decompressor of permessage-deflate, on zlib. RFC 7692 7.2.
 
 A message is one run of raw DEFLATE that ends on a byte boundary, without the four bytes that every such end has.
 What one side remembers from message to message (the context) is what compression costs in memory, so:
@@ -16,17 +16,15 @@ stands behind the limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
-
-from zlib_ng import zlib_ng
+from typing import Any
 
 from zcws.annotations import Buffer
 from zcws.extensions import MAX_STREAMS, TAIL, DeflateParameters
+from zcws.zlib import zlib
 
 __all__ = ["Deflater", "Inflater"]
 
-#: zlib-ng's own error; its type stub does not say that it is an exception.
-_ZlibError = cast("type[Exception]", zlib_ng.error)
+_ZlibError: type[Exception] = zlib.error
 
 #: Behind the tail of a whole message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4), which give nothing.
 #: Where the message is not whole they are read as the rest of a block, and that gives something or cannot be: of 20,000
@@ -34,7 +32,7 @@ _ZlibError = cast("type[Exception]", zlib_ng.error)
 #: twenty.
 _PROBE = b"\x02\x00\x00\x00\xff\xff" * 24
 
-_SYNC_FLUSH: int = zlib_ng.Z_SYNC_FLUSH
+_SYNC_FLUSH: int = zlib.Z_SYNC_FLUSH
 
 #: Bytes given to zlib in one step: it copies what it could not use, so this bounds that copy too.
 _STEP_IN = 16 * 1024
@@ -197,7 +195,7 @@ class Inflater:
         self._streams += 1
         if self._streams > MAX_STREAMS:
             raise ValueError(f"a message of more than {MAX_STREAMS} DEFLATE streams")
-        self._stream = stream = zlib_ng.decompressobj(wbits=self._wbits)
+        self._stream = stream = zlib.decompressobj(wbits=self._wbits)
         return stream
 
 
@@ -298,7 +296,7 @@ class Deflater:
         # Nobody else's meanwhile: a finalizer may send on another connection. What has raised there is not used again.
         stream = self._shared.pop(self.key, None) or self._new_stream()
         # A full flush forgets everything before it, so whoever is next starts from nothing.
-        compressed: bytes = stream.compress(payload) + _flush(stream, zlib_ng.Z_FULL_FLUSH)
+        compressed: bytes = stream.compress(payload) + _flush(stream, zlib.Z_FULL_FLUSH)
         self._shared[self.key] = stream
         return compressed if len(compressed) < len(payload) else None  # type: ignore[arg-type]
 
@@ -348,9 +346,9 @@ class Deflater:
     def _new_stream(self) -> Any:
         level, wbits, mem_level = self.key
         if wbits <= -_SMALLEST_WINDOW:
-            return zlib_ng.compressobj(level, zlib_ng.DEFLATED, wbits, mem_level)
+            return zlib.compressobj(level, zlib.DEFLATED, wbits, mem_level)
         # A window that zlib does not have. It may have one of its own where it never looks back further than one byte.
-        return zlib_ng.compressobj(level, zlib_ng.DEFLATED, -_SMALLEST_WINDOW, mem_level, zlib_ng.Z_RLE)
+        return zlib.compressobj(level, zlib.DEFLATED, -_SMALLEST_WINDOW, mem_level, zlib.Z_RLE)
 
 
 def _check_end(stream: Any) -> None:

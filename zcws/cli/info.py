@@ -9,10 +9,9 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-from zlib_ng import zlib_ng
-
 from zcws import __version__, kernel
 from zcws.ring import Ring
+from zcws.zlib import VERSION
 
 __all__ = ["facts", "report"]
 
@@ -25,7 +24,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "kernel", f"{kernel.in_use()} (of {', '.join(kernel.available())}; ZCWS_KERNEL=name forces one)"
     yield "build", kernel.build_info()
     yield "ring", _ring()
-    yield "zlib-ng", f"{zlib_ng.ZLIBNG_VERSION}, from the package zlib-ng {metadata.version('zlib-ng')}"
+    yield "zlib", VERSION
     yield "tls", ssl.OPENSSL_VERSION
     for accelerator in ("uvloop", "aiofastnet"):
         yield accelerator, _version_of(accelerator)

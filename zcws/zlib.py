@@ -1,0 +1,24 @@
+"""Which zlib compresses: zlib-ng, or Python's own where there is no zlib-ng.
+
+zlib-ng has no wheels for PyPy, and building it there takes cmake and a network, so `pyproject.toml` asks for it on
+CPython only. At level 1 Python's own takes two to three times as long (docs/compression.md); peers cannot tell them
+apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["VERSION", "zlib"]
+
+zlib: Any
+VERSION: str
+
+try:
+    from zlib_ng import zlib_ng
+except ModuleNotFoundError:
+    import zlib as own
+
+    zlib, VERSION = own, f"Python's own zlib {own.ZLIB_RUNTIME_VERSION}; the package zlib-ng is not installed"
+else:
+    zlib, VERSION = zlib_ng, f"zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}"
