@@ -1,19 +1,19 @@
 """The opening handshake of one connection: the request, what the hooks say to it, the answer. RFC 6455 4.2.
 
-What this file decides: the order of things, and where the connection is meanwhile. What is answered is decided by
-acceptor.py and by the program's hooks.
+What this file decides: the order of the steps, and where the connection is meanwhile. acceptor.py and the program's
+hooks decide what is answered.
 
-A handshake is in one of two places. Most are on their *socket* (listener.py) from beginning to end: request, answer,
-and it goes straight into the engine; the event loop has never known of it. On a *transport* of the event loop are those
-over TLS, those off Linux, and those that cannot be answered in one go:
+A handshake is in one of two places. Most are on their *socket* (listener.py) from beginning to end: the request is
+read, the answer is sent, and the socket goes straight into the engine without the event loop knowing of it. Handshakes
+over TLS, those off Linux, and those that cannot be answered in one go are on a *transport* of the event loop:
 
     on its socket                                        goes on
     ---------------------------------------------------  ----------------------------------
     request not complete                                 on its socket
     101, hooks are plain functions or there are none     in the engine, as a WebSocket
-    the same, and there are none: usually                the same, without a `ServerHandshake`
+    the same without hooks: usually                      the same, without a `ServerHandshake`
     a hook is a coroutine                                on a transport, in a task
-    any other answer: its reader may take its time       on a transport, until the peer ends
+    any other answer: the client may read it slowly      on a transport, until the peer ends
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Arriving(Protocol):
     """A connection that may become a WebSocket, or several."""
 
     def finish(self) -> None:
-        """The server takes nobody any more, and whoever has been accepted may go on for a while."""
+        """The server accepts nobody any more; connections that it has accepted may go on for a while."""
         ...
 
     def go_away(self) -> None:
@@ -58,7 +58,7 @@ class Arriving(Protocol):
         ...
 
     def leave(self) -> asyncio.Future[None] | None:
-        """All handlers have returned: ends the connection. Returns what is done when it has; None: that is at once."""
+        """All handlers have returned: ends the connection. Returns a future, done when it has ended; None: at once."""
         ...
 
     def abort(self) -> None:
@@ -77,12 +77,12 @@ class Host(Protocol):
     open_timeout: float | None
     options: Options
     handshakes: set[Arriving]
-    refused: Seldom  # that there was no opening handshake
+    refused: Seldom  # how often the log says that an opening handshake has failed
     is_closing: bool  # nobody else is accepted
-    sends_away: bool  # nor is any connection opened
+    sends_away: bool  # no connection is opened any more
 
     def left(self, arriving: Arriving) -> None:
-        """It is none of `handshakes` any more."""
+        """Removes it from `handshakes`."""
         ...
 
     def make(
@@ -92,13 +92,13 @@ class Host(Protocol):
         ...
 
     def start(self, ws: WebSocket) -> None:
-        """It has one: the handler runs from here."""
+        """The connection has its transport: the handler runs from here."""
         ...
 
     def open_on(self, sock: socket.SocketType, ws: WebSocket, answer: bytes) -> None:
-        """The same for a connection without a transport: it goes into the engine, which says the `answer`.
+        """`start` for a socket without a transport: it goes into the engine, which sends the `answer` first.
 
-        The socket is the engine's from here on, or closed where this raises.
+        The socket is the engine's from here on, or is closed if this raises.
         """
         ...
 
@@ -132,14 +132,14 @@ class ServerHandshake(asyncio.Protocol):
         self.server: Host = server
         self.acceptor: WebSocketAcceptor = WebSocketAcceptor(server.acceptor_options)
         self._data = b""
-        self._sock = sock  # while it is on no transport
-        self.is_waiting: bool = False  # there, for the rest of the request
-        self._said: Awaitable[object] | None = None  # by a hook that is a coroutine
+        self._sock = sock  # while there is no transport
+        self.is_waiting: bool = False  # on the socket, for the rest of the request
+        self._said: Awaitable[object] | None = None  # what a hook that is a coroutine has returned
         self._chosen: Response | None = None  # what `process_response` is thinking about
         self._to_send = b""  # the response on the wire, from when it is decided
         self._task: asyncio.Task[None] | None = None
         self._timer: Deadline | None = None
-        self._taken: int | None = None  # of the answer, when somebody last looked
+        self._taken: int | None = None  # of the answer: `_count_taken` at the last look
         self.transport: asyncio.Transport | None = None
         self.request: Request | None = None
         self.response: Response | None = None
@@ -181,7 +181,7 @@ class ServerHandshake(asyncio.Protocol):
     # ---- bytes ----
 
     def read(self, data: bytes) -> bool:
-        """Takes bytes from the socket. Whether the request is complete, or as wrong as it can get."""
+        """Takes bytes from the socket. Returns whether the request is complete, or is wrong already."""
         self._data = self._data + data if self._data else data
         try:
             self.request = self.acceptor.read_request(self._data)
@@ -198,7 +198,7 @@ class ServerHandshake(asyncio.Protocol):
     # ---- on the socket ----
 
     def wait(self, read: Callable[[socket.socket, ServerHandshake], None], sock: socket.socket) -> None:
-        """Until more of the request has arrived."""
+        """Waits on the socket for more of the request."""
         if not self.is_waiting:
             self.is_waiting = True
             self._enter()
@@ -211,7 +211,7 @@ class ServerHandshake(asyncio.Protocol):
             self.server.loop.remove_reader(self._sock.fileno())
 
     def answer_on_socket(self) -> bool:
-        """Whether the connection is open now, in the engine. If not it needs a transport."""
+        """Returns whether the connection is open now, in the engine. If not, it needs a transport."""
         self.response = response = self.response or self._decide()
         sock = self._sock
         if response is None or response.status_code != 101 or sock is None:
@@ -236,7 +236,7 @@ class ServerHandshake(asyncio.Protocol):
         if self.response is not None:
             self._answer(self.response)
         elif self.server.sends_away or self._said is not None:
-            # Later: uvloop begins to read after this, paused, ended or not.
+            # Not now: uvloop begins to read when this returns, even if reading was paused or the transport closed here.
             self.server.loop.call_soon(self.go_away if self.server.sends_away else self._think)
 
     def data_received(self, data: bytes) -> None:
@@ -245,7 +245,7 @@ class ServerHandshake(asyncio.Protocol):
         if self.request is not None:
             self._data += data
         elif self.read(data):
-            # Whoever calls us may do that for all connections, and what a hook sets is for the handler of this one.
+            # The caller's context may be that of all connections; what a hook sets is for this one's handler.
             self.server.context.copy().run(self._go_on)
 
     def _go_on(self) -> None:
@@ -261,7 +261,7 @@ class ServerHandshake(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
         if self.transport is not None:
-            self.transport.close()  # CPython 3.10's TLS warns when nobody has
+            self.transport.close()  # CPython 3.10's TLS warns if nobody has closed it
             self.transport = None
         if self._task is not None:
             self._task.cancel()
@@ -284,7 +284,7 @@ class ServerHandshake(asyncio.Protocol):
             self._leave()
 
     def finish(self) -> None:
-        """The server takes nobody any more: this is among the last."""
+        """The server accepts nobody any more: this connection is among the last."""
 
     def go_away(self) -> None:
         """The server is shutting down."""
@@ -292,10 +292,10 @@ class ServerHandshake(asyncio.Protocol):
             return
         response = self._sendable(self.acceptor.reject(503, "the server is shutting down"))
         if self._sock is not None:
-            with contextlib.suppress(OSError):  # it has gone, which is as good
+            with contextlib.suppress(OSError):  # the client has gone, which is as good
                 self._sock.send(self._to_send)
             with contextlib.suppress(OSError):
-                # What nobody has read would turn our end into a reset, and the answer be lost.
+                # Unread input would turn our close into a reset, and the answer would be lost.
                 self._sock.recv(MAX_HEAD)
             self.abort()
         elif self.transport is not None:
@@ -327,8 +327,8 @@ class ServerHandshake(asyncio.Protocol):
         return None
 
     def _sendable(self, response: Response) -> Response:
-        """`response`, whose bytes are in `_to_send` now; raises where a hook has made of it what no HTTP can say."""
-        # Of a request that is refused before it is one the method can be read all the same.
+        """Puts the bytes of `response` in `_to_send`, and returns it. Raises if a hook has made it illegal HTTP."""
+        # Where the request was refused before it was parsed, its first bytes still show the method.
         is_head = self._data.startswith(b"HEAD ") if self.request is None else self.request.method == "HEAD"
         self._to_send = response.serialize("HEAD" if is_head else "GET")
         return response
@@ -341,7 +341,7 @@ class ServerHandshake(asyncio.Protocol):
 
     def _think(self) -> None:
         if self._said is not None and self.transport is not None:
-            # More bytes than the first frames have no business here while a hook thinks.
+            # While a hook thinks, what the client sends waits in the socket.
             self.transport.pause_reading()
             self._task = self.server.loop.create_task(self._run_hooks(self._said))
             self._task.add_done_callback(lambda _: self._forget_said())
@@ -371,7 +371,7 @@ class ServerHandshake(asyncio.Protocol):
         return self._sendable(answer_of(await said, "process_response") or chosen)
 
     def _forget_said(self) -> None:
-        """A coroutine that was never begun, because its client left first, is nobody's mistake."""
+        """Drops a coroutine that never began because its client left first, so that Python does not warn of it."""
         said, self._said = self._said, None
         abandon(said)
 
@@ -392,7 +392,7 @@ class ServerHandshake(asyncio.Protocol):
         transport.write(self._to_send)
         self._taken = self._count_taken()
         logger.debug("connection rejected: %s", response.status_code)
-        # The transport has it; it may be a page of many MB, and its reader may take his time.
+        # The transport has the bytes. They are dropped here: a page may have many MB, and its client may be slow.
         self._data = self._to_send = b""
         self.response = Response(response.status_code, response.reason_phrase, response.headers)
         self._chosen = None
@@ -403,13 +403,13 @@ class ServerHandshake(asyncio.Protocol):
             transport.close()
 
     def _enter(self) -> None:
-        """It takes longer than a moment, and may not take longer than `open_timeout`."""
+        """The handshake is not over at once: from now on it is one of `handshakes`, and has `open_timeout`."""
         self.server.handshakes.add(self)
         if self._timer is None and self.server.open_timeout is not None:
             self._timer = Deadline(self.server.loop, self.server.open_timeout, self._time_is_over)
 
     def _time_is_over(self) -> None:
-        """Unless it is a client who takes a long answer, and has taken much of it in that time."""
+        """Ends the connection, unless its client has taken much of a long answer in that time."""
         before, self._taken, self._timer = self._taken, self._count_taken(), None
         if before is not None and self._taken - before >= MUCH:
             self._enter()
@@ -417,11 +417,11 @@ class ServerHandshake(asyncio.Protocol):
             self.abort()
 
     def _count_taken(self) -> int:
-        """Grows with what the client takes: with what his system has confirmed, as far as ours says so."""
+        """A number that grows with what the client takes: with what its system confirms, where ours reports that."""
         transport = self.transport
         if transport is None:
             return 0
-        # Of a stream of HTTP/2: it has its turn behind others, which the client takes.
+        # For a stream of HTTP/2 the whole connection counts: the client may be taking other streams first.
         below = getattr(transport, "below", None) or transport
         confirmed, _ = bytes_confirmed(below.get_extra_info("socket"))
         return confirmed - transport.get_write_buffer_size()
@@ -436,6 +436,6 @@ class ServerHandshake(asyncio.Protocol):
             self._timer = None
 
 
-# No names in quotes, which whoever looks an annotation up would have to know.
+# No names in quotes: `typing.get_type_hints` would need them in the namespace of its caller.
 ProcessRequest = Callable[[ServerHandshake, Request], Response | Awaitable[Response | None] | None]
 ProcessResponse = Callable[[ServerHandshake, Request, Response], Response | Awaitable[Response | None] | None]

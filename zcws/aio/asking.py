@@ -1,7 +1,7 @@
 """A client's connection before it is open: the request goes out, the response is read.
 
-What this file decides: how the two get over a transport, and that whatever fails here ends it. It refuses to know
-what the response means (connector.py), where it leads (route.py) and how the transport was made (reach.py).
+What this file decides: how the two get over a transport, and that any failure here ends the connection. It refuses to
+know what the response means (connector.py), where it leads (route.py) and how the transport was made (reach.py).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ClientHandshake(asyncio.Protocol):
             self.done.set_result(response)
         if self.transport is not None:
             if self.transport.get_extra_info("sslcontext") is not None:
-                self.transport.abort()  # `close` would wait for the peer's goodbye: half a minute, on 3.10 for ever
+                self.transport.abort()  # `close` would wait for the close_notify: half a minute, on 3.10 for ever
             else:
                 self.transport.close()
 

@@ -1,7 +1,7 @@
-"""What the event loops' transports keep to themselves: the socket, and the TLS, are asked directly.
+"""What the event loops' transports do not tell: the socket and TLS are asked directly.
 
-A transport says what it was given to send and has not sent. It does not say whether TLS has anything below it any more,
-what TLS has received and not handed over, what the peer's system has confirmed, or who the peer was that has gone.
+A transport says how many bytes it has not sent yet. It does not say whether TLS still has a connected socket below it,
+what TLS has received and not handed over, what the peer's system has confirmed, or who a peer was that has gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONFIRMED_AT, _HELD_AT = 120, 144
 #: connection, and when both sides have closed it.
 _SO_PEERNAME = 28
 
-#: What it answers: family, port and address, as they stand in sockaddr_in and sockaddr_in6. Unix sockets have names of
+#: What it returns: family, port and address, as they stand in sockaddr_in and sockaddr_in6. Unix sockets have names of
 #: any length, and for them getpeername always answers.
 _FORMS: dict[int, struct.Struct] = {
     socket.AF_INET: struct.Struct("!2xH4s8x"),
@@ -53,7 +53,7 @@ def is_tls(transport: asyncio.BaseTransport) -> bool:
 
 
 def is_cut_off(transport: asyncio.WriteTransport) -> bool:
-    """Whether TLS has nothing below it any more. Neither asyncio's nor uvloop's says so when it is asked."""
+    """Whether the socket below TLS is no longer connected. Neither asyncio's TLS nor uvloop's says so when asked."""
     return _asked_below(transport, lambda sock: sock.getpeername() is None)
 
 
@@ -63,23 +63,23 @@ def has_all(transport: asyncio.WriteTransport) -> bool:
 
 
 def has_unread(sock: socket.SocketType | None) -> bool:
-    """Whether something lies in the socket, bytes or its end, that the loop has not come to."""
+    """Whether the socket holds something that the loop has not read: bytes, or the end."""
     return sock is not None and _asked(sock, lambda own: own.recv(1, socket.MSG_PEEK) is not None)
 
 
 def _asked_below(transport: asyncio.WriteTransport, ask: Callable[[socket.socket], bool]) -> bool:
-    """What the socket below a loop's own TLS says, which alone cannot end its side; True where there is none."""
+    """What the socket below a loop's own TLS says; False for other transports: only such TLS lacks `write_eof`."""
     sock = transport.get_extra_info("socket")
     return sock is not None and not transport.can_write_eof() and _asked(sock, ask)
 
 
 def _asked(sock: socket.SocketType, ask: Callable[[socket.socket], bool]) -> bool:
-    """What it says; False where it would have to wait for an answer, True where it is broken."""
+    """What the socket says; False where it would have to wait for an answer, True where it is broken or closed."""
     try:
         own = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
         try:
-            own.setblocking(False)  # PyPy has just had it block, for everybody
-            return ask(own)  # what uvloop gives us for a socket would answer from memory
+            own.setblocking(False)  # PyPy has just made it blocking, for everybody
+            return ask(own)  # uvloop's stand-in for the socket would answer from memory
         finally:
             own.detach()
     except BlockingIOError:
@@ -89,8 +89,8 @@ def _asked(sock: socket.SocketType, ask: Callable[[socket.socket], bool]) -> boo
 
 
 def bytes_confirmed(sock: socket.SocketType | None) -> tuple[int, int]:
-    """How many bytes the peer's system has confirmed so far, and how many ours holds back, as far as ours says so:
-    Linux does."""
+    """How many bytes the peer's system has confirmed so far, and how many ours has not sent yet. Only Linux says so:
+    elsewhere both are 0."""
     if sock is None or sys.platform != "linux":
         return 0, 0
     try:
@@ -104,7 +104,7 @@ def bytes_confirmed(sock: socket.SocketType | None) -> tuple[int, int]:
 def left_in(tls: ssl.SSLObject) -> bytearray:
     """What TLS has received and nobody has read."""
     left = bytearray()
-    with contextlib.suppress(ssl.SSLError):  # there is no more, or it is not whole
+    with contextlib.suppress(ssl.SSLError):  # there is no more, or not a whole record
         while data := tls.read(_RECORD):
             left += data
     return left
@@ -125,7 +125,7 @@ def peer_of(sock: socket.SocketType) -> Any:
     try:
         found = form.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, form.size))
     except (OSError, struct.error):
-        return sock.getpeername()  # what is only like Linux need not have it
+        return sock.getpeername()  # a system that is only like Linux may lack the option
     if len(found) == 2:
         return socket.inet_ntop(socket.AF_INET, found[1]), found[0]
     port, flow, host, scope = found
@@ -145,5 +145,5 @@ def break_off(loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport
     transport.abort()
     sock = transport.get_extra_info("socket")
     if isinstance(loop, asyncio.SelectorEventLoop) and sock is not None and sock.fileno() >= 0:
-        # Before CPython 3.12 asyncio's own may wait for room now, and have nothing to write: it forgets to stop.
+        # Before CPython 3.12, asyncio's transport forgets to stop waiting for room, with nothing left to write.
         loop.remove_writer(sock.fileno())

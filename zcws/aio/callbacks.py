@@ -1,11 +1,11 @@
-"""`on_frame`: frames are shown to a function of the program where they arrive, in no task.
+"""`on_frame`: frames are shown to a function of the program as they arrive, without a task.
 
 Nothing is shown, and nothing read, while the transport is full: a function that answers every message cannot fill the
-memory with answers. Nor is all shown at once that has arrived: after a share of it others run, as they would beside a
-task that reads.
+memory with answers. Nor is everything that has arrived shown at once: after a share of it other tasks run, as they
+would beside a task that reads.
 
-The function runs in a context of each connection's own: the engine calls it for all of them from one place, and what
-one sets in a context variable is not for the next. A context is entered once for all that is shown at a time.
+For each connection the function runs in a context of its own: the engine calls it for all connections from one place,
+and what it sets in a context variable for one is not for the next. The context is entered once for each share.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["FAILURES", "Callbacks", "OnFrame"]
 
 OnFrame = Callable[[Any, Frame], object]
 
-#: A share: so many frames (a ring of 256 KiB holds 4,000 of 64 bytes); where they may be compressed, so many, or the
-#: first that brings what has been inflated to so many bytes. Each takes a few milliseconds, without what the program
-#: does.
+#: A share ends after `_MOST_FRAMES` (a ring of 256 KiB holds 4,000 frames of 64 bytes). Where frames may be compressed,
+#: it ends after `_MOST_INFLATING`, or with the one that brings the inflated bytes to `_MOST_INFLATED`. Either takes a
+#: few milliseconds, without what the program does.
 _MOST_FRAMES, _MOST_INFLATING, _MOST_INFLATED = 4096, 100, 4 * 1024 * 1024
 
-#: A function that raises CancelledError has asked something that was cancelled: nobody can cancel the function itself.
+#: A function that raises CancelledError has asked a future that was cancelled: nobody can cancel the function itself.
 FAILURES = (Exception, asyncio.CancelledError)
 
 _OPEN = State.OPEN
@@ -63,7 +63,7 @@ class Callbacks(Ending):
         raise NotImplementedError
 
     def _uncork(self) -> bool:
-        """Everybody has had what arrived: what they wrote goes out."""
+        """What arrived has been handed out: what was written meanwhile goes out."""
         raise NotImplementedError
 
     # ---- showing ----
@@ -86,7 +86,7 @@ class Callbacks(Ending):
         """Returns whether there may be more. Raises: ConnectionClosed, at the end."""
         reader = self._reader
         if reader.is_concluded and reader.has_ended_well():
-            return False  # of a Close the end callbacks tell: no need to raise here, and to catch that
+            return False  # the end callbacks report a Close: nothing has to be raised for it
         enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
         left = _MOST_INFLATING if enough else _MOST_FRAMES
         if self._drained is not None or self._is_aborted:
@@ -116,7 +116,7 @@ class Callbacks(Ending):
             self._uncork()
 
     def _show_last(self) -> None:
-        """The socket is gone: what it has brought is shown before that is said."""
+        """The socket is gone: the frames that it has brought are shown before the end is told."""
         if self._next_share is not None:
             self._next_share.cancel()
             self._next_share = None
@@ -125,7 +125,7 @@ class Callbacks(Ending):
         try:
             while self._in_context(self._show_share, self._on_frame):
                 pass
-        except (ConnectionClosed, MemoryError):  # of which the close code tells
+        except (ConnectionClosed, MemoryError):  # the close code reports them
             return
 
     def abort(self) -> None:
@@ -136,14 +136,16 @@ class Callbacks(Ending):
     def _go_on(self) -> None:
         if self._on_frame is not None:
             self._corked = True
-            try:  # news or not: the last frame may still be in the way of the next
+            try:  # with news or without: the last frame may still be in the way of the next
                 self._call_back(self._on_frame)
             finally:
                 self._after_bytes()
 
     def _callback_failed(self, error: BaseException) -> None:
         if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
-            return  # it wrote to this connection, which is over; to another one, and this one has nobody behind it
+            # It wrote to this connection, which is over. (Had it written to another, this one would be open, with
+            # nobody behind it.)
+            return
         context = {
             "message": "on_frame failed",
             "exception": error,

@@ -1,8 +1,8 @@
 """`connect`: from a URI to an open connection.
 
-reach.py makes a transport, by a proxy where there is one. It begins with the `ClientHandshake` of asking.py, which
-sends the request and reads the response. With a 101 the transport gets another protocol, the `WebSocket`. A response
-that leads elsewhere is followed where route.py lets it; a loop that connects again asks retry.py whether and when.
+reach.py makes a transport, through a proxy where there is one. Its first protocol is the `ClientHandshake` of
+asking.py, which sends the request and reads the response. After a 101 the transport gets another protocol, the
+`WebSocket`. A redirect is followed where route.py allows it; a loop that connects again asks retry.py whether and when.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class connect:
         host, port, sock, path: where to connect to, if not to the URI's host and port: another place, a connected
             socket, or the path of a Unix socket.
         http2: True uses HTTP/2 (RFC 8441), with one TCP connection for each WebSocket. Needs the extra `http2`. Over
-            TLS the server chooses the version, and the context that is given asks for it from now on (ALPN); without
-            TLS the server has to speak it.
+            TLS the server chooses the version, and the context given as `ssl` offers HTTP/2 from now on (ALPN);
+            without TLS the server has to speak it.
         process_exception: for `async for`: a function that takes an error, and returns None to try again, or the
             exception to raise; by default `zcws.process_exception`.
         reconnect_delays: for `async for`: a function without arguments that returns an iterable of seconds to wait; by
@@ -146,7 +146,7 @@ class connect:
             basic_auth=basic_auth,
             bearer=bearer,
         )
-        # What is wrong with the arguments is said here, not when it is awaited.
+        # Wrong arguments raise here, not when this is awaited.
         self._first: WebSocketConnector | None = self._make_connector()
         self._uri = self._first.uri
         self._route = Route(
@@ -229,7 +229,7 @@ class connect:
 
     async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
-        # Where the answer arrives is not where we are, and `on_frame` runs in the context that it finds.
+        # The answer arrives in another context; `_open` runs in a copy of this one, because `on_frame` inherits it.
         opens: Callable[..., WebSocket] = partial(copy_context().run, self._open)  # type: ignore[call-arg]
 
         def make() -> ClientHandshake | Http2Client:
@@ -247,8 +247,8 @@ class connect:
                     opened.abort()
             response = protocol.maybe_refusal()
             if response is not None and isinstance(error, asyncio.CancelledError):
-                # The time is over, and the body is not: the status is the answer, which this raises. If it leads
-                # elsewhere, there is no time to follow.
+                # The time is over before the body is complete: `follow` raises an error with the status. A redirect is
+                # not followed, for there is no time left.
                 self._route.follow(connector, response, followed)
             raise
 
@@ -299,7 +299,7 @@ class connect:
 
 
 def http2_client() -> type[Http2Client]:
-    """What a connection begins with that may speak HTTP/2. Raises: ImportError, without the extra."""
+    """The first protocol of a connection that may speak HTTP/2. Raises: ImportError, without the extra."""
     try:
         from zcws.aio.http2_asking import Http2Client
     except ImportError:
@@ -313,7 +313,7 @@ def unix_connect(
     """`connect` over the Unix socket at `path`, or over the one that is given as `sock`; `uri` gives the Host and the
     resource.
 
-    By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
+    By default `uri` is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
     check_unix_place("unix_connect", path, options.get("sock"))
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)

@@ -1,6 +1,6 @@
-"""When a peer has had its time, and that it is not blamed for a pause of ours.
+"""When a peer's time is over. A peer is not blamed for a pause of our event loop.
 
-`Deadlines` is one timer for all that wait equally long, as nearly always the peer is quicker.
+`Deadlines` is one timer for all that wait equally long, because nearly always the peer is quicker.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from zcws.pool import Pool
 
 __all__ = ["Deadline", "Deadlines", "deadlines_of", "in_time", "stood_still"]
 
-#: A timer that is so many seconds late says that the event loop has stood still. What peers have said meanwhile is in
-#: their sockets, and a turn of the loop serves some of them before it calls all timers that are due.
+#: A timer that is this many seconds late shows that the event loop has stood still. What peers have sent meanwhile is
+#: in their sockets, and a turn of the loop serves only some of these before it calls all timers that are due.
 _LATE = 0.05
 
 _Result = TypeVar("_Result")
 
 
 def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
-    """How long the loop has stood still, in seconds, where that is why a timer that was `due` comes only now; or 0.
+    """How many seconds the loop has stood still, if that is why a timer that was `due` comes only now; otherwise 0.
 
-    Whoever would blame a peer gives it as long again, once.
+    Before a caller blames a peer, it gives the peer as long again, once.
     """
     late = loop.time() - due
     return late if late > _LATE else 0
@@ -45,11 +45,11 @@ class Deadline:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float, passed: Callable[[], object]) -> None:
         self._loop = loop
-        # The timer has `passed`, and drops it when it is cancelled: this makes no cycle with whoever waits.
+        # Only the timer holds `passed`, and drops it when it is cancelled: so whoever waits is in no cycle with this.
         self._handle = loop.call_later(timeout, self._tick, loop.time() + timeout, passed)
 
     def cancel(self) -> None:
-        """It need not wait any more."""
+        """Ends the wait: `passed` is not called."""
         self._handle.cancel()
 
     def _tick(self, due: float, passed: Callable[[], object]) -> None:
@@ -66,14 +66,14 @@ async def in_time(
 ) -> _Result:
     """What the coroutine returns, unless it takes too long: then it is cancelled.
 
-    That is `asyncio.wait_for` of CPython 3.12 and later. Before, it loses a cancellation that comes in the turn in
+    `asyncio.wait_for` does the same from CPython 3.12 on. Before, it loses a cancellation that comes in the turn in
     which the coroutine returns: the task goes on, and nothing stops it any more.
 
     Args:
-        drop: called with what the coroutine has returned where a cancellation came in that turn: nobody else gets it.
+        drop: called with the coroutine's result if a cancellation came in that turn, since nobody else gets it.
 
     Raises:
-        asyncio.TimeoutError: it has taken more than `timeout` seconds, without those in which the loop has stood still.
+        asyncio.TimeoutError: it took more than `timeout` seconds, not counting those in which the loop has stood still.
     """
     loop = asyncio.get_running_loop()
     due = math.inf if timeout is None else loop.time() + timeout
@@ -104,7 +104,7 @@ class Waiter(Protocol):
     """Who waits for something, and not for ever."""
 
     def deadline_passed(self) -> None:
-        """It did not come."""
+        """What was waited for did not come in time."""
         ...
 
 
@@ -121,8 +121,8 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
         self.timeout: float = timeout
-        # Until when; the first to wait is the first whose time is over. A dict looks for its first behind all that have
-        # gone from there.
+        # Until when each waits; the first to wait is the first whose time is over. Not a dict, which finds its first
+        # item only behind the gaps of all that were removed before it.
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self._is_set = False
 
@@ -135,7 +135,7 @@ class Deadlines:
             self._set(loop)
 
     def remove(self, peer: Waiter) -> None:
-        """It need not wait any more."""
+        """Ends its wait, if it waits."""
         self._waiting.pop(peer, None)
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -156,7 +156,7 @@ class Deadlines:
                     break
                 del self._waiting[peer]
                 peer.deadline_passed()
-        finally:  # one of them may have failed, and is not the last
+        finally:  # one of them may have raised, with others behind it
             if self._waiting and not self._is_set:
                 self._set(loop)
 
@@ -167,6 +167,6 @@ def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) ->
     deadlines: Deadlines | None = None if known is None else known()
     if deadlines is None or deadlines.loop() is not loop:
         deadlines = Deadlines(loop, timeout)
-        # Weakly: those who wait keep the loop alive, of which the pool is known for as long as it lives.
+        # Weakly: those who wait hold the loop, and the pool lives as long as the loop, so neither would ever go.
         pool.deadlines[timeout] = weakref.ref(deadlines)
     return deadlines

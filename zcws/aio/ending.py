@@ -1,8 +1,8 @@
-"""The end of a connection on asyncio, and the Pings that find out that it has come.
+"""The end of a connection on asyncio, and the Pings that detect it.
 
 The core says when both Close frames have passed or the peer broke a rule (`Connection.wants_close`); then a server ends
 its side of the TCP connection first (RFC 6455 7.1.1) and a client waits for that. Every wait is bounded by
-`close_timeout`, counted from the Close, and counted again where the peer has read on what stands before that.
+`close_timeout`, counted from the Close, and counted anew while the peer goes on reading what stands before the Close.
 
 The peer's Close may stand behind messages that have not been read. How long it waits for them:
 
@@ -13,7 +13,7 @@ The peer's Close may stand behind messages that have not been read. How long it 
                                                                       Close of ours is out
     waits in `wait_closed`, and nobody reads                          at once
 
-One that comes by itself takes effect at once, but behind the sends that were waiting for room (outlet.py).
+A Close with no unread messages before it takes effect at once, but behind the sends that wait for room (outlet.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zcws.errors import NO_PONG
 
 __all__ = ["MUCH", "Ending"]
 
-#: Bytes that are more than our Ping, in whatever TLS makes of it: who confirms so many takes what waits for it.
+#: Bytes, more than a Ping of ours inside TLS: a peer that confirms as many is taking what waits for it.
 MUCH = 4096
 
 
@@ -74,7 +74,7 @@ class Ending(Outlet):
 
     @property
     def _was_never_read(self) -> bool:
-        """Whether nobody has read since the connection opened, or waits to."""
+        """Whether nobody has read since the connection opened, and nobody waits to read."""
         raise NotImplementedError
 
     @property
@@ -92,7 +92,7 @@ class Ending(Outlet):
     def _on_bridge(self) -> None:
         is_owed = not self.connection.is_split and self.writer.sent_close is None
         if is_owed and self._deadline is not None and self._reader.is_concluded and not self._is_stuck:
-            # What stood before the peer's Close has been read and answered in time; that, too, has its time to go out.
+            # What stood before the peer's Close has been read and answered in time; the answers, too, have their time.
             self._stop_deadline()
             self._start_deadline()
         super()._on_bridge()
@@ -110,12 +110,12 @@ class Ending(Outlet):
             self._stop_keepalive()
             self._resume_reading()
             if connection.state is State.LOST and self._reading_paused and self._is_given_up:
-                # Nothing can be sent, there is no room for what may have come before, and nobody makes any.
+                # Nothing can be sent, there is no room for what the peer may have said last, and nobody makes room.
                 transport.abort()
                 return
             self._start_deadline()
             if self._may_close(transport):
-                # Closed twice, asyncio's TLS cannot be aborted any more.
+                # If asyncio's TLS is closed twice, it cannot be aborted any more.
                 if self._own is not None or not transport.is_closing():
                     transport.close()
             elif not connection.is_client and not transport.is_closing() and not self._is_lingering:
@@ -127,14 +127,14 @@ class Ending(Outlet):
             self._start_deadline()
 
     def _may_close(self, transport: asyncio.Transport) -> bool:
-        """Whether the socket may be closed, though the peer has not done it, or we have not seen it."""
+        """Whether the socket may be closed now: the peer has ended its side, or we need not wait for that."""
         connection = self.connection
         waits_for_peer = connection.is_client or transport.can_write_eof()
         return self._reader.is_at_eof or not (waits_for_peer or self._is_lingering)
 
     @property
     def _is_lingering(self) -> bool:
-        """Whether the peer has made a mistake, has been told so, and may be in the middle of saying something long."""
+        """Whether the peer has broken a rule, has been told so, and may still be sending something long."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.can_write_eof():
             return False
@@ -143,7 +143,7 @@ class Ending(Outlet):
     def _start_deadline(self) -> None:
         timeout = self._time_to_close()
         if self._deadline is not None and self._deadline.timeout != timeout:
-            self._stop_deadline()  # the end has taken effect, or somebody has begun to read: it counts no more
+            self._stop_deadline()  # the end has taken effect, or somebody has begun to read: another time counts
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
             deadlines = deadlines_of(self._loop, self._reader.pool, timeout)
@@ -157,14 +157,14 @@ class Ending(Outlet):
             return LINGER if timeout is None else min(timeout, LINGER)
         if (timeout is not None and timeout <= GRACE) or reader.is_concluded or not self._was_never_read:
             return timeout
-        # A Close of ours has all its time: what went before it may still be under way, and the peer slow to read.
+        # A Close of ours has the full time: what was sent before it may still be under way to a peer that reads slowly.
         return GRACE if self.writer.sent_close is None else timeout
 
     def deadline_passed(self) -> None:
         """For `Deadlines`: the closing handshake has taken `close_timeout`, or the peer's Close has waited `GRACE`."""
         deadline, self._deadline = self._deadline, None
         assert deadline is not None  # it has called us
-        # What we have to say could not go out in all that time.
+        # What we have to send could not go out in all that time.
         is_stuck = self._is_stuck and deadline.timeout == self._options.close_timeout
         if self._reader.is_ending and not self._reader.is_concluded:
             if deadline.timeout != GRACE or self._time_to_close() == GRACE:
@@ -178,7 +178,7 @@ class Ending(Outlet):
             self.connection.drain_bridge()
             self._advance_closing()
             if self._deadline is None:
-                self.abort()  # it was a Pong behind our Close: nothing else will end this
+                self.abort()  # the reply was a Pong behind our Close: nothing else will end this
         elif self._is_taking:
             self._start_deadline()  # our Close stands behind what the peer is still reading
         elif self._is_lingering and not is_stuck and self._transport is not None:
@@ -189,12 +189,12 @@ class Ending(Outlet):
 
     @property
     def _is_taking(self) -> bool:
-        """Whether the peer, for whom much was waiting when the deadline began, has taken much of it since."""
+        """Whether the transport was full when the deadline began, and the peer has taken much since."""
         return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= MUCH
 
     @property
     def _is_stuck(self) -> bool:
-        """Whether it has not, and what was waiting waits still."""
+        """Whether the transport was full when the deadline began and still is, and the peer has taken little since."""
         return self._gone >= 0 and self._drained is not None and not self._is_taking
 
     def _stop_keepalive(self) -> None:
@@ -217,15 +217,16 @@ class Ending(Outlet):
         """For `Keepalive`."""
         heard, waiting = self._reader.bytes_received, self._bytes_waiting()
         sent = self.writer.taken - waiting
-        # More has gone since something waited: the peer has made room. Where nothing waited, that says nothing.
+        # If bytes waited last time and some have gone since, the peer has made room. If none waited, sending proves
+        # nothing.
         is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
         self._heard_at, self._sent_at = heard, sent if waiting else -1
         return self._has_taken_much() or is_alive or (self._reading_paused and not waiting)
 
     def _has_taken_much(self) -> bool:
-        """Whether the peer's system has confirmed more than a Ping since this was last asked: so a peer is seen to take
-        what our system has taken already. A plain one shows no life by that where our system holds nothing
-        back: then the Ping is not behind anything, and its program does not answer."""
+        """Whether the peer's system has confirmed more than a Ping since this was last asked: the peer takes what our
+        system has accepted before. On a socket of the engine that counts only if our system held bytes back: otherwise
+        nothing stands before the Ping, and it is the peer's program that does not answer."""
         own, transport = self._own, self._transport
         if transport is None:
             return False
@@ -236,7 +237,7 @@ class Ending(Outlet):
         return self._confirmed - before >= MUCH and (own is None or bool(was_held or self._held_back))
 
     def has_unread(self) -> bool:
-        """For `Keepalive`. What we have stopped reading says nothing: it has lain there before."""
+        """For `Keepalive`. While reading is paused, unread bytes prove nothing: they may have lain there for long."""
         transport = self._transport
         if transport is None or self._reading_paused or self._reader.is_ending:
             return False
@@ -250,11 +251,11 @@ class Ending(Outlet):
             return False
         transport = self._transport
         if self._reading_paused and transport is not None and has_all(transport):
-            # asyncio's TLS waits with that for the next read, and drops what is written meanwhile.
+            # asyncio's TLS reports the end only when reading goes on, and drops what is written meanwhile.
             transport.abort()
             return False
         if self._was_never_read:
-            # Nobody has asked for a frame in all that time: Pings and Pongs need not wait, nor a ring with them.
+            # Nobody has asked for a frame in all that time: Pings and Pongs need not be kept, nor a ring for them.
             self._reader.keeps_controls = False
         pings = self._need_pings()
         payload = pings.fresh_payload()
@@ -267,7 +268,7 @@ class Ending(Outlet):
     def keepalive_failed(self) -> None:
         """For `Keepalive`."""
         if self._reader.is_ending:
-            return  # its Close stands behind what nobody has read, and has a deadline of its own
+            return  # the peer's Close stands behind what nobody has read, and has a deadline of its own
         self.connection.fail(CloseCode.INTERNAL_ERROR, NO_PONG)
         self._flush()
         self._after_bytes()
