@@ -1,11 +1,11 @@
 """What the protocol owes to the peer of a blocking connection, and which of the program's threads sees to it.
 
-The reader writes the replies to Ping and Close itself, and the Pings of keepalive. It never waits for the lock of those
-who write: its holder may be waiting for a peer that will not read before it has been read from. A reply that cannot go
-out stays on the bridge, and whoever holds the lock sends it when done.
+The reader writes the replies to Ping and Close itself, and the Pings of keepalive. It never waits for the write lock:
+the thread that holds it may be waiting for a peer that does not read until it has been read from. A reply that cannot
+go out stays on the bridge, and the thread that holds the lock sends it when done.
 
-In a program that only sends, nobody reads: now and then a write looks at what has arrived (`_look`), without waiting
-for it, and so does one that has failed (`_hear_why`). Messages that they meet wait for `recv`.
+In a program that only sends, nobody reads: now and then a write looks, without waiting, at what has arrived (`_look`),
+and a write that has failed does so too (`_hear_why`). Messages that they receive wait for `recv`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ _Result = TypeVar("_Result")
 #: Seconds until the reader tries again to say Pong to a peer that did not read.
 NEXT_TRY = 0.1
 
-#: Seconds from one look at what has arrived to the next, in a program that only sends: a peer may want its Pong in one.
+#: Seconds from one look at what has arrived to the next, in a program that only sends: a peer may want its Pong within
+#: a second.
 _NEXT_LOOK = 0.2
 
-#: Receives of one such look: a ring may be filled, and the sender is not held up by a peer that never stops.
+#: Receives in one such look: enough to fill a ring, too few for a peer that never stops to hold up the sender.
 _LOOKS = 16
 
 
@@ -52,20 +53,21 @@ class Answering(Turns, Writing):
         Turns.__init__(self, connection, channel, options, keepalive)
         Writing.__init__(self, connection, channel, options)
         self._usual_wait = self._longest_wait
-        self._halves: Halves | None = None  # who sees to it after a split
+        self._halves: Halves | None = None  # they do all this after a split
         self._next_look = time.monotonic() + _NEXT_LOOK
-        # The peer's Close stands behind what nobody reads: how many rows had been read, and until when it waits.
+        # Set when the peer's Close stands behind rows that nobody reads: how many rows had been read, and the time
+        # until which the Close waits for them.
         self._ending_behind: tuple[int, float] | None = None
 
     def _on_put(self) -> None:
         """A reply is on the bridge, or the reader has come to its end. In the reader's thread."""
         self._unless_busy(self.connection.drain_bridge)
-        self._call_helpers()  # a send that has failed may wait for that, with the lock
+        self._call_helpers()  # a send that has failed may wait for this, holding the lock
 
     def _unless_busy(self, write: Callable[[], _Result]) -> _Result | None:
-        """Only while nobody writes: not another thread, nor what a signal handler of this one has interrupted.
+        """Calls `write`, unless another thread is writing, or this one was when a signal handler interrupted it.
 
-        Returns: what `write` gave; None where somebody does, who looks again at what is left to him.
+        Returns: the result of `write`; None where somebody is writing, who looks afterwards at what was left to him.
         """
         lock, order = self._write_lock, self._in_order
         try:
@@ -85,9 +87,9 @@ class Answering(Turns, Writing):
             self._reply(in_reader=True)
 
     def _send_leftover(self) -> None:
-        """What others have left to us while we held the lock. In a writer's thread, after every write."""
+        """Sends what others have left to us while we held the lock. In a writer's thread, after every write."""
         if self._halves is not None:
-            return  # it has been split since, and is theirs
+            return  # it has been split since: the halves send that
         if self._bridge.slot:
             self._reply(in_reader=False)
         if self._goodbyes:
@@ -96,16 +98,16 @@ class Answering(Turns, Writing):
             self._look()
 
     def _look(self) -> None:
-        """Perhaps nobody reads: what the peer has said is heard, and its Pings are answered. Messages wait for `recv`.
+        """Receives what the peer has sent and answers its Pings, in case nobody reads. Messages wait for `recv`.
 
-        In a writer's thread, and not while another one reads: that hears it anyway.
+        In a writer's thread. Does nothing while another thread reads, since that one receives it anyway.
         """
         now = time.monotonic()
         self._next_look = now + _NEXT_LOOK
         if self._turns_wanted or self.connection.state is not State.OPEN:
             return
-        # It has been split meanwhile, or we are in a signal handler that has interrupted who reads. Only those: what a
-        # handler raises here is for whoever sends.
+        # Suppressed: it has been split meanwhile, or we are in a signal handler that has interrupted a read. Nothing
+        # else is: what a handler raises here is for the caller of the send.
         with contextlib.suppress(AlreadySplit, Interrupted), self._turn(wait=False) as is_ours:
             if is_ours:
                 self._hear(now)
@@ -119,18 +121,18 @@ class Answering(Turns, Writing):
         def hear() -> None:
             nonlocal heard
             self._hear(time.monotonic())
-            # A Close behind what nobody has read counts as well: nobody can answer that any more.
+            # A Close behind messages that nobody has read counts as well: those can no longer be answered.
             self._reader.conclude()
             heard = True
 
-        # A thread that reads is about to meet it; unless it is one that aborts, and waits for our lock.
+        # A thread that reads is about to find the reason too, unless it is aborting, and waits for our lock.
         deadline = after(0 if self._channel.is_over else GRACE)
         with contextlib.suppress(AlreadySplit, Interrupted):
             self._help(lambda: heard or self._reader.is_concluded, hear, deadline)
-        self.connection.drain_bridge()  # where another thread reads, it has left a Close there
+        self.connection.drain_bridge()  # another thread that reads may have left a Close there
 
     def _hear(self, now: float) -> None:
-        """What has arrived, as far as there is room for it."""
+        """Receives what has arrived, as far as there is room for it."""
         reader = self._reader
         for _ in range(_LOOKS):
             if reader.is_ending or reader.is_full or not self._receive(now):
@@ -142,7 +144,10 @@ class Answering(Turns, Writing):
             self._unless_busy(self.connection.lose)  # the end of the stream, and no Close is owed
 
     def _is_left_unread(self, now: float) -> bool:
-        """Whether nobody reads what stands before the peer's Close; so much time there was for it, or for a part."""
+        """Whether nobody reads the rows before the peer's Close: none has been read for `close_timeout` seconds.
+
+        If no row has ever been read, at most `GRACE` seconds.
+        """
         read, behind = self._reader.rows_read, self._ending_behind
         if behind is not None and behind[0] == read:
             return now >= behind[1]
@@ -151,13 +156,13 @@ class Answering(Turns, Writing):
         return False
 
     def _reply(self, *, in_reader: bool) -> None:
-        # Again, for a reply that was put while we held the lock: who put it has left it to us.
+        # Repeated, because a reply that was put on the bridge while we held the lock has been left to us.
         while self._unless_busy(lambda: self._write_what_is_due(in_reader=in_reader)) and self._bridge.slot:
             pass
 
     def _write_what_is_due(self, *, in_reader: bool) -> bool:
         """The lock is held. Returns: whether the peer takes it."""
-        # The reader does not wait for a peer that does not read either, as long as there is no Close to say.
+        # The reader does not wait for a peer that does not read, unless there is a Close to send.
         writable = not in_reader or self._reader.is_concluded or self._channel.is_writable
         self.connection.hold_replies = not writable
         self._longest_wait = self._usual_wait if writable else NEXT_TRY

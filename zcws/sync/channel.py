@@ -1,8 +1,8 @@
 """A blocking socket as the blocking driver wants it: receive into memory, send segments, time out.
 
-Here is what all channels have in common: what a receive has brought and nobody has taken, how long a send has patience,
-and how the socket ends while threads are in the middle of using it. How one receives and sends, and who keeps the time
-of that: plain.py and polled.py.
+Here is what all channels have in common: the bytes that were received and not yet taken, how long a send waits, and how
+the socket is closed while threads are using it. How a channel receives and sends, and who keeps the time of that, is
+in plain.py and polled.py.
 
 Two threads may use a channel at once, one to receive and one to send.
 """
@@ -36,40 +36,40 @@ __all__ = ["ENDED", "NOTHING", "TORN", "Channel", "Stuck", "is_ready"]
 NOTHING, ENDED, TORN = lib.ZCWS_NOTHING, lib.ZCWS_ENDED, lib.ZCWS_TORN
 _build_masked = lib.zcws_build_masked
 
-#: Milliseconds: a C int. Whoever waits for longer asks again.
+#: Milliseconds: a C int. The caller of a longer wait asks again.
 _LONGEST_POLL = 2**31 - 1
 
-#: Seconds after which `select` is asked again: of a socket that another thread has closed meanwhile, Linux's never says
-#: a word (`poll` does).
+#: Seconds after which `select` is called again: Linux's never returns for a socket that another thread has closed
+#: meanwhile (`poll` does).
 _ASK_AGAIN = 0.5
 
-#: Where in Linux's tcp_info `tcpi_bytes_acked` and `tcpi_bytes_received` stand, 64-bit numbers.
+#: Where `tcpi_bytes_acked` and `tcpi_bytes_received`, two 64-bit numbers, begin and end in Linux's tcp_info.
 _COUNTS_AT, _COUNTS_END = 120, 136
 
 
 class Stuck(TimeoutError):
-    """The peer took nothing for as many seconds as `limit_sends` or `expect_life` said. The text names the option."""
+    """The peer took nothing for as long as `limit_sends` or `expect_life` allows. The text names the option."""
 
 
 class Channel:
-    """A connected socket. It is the channel's from now on.
+    """A connected socket, which the channel owns from now on.
 
     Attributes:
         sock: the socket.
         is_tls: whether it is encrypted.
-        record: what C knows of it. `received`: bytes that the last receive has brought and nobody has taken; whoever
-            takes them sets it to 0. An exception of a signal handler may come in between. `found`: what a scan has
-            found there; NOTHING, when they have not been scanned; TORN, when nobody knows what of them is left to
-            take. `total`: of all receives.
-        cause: what the system, or TLS, said when it ended the stream; None where the peer did.
+        record: the structure that C is given. `received`: how many bytes the last receive brought that nobody has taken
+            yet; whoever takes them sets it to 0, but a signal handler may raise in between. `found`: what a scan has
+            found in those bytes; NOTHING, if they have not been scanned; TORN, if nobody knows which of them are left.
+            `total`: the bytes of all receives.
+        cause: the error with which the system or TLS ended the stream; None if the peer ended it.
         is_over: whether it has been closed.
-        has_sent_close: whether the writer's half has sent all that it ever will. The reader's half asks.
+        has_sent_close: whether the writer's half has sent all that it ever will. The reader's half looks at it.
     """
 
     is_tls = False
     has_sent_close = False
     cause: OSError | None = None
-    _watchdog: threading.Timer | None = None  # of a channel's own, once it has one
+    _watchdog: threading.Timer | None = None  # a channel has one after `abort_later`
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -78,20 +78,21 @@ class Channel:
         self._send_limit: float | None = None  # seconds; see `limit_sends`
         self._pings: tuple[float, float] | None = None  # see `expect_life`
         self._ours: Any = None  # our address, once the socket is closed
-        self._theirs: Any = None  # kept from here on: a socket that was reset does not know it any more
+        self._theirs: Any = None  # the peer's address, kept because a socket that was reset has forgotten it
         with contextlib.suppress(OSError):
             self._theirs = sock.getpeername()
         self.is_over: bool = False
-        # One for each thread that is on the way into a system call, or in it. It has the socket's number: that must not
-        # become another socket's meanwhile. Whoever aborts wakes them, and the last one closes. They leave without a
-        # call: a signal handler might raise as it begins, and nobody would be the last. A deque has room for 31; a list
-        # may find no memory for one more, and then the mark of another is taken.
+        # One mark for each thread that is on the way into a system call, or in it. Such a thread uses the descriptor,
+        # which must not become another socket's meanwhile: `abort` wakes these threads, and the last one to leave
+        # closes the socket. They remove their marks without a function call, since a signal handler might raise as that
+        # begins, and nobody would be the last. A deque has room for 31 marks; a list may find no memory for one more,
+        # and then the mark of another thread would be removed.
         self._inside: deque[None] = deque()
-        self._open: list[None] = [None]  # whoever takes this closes
-        self._last: list[None] = [None]  # whoever takes this reads to the end before that
+        self._open: list[None] = [None]  # whoever takes this item closes the socket
+        self._last: list[None] = [None]  # whoever takes this item reads to the end before that
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Frames are corked already; waiting for more would only delay them. macOS says EINVAL of a socket that the
-            # peer has reset: what it has brought is still read.
+            # Frames are corked already; waiting for more would only delay them. macOS raises EINVAL for a socket that
+            # the peer has reset: what has arrived on it is still read.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -104,21 +105,21 @@ class Channel:
         if count < 0:
             return count
         record = self.record
-        record.found = TORN  # until it is known here what C has found
+        record.found = TORN  # until Python knows what C has found
         record.found = found = inlet.scan_landing(count)
         return found
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         """Receives at least one byte into `buffer`, and returns how many.
 
-        Returns: NOTHING, when nothing came within `timeout` seconds (None waits for ever), or a signal has come, or may
-            have come before there was a sleep for it to interrupt: whoever still waits calls again. ENDED, when the
-            stream has ended or is broken. TORN, when what came before has not been taken.
+        Returns: NOTHING, when nothing came within `timeout` seconds (None waits for ever), or when a signal has come,
+            or may have come just before the sleep that it would have interrupted: a caller that still waits calls
+            again. ENDED, when the stream has ended or is broken. TORN, when what came before has not been taken.
         """
         raise NotImplementedError
 
     def rest(self, pool: Pool) -> None:
-        """Nothing has happened for a while, and nobody is inside: gives back what `scan` received into."""
+        """Gives back what `scan` receives into. Nothing has happened for a while, and no thread is inside."""
         pool.rest()
 
     def send(self, segments: Sequence[Buffer]) -> None:
@@ -148,31 +149,31 @@ class Channel:
 
     def limit_sends(self, timeout: float | None) -> None:
         """How long a send may wait without getting anywhere, from the next one on; None waits for ever."""
-        # Not SO_SNDTIMEO: Python calls again after each signal, and the kernel begins to count anew.
+        # Not SO_SNDTIMEO: Python repeats the call after each signal, and the kernel begins to count anew.
         self._send_limit = timeout
 
     def expect_life(self, interval: float, timeout: float) -> None:
-        """A send that `limit_sends` does not limit waits as long as keepalive would; no thread may be reading for that.
+        """A send without a limit from `limit_sends` waits as long as keepalive would, even if no thread reads.
 
-        When the peer has taken nothing for `interval` seconds it is looked at, and it is given up when `timeout`
-        seconds later it has neither said nor confirmed a byte more.
+        When the peer has taken nothing for `interval` seconds, its byte counts are looked at. The send gives up if
+        `timeout` seconds later the peer has neither sent nor acknowledged another byte.
         """
         self._pings = (interval, timeout)
 
     def _patience(self) -> float | None:
-        """Seconds that a send waits until `_wait_on` is asked."""
+        """Seconds that a send waits until it calls `_wait_on`."""
         return self._pings[0] if self._send_limit is None and self._pings is not None else self._send_limit
 
     def _wait_on(self, life: int) -> tuple[int, float]:
-        """Those seconds are over.
+        """Decides, when those seconds are over, whether a send waits on.
 
         Args:
-            life: -1, then what this returned.
+            life: -1, then the first result of the call before.
 
-        Returns: the bytes that the peer has said and confirmed; seconds until this is asked again.
+        Returns: the bytes that the peer has sent and acknowledged; seconds until the next call.
 
         Raises:
-            Stuck: it has had time enough.
+            Stuck: the peer has had enough time.
         """
         if self._send_limit is not None or self._pings is None:
             raise Stuck("write_timeout")
@@ -182,7 +183,7 @@ class Channel:
         return now, self._pings[1]
 
     def _bytes_moved(self) -> int:
-        """Of the peer, in both directions, as far as the system says so: Linux does, of TCP."""
+        """The bytes that the peer has sent and acknowledged; 0 where the system does not say. Linux does, for TCP."""
         if sys.platform != "linux":
             return 0
         try:
@@ -202,7 +203,7 @@ class Channel:
         return self.await_bytes(0)
 
     def await_bytes(self, timeout: float) -> bool:
-        """Waits for that, `timeout` seconds at most. Anybody may, while others receive."""
+        """Waits until `is_readable`, `timeout` seconds at most. Any thread may, while others receive."""
         return is_ready(self, to_write=False, timeout=timeout)
 
     def end(self) -> None:
@@ -217,7 +218,7 @@ class Channel:
                 self._close()
 
     def abort(self) -> None:
-        """Wakes every thread that waits here, and closes the socket; or they do when they come out."""
+        """Wakes every thread that is inside, and closes the socket, or leaves that to the last one to come out."""
         self.is_over = True
         try:
             self._inside.appendleft(None)
@@ -231,8 +232,10 @@ class Channel:
             self._watchdog.cancel()
 
     def _close(self) -> None:
-        """It is over, and who was inside is out: the last one closes. Either he sees that it is, or whoever says so
-        sees him."""
+        """Closes the socket if no thread is inside. `is_over` is set.
+
+        Either a thread that comes out sees `is_over`, or `abort`, which sets it, sees the thread's mark in `_inside`.
+        """
         if self._inside:
             return
         try:
@@ -242,7 +245,7 @@ class Channel:
         try:
             self.sock.close()
         except BaseException:
-            self._open.append(None)  # a signal handler has raised: whoever aborts it again closes it
+            self._open.append(None)  # a signal handler has raised: the next `abort` closes it
             raise
 
     def _abort_and(self, then: Callable[[], object] | None) -> None:
@@ -251,19 +254,19 @@ class Channel:
             then()
 
     def abort_later(self, timeout: float, then: Callable[[], object] | None = None) -> None:
-        """Does that in `timeout` seconds, and `then` what is asked for, unless somebody has done it before."""
+        """Calls `abort` in `timeout` seconds, and then `then`, unless somebody aborts before."""
         if self._watchdog is None:
             watchdog = threading.Timer(timeout, self._abort_and, (then,))
             watchdog.daemon = True
-            # In one step: two threads may want it at once, and only one may start it.
+            # In one step: two threads may want a timer at once, and only one may start its own.
             if vars(self).setdefault("_watchdog", watchdog) is watchdog:
-                with contextlib.suppress(RuntimeError):  # no more threads: the interpreter exits, perhaps
+                with contextlib.suppress(RuntimeError):  # no more threads: perhaps the interpreter exits
                     watchdog.start()
                 if self.is_over:
                     watchdog.cancel()
 
     def is_last(self) -> bool:
-        """Whether the asker is the one of two halves that reads to the end and closes: both may see that it is time."""
+        """Whether the caller, one of two halves, reads to the end and closes. Both may ask; only the first is."""
         try:
             self._last.pop()
         except IndexError:
@@ -285,16 +288,16 @@ class Channel:
             return self.address(peer=name == "peername")
         return self.sock if name == "socket" and not self.is_over else default
 
-    # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
+    # `warn` is bound here because the last connections die when the interpreter has already emptied its modules.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
-        # A socket warns too, where it is not closed here before its turn comes; but not of what it was for.
+        # A socket that is not closed here would warn too, without saying that it was a WebSocket connection.
         if not self.is_over:
             warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
             self.sock.close()
 
 
 def is_ready(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
-    """Whether the socket became ready within `timeout` seconds. One that is closed is: the next call says so."""
+    """Whether the socket became ready within `timeout` seconds. A closed one is ready: the next call on it says so."""
     fd = channel.sock.fileno()
     if fd < 0:
         return True
@@ -302,12 +305,12 @@ def is_ready(channel: Channel, *, to_write: bool, timeout: float | None) -> bool
         poll = select.poll()
         poll.register(fd, select.POLLOUT if to_write else select.POLLIN)
         longest = None if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_POLL)
-        # PyPy: a poll without an end ends when a signal has come (seen with 8.0.1).
+        # PyPy: a poll without a timeout returns when a signal has come (seen with 8.0.1).
         while not poll.poll(longest):
             if timeout is not None:
                 return False
         return True
-    # Windows: its select takes sockets whatever their number, where POSIX stops at 1024.
+    # Windows: its select takes descriptors of any value, where POSIX stops at 1024.
     waiting, nobody = [fd], list[int]()
     deadline = after(timeout)
     while not channel.is_over and channel.sock.fileno() >= 0:

@@ -43,15 +43,15 @@ _keys = MaskingKeys(os.urandom)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keys.forget)
 
-#: Bytes asked for at once while the response's head arrives: what an answer is long.
+#: Bytes asked for at once while the response's head arrives: about the length of an answer.
 _CHUNK = 4096
 
-#: What a handshake leaves: the socket, who asked, what was agreed, the 101, and the bytes behind it.
+#: What a handshake leaves: the socket, the connector, what was agreed, the 101, and the bytes behind it.
 _Opened = tuple[socket.socket, WebSocketConnector, Agreement, Response, bytes]
 
 
 class ConnectOptions(TypedDict, total=False):
-    """Those of `connect`, for whoever passes them on."""
+    """The options of `connect`, for functions that pass them on."""
 
     host: str | None
     port: int | None
@@ -130,7 +130,7 @@ def connect(
     Raises:
         HandshakeError: the server did not agree; `ProxyError`: the proxy did not. OSError: there is no server, or
             it is not trusted. TimeoutError: it took longer than `open_timeout`. ImportError: an extra is not installed.
-        ValueError, TypeError: the URI is not one, or an option means nothing.
+        ValueError, TypeError: the URI or an option is invalid.
     """
     options: Any = dict(locals())  # the arguments, by name
     check_names("connect", unknown, named=connect.__kwdefaults__)
@@ -138,7 +138,7 @@ def connect(
 
 
 def _checked(uri: str, given: ConnectOptions) -> Callable[[], WebSocket]:
-    """What opens a connection, once, with all options of `connect`. Raises: ValueError, TypeError: as that."""
+    """A function that opens a connection, once, with all options of `connect`. Raises: ValueError, TypeError."""
     options = Timeouts(
         close_timeout=given["close_timeout"],
         ping_interval=given["ping_interval"],
@@ -197,7 +197,7 @@ def _checked_address(address: Any) -> tuple[str, int] | None:
 
 
 def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: Limits) -> WebSocket:
-    """A handshake has succeeded."""
+    """The connection, after a handshake that has succeeded."""
     stream, connector, agreement, response, received = opened
     connection = Connection(
         is_client=True,
@@ -223,7 +223,7 @@ def unix_connect(
     """`connect` over the Unix socket at `path`, or over the one that is given as `sock`; `uri` gives the Host and the
     resource.
 
-    By default it is `ws://localhost/`, and with `ssl` `wss://localhost/`.
+    By default `uri` is `ws://localhost/`, and with `ssl` `wss://localhost/`.
     """
     check_unix_place("unix_connect", path, options.get("sock"))
     return connect(unix_uri(options.get("ssl")) if uri is None else uri, path=path, **options)
@@ -247,12 +247,12 @@ def reconnect(
         options: those of `connect`.
 
     Raises:
-        what `connect` raises, where that is fatal. ValueError, TypeError: at once, where an option means nothing.
+        what `connect` raises, where that is fatal. ValueError, TypeError: at once, if an option is invalid.
     """
     retries = Retries(parse_uri(uri).shown, reconnect_delays, process_exception, options.get("sock"))
     defaults: Any = connect.__kwdefaults__
     check_names("connect", options, defaults)
-    # Nobody calls that: each attempt draws a key of its own. RFC 6455 4.1.
+    # Checked only, and not called: each attempt draws a key of its own. RFC 6455 4.1.
     _checked(uri, {**defaults, **options})
     return _connections(uri, retries, options)
 
@@ -335,19 +335,19 @@ def _shake(
 
 
 def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) -> None:
-    """As much of it as comes in time: the status, which we have, is the answer, however the connection ends."""
+    """Reads what comes of it in time. The status, which we have, is the answer, however the connection ends."""
     patience = time.monotonic() + BODY_TIMEOUT
     until = patience if deadline is None else min(patience, deadline)
     with contextlib.suppress(OSError):
         while not body.done and not is_past(until):
             received = _more(sock, until)
             if not received:
-                return  # it ends with the connection
+                return  # the body ends with the connection
             body.feed(received)
 
 
 def _more(sock: socket.socket, deadline: float | None) -> bytes:
-    """What the server says next; nothing when the connection has ended. A reset takes back nothing that it has said."""
+    """The server's next bytes; none when the connection has ended. After a reset, what came before it stays valid."""
     sock.settimeout(socket_timeout(deadline))
     try:
         return sock.recv(_CHUNK)

@@ -8,22 +8,22 @@ __all__ = ["after", "is_past", "left", "lock_timeout", "socket_timeout"]
 
 
 def after(timeout: float | None) -> float | None:
-    """When a wait of `timeout` seconds is over that begins here."""
+    """When a wait of `timeout` seconds that begins now is over."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def is_past(deadline: float | None) -> bool:
-    """Whether it is later than that."""
+    """Whether `deadline` has passed."""
     return deadline is not None and time.monotonic() >= deadline
 
 
 def left(deadline: float | None) -> float | None:
-    """Seconds until then: 0 where it is later."""
+    """Seconds until `deadline`: 0 when it has passed."""
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def socket_timeout(deadline: float | None) -> float | None:
-    """The same for `settimeout`: never 0, which would have the socket not block at all."""
+    """The same for `settimeout`: never 0, which would make the socket non-blocking."""
     return None if deadline is None else max(deadline - time.monotonic(), 0.001)
 
 

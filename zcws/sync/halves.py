@@ -6,15 +6,15 @@
     replies                            BridgeHalf: the reader puts, the writer's thread takes
 
 The reader never writes. A reply that it owes waits on the bridge until the writer's thread sends it: with
-`drain_bridge()` between two messages, or by a thread that waits in `listen()` and hands it to the writer. No lock of
-ours is taken by either half; over TLS both go through the channel's, because they share one OpenSSL object.
+`drain_bridge()` between two messages, or by way of a thread that waits in `listen()` and hands it to the writer.
+Neither half takes a lock of ours; over TLS both take the channel's, because they share one OpenSSL object.
 
-Who closes the socket: the half that comes last. The reader, when our Close is out already; else the writer, with the
-last reply or `close()`. Where one of them has come to its end and the other does nothing about it, perhaps because it
-waits for a peer that does not read, or because its thread is gone, the connection ends `close_timeout` seconds later.
+The half that finishes last closes the socket: the reader, if our Close is out already; otherwise the writer, with the
+last reply or `close()`. If one half has finished and the other does nothing about it, perhaps because it waits for a
+peer that does not read, or because its thread is gone, the connection ends `close_timeout` seconds later.
 
-The whole connection may end as well (`with`, a server that shuts down), in a thread of its own. It *takes over* a half
-(`Taken`): a half whose thread is inside of a call goes on to the end of that, and says the Close behind it.
+The whole connection may also be ended (`with`, a server that shuts down), from any other thread. It *takes over* both
+halves (`Taken`): a thread that is inside of a call finishes that call, and sends the Close after it.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ _LOOK_AGAIN = 0.01
 #: Seconds after which every processor sees what one of them has written. With a GIL that is at once.
 _SEEN_BY_ALL = 0.0 if HAS_GIL else 0.001
 
-#: The modules whose functions a call of a half begins with.
+#: The modules in which every call of a half begins.
 _THEIRS = frozenset({__name__, Reading.__module__})
 
 
 class Taken:
     """Whether the whole connection has taken over both halves, to end them.
 
-    Nobody waits for anybody: a thread says that it is inside of its half and then looks here; who takes over says so
-    here, and then looks who is inside. So at least one of the two knows of the other.
+    Neither side waits for the other: a thread marks that it is inside of its half, and then looks here; whoever takes
+    over marks that here, and then looks who is inside. So at least one of the two sees the other.
     """
 
     close: tuple[int, str] | None = None  # the Close that says why
@@ -74,7 +74,7 @@ class Taken:
         self.connection = connection
 
     def take(self, code: int, reason: str) -> bool:
-        """From now on nobody begins anything in a half. Returns whether that is new."""
+        """From now on no call of a half begins. Returns whether nobody has taken over before."""
         close = (code, reason)
         if vars(self).setdefault("close", close) is not close:  # in one step: two threads may want it at once
             return False
@@ -82,7 +82,7 @@ class Taken:
         return True
 
     def check(self) -> None:
-        """What a half says then: ConnectionClosed."""
+        """Raises ConnectionClosed, if the halves have been taken over."""
         if self.close is None:
             return
         if self.connection.state is not State.OPEN:
@@ -121,11 +121,11 @@ class ReaderHalf(Reading):
         return shown("ReaderHalf", self._taken.connection, self._channel.address(peer=True), "blocking, ")
 
     def _answer_peer(self) -> None:
-        """The bridge has it."""
+        """Nothing to do: the reply waits on the bridge."""
 
     def _finish(self) -> None:
-        # A Close that is still going out is followed by the writer's `_finish`: it looks for our end after its Close,
-        # as we look for its Close after our end.
+        # If our Close is still going out, the writer's `_finish` comes after it: the writer looks for our end after its
+        # Close, as we look for its Close after our end.
         if self._channel.has_sent_close:
             if self._channel.is_last():
                 deadline = self._closing_deadline()
@@ -137,7 +137,7 @@ class ReaderHalf(Reading):
             self._channel.abort_later(self._options.close_timeout)
 
     def _read_on(self, deadline: float | None) -> None:
-        """Taken over, and nobody is inside: reads until the socket may be closed. RFC 6455 7.1.1."""
+        """Reads until the socket may be closed. The half is taken over, and no thread is inside. RFC 6455 7.1.1."""
         with contextlib.suppress(ConnectionClosed):
             self._reader.discard()
             while not self._reader.is_concluded and not is_past(deadline):
@@ -156,9 +156,9 @@ class WriterHalf:
         self._options = options
         self._in_order = InOrder()
         self._taken = taken
-        # One while the Close of who has taken over waits: whoever pops it says it.
+        # One item while the Close of a takeover waits: whoever pops it sends that Close.
         self._goodbyes: list[None] = []
-        self._saying: list[None] = []  # one for each thread that may be in the middle of that
+        self._saying: list[None] = []  # one for each thread that may be in the middle of sending it
 
     def __repr__(self) -> str:
         return shown("WriterHalf", self._connection, self._channel.address(peer=True), "blocking, ")
@@ -181,7 +181,7 @@ class WriterHalf:
             let_go(payload)
 
     def write_frame(self, frame: Frame) -> None:
-        """A frame as it is. A received frame has to be written before the reader's next read. Raises: as `send`."""
+        """Sends a frame as it is; a received one only before the reader's next read. Raises: as `send`."""
         frame = self._in_order.kept_frame(frame)
         if frame.opcode is OpCode.CLOSE:
             self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
@@ -189,22 +189,22 @@ class WriterHalf:
             self._write(lambda: self._connection.writer.write_frame(frame))
 
     def ping(self, payload: str | Buffer = b"") -> None:
-        """A Ping; its Pong arrives at the reader. There is no keepalive but this after a split."""
+        """Sends a Ping; its Pong arrives at the reader. After a split there is no other keepalive."""
         data = as_control_payload(payload)
         self._write(lambda: self._connection.ping(data))
 
     def pong(self, payload: str | Buffer = b"") -> None:
-        """A Pong that nobody asked for, a heartbeat. RFC 6455 5.5.3."""
+        """Sends a Pong that nobody asked for, a heartbeat. RFC 6455 5.5.3."""
         data = as_control_payload(payload)
         self._write(lambda: self._connection.pong(data))
 
     def _write(self, write: Callable[[], object]) -> None:
         order = self._in_order
-        if order.is_busy:  # a signal handler of this thread
+        if order.is_busy:  # we are in a signal handler of this thread
             order.put_off(lambda: self._write(write))
             return
         self._connection.check_writable()
-        order.is_busy = True  # `_run`, without its calls
+        order.is_busy = True  # `_run` written out, to save its calls
         try:
             self._taken.check()
             write()
@@ -217,7 +217,7 @@ class WriterHalf:
                 self._say_goodbye()
 
     def _run(self, *writes: Callable[[], Any]) -> Any:
-        """Calls them one after the other; what who takes over meanwhile has to say comes behind."""
+        """Calls `writes` one after the other, then sends the Close of a takeover that came meanwhile."""
         try:
             return self._in_order.run(self._taken.check, *writes)
         finally:
@@ -226,25 +226,26 @@ class WriterHalf:
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a thread is inside, or says the Close of who has taken over."""
+        """Whether a thread is inside, or is sending the Close of a takeover."""
         return self._in_order.is_busy or bool(self._saying)
 
     @property
     def _may_say_goodbye(self) -> bool:
-        """Whether that Close waits, and `Halves.abort`, which says none, has not been quicker."""
+        """Whether that Close waits, and `Halves.abort`, which sends none, has not been quicker."""
         close = self._taken.close
         is_wanted = close is not None and close[0] != CloseCode.ABNORMAL_CLOSURE
         return bool(self._goodbyes) and is_wanted and not self._channel.is_over
 
     @property
     def _owes_goodbye(self) -> bool:
-        """Whether that Close waits for a thread that comes out."""
+        """Whether that Close waits for a thread to come out of the half."""
         return bool(self._goodbyes) and self._connection.may_send
 
     def _say_goodbye(self) -> None:
-        """Sends the Close that has been left, if nobody else has. Taken over, and nobody is inside.
+        """Sends the Close of a takeover, if nobody else has. No thread is inside.
 
-        As with `Taken`: we say that we are here and then look whether the socket is gone, `Halves.abort` the reverse.
+        As with `Taken`: we mark that we are here and then look whether the socket is gone; `Halves.abort` does the
+        reverse.
         """
         try:
             self._saying.append(None)
@@ -255,7 +256,7 @@ class WriterHalf:
                 except IndexError:
                     raise  # see below
                 except BaseException:
-                    self._goodbyes.append(None)  # a signal handler has raised: whoever ends it again says it
+                    self._goodbyes.append(None)  # a signal handler has raised: the next to end it sends it
                     raise
                 self._note_close()
         except IndexError:
@@ -265,10 +266,10 @@ class WriterHalf:
             if self._channel.is_over:
                 self._note_end()
         if self._may_say_goodbye:
-            self._say_goodbye()  # who left it since we looked has seen us here, and relies on us
+            self._say_goodbye()  # whoever left one since we looked has seen us here, and relies on us
 
     def _note_end(self) -> None:
-        """The socket is gone, and nobody is inside."""
+        """Notes that the socket is gone. No thread is inside."""
         if self._connection.writer.sent_close is not None:
             self._connection.drain_bridge()  # the peer's Close needs no answer, and only has to be noted
         self._connection.lose()
@@ -277,7 +278,7 @@ class WriterHalf:
         """Sends what the bridge brought. True: it was the last, nothing may be sent any more.
 
         Raises:
-            TypeError: this is no reply; None says that there is none any more.
+            TypeError: this is not a reply; None from `listen` means that none is left.
         """
         check_reply(reply)
         order = self._in_order
@@ -285,7 +286,7 @@ class WriterHalf:
             order.put_off(lambda: self.send_reply(reply))
             return False
         last = True
-        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else says the last word
+        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else sends the last frame
             last = self._run(lambda: self._write_reply(reply))
             if last:
                 self._run(self._has_sent_close)
@@ -302,7 +303,7 @@ class WriterHalf:
         return last
 
     def _note_close(self) -> None:
-        """Our Close is out. RFC 6455 7.1.1: where the peer's has come, the server is the first to go."""
+        """Our Close is out. RFC 6455 7.1.1: if the peer's has come, the server ends the stream first."""
         self._channel.has_sent_close = True
         connection = self._connection
         is_last = connection.bridge.ended and not connection.is_client
@@ -319,7 +320,7 @@ class WriterHalf:
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Sends our Close. The reader goes on until the peer's has come. RFC 6455 7.1.2.
 
-        Where the reader has come to its end already this closes the socket. May be called again.
+        If the reader has come to its end already, this closes the socket. May be called again.
 
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
@@ -333,7 +334,7 @@ class WriterHalf:
         if order.is_busy:
             order.put_off(lambda: self._send_close(code, reason))
             return
-        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else says it
+        with contextlib.suppress(ConnectionClosed):  # taken over: somebody else sends it
             self._run(lambda: self._write_close(code, reason), self._has_sent_close)
 
     def _write_close(self, code: int | None, reason: str) -> None:
@@ -348,7 +349,7 @@ class WriterHalf:
         if bridge.ended:
             self._finish()
         elif timeout is not None:
-            # The reader sees the rest of it; unless nobody reads any more.
+            # The reader does the rest, unless nobody reads any more.
             self._channel.abort_later(timeout, bridge.end)
 
     def flush(self) -> None:
@@ -359,7 +360,7 @@ class WriterHalf:
         """
         order = self._in_order
         if order.is_busy:
-            return  # what a signal handler has interrupted sends this as well
+            return  # we are in a signal handler: the write that it has interrupted sends this as well
         self._run(self._flush)
 
     def _flush(self) -> None:
@@ -383,7 +384,7 @@ class WriterHalf:
         self._channel.abort()
 
     def _drop(self, deadline: float | None) -> None:
-        """Takes what still comes, and drops it."""
+        """Receives what still comes, and drops it."""
         scratch = memoryview(bytearray(4096))
         while not is_past(deadline):
             if self._channel.receive(scratch, left(deadline)) == ENDED:
@@ -398,7 +399,7 @@ class BridgeHalf:
         self._bridge = bridge
         self._taken = taken
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # On the reader's side. It does not hold us, who hold all there is: see `on_put` of the whole.
+        # Called in the reader's thread. It must not hold `self`, which holds everything: see `on_put` in stream.py.
         bridge.on_put = partial(_ring, self._bell)
 
     def __repr__(self) -> str:
@@ -412,7 +413,7 @@ class BridgeHalf:
         """
         timeout = checked_wait(timeout)
         while True:
-            # Asked first: what the reader owes at its end is there before that is said.
+            # Asked first: the reader puts its last reply on the bridge before it says that it has ended.
             is_over = self._bridge.ended or self._taken.close is not None
             reply = self._bridge.take()
             if reply is not None or is_over:
@@ -424,7 +425,7 @@ class BridgeHalf:
 
 
 def _ring(bell: queue.SimpleQueue[None]) -> None:
-    # A bell that has been rung once says enough: the slot holds one reply.
+    # One ring is enough: the slot holds one reply.
     if bell.empty():
         bell.put(None)
 
@@ -433,7 +434,7 @@ class Halves:
     """Both halves, as the whole connection sees them: it can end them, from any thread.
 
     Args:
-        taken: what both of them ask.
+        taken: where both of them look.
     """
 
     def __init__(
@@ -444,25 +445,26 @@ class Halves:
         self._channel = channel
         self._options = options
         self._taken = taken
-        # Whoever has it reads. Twice in one thread: a signal handler may come before it has begun to.
+        # Whoever holds it reads. Reentrant: a signal handler may interrupt its holder before that has begun to read.
         self._reading = threading.RLock()
 
     def say_close(self, code: int, reason: str, timeout: float | None) -> bool:
-        """Takes over. The Close goes out here, or behind what the writer's thread is sending.
+        """Takes over. The Close goes out here, or after what the writer's thread is sending.
 
-        Returns: whether it does. False: with a `timeout` of 0 seconds, the peer does not read.
+        Returns: whether it does. False: `timeout` is 0, and the peer does not read.
         """
         if self._channel.is_over:
             return True
         connection = self._taken.connection
         if self._taken.close is None:
-            self._writer._goodbyes[:] = (None,)  # before that: a signal handler may raise behind it
+            self._writer._goodbyes[:] = (None,)  # before `take`: a signal handler may raise after it
         self._taken.take(code, reason)
-        # Again, where one has raised before this was done the last time.
+        # Also if taken over before: a signal handler may have raised before this was done.
         if self._options.close_timeout is not None:
             self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
         if connection.bridge.on_put is not None:
-            connection.bridge.on_put()  # the reader may never come to its end: nobody may go into it any more
+            # Wakes `listen`: the reader may never come to its end, since nobody may enter it any more.
+            connection.bridge.on_put()
         if connection.may_send and not self._writer._is_busy:
             if timeout == 0 and not self._channel.is_writable:
                 return False
@@ -470,12 +472,12 @@ class Halves:
         return True
 
     def finish(self, deadline: float | None) -> None:
-        """The Close is out, or will be: until the socket is closed. Reads where nobody else does."""
+        """Waits until the socket is closed, and reads where nobody else does. The Close is out, or will be."""
         if _is_below(self._reader, self._writer):
-            return  # what we have interrupted goes on
+            return  # we are in a signal handler: the call that it has interrupted goes on
         while not self._channel.is_over and not is_past(deadline):
             if not self._writer._is_busy:
-                self._writer._say_goodbye()  # which was left to it, perhaps, as it came out
+                self._writer._say_goodbye()  # perhaps it was left to a thread that was coming out
             if not self._is_in_use and self._reading.acquire(blocking=False):
                 try:
                     self._reader._read_on(deadline)
@@ -487,24 +489,25 @@ class Halves:
 
     @property
     def _is_in_use(self) -> bool:
-        """Whether a thread is in a half, or has left one and owes our Close yet."""
+        """Whether a thread is in a half, or has left one and still owes our Close."""
         return self._reader._is_busy or self._writer._is_busy or self._writer._owes_goodbye
 
     def abort(self) -> None:
-        """Ends the TCP connection at once. Who waits in a half is woken."""
+        """Ends the TCP connection at once. Threads that wait in a half are woken."""
         self._taken.take(CloseCode.ABNORMAL_CLOSURE, "")
         self._channel.abort()
         connection = self._taken.connection
-        if not self._writer._is_busy:  # or its thread comes to the end itself
+        if not self._writer._is_busy:  # otherwise its thread does that
             self._writer._note_end()
         connection.bridge.end()
 
 
 def _is_below(*halves: object) -> bool:
-    """Whether we are in a signal handler that has interrupted a call of one of them: it is on our own stack then."""
-    frame: FrameType | None = sys._getframe(1)  # ours would be held by its own locals
+    """Whether we are in a signal handler that has interrupted a call of a half: that call is on our own stack then."""
+    frame: FrameType | None = sys._getframe(1)  # our own frame would be held by its locals
     while frame is not None:
-        # A program's frames are not asked: before CPython 3.13 what `f_locals` has found lives as long as its frame.
+        # The program's frames are left alone: before CPython 3.13 `f_locals` keeps alive all it finds, as long as the
+        # frame lives.
         if frame.f_globals.get("__name__") in _THEIRS and any(
             frame.f_locals.get("self") is half for half in halves
         ):

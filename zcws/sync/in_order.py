@@ -1,7 +1,8 @@
 """What a thread writes, and what its own signal handlers want to write in the middle of that.
 
-A lock keeps other threads out, and not a handler: it runs in the thread that has the lock, between any two bytecodes.
-What it wants to write is put off until what it has interrupted is out: no frame stands in the middle of another.
+A lock keeps out other threads, but not a signal handler, which runs between any two bytecodes of the thread that holds
+the lock. What a handler wants to write is put off until the write that it has interrupted is out, so that no frame
+lands in the middle of another.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ _Result = TypeVar("_Result")
 
 
 def is_of_a_lock(error: RuntimeError) -> bool:
-    """Whether `release` has raised it, of a lock that this thread has not got, and not a signal handler right behind
-    it, which has a frame of its own."""
+    """Whether `release` has raised `error`, because this thread does not hold the lock. A signal handler that raises
+    right after `release` has a frame of its own in the traceback."""
     trace = error.__traceback__
     return trace is not None and trace.tb_next is None
 
 
 class InOrder:
-    """Who writes to one connection, and who waits to.
+    """Whether somebody is writing to one connection, and the writes that have been put off meanwhile.
 
     Attributes:
-        waiting: what has been put off.
-        is_busy: somebody writes. Whoever finds it so, and was not kept out by a lock, is a signal handler of that
-            thread; or nobody may write any more.
+        waiting: the writes that have been put off.
+        is_busy: somebody is writing, or nobody may write any more. Code that finds it set although it holds the lock
+            runs in a signal handler of the thread that writes.
     """
 
     __slots__ = ("_refuse", "is_busy", "waiting")
@@ -45,19 +46,19 @@ class InOrder:
         self.waiting: list[Callable[[], object]] = []
 
     def run(self, *writes: Callable[[], _Result]) -> _Result:
-        """Nobody is busy: calls them one after the other, then what was put off. Returns: what the last one gave."""
+        """Calls `writes` one after the other, then what was put off. Nobody is busy. Returns: the last one's result."""
         self.is_busy = True
         try:
             for write in writes:
                 result = write()
         finally:
-            self.is_busy = False  # here, and not in a function: a signal handler may raise where one begins
+            self.is_busy = False  # not in a function: a signal handler may raise as one begins
             if self.waiting:
                 self.catch_up()
         return result
 
     def put_off(self, write: Callable[[], object]) -> None:
-        """`write` is called when what has been interrupted is out."""
+        """Has `write` called when the write that was interrupted is out."""
         if self._refuse is not None:
             self._refuse()
         self.waiting.append(write)
@@ -68,7 +69,7 @@ class InOrder:
         self.is_busy = True
 
     def kept(self, data: _Data) -> _Data | bytes:
-        """`data`, for whoever is going to write it: what is put off is copied, as it may change meanwhile."""
+        """`data`, or a copy of it if its write will be put off, because the program may change it meanwhile."""
         return data if not self.is_busy or isinstance(data, str) else bytes(memoryview(data))  # type: ignore[arg-type]
 
     def kept_frame(self, frame: Frame) -> Frame:
@@ -77,7 +78,7 @@ class InOrder:
         return Frame(frame.opcode, frame.to_bytes(), fin=frame.fin) if self.is_busy else frame
 
     def catch_up(self) -> None:
-        """Nobody writes any more: what was put off is written."""
+        """Calls the writes that were put off. Nobody is busy any more."""
         while not self.is_busy:
             try:
                 write = self.waiting.pop(0)
@@ -86,6 +87,6 @@ class InOrder:
             try:
                 write()
             except ConnectionClosed:
-                pass  # the handler that wanted to has returned
+                pass  # the handler that wanted this write has returned
             except Exception:
                 logger.error("what a signal handler wanted to write could not be sent", exc_info=True)

@@ -1,7 +1,8 @@
 """Keepalive for a driver without threads or timers of its own: it answers "how long may I wait?" and "what is due?".
 
-Any byte from the peer says that it is alive. RFC 6455 5.5.2. What else is due now and then: a connection that has had
-nothing to do for a while gives back the memory that can be made again. On this driver each has a pool of its own.
+Any byte from the peer says that it is alive. RFC 6455 5.5.2. Something else is due now and then: a connection that has
+had nothing to do for a while gives back the memory that can be allocated again. In this driver each connection has a
+pool of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from zcws.options import PINGS_OUT
 
 __all__ = ["Keepalive"]
 
-#: Seconds without a message after which a connection's rings and buffers are given back, or up to half as long again.
+#: Seconds without a message after which a connection's rings and buffers are given back; up to half as long again.
 _IDLE = 60.0
 
 
@@ -24,10 +25,10 @@ class Keepalive:
     Args:
         interval: seconds between Pings; None for none.
         timeout: seconds for an answer; None waits for ever.
-        connection: whose compressor to give back after its `idle_timeout`, in the thread that calls `take_due`.
+        connection: its compressor is given back after its `idle_timeout`, in the thread that calls `take_due`.
 
     Attributes:
-        due: when that will be asked what to do, by time.monotonic.
+        due: when `take_due` will have something to do, by time.monotonic.
         latency: the last round-trip time in seconds; 0.0 before the first.
         heard: bytes have arrived since the last Ping; set by the driver.
         is_idle: nothing has been said for a minute or so, and nothing is kept: the pool's memory can be given back.
@@ -39,7 +40,7 @@ class Keepalive:
         compressor = connection.compressor
         idle = None if compressor is None else compressor.idle_timeout
         self._half_idle = (idle or _IDLE) / 2
-        # When somebody is asked next whether there was nothing to do.
+        # When to look next whether there has been nothing to do.
         self._tick = time.monotonic() + self._half_idle
         self._done = (0, 0)  # messages in and out by the last tick
         self._interval = interval
@@ -58,7 +59,8 @@ class Keepalive:
     def wait(self) -> float:
         """Seconds that a driver may wait for bytes before it asks what is due.
 
-        Constant, so that it need not be set anew for every read: an answer may be found missing that much later.
+        Constant, so that the socket's timeout need not be set for every read. A missing answer may be noticed that
+        much later.
         """
         timeout = None if self._interval is None else self._timeout
         return min(bound for bound in (self._interval, timeout, self._half_idle) if bound is not None)
@@ -82,7 +84,7 @@ class Keepalive:
         return payload
 
     def _rest(self, now: float, connection: Connection) -> None:
-        """Twice in its idle time the compressor is asked whether it has had nothing to do; and the pool."""
+        """Twice in an idle time: has the compressor look whether it was idle, and notes whether the connection was."""
         self._tick = now + self._half_idle
         if connection.compressor is not None and connection.compressor.idle_timeout is not None:
             connection.compressor.tick()
@@ -113,7 +115,7 @@ class Keepalive:
 
     def sent(self, payload: bytes) -> None:
         """A Ping is on its way."""
-        self._waiting[payload] = time.perf_counter()  # the other clock of Windows counts 16 milliseconds
+        self._waiting[payload] = time.perf_counter()  # time.monotonic moves in steps of 16 ms on Windows
 
     def answered(self, payload: bytes) -> None:
         """A Pong has arrived: it answers its Ping and every earlier one. RFC 6455 5.5.3."""
@@ -127,7 +129,7 @@ class Keepalive:
         self.latency = time.perf_counter() - sent
 
     def forget_connection(self) -> None:
-        """Its memory is not given back any more: who holds this need not hold that."""
+        """The connection's memory is not given back any more, so that whoever holds this need not hold that."""
         self._connection = None
 
     def forget(self, payload: bytes) -> None:

@@ -42,12 +42,12 @@ _send_masked = lib.zcws_send_masked
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
 _KERNEL_TIMES = os.name == "posix" and struct.calcsize("@l") == 8
 
-#: A number, which an enumeration is more slowly. Windows has no such flag, and needs none.
+#: A plain int, because the member of an enumeration is slower. Windows has no such flag, and needs none.
 _AT_ONCE = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 class PlainChannel(Channel):
-    """A TCP or Unix socket, and the kernel keeps the time."""
+    """A TCP or Unix socket for which the kernel keeps the time."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -66,7 +66,7 @@ class PlainChannel(Channel):
             if ring is None or ring is not self._ring:
                 self._aim(inlet)
             if self.sock.fileno() < 0:
-                return ENDED  # whoever brought the socket has closed it, and another may have its number
+                return ENDED  # the program has closed its socket, and another may have that descriptor
             found: int = _receive(self.record)
             return self._ended() if found == ENDED else found
         finally:
@@ -82,7 +82,7 @@ class PlainChannel(Channel):
 
     def _aim(self, inlet: Inlet) -> None:
         pool, ring, record = inlet.pool, inlet.landing, self.record
-        self._ring, self._kept = ring, (inlet.state, pool.table)  # C knows their addresses
+        self._ring, self._kept = ring, (inlet.state, pool.table)  # kept alive: C has their addresses
         record.reader, record.table, record.rows = inlet.state, pool.table, TABLE_ROWS
         record.base, record.capacity = ring.base, ring.capacity
 
@@ -97,7 +97,7 @@ class PlainChannel(Channel):
                 self._limit_receiving(timeout)
             if self.sock.fileno() < 0:
                 return ENDED
-            # Not the socket's own method: what that has received is lost where a signal handler raises behind it.
+            # Not the socket's own method: what that has received is lost if a signal handler raises right after it.
             count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
             return self._ended() if count == ENDED else count
         finally:
@@ -116,7 +116,7 @@ class PlainChannel(Channel):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
 
     def abort(self) -> None:
-        self.record.fd = -1  # before another socket has this number
+        self.record.fd = -1  # before another socket can have this descriptor
         super().abort()
 
     def send(self, segments: Sequence[Buffer]) -> None:

@@ -32,11 +32,11 @@ def begin_tls(
     server_side: bool = False,
     server_hostname: str | None = None,
 ) -> ssl.SSLSocket:
-    """TLS over a socket, which is closed where this raises. The handshake is still to come: whoever does it has the new
-    socket in hand by then, and can close it, whatever interrupts him."""
+    """TLS over a socket, which is closed if this raises. The handshake is left to the caller, who has the new socket by
+    then, and can close it whatever interrupts the handshake."""
     try:
-        # A peer that has reset the connection already: before CPython 3.13 `wrap_socket` finds out when the descriptor
-        # is that of a new object, and raises without it.
+        # If the peer has already reset the connection, `wrap_socket` before CPython 3.13 finds out only when a new
+        # object owns the descriptor, and raises without closing or returning it.
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(code, os.strerror(code))
         return context.wrap_socket(
@@ -74,7 +74,7 @@ class PolledChannel(Channel):
     def _attempt(self, step: Callable[[], int], deadline: float | None, *, to_write: bool) -> int | None:
         """Repeats `step` until it gets somewhere. TLS may have to write in order to read, and the reverse.
 
-        Returns: None, where it does not before `deadline`.
+        Returns: the result of `step`; None, if `deadline` comes before.
         """
         try:
             self._inside.appendleft(None)
@@ -96,8 +96,8 @@ class PolledChannel(Channel):
 
     def _receive_some(self, buffer: memoryview) -> int:
         record = self.record
-        # An exception that is not the socket's leaves unknown whether there are any: how many OpenSSL has given is lost
-        # with it.
+        # After an exception that is not the socket's nobody knows whether bytes were received: the number that OpenSSL
+        # returned is lost with it.
         record.found, record.received = TORN, 1
         try:
             count = self._receive_now(buffer)
@@ -128,14 +128,14 @@ class TlsChannel(PolledChannel):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
-        # The same thread may have it twice: a signal handler that sends, or aborts, may interrupt its holder. It never
-        # interrupts OpenSSL itself.
+        # Reentrant: a signal handler that sends or aborts may interrupt the thread that holds it, though never in the
+        # middle of OpenSSL.
         self._lock = threading.RLock()
         self._has_ended = False
 
     def _receive_now(self, buffer: memoryview) -> int:
         with self._lock:
-            # Once it is over the SSLSocket has dropped its TLS, and would receive what is encrypted.
+            # Once the channel is over, the SSLSocket has dropped its TLS, and would receive ciphertext.
             return 0 if self.is_over else self._tls.recv_into(buffer)
 
     def _send_some(self, data: memoryview) -> int:
@@ -159,7 +159,7 @@ class TlsChannel(PolledChannel):
         # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
         with contextlib.suppress(OSError, ValueError), self._lock:
             self._has_ended = True
-            # That the peer's is not there is how this ends, mostly.
+            # Mostly the peer's close_notify has not arrived, and `unwrap` ends with this.
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.unwrap()
             # RFC 6455 7.1.1: the server ends the TCP stream first. SSLSocket.shutdown would take the TLS away.
@@ -171,7 +171,7 @@ class TlsChannel(PolledChannel):
             # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
-            with self._lock:  # nobody waits for the network in there
+            with self._lock:  # nobody waits for the network while holding it
                 super().abort()
         finally:
             del self._inside[0]

@@ -4,9 +4,9 @@ What this file decides: the steps of connecting with blocking sockets, each with
 What the options mean is decided in route.py, what a proxy is told in proxy.py. Whatever fails here leaves no socket
 behind.
 
-Straight to a host is a race between its addresses (RFC 8305): where one does not answer, which is what IPv6 looks like
-where it is only announced, the next begins a quarter of a second later, and the first to connect wins. One system
-call that waits for all of them takes the place of a thread for each.
+A direct connection is a race between the host's addresses (RFC 8305): where one does not answer, as happens with IPv6
+that is announced but does not work, the attempt at the next begins a quarter of a second later, and the first to
+connect wins. One system call waits for all attempts, instead of a thread for each.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from zcws.uri import WebSocketURI
 
 __all__ = ["reach"]
 
-#: Bytes asked for at once of a proxy's answer: what an answer is long.
+#: Bytes asked for at once of a proxy's answer: about the length of one.
 _CHUNK = 4096
-#: What a connect that is over, or goes on, says. EINVAL is what some Windows say.
+#: The result of a connect that has succeeded or goes on. WSAEINVAL is what some versions of Windows return.
 _UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEINVAL", 0)))
 
-#: Family, and where: what getaddrinfo says of one address.
+#: The family and the socket address that getaddrinfo gives for one address.
 Address = tuple[int, Any]
 
 
@@ -46,8 +46,8 @@ def reach(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[
         others: `source_address`, `family` and `happy_eyeballs_delay`, for what goes over TCP.
 
     Raises:
-        TimeoutError: the deadline has passed. OSError: nobody there, or no trust in it. ProxyError: the proxy does
-            not want to. ImportError: an extra is needed.
+        TimeoutError: the deadline has passed. OSError: there is no server, or it is not trusted. ProxyError: the proxy
+            refuses. ImportError: an extra is not installed.
     """
     sock = _plain(route, uri, deadline, others)
     try:
@@ -91,7 +91,7 @@ def _unix(path: str | os.PathLike[str], timeout: float | None) -> socket.socket:
 def _secured(
     sock: socket.socket, security: tuple[ssl.SSLContext, str] | None, deadline: float | None
 ) -> socket.socket:
-    """The socket, with TLS where there is to be any. Closed when that fails."""
+    """The socket, inside TLS where `security` is given. Closed when that fails."""
     try:
         sock.settimeout(socket_timeout(deadline))
         if security is None:
@@ -106,9 +106,10 @@ def _secured(
 
 
 class _Way:
-    """The way to a SOCKS proxy, for python-socks: what another proxy before it would be, and the socket that it gives.
+    """The way to a SOCKS proxy, for python-socks: both the proxy before it, and the socket that such a proxy returns.
 
-    python-socks has a timeout for each receive, of which a proxy that says a byte at a time can have 262.
+    It keeps one deadline for all receives. python-socks has a timeout for each, and a proxy that sends one byte at a
+    time can cause 262 of them.
     """
 
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
@@ -230,7 +231,7 @@ class _Race:
                 sock.bind(self._source)
             code = sock.connect_ex(where)
         except socket.gaierror:
-            code = errno.EADDRNOTAVAIL  # of the source: its numbers are none of the system's
+            code = errno.EADDRNOTAVAIL  # of the source; numbers of gaierror are not errnos
         except OSError as error:
             code = error.errno or errno.EADDRNOTAVAIL
         if sock is not None and code in _UNDER_WAY:

@@ -38,7 +38,7 @@ _Piece = TypeVar("_Piece")
 #: Seconds that one wait lasts at least: with a `close_timeout` or a `ping_timeout` of 0 a read would spin.
 _SHORTEST_WAIT = 0.01
 
-#: What the reader raises between two steps, and a signal handler perhaps in the middle of one.
+#: What the reader raises between two steps. A signal handler may raise the same in the middle of one.
 _READERS = (ConnectionClosed, ValueError, RuntimeError, MemoryError)
 
 _US = __name__.partition(".")[0]
@@ -199,7 +199,7 @@ class Reading:
                 self._reader.end_stream()
 
     def _turn(self) -> contextlib.AbstractContextManager[object]:
-        """Inside of it nobody else touches the reader."""
+        """A context in which nobody else touches the reader."""
         raise NotImplementedError
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
@@ -215,7 +215,8 @@ class Reading:
         """Receives until `attempt` gives something.
 
         Args:
-            found: makes it, past the reader, from what a scan has found while that was idle; None: it cannot.
+            found: makes the result, past the reader, from what a scan has found while the reader was idle; returns None
+                if it cannot.
         """
         return self._alone(lambda rest: self._repeat(attempt, found, rest), checked_wait(timeout))
 
@@ -224,7 +225,7 @@ class Reading:
         for ready in reader.ready:
             return ready
         if timeout is None and self._is_quiet:
-            # `_repeat` for once: nearly always that is enough.
+            # One round of `_repeat`, which is nearly always enough.
             message: str | bytes | None = self._scan(reader.message_found, self._longest_wait)  # type: ignore[assignment]
             if message is not None:
                 return message
@@ -252,7 +253,7 @@ class Reading:
         found: Callable[[int], _Result | None] | None,
         deadline: float | None,
     ) -> _Result | NeedMore:
-        """What there is, or what one wait brings. What comes alone, while nothing is kept, goes past the reader."""
+        """What there is, or what one wait brings. A frame alone, while nothing is kept, goes past the reader."""
         if found is None or not self._reader.is_idle:
             result = self._ask(attempt)
             if result is not NEED_MORE:
@@ -271,7 +272,7 @@ class Reading:
         return reader.is_idle and not reader.pours and self._writer.sent_close is None
 
     def _scan(self, found: Callable[[int], _Result | None], timeout: float | None) -> _Result | None:
-        """One wait; what comes alone is `found`, and handed over past the reader. None: the reader has taken it."""
+        """One wait. `found` makes the result of a frame that comes alone, past the reader. None: the reader has it."""
         channel = self._channel
         try:
             count = channel.scan(self._reader, timeout)
@@ -323,7 +324,7 @@ class Reading:
         return count != NOTHING
 
     def _settle(self, count: int, take: Callable[[], object]) -> None:
-        """What a wait came to, as the channel says; `take` has the reader take what has arrived."""
+        """Acts on what the channel returned for a wait. `take` has the reader take what has arrived."""
         if count >= 0:
             self._take(take)
         elif count == ENDED:
@@ -333,8 +334,8 @@ class Reading:
             self._tear()
 
     def _interrupted(self) -> None:
-        """A signal handler has raised. What has been received and not taken is still where it was: it is taken here,
-        before anybody else looks at the reader."""
+        """A signal handler has raised. What was received and not taken is still where it was, and is taken here, before
+        anybody else looks at the reader."""
         record, reader = self._channel.record, self._reader
         received, found = record.received, record.found
         if not received:
@@ -344,16 +345,16 @@ class Reading:
             return
         if found == NOTHING:
             self._take(partial(reader.received, received))
-        elif reader.is_idle:  # or the reader has handed out the frame that it was
+        elif reader.is_idle:  # otherwise the reader has handed it out as a frame
             self._take(partial(reader.take_found, received, found))
         record.received = 0
 
     def _tear(self) -> None:
-        """What has been received is half taken, or OpenSSL alone knows how much it is: nothing behind it could be
-        understood. Writing is whole, and the peer is told why."""
+        """Ends reading. What was received is half taken, or only OpenSSL knows how much it is, so that nothing after it
+        can be parsed. Writing still works, and the peer is told why."""
         self._reader.tear(CloseCode.INTERNAL_ERROR, "a signal handler has raised in the middle of a read")
         self._channel.record.received = 0
-        if self._channel.is_writable:  # or the end of the block, or the next read, waits for that
+        if self._channel.is_writable:  # otherwise the next read, or the end of `with`, waits until it is
             self._answer_peer()
 
     def _take(self, take: Callable[[], object]) -> None:
@@ -361,7 +362,7 @@ class Reading:
         self._keepalive.heard = True
         self._channel.record.found = TORN  # until it is done
         reader = self._reader
-        # RFC 6455 5.5.1: what came while our Close went out from another thread does not count any more.
+        # RFC 6455 5.5.1: what came while another thread sent our Close does not count any more.
         closing = self._writer.sent_close is not None and not reader.discarding
         if closing:
             reader.discarding = True
@@ -370,7 +371,7 @@ class Reading:
             reader.discard()
 
     def _rest_of_closing(self, timeout: float) -> float:
-        """Our Close is out: how long its answer may still take. After that the end of the stream is taken for it."""
+        """How long the answer to our Close may still take. After that the stream counts as ended."""
         bound = self._options.close_timeout
         if bound is None:
             return timeout
@@ -385,7 +386,7 @@ class Reading:
         return after(self._options.close_timeout)
 
     def _end_stream(self, deadline: float | None) -> None:
-        """A server's side of the stream is over."""
+        """Ends a server's side of the stream."""
         if lingers(self._channel, self._reader):
             self._drain(end_of_lingering(deadline))
         self._channel.end()
@@ -398,7 +399,7 @@ class Reading:
 
 
 class IncomingStream(Generic[_Piece]):
-    """One message that is being read in pieces. Iterating over it may be interrupted by TimeoutError, and goes on."""
+    """One message that is being read in pieces. After a TimeoutError, iterating over it goes on where it stopped."""
 
     def __init__(
         self, side: Reading, timeout: float | None, convert: Callable[[str | bytes, bool], _Piece]
@@ -419,7 +420,7 @@ class IncomingStream(Generic[_Piece]):
         while not self._done:
             received, self._done = self._side._read(self._side._reader.read_piece, self._timeout)
             piece = self._convert(received, self._done)
-            # Of an empty message its kind: whoever passes it on would not know.
+            # An empty message gives one empty piece: its type says whether the message is text.
             if piece or (self._done and self._is_empty):
                 self._is_empty = False
                 return piece
@@ -427,7 +428,7 @@ class IncomingStream(Generic[_Piece]):
 
 
 def _is_raised_here(error: BaseException) -> bool:
-    """Whether the reader has raised it, and not a signal handler, which is a function of the program's."""
+    """Whether a module of this package has raised it, and not a signal handler, which is a function of the program."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -446,11 +447,11 @@ def _bounded(timeout: float, deadline: float) -> float:
 
 
 def lingers(channel: Channel, reader: Reader) -> bool:
-    """Whether the stream is not ended at once: OpenSSL cannot say that it is while something still comes in."""
+    """Whether our side of the stream is not ended at once: OpenSSL cannot end it while something still comes in."""
     return channel.is_tls and reader.is_failed
 
 
 def end_of_lingering(deadline: float | None) -> float:
-    """When that is over."""
+    """When that delay is over."""
     end = time.monotonic() + LINGER
     return end if deadline is None else min(end, deadline)

@@ -52,17 +52,17 @@ _GOES_AWAY = "the server is shutting down"
 #: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
 _OUT_OF_DESCRIPTORS = 0.05
 
-#: Seconds for which the log has been told enough of that (the asyncio server rests so long), and of what any client can
-#: bring about as often as it connects.
+#: Seconds from one error in the log about that to the next (the asyncio server pauses as long), and from one warning to
+#: the next about what any client can cause as often as it connects.
 _SAID = 1.0
 
 #: Seconds between two tries to send a Close to a connection that is in the middle of a send.
 _NEXT_TRY = 0.01
 
-#: Seconds of a wait that Ctrl-C must be able to end: on Windows no signal does, but its handler runs between two waits.
+#: Seconds of a wait that Ctrl-C must be able to end: on Windows a signal ends none, but its handler runs between two.
 _WAIT = 0.5 if sys.platform == "win32" else None
 
-#: Bytes of an answer that are given to OpenSSL, or to the system, at once: it takes them all, or the time is over.
+#: Bytes of an answer that are given to OpenSSL, or to the system, at once: it takes them in time, or the send fails.
 _PART = 64 * 1024
 
 #: Seconds that a client may take to read the answer that it got instead of a connection.
@@ -92,7 +92,7 @@ class Server:
         path: str | None,
     ) -> None:
         self.sock = sock
-        self._path = path  # of a file that goes away with the server
+        self._path = path  # of the socket's file, which the server removes
         self._inode = None if path is None else os.stat(path).st_ino
         self.connections: set[WebSocket] = set()
         self._handler = handler
@@ -103,20 +103,22 @@ class Server:
         self._open_timeout = open_timeout
         self._limits = limits
         self._max_connections = max_connections
-        # That nobody can be accepted; that a limit has closed a connection; that there was no opening handshake.
+        # Logged seldom: nobody can be accepted; a limit has closed a connection; there was no opening handshake.
         self._out_of_descriptors, self._limited, self._refused = Seldom(_SAID), Seldom(_SAID), Seldom(_SAID)
         self._taken = 0  # connections that have been accepted and are not known to have ended
-        # One for each that has ended. No semaphore: a signal handler that calls `shutdown` may interrupt its holder.
+        # One item for each that has ended. Not a semaphore: a signal handler that calls `shutdown` may interrupt the
+        # thread that holds the semaphore's lock.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
-        self._sends_away = False  # also those who have been accepted, and are in the opening handshake
-        # Wakes the thread that accepts. To shut the listening socket down instead would stop every process that
-        # shares it, and macOS does not know that.
+        self._sends_away = False  # also clients that have been accepted, and are in the opening handshake
+        # Wakes the thread that accepts. Shutting down the listening socket instead would stop every process that
+        # shares it, and does nothing on macOS.
         self._waker, self._wake = socket.socketpair()
         self._is_serving = False
-        # Whose opening handshake is not over; and how to wake its thread, which says 503 where it can.
+        # Sockets in the opening handshake, and how to shut each down in order to wake its thread, which answers with
+        # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
         sock.setblocking(False)
 
@@ -148,7 +150,7 @@ class Server:
                         self._waker.close()
 
     def _has_slot(self) -> bool:
-        """Waits until there may be one more connection. False: look again, and whether we are closing."""
+        """Waits until there may be one more connection. False: ask again, unless we are closing."""
         if self._taken >= self._max_connections or not self._ended.empty():
             with contextlib.suppress(queue.Empty):
                 self._ended.get(timeout=_WAIT)
@@ -157,7 +159,7 @@ class Server:
         return True
 
     def _accept(self, selector: selectors.BaseSelector) -> bool:
-        """Waits for a connection, or for `shutdown`. Whether there is a thread that will say when it has ended."""
+        """Waits for a connection, or for `shutdown`. Returns whether it has a thread, which will report its end."""
         try:
             if not selector.select(_WAIT) or self._is_closing:
                 return False
@@ -171,7 +173,7 @@ class Server:
         return self._start(sock)
 
     def _pause(self, error: OSError) -> None:
-        """The system has no descriptor left, most likely: it would say so again and again."""
+        """Logs the error and waits: most likely no descriptor is left, and the next `accept` would fail as well."""
         if self._out_of_descriptors.is_due(time.monotonic()):
             logger.error("cannot accept connections: %s", error)
         time.sleep(_OUT_OF_DESCRIPTORS)
@@ -196,8 +198,8 @@ class Server:
     ) -> None:
         """Stops accepting, sends a Close to every connection, and waits until all handlers have returned.
 
-        Handlers get `drain` seconds to finish by themselves first; None: until they have. So do those of clients that
-        have been accepted and are in the opening handshake; who is in it after that gets a 503.
+        Before the Closes, handlers get `drain` seconds to finish by themselves; None: as long as they need. So do the
+        handlers of clients that are still in the opening handshake; those that are in it after that get a 503.
 
         A connection whose peer does not answer is ended after `close_timeout`. A handler that goes on after that, and
         does not touch its connection, is left to itself: its thread ends with the process.
@@ -227,9 +229,9 @@ class Server:
         self._join(after(timeout))
 
     def _sweep(self) -> None:
-        """Who waits in the kernel's queue comes in yet, as far as there are threads: nobody else might have the socket,
-        and the kernel would reset him. The lock is held."""
-        with contextlib.suppress(OSError):  # there is nobody more
+        """Accepts clients that wait in the kernel's queue, as far as there are threads: if no other process has the
+        listening socket, the kernel would reset them. The lock is held."""
+        with contextlib.suppress(OSError):  # nobody waits any more
             while self._is_serving and len(self._threads) < self._max_connections:
                 sock, _ = self.sock.accept()
                 self._start(sock)
@@ -244,7 +246,7 @@ class Server:
                 os.unlink(self._path)
 
     def _say_goodbye(self, code: int, reason: str, deadline: float | None) -> None:
-        """A Close to everybody. Those that are in the middle of a send are tried again until it is late."""
+        """Sends a Close to every client. Where a send is going on, tries again until `deadline`."""
         waiting = list(self.connections)
         while True:
             waiting = [ws for ws in waiting if not ws._try_close(code, reason, 0)]
@@ -253,7 +255,7 @@ class Server:
             time.sleep(_NEXT_TRY)
 
     def _join(self, deadline: float | None) -> None:
-        """Until no thread is left, or it is late. Somebody may have been accepted before, and get his only now."""
+        """Waits until no thread is left, or for `deadline`. A client accepted before may get its thread only now."""
         while threads := self._others():
             for thread in threads:
                 thread.join(left(deadline))
@@ -270,7 +272,7 @@ class Server:
         """A connection's thread."""
         stream = sock
         try:
-            sock.settimeout(self._open_timeout)  # where the listening socket's state is inherited, too
+            sock.settimeout(self._open_timeout)  # also where it has inherited the listening socket's mode
             if self._ssl is not None:
                 stream = begin_tls(self._ssl, sock, server_side=True)
             self._opening[stream] = socket.SHUT_RD if stream is sock else socket.SHUT_RDWR
@@ -300,7 +302,7 @@ class Server:
                 return None
             response, answer = self._answer(acceptor, request)
             if response.status_code == 101:
-                # Behind it the client is in an open connection, which ends with a Close: `shutdown` must not cut it.
+                # After a 101 the connection is open, and ends with a Close: `shutdown` must not cut it off.
                 self._opening.pop(stream, None)
             if self._sends_away:
                 raise HttpError(503, _GOES_AWAY)
@@ -316,7 +318,7 @@ class Server:
         return None
 
     def _send(self, stream: socket.socket, answer: bytes) -> None:
-        """The client has `open_timeout` for each part that he takes: it may be a page of many MB."""
+        """Sends an answer. The client has `open_timeout` for each part of it, because it may be a page of many MB."""
         view = memoryview(answer)
         while view:
             stream.settimeout(socket_timeout(after(self._open_timeout)))
@@ -334,7 +336,7 @@ class Server:
         response: Response,
         received: bytes,
     ) -> WebSocket:
-        """A handshake has succeeded."""
+        """The connection, after a handshake that has succeeded."""
         connection = Connection(
             is_client=False,
             agreement=acceptor.agreement,
@@ -352,12 +354,12 @@ class Server:
         try:
             stream.do_handshake()
         except (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError):
-            raise  # the client has gone; which of the two it is, versions of Python and OpenSSL decide
+            raise  # the client has gone; which of the two it is depends on the versions of Python and OpenSSL
         except ssl_module.SSLError as error:
             self._say_refused("no TLS handshake", stream, error)
             if error.reason == "HTTP_REQUEST":
                 socket.socket.sendall(stream, IN_THE_CLEAR)  # past the TLS of the SSLSocket
-            # In TLS 1.3 its request may be here already.
+            # In TLS 1.3 the client's request may be here already.
             self._linger(stream)
             return False
         return True
@@ -370,7 +372,8 @@ class Server:
         while (request := acceptor.read_request(data)) is None:
             stream.settimeout(socket_timeout(deadline))
             if isinstance(stream, ssl_module.SSLSocket) and not stream.pending():
-                # `shutdown` ends this wait. Where OpenSSL meets the end of the stream it says so, and nothing after it.
+                # `shutdown` ends this wait, without OpenSSL: that would see the end of the stream, and send nothing
+                # after it.
                 socket.socket.recv(stream, 1, socket.MSG_PEEK)
             chunk = b"" if self._sends_away else stream.recv(_CHUNK)
             if self._sends_away:
@@ -385,7 +388,7 @@ class Server:
         try:
             said = None if self._process_request is None else self._process_request(self, request)
             response = refusal_of(said) or acceptor.respond(request)
-            # Raises where it is nothing that HTTP can say.
+            # Raises if HTTP cannot express the response.
             return response, response.serialize(request.method)
         except Exception:
             logger.error("process_request or select_subprotocol failed", exc_info=True)
@@ -393,7 +396,7 @@ class Server:
             return response, response.serialize(request.method)
 
     def _linger(self, stream: socket.socket) -> None:
-        """What we had to say is out; unread input would turn closing into a reset, and that would be lost."""
+        """Reads on after our answer: unread input would turn closing into a reset, and the answer would be lost."""
         deadline = time.monotonic() + _LINGER
         with contextlib.suppress(OSError):
             stream.shutdown(socket.SHUT_WR)
@@ -416,7 +419,7 @@ class Server:
                 logger.debug("%r: %s", ws, error)
                 ws.close()
                 return
-            # Also when another connection is over: this one would stay open with nobody behind it.
+            # Also if the end of another connection was raised: ours would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             ws.close(CloseCode.INTERNAL_ERROR)
         finally:

@@ -1,6 +1,6 @@
 """`zcws.sync.serve`: from what a program says of its server to a socket that listens, and a server behind it.
 
-What this file decides: what the options become, and whose a path is that is there already. It makes a `Server`
+What this file decides: what the options become, and what happens to a path that exists already. It makes a `Server`
 (server.py), which does the rest.
 """
 
@@ -77,7 +77,7 @@ def serve(
         ssl and the rest: see `zcws.serve`.
 
     Raises:
-        OSError: this address cannot be listened at. ValueError, TypeError: an option or a function means nothing.
+        OSError: the server cannot listen there. ValueError, TypeError: an option or a function is invalid.
     """
     check_names("serve", unknown, named=serve.__kwdefaults__)
     check_kind("host", host, str, "a str, or None for all addresses")
@@ -108,9 +108,9 @@ def serve(
         limits=checked_limits(max_size, max_fragments),
         max_connections=checked_count("max_connections", max_connections, "connections"),
     )
-    # All that can be wrong with the options has been said by now: nothing is bound for nothing.
+    # All options have been checked by now, so that no address is bound in vain.
     listening = sock or _listen(host, port, path, backlog, reuse_port)
-    is_file = path is not None and path[:1] not in ("\0", b"\0")  # Linux has a kind that is in no folder
+    is_file = path is not None and path[:1] not in ("\0", b"\0")  # or Linux's abstract kind
     return make(listening, path=path if is_file else None)
 
 
@@ -130,7 +130,7 @@ def _listen(
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: it is in no folder
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: an abstract path
             # A socket that a server left behind is in the way; anything else is somebody's file.
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)

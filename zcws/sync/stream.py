@@ -38,8 +38,8 @@ from zcws.sync.turns import Interrupted, SplitLock
 
 __all__ = ["WebSocket"]
 
-#: Seconds for which a ping waits outside of its turn, while what it has met waits for `recv`: who takes the Pong there
-#: does not wake it.
+#: Seconds for which a ping waits outside of its turn, while messages that it has received wait for `recv`. A thread
+#: that reads the Pong meanwhile does not wake it.
 _STEP_ASIDE = 0.01
 
 
@@ -56,7 +56,7 @@ class WebSocket(Answering, Known):
 
     _driver = "blocking, "
 
-    request: Request  # None where somebody has made a connection by hand; `connect` and `serve` never do
+    request: Request  # None only in a connection made by hand, never by `connect` or `serve`
     response: Response
 
     def __init__(
@@ -74,8 +74,8 @@ class WebSocket(Answering, Known):
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
         self._is_closed = False
-        # Weakly: a connection that is over goes, with its rings and its compressor, when the last reference does, and
-        # does not wait for the collector, which counts objects and not their memory.
+        # A weak reference, so that a connection that is over is freed together with the last reference to it, rings and
+        # compressor included. It would wait for the garbage collector, which counts objects and not their memory.
         this = weakref.ref(self)
         self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
         # While another thread writes, a reply stays on the bridge.
@@ -124,10 +124,10 @@ class WebSocket(Answering, Known):
         return self._keepalive.latency
 
     def _read_pong(self, data: bytes, deadline: float | None) -> Callable[[], object] | None:
-        """Reads until the Pong has come, or somebody wants to read messages, or should be able to."""
+        """Reads until the Pong has come, or another thread wants to read messages, or has to read them first."""
         while self._keepalive.is_waiting_for(data) and not self._turns_wanted:
             is_full = self._reader.is_full
-            # A socket that is gone shows when it is received from, for which there has to be room.
+            # That the socket is gone shows only in a receive, for which there has to be room.
             if self._reader.is_ending or (is_full and self.connection.state is State.LOST):
                 raise self.connection.error()
             if is_full and (deadline is None or is_past(deadline)):
@@ -147,8 +147,8 @@ class WebSocket(Answering, Known):
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Closes the connection: our Close, the peer's, then the socket; at most `close_timeout` seconds.
 
-        In a signal handler that has interrupted a read or a write of this connection it does not wait: a read comes to
-        the end, and the Close goes out behind what was being written.
+        In a signal handler that has interrupted a read or a write of this connection it does not wait: the read comes
+        to the end by itself, and the Close goes out after what was being written.
 
         Raises:
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
@@ -160,7 +160,7 @@ class WebSocket(Answering, Known):
             return
         if self._has_interrupted_a_write():
             return
-        with contextlib.suppress(Interrupted):  # what we have interrupted sees the rest of it
+        with contextlib.suppress(Interrupted):  # the read that we have interrupted does the rest
             # A thread that reads sees the peer's Close, and finishes; one that stops before leaves that to us.
             if not self._help(lambda: self._is_closed, lambda: self._finish(deadline), deadline):
                 self.abort()
@@ -171,11 +171,11 @@ class WebSocket(Answering, Known):
                 return super()._try_close(code, reason, timeout)
             except RuntimeError:
                 if self._halves is None:
-                    raise  # or it has been split while we waited
+                    raise  # otherwise it has been split while we waited
         return self._halves.say_close(code, reason, timeout)
 
     def _has_interrupted_a_write(self) -> bool:
-        """Whether we are in a signal handler that came in the middle of one, in this thread."""
+        """Whether we are in a signal handler that has interrupted a write of this thread."""
         return self._in_order.is_busy and self._message_done._is_owned()  # type: ignore[attr-defined]
 
     def abort(self) -> None:
@@ -219,8 +219,8 @@ class WebSocket(Answering, Known):
     def split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
         """A reader and a writer for two threads, and the bridge between them. Use them instead of this object.
 
-        What is left to this object is to end the connection: `close`, `begin_close`, `abort` and the end of a `with`
-        may come from any thread, at any time. A half is told by ConnectionClosed.
+        This object can still end the connection: `close`, `begin_close`, `abort` and the end of a `with` may come from
+        any thread, at any time. The halves raise ConnectionClosed then.
 
         Raises:
             RuntimeError: it is split already; or another thread is reading.
@@ -229,20 +229,22 @@ class WebSocket(Answering, Known):
             return self._split()
 
     def _split(self) -> tuple[ReaderHalf, WriterHalf, BridgeHalf]:
-        """The same; nobody else is inside, and nobody comes in any more."""
-        # What ended it came with the opening handshake, perhaps, and has been answered: no writer says that again.
+        """Does that. The locks are held: nobody else is inside, and nobody comes in any more."""
+        # Perhaps the peer's Close came with the opening handshake, and has been answered: no half sends one again.
         self._channel.has_sent_close = self._writer.sent_close is not None
         taken = Taken(self.connection)
         reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
         writer = WriterHalf(self._channel, self._options, taken)
         halves = Halves(reader, writer, self._channel, self._options, taken)
         self.connection.split()
-        # Before the locks: whoever finds those that refuse him looks here, also where a signal handler has raised.
+        # Set before the locks are replaced: whoever is refused by a `SplitLock` looks here, even if a signal handler
+        # raises in between.
         self._halves = halves
         self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
-        self._in_order.end(self._write_lock.acquire)  # those who wait for the lock that we had
+        self._in_order.end(self._write_lock.acquire)  # refuses those who wait for the old lock
         self._reader.on_pong = self._keepalive.answered
-        self._keepalive.forget_connection()  # nobody asks what is due any more, and the reader holds this now
+        # Nobody asks what is due any more. The reader holds `_keepalive` now, which must not hold it through this.
+        self._keepalive.forget_connection()
         return reader, writer, BridgeHalf(self.connection.bridge, taken)
 
     # ---- what is known ----

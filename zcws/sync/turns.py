@@ -4,9 +4,9 @@ One thread reads at a time, and messages are for `recv` and its like. `ping`, `c
 want to see what the peer answers: they are *helpers*, who read when nobody else does and step aside for whoever wants
 messages. While another thread reads they wait for a bell, which rings whenever it has found something or stops.
 
-A lock that nobody waits for is got inside of the `try` that lets it go: a signal handler may raise behind the call that
-has got it, before anybody knows. That it was not got, `release` says itself, in place: a handler may also raise where a
-function begins.
+A lock is acquired inside of the `try` that releases it: a signal handler may raise after `acquire` has succeeded and
+before its result is known. If the lock was not acquired, `release` raises. It is called in place, not in a helper
+function, because a handler may also raise as a function begins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Interrupted(RuntimeError):
 
 
 class SplitLock:
-    """What a connection that is split has in place of its locks: its halves have none, and nothing may get between."""
+    """Replaces the locks of a connection after a split: its halves have none, and nothing else may read or write."""
 
     def acquire(self, **_: object) -> NoReturn:
         raise AlreadySplit
@@ -47,13 +47,13 @@ class SplitLock:
     __enter__ = acquire
 
     def release(self, *_: object) -> None:
-        """It has never been entered."""
+        """Nothing to do: it has never been acquired."""
 
     __exit__ = release
 
 
 class Turns(Reading):
-    """Reads from one connection that any number of threads have; one of them at a time."""
+    """Reads from a connection that any number of threads share; one of them reads at a time."""
 
     connection: Connection
 
@@ -61,15 +61,15 @@ class Turns(Reading):
         self, connection: Connection, channel: Channel, options: Timeouts, keepalive: Keepalive
     ) -> None:
         Reading.__init__(self, connection, channel, options, keepalive)
-        # The same thread may have it twice: a signal handler may interrupt between getting it and knowing so.
+        # Reentrant: a signal handler may interrupt a thread that has acquired it and has not noted that yet.
         self._reading = threading.RLock()
-        self._in_turn = False  # whoever has it reads
-        self._is_read = False  # by `recv` and its like, not by `ping` or `close`
+        self._in_turn = False  # whether the thread that holds it reads
+        self._is_read = False  # whether that is `recv` or its like, not `ping` or `close`
         self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
         self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        # `_turn`, without its generator.
+        # `_turn` written out, to save its generator.
         reading = self._reading
         try:
             if not reading.acquire(blocking=False):
@@ -95,9 +95,9 @@ class Turns(Reading):
 
     @contextlib.contextmanager
     def _turn(self, *, wait: bool = True) -> Iterator[bool]:
-        """As in `_alone`: `ping` and `close` of other threads read too, and what they have begun to scan is theirs.
+        """The turn to read, as in `_alone`: `ping` and `close` of other threads may be scanning, and then come first.
 
-        Yields: whether it is our turn; only without a `wait` it may not be.
+        Yields: whether it is our turn. With `wait` it always is.
         """
         reading = self._reading
         try:
@@ -105,7 +105,7 @@ class Turns(Reading):
                 if self._in_turn:  # the lock does not keep out a signal handler of the same thread
                     raise Interrupted
                 if reading is not self._reading:
-                    self._reading.acquire()  # which says that it has been split meanwhile
+                    self._reading.acquire()  # raises: the connection has been split meanwhile
             elif wait:
                 self._await_turn(None)
             else:
@@ -134,7 +134,7 @@ class Turns(Reading):
         try:
             self._turns_wanted.append(None)
             if 0 <= longest < GRACE and self._has_news:
-                longest = GRACE  # for whoever has it to step aside: that is no wait for the peer
+                longest = GRACE  # for the helper to step aside, which is no wait for the peer
             if not reading.acquire(timeout=longest):
                 raise TimeoutError("nothing was received in time")
         finally:
@@ -142,15 +142,18 @@ class Turns(Reading):
             self._call_helpers()
         if reading is not self._reading:
             reading.release()
-            self._reading.acquire()  # which says that it has been split meanwhile
+            self._reading.acquire()  # raises: the connection has been split meanwhile
         return left(deadline)
 
     @property
     def _has_news(self) -> bool:
-        """Whether there is something to read, while another thread has the turn: in the order in which it moves on."""
+        """Whether there is something to read, while another thread has the turn.
+
+        Looks from the socket to the rows, as bytes move, so that none are missed.
+        """
         channel = self._channel
         if self._writer.sent_close is not None:
-            return False  # who closes drops it, and does not step aside
+            return False  # a thread that closes drops it, and does not step aside
         return channel.is_readable or bool(channel.record.received or self._reader.rows_waiting)
 
     def _help(
@@ -159,17 +162,17 @@ class Turns(Reading):
         work: Callable[[], Callable[[], object] | None],
         deadline: float | None,
     ) -> bool:
-        """Does `work`, which reads, as soon as nobody else reads, unless `done` comes before.
+        """Calls `work`, which reads, whenever nobody else reads, until `done`.
 
         Args:
-            work: gives what waits until it is done again, outside of our turn: somebody else has to read first. None:
-                it got somewhere.
+            work: returns what waits, outside of our turn, before the next call, because somebody else has to read
+                first; None, if it got somewhere.
 
-        Returns: whether it is done. False: another thread reads, and it is later than `deadline`. No TimeoutError: that
-            may be a signal handler's.
+        Returns: whether it is done. False: another thread reads, and `deadline` has passed. Not TimeoutError: a signal
+            handler may raise that.
 
         Raises:
-            Interrupted: who reads is whom we have interrupted.
+            Interrupted: we are in a signal handler that has interrupted the thread that reads.
         """
         bell = threading.Event()
         try:

@@ -1,8 +1,8 @@
 """Writing to a blocking connection, by any number of threads: messages, frames, fragments, our Close.
 
-A lock is held while one writes and sends, so that frames go out whole and in order; a message in fragments keeps other
-messages out until it is complete, but not control frames (RFC 6455 5.4). What the reader owes to the peer while the
-lock is held stays on the bridge: after each write comes `_send_leftover`.
+A thread holds a lock while it writes and sends, so that frames go out whole and in order; a message in fragments keeps
+other messages out until it is complete, but not control frames (RFC 6455 5.4). What the reader owes to the peer while
+the lock is held stays on the bridge, until `_send_leftover`, which follows each write.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TEXT, _BINARY = OpCode.TEXT, OpCode.BINARY
 #: Seconds after which whoever waits for another thread's message looks whether the connection is still there.
 _LOOK_AGAIN = 0.5
 
-#: What an iterator gives that has nothing: an empty fragment is something, and None is a mistake.
+#: Stands for an iterator's end: an empty fragment is a fragment, and None is a mistake of the program.
 _NOTHING = object()
 
 _Result = TypeVar("_Result")
@@ -65,7 +65,7 @@ class Writing:
         )  # one for each `cork` that somebody is in; see `Channel` for why a deque
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
-        # A Close that waits for whoever holds the lock: who pops it says it.
+        # A Close that is left to the thread that holds the lock: whoever pops it sends it.
         self._goodbyes: list[tuple[int, str]] = []
         channel.limit_sends(options.write_timeout)
         if options.ping_interval is not None and options.ping_timeout is not None:
@@ -129,7 +129,7 @@ class Writing:
         self, fragments: Iterator[str | Buffer], text: bool | None, compress: bool | None, *, takes_time: bool
     ) -> None:
         """One message in fragments; other messages wait until it is complete. RFC 6455 5.4."""
-        self.connection.check_writable()  # nothing is asked for in vain
+        self.connection.check_writable()  # before anything is taken from the iterator in vain
         first: Any = next(fragments, _NOTHING)
         if first is _NOTHING:
             return  # nothing to send is no message, as in `websockets`
@@ -144,9 +144,9 @@ class Writing:
     ) -> Iterator[OutgoingStream]:
         """One message that is sent in pieces, as they come: `with ws.send_stream() as message: message.write("...")`.
 
-        It is text where its first piece is str, and binary where that is bytes-like; `opcode` (TEXT or BINARY) decides
-        otherwise. Other threads' messages wait until it is complete. Leaving with an exception closes the connection
-        with 1011, since half a message cannot be taken back. RFC 6455 5.4.
+        Without `opcode` (TEXT or BINARY) it is text if its first piece is str, and binary if that is bytes-like. Other
+        threads' messages wait until it is complete. Leaving with an exception closes the connection with 1011, since
+        half a message cannot be taken back. RFC 6455 5.4.
         """
         if opcode is not None:
             check_opcode(opcode)
@@ -179,7 +179,7 @@ class Writing:
                     self._message_done.notify_all()
 
     def _await_message(self) -> None:
-        """Until no other thread is in the middle of a message. The lock is held, but not meanwhile."""
+        """Waits until no other thread is in the middle of a message. The lock is held, but not during the wait."""
         me = threading.get_ident()
         while self._sender is not None and self._sender != me:
             self.connection.check_writable()
@@ -200,8 +200,8 @@ class Writing:
         elif frame.opcode > OpCode.CLOSE:
             self._write_now(lambda: self.connection.write_frame(frame))
         elif isinstance(frame, ReceivedFrame):
-            # It is a whole message, and was checked. Another thread may read on while this one waits for the lock, or
-            # sends.
+            # It is a whole message, and was checked. It is copied or kept, because another thread may read on while
+            # this one waits for the lock, or sends.
             self._write_message(
                 frame.opcode, frame.to_bytes() if len(frame) < SEGMENT else frame._keep(), None
             )
@@ -218,7 +218,7 @@ class Writing:
                 return
             if self._sender is not None:
                 self._await_message()
-            order.is_busy = True  # `run`, without its call
+            order.is_busy = True  # `run` written out, to save its call
             try:
                 writer = self._writer
                 if writer.opcode:
@@ -234,7 +234,7 @@ class Writing:
         self._send_leftover()
 
     def _send_at_once(self, opcode: OpCode, payload: Buffer) -> bool:
-        """Sends a message that nothing stands before, past the writer's output. False: it has to go through that.
+        """Sends a message past the writer's output, which is empty. False: it has to go through the output.
 
         The lock is held. Raises: as `_flush`.
         """
@@ -250,7 +250,7 @@ class Writing:
         if type(payload) is bytes:
             self._send_masked(opcode, payload)
         else:
-            with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
+            with ffi.from_buffer(payload) as source:  # held no longer: see `PayloadBuffer._wrap`
                 self._send_masked(opcode, source)
         if writer.out:
             self._flush()
@@ -294,7 +294,7 @@ class Writing:
             ConnectionClosedError: the socket takes no more.
         """
         if self._is_sending:
-            return  # a signal handler of this thread: what it has interrupted goes on, and sends this as well
+            return  # we are in a signal handler: the send that it has interrupted sends this as well
         self._is_sending = True
         try:
             while segments := taken or self._writer.take():
@@ -314,9 +314,9 @@ class Writing:
     def cork(self) -> Iterator[None]:
         """What is written inside goes out at the end, in one system call: `with ws.cork(): ...`."""
         with self._write_lock:
-            pass  # where it has been split, this says so
+            pass  # raises if it has been split
         try:
-            self._corks.append(None)  # inside: a signal handler may raise behind it, and not before
+            self._corks.append(None)  # inside `try`: a signal handler may raise after this, but not before
             yield
         finally:
             self._corks.pop()
@@ -345,18 +345,18 @@ class Writing:
         If another thread is still in the middle of a send after `close_timeout` seconds, even one that makes progress,
         there is no Close: the connection ends at once.
 
-        Nobody reads the answer on a connection that is split: `close` closes its socket, or `close_timeout` does.
+        Nobody reads the answer on a split connection: `close`, or the end of `close_timeout`, closes its socket.
         """
         close_payload(code, reason)  # ValueError before anything happens
         if not self._try_close(code, reason, self._options.close_timeout):
             self.abort()
 
     def _try_close(self, code: int, reason: str, timeout: float | None) -> bool:
-        """Sends a Close, unless the lock is not to be had in `timeout` seconds. Whether a Close is out."""
+        """Sends a Close, if the lock is free within `timeout` seconds. Returns whether a Close is out."""
         lock, order, longest = self._write_lock, self._in_order, lock_timeout(timeout)
         try:
             if not lock.acquire(timeout=longest):
-                # Who sends in a loop has it nearly always, and says this behind what is being sent.
+                # A thread that sends in a loop holds it nearly always, and sends this after what it is sending.
                 self._goodbyes[:] = ((code, reason),)
                 return False
             if order.is_busy:
@@ -384,7 +384,7 @@ class Writing:
         return True
 
     def _say_goodbye(self) -> None:
-        """The Close that was left to us while we held the lock."""
+        """Sends the Close that was left to us while we held the lock."""
         with contextlib.suppress(IndexError):  # another writer has taken it meanwhile
             self._try_close(*self._goodbyes.pop(), 0)
 
@@ -419,8 +419,8 @@ def _with_end(
 ) -> Iterator[tuple[str | Buffer, bool]]:
     """Each fragment, and whether it is the last.
 
-    What takes its time is given at once, and an empty one ends it: the next may wait for the peer's answer to this one,
-    or lie in the same memory.
+    One that takes time to make is yielded at once, and an empty one ends the message: the next may depend on the peer's
+    answer to this one, or lie in the same memory.
     """
     if takes_time:
         yield first, False
@@ -438,19 +438,19 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
     """`channel.send` has raised: the connection is lost, as far as sending goes.
 
     Raises:
-        ConnectionClosedError: the peer does not read, or the socket is gone. What else was raised goes on as it is.
+        ConnectionClosedError: the peer does not read, or the socket is gone. Any other exception is raised again.
     """
     if isinstance(exc, Stuck):
         connection.lose((CloseCode.INTERNAL_ERROR, f"the peer does not read ({exc})"))
         channel.abort()
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
-        # What the peer has sent before can still be read, its Close perhaps: the reader comes to the end itself.
+        # What the peer has sent before, perhaps a Close, can still be read: the reader comes to the end by itself.
         if exc.errno != errno.EBADF:  # or another thread has closed it meanwhile
             connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
         raise connection.error() from exc
-    # Nobody knows how much has gone: nothing may follow.
+    # Nobody knows how much has gone out, so that nothing may follow.
     why = "there was no memory" if isinstance(exc, MemoryError) else "a signal handler has raised"
     connection.lose((CloseCode.INTERNAL_ERROR, f"{why} in the middle of a write"))
     channel.abort()
