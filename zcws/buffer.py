@@ -16,7 +16,7 @@ from typing import Any
 
 from zcws.annotations import Buffer
 from zcws.errors import StaleFrame
-from zcws.kernel import ffi, new_uncleared
+from zcws.kernel import SLICES_HAVE_ADDRESSES, ffi, new_uncleared
 
 __all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 
@@ -66,6 +66,12 @@ class Storage:
     def look(self, start: int, stop: int) -> memoryview:
         """A part of it, which guards nothing."""
         return memoryview(self.whole)[start:stop]
+
+    def slot(self, start: int, stop: int) -> memoryview:
+        """A part of it to receive into."""
+        if self.is_ours or SLICES_HAVE_ADDRESSES:
+            return self.memory[start:stop]
+        return memoryview(ffi.buffer(self.pointer + start, min(stop, len(self.memory)) - start))
 
     def view(self, exporters: list[weakref.ref[Any]]) -> memoryview:
         """A view of all of it, for slices; one of `exporters` lives as long as they do."""
@@ -181,9 +187,10 @@ class PayloadBuffer:
                 raise ValueError("PayloadBuffer needs writable memory; this is read-only")
             if not view.c_contiguous:
                 raise ValueError("PayloadBuffer needs contiguous memory")
-            flat = view.cast("B")
+            is_flat = view.format == "B" and view.ndim == 1
+            flat = memoryview(view) if is_flat else view.cast("B")
             # What is given as a memoryview is sliced by the program, too: nobody can count its slices for it.
-            is_plain = view.format == "B" and view.ndim == 1 and not isinstance(memory, memoryview)
+            is_plain = is_flat and not isinstance(memory, memoryview)
         # Only the address: `flat` keeps it right. What pins memory for C would be an export of that view for as long
         # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
         with ffi.from_buffer("uint8_t[]", flat, require_writable=True) as pinned:
@@ -286,7 +293,7 @@ class PayloadBuffer:
             # As much as messages have needed here before has not to be reached by copies.
             ahead = max(_GROWTH * self._used + _AHEAD, self._reached)
             self._grow(min(total, ahead), self._used)
-        return self._storage.memory[self._used : self._used + wanted]
+        return self._storage.slot(self._used, self._used + wanted)
 
     def pointer(self) -> Any:
         """The address of the slot, for the C core."""

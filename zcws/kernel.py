@@ -39,10 +39,25 @@ for _struct in ffi.list_types()[1]:
 #: view of its own.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
+#: Whether what is sliced from a view that was cast, or made read-only, is still a view for C. PyPy gives C a copy of
+#: it: what is received there is lost, and each byte of it costs 0.1 µs, whatever becomes of it. So there a view is
+#: sliced before it is made read-only, nothing is cast without need, and memory is addressed where that has to be.
+SLICES_HAVE_ADDRESSES: bool = sys.implementation.name != "pypy"
+
 #: `ffi.new` for memory that is not zeroed first: nobody sees a byte of it that was not written.
 new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
-__all__ = ["HAS_GIL", "available", "build_info", "ffi", "in_use", "lib", "new_uncleared", "use"]
+__all__ = [
+    "HAS_GIL",
+    "SLICES_HAVE_ADDRESSES",
+    "available",
+    "build_info",
+    "ffi",
+    "in_use",
+    "lib",
+    "new_uncleared",
+    "use",
+]
 
 
 def available() -> list[str]:
