@@ -6,9 +6,11 @@ import array
 from typing import Any
 
 import pytest
+from arrays import address
+from pythons import needs_cpython
 
 from zcws.codes import OpCode
-from zcws.payloads import as_bytes, as_control_payload, as_message, check_opcode, has_buffer
+from zcws.payloads import as_bytes, as_control_payload, as_message, check_opcode, flat, has_buffer
 
 NUMBERS = array.array("i", [1, 2, 3])
 SQUARE = memoryview(bytes(range(4))).cast("B", (2, 2))
@@ -76,6 +78,7 @@ def test_what_a_ping_carries() -> None:
     assert (as_control_payload("é"), as_control_payload(bytearray(b"a"))) == ("é".encode(), b"a")
 
 
+@needs_cpython("PyPy 7.3.19 lets a bytearray be resized under a view")
 def test_what_is_being_sent_cannot_be_made_shorter() -> None:
     """By a signal handler, or another thread: C read on behind it, and the head said more than there was."""
     data = bytearray(b"x" * 30_000)
@@ -91,3 +94,14 @@ def test_what_can_be_sent_in_pieces() -> None:
     for wrong in (OpCode.PING, OpCode.CONTINUATION, "text"):
         with pytest.raises(ValueError, match="a message is TEXT or BINARY, not"):
             check_opcode(wrong)
+
+
+def test_flat() -> None:
+    """On PyPy each byte of a slice of what had been cast cost 0.1 µs."""
+    data = bytearray(b"abcd")
+    assert address(flat(data)[1:]) == address(flat(memoryview(data))[1:]) == address(data) + 1
+    words = array.array("H", [1, 2])
+    assert flat(words) == words.tobytes() and flat(memoryview(data).cast("c")) == data
+    assert flat(memoryview(data).cast("B", (2, 2))) == data
+    with pytest.raises(TypeError):
+        flat(memoryview(data)[::2])

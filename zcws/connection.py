@@ -33,7 +33,7 @@ from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, check_frame, check_origin
 from zcws.keys import MaskingKeys
 from zcws.options import checked_limits
-from zcws.payloads import as_bytes, as_control_payload, as_payload, let_go
+from zcws.payloads import as_bytes, as_control_payload, as_payload, flat, let_go
 from zcws.pool import Pool
 from zcws.reader import Reader
 from zcws.ring_frame import RingFrame
@@ -172,7 +172,7 @@ class Connection:
 
     def receive_bytes(self, data: Buffer) -> int:
         """Takes bytes from the peer. Returns how many: fewer than all when frames have to be read first."""
-        view = memoryview(data).cast("B")
+        view = flat(data)
         used = 0
         while used < len(view):
             count = self.reader.receive_bytes(view[used:])

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from zcws.annotations import Buffer
+from zcws.kernel import SLICES_HAVE_ADDRESSES, ffi
 
-__all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut"]
+__all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut", "to_slice"]
 
 #: From this many bytes on, what cannot change is not copied: below, a copy costs less than one more segment of a
 #: sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
@@ -118,6 +119,14 @@ def _joined(segments: list[Buffer]) -> list[Buffer]:
     return joined
 
 
+def to_slice(segment: Buffer) -> memoryview:
+    """A view of it that may be sliced, for whoever sends it in parts. See `SLICES_HAVE_ADDRESSES`."""
+    if SLICES_HAVE_ADDRESSES or type(segment) is not memoryview:
+        return memoryview(segment)
+    # It keeps the view, and so whatever that is a view of.
+    return memoryview(ffi.buffer(ffi.from_buffer(segment)))
+
+
 def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
     """What is left when `sent` bytes have gone."""
     left = segments.copy()
@@ -131,7 +140,7 @@ def cut(segments: list[Buffer], sent: int) -> None:
     for segment in segments:
         size = len(segment)  # type: ignore[arg-type]
         if sent < size:
-            segments[gone] = memoryview(segment)[sent:]
+            segments[gone] = to_slice(segment)[sent:]
             break
         sent -= size
         gone += 1

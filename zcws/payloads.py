@@ -17,6 +17,7 @@ __all__ = [
     "as_payload",
     "check_opcode",
     "check_text",
+    "flat",
     "has_buffer",
     "let_go",
 ]
@@ -49,6 +50,12 @@ def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
         return view
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
     return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+
+
+def flat(data: Buffer) -> memoryview:
+    """The bytes of something contiguous, to be sliced. Cast where that is needed: see `SLICES_HAVE_ADDRESSES`."""
+    view = memoryview(data)
+    return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
 
 
 def as_payload(message: Buffer, *, text: bool) -> Buffer:

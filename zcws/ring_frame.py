@@ -14,7 +14,7 @@ from zcws.buffer import WORTH_HOLDING
 from zcws.codes import OpCode
 from zcws.frame import ReceivedFrame, stale
 from zcws.heads import HEADS
-from zcws.kernel import HAS_GIL
+from zcws.kernel import HAS_GIL, SLICES_HAVE_ADDRESSES
 
 if TYPE_CHECKING:
     from zcws.pool import Pool
@@ -37,7 +37,7 @@ NOT_SHOWN = (-1, _EMPTY)
 
 
 class _Apart:
-    """The view of a ring that is sliced for everybody, without a GIL. See `HAS_GIL`."""
+    """The view of a ring that is sliced for everybody, without a GIL and on PyPy. See `HAS_GIL`."""
 
     __slots__ = ("_exporter",)
 
@@ -45,10 +45,12 @@ class _Apart:
         self._exporter = view.obj
 
     def __getitem__(self, place: slice) -> memoryview:
-        return memoryview(self._exporter).toreadonly()[place]
+        return memoryview(self._exporter)[place].toreadonly()  # in this order: see `SLICES_HAVE_ADDRESSES`
 
 
-_for_slices: Callable[[memoryview], memoryview | _Apart] = memoryview.toreadonly if HAS_GIL else _Apart
+_for_slices: Callable[[memoryview], memoryview | _Apart] = (
+    memoryview.toreadonly if HAS_GIL and SLICES_HAVE_ADDRESSES else _Apart
+)
 
 
 class Lease:

@@ -26,6 +26,7 @@ from zcws.codes import OpCode
 from zcws.extensions import MAX_STREAMS, TAIL
 from zcws.heads import FIN, RSV1
 from zcws.kernel import ffi, lib
+from zcws.payloads import flat
 
 __all__ = ["Tracer"]
 
@@ -94,7 +95,7 @@ class Tracer:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes."""
-        view = memoryview(data).cast("B")
+        view = flat(data)
         while view:
             view = view[self._take_payload(view) if self._left else self._take_head(view) :]
 

@@ -217,7 +217,7 @@ class Http2Stream(asyncio.Transport):
         if self._closing or self._ends:
             return
         # What is not bytes may be used again by whoever gave it.
-        view = memoryview(data if isinstance(data, bytes) else bytes(data)).cast("B")
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
         if self._head is not None:
             self._head += view
             end = self._head.find(b"\r\n\r\n") + 4

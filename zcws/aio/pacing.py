@@ -22,6 +22,7 @@ from typing import Any
 from zcws.aio.below import end_writing
 from zcws.annotations import Buffer
 from zcws.options import USUAL_MARKS, water_marks
+from zcws.output import to_slice
 
 __all__ = ["IN_A_TURN", "PART", "Paced", "pace"]
 
@@ -85,7 +86,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         if self._closing:
             return
         for data in list_of_data:
-            view = memoryview(data)
+            view = to_slice(data)
             self._waiting += [view[at : at + PART] for at in range(0, len(view), PART)]
             self._size += len(view)
         self._send_on()

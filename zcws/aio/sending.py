@@ -21,7 +21,7 @@ from zcws.aio.engine import Engine
 from zcws.annotations import Buffer
 from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
-from zcws.output import MOST_SEGMENTS, behind, cut
+from zcws.output import MOST_SEGMENTS, behind, cut, to_slice
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Sending(asyncio.Transport):
         what `keep` gives for all of it from some byte on."""
         if self.closing:
             return
-        keep = keep or (lambda begin: bytes(memoryview(segments[-1])[begin:]))
+        keep = keep or (lambda begin: bytes(to_slice(segments[-1])[begin:]))
         if self.backlog:  # a finalizer has sent since somebody looked
             self._keep([*segments[:-1], keep(0)])
         else:

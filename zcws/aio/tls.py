@@ -30,6 +30,7 @@ from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
 from zcws.annotations import Buffer
+from zcws.output import to_slice
 from zcws.seldom import Seldom
 
 __all__ = ["Tls", "has_better"]
@@ -316,7 +317,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._write_ended or self._closing:
             return
         for data in list_of_data:
-            view = memoryview(data)
+            view = to_slice(data)
             self._unsent += [view[at : at + _PART] for at in range(0, len(view), _PART)]
         self._send_on()
 

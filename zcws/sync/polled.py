@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from zcws.annotations import Buffer
+from zcws.payloads import flat
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, is_ready
 from zcws.sync.deadline import after, is_past, left
 
@@ -63,7 +64,7 @@ class PolledChannel(Channel):
 
     def send(self, segments: Sequence[Buffer]) -> None:
         # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
-        view = memoryview(segments[0] if len(segments) == 1 else b"".join(segments)).cast("B")
+        view = flat(segments[0] if len(segments) == 1 else b"".join(segments))
         while view:
             step, deadline, life = partial(self._send_some, view), after(self._patience()), -1
             while (sent := self._attempt(step, deadline, to_write=True)) is None:
