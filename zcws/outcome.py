@@ -58,9 +58,10 @@ def _fresh(max_size: int, max_fragments: int, fit: int, masked: bool, compressed
     return state[0]
 
 
-#: Without a GIL the cache has a lock, which a thread that a forked child does not have may hold in it for ever.
+#: Without a GIL, and on PyPy, the cache has a lock, which a thread that a forked child does not have may hold in it for
+#: ever.
 _fresh_state: Callable[[int, int, int, bool, bool], Any] = (
-    lru_cache(maxsize=32)(_fresh) if HAS_GIL else _fresh
+    lru_cache(maxsize=32)(_fresh) if HAS_GIL and sys.implementation.name == "cpython" else _fresh
 )
 
 
