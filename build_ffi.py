@@ -63,7 +63,7 @@ class BuildExt(build_ext):
             ext.extra_compile_args = ["/std:c11", "/O2"]
         else:
             native = ["-march=native", "-flto"] if NATIVE else []
-            # The folder is a new one for each build of pip: without the map its name is in the debug information.
+            # pip builds in a new folder each time: without the map its name would be in the debug information.
             here = f"-fdebug-prefix-map={Path.cwd()}=."
             # CFLAGS stand before these on the command line; the last -O wins, and that is to be the packager's.
             theirs = shlex.split(os.environ.get("CFLAGS", ""))

@@ -13,7 +13,7 @@ static const struct zcws_kernel *const kernels[] = {ZCWS_KERNELS};
 
 enum { COUNT = sizeof kernels / sizeof kernels[0] };
 
-/* Right from the first instruction on, and best as soon as the library has been loaded. */
+/* One that runs here, from the first instruction on; the best one as soon as the library has been loaded. */
 const struct zcws_kernel *zcws_kernel = ZCWS_KERNEL_FLOOR;
 
 const char *zcws_kernel_name(size_t i) {

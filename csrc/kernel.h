@@ -24,8 +24,8 @@ struct zcws_kernel {
 
     /* How many bytes at the start of data[0, len), which begins at a character boundary, are certainly
      * whole valid characters. The answer is itself a character boundary. It may stop short of the end, of a
-     * fault, or (in kernels that know ASCII only) of the first byte over 0x7F, by less than a block of the
-     * kernel's own and a character. The automaton in utf8.c says the rest. */
+     * fault, or (in kernels that know ASCII only) of the first byte over 0x7F, by less than one block of the
+     * kernel plus a character. The automaton in utf8.c does the rest. */
     size_t (*utf8_prefix)(const uint8_t *data, size_t len);
 };
 
@@ -40,8 +40,8 @@ size_t zcws_mask_utf8(uint8_t *data, size_t len, uint32_t key, uint32_t *state);
 size_t zcws_put_masked_head(uint8_t *out, uint8_t first, size_t len, uint32_t key);
 
 /* Turns key by `count` bytes, so that its first byte is the one for the byte after `count` more.
- * A key in memory order turns right in a little-endian word and left in a big-endian one; which of the
- * two this is, the compiler knows: the test costs nothing at run time. */
+ * A key in memory order turns right in a little-endian word and left in a big-endian one. The compiler
+ * knows which of the two this is, so the test costs nothing at run time. */
 static inline uint32_t zcws_turn_key(uint32_t key, size_t count) {
     const uint32_t one = 1;
     uint8_t little_endian;
@@ -51,9 +51,9 @@ static inline uint32_t zcws_turn_key(uint32_t key, size_t count) {
     return key >> right | key << ((32 - right) & 31);
 }
 
-/* The targets: the kernels that are compiled, best first, and the best of those that need not be asked for, as every
- * CPU of the target has them. A file under arch/ whose instruction set the target cannot have compiles to nothing
- * but the declarations of this header. */
+/* The targets: the kernels that are compiled, best first, and the best of those that every CPU of the target can run.
+ * A file under arch/ whose instruction set the target cannot have compiles to nothing but the declarations of this
+ * header. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(_MSC_VER)
 #define ZCWS_HAVE_SSE2 1
 #define ZCWS_HAVE_AVX 1 /* AVX2 and AVX-512: compiled by attribute, chosen at run time */

@@ -49,8 +49,8 @@ static int open_anonymous_file(void) {
 #if defined(__linux__)
     return memfd_create("zcws", MFD_CLOEXEC);
 #else
-    /* macOS has no memfd: a shared memory object that loses its name at once. Two threads that meet in the same
-     * name fail with O_EXCL and fall back; nobody ever shares one. */
+    /* macOS has no memfd: a shared memory object that loses its name at once. If two threads choose the same name,
+     * O_EXCL makes the second fail, and it falls back: an object is never shared. */
     static const char *const form = "/zcws-%ld-%lx";
     char name[31]; /* PSHMNAMLEN on macOS */
     int file;

@@ -1,7 +1,7 @@
 /* opening.c: the request that nearly every client opens a WebSocket with, and what answers it. RFC 6455 4.2.
  *
- * A short cut and no second set of rules: what it accepts http1.py and handshake.py accept as well, and of everything
- * else, right or wrong, it says that it is not for here. So it may be strict wherever that is shorter.
+ * A short cut, not a second set of rules: what it accepts, http1.py and handshake.py accept as well, and everything
+ * else, right or wrong, it leaves to them. So it may be strict wherever that is shorter.
  */
 #include "zcws.h"
 
@@ -57,7 +57,7 @@ static size_t span(const uint8_t *data, size_t at, size_t end, uint8_t kind) {
 
 static int is_blank(uint8_t c) { return c == ' ' || c == '\t'; }
 
-/* Whether it is `word`, which is in lower case, in any case. */
+/* Whether data[0, len) is `word` in any case; `word` itself is in lower case. */
 static int is_word(const uint8_t *data, size_t len, const char *word) {
     if (len != strlen(word)) return 0;
     for (size_t i = 0; i < len; i++)
@@ -77,7 +77,7 @@ static int is_key(const uint8_t *value, size_t len) {
     return len == KEY && span(value, 0, KEY, B) == KEY - 2 && value[KEY - 2] == '=' && value[KEY - 1] == '=';
 }
 
-/* What one line says: the bit of a rule that it keeps; 0 where no rule is about it; -1 where the others have to look. */
+/* What one line says: the bit of a rule that it keeps; 0 if no rule is about it; -1 if http1.py has to decide. */
 static int judge(const uint8_t *name, size_t size, const uint8_t *value, size_t len) {
     switch (size) { /* most names need no look */
     case 4:
@@ -174,7 +174,7 @@ size_t zcws_read_opening(const uint8_t *data, size_t len, struct zcws_opening *o
         const size_t colon = span(data, at, end, T), name = at;
         size_t value = colon + 1, stop;
         int bit;
-        if (colon == name) { /* the empty line, if it is one: all of it has been read */
+        if (colon == name) { /* the empty line, if it is one: the head ends here */
             if (end - at < 2 || data[at] != '\r' || data[at + 1] != '\n' || (found & NEEDED) != NEEDED) return 0;
             write_accept(opening->accept, key);
             return at + 2 + (found & ASKED ? ZCWS_OPENING_ASKS : 0);
@@ -185,7 +185,7 @@ size_t zcws_read_opening(const uint8_t *data, size_t len, struct zcws_opening *o
         if (end - stop < 2 || data[stop] != '\r' || data[stop + 1] != '\n') return 0;
         if (stop == value || is_blank(data[value]) || is_blank(data[stop - 1])) return 0; /* legal, and rare */
         bit = judge(data + name, colon - name, data + value, stop - value);
-        if (bit < 0 || (found & bit)) return 0; /* RFC 6455 4.2.1: a repeat is for the others to judge */
+        if (bit < 0 || (found & bit)) return 0; /* RFC 6455 4.2.1: a repeat is for handshake.py to judge */
         found |= bit;
         if (bit == KEY_LINE) key = data + value;
         if (bit & ASKED) {

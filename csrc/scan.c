@@ -1,21 +1,21 @@
 /* scan.c: from bytes to rows, as many frames as have arrived, in one crossing.
  *
- * A frame is in one of two places. WAITED FOR: it fits, so its head stays before its payload in the ring until the
- * last byte is there; what has arrived is unmasked and checked meanwhile (a bad byte of text is found when it
- * arrives, not when the frame is complete), and `reader->head` counts the head's bytes. HANDED OUT: it is larger
- * than `fit`, so its bytes leave as pieces and nothing of it stays; `reader->head` is 0.
+ * A frame in progress is in one of two states. WAITED FOR: it fits, so its head stays before its payload in the ring
+ * until the last byte is there; what has arrived is unmasked and checked meanwhile (a bad byte of text is found when it
+ * arrives, not when the frame is complete), and `reader->head` counts the head's bytes. HANDED OUT: it is larger than
+ * `fit`, so its bytes leave as pieces and nothing of it stays; `reader->head` is 0.
  *
  *     base        begin                 begin + head        begin + head + done          end
  *      |            |  head of 2 to 14   |  unmasked so far   |  arrived just now         |
  *
- * The rules are asked in the order of the bits on the wire, each as soon as its bits are there (RFC 6455 5.2), so
+ * The rules are checked in the order of the bits on the wire, each as soon as its bits are there (RFC 6455 5.2), so
  * that the fault does not depend on how the bytes were cut.
  */
 #include "kernel.h"
 
 enum { CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 
-/* Outcomes of the steps below, beside the faults: all of them are negative. */
+/* Outcomes of the steps below, beside the faults, which are all negative. */
 enum { NEED_MORE = 0, DONE = 1 };
 
 static int is_control(uint8_t what) { return (what & 8) != 0; }
@@ -65,19 +65,19 @@ static int check_length(uint64_t length, size_t bytes) {
     return DONE;
 }
 
-/* From this limit on, an empty frame that ends a message of some bytes is not counted: some senders (wstest, case 9.3.1) end
- * exactly so many fragments with one. A lower limit means what it says. */
+/* From this limit on, an empty frame that ends a message of some bytes is not counted: some senders (wstest, case
+ * 9.3.1) send exactly this many fragments, and an empty one to end them. A lower limit means what it says. */
 enum { USUAL_FRAGMENTS = 65536 };
 
-/* Payload of a message that its frames may announce. Deflate makes incompressible bytes a little longer, and each
- * fragment by a flush (RFC 7692 7.2.1); whoever inflates it counts what it becomes. Blocks that inflate to nothing have
- * no end of their own. */
+/* Payload bytes that the frames of a message may announce. Deflate makes incompressible bytes a little longer, and each
+ * fragment longer by a flush (RFC 7692 7.2.1). The code that inflates counts what comes out; but there may be any
+ * number of blocks that inflate to nothing, so what goes in needs a limit, too. */
 static uint64_t most_payload(const struct zcws_reader *reader, int compressed, uint64_t fragments) {
     return compressed ? reader->max_size + reader->max_size / 8 + 64 * (fragments + 1) : reader->max_size;
 }
 
-/* The limits of ours, from the head alone: before a byte of the payload is waited for. No message in progress is over
- * the limit, so the subtraction cannot wrap. */
+/* Our own limits, checked with the head alone, before a byte of the payload is waited for. No message in progress is
+ * over the limit, so the subtraction cannot wrap. */
 static int check_limits(const struct zcws_reader *reader, uint8_t first, uint64_t length) {
     uint8_t opcode = first & 0x0F;
     uint64_t size = opcode == CONTINUATION ? reader->size : 0;
@@ -127,7 +127,8 @@ static int read_head(struct zcws_reader *reader, const uint8_t *data, size_t len
         if ((outcome = check_length(length, extended)) != DONE) return outcome;
     }
     if ((outcome = check_limits(reader, data[0], length)) != DONE) {
-        /* For whoever says so: nothing of this stream is read any more. The sum cannot wrap: a length is below 2^63. */
+        /* For the error, which gives the size: nothing of this stream is read any more. The sum cannot wrap: a length
+         * is below 2^63. */
         if ((data[0] & 0x0F) != CONTINUATION) {
             reader->compressed = (data[0] & 0x40) != 0;
             reader->size = 0;
@@ -180,7 +181,7 @@ static int take_payload(struct zcws_reader *reader, uint8_t *data, size_t len) {
     }
     reader->key = zcws_turn_key(reader->key, len);
     reader->remaining -= len;
-    /* The last character of the message has to be whole; one of a fragment has not. */
+    /* The last character of the message has to be whole; that of a fragment need not be. */
     if (is_text && reader->remaining == 0 && (reader->what & ZCWS_LAST) != 0 && reader->utf8 != ZCWS_UTF8_START)
         return ZCWS_BAD_UTF8;
     return DONE;
@@ -232,8 +233,8 @@ static void write_data_row(struct batch *batch, size_t start, size_t stop) {
     write_row(batch, what, start, stop);
 }
 
-/* A whole frame of it: with the fragment before it, where that is the last row. RFC 6455 5.4: frames have no meaning of
- * their own, so nobody need see them. */
+/* Hands out a whole frame of the message in progress, in one row with the fragment before it if that is the last row.
+ * RFC 6455 5.4: frames have no meaning of their own, so nobody needs to see them. */
 static void write_frame(struct batch *batch, size_t start, size_t stop) {
     uint64_t *open = batch->open;
     if (open == NULL || stop - start > JOINED) {
@@ -316,7 +317,7 @@ static uint64_t scan_status(struct batch *batch, size_t rows) {
     return outcome == DONE ? ZCWS_FULL : ZCWS_MORE;
 }
 
-/* Bytes that the frame in progress begins with and that have been seen already. Where none is, there is no head. */
+/* Bytes at the start of the frame in progress that have been seen already. If no frame is in progress, `head` is 0. */
 static size_t seen_before(const struct zcws_reader *reader) {
     return reader->head != 0 ? reader->head + (size_t)(reader->length - reader->remaining) : 0;
 }

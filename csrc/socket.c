@@ -13,11 +13,11 @@
 
 enum {
     /* How often a wait tries before it sleeps. Sleeping and being woken costs 10 to 20 us of both ends' CPU, a try that
-     * finds nothing 0.1 to 0.4: whoever has tried for as long as that has paid twice of what was best, and not more. */
+     * finds nothing 0.1 to 0.4: a wait that tries for as long as that and then sleeps costs at most twice the best. */
     TRIES = 64,
-    /* So many waits sleep at once when trying has been of no use again and again. */
+    /* This many waits sleep at once when trying has been of no use again and again. */
     LONGEST_REST = 63,
-    /* Bytes: while a receive that brought so many was taken, more may have come. */
+    /* Bytes: if a receive brought this many, more may have come while they were taken. */
     MUCH = 64 * 1024
 };
 
@@ -28,7 +28,7 @@ static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_
     ssize_t received = recv(socket->fd, data, size, MSG_DONTWAIT);
     if (!is_nothing(received)) return received; /* no wait: nothing is learnt about waits */
     for (int tries = 1; tries < TRIES; tries++) {
-        sched_yield(); /* whoever is to answer may need this CPU */
+        sched_yield(); /* the process that is to answer may need this CPU */
         received = recv(socket->fd, data, size, MSG_DONTWAIT);
         if (!is_nothing(received)) {
             socket->rest = 0;
@@ -40,9 +40,9 @@ static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_
     return received;
 }
 
-/* recv, which tries for a moment before it sleeps as long as that is of use: an answer that comes within
- * microseconds, as from the same machine, need not wake anybody. Where it was of no use, whoever waits has to ask again
- * before anybody sleeps: a signal that came meanwhile interrupts nothing, and its handler runs between two calls. */
+/* recv that tries for a moment before it sleeps, as long as that is of use: an answer that comes within microseconds,
+ * as from the same machine, then has nobody to wake. After a try that was of no use, it sleeps only in the caller's
+ * next call: a signal that came meanwhile would not interrupt the sleep, but its handler runs between the two calls. */
 static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
     if (socket->flags == 0 && socket->resting == 0) return try_for_a_moment(socket, data, size);
     if (socket->flags == 0) socket->resting--;

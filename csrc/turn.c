@@ -15,11 +15,11 @@
 
 enum {
     /* Received behind another socket's bytes only when at least this much room is left (bytes): a smaller read would
-     * cut a busy peer's data into small pieces. Who is not served now comes first in the next call. */
+     * cut a busy peer's data into small pieces. A socket that is not served now comes first in the next call. */
     LEAST_ROOM = 64 * 1024,
     /* The same for the rows of the table. */
     LEAST_ROWS = 64,
-    /* Payloads begin where vector loads like it. */
+    /* The bytes of each socket begin at a multiple of this: a cache line. */
     LINE = 64
 };
 
@@ -62,7 +62,8 @@ static void write_one(struct turn *turn, int fd, size_t begin, const uint64_t *r
     turn->ones += 1;
 }
 
-/* Receives behind what is there already, and scans it: an entry, and a table of its own unless the entry says it all. */
+/* Receives behind what is there already, and scans it: writes a short entry where that says it all, else an entry and a
+ * table of its own. */
 static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
     uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
     size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
@@ -96,9 +97,9 @@ static int has_room(const struct turn *turn) {
     return turn->used + LEAST_ROOM <= turn->capacity && turn->words + least <= turn->limit;
 }
 
-/* Who is to be served: those that were left, or who epoll says is ready. It has put those that were left behind all
- * others that are ready, so it is not asked before they have had their turn: peers that are always ready would share
- * the room among themselves. */
+/* The sockets to be served: those that were left, or else those that epoll says are ready. epoll has put those that
+ * were left behind all others that are ready, so it is not asked before they have had their turn: otherwise peers that
+ * are always ready would share the room among themselves. */
 static int who_is_ready(struct zcws_sockets *sockets, struct epoll_event *events) {
     int left = sockets->left;
     if (left == 0) return epoll_wait(sockets->epoll, events, ZCWS_TURN_MOST, 0);
@@ -113,7 +114,7 @@ static int who_is_ready(struct zcws_sockets *sockets, struct epoll_event *events
 size_t zcws_turn(struct zcws_sockets *sockets) {
     struct epoll_event events[ZCWS_TURN_MOST];
     uint64_t *table = sockets->table;
-    /* What is left out of the room is for the entries of sockets that are not received for. */
+    /* The words that `room` leaves out are for the entries of sockets that are not received for. */
     size_t room = sockets->words - ZCWS_TURN_ENTRIES - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY;
     struct turn turn = {sockets->base, 0, sockets->capacity, table, 0, table + ZCWS_TURN_ENTRIES, 0, room};
     int only = sockets->only, ready;

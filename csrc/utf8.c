@@ -20,7 +20,7 @@
  *     BAD      a bad byte        nothing; there is no way out
  *
  * Nine states of six bits fit one 64-bit word, so a byte selects a word (`rows`) and the state is the
- * number of bits to shift it by: all that a step has to wait for of the step before is one shift. The idea is Per
+ * number of bits to shift it by: a step waits for nothing of the step before but one shift. The idea is Per
  * Vognsen's, "Shift-based DFAs", https://gist.github.com/pervognsen/218ea17743e1442e59bb60d29b1aa725. */
 #include "kernel.h"
 
@@ -58,7 +58,7 @@ static const uint64_t rows[256] = {
 /* clang-format on */
 
 /* How far the automaton walks before the kernel is asked again: over the block at which an ASCII-only kernel stopped
- * (4 * 16 bytes in sse2), as it would stop there again; and over what a looking-up one leaves at a text's end. */
+ * (4 * 16 bytes in sse2), because it would stop there again; over what a kernel with lookups leaves at a text's end. */
 enum { STRETCH = 64 };
 
 /* What zcws_mask_utf8 unmasks before it checks: half of the smallest first-level cache in use (16 KiB on some old
@@ -69,7 +69,7 @@ enum { BLOCK = 8 * 1024 };
 static inline uint64_t step(uint64_t state, uint8_t byte) { return rows[byte] >> (state & 63); }
 
 /* Walks over data[0, len) from *state. Returns len, or the offset of the first byte that cannot be right.
- * No step looks whether it failed, as BAD stays BAD: a stretch that ends there is walked a second time. */
+ * No step checks whether it failed, because BAD stays BAD: a stretch that ends in BAD is walked a second time. */
 static size_t walk(const uint8_t *data, size_t len, uint64_t *state) {
     const uint64_t before = *state;
     uint64_t now = before;

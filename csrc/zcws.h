@@ -76,12 +76,13 @@ enum {
 /* Everything that a reader remembers between two calls. The caller fills in the first group once and
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
-    uint64_t max_size;      /* bytes of one message, fragments added up; of a compressed one, an eighth more */
-    uint64_t max_fragments; /* frames of one message; where 65,536 or more may be, an empty last one is not counted */
-    uint64_t fit;           /* a frame of at most this many bytes, head included, is waited for whole */
-    uint64_t *table;        /* with room for ZCWS_TABLE_ROWS rows; for zcws_scan_landed only */
-    uint8_t masked;         /* 1: every frame must carry a masking key; 0: none may */
-    uint8_t rsv1;           /* 1: permessage-deflate was agreed */
+    uint64_t max_size; /* bytes of one message, fragments added up; of a compressed one, an eighth more */
+    uint64_t
+        max_fragments; /* frames of one message; if 65,536 or more are allowed, an empty last one is not counted */
+    uint64_t fit;      /* a frame of at most this many bytes, head included, is waited for whole */
+    uint64_t *table;   /* with room for ZCWS_TABLE_ROWS rows; for zcws_scan_landed only */
+    uint8_t masked;    /* 1: every frame must carry a masking key; 0: none may */
+    uint8_t rsv1;      /* 1: permessage-deflate was agreed */
 
     uint8_t opcode;     /* of the message in progress; 0 between messages */
     uint8_t compressed; /* the message in progress is compressed */
@@ -99,25 +100,24 @@ struct zcws_reader {
                          * is the fault */
     uint64_t fragments; /* frames of the message in progress */
 
-    /* For whoever wants to know, and nothing here asks for them. */
-    uint64_t bytes; /* of the stream, used so far */
-    uint64_t rows;  /* handed out so far, and a message that was landed ends with one; the caller may take some off */
-    uint64_t frames;   /* read whole so far, control frames too */
+    /* Counts for the caller; nothing here reads them. */
+    uint64_t bytes;  /* of the stream, used so far */
+    uint64_t rows;   /* handed out so far, plus one for each message that was landed; the caller may subtract some */
+    uint64_t frames; /* read whole so far, control frames too */
     uint64_t messages; /* of these, the last ones of their messages */
 };
 
 /* Reads every complete frame in base[begin, end): checks its head, unmasks its payload in place, checks
- * text as UTF-8 across fragments and inside a frame that is still arriving, and writes its rows into `table`, which has room
- * for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS. Small fragments are moved together, towards
- * `begin`: between the end of a row and the next one there may be anything.
- * Returns the number of rows, plus ZCWS_NEWS where the table's head has to be read. A fault is reported in
- * ZCWS_TABLE_STATUS behind the rows that came before it, and again by every later call. Bytes from ZCWS_TABLE_NEXT on
- * must be there, unchanged, at the next call's begin; where they are not, nothing outside of base[begin, end) is touched
- * all the same. */
+ * text as UTF-8 across fragments and inside a frame that is still arriving, and writes its rows into `table`, which has
+ * room for ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * rows words; 1 <= rows < ZCWS_NEWS. Small fragments are moved together,
+ * towards `begin`: between the end of a row and the next one there may be anything. Returns the number of rows, plus
+ * ZCWS_NEWS where the table's head has to be read. A fault is reported in ZCWS_TABLE_STATUS behind the rows that came
+ * before it, and again by every later call. Bytes from ZCWS_TABLE_NEXT on must be there, unchanged, at the next call's
+ * begin; even if they are not, nothing outside of base[begin, end) is touched. */
 size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t end, uint64_t *table, size_t rows);
 
-/* The same for base[0, len) and the reader's own table: half of the arguments, of which each takes Python as long as 20
- * bytes take here. */
+/* The same for base[0, len) and the reader's own table. It has half of the arguments: to pass one takes Python as long
+ * as 20 bytes take here. */
 size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
 
 /* The same for payload bytes that were received straight into the caller's memory: data[0, len) are the
@@ -132,8 +132,8 @@ enum { ZCWS_TURN_MOST = 64 }; /* sockets that one call of zcws_turn serves */
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
 struct zcws_sockets {
     int epoll; /* its events carry descriptors as their data */
-    int only;  /* the one socket that is in `epoll`, where there is but one; else -1 */
-    /* By descriptor: of a connection that holds no unread bytes; NULL: see below. */
+    int only;  /* the socket in `epoll`, if there is exactly one; else -1 */
+    /* By descriptor: the reader of a connection that holds no unread bytes, or NULL: see below. */
     struct zcws_reader *const *readers;
     size_t count; /* of `readers` */
     uint64_t *table;
@@ -141,21 +141,21 @@ struct zcws_sockets {
     uint8_t *base; /* where received bytes go, and how many there is room for */
     size_t capacity;
     size_t used; /* words behind the short entries that the last call has written */
-    int left; /* for C alone, zero at first: so many sockets were ready when there was no room for them, and which */
+    int left; /* for C alone, zero at first: how many sockets were ready when there was no room for them, and which */
     int waiting[ZCWS_TURN_MOST];
 };
 
-/* Many connections in one crossing: asks which sockets are ready (not where there is only one, of which the caller knows
- * it), receives what they have into base, one behind the other, and scans it. Those for which there is no room come first
- * in the next call, and nobody is asked for before: by then some may have been closed, and others have their descriptors. A
- * socket without a reader is for the caller to serve. Linux only; elsewhere nothing is ever ready.
+/* Many connections in one crossing: asks which sockets are ready (unless there is only one, which the caller knows to
+ * be ready), receives what they have into base, one behind the other, and scans it. Those for which there is no room
+ * come first in the next call, before others are asked for; by then some may have been closed, and others may have
+ * their descriptors. A socket without a reader is for the caller to serve. Linux only; elsewhere nothing is ever ready.
  *
- * Fills the table. First there is room for ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket that
- * brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan that knows where the
- * socket's bytes begin; they stop with the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others. One with
- * fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its rows.
+ * Fills the table. First there is room for ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket
+ * that brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan, the socket,
+ * and where its bytes begin; they stop with the payload. From ZCWS_TURN_ENTRIES on, an entry for each of the others.
+ * One with fewer than ZCWS_TURN_SERVE rows is followed by what zcws_scan writes for its bytes: a head and its rows.
  * Returns the number of short entries, plus ZCWS_TURN_OTHERS where there are others. That is less than 256: Python has
- * such numbers, and needs no memory for one in the moment in which what was received is in no socket any more. */
+ * objects for such numbers, so none has to be allocated while what was received is in no socket any more. */
 size_t zcws_turn(struct zcws_sockets *sockets);
 
 enum {
@@ -165,18 +165,19 @@ enum {
     ZCWS_TURN_BEGIN = 1, /* where its bytes are in base */
     ZCWS_TURN_STOP = 2,
     ZCWS_TURN_COUNT = 3, /* what zcws_scan returned, or one of these: */
-    ZCWS_TURN_END = 4,   /* the word behind it, counted from ZCWS_TURN_ENTRIES: where the next entry is */
+    ZCWS_TURN_END = 4,   /* the word behind this entry, counted from ZCWS_TURN_ENTRIES: where the next entry is */
     ZCWS_TURN_ENTRY = 5,
     ZCWS_TURN_SERVE = 0x100000,  /* nothing was received: ZCWS_TURN_STOP is what epoll said */
-    ZCWS_TURN_FAILED = 0x200000, /* it could not be: ZCWS_TURN_STOP is errno */
+    ZCWS_TURN_FAILED = 0x200000, /* receiving failed: ZCWS_TURN_STOP is errno */
     ZCWS_TURN_OTHERS = 0x80
 };
 
-/* The way back of zcws_turn, in `count` orders, from the one with number `first` on. Their words, int64_t and not
- * aligned: the sockets of all orders, then how many bytes each is to be sent. Those lie in `data` one behind the
- * other; or where the words of `begins` say, which may be the same for several: else it is NULL. Returns -1 when all
- * of them were sent whole; else, where one was not, its number << 32, plus 1 << 31, plus how many of its bytes were
- * sent or minus its errno, and those behind it have still to be sent. Linux only; elsewhere nothing is ever sent. */
+/* The way back of zcws_turn: sends `count` orders, from the one with number `first` on. `orders` has int64_t words, not
+ * aligned: the sockets of all orders, then how many bytes each is to be sent. The bytes lie in `data`: one behind the
+ * other if `begins` is NULL, else at the offsets that its words give, which may be the same for several. Returns -1
+ * when all orders were sent whole; else, for the first that was not, its number << 32, plus 1 << 31, plus how many of
+ * its bytes were sent or minus its errno; those behind it have still to be sent. Linux only; elsewhere nothing is ever
+ * sent. */
 int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data, size_t first);
 
 /* ---- one socket ------------------------------------------------------------------------------------------------ */
@@ -191,38 +192,38 @@ struct zcws_socket {
     uint64_t *table; /* as zcws_scan fills it, with room for `rows` */
     size_t rows;
     size_t received; /* bytes that the last call has brought and nobody has taken: whoever takes them sets it to 0 */
-    /* What zcws_scan said of those; ZCWS_NOTHING: they have not been scanned; ZCWS_TORN, which the caller sets: nobody
-     * knows what has been taken of them. */
+    /* What zcws_scan returned for those; ZCWS_NOTHING: they have not been scanned; ZCWS_TORN, which the caller sets:
+     * nobody knows how many of them have been taken. */
     int64_t found;
-    uint64_t total;   /* by all of them; the caller may add what it has received by other means */
-    uint32_t resting; /* for C alone, zero at first: so many waits sleep at once and do not try before */
-    uint32_t rest;    /* the same: how many it was last time */
+    uint64_t total;   /* bytes that all calls have brought; the caller may add what it has received by other means */
+    uint32_t resting; /* for C alone, zero at first: how many of the next waits sleep at once, without trying first */
+    uint32_t rest;    /* for C alone, zero at first: how many it was last time */
     int error;        /* the errno of what ended the stream; 0: the peer did */
 };
 
-/* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the socket's
- * time was up, a signal has come, or nobody has slept yet: whoever still waits calls again; ZCWS_ENDED when the stream has
- * ended or is broken; ZCWS_TORN, and receives nothing, when what came before has not been taken. Sockets of POSIX only;
- * elsewhere every stream has ended. */
+/* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the
+ * socket's time was up, a signal has come, or the wait has not slept yet: to go on waiting, call again; ZCWS_ENDED when
+ * the stream has ended or is broken; ZCWS_TORN, and receives nothing, when what came before has not been taken. Sockets
+ * of POSIX only; elsewhere every stream has ended. */
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size);
 
-/* The same at `base`, where they are scanned. For a reader that holds no unread bytes. Returns what zcws_scan returned, or
- * one of those three. */
+/* The same into `base`, and scans the bytes there. For a reader that holds no unread bytes. Returns what zcws_scan
+ * returned, or one of those three. */
 int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };
 
-/* More of a payload that zcws_land takes: received straight into the caller's memory data[0, size), as long as there is
- * much of it, and taken there. Never waits. Returns how many bytes, plus ZCWS_WHOLE when they complete the message; 0 at the
+/* Receives more of a payload straight into the caller's memory data[0, size), for as long as much comes at a time, and
+ * calls zcws_land for it. Never waits. Returns how many bytes, plus ZCWS_WHOLE when they complete the message; 0 at the
  * end of the stream, or a negated errno. A fault is in the reader. Sockets of POSIX only; elsewhere every stream has
  * ended. */
 int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size);
 
 enum { ZCWS_WHOLE = 0x40000000 }; /* no call brings so many bytes */
 
-/* The way back of those: a whole frame, as zcws_build_masked builds it, is masked and sent part by part: each in
- * `out`, which has room for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame; or,
- * negated, one more than those of it that were sent when the socket took no more, or failed: the next send will say
+/* The way back: masks and sends a whole frame, as zcws_build_masked builds it, part by part. Each part is made in
+ * `out`, which has room for `room` bytes, more than a head takes. Never waits. Returns the bytes of the frame when all
+ * were sent; else -1 minus the bytes that were sent before the socket took no more, or failed: the next send will say
  * why. Sockets of POSIX only; elsewhere nothing is sent. */
 int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
                          uint32_t key);
@@ -234,14 +235,14 @@ struct zcws_opening {
     uint8_t accept[28]; /* ZCWS_OPENING_ACCEPT bytes: the Sec-WebSocket-Accept that answers it: RFC 6455 4.2.2 */
     /* Where the values of Origin, Sec-WebSocket-Protocol and -Extensions begin and stop, or 0, 0. */
     uint32_t asked[6];
-    int64_t received; /* by zcws_welcome: bytes in `data`, 0 at their end, or a negated errno */
-    size_t head;      /* what zcws_read_opening said of them */
+    int64_t received; /* by zcws_welcome: bytes in `data`, 0 at the end of the stream, or a negated errno */
+    size_t head;      /* what zcws_read_opening returned for them */
 };
 
-/* Reads the opening handshake that data[0, len) begins with, if it is one that nearly every client sends: GET, HTTP/1.1,
- * every header that is needed once, as it is usually written. Returns the bytes of the head, plus ZCWS_OPENING_ASKS where
- * `asked` has anything, and fills in that and `accept`. 0: the general rules have to decide, or there is more to come.
- * RFC 6455 4.2.1. */
+/* Reads the opening handshake that data[0, len) begins with, if it is one that nearly every client sends: GET,
+ * HTTP/1.1, every header that is needed once, as it is usually written. Returns the bytes of the head, plus
+ * ZCWS_OPENING_ASKS where `asked` has anything, and fills in that and `accept`. 0: the general rules have to decide, or
+ * there is more to come. RFC 6455 4.2.1. */
 size_t zcws_read_opening(const uint8_t *data, size_t len, struct zcws_opening *opening);
 
 enum {
@@ -250,9 +251,9 @@ enum {
     ZCWS_OPENING_ASKS = 0x10000
 };
 
-/* Accepts a connection from a socket that listens and does not block, receives what has arrived on it into data[0, size),
- * and reads that as zcws_read_opening does. Returns the new socket, which does not block either, or a negated errno. Linux
- * only; elsewhere it always fails. */
+/* Accepts a connection from a socket that listens and does not block, receives what has arrived on it into data[0,
+ * size), and reads that as zcws_read_opening does. Returns the new socket, which does not block either, or a negated
+ * errno. Linux only; elsewhere it always fails. */
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening);
 
 /* ---- frames to be sent ----------------------------------------------------------------------------------------- */
@@ -262,9 +263,9 @@ int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening 
  * `key` is the four key bytes in memory order. RFC 6455 5.2, 5.3. */
 size_t zcws_build_masked(uint8_t *out, uint8_t first, const uint8_t *payload, size_t len, uint32_t key);
 
-/* The same for `count` frames one behind the other: the payload of the first is data[spans[0], spans[1]), that of the next
- * is found `step` words further. Each has a key of its own; where `keys` is NULL none is masked. `out` has room for 14 bytes
- * more than each of them takes. Returns the bytes written. */
+/* The same for `count` frames one behind the other: the payload of the first is data[spans[0], spans[1]), that of the
+ * next is found `step` words further. Each has a key of its own; where `keys` is NULL none is masked. `out` has room
+ * for each payload and 14 bytes more. Returns the bytes written. */
 size_t zcws_build_each(uint8_t *out, uint8_t first, const uint8_t *data, const uint64_t *spans, size_t step,
                        const uint32_t *keys, size_t count);
 

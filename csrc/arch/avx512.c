@@ -1,6 +1,6 @@
 /* avx512.c: AVX-512's instructions on vectors of 32 bytes: masked loads, and operations on three operands at once.
- * They check text in other alphabets than ASCII faster than avx2.c by a sixth (a short one by a third), and mask at
- * the same speed.
+ * They check text that is not ASCII faster than avx2.c by a sixth (a short one by a third), and mask at the same
+ * speed.
  *
  * Its vectors of 64 bytes were tried first, and taken out. They mask 1 to 16 KiB half as fast again, but on CPUs
  * like the one that measured it (Cascade Lake) a core that has used a single one is clocked down for more than half a
@@ -19,7 +19,7 @@ static int supported(void) {
            __builtin_cpu_supports("avx512vl");
 }
 
-/* The constant of a ternary operation is its table of truth: what the operation makes of a = 0xF0, b = 0xCC,
+/* The constant of a ternary operation is its truth table: what the operation makes of a = 0xF0, b = 0xCC,
  * c = 0xAA, which between them have every combination of three bits once. */
 TARGET static ZCWS_INLINE vector merge_three(vector a, vector b, vector c) {
     return _mm256_ternarylogic_epi32(a, b, c, 0xF0 | 0xCC | 0xAA);

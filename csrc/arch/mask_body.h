@@ -2,16 +2,16 @@
  * after it has said what a vector is:
  *
  *     vector, WIDTH        the type, and its bytes: a power of two, 8 or more
- *     TARGET               the attribute that every function needs which touches one
+ *     TARGET               the attribute of every function that touches one
  *     load, store          unaligned
  *     splat                the key, repeated
  *     differ, merge        xor, or; merge_three: or of three
  *     any_high             nonzero when a byte of the vector is 0x80 or more
  *     apply_short          the whole work for len < WIDTH
  *
- * The ends are taken by vectors that may overlap the middle and each other. As masking twice restores a byte,
- * no vector may be read after one that it overlaps was stored; overlapping stores then agree on the bytes
- * that they share:
+ * The ends are taken by vectors that may overlap the middle and each other. Because masking twice restores a
+ * byte, no vector may be read after one that it overlaps was stored; overlapping stores then agree on the
+ * bytes that they share:
  *
  *     dst      0        k                                              len
  *     first    |--------|                                               .      key at phase 0
@@ -21,8 +21,8 @@
  *
  * dst + k is aligned: stores that cross a cache line cost two, and a payload in the ring follows a head of
  * 2 to 14 bytes. All of first, second and last are read before any of them is stored, and first and second
- * are stored before the middle, as stores go to memory in order and a store that comes late holds up
- * whoever reads its bytes next. */
+ * are stored before the middle, because stores go to memory in order and a store that comes late holds up
+ * the next read of its bytes. */
 
 /* Vectors of data[0, len) from an aligned dst on, while they are whole. What each loop touches ends at
  * 4 * WIDTH or WIDTH <= len; less than WIDTH is left. */

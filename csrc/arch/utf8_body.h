@@ -18,7 +18,7 @@
  *                       upper_1  lower_1   upper_2
  *
  * is looked up three times, half by half. A table entry has one bit for each fault that its half
- * allows; a fault that all three allow is one. One fault is left, since it takes more than a pair: the third
+ * allows; a fault that all three allow is there. One fault is left, because it takes more than a pair: the third
  * and the fourth byte of a character. PAIR, "two continuations in a row", is therefore no fault but a
  * claim, and must be made exactly where a byte E0-FF stands two places before, or F0-FF three. */
 
@@ -81,8 +81,8 @@ TARGET static ZCWS_INLINE int any_faults_at_start(vector v) {
     return any(faults(v, shifted(v, 1), shifted(v, 2), shifted(v, 3)));
 }
 
-/* Later the bytes before are there to be loaded, which is cheaper than to shift registers: the ports that
- * shuffle are the busy ones here. */
+/* Later the bytes before can be loaded, which is cheaper than to shift registers: the ports that shuffle are
+ * the busy ones here. */
 TARGET static ZCWS_INLINE vector faults_at(const uint8_t *at) {
     return faults(load(at), load(at - 1), load(at - 2), load(at - 3));
 }
