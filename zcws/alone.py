@@ -1,8 +1,8 @@
 """What arrives alone, while somebody waits for it: one whole data frame and nothing else, past the rows.
 
-Nearly all traffic is that. Whoever has scanned it hands it on, as a message, as a frame, or to a function that looks at
-it; nothing is kept here meanwhile, and the reader stays idle. What is not as simple as that is read from rows
-(reader.py, which builds on this).
+Nearly all traffic is that. The code that has scanned such a frame hands it on at once: as a message, as a frame, or to
+a function that looks at it. Unless the frame, or a view of it, outlives that, nothing is kept here and the reader stays
+idle. Anything less simple is read from rows (reader.py, which builds on this).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["AloneReader"]
 
 
 class AloneReader(PieceReader):
-    """The reading half of one connection, as far as it is about a frame that arrives alone."""
+    """The part of one connection's reading half that handles a frame that arrives alone."""
 
     __slots__ = ()
 
     def message_of(self, ring: Ring, what: int, start: int, stop: int) -> str | bytes | None:
-        """The message that a row is by itself, for somebody who hands it on at once; None: it is not as simple as that.
+        """The message that this one row is, for a caller that hands it on at once. None: the row is less simple.
 
         Only while `is_idle`; nothing is kept.
         """
@@ -38,26 +38,26 @@ class AloneReader(PieceReader):
         return ring.copies[start:stop] if what == WHOLE_BINARY else None
 
     def message_found(self, found: int) -> str | bytes | None:
-        """The same for what `scan_landing` has found, or a crossing that received as well. None: see `take_found`."""
+        """`message_of` for what `scan_landing`, or a crossing that received as well, found. None: see `take_found`."""
         pool = self.pool
         if found != 1 or self.discarding:
             return None
         what, start, stop = pool.first_row.tolist()
-        if what == WHOLE_TEXT and stop - start < DECODE_IN_PLACE:  # `message_of`, without the call
+        if what == WHOLE_TEXT and stop - start < DECODE_IN_PLACE:  # `message_of`, inlined
             return pool.landing.copies[start:stop].decode()  # type: ignore[union-attr]
-        return self.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
+        return self.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # not None
 
     def frame_found(self, found: int) -> Frame | None:
-        """The same as a frame, for somebody who has not asked for the next one yet: its ring stays with us."""
+        """`message_found`, as a frame. The caller has not asked for the next one yet, so we keep the frame's ring."""
         if found != 1:
             return None
         what, start, stop = self.pool.first_row.tolist()
         pool = self.pool
         frame = self.frame_of(self.landing, 0, what, start, stop)
         if frame is not None:
-            # `keep_frame`, and the ring is leased, without a call: a signal handler raises before all of that or behind
-            # it. Whoever it has interrupted sees in `is_idle` which.
-            ring: Ring = pool.landing  # type: ignore[assignment]  # there it is
+            # `keep_frame` and the lease of the ring, inlined: without a call in between, a signal handler can raise
+            # only before or after all of it. `is_idle` shows the code that it interrupted which of the two.
+            ring: Ring = pool.landing  # type: ignore[assignment]  # not None
             self._frame = frame
             self._ring = ring
             self._next = ring.head = stop
@@ -66,7 +66,7 @@ class AloneReader(PieceReader):
         return frame
 
     def frame_of(self, ring: Ring, begin: int, what: int, start: int, stop: int) -> Frame | None:
-        """The same as a frame, which is good until `drop_frame`."""
+        """`message_of`, as a frame, which is good until `drop_frame`."""
         if self.discarding or (what != WHOLE_TEXT and what != WHOLE_BINARY):
             return None
         frame: RingFrame = RingFrame()
@@ -80,14 +80,14 @@ class AloneReader(PieceReader):
         return frame
 
     def keep_frame(self, frame: Frame, ring: Ring, stop: int) -> None:
-        """It has been handed to somebody who has not asked for the next one yet: the ring stays with us."""
+        """`frame` was handed to a caller that has not asked for the next one yet: we keep its ring."""
         self._frame = frame
         self._ring = ring
         self._next = ring.head = stop
         self.is_idle = False
 
     def drop_frame(self, ring: Ring, stop: int) -> None:
-        """It has been seen. Its ring, which ends at `stop`, goes back, but for that of all who are served together."""
+        """The frame has been seen. Its ring, used up to `stop`, goes back to the pool, except for the common one."""
         lease = self._lease
         lease.number = lease.since = lease.number + 1
         lease.ring, lease.shown = NO_RING, NOT_SHOWN
@@ -105,10 +105,9 @@ class AloneReader(PieceReader):
         start: int,
         stop: int,
     ) -> None:
-        """Both at once for somebody who looks at the frame and is done: `call(look, owner, frame)`; `call` is the `run`
-        of a context. Raises: what that does.
+        """`frame_of`, `call(look, owner, frame)` and `drop_frame` in one; `call` is the `run` of a context.
 
-        Not while our Close is out.
+        Not while our Close is out. Raises: what `look` raises.
         """
         frame: RingFrame = RingFrame()
         frame._lease = lease = self._lease
@@ -121,18 +120,18 @@ class AloneReader(PieceReader):
         try:
             call(look, owner, frame)
         finally:
-            # `drop_frame`, without its calls: for each message.
+            # `drop_frame` with its calls inlined, because this runs for each message.
             lease.number = lease.since = lease.number + 1
             lease.ring, lease.shown = NO_RING, NOT_SHOWN
             pool = self.pool
             if ring.exports or ring is not pool.common:
                 if ring.exports or pool.landing is not None or ring is pool.walked:
                     self._let_go(ring, stop)
-                else:  # it was the landing ring, from its beginning on, and nobody has had another one since
+                else:  # it was the landing ring, used from its beginning, and none has replaced it since
                     pool.landing = ring
 
     def _let_go(self, ring: Ring, stop: int) -> None:
-        """Of a ring in which nothing is unread. Where a view is held, and no more can be, it stays with us."""
+        """Gives up a ring in which nothing is unread. We keep it if views are held and the pool cannot set it aside."""
         pool = self.pool
         if not ring.exports or not ring.is_exported:
             pool.take_back(ring)  # which knows the common one

@@ -1,8 +1,8 @@
 """A message that is arriving in pieces, and the payload buffer that it lands in.
 
-Pieces are fragments (RFC 6455 5.4) or parts of a frame that is larger than the ring. Plain ones are copied behind
-each other, or received right there; compressed ones are inflated as they come, in bounded steps, so that neither
-`max_size` nor the caller's memory is passed before somebody notices. This file knows no ring and no frames.
+Pieces are fragments (RFC 6455 5.4) or parts of a frame that is larger than the ring. Plain ones are copied one after
+the other, or received right there; compressed ones are inflated as they come, in bounded steps, so that a message
+that exceeds `max_size` or the caller's memory is stopped in time. This file knows no ring and no frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BAD_DEFLATE = 17
 #: And one for a message that does not fit into memory that the caller brought.
 BAD_BUFFER_SIZE = 18
 
-#: And one of ours: a message of which a part is lost must not be handed out, and none behind it as if it were the next.
+#: And a fault of ours: once a part of a message is lost, neither that message nor any after it may be handed out.
 NO_MEMORY = 19
 
 
@@ -43,14 +43,14 @@ class Inflate(Protocol):
     """What decompresses the messages of one connection, one at a time. RFC 7692 7.2.2.
 
     Attributes:
-        bytes_before, bytes_after: what has been inflated so far, and what that gave.
+        bytes_before, bytes_after: compressed bytes inflated so far, and the bytes that they gave.
     """
 
     bytes_before: int
     bytes_after: int
 
     def message(self, payload: bytes, limit: int) -> bytes:
-        """A whole message; of one over `limit` bytes only so much that this shows. Raises: as `pieces`."""
+        """A whole message; of one over `limit` bytes only enough to show that. Raises: as `pieces`."""
         ...
 
     def pieces(self, payload: memoryview, *, last: bool, room: int) -> Iterator[bytes]:

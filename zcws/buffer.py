@@ -2,7 +2,7 @@
 
 `PayloadBuffer()` owns its storage and grows to the largest message it has met. A view of a payload in it stays
 right for as long as somebody holds it: when the buffer is used again and a view is still out, the storage is left
-to its holders and the buffer takes new.
+to the view's holders and the buffer takes new storage.
 
 `PayloadBuffer(memory)` writes into memory that the caller brought (an mmap, shared memory, a NumPy array). It
 never grows, a message that does not fit is refused, and the next message overwrites the last one, views of it
@@ -20,32 +20,32 @@ from zcws.kernel import SLICES_HAVE_ADDRESSES, ffi, new_uncleared
 
 __all__ = ["WORTH_HOLDING", "PayloadBuffer", "check_buffer"]
 
-#: The first storage of a buffer that owns it (bytes): below this a larger one costs no more to get.
+#: The smallest storage of a buffer that owns it (bytes): a smaller one would cost as much to allocate.
 _SMALLEST = 4096
 
 #: A message that has been announced but not received gets at most this much storage ahead of its bytes: memory
 #: grows with what has arrived, not with what was promised.
 _AHEAD = 128 * 1024
 
-#: And it grows to so many times of what has arrived: the fewer times, the less is copied.
+#: Storage that has to grow grows to this many times what has arrived: it grows less often, and less is copied.
 _GROWTH = 4
 
-#: A view is kept, and not a copy, of bytes that are at least this part of the memory that a view holds.
+#: Bytes are kept as a view, not as a copy, if they are at least one WORTH_HOLDING-th of the memory that it would hold.
 WORTH_HOLDING = 4
 
 
 class Storage:
-    """Memory for messages, and who holds views of it; always the same memory, while its buffer goes on to another.
+    """Memory for messages, and who holds views of it. The memory stays the same; a buffer moves on to another Storage.
 
-    A frame that is looked at in another thread may be stale by then, and the next message be arriving. So nothing that
-    a look changes is the buffer's: an exporter stands here as long as somebody holds a view.
+    Another thread may look at a frame that is stale by then, while the next message is arriving. So a look changes only
+    the Storage, never the buffer: an exporter is listed here for as long as somebody holds a view.
 
     Attributes:
-        pointer, memory: where it is, for C and for the reader.
-        whole: the same for everybody else, who may be in any thread: see `HAS_GIL`.
-        is_ours: the buffer's own, and not the caller's.
+        pointer, memory: the memory, for C and for the reader.
+        whole: the memory for everybody else, in any thread: see `HAS_GIL`.
+        is_ours: whether the memory is the buffer's own, not the caller's.
         shown: exporters of the views that a program has; it may write into them.
-        kept: exporters of what must not change any more.
+        kept: exporters of views whose bytes must not change any more.
     """
 
     __slots__ = ("is_ours", "kept", "memory", "pointer", "shown", "whole")
@@ -64,7 +64,7 @@ class Storage:
         return bool(_alive(self.shown) or _alive(self.kept))
 
     def look(self, start: int, stop: int) -> memoryview:
-        """A part of it, which guards nothing."""
+        """A view of a part; holding it does not keep the memory from being used again."""
         return memoryview(self.whole)[start:stop]
 
     def slot(self, start: int, stop: int) -> memoryview:
@@ -74,7 +74,7 @@ class Storage:
         return memoryview(ffi.buffer(self.pointer + start, min(stop, len(self.memory)) - start))
 
     def view(self, exporters: list[weakref.ref[Any]]) -> memoryview:
-        """A view of all of it, for slices; one of `exporters` lives as long as they do."""
+        """A view of all of it, to be sliced; one of `exporters` lives as long as the slices do."""
         alive = _alive(exporters)
         exporter = alive[-1] if alive else ffi.buffer(self.pointer, len(self.memory))
         if not alive:
@@ -96,7 +96,7 @@ class Occupant:
         self._storage = storage
 
     def is_in(self, buffer: PayloadBuffer) -> bool:
-        """Whether it is `buffer` that it lies in."""
+        """Whether the message lies in `buffer`."""
         return self._buffer is buffer
 
     def export(self, start: int, stop: int) -> memoryview:
@@ -106,20 +106,21 @@ class Occupant:
             view = storage.look(start, stop)
         else:
             if _alive(storage.kept):
-                # A program may write into its view: it gets the message in other memory.
+                # A program may write into its view, and what is kept must not change: the view gets other memory.
                 storage = self._storage = _new_storage(len(storage.memory), storage.look(0, stop))
             view = storage.view(storage.shown)[start:stop]
-        self._home()  # another thread may have used it meanwhile
+        self._home()  # another thread may have used the buffer meanwhile
         return view
 
     def peek(self, start: int, stop: int) -> memoryview:
-        """The same for somebody who is done with the bytes before the next message."""
+        """A view for a caller that is done with the bytes before the next message."""
         return self._home().look(start, stop)
 
     def keep(self, start: int, stop: int) -> Buffer:
-        """The same for somebody who is not done with them then: they never change, whoever is given a view meanwhile.
+        """Bytes for a caller that needs them for longer: they never change, even if a program gets a view meanwhile.
 
-        A copy where somebody has one already, or where a view would hold much more than it is.
+        A copy where the memory is the caller's, where a program has a view already, or where a view would hold much
+        more memory than its own size.
         """
         storage = self._home()
         is_little = WORTH_HOLDING * (stop - start) < len(storage.memory)
@@ -137,7 +138,7 @@ class Occupant:
 
 
 def check_buffer(buffer: object) -> None:
-    """`TypeError` for what a read cannot be given to receive into."""
+    """`TypeError` unless a read can receive into `buffer`."""
     if buffer is not None and not isinstance(buffer, PayloadBuffer):
         raise TypeError(
             f"a read receives into a PayloadBuffer, not {type(buffer).__name__}: PayloadBuffer(memory) wraps yours"
@@ -170,9 +171,9 @@ class PayloadBuffer:
     def __init__(self, memory: Buffer | None = None) -> None:
         self._owns = memory is None
         self._used = 0
-        self._reached = 0  # bytes of the storage that was left to its holders last
-        #: The reader that is in the middle of a message here, or None. Readers in two threads may begin at once: what
-        #: one has taken out of `_free`, in one step, is nobody else's.
+        self._reached = 0  # size of the storage that was last left to its holders
+        #: The reader that is in the middle of a message here, or None. Readers in two threads may begin at once: the
+        #: buffer belongs to the one that has popped `_free`, which is one step.
         self.reader: Any = None
         self._free: list[None] = [None]
         #: Counts the messages that have begun here.
@@ -189,10 +190,10 @@ class PayloadBuffer:
                 raise ValueError("PayloadBuffer needs contiguous memory")
             is_flat = view.format == "B" and view.ndim == 1
             flat = memoryview(view) if is_flat else view.cast("B")
-            # What is given as a memoryview is sliced by the program, too: nobody can count its slices for it.
+            # The program may slice a memoryview that it gave us, in another thread: see `HAS_GIL`.
             is_plain = is_flat and not isinstance(memory, memoryview)
-        # Only the address: `flat` keeps it right. What pins memory for C would be an export of that view for as long
-        # as this buffer lives, and CPython crashes where it collects a cycle with a memoryview that has one.
+        # Only the address is kept: `flat` keeps it valid. To stay pinned would be an export of `flat` for as long as
+        # this buffer lives, and CPython crashes when it collects a cycle with a memoryview that has an export.
         with ffi.from_buffer("uint8_t[]", flat, require_writable=True) as pinned:
             address = ffi.cast("uint8_t *", pinned)
             self._storage = Storage(address, memory if is_plain else flat, flat, is_ours=False)
@@ -218,7 +219,7 @@ class PayloadBuffer:
         """
         if self.is_busy or not self.take(None):
             raise ValueError("a message is arriving in this PayloadBuffer")
-        self.number += 1  # first: another thread may be looking at a frame, and what it finds would be good
+        self.number += 1  # first: another thread that looks at a frame has to find it stale
         storage, self._storage = self._storage, _no_storage()
         if not storage.is_ours:
             memory, storage.memory, storage.whole = storage.memory, memoryview(b""), b""
@@ -228,8 +229,8 @@ class PayloadBuffer:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a message is arriving here. One that nobody will read to its end, as its connection was closed here,
-        is dropped."""
+        """Whether a message is arriving here. A message that nobody will read to its end, because its connection was
+        closed here, is dropped."""
         reader = self.reader
         if reader is not None and reader.is_closed_here:
             reader.give_up()
@@ -238,7 +239,8 @@ class PayloadBuffer:
     # ---- for the reader ----
 
     def take(self, reader: Any) -> bool:
-        """For a message of `reader`, until `leave`. False: one of another has begun here, perhaps in another thread."""
+        """Takes the buffer for a message of `reader`, until `leave`. False: another reader, perhaps in another thread,
+        has begun a message here."""
         try:
             self._free.pop()
         except IndexError:
@@ -247,12 +249,12 @@ class PayloadBuffer:
         return True
 
     def leave(self) -> None:
-        """That message is whole, or will never be."""
+        """The message is whole, or will never be: the buffer is free again."""
         self.reader = None
         self._free[:] = (None,)
 
     def fill(self, payload: memoryview) -> Occupant | None:
-        """`payload` as a whole message, after which it is left. None: it does not fit."""
+        """Stores `payload` as a whole message, then leaves the buffer. None: it does not fit."""
         try:
             self.begin()
             return self.occupant() if self.append(payload) else None
@@ -290,7 +292,7 @@ class PayloadBuffer:
         """Where up to `wanted` more bytes may be received; memory grows with what has arrived."""
         have = len(self._storage.memory) - self._used
         if have < wanted and self._owns and have < _AHEAD:
-            # As much as messages have needed here before has not to be reached by copies.
+            # Straight to what earlier messages needed here, without copies on the way.
             ahead = max(_GROWTH * self._used + _AHEAD, self._reached)
             self._grow(min(total, ahead), self._used)
         return self._storage.slot(self._used, self._used + wanted)
@@ -315,7 +317,7 @@ class PayloadBuffer:
 def _no_storage() -> Storage:
     """What a buffer has before its first byte. Writable all the same: an empty message is written to it like any other.
 
-    Its own: see `HAS_GIL`."""
+    Each buffer has its own: see `HAS_GIL`."""
     return Storage(ffi.NULL, b"", memoryview(bytearray()))
 
 

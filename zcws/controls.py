@@ -1,8 +1,8 @@
 """Control frames among the rows that wait: each is answered once, and none waits for ever.
 
-A Ping is answered when it arrives (inlet.py), or, after a split, when its turn has come: then the bridge, which has one
-slot, leads to a writer elsewhere. Either way its row stays for whoever reads frames. Where nobody does (a program that
-only sends), the rows are forgotten, and so is the ring that they lie in.
+A Ping is answered when it arrives (inlet.py), or, after a split, when its turn has come, because the bridge has one
+slot and then leads to a writer elsewhere. Either way its row stays for whoever reads frames. Where nobody does (a
+program that only sends), the rows are forgotten, and so is the ring that they lie in.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ __all__ = ["Controls"]
 #: the ring of a program that only sends would be full of them after a week.
 _MANY = 64
 
-#: They are looked for among what waits where that is little, rows, or they are at least this part of the rest: where a
-#: peer has filled a ring with short frames that nobody reads, to do so for each of its Pings cost 20 ms.
+#: The waiting rows are searched for control frames where few rows wait (_LITTLE), or where at least one in _PART of the
+#: rest is a control frame. When a peer had filled a ring with short frames that nobody read, a search for each of its
+#: Pings cost 20 ms.
 _LITTLE, _PART = 256, 8
 
 
 class Controls(Inlet):
-    """What has arrived, as far as it is control frames.
+    """The part of the reading half that handles control frames.
 
     Attributes:
-        keeps_controls: Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads, and again
-            when somebody has asked for a frame.
+        keeps_controls: whether Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads,
+            and again when somebody has asked for a frame.
     """
 
     __slots__ = ("_answered", "_controls_before", "_read_before", "keeps_controls")
@@ -47,7 +48,7 @@ class Controls(Inlet):
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(pool, bridge, state)
         self.keeps_controls: bool = True
-        # When something had been read since the last look: how many rows in all, and how many control frames waited.
+        # At the last look that found more rows read than the one before: rows read in all, and control frames waiting.
         self._read_before = self._controls_before = 0
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
 
@@ -63,8 +64,8 @@ class Controls(Inlet):
             self._bridge.put(Reply(OpCode.PONG, payload))
 
     def forget_controls(self) -> None:
-        """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been seen to, and are not
-        kept for ever: neither they, nor a ring for them."""
+        """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been answered or noted:
+        neither they nor a ring for them is kept for ever."""
         ring = self._ring
         if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
             return
@@ -87,21 +88,21 @@ class Controls(Inlet):
         if not words and self._frame is None:
             self._all_read()
             return
-        # A message that was landed ends with a row that lies nowhere, and says 0.
+        # A message that was landed ends with a row that does not lie in the ring, and whose stop is 0.
         stop = (words[-1] if words else 0) or self._end_of_frames(ring)
         if stop is not None:
             self._next, ring.head = ring.close_up(stop, self._next)
         else:
-            self._settle(ring)  # what is looked at lies elsewhere; a crowded ring is left to its holders
+            self._settle(ring)  # the frame in use lies elsewhere; a crowded ring is left to its holders
 
     def _end_of_frames(self, ring: Ring) -> int | None:
-        """Where the frames that somebody looks at end. None: they do not lie in `ring`, and a view of it is held."""
+        """Where the frames in use end. None: they do not lie in `ring`, and a view of it is held."""
         frames = self._frame if isinstance(self._frame, Batch) else (self._frame,)
         stops = [frame._stop for frame in frames if isinstance(frame, RingFrame)]
         return max(stops) if stops else None if ring.exports else ring.tail
 
     def _without_controls(self) -> list[int]:
-        """The rows that wait are data from now on, and a Close; and those."""
+        """Drops the waiting Pings and Pongs. Returns the rows that are left: data, and a Close."""
         waiting, self._controls = self.rows_waiting, 0
         words = [word for row in self._batch if row[0] & 0x0F <= OpCode.CLOSE for word in row]
         self._set_rows(words)

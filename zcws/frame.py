@@ -53,7 +53,7 @@ NEED_MORE = NeedMore.NEED_MORE
 
 
 def check_origin(origin: object) -> None:
-    """`TypeError` for what does not say where a payload may lie."""
+    """`TypeError` unless `origin` is a `PayloadOrigin`."""
     if not isinstance(origin, PayloadOrigin):
         raise TypeError(f"the origin of read_frame is a PayloadOrigin, not {origin!r}")
 
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 class ReceivedSource(Source, Protocol):
-    """The same for what was received: `keep` is for somebody who is not done with it when the next message comes."""
+    """Memory of a received payload: `keep` is for a caller that needs the bytes after the next message has come."""
 
     def keep(self, start: int, stop: int) -> Buffer: ...
 
@@ -79,14 +79,14 @@ class _Held:
     def __init__(self, payload: Buffer) -> None:
         try:
             self.whole = as_bytes(payload)
-            self.memory = memoryview(self.whole)  # it holds a bytearray to its length
+            self.memory = memoryview(self.whole)  # while it lives, a bytearray cannot change its length
         except TypeError:
             hint = ": encode it, or make it Frame.text(...)" if isinstance(payload, str) else ""
             what = f"the payload of a frame is bytes-like, not {type(payload).__name__}"
             raise TypeError(what + hint) from None
 
     def export(self, start: int, stop: int) -> memoryview:
-        # See `HAS_GIL`: a program may have one frame for all its threads.
+        # See `HAS_GIL`: a program may use one frame in all its threads.
         return memoryview(self.whole)[start:stop]
 
     peek = export
@@ -136,7 +136,7 @@ class Frame:
         ValueError: a control frame that is fragmented or over 125 bytes, or a Close that must not be sent.
 
     Attributes:
-        text: the payload as str. Of the class, it makes a Text frame: `Frame.text(payload, fin=True)`.
+        text: the payload as str. On the class, it makes a Text frame: `Frame.text(payload, fin=True)`.
     """
 
     __slots__ = ("_source", "_start", "_stop", "fin", "opcode")
@@ -214,7 +214,7 @@ class Frame:
         if source is None:
             raise stale()
         copy = bytes(source.peek(start, stop))
-        source.peek(start, stop)  # raises where it is used again by now: another thread may have read on
+        source.peek(start, stop)  # raises if the memory is in use again: another thread may have read on
         return copy
 
     def _peek(self) -> memoryview:
@@ -228,7 +228,7 @@ class Frame:
         try:
             return str(self._peek(), "utf-8")
         finally:
-            self._peek()  # see `to_bytes`; and what is there by then need not be UTF-8
+            self._peek()  # see `to_bytes`; other bytes there need not even be UTF-8
 
     def __len__(self) -> int:
         """Bytes of the payload."""
@@ -265,7 +265,7 @@ class ReceivedFrame(Frame):
         self._stop = stop
 
     def _keep(self, begin: int = 0) -> Buffer:
-        """The payload from `begin` on, for somebody who is not done with it when this frame is stale: it never changes.
+        """The payload from `begin` on, for a caller that needs it after this frame is stale: it never changes.
 
         A copy, where a view would hold much more memory than it is.
         """
@@ -281,7 +281,7 @@ def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:
 
 
 def stale() -> StaleFrame:
-    """What a frame raises that is asked for its payload too late."""
+    """The error for a frame that is asked for its payload too late."""
     return StaleFrame(
         "this frame was read before the last read on its connection; take payload, text or to_bytes() before the next"
     )

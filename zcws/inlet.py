@@ -1,7 +1,7 @@
 """The network's side of reading: bytes arrive, are scanned, and wait as rows.
 
-It decides what of that is news, and when the end takes effect. It knows neither messages nor callers (pieces.py,
-reader.py), and neither sockets nor time.
+It decides what of that is news, and when the end takes effect. It knows no messages and no callers (pieces.py,
+reader.py), no sockets and no time.
 
 The life of bytes: `get_buffer` says where the next ones may land, in a ring (leasing.py) or in the buffer of a large
 payload; `received` scans them (one crossing, every complete frame); the rows of the table wait (waiting.py). What
@@ -41,7 +41,8 @@ _scan, _scan_landed, _land = lib.zcws_scan, lib.zcws_scan_landed, lib.zcws_land
 
 _PING = OpCode.PING
 
-#: Rows that are alike are lined up when there are four of them or more, words: for fewer, it costs as much as it saves.
+#: Words of a table, its head included, from which on rows that are alike are lined up: four rows. For fewer that costs
+#: as much as it saves.
 _MANY = _HEAD + 4 * ROW
 
 
@@ -49,13 +50,13 @@ class Inlet(Leasing):
     """What has arrived on one connection and has not been read.
 
     Attributes:
-        answering: sends that wait for room and began before there was an end. A Close or a fault that comes by itself
-            waits for them, as one that had come together with what they answer would.
+        answering: how many sends wait for room that began before there was an end. A Close or a fault that arrives
+            alone waits for them, as if it had come together with the messages that they answer.
         eager: answer Pings when they arrive, not when their frame is read. A reader whose writer is elsewhere
             (after a split) is not eager: its bridge has one slot.
         discarding: our Close is out: data that arrives is dropped.
-        is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. Known when a read has
-            found nothing; until then, false.
+        is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. False until a read has
+            found nothing.
         landing_in: the buffer that the rest of a large payload is being received straight into.
         on_pong: called with the payload of each Pong when it arrives.
         streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
@@ -82,9 +83,9 @@ class Inlet(Leasing):
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(pool, bridge, state)
         self.answering: int = 0
-        self._ends_answered = False  # an end waits for those, and for nobody who reads
+        self._ends_answered = False  # an end waits for those sends, and for no reader
         self.eager: bool = True
-        self._controls = 0  # control frames that wait, or some more
+        self._controls = 0  # at least as many as control frames wait
         self.discarding: bool = False
         self.is_idle: bool = True
         self.on_pong: Callable[[bytes], None] | None = None
@@ -129,7 +130,7 @@ class Inlet(Leasing):
             at_most = self.pool.wide_capacity  # as much as one read brings anywhere
             try:
                 return landing.slot(min(self._remaining, at_most), len(landing) + self._remaining)
-            except MemoryError:  # and no caller of ours that it could be raised to: the next read hears of it
+            except MemoryError:  # none of our callers could handle it: the next read raises it
                 self._fail(NO_MEMORY)
         if self._stashed:
             ring = self._unstash()
@@ -148,7 +149,7 @@ class Inlet(Leasing):
     def received(self, count: int) -> bool:
         """`count` bytes have landed where the last `get_buffer` said. Returns whether they have brought any news.
 
-        False: they are the middle of something that nobody can be given yet, and there is room for more.
+        False: they are a part of something that cannot be handed out yet, and there is room for more.
         """
         status = self._status
         if self.landing_in is not None:
@@ -169,12 +170,12 @@ class Inlet(Leasing):
         return True
 
     def scan_landing(self, count: int) -> int:
-        """`count` bytes have landed while we are idle and do not pour, for somebody who may hand them on at once.
+        """`count` bytes have landed while we are idle and do not pour, for a caller that may hand them on at once.
 
-        Returns: as zcws_scan; the pool's table has the rest. What has not been handed on is ours: then comes
-        `take_found`.
+        Returns: as zcws_scan; the pool's table has the rest. What the caller does not hand on itself it gives to us
+        with `take_found`.
         """
-        ring: Ring = self.pool.landing  # type: ignore[assignment]  # `get_buffer` said so
+        ring: Ring = self.pool.landing  # type: ignore[assignment]  # `get_buffer` has set it
         return _scan_landed(self.state, ring.base, count)
 
     def take_found(self, count: int, found: int) -> bool:
@@ -219,7 +220,7 @@ class Inlet(Leasing):
 
     @property
     def is_closed_here(self) -> bool:
-        """Whether it was us who ended it, with a Close of our own: what the peer has said before no longer counts."""
+        """Whether we ended it, with a Close of our own: what the peer has said before that no longer counts."""
         return self.discarding or self._status == STOPPED
 
     @property
@@ -261,7 +262,7 @@ class Inlet(Leasing):
             raise
 
     def _take_found(self, ring: Ring, count: int) -> bool:
-        """What a scan has found is in the pool's table. Returns: as `received`."""
+        """Takes what a scan has found from the pool's table. Returns: as `received`."""
         pool = self.pool
         words = copy_words(pool.words[: _HEAD + ROW * (count % _NEWS)])
         if count == _NEWS and words[_STATUS] == MORE and not words[_REMAINING]:
@@ -275,10 +276,10 @@ class Inlet(Leasing):
         return True
 
     def take_scan(self, ring: Ring, begin: int, stop: int, count: int, words: Rows) -> None:
-        """The same for somebody who receives for many connections and scans what he got for all in one crossing.
+        """The same for a caller that receives for many connections and scans all that came in one crossing.
 
         Only while `is_idle`: bytes begin..stop of `ring` are the next ones. They are this reader's until they have been
-        read; then it lets go of the ring (`Pool.take_back`), or shows with `holds` that it has not.
+        read; then it lets go of the ring (`Pool.take_back`), unless `holds` says that it has not.
 
         Args:
             count, words: what zcws_scan returned, and what it wrote. They are kept.
@@ -293,7 +294,7 @@ class Inlet(Leasing):
                 self._stash(ring)
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
-        """The same where that is one whole data frame and nothing else."""
+        """`take_scan` for one whole data frame and nothing else."""
         self.take_scan(ring, begin, stop, 1, [stop, MORE, 0, 0, what, start, stop])
 
     def _take_rows(self, ring: Ring, count: int, words: Rows) -> None:
@@ -317,7 +318,7 @@ class Inlet(Leasing):
             self._set_many(words[_HEAD:])
 
     def _take_news(self, ring: Ring, controls: int, words: list[int]) -> None:
-        """The rare rest of a scan: an end behind its rows, control frames among them, older rows that still wait."""
+        """The rare scans: with an end behind the rows, control frames among them, or older rows that still wait."""
         if (
             self._status == CLOSED
             and len(words) == ROW
@@ -326,7 +327,7 @@ class Inlet(Leasing):
             # The usual end: the peer's Close, and nothing else.
             self._peer_close = ring.copies[words[1] : words[2]]
             if self._frame is None:
-                self._drop_ring()  # many programs never read it: it waits without, and its row says only that
+                self._drop_ring()  # many programs never read the Close: it waits as a row, without a ring
             self._set_rows(words)
             self.conclude()
             self._drop_message()
@@ -380,7 +381,7 @@ class Inlet(Leasing):
             self._release()
 
     def give_up(self) -> None:
-        """Nobody reads what is left, or may: a fault, or we have closed and a buffer or the ring is wanted."""
+        """Drops what is left: after a fault, or because we have closed and the ring or a buffer is needed."""
         self._drop_rows()
         self._forget_frame()
         self._drop_message()
@@ -390,11 +391,11 @@ class Inlet(Leasing):
         self.landing_in = None
 
     def _forget_frame(self) -> None:
-        """The frames that were handed out last are stale: the next read has begun. What a reader knows of them."""
+        """The next read has begun: makes the frames stale that were handed out last. The reader knows how."""
         raise NotImplementedError
 
     def _all_read(self) -> None:
-        """Every row has been read: nothing more than the beginning of something is kept."""
+        """Every row has been read: at most the beginning of something is kept."""
         self._release()
         is_whole = self._ring is None and not self._stashed
         self.is_idle = is_whole and self.landing_in is None and self.streaming is None
@@ -402,19 +403,19 @@ class Inlet(Leasing):
     # ---- a large payload lands in its buffer ----
 
     def rest_slot(self) -> tuple[CData, int] | None:
-        """Where more of the payload goes, while there is `landing_in`, for somebody who has C receive and take it.
+        """Where more of the payload goes, while there is `landing_in`, for a caller that lets C receive and check it.
 
-        Returns: the address, and for how many bytes there is room. Then comes `landed`. None: there is no memory for
-        it, which has ended the connection.
+        Returns: the address, and for how many bytes there is room; `landed` has to follow. None: there is no memory,
+        which has ended the connection.
         """
         room, landing = self._find_room(), self.landing_in
         return None if landing is None else (landing.pointer(), len(room))
 
     def landed(self, count: int, outcome: int) -> bool:
-        """So many bytes have been received straight into their buffer, and C has taken them.
+        """`count` bytes have been received straight into their buffer, and C has checked them.
 
         Args:
-            outcome: what zcws_land said of them, or whether they complete the message. A fault is in `state`.
+            outcome: what zcws_land returned, or whether they complete the message. A fault is in `state`.
 
         Returns: as `received`.
         """
@@ -428,7 +429,7 @@ class Inlet(Leasing):
             return False
         self.landing_in = None
         if len(target) > self.pool.wide_capacity:  # type: ignore[arg-type]
-            self._peeks = self.pours = True  # what no ring takes
+            self._peeks = self.pours = True  # it was longer than any ring
         if outcome:
             # A row of no bytes, so that the message ends where every message ends: at its last row.
             self._set_rows([self._landing_opcode | LAST, 0, 0])
@@ -437,10 +438,10 @@ class Inlet(Leasing):
     # ---- the end ----
 
     def _fail(self, fault: int) -> None:
-        """A fault that was found behind the scan: nothing after it counts."""
+        """A fault that was found after the scan: nothing behind it counts."""
         self.give_up()
         self._status = fault
-        # Or the next read does: what was gathered before the fault may still be answered.
+        # Else the next read concludes: what was gathered before the fault may still be answered.
         if not self._gathers:
             self.conclude()
 
@@ -450,7 +451,7 @@ class Inlet(Leasing):
         if not self.rows_waiting:
             self._drop_message()
         if self._status == FULL and self._ring is not None:
-            # A finalizer may close us between another reader's scan and the moment when it takes the table.
+            # A finalizer may close us after another reader's scan and before that reader takes the table: restore it.
             words = self.pool.words
             before = words.tobytes()
             self._scan_ring(self._ring)
@@ -473,9 +474,9 @@ class Inlet(Leasing):
             self._bridge.end(last)
 
     def tear(self, code: int, reason: str) -> None:
-        """The same where something has come in between, and nobody knows what of it is whole: nothing can be read, and
-        the Close goes onto the bridge."""
+        """`stop` for a read that was interrupted, so that nobody knows what is whole: nothing more can be read, and the
+        Close goes onto the bridge."""
         self._drop_rows()
         if not self._concluded:
-            self._peer_close = None  # which may be half taken as well
+            self._peer_close = None  # it may be half taken as well
         self.stop(code, reason, Reply(OpCode.CLOSE, close_payload(code, reason)))

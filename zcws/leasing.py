@@ -1,16 +1,17 @@
 """The ring that one connection has: leased when bytes have arrived, exchanged, given back when nothing in it is unread.
 
-It decides whose memory the next bytes land in. It knows neither rows nor messages, only that some of them still need
-what lies there (`Inlet` asks for a ring to be settled or released when they do not).
+It decides in which memory the next bytes land. It knows no rows and no messages: `Inlet` asks for a ring to be settled
+or released when none of them needs what lies there.
 
 A connection is *pouring* when a read has filled all the room there was and brought large frames: the network has more,
-and every read costs a turn of the event loop. Views do not matter: whoever reads them still holds his last one. The
-next bytes land in a wide ring then, where the pool has one, and frames up to that size wait there until they are whole.
-A read that brings little into no ring ends it. Where not even a wide ring takes a message, a read asks for no more than
-the beginning of the next: its rest is received straight into its buffer.
+and every read costs a turn of the event loop. Room that held views take up does not count, because a program that reads
+still holds its last one. The next bytes then land in a wide ring, where the pool has one, and frames up to that size
+wait there until they are whole. Pouring ends when a read brings little while the connection has no ring. After a
+message that not even a wide ring takes, a read asks only for the beginning of the next message, so that the rest of it
+is received straight into its buffer.
 
 Where the pool has no ring at hand and has made many, a connection with no more than the short beginning of a frame has
-those bytes *stashed*, and no ring until more of them comes.
+those bytes *stashed*, and no ring until more of that frame comes.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "Leasing"]
 
 
-#: Frames are large when a ring takes no more of them than this.
+#: Frames are large when at most this many of them fit in a ring.
 _LARGE_FRAMES = 64
 
-#: A read says something about what the next ones will bring when it was more than one of so many parts of its ring.
+#: A read predicts what the next ones will bring only if it was more than one PARTS-th of its ring.
 PARTS = 4
 
-#: Bytes that are asked for where a frame may begin that is larger than any ring: of that one its head, and a small one
-#: whole. All that comes with the head has to be copied.
+#: Bytes that are asked for where the next frame may be larger than any ring: enough for its head, or for the whole of a
+#: small one. All that comes with the head has to be copied.
 _PEEK = 16 * 1024
 
 
@@ -61,7 +62,7 @@ class Leasing(Outcome):
         self.pours: bool = False
         self._wants_wide = False  # we have begun to pour, into an ordinary ring
         self._offered: Ring | None = None  # the wide ring that is not leased yet, while we are pouring
-        self._peeks = False  # of the next frame no more than its beginning is to land in a ring
+        self._peeks = False  # only the beginning of the next frame is to land in a ring
 
     def holds(self, ring: Ring) -> bool:
         """Whether bytes in `ring` are still needed."""
@@ -80,7 +81,7 @@ class Leasing(Outcome):
         return (wide or self.landing).whole
 
     def _lease_offered(self, count: int) -> Ring:
-        """That, where it is leased while we are pouring: `count` bytes have come."""
+        """Leases what `_offer` has offered while we are pouring: `count` bytes have come."""
         if self._peeks:
             self._peeks = self.pours = False
             return self.pool.lease()
@@ -92,27 +93,27 @@ class Leasing(Outcome):
         return ring
 
     def _see_pouring(self, ring: Ring, count: int) -> None:
-        """A read has brought much."""
+        """A read has brought much: sets whether we pour."""
         if self.rows_waiting * self.pool.capacity > count * _LARGE_FRAMES:
             self.pours = self._wants_wide = False
         elif ring.is_filled:
             self.pours, self._wants_wide = True, not ring.is_wide
 
     def _widen(self, ring: Ring) -> Ring:
-        """We pour into an ordinary ring, and keep only the beginning of a frame: moves that to a wide one."""
+        """We pour into an ordinary ring that holds only the beginning of a frame: moves that to a wide ring."""
         self._wants_wide = False
         wide = self.pool.lease_wide()
         if wide is None:
             return ring
         ring.move_unread(wide)
         self._next = 0
-        self._ring = wide  # before there may be no memory to set the other one aside
+        self._ring = wide  # first: memory may run out while the other one is set aside
         self._fit(wide.capacity)
         self._part_from(ring)
         return wide
 
     def _stash(self, ring: Ring) -> None:
-        """Only the beginning of a frame is in it, and no view is held: where rings are few, a short one is kept apart.
+        """`ring` holds only the beginning of a frame, and no view is held: where rings are few, stashes a short one.
 
         To map a ring for each of hundreds of connections in the middle of a message costs more than the message.
         """
@@ -147,13 +148,13 @@ class Leasing(Outcome):
             self._next = 0
             if ring.is_wide:
                 self._fit(fresh.capacity)
-            self._ring = fresh  # before there may be no memory to set the other one aside
+            self._ring = fresh  # first: memory may run out while the other one is set aside
             self._part_from(ring)
             return fresh
         return ring
 
     def _part_from(self, ring: Ring) -> None:
-        """What was unread in it has moved; a ring that is held, and cannot be set aside, is left to its holders."""
+        """What was unread in `ring` has moved. If views are held and it cannot be set aside, it is left to them."""
         if ring.is_exported:
             self.pool.set_aside(ring)
         else:
@@ -170,7 +171,7 @@ class Leasing(Outcome):
         self._columns = None
         if ring is not None and self._next == ring.head:
             self._lease.end()
-            self._ring = None  # first: whatever comes in between, it is not in two places
+            self._ring = None  # first: whatever interrupts this, the ring is not in two places
             if not ring.exports or not ring.is_exported:
                 self.pool.take_back(ring)
             elif not self.pool.set_aside(ring):

@@ -1,6 +1,6 @@
-"""How the stream from the peer ends: when, whose doing that is, and as which error it is told.
+"""How the stream from the peer ends: when, who ended it, and which error says so.
 
-It ends behind the rows that wait (waiting.py). What stands there is `_status`:
+It ends behind the rows that wait (waiting.py). `_status` is what stands there:
 
     MORE       nothing yet
     FULL       rows that the table had no room for: scan again when these have been read
@@ -8,7 +8,7 @@ It ends behind the rows that wait (waiting.py). What stands there is `_status`:
     1 to 19    the peer's mistake, or that there was no memory for what it said (zcws/errors.py, FAULTS)
     STOPPED    a reason of ours
 
-The last three, and the end of the bytes, take effect with `conclude`. The bytes: inlet.py, above this.
+The last three, and the end of the bytes, take effect with `conclude`. The bytes are handled in inlet.py, above this.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _STATE = ffi.typeof("struct zcws_reader *")
 
 
 def state_of_stream(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> CData:
-    """What the C core remembers of a stream, before its first byte. `fit`: bytes of a frame that are waited for."""
+    """What the C core remembers of a stream, before its first byte. `fit`: bytes of the largest frame to wait for."""
     return ffi.new(_STATE, _fresh_state(max_size, max_fragments, fit, masked, compressed))
 
 
 def _fresh(max_size: int, max_fragments: int, fit: int, masked: bool, compressed: bool) -> Any:
-    """What the C core is told of a stream: the same for nearly all of them, to be copied in one go."""
+    """The state that a stream begins with: the same for nearly all of them, so it is made once and copied."""
     state = ffi.new(_STATE)
     state.max_size, state.max_fragments, state.fit = max_size, max_fragments, fit
     state.masked, state.rsv1 = masked, compressed
     return state[0]
 
 
-#: Without a GIL, and on PyPy, the cache has a lock, which a thread that a forked child does not have may hold in it for
-#: ever.
+#: Without a GIL, and on PyPy, the cache has a lock. A thread that holds it during a fork is not in the child, where it
+#: stays locked.
 _fresh_state: Callable[[int, int, int, bool, bool], Any] = (
     lru_cache(maxsize=32)(_fresh) if HAS_GIL and sys.implementation.name == "cpython" else _fresh
 )
@@ -87,14 +87,14 @@ class Outcome(Waiting):
         super().__init__()
         self._bridge = bridge
         self.state: CData = state
-        self._max_size: int = state.max_size  # asked more often than cffi is quick
+        self._max_size: int = state.max_size  # read often, and cffi is slow
         self._status = MORE  # what stands behind the last row
         self._peer_close: bytes | None = None  # the payload of the peer's Close
         self._stopped: tuple[int, str] | None = None  # the code and the reason, where they are ours
         self._concluded = False
         self._eof = False
 
-    # ---- what whoever has the message does: nobody makes an Outcome by itself ----
+    # ---- for the class that has the message: an Outcome is never made by itself ----
 
     def _drop_message(self) -> None:
         """The message in progress will never be whole."""
@@ -145,7 +145,7 @@ class Outcome(Waiting):
             last = Reply(OpCode.CLOSE, self._peer_close or b"")
         elif self._is_over:
             last = Reply(OpCode.CLOSE, close_payload(*FAULTS[self._status]))
-        self._concluded = True  # only now: for want of memory the reply may have failed, and is owed still
+        self._concluded = True  # only now: if memory ran out above, the reply is still owed
         if not self.rows_waiting:
             self._drop_message()
         self._bridge.end(last)
@@ -167,10 +167,10 @@ class Outcome(Waiting):
 
     @property
     def closed_by(self) -> Closer:
-        """Whose doing the end was, once there is one; the writer's side knows whether our Close was first."""
+        """Who ended it, once it has ended; the writer's side knows whether our Close was first."""
         if self._bridge.closer == "us" or self._stopped is not None or self.is_faulty:
             return "us"
-        # A Close that could not be answered any more is one all the same.
+        # A Close counts even if it could not be answered any more.
         return "network" if self._peer_close is None else "peer"
 
     def error(self) -> ConnectionClosed:

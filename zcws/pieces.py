@@ -32,8 +32,8 @@ from zcws.waiting import NO_ROWS
 
 __all__ = ["AT_ONCE", "Piece", "PieceReader"]
 
-#: Up to this many bytes it is inflated in one go: nearly every compressed message. What is longer is inflated, checked
-#: and put in its place step by step (assembly.py), which costs 8 us more.
+#: A compressed message of up to this many bytes, as nearly every one is, is inflated in one go. A longer one is
+#: inflated, checked and put in its place step by step (assembly.py), which costs 8 us more.
 AT_ONCE = 16 * 1024
 _OPCODES = {int(op): op for op in OpCode}
 
@@ -46,7 +46,7 @@ Piece = tuple["str | bytes", bool]
 
 
 class PieceReader(Controls):
-    """The reading half of one connection, as far as it is about messages in pieces.
+    """The part of one connection's reading half that handles messages in pieces.
 
     Args:
         pool: lends the rings; one per event loop or thread.
@@ -86,7 +86,7 @@ class PieceReader(Controls):
         self._inflate = inflate
         self.inflates: bool = compressed
         self._assembly: Assembly | None = None  # the message in progress
-        # Buffers of ours in which messages lie that were handed out last.
+        # Buffers of ours that hold the messages handed out last.
         self._finished: list[PayloadBuffer] | None = None
         self._streamed = 0  # bytes so far of a compressed message that is streamed, or was until it was left
         self._decode: Callable[[bytes, bool], str | bytes] = _as_is
@@ -120,7 +120,7 @@ class PieceReader(Controls):
             return None
         target = assembly.target
         frame = ReceivedFrame(_OPCODES[assembly.opcode], target.occupant(), 0, len(target))
-        self._assembly = None  # only now: for want of memory it is dropped
+        self._assembly = None  # only now: if memory runs out before this, it is dropped
         target.leave()
         if assembly.is_ours:
             if self._finished is None:
@@ -145,7 +145,7 @@ class PieceReader(Controls):
     def _read_deflated_frame(
         self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
     ) -> ReceivedFrame | None:
-        """The same as a frame: in the caller's buffer, or in memory of its own."""
+        """A whole compressed message as a frame: in the caller's buffer, or in memory of its own."""
         data = self._inflate_at_once(start, stop)
         if data is None:
             return None
@@ -206,7 +206,7 @@ class PieceReader(Controls):
 
         Raises: what stands behind the last row.
         """
-        self.ready = NO_ROWS  # it holds on to the ring
+        self.ready = NO_ROWS  # the old one holds on to the ring
         self._alike = None
         if self._status != MORE or self._eof:
             if self._status == FULL and self._ring is not None:
@@ -248,7 +248,7 @@ class PieceReader(Controls):
         if self._assembly is not None or self.streaming is not None:
             raise RuntimeError("a message is being read already; a stream begins with a message")
         self._forget_frame()
-        self._lease.number += 1  # one that was handed on past us, too
+        self._lease.number += 1  # also makes a frame stale that was handed on past us
         self.ready = NO_ROWS
         self.streaming = 0
         self.is_idle = False
@@ -330,7 +330,7 @@ class PieceReader(Controls):
                     self._fail(BAD_MESSAGE_SIZE)
                     return
                 yield self._decode(piece, False), False
-            if last:  # whatever stands behind this message, a Close perhaps
+            if last:  # whatever follows this message, a Close perhaps
                 yield self._decode(b"", True), True
         except UnicodeDecodeError:
             self._fail(BAD_UTF8)

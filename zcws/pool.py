@@ -6,13 +6,15 @@ bytes for *any* connection without a ring will land in; it is leased only when b
 transport may ask for a buffer and then have nothing to put there). So ten thousand idle connections cost no receive
 memory, and the busy ones share a few warm rings.
 
-A ring of which a program still holds a view is *set aside* when its last byte has been read, until the view is gone:
-nearly always when the next message has come. The connection holds nothing then, and is served as the idle are. Few
-rings wait like that; while they do, payloads are copied for whoever wants to hold one more. If each ring were left to
-its holders, every read would have another one mapped, page by page: that costs three times as much as the read. A view
-that was taken before has its connection keep the ring, and go on behind what is held (ring.py).
+A ring of which a program still holds a view is *set aside* when its last byte has been read, until the view is gone,
+which is nearly always when the next message has come. Its connection then holds nothing, and is served like an idle
+one. If each ring were left to its holders instead, every read would map another one, page by page: that costs three
+times as much as the read. Few rings are set aside at a time. While views of all of those are held, a program that asks
+for one more view is given a copy, and a connection of which a view was taken earlier keeps its ring, and goes on behind
+what is held (ring.py).
 
-A ring of which a view is held when a child process is forked is used up, and then left to its holders, here and there.
+A ring of which a view is held when a child process is forked is used up, and then left to its holders in both
+processes.
 
 A connection whose large frames fill its ring with every read is *pouring* (leasing.py). It gets a wide ring as long as
 there is one: a pool has a few.
@@ -51,10 +53,10 @@ _MIRRORED_RINGS = 16 * 1024
 #: Rings that wait in a pool until nobody holds a view of them: 2 MiB at most, as far as it was written to.
 _RINGS_ASIDE = 8
 
-#: Wide rings that a pool has, in use or not: 4 MiB. Whoever comes too late pours into an ordinary one.
+#: Wide rings that a pool has, in use or not: 4 MiB. A connection that comes too late pours into an ordinary one.
 _WIDE_RINGS = 4
 
-#: Payload buffers that an idle pool keeps, and bytes of all of them, as far as they were written to.
+#: Payload buffers that an idle pool keeps, and bytes of all of them together.
 _SPARE_BUFFERS, _SPARE_BYTES = 4, 16 * 1024 * 1024
 
 _TABLE_WORDS = lib.ZCWS_TABLE_HEAD + lib.ZCWS_TABLE_ROW * TABLE_ROWS
@@ -66,14 +68,14 @@ class Pool:
     Attributes:
         capacity: bytes of each ring.
         wide_capacity: bytes of each wide ring.
-        common: a ring that somebody receives into for many connections at once, a while for each (aio/engine.py).
+        common: a ring that the engine receives into for many connections at once (aio/engine.py).
         walked: the same ring, while some of them have not been handed their bytes yet: nobody else may have it.
         landing: the empty ring that the next bytes for a connection without a ring land in, or None.
-        deadlines: by their seconds, weakly: one timer for all who wait that long, where a driver has such.
+        deadlines: weak references to timers, by their seconds: one for all that wait that long, if a driver has such.
         compressors: shared by connections whose messages refer to nothing before them (zcws/codec.py).
-        watch: told of compressors that have a memory of their own, where a driver gives idle ones back.
+        watch: called with each compressor that has a context of its own, if a driver gives back those that are idle.
         table: the scan table, as C fills it.
-        words: the same as Python reads it.
+        words: the same, as Python reads it.
         first_row: the words of its first row.
     """
 
@@ -105,11 +107,12 @@ class Pool:
         self.wide_capacity: int = capacity * WIDE_CAPACITY // RING_CAPACITY
         self._mirrored = mirrored
         self._spare: list[Ring] = []
-        # Views of them are held. A list: other threads look, and without a GIL a deque cannot be had in one step.
+        # Views of these are held. A list, because other threads look, and without a GIL a deque cannot be copied in
+        # one step.
         self._aside: list[Ring] = []
         self._spare_wide: list[Ring] = []
-        self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all there are: spare, leased
-        self._ordinary: weakref.WeakSet[Ring] = weakref.WeakSet()  # the same of the others
+        self._wide: weakref.WeakSet[Ring] = weakref.WeakSet()  # all wide rings, spare or leased
+        self._ordinary: weakref.WeakSet[Ring] = weakref.WeakSet()  # all others, spare or leased
         self._buffers: list[PayloadBuffer] = []
         self._scratch: Scratch | None = None
         self.landing: Ring | None = None
@@ -148,7 +151,7 @@ class Pool:
         if free is not None:
             spare.remove(free)
         elif len(self._wide) >= _WIDE_RINGS:
-            return None  # those that are held, too: many connections may keep a view each
+            return None  # rings that are held count, too: many connections may keep a view each
         else:
             free = self._new_wide()
         spare.append(free)
@@ -160,19 +163,20 @@ class Pool:
         return self.landing is None and not self._spare and len(self._ordinary) > _SPARE_RINGS
 
     def lease_wide(self) -> Ring | None:
-        """The same ring, which is the caller's from now on."""
+        """The ring that `land_wide` gives, which is the caller's from now on."""
         return None if self.land_wide() is None else self._spare_wide.pop()
 
     def lease_offered(self, ring: Ring) -> Ring:
-        """The one that bytes have landed in, also where another thread, too late with a frame, exports it just now."""
+        """`ring`, in which bytes have landed, even if another thread exports it just now for a frame that is stale."""
         self._spare_wide.remove(ring)
         return ring
 
     def lease_like(self, ring: Ring) -> Ring:
-        """One that takes all that is in `ring`, whose views are held."""
+        """A ring that takes all that is in `ring`, of which views are held."""
         if not ring.is_wide:
             return self.lease()
-        # Where there are enough, an ordinary one does, if it has room for more: many connections may keep a view each.
+        # If there are no more wide ones, an ordinary one will do if half of it stays free: many connections may keep a
+        # view each.
         fits = 2 * (ring.head - ring.tail) <= self.capacity
         return self.lease_wide() or (self.lease() if fits else self._new_wide())
 
@@ -186,10 +190,11 @@ class Pool:
         return ring
 
     def set_aside(self, ring: Ring) -> bool:
-        """Keeps a ring, in which nothing is unread, until its views are gone: nearly always when the next has come.
+        """Keeps a ring, in which nothing is unread, until its views are gone: nearly always when the next message has
+        come.
 
-        False: there are enough. Its reader has to go on behind what is held: many rings with a little in each would
-        take more memory.
+        False: enough are kept. The reader has to go on in its ring, behind what is held, because many rings with a
+        little in each would take more memory.
         """
         if ring.left:
             return True  # it goes to its holders, of which some may be in a child process
@@ -200,7 +205,7 @@ class Pool:
             if free is None:
                 return False
             self.take_back(free)
-        # Those two are seen to by whoever receives into them.
+        # Those two belong to the engine, which receives into them.
         if ring is not self.common and ring is not self.walked:
             ring.tail = ring.head = 0
             self._aside.append(ring)
@@ -208,15 +213,15 @@ class Pool:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether views of as many rings are held as are set aside: a program that wants one more is given a copy.
+        """Whether views are held of as many rings as may be set aside: a program that wants one more is given a copy.
 
-        From any thread, as a frame may be looked at from there: nothing is taken.
+        Safe from any thread, because a frame may be looked at in any: nothing is changed.
         """
         aside = tuple(self._aside)
         return len(aside) >= _RINGS_ASIDE > 0 and all(map(_takes_place, aside))
 
     def _from_aside(self) -> Ring | None:
-        """The ring that has been there for longest, unless somebody still holds it: then another next time."""
+        """The ring that was set aside first. None if a view of it is still held: the next call looks at another."""
         if not self._aside:
             return None
         ring = self._aside[0]
@@ -247,7 +252,7 @@ class Pool:
             self._spare.append(ring)
 
     def _keep_wide(self, ring: Ring) -> bool:
-        """False: there are enough."""
+        """Keeps a wide ring. False: there are enough."""
         if len(self._spare_wide) >= _WIDE_RINGS:
             return False
         ring.tail = ring.head = 0
@@ -263,7 +268,7 @@ class Pool:
         return buffers.pop(0) if len(buffers) >= _SPARE_BUFFERS else PayloadBuffer()
 
     def return_buffer(self, buffer: PayloadBuffer) -> None:
-        """Takes it back. What is too much is dropped: idle memory stays bounded."""
+        """Takes a buffer back, or drops it, so that idle memory stays bounded."""
         spare = sum(other.capacity for other in self._buffers)
         if len(self._buffers) < _SPARE_BUFFERS and spare + buffer.capacity <= _SPARE_BYTES:
             self._buffers.append(buffer)
@@ -275,7 +280,7 @@ class Pool:
         return self._scratch
 
     def rest(self) -> None:
-        """Gives back what nobody uses now, where one connection has all of the pool and nothing to do."""
+        """Gives back what nobody uses now, for a connection that has the whole pool to itself and nothing to do."""
         self.landing = None
         self._spare.clear()
         self._spare_wide.clear()
@@ -283,7 +288,7 @@ class Pool:
         self.compressors.clear()
 
     def free(self) -> list[Ring]:
-        """The rings that nobody has; of those set aside, views are held. From any thread."""
+        """The rings that no connection has, those set aside included. Safe from any thread."""
         landing = [] if self.landing is None else [self.landing]
         return [*landing, *self._spare, *self._aside, *self._spare_wide]
 
@@ -296,7 +301,7 @@ class Pool:
 
 
 def _takes_place(ring: Ring) -> bool:
-    """Whether a view holds it; not one that a child process may have: see `set_aside`."""
+    """Whether a view holds `ring`; no, if a child process may have views of it: see `set_aside`."""
     return not ring.left and any([view() is not None for view, _ in tuple(ring.exports)])
 
 

@@ -2,9 +2,9 @@
 
 It decides where a payload lies and in what order frames, the peer's Close and the peer's mistakes reach the caller. It
 never writes: what it owes to the peer it puts on the bridge. All of its progress lives in this object, so a
-caller may stop waiting at any moment. Where bytes come from is the business of inlet.py. Where there is no memory in
-the middle of a read, what has been taken so far is lost, and the connection is failed: whoever caught the MemoryError
-and read on would be given a message with a hole, or miss one.
+caller may stop waiting at any moment. Where bytes come from is the business of inlet.py. If memory runs out in the
+middle of a read, what has been taken so far is lost, and the connection is failed: a program that caught the
+MemoryError and read on would otherwise be given a message with a hole, or miss one.
 
 Where a payload lies, and how often it was copied. RING is the leased ring, USER the caller's payload buffer:
 
@@ -61,16 +61,16 @@ __all__ = ["Reader"]
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
-#: A row that is a whole plain message, and of which kind.
+#: The rows that are whole plain messages, and their opcodes.
 _DATA = {WHOLE_TEXT: OpCode.TEXT, WHOLE_BINARY: OpCode.BINARY}
 
-#: How the payload of a Close begins that ends a connection well: with 1000, 1001 or no code. RFC 6455 7.4.1.
+#: How the payload of a Close that ends a connection well begins: with 1000, 1001 or no code. RFC 6455 7.4.1.
 _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
 
-#: A batch ends when so many bytes of it lie outside of the ring: what was compressed may be a thousand times as long.
+#: A batch ends when this many bytes of it lie outside of the ring: inflated, they may be a thousand times as many.
 _MOST_ELSEWHERE = 4 * 1024 * 1024
 
-#: And a message of those counts as so many bytes more: each may take 150 us to inflate (MAX_STREAMS).
+#: Each message that lies there counts as this many bytes more: it may take 150 us to inflate (MAX_STREAMS).
 _EACH_ELSEWHERE = 16 * 1024
 
 
@@ -87,7 +87,7 @@ class Reader(AloneReader):
         """The next message or control frame, or NEED_MORE. The frame that was read before is stale from now on.
 
         A message that arrives in pieces is put together in the buffer that was passed when its first piece was read.
-        With CONSISTENT it is copied from there into the one that is passed when it is whole.
+        With CONSISTENT it is copied from there into the buffer that is passed when it is whole.
 
         Raises:
             ProtocolError: the peer broke a rule, and everything before that has been read.
@@ -132,10 +132,10 @@ class Reader(AloneReader):
             raise
 
     def frames_to_show(self) -> Iterator[Frame]:
-        """The next frames but for a Close, for somebody who looks at each and is done. It ends where more bytes are
-        needed, or we have closed; what is left then can be read all the same.
+        """The next frames except a Close, for a caller that looks at each and is done with it. It ends where more bytes
+        are needed, or we have closed; what is left can then still be read.
 
-        Each is good until the next is asked for, and costs half of what `read_frame` takes.
+        Each frame is good until the next is asked for, and costs half of what `read_frame` takes.
 
         Raises: as `read_frame`.
         """
@@ -151,11 +151,11 @@ class Reader(AloneReader):
                 rows, ring, kind, opcode = self._batch, self._ring, 0, None
                 lease.ring = ring or NO_RING
                 for what, start, stop in rows:
-                    if what != kind:  # nearly always it is what the one before was
+                    if what != kind:  # nearly always the same as in the row before
                         kind, opcode = what, _DATA.get(what)
                     if opcode is not None:
                         self._frame = shown = RingFrame()
-                        # First: a thread that is about to look at the frame before this one is too late.
+                        # First: for a thread that is about to look at the previous frame, that is stale now.
                         shown._number = lease.number = lease.number + 1
                         shown.opcode = opcode
                         shown._lease = lease
@@ -181,7 +181,7 @@ class Reader(AloneReader):
             raise
 
     def _other_frame(self, what: int, start: int, stop: int) -> Frame | None:
-        """A row that is not a whole plain message. None: nor does it complete one."""
+        """The frame of a row that is not a whole plain message. None: the row does not complete a message."""
         opcode = WHOLE.get(what)
         if opcode is None:
             return self._read_piece(what, start, stop, None)
@@ -216,7 +216,7 @@ class Reader(AloneReader):
         return ReceivedFrame(_CLOSE, Inflated(payload), 0, len(payload))
 
     def _moved_into(self, buffer: PayloadBuffer, frame: ReceivedFrame) -> ReceivedFrame | None:
-        """CONSISTENT: a message in pieces; where its first was read, `buffer` may not have been passed yet."""
+        """CONSISTENT: a message in pieces, in `buffer`; another may have been passed when its first piece was read."""
         source = frame._source
         if not isinstance(source, Occupant) or source.is_in(buffer):
             return frame
@@ -262,7 +262,7 @@ class Reader(AloneReader):
                     return ready
                 rows = self._batch
                 for what, start, stop in rows:
-                    # `message_of` once more: for messages that come many at a time the call is a tenth of each.
+                    # `message_of`, inlined: of messages that come many at a time, the call would cost each a tenth.
                     if what == WHOLE_TEXT:
                         if stop - start < DECODE_IN_PLACE:
                             text: str = self._ring.copies[start:stop].decode()  # type: ignore[union-attr]
@@ -283,7 +283,7 @@ class Reader(AloneReader):
             raise
 
     def _line_up(self) -> None:
-        """Many whole frames of a kind: their messages become `ready`, if the rows are those that wait."""
+        """Many rows that are alike: if they still wait and are whole messages, these become `ready`."""
         rows = self._take_alike()
         if not rows:
             return
@@ -297,7 +297,7 @@ class Reader(AloneReader):
             self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)  # type: ignore[arg-type]
 
     def _read_other(self, what: int, start: int, stop: int) -> str | bytes | None:
-        """A row that is not a whole plain message. None: nor does it complete one."""
+        """The message of a row that is not a whole plain one. None: the row does not complete a message."""
         if what in DEFLATED and stop - start <= AT_ONCE:
             return self._read_deflated(what, start, stop)
         if what & CONTROL:
@@ -342,8 +342,8 @@ class Reader(AloneReader):
     # ---- batches ----
 
     def read_batch(self) -> Batch | NeedMore:
-        """All frames that have arrived together, or NEED_MORE. They are good until the next read. Of what was
-        compressed there are 4 MiB or 256 at most, and the message that passes that. The peer's Close comes alone, and
+        """All frames that have arrived together, or NEED_MORE. They are good until the next read. Of compressed
+        messages, a batch has 4 MiB or 256 at most, and the message that passes that. The peer's Close comes alone, and
         its mistake after what was before it: both take effect when the batch before them has been read.
 
         Raises: as `read_frame`.
@@ -374,7 +374,7 @@ class Reader(AloneReader):
             raise
 
     def _messages_alike(self) -> Batch | None:
-        """None: there are few rows, or some differ from the others, or they are no whole messages."""
+        """Many whole messages of one kind. None: the rows are few, or differ, or are no whole messages."""
         if self._alike is None:
             return None
         rows = self._take_alike()
@@ -384,7 +384,7 @@ class Reader(AloneReader):
         return self._ring_batch(as_table(rows), WHOLE[rows[0]])
 
     def _whole_frames(self, rows: list[Sequence[int]]) -> Batch | None:
-        """None: some rows are pieces of messages."""
+        """A batch of whole frames. None: some rows are pieces of messages."""
         kinds = {what for what, _, _ in rows}
         if not kinds <= WHOLE.keys():
             return None
@@ -405,7 +405,7 @@ class Reader(AloneReader):
         return RingBatch(lease, rows, opcode)
 
     def _mixed_frames(self, rows: list[Sequence[int]]) -> Batch | None:
-        """Each message in pieces gets a buffer of its own. None: there is no whole message among them."""
+        """A batch with messages in pieces, each in a buffer of its own. None: none of them is whole yet."""
         frames: list[Frame] = []
         self._gathers = True
         try:
@@ -448,8 +448,8 @@ class Reader(AloneReader):
     def has_ended_well(self) -> bool:
         """Whether the next read would raise ConnectionClosedOK because of the peer's Close.
 
-        This is as good as that read, for those who would only catch it: with its traceback that costs as much as a
-        message.
+        This does what that read does, for callers that would only catch the exception: with its traceback that costs as
+        much as a message.
         """
         if self._status != CLOSED or not self._concluded or self.streaming is not None:
             return False
@@ -471,9 +471,9 @@ def _messages(
     is_text: bool,
     in_place: bool,
 ) -> Iterator[str | bytes]:
-    """Each of many messages, made when it is asked for: past `read_message`, so what that looks after is here.
+    """Each of many messages, made when it is asked for. It bypasses `read_message`, so it handles MemoryError itself.
 
-    The reader has this, so this must not have the reader.
+    The reader holds this generator, so this must not hold the reader.
     """
     copies, memory = ring.copies, ring.memory
     try:

@@ -1,8 +1,8 @@
-"""All there are of a kind, known weakly: for a fork, at which each has to be seen to.
+"""All objects of a kind, known weakly: at a fork something has to be done with each.
 
-Other threads make more of them at any time. So the references are had in one step, as what is added meanwhile would end
-an iteration. And without a GIL a thread that is given the lock of a dict may be one that a forked child does not have:
-whoever asked for that lock there would wait for ever, so the child starts anew with what there was.
+Other threads make more of them at any time. So the references are copied in one step, because what is added meanwhile
+would end an iteration. Without a GIL, moreover, the thread that has the lock of a dict may be one that a forked child
+does not have, and the child would wait for that lock for ever: so the child starts with a new dict of what there was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _Thing = TypeVar("_Thing")
 
 
 class Registry(Generic[_Thing]):
-    """All there are of a kind. From any thread."""
+    """All objects of a kind. Safe from any thread."""
 
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[_Thing, None] = weakref.WeakKeyDictionary()

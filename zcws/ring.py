@@ -13,10 +13,10 @@ the same class, one copy more.
 
 **A view that somebody holds never changes.** `export` hands out views of an exporter object, a fresh one a batch,
 that can be weakly referenced. As long as a slice or an array over it lives, so does the exporter; and as long as
-the exporter lives, no byte from its first view on is written to. A ring whose bytes have all been read waits aside for
-its holders (pool.py); a reader that stays goes on behind them, and lets go of the ring when there is no other room.
-A child process gets every view that there is when it is forked, and nobody here hears when it lets go of them: from
-then on the ring keeps those exporters itself (`leave`), and is never free again.
+the exporter lives, no byte from its first view on is written to. A ring whose bytes have all been read is set aside
+until its views are gone (pool.py); a reader that keeps its ring goes on behind what is held, and lets go of the ring
+when there is no other room. A forked child process has every view that there is at the fork, and nothing here shows
+when it lets go of them: from then on the ring keeps those exporters itself (`leave`), and is never free again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = ["RING_CAPACITY", "WIDE_CAPACITY", "Ring"]
 #: does aiofastnet), and it fits a level-2 cache beside the code.
 RING_CAPACITY = 256 * 1024
 
-#: Bytes of a wide ring, for a connection that fills one of those with every read. It does not fit that cache, and is
+#: Bytes of a wide ring, for a connection that fills an ordinary one with every read. It does not fit that cache, and is
 #: faster all the same: what a turn of the event loop costs beside its bytes (a system call, acknowledgements, some
-#: thousand bytecodes) is shared by four times as many.
+#: thousand bytecodes) is shared by four times as many bytes.
 WIDE_CAPACITY = 1024 * 1024
 
 
@@ -45,9 +45,9 @@ def _mirrored_memory(capacity: int) -> Any:
     base = lib.zcws_mirror_map(capacity)
     if base == ffi.NULL:
         return None
-    # The function is bound here: the last rings die when the interpreter has emptied this module already.
+    # The function is bound here: when the last rings die, the interpreter has emptied this module already.
     unmap = lib.zcws_mirror_unmap
-    # PyPy collects by what it is told that objects take.
+    # PyPy decides when to collect by the sizes of objects that it is told.
     return ffi.gc(base, lambda pointer: unmap(pointer, capacity), capacity)
 
 
@@ -57,7 +57,7 @@ class Ring:
     Attributes:
         base: the memory's address, as cffi knows it.
         memory: the reader's own view of all of it. It is never handed out, so it says nothing about who holds what.
-        copies: the same for bytes of one's own: a slice of it is a `bytes`, in half the time that a view's copy takes.
+        copies: the same memory, for copies: a slice of it is a `bytes`, in half the time that a view's copy takes.
         whole: the first `capacity` bytes of it: what an empty ring offers to the network.
         exports: who may hold a view, and from which offset on; ask `is_exported`.
         is_wide: whether it is one of its pool's few wide ones.
@@ -103,13 +103,13 @@ class Ring:
     # ---- views ----
 
     def export(self) -> memoryview:
-        """A view of all the memory, for slices: no byte that has not been read yet changes while one of them is held.
+        """A view of all the memory, to be sliced: no byte that has not been read yet changes while a slice is held.
 
-        They keep the memory alive, not the lease. From any thread that has a frame which is good.
+        Slices keep the memory alive, not the lease. Safe from any thread that has a frame which is not stale.
         """
         exporter = None
         for known, start in self.exports[-1:]:
-            # Of this batch, and known to guard what is unread: one that another thread, too late, leaves here need not.
+            # It has to be of this batch, and to guard what is unread: one that another thread left too late may not.
             if known is self._exporter and start <= self.tail:
                 exporter = known()
         if exporter is None:
@@ -120,7 +120,7 @@ class Ring:
         return memoryview(exporter)
 
     def peek(self, start: int, stop: int) -> memoryview:
-        """The same bytes for somebody who is done with them before the next read: such a view holds nothing."""
+        """A view for a caller that is done with it before the next read: it protects nothing."""
         return self.memory[start:stop]
 
     def next_batch(self) -> None:
@@ -139,15 +139,15 @@ class Ring:
         return False
 
     def leave(self, *, lent: bool = False) -> None:
-        """A child process is about to be forked: every view that is held will be held there, and a frame that is good
-        will be good there, as nobody there reads on.
+        """A child process is about to be forked: it will hold every view that is held, and a frame that is not stale
+        will stay so there, because nobody there reads on.
 
         Args:
-            lent: somebody has the ring, and may have handed out frames that lie in it from its tail on.
+            lent: a connection has the ring, and may have handed out frames that lie in it from its tail on.
 
-        From any thread: what there is of the ring's own is looked at, and added to.
+        Safe from any thread: of what others may be using, things are only read or added.
         """
-        if self.mirrored:  # other memory is not shared with it
+        if self.mirrored:  # other memory is not shared with a child
             if lent:
                 memory = ffi.buffer(self.base, len(self.memory))  # lives on in `left`
                 self.exports.append((weakref.ref(memory), self.tail))
@@ -162,7 +162,7 @@ class Ring:
         return self.memory[self.head : self.tail + self.capacity]  # or to the memory's end, where slices stop
 
     def keep_from(self, tail: int) -> int:
-        """`settle` in short: bytes from `tail` on are needed, and no view is held. Returns where the tail is now."""
+        """A quicker `settle`, while no view is held: bytes from `tail` on are needed. Returns where the tail is now."""
         self.tail = tail
         if self.mirrored and tail < self.capacity and tail < self.head:
             return tail
@@ -177,7 +177,7 @@ class Ring:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
         if not self.mirrored:
             return self.capacity
-        exports = self.exports  # the same list: another thread may be about to put one there
+        exports = self.exports  # changed in place: another thread may be about to add one
         for export in tuple(exports):
             if export[0]() is None:
                 exports.remove(export)
@@ -187,7 +187,7 @@ class Ring:
     def settle(self) -> int:
         """Makes room without changing a byte that is needed or held. Returns how far all positions moved back.
 
-        For a moment when nobody remembers positions: no frame handed out, none waiting.
+        Only while nobody remembers positions: no frame is handed out, and none waits.
         """
         shift = 0
         if self.is_exported:
@@ -207,9 +207,8 @@ class Ring:
         return shift
 
     def close_up(self, stop: int, begin: int) -> tuple[int, int]:
-        """Moves the bytes from `begin` on to `stop`, before it: nobody has been given what lies between.
-
-        So a view that somebody holds stays right. Returns where they begin and end now."""
+        """Moves the bytes from `begin` on back to `stop`. Nobody has been given what lies between, so a view that is
+        held stays right. Returns where the bytes begin and end now."""
         unread = bytes(self.memory[begin : self.head])
         self.memory[stop : stop + len(unread)] = unread
         return stop, stop + len(unread)

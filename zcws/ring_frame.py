@@ -1,7 +1,8 @@
-"""A frame that lies in its reader's ring, and the lease by which it may be asked.
+"""A frame that lies in its reader's ring, and the lease that says for how long its payload is there.
 
-There are many of these frames, one for most messages, and all of a read end together: each has the number of that
-read, and their one `Lease` knows which is in force. So the next read ends them all by counting on, and touches none.
+There are many of these frames, one for most messages, and all frames of a read become stale together: each has the
+number of that read, and their one `Lease` has the number in force. So the next read makes all of them stale by counting
+on, and touches none.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["NOT_SHOWN", "NO_RING", "Lease", "RingFrame", "ring_frame"]
 
 #: A payload of at most this many bytes is copied when it is the first that is looked at since its connection has
-#: received: 0.15 µs, and 0.5 for the longest. To find out whether a view of the ring is still held takes 0.8, 2 to 5
-#: where the caches are cold, and has the next message received into another ring; and who keeps ten bytes for an hour
-#: does not keep a ring for them. The line is where the writer draws its own (`SEGMENT`).
+#: received: that takes 0.15 µs, and 0.5 for the longest. A view of the ring would cost more: to find out whether it is
+#: still held takes 0.8 µs, 2 to 5 where the caches are cold, and while it is, the next message needs another ring. And
+#: a program that keeps ten bytes for an hour keeps no ring with them. The writer draws the same line (`SEGMENT`).
 _COPIED = 16 * 1024
 
 _EMPTY = memoryview(b"")
 
-#: What a lease has while no frame may be asked.
+#: The `ring` of a lease while no frame may be asked for its payload.
 NO_RING = object()
 
-#: What it shows while nothing has been looked at.
+#: What a lease has `shown` while nothing has been looked at.
 NOT_SHOWN = (-1, _EMPTY)
 
 
 class _Apart:
-    """The view of a ring that is sliced for everybody, without a GIL and on PyPy. See `HAS_GIL`."""
+    """Without a GIL, and on PyPy, the view of a ring that everybody slices: each slice is of a view of its own. See
+    `HAS_GIL` and `SLICES_HAVE_ADDRESSES`."""
 
     __slots__ = ("_exporter",)
 
@@ -54,19 +56,20 @@ _for_slices: Callable[[memoryview], memoryview | _Apart] = (
 
 
 class Lease:
-    """Until when the frames that lie in a reader's ring may be asked, and how. One a reader.
+    """How, and until when, the frames that lie in a reader's ring may be asked for their payloads. Each reader has one.
 
-    A frame may be asked in one thread while another reads on. So `ring` and what is `shown` are taken before `number`
-    is looked at, and what was made of them counts where that is still the same afterwards. Whoever comes too late may
-    leave a view there at any time, of a ring that is somebody else's by then: so it says of which read it is.
+    A frame may be asked in one thread while another reads on. So `ring` and `shown` are fetched before `number` is
+    checked, and what was made of them counts only if `number` is still the same afterwards. A thread that comes too
+    late may leave a view in `shown` at any time, of a ring that is somebody else's by then: so `shown` has the number
+    of its read.
 
     Attributes:
-        pool: where that ring is from.
-        ring: what they lie in, or `NO_RING`.
-        number: of the read that is in force: frames of earlier ones are stale.
-        shown: the number of a read, and a view of all of its ring, for slices; or an empty one: a payload has been
-            asked for, and was copied.
-        since: the first read of which what is shown counts: all from there on had the same ring, where it is.
+        pool: where the ring is from.
+        ring: what the frames lie in, or `NO_RING`.
+        number: that of the read in force: frames of earlier reads are stale.
+        shown: the number of a read, and a view of all of its ring, to be sliced; the view is empty where a payload has
+            been asked for, and was copied.
+        since: the first read whose `shown` counts: all reads from there on had the same ring, unmoved.
     """
 
     __slots__ = ("number", "pool", "ring", "shown", "since")
@@ -79,7 +82,7 @@ class Lease:
         self.since: int = 0
 
     def seen(self, number: int) -> memoryview | _Apart | None:
-        """The view that others have been given; none, or an empty one: nobody has. Raises: as `check`."""
+        """The view that has been given out already. None, or an empty one: there is none. Raises: as `check`."""
         shown, view = self.shown
         self.check(number)
         return view if shown >= self.since else None
@@ -91,19 +94,19 @@ class Lease:
         view = _for_slices(ring.export())
         self.shown = number, view
         if self.number != number:
-            self.shown = NOT_SHOWN  # whoever has the ring may want to give it back
+            self.shown = NOT_SHOWN  # the new holder of the ring may want to give it back
             raise stale()
         return view
 
     def look(self, start: int, stop: int, number: int) -> memoryview:
-        """A payload for a program, which may hold it for as long as it likes: a view, or a copy where one more ring
-        that is held would have another one mapped. Raises: as `check`."""
+        """A payload for a program, which may hold it for as long as it likes: a view, or a copy if so many rings are
+        held that another one would have to be mapped. Raises: as `check`."""
         if self.pool.is_crowded:
             return memoryview(self.copy(start, stop, number))
         return self.open(number)[start:stop]
 
     def copy(self, start: int, stop: int, number: int) -> bytes:
-        """The same as bytes of one's own. Raises: as `check`."""
+        """The payload as bytes of the caller's own. Raises: as `check`."""
         ring = self.ring
         self.check(number)
         copy = ring.copies[start:stop]
@@ -122,8 +125,8 @@ class Lease:
 
 
 class RingFrame(ReceivedFrame):
-    """A received frame that lies in the ring. There are many of them: they share what they can, and whoever makes one
-    for each message fills it in himself: `__init__` would take as much again."""
+    """A received frame that lies in the ring. There are many of them, so they share what they can, and code that makes
+    one for each message sets the attributes itself: a call of `__init__` would take as much time again."""
 
     __slots__ = ("_lease", "_number")
 
@@ -155,7 +158,7 @@ class RingFrame(ReceivedFrame):
 
     def to_bytes(self) -> bytes:
         lease = self._lease
-        ring = lease.ring  # `Lease.copy`, without its calls: for each message that is sent on
+        ring = lease.ring  # `Lease.copy`, inlined: this runs for each message that is sent on
         if lease.number == self._number:
             copy = ring.copies[self._start : self._stop]
             if lease.number == self._number:
@@ -163,7 +166,7 @@ class RingFrame(ReceivedFrame):
         raise stale()
 
     def _framed(self) -> bytes:
-        """All of a message again, unmasked, for somebody who sends it on. Raises: as `to_bytes`."""
+        """The whole frame of a message, unmasked, for a caller that sends it on. Raises: as `to_bytes`."""
         lease, start, stop = self._lease, self._start, self._stop
         ring = lease.ring
         if lease.number == self._number:
@@ -184,7 +187,7 @@ class RingFrame(ReceivedFrame):
         ring = lease.ring  # as in `to_bytes`
         lease.check(self._number)
         try:
-            # Nobody else is given this view, and one that is at hand is sliced in half the time.
+            # Nobody else gets this slice; and to slice a view that is at hand takes half the time.
             return str(
                 (ring.memory if HAS_GIL else memoryview(ring.copies))[self._start : self._stop], "utf-8"
             )
@@ -200,7 +203,7 @@ class RingFrame(ReceivedFrame):
 
 
 def ring_frame(opcode: OpCode, lease: Lease, start: int, stop: int, number: int) -> RingFrame:
-    """One that is good for as long as the read with that number is in force."""
+    """A frame that is good for as long as the read with that number is in force."""
     frame: RingFrame = RingFrame()
     frame.opcode = opcode
     frame._lease = lease

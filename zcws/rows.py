@@ -1,8 +1,8 @@
 """What the C core has found in the bytes: one row for each whole frame, or for each piece of a large one.
 
 A row is three words: what it is, and where in the ring its payload begins and ends. Rows lie one behind the other in a
-table of words (csrc/zcws.h); as objects they cost more than all that C does with a short frame, so those of many that
-are alike stay there for as long as nobody asks for one. What a row is:
+table of words (csrc/zcws.h). As Python objects they cost more than all that C does with a short frame, so many rows
+that are alike stay in the table for as long as nobody asks for one. What a row is:
 
     bits 0 to 3   the opcode of the message or the control frame, of a continuation too (RFC 6455 5.2)
     FIRST, LAST   a message begins or ends with it; a control frame has both
@@ -32,14 +32,14 @@ LAST: int = lib.ZCWS_LAST
 COMPRESSED: int = lib.ZCWS_COMPRESSED
 CONTROL = 0x08  # RFC 6455 5.2: the bit that control opcodes have
 
-#: What says which part of its message a row is, and whether that is compressed; and what a whole plain frame has there.
+#: The bits that say which part of its message a row is, and whether that is compressed; those of a whole plain frame.
 PART, WHOLE_PART = FIRST | LAST | COMPRESSED, FIRST | LAST
 
-#: A row that is a whole plain frame, and which: its payload can be used where it lies.
+#: The rows that are whole plain frames, and their opcodes: the payload can be used where it lies.
 WHOLE = {op | WHOLE_PART: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)}
 WHOLE_TEXT, WHOLE_BINARY = OpCode.TEXT | WHOLE_PART, OpCode.BINARY | WHOLE_PART
 
-#: A row that is a whole compressed frame.
+#: The rows that are whole compressed frames.
 DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRESSED
 DEFLATED = frozenset({DEFLATED_TEXT, DEFLATED_BINARY})
 
@@ -53,7 +53,7 @@ _FEW = 100 if sys.implementation.name == "cpython" else sys.maxsize
 
 
 def copy_words(words: memoryview) -> Rows:
-    """Words of a table for whoever keeps them: C fills the same one again and again."""
+    """A copy of words of the table, to be kept: C fills the same table again and again."""
     return words.tolist() if len(words) < _FEW else memoryview(words.tobytes()).cast("Q")
 
 

@@ -24,13 +24,14 @@ class Utf8:
         self._state: Any = ffi.new("uint32_t *")
 
     def takes(self, part: Buffer, *, last: bool) -> bool:
-        """Whether it is UTF-8 as far as `part`, and ends there where that is the `last`. If not, it is as it was."""
+        """Takes a part: whether the text is UTF-8 so far, and may end there if it is the `last`. If not, nothing has
+        changed."""
         state = self._state
         before = state[0]
         if type(part) is bytes:
             is_good = lib.zcws_utf8(part, len(part), state) == len(part)
         else:
-            with ffi.from_buffer(part) as source:  # not longer: see `PayloadBuffer._wrap`
+            with ffi.from_buffer(part) as source:  # released at once: see `PayloadBuffer._wrap`
                 is_good = lib.zcws_utf8(source, len(source), state) == len(source)
         if is_good and not (last and state[0] != lib.ZCWS_UTF8_START):
             return True
@@ -51,8 +52,8 @@ def decoded(message: str | bytes, decode: bool) -> str | bytes:
 
 
 def piecewise(decode: bool | None) -> Callable[[str | bytes, bool], str | bytes]:
-    """The same for the pieces of one message, which cut characters where they are bytes; and whether that was the last.
-    None: as they came."""
+    """`decoded` for the pieces of one message, which may cut characters if they are bytes. It is called with a piece,
+    and whether that is the last. None: pieces stay as they came."""
     if decode is None:
         return lambda piece, last: piece
     decoder = getincrementaldecoder("utf-8")()

@@ -1,7 +1,7 @@
 """Rows that wait: what C has found on one connection, in order, and nobody has read yet.
 
-They are not kept as objects. `_batch` makes each when it is asked for. What it goes by, `_words`, has something for
-each of those that are left: its length hint says how many they are. They have one of three shapes:
+They are not kept as objects: the iterator `_batch` makes each when it is asked for. It draws on the iterator `_words`,
+which has one item for each row that is left, so that its length hint is their number. They have one of three shapes:
 
     few, or not alike      three columns of a list
     many that are alike    a copy of C's table: unfolded when somebody wants one of its rows (`_alike` knows the table)
@@ -20,7 +20,7 @@ from zcws.rows import CONTROL, ROW, Rows, kinds_of, spans_of
 
 __all__ = ["NO_ROWS", "Waiting"]
 
-#: What has come to its end stays there: all who have nothing can share it.
+#: An iterator at its end stays there: all who have no rows can share it.
 NO_ROWS: Iterator[Any] = iter(())
 next(NO_ROWS, None)
 
@@ -29,18 +29,18 @@ class Waiting:
     """The rows of one connection that wait to be read.
 
     Attributes:
-        ready: messages that can be had without a word to the reader, each made when it is asked for; most often none.
-            It takes from the same columns as `_batch`, so whoever has had all rows there has ended it.
+        ready: messages that can be had past the reader, each made when it is asked for; most often none. It draws on
+            the same columns as `_batch`, so it is at its end when all rows have been taken there.
     """
 
     __slots__ = ("_alike", "_batch", "_columns", "_words", "ready")
 
     def __init__(self) -> None:
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows
-        self._words: Iterator[object] = NO_ROWS  # something for each of them: empty when there are none
-        # Many rows that are alike, those included that have been read since: good while `_words` is the second.
+        self._words: Iterator[object] = NO_ROWS  # one item for each of them: empty when there are none
+        # Many rows that are alike, with those that have been read since: valid while `_words` is the second item.
         self._alike: tuple[Rows, Iterator[object]] | None = None
-        # The columns of rows to which more can be added: good while `_words` runs over the first of them.
+        # The columns of rows to which more can be added: valid while `_words` is the first item.
         self._columns: tuple[Iterator[int], list[int], array[int], array[int]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
 
@@ -50,8 +50,8 @@ class Waiting:
         return length_hint(self._words)
 
     def _data_waits(self) -> bool:
-        """Whether there is data among the rows that wait, right behind `_add_rows`."""
-        kinds = self._columns[1]  # type: ignore[index]  # that has made them
+        """Whether there is data among the rows that wait; only right after `_add_rows`."""
+        kinds = self._columns[1]  # type: ignore[index]  # `_add_rows` has made them
         return any(not what & CONTROL for what in kinds[len(kinds) - length_hint(self._words) :])
 
     def _pending_words(self) -> list[int]:
@@ -75,17 +75,17 @@ class Waiting:
         self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
 
     def _add_rows(self, words: list[int]) -> None:
-        """These wait behind those that do. What that costs does not depend on how many those are, which is the peer's
-        choice where nobody reads; and they take 24 bytes each."""
+        """Adds rows behind those that wait. The cost does not depend on how many wait, which is the peer's choice where
+        nobody reads; and they take 24 bytes each."""
         columns, waiting = self._columns, length_hint(self._words)
         if columns is not None and columns[0] is self._words and len(columns[1]) <= 2 * waiting:
-            # An iterator that is not exhausted sees what is appended: the kinds come last, as it asks for them first.
+            # An iterator that is not at its end sees what is appended. It asks for the kinds first, so they come last.
             _, kinds, starts, stops = columns
             stops.extend(words[2::ROW])
             starts.extend(words[1::ROW])
             kinds += words[::ROW]
             return
-        # None can be added to yet; or most have been read, and are let go of.
+        # There are no columns to add to yet; or most of their rows have been read, and are let go of here.
         words[:0] = self._pending_words()
         kinds, starts, stops = words[::ROW], array("Q", words[1::ROW]), array("Q", words[2::ROW])
         self._words = left = iter(kinds)
@@ -93,17 +93,17 @@ class Waiting:
         self._columns = left, kinds, starts, stops
 
     def _take_alike(self) -> Rows:
-        """Of the many that are alike those that wait. None are, when others do."""
-        rows, left = self._alike  # type: ignore[misc]  # whoever asks has looked
+        """Those of the many rows that are alike that still wait; no rows, if others wait."""
+        rows, left = self._alike  # type: ignore[misc]  # the caller has looked
         self._alike = None
         return rows[len(rows) - ROW * length_hint(left) :] if left is self._words else rows[:0]
 
     def _drop_rows(self) -> None:
-        """None wait any more."""
+        """No row waits any more."""
         self._words = self._batch = self.ready = NO_ROWS
 
 
 def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
-    """The rows of a table, one by one; `left` has something for each."""
+    """The rows of a table, one by one; `left` has one item for each."""
     starts, stops = spans_of(rows)
     return zip(left, starts, stops)  # noqa: B905
