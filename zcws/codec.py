@@ -8,9 +8,9 @@ What one side remembers from message to message (the context) is what compressio
     no takeover, in     a fresh decompressor per message, so that no message can refer to another's bytes
     for many, out       the pool's compressor for all of them, whether or not they have contexts of their own
 
-Inflating goes in steps: at most so many bytes in, at most so many out, and whoever asked may stop between two. No step
-goes further than one byte over what the message may have, so a message that is too long is that first, whatever
-stands behind the limit.
+Inflating goes in steps, each with a limit of bytes in and of bytes out, and the caller may stop between two. No step
+goes further than one byte over what the message may have, so a message that is too long is reported as that, whatever
+follows the limit.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["Deflater", "Inflater"]
 
 _ZlibError: type[Exception] = zlib.error
 
-#: Behind the tail of a whole message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4), which give nothing.
-#: Where the message is not whole they are read as the rest of a block, and that gives something or cannot be: of 20,000
-#: messages that were cut off inside of one, 968 got past a single stored block, 70 past twelve such pairs, none past
+#: Inflated after the tail of a message: empty blocks of both kinds by turns (RFC 1951 3.2.6, 3.2.4). After a whole
+#: message they give nothing; otherwise they are read as the rest of a block, which gives something or fails. Of 20,000
+#: messages that were cut off inside a block, 968 got past a single stored block, 70 past twelve such pairs, none past
 #: twenty.
 _PROBE = b"\x02\x00\x00\x00\xff\xff" * 24
 
@@ -43,8 +43,8 @@ _STEP_OUT = 64 * 1024
 #: Ticks that a compressor survives without a message: they come twice in its idle time, and the first may come at once.
 _IDLE_TICKS = 2
 
-#: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 were agreed the peer never looks back further than
-#: that, and we only repeat the byte before.
+#: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 was agreed, the peer never refers back further than
+#: that, and we refer to the previous byte only (`Deflater._new_stream`).
 _SMALLEST_WINDOW = 9
 
 
@@ -56,10 +56,10 @@ class Inflater:
 
     Args:
         parameters: what was agreed.
-        is_client: our role; the peer's window and takeover are the other one's.
+        is_client: our role; the peer's window and takeover are those of the other role.
 
     Attributes:
-        bytes_before, bytes_after: what has been inflated so far, and what that gave.
+        bytes_before, bytes_after: compressed bytes inflated so far, and the bytes that they gave.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Inflater:
             parameters.server_no_context_takeover if is_client else parameters.client_no_context_takeover
         )
         self._stream: Any = None
-        self._streams = 0  # that the message in progress is made of
+        self._streams = 0  # DEFLATE streams of the message in progress
         self._is_begun = False  # some bytes of a message have been inflated
         self._room = 0  # bytes that the message in progress may still have; -1: it is too long
         self.bytes_before: int = 0
@@ -89,7 +89,7 @@ class Inflater:
     def message(self, payload: bytes, limit: int) -> bytes:
         """A whole message at once; of one that is longer than `limit` bytes, one byte more than that.
 
-        Nearly always one call of zlib, the tail included: everything else here costs a short message more than that.
+        Nearly always one call of zlib, the tail included: for a short message, anything more would cost more than that.
 
         Raises:
             ValueError: as `pieces`.
@@ -132,7 +132,7 @@ class Inflater:
         Args:
             payload: the piece, as it was received.
             last: whether the message ends with it.
-            room: bytes that the message may still have. Where it has more, one more comes, and then no others.
+            room: bytes that the message may still have. Where it has more, one byte more comes, and nothing after it.
 
         Raises:
             ValueError: this is not DEFLATE data, or refers to bytes that were never there.
@@ -167,8 +167,8 @@ class Inflater:
         """What `data` gives, in steps; `closes`: it ends with the tail."""
         while data is not None and self._room >= 0:
             stream = self._stream or self._new_stream()
-            # One byte over the limit shows that it is passed. A step that went on could come to what is corrupt, and
-            # then zlib gives nothing of that step. (It does so, too, where the corrupt symbol is the very next.)
+            # One byte over the limit shows that it is exceeded. A longer step could reach corrupt data, and then zlib
+            # gives nothing of that step. (That happens also where the corrupt symbol comes right after the limit.)
             step = min(_STEP_OUT, self._room + 1)
             piece = stream.decompress(data, step)
             self._room -= len(piece)
@@ -177,14 +177,14 @@ class Inflater:
             data = self._unread(is_full=len(piece) == step, closes=closes)
 
     def _unread(self, *, is_full: bool, closes: bool) -> Buffer | None:
-        """What the next step has to read; None: there is no next one. `is_full`: the last gave all that it could."""
+        """What the next step has to read; None: there is no next step. `is_full`: the last gave as much as it may."""
         if self._room < 0:
             return None
         stream = self._stream
         if not stream.eof:
             data: bytes = stream.unconsumed_tail
             return data if data or is_full else None
-        # A final block ended the stream; what is behind it starts another one, which the tail alone does not: it would
+        # A final block ended the stream; what follows it starts another one. The tail alone does not, because it would
         # leave a block open. RFC 7692 7.2.3.4.
         data, self._stream = stream.unused_data, None
         if closes and len(data) < len(TAIL):
@@ -209,11 +209,11 @@ class Deflater:
         threshold: bytes from which on a message is compressed unless the caller says otherwise.
         shared: compressors that may be used by every connection of the same loop or thread.
         idle_timeout: seconds without a message after which `tick` drops the context; None keeps it.
-        watch: told when there is a context that `tick` should be called for, by whoever has a clock.
+        watch: called when there is a context for which somebody with a clock should call `tick`.
 
     Attributes:
         key: level, window and memory level: what `shared_message` gives depends on these and nothing else.
-        bytes_before, bytes_after: messages that went out compressed so far, before and after that was done.
+        bytes_before, bytes_after: bytes of the messages that went out compressed so far, before and after compression.
     """
 
     __slots__ = (
@@ -293,7 +293,7 @@ class Deflater:
         connection has a context of its own, it has to be dropped (`sent_shared`): the peer's window then holds bytes
         that our context has never seen, and a reference that reached back past them would be that many bytes short.
         """
-        # Nobody else's meanwhile: a finalizer may send on another connection. What has raised there is not used again.
+        # Taken out meanwhile, because a finalizer may send on another connection. One that raises is not put back.
         stream = self._shared.pop(self.key, None) or self._new_stream()
         # A full flush forgets everything before it, so whoever is next starts from nothing.
         compressed: bytes = stream.compress(payload) + _flush(stream, zlib.Z_FULL_FLUSH)
@@ -310,7 +310,7 @@ class Deflater:
             if self._forgets:
                 self._stream = None
         elif len(payload):  # type: ignore[arg-type]
-            # Whoever sends pieces means the peer to have each before the next: zlib would keep them all to the end.
+            # A program that sends pieces wants the peer to have each before the next: zlib would keep all to the end.
             compressed += stream.flush(_SYNC_FLUSH)
         self.bytes_before += len(payload)  # type: ignore[arg-type]
         self.bytes_after += len(compressed)
@@ -327,8 +327,8 @@ class Deflater:
         self._stream = None
 
     def tick(self) -> bool:
-        """Called twice in `idle_timeout` seconds: `rest` when no message has come for that long, and half as long at
-        most. Returns whether there is a context that has to be asked for again."""
+        """Called twice in `idle_timeout` seconds: calls `rest` when no message has come for that long, or up to half as
+        long again. Returns whether there is a context for which it has to be called again."""
         self._idle += 1
         if self._idle > _IDLE_TICKS:
             self.rest()
@@ -347,7 +347,7 @@ class Deflater:
         level, wbits, mem_level = self.key
         if wbits <= -_SMALLEST_WINDOW:
             return zlib.compressobj(level, zlib.DEFLATED, wbits, mem_level)
-        # A window that zlib does not have. It may have one of its own where it never looks back further than one byte.
+        # zlib has no window that small. With Z_RLE a larger one is right: it never refers back further than one byte.
         return zlib.compressobj(level, zlib.DEFLATED, -_SMALLEST_WINDOW, mem_level, zlib.Z_RLE)
 
 

@@ -11,7 +11,7 @@ class MaskingKeys:
     """Masking keys, drawn from blocks of entropy.
 
     Args:
-        entropy: gives that many random bytes; `os.urandom`, or a fixed source in a test.
+        entropy: gives as many random bytes as it is asked for: `os.urandom`, or a fixed source in a test.
     """
 
     #: Keys drawn at once: enough to make a system call rare, few enough to cost an idle process nothing.

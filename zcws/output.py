@@ -33,7 +33,7 @@ class Output:
         out: the segments that wait to be taken.
         has_large: whether there are some that should not be copied.
         written: bytes so far.
-        taken: of these; the difference waits.
+        taken: how many of them have been taken; the rest waits.
     """
 
     __slots__ = ("has_large", "out", "taken", "written")
@@ -50,7 +50,7 @@ class Output:
         return self.written - self.taken
 
     def _put(self, segment: Buffer) -> None:
-        """Behind what waits. It belongs to the output from here on."""
+        """Appends a segment, which belongs to the output from here on."""
         size = len(segment)  # type: ignore[arg-type]
         self.out.append(segment)
         if size >= SEGMENT:
@@ -58,7 +58,7 @@ class Output:
         self.written += size
 
     def passed(self, size: int) -> None:
-        """So many bytes went past us. For a driver that has seen that nothing waits to be taken."""
+        """`size` bytes were sent past this output, by a driver that has seen that nothing waits to be taken."""
         self.written = self.taken = self.written + size
 
     def take(self) -> list[Buffer]:
@@ -70,7 +70,7 @@ class Output:
             try:
                 return _joined(out) if has_large else [_join(out)]
             except MemoryError:
-                pass  # in more pieces than it might be
+                pass  # then in more pieces than necessary
         return out
 
     def take_whole(self) -> Buffer:
@@ -82,7 +82,7 @@ class Output:
         return out.pop(0)  # the first: a finalizer may have written behind it since we looked
 
     def take_bytes(self) -> bytes:
-        """The same as bytes, where there is nothing, too."""
+        """The same as bytes, even if there is nothing."""
         out, has_large = self._begin_out()
         try:
             return _join(out)
@@ -93,9 +93,9 @@ class Output:
             raise
 
     def _begin_out(self) -> tuple[list[Buffer], bool]:
-        """What is there has been taken. Before anything is made of it: a finalizer that writes meanwhile writes behind.
-        Returns: it, and whether it `has_large`."""
-        fresh: list[Buffer] = []  # first: a finalizer that takes meanwhile has what was there
+        """Takes what is there, before anything is made of it: what a finalizer writes meanwhile comes after it.
+        Returns: the segments, and whether they include large ones."""
+        fresh: list[Buffer] = []  # first: it may run a finalizer, which may take what is there
         out, has_large = self.out, self.has_large
         self.out, self.has_large = fresh, False
         self.taken = self.written
@@ -103,7 +103,7 @@ class Output:
 
 
 def _joined(segments: list[Buffer]) -> list[Buffer]:
-    """The same bytes in fewer pieces: what is small is copied behind what is small before it."""
+    """The same bytes in fewer pieces: small segments that follow each other are joined."""
     joined: list[Buffer] = []
     small: list[Buffer] = []
     for segment in segments:
@@ -135,7 +135,7 @@ def behind(segments: list[Buffer], sent: int) -> list[Buffer]:
 
 
 def cut(segments: list[Buffer], sent: int) -> None:
-    """The same in place: nothing is done for those that are left, of which there may be many."""
+    """The same in place: the segments that are left, of which there may be many, are not copied."""
     gone = 0
     for segment in segments:
         size = len(segment)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What a program gives to be sent, and the bytes that it stands for: str, or whatever has a buffer.
 
-It decides what is a message and what is said of that which is none. It never writes.
+It decides what is a message, and what the error for anything else says. It never writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "let_go",
 ]
 
-#: What is said of text that was given as bytes.
+#: The error for text that was given as bytes.
 NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
 
 #: What a Ping or Pong carries, in words.
@@ -30,7 +30,7 @@ CONTROL = "the payload of a Ping or Pong"
 
 
 def has_buffer(message: object) -> bool:
-    """Whether it is bytes-like."""
+    """Whether `message` is bytes-like."""
     try:
         memoryview(message).release()  # type: ignore[arg-type]
     except TypeError:
@@ -39,9 +39,9 @@ def has_buffer(message: object) -> bool:
 
 
 def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
-    """`data` as something whose length is its number of bytes. TypeError: it has no bytes; `what` is to be sent.
+    """`data` as something whose length is its number of bytes. TypeError, which calls it `what`: it is not bytes-like.
 
-    A view of a `bytearray`, too: while it is held, no signal handler and no other thread can make that shorter.
+    A `bytearray` becomes a view, too: while that is held, no signal handler and no other thread can shorten it.
     """
     if type(data) is bytes:
         return data
@@ -71,8 +71,8 @@ def as_payload(message: Buffer, *, text: bool) -> Buffer:
 
 
 def let_go(payload: Buffer) -> None:
-    """It has been sent or copied, or could not be: its memory is the caller's again. It would be held until then by the
-    traceback of what went wrong, and on PyPy until the collector comes."""
+    """Releases what has been sent or copied, or could not be: its memory is the caller's again. Otherwise the traceback
+    of an error would hold it, and PyPy would hold it until it collects."""
     if type(payload) is memoryview:
         payload.release()
 
@@ -107,7 +107,7 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
 
 
 def check_opcode(opcode: object) -> None:
-    """`ValueError` for what no message that is sent in pieces can be."""
+    """`ValueError` for an opcode that no message sent in pieces can have."""
     if opcode not in (OpCode.TEXT, OpCode.BINARY):
         raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}: its pieces are for `write`")
 

@@ -3,10 +3,10 @@
 It decides which bytes a writer gets; it never writes by itself and knows no connection. Frames without a masking key
 are the same for everybody, so all servers' connections are given one and the same bytes object.
 
-Why one compressed form will do for peers that remember (context takeover) and for those that do not. It is made by a
-compressor that has just forgotten everything, so it refers to nothing before it, and every peer whose window is large
-enough can inflate it. Afterwards it stands in the window of a peer that remembers, where our own context for that
-connection knows nothing of it. From then on the two windows differ, and an old context would refer to the wrong bytes:
+One compressed form will do for peers that remember (context takeover) and for those that do not, because it is made by
+a compressor that has just forgotten everything: it refers to nothing before it, and every peer whose window is large
+enough can inflate it. Afterwards it is in the window of a peer that remembers, but not in our own context for that
+connection. From then on the two windows differ, and an old context would refer to the wrong bytes:
 so it is dropped (`sent_shared`) with each such message. A new context again refers only to what it has compressed
 itself, and that is the latest part of both windows: distances are counted backwards from the end, so they agree.
 """
@@ -51,7 +51,7 @@ class Prepared:
 
     @property
     def size(self) -> int:
-        """Bytes of its frame where it is not compressed: those of an empty message are not none."""
+        """Bytes of its frame without compression; never 0, not even for an empty message."""
         return len(self._plain[2])
 
     def write_to(self, writer: Writer) -> None:

@@ -1,4 +1,4 @@
-"""Where a client's frames are masked: RFC 6455 5.3 has it done while they are copied.
+"""Where a client's frames are masked (RFC 6455 5.3), while they are copied.
 
 Small frames are masked one at a time in the same memory, on their way to the output. Large ones go out of that memory
 part by part where a socket is at hand; everywhere else they are masked into memory of their own, which is used again as
@@ -42,8 +42,8 @@ class Scratch:
     Attributes:
         base: where small ones are masked; it holds nothing from one call to the next.
         copies: a slice of this is a `bytes`.
-        uses: counted by whoever masks there. Where it is another one afterwards, a finalizer has sent in between,
-            perhaps on another connection, and what lies there is its frame.
+        uses: counted up by all code that masks there. If it differs afterwards, a finalizer has sent in between,
+            perhaps on another connection, and the frame that lies there is the finalizer's.
     """
 
     __slots__ = ("_spare", "base", "copies", "uses")
@@ -52,8 +52,8 @@ class Scratch:
         self.base: Any = new_uncleared("uint8_t[]", SCRATCH_CAPACITY)
         self.copies: Any = ffi.buffer(self.base)
         self.uses: int = 0
-        # The memory that was lent last, and what lives for as long as somebody holds a frame in it. One at most, in a
-        # list: what is taken out of there in one step is nobody else's.
+        # The memory that was lent last, and a reference to what lives for as long as somebody holds a frame in it. One
+        # at most, in a list: `pop` is one step, so nobody else gets the same memory.
         self._spare: list[tuple[Any, weakref.ref[Any]]] = []
 
     def frame(self, first: int, payload: CData | bytes, size: int, key: int) -> memoryview:
@@ -73,9 +73,9 @@ class Scratch:
         return self.lend(memory, size - begin)
 
     def reserve(self, size: int) -> Any:
-        """Memory of its own for so many bytes: what was used last, where that is large enough and nobody holds it.
+        """Separate memory for `size` bytes: what was used last, if that is large enough and nobody holds it.
 
-        Until `lend` it is not here: a finalizer or a signal handler that sends in between gets other memory.
+        Until `lend` it is taken out: a finalizer or a signal handler that sends in between gets other memory.
         """
         memory = self._take_spare(size) if size <= _LARGEST_KEPT else None
         return new_uncleared("uint8_t[]", size) if memory is None else memory

@@ -1,14 +1,14 @@
 """The writing half: from messages to bytes that somebody else sends.
 
-Each frame is appended to the output (output.py), in as few copies as it may:
+Each frame is appended to the output (output.py), with as few copies as possible:
 
     payload                      unmasked (server)               masked (client)
     small                        copied behind its head          masked on its way there
     bytes, large                 a segment of its own, 0 copies  masked while it is copied into memory of its own
     other bytes-like, large      copied                          the same
 
-Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), from where it lies; where it
-is masked, part by part and without memory for it.
+Where a driver has a socket at hand, a large frame goes out at once (`Writer.send_large`), from where it lies; a masked
+one goes part by part, without memory of its own.
 
 A caller's bytes are never modified. What must not be sent is refused here, before a byte of it is written: a
 ValueError is the caller's mistake, ConnectionClosed says that our Close is out.
@@ -44,10 +44,10 @@ __all__ = ["Compress", "Writer"]
 
 _CLOSE = OpCode.CLOSE
 
-#: What the peer is told whom half a message has been sent, and no more.
+#: The close reason for a peer that has been sent only a part of a message.
 _GAVE_UP = "the sender gave up in the middle of a message"
 
-#: From this many bytes on a masked payload gets memory of its own. What is longer does not wait for anything else.
+#: A payload of more bytes than this is masked into memory of its own, or sent at once (`Writer.send_large`).
 _OWN_MEMORY = SCRATCH_CAPACITY - LONGEST_HEAD
 
 _build_masked = lib.zcws_build_masked
@@ -57,7 +57,7 @@ class Compress(Protocol):
     """What compresses the messages of one connection, one at a time. RFC 7692 7.2.1.
 
     Attributes:
-        bytes_before, bytes_after: messages that went out compressed so far, before and after that was done.
+        bytes_before, bytes_after: bytes of the messages that went out compressed so far, before and after compression.
     """
 
     bytes_before: int
@@ -106,10 +106,10 @@ class Writer(Output):
         plain_below: a message of fewer bytes goes out as it is, behind its head in one segment.
         scratch: where frames are masked, if they are.
         next_key: gives a key for each.
-        masks_up_to: bytes of the largest message that is masked there and nothing else; -1 where none is.
-        send_large: for a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
-            first byte, payload, size, and the key that it is to be masked with, or None. Returns whether it has seen to
-            that, with `passed`; then it is done with the payload, unless that is bytes.
+        masks_up_to: bytes of the largest message that is only masked, and in the scratch; -1 where none is.
+        send_large: set by a driver that has a socket at hand. Called with a large frame when nothing waits to be taken:
+            first byte, payload, size, and the key to mask it with, or None. Returns whether it has taken the frame, and
+            counted it with `passed`; then it is done with the payload, unless that is bytes.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
         messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
@@ -145,10 +145,10 @@ class Writer(Output):
         self.plain_below: int = SEGMENT if self.is_bare else 0
         self.opcode: int = 0
         self._compresses_pieces = False  # of that message
-        self._utf8: Utf8 | None = None  # where it is text
-        self._is_compressing = False  # a whole one, which is not written yet
+        self._utf8: Utf8 | None = None  # of that message, if it is text
+        self._is_compressing = False  # a whole message, which is not written yet
         self.messages: int = 0
-        self._other_frames = 0  # those that did not end a message: the usual one is counted once, not twice
+        self._other_frames = 0  # those that did not end a message; the usual one counts as a message only
         self.sent_close: bytes | None = None
 
     # ---- what the caller wants to say ----
@@ -156,7 +156,7 @@ class Writer(Output):
     def write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None = None) -> None:
         """A whole message in one frame. `payload` is bytes-like of bytes; text has to be UTF-8 already.
 
-        Where compression was not agreed `compress` means nothing: it is for the peer to decide whether it was.
+        Where compression was not agreed, `compress` means nothing: it is not ours alone to decide.
 
         Raises:
             ConnectionClosed: our Close is out.
@@ -165,7 +165,7 @@ class Writer(Output):
         if self.opcode:
             self.refuse_message()
         size = len(payload)  # type: ignore[arg-type]
-        # The usual cases of `_write`, here because they are the usual cases.
+        # The usual cases of `_write`, inlined.
         if size < self.plain_below:
             frame = HEADS[opcode][size] + payload
             self.out.append(frame)
@@ -188,12 +188,12 @@ class Writer(Output):
         self.messages += 1
 
     def write_messages(self, opcode: OpCode, payloads: list[bytes], compress: bool | None = None) -> None:
-        """Whole messages one behind the other, in as few segments as it takes. Raises: as `write_message`."""
+        """Whole messages one behind the other, in as few segments as possible. Raises: as `write_message`."""
         if len(payloads) < 2 or self.compressor is not None:
             for payload in payloads:
                 self.write_message(opcode, payload, compress)
             return
-        # Without steps of the interpreter for each: a quarter of what `write_message` takes.
+        # Nearly no bytecode runs for each: a quarter of what `write_message` takes.
         if self.next_key is None:
             self.write_framed(_join_bare(opcode, payloads), len(payloads))
         else:
@@ -215,7 +215,7 @@ class Writer(Output):
         """One frame for each part of `data`, all of them in one crossing. RFC 6455 5.3: each has a key of its own.
 
         Args:
-            spans: words: where a part begins, and behind that where it ends; of the next one `step` words further.
+            spans: words: where a part begins, then where it ends; those of the next part follow `step` words later.
         """
         next_key = self.next_key
         keys = None if next_key is None else array("I", [next_key() for _ in range(count)])
@@ -239,8 +239,8 @@ class Writer(Output):
         """A whole message, compressed where that is wanted and pays. RFC 7692 7.2.1."""
         if compress is None:
             compress = codec.is_worth(size)
-        # A finalizer that sends in the middle of this: what it sends goes out first, and would be a part of this or
-        # refer to it. RFC 7692 6: what is not compressed does neither.
+        # A finalizer may send in the middle of this. Its message goes out first and, if compressed, would be a part of
+        # this one or refer to it. RFC 7692 6: what is not compressed does neither.
         is_inner, self._is_compressing = self._is_compressing, True
         compress = compress and not is_inner
         try:
@@ -282,8 +282,8 @@ class Writer(Output):
     def lend_message(self, opcode: OpCode, payload: Buffer) -> list[Buffer]:
         """A whole message whose payload stays the caller's, for a writer that `is_bare`. Raises: as `write_message`.
 
-        Returns: as `take`, and at the end the message. Its payload is the last segment; it has to be sent, or copied,
-        before its owner has it back.
+        Returns: as `take`, and at the end the message. Its payload is the last segment, which has to be sent or copied
+        before the payload's owner may change it again.
         """
         if self.opcode:
             self.refuse_message()
@@ -296,7 +296,7 @@ class Writer(Output):
         return segments
 
     def passed_message(self, size: int) -> None:
-        """A whole message of `masks_up_to` bytes at most went past us, masked and sent as a frame of `size` bytes.
+        """Counts a whole message, of `masks_up_to` bytes at most, that was masked and sent elsewhere: `size` bytes.
 
         For a driver that has seen that nothing waits to be taken, and that a message may begin.
         """
@@ -304,14 +304,14 @@ class Writer(Output):
         self.messages += 1
 
     def write_framed(self, frames: Buffer, count: int = 1) -> None:
-        """So many whole messages, framed already, and masked where we mask: they go out as they are.
+        """`count` whole messages, framed already, and masked where we mask: they go out as they are.
 
         They are not copied when they are large. Raises: as `write_prepared`.
         """
         if self.opcode:
             self.refuse_message()
         size = len(frames)  # type: ignore[arg-type]
-        self.out.append(frames)  # `_put`, without the call: a broadcast comes by here with each connection
+        self.out.append(frames)  # `_put`, inlined: a broadcast calls this for each connection
         if size >= SEGMENT:
             self.has_large = True
         self.written += size
@@ -335,7 +335,7 @@ class Writer(Output):
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
         begun, before = self.opcode, (len(self.out), self.written)
-        # First: what a signal handler or a finalizer writes or raises, it does in the middle of a message.
+        # First: for a signal handler or a finalizer that writes or raises, we are in the middle of a message.
         self.opcode = begun or opcode
         try:
             self._write_piece(first, payload, last=last)
@@ -406,12 +406,12 @@ class Writer(Output):
             self._write(FIN | _CLOSE, close)
         except BaseException:
             if before == (len(self.out), self.written):
-                self.sent_close, self.opcode = None, begun  # it is still to be said
+                self.sent_close, self.opcode = None, begun  # it has not been written
             raise
 
     def last_words(self, code: int | None, reason: str) -> tuple[int | None, str]:
-        """What a Close says that a program wants to be sent now. In the middle of a message these are not its own: the
-        peer waits for the rest of it."""
+        """The code and the reason of a Close that a program sends now. In the middle of a message they are not the
+        program's own, because the peer waits for the rest of the message."""
         return (CloseCode.INTERNAL_ERROR, _GAVE_UP) if self.is_in_message else (code, reason)
 
     def write_close(self, code: int | None, reason: str = "") -> None:
@@ -435,7 +435,7 @@ class Writer(Output):
         return self.sent_close is not None
 
     def _write_pongs(self, payloads: Sequence[bytes]) -> None:
-        """Those of many Pings that have arrived together."""
+        """The Pongs for Pings that have arrived together."""
         if self.next_key is None:
             self._put(_join_bare(OpCode.PONG, payloads))
         else:
@@ -466,7 +466,7 @@ class Writer(Output):
             self.refuse_message()
 
     def refuse_message(self) -> None:
-        """Says why none may begin where `opcode` is not 0. Raises: as `write_message`."""
+        """Raises the reason why no message may begin while `opcode` is not 0. Raises: as `write_message`."""
         if self.sent_close is not None:
             raise closed_error(*code_and_reason(self.sent_close), clean=True)
         if self.opcode == OpCode.CLOSE:
@@ -498,14 +498,14 @@ class Writer(Output):
         if size < SEGMENT:
             self.out.append(head + payload)
         elif type(payload) is not bytes and self.send_large is None:
-            # Copied it has to be: behind its head, so that it is one segment, one TLS record and one write less.
+            # It has to be copied anyway: behind its head, which saves a segment, a TLS record and a write.
             frame = b"".join((head, payload))
             self.out.append(frame)
             self.has_large = True
         elif size > _OWN_MEMORY and self._sends_large(first, payload, size, None):
             return
         else:
-            # Made before `out` is looked for: a signal handler may have it sent meanwhile, and then there is another.
+            # Made before `out` is looked up: a signal handler may have it sent meanwhile, and replaced by another list.
             segments = (head, payload if type(payload) is bytes else bytes(payload))
             self.out += segments
             self.has_large = True
@@ -516,7 +516,7 @@ class Writer(Output):
         if type(payload) is bytes:
             self._mask(first, payload, size)
         else:
-            with ffi.from_buffer(payload) as source:  # not longer: see `PayloadBuffer._wrap`
+            with ffi.from_buffer(payload) as source:  # released at once: see `PayloadBuffer._wrap`
                 self._mask(first, source, len(source))  # a signal handler may have made it shorter
 
     def _mask(self, first: int, source: CData | bytes, size: int) -> None:
