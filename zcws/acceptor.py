@@ -57,8 +57,8 @@ SWITCHING = f"HTTP/1.1 101 Switching Protocols\r\n{Headers(SWITCHED)}Sec-WebSock
 #: To a client that speaks HTTP to a server of TLS, for which OpenSSL has no alert.
 IN_THE_CLEAR = text_response(400, "TLS is spoken here: is the URI ws:// where wss:// is meant?").serialize()
 
-#: Terms remembered by a server, in each of two caches: the handful of browsers and libraries, each with the
-#: subprotocols in use. A key is at most a head long, so that a cache is half a megabyte at worst.
+#: Entries in each of a server's two caches of terms: there is a handful of browsers and libraries, each with the
+#: subprotocols in use. A key is at most as long as a head, so a cache takes half a megabyte at worst.
 REMEMBERED = 32
 
 Lines = list[tuple[str, str]]
@@ -85,8 +85,8 @@ class AcceptorOptions:
     Args:
         subprotocols: those spoken here, best first; the first that the client offers is used.
         select_subprotocol: chooses from those that the client offers, in place of `subprotocols`.
-        origins: the values of `Origin` that may connect: strings, patterns that match the whole of one, and
-            None for a request without. Not given: all may, web pages of other sites included.
+        origins: the values of `Origin` that may connect: strings, patterns (matched against the whole value), and
+            None for a request without one. Not given: all may connect, web pages of other sites included.
         compression: permessage-deflate: a `Deflate`, or "deflate" for its defaults.
         no_masking: agrees to frames without masking, over TLS; "insecure": also in the clear.
         secure: whether the connection is encrypted.
@@ -94,7 +94,7 @@ class AcceptorOptions:
         server_header: what `Server` says; None leaves it out.
 
     Raises:
-        TypeError, ValueError: one of them means nothing.
+        TypeError, ValueError: an argument is invalid.
     """
 
     __slots__ = (
@@ -180,11 +180,11 @@ class AcceptorOptions:
     def _terms(
         self, origin: str | None, protocols: str | None, extensions: str | None
     ) -> tuple[Agreement, bytes] | None:
-        """What a request that has passed the rules gets: the agreement, and what stands behind the
-        Sec-WebSocket-Accept of its 101. None: `WebSocketAcceptor.respond` has to answer it.
+        """What a request that has passed the rules gets: the agreement, and the bytes that follow the value of
+        Sec-WebSocket-Accept in its 101. None: `WebSocketAcceptor.respond` has to answer it.
 
         Args:
-            origin, protocols, extensions: the values of those headers, each of which came once, or did not.
+            origin, protocols, extensions: the values of those headers, each of which came once or not at all.
         """
         if self.select_subprotocol is not None or not self._may_connect(origin):
             return None
@@ -199,8 +199,8 @@ class AcceptorOptions:
         """The agreement over these Sec-WebSocket-Extensions, and the lines of the 101 that say so.
 
         Args:
-            offered: the value of each line. RFC 9110 5.3 makes one list of them, and what that says is the same, except
-                that a quote which is not closed would take the lines behind it along.
+            offered: the value of each line. Joined into one list (RFC 9110 5.3) they would mean the same, except that
+                a quote that is never closed would swallow the lines after it.
         """
         extensions = parse_extensions(offered, skip_malformed=True)
         lines: Lines = []
@@ -280,7 +280,7 @@ class WebSocketAcceptor:
     def respond(self, request: Request) -> Response:
         """The answer to `request`: a 101 that opens the WebSocket, or an error that closes the connection.
 
-        The request's headers go back to their received text: it is what they keep in memory.
+        Of the request's headers only the received text stays in memory.
         """
         options, headers = self._options, request.headers
         try:
@@ -297,7 +297,7 @@ class WebSocketAcceptor:
 
     def refuse(self, error: HttpError, request: Request | None = None) -> Response:
         """The response that says `error`; no body where `request` is a HEAD (RFC 9110 9.3.2)."""
-        # Without its traceback, whose frames hold whoever has called us: a cycle for each request.
+        # Without its traceback: its frames refer to our caller, which would make a reference cycle for each request.
         self.error = error.with_traceback(None)
         response = self.reject(error.status, error.reason, error.headers)
         if request is not None and request.method == "HEAD":

@@ -7,7 +7,7 @@ closed after it; so a body that breaks the rules simply ends there, and nothing 
     -------------------------------  --------------------------------------------------
     status 1xx, 204, 304             at once (RFC 9112 6.3, 1)
     Transfer-Encoding: chunked       with the chunk of size 0
-    a valid Content-Length           after so many bytes
+    a valid Content-Length           after that many bytes
     anything else                    with the connection: the caller stops feeding
 
 A caller who has waited `BODY_TIMEOUT` for the end takes what there is: the status is the answer, whatever follows it.
@@ -22,14 +22,14 @@ from zcws.http1 import BytesLike
 
 __all__ = ["BODY_TIMEOUT", "MAX_BODY", "BodyReader"]
 
-#: Bytes of a body that are kept: enough for any error page, too few to fill a memory.
+#: Bytes of a body that are kept: enough for any error page, too few to exhaust memory.
 MAX_BODY = 64 * 1024
-#: Seconds that a body may take behind its head: a page for a person is not worth more of `open_timeout`.
+#: Seconds that a body may take after its head: a page for a person is not worth more of `open_timeout`.
 BODY_TIMEOUT = 1.0
 #: Bytes of a chunk's first line: eight digits of size, and room for extensions that nobody uses.
 MAX_CHUNK_LINE = 256
 
-# RFC 9112 7.1: the size in hexadecimal, then extensions. Eight digits are more than MAX_BODY in any case.
+# RFC 9112 7.1: the size in hexadecimal, then extensions. Eight digits reach far beyond MAX_BODY.
 chunk_size = re.compile(rb"0*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?").fullmatch
 is_length = re.compile("[0-9]{1,18}").fullmatch
 
@@ -38,7 +38,7 @@ class BodyReader:
     """Collects a body from bytes that keep arriving.
 
     Attributes:
-        done: the end, or the limit, has been reached; at the end of the connection it is over all the same.
+        done: the body's end, or the limit, has been reached; the end of the connection ends a body without this.
     """
 
     __slots__ = ("_body", "_chunked", "_left", "_limit", "_raw", "done")

@@ -1,11 +1,11 @@
-"""The functions that a program gives: what can be known of one before it is called, and what an awaitable is worth.
+"""The functions that a program gives: what can be known about one before it is called, and what an awaitable means.
 
-What this file decides: whether a function is of the kind that is wanted, so that a mistake is told where it is made and
-not in a log when the first client comes. It refuses to know what handlers and hooks are for. What cannot be told counts
-as right: the call will show it.
+What this file decides: whether a function is of the kind that is wanted, so that a mistake is reported where it is made
+and not in a log when the first client comes. It refuses to know what handlers and hooks are for. What cannot be known
+in advance is accepted: the call will show it.
 
-A coroutine is true, whatever it is going to say. So whoever asks a function of the program looks whether the answer has
-to be awaited before it takes it for one; where nobody can await, the answer is no.
+A coroutine is true in a condition, whatever it would return. So code that calls a function of the program first looks
+whether the result has to be awaited; where nothing can await it, it counts as a no.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def check_call(name: str, function: object, /, *given: str, **named: str) -> Non
     """`TypeError` unless `function` can be called.
 
     Args:
-        name: the option, or what else the function is.
+        name: the option, or whatever else the function is.
         given: its arguments, in words.
         named: its keyword arguments.
     """
@@ -95,7 +95,7 @@ def name_of(function: object) -> str:
 
 
 def abandon(said: object) -> None:
-    """Nobody is going to await this: a coroutine that has not begun would warn of it."""
+    """Closes what nobody is going to await: a coroutine that has not begun would warn about that."""
     if inspect.isawaitable(said):
         end = getattr(said, "close", None) or getattr(said, "cancel", None)
         if end is not None:
@@ -103,9 +103,9 @@ def abandon(said: object) -> None:
 
 
 class Chained:
-    """What `then` makes of what an awaitable gives; of that too, it waits for what has to be awaited.
+    """An awaitable of `then(await first)`, which is awaited as well if it has to be.
 
-    Unlike a coroutine that awaits another, it leaves none behind when it is closed before it has begun.
+    Unlike a coroutine that awaits another, it leaves no coroutine behind when it is closed before it has begun.
     """
 
     __slots__ = ("_first", "_then")

@@ -59,7 +59,7 @@ PERSONAL = frozenset(("authorization", "cookie", "host", "proxy-authorization"))
 
 # RFC 7617 2: no control characters in user name and password.
 has_controls = re.compile(r"[\x00-\x1f\x7f]").search
-# RFC 6750 2.1 has letters, digits and "-._~+/="; looser, since tokens are what servers hand out: visible ASCII.
+# RFC 6750 2.1 has letters, digits and "-._~+/="; looser, because servers decide what a token is: visible ASCII.
 is_token = re.compile(r"[!-~]+").fullmatch
 
 
@@ -84,7 +84,7 @@ class WebSocketConnector:
         bearer: a token, for `Authorization: Bearer`. RFC 6750.
 
     Raises:
-        TypeError, ValueError: the URI is none, or another argument means nothing.
+        TypeError, ValueError: the URI, or another argument, is invalid.
 
     Attributes:
         uri: where to.
@@ -125,7 +125,7 @@ class WebSocketConnector:
 
     @property
     def used(self) -> int:
-        """Bytes of the response's head, of those before it that were passed over, too."""
+        """Bytes of the response's head, and of the heads before it that were passed over."""
         return self._search.used
 
     @property
@@ -165,7 +165,7 @@ class WebSocketConnector:
         return headers
 
     def _replaceable(self) -> Iterator[tuple[str, str]]:
-        """What `additional_headers` may say better. RFC 9110 7.2: Host should be the first."""
+        """Our headers that `additional_headers` may replace. RFC 9110 7.2: Host should be the first."""
         yield "Host", self.uri.host_header
         if self._origin is not None:
             yield "Origin", self._origin
@@ -200,9 +200,10 @@ class WebSocketConnector:
 
         Args:
             data: everything that has arrived.
-            why: what the network says of the end, or TLS: that a certificate is required, for example (RFC 8446 6.2).
-            alpn: what TLS has agreed that is spoken. Where that is "h2", the error has no cause; else it is that of
-                the end, so that another attempt may do better (retry.py).
+            why: the error with which the network or TLS ended it, for example that a certificate is required
+                (RFC 8446 6.2).
+            alpn: the protocol that TLS has agreed on. If that is "h2" and nothing has arrived, the error has no cause;
+                otherwise its cause is that of the end, so that another attempt is made (retry.py).
         """
         if alpn == "h2" and not data:
             seems = HttpError(HTTPStatus.BAD_REQUEST, HTTP_2)
@@ -269,7 +270,7 @@ class WebSocketConnector:
             return None
         try:
             return self._connector_for(resolve_redirect(self.uri, locations[0]))
-        except ValueError as error:  # user name and password in the address may be none, too
+        except ValueError as error:  # also for an invalid user name or password in the address
             reason = f"the redirect cannot be followed: {error}"
             raise HandshakeError(reason, status=response.status_code, headers=response.headers) from None
 

@@ -13,8 +13,8 @@ A parameter in a server's answer binds somebody; a parameter in an offer asks fo
     client_max_window_bits[=N]    the client can be told    the client must; never unasked (7.1.2.2)
 
 Windows that we ask for are 9 to 15 bits: zlib cannot compress with 8 where there is no zlib header, though it can
-inflate. So a server declines an offer of `server_max_window_bits=8`; a client that is told 8, which it may not refuse
-having said that it can be told, only shortens runs of one byte and Huffman's codes (zlib's Z_RLE).
+inflate. So a server declines an offer of `server_max_window_bits=8`. A client that is told 8 may not refuse, because it
+said that it can be told: it only shortens runs of one byte, and uses Huffman codes (zlib's Z_RLE).
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Deflate:
         mem_level: zlib's memLevel, 1 to 9. 8 is zlib's own default; in zlib-ng less saves no more than
             8 KiB of at least 140.
         threshold: messages of fewer bytes are sent as they are: little can be saved there.
-        idle_timeout: seconds without a compressed message after which the memory of our compressor (200 KiB, with
-            context takeover) is given back, or up to half as long again; None keeps it as long as the connection
-            lives. The next message then costs a new one, and refers to nothing before it. The peer's history, in
-            our decompressor, has to be kept: the peer may refer to it at any time.
+        idle_timeout: seconds without a compressed message, or up to half as long again, after which the memory of
+            our compressor (200 KiB, with context takeover) is given back; None keeps it as long as the connection
+            lives. The next message then needs a new compressor, and refers to nothing before it. The peer's history,
+            in our decompressor, has to be kept: the peer may refer to it at any time.
 
     Raises:
-        TypeError, ValueError: one of them means nothing.
+        TypeError, ValueError: an argument is invalid.
     """
 
     level: int

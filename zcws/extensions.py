@@ -6,8 +6,8 @@ extension means.
 A client's offers are read with `skip_malformed`: RFC 6455 9.1 lets a server decline any of them, and an
 offer that nobody can read is declined like one that nobody can meet. A server's answer must be right.
 
-Time is linear in the header: an element is matched by one expression in which every repetition is told from
-what follows by its next character, and after a failure reading goes on behind the element.
+Time is linear in the header: an element is matched by one expression in which the next character always decides
+whether a repetition goes on, and after a failure reading goes on behind the element.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ PARAMETERS = rf"(?:[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{VALUE}))?)*"
 # a list may be empty.
 match_element = re.compile(rf"[ \t]*(?:({TOKEN})({PARAMETERS})[ \t]*)?(?:,|\Z)").match
 find_parameters = re.compile(rf";[ \t]*({TOKEN})(?:[ \t]*=[ \t]*({VALUE}))?").findall
-# Up to the next comma outside of quotes, whatever comes before it. Nothing stands behind the repetition that
-# could fail, so nothing is ever tried twice.
+# Up to the next comma outside of quotes, whatever comes before it. Nothing after the repetition can fail, so
+# nothing is ever tried twice.
 skip_element = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)*,?').match
 unescape = re.compile(r"\\(.)").sub
 
@@ -76,8 +76,8 @@ def parse_extensions(values: Iterable[str], *, skip_malformed: bool = False) -> 
     """Every extension in all Sec-WebSocket-Extensions headers, in order, repeats kept.
 
     Args:
-        values: those of the lines as they came, each read by itself.
-        skip_malformed: leaves out what nobody can read.
+        values: of the header's lines, as they came; each is read by itself.
+        skip_malformed: leaves out malformed elements.
 
     Raises:
         ValueError: an element is malformed, and is not to be skipped.

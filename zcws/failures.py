@@ -1,6 +1,6 @@
-"""How a failure on the way to a server is told: where it broke off, in whose words, and what to look at.
+"""How a failure on the way to a server is reported: where it happened, who says so, and what to look at.
 
-A driver gives the error that the system, OpenSSL or python-socks has raised, and raises what it gets.
+A driver passes in the error that the system, OpenSSL or python-socks has raised, and raises the one it gets back.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = [
     "with_path",
 ]
 
-#: What OpenSSL calls an answer that is no TLS, by its version and by what the answer looks like.
+#: What OpenSSL calls an answer that is no TLS; that depends on its version and on what the answer looks like.
 NO_TLS = frozenset(("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"))
 #: What the system calls a connection that the other side has ended.
 BROKEN_OFF = frozenset((errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED))
 HINTED = " speak TLS? "
 CERTIFICATE_OF = "; the certificate is that of "
 
-#: What OpenSSL calls a certificate that is signed by itself, by another such, by nobody who is known (x509_vfy.h).
+#: OpenSSL's codes (x509_vfy.h) for a certificate that is self-signed, or whose signer is self-signed or unknown.
 UNKNOWN_SIGNERS = frozenset((2, 18, 19, 20, 21))
-#: And one that is for other names, or other addresses.
+#: And for one that is for other names, or other addresses.
 OTHER_NAMES = frozenset((62, 64))
 
 #: SOCKS5 (RFC 1928 6): failure, network or host unreachable, refused, expired; SOCKS4's one word for failure.
@@ -47,7 +47,7 @@ TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
 
 @contextlib.contextmanager
 def socks_errors(proxy: Proxy) -> Iterator[None]:
-    """What python-socks raises inside of this is told as the drivers' own errors are."""
+    """Turns what python-socks raises inside this context into errors like the drivers' own."""
     try:
         yield
     except ImportError:
@@ -58,7 +58,7 @@ def socks_errors(proxy: Proxy) -> Iterator[None]:
     except OSError as error:
         raise unreachable(proxy, error) from None
     except Exception as error:
-        # Only its own errors are repeated: others (of an encoding, say) may quote what they could not take.
+        # Only its own errors are quoted: others (of an encoding, say) may contain the input that they rejected.
         own = type(error).__module__.partition(".")[0] == "python_socks"
         text = str(error).rstrip(".") if own else type(error).__name__
         broke_off = type(error.__cause__).__name__ == "IncompleteReadError"
@@ -71,7 +71,7 @@ def unreachable(proxy: Proxy, error: OSError) -> OSError:
     """The same error, saying that it was the proxy that could not be reached."""
     if isinstance(error, TimeoutError):
         return error
-    # Without a word: TLS of ours ends so where the proxy does.
+    # An error without text is how our TLS fails when the proxy ends the connection.
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionError) and not str(error)):
         return no_tls(f"the proxy {proxy.shown}", "http://", error, "proxy_")
     return OSError(
@@ -88,11 +88,11 @@ def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None
 
 
 def no_tls(who: str, plain: str, error: OSError, options: str = "") -> OSError:
-    """An error of a TLS handshake, saying more where it looks as if the other side did not speak TLS, or has no trust.
+    """An error of a TLS handshake, with a hint where the other side seems not to speak TLS, or is not trusted.
 
     Args:
-        plain: the scheme that would be right then.
-        options: what stands before the names of the options that decide about trust.
+        plain: the scheme to use if it does not speak TLS.
+        options: the prefix of the names of the options that decide about trust.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _no_trust(who, error, options)
@@ -120,7 +120,7 @@ def _no_trust(who: str, error: ssl.SSLCertVerificationError, options: str) -> OS
 
 
 def _is_broken_off(error: OSError) -> bool:
-    """Whether the other side ended the connection, in the system's words: others have been explained already."""
+    """Whether the other side ended the connection; no if the text is not the system's: that is explained already."""
     if not isinstance(error, ConnectionError) or error.errno is None:
         return isinstance(error, ConnectionError) and not str(error)
     return error.errno in BROKEN_OFF and error.strerror == said(error.errno)
@@ -136,7 +136,7 @@ def said(code: int) -> str:
 
 
 def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
-    """No address of a host could be connected to; address and error number of each."""
+    """The error if no address of a host could be connected to; `failures` has each with its error number."""
     what = "; ".join(f"{authority(*where[:2])}: {said(code)}" for where, code in failures)
     return OSError(failures[0][1], f"cannot connect to {what}")
 
@@ -158,7 +158,7 @@ def reason_of(error: OSError) -> str:
 
 def with_path(error: OSError, path: str | bytes) -> OSError:
     """The same error, saying which Unix socket it was."""
-    if error.errno is None:  # CPython's own, where a path is too long for any
+    if error.errno is None:  # CPython's own error, for a path that is too long
         return OSError(errno.ENAMETOOLONG, str(error), path)
     if repr(path) not in str(error):  # asyncio says it in its own words
         error.filename = path

@@ -65,9 +65,9 @@ KEY_SIZE = 16
 
 #: draft-damjanovic-websockets-nomasking-02: the extension's token; it has no parameters.
 NO_MASKING = "no-masking"
-#: `no_masking=`: never, over TLS only, in the clear too.
+#: `no_masking=`: False is never, True over TLS only, "insecure" in the clear too.
 NoMasking = bool | Literal["insecure"]
-#: What `Server` and `User-Agent` say; no version of ours, which helps those who look for an old one.
+#: What `Server` and `User-Agent` say; without our version, which would help attackers who look for an old one.
 SOFTWARE = f"Python/{sys.version_info.major}.{sys.version_info.minor} zcws"
 
 Check = Callable[[str], object]
@@ -96,7 +96,7 @@ CHANGED_ON_THE_WAY = {
     NOT_HTTP_1_1: f"{NOT_HTTP_1_1} (a proxy may have made it HTTP/1.0)",
 }
 
-#: What is checked of a header that is not there: no header's value (RFC 9110 5.5). One that is empty is another matter.
+#: Stands for the value of a missing header: no header can have it (RFC 9110 5.5). An empty header is another matter.
 ABSENT = "\0"
 
 #: Header, check, and the answer where the check fails: status, sentence, headers.
@@ -154,7 +154,7 @@ def accept_value(key: str) -> str:
 
 
 def check_additional(option: str, headers: Headers) -> None:
-    """`ValueError` where headers that a program adds, by that option, would say what the handshake has to."""
+    """`ValueError` if `headers`, which a program gave in `option`, has one that only the handshake itself may send."""
     said = sorted(name for name in RESERVED if name in headers)
     if said:
         raise ValueError(
@@ -211,7 +211,7 @@ def first_broken(headers: Headers, key: str) -> str:
         return ""
     if accept is None:
         return "the response has no Sec-WebSocket-Accept"
-    # A cache, or a server that has made it of something else.
+    # It comes from a cache, or from a server that computed it from something else.
     return "the Sec-WebSocket-Accept of the response does not answer the request's key"
 
 

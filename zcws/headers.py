@@ -25,7 +25,7 @@ HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 
 #: RFC 9110 5.6.2: token.
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-#: RFC 9110 5.5: a field value, without the control characters that it tells to refuse.
+#: RFC 9110 5.5: a field value, without the control characters that have to be refused.
 VALUE = r"[^\x00-\x08\x0a-\x1f\x7f]*"
 
 is_token = re.compile(TOKEN).fullmatch
@@ -61,7 +61,7 @@ class Headers(MutableMapping[str, str]):
 
         Args:
             items: the lines; nobody may change them from now on.
-            text: what `parse_lines` makes the same lines of, where they were received.
+            text: for received headers, the text from which `parse_lines` makes the same lines.
         """
         headers = cls.__new__(cls)
         headers._text = text
@@ -148,7 +148,7 @@ class Headers(MutableMapping[str, str]):
         self._replace([*self._lines(), *checked])
 
     def copy(self) -> Headers:
-        """Headers of their own with the same lines."""
+        """An independent copy with the same lines."""
         return Headers.trusted(self._lines(), self._text)  # a change makes a new list
 
     def __repr__(self) -> str:
@@ -167,7 +167,7 @@ def combine(items: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Names and values; `TypeError` for what has not the form of them."""
+    """Names and values; `TypeError` for what is not made of such pairs."""
     try:
         return [(name, value) for name, value in pairs]
     except (TypeError, ValueError):

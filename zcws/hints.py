@@ -2,7 +2,7 @@
 
 What this file decides: which names of other libraries, of the other function and of the other driver are known here.
 Those that it does not know are refused, too, with the nearest option that there is. What an option may be: options.py.
-And what is said where somebody has forgotten to await either.
+It also has the error for code that has forgotten to await either function.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypedDict
 
 __all__ = ["NoOptions", "check_names", "not_awaited"]
 
-#: What neither function has, or not in both drivers.
+#: Options that neither function has, or not in both drivers.
 _OF_BOTH = {
     "auto_ping_idle_timeout": "it is called ping_interval",
     "auto_ping_reply_timeout": "it is called ping_timeout",
@@ -27,7 +27,7 @@ _OF_BOTH = {
     "disconnect_on_exception": "an exception in on_frame always fails the connection, with 1011",
     "enable_auto_ping": "ping_interval and ping_timeout are on by default; None turns them off",
     "enable_auto_pong": "a Ping is always answered; after ws.split() you answer",
-    "extensions": "compression=zcws.Deflate(...) says it",
+    "extensions": "give compression=zcws.Deflate(...)",
     "http2": "zcws.sync speaks HTTP/1.1 alone",
     "heartbeat": "there are ping_interval and ping_timeout, on by default",
     "klass": "there is one class; keep what belongs to a connection in a dict, or in the handler",
@@ -41,7 +41,7 @@ _OF_BOTH = {
     "protocols": "it is called subprotocols",
     "read_buffer_init_size": "there is no buffer of a connection; rings are lent to those that receive",
     "read_limit": "there is no queue; what is not read stays in a ring, and TCP holds the peer back",
-    "receive_timeout": "asyncio.wait_for(ws.recv(), seconds) says it, in zcws.sync ws.recv(timeout=seconds)",
+    "receive_timeout": "write asyncio.wait_for(ws.recv(), seconds), in zcws.sync ws.recv(timeout=seconds)",
     "ssl_context": "it is called ssl",
     "timeout": "there are open_timeout, close_timeout, ping_timeout and write_timeout",
     "use_aiofastnet": "the event loop decides; aiofastnet's costs less with TLS",
@@ -51,14 +51,14 @@ _OF_BOTH = {
     "ws_listener_factory": "on_frame takes a function, which is called with each message",
 }
 
-#: What one of the two does not have.
+#: Options that one of the two functions does not have.
 _OF_ONE = {
     "connect": {
         "auth": "it is called basic_auth, and takes a pair of user name and password",
         "class_": "there is one class; keep what belongs to a connection in a dict, or in the handler",
         "connection": "the handshake says Connection: Upgrade, and nothing else",
-        "cookie": 'additional_headers={"Cookie": "name=value"} says it',
-        "cookies": 'additional_headers={"Cookie": "name=value"} says it',
+        "cookie": 'give additional_headers={"Cookie": "name=value"}',
+        "cookies": 'give additional_headers={"Cookie": "name=value"}',
         "dispatcher": "a thread of yours reads; zcws.connect runs on asyncio",
         "enable_multithread": "any number of threads may send, and one may read",
         "extra_headers": "it is called additional_headers",
@@ -75,7 +75,7 @@ _OF_ONE = {
         "keep_running": "leave the loop over zcws.sync.reconnect(); ws.close() ends a connection from any thread",
         "legacy": "zcws.sync.connect() always connects at once",
         "local_addr": "it is called source_address",
-        "on_close": "it is the line behind the loop over the messages, which ends with the connection",
+        "on_close": "it is the line after the loop over the messages, which ends with the connection",
         "on_cont_message": "ws.stream() gives a message as it arrives",
         "on_data": "for message in ws gives messages, ws.read_frame() frames",
         "on_error": "errors are raised: zcws.ConnectionClosedError by the loop over the messages",
@@ -84,7 +84,7 @@ _OF_ONE = {
         "on_ping": "a Ping is answered for you; ws.read_frame() shows it",
         "on_pong": "ws.ping() waits for the Pong; ws.read_frame() shows it",
         "on_reconnect": "it is the first line of the loop over zcws.sync.reconnect()",
-        "params": "they stand in the URI",
+        "params": "write them into the URI",
         "ping_payload": "keepalive chooses it; ws.ping(payload) takes one",
         "process_exception": "it belongs to zcws.sync.reconnect()",
         "proxy_auth": "the address of the proxy takes them: scheme://user:password@host",
@@ -118,7 +118,7 @@ _OF_ONE = {
 
 
 class NoOptions(TypedDict):
-    """What a function has besides the options that it names, for the type checker."""
+    """For the type checker: a function has no options besides those in its signature."""
 
 
 def check_names(
@@ -131,9 +131,9 @@ def check_names(
     """`TypeError` for an option that `function`, "connect" or "serve", does not have.
 
     Args:
-        given: what somebody has called it with.
-        allowed: which of those there are.
-        named: those that the function names itself: one of them may have been meant.
+        given: the names that it was called with.
+        allowed: which of them it has.
+        named: the options in its signature: one of them may have been meant.
     """
     for name in given:
         if name not in allowed:
@@ -146,7 +146,7 @@ def check_names(
 
 
 def not_awaited(function: str, result: str, name: str) -> AttributeError:
-    """What to raise where somebody asks for `name` what only opens a connection, or a server."""
+    """What to raise when a call of `connect` or `serve` was not awaited, and its result is asked for `name`."""
     return AttributeError(
         f"a {function}() that has not been awaited has no {name!r}: "
         f"write `async with zcws.{function}(...) as {result}:` or `{result} = await zcws.{function}(...)`"

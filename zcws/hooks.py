@@ -1,7 +1,7 @@
-"""What may stand before an opening handshake: several `process_request` functions as one, passwords, a health endpoint.
+"""What may come before an opening handshake: several `process_request` functions as one, passwords, a health endpoint.
 
-A hook is called with the handshake (asyncio) or the server (threads) and the request. It returns a `Response`, which is
-sent and ends the connection, or None: go on. A `Router` makes one, too.
+A hook is called with the handshake (asyncio) or the server (threads), and the request. It returns a `Response`, which
+is sent and ends the connection, or None to go on. A `Router` has such a hook, too.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
 def hooks_of(
     process_request: Hook | Sequence[Hook] | None, handler: object, *, is_blocking: bool = False
 ) -> Hook | None:
-    """What a server asks: the hooks that it was given, then that of its handler, where that is a `Router`.
+    """One hook for a server: those that it was given, then that of its handler, if this is a `Router`.
 
     Raises:
-        TypeError: one of them is no function for a connection and a request; or is a coroutine function, for a
-            server that `is_blocking`.
+        TypeError: a hook is no function of a connection and a request; or is a coroutine function, for a server that
+            `is_blocking`.
     """
     hooks = _listed(process_request)
     for hook in hooks:
@@ -69,10 +69,10 @@ def _listed(process_request: Hook | Sequence[Hook] | None) -> list[Hook]:
 
 
 def answer_of(said: object, hook: str) -> Response | None:
-    """What a hook has said, where that is an answer.
+    """What a hook returned: a Response, or None.
 
     Raises:
-        TypeError: it is none. An awaitable is none either: who calls this cannot await it, or has done so.
+        TypeError: it is neither. Nor will an awaitable do: the caller cannot await it, or has awaited once already.
     """
     if said is None or isinstance(said, Response):
         return said
@@ -82,7 +82,7 @@ def answer_of(said: object, hook: str) -> Response | None:
 
 
 def refusal_of(said: object) -> Response | None:
-    """What a `process_request` has said, where that ends the connection.
+    """What a `process_request` returned: a Response that ends the connection, or None.
 
     Raises:
         ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say, or another status
@@ -115,7 +115,7 @@ def in_order(*hooks: Hook) -> Hook:
 
 
 def check_page_path(path: object) -> None:
-    """`ValueError` for what no request has as its path."""
+    """`ValueError` unless a request can have this path."""
     if not isinstance(path, str) or not path.startswith("/"):
         raise ValueError(f'path must be a str that begins with "/", not {path!r}')
 
@@ -128,7 +128,7 @@ def health(path: str = "/healthz", check: Callable[[], object] | None = None) ->
     Put it first: whatever asks about a server's health has no password. On asyncio `check` may be a coroutine function.
 
     Raises:
-        ValueError: `path` is none. TypeError: `check` cannot be called with nothing.
+        ValueError: `path` is not a path. TypeError: `check` cannot be called without arguments.
     """
     check_page_path(path)
     if check is not None:
@@ -194,8 +194,8 @@ def basic_auth(
 
 
 def is_right(said: object) -> bool:
-    """What `check_credentials` has said. Only True lets in: of much else (a future, a generator) the answer is yet to
-    come, and it is true already."""
+    """Whether `check_credentials` returned True. `TypeError` for anything else that counts as true: it may be a future
+    or a generator, whose answer is yet to come."""
     if said and said is not True:
         raise TypeError(
             f"check_credentials returned an object of type {type(said).__name__}, not True or False"
@@ -204,7 +204,7 @@ def is_right(said: object) -> bool:
 
 
 def pairs_of(credentials: object) -> list[tuple[str, str]]:
-    """The pairs in `credentials`; what is wrong with them is said without a word of them."""
+    """The pairs in `credentials`; no error quotes them."""
     if callable(credentials):
         raise TypeError(
             "credentials are a pair of str, or a list of such pairs; a function that checks them is given as "

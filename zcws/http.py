@@ -55,7 +55,7 @@ class HttpError(HandshakeError):
         self, status: int, reason: str, headers: Mapping[str, str] | None = None, *, seen: str = ""
     ) -> None:
         super().__init__(reason, status=int(status), headers=headers or {}, seen=seen)
-        self.args = (self.status, reason)  # what a copy in another process is made of
+        self.args = (self.status, reason)  # pickle makes a copy from these
 
     def __str__(self) -> str:
         return f"{self.reason}; it began with {self.seen}" if self.seen else self.reason
@@ -98,7 +98,7 @@ class Request:
 class Response:
     """The head of a response, and its body where there is one.
 
-    Nothing is added to the headers: `Content-Length` is for whoever gives the body.
+    Nothing is added to the headers: whoever gives a body gives its `Content-Length`, too.
 
     Raises:
         TypeError: the body is not `bytes`, the reason phrase no str, or the status no int.
@@ -132,22 +132,22 @@ class Response:
     def serialize(self, method: str = "GET") -> bytes:
         """Head and body as bytes, for a request with `method`.
 
-        RFC 9112 6.3: the answer to a HEAD has no body, nor has a 204 or a 304, and whoever receives one looks for none.
-        What a 204 says of the length of its body stays here.
+        RFC 9112 6.3: the answer to a HEAD, a 204 and a 304 have no body, and the receiver looks for none. The headers
+        of a 204 that give the length of a body are left out.
 
         Raises:
             ValueError: the reason phrase would break out of the first line.
         """
         first = f"{self.version} {self.status_code} {self.reason_phrase}\r\n"
         headers = self.headers
-        if self.status_code == 204:  # RFC 9110 8.6, RFC 9112 6.1: neither of these in its head
+        if self.status_code == 204:  # RFC 9110 8.6, RFC 9112 6.1: neither header may be in its head
             headers = Headers([line for line in headers.raw_items() if line[0].lower() not in _OF_A_BODY])
         head = head_bytes(first, status_line(first), headers)
         return head if method == "HEAD" or self.status_code in BODILESS else head + self.body
 
 
 def head_bytes(first: str, found: re.Match[str] | None, headers: Headers) -> bytes:
-    """A head from its first line, what its grammar found there, and headers, which were checked when set."""
+    """A head from its first line, the match of its grammar there, and headers, which were checked when set."""
     if found is None or found.end() != len(first) - 2:
         raise ValueError("the first line of a head to be sent is not one line of HTTP")
     return f"{first}{headers}\r\n".encode("latin-1")
@@ -162,20 +162,20 @@ def whole_response(status: int, kind: str, body: bytes, headers: HeadersLike = (
 
 
 def text_response(status: int, text: str, headers: HeadersLike = (), *, end: str = "\n") -> Response:
-    """The same that says one sentence, and `end` behind it."""
+    """A response whose body is one sentence, followed by `end`. It ends the connection."""
     if not isinstance(text, str):
         raise TypeError(
             f"respond() takes a str, not {type(text).__name__}: return zcws.Response(...) for another body"
         )
     if status in BODILESS:
-        # RFC 9110 15.3.5, 15.4.5: nothing is behind their heads. 8.6: no Content-Length in a 204; in a 304 it would be
+        # RFC 9110 15.3.5, 15.4.5: nothing follows their heads. 8.6: no Content-Length in a 204; in a 304 it would be
         # that of the page which has not changed.
         return Response(int(status), reason_phrase(status), _closing(headers))
     return whole_response(status, "text/plain; charset=utf-8", (text + end).encode(), headers)
 
 
 def _closing(headers: HeadersLike) -> Headers:
-    """Headers that end the connection besides."""
+    """`headers`, and one that ends the connection."""
     lines = Headers(headers)
     # RFC 9110 7.8: whoever sends Upgrade names it in Connection too.
     lines["Connection"] = "close, Upgrade" if "upgrade" in lines else "close"

@@ -1,4 +1,4 @@
-"""HTTP/1.1 heads among bytes: finding where one ends, reading it, and what to say of bytes that are none. RFC 9112.
+"""HTTP/1.1 heads among bytes: finding where one ends, reading it, and the errors for bytes that are no head. RFC 9112.
 
 What this file decides: which bytes are a head, and what its first line says. It refuses to know what a
 WebSocket is, what a header means, and where bytes come from.
@@ -53,7 +53,7 @@ MAX_LINE = 8 * 1024
 MAX_HEADERS = 128
 OVER_LIMIT = f"the head is over a limit: {MAX_HEAD} bytes, {MAX_LINE} a line, {MAX_HEADERS} headers"
 
-#: Bytes of what is no HTTP that an error shows: the greeting of another protocol is recognised by fewer.
+#: Bytes that an error shows of what is not HTTP: fewer are enough to recognise another protocol's greeting.
 SHOWN = 40
 #: Bytes in which a method has to end to be told from another protocol: IANA's longest has 17.
 LOOKED_AT = 64
@@ -70,8 +70,8 @@ BytesLike = bytes | bytearray | memoryview
 
 # RFC 9112 3.2.2: a server must accept a whole URI as the target.
 absolute_form = re.compile(r"(?i:https?)://[^/?#]+").match
-# RFC 9112 5.2: a line's end and the white space that begins the next one, which is no line of its own then; behind the
-# first line there is nothing to go on.
+# RFC 9112 5.2: a line's end and the white space by which the next line continues a header. Not right after the first
+# line: there is no header yet.
 unfold = re.compile(r"(?<=.)\r\n[ \t]+").sub
 # RFC 9112 2.2: an empty line before a request should be ignored.
 request_method = re.compile(rf"(?:\r\n)?((?:{TOKEN})?)".encode()).match
@@ -95,7 +95,7 @@ def check_response_bytes(data: bytes) -> None:
 
 
 def check_no_tls(data: bytes) -> None:
-    """`HttpError` where it is."""
+    """`HttpError` for what begins like TLS."""
     if data[:1] and data[0] in TLS_RECORDS:
         raise HttpError(HTTPStatus.BAD_REQUEST, TLS_IN_THE_CLEAR)
 
@@ -104,9 +104,9 @@ class Start(NamedTuple):
     """How a head begins, for `HeadSearch`.
 
     Attributes:
-        check: `HttpError` for bytes that cannot be the first.
+        check: raises `HttpError` for bytes that cannot be its first ones.
         line: the grammar of the first line.
-        reason: what to say of one that is not like that.
+        reason: what to say of a first line that is not like that.
         skips_empty: whether an empty line may come before it. RFC 9112 2.2.
     """
 
@@ -167,7 +167,7 @@ class HeadSearch:
         return end
 
     def _judge(self, data: BytesLike, start: Start) -> None:
-        """Looks at the first line, as far as it has come. One over the limit is not for here."""
+        """Checks the first line, as far as it has come. A line over the limit is left to `_check_lines`."""
         begin, most = self._start, min(self._start + MAX_LINE + 2, MAX_HEAD)
         if self._judged < begin + LOOKED_AT:
             start.check(bytes(data[begin : min(begin + LOOKED_AT, most)]))
@@ -236,10 +236,11 @@ def parse_response(data: BytesLike, end: int, begin: int = 0) -> Response:
 class ResponseSearch:
     """Finds the response to a request of ours in bytes that keep arriving, and reads its head.
 
-    Others may come before it, 1xx, which are passed over (RFC 9110 15.2). No HTTP follows a 101: it is the last.
+    Responses with status 1xx may come before it, and are passed over (RFC 9110 15.2), except for a 101, which no HTTP
+    follows.
 
     Attributes:
-        used: bytes of its head, of those before it, too.
+        used: bytes of its head, and of the heads before it.
     """
 
     __slots__ = ("_begin", "_search", "used")
@@ -297,7 +298,7 @@ def complaint(what: str, who: str, error: HttpError, encrypted: str) -> str:
 
     Args:
         what, who: the answer, and whose it is.
-        encrypted: the scheme with which TLS would have been spoken.
+        encrypted: the scheme that uses TLS.
     """
     if error.reason is TLS_IN_THE_CLEAR:
         return f"{who} answered with TLS: should the scheme be {encrypted}?"

@@ -8,7 +8,7 @@ this file translates, as a gateway in front of us would do it:
     -----------------------------------------  ---------------------------------------------------------
     GET path, Upgrade: websocket               :method CONNECT, :protocol websocket, :path (RFC 8441 4)
     Host                                       :authority
-    Sec-WebSocket-Key, Sec-WebSocket-Accept    neither: a stream is nobody's echo (RFC 8441 5)
+    Sec-WebSocket-Key, Sec-WebSocket-Accept    neither: :protocol does their work (RFC 8441 5)
     101                                        :status 200
     any other 2xx, as of a health check        :status 400: a 2xx would open the WebSocket (RFC 9110 9.3.6)
     426                                        :status 400: there is no Upgrade here (RFC 9113 8.6)
@@ -42,39 +42,40 @@ __all__ = [
     "response_to",
 ]
 
-#: What TLS says of who speaks both. RFC 7301, RFC 9113 3.2.
+#: What a side that speaks both offers in TLS. RFC 7301, RFC 9113 3.2.
 ALPN = ["h2", "http/1.1"]
 
 #: How a client begins. RFC 9113 3.4.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-#: A head as HTTP/2 has it: names in lower case, those first that begin with a colon.
+#: A head as HTTP/2 has it: names in lower case; those that begin with a colon come first.
 Fields = list[tuple[str, str]]
 
-#: A key for those who look for one: 16 bytes in base64.
+#: A key for code that requires one: 16 bytes in base64.
 _KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 
-#: What is left out: those, and what nobody needs here. RFC 8441 5.
+#: Headers that are left out: those of a connection, and those that HTTP/2 does without. RFC 8441 5.
 _HOP_BY_HOP = OF_A_CONNECTION | {"sec-websocket-accept", "sec-websocket-key"}
 
-#: The pseudo-header fields that a request has, but for :authority, where Host will do. RFC 9113 8.3.1; 8.5; RFC 8441 4.
+#: The pseudo-header fields that a request has, except :authority, for which Host will do. RFC 9113 8.3.1, 8.5;
+#: RFC 8441 4.
 _OF_A_REQUEST = {":method", ":scheme", ":path"}
 _OF_A_CONNECT = {":method"}
 _OF_AN_EXTENDED_CONNECT = {":method", ":protocol", ":scheme", ":path"}
 
-# RFC 9113 8.2.1. Stricter than that for names: those that HTTP/1.1 cannot say either.
+# RFC 9113 8.2.1. Stricter for names: those that HTTP/1.1 cannot have are refused, too.
 _is_name = re.compile(TOKEN.replace("A-Z", "")).fullmatch
 _is_status = re.compile(r"[1-9][0-9]{2}").fullmatch
 _is_value = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
 
 
 def missing_h2() -> ImportError:
-    """What to say where it is not installed."""
+    """The error when h2 is not installed."""
     return ImportError("WebSockets over HTTP/2 need h2: pip install 'zcws[http2]'")
 
 
 def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """What RFC 9113 8.1.1 calls malformed is that, and ends its stream alone.
+    """Checks a request for what RFC 9113 8.1.1 calls malformed, which ends only the request's stream.
 
     Returns:
         The pseudo-header fields.
@@ -108,7 +109,7 @@ def check_request(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def check_trailers(fields: Iterable[tuple[str, str]]) -> None:
-    """What comes behind the body of a request. RFC 9113 8.1: no pseudo-header fields, but else as a head.
+    """Checks what follows the body of a request. RFC 9113 8.1: like a head, but without pseudo-header fields.
 
     Raises:
         ValueError: it is malformed.
@@ -129,7 +130,7 @@ def _check_value(name: str, value: str) -> None:
 
 
 def request_from(fields: Iterable[tuple[str, str]]) -> bytes:
-    """The head of a request that a client has sent, and that `check_request` has seen, for who reads HTTP/1.1.
+    """The head, in HTTP/1.1, of a request that a client has sent and `check_request` has passed.
 
     Raises:
         ValueError: HTTP/1.1 cannot say that.
@@ -159,12 +160,12 @@ def request_to(head: bytes, *, secure: bool) -> Fields:
 
 
 def key_of(head: bytes) -> str:
-    """The key in an opening handshake of ours, which its answer has to be for."""
+    """The key in an opening handshake of ours, which its answer has to match."""
     return _read(head)[1]["sec-websocket-key"]
 
 
 def response_from(fields: Iterable[tuple[str, str]], key: str) -> bytes:
-    """The head of a response that a server has sent, for who reads HTTP/1.1.
+    """The head, in HTTP/1.1, of a response that a server has sent.
 
     Args:
         key: of the request.
@@ -206,7 +207,7 @@ def is_websocket(pseudo: dict[str, str]) -> bool:
 
 
 def _read(head: bytes) -> tuple[list[str], Headers]:
-    """The words of the first line, and the headers, of a head of ours: limits are for a peer's."""
+    """The words of the first line, and the headers, of a head of ours, to which the limits for a peer do not apply."""
     first, _, rest = str(head, "latin-1").partition("\r\n")
     return first.split(" "), Headers.trusted(parse_lines(f"\r\n{rest}"))
 

@@ -32,12 +32,12 @@ __all__ = ["PREFERENCE", "SCHEMES", "Proxy", "Tunnel", "choose_proxy", "parse_pr
 
 #: The schemes of proxies and their ports: HTTP's own, and what RFC 1928 3 calls the conventional one.
 SCHEMES = {"http": 80, "https": 443, "socks5h": 1080, "socks5": 1080, "socks4a": 1080, "socks4": 1080}
-#: Those whose proxy resolves the server's name; the others are told an address, as curl has it.
+#: Those whose proxy resolves the server's name; the others are given an address, as by curl.
 REMOTE_NAMES = frozenset(("socks5h", "socks4a"))
-#: RFC 1929 2: their lengths are one byte each.
+#: RFC 1929 2: the lengths of user name and password are one byte each.
 SOCKS5_LIMIT = 255
-#: Where to look, best first. RFC 6455 4.1: SOCKS rather than HTTPS rather than HTTP; what names WebSocket before all,
-#: and `all_proxy`, which names nothing, last. What is meant for plain HTTP need not let TLS through.
+#: Which settings to look at, best first, for ws and for wss. One for WebSocket itself comes first; RFC 6455 4.1 prefers
+#: SOCKS to HTTPS to HTTP; `all` is last. A proxy for plain HTTP need not let TLS through, so wss does not use it.
 PREFERENCE: dict[bool, tuple[str, ...]] = {
     False: ("ws", "socks", "https", "http", "all"),
     True: ("wss", "socks", "https", "all"),
@@ -96,7 +96,7 @@ class Proxy(NamedTuple):
 
     @property
     def named_by(self) -> str:
-        """The end of a sentence, for people: who named it, where the program did not."""
+        """The end of a sentence, for people: who named the proxy, if it was not the program."""
         return "" if self.source == "proxy=" else f"; {self.source} names it{GOES_WITHOUT}"
 
 

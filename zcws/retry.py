@@ -68,7 +68,7 @@ def backoff(
 
 
 def _delays(first: float, delay: float, most: float, factor: float, jitter: float) -> Iterator[float]:
-    from random import random  # only who reconnects needs it, and it is a fiftieth of importing all of this
+    from random import random  # only programs that reconnect need it: a fiftieth of importing all of this
 
     yield min(first, most) * random()
     while True:
@@ -101,10 +101,10 @@ class Retries:
     Args:
         name: what the log calls the server; no credentials in it.
         delays, judge: the options `reconnect_delays` and `process_exception`.
-        sock: a socket that was given, if one was.
+        sock: a socket that was given, or None.
 
     Raises:
-        ValueError: one was. TypeError: as `check_options`.
+        ValueError: a socket was given. TypeError: as `check_options`.
     """
 
     def __init__(self, name: str, delays: Delays, judge: ProcessException, sock: object = None) -> None:
@@ -119,7 +119,7 @@ class Retries:
 
     def failed(self, error: Exception) -> float:
         """The seconds until the next attempt; raises where there is to be none."""
-        # An OSError: a certificate that is not trusted is a ValueError, too.
+        # A certificate that is not trusted is an OSError, and a ValueError, too.
         if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
             raise error
         verdict = self._judge(error)
@@ -172,5 +172,5 @@ def check_options(delays: Delays, judge: ProcessException) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, for a log: a peer may have had a say in it."""
+    """What an error says, for a log: some of it may be a peer's words."""
     return printable(" ".join(str(error).split()))

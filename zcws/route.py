@@ -2,7 +2,7 @@
 
 What this file decides: the meaning of `ssl`, `proxy`, `max_redirects` and their kin, once for both drivers, and what
 may be combined; and what servers ask of a place to listen at, which is nearly the same. It refuses to know how one
-connects (aio/reach.py, sync/reach.py), and in which words a failure is told (failures.py).
+connects (aio/reach.py, sync/reach.py), and in which words a failure is reported (failures.py).
 
     given                   where the bytes go               a proxy                   a redirect
     ----------------------  -------------------------------  ------------------------  ----------------------------
@@ -53,7 +53,7 @@ Trust = ssl_module.SSLContext | Literal[True] | str | os.PathLike[str] | None
 #: Seconds between attempts at a host's addresses. RFC 8305 8: the recommended value.
 EYEBALLS_DELAY = 0.25
 
-#: Those that name a proxy, in the two ways that everybody writes them.
+#: The variables of the environment that name a proxy, in lower and in upper case.
 VARIABLES = tuple(
     way(f"{scheme}_proxy")
     for scheme in sorted({*PREFERENCE[False], *PREFERENCE[True]})
@@ -65,7 +65,7 @@ class Route:
     """The options of `connect` that say how a server is reached; the drivers ask the methods.
 
     Raises:
-        TypeError, ValueError: options that mean nothing, alone or together. OSError: `sock` is not connected.
+        TypeError, ValueError: options that are invalid, alone or together. OSError: `sock` is not connected.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class Route:
 
     def _check_place(self, port: int | None) -> None:
         check_place(is_server=False, sock=self.sock, path=self.path, host=self.host, port=port)
-        self.port = None if port is None else index(port)  # an IntEnum or NumPy's is none for getaddrinfo
+        # getaddrinfo refuses an IntEnum, and NumPy's integers.
+        self.port = None if port is None else index(port)
         check_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
         check_kind("host", self.host, str, "a str, or None for that of the URI")
         check_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")
@@ -152,7 +153,7 @@ class Route:
         """The context and the name to check for `uri`; None in the clear."""
         if not uri.secure:
             return None
-        # A name that was given is that of the server that was named; a redirect may lead to another.
+        # A name that was given is that of the server in our URI; a redirect may lead to another server.
         given = self.server_hostname if uri.origin == self.uri.origin else None
         context = self._context("ssl")
         if self._http2:
@@ -199,7 +200,7 @@ class Route:
 
 
 def check_unix_path(path: Any) -> None:
-    """`TypeError` or `ValueError` where there is a path, and no socket that could be there."""
+    """`TypeError` or `ValueError` for a path at which no Unix socket can be; None is no path."""
     if path is None:
         return
     if not hasattr(socket, "AF_UNIX"):
@@ -216,7 +217,7 @@ def check_unix_path(path: Any) -> None:
 def checked_listening(
     *, sock: object, path: str | os.PathLike[str] | None, host: object, port: object, ssl: object
 ) -> str | None:
-    """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` where it cannot listen so."""
+    """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` for what it cannot listen at."""
     check_kind("sock", sock, socket.socket, "a socket.socket, or None")
     check_place(is_server=True, sock=sock, path=path, host=host, port=port)
     check_unix_path(path)
@@ -226,13 +227,13 @@ def checked_listening(
 
 
 def check_unix_place(called: str, path: object, sock: object) -> None:
-    """`TypeError` where neither says which Unix socket; `called` is the function of that name."""
+    """`TypeError` if neither names a Unix socket; `called` is the function's name."""
     if path is None and sock is None:
         raise TypeError(f"{called} needs the path of a Unix socket, or sock=")
 
 
 def check_connected(sock: socket.socket) -> None:
-    """`OSError` for a socket that leads to nobody; or its server would be blamed for not answering."""
+    """`OSError` for a socket that is not connected: otherwise the server would be blamed for not answering."""
     try:
         sock.getpeername()
     except OSError as error:
@@ -271,8 +272,8 @@ def make_context(trust: Trust, option: str = "ssl") -> ssl_module.SSLContext:
 
 
 def environment_proxy(secure: bool, host: str, port: int) -> Proxy | None:
-    """The proxy that the environment, or elsewhere than on Linux the system's settings, has for a server."""
-    # Asked by name: to walk through the whole environment takes longer than all else that is decided here.
+    """The proxy for a server, by the environment, or on macOS and Windows by the system's settings, too."""
+    # Looked up by name: to walk through the whole environment takes longer than everything else here.
     if sys.platform not in ("darwin", "win32") and not any(name in os.environ for name in VARIABLES):
         return None
     from urllib.request import getproxies, proxy_bypass
@@ -298,7 +299,7 @@ def socks_options(proxy: Proxy) -> dict[str, Any]:
 
 
 def unix_uri(ssl: Trust) -> str:
-    """What is asked for over a Unix socket by somebody who gave no URI."""
+    """The URI that is asked for over a Unix socket when none was given."""
     return "ws://localhost/" if ssl is None else "wss://localhost/"
 
 

@@ -13,9 +13,10 @@ answered before there is a WebSocket. What it says, first row that applies:
 Among routes that fit, one without parameters wins, then the one that was added first. The query is not part of the
 path; percent-encoding is decoded in parameters, after the path has been cut at its slashes (RFC 3986 2.2).
 
-To find a route takes time in proportion to the path, whatever it is: where one parameter could take what belongs to the
-next, as in `{year}-{month}`, the next begins behind the last of what stands between them. A plain pattern would try
-every place for each of them, which for three and a path of 8 KiB takes a quarter of an hour, before any handshake.
+To find a route takes time in proportion to the length of the path: where one parameter could take what belongs to the
+next, as in `{year}-{month}`, the next begins after the last occurrence of what stands between them. A plain pattern
+would try every place for each parameter; with three of them, and a path of 8 KiB, that takes a quarter of an hour,
+before any handshake.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Pattern:
     """The regular expression of a path, as it grows.
 
     Attributes:
-        text: what there is of it.
-        convert: what each parameter becomes.
+        text: as much of it as there is.
+        convert: by the name of a parameter, what makes its value.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,17 +56,17 @@ class Pattern:
         self.convert: dict[str, Callable[[str], Any]] = {}
         self._path = path
         self._has_path = False
-        # What has come since a parameter that could take what comes next, too; None: there is none in this segment.
+        # The pattern since a parameter that could also match what comes next; None: this segment has no such parameter.
         self._between: str | None = None
 
     def add_literal(self, text: str) -> None:
-        """What a path has as it stands here."""
+        """Text that the path has literally."""
         self._add(re.escape(check_literal(text)))
         if "/" in text:
             self._between = None
 
     def add_parameter(self, name: str, kind: str) -> None:
-        """What becomes an argument of the handler. Raises: ValueError."""
+        """A parameter, which becomes an argument of the handler. Raises: ValueError."""
         if kind not in KINDS:
             raise ValueError(
                 f"{self._path!r}: a parameter is of a kind in {', '.join(KINDS)}; {kind!r} is not"
@@ -209,7 +210,7 @@ class Router:
 
 
 def check_handler(handler: object, *, is_blocking: bool = False) -> None:
-    """`TypeError` for what is certainly no handler of a server, and for a `Router` that has such a one already."""
+    """`TypeError` for what is certainly no handler of a server, and for a `Router` that has one of those."""
     check_call("the handler", handler, "the connection")
     for each in handler.handlers if isinstance(handler, Router) else [handler]:
         if is_blocking:

@@ -22,7 +22,7 @@ __all__ = [
 
 #: RFC 6455 3: the port where the URI names none.
 DEFAULT_PORTS = {False: 80, True: 443}
-#: RFC 3986 2.2 and 2.3: what stands for itself in a path or query; with "%", since that has been encoded.
+#: RFC 3986 2.2 and 2.3: what stands for itself in a path or query; and "%", which what is encoded already has.
 AS_IT_IS = "/?:@!$&'()*+,;=-._~%"
 
 grammar = re.compile(
@@ -196,6 +196,6 @@ def absolute(uri: WebSocketURI, reference: str) -> str:
         return re.sub(r"\A(?i:http)", "ws", reference)
     if reference.startswith("//"):
         return f"{scheme}:{reference}"
-    # For paths behind a host urljoin does what the RFC says. Without one "/../x" becomes "x" for it, which would go on
-    # with the host's name here; with hosts and unknown schemes in the reference it has ideas of its own.
+    # For a path that follows a host, urljoin does what the RFC says. Without a host it makes "x" of "/../x", which here
+    # would continue the host's name; references with hosts or unknown schemes it does not resolve by the RFC.
     return urljoin(f"{scheme}://{uri.host_header}{uri.path}", reference)
