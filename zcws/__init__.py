@@ -118,7 +118,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
 
 
-# To a type checker every name would be there, misspelled ones too.
+# Hidden from type checkers: to them this function would give zcws every name, misspelled ones too.
 if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> Any:

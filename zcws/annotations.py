@@ -1,8 +1,8 @@
 """Names for annotations that the `typing` of older Pythons lacks.
 
-`typing.get_type_hints` looks up what annotations say, and whoever injects, validates or documents calls it: so these
-are there when a program runs. Older Pythons have them in typing_extensions alone, which takes longer to import than
-the core, and need not be installed.
+`typing.get_type_hints` looks up the names in annotations, and libraries that inject, validate or document call it: so
+these names exist when a program runs. Older Pythons have them only in typing_extensions, which takes longer to import
+than the core and need not be installed.
 """
 
 from __future__ import annotations

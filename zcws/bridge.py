@@ -4,8 +4,8 @@ It is a mailbox with one slot. RFC 6455 5.5.3 lets an endpoint answer only the l
 Close: so a Pong replaces a Pong, a Close replaces a Pong, and nothing replaces a Close. That is why one slot is
 enough, why nobody needs a lock, and why a flood of Pings costs 125 bytes.
 
-The reader puts; the writer's side takes. Every other thing that the two halves know belongs to one of them alone, but
-for whose doing the end was: the writer's side notes that here, once, for what the reader tells its caller.
+The reader puts; the writer's side takes. Everything else that the two halves know belongs to one of them alone, except
+for who ended the connection: the writer's side notes that here, once, so that the reader can tell its caller.
 Nothing here is sent by itself: a reply is a value, and somebody has to write it.
 
 The halves may live in two threads. The slot is a list of at most one reply: putting replaces its content, taking pops
@@ -50,7 +50,7 @@ class Reply:
 
 
 def check_reply(reply: object) -> None:
-    """`TypeError` for what is none: None, which says that none is left, above all."""
+    """`TypeError` unless `reply` is a Reply. The usual mistake is None, by which the bridge says that none is left."""
     if not isinstance(reply, Reply):
         left = "; None from the bridge says that nothing is left to send" if reply is None else ""
         raise TypeError(f"send_reply sends what bridge.listen() gives, a Reply, not {reply!r}{left}")
@@ -64,9 +64,9 @@ class Bridge:
             writes the reply there and then; a driver wakes whoever listens.
         slot: what waits to be sent: one reply at most.
         ended: nothing more will be put: the reader has come to its end.
-        closer: whose Close came first, as the writer's side saw it; None while it has seen no end. It is here for the
-            reader's errors, which say so.
-        cause: what the system said when the network broke, for the same errors; its driver knows.
+        closer: whose Close came first, as the writer's side saw it; None while it has seen no end. The reader's errors
+            say so.
+        cause: the system's error when the network broke, for the same errors; the driver sets it.
     """
 
     __slots__ = ("_has_close", "cause", "closer", "ended", "on_put", "slot")
@@ -87,7 +87,7 @@ class Bridge:
         self.slot[:] = (reply,)
         if self.on_put is not None:
             self.on_put()
-        reply.earlier = ()  # it has been sent, or waits: then it is enough by itself
+        reply.earlier = ()  # they have been sent too; a reply that still waits is enough without them
 
     def take(self) -> Reply | None:
         """What has to be sent, or None. Taking it makes the caller responsible for sending it."""
@@ -110,6 +110,6 @@ class Bridge:
         if last is not None and not self._has_close:
             self._has_close = last.is_last
             self.slot[:] = (last,)
-        self.ended = True  # only now: whoever sees this takes what is there, and listens no more
+        self.ended = True  # only now: a listener that sees this takes what is there, and stops listening
         if self.on_put is not None:
             self.on_put()

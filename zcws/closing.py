@@ -39,15 +39,15 @@ __all__ = [
 #: short enough for a program that only sends.
 GRACE = 1.0
 
-#: Seconds for which a server goes on reading behind the peer's mistake where it cannot end its side of the stream
-#: alone, as over most TLS: a peer in the middle of a long message sees our Close in that time, and stops. To close at
-#: once, on what is still coming, would be a reset, which takes from the peer what it has not read yet.
+#: Seconds for which a server goes on reading after the peer's mistake where it cannot end only its own side of the
+#: stream, as over most TLS: in that time a peer in the middle of a long message sees our Close, and stops. To close at
+#: once, while bytes are still coming, would send a reset, which discards what the peer has not read yet.
 LINGER = 1.0
 
 #: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".
 MAX_CONTROL_PAYLOAD = 125
 
-#: RFC 6455 7.4.1: codes that are never on the wire, and what one does who has been given one and passes it on.
+#: RFC 6455 7.4.1: codes that are never on the wire, and what to do instead of passing one on.
 _INSTEAD: dict[int, str] = {
     CloseCode.NO_STATUS_RCVD: "it stands for a Close without a code, which is write_frame(Frame.close())",
     CloseCode.ABNORMAL_CLOSURE: "it stands for an end without a Close, which is abort()",
@@ -65,7 +65,7 @@ class State(Enum):
     FAILED = "failed"
     LOST = "lost"
 
-    # There is one of each; Enum's own hashes the name, in Python.
+    # There is one object of each; Enum's own `__hash__` hashes the name, in Python.
     __hash__: ClassVar[Callable[[object], int]] = object.__hash__
 
 
@@ -152,6 +152,6 @@ def parse_close_payload(payload: bytes | memoryview) -> tuple[int | None, str]:
 
 
 def code_and_reason(payload: bytes) -> tuple[int, str]:
-    """The same for whoever is told of it: 1005 where the Close had no code. RFC 6455 7.1.5, 7.1.6."""
+    """The code and the reason as programs see them: 1005 where the Close had no code. RFC 6455 7.1.5, 7.1.6."""
     code, reason = parse_close_payload(payload)
     return (CloseCode.NO_STATUS_RCVD if code is None else code), reason

@@ -50,7 +50,7 @@ MAX_FRAGMENTS = 65_536
 #: What `options.py` says for no limit; it fits into the words of the C core.
 _MOST = sys.maxsize
 
-# Asked again and again, and an attribute of an Enum is looked up in several steps each time.
+# These are used all the time, and looking up a member of an Enum takes several steps.
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 _OPEN, _CLOSED, _RECEIVED, _CLOSE = State.OPEN, State.CLOSED, State.CLOSE_RECEIVED, OpCode.CLOSE
 _SEND_CLOSE, _RECEIVE_CLOSE, _FAIL = Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Event.FAIL
@@ -58,7 +58,7 @@ _SEND_CLOSE, _RECEIVE_CLOSE, _FAIL = Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Even
 #: The socket should be closed, or is: RFC 6455 7.1.1.
 _ENDS = frozenset({State.CLOSED, State.FAILED, State.LOST})
 
-#: Whose doing it is when this happens first. The peer breaks a rule, and it is our Close that says so.
+#: Who ended a connection whose first event this is. When the peer breaks a rule, it is us: our Close says so.
 _CLOSERS: dict[Event, Closer] = {
     Event.SEND_CLOSE: "us",
     Event.RECEIVE_CLOSE: "peer",
@@ -66,7 +66,7 @@ _CLOSERS: dict[Event, Closer] = {
     Event.END: "network",
 }
 
-#: What a fault that the reader has found is ended with, where it is not the peer's.
+#: Close codes of the faults that the reader finds but the peer is not to blame for.
 _OWN_FAULTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
 
 #: Nothing of ours can be sent any more.
@@ -74,7 +74,7 @@ _MUTE = frozenset({State.LOST, State.FAILED})
 
 
 class AlreadySplit(RuntimeError):
-    """Somebody wants to use a connection that is split as if it were whole."""
+    """A connection that is split was used as if it were whole."""
 
     def __init__(self) -> None:
         super().__init__("this connection is split: its halves read and write")
@@ -94,7 +94,7 @@ class Connection:
         max_fragments: frames of a message to accept.
 
     Raises:
-        ValueError: a client without entropy. TypeError, ValueError: an argument means nothing.
+        ValueError: a client without entropy. TypeError, ValueError: an argument is invalid.
 
     Attributes:
         state: which Close frames have passed; after `split` it belongs to the writer's side.
@@ -105,8 +105,9 @@ class Connection:
         writer: the writing half.
         bridge: what is between them.
         compressor: the writer's, where permessage-deflate was agreed; else None.
-        began_end: what happened first of all that ended it; None while it is open.
-        hold_replies: while true, Pongs wait in the bridge, where a later one replaces them: the peer does not read.
+        began_end: the first event that ended it; None while it is open.
+        hold_replies: while true, Pongs wait in the bridge, where a later one replaces them; for a peer that does not
+            read.
     """
 
     __slots__ = (
@@ -134,7 +135,7 @@ class Connection:
         max_size: int | None = MAX_SIZE,
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
-        # A driver has looked at its own once, for all of its connections.
+        # A driver has checked its own limits once, for all of its connections.
         are_int = type(max_size) is int and type(max_fragments) is int
         if not (are_int and 0 <= max_size <= _MOST and 0 < max_fragments <= _MOST):  # type: ignore[operator]
             limits = checked_limits(max_size, max_fragments)
@@ -183,7 +184,7 @@ class Connection:
 
     def get_buffer(self) -> memoryview:
         """Memory to receive the next bytes into; empty when frames have to be read first. See `Reader`."""
-        # A view of one's own to release: the reader's serves every connection of the pool.
+        # The caller gets a view of its own to release: the reader's serves every connection of the pool.
         return self.reader.get_buffer()[:]
 
     def received(self, count: int) -> None:
@@ -225,8 +226,8 @@ class Connection:
 
     @property
     def awaits_writer(self) -> bool:
-        """Whether the writer's half may have something to send yet, a Close at the least: when the reader has come to
-        its end, somebody may be on the way from the bridge to the writer."""
+        """Whether the writer's half may still have something to send, at least a Close: when the reader has come to its
+        end, a reply may be on its way from the bridge to the writer."""
         return self.is_split and self.writer.sent_close is None
 
     # ---- reading ----
@@ -314,7 +315,7 @@ class Connection:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is ending or has ended, for either half: a ConnectionClosed of it tells of nothing else."""
+        """Whether it is ending or has ended, for either half: then a ConnectionClosed from it says nothing else."""
         return self.state is not _OPEN or self.reader.is_concluded
 
     @property
@@ -337,7 +338,7 @@ class Connection:
         Raises:
             ValueError: the code must not be sent, or the reason is over 123 bytes.
         """
-        close_payload(code, reason)  # a mistake is one, whether or not there is anything left to close
+        close_payload(code, reason)  # wrong arguments raise, whether or not there is anything left to close
         if self.send_close(code, reason):
             self.reader.discard()
 
@@ -345,7 +346,7 @@ class Connection:
         """The writer's part of `close`: whether there was a Close to send. The reader's part is `reader.discard`."""
         if not self.may_send:
             return False
-        if self.writer.sent_close is None:  # or a signal handler has raised behind it, the last time
+        if self.writer.sent_close is None:  # else a signal handler raised after it was written, the last time
             self.writer.write_close(code, reason)
         self._move(Event.SEND_CLOSE)
         return True
@@ -430,8 +431,8 @@ class Connection:
 
     @property
     def limit(self) -> ConnectionClosed | None:
-        """The error of a limit of ours that ended the connection, or of a want of memory: whoever set the one, or gave
-        too little of the other, should know."""
+        """The error, if a limit of ours or a lack of memory ended the connection: whoever set the limit, or gave too
+        little memory, should know."""
         error = self.error() if self.reader.is_faulty and self._failure is None else None
         return error if error is not None and error.code in _OWN_FAULTS else None
 
@@ -441,7 +442,7 @@ class Connection:
             return ConnectionClosedError(*self._failure, by="us")
         close = self.reader.peer_close
         if close is not None and not self.reader.is_faulty:
-            # The peer's has come: with ours out, whether or not that is known in `state` yet, both are there.
+            # The peer's Close has come. If ours is out, the handshake is complete, even if `state` does not say so yet.
             is_clean = self.state in (State.CLOSED, State.CLOSE_SENT)
             return closed_error(*close, clean=is_clean, by=self.reader.closed_by)
         if self.state is State.CLOSE_SENT:
@@ -469,6 +470,6 @@ def _keys(entropy: Callable[[int], bytes] | MaskingKeys | None) -> MaskingKeys:
         return entropy
     if not callable(entropy):
         raise TypeError(
-            f"entropy is a function that gives so many random bytes, as os.urandom, not {entropy!r}"
+            f"entropy is a function that gives n random bytes, such as os.urandom, not {entropy!r}"
         )
     return MaskingKeys(entropy)

@@ -1,4 +1,4 @@
-"""Every error that zcws raises on purpose, and the one table from a rule broken to a close code.
+"""Every error that zcws raises on purpose, and the one table that gives each broken rule its close code.
 
 Whose fault it was is the first question, so it is the first split: `ProtocolError` (the peer broke a
 rule), `HandshakeError` (the connection never opened), `ConnectionClosed` (it is over), `StaleFrame`,
@@ -49,7 +49,7 @@ __all__ = [
 #: Whose Close came first; "network" where the connection ended without one.
 Closer = Literal["us", "peer", "network"]
 
-#: What a text says of that, before the code.
+#: How an error's text says that, before the code.
 _WHOSE = {
     "us": "closed here: ",
     "peer": "closed by the peer: ",
@@ -58,13 +58,13 @@ _WHOSE = {
 }
 
 
-#: The reason that a peer is told which has not answered a Ping in `ping_timeout` seconds.
+#: The close reason for a peer that has not answered a Ping in `ping_timeout` seconds.
 NO_PONG = "keepalive ping timeout"
 
-#: The reason that one is told which a broadcast has found slow, and closed.
+#: The close reason for a peer that was too slow for a broadcast.
 TOO_SLOW = "too slow for what is broadcast here"
 
-#: The options that made it so, for our side alone: the peer has no use for their names.
+#: The options behind these reasons, named to our side only: the peer has no use for their names.
 _OPTIONS = {NO_PONG: "ping_timeout", TOO_SLOW: 'write_limit, and slow="close" of the broadcast'}
 
 #: Characters of a response's body that a text shows: a sentence.
@@ -214,14 +214,14 @@ class HandshakeError(ZcwsError):
 
 
 def printable(text: str) -> str:
-    """What a peer has said, for a log or a terminal, which obey control characters: those as Python writes them."""
+    """What a peer has said, safe for a log or a terminal: with control characters escaped as Python does it."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _first_line(body: bytes) -> str:
-    """The first line of a text, as far as a log should show it; "" for what is none, or a page of HTML."""
+    """The first line of a text, as far as a log should show it; "" for what is no text, or a page of HTML."""
     line = body[: 4 * _SHOWN].lstrip().partition(b"\n")[0].decode("utf-8", "replace").rstrip()
     if line.startswith("<") or not line.isprintable() or "\ufffd" in line[:_SHOWN]:
         return ""
@@ -252,7 +252,7 @@ class StaleFrame(ZcwsError):
     """A frame was used after the next read on its connection: take `payload`, `text` or `to_bytes()` before."""
 
 
-#: From a fault of the C core (its sign turned) to the close code and the sentence that say it.
+#: The close code and the sentence for each fault of the C core, which returns its number negated.
 FAULTS: dict[int, tuple[CloseCode, str]] = {
     1: (CloseCode.PROTOCOL_ERROR, "reserved bit set without an extension that defines it"),
     2: (CloseCode.PROTOCOL_ERROR, "reserved opcode"),
@@ -284,9 +284,9 @@ def closed_error(code: int, reason: str, *, clean: bool, by: Closer | None = Non
 
 
 def tells_only_of_an_end(error: BaseException) -> bool:
-    """Whether it says that a connection has ended; of a group (PEP 654), whether all that is in it does.
+    """Whether `error` says only that a connection has ended; for a group (PEP 654), whether all errors in it do.
 
-    `asyncio.TaskGroup` and anyio raise groups, also of a single error. Python 3.10 knows none, but a package does.
+    `asyncio.TaskGroup` and anyio raise groups, also of a single error. Python 3.10 has none, but a package adds them.
     """
     inside = getattr(error, "exceptions", None)
     if isinstance(inside, tuple) and inside:

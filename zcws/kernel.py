@@ -2,7 +2,8 @@
 
 Everybody gets `ffi` and `lib` here, and only here, so that ZCWS_KERNEL has been read before the core is used for the
 first time. It names one kernel (`python -m zcws info` lists them); without it the best that this CPU can run is used.
-A name that cannot be had is an error and not a slower choice: whoever forces a kernel measures or tests it.
+A name of no kernel that runs here is an error, not a reason for a slower one: whoever forces a kernel measures or tests
+it.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ except ModuleNotFoundError as error:  # pragma: no cover - not where tests run; 
         "installed elsewhere: start Python from another directory, or run `python build_ffi.py` in the clone"
     ) from None
 
-# The core needs it, and only C says so: tools that look through the imports to freeze a program would leave it out.
+# The core needs this module, but only C imports it: tools that follow imports to freeze a program would leave it out.
 import _cffi_backend  # noqa: F401
 
-# cffi completes a struct when it is first used. Without a GIL two threads that do so at once may both begin, and one of
-# them writes into what the other uses already: so it is done here, where there is one.
+# cffi completes a struct when it is first used. Without a GIL two threads that use it first at once may both begin, and
+# one then writes into what the other uses already: so it is done here, by the one thread that imports this.
 for _struct in ffi.list_types()[1]:
     ffi.typeof(f"struct {_struct}").fields  # noqa: B018
 
 #: Whether the threads of this interpreter take turns. Where they do not, CPython still counts the slices of a
-#: memoryview without a lock. Where threads take or drop some of one view at once, its memory is let go of while there
-#: are others, or never. So what several threads may ask has no view that is sliced again and again: each slice is of a
-#: view of its own.
+#: memoryview without a lock: when threads take or drop slices of one view at once, its memory is released while slices
+#: are held, or never. So an object that several threads may use has no view that is sliced again and again: each slice
+#: is of a view of its own.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 #: Whether what is sliced from a view that was cast, or made read-only, is still a view for C. PyPy gives C a copy of
@@ -96,7 +97,7 @@ def _use_wanted(name: str) -> None:
     try:
         use(name)
     except ValueError as error:
-        # An import fails with ImportError, and programs that do without zcws where they must expect that.
+        # An import fails with ImportError: programs that can do without zcws expect that.
         raise ImportError(f"ZCWS_KERNEL: {error}") from None
 
 

@@ -1,7 +1,7 @@
 """What the options of `connect` and `serve` may be, for both drivers.
 
-What this file decides: which values mean something, what those that mean the same become, and what is said of the
-others: the option, the value, and what is allowed. It refuses to know what an option is good for. It is asked where
+What this file decides: which values are valid, to what one form they are brought, and what the error for any other
+says: the option, the value, and what is allowed. It refuses to know what an option is good for. It is asked where
 options are given, so that a mistake is not found by the first connection, or in the middle of one.
 
     option                                             allowed                                becomes
@@ -15,8 +15,8 @@ options are given, so that a mistake is not found by the first connection, or in
     level, mem_level, *_max_window_bits                a number in their range                the same
     write_limit                                        bytes, 0 or more; a pair, high, low    both marks, in bytes
     timeout, of one call of zcws.sync                  seconds; math.inf; None                the same
-    host and port, path, sock                          one of the three; or none, of a        the same
-                                                       client
+    host and port, path, sock                          one of the three; a client may give    the same
+                                                       none
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ __all__ = [
 #: is cut to this; `math.inf` and None are for ever.
 LONGEST = 2_000_000
 
-#: Pings of keepalive that wait for their Pongs at once: an answer may take longer than it is to the next of them, and a
-#: peer that is heard need not give any.
+#: Keepalive Pings that may wait for their Pongs at once: an answer may take longer than the time between two Pings, and
+#: a peer from which other bytes come need not answer at all.
 PINGS_OUT = 8
 
-#: Bytes that may wait in a transport before whoever writes is told to stop, and to go on: asyncio's own.
+#: High and low mark: bytes waiting in a transport at which the writer is told to stop, and to go on. asyncio's own.
 USUAL_MARKS = (64 * 1024, 16 * 1024)
 
 _SIZE = "a number of bytes (int, 0 or more) or None"
@@ -71,7 +71,7 @@ class Timeouts:
     """The times that all connections of one client or server share: seconds, None for ever. See `connect` and `serve`.
 
     Raises:
-        TypeError, ValueError: one of them means nothing.
+        TypeError, ValueError: one of them is invalid.
     """
 
     __slots__ = ("close_timeout", "ping_interval", "ping_timeout", "write_timeout")
@@ -97,7 +97,7 @@ def check_kind(name: str, value: object, kind: type, what: str) -> None:
 
 
 def check_server_context(context: Any) -> None:
-    """`ValueError` for an `ssl.SSLContext` that no server can have: each connection would fail, unheard of."""
+    """`ValueError` for an `ssl.SSLContext` that no server can use: each connection would fail, unnoticed."""
     if context is not None and context.protocol.name == "PROTOCOL_TLS_CLIENT":
         raise ValueError(
             "ssl is the context of a client (ssl.create_default_context() makes one); "
@@ -120,7 +120,7 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
 
 
 def checked_wait(timeout: float | None) -> float | None:
-    """The `timeout` of one call. What is left of a time may be negative: then nothing is waited for."""
+    """The `timeout` of one call. It may be negative, being what is left of some time: then there is no wait."""
     if timeout is None:
         return None
     if isinstance(timeout, (int, float)) and timeout <= LONGEST and not isinstance(timeout, bool):
@@ -131,8 +131,8 @@ def checked_wait(timeout: float | None) -> float | None:
 def _is_real(value: object) -> bool:
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
-    # A Fraction, a scalar of NumPy: what made it has loaded this module to say that it is one. We would pay half a
-    # millisecond at every start for those who have none.
+    # A Fraction, or a scalar of NumPy: its library has loaded `numbers` to register it. To import that here would cost
+    # half a millisecond at every start.
     numbers = sys.modules.get("numbers")
     return numbers is not None and isinstance(value, numbers.Real)
 
@@ -143,7 +143,7 @@ def checked_size(value: int | None) -> int:
 
 
 def checked_limits(max_size: int | None, max_fragments: int) -> Limits:
-    """Both, for a `Connection`."""
+    """Both limits, for a `Connection`."""
     return {
         "max_size": checked_size(max_size),
         "max_fragments": checked_count("max_fragments", max_fragments, "frames"),
@@ -151,7 +151,7 @@ def checked_limits(max_size: int | None, max_fragments: int) -> Limits:
 
 
 def checked_count(name: str, value: int, of: str, least: int = 1) -> int:
-    """How many there may be; by default of what cannot be done with none."""
+    """How many there may be; at least 1 where nothing else is said."""
     return min(_counted(name, value, f"a number of {of} (int, {least} or more)", least=least), sys.maxsize)
 
 
@@ -163,8 +163,8 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def check_place(*, is_server: bool, sock: object, path: object, host: object, port: object) -> None:
-    """`ValueError` where more than one place is given to connect to, or to listen at; or none to listen at; or a port
-    that is none."""
+    """`ValueError` for more than one place to connect to, or to listen at; for none to listen at; and for an invalid
+    port."""
     given = {"sock": sock, "path": path, "host and port": host if port is None else port}
     ways = [name for name, place in given.items() if place is not None]
     if len(ways) > 1:
@@ -173,12 +173,12 @@ def check_place(*, is_server: bool, sock: object, path: object, host: object, po
     if is_server and not ways:
         raise ValueError("serve() needs a place to listen at: host and port, or path, or sock")
     if port is not None:
-        # Some would take one that is too large modulo 65,536, and look up a str as the name of a service.
+        # Some callees would take a port that is too large modulo 65,536, and look up a str as the name of a service.
         check_range("port", port, 0 if is_server else 1, 65535)  # type: ignore[arg-type]
 
 
 def checked_write_limit(value: int | tuple[int, int | None]) -> tuple[int, int]:
-    """`write_limit` as both marks: bytes that may wait before whoever writes is told to stop, and to go on."""
+    """`write_limit` as both marks: waiting bytes at which the writer is told to stop, and to go on."""
     if not isinstance(value, tuple):
         value = value, None
     if len(value) != 2:
@@ -194,7 +194,7 @@ def checked_write_limit(value: int | tuple[int, int | None]) -> tuple[int, int]:
 
 
 def water_marks(high: int | None = None, low: int | None = None) -> tuple[int, int]:
-    """The same as asyncio's transports understand it: where one is given, or none, the others follow."""
+    """Both marks by the rules of asyncio's transports: a mark that is not given follows from the other."""
     if high is None:
         high = USUAL_MARKS[0] if low is None else 4 * low
     if low is None:

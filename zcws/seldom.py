@@ -1,4 +1,4 @@
-"""What happens as often as others like is told once in a while. The time comes as an argument."""
+"""What others can make happen as often as they like is reported once in a while. The time comes as an argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Seldom"]
 
 
 class Seldom:
-    """One thing to be told, not again for so many seconds. In any thread: at worst it is told twice."""
+    """One thing to report, at most once in `seconds`. Safe from any thread: at worst it is reported twice."""
 
     __slots__ = ("_again", "_seconds")
 
@@ -17,7 +17,7 @@ class Seldom:
         self._again = 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be told, `now` in seconds of a clock that never goes back. Whoever asks does tell it."""
+        """Whether to report it at `now`, seconds of a clock that never goes back. A caller that gets True does so."""
         if now < self._again:
             return False
         self._again = now + self._seconds

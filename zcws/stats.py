@@ -33,7 +33,7 @@ class Stats(NamedTuple):
         messages_received, messages_sent: the same for whole messages.
         inflated: bytes of compressed messages that have been read, as they arrived and as they were handed on.
             RFC 7692.
-        deflated: bytes of messages that went out compressed, before and after that was done.
+        deflated: bytes of messages that went out compressed, before and after compression.
         bytes_waiting: written, and not taken by the socket yet.
         frames_waiting: whole frames and pieces of frames that have arrived and have not been read.
         is_slow: whether a `send` would wait, because the peer does not read fast enough.
@@ -84,7 +84,7 @@ class Known:
 
     def _address(self, *, peer: bool) -> Any:
         """Our end of the socket, or the peer's, as far as the driver knows it."""
-        raise NotImplementedError  # nobody is `Known` by itself: each driver has its own
+        raise NotImplementedError  # each driver has its own
 
     @property
     def local_address(self) -> Any:

@@ -58,7 +58,7 @@ class Tracer:
         shown: bytes of a payload that are shown.
 
     Attributes:
-        inflates: the same; may be set before the first frame, and is false when something could not be decompressed.
+        inflates: as above; may be set before the first frame, and becomes false when something cannot be decompressed.
     """
 
     __slots__ = (
@@ -88,10 +88,10 @@ class Tracer:
         self._head = bytearray()  # of the frame that is coming
         self._size = self._left = 0  # bytes of its payload, and those that have not come
         self._shown = bytearray()
-        self._plain = 0  # bytes of it so far, decompressed
+        self._plain = 0  # bytes of the payload so far, decompressed
         self._opcode = 0  # of the message in progress
-        self._is_compressed = False  # it is
-        self._streams = 0  # that it is made of
+        self._is_compressed = False  # whether that message is
+        self._streams = 0  # DEFLATE streams of that message
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes."""
@@ -160,7 +160,8 @@ class Tracer:
                     self._streams += 1
                     if self._streams > MAX_STREAMS:
                         raise zlib.error("an attack on our time")
-                    # RFC 7692 7.1.2: the largest window reads every other. 7.2.3.4: a final block ends a stream.
+                    # RFC 7692 7.1.2: the largest window serves for every smaller one. 7.2.3.4: a final block ends a
+                    # stream.
                     self._inflate = zlib.decompressobj(wbits=-15)
                 plain = self._inflate.decompress(data, _STEP)
                 self._plain += len(plain)
