@@ -81,7 +81,7 @@ static size_t walk(const uint8_t *data, size_t len, uint64_t *state) {
     return good;
 }
 
-/* Where the kernel has stopped: the automaton and the kernel by turns. */
+/* From where the kernel has stopped: the automaton and the kernel by turns. */
 static size_t alternate(const uint8_t *data, size_t len, uint64_t *state) {
     size_t done = 0;
     while (done < len && *state != BAD) {

@@ -90,7 +90,7 @@ def check_plain(name: str, function: object, why: str) -> None:
 
 
 def name_of(function: object) -> str:
-    """What a program calls a function."""
+    """The name that a function has in the program."""
     return getattr(function, "__qualname__", None) or repr(function)
 
 

@@ -54,7 +54,7 @@ __all__ = ["WebSocketConnector"]
 
 #: RFC 9110 15.4: the redirects that name one other place; a GET stays a GET through all of them.
 REDIRECTS = (301, 302, 303, 307, 308)
-#: What belongs to one origin and must not be told to another.
+#: Headers that belong to one origin and must not be sent to another.
 PERSONAL = frozenset(("authorization", "cookie", "host", "proxy-authorization"))
 
 # RFC 7617 2: no control characters in user name and password.

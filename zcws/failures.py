@@ -127,7 +127,7 @@ def _is_broken_off(error: OSError) -> bool:
 
 
 def said(code: int) -> str:
-    """What the system says of an error number. On Windows the C library knows nothing of those of sockets."""
+    """The system's text for an error number. On Windows the C library has none for those of sockets."""
     if sys.platform == "win32" and errno.errorcode.get(code, "").startswith("WSA"):  # pragma: no cover
         import ctypes
 

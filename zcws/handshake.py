@@ -46,7 +46,7 @@ VERSION = "13"
 SWITCHED = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 #: RFC 6455 1.3: shows that the server speaks WebSocket, and not something that merely echoes.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-#: What only the handshake itself may say.
+#: Headers that only the handshake itself may send.
 RESERVED = frozenset(
     (
         "connection",
@@ -89,8 +89,8 @@ NOT_A_WEBSOCKET = (
 )
 NOT_FORWARDED = 'no "Connection: Upgrade" in the request (a proxy may have removed it)'
 NOT_HTTP_1_1 = "an opening handshake needs HTTP/1.1"
-#: What is said instead where a key shows that a WebSocket client has asked: a proxy takes Upgrade and Connection away
-#: (RFC 9110 7.6.1), and nginx speaks HTTP/1.0 to its servers, unless it is told otherwise.
+#: What is said instead where a key shows that a WebSocket client has asked: proxies remove Upgrade and Connection
+#: (RFC 9110 7.6.1), and nginx speaks HTTP/1.0 to its servers, unless it is configured otherwise.
 CHANGED_ON_THE_WAY = {
     NOT_A_WEBSOCKET: 'no "Upgrade: websocket" in the request (a proxy may have removed it)',
     NOT_HTTP_1_1: f"{NOT_HTTP_1_1} (a proxy may have made it HTTP/1.0)",

@@ -135,7 +135,7 @@ class Outcome(Waiting):
     def conclude(self) -> None:
         """Makes what stands behind the last row take effect: the Close that it calls for goes onto the bridge.
 
-        Does nothing while more may come. Rows that have not been read can be read all the same.
+        Does nothing while more may come. Rows that have not been read can still be read.
         """
         if self._concluded or not (self._is_over or self._eof):
             return

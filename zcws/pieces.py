@@ -259,7 +259,7 @@ class PieceReader(Controls):
             self._scan_ring(self._ring)  # what is there of an unfinished frame
 
     def end_stream(self) -> None:
-        """Back to whole messages; what has not arrived of the streamed one is dropped when it does."""
+        """Back to whole messages; the part of the streamed one that is still to come is dropped when it arrives."""
         if self.streaming is not None:
             self._skipping = self._skipping or self.streaming != 0
             self.streaming = None

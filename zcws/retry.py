@@ -7,8 +7,8 @@ it. It refuses to know how one connects, waits or tells the time: seconds come i
     --------------------------------------------------------  -----------------------------------------------
     no connection, and `process_exception` returns None       a warning with the reason; the next delay
     no connection, and it returns an exception                that is raised
-    a TypeError or ValueError, if it is no OSError            that is raised, and nobody is asked: an option or the URI
-                                                              is wrong, and stays so
+    a TypeError or ValueError, if it is no OSError            that is raised at once: an option or the URI is wrong,
+                                                              and stays so
     a connection that lived longer than the delay before it   the delays begin anew; the first of them
     a connection that did not                                 the next delay, as if it had failed: a server that
                                                               accepts everybody and drops them at once is not

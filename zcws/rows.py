@@ -44,7 +44,7 @@ DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRES
 DEFLATED = frozenset({DEFLATED_TEXT, DEFLATED_BINARY})
 
 
-#: Rows, one behind the other: few as a list, many as a view of a table that is their own.
+#: Rows, one behind the other: few as a list, many as a view of a table of their own.
 Rows = Union[list[int], memoryview]  # noqa: UP007  evaluated, and CPython 3.10 knows no list[int] | ... of these
 
 #: Words of a table that is copied as a list: up to about 32 rows that costs less, whatever becomes of them. (PyPy has
