@@ -96,7 +96,7 @@ class WriterHalf:
         A Pong waits while the peer is slow; Pings that are read meanwhile replace each other on the bridge.
 
         Raises:
-            TypeError: this is no reply; None says that there is none any more.
+            TypeError: this is no reply; nor is None, by which `listen` says that there are no more.
         """
         check_reply(reply)
         if not reply.is_last:
@@ -155,7 +155,7 @@ class BridgeHalf:
     async def listen(self) -> Reply | None:
         """Waits for a reply to send; None when the reader has come to its end and nothing is left.
 
-        Cancelled, it has taken nothing.
+        If it is cancelled, it has taken nothing.
 
         Raises:
             RuntimeError: another task is listening.

@@ -1,16 +1,16 @@
 """HTTP/2 on asyncio: one connection, which streams share. RFC 9113, RFC 8441.
 
-A WebSocket over HTTP/2 is every other one, on another transport, which is a stream (http2_stream.py):
+A WebSocket over HTTP/2 is like every other one, but its transport is a stream (http2_stream.py):
 
     TCP, TLS --data_received--> Http2Connection --h2: frames--> Http2Stream --head, bytes--> handshake, WebSocket
              <----- write -----                 <-- h2 -------              <--- write ----
 
 Frames, header compression and the windows of flow control are h2's (the extra `http2`; http2_frames.py). What this file
 decides: whose turn it is to send, and what the streams hear of the peer and of the connection's end. Who opens streams,
-and what a head means, is said in http2_accepting.py and http2_asking.py.
+and what a head means, is decided in http2_accepting.py and http2_asking.py.
 
-A stream that nobody reads keeps what has arrived, a window of it at most, and has no more sent to it. The connection's
-own window takes all of them at once, so that nobody waits for somebody else's reader.
+A stream that nobody reads keeps what has arrived; when that fills its window, the peer may send no more to it. The
+connection's own window holds the windows of all streams, so that no stream waits for another one's reader.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from zcws.http2 import Fields
 
 __all__ = ["Http2Connection"]
 
-#: Bytes of streams that go to the transport at a time, and those of one of them at most: RFC 9113 4.2 lets a peer allow
-#: frames of 16 MiB, and the transport says that it is full when it has taken what it was given.
+#: Bytes of all streams that go to the transport at a time, and the most in one frame: RFC 9113 4.2 lets a peer allow
+#: frames of 16 MiB, and a transport says that it is full only after it has taken what it was given.
 _AT_ONCE = 64 * 1024
 
 #: Frames that are read in a turn of the loop, and when the connection is gone: each costs h2 some 25 us, and a read may
 #: bring 28,000 of them. A long head counts as several (http2_frames.py).
 _MOST_FRAMES, _MOST_LAST = 200, 2000
 
-#: Bytes that are owed to a peer who does not read: answers to its Pings and the like. RFC 9113 10.5.
+#: Bytes that may wait for a peer that does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
 
 
 class _Whole:
-    """What is done to a connection in here is done to its end, or the connection ends: without memory h2 may have done
-    half of it, or a stream have given away what it had to say, and nobody may go on behind that."""
+    """What is done to a connection inside of this is completed, or the connection ends: when memory runs out, h2 may
+    have done half of it, or a stream may have lost the bytes that it gave, and nothing may follow that."""
 
     def __init__(self, connection: Http2Connection) -> None:
         self._connection = weakref.ref(connection)
@@ -59,7 +59,7 @@ class _Whole:
 
 
 class Http2Connection(asyncio.Protocol):
-    """One connection that streams share; for who makes them, to build on.
+    """One connection that streams share; the base of the client's and the server's.
 
     Attributes:
         streams: those that are open, by number.
@@ -75,7 +75,7 @@ class Http2Connection(asyncio.Protocol):
         self._whole = _Whole(self)
         self._sending: dict[int, Http2Stream] = {}  # streams that have something to say, in turn
         self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
-        self._is_full = False  # the transport is, and nobody's turn comes
+        self._is_full = False  # the transport is, and no stream may send
         self._is_corked = False  # somebody up the stack flushes
         self._flush_handle: asyncio.Handle | None = None
         self._unread = b""  # whole frames that are for the next turn
@@ -84,11 +84,11 @@ class Http2Connection(asyncio.Protocol):
     # ---- what those who build on this do ----
 
     def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
-        """What a stream has said first, in the words of HTTP/2."""
+        """The head that a stream sends, translated to HTTP/2."""
         raise NotImplementedError
 
     def _on_event(self, event: Event) -> None:
-        """Anything that is not about a stream that is open."""
+        """An event that is not about an open stream."""
 
     def _stream_ended(self, stream: Http2Stream, exc: Exception | None) -> None:
         """A stream is over: its owner has to be told (`Http2Stream.lose`)."""
@@ -102,7 +102,7 @@ class Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._next_turn is not None:
-            self._unread += data  # CPython 3.10's TLS reads on
+            self._unread += data  # CPython 3.10's TLS reads on while it is paused
             return
         self._read(data, _MOST_FRAMES)
         if self._unread and self.transport is not None:
@@ -110,7 +110,7 @@ class Http2Connection(asyncio.Protocol):
             self._next_turn = self.loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        """Others have had their turn."""
+        """Goes on after others have had their turn."""
         data, self._unread, self._next_turn = self._unread, b"", None
         if self.transport is not None and not self.transport.is_closing():
             self.data_received(data)
@@ -118,7 +118,7 @@ class Http2Connection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def _read(self, data: bytes, most: int) -> None:
-        """At most so many frames; those behind them are `_unread`. What came before a broken rule counts."""
+        """Reads `most` frames at most; those behind them are `_unread`. What came before a broken rule counts."""
         with self._whole:
             self._is_corked = True
             try:
@@ -136,9 +136,8 @@ class Http2Connection(asyncio.Protocol):
         try:
             self._transport_gone(exc)
         except MemoryError:
-            self.loop.call_soon(
-                self.connection_lost, exc
-            )  # nobody else tells those that have not been told by now
+            # Nobody else would tell the streams that have not been told yet.
+            self.loop.call_soon(self.connection_lost, exc)
             raise
 
     def _transport_gone(self, exc: Exception | None) -> None:
@@ -159,10 +158,10 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self._flush_soon()  # not now: a transport that is closed in here says twice that it is (asyncio)
+        self._flush_soon()  # not now: asyncio's transport, if it is closed in here, reports its end twice
 
     def _give(self) -> None:
-        """Each stream's owner gets all that has come for him, at once."""
+        """Gives each stream's owner all that has come for it, at once."""
         given, self._given = self._given, {}
         for stream in given.values():
             stream.give()
@@ -172,7 +171,7 @@ class Http2Connection(asyncio.Protocol):
     def _handle(self, event: Event) -> None:
         stream = self.streams.get(getattr(event, "stream_id", 0))
         if stream is None:
-            if isinstance(event, DataReceived):  # it has ended here, and the peer does not know yet
+            if isinstance(event, DataReceived):  # the stream has ended here, and the peer does not know yet
                 self.has_read(event.stream_id, event.flow_controlled_length)
             self._on_event(event)
         elif isinstance(event, DataReceived):
@@ -188,16 +187,16 @@ class Http2Connection(asyncio.Protocol):
             self._on_event(event)
 
     def _fail(self, error: ProtocolError) -> None:
-        """The peer broke a rule of HTTP/2. RFC 9113 5.4.1: it is told which, and that is the end for all."""
+        """The peer broke a rule of HTTP/2. RFC 9113 5.4.1: it is told which, and all streams end."""
         self._h2.close_connection(error.error_code)
         self.close()
         for stream in list(self.streams.values()):
             self._cut_off(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
 
     def _cut_off(self, stream: Http2Stream, cause: Exception) -> None:
-        """Nobody listens any more, and no more comes. What came before counts, as what a socket has received: where the
-        owner has not read that yet, the stream goes on until he has, and he hears of the cause behind it. But not where
-        a hook thinks about an answer that nobody waits for any more."""
+        """The peer neither sends nor takes any more of a stream. What came before counts, as on a socket: if the owner
+        has not read it yet, the stream stays until it has, and the cause is told behind it. But not while a hook is
+        still thinking about the answer: nobody waits for that any more."""
         if not stream.has_all:
             stream.has_all, stream.cause = True, cause
         stream.stop_sending()
@@ -225,21 +224,19 @@ class Http2Connection(asyncio.Protocol):
         return stream
 
     def send_head(self, stream: Http2Stream, head: bytes) -> None:
-        """What comes before all else."""
-        with (
-            contextlib.suppress(ProtocolError),
-            self._whole,
-        ):  # the peer has just ended it, which is told next
+        """Sends a stream's head."""
+        # ProtocolError: the peer has just ended the stream, and that event is handled next.
+        with contextlib.suppress(ProtocolError), self._whole:
             self._h2.send_headers(stream.number, self._head_of(stream, head))
             stream.has_begun = True
 
     def wants_to_send(self, stream: Http2Stream) -> None:
-        """It has bytes, or its end: they go out at the end of this turn at the latest."""
+        """A stream has bytes to send, or its end: they go out at the end of this turn at the latest."""
         self._sending[stream.number] = stream
         self._flush_soon()
 
     def has_read(self, number: int, count: int) -> None:
-        """Somebody has taken so many bytes of a stream, or nobody will: the peer may send as many more."""
+        """So many bytes of a stream have been read, or never will be: the peer may send as many more."""
         if count:
             with contextlib.suppress(ProtocolError), self._whole:
                 self._h2.acknowledge_received_data(count, number)
@@ -264,7 +261,7 @@ class Http2Connection(asyncio.Protocol):
             self._flush_handle = self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """All that the windows and the transport have room for: each stream in its turn, a frame at a time."""
+        """Sends all that the windows and the transport have room for: each stream in turn, a frame at a time."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
@@ -275,7 +272,7 @@ class Http2Connection(asyncio.Protocol):
             self._send()
 
     def _send_round(self) -> bool:
-        """A frame of each stream, until the transport is full. False: none has anything that it may send."""
+        """Sends a frame of each stream, until the transport is full. False: none had anything that it may send."""
         has_sent, count = False, 0
         for stream in list(self._sending.values()):
             size = self._send_frame(stream)
@@ -289,11 +286,11 @@ class Http2Connection(asyncio.Protocol):
         return has_sent
 
     def _send_frame(self, stream: Http2Stream) -> int:
-        """The next one of a stream, whose turn comes again behind the others'. Returns its bytes; 0: it has none, or
-        has to wait."""
+        """Sends a stream's next frame, and puts the stream behind the others. Returns the frame's bytes; 0: the stream
+        has none, or has to wait."""
         number = stream.number
         if number not in self.streams:
-            return 0  # one before it in this turn has ended it
+            return 0  # a stream before it in this round has ended it
         data, is_last = b"", False
         with contextlib.suppress(ProtocolError):  # see `send_head`
             room = min(self._h2.local_flow_control_window(number), self._h2.max_outbound_frame_size, _AT_ONCE)
@@ -337,7 +334,7 @@ class Http2Connection(asyncio.Protocol):
 
 
 def _cause(event: StreamReset) -> Exception:
-    """Who has reset it, and why: the peer, or h2, since the peer broke a rule. RFC 9113 5.4.2."""
+    """Says who has reset a stream, and why: the peer, or h2 because the peer broke a rule. RFC 9113 5.4.2."""
     name = getattr(event.error_code, "name", f"error {event.error_code}")
     if event.remote_reset:
         return ConnectionResetError(f"the peer has reset the HTTP/2 stream: {name}")

@@ -14,13 +14,13 @@
     GET and so on                                  the same: a page of `process_request`, or a sentence
     a head that HTTP/1.1 cannot say                400
     a head that is malformed (RFC 9113 8.1.1)      RST_STREAM with PROTOCOL_ERROR
-    trailers that are, or behind a CONNECT         the same, when what came before has been read
+    malformed trailers, or any behind a CONNECT    the same, when what came before has been read
     over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
-    that, or resets of what was not answered, in   the end of the connection: ENHANCE_YOUR_CALM
-    a loop
+    malformed heads or trailers, or resets before  the end of the connection: ENHANCE_YOUR_CALM
+    an answer, in a loop
 
-A connection without streams ends after a while; one whose server shuts down, when its last stream has. What was said
-last has `close_timeout` to go out, and as long again while the client reads: as over HTTP/1.1 (ending.py).
+A connection without streams ends after a while; when the server shuts down, it ends with its last stream. What was
+said last has `close_timeout` to go out, and as long again while the client reads: as over HTTP/1.1 (ending.py).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ __all__ = ["Http2Server", "Negotiation"]
 #: Seconds without a stream: browsers keep a connection for as long as they may, and open another when they need it.
 _IDLE = 60.0
 
-#: Streams that a client may reset at once, and each second besides, before they have been answered, or have us reset:
-#: one that opens and resets them in a loop has us work at no cost of its own (CVE-2023-44487, CVE-2025-8671). What was
-#: open may end so: a proxy resets the stream of everybody who hangs up.
+#: Streams that a client may reset before they are answered, or make us reset: so many at once, and so many more each
+#: second. A client that does so in a loop makes us work at no cost of its own (CVE-2023-44487, CVE-2025-8671). Streams
+#: that have been answered do not count: a proxy resets the stream of everybody who hangs up.
 _RESETS, _RESETS_A_SECOND = 100, 10
 
 
@@ -97,7 +97,7 @@ class Negotiation(asyncio.Protocol):
             self._timer.cancel()
 
     def finish(self) -> None:
-        """The server takes nobody any more: this is among the last."""
+        """The server accepts nobody any more: this connection is among the last."""
 
     def go_away(self) -> None:
         """The server is shutting down, and nobody has asked for anything yet."""
@@ -124,7 +124,7 @@ class Http2Server(Http2Connection):
         self._is_going = False  # no more streams are taken
         self._idle: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # what was said last may not take for ever to go out
-        self._waiting = 0  # bytes of it when that began
+        self._waiting = 0  # bytes of it when the deadline began
         self._gone: asyncio.Future[None] = server.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -144,7 +144,7 @@ class Http2Server(Http2Connection):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
-            with contextlib.suppress(ProtocolError):  # the client has reset it already, which is told next
+            with contextlib.suppress(ProtocolError):  # the client has reset it already: the next event
                 self._take(event.stream_id, event.headers)
             if self._server.is_closing:
                 self.go_away()
@@ -169,7 +169,7 @@ class Http2Server(Http2Connection):
     # ---- streams ----
 
     def _see_trailers(self, stream: Http2Stream, fields: Fields) -> None:
-        """They are of no interest, but to be legal. RFC 9113 8.5: behind a CONNECT there are none."""
+        """Trailers mean nothing here, but have to be legal. RFC 9113 8.5: behind a CONNECT there are none."""
         try:
             if stream.is_websocket:
                 raise ValueError("trailers where there is no body")
@@ -177,7 +177,7 @@ class Http2Server(Http2Connection):
         except ValueError as error:
             self._cut_off(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
             self._count_reset()
-            with contextlib.suppress(ProtocolError):  # the client has reset it, which is told next
+            with contextlib.suppress(ProtocolError):  # the client has reset it: the next event
                 self._h2.reset_stream(stream.number, ErrorCodes.PROTOCOL_ERROR)
 
     def _take(self, number: int, fields: Fields) -> None:
@@ -206,7 +206,7 @@ class Http2Server(Http2Connection):
     def _refuse(self, number: int, status: int) -> None:
         self._h2.send_headers(number, [(":status", str(status))], end_stream=True)
         if not self._h2.streams[number].closed:
-            # RFC 9113 8.1: what its client still says is of no interest. Or it would count as open until he has.
+            # RFC 9113 8.1: what the client still sends is of no interest. Until its end the stream would count as open.
             self._h2.reset_stream(number, ErrorCodes.NO_ERROR)
 
     def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
@@ -231,8 +231,8 @@ class Http2Server(Http2Connection):
             self._idle = None
 
     def finish(self) -> None:
-        """The server takes nobody any more: new streams are for the next one. Whoever has had none has been accepted
-        before, and is in his opening handshake."""
+        """The server accepts nobody any more: new streams are for the next server. A client without a stream so far was
+        accepted before, and is still in its opening handshake."""
         if self._h2.highest_inbound_stream_id:
             self.go_away()
 
@@ -244,7 +244,7 @@ class Http2Server(Http2Connection):
         self._close_if_done()
 
     def leave(self) -> asyncio.Future[None]:
-        """All handlers have returned, and it has gone away: it ends by itself."""
+        """All handlers have returned, and a GOAWAY is out: the connection ends by itself."""
         return self._gone
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ class Http2Server(Http2Connection):
     def deadline_passed(self) -> None:
         """For `Deadlines`: its client has had `close_timeout`."""
         if self.transport is not None and self._waiting - self.transport.get_write_buffer_size() >= MUCH:
-            self._start_deadline()  # and is reading
+            self._start_deadline()  # and is still reading
         else:
             self.abort()
 

@@ -4,10 +4,9 @@
     ---------------------------------------------  ------------------------------------------------------------
     ALPN chose something else than h2              the opening handshake of HTTP/1.1 (asking.py)
     what is no HTTP/2                              HandshakeError
-    SETTINGS that allow an extended CONNECT        a stream, on which that handshake goes on, when it takes any
+    SETTINGS that allow an extended CONNECT        the same handshake on a stream, once the server takes any
     SETTINGS that do not                           HandshakeError
-    GOAWAY, and our stream is not among those      HandshakeError, or the end of the WebSocket
-    that it still takes
+    GOAWAY that leaves our stream out              HandshakeError, or the end of the WebSocket
 
 The connection ends with its stream, and the stream's owner hears of that when the connection is gone.
 """
@@ -38,7 +37,7 @@ class Http2Client(Http2Connection):
     """One connection to a server that may speak HTTP/2, for one WebSocket.
 
     Attributes:
-        done: as the handshake's: the WebSocket, or the response that was none.
+        done: the handshake's: the WebSocket, or the response that refused it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, handshake: ClientHandshake) -> None:
@@ -78,12 +77,12 @@ class Http2Client(Http2Connection):
             self._go_on_or_end(event.last_stream_id or 0)
 
     def _ask(self) -> None:
-        """The server has said what it speaks."""
+        """The server's SETTINGS have come."""
         settings = self._h2.remote_settings
         if not settings.enable_connect_protocol:
             self._handshake.fail(HandshakeError(_NO_WEBSOCKETS))
             self.abort()
-        elif settings.max_concurrent_streams:  # RFC 9113 6.5.2: if it is 0 now, it will say when that changes
+        elif settings.max_concurrent_streams:  # RFC 9113 6.5.2: if it is 0 now, the server will say when not
             self._stream = self.open(self._h2.get_next_available_stream_id(), self._handshake)
 
     def _answered(self, event: ResponseReceived) -> None:
@@ -102,7 +101,7 @@ class Http2Client(Http2Connection):
         super()._fail(error)
 
     def _go_on_or_end(self, last: int) -> None:
-        """RFC 9113 6.8: the server takes no more streams, and of those that there are none behind `last`."""
+        """RFC 9113 6.8: the server takes no more streams, and drops those with a number above `last`."""
         for stream in list(self.streams.values()):
             if stream.number > last:
                 self._forget(
@@ -125,4 +124,4 @@ class Http2Client(Http2Connection):
     def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
         super().end(stream, code)
         if code is ErrorCodes.CANCEL:
-            self.abort()  # whoever has no patience with the stream has none with TLS, which says goodbye
+            self.abort()  # whoever aborts the stream does not wait for a close_notify of TLS either

@@ -1,9 +1,9 @@
-"""Frames of HTTP/2, by h2: what we ask of a peer, and where we do otherwise than h2. RFC 9113, RFC 7541.
+"""Frames of HTTP/2, by h2: what we ask of a peer, and where we differ from h2. RFC 9113, RFC 7541.
 
-h2 is a state machine without I/O: bytes in, events out. It ends a connection where the RFC lets it go on, keeps what a
-peer may make it keep without end, and drops what came before a mistake. What this file decides: the limits, and those
-corrections; each stands in the class of h2's that it replaces. It refuses to know whose turn it is to send (http2.py)
-and what a head means (../http2.py).
+h2 is a state machine without I/O: bytes in, events out. It ends a connection where the RFC lets it go on, keeps without
+limit what a peer can make it keep, and drops what came before a mistake. What this file decides: the limits, and how
+this is corrected, each in a subclass of the class at fault. It refuses to know whose turn it is to send (http2.py) and
+what a head means (../http2.py).
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from zcws.http2 import PREFACE
 
 __all__ = ["H2", "MOST_STREAMS", "WINDOW", "Going"]
 
-#: Bytes before what a frame carries, the length first. RFC 9113 4.1.
+#: Bytes of a frame before its payload; its length comes first. RFC 9113 4.1.
 _FRAME_HEAD = 9
 
 #: Streams that a peer may have open at once, and bytes that may be on their way to each: a ring of them.
 MOST_STREAMS, WINDOW = 100, 256 * 1024
 
-#: Bytes of a frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
+#: Bytes of the largest frame that we take: each costs h2 some 50 us at either end, and is kept until it is whole.
 _LARGEST_FRAME = 64 * 1024
 
-#: Bytes of heads, names and values, that we remember to say them shorter the next time (RFC 7541 4.2): its default. A
-#: peer may allow 4 GiB of them, and each head is looked for in all.
+#: Bytes of names and values that our encoder remembers, to send them shorter the next time (RFC 7541 4.2): its default.
+#: A peer may allow 4 GiB, and each field is searched for in all of them.
 _REMEMBERED = 4096
 
-#: The types of a frame that carries bytes of a stream, and of one that goes on with a head. RFC 9113 6.1, 6.10.
+#: The types of a frame that carries bytes of a stream, and of one that continues a head. RFC 9113 6.1, 6.10.
 _DATA, _CONTINUATION = 0, 9
 
-#: Bytes of any frame but DATA that count as one more of them: a byte of a head may be a field, which costs us 4 us, and
-#: six are a setting, which costs 6 (benchmarked on CPython 3.11, where a frame by itself costs 25).
+#: In any frame but DATA, so many bytes count as one more frame: one byte of a head may be a field, which costs us 4 us,
+#: and six bytes are a setting, which costs 6 (benchmarked on CPython 3.11, where a frame by itself costs 25).
 _A_FRAME = 16
 
 #: What a peer may set.
 _SETTINGS = frozenset(SettingCodes)
 
-#: What no request has, by a name that h2 does not know.
+#: In place of a :status, which no request has: a name that h2 does not know.
 _STATUS = HeaderTuple(b":Status", b"")
 
 
 class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not installed, it is Any
-    """RFC 9113 6.8: after a GOAWAY the streams that are open go on, which h2 takes for the end."""
+    """RFC 9113 6.8: after a GOAWAY the open streams go on. h2 takes it for the end of the connection."""
 
     def process_input(self, input_: ConnectionInputs) -> list[Event]:
         if input_ in (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY):
@@ -59,7 +59,7 @@ class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not 
 
 
 class KnownSettings(Settings):  # type: ignore[misc]  # as above
-    """RFC 9113 6.5.2: a setting that nobody knows is ignored. h2 keeps each, of 65,536, in a deque of its own."""
+    """RFC 9113 6.5.2: an unknown setting is ignored. h2 keeps each of 65,536 possible ones in a deque of its own."""
 
     def __setitem__(self, setting: int, value: int) -> None:
         if setting in _SETTINGS:
@@ -67,17 +67,17 @@ class KnownSettings(Settings):  # type: ignore[misc]  # as above
 
 
 class Requests(Decoder):  # type: ignore[misc]  # as above
-    """Heads of requests. RFC 9113 8.3: one has no :status, and is malformed (http2.py: `check_request`); h2 would take
-    it for a response that goes on."""
+    """Heads of requests. RFC 9113 8.3: with a :status one is malformed (http2.py: `check_request`); h2 would take it
+    for an informational response."""
 
     def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
         return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]
 
 
 class Heads(Encoder):  # type: ignore[misc]  # as above
-    """Our heads. RFC 7541 4.2: how much of them is remembered is for us to say, up to what the peer allows; and of all
-    changes before the next one the least and the last are told. hpack tells all of them, and none where the last
-    changes nothing."""
+    """Our heads. RFC 7541 4.2: we choose the size of the table, up to what the peer allows; of all changes before the
+    next head, the peer is told the least and the last. hpack tells all of them, and none where the last changes
+    nothing."""
 
     def _allow(self, allowed: int) -> None:
         size = self.header_table.maxsize = min(allowed, _REMEMBERED)
@@ -90,11 +90,11 @@ class Heads(Encoder):  # type: ignore[misc]  # as above
 
 
 class H2(H2Connection):  # type: ignore[misc]  # as above
-    """One connection, as h2 has it; it has said what we expect of the peer."""
+    """One connection of h2's, with our settings ready to be sent."""
 
     def __init__(self, *, is_client: bool) -> None:
-        # h2 ends the connection for a head that is malformed. A server's may have streams of many people: it looks by
-        # itself.
+        # For a malformed head h2 ends the connection. A server's may carry streams of many users, so the server checks
+        # heads itself.
         config = H2Configuration(
             client_side=is_client, header_encoding="latin-1", validate_inbound_headers=is_client
         )
@@ -115,19 +115,18 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         self.encoder = Heads()
         self.max_inbound_frame_size = _LARGEST_FRAME
         self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
-        self._begun = b""  # what is there of one whose length or type is not
-        self._continued = 0  # bytes of frames so far that go on with a head
+        self._begun = b""  # the beginning of a frame, while its length or type is not there
+        self._continued = 0  # bytes so far of frames that continue one head
         self.initiate_connection()
         self.increment_flow_control_window(MOST_STREAMS * WINDOW - self.inbound_flow_control_window)
 
     def clear_outbound_data_buffer(self) -> None:
-        """RFC 9113 6.8: what is to be sent goes out after a GOAWAY as well. h2 drops it: heads, of which every later
-        one depends (RFC 7541 2.2), room for more, answers to Settings and Pings."""
+        """RFC 9113 6.8: what is to be sent goes out after a GOAWAY as well. h2 drops it: heads, on which every later
+        head depends (RFC 7541 2.2), window updates, answers to SETTINGS and Pings."""
 
     def hear(self, data: bytes, most: int) -> tuple[list[Event], bytes, ProtocolError | None]:
-        """What has come, in `most` frames or what costs as much; the bytes behind those; and the rule that the frame
-        behind that breaks, if one does. `receive_data` drops what came before such a frame, and has the peer told of it
-        first."""
+        """Returns the events of `most` frames, or of fewer that cost as much; the bytes behind them; and the error, if
+        a frame breaks a rule. h2's `receive_data` drops what came before such a frame, and tells the peer first."""
         count, too_long = self._check_frames(data, most)
         events: list[Event] = []
         try:
@@ -142,11 +141,11 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         return events, b"" if too_long else data[count:], too_long
 
     def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
-        """RFC 9113 4.2: no frame may be longer than we allow. h2 says that of one when it has all of it: 16 MiB. Nor
-        may the frames that go on with a head be together, of which h2 keeps 63: RFC 9113 10.5.1.
+        """RFC 9113 4.2: no frame may be longer than we allow. h2 notices one only when it has all of it: 16 MiB. Nor
+        may the frames that continue a head be longer together; h2 keeps 63 of them. RFC 9113 10.5.1.
 
-        Returns how many bytes are for this turn: up to the end of so many frames or what costs as much, or all; or up
-        to a frame that breaks that rule, and the error.
+        Returns how many bytes are for this turn, and the error if a frame breaks one of these rules: all bytes, or
+        those of `most` frames or of fewer that cost as much, or those before the frame at fault.
         """
         before, at, cost = len(self._begun), self._ahead, 0
         data = self._begun + data
@@ -166,9 +165,9 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         return len(data) - before, None
 
     def _begin_new_stream(self, *args: Any, **options: Any) -> Any:
-        """Looser than RFC 9113 8.1.1: that a body is as long as its head says is not checked, by which h2 ends the
+        """Looser than RFC 9113 8.1.1: nobody checks that a body is as long as its content-length says; h2 would end the
         connection. In the 2xx that answers a CONNECT the field means nothing (RFC 9110 9.3.6), in a handshake it is
-        refused as over HTTP/1.1 (handshake.py), and of a page that comes with a refusal some is better than none."""
+        refused as over HTTP/1.1 (handshake.py), and part of a page that comes with a refusal is better than none."""
         stream = super()._begin_new_stream(*args, **options)
         stream._initialize_content_length = lambda _: None
         return stream

@@ -1,8 +1,8 @@
 """A stream of HTTP/2, as a transport. RFC 9113, RFC 8441.
 
-Whoever owns it does not know the difference to a socket: he is told of a head in HTTP/1.1, of bytes and of their end,
-and writes the same. What this file decides: how much may wait, in either direction, and how the ends of a stream are
-told. It refuses to know frames, which are h2's, and whose turn it is to send: http2.py.
+Its owner cannot tell it from a socket: the owner is given a head of HTTP/1.1, bytes and their end, and writes the same.
+What this file decides: how much may wait, in either direction, and how the ends of a stream are told. It refuses to
+know frames, which are h2's, and whose turn it is to send: http2.py.
 
     of a socket                                    of a stream (RFC 8441 5)
     ---------------------------------------------  ------------------------------------------------------------
@@ -10,7 +10,7 @@ told. It refuses to know frames, which are h2's, and whose turn it is to send: h
     RST, `abort`                                   RST_STREAM with CANCEL
     `close`                                        END_STREAM; where the peer's side has not ended, RST_STREAM behind it
                                                    with NO_ERROR (RFC 9113 8.1)
-    a window that is full                          the same: that of flow control
+    a full window of TCP                           a full window of flow control
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zcws.options import USUAL_MARKS, water_marks
 
 __all__ = ["Carrier", "Http2Stream"]
 
-#: What the connection knows and no stream may touch: who reads from those, or writes, does so for all.
+#: What belongs to the connection, and no stream gives away: to read from it, or write to it, would affect all streams.
 _OF_ALL = frozenset(("pipe", "socket", "ssl_object"))
 
 
@@ -39,23 +39,23 @@ class Carrier(Protocol):
     transport: asyncio.Transport | None
 
     def send_head(self, stream: Http2Stream, head: bytes) -> None:
-        """What comes before all else, in the words of HTTP/1.1."""
+        """Sends a stream's head, which is given as HTTP/1.1."""
         ...
 
     def wants_to_send(self, stream: Http2Stream) -> None:
-        """It has bytes, or its end: they go out at the end of this turn at the latest."""
+        """A stream has bytes to send, or its end: they go out at the end of this turn at the latest."""
         ...
 
     def flush(self) -> None:
-        """They go out now, as far as there is room."""
+        """What waits goes out now, as far as there is room."""
         ...
 
     def has_unread(self) -> bool:
-        """Whether something has come that no stream has been given, of whomever it is."""
+        """Whether something has come that no stream has been given, whichever it is for."""
         ...
 
     def has_read(self, number: int, count: int) -> None:
-        """So many bytes of a stream have been taken: the peer may send as many more."""
+        """So many bytes of a stream have been read: the peer may send as many more."""
         ...
 
     def end(self, stream: Http2Stream, code: ErrorCodes | None) -> None:
@@ -67,15 +67,15 @@ class Http2Stream(asyncio.Transport):
     """One stream, as a transport.
 
     Args:
-        connection: that it is of.
-        number: of the stream.
+        connection: the one that it belongs to.
+        number: the stream's.
         protocol: its owner, until `set_protocol`.
-        is_websocket: whether its owner is told of the peer's end. That of an ordinary request ends the request alone,
-            and is nothing in HTTP/1.1.
+        is_websocket: whether its owner is told that the peer has ended its side. At the end of an ordinary request only
+            the request is complete, and HTTP/1.1 has nothing for that.
 
     Attributes:
         has_all: the peer sends no more.
-        cause: why, if that is not its own end: for the owner, behind what came before.
+        cause: the error, if the peer has not simply ended its side; the owner is told it behind what came before.
         has_begun: our head is on its way.
     """
 
@@ -98,18 +98,18 @@ class Http2Stream(asyncio.Transport):
         self._waiting: deque[memoryview] = deque()
         self._size = 0  # bytes of that
         self._high, self._low = USUAL_MARKS
-        self._is_full = False  # and the owner knows
-        # Has arrived, and nobody reads. In one piece: a peer may send it in frames of a byte, each of them an object.
+        self._is_full = False  # and the owner has been told
+        # What has arrived and has not been read. As one object: a peer may send it in frames of a single byte.
         self._held = bytearray()
         self._reads = True
         self._end_is_told = False
-        self._ends = False  # our side does, behind what waits
-        self._ended = False  # it has
+        self._ends = False  # our side is to end, behind what waits
+        self._ended = False  # our side has ended
         self._closing = False
         self._is_lost = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the connection knows, but for what would reach past the stream. "http2_stream" is its number."""
+        """What the connection knows, except what would reach past the stream. "http2_stream" is its number."""
         if name in _OF_ALL:
             return default
         if name == "http2_stream":
@@ -119,7 +119,7 @@ class Http2Stream(asyncio.Transport):
 
     @property
     def below(self) -> asyncio.Transport | None:
-        """The connection's transport: what its peer takes of one stream may be the turn of another."""
+        """The connection's transport: while this stream waits, the peer may be taking another one."""
         return self._connection.transport
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -135,7 +135,7 @@ class Http2Stream(asyncio.Transport):
         return self._connection.has_unread()
 
     def give_head(self, head: bytes) -> None:
-        """For the connection: what the peer has said first, in the words of HTTP/1.1."""
+        """For the connection: the peer's head, translated to HTTP/1.1."""
         with self._blamed():
             self._protocol.data_received(head)
 
@@ -145,7 +145,7 @@ class Http2Stream(asyncio.Transport):
 
     @property
     def is_held(self) -> bool:
-        """For the connection: whether the owner, who does not read, has not heard all that the peer has said."""
+        """For the connection: whether the owner has stopped reading, and has not been given all that has come."""
         is_all_told = self._end_is_told if self.cause is None else not self._held
         return not (self._reads or is_all_told)
 
@@ -171,12 +171,12 @@ class Http2Stream(asyncio.Transport):
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """An owner that fails loses its stream, and the program is told, as by any other transport."""
+        """An owner that raises loses its stream, and the loop's exception handler is told, as by any transport."""
         try:
             yield
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as error:  # the CancelledError of a future that a callback looks at is one
+        except BaseException as error:  # also a CancelledError, of a future that a callback has asked
             context = {"message": "an HTTP/2 stream failed", "exception": error, "transport": self}
             self._connection.loop.call_exception_handler(context)
             self.abort()
@@ -216,7 +216,7 @@ class Http2Stream(asyncio.Transport):
     def write(self, data: Buffer) -> None:
         if self._closing or self._ends:
             return
-        # What is not bytes may be used again by whoever gave it.
+        # The caller may change afterwards what is not bytes.
         view = memoryview(data if isinstance(data, bytes) else bytes(data))
         if self._head is not None:
             self._head += view
@@ -268,7 +268,7 @@ class Http2Stream(asyncio.Transport):
     def _see_room(self) -> None:
         if self._is_full and self._size <= self._low:
             self._is_full = False
-            self._connection.loop.call_soon(self._tell_room)  # not while somebody else's turn is
+            self._connection.loop.call_soon(self._tell_room)  # not in the turn of another stream
 
     def _tell_room(self) -> None:
         if not self._is_full and not self._is_lost:
@@ -299,14 +299,14 @@ class Http2Stream(asyncio.Transport):
             self._connection.wants_to_send(self)
 
     def stop_sending(self) -> None:
-        """For the connection: nobody listens any more. What is written is dropped, as by a socket that is broken."""
+        """For the connection: the peer takes no more. What is written is dropped, as by a broken socket."""
         self._waiting.clear()
         self._size = 0
         self._ends = self._ended = True
         self._see_room()
 
     def has_ended(self) -> None:
-        """For the connection: that has been sent."""
+        """For the connection: our END_STREAM has been sent."""
         if self._closing or self.has_all:
             self._finish()
 
@@ -331,9 +331,9 @@ class Http2Stream(asyncio.Transport):
         self._connection.end(self, ErrorCodes.CANCEL)
 
     def lose(self, exc: Exception | None) -> None:
-        """For the connection: the stream is over, and its owner hears of it when whoever runs has returned."""
+        """For the connection: the stream is over, and its owner is told on the loop's next turn."""
         if not self._is_lost:
-            # First: without memory somebody tries again.
+            # First: if there is no memory for it, the caller tries again.
             self._connection.loop.call_soon(self._protocol.connection_lost, exc)
             self._is_lost = self._closing = True
             self._waiting.clear()

@@ -21,8 +21,8 @@ from zcws.options import PINGS_OUT
 __all__ = ["Keepalive", "Latency", "Pings"]
 
 
-#: Seconds until a peer is looked at again of whom something lies in the socket. That may be its Pong: behind a pause a
-#: turn of the loop serves some sockets and then calls all timers that are due, and a look costs as much as to read it.
+#: Seconds until a peer is looked at again whose socket has unread bytes. These may be its Pong: after a pause of ours
+#: the loop serves only some sockets before it calls all timers that are due. A look costs as much as a read.
 _LOOK_AGAIN = 1.0
 
 
@@ -81,7 +81,7 @@ class Pings:
             return
         now = perf_counter()
         while self._waiting:
-            waiting = next(iter(self._waiting))  # not a copy of all: nearly always it is the one
+            waiting = next(iter(self._waiting))  # no copy of all: nearly always the first is the one
             sent, future = self._waiting.pop(waiting)
             if future is not None and not future.done():
                 future.set_result(Latency(now - sent))
@@ -126,7 +126,7 @@ class Keepalive:
 
     Args:
         interval: seconds from one Ping to the next.
-        timeout: seconds for an answer; None: nothing is expected. Where that is longer, several Pings are out at once.
+        timeout: seconds for an answer; None: none is expected. If it is over `interval`, several Pings are out at once.
     """
 
     __slots__ = ("_due", "_handle", "_has_waited", "_interval", "_loop", "_next", "_peer", "_timeout")
@@ -139,8 +139,8 @@ class Keepalive:
         self._interval = interval
         self._timeout = math.inf if timeout is None else timeout
         self._next = loop.time() + interval
-        self._due = math.inf  # when something must have come back: for the first Ping since anything has
-        self._has_waited = False  # once more, as the loop had stood still
+        self._due = math.inf  # when the first Ping since the last sign of life has to be answered
+        self._has_waited = False  # longer, because the loop had stood still
         self._handle: asyncio.TimerHandle | None = loop.call_at(self._next, self._wake, self._next)
 
     def stop(self) -> None:
@@ -150,7 +150,7 @@ class Keepalive:
             self._handle = None
 
     def _wake(self, at: float) -> None:
-        """What was to be done at that time, by the loop's clock."""
+        """Does what is due `at` this time of the loop's clock."""
         self._handle = None
         if self._peer.heard():
             self._due, self._has_waited = math.inf, False

@@ -1,4 +1,7 @@
-"""Messages for a connection that could not take them at once: they are written when it can. Which: broadcast.py."""
+"""Messages for a connection that could not take them at once: they are written when it can.
+
+broadcast.py decides which these are.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ async def write_when_ready(ws: WebSocket, message: Callable[[], Prepared]) -> No
     """Writes a message when the peer has caught up, and nobody is in the middle of another one.
 
     Args:
-        message: gives it, at that moment.
+        message: a function that gives the message when it can be written.
 
     Raises:
         ConnectionClosed: the connection has ended meanwhile.
@@ -57,7 +60,7 @@ class Held:
         self._messages.append(message)
         self._size += message.size
         if self._task is None:
-            # Not before: an eager task (Python 3.12) begins here, and would find nothing.
+            # Last: an eager task (Python 3.12) begins here, and has to find the message.
             self._task = asyncio.get_running_loop().create_task(self._deliver())
 
     def _take(self) -> Prepared:
@@ -66,7 +69,7 @@ class Held:
         return message
 
     async def _deliver(self) -> None:
-        """Until nothing is held any more."""
+        """Writes messages until none is held."""
         ws = self._ws
         try:
             while self._messages:
@@ -78,6 +81,6 @@ class Held:
 
 
 def held_by(ws: WebSocket) -> Held:
-    """What is held for a connection, from now on if nothing is."""
+    """The `Held` of a connection, which is made if there is none."""
     held: Held = ws._held or Held(ws)
     return held
