@@ -3,10 +3,10 @@
 A transport of the event loop costs more than a whole opening handshake, and the engine takes the socket away from it
 right after. So where the engine serves, this file accepts by itself: the request is usually there already, the answer
 goes out in the same callback, and the socket goes into the engine. What cannot be answered in one go gets a transport
-after all, see accepting.py for which that is; so does everybody who may speak HTTP/2. He is accepted here because
-asyncio's own, where no descriptor is left, tries a hundred times in one turn, logs each, and has a timer for each.
+after all (accepting.py says which), and so does a client that may speak HTTP/2. It is accepted here because asyncio,
+when no descriptor is left, tries a hundred times in one turn, with a line in the log and a timer for each try.
 
-The sockets that listen are those that `loop.create_server` has bound; this file has descriptors of its own to them.
+The listening sockets are those that `loop.create_server` has bound; this file duplicates their descriptors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 #: Connections accepted before the loop gets its turn again: a storm of them must not starve those that are open.
 _ACCEPTED_A_TURN = 64
 
-#: Bytes of the first read: a browser's request with its cookies fits; what does not is read on.
+#: Bytes of the first read: a browser's request with its cookies fits; a longer one takes several reads.
 _CHUNK = 4096
 
 _ASKS = lib.ZCWS_OPENING_ASKS
@@ -44,7 +44,7 @@ _welcome = lib.zcws_welcome
 #: Origin, subprotocols and extensions of a request that has none of them.
 _NOTHING: list[str | None] = [None, None, None]
 
-#: So that the new object knows of its descriptor that it does not block. Its bit is only where there is an engine.
+#: Tells a new socket object that its descriptor does not block. Every system with an engine has this bit.
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 
 #: Seconds until the next try when the process has no descriptor left: asyncio's own.
@@ -66,9 +66,10 @@ class Listener:
     Args:
         sockets: bound; they stay the caller's.
         backlog: connections that may wait in the kernel.
-        host: whose connections they are.
-        secure: makes the TLS that each begins with; None in the clear.
-        begin: makes what each begins with on a transport; None: where it asks for HTTP/1.1 alone, or TLS comes first.
+        host: the server that the connections belong to.
+        secure: makes the TLS that each connection begins with; None in the clear.
+        begin: makes the first protocol of each connection on a transport; None if only HTTP/1.1 is spoken, or TLS comes
+            first.
 
     Attributes:
         is_open: whether it accepts.
@@ -107,7 +108,7 @@ class Listener:
             sock.setblocking(False)
             sock.listen(self._backlog)
             if sock.family != getattr(socket, "AF_UNIX", None):
-                # Linux: every accepted socket has it from the one that listens.
+                # On Linux every accepted socket inherits this.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
         self.is_open = True
@@ -116,15 +117,16 @@ class Listener:
         """Accepts no more.
 
         Args:
-            sweep: who waits in the kernel's queues by now comes in yet: nobody else might have the sockets, and the
-                kernel would reset him.
+            sweep: whether clients that wait in the kernel's queues by now are still accepted. The kernel resets them
+                if no other process has the sockets.
         """
-        sweep = sweep and not self._is_accepting  # or a hook has called, and there is one of everything
+        # If a hook has called this, `_opening` and `_memory` are in use, and there is only one of each.
+        sweep = sweep and not self._is_accepting
         for sock in self._listening:
             self._loop.remove_reader(sock.fileno())
             if sweep:
                 self._sweep(sock)
-            sock.close()  # at once: whoever comes in between is reset all the same
+            sock.close()  # right after the sweep: a client that comes in between is reset
         self._listening = []
         self.is_open = False
 
@@ -135,7 +137,7 @@ class Listener:
             self._loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
     def _accept(self, listening: socket.socket, most: int = _ACCEPTED_A_TURN) -> None:
-        """Somebody waits to be accepted."""
+        """Accepts connections that wait, `most` at a time."""
         self._is_accepting = True
         try:
             self._accept_some(listening, most)
@@ -146,9 +148,9 @@ class Listener:
         number, family, opening = listening.fileno(), int(listening.family), self._opening
         for _ in range(most):
             if not self.is_open:
-                return  # a hook has closed it: the number is somebody else's now, or nobody's
-            # What a hook sets is for this connection's handler, and not for the hooks of the next. It is made first:
-            # between the descriptor and its owner nothing may fail.
+                return  # a hook has closed it: another socket may have the number now
+            # A copy for each: what a hook sets is for this connection's handler, not for the next one's hooks. It is
+            # made before the descriptor, because nothing may fail before that has an owner.
             context = self._host.context.copy()
             fd = _welcome(number, self._memory, self._room, opening)
             if fd >= 0:
@@ -157,22 +159,22 @@ class Listener:
                 return
 
     def _may_go_on(self, listening: socket.socket, error: OSError) -> bool:
-        """Nobody could be accepted. Returns whether somebody behind him may be."""
+        """A client could not be accepted. Returns whether to try the next one."""
         if isinstance(error, ConnectionError):
-            return True  # it has gone already
+            return True  # the client has gone already
         if not isinstance(error, InterruptedError):
             self._pause(listening, error)
         return False
 
     def _receive(self, fd: int, family: int) -> None:
-        """Accepted, and something of it may be there. Whatever cannot be done with it, for want of memory most likely,
-        it is closed: nobody else knows of it, and its client would wait."""
+        """Begins an accepted connection, of which bytes may be there. If anything fails (most likely, there is no
+        memory), the socket is closed: nobody else knows of it, and its client would wait."""
         terms: tuple[Agreement, bytes] | None = None
         try:
             head, count = self._opening.head, self._opening.received
             if head and self._secure is None:
                 terms = self._terms(head)
-            # Who is not known yet may get a transport of the loop, which wants the dearer kind.
+            # If there are no terms yet, it may get a transport of the loop, which needs the dearer `socket.socket`.
             kind: Any = socket.socket if terms is None else socket.SocketType
             sock = kind(family, _STREAM, 0, fd)
         except BaseException:
@@ -188,7 +190,7 @@ class Listener:
             self._begin_request(sock, count)
 
     def _begin_tls(self, secure: Callable[[], Tls], sock: socket.socket, count: int) -> None:
-        """The TLS handshake comes first, in the engine: the opening handshake is on a transport then."""
+        """The TLS handshake comes first, in the engine; for the opening handshake, `tls` is the transport."""
         try:
             tls = secure()
         except BaseException:  # no memory, say: nobody else knows of the socket
@@ -198,7 +200,7 @@ class Listener:
             transport = place(self._loop, sock, tls)
         except BaseException as error:
             sock.close()
-            # It is none of those that arrive.
+            # It is not one of the server's `handshakes` any more.
             tls.connection_lost(error if isinstance(error, OSError) else None)
             raise
         try:
@@ -212,14 +214,14 @@ class Listener:
             raise
 
     def _terms(self, head: int) -> tuple[Agreement, bytes] | None:
-        """What answers a request of the usual kind. None: it has to be looked at."""
+        """What to answer to a request of the usual kind. None: it has to be parsed."""
         host = self._host
         if host.process_request is not None or host.process_response is not None:
             return None
         return host.acceptor_options.terms(*(_NOTHING if head < _ASKS else self._asked()))
 
     def _greet(self, sock: socket.SocketType, head: int, count: int, terms: tuple[Agreement, bytes]) -> None:
-        """The connection is open now, and nobody has looked at its request."""
+        """Opens the connection without having parsed its request."""
         host, (agreement, behind) = self._host, terms
         try:
             answer = SWITCHING + self._found[:] + behind
@@ -233,7 +235,7 @@ class Listener:
             ws.feed(rest)
 
     def _begin_on_transport(self, sock: socket.socket, begin: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Nothing of it has been received yet."""
+        """Begins a connection of which nothing has been received yet."""
         try:
             protocol = begin()
         except BaseException:
@@ -242,7 +244,7 @@ class Listener:
         self._pass_on(sock, protocol)
 
     def _begin_request(self, sock: socket.socket, count: int) -> None:
-        """There is more to come of its request, or it is none of the usual kind."""
+        """Begins a connection whose request is incomplete, or not of the usual kind."""
         try:
             handshake = ServerHandshake(self._host, sock)
         except BaseException:
@@ -260,13 +262,13 @@ class Listener:
             raise
 
     def _asked(self) -> list[str | None]:
-        """The headers that decide about the terms."""
+        """The headers of the request that decide the terms."""
         ends, data = ffi.unpack(self._opening.asked, len(_NOTHING) * 2), self._data
         pairs = zip(ends[::2], ends[1::2], strict=True)
         return [data[begin:end].decode("latin-1") if end else None for begin, end in pairs]
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """The system has no descriptor left, most likely: it would say so again and again."""
+        """Most likely the system has no descriptor left: until it has, every attempt would fail."""
         logger.error("cannot accept connections for a second: %s", error)
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(_OUT_OF_DESCRIPTORS, self._go_on, listening)
@@ -278,9 +280,9 @@ class Listener:
     # ---- one connection ----
 
     def _read(self, sock: socket.socket, handshake: ServerHandshake) -> None:
-        """What has arrived of the request, and the answer where it is complete."""
+        """Reads what has arrived of the request, and answers when it is complete."""
         try:
-            # To the last byte: uvloop says once that the peer has gone, with what came before that, and never again.
+            # To the last byte: uvloop reports only once that the peer has gone, together with what came before that.
             while (data := sock.recv(_CHUNK)) and not handshake.read(data):
                 pass
         except (BlockingIOError, InterruptedError):
@@ -288,13 +290,13 @@ class Listener:
         except OSError:
             handshake.abort()
         except BaseException:
-            handshake.abort()  # what it has said may be lost
+            handshake.abort()  # what the client has sent may be lost
             raise
         else:
             self._answer(sock, handshake, data)
 
     def _take(self, sock: socket.socket, handshake: ServerHandshake, data: bytes) -> None:
-        """The first bytes of the request."""
+        """Takes the first bytes of the request."""
         if data and not handshake.read(data):
             handshake.wait(self._read, sock)
         else:
@@ -308,14 +310,14 @@ class Listener:
         try:
             handshake.stop_waiting()
             if not handshake.answer_on_socket():
-                handshake.leave_socket()  # at once: the socket is nobody else's to close from now on
+                handshake.leave_socket()  # first: from now on the handshake must not close the socket
                 self._pass_on(sock, handshake)
         except BaseException:
             handshake.abort()
             raise
 
     def _pass_on(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
-        """The event loop makes a transport for it."""
+        """Has the event loop make a transport for the socket."""
         try:
             task = self._loop.create_task(self._make_transport(sock, protocol))
         except BaseException:

@@ -3,8 +3,8 @@
 Open connections are looked at one by one during a scrape. What has closed since is added to totals at that moment, so
 counters never go down. Nothing is counted here: connections know their figures (zcws/stats.py).
 
-prometheus-client's own page is made in a thread of its own, and servers may run on several event loops. So what is kept
-here has a lock, which nobody holds for longer than it takes to copy it.
+prometheus-client makes its own page in a thread, and servers may run on several event loops. So what is kept here has a
+lock, which nobody holds for longer than a copy takes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from zcws.stats import Stats
 
 __all__ = ["Metrics"]
 
-#: What only ever grows, of all connections together. Compression is four figures and not two ratios, which could not be
-#: added up: what it saves is one minus compressed by uncompressed.
+#: What only ever grows, of all connections together. Compression is four figures, because two ratios could not be added
+#: up: the share that it saves is 1 - compressed / uncompressed.
 _TOTALS = {
     "zcws_received_bytes": "Bytes of frames received, before TLS.",
     "zcws_sent_bytes": "Bytes of frames sent, before TLS.",
@@ -40,7 +40,7 @@ _TOTALS = {
 
 
 def _totals(stats: Stats) -> dict[str, int]:
-    """One connection's part of each."""
+    """One connection's part of each of `_TOTALS`."""
     figures = (
         *(stats.bytes_received, stats.bytes_sent),
         *(stats.frames_received, stats.frames_sent),
@@ -52,7 +52,7 @@ def _totals(stats: Stats) -> dict[str, int]:
 
 
 def _label(stats: Stats) -> str:
-    """The close code. Those that a peer may choose from (RFC 6455 7.4.2) would each stay for ever: `3xxx` or `4xxx`."""
+    """The close code; `3xxx` or `4xxx` for those that a peer may choose (RFC 6455 7.4.2): each would stay for ever."""
     code = str(stats.close_code)
     return code[0] + "xxx" if stats.closed_by == "peer" and code >= "3" else code
 
@@ -124,7 +124,7 @@ class Metrics:
         with self._lock:
             now, opened = list(self._open), self._opened
             totals, ended = self._ended.copy(), self._closed.copy()
-        # Who ends meanwhile is not among the totals yet, and still knows his figures.
+        # A connection that ends meanwhile is not in these totals, and still has its figures.
         stats = [ws.stats for ws in now]
         gauge, counter = self._families.GaugeMetricFamily, self._families.CounterMetricFamily
         yield gauge("zcws_connections", "Connections that are open.", len(stats))

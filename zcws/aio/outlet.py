@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Outlet"]
 
-#: A task that sends and never has to wait lets others run when it has sent so many bytes; a message costs as much as so
-#: many more. That is a millisecond or two.
+#: A task that sends and never has to wait lets others run after `_FAIR_SHARE` bytes, a message counting as
+#: `_MESSAGE_COSTS` more. That is a millisecond or two.
 _FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 
-#: What is in the way of a message then.
+#: The `_obstacle` then.
 _OTHERS = "others have to run"
 
-#: Where asyncio's own `writelines` of plain sockets is no good: before CPython 3.12 it joins the segments, and before
+#: Whether `writelines` of asyncio's plain sockets is unusable: before CPython 3.12 it joins the segments, and before
 #: 3.12.9 and 3.13.2 it never says that the transport is full (CVE-2024-12254): a slow peer could fill the memory.
 _WRITES_ONE_BY_ONE = sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
-#: The module of the transports that have it. Those of TLS, and uvloop's, send in one write what comes in one call.
+#: The module of the transports that have it. Those of TLS, and uvloop's, send in one write what they get in one call.
 _PLAIN_OF_ASYNCIO = "asyncio.selector_events"
 
 
 class Outlet(asyncio.BufferedProtocol):
     """A connection on its transport, as far as bytes go out.
 
-    Its public names are for programs. For the rooms that are built on it and are no part of it there are `_transport`,
-    `_own`, `_options`, what may be in the way (`_drained`, `_message_done`, `_obstacle`), and `_written`, `_flush`,
-    `_until_drained`, `_until_sendable`; tests/test_friends.py has who uses which, and the few of other classes.
+    Its public names are for programs. Modules that use it and do not derive from it have `_transport`, `_own`,
+    `_options`, what may be in the way (`_drained`, `_message_done`, `_obstacle`), and `_written`, `_flush`,
+    `_until_drained`, `_until_sendable`; tests/test_friends.py says who uses which, also of other classes.
 
     Attributes:
         connection: the connection without its socket.
@@ -93,7 +93,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         # Ours and the peer's; those of the engine's sockets are asked for at the end.
         self._addresses: tuple[Any, Any] | None = None
-        self._own: EngineTransport | None = None  # the same, where it is one of ours
+        self._own: EngineTransport | None = None  # the transport, where it is the engine's
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
         # Exists while the transport is above its high-water mark.
@@ -104,7 +104,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._obstacle: object = None
         self._write_deadline: Deadline | None = None
         self._reading_paused = False
-        # For keepalive: how many bytes had been sent when it last asked and some waited; -1: none did.
+        # For keepalive: how many bytes had been sent when it last asked, if some waited then; -1: none did.
         self._sent_at = -1
         self._spent_at = 0  # for `_count_share`
         self._must_give_way = False
@@ -121,7 +121,7 @@ class Outlet(asyncio.BufferedProtocol):
             self._own.settle()
             self.writer.send_large = self._send_large
         else:
-            self._keep_addresses()  # not all of the loop's own know them at the end
+            self._keep_addresses()  # not every transport of the loop knows them at the end
 
     def _keep_addresses(self) -> None:
         transport = self._transport
@@ -157,8 +157,8 @@ class Outlet(asyncio.BufferedProtocol):
         if self._own is not None:
             self._take_up()
         else:
-            # A program is shown what has waited, and may end the connection: asyncio's own cannot be ended from inside
-            # of this (they close their socket twice).
+            # The program is shown what has waited, and may end the connection. asyncio's transports cannot be ended
+            # inside this call: they close their socket twice.
             self._loop.call_soon(self._take_up)
 
     def _take_up(self) -> None:
@@ -177,8 +177,8 @@ class Outlet(asyncio.BufferedProtocol):
             drained.set_result(None)
 
     def _bytes_waiting(self) -> int:
-        """How many the transport has not given to the socket yet."""
-        transport = self._transport  # once: another thread may ask, for its metrics
+        """How many bytes the transport has not given to the socket yet."""
+        transport = self._transport  # read once: another thread may ask, for its metrics
         return 0 if transport is None else transport.get_write_buffer_size()
 
     def _write_timed_out(self) -> None:
@@ -207,7 +207,7 @@ class Outlet(asyncio.BufferedProtocol):
         if transport is None or not out:
             return
         try:
-            # `take_whole`, without the call: nearly all is answered alone. A signal handler may have sent it since.
+            # `take_whole`, without the call: nearly always there is one segment. A signal handler may have sent it.
             if len(out) == 1 and out is writer.out:
                 writer.taken = writer.written
                 writer.has_large = False
@@ -236,7 +236,7 @@ class Outlet(asyncio.BufferedProtocol):
         own, writer = self._own, self.writer
         if own is None or own.backlog or own.closing:
             return False
-        # What is said of it meanwhile counts it, so that comes first.
+        # It is counted first: what looks at the counts while it is sent (`pause_writing`) has to find it there.
         if key is None:
             head = unmasked_head(first, size)
             writer.passed(len(head) + size)
@@ -251,22 +251,21 @@ class Outlet(asyncio.BufferedProtocol):
         return True
 
     def _flush_and_look(self) -> None:
-        """The same for a program that goes on at once. A transport that is broken drops what it is given, and is never
-        full: who sends in a loop would neither wait nor hear of it, as the event loop, which would say so, never turns.
-        """
+        """`_flush` for a program that goes on at once. A broken transport drops what it is given, and is never full: a
+        program that sends in a loop would not wait, and the event loop would never turn to tell it of the end."""
         self._flush()
         if self._transport is not None and self._transport.is_closing():
             self._stop_sending()
         self._count_share()
 
     def _look_below(self) -> None:
-        """The same for TLS, where it takes two system calls: not for each message."""
+        """Looks for the end below TLS, which takes two system calls: not for each message."""
         transport = self._transport
         if self._own is None and transport is not None and is_cut_off(transport):
             self._stop_sending()
 
     def _count_share(self) -> None:
-        """Something has gone out while a task runs: where the peer is quick, that may never have to wait."""
+        """Counts what a task has sent: if the peer is quick, the task may never have to wait."""
         spent = self.writer.written + _MESSAGE_COSTS * self.writer.messages
         if spent - self._spent_at >= _FAIR_SHARE:
             self._spent_at = spent
@@ -288,10 +287,10 @@ class Outlet(asyncio.BufferedProtocol):
     async def _until_writable(self) -> None:
         """Waits while the transport is full, or another task is in the middle of a message; or lets others run.
 
-        What the peer says by itself meanwhile, its last words or its mistake, takes effect when this has been written.
+        If the peer closes or breaks a rule meanwhile, that takes effect after the caller has written.
 
         Raises:
-            ValueError: this task is, and would wait for itself.
+            ValueError: this task is in the middle of a message, and would wait for itself.
         """
         reader = self._reader
         if reader.is_ending:
@@ -323,7 +322,7 @@ class Outlet(asyncio.BufferedProtocol):
                 await self._until_drained()
 
     async def _until_sendable(self) -> None:
-        """The same for a message, which may not follow our Close either. Raises: ConnectionClosed."""
+        """`_until_writable` for a message, which may not follow our Close either. Raises: ConnectionClosed."""
         await self._until_writable()
         self.connection.check_writable()
 
@@ -335,11 +334,11 @@ class Outlet(asyncio.BufferedProtocol):
 
     def _on_bridge(self) -> None:
         """The reader owes something to the peer, or has come to its end."""
-        # Our Close is out: the peer's needs no answer, and only has to be noted.
+        # If our Close is out, the peer's needs no answer, and only has to be noted.
         if not self.connection.is_split or self.writer.sent_close is not None:
             self.connection.drain_bridge()
         if not self.connection.is_split and self._reader.is_at_eof and self._reader.is_concluded:
-            self.connection.lose()  # the transport will be closed: what is written now would be lost without a word
+            self.connection.lose()  # the transport will be closed, and what is written now would be lost
         self._written()
 
     def abort(self) -> None:

@@ -1,14 +1,14 @@
 """Between a transport of asyncio's proactor, the usual loop on Windows, and whoever speaks over it.
 
-Such a transport sends one write at a time, and the next ones as one when the loop has turned. Of a write that the peer
-is in the middle of it says that all of it waits. So a peer that reads a large message looks as one that does not read,
-and a program that writes much in one turn as one whose peer is slow. Here:
+Such a transport sends one write at a time; it joins those that come meanwhile, and sends them when the loop has turned.
+Until a write has been sent whole, all of it counts as waiting. So a peer that is reading a large message looks like one
+that does not read, and a program that writes much in one turn looks like one whose peer is slow. Here:
 
     what                                       here
     -----------------------------------------  ---------------------------------------------------------------------
     a large message                            goes out in parts: what waits shrinks, as on every other transport
-    more than the high-water mark in a turn    is not told until the loop has had its chance to send, and has not sent;
-                                               or until it is `IN_A_TURN` times as much
+    more than the high-water mark in a turn    pauses the protocol only when the loop has had its chance to send, and
+                                               has not sent; or at `IN_A_TURN` times the mark
     the end                                    stands behind what waits
 """
 
@@ -26,8 +26,8 @@ from zcws.output import to_slice
 
 __all__ = ["IN_A_TURN", "PART", "Paced", "pace"]
 
-#: Bytes that are handed over at a time. Who takes fewer in `ping_interval` and `ping_timeout` looks as if it took none:
-#: with the usual 20 seconds each, 50 kbit/s.
+#: Bytes that are handed over at a time. A peer that takes fewer in `ping_interval` and `ping_timeout` together looks as
+#: if it took none: with the usual 20 seconds each, that is under 50 kbit/s.
 PART = 256 * 1024
 
 #: How many times the high-water mark may wait before the loop has had its chance: 512 KiB with the usual one, less than
@@ -36,14 +36,14 @@ IN_A_TURN = 8
 
 
 def pace(transport: asyncio.Transport, protocol: asyncio.BufferedProtocol) -> asyncio.Transport:
-    """What `protocol`, which `transport` belongs to, should write to: that, or one of these over it."""
+    """What `protocol` should write to: `transport`, which belongs to it, or a `Paced` over that."""
     if type(transport).__module__ != "asyncio.proactor_events":
         return transport
     return Paced(transport, protocol)
 
 
 class Paced(asyncio.BufferedProtocol, asyncio.Transport):
-    """One connection. Its protocol is told what the transport below says, but when to pause."""
+    """One connection. Its protocol is told all that the transport below says, except when to pause."""
 
     __slots__ = (
         "_below",
@@ -68,10 +68,10 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._waiting: deque[memoryview] = deque()
         self._size = 0  # bytes of it
         self._high, self._low = USUAL_MARKS
-        self._part = 0  # the number of the one that is below
-        # What another protocol has written may be below, and this one have been told that it waits.
+        self._part = 0  # the number of the part that waits below
+        # What another protocol has written may wait below, and `protocol` have been told so.
         self._is_busy = self._is_full = below.get_write_buffer_size() > 0
-        self._is_stuck = False  # the loop could have sent it, and has not
+        self._is_stuck = False  # the loop could have sent what waits below, and has not
         self._closing = False
         self._ends_writing = False
         below.set_protocol(self)
@@ -93,7 +93,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._tell_when_full()
 
     def _send_on(self) -> None:
-        """What waits goes on as far as nothing is in its way, and then what waited for that."""
+        """Hands over what waits, part by part, until the transport below is busy."""
         while self._waiting and not self._is_busy:
             part = [self._waiting.popleft()]
             size = len(part[0])
@@ -110,7 +110,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._loop.call_soon(self._look, self._part, 1)
 
     def _look(self, part: int, turns: int) -> None:
-        """The loop turns. It sends in the first turn, and in the second it knows what came of it."""
+        """Runs in each of the loop's next two turns: it sends in the first, and in the second it knows the result."""
         if part == self._part:
             if turns:
                 self._loop.call_soon(self._look, part, turns - 1)
@@ -129,7 +129,7 @@ class Paced(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_busy = self._is_stuck = False
         self._send_on()
         if not self._waiting and (self._closing or self._ends_writing):
-            # Not from inside of this: asyncio would close a socket twice.
+            # Not inside this call: asyncio would close a socket twice.
             self._loop.call_soon(self._end_below)
         if self._is_full and self.get_write_buffer_size() <= self._low:
             self._is_full = False

@@ -1,8 +1,7 @@
-"""What `connect` and `serve` pass on to the event loop: names for the type checker, and for a check at once.
+"""What `connect` and `serve` pass on to the event loop: names for the type checker, and for a check in the call itself.
 
 What this file decides: which names those are. It refuses to know what they mean: an event loop that lacks one (uvloop,
-an older asyncio) says so itself. What it must not be told twice is not here: `host`, `ssl` and their kin are options of
-our own.
+an older asyncio) says so itself. `host`, `ssl` and others that are options of our own are not here.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class ListeningOptions(TypedDict, total=False):
     ssl_shutdown_timeout: float | None
 
 
-#: What means nothing for a Unix socket, and what means something for it alone.
+#: Names that mean nothing for a Unix socket, and names that mean something only for it.
 _OF_TCP = {
     *("family", "proto", "flags", "local_addr", "happy_eyeballs_delay", "interleave", "all_errors"),
     *("reuse_address", "reuse_port", "keep_alive"),
@@ -63,20 +62,20 @@ _OF_UNIX = {"cleanup_socket"}
 
 
 def check_hosts(host: object) -> None:
-    """`TypeError` for what is no host to listen at, and not several."""
+    """`TypeError` for what is neither a host to listen at nor several of them."""
     is_one = isinstance(host, (str, bytes)) or not isinstance(host, Collection)
     for name in [host] if is_one else host:  # type: ignore[attr-defined]
         check_kind("host", name, str, "a str, or several of them, or None for all addresses")
 
 
 def check_on_frame(on_frame: object) -> None:
-    """`TypeError` for what cannot be called with each frame; a coroutine would be made for it, and never run."""
+    """`TypeError` for what cannot be called with each frame, and for a coroutine function: nobody would await it."""
     check_call("on_frame", on_frame, "the connection", "the frame")
     check_plain("on_frame", on_frame, "called where bytes arrive, in no task")
 
 
 def check_others(function: type, others: Any, kind: type, path: object) -> None:
-    """`TypeError` for a name that is none of the `kind` that `function` has, or means nothing together with `path`."""
+    """`TypeError` for an option of `function` that is not in `kind`, or that means nothing with this `path`."""
     named: Any = vars(function)["__init__"].__kwdefaults__
     check_names(function.__name__, others, kind.__annotations__, named=named)
     for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):

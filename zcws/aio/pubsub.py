@@ -1,9 +1,9 @@
-"""The two connections to Redis behind `RedisRooms`: one publishes, one subscribes, and both come back for ever.
+"""The two connections to Redis behind `RedisRooms`: one publishes, one subscribes, and both reconnect for ever.
 
 What this file knows: channels, bytes, numbers, redis-py. What it refuses to know: rooms and WebSockets.
 
-A message that was sent when the connection broke may have been published or not, so it is sent again, with the same
-number behind the same name; `Publisher` keeps them in order, and who receives them can tell doubles apart.
+A message that was sent when the connection broke may have been published or not. So it is sent again with the same name
+of its publisher and the same number: `Publisher` keeps messages in order, and receivers recognise doubles.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ FIRST_DELAY, MAX_DELAY = 0.1, 5.0
 #: Seconds of silence after which the subscriber asks whether Redis is still there; after as many again it is not.
 HEARTBEAT = 15.0
 
-#: Seconds that a task has to end in before it is told again.
+#: Seconds that a cancelled task has to end in before it is cancelled again.
 _PATIENCE = 0.1
 
 #: Messages published in one round trip, at most: enough to make the round trip cheap.
 _BATCH = 100
 
-#: On this channel nothing is ever published: it is there for the subscriber's connection to have one.
+#: On this channel nothing is ever published: the subscriber's connection has to be subscribed to something.
 _CONTROL = b"zcws\x00"
 
 
@@ -49,7 +49,8 @@ class Library:
     """redis-py, an extra of zcws.
 
     Attributes:
-        refused: what it raises when Redis says no. When Redis is not there, or the connection breaks, it is anything.
+        refused: what redis-py raises when Redis refuses. When Redis is away, or the connection breaks, it may raise
+            anything.
     """
 
     def __init__(self) -> None:
@@ -60,8 +61,8 @@ class Library:
         self.refused: type[Exception] = self._module.ResponseError
 
     def client(self, url: str, answer: float | None, options: dict[str, Any]) -> Any:
-        """A client that waits so many seconds for an answer."""
-        # redis-py's own second attempts (`retry`) would be attempts that nobody hears of.
+        """A client that waits `answer` seconds for an answer."""
+        # redis-py's own second attempts (`retry`) would go unnoticed.
         ours = {"decode_responses": False, "socket_timeout": answer, "retry": None}
         return self._module.from_url(url, **{"socket_connect_timeout": 5, **options, **ours})
 
@@ -93,7 +94,8 @@ class Publisher:
     """Publishes one message after the other, in the order in which they came, each until Redis has answered.
 
     Args:
-        heard: channels that this process hears itself: what is published there comes back, its note is kept so long.
+        heard: channels that this process hears itself: what is published there comes back, and its note is kept till
+            then.
 
     Attributes:
         name: 16 bytes that no other publisher has, once it runs.
@@ -120,7 +122,7 @@ class Publisher:
         return await message.done
 
     def note(self, number: int) -> Any:
-        """The note of the message of this number: it has come back, and those before it have or never will."""
+        """The note of the message of this number, which has come back; those before it have too, or never will."""
         notes = self._notes
         while notes and notes[0][0] < number:
             notes.popleft()
@@ -142,8 +144,8 @@ class Publisher:
             self._forget_unheard()
 
     def _forget_unheard(self) -> None:
-        """What went out just now does not come back where nobody is here. Not sooner: somebody may have come while it
-        waited for Redis."""
+        """Drops the notes of what was just published to channels that nobody hears here: it will not come back. Not
+        sooner: somebody may have joined while it waited for Redis."""
         notes, kept = self._notes, deque[tuple[int, Any]]()
         for message in reversed(self._batch):
             if notes and notes[-1][0] == message.number:
@@ -171,7 +173,7 @@ class Publisher:
             _settle(message.done, answer, isinstance(answer, self._library.refused))
 
     def close(self) -> None:
-        """Whoever waits is told that it was in vain."""
+        """Fails every message that still waits."""
         self._is_closed = True
         while not self._queue.empty():
             self._batch.append(self._queue.get_nowait())
@@ -205,7 +207,7 @@ class Subscriber:
         self._confirmed: set[bytes] = set()
 
     def changed(self, channel: bytes) -> None:
-        """It is wanted, and was not; or the other way round."""
+        """`channel` has become wanted, or unwanted."""
         self._changed.add(channel)
         self._changes.set()
 
@@ -225,7 +227,7 @@ class Subscriber:
             try:
                 await self._listen()
             except Exception as error:
-                # Also what redis-py says where it connects again by itself, and two read from one stream.
+                # Also what redis-py raises when it reconnects by itself, and two tasks read from one stream.
                 if self._heard:
                     delays.reset()
                 await delays.wait(error)
@@ -256,7 +258,7 @@ class Subscriber:
                 if not self._is_suspect:
                     self._confirmed.add(message["channel"])
                     confirmed = self._channels.get(message["channel"])
-                    # Not `_tell`: after a loss all of them come, without a turn in between.
+                    # Not `_tell` for each: after a loss all channels come, without a turn of the loop in between.
                     if confirmed is not None:
                         confirmed.set()
                     else:
@@ -264,7 +266,7 @@ class Subscriber:
         raise ConnectionError("the subscription has ended")
 
     async def _follow(self, pubsub: Any) -> None:
-        """Asks for what is wanted, and now and then whether Redis is still there."""
+        """Subscribes to what is wanted, and asks now and then whether Redis is still there."""
         asked: set[bytes] = set()
         self._changed = set(self._channels)
         while True:
@@ -274,7 +276,8 @@ class Subscriber:
             # Only what has changed: there may be thousands of others.
             changed, self._changed = self._changed, set()
             wanted = {channel for channel in changed if channel in self._channels}
-            # What Redis has not confirmed is given up when it has: who comes back before would take that for his own.
+            # A channel is unsubscribed only after Redis has confirmed it: a new subscription before that would take
+            # the old confirmation for its own.
             new, old = wanted - asked, (changed - wanted) & asked & self._confirmed
             if new:
                 await pubsub.subscribe(*new)
@@ -314,7 +317,7 @@ class _Delays:
     def reset(self) -> None:
         """An attempt has succeeded."""
         self._delays = backoff(min_delay=FIRST_DELAY, max_delay=MAX_DELAY)
-        next(self._delays)  # which may be no wait at all
+        next(self._delays)  # the first, which may be no wait at all
 
     async def wait(self, error: Exception) -> None:
         """Before the next attempt."""
@@ -343,10 +346,10 @@ async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 async def cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """Ends them, and waits until they have.
+    """Cancels `tasks`, and waits until they have ended.
 
-    To tell them once is not always enough: when Redis is lost in the same moment, redis-py makes a lost connection of
-    it, after which a task that comes back for ever would.
+    To cancel them once is not always enough: if Redis is lost at the same moment, redis-py turns the cancellation into
+    a lost connection, and a task that reconnects for ever would go on.
     """
     waiting = set(tasks)
     while waiting:

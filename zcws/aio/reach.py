@@ -6,9 +6,9 @@ proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket 
     way                  steps
     -------------------  ---------------------------------------------------------------------------------------
     straight             the loop's create_connection: name, addresses side by side, TCP
-    HTTP(S) proxy        that to the proxy, and TLS (tls.py); CONNECT
+    HTTP(S) proxy        the same to the proxy; for HTTPS, TLS (tls.py); CONNECT
     SOCKS proxy          python-socks gives a connected socket
-    any of these, wss    and TLS to the server inside of it
+    any of these, wss    then TLS to the server, inside of it
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _failed_connects = re.compile(r"\[Errno (\d+)\] Connect call failed \('([^']+)',
 #: What only a connect says.
 _CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
-#: Whether asyncio's race of addresses fails an assertion of its own where tasks are eager: CPython 3.12.8 and 3.13.1
-#: mended that (gh-124309).
+#: Whether asyncio's race of addresses fails an assertion of its own where tasks are eager. CPython 3.12.8 and 3.13.1
+#: fixed that (gh-124309).
 _RACE_NEEDS_LAZY_TASKS = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
 
-#: Seconds: more than any `open_timeout`, which is what keeps the time; python-socks takes None for a minute, and so
-#: does TLS on event loops.
+#: Seconds: more than any `open_timeout`, which is what limits the time. To python-socks and to TLS on event loops, None
+#: would mean a minute.
 _LATER = 24 * 3600.0
 
 
@@ -63,7 +63,7 @@ async def reach(
         others: options of `loop.create_connection`.
 
     Raises:
-        OSError: nobody there, or no trust in it. ProxyError: the proxy does not want to. ImportError: an extra is
+        OSError: there is no server, or it is not trusted. ProxyError: the proxy refuses. ImportError: an extra is
             needed.
     """
     security = route.security(uri)
@@ -86,7 +86,7 @@ class _Waiting(asyncio.Protocol):
     data = b""
 
     def data_received(self, data: bytes) -> None:
-        self.data += data  # who speaks first speaks no TLS, which OpenSSL will say
+        self.data += data  # a server that speaks first speaks no TLS, as OpenSSL will say
 
 
 async def _secure(
@@ -96,7 +96,7 @@ async def _secure(
     security: tuple[ssl.SSLContext, str],
     others: dict[str, Any],
 ) -> tuple[asyncio.Transport, P]:
-    """Puts `protocol` on a transport that another had, inside TLS: the loop's own where that is better."""
+    """Puts `protocol` inside TLS on a transport that another protocol had: the loop's TLS where that is better."""
     if isinstance(transport, Tls) or not has_better(loop):
         return await _secure_ourselves(
             loop, transport, protocol, security, others.get("ssl_handshake_timeout")
@@ -175,7 +175,7 @@ async def _unix(
 
 
 def _can_race(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the addresses of a name can be tried side by side. RFC 8305; uvloop does not know that."""
+    """Whether the addresses of a name can be tried side by side. RFC 8305; uvloop cannot."""
     if not isinstance(loop, asyncio.BaseEventLoop):
         return False
     # A factory of the program's own does not say whether its tasks are eager.
@@ -201,9 +201,9 @@ def not_connected(host: str, port: int, error: OSError) -> OSError:
     failures = [((where, int(number)), int(code)) for code, where, number in _failed_connects(text)]
     if failures and text.count("[Errno ") == len(failures):
         return cannot_connect(failures)
-    # asyncio on Windows, whose number for it (1225) becomes another errno
+    # asyncio on Windows: the system's number for a refusal (1225) becomes another errno
     code = errno.ECONNREFUSED if isinstance(error, ConnectionRefusedError) else error.errno
-    # that, and uvloop, do not say of which address; the last one, if there are several
+    # asyncio on Windows, and uvloop, do not say which address it was; of several, it was the last
     if code in _CONNECT_FAILED:
         return cannot_connect([((host, port), code)])
     return error
@@ -262,7 +262,7 @@ async def _through(
             transport, _ = await _straight(loop, lambda: connecting, proxy.host, proxy.port, to_proxy)
         else:
             transport, _ = await _straight(loop, _Waiting, proxy.host, proxy.port, to_proxy)
-            # The loop's own lose what the outer one still holds when the peer ends.
+            # Ours: the loop's own TLS, as the outer one, loses what it still holds when the peer ends.
             transport, _ = await _secure_ourselves(loop, transport, connecting, security, None)
     except OSError as error:
         raise unreachable(proxy, error) from None

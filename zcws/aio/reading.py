@@ -30,10 +30,10 @@ _Piece = TypeVar("_Piece")
 
 _ADAPTIVE = PayloadOrigin.ADAPTIVE
 
-#: So many bytes take a reader as long as a message. What was compressed may be much longer than what has arrived.
+#: For a reader, so many bytes count as one more message: a compressed one may be much longer than what has arrived.
 _LARGE = 16 * 1024
 
-#: A batch takes as long as so many messages, when the next one is there already: it was cut because it was large.
+#: A batch counts as so many messages. Where the next one is there already, it was cut because it was large.
 _BATCH = 250
 
 
@@ -122,7 +122,7 @@ class Reading(Stream):
         return self
 
     async def __anext__(self) -> str | bytes:
-        # `recv` once more: in the loop that most programs consist of, a coroutine less is a tenth of a message.
+        # `recv` once more: most programs are a loop over this, and one coroutine fewer saves a tenth of a message.
         for ready in self._reader.ready:
             self._budget -= 1
             return ready
@@ -259,7 +259,7 @@ class IncomingStream(Generic[_Piece]):
         while not self._done:
             received, self._done = await self._ws._read(self._ws._reader.read_piece)
             piece = self._convert(received, self._done)
-            # Of an empty message its kind: whoever passes it on would not know.
+            # An empty message is one empty piece, or whoever passes it on would not know its kind.
             if piece or (self._done and self._is_empty):
                 self._is_empty = False
                 return piece

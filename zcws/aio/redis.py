@@ -164,7 +164,7 @@ class RedisRoom(Members):
             self._ready.set()
             del rooms._open[self._channel], rooms._wanted[self._channel]
         else:
-            return  # who subscribes looks at every room
+            return  # it is wanted, or unwanted, as before
         rooms._subscriber.changed(self._channel)
 
     async def ready(self) -> None:

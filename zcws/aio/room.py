@@ -52,7 +52,7 @@ class Members:
 
 
 def all_but(without: WebSocket | Collection[WebSocket] | None, room: Members) -> Iterable[WebSocket]:
-    """Who is in `room`, but for one connection, or several."""
+    """Who is in `room`, except one connection, or several."""
     if without is None:
         return room
     excluded = {without} if isinstance(without, WebSocket) else set(without)
@@ -107,7 +107,7 @@ class Room(Members):
 
 
 class Membership:
-    """That a connection is in a room; the end of a `with` block is the end of it."""
+    """A connection's place in a room; at the end of a `with` block the connection leaves."""
 
     __slots__ = ("_room", "_ws")
 

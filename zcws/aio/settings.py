@@ -15,8 +15,8 @@ __all__ = ["Options", "pool_of"]
 class Resting:
     """Gives back the compressors of connections that have sent nothing for a while. One for each loop.
 
-    It keeps neither the loop nor a connection alive, and has no timer while there is nothing to give back. One timer
-    does for all that have the same `idle_timeout`.
+    It keeps neither the loop nor a connection alive, and has no timer while there is nothing to give back. All
+    compressors with the same `idle_timeout` share one timer.
     """
 
     __slots__ = ("_loop", "_watched")
@@ -26,7 +26,7 @@ class Resting:
         self._watched: dict[float, weakref.WeakSet[Deflater]] = {}
 
     def watch(self, compressor: Deflater) -> None:
-        """This one has a context now, and an idle time."""
+        """`compressor` has a context now, and an `idle_timeout`."""
         timeout = compressor.idle_timeout
         assert timeout is not None
         if timeout not in self._watched:
@@ -66,7 +66,7 @@ class Options(Timeouts):
     """Settings that all connections of one client or server share. See `connect` and `serve`.
 
     Raises:
-        TypeError, ValueError: one of them means nothing.
+        TypeError, ValueError: one of them has no meaning.
     """
 
     __slots__ = ("write_limit",)

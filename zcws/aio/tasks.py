@@ -11,10 +11,10 @@ _Result = TypeVar("_Result")
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of the task that asks, before it has begun anything that nobody would end.
+    """The running event loop. Asked for first, before anything has begun that nobody would end.
 
     Raises:
-        RuntimeError: trio runs, perhaps below anyio, or nothing does.
+        RuntimeError: there is none; trio may be running, perhaps below anyio.
     """
     try:
         return asyncio.get_running_loop()
@@ -26,16 +26,16 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
-    """Gives `future` an exception. asyncio's log says nothing where nobody looks: who has been cancelled does not."""
+    """Gives `future` an exception, which asyncio does not log if nobody asks for it: a cancelled waiter does not."""
     future.set_exception(error)
     future.exception()
 
 
 def finish(future: asyncio.Future[None]) -> None:
-    """Has everybody go on who waits for `future`. Where there is no memory to say so, CPython's forgets them, which
-    would wait for ever.
+    """Gives `future` its result, so that everybody who waits for it goes on. If memory runs out in that, CPython's
+    future forgets its callbacks, and the waiters would wait for ever: here they are called all the same.
 
-    Raises: MemoryError, when nobody has been told, or behind that.
+    Raises: MemoryError, when they have been scheduled, or when there is no memory for that either.
     """
     waiting = tuple(future._callbacks or ())
     try:
@@ -47,6 +47,6 @@ def finish(future: asyncio.Future[None]) -> None:
 
 
 def is_cancelled() -> bool:
-    """Whether somebody has cancelled the current task, as far as Python can tell: before 3.11 it cannot, and yes."""
+    """Whether somebody has cancelled the current task. Before 3.11 Python cannot tell, and this is True."""
     task = asyncio.current_task()
     return task is None or not hasattr(task, "cancelling") or task.cancelling() > 0

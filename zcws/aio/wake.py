@@ -3,13 +3,13 @@
 The usual way to wake a task is a future: setting its result asks the event loop to call the task back on its next
 turn, and that turn costs more than the message. `Wakeup` lets the task wait for an ordinary future, so that waiting,
 cancelling and every implementation of tasks work as always; but to wake it, it takes the callback that the task has
-left on the future and runs it there and then, in the context that the task gave. What the task is told has finished is
-another future, which always has: its own is dropped, and the next wait has a new one.
+left on the future and runs it there and then, in the context that the task gave. The callback is passed another future,
+which has finished long ago; the task's own is dropped, and the next wait has a new one.
 
 What has to hold: at most one task waits here at a time, and a task is never resumed while another one is running
 (asyncio refuses that before anything has happened; then the loop has to do it). Nor may a task run the event loop again
-from inside itself, which asyncio forbids and nest_asyncio allows: the callback that has resumed it could not be called
-meanwhile, for those that the inner run waits for. Where that is allowed, the loop resumes.
+from inside itself, which asyncio forbids and nest_asyncio allows: the callback that has resumed the task would still be
+running, and could not serve those that the inner run waits for. With nest_asyncio, the loop resumes tasks.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ class Wakeup:
             self.wake_soon()
 
     def wake_now(self) -> bool:
-        """Resumes the waiting task before this returns. False: nobody waits, or it is for the loop to resume him."""
+        """Resumes the waiting task before this returns. False: no task waits, or the loop has to resume it."""
         future = self._future
         if future is None:
             return False
         try:
             ((callback, context),) = future._callbacks
         except (TypeError, ValueError):
-            # None: it has been cancelled. Two: somebody else waits for the same future, and the loop knows whom.
+            # None: it has been cancelled. Two: somebody else waits for the same future, and the loop calls both.
             return False
         self._future = None
         try:
@@ -131,7 +131,7 @@ class _LoopsWakeup(Wakeup):
 
 
 class _NoWakeup(Wakeup):
-    """For nobody: what arrives is shown to a function, and a task would take messages from it, or none ever."""
+    """Nobody may wait: what arrives is shown to a function, and a task would take its messages, or never get one."""
 
     __slots__ = ()
 
