@@ -1,11 +1,11 @@
-"""What a socket of the engine sends: at once, as far as it takes it; the rest waits in the backlog.
+"""What a socket of the engine sends: as much as it takes at once; the rest waits in the backlog.
 
 What is handed over is ours until it has been sent; nothing of it is copied. While the engine serves several sockets,
 what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of them have
 written in one crossing.
 
-A finalizer or a signal handler may send in the middle of anything here. So what is offered to the socket stands in the
-backlog before it is asked, and what comes meanwhile waits behind it: no frame gets into another one.
+A finalizer or a signal handler may send in the middle of anything here. So bytes are put into the backlog before they
+are offered to the socket, and what is sent meanwhile waits behind them: no frame gets into another one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Sending"]
 
 _send_masked = lib.zcws_send_masked
 
-#: What sends to a socket that does not block in fewer steps than its `send`.
+#: Sends to a non-blocking socket in fewer steps than the socket's `send`.
 _write = os.write
 
 
@@ -43,8 +43,8 @@ class Sending(asyncio.Transport):
     Attributes:
         fd: its descriptor; -1 once it is closed.
         writer: of the connection that it belongs to.
-        backlog, backlog_size: what has been handed over and not been sent, and its bytes.
-        closing: it ends: nothing more goes out than the backlog.
+        backlog, backlog_size: what has been handed over and not been sent, and how many bytes that is.
+        closing: it ends: only the backlog still goes out.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Sending(asyncio.Transport):
 
     def __init__(self, engine: Engine, sock: socket.SocketType, protocol: asyncio.BufferedProtocol) -> None:
         self._engine = engine
-        # A `socket.socket` once somebody has asked for it: what that adds costs twice as much.
+        # Becomes a `socket.socket` when somebody asks for that: with what it adds, one costs twice as much.
         self._sock = sock
         self._protocol = protocol
         self.closing: bool = False
@@ -80,7 +80,7 @@ class Sending(asyncio.Transport):
     # ---- what transport.py has, and nobody makes a Sending by itself ----
 
     def _watch(self) -> None:
-        """There is a backlog, or there is none any more: what epoll is asked for."""
+        """There is a backlog, or none any more: changes what epoll is asked for."""
         raise NotImplementedError
 
     def _break(self, exc: OSError) -> None:
@@ -103,7 +103,7 @@ class Sending(asyncio.Transport):
     # ---- now ----
 
     def send_output(self) -> None:
-        """What the writer has goes out: now, or in one crossing with what the others write in this turn."""
+        """Sends what the writer has: now, or in one crossing with what the others write in this turn."""
         engine, writer = self._engine, self.writer
         if engine.is_walking:
             engine.written.append(self)
@@ -111,7 +111,7 @@ class Sending(asyncio.Transport):
         out = writer.out
         if self.backlog or self.closing:
             self.writelines(writer.take())
-        # `take_whole`, without the call: nearly all that is answered alone. A signal handler may have sent it since.
+        # `take_whole`, without the call: nearly always there is one segment. A signal handler may have sent it.
         elif len(out) == 1 and out is writer.out:
             data = out.pop(0)
             writer.taken = writer.written
@@ -129,7 +129,7 @@ class Sending(asyncio.Transport):
             self._send(data)
 
     def _send(self, data: Buffer) -> None:
-        """One segment, when nothing is in its way."""
+        """Sends one segment, which nothing was in the way of."""
         if self.backlog:  # a finalizer has sent since we looked, and half of its frame is out
             self._keep([data])
             return
@@ -156,8 +156,8 @@ class Sending(asyncio.Transport):
             self._offer_first(views, None)
 
     def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
-        """The same, while nothing is in its way. The last of them is not ours: what has to wait of it is copied, or is
-        what `keep` gives for all of it from some byte on."""
+        """`writelines`, when nothing is in the way. The last segment is not ours: the part of it that has to wait is
+        copied, or `keep` gives it when it is called with the part's first index."""
         if self.closing:
             return
         keep = keep or (lambda begin: bytes(to_slice(segments[-1])[begin:]))
@@ -168,8 +168,8 @@ class Sending(asyncio.Transport):
             self._offer_first(segments, keep)
 
     def _offer_first(self, views: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
-        """These are what the backlog begins with, and their size is not counted yet. `keep` gives what has to wait of
-        the last of them, where that is not ours."""
+        """Offers `views` to the socket; the backlog begins with them, and their size is not counted yet. If the last of
+        them is not ours, `keep` gives the part of it that has to wait."""
         left: list[Buffer] = []
         try:
             sent = self._offer(views)
@@ -184,10 +184,10 @@ class Sending(asyncio.Transport):
         if self.backlog:
             self._kept(sum(map(len, left)))  # type: ignore[arg-type]
         elif (self._eof_wanted or self.closing) and sent is not None:
-            self._settle_up()  # a finalizer has wanted the end meanwhile
+            self._settle_up()  # a finalizer has asked for the end meanwhile
 
     def send_masked(self, scratch: Scratch, first: int, payload: CData | bytes, size: int, key: int) -> None:
-        """A frame that nothing is in the way of, masked and sent part by part: only what the socket does not take needs
+        """Masks and sends a frame part by part, when nothing is in the way: only what the socket does not take needs
         memory. The payload is not used any more when this returns."""
         scratch.uses += 1
         is_first, sent = not self.backlog, -1  # a finalizer may have sent since somebody looked
@@ -210,12 +210,12 @@ class Sending(asyncio.Transport):
                 self._settle_up()
 
     def write_rest(self) -> None:
-        """The end of a walk: what the writer has, alone; nothing once we end, as what came before it may be lost."""
+        """At the end of a walk, sends what the writer has; nothing once we end, since what came before may be lost."""
         if self.writer.out:
             self.writelines(self.writer.take())
 
     def _offer(self, segments: list[Buffer]) -> int | None:
-        """How many bytes of it the socket has taken. None: it is broken, and the protocol will hear of it."""
+        """How many bytes of `segments` the socket has taken. None: it is broken, and the protocol will be told."""
         try:
             return self._sock.sendmsg(segments[:MOST_SEGMENTS]) if segments else 0
         except (BlockingIOError, InterruptedError):
@@ -225,7 +225,7 @@ class Sending(asyncio.Transport):
             return None
 
     def _keep(self, views: list[Buffer]) -> None:
-        """What has not been sent waits here; the writer never uses that memory again."""
+        """Has `views` wait in the backlog; the writer never uses their memory again."""
         self.backlog += views
         self._kept(sum(map(len, views)))  # type: ignore[arg-type]
 
@@ -254,7 +254,7 @@ class Sending(asyncio.Transport):
             self._break(OSError(-sent, os.strerror(-sent)))
 
     def _settle_up(self) -> None:
-        """What waited for the backlog to shrink, or to be empty."""
+        """Does what waited for the backlog to shrink, or to be empty."""
         if not self.backlog:
             self._watch()
             if self._eof_wanted:

@@ -1,4 +1,4 @@
-"""A server that runs: its connections, the handler of each, and a shutdown that says goodbye.
+"""A server that runs: its connections, the handler of each, and a shutdown that closes them properly.
 
 What this file decides: who belongs to the server, and in which order it ends. It refuses to know options and addresses:
 `serve` (serving.py) gives it what has become of them, and sockets that are bound.
@@ -48,7 +48,7 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 
 _CLOSED = State.CLOSED
 
-#: Seconds for which the log has been told enough of what any client can bring about as often as it connects.
+#: Seconds between two lines in the log about what any client can cause as often as it connects.
 _SAID = 1.0
 
 Handler = Callable[[WebSocket], Awaitable[None]]
@@ -81,7 +81,7 @@ class Server:
         self.handler = handler
         self.on_frame = on_frame
         self.loop = loop
-        self.context: Context = copy_context()  # of each connection's hooks and handler, a copy for each
+        self.context: Context = copy_context()  # each connection's hooks and handler run in a copy
         self.acceptor_options = acceptor_options
         self.options = options
         self.process_request = process_request
@@ -93,29 +93,29 @@ class Server:
         self.on_open: list[Callable[[WebSocket], object]] = []
         self.is_closing: bool = False
         self.sends_away: bool = False
-        self._last_left: asyncio.Future[None] | None = None  # exists while that is waited for
+        self._last_left: asyncio.Future[None] | None = None  # exists while the last handshake is waited for
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None  # where we accept ourselves
-        self._engine: Engine | None = None  # and who has what came in there
-        # One for each open connection: its handler's task, or what is done when its socket is gone.
+        self._engine: Engine | None = None  # where the sockets of those that it accepted go
+        # One for each open connection: its handler's task, or a future that is done when its socket is gone.
         self._running: dict[asyncio.Future[None], WebSocket] = {}
         self._closer: asyncio.Task[None] | None = None
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._limited = Seldom(_SAID)  # that a limit has closed a connection
-        self.refused = Seldom(_SAID)  # that there was no opening handshake
+        self._limited = Seldom(_SAID)  # how often the log says that a limit has closed a connection
+        self.refused = Seldom(_SAID)  # and that an opening handshake has failed
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
-        """The sockets are bound, and we accept ourselves, or without a listener the event loop does."""
+        """The sockets are bound; `listener` accepts on them, or, where that is None, the event loop does."""
         self._server = server
         self._listener = listener
 
     def secure(
         self, begin: Callable[[Server], asyncio.BaseProtocol], context: ssl_module.SSLContext, timeout: float
     ) -> Tls:
-        """What a connection begins with that is inside TLS of ours."""
+        """The first protocol of a connection inside TLS of ours."""
         tls = Tls(self.loop, begin(self), context, server_side=True, timeout=timeout, refused=self.refused)
         tls.opened.add_done_callback(lambda _: self.left(tls))
         self.handshakes.add(tls)
@@ -183,7 +183,7 @@ class Server:
             raise
 
     def _has_told(self, ws: WebSocket) -> bool:
-        """Whether everybody in `on_open` could be told. If not, the connection has got its Close."""
+        """Calls the functions in `on_open`. False: one has raised, and the connection has been sent its Close."""
         try:
             for callback in self.on_open:
                 said = callback(ws)
@@ -201,12 +201,12 @@ class Server:
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         ws = self._running.pop(closed)
         if ws in self.connections and closed.cancelled():
-            # Before its first step: there is nobody behind the connection.
+            # Cancelled before its first step: nobody would end the connection.
             self._forget(ws)
             ws.abort()
         error = None if closed.cancelled() else closed.exception()
-        # Whoever leaves the program in a handler has left it: the loop has raised that already. Anything else is a
-        # mistake of ours, which asyncio would tell of if it had not been asked for here.
+        # If a handler leaves the program, the loop has raised that already. Anything else is a mistake of ours, which
+        # asyncio would log if the exception had not been retrieved here.
         if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
@@ -222,7 +222,7 @@ class Server:
                 ws.begin_close()
             await ws.wait_closed()
         except (Exception, asyncio.CancelledError) as error:
-            # If nobody has cancelled us, it is of a task that the handler has cancelled, and waited for.
+            # If nobody has cancelled us, this comes from a task that the handler has cancelled and awaited.
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 ws.abort()
                 raise
@@ -230,7 +230,7 @@ class Server:
                 logger.debug("%r: %s", ws, error)
                 await ws.wait_closed()
                 return
-            # Also when another connection is over: this one would stay open with nobody behind it.
+            # Also if the error tells of another connection's end: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
         except (SystemExit, KeyboardInterrupt):
@@ -296,9 +296,9 @@ class Server:
         *,
         drain: float | None = 0,
     ) -> None:
-        """Stops accepting, and says goodbye to every connection; `wait_closed` waits for the end of it.
+        """Stops accepting, and closes every connection; `wait_closed` waits until that is done.
 
-        Called again while connections drain, it ends that: they get their Close now.
+        If it is called again while connections drain, they get their Close at once.
 
         Args:
             close_connections: False leaves open connections to their handlers.
@@ -307,13 +307,13 @@ class Server:
                 called again. Clients that have been accepted, and are in the opening handshake, are let in meanwhile.
 
         Raises:
-            TypeError, ValueError: `drain` means nothing.
+            TypeError, ValueError: `drain` is no time.
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
         close_payload(code, reason)  # ValueError before anything happens
         drain = checked_seconds("drain", drain)
         if self._closer is not None:
-            self._is_patient = False  # also where nobody has begun to drain yet
+            self._is_patient = False  # also if draining has not begun yet
             if self._draining is not None:
                 self._draining.cancel()
         else:
@@ -322,14 +322,15 @@ class Server:
             if self._server is not None:
                 self._server.close()
             if self._listener is not None:
-                # Only where there is time for them: whoever has the sockets as well, as a supervisor has, serves them.
+                # Clients in the queues are accepted only if there is time for them. If not, another process that has
+                # the sockets too, as with a supervisor, serves them.
                 self._listener.close(sweep=not self.sends_away)
             self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
 
     async def _drain(self, seconds: float | None) -> None:
-        """Until all handlers have returned, at most `seconds`, or until `close` is called again.
+        """Waits until all handlers have returned, at most `seconds`, or until `close` is called again.
 
-        Whoever has been accepted opens his connection: where another process takes over, nobody is lost.
+        A client that has been accepted still opens its connection: if another process takes over, none is lost.
         """
         for handshake in list(self.handshakes):
             handshake.finish()
@@ -351,7 +352,7 @@ class Server:
                 return
 
     async def _send_away(self) -> None:
-        """Whoever is in the middle of the opening handshake."""
+        """Ends all opening handshakes."""
         self.sends_away = True
         while True:
             for handshake in list(self.handshakes):
@@ -385,6 +386,6 @@ class Server:
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if self._closer is None or kind is not None:  # else it may drain
+        if self._closer is None or kind is not None:  # otherwise it may be draining
             self.close()
         await self.wait_closed()

@@ -1,4 +1,4 @@
-"""`serve`: from what a program says of its server to sockets that are bound, and a server behind them.
+"""`serve`: from the program's options to sockets that are bound, and a server behind them.
 
 What this file decides: what the options become, which of them belong together, who accepts (the event loop, or a
 listener of ours) and whose TLS it is. It makes a `Server` (server.py) and hands it its sockets; connections are not its
@@ -40,10 +40,10 @@ from zcws.router import check_handler
 
 __all__ = ["serve", "unix_serve"]
 
-#: Connections that wait in the kernel: asyncio's own.
+#: Connections that may wait in the kernel: asyncio's default.
 BACKLOG = 100
 
-#: Seconds for TLS where there is no time at all: event loops want some.
+#: Seconds for TLS if `open_timeout` is 0, which event loops refuse.
 _SHORTEST = 0.001
 
 
@@ -80,11 +80,11 @@ class serve:
         write_limit: bytes that may wait to be sent before `send` waits; or a pair, high and low.
         write_timeout: seconds that more than `write_limit` may wait before the connection is closed with 1011.
         http2: True speaks HTTP/2 as well, with many WebSockets on a TCP connection (RFC 8441). Needs the extra `http2`.
-            The context that is given offers it from now on (ALPN).
+            The context given as `ssl` offers it from now on (ALPN).
         others: passed on to `loop.create_server`: `backlog`, `reuse_port`, `family`, `start_serving` and so on.
 
     Raises:
-        OSError: this address cannot be listened at (it is in use, for example).
+        OSError: listening at this address failed (it is in use, for example).
         ValueError, TypeError: an option or a function is wrong; raised by the call itself.
     """
 
@@ -197,10 +197,11 @@ class serve:
         return server
 
     def _secure(self, server: Server, others: dict[str, Any]) -> Callable[[], Tls] | None:
-        """Makes the TLS that each connection begins with, where it is ours; `others` tells the loop's own."""
+        """What makes the TLS that each connection begins with. None: there is none, or it is the loop's, whose options
+        are added to `others`."""
         if self._ssl is None:
             return None
-        # TLS comes first, and the loop's own patience is a minute.
+        # The TLS handshake comes first, and the loop's default for it is a minute.
         timeout = server.open_timeout
         if others.get("ssl_handshake_timeout") is None:
             others["ssl_handshake_timeout"] = LONGEST if timeout is None else timeout or _SHORTEST
@@ -218,7 +219,7 @@ class serve:
         return self._listen().__await__()
 
     async def __aenter__(self) -> Server:
-        # As for `connect`: the end of either block would close the second server, and nobody the first.
+        # As for `connect`: the end of either block would close the second server, and none the first.
         if self._is_entered:
             raise RuntimeError("this serve() is in use as a context manager: each server needs its own")
         self._is_entered = True
@@ -236,7 +237,7 @@ class serve:
 
 
 def http2_negotiation(context: ssl_module.SSLContext | None) -> Callable[[Server], asyncio.Protocol]:
-    """What connections begin with where HTTP/2 is spoken. Raises: ImportError, without the extra."""
+    """The first protocol of connections that may speak HTTP/2. Raises: ImportError, without the extra."""
     try:
         from zcws.aio.http2_accepting import Negotiation
     except ImportError:

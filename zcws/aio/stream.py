@@ -38,8 +38,8 @@ __all__ = ["Stream", "hand_over", "take_up_backlog"]
 
 _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
 
-#: Messages that one task may read without letting others run, when all of them are there already; of those that may be
-#: compressed fewer, as each may take 150 us (127 bytes that are MAX_STREAMS streams).
+#: Messages that one task may read without letting others run, when all of them are there already; fewer where they may
+#: be compressed, because each may take 150 us (127 bytes that are MAX_STREAMS streams).
 _FAIR, _FAIR_INFLATING = 1000, 100
 
 #: CPython 3.10's TLS hands over all that it has decrypted (256 KiB at most), and asyncio's proactor on Windows all that
@@ -93,12 +93,12 @@ class Stream(Callbacks):
         self._response = response
         self._wakeup = wakeup_of(loop, is_shown=on_frame is not None)
         self._wakeup.on_refusal = self._forget_wants
-        # What waits there is a read of a message, or of a frame, and the reader is idle; and this is handed to it.
+        # Whether a task waits there for a message, or for a frame, with the reader idle; and what it is handed.
         self._wants_message = self._wants_frame = False
         self._handed: Any = None
-        # Arrived although reading was paused, or was left in TLS at its end; nothing has looked at it.
+        # Bytes that are not scanned yet: they arrived although reading was paused, or were left in TLS at its end.
         self._unscanned: Any = bytearray() if _IGNORES_PAUSE else b""
-        self._ends_unscanned = False  # and then the socket was gone
+        self._ends_unscanned = False  # whether the socket was gone behind them
         self._unscanned_slot: memoryview | None = None
         # Each with the context in which it was added.
         self._end_callbacks: list[tuple[Callable[[Any], object], Context]] | None = None
@@ -106,7 +106,7 @@ class Stream(Callbacks):
         self._budget = self._fair = _FAIR_INFLATING if connection.reader.inflates else _FAIR
         self._lets_others_run = False  # the task that reads has had its share, and goes on in a moment
         self._closed: asyncio.Future[None] | None = None
-        # Each of a task that waits for the closed socket.
+        # One for each task that waits for the closed socket.
         self._waiters: list[asyncio.Future[None]] | None = None
         self._read_before = 0  # rows that had been read when the last of them began; -1: a task was reading
 
@@ -120,7 +120,7 @@ class Stream(Callbacks):
 
     @property
     def response(self) -> Response:
-        """And what the server has answered."""
+        """The opening handshake: what the server has answered."""
         if isinstance(self._response, bytes):
             self._response = parse_response(self._response, len(self._response))
         return self._response  # type: ignore[return-value]  # None: made by hand
@@ -138,8 +138,8 @@ class Stream(Callbacks):
 
     @property
     def _is_given_up(self) -> bool:
-        # A task that has read while another waited for the end may still answer what it has read; and what a function
-        # is shown is read, be it a share at a time.
+        # A task that has read while another waited for the end may still answer what it has read. And `on_frame` reads
+        # everything, if only a share at a time.
         return (
             self._on_frame is None
             and bool(self._waiters)
@@ -183,7 +183,7 @@ class Stream(Callbacks):
             return
         found = reader.scan_landing(nbytes)
         if found == 1 and self._hand(reader, reader.pool.first_row.tolist()):
-            # `_uncork`, without its calls: all that arrives singly comes by here.
+            # `_uncork`, without its calls: every frame that arrives alone comes by here.
             self._corked = False
             if not reader.is_idle:
                 self._take_care()
@@ -200,7 +200,7 @@ class Stream(Callbacks):
     def _hand(self, reader: Reader, row: list[int]) -> bool:
         """Hands a frame in the landing ring to whoever waits for it, as `arrived` does. False: nobody took it."""
         pool = reader.pool
-        # Here, as a call with a star takes as long as half of all the rest.
+        # Unpacked here, because a call with `*row` takes half as long as all the rest.
         what, start, stop = row
         if self._wants_message:
             self._handed = reader.message_of(pool.landing, what, start, stop)  # type: ignore[arg-type]  # there it is
@@ -217,11 +217,11 @@ class Stream(Callbacks):
             if self._lend(ring, what, 0, start, stop):
                 return True
             self._handed = None
-            pool.take_back(ring)  # which lands it again
+            pool.take_back(ring)  # which makes it the landing ring again
             return False
         if self._drained is not None or (self.writer.opcode and self.writer.opcode == _CLOSE):
             return False
-        # What the program does with the frame may have others receive: nobody else has this ring meanwhile.
+        # While the program has the frame it may make other connections receive: they must not get this ring.
         ring, pool.landing = pool.landing, None  # type: ignore[assignment]
         try:
             reader.show(self._in_context, self._on_frame, self, ring, what, 0, start, stop)
@@ -249,7 +249,6 @@ class Stream(Callbacks):
             and self._drained is None
             and (not self.writer.opcode or self.writer.opcode != _CLOSE)  # an Enum is slow to compare
         ):
-            # `_show`, without the call.
             try:
                 reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
             except FAILURES as error:
@@ -261,7 +260,7 @@ class Stream(Callbacks):
             self._handed = None
             reader.take_row(ring, what, begin, start, stop)
             return self._after_bytes()
-        # `_uncork`, without its calls: all that arrives singly comes by here.
+        # `_uncork`, without its calls: every frame that arrives alone comes by here.
         self._corked = False
         if self.writer.out:
             self._own.send_output()  # type: ignore[union-attr]  # whoever called us is in the engine
@@ -279,7 +278,7 @@ class Stream(Callbacks):
             self._after_bytes()
 
     def _forget_wants(self) -> None:
-        """A second reader has said what it wants, and is refused: the first one, who waits, has to ask the reader."""
+        """A second task has said what it wants to read, and is refused: the first, which waits, asks the reader."""
         self._wants_message = self._wants_frame = False
 
     def _lend(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> bool:
@@ -296,7 +295,7 @@ class Stream(Callbacks):
         return True
 
     def _uncork(self) -> bool:
-        """Everybody has had what arrived: what they wrote goes out. Returns: as `_after_bytes`."""
+        """What arrived has been handed out: what was written meanwhile goes out. Returns: as `_after_bytes`."""
         self._corked = False
         if not self._reader.is_idle:
             return self._take_care()
@@ -327,7 +326,7 @@ class Stream(Callbacks):
 
     def _take_care(self) -> bool:
         """Something is kept, or has ended: sees to it. Returns: as `_after_bytes`."""
-        if self._on_frame is None:  # that has seen them, or will
+        if self._on_frame is None:  # which has seen them, or will
             self._reader.forget_controls()
         if self._reader.is_full:
             self._pause_reading()
@@ -343,15 +342,15 @@ class Stream(Callbacks):
         """The peer has closed its side. What it sent before may still be answered."""
         self._take_left()
         if self._unscanned:
-            return False  # its end stands behind what has not been looked at yet: see connection_lost
+            return False  # the end stands behind bytes that are not scanned yet: see connection_lost
         if self.connection.state is _CLOSED and self._pings is None:
             # The usual end: nothing was left to wait for but this. A task may have answered and read the Close in this
-            # very turn, at whose end that would go out.
+            # very turn, and its answer would go out only at the end of the turn.
             self._flush()
             return False
         # A task that is busy with what it has read may still answer it: the end is for its next read. A server that has
-        # ended the stream without a Close is gone (RFC 6455 7.1.1: it is the last thing that one does): whoever asks
-        # `state`, or sends, hears of that at once.
+        # ended the stream without a Close is gone (RFC 6455 7.1.1: that is the last thing that a server does): whoever
+        # asks `state`, or sends, hears of it at once.
         is_closing = self._closed is not None or self._waiters is not None
         may_answer = self.connection.state is _OPEN and not self.connection.is_client
         is_busy = may_answer and not self._wakeup.is_waiting and not is_closing
@@ -386,7 +385,7 @@ class Stream(Callbacks):
         try:
             self._socket_gone(exc)
         except MemoryError:
-            # Nobody says it again: who has not been told by now, and would wait for ever, is told in a moment.
+            # The transport says this once: those that have not been told would wait for ever, and are told in a moment.
             self._loop.call_soon(self.connection_lost, exc)
             raise
 
@@ -423,7 +422,7 @@ class Stream(Callbacks):
             self._resolve_drained()
 
     def _wake_waiters(self) -> None:
-        """Whoever waits for bytes, or for the end."""
+        """Wakes whoever waits for bytes, or for the end."""
         self._wakeup.wake_soon()
         if self._closed is not None and not self._closed.done():
             finish(self._closed)
@@ -434,19 +433,19 @@ class Stream(Callbacks):
             self._waiters = None
 
     def _break_cycle(self) -> None:
-        """What is left can still be read, but nobody has to be told: without these the connection is no cycle, and its
-        memory need not wait for the collector."""
+        """What is left can still be read, but these need not be called any more. Without them the connection is in no
+        cycle, and its memory does not wait for the garbage collector."""
         self.writer.send_large = None
         self._wakeup.on_refusal = None
         self._reader.on_pong = None
         if not self.connection.is_split:
             self.connection.bridge.on_put = None
         elif not self._reader.is_concluded and self._options.close_timeout is not None:
-            # Whoever listens there hears of it, too, where nobody reads what is left.
+            # Whoever listens to the bridge hears of the end even if nobody reads what is left.
             self._loop.call_later(self._options.close_timeout, self._reader.conclude)
 
     def _tell_end(self) -> None:
-        """The functions of the program that want to know."""
+        """Calls the program's end callbacks."""
         while self._end_callbacks:
             callback, context = self._end_callbacks.pop(0)
             try:
@@ -475,7 +474,7 @@ class Stream(Callbacks):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        # Full: what waits in the socket would be received into nothing, and that looks like its end.
+        # Not while it is full: to receive into no room looks like the end of the socket.
         if (
             self._reading_paused
             and not self._reader.is_full
@@ -486,12 +485,12 @@ class Stream(Callbacks):
                 self._transport.resume_reading()
 
     def _take_left(self) -> None:
-        """At the end, what the loop's TLS has received and not handed over. It would be forgotten: by uvloop where
-        reading is paused, by asyncio as far as it is more than there is room for when that goes on."""
+        """At the end, takes what the loop's TLS has received and not handed over. It would be lost: all of it with
+        uvloop if reading is paused, and with asyncio what exceeds the room that there is when reading goes on."""
         if self._own is not None or self._transport is None or self._is_aborted:
             return
         tls = self._transport.get_extra_info("ssl_object")
-        # Not what aiofastnet gives, which only says what there is to know. MemoryError: the end comes early.
+        # Not aiofastnet's object, which only answers questions. MemoryError: the end comes early.
         with contextlib.suppress(MemoryError):
             if isinstance(tls, ssl.SSLObject) and (left := left_in(tls)):
                 self._unscanned = bytearray(self._unscanned) + left
@@ -499,12 +498,12 @@ class Stream(Callbacks):
                 self._reading_paused = not self._take_unscanned()
 
     def _take_unscanned(self) -> bool:
-        """Scans what arrived while reading was paused. False: there was not room for all of it."""
+        """Scans what arrived while reading was paused. False: there was no room for all of it."""
         used = 0
         with memoryview(self._unscanned) as waiting:
             while used < len(waiting) and (count := self._reader.receive_bytes(waiting[used:])):
                 used += count
-        # Not cut in place: on PyPy the slices above refuse that until the collector has been.
+        # Not cut in place: on PyPy the slices above prevent that until the garbage collector has run.
         self._unscanned = self._unscanned[used:]
         if self._ends_unscanned and not self._unscanned:
             self.connection.end()
@@ -515,7 +514,7 @@ class Stream(Callbacks):
 def hand_over(
     loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stream: Stream, answer: bytes = b""
 ) -> None:
-    """The opening handshake is over: the connection goes to `stream`, in the engine where that can have it.
+    """The opening handshake is over: the connection goes to `stream`, and into the engine where that can take it.
 
     Args:
         answer: what has to be sent before anything else: a server's 101.
@@ -530,8 +529,8 @@ def hand_over(
 
 
 def take_up_backlog(transport: asyncio.WriteTransport, protocol: asyncio.BaseProtocol) -> None:
-    """What another protocol has written may still wait, and that one have been told that the transport is full: nobody
-    is told twice. So `protocol` is told here, of however little; of the end the transport tells."""
+    """Tells `protocol` that bytes of another protocol still wait, however few: the transport may have told the other
+    that it is full, and does not say so twice. When they have gone, the transport tells `protocol`."""
     if transport.get_write_buffer_size():
         transport.set_write_buffer_limits(high=0)
         protocol.pause_writing()

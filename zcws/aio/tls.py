@@ -2,18 +2,19 @@
 
 `Tls` is the protocol of the transport below and a transport for the protocol above; OpenSSL's object stands between two
 buffers in memory. Below is a socket of the engine, one of the event loop, or another `Tls` (an HTTPS proxy). It serves
-stock asyncio, and the proxy on every loop (`has_better`). What the loops' own have no word for is as on a plain socket:
+stock asyncio, and the proxy on every loop (`has_better`). What the loops' own TLS cannot express is as on a plain
+socket:
 
     what                                     here
     ---------------------------------------  -------------------------------------------------------------------------
     how much waits, and when that is much    the transport below says, of ciphertext
-    the peer's close_notify                  the end of what it says, and no more: what it is owed still goes out
+    the peer's close_notify                  the end of what it says, and only that: what it is owed still goes out
     our close_notify                         `write_eof`, with a FIN behind it; what the peer says then is still read
     reading is paused                        nothing is handed over, no end either, until it goes on
     a socket that takes nothing more         is still read, where the transport below does that
 
-A close_notify closes one direction, RFC 8446 6.1 says. A peer that ends the TCP stream without one has ended it as
-well: whether something was cut off, WebSocket's own Close tells.
+A close_notify closes one direction, RFC 8446 6.1 says. A peer that ends the TCP stream without one has closed it too:
+WebSocket's own Close shows whether anything was cut off.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ __all__ = ["Tls", "has_better"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
-#: Bytes that one read brings at most, and that are encrypted at a time. OpenSSL's buffers keep the largest size they
-#: have had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's own 256 KiB, and 240 with
-#: this, for the same CPU. A message of 64 KiB still goes, and comes, in one.
+#: The most bytes that one read brings, and that are encrypted at a time. OpenSSL's buffers keep the largest size they
+#: have had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's 256 KiB here, and 240 KiB
+#: with this, for the same CPU. A message of 64 KiB still goes, and comes, in one.
 _PART = 80 * 1024
 
-#: Bytes that OpenSSL may answer with while others wait: 2,400 new keys, of which a connection has one in some GiB.
+#: Bytes of OpenSSL's answers that may wait behind others: those to 2,400 new keys; a connection needs one in some GiB.
 _MOST_OWED = 64 * 1024
 
 #: Where ciphertext lands, one for all connections of a loop.
@@ -57,8 +58,8 @@ _SESSION: dict[str, Callable[[ssl.SSLObject], Any]] = {
 
 
 def has_better(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether `loop` has a TLS that costs less than this one: it is compiled (uvloop), or somebody has put another in
-    the place of asyncio's (aiofastnet)."""
+    """Whether `loop` has a TLS that costs less than this one: the loop is compiled (uvloop), or something has replaced
+    asyncio's TLS (aiofastnet)."""
     return not isinstance(loop, asyncio.BaseEventLoop) or "start_tls" in vars(loop)
 
 
@@ -68,8 +69,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     Args:
         protocol: who speaks over it. Its `connection_made` is called when the TLS handshake is over.
         server_hostname: the name to check, for a client; None for a server.
-        timeout: seconds for the TLS handshake; None: somebody else keeps the time.
-        refused: of a server: how often its log is told that there was none.
+        timeout: seconds for the TLS handshake; None: somebody else limits the time.
+        refused: a server's: how often its log says that a TLS handshake has failed.
 
     Attributes:
         opened: done when the TLS handshake is. Raises: OSError, when it has failed.
@@ -125,19 +126,19 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_open = False
         self._paused = False
         self._is_full = False  # the transport below says so
-        self._is_stuck = False  # in the middle of another handshake (TLS 1.2), OpenSSL takes nothing
+        self._is_stuck = False  # OpenSSL takes nothing in the middle of another handshake (TLS 1.2)
         self._at_end = False  # of what the peer says
         self._end_told = False
         self._write_ended = False
         self._closing = False
-        self._error: OSError | None = None  # that ended it
+        self._error: OSError | None = None  # what has ended it
         self._owed = 0  # bytes that OpenSSL has answered with since the transport below was empty
-        self._is_writing = False  # to OpenSSL, out of `_unsent`
-        self._is_sending = False  # what OpenSSL has made of it
-        self._unsent: list[Buffer] = []  # what waits for the end of that
+        self._is_writing = False  # `_unsent` to OpenSSL
+        self._is_sending = False  # what OpenSSL has made of it, to the transport below
+        self._unsent: list[Buffer] = []  # what OpenSSL has not taken yet
         self.opened: asyncio.Future[None] = loop.create_future()
         self.set_protocol(protocol)
-        # Last: where there is no memory for the rest, nobody's time is kept.
+        # Last: if there is no memory for the rest, no timer may be left running.
         self._timer = None if timeout is None else Deadline(loop, timeout, self._took_too_long)
 
     # ---- the handshake ----
@@ -181,10 +182,10 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._timer = None
 
     def finish(self) -> None:
-        """The server takes nobody any more: this is among the last."""
+        """The server accepts nobody any more: this connection is among the last."""
 
     def go_away(self) -> None:
-        """The server is shutting down; whoever speaks over this is told by others."""
+        """The server is shutting down. Once TLS is open, the protocol over it is told separately."""
         if not self._is_open:
             self.abort()
 
@@ -212,7 +213,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         while True:
             room = self._protocol.get_buffer(-1) if self._is_buffered else self._landing  # type: ignore[attr-defined]
             if not room:
-                break  # OpenSSL says of a read into nothing that it is the end
+                break  # OpenSSL reports a read into no room as the end
             count = self._decrypt(room)
             if not count:
                 pass
@@ -232,10 +233,11 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._tell_end()
 
     def _decrypt(self, room: memoryview) -> int:
-        """How many bytes of `room` have been filled."""
+        """Fills `room` with what OpenSSL decrypts. Returns how many bytes that is."""
         incoming, tls, size, count = self._incoming, self._ssl, len(room), 0
         try:
-            # Asked where there is nothing, OpenSSL raises, which costs more than a record: only for a part of one.
+            # OpenSSL raises where no whole record is there, which costs more than a record. So it is asked again only
+            # while bytes are pending, and raises only for a part of a record.
             while not count or (count < size and incoming.pending):
                 more = tls.read(size - count, room[count:] if count else room)
                 if not more:
@@ -252,8 +254,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         return count
 
     def _answer(self) -> None:
-        """OpenSSL does by itself: to a new key, or to another handshake. Who asks and takes no answer (27 bytes for 27)
-        would fill the memory, past all that waits for him to read."""
+        """Sends what OpenSSL answers by itself: to a new key, or to another handshake. A peer that asks for that and
+        reads no answer (27 bytes for 27) would fill the memory, because its answers pass the limit of what may wait."""
         is_idle = self._below is None or not self._below.get_write_buffer_size()
         self._owed = 0 if is_idle else self._owed + self._outgoing.pending
         if self._owed > _MOST_OWED:
@@ -264,7 +266,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def eof_received(self) -> bool:
         """The peer has ended the TCP stream."""
         if not self._is_open:
-            self._fail(ConnectionResetError())  # without a word: route.py has better ones
+            self._fail(ConnectionResetError())  # without a text: route.py has better ones
             return False
         self._at_end = True
         if not self._paused:
@@ -292,7 +294,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """What has arrived before is handed over first."""
+        """Hands over what had arrived before, and then reads on."""
         if self._below is not None and not self._paused:
             self._read()
             if self._below is not None and not self._paused and not self._closing:
@@ -324,12 +326,12 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def _send_on(self) -> None:
         """What waits goes out, as far as OpenSSL takes it now."""
         if self._is_writing:
-            return  # a signal handler: what it has interrupted goes on with this as well
+            return  # a signal handler has written: the loop that it interrupted takes this too
         self._is_writing = True
         try:
             while self._unsent:
                 self._ssl.write(self._unsent[0])
-                del self._unsent[:1]  # an `abort` of a signal handler may have dropped it
+                del self._unsent[:1]  # a signal handler's `abort` may have dropped it
                 if self._outgoing.pending >= _PART:  # what is smaller goes out with what is behind it
                     self._send()
         except ssl.SSLWantReadError:
@@ -345,14 +347,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 self._protocol.resume_writing()
 
     def _get_stuck(self) -> None:
-        """To whoever writes that is as good as full: it may last as long as the peer likes."""
+        """For the protocol this is the same as full: it may last for as long as the peer likes."""
         if not self._is_stuck:
             self._is_stuck = True
             self._protocol.pause_writing()
 
     def _send(self) -> None:
         if self._is_sending:
-            return  # a signal handler: its records come behind those that what it has interrupted has in hand
+            return  # a signal handler: the loop that it interrupted sends its records behind those in hand
         self._is_sending = True
         try:
             while self._below is not None and self._outgoing.pending:
@@ -367,13 +369,13 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """And takes bytes again."""
+        """The transport below takes bytes again."""
         self._is_full = False
         if self._is_open and not self._is_stuck:
             self._protocol.resume_writing()
 
     def get_write_buffer_size(self) -> int:
-        below = self._below  # once, as in outlet.py
+        below = self._below  # read once, as in outlet.py
         return 0 if below is None else below.get_write_buffer_size() + sum(map(len, self._unsent))  # type: ignore[arg-type]
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -395,7 +397,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._below.write_eof()
 
     def _say_goodbye(self) -> None:
-        """Our close_notify. It is left out where something has not been read: OpenSSL would read, and drop it."""
+        """Sends our close_notify. Not while something has not been read: OpenSSL would read and drop that."""
         if self._write_ended or self._below is None:
             return
         self._write_ended = True
@@ -403,7 +405,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             try:
                 self._ssl.unwrap()
             except ssl.SSLError:
-                pass  # it waits for the peer's, or there is nobody any more
+                pass  # OpenSSL wants the peer's close_notify, or the peer has gone
             self._send()
 
     def is_closing(self) -> bool:
@@ -424,13 +426,13 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _fail(self, error: OSError) -> None:
         """TLS is broken; the peer is told why."""
-        self._error = self._error or error  # asyncio's proactor may tell of the end when all is over
+        self._error = self._error or error  # asyncio's proactor may report the end after this
         if not self._closing:
             self._send()
         self.abort()
 
     def writing_failed(self, exc: OSError) -> None:
-        """For a transport below that still receives."""
+        """For a transport below that cannot send any more, and still receives."""
         failed = getattr(self._protocol, "writing_failed", None)
         if failed is None:
             self.abort()

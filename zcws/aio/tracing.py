@@ -1,4 +1,4 @@
-"""A line in the log for each frame, at DEBUG; nothing at all, not even a question, where DEBUG is off.
+"""A line in the log for each frame, at DEBUG. Where DEBUG is off this costs nothing, not even a check.
 
 That is decided once for each connection, when it opens: it is a `TracedWebSocket` or it is not. One that is traced
 shows its bytes to two tracers (zcws/trace.py), before they are unmasked and when the transport gets them. It is
@@ -67,7 +67,7 @@ class TracedWebSocket(WebSocket):
 
     @property
     def scanned(self) -> Any:
-        """Not here: the engine would receive and unmask in one step (engine.py), and nobody would have seen it."""
+        """Missing here: the engine would receive and unmask in one step (engine.py), unseen by the tracer."""
         raise AttributeError("scanned")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,7 +77,7 @@ class TracedWebSocket(WebSocket):
 
 
 class _TracedTransport:
-    """A transport of which every byte is shown; everything else it leaves to the real one."""
+    """A transport that shows a tracer every byte that is written, and leaves everything else to the real one."""
 
     __slots__ = ("_real", "_sees")
 

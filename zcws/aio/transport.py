@@ -1,10 +1,10 @@
 """Sockets of the engine, as transports of asyncio.
 
 `adopt` takes a socket away from the transport that the loop made for it, when the opening handshake is over:
-the descriptor is duplicated, the old transport closed. So connecting, accepting and TLS stay the loop's business, and
-what is adopted is a TCP or Unix socket on Linux, on asyncio and uvloop alike. Everything else keeps its transport.
+the descriptor is duplicated, the old transport closed. So connecting, accepting and TLS stay the loop's business.
+TCP and Unix sockets on Linux are adopted, on asyncio and uvloop alike; everything else keeps its transport.
 
-What it sends is in sending.py; here are what it receives, how it ends and what is known of it.
+How a socket sends is in sending.py; here is how it receives, how it ends and what is known of it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from zcws.kernel import lib
 
 __all__ = ["EngineTransport", "adopt", "place"]
 
-#: A connection that received at most this much (bytes) last time is served together with others. Larger messages
-#: often come in parts, and whoever keeps a part keeps the common ring.
+#: A connection that received at most this many bytes last time is served together with others. Larger messages
+#: often come in parts, and a connection that keeps a part keeps the common ring.
 _SMALL = 16 * 1024
 
-#: The addresses of a socket that is not closed: it is asked. One for all, as an empty dict takes memory, too.
+#: The addresses of a socket that is still open: it is asked for them. One dict for all, because each takes memory.
 _UNKNOWN: Mapping[str, Any] = {}
 
 _receive_rest, _WHOLE = lib.zcws_receive_rest, lib.ZCWS_WHOLE
@@ -68,7 +68,7 @@ def adopt(
 class EngineTransport(Sending):
     """One socket of the engine, as a transport of asyncio.
 
-    While it is broken, `closing` is set and what has been received is still read.
+    When nothing can be sent any more, `closing` is set, and what the peer has sent is still read.
     """
 
     __slots__ = ("_broken", "_events", "_reading", "_stream")
@@ -82,13 +82,13 @@ class EngineTransport(Sending):
         self._set_stream(protocol)
         try:
             engine.add(self, self.fd)
-        except BaseException:  # the traceback would keep the socket, and the peer waiting
+        except BaseException:  # the traceback would keep the socket open, and the peer waiting
             self.closing = True
             sock.close()
             raise
 
     def _set_stream(self, protocol: asyncio.BufferedProtocol) -> None:
-        # What else has to be there: see `Scanned`. Anything that is not ours is served alone.
+        # What else a `Scanned` needs is there then. A protocol that is not ours is served alone.
         self._stream: Scanned | None = protocol if hasattr(protocol, "scanned") else None  # type: ignore[assignment]
         if self._stream is not None:
             self.writer = self._stream.writer
@@ -100,10 +100,10 @@ class EngineTransport(Sending):
         self._end(exc)
 
     def broke(self, exc: BaseException) -> None:
-        """What was received cannot be handled here: no memory, most likely. As on every transport of asyncio, this
-        connection ends, and those behind it in the same turn have theirs."""
-        self._end_soon(None)  # first: without memory the other may fail
-        if isinstance(exc, Exception):  # the others end the loop, and need no log
+        """What was received could not be handled: no memory, most likely. As on every transport of asyncio, this
+        connection ends, and those behind it in the same turn are served."""
+        self._end_soon(None)  # first: the next step may find no memory
+        if isinstance(exc, Exception):  # any other exception ends the loop, and needs no log
             context = {
                 "message": "a connection failed on what it received",
                 "exception": exc,
@@ -116,7 +116,7 @@ class EngineTransport(Sending):
         """The socket has bytes, or news of its end."""
         if not self._reading:
             self._watch()
-            # If not, what was said of this socket was said before we stopped reading.
+            # Otherwise epoll reported this socket before we stopped reading.
             if not self._events and is_hung_up(self.fd):
                 self._lost_interest()
             return
@@ -152,7 +152,7 @@ class EngineTransport(Sending):
         inlet = stream.inlet
         slot = inlet.rest_slot()
         if slot is None:
-            self._protocol.buffer_updated(0)  # no more than that it ends
+            self._protocol.buffer_updated(0)  # there is no memory for the rest: the connection has ended
             return
         found = _receive_rest(self.fd, inlet.state, *slot)
         if found > 0:
@@ -163,8 +163,8 @@ class EngineTransport(Sending):
             self._end(OSError(-found, os.strerror(-found)))
 
     def settle(self) -> None:
-        """Nothing has come yet, or what came last was small: C may receive for us, where nothing of it is kept. Where
-        it was the beginning of something large, the rest may be there."""
+        """Nothing has come yet, or what came last was small: C may receive for us, if nothing of it is kept. If it was
+        the beginning of something large, the rest may be there, and is received now."""
         stream = self._stream
         if stream is None or self._events < 0:
             return
@@ -175,11 +175,11 @@ class EngineTransport(Sending):
             self._land(stream)
 
     def unsettle(self) -> None:
-        """Something is kept that came another way: what comes next is to be gone on with by itself."""
+        """Something is kept that came another way: from now on this socket is served by itself."""
         self._engine.serve_alone(self.fd)
 
     def _lost_interest(self) -> None:
-        """The peer is gone and we neither read nor write: epoll would say so again and again, whatever it is asked."""
+        """The peer is gone and we neither read nor write: epoll would report it again and again, whatever its mask."""
         self._engine.remove(self.fd)
         self._events = -1
         if hasattr(self._protocol, "writing_failed"):
@@ -219,8 +219,8 @@ class EngineTransport(Sending):
         return self.closing and self._broken is None
 
     def _break(self, exc: OSError) -> None:
-        """Nothing can be sent any more. What the peer has said before, its Close perhaps, lies in the socket and can
-        still be read; `connection_lost` comes behind it."""
+        """Nothing can be sent any more. What the peer has sent before, its Close perhaps, can still be read from the
+        socket; `connection_lost` comes after that."""
         failed = getattr(self._protocol, "writing_failed", None)
         if failed is None or self._is_ending:
             self._end_soon(exc)
@@ -244,7 +244,7 @@ class EngineTransport(Sending):
 
     def _end_soon(self, exc: OSError | None) -> None:
         """As on every transport, `connection_lost` comes on a later turn of the loop, never from inside a call."""
-        self._engine.loop().call_soon(self._end, exc)  # first: without memory the other may fail
+        self._engine.loop().call_soon(self._end, exc)  # first: the next step may find no memory
         self._let_go()
 
     def _end(self, exc: OSError | None) -> None:
@@ -253,7 +253,7 @@ class EngineTransport(Sending):
         self._let_go()
         self._extra = {"sockname": self._address("sockname"), "peername": self._address("peername")}
         self._sock.close()
-        self.fd = -1  # the next socket that is made has this number: nothing of ours may be sent there
+        self.fd = -1  # the next socket may get the number: nothing of ours may be sent there
         self._protocol.connection_lost(exc)
 
     def _let_go(self) -> None:
@@ -268,11 +268,11 @@ class EngineTransport(Sending):
     # ---- what is known ----
 
     def bytes_confirmed(self) -> tuple[int, int]:
-        """See below.py; without what `get_extra_info("socket")` makes of a socket for good."""
+        """See below.py. Without `get_extra_info("socket")`, which would make a `socket.socket` of it for good."""
         return bytes_confirmed(self._sock)
 
     def has_unread(self) -> bool:
-        """The same."""
+        """See below.py, and `bytes_confirmed`."""
         return has_unread(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -302,10 +302,10 @@ class EngineTransport(Sending):
         except OSError:
             return None
 
-    # Bound here: the last connections die when the interpreter has emptied its modules already, this one too.
+    # `warn` is bound here: the last connections die after the interpreter has emptied its modules, this one included.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
-        # Nobody has closed it, and nobody can any more: its loop is gone. As asyncio's own transports do.
-        if not getattr(self, "closing", True):  # without memory it may not have begun
+        # Nobody has closed it, and nobody can any more, because its loop is gone: warn, as asyncio's transports do.
+        if not getattr(self, "closing", True):  # not set if `__init__` found no memory
             warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
             self._sock.close()
 

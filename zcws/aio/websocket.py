@@ -1,7 +1,8 @@
-"""`WebSocket`: an open connection on asyncio, all of it. Reading, writing, and here the end and the halves.
+"""`WebSocket`: an open connection on asyncio, all of it. Reading and writing are inherited; here are the end and the
+halves.
 
-What is split is a `SplitWebSocket` from then on, whose methods for reading and writing refuse; the halves have those of
-before. So nobody has to ask, for any message, whether it has been split.
+A connection that is split becomes a `SplitWebSocket`, whose methods for reading and writing refuse; the halves have
+those of before. So no method has to check, for each message, whether the connection has been split.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class WebSocket(Reading, Writing, Known):
         have not been read; they can be read afterwards. Where another task reads, it takes effect behind them.
         """
         if self._transport is not None:
-            # A future of one's own, so that whoever is cancelled does not cancel the others.
+            # A future for each waiter, so that one that is cancelled does not cancel the others.
             closed = self._loop.create_future()
             if self._waiters is None:
                 self._waiters = []
@@ -74,7 +75,7 @@ class WebSocket(Reading, Writing, Known):
                 reader.receive_eof()
             is_over = reader.is_at_eof or self.connection.state is State.LOST
             if is_over or (reader.is_ending and not reader.is_concluded):
-                # Soon: an eager task (Python 3.12) begins here before its maker has come to his own read.
+                # Soon: an eager task (Python 3.12) gets here before the task that made it has come to its own read.
                 self._loop.call_soon(self._advance_closing)
             try:
                 await closed
@@ -84,7 +85,7 @@ class WebSocket(Reading, Writing, Known):
                 raise
 
     def when_closed(self) -> asyncio.Future[None]:
-        """A future that is done when the socket is closed. Not to be cancelled: it is everybody's."""
+        """A future that is done when the socket is closed. Not to be cancelled: all callers share it."""
         if self._closed is None:
             self._closed = self._loop.create_future()
             if self._transport is None:

@@ -1,7 +1,7 @@
 """Writing on asyncio: messages, frames, fragments.
 
-What is written is corked (outlet.py). Waiting comes before writing: while the transport is above its high-water mark a
-send waits, and one that is cancelled in that wait has written nothing.
+What is written is corked (outlet.py). A send waits before it writes, while the transport is above its high-water mark;
+one that is cancelled in that wait has written nothing.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ __all__ = ["OutgoingStream", "Writing"]
 
 _TEXT, _BINARY, _CLOSE = OpCode.TEXT, OpCode.BINARY, OpCode.CLOSE
 
-#: What whole messages have: these very objects, and so to look among them is quicker than to compare an Enum.
+#: The opcodes of whole messages: to look for these very objects is quicker than to compare an Enum.
 _DATA = (_BINARY, _TEXT)
 
-#: Messages that are framed at once, if they are small; before their size is known; and so many are asked for at a time
-#: where they are large, or not alike.
+#: Messages that `send_many` asks for at a time: at most, if they are small; at first, before their size is known; and
+#: if they are large or not alike.
 _TOGETHER, _AT_FIRST, _FEW = 256, 16, 4
 
-#: What an iterator gives that has nothing: an empty fragment is something.
+#: Stands for no fragment at all: an empty one is a fragment, too.
 _NOTHING = object()
 
 
 class Writing(Stream):
     """What can be written to a connection; by any number of tasks.
 
-    Its methods call each other by this name: those of a connection that is split refuse, and its halves have these.
+    Its methods call each other as `Writing.send(self, ...)`: the halves of a split connection have these methods, while
+    those of the connection itself refuse.
     """
 
     __slots__ = ()
@@ -109,7 +110,7 @@ class Writing(Stream):
                 it are left out.
             text, compress: as in `send`, for each of them; a batch knows what is text.
 
-        Raises: as `send`; what comes before the message that cannot be sent has been sent then.
+        Raises: as `send`; the messages before the one that cannot be sent have been sent by then.
             StaleFrame: the connection of the batch has been read from since.
         """
         if isinstance(messages, Batch):
@@ -138,7 +139,7 @@ class Writing(Stream):
         if relayed is not None:
             if self._obstacle is not None or self.writer.opcode:
                 await self._until_sendable()
-                batch.relayed()  # which says so where another task has read meanwhile
+                batch.relayed()  # which raises if another task has read meanwhile
             self.writer.write_received(*relayed, compress=compress)
             self._written()
             return
@@ -158,10 +159,10 @@ class Writing(Stream):
         self._written()
 
     async def _send_fragments(self, message: Any, text: bool | None, compress: bool | None) -> None:
-        """One message in fragments; other messages wait until it is complete. RFC 6455 5.4.
+        """Sends one message in fragments; other messages wait until it is complete. RFC 6455 5.4.
 
-        What is made as it is asked for goes out as it comes, and an empty fragment ends it: the next may wait for what
-        the peer says to this one, or lie in the same memory.
+        A fragment that is made when it is asked for goes out at once, and an empty one ends the message: the next
+        fragment may depend on the peer's answer to this one, or lie in the same memory.
         """
         fragments = _each(message)
         takes_time = not isinstance(message, (list, tuple))
@@ -189,7 +190,7 @@ class Writing(Stream):
             self._end_message(done)
 
     def _begin_message(self) -> asyncio.Future[None]:
-        """Other messages wait from now on."""
+        """Has other messages wait from now on."""
         self._message_done = self._obstacle = done = self._loop.create_future()
         self._sender = asyncio.current_task()
         return done
@@ -275,7 +276,7 @@ class Writing(Stream):
         """
         writer = self.writer
         if writer.opcode:
-            as_message(message, text)  # a mistake is one on a connection that has ended, too
+            as_message(message, text)  # a wrong argument raises on a connection that has ended, too
             self.connection.check_writable()
         if isinstance(message, str):
             writer.write_message(_BINARY if text is False else _TEXT, message.encode(), compress)
@@ -291,10 +292,10 @@ class Writing(Stream):
         writer = self.writer
         kind = type(frame)
         if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode in _DATA and not writer.opcode:
-            # It is a whole message, and was checked.
+            # It is a whole message, and has been checked.
             size = frame._stop - frame._start
             if kind is RingFrame and size < writer.plain_below:
-                # `Writer.write_framed`, without the call: for each message that is sent on.
+                # `Writer.write_framed`, without the call, which would be one for each message that is sent on.
                 framed = frame._framed()  # type: ignore[attr-defined]
                 writer.out.append(framed)
                 writer.written += len(framed)
@@ -314,7 +315,7 @@ class Writing(Stream):
             self._written()
 
     def _write_buffer(self, message: Buffer, text: bool, compress: bool | None) -> None:
-        """A whole message of bytes, which may change when this returns."""
+        """Writes a whole message of bytes, which the caller may change when this returns."""
         payload, opcode = as_payload(message, text=text), _TEXT if text else _BINARY
         may_lend = type(payload) is not bytes and len(payload) >= SEGMENT  # type: ignore[arg-type]
         try:
@@ -326,7 +327,7 @@ class Writing(Stream):
     def _write_lent(
         self, opcode: OpCode, payload: Buffer, keep: Callable[[int], Buffer] | None = None
     ) -> bool:
-        """Gives a large message to the socket from where it lies; only what that does not take is kept, or copied.
+        """Gives a large message to the socket from where it lies; what the socket does not take is kept, or copied.
 
         False: nothing has been written, and all of it has to be copied.
         """
@@ -344,7 +345,7 @@ class Writing(Stream):
 
     def begin_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """The first half of `close`, without the wait. Raises: as `close`."""
-        close_payload(code, reason)  # a mistake is one, whether or not there is anything left to close
+        close_payload(code, reason)  # a wrong argument raises, whether or not there is anything left to close
         if self.connection.send_close(*self.writer.last_words(code, reason)):
             self._reader.discard()
         self._flush()
@@ -356,7 +357,7 @@ class Writing(Stream):
             async with ws.send_stream() as message:
                 await message.write("...")
 
-        It is text where its first piece is str, and binary where that is bytes-like; `opcode` (TEXT or BINARY) decides
+        It is text if its first piece is str, and binary if that is bytes-like, unless `opcode` (TEXT or BINARY) says
         otherwise. Other messages wait until it is complete. Leaving with an exception closes the connection with 1011,
         since half a message cannot be taken back.
         """
@@ -410,12 +411,12 @@ class OutgoingStream:
 
 
 def _take(waiting: Iterator[Any], most: int) -> list[Any]:
-    """The next messages, of those that are there already."""
+    """The next messages of a list or a tuple."""
     return list(islice(waiting, most))
 
 
 def _take_made(waiting: Iterator[Any], most: int) -> list[Any]:
-    """The same of those that are made when they are asked for, up to one that can change: the next may lie there."""
+    """The next messages of an iterator that makes them, up to one that can change: the next may use its memory."""
     some = []
     for message in islice(waiting, most):
         some.append(message)
@@ -425,7 +426,7 @@ def _take_made(waiting: Iterator[Any], most: int) -> list[Any]:
 
 
 def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | None:
-    """Their bytes, where all are str, all bytes, or all views, and small; None: each has to be looked at by itself."""
+    """The bytes of messages that are all str, all bytes, or all views, and small. None: each has to be sent alone."""
     kind = type(messages[0])
     if list(map(type, messages)).count(kind) != len(messages) or (text and kind is not str):
         return None
@@ -437,7 +438,7 @@ def _payloads_alike(messages: list[Any], text: bool | None) -> list[bytes] | Non
     if kind is str:
         try:
             return list(map(str.encode, messages))
-        except UnicodeEncodeError:  # `send` says so, behind what comes before it
+        except UnicodeEncodeError:  # `send` raises it, after the messages before
             return None
     return messages
 
@@ -454,7 +455,7 @@ async def _each(message: Any) -> AsyncIterator[str | Buffer]:
 
 
 def _check_message(message: Any, text: bool | None) -> None:
-    """`TypeError` or `ValueError` for what no connection could send: that is a mistake on one that has ended, too."""
+    """`TypeError` or `ValueError` for what no connection could send; raised on one that has ended, too."""
     if isinstance(message, str) or has_buffer(message):
         as_message(message, text)
     elif isinstance(message, Mapping) or not isinstance(message, (Iterable, AsyncIterable)):
