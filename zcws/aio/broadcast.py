@@ -1,23 +1,24 @@
 """`broadcast`: one message to many connections, framed once, and a choice of what a slow one gets.
 
 A connection is slow while its transport is above its high-water mark (`write_limit`): the peer has not read what it was
-sent. Whoever sends to a thousand of them cannot wait for the slowest, and must not fill the memory for it either; so
-each of the four answers below keeps at most one message more than the limit for each connection. A connection that is
-in the middle of a fragmented message (an iterable given to `send`, or `send_stream`) cannot take another one before
-its end, whoever is to blame, and is treated alike, with one exception:
+sent. A program that sends to a thousand of them cannot wait for the slowest, and must not fill the memory for it
+either; so each of the four answers below keeps at most one message more than the limit for each connection. A
+connection that is in the middle of a fragmented message (an iterable given to `send`, or `send_stream`) cannot take
+another one before the end of that, whoever is to blame, and is treated as slow, with one exception:
 
     slow        above the mark                       in the middle of a message
     "skip"      does not get this one                the same
     "close"     is closed with 1013                  gets it behind that message, up to `write_limit` bytes; then closed
-    "wait"      whoever awaits waits for it          the same
-    "latest"    gets the latest one when it is there the same
+    "wait"      gets it late: the caller waits       the same
+    "latest"    gets the latest when it has room     the same
 
 1013 and not 1008: the peer broke no policy, and may come back ("try again later" is 1013's name at IANA) for a fresh
 start. A message that a program writes frame by frame has no end that could be waited for: such a connection is skipped.
 
-The first broadcast in a turn of the event loop is sent at once: one system call for each connection, and nothing else
-costs as much; in the engine, one crossing makes them all, from one copy of the frame. Those that follow in the same
-turn are corked (outlet.py), so that a burst costs two system calls for each connection, however long it is.
+The first broadcast in a turn of the event loop is sent at once, with one system call for each connection, which costs
+more than all the rest; in the engine, one crossing makes these calls, from one copy of the frame. Broadcasts that
+follow in the same turn are corked (outlet.py), so that a burst costs two system calls for each connection, however
+long it is.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def broadcast(
 
 
 class Delivery:
-    """What became of a broadcast. Awaiting it waits for those who wait (`slow="wait"`) and gives the same object.
+    """What became of a broadcast. Awaiting it waits, with `slow="wait"`, for the connections that are `waiting`, and
+    gives the same object.
 
     Attributes:
         sent: connections that the message was handed to.
@@ -119,7 +121,7 @@ class Delivery:
     def __init__(self, message: Prepared, slow: Slow) -> None:
         self._message = message
         self._slow = slow
-        self._late: list[WebSocket] = []  # wait for somebody who awaits
+        self._late: list[WebSocket] = []  # get it when somebody awaits this
         self.sent: int = 0
         self.skipped: int = 0
         self.waiting: int = 0

@@ -10,13 +10,13 @@ which then says "something is ready" once, and one crossing into C serves every 
 The table has two parts. Nearly every socket brings one whole frame and nothing else: those are five words each, and a
 loop of a few steps hands them over (`_walk_ones`). All others have an entry of their own and their rows (`_walk`).
 
-A connection of which nothing is kept (`Inlet.is_idle`) is received for in C. All of them share one ring, the pool's
-`common` one: their bytes lie behind each other, and each reads its own while the table is walked. Whoever is not done
-with them by then (half a frame, a reader that is busy) keeps the ring, and those behind him move to a fresh one. A
-connection that keeps something is served one by one (`read_ready`) until it is idle again. A view that is held keeps
-nobody: the ring is set aside before the next turn (`_take_ring`).
+C receives for every connection of which nothing is kept (`Inlet.is_idle`). These connections share one ring, the pool's
+`common` one: their bytes lie behind each other, and each connection reads its own while the table is walked. One that
+is not done with its bytes by then (half a frame, a reader that is busy) keeps the ring, and those behind it move to a
+fresh one. A connection that keeps bytes is served by itself (`read_ready`) until it is idle again. A view that a
+program holds changes nothing for its connection: the ring is set aside before the next turn (`_take_ring`).
 
-The sockets themselves are in transport.py, above this: the engine knows of them what `Served` says.
+The sockets themselves are in transport.py, above this: the engine knows them as `Served`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _HEAD = lib.ZCWS_TABLE_HEAD
 _serve_sockets, _send_each = lib.zcws_turn, lib.zcws_send_each
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
-#: Bytes of a number that C is given, or gives.
+#: Bytes of a number that goes to C or comes from there.
 _WORD = 8
 
 #: A short entry: descriptor, what, begin, start, stop.
@@ -80,7 +80,7 @@ def is_engine_on() -> bool:
 def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Engine | None]:
     """What the engine's connections of `loop` write inside of this goes out at its end, in one crossing.
 
-    Gives the engine, where there is one and nothing else is about to go out with that: see `Engine.send_same`.
+    Gives the engine, if there is one and nothing else goes out in the same crossing: see `Engine.send_same`.
     """
     engine = _maybe_engine_of(loop)
     return nullcontext() if engine is None else _Together(engine)
@@ -134,9 +134,9 @@ class Engine:
     """All sockets of one event loop that are ours.
 
     Attributes:
-        is_walking: whether what is written now goes out when every connection has had its rows.
-        written: those that have written something since.
-        shares: whether several of them may have been given the same bytes: somebody broadcasts.
+        is_walking: whether connections are getting their rows; what is written meanwhile goes out after that.
+        written: those that have written something meanwhile.
+        shares: whether several of them may have been given the same bytes, because somebody broadcasts.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -144,11 +144,11 @@ class Engine:
         self._loop = weakref.ref(loop)
         self._epoll = select.epoll()
         self._transports: dict[int, Served] = {}
-        self._only = -1  # the one socket there is
-        self._is_listening = False  # the event loop watches the epoll, and that one socket besides
-        self._is_alone = False  # that one is not among the next
+        self._only = -1  # the only socket there is, if the event loop watches it directly
+        self._is_listening = False  # the event loop watches the epoll
+        self._is_alone = False  # there is such an `_only` one, and it is not in `_together`
         self._together: dict[int, Scanned] = {}  # those for which C receives
-        self._fresh: set[int] = set()  # descriptors that came while a table was walked: it knows older ones
+        self._fresh: set[int] = set()  # descriptors added while a table is walked, which knows older ones
         self._pool: Pool | None = None
         self._ring: Ring | None = None  # the pool's common one, which C knows too
         self._readers = ffi.new("struct zcws_reader *[]", _DESCRIPTORS)
@@ -164,7 +164,7 @@ class Engine:
         self.is_walking: bool = False
         self.written: list[Sender] = []
         self.shares: bool = False
-        # What has come out of a program to end the loop: those behind it in the same turn have theirs first.
+        # An exception that is to end the loop: it is raised when all others of the same turn have been served.
         self._last_word: BaseException | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -174,7 +174,7 @@ class Engine:
         return loop
 
     def add(self, transport: Served, fd: int) -> None:
-        """Watches a socket for bytes to read. Raises: OSError, the system has no room for one more: it is not ours."""
+        """Watches a socket for bytes to read. Raises: OSError, if the system has no room for it: it is not ours."""
         self._epoll.register(fd, IN)
         if not self._transports:
             _idle.pop(self.loop(), None)
@@ -195,7 +195,7 @@ class Engine:
         if not events & IN:
             # C may have left it for the next turn, and does not ask again whether it is ready.
             self.serve_alone(fd)
-        # Ready for anything else than bytes to read: that has to be asked.
+        # Where it is watched for anything else than bytes to read, the epoll has to be asked which it is.
         self._listen(fd if events == IN and len(self._transports) == 1 else -1)
         if self._only != fd:
             self._epoll.modify(fd, events)
@@ -214,8 +214,8 @@ class Engine:
                 self._listen(-1)
 
     def disown(self) -> None:
-        """In a child process: the sockets are the parent's, and so is the epoll. What becomes of them here must not
-        reach it."""
+        """In a child process: the sockets and the epoll are the parent's, and what is done here must not affect
+        them."""
         self._transports.clear()
         for fd in self._together:
             self._readers[fd] = ffi.NULL
@@ -223,10 +223,10 @@ class Engine:
         self._pool = self._ring = None
 
     def _listen(self, only: int) -> None:
-        """Has the event loop watch the epoll, and the `only` socket there is besides: that saves the system a detour.
+        """Has the event loop watch the epoll and, if there is an `only` socket, that too, which saves a detour.
 
-        The epoll has nothing to say of that one then but its end, which uvloop says once and never again, even where
-        there were bytes before it.
+        The epoll then reports nothing of that socket but its end, which uvloop reports only once, even if there are
+        bytes before it.
         """
         loop, before = self.loop(), self._only
         self._only = self._sockets.only = only
@@ -262,7 +262,7 @@ class Engine:
         self._is_alone = False
 
     def serve_alone(self, fd: int) -> None:
-        """Back to `read_ready`."""
+        """From now on this socket is served by `read_ready`."""
         if self._together.pop(fd, None) is not None:
             self._readers[fd] = ffi.NULL
             self._is_alone = self._only >= 0
@@ -306,7 +306,7 @@ class Engine:
             raise last_word
 
     def _take_ring(self, pool: Pool) -> Ring:
-        """Another one: somebody has kept the last one, or a view of it."""
+        """Takes another common ring: a connection has kept the last one, or somebody a view of it."""
         held, pool.common = pool.common, None
         if held is not None:
             pool.set_aside(held)  # or it is left to its holders
@@ -329,11 +329,11 @@ class Engine:
                 self.end_walk()
 
     def _others(self) -> Rows:
-        """What the table has of those that did not bring one whole frame alone."""
+        """The table's entries of those that did not bring one whole frame and nothing else."""
         return copy_words(self._words[_ENTRIES : _ENTRIES + self._sockets.used])
 
     def _serve_each(self) -> None:
-        """The same before there is anybody that C could receive for."""
+        """Serves the sockets that are ready, before there is any that C could receive for."""
         for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
             self._serve(fd, _SERVE, events)
 
@@ -350,11 +350,11 @@ class Engine:
             except BaseException as exc:
                 self._broke(pool, fd, exc)
             if pool.common is not ring:
-                # Somebody keeps the ring: those behind him move to a fresh one, as entries of the other kind.
+                # A connection keeps the ring: those behind it move to a fresh one, as entries of the other kind.
                 self._walk(pool, ring, _as_entries(entries))
 
     def _walk(self, pool: Pool, ring: Ring, words: Rows) -> None:
-        """Hands everybody else his rows."""
+        """Hands all other connections their rows."""
         streams, fresh, at, used = self._together, self._fresh, 0, len(words)
         while at < used:
             fd, begin, stop, count, end = words[at : at + _ENTRY]
@@ -367,7 +367,7 @@ class Engine:
             if stream is None or (fresh and fd in fresh):
                 continue  # closed by one that had its rows before
             try:
-                # Whoever keeps the ring writes on behind his own bytes: there must be no view of what lies there.
+                # A connection that keeps the ring receives on behind its own bytes: no view may show what lies there.
                 if pool.common is not ring or (ring.exports and ring.is_exported):
                     moved = pool.lease()
                     moved.memory[: stop - begin] = ring.memory[begin:stop]
@@ -379,8 +379,8 @@ class Engine:
                 self._broke(pool, fd, exc)
 
     def _lose(self, pool: Pool, found: int, exc: MemoryError) -> None:
-        """There is no memory to hand over what was received. Whoever it was for, handed over or not, ends: nobody may
-        go on behind a gap."""
+        """There is no memory to hand over what was received. Every connection that it was for ends, whether it was
+        handed over or not: none may go on behind a gap."""
         words, at, used = self._words, _ENTRIES, _ENTRIES + self._sockets.used
         for i in range(found % _OTHERS):
             self._broke(pool, words[_ONE * i], exc)
@@ -395,7 +395,7 @@ class Engine:
             pool.common = None
 
     def _broke(self, pool: Pool, fd: int, exc: BaseException) -> None:
-        pool.common = None  # he may have kept it, or not
+        pool.common = None  # the connection may have kept it, or not
         self._fail(self._transports.get(fd), exc)
 
     def _fail(self, transport: Served | None, exc: BaseException) -> None:
@@ -405,7 +405,7 @@ class Engine:
             transport.broke(exc)
 
     def _serve(self, fd: int, how: int, what: int) -> None:
-        """A socket that C did not receive for."""
+        """Serves a socket that C did not receive for."""
         transport = self._transports.get(fd)
         if transport is None or fd in self._fresh:
             return  # closed by one that was served before it
@@ -416,22 +416,23 @@ class Engine:
             if what & OUT:
                 transport.write_ready()
             if what & ~OUT:
-                # It may have been one that C receives for, ready to write as well: half a frame that it keeps now
-                # has to be gone on with by itself. `read_ready` says when it is idle again.
+                # C may have been receiving for this socket, which was ready to write as well. If it keeps half a frame
+                # now, it has to be served by itself, until `read_ready` finds it idle again.
                 self.serve_alone(fd)
                 transport.read_ready()
         except BaseException as exc:
             self._fail(transport, exc)
 
     def end_walk(self) -> None:
-        """What has been written goes out, in one crossing."""
+        """Sends what has been written, in one crossing."""
         self.is_walking = False
         self._fresh.clear()
         written, self.written = self.written, []
         shares, self.shares = self.shares, False
         fds: list[int] = []
         parts: list[Buffer] = []
-        # What a finalizer sends now would go before what has been taken and is not out yet, or have that in its middle.
+        # No finalizer may send now: its bytes would go before those that have been taken and are not out, or among
+        # them.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -446,7 +447,7 @@ class Engine:
         try:
             collect(written, fds, parts)
         except BaseException as exc:
-            # Nobody sends what their writers have given away by now: nothing may follow that.
+            # What their writers have given away by now will not be sent: nothing may follow that.
             for transport in written:
                 transport.broke(exc)
             raise
@@ -466,14 +467,15 @@ class Engine:
         self._send_each(fds, parts, orders, begins, data)
 
     def send_same(self, senders: list[AnySender], frame: bytes) -> list[AnySender]:
-        """A whole message, framed, to many of whom most have nothing else to send: in one crossing, past their output.
+        """Sends one message, framed, for many senders, most of which have nothing else to send: in one crossing, past
+        their writers' output.
 
         Not while a table is walked: then it goes out together with what they answer.
 
-        Returns: those that something is in the way of; their writers have not been given it.
+        Returns: the senders with something in its way; their writers have not been given the message.
         """
         if len(set(senders)) < len(senders):
-            # To one that has not taken all of the first nothing more may be sent in the same crossing.
+            # A socket that does not take all of the first copy must not be sent a second in the same crossing.
             return senders
         collects = gc.isenabled()
         gc.disable()  # as in `end_walk`
@@ -499,16 +501,18 @@ class Engine:
         return others
 
     def _keep_each(self, fds: list[int], parts: list[Buffer]) -> None:
-        """There is no memory for a crossing: each waits until its socket takes bytes."""
+        """There is no memory for a crossing: each part waits until its socket takes bytes."""
         for fd, part in zip(fds, parts, strict=True):
             self._sent_together(fd, part, 0)
 
     def _send_each(
         self, fds: list[int], parts: list[Buffer], orders: bytes, begins: CData | bytes, data: bytes
     ) -> None:
-        """The crossing. Rare: somebody's socket is full, or broken, where it stops: it goes on with those behind him.
+        """Makes the crossing. It stops at a socket that is full or broken, which is rare: another one goes on behind
+        that.
 
-        He is told behind all sends: that could end with another socket closed, and its number given to a new one.
+        The transport of such a socket is told after all sends: that may close another socket, whose number a new one
+        may get.
         """
         unsent: list[tuple[int, int]] = []
         try:
@@ -517,7 +521,7 @@ class Engine:
                 at, sent = divmod(stopped, 1 << 32)
                 unsent.append((at, sent - (1 << 31)))
                 stopped = _send_each(orders, begins, len(fds), data, at + 1)
-        except BaseException as exc:  # nobody knows of whom all has been sent: nothing may follow that
+        except BaseException as exc:  # nobody knows whose bytes have all been sent: nothing may follow them
             for fd in fds:
                 if (transport := self._transports.get(fd)) is not None:
                     transport.broke(exc)
@@ -535,7 +539,7 @@ class Engine:
 
 
 class _Together:
-    """What is written inside of this goes out at its end, in one crossing. Several may be given the same."""
+    """What is written inside of this goes out at its end, in one crossing. Several may be given the same bytes."""
 
     __slots__ = ("_engine", "_is_inner")
 
@@ -572,8 +576,9 @@ def _moved(table: Rows, begin: int) -> list[int]:
     return words
 
 
-#: Who has sockets is kept alive by them and by the loop, which calls it: to keep it here too would keep, by its
-#: connections, the loop that is the key, and both for ever. Who has none knows its loop weakly, and is kept here.
+#: An engine with sockets is kept alive by them and by the loop, which calls it. If it were kept here too, it would keep
+#: the loop, which is the key, by its connections, and both for ever. An engine without sockets knows its loop only
+#: weakly, and is kept in `_idle`.
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Engine]]
 _engines = weakref.WeakKeyDictionary()
 _idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()

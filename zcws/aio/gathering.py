@@ -1,8 +1,8 @@
-"""What several connections have written in one turn, as the pieces of one crossing.
+"""What several connections have written in one turn, as the parts of one crossing.
 
-Each piece is all that a connection has to say, and goes to `zcws_send_each` with those of the others; what is too large
-to be copied, or has to wait behind something, goes out by itself meanwhile. Who may send together with others is a
-`Sender`: nothing here knows sockets, nor whose turn it is, which is the engine's business (engine.py).
+Each part is all that a connection has written, and goes to `zcws_send_each` with the parts of the others; what is too
+large to be copied, or has to wait behind something, goes out by itself meanwhile. What may send together with others is
+a `Sender`: nothing here knows sockets, nor whose turn it is, which is the engine's business (engine.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sender(Protocol):
 
     Attributes:
         fd: its descriptor.
-        writer: what it still has to say; the engine takes that at the end of a walk.
+        writer: of its connection; the engine takes its output at the end of a walk.
         backlog: what has been handed over and has not been sent: it goes first.
         closing: it ends, and nothing of what the writer has may go out: it could stand behind a gap.
     """
@@ -45,7 +45,7 @@ class Sender(Protocol):
         ...
 
     def sent_together(self, data: Buffer, sent: int) -> None:
-        """Of `data` so many bytes have been sent; or a negated errno says why not."""
+        """So many bytes of `data` have been sent; or a negated errno says why not."""
         ...
 
     def broke(self, exc: BaseException) -> None:
@@ -57,9 +57,9 @@ AnySender = TypeVar("AnySender", bound=Sender)
 
 
 class _Words(dict[int, Callable[..., bytes]]):
-    """Gives so many numbers as words of C, in a third of what an array takes to be made."""
+    """By a count, what packs so many numbers as words of C, in a third of the time that it takes to make an array."""
 
-    #: How many words are kept in mind: of all that serves 64 sockets.
+    #: Up to this many words they are kept: what 64 sockets need.
     MOST = 2 * lib.ZCWS_TURN_MOST
 
     def __missing__(self, count: int) -> Callable[..., bytes]:
@@ -73,7 +73,7 @@ words_of = _Words()
 
 
 def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
-    """What they have written, but for what has to go out by itself."""
+    """Adds to `fds` and `parts` what the senders have written, except what has to go out by itself."""
     are_several = len(written) > 1
     for transport in written:
         writer = transport.writer
@@ -81,7 +81,7 @@ def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
         if (
             transport.backlog
             or transport.closing
-            # By a broadcast several may have been given the same bytes: then one copy serves all.
+            # A broadcast may have given several the same bytes: then one copy serves all.
             or (writer.has_large and not (are_several and out and type(out[0]) is bytes))
             or len(out) != 1
             # The last: a signal handler may have sent it by now.
@@ -99,9 +99,9 @@ def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
 
 
 def pass_same(senders: list[AnySender], size: int) -> tuple[list[int], list[AnySender]]:
-    """Has a message of so many bytes, framed already and for each of them the same, pass by their writers.
+    """Has a message of `size` bytes, framed already and the same for all senders, pass by their writers.
 
-    Returns: the descriptors that it has to be sent to, and those with something in its way: they have to write it.
+    Returns: the descriptors that it has to be sent to, and the senders that have to write it: something is in its way.
     """
     fds, others = list[int](), list[AnySender]()
     for transport in senders:
@@ -117,8 +117,8 @@ def pass_same(senders: list[AnySender], size: int) -> tuple[list[int], list[AnyS
 
 
 def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
-    """Where each begins when those that differ are joined, as words of C, and those: a broadcast gives many the same
-    piece; of several kinds by turns, where some compress and others do not."""
+    """Where each part begins when the distinct ones are joined, as words of C; and the distinct ones. A broadcast gives
+    many the same part, or one of several if some compress and others do not."""
     end, begins = 0, list[int]()
     begin_of: dict[int, int] = {}  # by the identity of each: `parts` keeps them alive
     distinct: list[Buffer] = []
@@ -132,9 +132,9 @@ def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
 
 
 def _take(transport: Sender) -> Buffer | None:
-    """What it has written, as one piece to be sent with what the others have.
+    """What a sender has written, as one part to be sent with those of the others.
 
-    None: it has gone out by itself; or there was nothing: it stands there twice, or has been flushed since.
+    None: it has gone out by itself; or there was nothing: the sender was listed twice, or has been flushed since.
     """
     writer = transport.writer
     if not (transport.backlog or transport.closing) and writer.size <= _SEND_TOGETHER:
