@@ -1,4 +1,4 @@
-"""A WebSocket that an ASGI application has been asked for: its request, and the three answers that there are.
+"""A WebSocket that a client asks an ASGI application for: its request, and the three possible answers.
 
     phase        answer                                          next      what the client sees
     ASKED        accept(subprotocol, headers)                    OPEN      101; the transport belongs to `ws`
@@ -7,9 +7,9 @@
     DENYING      deny_body(body, last)                           CLOSED    the response in pieces, and the end
     any          the socket is gone                              LOST
 
-It decides what goes over the wire before a WebSocket is open. It refuses to know which server read the request, and
-in which words the application gives its answer (uvicorn.py). A client that has been refused is not read any more:
-whatever follows its request on this connection, a body or another request, is nobody's.
+It decides what goes over the wire before a WebSocket is open. It does not know which server read the request, nor in
+which words the application gives its answer (uvicorn.py). Whatever a refused client sends after its request on this
+connection, a body or another request, is dropped.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["Event", "Opening", "Phase", "acceptor_options", "decoded", "stream_o
 Event = dict[str, Any]
 Lines = list[tuple[str, str]]
 
-#: Seconds for the peer's answer to our Close, and for a refused client to hang up, or to go on reading what it is told:
-#: what `zcws.serve` gives.
+#: Seconds for the peer's answer to our Close, and for a refused client to hang up, or to go on reading our answer: as
+#: in `zcws.serve`.
 CLOSE_TIMEOUT = 10.0
 
 #: Bytes that are kept for a client that does not wait for our answer, although RFC 6455 4.1 says that it must. One that
-#: sends more is cut off: not to read from it would mean not to notice when it goes.
+#: sends more is cut off: if we stopped reading instead, we would not notice when it goes.
 EARLY = 16 * 1024
 
 #: Headers of a 101 that the opening handshake writes. RFC 6455 4.2.2.
@@ -87,12 +87,12 @@ class Opening(asyncio.Protocol):
         self._request: Request | None = None
         self._data = bytearray()
         self._key = ""
-        self._denial: Response | None = None  # its head, until the first of its body comes
+        self._denial: Response | None = None  # its head, until the first piece of its body comes
         self._has_body = True  # it may have one
         self._drained: asyncio.Future[None] | None = None  # exists while a refused client does not read
         self._deadline: asyncio.TimerHandle | None = None
 
-    # What only the server's class knows: each gives these three (uvicorn.py), and this class is never used by itself.
+    # Each server's class defines these three (uvicorn.py): this class is never used by itself.
 
     def asked(self, request: Request) -> None:
         """For the server's class: a request that may be accepted has arrived."""
@@ -103,7 +103,7 @@ class Opening(asyncio.Protocol):
         raise NotImplementedError
 
     def default_headers(self) -> Iterable[tuple[bytes, bytes]]:
-        """For the server's class: what every response says."""
+        """For the server's class: the headers of every response."""
         raise NotImplementedError
 
     # ---- asyncio.Protocol: until an accept gives the transport away ----
@@ -144,7 +144,7 @@ class Opening(asyncio.Protocol):
         """The client is gone, unless the transport has another owner now."""
         if self.ws is None:
             if self.transport is not None:
-                self.transport.close()  # CPython 3.10's TLS warns when nobody has
+                self.transport.close()  # CPython 3.10's TLS warns if nobody has closed it
             self._lost()
 
     def _lost(self) -> None:
@@ -159,14 +159,14 @@ class Opening(asyncio.Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether there is nobody any more whom an answer could reach."""
+        """Whether an answer can no longer reach the client."""
         if self.phase in (Phase.ASKED, Phase.DENYING):
             return self.transport is None or self.transport.is_closing()
         return self.phase is Phase.LOST
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether nothing has been sent yet: of a denial, the head goes out with the first of its body."""
+        """Whether nothing has been sent yet: the head of a denial goes out with the first piece of its body."""
         return self.phase is Phase.ASKED or (self.phase is Phase.DENYING and self._denial is not None)
 
     def pause_writing(self) -> None:
@@ -192,7 +192,7 @@ class Opening(asyncio.Protocol):
 
     def _deadline_passed(self, waiting: int) -> None:
         """Cuts off a client that has taken nothing of what was waiting for it."""
-        assert self.transport is not None  # it would have been cancelled
+        assert self.transport is not None  # or this would have been cancelled
         if self.transport.get_write_buffer_size() < waiting:
             self._set_deadline()
         else:
@@ -204,7 +204,7 @@ class Opening(asyncio.Protocol):
             self.decided.set_result(None)
 
     def ended(self, code: int, reason: str = "") -> None:
-        """What the application will be told; the first one counts."""
+        """Sets the websocket.disconnect that the application will get; only the first call counts."""
         if self.end is None:
             self.end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
 
@@ -276,7 +276,7 @@ class Opening(asyncio.Protocol):
         """Sends the next piece, and waits while the client does not read."""
         response, self._denial = self._denial, None
         if not self._has_body:
-            body = b""  # RFC 9112 6.3: whoever receives it looks for none, whatever the head says
+            body = b""  # RFC 9112 6.3: the client expects none, whatever the head says
         if response is not None:
             # Without a length, the end of the connection is the end of the body. RFC 9112 6.3, 8.
             if last and "content-length" not in response.headers and self._has_body:
@@ -294,7 +294,8 @@ class Opening(asyncio.Protocol):
         return [line for line in map(decoded, self.default_headers()) if line[0] not in headers]
 
     def hang_up(self) -> None:
-        """The response is out. Closing at once would turn unread bytes into a reset, and it could be lost."""
+        """Ends the connection after a response. To close at once would turn unread bytes into a reset, and the response
+        could be lost."""
         self.ended(CloseCode.ABNORMAL_CLOSURE)
         self._enter(Phase.CLOSED)
         transport = self.transport
@@ -311,8 +312,8 @@ class Opening(asyncio.Protocol):
 def acceptor_options(compression: bool) -> AcceptorOptions:
     """Shared by all connections.
 
-    Without context takeover: zlib-ng's compressor takes 140 KiB, which thousands of idle connections have as gigabytes.
-    One that forgets each message is shared by all of them.
+    Without context takeover: zlib-ng's compressor takes 140 KiB, which for thousands of idle connections is gigabytes.
+    A compressor that forgets each message is shared by all of them.
     """
     deflate = Deflate(server_no_context_takeover=True, client_no_context_takeover=True)
     return AcceptorOptions(compression=deflate if compression else None, server_header=None)

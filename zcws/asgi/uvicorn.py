@@ -20,7 +20,7 @@ application is in `server_state.tasks` while it runs, and that `shutdown()` ends
     CLOSED       nothing: RuntimeError, it said the last word itself      websocket.disconnect
     LOST         nothing: ClientDisconnected, which is an OSError         websocket.disconnect
 
-After `shutdown()`, too, it is ClientDisconnected: the application did not say the last word.
+After `shutdown()` it is ClientDisconnected as well, because the application did not say the last word.
 
 There is no queue: a message stays in the ring until the application asks, and TCP holds back what comes after it.
 """
@@ -56,23 +56,23 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["WebSocketProtocol"]
 
-#: Seconds that a client has for its answer when uvicorn shuts down. uvicorn waits for all of them, so that one that
-#: sleeps would hold up a restart for as long as a closing handshake may take.
+#: Seconds that a client has for its answer when uvicorn shuts down. uvicorn waits for all clients, so that one that
+#: does not answer would hold up a restart for as long as a closing handshake may take.
 GOODBYE = 1.0
 
-#: Seconds between two warnings that a limit has closed a connection, as zcws' own servers have it; and when each server
-#: may give the next.
+#: Seconds between two warnings that a limit has closed a connection, as in zcws's own servers; and, for each server,
+#: when the next one is due.
 _SAID = 1.0
 _limited: WeakKeyDictionary[Any, Seldom] = WeakKeyDictionary()
 
-#: Events after the end that an application gets before it is stopped: it does not look at them, and would ask for ever.
+#: How many events an application gets after the end before it is stopped: it ignores them, and would ask for ever.
 PATIENCE = 100
 
 
 class WebSocketProtocol(Opening):
     """One WebSocket connection of uvicorn's; see the top of this file.
 
-    Of uvicorn's configuration it heeds `ws_max_size`, `ws_per_message_deflate`, `ws_ping_interval`, `ws_ping_timeout`.
+    It uses uvicorn's settings `ws_max_size`, `ws_per_message_deflate`, `ws_ping_interval` and `ws_ping_timeout`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class WebSocketProtocol(Opening):
         self._receiving = False
         self._turn: asyncio.Future[None] | None = None  # for tasks that want to receive while another does
         self._ends = 0
-        # The server has said the last word, and not the application: what came before it is still received.
+        # The server, not the application, has ended the connection: what came before that is still received.
         self._is_cut_off = False
 
     # ---- for Opening ----
@@ -116,7 +116,7 @@ class WebSocketProtocol(Opening):
         self.server_state.connections.discard(self)
         if self.ws is not None:
             if (limit := self.ws.connection.limit) is not None:
-                # Whoever set it should know, and no client should fill his log.
+                # Whoever set the limit should know, but no client should be able to fill the log.
                 limited = _limited.setdefault(self.server_state, Seldom(_SAID))
                 self._log(str(limit), limited.level(logging.WARNING, self.loop.time()))
             self.logger.info("connection closed")
@@ -160,11 +160,11 @@ class WebSocketProtocol(Opening):
         try:
             result = await self.config.loaded_app(self.scope, self.receive, self.send)
         except ClientDisconnected:
-            pass  # ASGI 2.4: whoever raised it must not log it
-        except (Exception, SystemExit):  # the loop would end by the second one, and all connections with it
+            pass  # ASGI 2.4: the server, which raised it, must not log it
+        except (Exception, SystemExit):  # SystemExit would end the loop, and all connections
             self.logger.exception("Exception in ASGI application\n")
             code = CloseCode.INTERNAL_ERROR
-        except BaseException:  # uvicorn's patience with shutdown is at its end
+        except BaseException:  # uvicorn does not wait for the shutdown any longer
             self._abort()
             raise
         else:
@@ -181,7 +181,7 @@ class WebSocketProtocol(Opening):
         if self.ws is not None:
             self.loop.call_later(GOODBYE, self.ws.abort)
         elif self.transport is not None:
-            self.transport.close()  # what has been written is sent first; for the client's end there is no time
+            self.transport.close()  # what was written is sent first; there is no time for the client's end
 
     def _finish(self, code: int, refusal: Any) -> None:
         """Ends the connection in the way that its phase asks for."""
@@ -212,7 +212,7 @@ class WebSocketProtocol(Opening):
         if self.phase is Phase.OPEN and kind == "websocket.send":
             await self._send(message)
         elif self.is_gone or self._is_cut_off:
-            if kind != "websocket.close":  # it is closed: nothing else was asked for
+            if kind != "websocket.close":  # the connection is closed, as was asked for
                 raise ClientDisconnected
         elif act := ACTS.get((self.phase, kind)):
             await act(self, message)
@@ -232,7 +232,7 @@ class WebSocketProtocol(Opening):
         assert ws is not None and data is not None
         try:
             if ws._obstacle is None:
-                ws.send_nowait(data)  # a coroutine less
+                ws.send_nowait(data)  # saves a coroutine
             else:
                 await ws.send(data)
         except ConnectionClosed:
@@ -240,12 +240,12 @@ class WebSocketProtocol(Opening):
 
     async def _accept(self, message: Event) -> None:
         lines = [decoded(line) for line in message.get("headers", ())]
-        # Sent as a header it means the same, and applications do that.
+        # A subprotocol given as a header means the same, and applications do that.
         headers = [line for line in lines if line[0] != "sec-websocket-protocol"]
         given = next((value for name, value in lines if name == "sec-websocket-protocol"), None)
         config = self.config
         interval = config.ws_ping_interval
-        # uvicorn's own protocols send no Pings at a negative interval either, and know of no limit where it is None.
+        # As in uvicorn's own protocols: a negative interval means no Pings, and a `ws_max_size` of None no limit.
         timing = stream_options(interval if interval and interval > 0 else None, config.ws_ping_timeout)
         max_size = checked_size(config.ws_max_size)
         self.accept(message.get("subprotocol") or given, headers, max_size=max_size, timing=timing)
@@ -273,9 +273,10 @@ class WebSocketProtocol(Opening):
         assert ws is not None
         if ws.state is State.OPEN:  # otherwise the peer was first, and there is nothing left to say
             ws.begin_close(code, reason)
-            ws.when_closed()  # nobody needs to read any more for a peer that hangs up to be noticed
+            ws.when_closed()  # from now on a peer that hangs up is noticed even if nobody reads
             self.ended(code, reason)
-            ws._wakeup.give_up(ws.connection.error())  # whoever receives: the client may never answer
+            # Ends a receive that waits: the client may never answer.
+            ws._wakeup.give_up(ws.connection.error())
             if self.phase is Phase.OPEN:  # the socket may be gone already
                 self.phase = Phase.CLOSED
 
@@ -301,8 +302,8 @@ class WebSocketProtocol(Opening):
     async def receive(self) -> Event:
         """ASGI's `receive`. Any number of tasks may call it; each event goes to one of them.
 
-        After the end it gives the same websocket.disconnect again. An application that goes on asking, a hundred times,
-        gets ClientDisconnected instead: it does not look.
+        After the end it gives the same websocket.disconnect again. An application that ignores it a hundred times gets
+        ClientDisconnected instead.
         """
         ws = self.ws
         has_ended = self.end is not None and not self._is_cut_off
@@ -324,7 +325,7 @@ class WebSocketProtocol(Opening):
         return {"type": "websocket.receive", "bytes": message}
 
     async def _receive_other(self) -> Event:
-        """Whatever is no message, or has to wait for its turn."""
+        """Any event that is not a message, or has to wait for its turn."""
         if not self._told:
             self._told = True
             return {"type": "websocket.connect"}
@@ -344,7 +345,7 @@ class WebSocketProtocol(Opening):
         if self._ends > PATIENCE:
             raise ClientDisconnected
         if self._ends > 1:
-            # An application that does not look must not keep the loop from everybody else.
+            # An application that ignores the end must not keep the loop from everybody else.
             await asyncio.sleep(0)
         return dict(self.end)
 

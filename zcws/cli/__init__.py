@@ -1,10 +1,10 @@
 """The command line: `python -m zcws` or `zcws`.
 
 Exit codes: 0 when it was done, or stopped by Ctrl-C after it had begun; 1 when it could not be done, with one sentence
-that says why; 2 for a command line that makes no sense (argparse); 3 when a connection was there and ended badly.
+that says why; 2 for a command line that makes no sense (argparse); 3 when a connection was open and ended badly.
 
-The compiled core is imported when a command first needs it, so that what can go wrong there (a ZCWS_KERNEL that does
-not exist) is one sentence too: `import zcws` alone does not, and the commands are imported inside `main`.
+The compiled core is imported when a command first needs it, so that an error there (a ZCWS_KERNEL that does not exist)
+is reported in one sentence too: `import zcws` alone does not import it, and `main` imports the commands.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that does not keep to itself that the version, or help, could not be written."""
+    """A parser that says so when the version, or the help, cannot be written."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is None or file is not sys.stdout:

@@ -37,7 +37,7 @@ BAR = 40
 OPENING = 50
 
 
-#: The most of them: a client's address has no more ports to one server.
+#: The most connections: a client's address has no more ports to one server.
 CONNECTIONS = 65_535
 
 #: The most messages in flight on a connection: the time of each is kept until its answer has come.
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         load = Load(options)
         measure(load, runner(options.loop))
-    except (MemoryError, OverflowError):  # the latter for more than there are addresses
+    except (MemoryError, OverflowError):  # OverflowError: more bytes than there are addresses
         raise Failure(f"there is no memory for messages of {options.size} bytes (--size)") from None
     for line in load.report():
         say(line)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(load: Load, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-    """Runs the load, to its end or to Ctrl-C; where that comes before there is anything to print, it is passed on."""
+    """Runs the load, to its end or to Ctrl-C, which is passed on if there is nothing to print yet."""
     try:
         run(load.run())
     except KeyboardInterrupt:
@@ -113,7 +113,7 @@ class Histogram:
         self.longest = max(self.longest, seconds)
 
     def share(self, share: float) -> float:
-        """The time that this share of all was not slower than; 0.0 when there is none."""
+        """The time within which this share of all lies; 0.0 when there is none."""
         left = math.ceil(self.count * share)
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
@@ -122,7 +122,7 @@ class Histogram:
         return 0.0
 
     def doublings(self) -> list[tuple[float, int]]:
-        """How many lie between each power of two and the next: from where, and how many; none left out in between."""
+        """How many lie between each power of two and the next: pairs of that power and the number, without gaps."""
         counts: dict[int, int] = {}
         for bucket, count in self._buckets.items():
             doubling = bucket // RESOLUTION
@@ -137,7 +137,7 @@ class Load:
 
     Attributes:
         times: of the round trips.
-        lost: connections that ended before their time, counted by why.
+        lost: connections that ended before their time, counted by reason.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -196,8 +196,8 @@ class Load:
             self.times.add(time.perf_counter() - sent.popleft())
 
     def _fill(self, ws: zcws.WebSocket, sent: deque[float]) -> bool:
-        """Sends until `--depth` messages are in flight, or as many as there is room for: an echo that does not
-        get rid of its answers reads no more, and who waited for it would wait for ever.
+        """Sends until `--depth` messages are in flight, or as many as there is room for: an echo server that cannot
+        send its answers stops reading, and to wait for it would be to wait for ever.
 
         Returns: whether an answer is to come.
         """

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-#: Digits of a number that mean something, and characters of it that a refusal shows: 2**63 has 19.
+#: The most digits of a number that is accepted, and characters of it that an error shows: 2**63 has 19 digits.
 _DIGITS = 40
 
 
@@ -65,7 +65,7 @@ def whole(most: int) -> Callable[[str], int]:
 
 
 def _number(text: str) -> int | None:
-    """A whole number of no more digits than `int` reads; None for everything else."""
+    """A whole number of at most `_DIGITS` digits; None for everything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
 
 
@@ -99,7 +99,7 @@ def url(text: str) -> str:
 
 
 def _uri_hint(text: str) -> str:
-    """The address that was meant, perhaps; without the password and the query, as errors go to logs."""
+    """A guess at the address that was meant, without the password and the query, because errors go to logs."""
     scheme, separator, rest = re.sub(r"(?:\A|(?<=://))[^/?#]*@|\?.*", "", text).partition("://")
     secure = {"http": "ws", "https": "wss"}.get(scheme.lower())
     if separator:
@@ -108,7 +108,7 @@ def _uri_hint(text: str) -> str:
 
 
 def proxy(text: str) -> str:
-    """The address of a proxy, as argparse reads it; errors do not repeat it, as there may be a password in it."""
+    """The address of a proxy, as argparse reads it; errors do not repeat it, because it may contain a password."""
     try:
         parse_proxy(text, "this")
     except ValueError as error:
@@ -125,7 +125,7 @@ def seconds(text: str) -> float:
 
 
 def seconds_or_none_at_all(text: str) -> float:
-    """The same where 0 is an answer."""
+    """The same, with 0 allowed."""
     with contextlib.suppress(ValueError):
         if 0 <= float(text) <= LONGEST:
             return float(text)
@@ -166,7 +166,7 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """What every command asks that connects: to whom, and who that may be."""
+    """The options of every command that connects: the server's address, and whom to trust."""
     parser.add_argument("url", type=url, help="ws://... or wss://...")
     parser.add_argument("--ca", metavar="FILE", help="trust certificates of this authority (PEM)")
     parser.add_argument("--insecure", action="store_true", help="do not check the server's certificate")
@@ -174,7 +174,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """The same, and what those ask that are the client themselves."""
+    """The same, and the options of commands that are the client themselves."""
     add_server(parser)
     parser.add_argument(
         "--header",
@@ -211,7 +211,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The same, as `zcws.connect` wants it."""
+    """These options, as `zcws.connect` takes them."""
     try:
         check_subprotocols(options.subprotocol or ())
     except ValueError as error:
@@ -237,7 +237,7 @@ def client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         return None
     try:
         context = ssl.create_default_context(cafile=options.ca)
-    except OSError as error:  # or of TLS: what is in there is no certificate
+    except OSError as error:  # or an SSLError: there is no certificate in the file
         raise Failure(f"cannot use {options.ca}: {error.strerror or error}") from None
     if options.insecure:
         context.check_hostname = False

@@ -41,7 +41,7 @@ from zcws.uri import parse_uri
 
 __all__ = ["add"]
 
-#: The connection was there, and ended badly.
+#: Exit code: the connection was open, and ended badly.
 ENDED_BADLY = 3
 
 HELP = "/ping [text], /hex 00 ff ..., /close [code [reason]], /help; // begins a message with a slash"
@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Until one side has had enough."""
+    """Talks until one side ends the connection. Returns the exit code."""
     session = Session(options)
     session.start()
     try:
@@ -101,13 +101,13 @@ class Session:
         self._ws: zcws.WebSocket | None = None
         self._failure: str | None = None
         self._error: zcws.ConnectionClosed | None = None
-        self._turn = threading.Lock()  # for the questions: is somebody waiting for a line, has the end come
+        self._turn = threading.Lock()  # guards `_prompting`, `_is_over` and `_has_ended`
         self._prompting = False
         self._unshown: Unwritable | None = None  # what keeps us from saying anything more
         self._is_over = False  # nothing can be asked of the connection's loop any more
         self._has_ended = False
         self._leaving = False
-        self._is_ours = False  # the Close, whatever its code
+        self._is_ours = False  # we have sent the Close, whatever its code
         self._heard = time.monotonic()
 
     # ---- the thread with the connection ----
@@ -126,11 +126,11 @@ class Session:
             self._terminal.say(f"connected to {parse_uri(self._url).shown}; {HELP}", "green")
         asked = self._options["subprotocols"]
         if asked and self.ws.subprotocol is None:
-            # RFC 6455 4.1: it is for the client to decide whether it goes on without.
+            # RFC 6455 4.1: the client decides whether to go on without one.
             self._warn(f"the server agreed to no subprotocol (asked for: {', '.join(asked)})")
 
     def _warn(self, sentence: str) -> None:
-        """Said to a person where he looks; in a pipe not among the messages."""
+        """Tells a person on the terminal; a pipe gets it on stderr, not among the messages."""
         if self.is_interactive:
             self._terminal.say(f"! {sentence}", "red")
         else:
@@ -147,7 +147,7 @@ class Session:
             self._has_ended = True
             if sys.platform == "win32" and self._prompting:
                 self._end_process()
-        # Again and again: a signal that comes right before the main thread begins to wait for a key does not end that.
+        # Repeated: a signal that comes right before the main thread begins to wait for a key does not end that wait.
         while self._prompting and not self._leaving:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
@@ -175,12 +175,12 @@ class Session:
         if not self.is_interactive:
             self._terminal.message(message)
             return
-        # Lines behind the first are moved in: none that a peer sends looks like one of ours.
+        # Lines after the first are indented, so that no line of the peer's looks like one of ours.
         shown = as_hex(message) if isinstance(message, bytes) else harmless(message).replace("\n", "\n  ")
         self._above_prompt(f"< {shown}", "magenta" if isinstance(message, bytes) else "cyan")
 
     def _above_prompt(self, text: str, style: str) -> None:
-        """A line above the one that is being typed, which is drawn again."""
+        """Prints a line above the one that is being typed, which is drawn again."""
         with writing():
             if self._prompting:
                 sys.stdout.write("\r\x1b[K")  # to the first column; erase to the end of the line
@@ -190,9 +190,9 @@ class Session:
                 sys.stdout.flush()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Runs it on the connection's loop.
+        """Runs `coroutine` on the connection's loop.
 
-        Raises: what it does; KeyboardInterrupt, as Ctrl-C, where nothing can be asked of that loop any more.
+        Raises: what the coroutine raises; KeyboardInterrupt, as for Ctrl-C, if that loop takes no more.
         """
         with self._turn:
             if self._is_over:
@@ -226,7 +226,7 @@ class Session:
                 return
 
     def _interrupt(self, _number: int, _frame: object) -> None:
-        """Ctrl-C, or the end of the connection; the latter is said once, however often it was sent."""
+        """Handles Ctrl-C, or the end of the connection, which counts once, however often its signal was sent."""
         if self._prompting or not self._has_ended:
             self._prompting = False
             raise KeyboardInterrupt
@@ -295,7 +295,7 @@ class Session:
             self._thread.join(rest)
 
     def finish(self) -> int:
-        """Closes what is still open; and what `_conclude` does."""
+        """Closes what is still open, then does what `_conclude` does."""
         self._leaving = True
         self._stop_waiting()
         with contextlib.suppress(KeyboardInterrupt, RuntimeError, zcws.ConnectionClosed):
@@ -304,17 +304,17 @@ class Session:
         return self._conclude()
 
     def _end_process(self) -> None:
-        """In the place of the main thread."""
+        """Ends the process in place of the main thread."""
         try:
             code = self._conclude()
         except Failure as error:
             print(f"zcws: {error}", file=sys.stderr)
             code = 1
-        # A buffer that has not been written by now never can be: messages are flushed, each by itself.
+        # What is still in a buffer by now could not be written: each message is flushed by itself.
         os._exit(code)
 
     def _how_it_ended(self, *, is_well: bool) -> str:
-        """With whose fault it was, where that is not the peer's Close."""
+        """How the connection ended, and whose fault that was, unless it was the peer's Close."""
         error = self._error
         is_limit = isinstance(error, zcws.LimitExceeded)
         if error is not None and not is_well and not is_limit and error.by != "peer":
@@ -337,7 +337,7 @@ class Session:
 
 
 async def _finish_others() -> None:
-    """What had been asked for before nothing could be any more gets its answer."""
+    """Waits for the coroutines that `_do` handed over before `_is_over` was set."""
     await asyncio.sleep(0)  # those that come from another thread become tasks here
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)

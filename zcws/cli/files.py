@@ -6,8 +6,8 @@ What is answered to a request that asks for no WebSocket, first row that applies
     -------------------------------------------------  ------------------------------------------
     another method than GET and HEAD                   405
     a path that leads out of the directory             404, links that do so included
-    a directory                                        its index.html, or 404; where no slash is behind its name a
-                                                       redirect to there, for what the page names is beside it
+    a directory                                        its index.html, or 404; without a slash behind its name, a
+                                                       redirect to the name with one, for the page's relative links
     no file, or one that must not be read              404
     a file, and a slash behind its name                404
     a file over LARGEST                                413
@@ -27,10 +27,10 @@ from zcws.http import Request, Response, method_refusal, text_response, whole_re
 
 __all__ = ["Files"]
 
-#: Bytes of a file: it is read into memory.
+#: The most bytes of a file: it is read into memory.
 LARGEST = 64 * 1024 * 1024
 
-#: The same of all that wait for clients who read slowly: over HTTP/2 one may ask for a hundred files at once.
+#: The most bytes of all files that wait for slow clients: over HTTP/2 one client may ask for a hundred files at once.
 TOGETHER = 4 * LARGEST
 
 
@@ -59,7 +59,7 @@ class Files:
         try:
             name = Path(unquote(path).lstrip("/"))
             if name.anchor:
-                # Windows: another drive, or another machine, which would be asked for it, with our user's credentials.
+                # Windows: another drive, or another machine, which would be asked for it with our user's credentials.
                 return text_response(404, "there is no such file")
             file = (self._root / name).resolve()
             is_directory = file.is_dir()
@@ -69,8 +69,8 @@ class Files:
             if not is_ours or (has_slash and not is_directory):
                 return text_response(404, "there is no such file")
             if is_directory and not has_slash:
-                # Seen from the path itself, so it leads to no other host, whatever that holds. RFC 3986 4.2: behind
-                # the dot a colon is none of a scheme.
+                # Relative to the path itself, so that it leads to no other host, whatever the path holds. RFC 3986 4.2:
+                # after "./" a colon does not end a scheme.
                 there = f"./{path.rpartition('/')[2]}/{mark}{query}"
                 return text_response(307, "a directory has a slash behind its name", {"Location": there})
             size = file.stat().st_size
@@ -97,6 +97,6 @@ def file_response(file: Path, body: bytes) -> Response:
         kind = "application/octet-stream"
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
-    # Ask again: files change while they are worked on.
+    # Browsers ask again each time: files change while somebody works on them.
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
     return whole_response(200, kind, body, headers)

@@ -1,4 +1,4 @@
-"""What `python -m zcws info` says: all that a report of a bug or of a number needs to name."""
+"""What `python -m zcws info` says: all that a bug report, or a report of a measurement, has to mention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system says when an address cannot be had or reached, in words, and what to do about it."""
+"""Why an address cannot be listened on or reached, in words, and what to do about it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["refusal", "unreachable"]
 
 _NOT_OURS = "cannot listen on {}: the host is not an address of this machine"
 
-#: Why nobody can listen there; {} is the address, then the option that chooses another port.
+#: Why an address cannot be listened on; {} is the address, then the option that chooses another port.
 _REFUSALS: dict[int | None, str] = {
     errno.EADDRINUSE: "{} is in use: stop what listens there, or choose another port with {}",
     errno.EACCES: "not allowed to listen on {}: ports below 1024 are often reserved, choose another with {}",
     errno.EADDRNOTAVAIL: _NOT_OURS,
-    None: _NOT_OURS,  # asyncio from CPython 3.13 on: for none of the host's addresses
+    None: _NOT_OURS,  # asyncio from CPython 3.13 on, if none of the host's addresses works
 }
 
 
 def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "--port") -> str:
-    """Why nobody can listen there, in one sentence."""
+    """Why this address cannot be listened on, in one sentence."""
     if isinstance(error, (socket.gaierror, UnicodeError)):  # a label over 63 bytes is a UnicodeError
         return f"there is no host called {host!r} as far as this machine knows"
     where = authority(host, port)
@@ -38,8 +38,8 @@ def refusal(error: OSError | UnicodeError, host: str, port: int, option: str = "
 
 
 def unreachable(url: str, error: BaseException) -> str:
-    """Why there is no connection with `url`, in one sentence, and what to try. Logs have it, and the client of a proxy
-    gets it: without password and query of the address."""
+    """Why there is no connection with `url`, in one sentence, and what to try. It leaves out the password and the query
+    of the address, because it goes to logs, and `zcws trace` sends it to clients."""
     url = parse_uri(url).shown
     words = f"cannot connect to {url}: {_words(error).replace(GOES_WITHOUT, '')}"
     hint = _hint(url, error)
@@ -61,7 +61,7 @@ def _words(error: BaseException) -> str:
 
 
 def _is_proxys(error: BaseException) -> bool:
-    """Whether it is the proxy that cannot be reached, and not the server (`unreachable` of route.py)."""
+    """Whether it is the proxy that cannot be reached, and not the server (`unreachable` of failures.py)."""
     return isinstance(error, OSError) and str(error.strerror).startswith("cannot connect to the proxy")
 
 
@@ -84,7 +84,7 @@ def _hint(url: str, error: BaseException) -> str:
 
 
 def _answer_hint(scheme: str, rest: str, status: int | None) -> str:
-    # 400: what servers of TLS, ours and others, answer to a request without.
+    # 400: how TLS servers, ours and others, answer a request without TLS.
     if status is None or (status == 400 and scheme == "ws"):
         return f"with TLS it is wss://{rest}" if scheme == "ws" else ""
     if status in REDIRECTS:

@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         help="after SIGTERM, wait that long for clients to leave by themselves",
     )
-    # Of a supervisor: these descriptors listen, and stdin's end is ours too.
+    # From a supervisor: these descriptors listen, and we end when stdin does.
     serve.add_argument("--worker", type=descriptors, help=argparse.SUPPRESS)
     serve.set_defaults(run=run, parser=serve)
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext | None) -> None:
-    """Until Ctrl-C, SIGTERM, or the end of the supervisor."""
+    """Serves until Ctrl-C, SIGTERM, or the end of the supervisor."""
     stop = Stop()
     stop.listen(is_worker=options.worker is not None)
     servers = await listen(options, context)
@@ -108,14 +108,14 @@ async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext |
 
 
 class Stop:
-    """The signals that end a server. `drains`: it was SIGTERM, which lets clients finish; the second one does not."""
+    """The signals that end a server. `drains`: it was SIGTERM, which lets clients finish; a second signal does not."""
 
     def __init__(self) -> None:
         self.event: asyncio.Event = asyncio.Event()
         self.drains: bool = False
 
     def listen(self, *, is_worker: bool) -> None:
-        """Before anything listens: whoever saw the announcement may press Ctrl-C at once."""
+        """Handles the signals. Before anything listens, because Ctrl-C may follow the announcement at once."""
         loop = asyncio.get_running_loop()
         try:
             loop.add_signal_handler(signal.SIGINT, self.event.set)
@@ -135,7 +135,7 @@ class Stop:
 
 
 async def first_of(*waits: Awaitable[Any]) -> None:
-    """Until one of them is done."""
+    """Waits until one of them is done, and cancels the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -143,7 +143,7 @@ async def first_of(*waits: Awaitable[Any]) -> None:
 
 
 async def all_closed(servers: list[zcws.Server]) -> None:
-    """Until nothing is left of any of them."""
+    """Waits until all of them have closed."""
     await asyncio.gather(*(server.wait_closed() for server in servers))
 
 
@@ -153,7 +153,7 @@ def descriptors(text: str) -> list[int]:
 
 
 async def listen(options: argparse.Namespace, context: ssl.SSLContext | None) -> list[zcws.Server]:
-    """The server, listening; of a worker one for each of its sockets."""
+    """The server, listening; in a worker, one for each of its sockets."""
     handler: Callable[[zcws.WebSocket], Awaitable[None]] = chat() if options.chat else echo
     hooks: list[Any] = [partial(page.answer, what="chat" if options.chat else "echo")]
     if options.static:
@@ -203,7 +203,7 @@ async def echo(ws: zcws.WebSocket) -> None:
 
 
 def chat() -> Callable[[zcws.WebSocket], Awaitable[None]]:
-    """A handler that sends what anybody says to everybody; who does not read misses messages."""
+    """A handler that sends what anybody says to everybody; a client that does not read misses messages."""
     everybody: set[zcws.WebSocket] = set()
 
     async def join(ws: zcws.WebSocket) -> None:

@@ -8,9 +8,9 @@ What happens to a worker, and what the supervisor does:
     the supervisor is gone (kill -9)   a worker sees the end of its stdin, and ends
 
 The port is shared by SO_REUSEPORT: each worker listens on a socket of its own, and the kernel gives each connection to
-one of them. The sockets are the supervisor's, and a worker's successor has the same one: who waits in its queue when a
-worker stops accepting, or dies, is accepted by the next. (A queue goes with the last descriptor of its socket, and its
-clients see a reset.)
+one of them. The sockets are the supervisor's, and a worker's successor has the same one: a client that waits in its
+queue when a worker stops accepting, or dies, is accepted by the next. (With the last descriptor of a socket its queue
+is lost, and the clients in it see a reset.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zcws.cli.terminal import say
 
 __all__ = ["Supervisor", "supervise"]
 
-#: Seconds that a worker must have lived for its end to be no reason to wait.
+#: Seconds: a worker that lived for longer is replaced without a pause.
 SETTLED = 1.0
 
 #: Seconds of pause before a worker that does not settle is started again: the first, and the longest.
@@ -52,7 +52,7 @@ class Worker:
         self.is_wanted: bool = True
 
     def terminate(self) -> None:
-        """It shall drain and end."""
+        """Tells it to drain and end."""
         self.is_wanted = False
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
@@ -62,8 +62,8 @@ class Supervisor:
     """Keeps a worker alive for each item of `sockets`.
 
     Args:
-        command: starts a worker, which prints one line when it listens; the numbers of its sockets are put behind it.
-        sockets: what each of them listens on. They are closed when all is over.
+        command: starts a worker, which prints one line when it listens; the descriptors of its sockets are appended.
+        sockets: what each worker listens on. `stop` closes them.
         drain: seconds that a worker may take to end.
     """
 
@@ -76,7 +76,7 @@ class Supervisor:
         self._is_stopping = False
 
     async def start(self) -> None:
-        """As many as there should be, all of them listening.
+        """Starts all workers, and waits until they listen.
 
         Raises:
             Failure: one ended instead.
@@ -100,7 +100,7 @@ class Supervisor:
             log("not reloaded: a new worker ended before it listened; the old ones go on")
 
     async def stop(self) -> None:
-        """The end of all of them."""
+        """Ends all workers."""
         self._is_stopping = True
         for sock in chain(*self._sockets):
             sock.close()  # or clients would wait in a queue that nobody will look at
@@ -116,7 +116,7 @@ class Supervisor:
 
     async def _start_one(self, sockets: list[socket.socket]) -> Worker | None:
         """A worker that listens, or None: it has ended instead, and said why on stderr."""
-        # In a session of its own: Ctrl-C is for the supervisor, which passes it on in its way.
+        # In a session of its own: Ctrl-C is for the supervisor, which sends the workers SIGTERM.
         numbers = [sock.fileno() for sock in sockets]
         process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -141,7 +141,7 @@ class Supervisor:
         return worker
 
     async def _watch(self, worker: Worker) -> None:
-        """Until the worker has ended, and another one serves in its place."""
+        """Waits until the worker has ended, and another one serves in its place."""
         code = await worker.process.wait()
         self._workers.discard(worker)
         pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
@@ -200,10 +200,10 @@ async def reload_until(stop: asyncio.Event, reload: asyncio.Event, workers: Supe
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """The port, without listening on it.
+    """A socket that is bound to the port, and does not listen.
 
     Raises:
-        Failure: it cannot be had.
+        Failure: it cannot be bound.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -214,7 +214,7 @@ def reserve(host: str, port: int) -> socket.socket:
         raise Failure(refusal(error, host, port)) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # As event loops do where they listen: connections of a server that has ended have its port for a minute.
+        # As event loops do where they listen: connections of a server that has ended keep its port for a minute.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
@@ -227,7 +227,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     """What one worker listens on: a socket for each address of the host.
 
     Raises:
-        Failure: one of them cannot be had.
+        Failure: one of them cannot be bound.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -240,8 +240,8 @@ async def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def worker_command(options: argparse.Namespace, port: int) -> list[str]:
-    """The command line of a worker, but for its sockets: what the supervisor was told, on that port."""
-    # Not -m, which looks for modules where we stand first: in a folder of files to serve, perhaps, that others fill.
+    """The command line of a worker, without its sockets: the supervisor's options, and that port."""
+    # Not -m, which looks for modules in the current directory first: perhaps that holds served files of other people.
     begin = f"import sys; sys.path[:] = {sys.path}; from zcws.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", begin, "serve"]
     command += [f"--host={options.host}", f"--port={port}"]

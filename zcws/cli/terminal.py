@@ -36,8 +36,8 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
 
 
 def speak_utf_8() -> None:
-    """A pipe or a file is UTF-8, as text is on the wire. Windows would have it in a code page of its own, which
-    lacks most letters, and read it so; other systems in that of the locale, which may be ASCII or Latin-1."""
+    """Makes a pipe or a file UTF-8, as text is on the wire. By default Windows writes and reads it in a code page,
+    which lacks most letters; other systems use the locale's encoding, which may be ASCII or Latin-1."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8")
@@ -49,7 +49,7 @@ class Unwritable(Failure):
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """What is inside writes to standard output, and does nothing else that the system could refuse.
+    """A context for code that writes to standard output, and does nothing else that the system could refuse.
 
     Raises:
         Unwritable: the disk is full, nobody reads the pipe any more, the encoding lacks a letter.
@@ -82,7 +82,7 @@ class Terminal:
             try:
                 from rich.console import Console
             except ImportError:
-                return  # the extra `cli`
+                return  # it comes with the extra `cli`
             self.console = Console(highlight=False, emoji=False)
 
     def say(self, text: str, style: str = "") -> None:

@@ -4,7 +4,7 @@ Nothing is terminated or repaired here: what one side sends is what the other ge
 `Host` of the request becomes the server's). A server that cannot be reached is a 502 for the client. The printing side
 reads a copy (`Tap`), and gives up on a direction that makes no sense without ending it.
 
-HTTP/2 passes, too, and is not shown: its frames are other ones, and compressed heads.
+HTTP/2 passes too, but is not shown: its frames are different, and its heads are compressed.
 
     client ----bytes----> here ----bytes----> server
                            |
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Until Ctrl-C."""
+    """Runs the proxy until Ctrl-C."""
     asyncio.run(Proxy(options).serve())
     return 0
 
@@ -71,7 +71,7 @@ class Tap:
     """Reads one direction of one connection, and says what it sees, line by line: an HTTP head, then frames.
 
     Args:
-        other: the client's direction, for that of the server, who says what was agreed.
+        other: the tap of the client's direction, given to that of the server: its response says what was agreed.
     """
 
     def __init__(self, other: Tap | None = None) -> None:
@@ -86,11 +86,11 @@ class Tap:
         self._frames.inflates = True
 
     def look_away(self) -> None:
-        """This is nothing that can be shown."""
+        """Nothing of this direction can be shown."""
         self._head, self._has_frames = None, False
 
     def feed(self, data: bytes) -> list[str]:
-        """What these bytes complete."""
+        """The lines that these bytes complete."""
         if self._head is not None:
             data = self._read_http(self._head, data)
         if self._has_frames:
@@ -108,7 +108,7 @@ class Tap:
             status = lines[0].split(" ")[1:2] if lines[0].startswith("HTTP/") else []
             rest = bytes(head[end + 4 :])
             if status and status[0].startswith("1") and status != ["101"]:
-                head[:] = rest  # RFC 9110 15.2: the answer comes behind it
+                head[:] = rest  # RFC 9110 15.2: the final response comes after it
                 continue
             self._head = None
             # After anything but a request or a 101 there are no frames: a page, an error.
@@ -134,7 +134,7 @@ class Proxy:
         self._is_useless = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until it is cancelled; or nothing can be printed, which is `Unwritable`."""
+        """Serves until it is cancelled. Raises `Unwritable` when nothing can be printed any more."""
         told = self._told
         try:
             server = await asyncio.start_server(self._accept, told.host, told.listen)
@@ -181,7 +181,7 @@ class Proxy:
     async def _refuse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sentence: str
     ) -> None:
-        """RFC 9110 15.6.3: a gateway that gets no answer. To hang up would tell the client to look for TLS here."""
+        """RFC 9110 15.6.3: a gateway that gets no answer. If we hung up, the client would look for TLS here."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await reader.readuntil(b"\r\n\r\n")  # what is unread would turn closing into a reset
             writer.write(text_response(502, sentence).serialize())
@@ -197,7 +197,7 @@ class Proxy:
         return re.sub(rb"(?im)^(host:[ \t]*)[^\r\n]*", host, head, count=1)
 
     def _say(self, number: int, arrow: str, line: str) -> None:
-        """Prints one line. Where that cannot be done, `serve` ends: no connection ends by itself for it."""
+        """Prints one line. If that fails, `serve` ends: no connection would end because of it."""
         now = time.time()
         stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
         style = {">": "cyan", "<": "green", "!": "red"}.get(arrow, "dim")
@@ -209,7 +209,7 @@ class Proxy:
 
 
 def see_response(down: Tap, head: bytes) -> bytes:
-    """It may be none of HTTP/1.1."""
+    """Looks at the head of the response, which may not be HTTP/1.1."""
     if begins_http_2(head):
         down.look_away()
     return head
@@ -222,7 +222,7 @@ async def copy(
     tap: Tap,
     say: Callable[[str], None],
 ) -> None:
-    """One direction, to its end. `see` is shown the head, and gives what is sent in its place."""
+    """Copies one direction, to its end. `see` gets the head, and returns what is sent in its place."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         head = await reader.readexactly(1)
         # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
@@ -242,5 +242,5 @@ async def copy(
 
 
 def begins_http_2(head: bytes) -> bool:
-    """Whether it is how a server of HTTP/2 begins, or a client."""
+    """Whether a server or a client of HTTP/2 begins like this."""
     return head == b"\0" or PREFACE.startswith(head)
