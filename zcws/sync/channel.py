@@ -165,7 +165,7 @@ class Channel:
         return self._pings[0] if self._send_limit is None and self._pings is not None else self._send_limit
 
     def _wait_on(self, life: int) -> tuple[int, float]:
-        """Decides, when those seconds are over, whether a send waits on.
+        """Decides, when those seconds are over, whether a send goes on waiting.
 
         Args:
             life: -1, then the first result of the call before.

@@ -37,7 +37,7 @@ def begin_tls(
     then, and can close it whatever interrupts the handshake."""
     try:
         # If the peer has already reset the connection, `wrap_socket` before CPython 3.13 finds out only when a new
-        # object owns the descriptor, and raises without closing or returning it.
+        # object owns the descriptor, and raises without handing that object out.
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(code, os.strerror(code))
         return context.wrap_socket(

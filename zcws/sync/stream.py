@@ -6,7 +6,7 @@ while any number write: writes hold a lock, because the reader writes the replie
 
 There is no thread but the caller's. Keepalive therefore runs while somebody reads: the wait for bytes ends when a Ping
 is due. A read that times out loses nothing; the next one goes on. `ping` and `close` have to see what the peer
-answers: they read when nobody else does (turns.py), keep what they meet for `recv`, and step aside for it.
+answers: they read when nobody else does (turns.py), keep the messages that they find for `recv`, and step aside for it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ class WebSocket(Answering, Known):
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
         self._is_closed = False
-        # A weak reference, so that a connection that is over is freed together with the last reference to it, rings and
-        # compressor included. It would wait for the garbage collector, which counts objects and not their memory.
+        # A weak reference, so that a connection that is over is freed together with the last reference to it, rings
+        # and compressor included. Otherwise it would wait for the garbage collector, which counts objects and not their
+        # memory.
         this = weakref.ref(self)
         self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
         # While another thread writes, a reply stays on the bridge.
@@ -243,7 +244,8 @@ class WebSocket(Answering, Known):
         self._write_lock = self._reading = SplitLock()  # type: ignore[assignment]
         self._in_order.end(self._write_lock.acquire)  # refuses those who wait for the old lock
         self._reader.on_pong = self._keepalive.answered
-        # Nobody asks what is due any more. The reader holds `_keepalive` now, which must not hold it through this.
+        # Nobody asks what is due any more. The reader holds `_keepalive` now, which must not hold the reader by way of
+        # its connection.
         self._keepalive.forget_connection()
         return reader, writer, BridgeHalf(self.connection.bridge, taken)
 
