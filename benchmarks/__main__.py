@@ -14,10 +14,10 @@ from benchmarks.process import CORES
 from benchmarks.progress import watch
 from benchmarks.workloads import TITLES, runner
 
-#: A quick run shows whether anything works and where about it stands; figures that are published need the full one.
+#: A quick run shows whether everything works, and roughly how fast; figures that are published need the full one.
 QUICK = Pace(rounds=2, seconds=0.25, warmup=0.08, quick=True)
 FULL = Pace()
-#: Load of a machine that is not quiet.
+#: Load average above which a machine is not quiet.
 BUSY = 0.3
 
 
@@ -28,9 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAMES", help=f"some of: {','.join(TITLES)}")
     parser.add_argument("--rounds", type=int, help=f"{FULL.rounds}, or {QUICK.rounds} with --quick")
     parser.add_argument("--loops", default="", help="asyncio,uvloop; uvloop alone with --quick")
-    parser.add_argument(
-        "--name", default="", help="of the results' file, instead of the date and the machine's"
-    )
+    parser.add_argument("--name", default="", help="of the results' file, instead of the date and the CPU")
     parser.add_argument("--counts", action="store_true", help="only count system calls and instructions")
     return parser.parse_args()
 
@@ -45,13 +43,13 @@ def choose(only: str | None) -> list[str]:
 
 
 def choose_loops(names: str) -> list[str]:
-    """Those that are installed; asyncio when none is."""
+    """Those of `names` that are installed; asyncio when none is."""
     found = [name for name in names.split(",") if name == "asyncio" or importlib.util.find_spec(name)]
     return found or ["asyncio"]
 
 
 def warn() -> None:
-    """Whatever makes the figures worth less, before they are made."""
+    """Prints, before anything is measured, what makes the figures worth less."""
     warnings = [machine.advice()]
     if os.getloadavg()[0] > BUSY:
         warnings.append(

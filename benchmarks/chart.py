@@ -1,6 +1,6 @@
 """Pictures of the results: one SVG a workload, bars of medians with their spread, less is better.
 
-Written by hand, since a bar is one element: no package is needed for it, and the files stay small enough to read.
+The SVG is written without a package, since a bar is one element; and the files stay small enough to read.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _picture(title: str, cases: dict[str, list[Result]]) -> str:
 
 
 def _bars(group: list[Result], top: int) -> Iterator[str]:
-    # Medians set the scale, not one round that the machine spoiled.
+    # Medians set the scale, so that one round that the machine spoiled does not.
     scale = BARS / max(result.median() or 0 for result in group)
     for index, result in enumerate(group):
         yield from _bar(result, top + index * ROW, scale)

@@ -1,4 +1,4 @@
-"""Text as it is really sent, from a seed: the same on every machine, and no two messages alike.
+"""Realistic text, made from a seed: the same on every machine, and no two messages alike.
 
 Three kinds: a market feed in JSON, lines of a web server's log, and HTML.
 """

@@ -1,9 +1,9 @@
 """Figures that repeat: system calls (strace -c) and user instructions (callgrind) of a server for one echo.
 
 Each is the difference between a long run and a short one, so that connecting and closing cancel out. System calls
-repeat exactly; instructions within a percent with one message in flight, less well with 64, where now and then the
-collector falls into one run and not into the other. They say nothing of caches and branches; they are for telling
-whether a change is one.
+repeat exactly; instructions repeat within a percent with one message in flight, less well with 64, where now and then
+the garbage collector runs in one of the two runs only. They say nothing about caches and branches; they serve to tell
+whether a change makes a difference.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from benchmarks.process import Failed, Server, cpu_time, free_port, start, stop
 __all__ = ["run"]
 
 CASES = [(1, 1, 256), (1, 64, 256), (64, 1, 256), (1, 1, 65536)]
-#: Messages of the short run, and how many more the long one has. Multiples of 64, so that no burst is cut; under
-#: valgrind everything takes fifty times as long.
+#: Messages of the short run, and how many more the long one has: multiples of 64, so that no burst is cut. There are
+#: fewer for instructions, because under valgrind everything takes fifty times as long.
 CALLS = (640, 1920)
 INSTRUCTIONS = (256, 768)
 #: Seconds for Python to start under valgrind, and for it to close connections.
@@ -39,7 +39,7 @@ IDLE = 0.001
 
 
 def run(plan: Plan) -> str:
-    """The table."""
+    """Counts, and returns the table."""
     tools = [tool for tool in ("strace", "valgrind") if shutil.which(tool)]
     missing = {"strace", "valgrind"} - set(tools)
     lines = [f"{'':34} {'case':16} {'system calls':>13} {'instructions':>13}"]
@@ -61,7 +61,7 @@ Case = tuple[int, int, int]
 
 
 def cases_of(plan: Plan) -> list[Case]:
-    """The first two show most of it."""
+    """The cases to count: in a quick run the first two, which show most."""
     return CASES[:2] if plan.pace.quick else CASES
 
 
@@ -93,7 +93,7 @@ def _messages(server: Server, row: Row, case: Case, count: int) -> None:
 
 
 def _settle(server: Server) -> None:
-    """Until the connections are closed too: that belongs to the run that opened them."""
+    """Waits until the connections are closed too: that belongs to the run that opened them."""
     deadline = time.monotonic() + PATIENCE
     used = -1.0
     while time.monotonic() < deadline and cpu_time(server.process.pid) > used + IDLE:
@@ -134,7 +134,7 @@ def _traced(server: Server, row: Row, case: Case, count: int) -> int:
 
 
 def _total(summary: str) -> int:
-    """Of the last line: "100.00    0.011861           4      2571        12 total"."""
+    """The number of calls in the last line: "100.00    0.011861           4      2571        12 total"."""
     found = re.search(r"^100\.00\s+[\d.]+\s+(?:[\d.]+\s+)?(\d+)(?:\s+\d+)?\s+total$", summary, re.MULTILINE)
     if found is None:
         raise Failed("strace counted nothing")
@@ -145,7 +145,7 @@ def _total(summary: str) -> int:
 
 
 class Callgrind(Server):
-    """A server that runs under callgrind; it can be asked for what it has executed since it was last asked."""
+    """A server that runs under callgrind."""
 
     def __init__(self, row: Row, folder: str) -> None:
         self.folder, self.dumps = Path(folder), 0
@@ -185,7 +185,7 @@ def user_instructions(plan: Plan, row: Row) -> Iterator[tuple[Case, float]]:
             server.wait()
             for case in cases_of(plan):
                 plan.step(f"instructions: {row.label}")
-                # Warm: the interpreter specialises what runs often.
+                # Warms up: the interpreter specialises what runs often.
                 _messages(server, row, case, INSTRUCTIONS[0])
                 server.executed()
                 short, long = (

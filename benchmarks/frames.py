@@ -1,4 +1,4 @@
-"""Frames, written out by hand: the ruler does not use the library that it measures. RFC 6455 5.2."""
+"""Frames, without zcws: the benchmarks do not use the library that they measure. RFC 6455 5.2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(payload: bytes, *, masked: bool, first: int = TEXT) -> bytes:
 
 
 def unmask(frame: bytes) -> bytes | None:
-    """The payload of a client's frame of less than 64 KiB; None while some of it is to come."""
+    """The payload of a client's frame of less than 64 KiB; None while a part of it is missing."""
     head = 4 if frame[1:2] == b"\xfe" else 2
     if len(frame) < head:
         return None
@@ -50,9 +50,9 @@ def _masked(payload: bytes, key: bytes = KEY) -> bytes:
 
 
 def compressed(messages: Iterable[bytes], *, level: int, masked: bool, first: int = TEXT) -> list[bytes]:
-    """Frames with permessage-deflate, the context kept from one to the next. RFC 7692 7.2.1.
+    """Frames with permessage-deflate, and the context kept from one to the next. RFC 7692 7.2.1.
 
-    They may be sent again from the start: the first refers to nothing before it.
+    The sequence may be sent repeatedly: its first frame refers to nothing before it.
     """
     compressor = zlib.compressobj(level, zlib.DEFLATED, -15)
     frames = []

@@ -18,12 +18,12 @@ __all__ = ["CServer", "build", "frames_file", "generate"]
 SOURCE = Path(__file__).parent / "load"
 BUILD = Path(__file__).parent / "build"
 FLAGS = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wpedantic"]
-#: Seconds that the generator may take beyond what it was told to: connecting, and a message that is under way.
+#: Seconds that the generator may take beyond what it was told: for connecting, and for a message that is under way.
 GRACE = 60.0
 
 
 def build() -> None:
-    """Makes what is missing or old."""
+    """Compiles the tools that are missing or older than their source."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     BUILD.mkdir(exist_ok=True)
     headers = list(SOURCE.glob("*.h"))
@@ -47,14 +47,14 @@ def generate(server: Server, arguments: Sequence[object], seconds: float = 0) ->
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise Failed("the generator got no end") from None
+        raise Failed("the generator did not end in time") from None
     if process.returncode != 0:
         raise Failed(error.strip() or "the generator failed")
     figures: dict[str, float] = json.loads(out)
     if not figures["units"]:
         raise Failed("nothing came back in time")
     if not figures["cpu_us"]:
-        raise Failed("it used no CPU time: another server answers at its port")
+        raise Failed("the server used no CPU time: another one answers at its port")
     return figures
 
 
@@ -84,7 +84,7 @@ class CServer:
 
 @contextmanager
 def frames_file(frames: Sequence[bytes]) -> Iterator[Path]:
-    """Prepared frames where the tools in C can read them."""
+    """A file of prepared frames, for the tools in C."""
     with tempfile.NamedTemporaryFile(suffix=".frames") as file:
         file.write(b"".join(frames))
         file.flush()

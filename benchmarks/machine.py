@@ -1,4 +1,4 @@
-"""What a number has to be read with: the machine, the interpreter, and the version of everything."""
+"""What one has to know to read a number: the machine, the interpreter, and the version of everything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def version_of(package: str) -> str | None:
         return None
 
 
-#: What the bench extra would have brought, and is not here.
+#: What the extra `bench` installs, and is not here.
 MISSING = [package for package in PACKAGES if version_of(package) is None]
 
 
@@ -42,7 +42,7 @@ def advice() -> str:
 
 
 def facts() -> dict[str, Any]:
-    """Everything, as it stands in the results."""
+    """All of it, as it is written into the results."""
     from zcws import kernel
 
     return {
@@ -63,7 +63,7 @@ def facts() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """As the CPU calls itself."""
+    """The name that the CPU reports."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -80,7 +80,7 @@ def slug() -> str:
 def python_build() -> dict[str, bool | None]:
     """How the interpreter was compiled: without PGO and LTO the same code needs up to twice the time.
 
-    None is "it does not say": Debian's has both, and keeps them from sysconfig.
+    None means that sysconfig does not say: Debian's has both, and does not tell it.
     """
     flags = f"{sysconfig.get_config_var('CONFIG_ARGS')} {sysconfig.get_config_var('PY_CFLAGS')}"
     return {

@@ -1,7 +1,7 @@
-"""Rounds: everybody is measured side by side, in one order and then in the other (A B C, C B A).
+"""Rounds: all libraries are measured side by side, in one order and then in the other (A B C, C B A).
 
-All servers of a workload are alive at once and idle but for the one under load, so that going from one to the next
-costs nothing and what disturbs the machine for a second disturbs one measurement of each and not all of one.
+All servers of a workload run at once, and only the one under load is not idle. So switching from one to the next costs
+nothing, and what disturbs the machine for a second disturbs one measurement of each, not all measurements of one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Pace:
 
     @property
     def time(self) -> list[object]:
-        """For the generator."""
+        """The options of the generator."""
         return ["-t", self.seconds, "-w", self.warmup]
 
     def meter(self, size: int, *, exact: int | None = None, depth: int = 1) -> dict[str, Any]:
-        """For a client: `exact` is what its messages have to measure."""
-        # A look at the clock at least every 4 MiB, and every 256 messages: under a hundredth of their time.
+        """The arguments of a client's `Meter`: `exact` is the size that its messages must have."""
+        # A look at the clock at least every 4 MiB, and every 256 messages: it takes under a hundredth of their time.
         chunk = max(1, min(256, 2**22 // max(size, 1)) // depth) * depth
         return {"seconds": self.seconds, "warmup": self.warmup, "chunk": chunk, "size": exact}
 
@@ -52,7 +52,7 @@ class Result:
     unit: str = "µs CPU a message"
 
     def values(self, figure: str | None = None) -> list[float]:
-        """Each round's."""
+        """The figure of each round."""
         return [
             measured[figure or self.figure] for measured in self.rounds if (figure or self.figure) in measured
         ]
@@ -64,7 +64,7 @@ class Result:
 
 
 class Plan:
-    """What was measured and what was not; `step` is told of every measurement before it is made."""
+    """What was measured and what was not; `step` is called with a description before every measurement."""
 
     def __init__(self, pace: Pace, loops: list[str], step: Callable[[str], None]) -> None:
         self.pace, self.loops, self.step = pace, loops, step
@@ -73,14 +73,14 @@ class Plan:
         self.tables: dict[str, list[dict[str, Any]]] = {}
 
     def record(self, workload: str, case: str, row: Row, figures: dict[str, float], **about: str) -> None:
-        """One measurement."""
+        """Keeps one measurement."""
         key = (workload, case, row)
         if key not in self.results:
             self.results[key] = Result(workload, case, row, **about)  # type: ignore[arg-type]
         self.results[key].rounds.append(figures)
 
     def skip(self, sentence: str) -> None:
-        """What is not measured, and why; each sentence once."""
+        """Notes what is not measured, and why; each sentence once."""
         self.skipped[sentence] = None
 
     def measure(
@@ -110,7 +110,7 @@ class Plan:
                     thing = make(row)
                     stack.callback(thing.stop)
                     started.append((row, thing))
-                # Started side by side, so that the slow imports of one are not waited for by the others.
+                # All are started before the first is waited for, so that their slow imports overlap.
                 yield [(row, thing) for row, thing in started if self._is_ready(workload, row, thing)]
 
     def _is_ready(self, workload: str, row: Row, thing: Any) -> bool:

@@ -2,15 +2,14 @@
 
     python -m benchmarks.memory [--count 10000] [--loop asyncio] [--out benchmarks/results/memory-DATE.json]
 
-Each server is a process of its own; this process opens the connections, by hand, and asks the server for its
-resident size: with no connection (after some that have come and gone, so that what is loaded once is there), with
-all of them open, and after each has had one message of 1 KiB echoed. A figure is a difference divided by the number
-of connections. What the kernel keeps for a socket is not in it, and is the same for all; the last message is, since
-the handler's variable keeps it.
+Each server is a process of its own. This process opens the connections, without a library, and asks the server for its
+resident size: with no connection (after some that have come and gone, so that what is loaded once is there), with all
+of them open, and after each has had one message of 1 KiB echoed. A figure is a difference divided by the number of
+connections. It does not include what the kernel keeps for a socket, which is the same for all; it includes the last
+message, since the handler's variable keeps it.
 
-Compression is measured without sockets, in a process of its own: connections that have each exchanged one
-compressed message, with and without compression agreed. `tracemalloc` does not see zlib's memory, so this too is the
-resident size.
+Compression is measured without sockets, in a process of its own: connections that have each exchanged one message, with
+and without compression agreed. `tracemalloc` does not see zlib's memory, so this is the resident size as well.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ COMPRESSED = compressed([PAYLOAD], level=-1, masked=True, first=BINARY)[0]
 #: Connections that come and go before the first look: enough to fill every cache and free list.
 WARM_UP = 200
 
-#: Connections of which each keeps a context of 200 KiB: half a gigabyte of them.
+#: The most connections that keep a context of 200 KiB each: together half a gigabyte.
 MOST_CONTEXTS = 2_000
 
 
@@ -58,7 +57,7 @@ def resident() -> int:
 
 
 def raise_limit() -> None:
-    """As many open files as the system lets us have."""
+    """Allows as many open files as the system lets us have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -112,7 +111,7 @@ CORES: dict[str, tuple[zcws.DeflateParameters | None, bool]] = {
 
 
 def measure_core(count: int, agreement: zcws.Agreement, *, idle: bool) -> float:
-    """Bytes of each of `count` connections that have exchanged one message; `idle`: and then nothing for a while."""
+    """Bytes of each of `count` connections that have exchanged one message and, if `idle`, then nothing for a while."""
     frame = FRAME if agreement.deflate is None else COMPRESSED
     pool = Pool()
 
@@ -233,7 +232,7 @@ def measure_compression(count: int) -> dict[str, int]:
 
 
 def measure(count: int, loop: str = "asyncio") -> dict[str, Any]:
-    """Everything, as it is written down."""
+    """All figures, as they are written to the file."""
     raise_limit()
     return {
         "date": datetime.date.today().isoformat(),

@@ -1,12 +1,12 @@
 """What a measured client counts with.
 
-The clock is looked at once in a chunk of messages, not once a message, so that asking what time it is costs nothing:
+The clock is read once for each chunk of messages, not for each message, so that reading it costs nothing:
 
     for count in meter:
         for _ in range(count):
             ...                             # one message
 
-CPU time is the process's own. What comes before the end of the warm-up is not counted.
+CPU time is this process's. What comes before the end of the warm-up is not counted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Meter:
         return 0
 
     def check(self, message: object) -> None:
-        """The first message, so that nobody is measured who delivers something else."""
+        """Checks the first message, so that a client that delivers something else is not measured."""
         size = len(message)  # type: ignore[arg-type]
         if self._size is not None and size != self._size:
             raise ValueError(f"a message of {size}, not {self._size}: {message!r:.60}")

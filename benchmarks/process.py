@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
-#: What is measured runs on the first, what measures it on the last.
+#: What is measured runs on the first core, what measures it on the last.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 #: Seconds for a server to listen: Python's start-up and its imports, on a loaded machine.
 PATIENCE = 20.0
@@ -73,13 +73,13 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 class Log:
-    """A child's stderr. A file: a pipe that nobody reads fills up with tracebacks, and then the child stands still."""
+    """A child's stderr, in a file: a pipe that nobody reads fills up with tracebacks, and the child stands still."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile("w+")
 
     def last_line(self) -> str:
-        """Of an exception, the line that says what it was."""
+        """The last line, which of a traceback says what the exception was."""
         self.file.seek(0)
         lines = self.file.read().split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
@@ -87,18 +87,18 @@ class Log:
 
 def cpu_time(pid: int) -> float:
     """Seconds of CPU time that a process has used, all its threads, in nanosecond steps."""
-    # clock_getcpuclockid(3), which Python does not have: Linux makes the clock's number of the process's.
+    # clock_getcpuclockid(3), which Python lacks: Linux makes the clock's id from the process's.
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def raise_limit() -> None:
-    """As many open files as the system lets us have; children inherit it."""
+    """Allows as many open files as the system lets us have; children inherit that."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that was not given before: whoever has it may still be starting up."""
+    """A port that nobody listens on, and that was not given before: its server may still be starting up."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -124,7 +124,7 @@ class Server:
         return cls([sys.executable, "-m", "benchmarks.worker", *arguments], port)
 
     def wait(self) -> None:
-        """Until it listens."""
+        """Waits until it listens."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -152,7 +152,7 @@ class Client:
         self.process = start(command, 0, **pipes, stderr=self.log.file)
 
     def wait(self) -> None:
-        """Nothing: the first job waits for the imports."""
+        """Does nothing: the first job waits for the imports."""
 
     def run(
         self, role: str, arguments: Sequence[Any], meter: Mapping[str, Any], settings: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""How far it is: a bar where rich is installed and somebody watches, else a line now and then. On stderr."""
+"""How far the run is: a bar where rich is installed and somebody watches, else a line now and then. On stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SELDOM = 10.0
 
 
 class Progress(Protocol):
-    """What the measurements tell."""
+    """What the measurements report to."""
 
     def step(self, what: str) -> None: ...
     def workload(self, title: str) -> None: ...
@@ -43,7 +43,7 @@ class Lines:
 
 
 class Bar:
-    """For people: one turn of the bar is one workload."""
+    """For people: one step of the bar is one workload."""
 
     def __init__(self, bar: object, total: int) -> None:
         self._bar: object = bar
@@ -72,7 +72,7 @@ def watch(workloads: int) -> Iterator[Progress]:
     if not console.is_terminal:
         yield Lines()
         return
-    # A quarter of a second: drawing takes time on a core that measures.
+    # Four times a second, not more: drawing takes time on a core that measures.
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -16,7 +16,7 @@ Figures = dict[tuple[str, str, str], float]
 
 @dataclass(frozen=True)
 class Column:
-    """A peer, and which of our rows does the same; the first of them that was measured."""
+    """A peer, and those of our rows that do the same: it is compared with the first that was measured."""
 
     title: str
     peer: str
@@ -25,11 +25,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """What is measured.
+    """A line of the table.
 
     Attributes:
-        cases: that are it; None: all that the workload has.
-        ours: the row of ours that every column is compared with, where it is not the column's.
+        cases: those that belong to it; None: all of the workload.
+        ours: our rows that every column is compared with, instead of the column's.
     """
 
     title: str
@@ -67,7 +67,7 @@ LINES = (
 
 
 def read(path: Path) -> Figures:
-    """The medians of one run on uvloop, and of other languages."""
+    """The medians of one run, of the rows on uvloop and of other languages."""
     found: Figures = {}
     for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
         row = result["row"]
@@ -77,7 +77,7 @@ def read(path: Path) -> Figures:
 
 
 def ratios(runs: Iterable[Figures], line: Line, column: Column) -> Iterator[float]:
-    """The peer's figure by ours, in every case of every run that has both."""
+    """The peer's figure divided by ours, in every case of every run that has both."""
     for run in runs:
         for (workload, case, name), theirs in run.items():
             if (
@@ -95,7 +95,7 @@ def ratios(runs: Iterable[Figures], line: Line, column: Column) -> Iterator[floa
 
 
 def span(values: list[float]) -> str:
-    """From the least to the most, as a table shows it."""
+    """From the least value to the greatest, as a table shows it."""
     if not values:
         return ""
     least, most = (f"{value:.2g}" for value in (min(values), max(values)))

@@ -19,13 +19,13 @@ __all__ = ["RESULTS", "compare", "default_name", "groups_of", "save", "text"]
 RESULTS = Path(__file__).parent / "results"
 #: Less than this is noise on the machines we know: neither won nor lost.
 EVEN = 0.03
-#: From this share of its core on, the generator was what was measured.
+#: Above this share of its core, the generator was the bottleneck.
 SATURATED = 0.95
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against ours: same workload, same case, same event loop, same kind of delivery."""
+    """A peer's row and ours: same workload, same case, same event loop, same kind of delivery."""
 
     peer: Result
     ours: Result
@@ -34,7 +34,7 @@ class Comparison:
 
 
 def groups_of(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
-    """The rows of each case, least figure first; workloads in the order of the report."""
+    """The rows of each case, lowest figure first; workloads in the order of the report."""
     groups: dict[tuple[str, str], list[Result]] = {}
     order = list(TITLES)
     for result in sorted(results, key=lambda result: order.index(result.workload)):
@@ -46,7 +46,7 @@ def groups_of(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
 
 
 def compare(peer: Result, group: list[Result]) -> Comparison | None:
-    """None for our own rows, and where there is nothing of ours to compare with."""
+    """None for our own rows, and where there is no row of ours to compare with."""
     if peer.row.is_ours:
         return None
     ours = _counterpart(peer, [result for result in group if result.row.is_ours])
@@ -57,10 +57,10 @@ def compare(peer: Result, group: list[Result]) -> Comparison | None:
 
 
 def _counterpart(peer: Result, ours: list[Result]) -> Result | None:
-    """The best of ours that does the same: same loop (any for other languages), same kind of delivery if we have it."""
+    """Our best row on the same loop (any for other languages), with the same kind of delivery if we have that."""
     loop = peer.row.loop.partition("+")[0]
     same_loop = [result for result in ours if loop in ("", result.row.loop.partition("+")[0])]
-    # A limit, or a server whose deliveries nobody sees, is compared with messages: what most people will use.
+    # A limit, or a server in another language, is compared with our rows for messages: what most people will use.
     level = "message" if peer.row.is_limit or not loop else peer.row.level
     same_level = [result for result in same_loop if result.row.level == level]
     return min(same_level or same_loop, key=lambda result: result.median() or 0, default=None)
@@ -70,7 +70,7 @@ def _counterpart(peer: Result, ours: list[Result]) -> Result | None:
 
 
 def default_name(plan: Plan, workloads: list[str]) -> str:
-    """The date and the CPU; a run that left something out says so, and replaces no whole one."""
+    """The date and the CPU, and what the run left out, so that it does not replace the results of a whole one."""
     parts = [str(date.today()), machine.slug()]
     if plan.pace.quick:
         parts.append("quick")
@@ -80,7 +80,7 @@ def default_name(plan: Plan, workloads: list[str]) -> str:
 
 
 def save(plan: Plan, facts: dict[str, Any], name: str) -> Path:
-    """Everything that was found, with everything it has to be read with: `facts` are of before the start."""
+    """Writes all results, with all that is needed to read them. `facts` were collected before the start."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content: dict[str, Any] = {
@@ -110,7 +110,7 @@ def _entry(result: Result) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Five digits: more than any of them deserves."""
+    """Five digits: more than any figure here is worth."""
     return None if value is None else float(f"{value:.5g}")
 
 
@@ -155,7 +155,7 @@ def _losses(groups: dict[tuple[str, str], list[Result]]) -> Iterator[str]:
 
 
 def _summary(groups: dict[tuple[str, str], list[Result]]) -> Iterator[str]:
-    """How much of theirs we need, over all cases: the geometric mean for each peer and workload."""
+    """Their figure divided by ours over all cases: the geometric mean for each peer and workload."""
     ratios: dict[tuple[str, str], list[float]] = {}
     for found in _comparisons(groups):
         ratios.setdefault((found.peer.workload, found.peer.row.name), []).append(found.ratio)

@@ -1,7 +1,7 @@
 """A load generator for TLS, in Python: the one in C does not speak it.
 
-It is slower than that one, so only the server's CPU time counts, not the rate. On blocking sockets: to each a message
-is sent, then each one's echo is read.
+It is slower than that one, so only the server's CPU time counts, not the rate. It uses blocking sockets: it sends a
+message on each, then reads the echo from each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["main", "make_certificate", "open_connection"]
 
 
 def make_certificate(folder: Path) -> str | None:
-    """One file with everything: a key, its certificate, and who signed it. None without the package trustme."""
+    """One file with a key, its certificate, and the authority's. None without the package trustme."""
     if importlib.util.find_spec("trustme") is None:
         return None
     import trustme
@@ -38,7 +38,7 @@ def make_certificate(folder: Path) -> str | None:
 def open_connection(
     port: int, certificate: str | None, *, raw: bool, offer: str = "", timeout: float | None = None
 ) -> socket.socket:
-    """Connected (over TLS when there is a certificate to trust), and through the WebSocket handshake unless `raw`."""
+    """A connected socket (over TLS if there is a certificate to trust), after the WebSocket handshake unless `raw`."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if certificate is not None:
@@ -50,12 +50,12 @@ def open_connection(
         connection.sendall(REQUEST.removesuffix(b"\r\n") + extension)
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
-            answer += connection.recv(1)  # no further: what follows is a frame
+            answer += connection.recv(1)  # byte by byte: what follows is a frame
     return connection
 
 
 def turn(connections: list[socket.socket], block: bytes, expected: int, buffer: memoryview) -> None:
-    """An echo on every connection."""
+    """One echo on every connection."""
     for connection in connections:
         connection.sendall(block)
     for connection in connections:

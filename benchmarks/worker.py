@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def make_loop(name: str) -> asyncio.AbstractEventLoop:
-    """asyncio or uvloop, with "+aiofastnet" behind it for that library's transports."""
+    """The event loop: asyncio or uvloop; a name that ends with "+aiofastnet" gets that library's transports."""
     kind, _, transports = name.partition("+")
     if kind == "uvloop":
         import uvloop
@@ -38,7 +38,7 @@ def make_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def settings_of(told: dict[str, Any], *, server: bool) -> Settings:
-    """Paths become a TLS context: a server's with its certificate, a client's that trusts it."""
+    """The settings, with a path turned into a TLS context: the server's has the certificate, the client's trusts it."""
     tls = None
     if certificate := told.get("certificate"):
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
@@ -50,7 +50,7 @@ def settings_of(told: dict[str, Any], *, server: bool) -> Settings:
 
 
 def serve(row: Row, role: str, port: int, told: dict[str, Any]) -> None:
-    """Until killed."""
+    """Serves until killed."""
     function = find(row.library, role, row.name)
     make_loop(row.loop).run_until_complete(function(port, settings_of(told, server=True)))
 
@@ -71,7 +71,7 @@ def run_jobs(row: Row) -> None:
 
 def main(arguments: list[str]) -> None:
     """See the head of this file."""
-    # Connections are cut at the end of a measurement; what libraries say about it would be measured in the next.
+    # Connections are cut at the end of a measurement; what libraries log about that would be measured in the next one.
     logging.disable()
     what, row = arguments[0], Row(**json.loads(arguments[1]))
     if what == "client":
