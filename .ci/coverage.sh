@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 
-# Not these: programs, sockets, examples; and one whose endless streams go only where others have been. They are left
-# out of the list: what is named on its command line pytest runs whatever --ignore says.
+# Left out: programs, sockets, examples, and one file whose endless streams reach only lines that others reach. They are
+# not in the list at all, because pytest runs what its command line names, whatever --ignore says.
 leave=(cli drivers ends examples floors friends mirror reader_properties threads)
 tests=()
 for test in tests/test_*.py; do
@@ -15,6 +15,6 @@ for test in tests/test_*.py; do
     [[ " ${leave[*]} " == *" ${name%.py} "* ]] || tests+=("$test")
 done
 
-# CI: the same examples every time, so that a branch which needs luck is missed every time.
+# CI: Hypothesis makes the same examples every time, so that a branch which needs luck is missed every time.
 CI=true "$python" -m coverage run -m pytest -q "${tests[@]}" "$@"
 "$python" -m coverage report --fail-under=100

@@ -8,7 +8,7 @@
 #   bash .ci/fuzz.sh scan read            some of them
 #   FUZZ_SECONDS=600 bash .ci/fuzz.sh     as recorded in docs/security.md
 #
-# To repeat a finding: tests/fuzz/build/fuzz/fuzz_scan FILE, or python tests/fuzz/run.py read FILE; or of seeds,
+# To repeat a finding: tests/fuzz/build/fuzz/fuzz_scan FILE, or python tests/fuzz/run.py read FILE; for a seed,
 # python tests/fuzz/machine.py SEED SEED+1 LOOP.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -53,7 +53,7 @@ build_c() {
     make --no-print-directory --silent --directory tests/fuzz replay
 }
 
-find_atheris() { # leaves a Python that has it and zcws in $PYTHON
+find_atheris() { # sets PYTHON to one that has atheris and zcws
     "$PYTHON" -c 'import atheris, zcws' 2>/dev/null && return
     make --no-print-directory PYTHON="$PYTHON" .venv/.test >/dev/null || return
     PYTHON=$PWD/.venv/bin/python
@@ -98,7 +98,7 @@ report() { # what a log says: executions, edges and features reached, and how it
     fi
 }
 
-from_seeds() { # what is made from seeds, how many for each second of a target: on both event loops, other ones each time
+from_seeds() { # a program, and how many seeds for each second of a target: on both event loops, new seeds in each run
     local name=$1 first=$((RANDOM * 1000)) stop loop
     stop=$((first + $2 * SECONDS_EACH))
     "$PYTHON" -c 'import zcws, trustme' 2>/dev/null || {
@@ -132,7 +132,7 @@ for name in "${targets[@]}"; do
 done
 wait
 for name in "${ran[@]}"; do report "$name"; done
-# A fifth of the time that a target has, each.
+# Each takes a fifth of the time that a target has.
 if wanted machine "${targets[@]}"; then from_seeds machine 5; fi
 if wanted talk "${targets[@]}"; then from_seeds talk 10; fi
 exit $failed

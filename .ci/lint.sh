@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a machine can say about the source without running it. Goes on after a failure, so that one
-# run tells all.
+# run finds all.
 set -uo pipefail
 source "$(dirname "$0")/tools.sh" || exit 1
 
@@ -11,7 +11,7 @@ check() {
     if "$@"; then echo "ok    $name"; else echo "FAIL  $name"; failed=1; fi
 }
 
-warnings() { # the compiler $1, in the compiler's own words, over every C file of the core
+warnings() { # those of the compiler $1 about every C file of the core
     local file status=0
     for file in $(c_files | grep '^csrc/.*\.c$'); do
         "$1" -std=c11 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Werror -Icsrc \
@@ -20,7 +20,7 @@ warnings() { # the compiler $1, in the compiler's own words, over every C file o
     return $status
 }
 
-c_format() { # names the files; make fmt does the rest
+c_format() { # names the files that are not formatted; make fmt formats them
     local file status=0
     for file in $(c_files); do
         clang-format --dry-run -Werror "$file" 2>/dev/null || { echo "would reformat $file"; status=1; }
@@ -33,8 +33,8 @@ check "ruff format" ruff format --check --output-format=concise .
 check "mypy --strict zcws" mypy --strict -p zcws
 # Decorators of FastAPI are Any here: it is not among the tools.
 check "mypy --strict examples" mypy --strict --ignore-missing-imports --disable-error-code=untyped-decorator examples
-# Tests and the build script are read for mistakes, not for annotations: a test knows that a reply is there, and passes
-# options as dictionaries.
+# Tests and the build script are checked for mistakes, not for annotations: a test knows that a reply is there, and
+# passes options as dictionaries.
 check "mypy tests" mypy --config-file= --python-version 3.10 --ignore-missing-imports --explicit-package-bases \
     --check-untyped-defs --disable-error-code=union-attr --disable-error-code=arg-type \
     --disable-error-code=var-annotated --disable-error-code=misc --disable-error-code=assignment build_ffi.py tests

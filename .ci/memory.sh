@@ -4,9 +4,9 @@
 #   bash .ci/memory.sh asan                         the whole suite, the C core compiled with AddressSanitizer and UBSan
 #   bash .ci/memory.sh valgrind tests/test_inlet.py    some of it under valgrind's memcheck, which knows every byte's state
 #
-# Works on a copy in build/memory, so that the extension in use stays as it is. PYTHON has to have what the tests need
-# (`make .venv/.test` makes such a one, and is what is used where PYTHON is not given). About three times (asan) and
-# thirty times (valgrind) as long as usual.
+# Works on a copy in build/memory, so that the extension in use stays as it is. PYTHON has to have what the tests need;
+# without PYTHON, `make .venv/.test` makes one. Takes about three times (asan) or thirty times (valgrind) as long as
+# usual.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${PYTHON:-}" ] || { make --no-print-directory .venv/.test; PYTHON=$PWD/.venv/bin/python; }
@@ -23,9 +23,9 @@ git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' 
 done | xargs -0 cp --parents -t "$copy"
 cd "$copy"
 
-# Python's own allocator takes large pieces and hands out small ones: nobody would see where one of them ends.
+# Python's own allocator takes large pieces and hands out small ones: the tools would not see where one of them ends.
 export PYTHONMALLOC=malloc PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1
-# And what the tests wait for comes so many times later, on a busy machine above all.
+# Tests wait this many times as long, since everything is slower, above all on a busy machine.
 export ZCWS_PATIENCE=30
 
 build() { # with these flags; pip brings what building needs, and leaves PYTHON's environment alone
@@ -36,19 +36,20 @@ build() { # with these flags; pip brings what building needs, and leaves PYTHON'
 
 asan() {
     build "-fsanitize=address,undefined -fno-sanitize-recover=all"
-    # The interpreter itself is not instrumented, so leaks are its business, and the runtime has to be there first.
+    # The interpreter itself is not instrumented: leaks are not looked for, and ASan's runtime has to be preloaded.
     # detect_odr_violation: two extensions may define the same name.
     export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_odr_violation=0:log_path=$copy/report
     export UBSAN_OPTIONS=print_stacktrace=1:log_path=$copy/report
-    # What tests start (node, redis) inherits it and does not mind, but for Chromium, which has an allocator of its own.
-    # Memory that was freed is kept for a while, to see who still uses it: what idle connections cost cannot be measured.
+    # Programs that tests start (node, redis) inherit the runtime and run with it, except for Chromium, which has an
+    # allocator of its own. ASan keeps freed memory for a while, to see who still uses it, so that the cost of idle
+    # connections cannot be measured.
     LD_PRELOAD="$(${CC:-gcc} -print-file-name=libasan.so) $(${CC:-gcc} -print-file-name=libubsan.so)" \
         "$PYTHON" -m pytest -o timeout=900 -p no:cacheprovider --ignore=tests/interop/test_chromium.py \
         --deselect tests/test_behaviour_deflate.py::test_idle_connections_cost_nothing_for_compression "$@"
 }
 
-suppressions() { # what the interpreter does on purpose: not ours to judge
-    for interpreter in '*/libpython3*' '*/bin/python3*'; do # as a library, and where it is none
+suppressions() { # what the interpreter does on purpose
+    for interpreter in '*/libpython3*' '*/bin/python3*'; do # as a library, and without one
         cat <<SUPP
 {
    the interpreter's own, wherever it is called from
@@ -96,7 +97,8 @@ SUPP
 memcheck() {
     build ""
     suppressions >python.supp
-    # 10: frames of a report. --error-exitcode: of the first report anywhere. Leaks: an interpreter never gives all back.
+    # --num-callers: frames of a report. --error-exitcode: if there was any report. No leak check: an interpreter never
+    # gives all memory back.
     valgrind --tool=memcheck --leak-check=no --num-callers=20 --error-exitcode=99 --suppressions=python.supp \
         --log-file="$copy/report.%p" --trace-children=no \
         "$PYTHON" -m pytest -o timeout=3600 -p no:cacheprovider "$@"
@@ -109,7 +111,7 @@ valgrind) memcheck "$@" || status=$? ;;
 *) echo "asan or valgrind, not $tool" && exit 2 ;;
 esac
 
-# What a process reported that a test had started, or whose exit status nobody looked at.
+# Reports of processes that a test has started, or whose exit status nobody looked at.
 reports=$(grep -lE 'ERROR: AddressSanitizer|runtime error|ERROR SUMMARY: [1-9]' "$copy"/report* 2>/dev/null || true)
 if [ "$reports" ]; then
     echo "REPORTS: $reports"

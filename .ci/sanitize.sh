@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A report ends the run with this status, whatever the program would have said.
+# A report ends the run with this status, whatever the program would have returned.
 export ASAN_OPTIONS=abort_on_error=0:exitcode=99:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:exitcode=99

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What would be published: the source archive builds, its wheel keeps the promises of its name, and it works in every
-# CPython of this machine that is promised. Nothing of this touches the work tree. What a machine lacks is said and left out; the
-# Python that runs this has to work.
+# Checks what would be published: the source archive builds, its wheel keeps the promises of its name, and it works in
+# every supported CPython of this machine. The work tree is not touched. What a machine lacks is reported and left out;
+# only the Python that runs this has to work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -9,11 +9,11 @@ PYTHON=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-environment() { # of a Python, in a folder
+environment() { # a virtual environment of the Python $1 in the folder $2
     "$1" -m venv "$2" 2>/dev/null || { "$1" -m venv --clear --without-pip "$2" && "$PYTHON" -m pip --python "$2/bin/python" install --quiet pip; }
 }
 
-pythons() { # every CPython that can be found and is promised (pyproject.toml), one of each version
+pythons() { # every CPython that can be found and is supported (pyproject.toml), one of each version
     local python
     for python in "$PYTHON" python3.{10..20} ~/.pyenv/versions/*/bin/python3; do
         command -v "$python" >/dev/null || continue
@@ -28,10 +28,10 @@ EOF
 
 environment "$PYTHON" "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
-export SOURCE_DATE_EPOCH=1700000000 # any: two builds are to be the same bytes
+export SOURCE_DATE_EPOCH=1700000000 # any date: two builds have to be the same bytes
 mkdir "$work/source"
 git ls-files --cached --others --exclude-standard | while read -r file; do [ -e "$file" ] && echo "$file"; done \
-    | tar cf - -T - | tar xf - -C "$work/source" # setuptools leaves its notes where it builds
+    | tar cf - -T - | tar xf - -C "$work/source" # a copy: setuptools leaves files where it builds
 "$work/tools/bin/python" -m build --outdir "$work/dist" "$work/source" >"$work/log" 2>&1 || { tail -40 "$work/log"; exit 1; }
 wheel=$(echo "$work"/dist/*.whl)
 "$work/tools/bin/python" -m build --wheel --outdir "$work/again" "$work/source" >"$work/log" 2>&1 || { tail -40 "$work/log"; exit 1; }
@@ -61,7 +61,7 @@ try_wheel() { # in the environment of one version
         tests/test_leasing.py tests/test_connector.py tests/test_acceptor.py tests/aio/test_eager.py
 }
 
-found=$(pythons) # by itself: what fails in a process substitution ends nothing, and a wheel would be tried in no Python
+found=$(pythons) # not in a process substitution: a failure there ends nothing, and the wheel would be tried in no Python
 failed=0
 own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 while read -r version python <&3; do
@@ -70,7 +70,7 @@ while read -r version python <&3; do
         [ "$version" != "$own" ] || failed=1
         continue
     fi
-    try_wheel "$version" >"$work/log" 2>&1 </dev/null & # bash heeds `set -e` in nothing that an `if` asks
+    try_wheel "$version" >"$work/log" 2>&1 </dev/null & # in the condition of an `if`, bash ignores `set -e`
     if wait $!; then
         echo "works in CPython $version: $(tail -1 "$work/log")"
     else

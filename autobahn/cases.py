@@ -33,7 +33,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Selection:
-    """Shards, and how many seconds all of a run may take, every mode, driver and loop together.
+    """Shards, and how many seconds a whole run may take, with every mode, driver and loop.
 
     The limit is several times what two cores need: a peer that is stuck holds a case for up to 480 seconds, and then
     it is better to stop and say where.

@@ -1,8 +1,8 @@
-"""What the suite said, against what autobahn/expected.json says it says.
+"""Compares the verdicts of the suite with those in autobahn/expected.json.
 
 A verdict is two words: `behavior` (were the right frames sent) and `behaviorClose` (did the connection end right). A
-peer can get OK in the first and FAILED in the second, so they are never read apart. Any difference counts, the good
-ones too: an improvement is a commit that changes expected.json.
+peer can get OK in the first and FAILED in the second, so they are always read together. Any difference counts, a good
+one too: an improvement is a commit that changes expected.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTHING: Verdict = ("-", "-")
 
 
 class ReportError(Exception):
-    """There is no report to compare, or it is not whole."""
+    """There is no report to compare, or it is incomplete."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Difference:
 
 
 def read_report(path: Path, shard: Shard) -> Verdicts:
-    """The verdicts of a runner's index.json, which files them by agent.
+    """The verdicts of a runner's index.json, which groups them by agent.
 
-    A case that could not be run has no agent, so all agents count.
+    A case that could not be run has no agent, so the entries of all agents count.
 
     Raises:
-        ReportError: it is missing, or has not as many cases as it must have.
+        ReportError: it is missing, or does not have as many cases as it must.
     """
     try:
         agents = json.loads(path.read_bytes())
@@ -63,7 +63,7 @@ def read_report(path: Path, shard: Shard) -> Verdicts:
 
 
 def compare(where: tuple[str, str, str], expected: Verdicts, got: Verdicts) -> list[Difference]:
-    """Every case that is in one of them only, or has another verdict."""
+    """Every case that is in only one of the two, or has different verdicts."""
     return [
         Difference(where, case, expected.get(case, NOTHING), got.get(case, NOTHING))
         for case in sorted({*expected, *got}, key=_numbers)

@@ -1,8 +1,8 @@
 """The faces of zcws that the suite is run against: each echoes what it receives, as a server and as a client.
 
 `DRIVERS` is the table; one more face is one more row. A row says what the face runs on, how it serves until its
-process is stopped, and how it visits every case of a fuzzing server. Only what `zcws` exports is used here: the suite
-judges what users get.
+process is stopped, and how it visits every case of a fuzzing server. Only what `zcws` exports is used here, so that the
+suite judges what users get.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Driver:
 
     Attributes:
         loops: what it can run on, by name.
-        serve: called with a loop's name, a port (0: any) and what to tell the port to; serves until killed.
+        serve: called with a loop's name, a port (0: any) and a function to call with the port; serves until killed.
         visit: called with a loop's name and the URI of a fuzzing server; returns when the reports are written.
     """
 
@@ -82,7 +82,7 @@ async def echo_halves(ws: zcws.WebSocket) -> None:
             if frame.opcode in DATA:
                 await writer.write_frame(frame)
     finally:
-        writer.drain_bridge()  # where the peer broke a rule, the Close that says so
+        writer.drain_bridge()  # if the peer broke a rule, the Close that says so
 
 
 def run_on(loop: str, main: Coroutine[Any, Any, None]) -> None:
@@ -103,7 +103,7 @@ async def serve(echo: Echo, port: int, announce: Announce) -> None:
 
 
 async def visit(echo: Echo, uri: str) -> None:
-    """All cases, one after the other, then the reports."""
+    """Runs all cases, one after the other, then has the reports written."""
     async with zcws.connect(f"{uri}/getCaseCount") as ws:
         count = int(await ws.recv())
     for case in range(1, count + 1):
@@ -116,7 +116,7 @@ async def visit(echo: Echo, uri: str) -> None:
 
 
 def aio(echo: Echo, *, engine: bool = True) -> Driver:
-    """The asyncio driver with this loop in the middle; without the engine, on the event loop's own transports."""
+    """The asyncio driver with this echo loop; without the engine, on the event loop's own transports."""
 
     def choose() -> None:
         os.environ["ZCWS_ENGINE"] = str(int(engine))
@@ -157,7 +157,7 @@ def echo_blocking_halves(ws: zcws.sync.WebSocket) -> None:
 
 
 def visit_blocking(echo: BlockingEcho, uri: str) -> None:
-    """All cases, one after the other, then the reports."""
+    """Runs all cases, one after the other, then has the reports written."""
     with zcws.sync.connect(f"{uri}/getCaseCount") as ws:
         count = int(ws.recv())
     for case in range(1, count + 1):
@@ -170,7 +170,7 @@ def visit_blocking(echo: BlockingEcho, uri: str) -> None:
 
 
 def threads(echo: BlockingEcho) -> Driver:
-    """The blocking driver with this loop in the middle."""
+    """The blocking driver with this echo loop."""
 
     def serve_on(_: str, port: int, announce: Announce) -> None:
         with zcws.sync.serve(echo, "127.0.0.1", port, **SETTINGS) as server:

@@ -1,12 +1,13 @@
-"""`kosoku`, with two mistakes of its 0.1.0 made good. Runs in kosoku's own environment, with its arguments.
+"""`kosoku` 0.1.0 with two of its bugs fixed. Runs in kosoku's own environment, with its arguments.
 
-Both are in groups 12 and 13 (permessage-deflate), and in both the original suite does what is done here:
+Both are in groups 12 and 13 (permessage-deflate), and in both the original suite behaves as kosoku does with the fix:
 
-* The cases compare a SHA-1 of every echo. kosoku gives them a `str` where a message arrived uncompressed, which
-  RFC 7692 6 leaves to the sender and which a small or an incompressible message calls for. Hashing a `str` raises in
-  Python 3, and the case ends as ERROR. In the Python 2 that the cases were written for that `str` was the bytes.
-* As a server kosoku tells a client `client_no_context_takeover` only where the client has offered it. RFC 7692 7.1.1.2
-  has the client accept it unasked; without it 13.2, 13.5 and 13.6 decline compression and end as UNIMPLEMENTED.
+* The cases compare a SHA-1 of every echo. kosoku gives them a `str` if a message arrived uncompressed, which RFC 7692 6
+  leaves to the sender, and which makes sense for a small or an incompressible message. Hashing a `str` raises in
+  Python 3, and the case ends as ERROR. In Python 2, for which the cases were written, that `str` was the bytes.
+* As a server kosoku sends a client `client_no_context_takeover` only if the client has offered it. By RFC 7692 7.1.1.2
+  the client accepts it without having offered it; without it 13.2, 13.5 and 13.6 decline compression and end as
+  UNIMPLEMENTED.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def with_bytes(on_message: OnMessage) -> OnMessage:
 
 
 def with_hint(accept: Accept) -> Accept:
-    """The case's choice among the client's offers, when each of them allows `client_no_context_takeover`."""
+    """The case's choice among the client's offers, as if each of them allowed `client_no_context_takeover`."""
 
     def accept_hinted(case: Any, offers: list[Any]) -> Any:
         return accept(
@@ -54,7 +55,7 @@ def with_hint(accept: Accept) -> Accept:
 
 
 def mend_cases() -> None:
-    """Makes it good in every case of groups 12 and 13; the runner imports the same module later."""
+    """Fixes every case of groups 12 and 13; the runner imports the same module later."""
     initialize_shims()  # puts the cases on sys.path
     import case12_x_x
 

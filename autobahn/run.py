@@ -1,6 +1,6 @@
-"""The conformance suite against zcws, and what it says against autobahn/expected.json.
+"""Runs the conformance suite against zcws, and compares its verdicts with autobahn/expected.json.
 
-Exits with 1 on any difference, and when a report is missing or not whole.
+Exits with 1 on any difference, and when a report is missing or incomplete.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from suite import MODES, Job, install_runner, run_job, stop_all
 
 EXPECTED = Path(__file__).resolve().parent / "expected.json"
 
-#: Shards side by side: one more than there are processors, since the basic one waits for most of its time (for a second
-#: in each of six cases). More than eight would make cases late that wait.
+#: Shards side by side: one more than there are processors, since the basic shard spends most of its time waiting (a
+#: second in each of six cases). With more than eight, cases that wait would be late.
 SIDE_BY_SIDE = min(8, (os.cpu_count() or 1) + 1)
 
 
@@ -67,7 +67,7 @@ def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
 
 
 class Run:
-    """What has come out so far.
+    """The results so far.
 
     Attributes:
         expected: the verdicts by mode. With `update` they are those of this run, on top of the old ones.
@@ -83,11 +83,11 @@ class Run:
         self._updated: dict[str, Verdicts] = {}
 
     def take(self, job: Job, verdicts: Verdicts) -> None:
-        """The verdicts of one shard."""
+        """Compares the verdicts of one shard, and keeps them."""
         self.count += len(verdicts)
         expected = self._expected_of(job)
         if self.update:
-            # Every driver and loop has to say the same: the first one is what the others are compared with.
+            # Every driver and loop must get the same verdicts: the others are compared with the first.
             self._updated.setdefault(job.mode, {}).update({**verdicts, **expected})
             expected = expected or verdicts
         self.differences += compare(job.where, expected, verdicts)
@@ -130,7 +130,7 @@ def run_all(jobs: Sequence[Job], run: Run, *, parallel: int, limit: float) -> No
 
 
 def report(job: Job, future: Future[tuple[Verdicts, float]], run: Run) -> None:
-    """Says how one job went, and keeps what came out."""
+    """Says how one job went, and keeps its results."""
     label = f"{job.mode:8} {job.driver:9} {job.loop:8} {job.shard.name:13}"
     try:
         verdicts, seconds = future.result()
@@ -150,7 +150,7 @@ def timed(job: Job, deadline: float) -> tuple[Verdicts, float]:
 
 def main() -> int:
     args = parse()
-    # Whoever stops us stops the processes that we started, too.
+    # A signal that stops us also has to stop the processes that we started.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     jobs = list(jobs_of(args))

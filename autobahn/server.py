@@ -8,7 +8,7 @@ from drivers import DRIVERS
 
 
 def announce(port: int) -> None:
-    """Says where we are; run.py waits for it."""
+    """Prints the address; suite.py waits for it."""
     print(f"listening on 127.0.0.1:{port}", flush=True)
 
 

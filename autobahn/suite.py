@@ -1,8 +1,8 @@
 """The runner: kosoku in an environment of its own, and one shard of the suite at a time.
 
-A shard is two processes, whoever listens first. Their output goes to files beside the reports; what listens says
-its port there. zcws's own file has to stay empty otherwise: a handler that failed is a fault of ours even where the
-suite is content with how the connection ended.
+A shard is two processes; the one that listens is started first. Their output goes to files beside the reports, and the
+one that listens prints its port there. Apart from that, the file of zcws has to stay empty: a handler that failed is a
+bug of ours, even if the suite accepts how the connection ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE.parent / ".tools" / "kosoku"
 REPORTS = HERE / "reports"
 
-#: A new version is a commit, like any other tool's.
+#: Pinned: a new version is a commit, as with the other tools.
 RUNNER = "kosoku==0.1.0"
 
 MODES = ("servers", "clients")
@@ -70,9 +70,9 @@ def _python_of(environment: Path) -> Path:
 
 
 def install_runner() -> None:
-    """Makes the environment where it is missing.
+    """Makes the environment if it is missing.
 
-    kosoku is an extension for CPython as it usually is: under PyPy and free-threaded CPython another Python runs it.
+    kosoku is an extension for ordinary CPython: under PyPy and free-threaded CPython another Python runs it.
     """
     stamp = ENVIRONMENT / RUNNER
     if stamp.exists():
@@ -97,7 +97,7 @@ def run_job(job: Job, deadline: float) -> Verdicts:
         deadline: when to give up, on the clock of `time.monotonic`.
 
     Raises:
-        ReportError: there is no whole report, or zcws had something to say.
+        ReportError: there is no complete report, or zcws has logged something.
     """
     directory = job.directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -118,7 +118,7 @@ def run_job(job: Job, deadline: float) -> Verdicts:
 
 
 def _zcws(script: str, job: Job) -> list[str]:
-    # Of the warnings, only those about what we forgot to close: others have reasons outside of this project.
+    # Only warnings about what we forgot to close: others have causes outside of this project.
     return [sys.executable, "-W", "always::ResourceWarning", str(HERE / script), job.driver, job.loop]
 
 
@@ -137,7 +137,7 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _finish(process: subprocess.Popen[bytes], deadline: float) -> int:
-    """Until the process ends. Returns its status; kosoku's says nothing that its report does not."""
+    """Waits until the process ends. Returns its status; kosoku's says nothing that its report does not."""
     try:
         return process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -178,7 +178,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_all() -> None:
-    """Stops what runs; the jobs that wait for it fail."""
+    """Kills all processes; the jobs that wait for them fail."""
     for process in list(_running):
         process.kill()
 
