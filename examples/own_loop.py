@@ -1,4 +1,4 @@
-"""A client over a socket of your own, for the core has no I/O: python own_loop.py [ADDRESS]"""
+"""A client over a socket of your own, since the core has no I/O: python own_loop.py [ADDRESS]"""
 
 from __future__ import annotations
 

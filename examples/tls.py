@@ -21,7 +21,7 @@ async def echo(ws: zcws.WebSocket) -> None:
 async def main(certificate: str, key: str, authority: str) -> None:
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ours.load_cert_chain(certificate, key)
-    theirs = ssl.create_default_context(cafile=authority)  # without it: whom the system trusts
+    theirs = ssl.create_default_context(cafile=authority)  # without `cafile`: whom the system trusts
     async with zcws.serve(echo, "127.0.0.1", 0, ssl=ours) as server:
         port = server.sockets[0].getsockname()[1]
         async with zcws.connect(f"wss://localhost:{port}/", ssl=theirs, host="127.0.0.1") as ws:

@@ -1,4 +1,4 @@
-"""A file goes into a mapped file, and is in memory as a whole on neither side: python upload.py FROM TO"""
+"""Uploads a file into a mapped file; neither side has the whole of it in memory: python upload.py FROM TO"""
 
 from __future__ import annotations
 
