@@ -49,7 +49,7 @@ ANSWER = 10.0
 
 
 def add(commands: Any) -> None:
-    """Its command line."""
+    """Adds the command and its options."""
     bench = commands.add_parser(
         "bench",
         help="load test of an echo server",

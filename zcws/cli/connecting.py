@@ -48,7 +48,7 @@ HELP = "/ping [text], /hex 00 ff ..., /close [code [reason]], /help; // begins a
 
 
 def add(commands: Any) -> None:
-    """Its command line."""
+    """Adds the command and its options."""
     connect = commands.add_parser(
         "connect",
         help="talk to a server",

@@ -40,7 +40,7 @@ GOODBYE = 1.0
 
 
 def add(commands: Any) -> None:
-    """Its command line."""
+    """Adds the command and its options."""
     serve = commands.add_parser("serve", help="run a server", description="Runs a server until Ctrl-C.")
     service = serve.add_mutually_exclusive_group()
     service.add_argument("--echo", action="store_true", help="send every message back")

@@ -38,7 +38,7 @@ __all__ = ["Tap", "add"]
 CHUNK = 64 * 1024
 
 #: What is said in place of lines.
-HTTP_2 = "this is HTTP/2, and passes unseen: HTTP/1.1 can be shown"
+HTTP_2 = "this is HTTP/2, which passes but is not shown: only HTTP/1.1 is"
 
 _AGREES = re.compile(rb"(?im)^sec-websocket-extensions:.*permessage-deflate")
 
@@ -47,7 +47,7 @@ SHOWN = 120
 
 
 def add(commands: Any) -> None:
-    """Its command line."""
+    """Adds the command and its options."""
     trace = commands.add_parser(
         "trace",
         help="print the frames between a client and a server",

@@ -281,7 +281,7 @@ def _shake_in_time(
         return _follow(connector, route, open_timeout, others)
     except TimeoutError as error:
         if error.errno is not None:
-            raise  # it is the network's own
+            raise  # the network's, not ours
         raise timed_out(connector.uri, open_timeout, route.proxy_for(connector.uri)) from None
 
 

@@ -100,7 +100,7 @@ class ReaderHalf(Reading):
         self._is_busy = False  # a thread is inside
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
-        # `_turn`, without its generator. A signal handler may read as well.
+        # `_turn` written out, to save its generator. A signal handler may read as well.
         before, self._is_busy = self._is_busy, True
         try:
             self._taken.check()

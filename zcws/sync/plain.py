@@ -76,7 +76,7 @@ class PlainChannel(Channel):
 
     def _ended(self) -> int:
         code = self.record.error
-        if code and code != errno.EBADF:  # or another thread has closed it meanwhile
+        if code and code != errno.EBADF:  # EBADF: another thread has closed it meanwhile
             self.cause = OSError(code, os.strerror(code))
         return ENDED
 

@@ -255,7 +255,7 @@ class Server:
             time.sleep(_NEXT_TRY)
 
     def _join(self, deadline: float | None) -> None:
-        """Waits until no thread is left, or for `deadline`. A client accepted before may get its thread only now."""
+        """Waits until no thread is left, or until `deadline`. A client accepted before may get its thread only now."""
         while threads := self._others():
             for thread in threads:
                 thread.join(left(deadline))

@@ -446,7 +446,7 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
         # What the peer has sent before, perhaps a Close, can still be read: the reader comes to the end by itself.
-        if exc.errno != errno.EBADF:  # or another thread has closed it meanwhile
+        if exc.errno != errno.EBADF:  # EBADF: another thread has closed it meanwhile
             connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
         raise connection.error() from exc
