@@ -20,10 +20,31 @@ from zcws.codes import OpCode
 from zcws.heads import FIN, RSV1, unmasked_head
 from zcws.writer import Compress, Writer
 
-__all__ = ["Prepared"]
+__all__ = ["Form", "Prepared"]
 
-#: The first byte of a head, the payload, the whole frame without a key, and bytes of the message before compression.
-_Form = tuple[int, bytes, bytes, int]
+
+class Form:
+    """What some of the writers are given: the message as it is, or compressed with what they agreed on.
+
+    Attributes:
+        first: the first byte of its head.
+        payload: for a writer that masks.
+        frame: the whole of it without a key.
+        size: bytes of the message before compression.
+    """
+
+    __slots__ = ("first", "frame", "payload", "size")
+
+    def __init__(self, first: int, payload: bytes, size: int) -> None:
+        self.first: int = first
+        self.payload: bytes = payload
+        self.frame: bytes = unmasked_head(first, len(payload)) + payload
+        self.size: int = size
+
+    @property
+    def deflated(self) -> tuple[int, int] | None:
+        """Bytes before and after compression; None: it is not compressed."""
+        return (self.size, len(self.payload)) if self.first & RSV1 else None
 
 
 class Prepared:
@@ -33,49 +54,47 @@ class Prepared:
         opcode: TEXT or BINARY.
         payload: its bytes; copied unless they are `bytes`.
         compress: True or False decides for everybody; None leaves it to each connection's threshold.
+
+    Attributes:
+        plain: it as it is, for a writer that `is_bare`.
     """
 
-    __slots__ = ("_compress", "_compressed", "_plain", "_size")
+    __slots__ = ("_compress", "_compressed", "_size", "plain")
 
     def __init__(self, opcode: OpCode, payload: Buffer, compress: bool | None = None) -> None:
         payload = bytes(payload)
         self._compress = compress
         self._size = len(payload)
-        self._plain = _form(FIN | opcode, payload, len(payload))
-        self._compressed: dict[Hashable, _Form] = {}
-
-    @property
-    def frame(self) -> bytes:
-        """The whole of it, neither masked nor compressed: for a writer that `is_bare`."""
-        return self._plain[2]
+        self.plain: Form = Form(FIN | opcode, payload, len(payload))
+        self._compressed: dict[Hashable, Form] = {}
 
     @property
     def size(self) -> int:
         """Bytes of its frame without compression; never 0, not even for an empty message."""
-        return len(self._plain[2])
+        return len(self.plain.frame)
 
     def write_to(self, writer: Writer) -> None:
         """Appends the message to what `writer` has to send. Raises: as `Writer.write_prepared`."""
-        codec = writer.compressor
         if writer.is_bare:
-            writer.write_framed(self._plain[2])
+            writer.write_framed(self.plain.frame)
         else:
-            writer.write_prepared(*(self._plain if codec is None else self._form_for(codec)))
+            form = self.form_for(writer)
+            writer.write_prepared(form.first, form.payload, form.frame, form.size)
 
-    def _form_for(self, codec: Compress) -> _Form:
+    def form_for(self, writer: Writer) -> Form:
+        """What `writer` is given: one object for all that are given the same."""
+        codec = writer.compressor
+        if codec is None:
+            return self.plain
         wanted = codec.is_worth(self._size) if self._compress is None else self._compress
         if not wanted:
-            return self._plain
+            return self.plain
         form = self._compressed.get(codec.key)
         if form is None:
             form = self._compressed[codec.key] = self._compress_with(codec)
         return form
 
-    def _compress_with(self, codec: Compress) -> _Form:
-        first, payload, _, size = self._plain
-        compressed = codec.shared_message(payload)
-        return self._plain if compressed is None else _form(first | RSV1, compressed, size)
-
-
-def _form(first: int, payload: bytes, size: int) -> _Form:
-    return first, payload, unmasked_head(first, len(payload)) + payload, size
+    def _compress_with(self, codec: Compress) -> Form:
+        plain = self.plain
+        compressed = codec.shared_message(plain.payload)
+        return plain if compressed is None else Form(plain.first | RSV1, compressed, plain.size)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -13,7 +14,7 @@ from receiver import NoMemory
 
 import zcws
 from zcws.aio.broadcast import Delivery
-from zcws.aio.engine import together
+from zcws.aio.engine import Engine, together
 
 #: More than the socket buffers of a connection hold, in pieces of this many bytes.
 BIG = 256 * 1024
@@ -151,13 +152,14 @@ def test_it_says_what_happened(anyloop: Place) -> None:
     anyloop.run(main())
 
 
-@pytest.mark.parametrize("size", [10, 40_000])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("size", [300, 40_000])
 @pytest.mark.parametrize("what", ["twice", "behind another", "no memory", "inside of another"])
 def test_what_is_in_the_way_of_the_straight_way_to_the_sockets(
-    place: Place, monkeypatch: pytest.MonkeyPatch, what: str, size: int
+    place: Place, monkeypatch: pytest.MonkeyPatch, what: str, size: int, compression: Any
 ) -> None:
     async def main() -> None:
-        async with clients(place, 3) as (server, peers):
+        async with clients(place, 3, compression=compression) as (server, peers):
             connections = list(server.connections)
             before: list[str] = []
             if what == "twice":
@@ -175,25 +177,161 @@ def test_what_is_in_the_way_of_the_straight_way_to_the_sockets(
                 assert [await soon(ws.recv()) for _ in expected] == expected
             assert [ws.writer.messages for ws in server.connections] == [len(expected)] * 3
             assert all(ws.writer.size == 0 for ws in server.connections)
+            if compression is not None:
+                times = len(connections) // 3
+                assert {ws.stats.deflated[0] for ws in server.connections} == {times * size}
 
     place.run(main())
 
 
+#: What receivers have agreed on, as they open: those that compress with the same make a group.
+AGREEMENTS: list[Any] = [
+    "deflate",
+    None,
+    zcws.Deflate(server_max_window_bits=10),
+    zcws.Deflate(server_no_context_takeover=True, client_no_context_takeover=True),
+    zcws.Deflate(client_no_context_takeover=True),
+    "deflate",
+]
+
+PATTERN = '{"symbol": "ABC", "price": 12.5}, '
+
+
+@pytest.mark.parametrize("size", [100, 1000, 60_000])
+def test_all_who_agreed_on_the_same_get_it_in_one_crossing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Of those that compress, each went through the output of its writer."""
+    crossings: list[int] = []
+    send_same = Engine.send_same
+
+    def counted(engine: Engine, senders: Any, *arguments: Any) -> Any:
+        crossings.append(len(senders))
+        others = send_same(engine, senders, *arguments)
+        assert not others
+        return others
+
+    async def main() -> None:
+        async with place.serve(swallow, compression="deflate") as server:
+            peers = [await place.connect(server, compression=kind) for kind in AGREEMENTS]
+            await until(lambda: len(server.connections) == len(peers))
+            if next(iter(server.connections))._own is None:
+                return  # the event loop's own transports know no crossing
+            monkeypatch.setattr(Engine, "send_same", counted)
+            text = (PATTERN * 2000)[:size]
+            assert counts(zcws.broadcast(server.connections, text)) == {"sent": len(peers)}
+            # None is compressed under the threshold of 256 bytes.
+            assert sorted(crossings) == ([6] if size == 100 else [1, 1, 4])
+            assert [await soon(ws.recv()) for ws in peers] == [text] * len(peers)
+            await close_all(peers)
+
+    place.run(main())
+
+
+async def close_all(peers: list[Any]) -> None:
+    for ws in peers:
+        await ws.close()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_said_between_broadcasts_is_inflated_by_all_whatever_they_agreed_on(
+    place: Place, before: bool
+) -> None:
+    """To each by itself, with the context that it has then; `before`: something waits in its output. Both ways."""
+    heard: dict[str, list[Any]] = {}
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        heard[ws.request.path] = [message async for message in ws]
+
+    async def main() -> None:
+        async with place.serve(handler, compression="deflate") as server:
+            peers = [
+                await place.connect(server, f"/{number}", compression=kind)
+                for number, kind in enumerate(AGREEMENTS)
+            ]
+            await until(lambda: len(server.connections) == len(peers))
+            expected: dict[str, list[str]] = {ws.request.path: [] for ws in server.connections}
+            for turn in range(6):
+                text = f"{turn}" + PATTERN * (50 + turn)
+                for number, ws in enumerate(server.connections):
+                    own = f"{number} of {turn}: {PATTERN * 30}"
+                    expected[ws.request.path] += [own, text, own] if before or turn % 2 else [text, own]
+                    if before:
+                        ws.send_nowait(own)  # waits for the end of the turn, or for what comes behind it
+                    elif turn % 2:
+                        await ws.send(own)
+                assert counts(zcws.broadcast(server.connections, text)) == {"sent": len(peers)}
+                for number, ws in enumerate(server.connections):
+                    ws.send_nowait(f"{number} of {turn}: {PATTERN * 30}")
+                await asyncio.sleep(0)
+                for ws in peers:
+                    await ws.send(text)
+            for number, ws in enumerate(peers):
+                assert [await soon(ws.recv()) for _ in expected[f"/{number}"]] == expected[f"/{number}"]
+                assert ws.stats.inflated == server_end(server, number).stats.deflated[::-1]
+                sizes = [len(message) for message in expected[f"/{number}"]]
+                deflated = server_end(server, number).stats.deflated
+                assert deflated[0] == (0 if AGREEMENTS[number] is None else sum(sizes))
+                assert server_end(server, number).stats.messages_sent == len(sizes)
+                assert server_end(server, number).stats.bytes_sent == ws.stats.bytes_received
+            await close_all(peers)
+        texts = [f"{turn}" + PATTERN * (50 + turn) for turn in range(6)]
+        assert [*heard.values()] == [texts] * len(peers)
+
+    place.run(main())
+
+
+def server_end(server: zcws.Server, number: int) -> zcws.WebSocket:
+    return next(ws for ws in server.connections if ws.request.path == f"/{number}")
+
+
+def test_one_that_is_full_or_closing_among_those_that_compress(place: Place) -> None:
+    """Its socket takes a part, or it has said its Close: the others get it, and it gets the rest in order."""
+
+    async def main() -> None:
+        async with place.serve(swallow, compression="deflate", write_limit=2**24) as server:
+            peers = [await place.connect(server, f"/{number}", compression="deflate") for number in range(4)]
+            await until(lambda: len(server.connections) == 4)
+            noise = (
+                random.Random(1).randbytes(6_000_000).hex()
+            )  # more than the socket takes, compressed as well
+            full, closing = server_end(server, 1), server_end(server, 2)
+            full.send_nowait(noise)
+            await asyncio.sleep(0)
+            everybody = list(server.connections)
+            closing.begin_close()
+            texts = [PATTERN * 100 + f"{turn}" for turn in range(3)]
+            for text in texts:
+                assert counts(zcws.broadcast(everybody, text)) == {"sent": 3, "gone": 1}
+                await asyncio.sleep(0)
+                full.send_nowait(text)
+            for number in (0, 3):
+                assert [await soon(peers[number].recv()) for _ in texts] == texts
+            assert await soon(peers[1].recv()) == noise
+            assert [await soon(peers[1].recv()) for _ in range(6)] == [text for text in texts for _ in "ab"]
+            with pytest.raises(zcws.ConnectionClosed):
+                await soon(peers[2].recv())
+            await close_all(peers)
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("step", ["pass_same", "_send_each"])
 def test_a_straight_way_that_has_no_memory_ends_those_who_may_have_missed_it(
-    step: str, place: Place, monkeypatch: pytest.MonkeyPatch
+    step: str, compression: Any, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         reported: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: reported.append(context["exception"])
         )
-        async with clients(place, 3) as (server, peers):
+        async with clients(place, 3, compression=compression) as (server, peers):
             if next(iter(server.connections))._own is None:
                 return  # the event loop's own transports know no crossing
             monkeypatch.setattr(f"zcws.aio.engine.{step}", NoMemory())
             with pytest.raises(MemoryError):
-                zcws.broadcast(server.connections, "lost")
+                zcws.broadcast(server.connections, "lost" * 100)
             await until(lambda: not server.connections)
             for ws in peers:
                 with pytest.raises(zcws.ConnectionClosedError):
@@ -257,9 +395,10 @@ def test_a_crossing_has_one_copy_of_each_form(place: Place, monkeypatch: pytest.
                 kinds[ws.connection.compressor is None].append(ws)
             monkeypatch.setattr("zcws.aio.engine._join", join)
             by_turns = [ws for pair in zip(*kinds.values(), strict=True) for ws in pair]
-            assert counts(zcws.broadcast(by_turns, "é" * 1000)) == {"sent": len(peers)}
-            # What is not compressed goes out past that; none: the event loop's own transports.
-            assert joined in ([], [1])
+            with together(asyncio.get_running_loop()):  # as while a table is walked
+                assert counts(zcws.broadcast(by_turns, "é" * 1000)) == {"sent": len(peers)}
+            # None: the event loop's own transports.
+            assert joined in ([], [2])
             assert [await soon(ws.recv()) for ws in peers] == ["é" * 1000] * len(peers)
             for ws in peers:
                 await ws.close()

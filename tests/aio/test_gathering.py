@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import wire
 
 from zcws.aio.gathering import collect, pass_same, places, words_of
+from zcws.codec import Deflater
 from zcws.codes import OpCode
 from zcws.connection import Connection
+from zcws.extensions import DeflateParameters
 from zcws.prepared import Prepared
 
 LARGE = b"x" * 15_000
@@ -78,10 +81,50 @@ def test_the_same_for_many_passes_by_those_who_have_nothing_in_its_way() -> None
     closed.writer.take()
     frame = frames(b"same")
     written = [sender.writer.written for sender in (writes, full, ends, closed)]
-    fds, others = pass_same([free, writes, full, ends, closed], len(frame))
+    fds, others = pass_same([free, writes, full, ends, closed], len(frame), None)
     assert (fds, others) == ([7], [writes, full, ends, closed])
     assert (free.writer.written, free.writer.taken, free.writer.messages) == (len(frame), len(frame), 1)
     assert [sender.writer.written for sender in (writes, full, ends, closed)] == written
+
+
+class Interrupted(Deflater):
+    """Of a connection on which a signal handler sends while the context is being dropped."""
+
+    def __init__(self, send: Callable[[], object]) -> None:
+        shared: dict[Any, Any] = {}
+        super().__init__(
+            DeflateParameters(), is_client=False, level=1, mem_level=8, threshold=0, shared=shared
+        )
+        self.send = send
+
+    def rest(self) -> None:
+        super().rest()
+        self.send()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_who_keeps_a_context_has_dropped_it_before_anything_can_refer_past_what_passes_by(
+    interrupted: bool,
+) -> None:
+    sender = Sender(7)
+
+    def send() -> None:
+        if interrupted:
+            sender.writer.write_message(OpCode.BINARY, b"a" * 1000)
+
+    codec = sender.writer.compressor = Interrupted(send)
+    sender.writer.is_bare, sender.writer.plain_below = False, 0
+    codec.message(b"a" * 1000)
+    before = codec.bytes_before, codec.bytes_after
+    form = Prepared(OpCode.BINARY, b"b" * 500).form_for(sender.writer)
+    assert form.deflated == (500, len(form.payload))
+    found = pass_same([sender], len(form.frame), form.deflated)
+    if interrupted:  # what the handler has written goes first
+        assert found == ([], [sender]) and sender.writer.messages == 1
+    else:
+        assert found == ([7], []) and codec._stream is None
+        assert (sender.writer.written, sender.writer.messages) == (len(form.frame), 1)
+        assert (codec.bytes_before, codec.bytes_after) == (before[0] + 500, before[1] + len(form.payload))
 
 
 def test_what_is_too_large_to_be_copied_goes_out_alone() -> None:

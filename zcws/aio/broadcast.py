@@ -16,9 +16,9 @@ another one before the end of that, whoever is to blame, and is treated as slow,
 start. A message that a program writes frame by frame has no end that could be waited for: such a connection is skipped.
 
 The first broadcast in a turn of the event loop is sent at once, with one system call for each connection, which costs
-more than all the rest; in the engine, one crossing makes these calls, from one copy of the frame. Broadcasts that
-follow in the same turn are corked (outlet.py), so that a burst costs two system calls for each connection, however
-long it is.
+more than all the rest; in the engine, one crossing makes these calls for all connections that are given the same bytes,
+from one copy of them. Broadcasts that follow in the same turn are corked (outlet.py), so that a burst costs two system
+calls for each connection, however long it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import asyncio
 import logging
 import warnings
 import weakref
+from collections import defaultdict
 from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.errors import TOO_SLOW, ConnectionClosed
 from zcws.payloads import as_message
-from zcws.prepared import Prepared
+from zcws.prepared import Form, Prepared
 
 __all__ = ["Delivery", "Slow", "broadcast", "check_slow"]
 
@@ -130,7 +131,9 @@ class Delivery:
 
     def _send_to(self, connections: Iterable[WebSocket], engine: Engine | None, *, at_once: bool) -> None:
         message, sent = self._message, 0
-        straight: list[EngineTransport] = []  # to their sockets
+        # To their sockets, by what they are given.
+        straight: defaultdict[Form, list[EngineTransport]] = defaultdict(list)
+        bare = straight[message.plain]
         for ws in connections:
             try:
                 writer, transport, own = ws.writer, ws._transport, ws._own
@@ -141,7 +144,10 @@ class Delivery:
                 elif writer.opcode:  # in a message that is written frame by frame
                     self.skipped += 1
                 elif engine is not None and own is not None and writer.is_bare:
-                    straight.append(own)
+                    bare.append(own)
+                    sent += 1
+                elif engine is not None and own is not None and writer.next_key is None:
+                    straight[message.form_for(writer)].append(own)
                     sent += 1
                 else:
                     message.write_to(writer)
@@ -155,16 +161,21 @@ class Delivery:
             except Exception:
                 self.gone += 1
                 logger.warning("a broadcast failed for %r", ws, exc_info=True)
-        if straight and engine is not None:
-            for receiver in engine.send_same(straight, message.frame):
-                try:
-                    message.write_to(receiver.writer)
-                    receiver.send_output()
-                except Exception:
-                    sent -= 1
-                    self.gone += 1
-                    logger.warning("a broadcast failed for %r", receiver.get_protocol(), exc_info=True)
         self.sent = sent
+        if engine is not None:
+            for form, receivers in straight.items():
+                if receivers:
+                    self._send_straight(engine, form, receivers)
+
+    def _send_straight(self, engine: Engine, form: Form, receivers: list[EngineTransport]) -> None:
+        for receiver in engine.send_same(receivers, form.frame, form.deflated):
+            try:
+                self._message.write_to(receiver.writer)
+                receiver.send_output()
+            except Exception:
+                self.sent -= 1
+                self.gone += 1
+                logger.warning("a broadcast failed for %r", receiver.get_protocol(), exc_info=True)
 
     def _be_slow(self, ws: WebSocket) -> None:
         if self._slow == "skip":

@@ -466,11 +466,16 @@ class Engine:
             return
         self._send_each(fds, parts, orders, begins, data)
 
-    def send_same(self, senders: list[AnySender], frame: bytes) -> list[AnySender]:
+    def send_same(
+        self, senders: list[AnySender], frame: bytes, deflated: tuple[int, int] | None
+    ) -> list[AnySender]:
         """Sends one message, framed, for many senders, most of which have nothing else to send: in one crossing, past
         their writers' output.
 
         Not while a table is walked: then it goes out together with what they answer.
+
+        Args:
+            deflated: as in `pass_same`.
 
         Returns: the senders with something in its way; their writers have not been given the message.
         """
@@ -481,7 +486,7 @@ class Engine:
         gc.disable()  # as in `end_walk`
         try:
             try:
-                fds, others = pass_same(senders, len(frame))
+                fds, others = pass_same(senders, len(frame), deflated)
                 count = len(fds)
                 parts: list[Buffer] = [frame] * count
             except BaseException as exc:  # as in `_take_written`

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from zcws.annotations import Buffer
 from zcws.kernel import lib
-from zcws.writer import Writer
+from zcws.writer import Compress, Writer
 
 __all__ = ["AnySender", "Sender", "collect", "pass_same", "places", "words_of"]
 
@@ -98,12 +98,21 @@ def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
         parts.append(data)
 
 
-def pass_same(senders: list[AnySender], size: int) -> tuple[list[int], list[AnySender]]:
+def pass_same(
+    senders: list[AnySender], size: int, deflated: tuple[int, int] | None
+) -> tuple[list[int], list[AnySender]]:
     """Has a message of `size` bytes, framed already and the same for all senders, pass by their writers.
+
+    Args:
+        deflated: for a compressed message, its bytes before and after compression; then all of them compress.
 
     Returns: the descriptors that it has to be sent to, and the senders that have to write it: something is in its way.
     """
     fds, others = list[int](), list[AnySender]()
+    if deflated is not None:
+        # Before anybody looks: what a signal handler sends from here on does not refer past this message.
+        for transport in senders:
+            transport.writer.compressor.rest()  # type: ignore[union-attr]  # there is one
     for transport in senders:
         writer = transport.writer
         if writer.out or writer.opcode or transport.backlog or transport.closing:
@@ -113,6 +122,11 @@ def pass_same(senders: list[AnySender], size: int) -> tuple[list[int], list[AnyS
             writer.written = writer.taken = writer.written + size
             writer.messages += 1
             fds.append(transport.fd)
+            if deflated is not None:
+                # `Compress.sent_shared`, but for what has been done above.
+                codec: Compress = writer.compressor  # type: ignore[assignment]
+                codec.bytes_before += deflated[0]
+                codec.bytes_after += deflated[1]
     return fds, others
 
 
