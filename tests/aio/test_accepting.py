@@ -199,6 +199,20 @@ def test_what_a_hook_may_ask_when_the_client_has_gone(anyplace: Place) -> None:
     anyplace.run(main())
 
 
+def count_timers(monkeypatch: pytest.MonkeyPatch, timers: list[asyncio.TimerHandle]) -> None:
+    """Those of `open_timeout=1234.5`, from now on."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def counted(delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay, *args, **options)
+        if delay == 1234.5:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", counted)
+
+
 @pytest.mark.parametrize("end", ["opens", "refused", "leaves"])
 @pytest.mark.parametrize("thinks", [False, True])
 def test_open_timeout_ends_with_the_handshake(
@@ -212,16 +226,7 @@ def test_open_timeout_ends_with_the_handshake(
         return handshake.respond(402, "pay first") if end == "refused" else None
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        call_later = loop.call_later
-
-        def counted(delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
-            timer = call_later(delay, *args, **options)
-            if delay == 1234.5:
-                timers.append(timer)
-            return timer
-
-        monkeypatch.setattr(loop, "call_later", counted)
+        count_timers(monkeypatch, timers)
         hook = {"process_request": think} if thinks or end == "refused" else {}
         async with anyplace.serve(echo, open_timeout=1234.5, **hook) as server:
             reader, writer = await anyplace.open(port_of(server))
@@ -310,7 +315,7 @@ def test_whoever_takes_a_long_answer_has_the_time_for_that(anyplace: Place) -> N
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with anyplace.serve(echo, process_request=page, open_timeout=0.3) as server:
+        async with anyplace.serve(echo, process_request=page, open_timeout=1) as server:
             reader, writer = await anyplace.open(port_of(server), limit=32 * 1024)
             silent, other = await anyplace.open(port_of(server), limit=32 * 1024)
             for each in (writer, other):
@@ -318,13 +323,43 @@ def test_whoever_takes_a_long_answer_has_the_time_for_that(anyplace: Place) -> N
             began, seen = loop.time(), 0
             while data := await soon(reader.read(128 * 1024)):
                 seen += len(data)
-                await asyncio.sleep(0 if loop.time() - began > 1 else 0.01)
+                await asyncio.sleep(0 if loop.time() - began > 2 else 0.02)
             assert seen > size
             await until(lambda: not server.handshakes)
             with contextlib.suppress(ConnectionError):
                 assert len(await soon(silent.read())) < size
             await hang_up(writer)
             await hang_up(other)
+
+    anyplace.run(main())
+
+
+def test_whoever_reads_an_answer_that_came_late_has_all_of_open_timeout(
+    anyplace: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He had what the hook had left of it: a page that was asked for 84 ms before its end was cut off then."""
+    timers: list[asyncio.TimerHandle] = []
+    before: list[asyncio.TimerHandle] = []
+
+    async def page(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response:
+        await asyncio.sleep(0)
+        before.extend(timers)
+        return zcws.Response(200, "OK", {"Connection": "close"}, bytes(8 * 1024 * 1024))
+
+    async def main() -> None:
+        count_timers(monkeypatch, timers)
+        async with anyplace.serve(echo, process_request=page, open_timeout=1234.5) as server:
+            reader, writer = await anyplace.open(port_of(server), limit=32 * 1024)
+            head = request()
+            writer.write(head[:20])
+            await until(lambda: server.handshakes and timers)
+            writer.write(head[20:])
+            assert (await soon(reader.readline())).startswith(b"HTTP/1.1 200 ")
+            assert before and all(timer.cancelled() for timer in before)
+            assert [timer.cancelled() for timer in timers[len(before) :]] == [False]
+            await hang_up(writer)
+            await until(lambda: not server.handshakes)
+            assert all(timer.cancelled() for timer in timers)
 
     anyplace.run(main())
 

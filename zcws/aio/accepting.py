@@ -391,6 +391,10 @@ class ServerHandshake(asyncio.Protocol):
             return
         transport.write(self._to_send)
         self._taken = self._count_taken()
+        if self._timer is not None and len(self._to_send) > MUCH:
+            # Its reader has all of that time, however long a hook has thought before.
+            self._stop_timer()
+            self._enter()
         logger.debug("connection rejected: %s", response.status_code)
         # The transport has the bytes. They are dropped here: a page may have many MB, and its client may be slow.
         self._data = self._to_send = b""
