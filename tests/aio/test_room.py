@@ -141,7 +141,7 @@ def test_what_no_room_can_be_told() -> None:
     ):
         zcws.Room(slow="bad")  # type: ignore[arg-type]
     room = zcws.Room()
-    with pytest.raises(TypeError, match=r"^who joins a room is a zcws\.WebSocket, not 'x'$"):
+    with pytest.raises(TypeError, match=r"^only a zcws\.WebSocket can join a room, not 'x'$"):
         room.join("x")  # type: ignore[arg-type]
     assert len(room) == 0
 

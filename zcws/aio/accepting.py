@@ -70,7 +70,7 @@ class Host(Protocol):
     """What a handshake asks of its server."""
 
     loop: asyncio.AbstractEventLoop
-    context: Context  # of whoever has called `serve`
+    context: Context  # of the call of `serve`
     acceptor_options: AcceptorOptions
     process_request: ProcessRequest | None
     process_response: ProcessResponse | None

@@ -56,7 +56,7 @@ class Callbacks(Ending):
         self._next_share: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
 
-    # ---- what the way in does: stream.py has these two ----
+    # ---- for a subclass: stream.py has these two ----
 
     def _pause_reading(self) -> None:
         """There is no room for more, or nobody to show it to."""

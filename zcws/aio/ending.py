@@ -62,7 +62,7 @@ class Ending(Outlet):
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
             )
 
-    # ---- what the way in does: stream.py has these four, and nobody makes an Ending by itself ----
+    # ---- for a subclass: stream.py has these four ----
 
     def _resume_reading(self) -> None:
         """There is room for more."""

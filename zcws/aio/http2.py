@@ -81,7 +81,7 @@ class Http2Connection(asyncio.Protocol):
         self._unread = b""  # whole frames that are for the next turn
         self._next_turn: asyncio.Handle | None = None
 
-    # ---- what those who build on this do ----
+    # ---- for subclasses ----
 
     def _head_of(self, stream: Http2Stream, head: bytes) -> Fields:
         """The head that a stream sends, translated to HTTP/2."""

@@ -162,7 +162,7 @@ class Http2Stream(asyncio.Transport):
                 self._connection.loop.call_soon(self.give)
 
     def give(self) -> None:
-        """For the connection: what has arrived goes to the owner, for as long as he reads."""
+        """For the connection: what has arrived goes to the owner, for as long as it reads."""
         with self._blamed():
             while self._held and self._reads:
                 self._give_some()

@@ -75,7 +75,7 @@ class Held:
             while self._messages:
                 await write_when_ready(ws, self._take)
         except (ConnectionClosed, ValueError):
-            pass  # nobody is there; or a message is being written frame by frame
+            pass  # the connection has ended, or a message is being written frame by frame
         finally:
             ws._held = None
 

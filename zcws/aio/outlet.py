@@ -128,7 +128,7 @@ class Outlet(asyncio.BufferedProtocol):
         assert transport is not None
         self._addresses = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
 
-    # ---- what those who build on this do: nobody makes an Outlet by itself ----
+    # ---- for subclasses ----
 
     def _go_on(self) -> None:
         """The peer takes bytes again: what waited for that is read."""

@@ -29,7 +29,7 @@ class Members:
             TypeError: it is no `zcws.WebSocket`. One of `zcws.sync` belongs to no event loop.
         """
         if not isinstance(ws, WebSocket):
-            raise TypeError(f"who joins a room is a zcws.WebSocket, not {ws!r}")
+            raise TypeError(f"only a zcws.WebSocket can join a room, not {ws!r}")
         if ws not in self._members and ws._transport is not None:
             self._members[ws] = None
             ws.add_end_callback(self.leave)

@@ -77,7 +77,7 @@ class Sending(asyncio.Transport):
         self._paused_protocol = False
         self._eof_wanted = False
 
-    # ---- what transport.py has, and nobody makes a Sending by itself ----
+    # ---- for a subclass: transport.py has these ----
 
     def _watch(self) -> None:
         """There is a backlog, or none any more: changes what epoll is asked for."""

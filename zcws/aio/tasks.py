@@ -20,7 +20,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError(
-            "zcws.connect and zcws.serve need an asyncio event loop, and none runs here (trio is none): "
+            "zcws.connect and zcws.serve need an asyncio event loop, and none runs here (trio is not one): "
             "zcws.sync needs no loop, and works in a thread"
         ) from None
 
