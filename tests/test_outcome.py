@@ -268,6 +268,6 @@ over.set()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is nothing but spawn")
 def test_a_child_that_connects_while_threads_of_its_parent_do() -> None:
-    """Without a GIL one in fifty hung, and on PyPy the first: what had been asked before was in a cache with a lock, which a thread had."""
+    """Without a GIL one in fifty hung, and on PyPy the first: a thread of the parent held the lock of a cache."""
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
