@@ -292,9 +292,8 @@ def test_one_that_is_full_or_closing_among_those_that_compress(place: Place) -> 
         async with place.serve(swallow, compression="deflate", write_limit=2**24) as server:
             peers = [await place.connect(server, f"/{number}", compression="deflate") for number in range(4)]
             await until(lambda: len(server.connections) == 4)
-            noise = (
-                random.Random(1).randbytes(6_000_000).hex()
-            )  # more than the socket takes, compressed as well
+            # More than the socket takes, compressed as well.
+            noise = random.Random(1).randbytes(6_000_000).hex()
             full, closing = server_end(server, 1), server_end(server, 2)
             full.send_nowait(noise)
             await asyncio.sleep(0)

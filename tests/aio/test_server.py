@@ -683,9 +683,8 @@ def test_a_handler_that_is_cancelled(anyplace: Place, caplog: pytest.LogCaptureF
 
 def test_a_handler_that_leaves_the_program(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     async def handler(ws: zcws.WebSocket) -> None:
-        await asyncio.sleep(
-            0
-        )  # nobody gets hold of an eager task that fails like this where it begins: asyncio logs it
+        # Nobody gets hold of an eager task that fails like this where it begins: asyncio logs it.
+        await asyncio.sleep(0)
         raise SystemExit(3)
 
     async def main() -> None:

@@ -60,9 +60,8 @@ class Writing:
         self._write_lock = threading.RLock()
         self._message_done = threading.Condition(self._write_lock)
         self._sender: int | None = None  # the thread in the middle of a message of fragments
-        self._corks: deque[None] = (
-            deque()
-        )  # one for each `cork` that somebody is in; see `Channel` for why a deque
+        # One for each `cork` that somebody is in; see `Channel` for why it is a deque.
+        self._corks: deque[None] = deque()
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
         # A Close that is left to the thread that holds the lock: whoever pops it sends it.
