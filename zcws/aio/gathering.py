@@ -57,9 +57,9 @@ AnySender = TypeVar("AnySender", bound=Sender)
 
 
 class _Words(dict[int, Callable[..., bytes]]):
-    """By a count, what packs so many numbers as words of C, in a third of the time that it takes to make an array."""
+    """Maps a count to a function that packs as many numbers into words of C, in a third of the time of an array."""
 
-    #: Up to this many words they are kept: what 64 sockets need.
+    #: Functions for up to this many words are kept: as many as 64 sockets need.
     MOST = 2 * lib.ZCWS_TURN_MOST
 
     def __missing__(self, count: int) -> Callable[..., bytes]:

@@ -96,7 +96,7 @@ class WriterHalf:
         A Pong waits while the peer is slow; Pings that are read meanwhile replace each other on the bridge.
 
         Raises:
-            TypeError: this is no reply; nor is None, by which `listen` says that there are no more.
+            TypeError: this is not a reply; nor is the None that `listen` returns when there are no more.
         """
         check_reply(reply)
         if not reply.is_last:

@@ -82,7 +82,7 @@ class Http2Client(Http2Connection):
         if not settings.enable_connect_protocol:
             self._handshake.fail(HandshakeError(_NO_WEBSOCKETS))
             self.abort()
-        elif settings.max_concurrent_streams:  # RFC 9113 6.5.2: if it is 0 now, the server will say when not
+        elif settings.max_concurrent_streams:  # RFC 9113 6.5.2: if it is 0 now, other SETTINGS will follow
             self._stream = self.open(self._h2.get_next_available_stream_id(), self._handshake)
 
     def _answered(self, event: ResponseReceived) -> None:

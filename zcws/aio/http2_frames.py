@@ -67,8 +67,8 @@ class KnownSettings(Settings):  # type: ignore[misc]  # as above
 
 
 class Requests(Decoder):  # type: ignore[misc]  # as above
-    """Heads of requests. RFC 9113 8.3: with a :status one is malformed (http2.py: `check_request`); h2 would take it
-    for an informational response."""
+    """Heads of requests. RFC 9113 8.3: a request with a :status is malformed (http2.py: `check_request`); h2 would take
+    it for an informational response."""
 
     def decode(self, data: bytes, raw: bool = False) -> list[HeaderTuple]:
         return [_STATUS if field[0] == b":status" else field for field in super().decode(data, raw)]

@@ -117,8 +117,8 @@ class Listener:
         """Accepts no more.
 
         Args:
-            sweep: whether clients that wait in the kernel's queues by now are still accepted. The kernel resets them
-                if no other process has the sockets.
+            sweep: whether clients that wait in the kernel's queues by now are still accepted. Otherwise the kernel
+                resets them, unless another process has the sockets too.
         """
         # If a hook has called this, `_opening` and `_memory` are in use, and there is only one of each.
         sweep = sweep and not self._is_accepting

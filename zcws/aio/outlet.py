@@ -38,7 +38,7 @@ __all__ = ["Outlet"]
 #: `_MESSAGE_COSTS` more. That is a millisecond or two.
 _FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 
-#: The `_obstacle` then.
+#: The `_obstacle` when others have to run.
 _OTHERS = "others have to run"
 
 #: Whether `writelines` of asyncio's plain sockets is unusable: before CPython 3.12 it joins the segments, and before

@@ -97,7 +97,7 @@ class Server:
         self._pool = pool_of(loop)
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None  # where we accept ourselves
-        self._engine: Engine | None = None  # where the sockets of those that it accepted go
+        self._engine: Engine | None = None  # where the sockets that it has accepted go
         # One for each open connection: its handler's task, or a future that is done when its socket is gone.
         self._running: dict[asyncio.Future[None], WebSocket] = {}
         self._closer: asyncio.Task[None] | None = None
@@ -307,7 +307,7 @@ class Server:
                 called again. Clients that have been accepted, and are in the opening handshake, are let in meanwhile.
 
         Raises:
-            TypeError, ValueError: `drain` is no time.
+            TypeError, ValueError: `drain` is not a number of seconds.
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
         close_payload(code, reason)  # ValueError before anything happens

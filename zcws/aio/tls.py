@@ -255,7 +255,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _answer(self) -> None:
         """Sends what OpenSSL answers by itself: to a new key, or to another handshake. A peer that asks for that and
-        reads no answer (27 bytes for 27) would fill the memory, because its answers pass the limit of what may wait."""
+        reads no answer (27 bytes for 27) would fill the memory: no high-water mark stops OpenSSL."""
         is_idle = self._below is None or not self._below.get_write_buffer_size()
         self._owed = 0 if is_idle else self._owed + self._outgoing.pending
         if self._owed > _MOST_OWED:
