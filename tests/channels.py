@@ -16,7 +16,7 @@ Pair = tuple[Channel, socket.socket]
 
 
 def tls_pair(certificates: Certificates) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
-    ours, theirs = socket.socketpair()
+    ours, theirs = raw.socket_pair()
     made: list[ssl.SSLSocket] = []
     with raw.thread(lambda: made.append(certificates.server.wrap_socket(theirs, server_side=True))):
         client = certificates.client.wrap_socket(ours, server_hostname="localhost")

@@ -25,11 +25,12 @@ def connected(
     deflate: bool | zcws.DeflateParameters = False,
     no_masking: bool = False,
     certificates: Certificates | None = None,
+    tcp: bool = False,
     **options: Any,
 ) -> Iterator[tuple[WebSocket, raw.Peer]]:
-    """Our end, a server's or a `client`'s, and the peer. Aborted at the end."""
+    """Our end, a server's or a `client`'s, and the peer; over `tcp` in any case. Aborted at the end."""
     ours: socket.socket
-    ours, theirs = socket.socketpair()
+    ours, theirs = raw.socket_pair(tcp=tcp)
     if certificates is not None:
         ours, theirs = encrypted(ours, theirs, certificates, client=client)
     limits = {name: options.pop(name) for name in ("max_size", "max_fragments") if name in options}

@@ -22,6 +22,29 @@ LONG = net.LONG
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
 
+def socket_pair(*, tcp: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Two ends that are joined: as `socket.socketpair` makes them, which is TCP on Windows, or `tcp` in any case.
+
+    TCP is as good here as a pair of Unix sockets: what is sent arrives, whatever happens to the sender next, and a few
+    hundred KiB fill it.
+    """
+    if tcp:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ours = socket.create_connection(listening.getsockname(), LONG)
+            ours.settimeout(None)
+            pair = ours, listening.accept()[0]
+    else:
+        pair = socket.socketpair()
+    for end in pair:
+        if end.family != getattr(socket, "AF_UNIX", None):
+            # Or a small part waits in its sender's system until the one before it is confirmed (RFC 9293 3.7.4), which
+            # may take 40 ms, and is dropped where the sender resets the connection meanwhile.
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, buffer, 128 * 1024)
+    return pair
+
+
 class Peer:
     """The other end of a connection that is open. masks: whether its frames are masked: it is a client."""
 

@@ -58,7 +58,7 @@ def pair(
     if request.param == "tls":
         ours, theirs = tls_pair(certificates)
     else:
-        ours, theirs = socket.socketpair()
+        ours, theirs = raw.socket_pair()
     if request.param == "selected":
         monkeypatch.delattr(channel.select, "poll", raising=False)  # Windows has none
     if request.param in ("polled", "selected"):
@@ -73,6 +73,12 @@ def pair(
 def close_code(frame: wire.Seen) -> int:
     assert frame.opcode == wire.CLOSE, frame
     return int.from_bytes(frame.payload[:2], "big")
+
+
+def known_peer(ws: zcws.sync.WebSocket) -> str:
+    """What is shown of the peer: nothing, where a socket pair has no addresses."""
+    address = ws._channel.sock.getpeername()
+    return f" with {address}" if address else ""
 
 
 def flood(peer: raw.Peer) -> None:

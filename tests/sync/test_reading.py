@@ -73,17 +73,22 @@ def test_what_is_there_is_had_without_any_time(before: str, split: bool) -> None
             "a fragment": b"".join(wire.fragments(wire.TEXT, [b"hel", b"lo"], key=peer.key)),
         }
         reader = ws.split()[0] if split else ws
-        peer.send_bytes(sent[before])
+
+        def arrives(data: bytes) -> None:
+            peer.send_bytes(data)
+            raw.until(lambda: ws._channel.is_readable)
+
+        arrives(sent[before])
         assert [reader.recv(timeout=0) for _ in range(1 + (before == "a message"))][-1] == "hello"
         with pytest.raises(TimeoutError):
             reader.recv(timeout=0)
         half = len(sent[before]) // 2
-        peer.send_bytes(sent[before][:half])
+        arrives(sent[before][:half])
         with contextlib.suppress(TimeoutError):
             assert reader.recv(timeout=0) == "hello"
-        peer.send_bytes(sent[before][half:])
+        arrives(sent[before][half:])
         assert reader.recv(timeout=0) == "hello"
-        peer.send_bytes(sent[before])
+        arrives(sent[before])
         assert reader.read_frame(timeout=0).opcode == (wire.PING if before == "a Ping" else wire.TEXT)
 
 

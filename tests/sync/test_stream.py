@@ -22,7 +22,7 @@ from zcws.options import Timeouts
 from zcws.sync.plain import open_channel
 from zcws.sync.stream import WebSocket
 
-from .conftest import anyhow, close_code, flood, roles
+from .conftest import anyhow, close_code, flood, known_peer, roles
 
 # ---- the peer is gone, and not everything has been read ----
 
@@ -420,8 +420,9 @@ def test_what_is_known() -> None:
     with connected() as (ws, _):
         assert (ws.latency, ws.subprotocol, ws.state) == (0.0, None, zcws.State.OPEN)
         assert ws.close_code is ws.close_reason is None
-        assert repr(ws) == "<WebSocket server, blocking, open>"
-        assert ws.local_address == ws.remote_address == ""
+        assert repr(ws) == f"<WebSocket server{known_peer(ws)}, blocking, open>"
+        sock = ws.get_extra_info("socket")
+        assert (ws.local_address, ws.remote_address) == (sock.getsockname(), sock.getpeername())
 
 
 @anyhow
