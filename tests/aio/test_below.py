@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import raw
 from net import LONG, Certificates
 
 from zcws.aio.below import (
@@ -20,6 +22,7 @@ from zcws.aio.below import (
     is_cut_off,
     is_hung_up,
     is_tls,
+    left_behind,
     left_in,
     peer_of,
 )
@@ -112,6 +115,36 @@ def test_what_tls_has_received_and_nobody_has_read(certificates: Certificates) -
     to_client.write(record + to_client.read()[:-1])
     assert left_in(client) == b"whole"
     assert left_in(client) == b""
+
+
+def test_what_lies_in_a_socket_that_takes_nothing_more() -> None:
+    ours, peer = raw.socket_pair(tcp=True)
+    with ours, peer:
+        transport = Transport(socket=ours)
+        assert left_behind(transport) == b""  # and it does not wait
+        peer.sendall(bytes(100_000))
+        ours.sendall(b"unread")
+        raw.until(lambda: len(ours.recv(100_000, socket.MSG_PEEK)) == 100_000)
+        raw.Peer(peer, masks=True).reset()
+        with pytest.raises(OSError):
+            raw.until(lambda: ours.send(b"x") < 0)
+        assert left_behind(transport) == bytes(100_000)
+        assert left_behind(transport) == b""
+    assert left_behind(transport) == left_behind(Transport()) == b""  # closed, or none
+
+
+def test_of_a_peer_that_goes_on_no_more_is_taken_than_a_socket_holds() -> None:
+    """A write may fail for a reason of ours."""
+    ours, peer = raw.socket_pair(tcp=True)
+
+    def go_on() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer.sendall(bytes(1_000_000))
+
+    with raw.thread(go_on), peer, ours:
+        raw.until(lambda: len(left_behind(Transport(socket=ours))) > 0)
+        assert len(left_behind(Transport(socket=ours))) < 2_000_000
 
 
 class Transport(asyncio.Transport):

@@ -30,8 +30,8 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes
-from net import Others, echo, hang_up, port_of, run, soon, swallow, until
-from tunnel import ANSWER, CLOSE, HELLO, Peer, knock, serve
+from net import Others, RawPeer, echo, hang_up, port_of, run, soon, swallow, until
+from tunnel import ANSWER, CLOSE, HELLO, Peer, certificates, knock, serve
 
 import zcws
 from zcws.aio import http2, http2_frames
@@ -579,6 +579,50 @@ def test_the_last_stream_ends_when_there_is_room_again() -> None:
             await until(lambda: "close" in told)
             assert told == ["write", "close"]
             protocol.connection_lost(None)
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["clear", "tls-engine", "tls-transport"])
+@pytest.mark.parametrize("turns", [0, 1])
+def test_last_words_of_a_peer_that_takes_nothing_more(
+    monkeypatch: pytest.MonkeyPatch, way: str, turns: int
+) -> None:
+    """What is sent fails, and what the peer has said before is read: it was 1006."""
+    if way == "tls-transport":
+        monkeypatch.setenv("ZCWS_ENGINE", "0")
+    trust = None if way == "clear" else certificates()
+
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def hold(ws: zcws.WebSocket) -> None:
+            await done.wait()
+
+        async with serve(hold, ssl=trust and trust.server) as server:
+            streams = await asyncio.open_connection("127.0.0.1", port_of(server), ssl=trust and trust.client)
+            peer = Peer(*streams, is_client=True)
+            await peer.begin()
+            number = await peer.opened()
+            (ws,) = server.connections
+            words = wire.frame(wire.TEXT, b"last words", key=wire.KEY)
+            words += wire.frame(wire.CLOSE, wire.close_payload(3000, b"bye"), key=wire.KEY)
+            peer.h2.send_data(number, words)
+            peer.writer.write(peer.h2.data_to_send())
+            RawPeer(*streams, masks=True).cut()
+            try:
+                with contextlib.suppress(zcws.ConnectionClosed):
+                    for _ in range(2):  # the first only learns that the peer is gone
+                        await ws.send(b"x")
+                        await ws.flush()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                assert await soon(ws.recv()) == "last words"
+                await soon(ws.wait_closed())
+                assert (ws.close_code, ws.close_reason) == (3000, "bye")
+            finally:
+                done.set()
+            await peer.close()
 
     run(main)
 

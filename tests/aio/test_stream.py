@@ -16,6 +16,35 @@ from zcws.aio.settings import Options, pool_of
 from zcws.aio.stream import Stream
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_last_words_of_a_peer_that_takes_nothing_more(place: Place, is_paused: bool) -> None:
+    """What is sent fails, and what the peer has said before is read: on a transport of the loop that was 1006."""
+
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def hold(ws: zcws.WebSocket) -> None:
+            await done.wait()
+
+        async with place.serve(hold) as server, place.raw_client(server) as peer:
+            (ws,) = server.connections
+            if is_paused:
+                ws._pause_reading()
+            peer.writer.write(peer.frame(1, b"last words") + peer.frame(8, wire.close_payload(3000, b"bye")))
+            peer.cut()
+            try:
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        ws.send_nowait(bytes(100_000))
+                assert await soon(ws.recv()) == "last words"
+                await soon(ws.wait_closed())
+                assert (ws.close_code, ws.close_reason) == (3000, "bye")
+            finally:
+                done.set()
+
+    place.run(main())
+
+
 class TestReadingIsPaused:
     def test_memory_is_bounded_while_the_program_is_slow(self, anyplace: Place) -> None:
         async def main() -> None:

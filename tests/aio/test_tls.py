@@ -264,13 +264,17 @@ def test_the_servers_close_notify_is_only_its_own_end(tls: Place, certificates: 
     tls.run(main())
 
 
-@pytest.mark.parametrize("tls", ["engine"], indirect=True)
-def test_last_words_of_a_peer_that_takes_nothing_more(tls: Place, certificates: Certificates) -> None:
-    """As on plain sockets of the engine, and there alone: they are read though sending fails."""
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_last_words_of_a_peer_that_takes_nothing_more(
+    tls: Place, certificates: Certificates, is_paused: bool
+) -> None:
+    """As on plain sockets: they are read though sending fails. Over a transport of the loop that was the end."""
 
     async def main() -> None:
         async with tls.serve(hold) as server, client(server, certificates.client) as peer:
             (ws,) = server.connections
+            if is_paused:
+                ws._pause_reading()
             peer.writer.write(peer.sealed(masked(1, b"last words") + masked(8, b"\x0b\xb8")))
             with socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno())) as own:
                 own.shutdown(socket.SHUT_RDWR)  # what comes from now on is answered with a RST

@@ -25,6 +25,7 @@ __all__ = [
     "is_cut_off",
     "is_hung_up",
     "is_tls",
+    "left_behind",
     "left_in",
     "peer_of",
 ]
@@ -42,6 +43,9 @@ _FORMS: dict[int, struct.Struct] = {
     socket.AF_INET: struct.Struct("!2xH4s8x"),
     socket.AF_INET6: struct.Struct("!2xHI16s4s"),
 }
+
+#: Bytes of what lies in a socket that are taken at a time.
+_AT_ONCE = 64 * 1024
 
 #: The most bytes that one record of TLS brings: RFC 8446 5.1.
 _RECORD = 16 * 1024
@@ -107,6 +111,23 @@ def left_in(tls: ssl.SSLObject) -> bytearray:
     with contextlib.suppress(ssl.SSLError):  # there is no more, or not a whole record
         while data := tls.read(_RECORD):
             left += data
+    return left
+
+
+def left_behind(transport: asyncio.BaseTransport) -> bytearray:
+    """What lies in the socket of a transport that was given up when a write failed: what the peer has said before."""
+    left, sock = bytearray(), transport.get_extra_info("socket")
+    if sock is None:
+        return left
+
+    def take(own: socket.socket) -> bool:
+        # Nobody says more where the peer has reset it; of another one no more than has come by now.
+        most = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        while len(left) < most and (data := own.recv(_AT_ONCE)):
+            left.extend(data)
+        return True
+
+    _asked(sock, take)
     return left
 
 

@@ -23,7 +23,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
-from zcws.aio.below import break_off, has_unread
+from zcws.aio.below import break_off, has_unread, is_tls, left_behind
 from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
@@ -76,6 +76,7 @@ class Http2Connection(asyncio.Protocol):
         self._sending: dict[int, Http2Stream] = {}  # streams that have something to say, in turn
         self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
         self._is_full = False  # the transport is, and no stream may send
+        self._is_broken = False  # the transport takes nothing more, and is still read
         self._is_corked = False  # somebody up the stack flushes
         self._flush_handle: asyncio.Handle | None = None
         self._unread = b""  # whole frames that are for the next turn
@@ -112,7 +113,7 @@ class Http2Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         """Goes on after others have had their turn."""
         data, self._unread, self._next_turn = self._unread, b"", None
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is not None and (self._is_broken or not self.transport.is_closing()):
             self.data_received(data)
             if self._next_turn is None:
                 self.transport.resume_reading()
@@ -140,10 +141,25 @@ class Http2Connection(asyncio.Protocol):
             self.loop.call_soon(self.connection_lost, exc)
             raise
 
+    def writing_failed(self, exc: OSError) -> None:
+        """For TLS over the engine: nothing can be sent any more. What the peer has said before is still received."""
+        self._is_broken = True
+        for stream in list(self.streams.values()):
+            stream.writing_failed(exc)
+        self._abort_if_useless()
+
+    def _abort_if_useless(self) -> None:
+        if self._is_broken and not self.streams:
+            self.abort()
+
     def _transport_gone(self, exc: Exception | None) -> None:
+        data, self._unread = self._unread, b""
         if self._next_turn is not None:
             self._next_turn.cancel()
-            data, self._unread, self._next_turn = self._unread, b"", None
+            self._next_turn = None
+        if isinstance(exc, OSError) and self.transport is not None and not is_tls(self.transport):
+            data += left_behind(self.transport)  # TLS of ours has done so
+        if data:
             self._read(data, _MOST_LAST)
         self.transport = None
         self._sending.clear()
@@ -210,6 +226,7 @@ class Http2Connection(asyncio.Protocol):
                 self._sending.pop(stream.number, None)
                 self.has_read(stream.number, stream.drop_held())
                 self._stream_ended(stream, exc or stream.cause)
+                self._abort_if_useless()
             except MemoryError:  # its owner may not have been told: the end of the connection does that
                 self.streams[stream.number] = stream
                 self.abort()

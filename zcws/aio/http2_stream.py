@@ -305,6 +305,14 @@ class Http2Stream(asyncio.Transport):
         self._ends = self._ended = True
         self._see_room()
 
+    def writing_failed(self, exc: OSError) -> None:
+        """For the connection: nothing of ours gets out any more. To an owner who does not know that, it is the end."""
+        failed = getattr(self._protocol, "writing_failed", None)
+        if failed is None:
+            self.abort()
+        else:
+            failed(exc)
+
     def has_ended(self) -> None:
         """For the connection: our END_STREAM has been sent."""
         if self._closing or self.has_all:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from zcws.aio.below import left_in
+from zcws.aio.below import left_behind, left_in
 from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.tasks import finish
@@ -392,7 +392,7 @@ class Stream(Callbacks):
     def _socket_gone(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
             self._note_cause(exc)
-        self._take_left()
+        self._take_left(is_broken=isinstance(exc, OSError))
         self._ends_unscanned = bool(self._unscanned)
         if self._ends_unscanned:
             self.connection.lose()
@@ -484,15 +484,23 @@ class Stream(Callbacks):
             if self._transport is not None:
                 self._transport.resume_reading()
 
-    def _take_left(self) -> None:
+    def _take_left(self, *, is_broken: bool = False) -> None:
         """At the end, takes what the loop's TLS has received and not handed over. It would be lost: all of it with
-        uvloop if reading is paused, and with asyncio what exceeds the room that there is when reading goes on."""
+        uvloop if reading is paused, and with asyncio what exceeds the room that there is when reading goes on.
+
+        If the transport `is_broken`, also what lies in the socket: the loops' transports do not read on when a write
+        has failed.
+        """
         if self._own is not None or self._transport is None or self._is_aborted:
             return
         tls = self._transport.get_extra_info("ssl_object")
-        # Not aiofastnet's object, which only answers questions. MemoryError: the end comes early.
-        with contextlib.suppress(MemoryError):
-            if isinstance(tls, ssl.SSLObject) and (left := left_in(tls)):
+        left = bytearray()
+        with contextlib.suppress(MemoryError):  # the end comes early
+            if isinstance(tls, ssl.SSLObject):  # not aiofastnet's object, which only answers questions
+                left = left_in(tls)
+            elif tls is None and is_broken:
+                left = left_behind(self._transport)
+            if left:
                 self._unscanned = bytearray(self._unscanned) + left
                 self._reading_paused = True
                 self._reading_paused = not self._take_unscanned()

@@ -20,6 +20,7 @@ WebSocket's own Close shows whether anything was cut off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import weakref
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zcws.acceptor import IN_THE_CLEAR
+from zcws.aio.below import left_behind
 from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
@@ -444,6 +446,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._stop_timer()
         error = self._error or exc
         if self._is_open:
+            if isinstance(exc, OSError) and not self._closing:
+                with contextlib.suppress(MemoryError):  # the end comes early
+                    self._read_last()
             self._protocol.connection_lost(error)
         if not self.opened.done():
             if self._refused is not None and isinstance(error, ssl.SSLError):
@@ -452,6 +457,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             fail(self.opened, error or ConnectionResetError())
         self._closing = True
         self._below = None
+
+    def _read_last(self) -> None:
+        """A write has failed below, and what the peer had said by then lies in the socket: the engine's goes on with
+        that, the loops' do not. Where reading is paused, whoever speaks over this finds it in OpenSSL's object."""
+        if self._below is not None and (left := left_behind(self._below)):
+            self._incoming.write(left)
+            if not self._paused:
+                self._read()
 
     # ---- what is known ----
 
