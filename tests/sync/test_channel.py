@@ -14,6 +14,7 @@ import pytest
 import raw
 import wire
 from channels import Pair, receive
+from pythons import needs_cpython
 from receiver import connect
 
 from zcws.scratch import SCRATCH_CAPACITY, Scratch
@@ -499,6 +500,7 @@ class TestEnd:
         raw.until(lambda: threading.active_count() == before)
 
 
+@needs_cpython("PyPy's _testcapi is not whole")
 @pytest.mark.parametrize("kind", ["plain", "polled"])
 @pytest.mark.parametrize("what", ["receive", "send", "end", "abort"])
 def test_whoever_finds_no_memory_takes_no_mark_but_his_own(
