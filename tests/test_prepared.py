@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -212,6 +213,58 @@ def test_nothing_goes_between_fragments_or_behind_a_close() -> None:
     with pytest.raises(ConnectionClosed):
         message.write_to(closed.writer)
     assert [len(wire.parse(b"".join(line.writer.take()))) for line in (fragmented, closed)] == [1, 1]
+
+
+class Before:
+    """Of a stream of zlib's, or of what waits: something happens once before it goes on."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens: Callable[[], object] | None = happens
+
+    def once(self) -> None:
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            happens()
+
+
+class Stream(Before):
+    def __init__(self, stream: Any, happens: Callable[[], object]) -> None:
+        super().__init__(happens)
+        self.compress = stream.compress
+        self._flush = stream.flush
+
+    def flush(self, mode: int) -> bytes:
+        self.once()
+        flushed: bytes = self._flush(mode)
+        return flushed
+
+
+class Waiting(Before, list[Any]):
+    def append(self, segment: Any) -> None:
+        self.once()
+        super().append(segment)
+
+
+@pytest.mark.parametrize("is_client", [False, True])
+def test_a_finalizer_broadcasts_while_a_message_is_being_compressed(is_client: bool) -> None:
+    """It went out before that message, which referred past it: the peer read something else."""
+    line = Line(Pool(), deflate=(True, 15, 1), is_client=is_client)
+    send(line, NOISE[:400] * 3, in_fragments=False)
+    codec: Any = line.writer.compressor
+    codec._stream = Stream(codec._stream, lambda: broadcast([line], PATTERN * 20))
+    send(line, NOISE[:400], in_fragments=False)
+    assert line.received() == [NOISE[:400] * 3, PATTERN * 20, NOISE[:400]]
+
+
+@pytest.mark.parametrize("is_client", [False, True])
+def test_a_finalizer_sends_while_a_broadcast_is_being_written(is_client: bool) -> None:
+    """Its message stood before the broadcast, and the next one's context took it to stand behind."""
+    line = Line(Pool(), deflate=(True, 15, 1), is_client=is_client)
+    line.writer.out = Waiting(lambda: send(line, NOISE[:400] * 3, in_fragments=False))
+    broadcast([line], PATTERN * 20)
+    line.writer.out = list(line.writer.out)
+    send(line, NOISE[:400], in_fragments=False)
+    assert line.received() == [NOISE[:400] * 3, PATTERN * 20, NOISE[:400]]
 
 
 def test_the_message_is_that_of_when_it_was_prepared() -> None:

@@ -84,7 +84,9 @@ class Prepared:
     def form_for(self, writer: Writer) -> Form:
         """What `writer` is given: one object for all that are given the same."""
         codec = writer.compressor
-        if codec is None:
+        # Where a finalizer broadcasts in the middle of a message's compression: this goes out first, and that message
+        # refers past it. RFC 7692 7.2.2: what is not compressed is in no window.
+        if codec is None or writer.is_compressing:
             return self.plain
         wanted = codec.is_worth(self._size) if self._compress is None else self._compress
         if not wanted:

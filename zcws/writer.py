@@ -111,17 +111,19 @@ class Writer(Output):
             first byte, payload, size, and the key to mask it with, or None. Returns whether it has taken the frame, and
             counted it with `passed`; then it is done with the payload, unless that is bytes.
         opcode: of the message that is going out in fragments; CLOSE when nothing may be written any more; else 0.
+        is_compressing: whether a whole one is being compressed and is not written yet, or one that was compressed for
+            many is just being written. What a finalizer or a signal handler sends meanwhile goes out as it is.
         messages: how many have been written whole.
         sent_close: the payload of our Close once it has been written, else None.
     """
 
     __slots__ = (
         "_compresses_pieces",
-        "_is_compressing",
         "_other_frames",
         "_utf8",
         "compressor",
         "is_bare",
+        "is_compressing",
         "masks_up_to",
         "messages",
         "next_key",
@@ -146,7 +148,7 @@ class Writer(Output):
         self.opcode: int = 0
         self._compresses_pieces = False  # of that message
         self._utf8: Utf8 | None = None  # of that message, if it is text
-        self._is_compressing = False  # a whole message, which is not written yet
+        self.is_compressing: bool = False
         self.messages: int = 0
         self._other_frames = 0  # those that did not end a message; the usual one counts as a message only
         self.sent_close: bytes | None = None
@@ -241,7 +243,7 @@ class Writer(Output):
             compress = codec.is_worth(size)
         # A finalizer may send in the middle of this. Its message goes out first and, if compressed, would be a part of
         # this one or refer to it. RFC 7692 6: what is not compressed does neither.
-        is_inner, self._is_compressing = self._is_compressing, True
+        is_inner, self.is_compressing = self.is_compressing, True
         compress = compress and not is_inner
         try:
             compressed = codec.message(payload) if compress else None
@@ -253,7 +255,7 @@ class Writer(Output):
             codec.rest()
             raise
         finally:
-            self._is_compressing = is_inner
+            self.is_compressing = is_inner
 
     def write_prepared(self, first: int, payload: bytes, frame: bytes, size: int) -> None:
         """A whole message that was framed for many writers (prepared.py).
@@ -270,14 +272,19 @@ class Writer(Output):
         """
         if self.opcode:
             self.refuse_message()
-        if first & RSV1:
-            assert self.compressor is not None
-            self.compressor.sent_shared(size, len(payload))
-        if self.next_key is None:
-            self.write_framed(frame)
-        else:
-            self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
-            self.messages += 1
+        # What a finalizer sends in the middle of this goes before it: no context may take that for the last message.
+        is_inner, self.is_compressing = self.is_compressing, True
+        try:
+            if first & RSV1:
+                assert self.compressor is not None
+                self.compressor.sent_shared(size, len(payload))
+            if self.next_key is None:
+                self.write_framed(frame)
+            else:
+                self._write(first, payload)  # RFC 6455 5.3: each frame has a key of its own
+                self.messages += 1
+        finally:
+            self.is_compressing = is_inner
 
     def lend_message(self, opcode: OpCode, payload: Buffer) -> list[Buffer]:
         """A whole message whose payload stays the caller's, for a writer that `is_bare`. Raises: as `write_message`.
