@@ -33,6 +33,8 @@ _ZlibError: type[Exception] = zlib.error
 _PROBE = b"\x02\x00\x00\x00\xff\xff" * 24
 
 _SYNC_FLUSH: int = zlib.Z_SYNC_FLUSH
+#: zlib's number; PyPy's module has no name for it.
+_RLE = 3
 
 #: Bytes given to zlib in one step: it copies what it could not use, so this bounds that copy too.
 _STEP_IN = 16 * 1024
@@ -348,7 +350,7 @@ class Deflater:
         if wbits <= -_SMALLEST_WINDOW:
             return zlib.compressobj(level, zlib.DEFLATED, wbits, mem_level)
         # zlib has no window that small. With Z_RLE a larger one is right: it never refers back further than one byte.
-        return zlib.compressobj(level, zlib.DEFLATED, -_SMALLEST_WINDOW, mem_level, zlib.Z_RLE)
+        return zlib.compressobj(level, zlib.DEFLATED, -_SMALLEST_WINDOW, mem_level, _RLE)
 
 
 def _check_end(stream: Any) -> None:
