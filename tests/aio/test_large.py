@@ -340,9 +340,15 @@ def test_the_reader_is_cancelled_in_the_middle_and_another_goes_on() -> None:
         async with opened() as (ws, peer):
             message = os.urandom(1_000_000)
             stream = peer.frame(wire.BINARY, message)
+            begun = asyncio.create_task(write(peer, stream[:600_000]))
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.gather(asyncio.wait_for(ws.recv(), 0.02), write(peer, stream[:600_000]))
-            sending = asyncio.create_task(write(peer, stream[600_000:]))
+                await asyncio.wait_for(ws.recv(), 0.02)
+
+            async def go_on() -> None:
+                await begun  # which may be later
+                await write(peer, stream[600_000:])
+
+            sending = asyncio.create_task(go_on())
             assert await ws.recv() == message
             await sending
 
