@@ -154,7 +154,8 @@ class TestServer:
     @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "unfinished"])
     def test_silent_client(self, anyplace: Place, sent: bytes) -> None:
         async def main() -> None:
-            async with anyplace.serve(echo, open_timeout=0.05) as server:
+            # As long as that may TLS take, too.
+            async with anyplace.serve(echo, open_timeout=0.5) as server:
                 reader, writer = await anyplace.open(port_of(server))
                 writer.write(sent)
                 assert await ended(reader) == b""
