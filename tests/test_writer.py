@@ -838,10 +838,19 @@ class _Compressing:
 
 @pytest.mark.parametrize("takeover", [False, True])
 @pytest.mark.parametrize("is_other", [False, True])
+@pytest.mark.parametrize("in_fragments", [False, True])
 def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
-    takeover: bool, is_other: bool
+    takeover: bool, is_other: bool, in_fragments: bool
 ) -> None:
     """Its message and the other became one; without takeover, of another connection of the same loop, too."""
+
+    def finalize() -> None:
+        if in_fragments:
+            target.writer.write_fragment(OpCode.TEXT, b"finalizer's " * 50, last=False)
+            target.writer.write_fragment(OpCode.TEXT, b"finalizer's " * 50, last=True)
+        else:
+            target.send("finalizer's " * 100)
+
     agreement = Agreement(deflate=DeflateParameters(server_no_context_takeover=not takeover))
     pool = Pool()
     ours, other = (Connection(is_client=False, agreement=agreement, pool=pool) for _ in range(2))
@@ -849,9 +858,7 @@ def test_what_a_finalizer_sends_is_no_part_of_what_is_being_compressed(
     other.send("warm " * 100)
     codec: Any = ours.writer.compressor
     target = other if is_other else ours
-    stream = _Compressing(
-        codec._stream if takeover else codec._shared[codec.key], lambda: target.send("finalizer's " * 100)
-    )
+    stream = _Compressing(codec._stream if takeover else codec._shared[codec.key], finalize)
     if takeover:
         codec._stream = stream
     else:

@@ -337,7 +337,9 @@ class Writer(Output):
         self._check_fragment(opcode, payload, last=last)
         first = FIN if last else 0
         if not self.opcode:
-            self._compresses_pieces = self.compressor is not None and (compress is None or compress)
+            # As in `_write_compressed`: what a finalizer sends in the middle of that is not compressed.
+            may_compress = self.compressor is not None and not self.is_compressing
+            self._compresses_pieces = may_compress and (compress is None or compress)
             if self._compresses_pieces:
                 first |= RSV1  # RFC 7692 6: on the first frame only
             first |= opcode
