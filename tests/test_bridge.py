@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zcws.bridge import Bridge, Reply
+from zcws.bridge import Bridge, Reply, check_reply
 from zcws.codes import OpCode
 
 
@@ -145,3 +145,11 @@ def test_what_is_shown_of_it() -> None:
     assert bridge.shown == "<Reply PONG, 4 bytes>"
     bridge.end()
     assert bridge.shown == "<Reply PONG, 4 bytes>, ended"
+
+
+def test_what_is_no_reply() -> None:
+    check_reply(pong(b""))
+    with pytest.raises(TypeError, match=r"a Reply, not None; None from the bridge says that nothing is left"):
+        check_reply(None)
+    with pytest.raises(TypeError, match=r"a Reply, not b'pong'$"):
+        check_reply(b"pong")

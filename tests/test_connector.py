@@ -293,6 +293,12 @@ class TestRefusal:
         )
         assert str(connector().cut_short(b"HTTP/1.1 101 Swit")) == text
 
+    def test_cut_short_by_a_server_that_speaks_http_2(self) -> None:
+        """It tries no other way for want of a cause; where something came, it is as with any server."""
+        error = connector().cut_short(b"", OSError("end"), "h2")
+        assert "speak HTTP/2" in str(error) and error.__cause__ is None
+        assert "in the middle of its answer" in str(connector().cut_short(b"HTTP/1.1", None, "h2"))
+
     def test_cut_short_for_a_reason(self) -> None:
         error = connector().cut_short(b"", OSError("certificate required"), "http/1.1")
         assert str(error).endswith("before it answered the opening handshake: certificate required")

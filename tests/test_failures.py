@@ -20,6 +20,7 @@ from zcws.failures import (
     timed_out,
     unknown_host,
     unreachable,
+    with_path,
 )
 from zcws.proxy import choose_proxy, parse_proxy
 from zcws.uri import parse_uri
@@ -176,3 +177,20 @@ class TestErrors:
 
     def test_several_addresses_that_all_fail(self) -> None:
         assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "words"),
+    [
+        (OSError(errno.ENOENT, "No such file or directory"), errno.ENOENT, "No such file or directory: '/a'"),
+        (
+            OSError(errno.EADDRINUSE, "Address '/a' is already in use"),
+            errno.EADDRINUSE,
+            "'/a' is already in use",
+        ),
+        (OSError("AF_UNIX path too long"), errno.ENAMETOOLONG, "AF_UNIX path too long: '/a'"),
+    ],
+)
+def test_a_failure_names_the_unix_socket_once(error: OSError, number: int, words: str) -> None:
+    named = with_path(error, "/a")
+    assert named.errno == number and str(named).endswith(words) and str(named).count("/a") == 1

@@ -239,6 +239,16 @@ def test_what_was_torn_is_not_read(data: bytes) -> None:
     assert wire.parse(connection.bytes_to_send())[-1].payload == b"\x03\xf3torn"
 
 
+def test_what_is_torn_behind_its_end() -> None:
+    """The peer's Close has taken effect, and its code stays."""
+    connection = connect()
+    send(connection, wire.frame(wire.CLOSE, wire.close_payload(3000)))
+    with pytest.raises(ConnectionClosedError):
+        connection.reader.read_message()
+    connection.reader.tear(1011, "torn")
+    assert connection.close_code == 3000
+
+
 FORKS = """
 import os, signal, threading, warnings
 from zcws.outcome import state_of_stream

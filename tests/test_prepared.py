@@ -154,6 +154,13 @@ def test_framed_once_and_compressed_once() -> None:
     assert frame_of(message, plain) == wire.frame(wire.TEXT, PATTERN * 20)
 
 
+def test_a_form_knows_what_compression_made_of_the_message() -> None:
+    message = Prepared(OpCode.TEXT, PATTERN * 20)
+    plain, small = (message.form_for(line.writer) for line in servers(None, (True, 15, 1)))
+    assert plain.deflated is None
+    assert small.deflated == (len(PATTERN) * 20, len(small.payload)) and len(small.payload) < 100
+
+
 def test_a_large_frame_is_not_copied() -> None:
     one, another = servers(None, None)
     message = Prepared(OpCode.BINARY, bytes(16 * 1024))

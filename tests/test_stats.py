@@ -154,6 +154,7 @@ def test_what_a_connection_says_of_itself_whatever_drives_it() -> None:
     driver.connection = Connection(is_client=False, agreement=Agreement("chat"))
     assert (driver.subprotocol, driver.state, driver.closed) == ("chat", State.OPEN, False)
     assert (driver.close_code, driver.close_reason) == (None, None)
+    assert repr(driver) == "<WebSocket server with theirs, open>"
     driver.connection.fail(1011, "a mistake")
     assert (driver.state, driver.close_code, driver.close_reason) == (State.FAILED, 1011, "a mistake")
     assert driver.closed

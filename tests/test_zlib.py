@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,12 @@ def test_which_does_the_same() -> None:
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="there are no wheels")
+@pytest.mark.parametrize(("present", "name"), [(True, "zlib_ng"), (False, "zlib")])
+def test_which_of_the_two(monkeypatch: pytest.MonkeyPatch, present: bool, name: str) -> None:
+    if not present:
+        monkeypatch.setitem(sys.modules, "zlib_ng", None)
+    names = runpy.run_path(zlib.__file__)
+    assert names["zlib"].__name__.endswith(name)
