@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from logging import DEBUG
 
-__all__ = ["Seldom"]
+__all__ = ["SAID", "Seldom"]
+
+#: Seconds between two lines in the log about what any client can cause as often as it connects.
+SAID = 1.0
 
 
 class Seldom:

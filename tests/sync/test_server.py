@@ -666,7 +666,7 @@ def test_no_descriptor_left(
         tries.append(error)
         pause(self, error)
 
-    monkeypatch.setattr("zcws.sync.server._SAID", math.inf)
+    monkeypatch.setattr("zcws.sync.server.SAID", math.inf)
     monkeypatch.setattr(zcws.sync.Server, "_pause", counted)
     with serving(echo) as server, raw.client(port_of(server)) as peer, socket.socket() as sock:
         with net.no_descriptor_left():

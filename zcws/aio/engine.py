@@ -464,7 +464,7 @@ class Engine:
         except MemoryError:
             self._keep_each(fds, parts)
             return
-        self._send_each(fds, parts, orders, begins, data)
+        self._send_to_all(fds, parts, orders, begins, data)
 
     def send_same(
         self, senders: list[AnySender], frame: bytes, deflated: tuple[int, int] | None
@@ -499,7 +499,7 @@ class Engine:
             except MemoryError:
                 self._keep_each(fds, parts)
             else:
-                self._send_each(fds, parts, orders, begins, frame)
+                self._send_to_all(fds, parts, orders, begins, frame)
         finally:
             if collects:
                 gc.enable()
@@ -510,7 +510,7 @@ class Engine:
         for fd, part in zip(fds, parts, strict=True):
             self._sent_together(fd, part, 0)
 
-    def _send_each(
+    def _send_to_all(
         self, fds: list[int], parts: list[Buffer], orders: bytes, begins: CData | bytes, data: bytes
     ) -> None:
         """Makes the crossing. It stops at a socket that is full or broken, which is rare: another one goes on behind

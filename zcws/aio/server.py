@@ -39,7 +39,7 @@ from zcws.extensions import Agreement
 from zcws.frame import Frame
 from zcws.http import Request, Response
 from zcws.options import Limits, checked_seconds
-from zcws.seldom import Seldom
+from zcws.seldom import SAID, Seldom
 from zcws.stats import shown_server
 
 __all__ = ["Handler", "OnFrame", "Server"]
@@ -47,9 +47,6 @@ __all__ = ["Handler", "OnFrame", "Server"]
 logger: logging.Logger = logging.getLogger("zcws.server")
 
 _CLOSED = State.CLOSED
-
-#: Seconds between two lines in the log about what any client can cause as often as it connects.
-_SAID = 1.0
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
@@ -104,8 +101,8 @@ class Server:
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._limited = Seldom(_SAID)  # how often the log says that a limit has closed a connection
-        self.refused = Seldom(_SAID)  # and that an opening handshake has failed
+        self._limited = Seldom(SAID)  # how often the log says that a limit has closed a connection
+        self.refused = Seldom(SAID)  # and that an opening handshake has failed
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
         """The sockets are bound; `listener` accepts on them, or, where that is None, the event loop does."""

@@ -40,7 +40,7 @@ from zcws.codes import CloseCode
 from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response, reason_phrase, text_response
 from zcws.options import checked_size
-from zcws.seldom import Seldom
+from zcws.seldom import SAID, Seldom
 
 try:
     from uvicorn.protocols.utils import (
@@ -60,9 +60,7 @@ __all__ = ["WebSocketProtocol"]
 #: does not answer would hold up a restart for as long as a closing handshake may take.
 GOODBYE = 1.0
 
-#: Seconds between two warnings that a limit has closed a connection, as in zcws's own servers; and, for each server,
-#: when the next one is due.
-_SAID = 1.0
+#: For each server, when the next warning is due that a limit has closed a connection.
 _limited: WeakKeyDictionary[Any, Seldom] = WeakKeyDictionary()
 
 #: How many events an application gets after the end before it is stopped: it ignores them, and would ask for ever.
@@ -117,7 +115,7 @@ class WebSocketProtocol(Opening):
         if self.ws is not None:
             if (limit := self.ws.connection.limit) is not None:
                 # Whoever set the limit should know, but no client should be able to fill the log.
-                limited = _limited.setdefault(self.server_state, Seldom(_SAID))
+                limited = _limited.setdefault(self.server_state, Seldom(SAID))
                 self._log(str(limit), limited.level(logging.WARNING, self.loop.time()))
             self.logger.info("connection closed")
 

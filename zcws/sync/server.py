@@ -31,7 +31,7 @@ from zcws.hooks import Hook, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.options import Limits, Timeouts, checked_seconds
 from zcws.pool import Pool
-from zcws.seldom import Seldom
+from zcws.seldom import SAID, Seldom
 from zcws.stats import shown_server
 from zcws.sync.deadline import after, is_past, left, socket_timeout
 from zcws.sync.plain import open_channel
@@ -51,10 +51,6 @@ _GOES_AWAY = "the server is shutting down"
 
 #: Seconds to wait when the process has no descriptor left: until a connection ends, most likely.
 _OUT_OF_DESCRIPTORS = 0.05
-
-#: Seconds from one error in the log about that to the next (the asyncio server pauses as long), and from one warning to
-#: the next about what any client can cause as often as it connects.
-_SAID = 1.0
 
 #: Seconds between two tries to send a Close to a connection that is in the middle of a send.
 _NEXT_TRY = 0.01
@@ -104,7 +100,7 @@ class Server:
         self._limits = limits
         self._max_connections = max_connections
         # Logged seldom: nobody can be accepted; a limit has closed a connection; there was no opening handshake.
-        self._out_of_descriptors, self._limited, self._refused = Seldom(_SAID), Seldom(_SAID), Seldom(_SAID)
+        self._out_of_descriptors, self._limited, self._refused = Seldom(SAID), Seldom(SAID), Seldom(SAID)
         self._taken = 0  # connections that have been accepted and are not known to have ended
         # One item for each that has ended. Not a semaphore: a signal handler that calls `shutdown` may interrupt the
         # thread that holds the semaphore's lock.
