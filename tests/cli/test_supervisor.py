@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from net import echo, port_of, request
@@ -29,6 +31,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def supervisor() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with supervising(subprocess.PIPE) as supervisor:
+        yield supervisor
+
+
+@contextlib.contextmanager
+def supervising(stderr: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [
         sys.executable,
         "-m",
@@ -43,7 +51,7 @@ def supervisor() -> Iterator[tuple[subprocess.Popen[str], int]]:
         "30",
     ]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=stderr, text=True, env=ENVIRONMENT) as process:
         try:
             line = process.stdout.readline()
             found = re.fullmatch(r"zcws listens on ws://127\.0\.0\.1:(\d+); 2 workers .*\n", line)
@@ -87,6 +95,61 @@ def test_a_worker_that_dies_is_replaced_and_sigterm_ends_all(
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
     assert not [pid for pid in everybody if Path(f"/proc/{pid}").exists()]
+
+
+@contextlib.contextmanager
+def without_descriptors(process: subprocess.Popen[str]) -> Iterator[None]:
+    """It has one more than it uses, and a process that it starts takes four."""
+    resource = pytest.importorskip("resource")
+    used = len(os.listdir(f"/proc/{process.pid}/fd"))
+    usual = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (used + 1, usual[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, usual)
+
+
+def test_a_worker_that_cannot_be_replaced_yet(supervisor: tuple[subprocess.Popen[str], int]) -> None:
+    """It is replaced as soon as there are descriptors. It was tried once, and never again."""
+    process, port = supervisor
+    victim = min(workers_of(process))
+    with without_descriptors(process):
+        os.kill(victim, signal.SIGKILL)
+        for _ in range(2):
+            assert "another one is started" in process.stderr.readline()
+            assert process.stderr.readline() == "zcws: cannot start a worker: Too many open files\n"
+    until(lambda: len(workers_of(process) - {victim}) == 2)
+    asyncio.run(echoes(port))
+
+
+def test_a_reload_without_descriptors(supervisor: tuple[subprocess.Popen[str], int]) -> None:
+    """The old workers go on. It was the end of them all."""
+    process, port = supervisor
+    old = workers_of(process)
+    with without_descriptors(process):
+        process.send_signal(signal.SIGHUP)
+        said = [process.stderr.readline() for _ in range(3)]
+    assert said[:2] == ["zcws: cannot start a worker: Too many open files\n"] * 2
+    assert said[2].startswith("zcws: not reloaded: ")
+    assert workers_of(process) == old
+    asyncio.run(echoes(port))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_stderr_on_a_full_disk() -> None:
+    """What cannot be said is done nevertheless. A worker that died was not replaced, and a reload was the end."""
+    with open("/dev/full", "w", encoding="ascii") as full, supervising(full) as (process, port):
+        first = workers_of(process)
+        os.kill(min(first), signal.SIGKILL)
+        until(lambda: len(workers_of(process) - {min(first)}) == 2)
+        second = workers_of(process)
+        asyncio.run(echoes(port))  # all of them listen
+        process.send_signal(signal.SIGHUP)
+        until(lambda: len(workers_of(process) - second) == 2 and not workers_of(process) & second)
+        asyncio.run(echoes(port))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_more_workers_than_there_are_descriptors() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, say, writing
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, say, say_on_stderr, writing
 
 
 def test_nothing_a_peer_sends_moves_the_cursor() -> None:
@@ -94,6 +94,13 @@ def test_what_cannot_be_written(error: OSError, sentence: str) -> None:
     with pytest.raises(Unwritable) as wrong, writing():
         raise error
     assert str(wrong.value) == sentence
+
+
+def test_stderr_that_is_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`2>&-`: what should stand there stood among the messages on standard output."""
+    monkeypatch.setattr(sys, "stderr", None)
+    say_on_stderr("something is wrong")
+    assert capsys.readouterr().out == ""
 
 
 def test_an_encoding_without_these_letters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import zcws
 from zcws.cli.common import Failure
-from zcws.cli.terminal import Unwritable, say, speak_utf_8, writing
+from zcws.cli.terminal import Unwritable, say, say_on_stderr, speak_utf_8, writing
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Failure, ImportError) as error:
         if isinstance(error, Unwritable):
             sys.stdout = open(os.devnull, "w")  # Python would complain again when it flushes at exit
-        print(f"zcws: {error}", file=sys.stderr)
+        say_on_stderr(str(error))
         return 1
     except KeyboardInterrupt:
         return 0

@@ -34,7 +34,7 @@ from zcws.cli.common import (
     whole,
 )
 from zcws.cli.reasons import unreachable
-from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, writing
+from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, say_on_stderr, writing
 from zcws.connection import MAX_SIZE
 from zcws.errors import printable
 from zcws.uri import parse_uri
@@ -134,7 +134,7 @@ class Session:
         if self.is_interactive:
             self._terminal.say(f"! {sentence}", "red")
         else:
-            print(f"zcws: {sentence}", file=sys.stderr)
+            say_on_stderr(sentence)
 
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -308,7 +308,7 @@ class Session:
         try:
             code = self._conclude()
         except Failure as error:
-            print(f"zcws: {error}", file=sys.stderr)
+            say_on_stderr(str(error))
             code = 1
         # What is still in a buffer by now could not be written: each message is flushed by itself.
         os._exit(code)

@@ -28,7 +28,7 @@ from typing import Any
 
 from zcws.cli.common import Failure, authority
 from zcws.cli.reasons import refusal
-from zcws.cli.terminal import say
+from zcws.cli.terminal import say, say_on_stderr
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -93,11 +93,11 @@ class Supervisor:
         if all(fresh):
             for worker in old:
                 worker.terminate()
-            log(f"reloaded: {len(fresh)} new workers, {len(old)} drain")
+            say_on_stderr(f"reloaded: {len(fresh)} new workers, {len(old)} drain")
         else:
             for survivor in filter(None, fresh):
                 survivor.terminate()
-            log("not reloaded: a new worker ended before it listened; the old ones go on")
+            say_on_stderr("not reloaded: a new worker ended before it listened; the old ones go on")
 
     async def stop(self) -> None:
         """Ends all workers."""
@@ -115,17 +115,21 @@ class Supervisor:
             await asyncio.wait(self._watchers)
 
     async def _start_one(self, sockets: list[socket.socket]) -> Worker | None:
-        """A worker that listens, or None: it has ended instead, and said why on stderr."""
-        # In a session of its own: Ctrl-C is for the supervisor, which sends the workers SIGTERM.
+        """A worker that listens. None: it could not be started, or has ended instead; stderr says why."""
         numbers = [sock.fileno() for sock in sockets]
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            f"--worker={','.join(map(str, numbers))}",
-            pass_fds=numbers,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:
+            # In a session of its own: Ctrl-C is for the supervisor, which sends the workers SIGTERM.
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                f"--worker={','.join(map(str, numbers))}",
+                pass_fds=numbers,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:  # no descriptors, no memory, no more processes: worth another try
+            say_on_stderr(f"cannot start a worker: {error.strerror}")
+            return None
         worker = Worker(process, sockets)
         self._workers.add(worker)
         if self._is_stopping:
@@ -147,7 +151,7 @@ class Supervisor:
         pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
         replacement = None
         while worker.is_wanted and not self._is_stopping and replacement is None:
-            log(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
+            say_on_stderr(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             if not self._is_stopping:
@@ -157,11 +161,6 @@ class Supervisor:
 def how_it_ended(code: int) -> str:
     """An exit code in words."""
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-
-
-def log(sentence: str) -> None:
-    """For whoever looks at stderr, or the service manager's journal."""
-    print(f"zcws: {sentence}", file=sys.stderr, flush=True)
 
 
 async def supervise(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from zcws.cli.common import Failure
 
-__all__ = ["Terminal", "Unwritable", "as_hex", "harmless", "say", "speak_utf_8", "writing"]
+__all__ = ["Terminal", "Unwritable", "as_hex", "harmless", "say", "say_on_stderr", "speak_utf_8", "writing"]
 
 #: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
 SHOWN = 64
@@ -66,6 +66,13 @@ def say(text: str) -> None:
     """Lines on standard output, at once; raises as `writing`."""
     with writing():
         print(text, flush=True)
+
+
+def say_on_stderr(sentence: str) -> None:
+    """One line on standard error, at once. If standard error is closed, or takes nothing more, nobody can be told."""
+    if sys.stderr is not None:  # to `print`, None is standard output
+        with contextlib.suppress(OSError):
+            print(f"zcws: {sentence}", file=sys.stderr, flush=True)
 
 
 class Terminal:
