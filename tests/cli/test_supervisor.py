@@ -136,6 +136,20 @@ def test_a_reload_without_descriptors(supervisor: tuple[subprocess.Popen[str], i
     asyncio.run(echoes(port))
 
 
+def test_a_reload_while_a_worker_waits_to_be_replaced(supervisor: tuple[subprocess.Popen[str], int]) -> None:
+    """The reload has replaced it: it was replaced once more, and there were three."""
+    process, _ = supervisor
+    old = workers_of(process)
+    with without_descriptors(process):
+        os.kill(min(old), signal.SIGKILL)
+        while "cannot start" not in process.stderr.readline():
+            pass
+    process.send_signal(signal.SIGHUP)
+    while "zcws: reloaded: 2 new workers" not in process.stderr.readline():
+        pass
+    until(lambda: len(workers_of(process) - old) == 2)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_stderr_on_a_full_disk() -> None:
     """What cannot be said is done nevertheless. A worker that died was not replaced, and a reload was the end."""

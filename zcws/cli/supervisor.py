@@ -88,12 +88,14 @@ class Supervisor:
 
     async def reload(self) -> None:
         """New workers; the old ones drain."""
-        old = [worker for worker in self._workers if worker.is_wanted]
         fresh = await asyncio.gather(*map(self._start_one, self._sockets))
         if all(fresh):
+            # Those as well that have ended and are about to be replaced, and their replacements.
+            old = [worker for worker in self._workers if worker.is_wanted and worker not in fresh]
             for worker in old:
                 worker.terminate()
-            say_on_stderr(f"reloaded: {len(fresh)} new workers, {len(old)} drain")
+            draining = sum(worker.process.returncode is None for worker in old)
+            say_on_stderr(f"reloaded: {len(fresh)} new workers, {draining} drain")
         else:
             for survivor in filter(None, fresh):
                 survivor.terminate()
@@ -147,15 +149,15 @@ class Supervisor:
     async def _watch(self, worker: Worker) -> None:
         """Waits until the worker has ended, and another one serves in its place."""
         code = await worker.process.wait()
-        self._workers.discard(worker)
         pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
         replacement = None
         while worker.is_wanted and not self._is_stopping and replacement is None:
             say_on_stderr(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
-            if not self._is_stopping:
+            if worker.is_wanted and not self._is_stopping:
                 replacement = await self._start_one(worker.sockets)
+        self._workers.discard(worker)
 
 
 def how_it_ended(code: int) -> str:
