@@ -16,7 +16,6 @@ import raw
 from net import LONG, Certificates
 
 from zcws.aio.below import (
-    bytes_confirmed,
     has_all,
     has_unread,
     is_cut_off,
@@ -61,21 +60,6 @@ def test_who_the_peer_was_that_has_gone(pair: tuple[socket.socket, socket.socket
     assert is_hung_up(ours.fileno())
 
 
-@linux
-def test_what_the_peers_system_has_confirmed(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    before, held = bytes_confirmed(ours)
-    ours.sendall(bytes(100_000))
-    received = 0
-    while received < 100_000:
-        received += len(theirs.recv(100_000))
-    theirs.sendall(b"!")  # what comes back confirms all that came before it
-    assert ours.recv(1) == b"!"
-    assert held == 0 and bytes_confirmed(ours) == (before + 100_000, 0)
-    ours.close()
-    assert bytes_confirmed(ours) == bytes_confirmed(None) == (0, 0)
-
-
 def test_whether_something_lies_in_a_socket(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.setblocking(False)
@@ -91,11 +75,11 @@ def test_whether_something_lies_in_a_socket(pair: tuple[socket.socket, socket.so
     assert not has_unread(None)
 
 
-def test_what_is_no_tcp_confirms_nothing_and_has_names_of_its_own() -> None:
+def test_what_is_no_tcp_has_names_of_its_own() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         if ours.family != socket.AF_INET:  # Windows
-            assert (bytes_confirmed(ours), peer_of(ours)) == ((0, 0), theirs.getsockname())
+            assert peer_of(ours) == theirs.getsockname()
 
 
 def test_what_tls_has_received_and_nobody_has_read(certificates: Certificates) -> None:

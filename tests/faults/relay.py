@@ -6,6 +6,7 @@ goes is whole IP packets, and it is the kernel's TCP on both sides that has to m
     lost        a packet is dropped
     doubled     it arrives twice, each time with a delay of its own
     delayed     each draws its delay by itself, so later packets overtake earlier ones
+    slow        packets of one direction stand in a queue, as at a modem; where the queue is full, a packet is dropped
 
 Chance comes from a seed, one generator a direction: the n-th packet of a direction always has the same luck. Which
 packet is the n-th is up to TCP and its timers, so a seed repeats the weather and not the run.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 import os
 import random
 import selectors
@@ -38,11 +40,14 @@ class Weather:
     Attributes:
         lost, doubled: shares of them, from 0 to 1.
         delay: seconds, from and to.
+        rate: bytes per second in each direction. queue: seconds that a packet may have to wait for that.
     """
 
     lost: float = 0.0
     doubled: float = 0.0
     delay: tuple[float, float] = (0.0, 0.0)
+    rate: float = math.inf
+    queue: float = math.inf
 
 
 FAIR = Weather()
@@ -66,6 +71,7 @@ class Relay:
         self._luck = {end: random.Random(f"{seed}.{number}") for number, end in enumerate(ends)}
         self._sent = Counter(ends)  # by the end that they came from
         self._latest = dict.fromkeys(ends, 0)
+        self._free = dict.fromkeys(ends, 0.0)  # when the last packet of the queue will have passed
         self._due: list[
             tuple[float, int, int, bytes]
         ] = []  # a heap: when, where from, as what number, the packet
@@ -111,12 +117,15 @@ class Relay:
         self.counts["packets"] += 1
         self._sent[end] += 1
         is_lost, is_doubled = luck.random() < weather.lost, luck.random() < weather.doubled
-        if is_lost:
+        now = time.monotonic()
+        passed = max(self._free[end], now) + len(packet) / weather.rate
+        if is_lost or passed - now > weather.queue:
             self.counts["lost"] += 1
             return
+        self._free[end] = passed
         self.counts["doubled"] += is_doubled
         for _ in range(1 + is_doubled):
-            when = time.monotonic() + luck.uniform(*weather.delay)
+            when = passed + luck.uniform(*weather.delay)
             heapq.heappush(self._due, (when, end, self._sent[end], packet))
 
     def _deliver(self) -> None:

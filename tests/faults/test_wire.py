@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,50 @@ def test_a_wire_that_is_silent_for_a_while(kind: str, network: Wire, messages: M
         everything_arrived(network, served)
         silent = round(going_on - started, 3)
         record(silent=silent, seconds=elapsed(going_on), **figures_of(network, witness))
+
+
+# ---- slow ----
+
+#: The wire's bytes per second, and the bytes of a message that keeps it busy for eight seconds.
+RATE, LONG_MESSAGE = 50_000, 400_000
+
+#: Seconds until a peer is given up that shows no sign of life: much less than the message takes.
+EXPECTS: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 2.0}
+
+
+def take_all_at_once(sock: socket.socket) -> None:
+    """Our system takes the whole message, and sends without regard for a queue that never drops a packet."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LONG_MESSAGE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
+async def send_long(uri: str) -> str | bytes:
+    async with zcws.connect(uri, proxy=None, **EXPECTS) as ws:
+        take_all_at_once(ws.get_extra_info("socket"))
+        await ws.send("/swallow " + "x" * LONG_MESSAGE)
+        await ws.send("and?")
+        return await net.soon(ws.recv())
+
+
+def send_long_in_a_thread(uri: str) -> str | bytes:
+    with zcws.sync.connect(uri, proxy=None, **EXPECTS) as ws:
+        take_all_at_once(ws.get_extra_info("socket"))
+        ws.send("/swallow " + "x" * LONG_MESSAGE)
+        ws.send("and?")
+        return ws.recv(LONG)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_ping_behind_a_long_message(kind: str, network: Wire) -> None:
+    """Our Ping cannot be answered before the message is through, but what the peer's system confirms is a sign of life.
+    With threads it was none, and in the engine none as soon as our system had sent the last byte."""
+    with serving(kind, network, ping_interval=None) as (served, _):
+        network.relay.weather = Weather(rate=RATE)
+        with inside(network.near):
+            if kind == "sync":
+                assert send_long_in_a_thread(served.uri) == "and?"
+            else:
+                assert asyncio.run(send_long(served.uri)) == "and?"
 
 
 # ---- cut for good ----

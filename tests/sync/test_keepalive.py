@@ -11,6 +11,7 @@ from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import NEED_MORE
 from zcws.sync import keepalive as module
 from zcws.sync.keepalive import Keepalive
+from zcws.tcp_info import Counts
 
 
 class Clock:
@@ -91,6 +92,54 @@ def test_a_timeout_longer_than_the_interval(clock: Clock) -> None:
         clock.now += 1
         assert keepalive.take_due() is not None
     clock.now += 1
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_a_peer_that_takes_what_stands_before_the_ping_is_alive(clock: Clock) -> None:
+    """A message that fitted into the socket waits there, and the Ping behind it: 20 KB a second were too slow."""
+    known = Counts(0, 0, 2_000_000)
+    keepalive = Keepalive(20, 20, make_connection(deflate=False), lambda: known)
+    for _ in range(5):
+        clock.now += 20
+        assert keepalive.take_due() and not keepalive.has_failed
+        known = Counts(0, known.confirmed + 400_000, known.unconfirmed - 400_000)
+    clock.now += 20
+    assert keepalive.take_due() and not keepalive.has_failed
+    # The peer's system has the first Ping now, and takes more: it is the program that does not answer.
+    known = Counts(0, known.confirmed + 400_000, 0)
+    clock.now += 20
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_a_ping_that_cannot_be_sent_is_not_waited_for_while_the_peer_takes_what_is_there(
+    clock: Clock,
+) -> None:
+    known = Counts(0, 0, 100_000)
+    keepalive = Keepalive(20, 20, make_connection(deflate=False), lambda: known)
+    for writable in (False, False, True, True):
+        clock.now += 20
+        assert keepalive.take_due(writable=writable) and not keepalive.has_failed
+        known = Counts(0, known.confirmed + 50_000, 100_000)
+    clock.now += 20
+    assert keepalive.take_due() and not keepalive.has_failed
+    clock.now += 20
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_what_was_heard_counts_for_the_next_ping(clock: Clock) -> None:
+    known = Counts(0, 0, 0)
+    keepalive = Keepalive(20, 20, make_connection(deflate=False), lambda: known)
+    for confirmed in (0, 50_000, 100_000):
+        clock.now += 20
+        known = Counts(0, confirmed, 50_000)
+        assert keepalive.take_due() and not keepalive.has_failed
+        keepalive.heard = True
+    for confirmed in (150_000, 200_000):
+        clock.now += 20
+        known = Counts(0, confirmed, 50_000)
+        assert keepalive.take_due() and not keepalive.has_failed
+    clock.now += 20
+    known = Counts(0, 250_000, 50_000)
     assert keepalive.take_due() is None and keepalive.has_failed
 
 

@@ -28,9 +28,8 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
-from zcws.aio.below import bytes_confirmed, end_writing
+from zcws.aio.below import end_writing
 from zcws.aio.deadlines import Deadline
-from zcws.aio.ending import MUCH
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
 from zcws.aio.websocket import WebSocket
@@ -40,6 +39,7 @@ from zcws.hooks import answer_of, refusal_of
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.http1 import MAX_HEAD
 from zcws.seldom import Seldom
+from zcws.tcp_info import MUCH, counts
 
 __all__ = ["Arriving", "Host", "ProcessRequest", "ProcessResponse", "ServerHandshake"]
 
@@ -427,8 +427,7 @@ class ServerHandshake(asyncio.Protocol):
             return 0
         # For a stream of HTTP/2 the whole connection counts: the client may be taking other streams first.
         below = getattr(transport, "below", None) or transport
-        confirmed, _ = bytes_confirmed(below.get_extra_info("socket"))
-        return confirmed - transport.get_write_buffer_size()
+        return counts(below.get_extra_info("socket")).confirmed - transport.get_write_buffer_size()
 
     def _leave(self) -> None:
         self.server.left(self)

@@ -1,7 +1,7 @@
 """What the event loops' transports do not tell: the socket and TLS are asked directly.
 
 A transport says how many bytes it has not sent yet. It does not say whether TLS still has a connected socket below it,
-what TLS has received and not handed over, what the peer's system has confirmed, or who a peer was that has gone.
+what TLS has received and not handed over, or who a peer was that has gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 __all__ = [
     "break_off",
-    "bytes_confirmed",
     "end_writing",
     "has_all",
     "has_unread",
@@ -29,9 +28,6 @@ __all__ = [
     "left_in",
     "peer_of",
 ]
-
-#: Where in Linux's tcp_info `tcpi_bytes_acked` stands, a 64-bit number, and `tcpi_notsent_bytes`, one of 32.
-_CONFIRMED_AT, _HELD_AT = 120, 144
 
 #: Linux's SO_PEERNAME, for which Python has no name. Unlike getpeername it still answers when the peer has reset the
 #: connection, and when both sides have closed it.
@@ -90,19 +86,6 @@ def _asked(sock: socket.SocketType, ask: Callable[[socket.socket], bool]) -> boo
         return False
     except (OSError, ValueError):  # ValueError: it is closed already
         return True
-
-
-def bytes_confirmed(sock: socket.SocketType | None) -> tuple[int, int]:
-    """How many bytes the peer's system has confirmed so far, and how many ours has not sent yet. Only Linux says so:
-    elsewhere both are 0."""
-    if sock is None or sys.platform != "linux":
-        return 0, 0
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _HELD_AT + 4)
-    except OSError:
-        return 0, 0  # no TCP, or no socket any more
-    confirmed = int.from_bytes(info[_CONFIRMED_AT : _CONFIRMED_AT + 8], sys.byteorder)
-    return confirmed, int.from_bytes(info[_HELD_AT:], sys.byteorder)
 
 
 def left_in(tls: ssl.SSLObject) -> bytearray:

@@ -19,9 +19,10 @@ A Close with no unread messages before it takes effect at once, but behind the s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
-from zcws.aio.below import bytes_confirmed, end_writing, has_all, has_unread
+from zcws.aio.below import end_writing, has_all, has_unread
 from zcws.aio.deadlines import Deadlines, deadlines_of
 from zcws.aio.keepalive import Keepalive, Pings
 from zcws.aio.outlet import Outlet
@@ -30,17 +31,15 @@ from zcws.closing import GRACE, LINGER, State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import NO_PONG
+from zcws.tcp_info import MUCH, Counts, counts
 
-__all__ = ["MUCH", "Ending"]
-
-#: Bytes, more than a Ping of ours inside TLS: a peer that confirms as many is taking what waits for it.
-MUCH = 4096
+__all__ = ["Ending"]
 
 
 class Ending(Outlet):
     """A connection on its transport, as far as it may end."""
 
-    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_held_back", "_keepalive", "_pings")
+    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_keepalive", "_ping_at", "_pings")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         super().__init__(loop, connection, options)
@@ -49,7 +48,8 @@ class Ending(Outlet):
         self._deadline: Deadlines | None = None  # the closing handshake may not take for ever
         # For keepalive: the bytes that had been received, and confirmed, when it last asked.
         self._heard_at = self._confirmed = 0
-        self._held_back = 0  # the bytes that our system had not sent then
+        # The bytes of ours that stand before the first Ping since the last sign of life; inf: there is none.
+        self._ping_at = math.inf
         # Bytes that the transport had given to the socket when the deadline began; -1: it was not full.
         self._gone = -1
 
@@ -221,20 +221,23 @@ class Ending(Outlet):
         # nothing.
         is_alive = heard != self._heard_at or self._sent_at not in (-1, sent)
         self._heard_at, self._sent_at = heard, sent if waiting else -1
+        if is_alive:
+            self._ping_at = math.inf
         return self._has_taken_much() or is_alive or (self._reading_paused and not waiting)
 
     def _has_taken_much(self) -> bool:
         """Whether the peer's system has confirmed more than a Ping since this was last asked: the peer takes what our
-        system has accepted before. On a socket of the engine that counts only if our system held bytes back: otherwise
-        nothing stands before the Ping, and it is the peer's program that does not answer."""
+        system has accepted before. On a socket of the engine only what stands before the first unanswered Ping counts:
+        when the peer's system has that Ping, it is the peer's program that does not answer."""
+        before, self._confirmed = self._confirmed, self._counts().confirmed
+        counted = self._confirmed if self._own is None else min(self._confirmed, self._ping_at)
+        return counted - before >= MUCH
+
+    def _counts(self) -> Counts:
         own, transport = self._own, self._transport
-        if transport is None:
-            return False
-        before, was_held = self._confirmed, self._held_back
-        self._confirmed, self._held_back = (
-            bytes_confirmed(transport.get_extra_info("socket")) if own is None else own.bytes_confirmed()
-        )
-        return self._confirmed - before >= MUCH and (own is None or bool(was_held or self._held_back))
+        if own is not None:
+            return own.counts()
+        return counts(None if transport is None else transport.get_extra_info("socket"))
 
     def has_unread(self) -> bool:
         """For `Keepalive`. While reading is paused, unread bytes prove nothing: they may have lain there for long."""
@@ -261,6 +264,9 @@ class Ending(Outlet):
         payload = pings.fresh_payload()
         pings.sent_keepalive(payload)
         if self._drained is None:
+            if self._ping_at == math.inf:
+                known = self._counts()
+                self._ping_at = known.confirmed + known.unconfirmed + self._bytes_waiting() + self.writer.size
             self.connection.ping(payload)
             self._written()
         return True

@@ -34,11 +34,11 @@ from h2.exceptions import ProtocolError
 
 from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.deadlines import Deadline, Deadlines, deadlines_of
-from zcws.aio.ending import MUCH
 from zcws.aio.http2 import Http2Connection
 from zcws.aio.http2_stream import Http2Stream
 from zcws.aio.settings import pool_of
 from zcws.http2 import PREFACE, Fields, check_request, check_trailers, is_websocket, request_from, response_to
+from zcws.tcp_info import MUCH
 
 __all__ = ["Http2Server", "Negotiation"]
 

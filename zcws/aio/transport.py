@@ -17,10 +17,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zcws.aio.below import bytes_confirmed, has_unread, is_hung_up, is_tls, peer_of
+from zcws.aio.below import has_unread, is_hung_up, is_tls, peer_of
 from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.aio.sending import Sending
 from zcws.kernel import lib
+from zcws.tcp_info import Counts, counts
 
 __all__ = ["EngineTransport", "adopt", "place"]
 
@@ -267,12 +268,12 @@ class EngineTransport(Sending):
 
     # ---- what is known ----
 
-    def bytes_confirmed(self) -> tuple[int, int]:
-        """See below.py. Without `get_extra_info("socket")`, which would make a `socket.socket` of it for good."""
-        return bytes_confirmed(self._sock)
+    def counts(self) -> Counts:
+        """See tcp_info.py. Without `get_extra_info("socket")`, which would make a `socket.socket` of it for good."""
+        return counts(self._sock)
 
     def has_unread(self) -> bool:
-        """See below.py, and `bytes_confirmed`."""
+        """See below.py, and `counts`."""
         return has_unread(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:

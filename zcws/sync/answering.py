@@ -176,7 +176,7 @@ class Answering(Turns, Writing):
     def _keep_alive(self, writable: bool) -> None:
         connection, keepalive = self.connection, self._keepalive
         if connection.state is State.OPEN and keepalive.is_due:
-            payload = keepalive.take_due()
+            payload = keepalive.take_due(writable=writable)
             if keepalive.is_idle:
                 self._channel.rest(self._reader.pool)
             if keepalive.has_failed:

@@ -13,8 +13,6 @@ import contextlib
 import math
 import select
 import socket
-import struct
-import sys
 import threading
 import warnings
 from collections import deque
@@ -27,6 +25,7 @@ from zcws.kernel import ffi, lib
 from zcws.pool import Pool
 from zcws.scratch import LONGEST_HEAD, SCRATCH_CAPACITY, Scratch
 from zcws.sync.deadline import after, is_past, left
+from zcws.tcp_info import Counts, counts
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -42,9 +41,6 @@ _LONGEST_POLL = 2**31 - 1
 #: Seconds after which `select` is called again: Linux's never returns for a socket that another thread has closed
 #: meanwhile (`poll` does).
 _ASK_AGAIN = 0.5
-
-#: Where `tcpi_bytes_acked` and `tcpi_bytes_received`, two 64-bit numbers, begin and end in Linux's tcp_info.
-_COUNTS_AT, _COUNTS_END = 120, 136
 
 
 class Stuck(TimeoutError):
@@ -177,20 +173,14 @@ class Channel:
         """
         if self._send_limit is not None or self._pings is None:
             raise Stuck("write_timeout")
-        now = self._bytes_moved()
-        if now == life:
+        now = self.counts()
+        if (moved := now.confirmed + now.received) == life:
             raise Stuck("ping_timeout")
-        return now, self._pings[1]
+        return moved, self._pings[1]
 
-    def _bytes_moved(self) -> int:
-        """The bytes that the peer has sent and acknowledged; 0 where the system does not say. Linux does, for TCP."""
-        if sys.platform != "linux":
-            return 0
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTS_END)
-        except OSError:
-            return 0  # no TCP, or no socket any more
-        return sum(struct.unpack_from("=QQ", info.ljust(_COUNTS_END, b"\0"), _COUNTS_AT))
+    def counts(self) -> Counts:
+        """What our system knows of the socket's bytes."""
+        return counts(self.sock)
 
     @property
     def is_writable(self) -> bool:

@@ -1,17 +1,21 @@
 """Keepalive for a driver without threads or timers of its own: it answers "how long may I wait?" and "what is due?".
 
-Any byte from the peer says that it is alive. RFC 6455 5.5.2. Something else is due now and then: a connection that has
+Any byte from the peer says that it is alive, and so does what its system confirms of the bytes before our Ping. RFC
+6455 5.5.2. Something else is due now and then: a connection that has
 had nothing to do for a while gives back the memory that can be allocated again. In this driver each connection has a
 pool of its own.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Callable
 
 from zcws.connection import Connection
 from zcws.options import PINGS_OUT
+from zcws.tcp_info import MUCH, Counts
 
 __all__ = ["Keepalive"]
 
@@ -26,6 +30,7 @@ class Keepalive:
         interval: seconds between Pings; None for none.
         timeout: seconds for an answer; None waits for ever.
         connection: its compressor is given back after its `idle_timeout`, in the thread that calls `take_due`.
+        count: tells what the peer's system has confirmed.
 
     Attributes:
         due: when `take_due` will have something to do, by time.monotonic.
@@ -35,7 +40,13 @@ class Keepalive:
         has_failed: nothing came back in time.
     """
 
-    def __init__(self, interval: float | None, timeout: float | None, connection: Connection) -> None:
+    def __init__(
+        self,
+        interval: float | None,
+        timeout: float | None,
+        connection: Connection,
+        count: Callable[[], Counts] = Counts,
+    ) -> None:
         self._connection: Connection | None = connection
         compressor = connection.compressor
         idle = None if compressor is None else compressor.idle_timeout
@@ -49,6 +60,10 @@ class Keepalive:
         self._pings: list[bytes] = []
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
+        self._count = count
+        self._confirmed = 0  # when it last counted
+        # The bytes of ours that stand before the first Ping since the last sign of life; inf: there is none.
+        self._ping_at = math.inf
         self.due: float = self._earliest()
         self.latency: float = 0.0
         self.heard: bool = False
@@ -73,13 +88,17 @@ class Keepalive:
     def _earliest(self) -> float:
         return min(bound for bound in (self._next, self._give_up, self._tick) if bound is not None)
 
-    def take_due(self) -> bytes | None:
-        """The payload of a Ping that should go out now, or None; `has_failed` when an answer did not come in time."""
+    def take_due(self, *, writable: bool = True) -> bytes | None:
+        """The payload of a Ping that should go out now, or None; `has_failed` when an answer did not come in time.
+
+        Args:
+            writable: the Ping will go out.
+        """
         now = time.monotonic()
         self.is_idle = False
         if self._connection is not None and now >= self._tick:
             self._rest(now, self._connection)
-        payload = self._take_ping(now)
+        payload = self._take_ping(now, writable=writable)
         self.due = self._earliest()
         return payload
 
@@ -92,11 +111,13 @@ class Keepalive:
         self.is_idle = done == self._done and connection.reader.is_idle
         self._done = done
 
-    def _take_ping(self, now: float) -> bytes | None:
+    def _take_ping(self, now: float, *, writable: bool) -> bytes | None:
         if self._next is None:
             return None
-        if self._give_up is not None and self.heard:
+        known = self._count()
+        if self._give_up is not None and self._is_alive(known.confirmed):
             self._give_up = None
+        self._confirmed = known.confirmed
         if self._give_up is not None and now >= self._give_up:
             self.has_failed = True
             return None
@@ -106,12 +127,21 @@ class Keepalive:
         if self._give_up is None and self._timeout is not None:
             self._give_up = now + self._timeout
             self.heard = False
+        if writable and self._ping_at == math.inf:
+            self._ping_at = known.confirmed + known.unconfirmed
         if len(self._pings) == PINGS_OUT:
             self.forget(self._pings.pop(0))
         payload = os.urandom(4)
         self._pings.append(payload)
         self.sent(payload)
         return payload
+
+    def _is_alive(self, confirmed: int) -> bool:
+        if self.heard:
+            self._ping_at = math.inf
+            return True
+        # When the peer's system has our Ping, it is the peer's program that does not answer.
+        return min(confirmed, self._ping_at) - self._confirmed >= MUCH
 
     def sent(self, payload: bytes) -> None:
         """A Ping is on its way."""

@@ -69,7 +69,7 @@ class WebSocket(Answering, Known):
         response: Response | None = None,
         received: bytes = b"",
     ) -> None:
-        keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection)
+        keepalive = Keepalive(options.ping_interval, options.ping_timeout, connection, channel.counts)
         Answering.__init__(self, connection, channel, options, keepalive)
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
