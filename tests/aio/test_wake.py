@@ -220,6 +220,22 @@ class TestWakeup:
 
         anyloop.run(main())
 
+    def test_a_task_of_another_loop_is_refused_and_leaves_nothing_behind(self, anyloop: Place) -> None:
+        """The loop's own task could not wait any more: "another task is reading", for ever."""
+
+        async def main() -> None:
+            wakeup, seen = Wakeup(asyncio.get_running_loop()), list[str]()
+
+            with pytest.raises(RuntimeError, match="different loop"):
+                await asyncio.to_thread(lambda: asyncio.run(waits(wakeup, [])))
+            task = asyncio.ensure_future(waits(wakeup, seen))
+            await asyncio.sleep(0)
+            wakeup.wake_soon()
+            await soon(task)
+            assert seen == ["resumed"]
+
+        anyloop.run(main())
+
     @pytest.mark.parametrize("woken", ["before", "after", "not at all"])
     def test_cancelled(self, anyloop: Place, woken: str) -> None:
         """A task that is cancelled hears of it once, whatever else happens in the same turn."""

@@ -61,7 +61,8 @@ class Wakeup:
         self._future: asyncio.Future[None] | None = None  # what the task waits for
 
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
-        if self._future is not None and not self._future.done():
+        # A future without a callback has nobody who waits: it is done, or was refused by a task of another loop.
+        if self._future is not None and self._future._callbacks:
             if self.on_refusal is not None:
                 self.on_refusal()
             raise RuntimeError("another task is reading from this connection already")
