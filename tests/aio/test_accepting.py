@@ -364,6 +364,30 @@ def test_whoever_reads_an_answer_that_came_late_has_all_of_open_timeout(
     anyplace.run(main())
 
 
+def test_the_log_says_that_a_hook_took_longer_than_open_timeout(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client saw the connection end without an answer, and the server's log said nothing."""
+
+    async def process_request(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with place.serve(echo, process_request=process_request, open_timeout=0.1) as server:
+            reader, writer = await place.open(port_of(server))
+            writer.write(request())
+            assert await soon(reader.read()) == b""
+            writer.close()
+
+    place.run(main())
+    ((_, level, said),) = [record for record in caplog.record_tuples if record[0] == "zcws.server"]
+    assert level == logging.WARNING
+    assert said.startswith(
+        "process_request or process_response was still busy with the request from ('127.0.0.1'"
+    )
+    assert said.endswith("when open_timeout=0.1 seconds were over")
+
+
 def test_a_client_that_leaves_before_its_hook_has_begun(place: Place) -> None:
     """Its coroutine was made and is never awaited, which is nobody's mistake."""
 

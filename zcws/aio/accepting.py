@@ -78,6 +78,7 @@ class Host(Protocol):
     options: Options
     handshakes: set[Arriving]
     refused: Seldom  # how often the log says that an opening handshake has failed
+    limited: Seldom  # how often the log says that a limit has closed a connection
     is_closing: bool  # nobody else is accepted
     sends_away: bool  # no connection is opened any more
 
@@ -418,7 +419,16 @@ class ServerHandshake(asyncio.Protocol):
         if before is not None and self._taken - before >= MUCH:
             self._enter()
         else:
+            if self._task is not None:
+                self._say_slow()
             self.abort()
+
+    def _say_slow(self) -> None:
+        """The client sees the connection end without an answer, and whoever runs the server learns why only here."""
+        level = self.server.limited.level(logging.WARNING, self.server.loop.time())
+        where, limit = self.remote_address, self.server.open_timeout
+        what = "process_request or process_response was still busy with the request from"
+        logger.log(level, "%s %s when open_timeout=%g seconds were over", what, where, limit)
 
     def _count_taken(self) -> int:
         """A number that grows with what the client takes: with what its system confirms, where ours reports that."""

@@ -101,7 +101,7 @@ class Server:
         self._is_patient = True  # until `close` is called again
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._limited = Seldom(SAID)  # how often the log says that a limit has closed a connection
+        self.limited = Seldom(SAID)  # how often the log says that a limit has closed a connection
         self.refused = Seldom(SAID)  # and that an opening handshake has failed
 
     def listen(self, server: asyncio.Server, listener: Listener | None) -> None:
@@ -239,7 +239,7 @@ class Server:
     def _forget(self, ws: WebSocket) -> None:
         self.connections.discard(ws)
         if (limit := ws.connection.limit) is not None:
-            logger.log(self._limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
+            logger.log(self.limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 
