@@ -44,6 +44,10 @@ class Headers(MutableMapping[str, str]):
 
     `headers[name] = value` adds a line; `del headers[name]` removes all of that name. Names must be tokens
     and values Latin-1 without control characters; anything else is a `ValueError`.
+
+    A header that is there more than once, as `Set-Cookie` often is, has no single value: `headers[name]` raises a
+    `LookupError` then, and so do `get`, `items`, `values` and `dict(headers)`. `get_all(name)` gives every value of one
+    header, `raw_items()` every header, and `combined()` a dict with several values joined by commas.
     """
 
     __slots__ = ("_combined", "_items", "_text")
@@ -110,7 +114,10 @@ class Headers(MutableMapping[str, str]):
     def __getitem__(self, name: str) -> str:
         values = self.get_all(name)
         if len(values) > 1:
-            raise MultipleValuesError(name)
+            raise MultipleValuesError(
+                f"the header {name!r} is there {len(values)} times: get_all({name!r}) gives every value, "
+                "raw_items() every header"
+            )
         if not values:
             raise KeyError(name)
         return values[0]
