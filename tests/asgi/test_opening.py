@@ -279,3 +279,10 @@ def test_the_handshakes_own_headers_are_not_the_applications(name: str) -> None:
 
 def test_headers_are_latin_1_and_their_names_in_lower_case() -> None:
     assert decoded([b"X-Name", "für".encode("latin-1")]) == ("x-name", "für")
+
+
+@pytest.mark.parametrize("line", [("x", b"y"), (b"x", "y")])
+def test_headers_are_bytes(line: Any) -> None:
+    """It said "string argument without an encoding"."""
+    with pytest.raises(TypeError, match="ASGI headers are pairs of bytes, not of str"):
+        decoded(line)

@@ -328,4 +328,6 @@ def stream_options(interval: float | None, timeout: float | None) -> Options:
 def decoded(line: Iterable[bytes]) -> tuple[str, str]:
     """A header as ASGI has it, two byte strings; the name in lower case."""
     name, value = line
+    if isinstance(name, str) or isinstance(value, str):
+        raise TypeError(f"ASGI headers are pairs of bytes, not of str: {name!r}, {value!r}")
     return bytes(name).decode("latin-1").lower(), bytes(value).decode("latin-1")
