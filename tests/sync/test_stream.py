@@ -290,16 +290,21 @@ class TestClose:
 
     @anyhow
     def test_while_another_thread_is_stuck_in_a_send(self, secure: dict[str, Any]) -> None:
+        """The send fails because the socket is closed here: it is not told as a broken pipe of the network's."""
         with connected(close_timeout=0.05, **secure) as (ws, _):
 
             def send() -> None:
-                with pytest.raises(zcws.ConnectionClosed):
+                with pytest.raises(zcws.ConnectionClosed) as caught:
                     while True:
                         ws.send(bytes(1_000_000))
+                assert caught.value.__cause__ is None
 
             with raw.thread(send):
                 raw.until(lambda: not ws._channel.is_writable)
                 ws.close()
+            with pytest.raises(zcws.ConnectionClosed) as caught:
+                ws.send("late")
+            assert caught.value.__cause__ is None
 
     @pytest.mark.parametrize("how", ["Close", "end", "mistake"])
     def test_closed_whatever_ended_it(self, how: str) -> None:

@@ -169,6 +169,7 @@ class TlsChannel(PolledChannel):
     def abort(self) -> None:
         try:
             self._inside.appendleft(None)
+            self.is_over = True  # before a send fails because of it
             # SSLSocket.shutdown would take the OpenSSL object away from a thread that is using it.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._tls, socket.SHUT_RDWR)

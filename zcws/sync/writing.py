@@ -445,9 +445,12 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         raise connection.error() from None
     if isinstance(exc, OSError) and exc.errno is not None:
         # What the peer has sent before, perhaps a Close, can still be read: the reader comes to the end by itself.
-        if exc.errno != errno.EBADF:  # EBADF: another thread has closed it meanwhile
-            connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         connection.lose()
+        if (
+            channel.is_over or exc.errno == errno.EBADF
+        ):  # another thread has closed it: this says nothing of the network
+            raise connection.error() from None
+        connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         raise connection.error() from exc
     # Nobody knows how much has gone out, so that nothing may follow.
     why = "there was no memory" if isinstance(exc, MemoryError) else "a signal handler has raised"
