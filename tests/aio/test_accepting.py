@@ -445,6 +445,28 @@ def test_what_cannot_become_a_request_is_refused_at_once(
     assert caplog.records[0].levelno == logging.INFO
 
 
+def test_the_log_says_why_a_client_was_refused(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """It said "connection rejected: 403", whatever the reason."""
+    caplog.set_level(logging.DEBUG, "zcws.server")
+
+    def hook(handshake: ServerHandshake, asked: zcws.Request) -> zcws.Response | None:
+        return handshake.respond(401, "who are you?") if asked.path == "/private" else None
+
+    async def main() -> None:
+        async with place.serve(echo, origins=["https://a.example"], process_request=hook) as server:
+            for path in ("/", "/private"):
+                with pytest.raises(zcws.HandshakeError):
+                    await place.connect(port_of(server), path)
+
+    place.run(main())
+    rejected = [line for _, _, line in caplog.record_tuples if "rejected" in line]
+    assert [line.partition(" rejected: ")[2] for line in rejected] == [
+        "403 (connections from this Origin are not accepted)",
+        "401 (Unauthorized)",
+    ]
+    assert all(line.startswith("connection of ('127.0.0.1', ") for line in rejected)
+
+
 def test_a_scanner_does_not_write_the_log(anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
     """One line a second, in the clear and over TLS; the others are DEBUG. uvloop's TLS tells of nothing."""
     caplog.set_level(logging.DEBUG, "zcws.server")

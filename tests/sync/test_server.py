@@ -930,6 +930,16 @@ def raises(*_: Any) -> Any:
     raise LookupError("a bug")
 
 
+def test_the_log_says_why_a_client_was_refused(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """It said "connection rejected: 403", whatever the reason."""
+    caplog.set_level(logging.DEBUG, "zcws.server")
+    with serving(echo, origins=["https://a.example"]) as server, pytest.raises(zcws.HandshakeError):
+        zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", open_timeout=raw.LONG)
+    (said,) = [line for _, _, line in caplog.record_tuples if "rejected" in line]
+    assert said.startswith("connection of ('127.0.0.1', ")
+    assert said.endswith(" rejected: 403 (connections from this Origin are not accepted)")
+
+
 @pytest.mark.parametrize(
     "hooks",
     [

@@ -396,7 +396,8 @@ class ServerHandshake(asyncio.Protocol):
             # Its reader has all of that time, however long a hook has thought before.
             self._stop_timer()
             self._enter()
-        logger.debug("connection rejected: %s", response.status_code)
+        why = self.acceptor.error or response.reason_phrase
+        logger.debug("connection of %s rejected: %s (%s)", self.remote_address, response.status_code, why)
         # The transport has the bytes. They are dropped here: a page may have many MB, and its client may be slow.
         self._data = self._to_send = b""
         self.response = Response(response.status_code, response.reason_phrase, response.headers)

@@ -306,10 +306,14 @@ class Server:
             response = acceptor.refuse(error)
             answer = response.serialize("HEAD" if data.startswith(b"HEAD ") else "GET")
             self._say_refused("no opening handshake", stream, error)
+        if response.status_code != 101:
+            why = acceptor.error or response.reason_phrase
+            logger.debug(
+                "connection of %s rejected: %s (%s)", stream.getpeername(), response.status_code, why
+            )
         self._send(stream, answer)
         if response.status_code == 101:
             return self._make(stream, acceptor, request, response, bytes(data[acceptor.used :]))
-        logger.debug("connection rejected: %s", response.status_code)
         self._linger(stream)
         return None
 
