@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
@@ -24,6 +25,7 @@ from wire import BINARY, PING, TEXT
 from zcws.codes import OpCode
 from zcws.errors import StaleFrame
 from zcws.frame import NEED_MORE, Frame
+from zcws.kernel import lib
 from zcws.pool import Pool
 from zcws.ring_frame import NO_RING, NOT_SHOWN
 
@@ -144,6 +146,75 @@ def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
         *(ring, arrival.row[0], begin, *arrival.row[1:]),
     )
     assert (pool.landing, pool._spare) == (None, [])
+
+
+# ---- a few that came together ----
+
+
+def rows_in(arrival: turn.Arrival) -> Iterator[tuple[int, int, int]]:
+    words = iter(arrival.words[lib.ZCWS_TABLE_HEAD :])
+    return zip(words, words, words, strict=True)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_few_rows_as_frames_that_are_shown(most: int) -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    data = wire.frame(TEXT, b"one") + wire.frame(BINARY, b"two") + wire.frame(TEXT, b"three")
+    arrival = turn.arrive(pool, connection, data, at=9)
+    shown: list[Frame] = []
+
+    def look(frame: Frame) -> bool:
+        assert [before.is_stale for before in shown] == [True] * len(shown)
+        shown.append(frame)
+        # Each is looked at for the first time: a copy, as where it comes alone.
+        assert frame.payload == [b"one", b"two", b"three"][len(shown) - 1]
+        return len(shown) < most
+
+    assert connection.reader.show_few(look, arrival.ring, arrival.begin, rows_in(arrival)) == most
+    assert [frame.opcode for frame in shown] == [OpCode.TEXT, OpCode.BINARY, OpCode.TEXT][:most]
+    assert [frame.is_stale for frame in shown] == [True] * most
+    lease = connection.reader._lease
+    assert (lease.ring, lease.shown, arrival.ring.exports) == (NO_RING, NOT_SHOWN, [])
+    assert (connection.reader.is_idle, arrival.ring.tail) == (True, arrival.begin)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        wire.frame(BINARY, wire.deflate(b"small"), rsv=4),
+        wire.frame(TEXT, b"half", fin=False),
+    ],
+    ids=["compressed", "fragment"],
+)
+def test_a_few_rows_are_shown_up_to_one_that_is_less_simple(other: bytes) -> None:
+    pool = Pool(4096)
+    connection = connect(pool, agreement=DEFLATE)
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + other)
+    shown: list[str] = []
+
+    def look(frame: Frame) -> bool:
+        shown.append(frame.text)
+        return True
+
+    assert connection.reader.show_few(look, arrival.ring, 0, rows_in(arrival)) == 1
+    assert shown == ["one"]
+
+
+def test_one_of_a_few_frames_is_stale_when_it_has_ended_the_loop() -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))
+    shown: list[Frame] = []
+
+    def look(frame: Frame) -> bool:
+        shown.append(frame)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        connection.reader.show_few(look, arrival.ring, 0, rows_in(arrival))
+    assert [frame.is_stale for frame in shown] == [True]
+    assert connection.reader._lease.ring is NO_RING
 
 
 def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:

@@ -2,12 +2,13 @@
 
 Nearly all traffic is that. The code that has scanned such a frame hands it on at once: as a message, as a frame, or to
 a function that looks at it. Unless the frame, or a view of it, outlives that, nothing is kept here and the reader stays
-idle. Anything less simple is read from rows (reader.py, which builds on this).
+idle. The same is done with a few frames that came together and are shown to a function. Anything less simple is read
+from rows (reader.py, which builds on this).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zcws.frame import DECODE_IN_PLACE, Frame
@@ -129,6 +130,37 @@ class AloneReader(PieceReader):
                     self._let_go(ring, stop)
                 else:  # it was the landing ring, used from its beginning, and none has replaced it since
                     pool.landing = ring
+
+    def show_few(
+        self, look: Callable[[Frame], bool], ring: Ring, begin: int, rows: Iterable[tuple[int, int, int]]
+    ) -> int:
+        """Shows `look` the frames of a few rows that came together, each until `look` returns. It ends where that
+        returns False, and before a row that is not a whole plain message. Returns how many it has shown.
+
+        As in `show`, nothing is kept; but the ring stays the caller's, who may have rows left.
+        """
+        lease, shown = self._lease, 0
+        ring.tail = begin
+        lease.ring = ring
+        try:
+            for what, start, stop in rows:
+                if what != WHOLE_TEXT and what != WHOLE_BINARY:
+                    break
+                frame: RingFrame = RingFrame()
+                frame._lease = lease
+                frame.opcode = WHOLE[what]
+                frame._start = start
+                frame._stop = stop
+                frame._number = lease.number
+                shown += 1
+                goes_on = look(frame)
+                lease.number = lease.since = lease.number + 1
+                if not goes_on:
+                    break
+        finally:
+            lease.number = lease.since = lease.number + 1
+            lease.ring, lease.shown = NO_RING, NOT_SHOWN
+        return shown
 
     def _let_go(self, ring: Ring, stop: int) -> None:
         """Gives up a ring in which nothing is unread. We keep it if views are held and the pool cannot set it aside."""

@@ -513,6 +513,114 @@ class TestSlowPeer:
         place.run(main())
 
 
+class TestAFewTogether:
+    """Frames that came together are shown past the reader, up to one that is less simple, or that ends or pauses."""
+
+    @pytest.mark.parametrize("middle", ["text", "ping", "fragments", "compressed", "nothing"])
+    def test_in_order(self, anyplace: Place, middle: str) -> None:
+        seen: list[tuple[str, bytes]] = []
+        kept: list[tuple[memoryview, bytes]] = []
+        head = request("Sec-WebSocket-Extensions: permessage-deflate")
+
+        async def main() -> None:
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append((frame.opcode.name, frame.to_bytes()))
+                # Looked at twice, it is a view of the ring, which is kept.
+                kept.append((frame.payload and frame.payload, frame.to_bytes()))
+                back(ws, frame)
+
+            async with anyplace.serve(None, on_frame=on_frame, compression="deflate") as server:
+                async with anyplace.raw_client(server, head=head) as peer:
+                    between = {
+                        "text": peer.frame(wire.TEXT, b"m"),
+                        "ping": peer.frame(wire.PING, b"m"),
+                        "fragments": peer.frame(wire.TEXT, b"m" * 9, fin=False)
+                        + peer.frame(wire.CONTINUATION, b"n"),
+                        "compressed": peer.frame(wire.TEXT, wire.deflate(b"m" * 300), rsv=4),
+                        "nothing": b"",
+                    }[middle]
+                    for i in range(5):
+                        one, two = peer.frame(wire.TEXT, b"%d" % i), peer.frame(wire.BINARY, b"b" * 500)
+                        await peer.send_bytes(one + two + between + two + one)
+                        await until(lambda i=i: len(seen) == (4 + bool(between)) * (i + 1))
+
+        anyplace.run(main())
+        expected = {
+            "text": [("TEXT", b"m")],
+            "ping": [("PING", b"m")],
+            "fragments": [("TEXT", b"m" * 9 + b"n")],
+            "compressed": [("TEXT", b"m" * 300)],
+            "nothing": [],
+        }[middle]
+        binary = ("BINARY", b"b" * 500)
+        for i in range(5):
+            text = ("TEXT", b"%d" % i)
+            assert [seen.pop(0) for _ in range(4 + len(expected))] == [text, binary, *expected, binary, text]
+        assert all(view == payload for view, payload in kept)
+
+    @pytest.mark.parametrize("how", ["begin_close", "abort", "fails"])
+    @pytest.mark.parametrize("at", ["first", "last"])
+    def test_none_after_the_end(self, anyplace: Place, how: str, at: str) -> None:
+        seen: list[zcws.Frame] = []
+        texts: list[str] = []
+
+        async def main() -> None:
+            reports = Reports()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                assert all(before.is_stale for before in seen)
+                seen.append(frame)
+                texts.append(frame.text)
+                if frame.text == at:
+                    if how == "fails":
+                        raise LookupError
+                    getattr(ws, how)()
+
+            async with anyplace.serve(None, on_frame=on_frame, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    frames = [peer.frame(wire.TEXT, text) for text in (b"first", b"second", b"last")]
+                    await peer.send_bytes(b"".join(frames))
+                    try:
+                        ends = wire.codes(await peer.rest())
+                    except ConnectionError:
+                        ends = []
+                    assert ends == {"begin_close": [1000], "abort": [], "fails": [1011]}[how]
+            assert len(reports.contexts) == (how == "fails")
+
+        anyplace.run(main())
+        assert texts == (["first"] if at == "first" else ["first", "second", "last"])
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_the_rest_waits_while_the_transport_is_full(self, place: Place, keep: bool) -> None:
+        async def main() -> None:
+            seen: list[bytes] = []
+            kept: list[memoryview] = []
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen.append(frame.to_bytes())
+                if keep:
+                    kept.append(frame.payload and frame.payload)
+                if frame.text == "much":
+                    ws.send_nowait(bytes(20_000_000))
+
+            async with place.serve(None, on_frame=on_frame) as server:
+                async with place.raw_client(server, limit=1024) as peer:
+                    for i in range(3):
+                        others = b"%d" % i * 300, b"ab"
+                        texts = (others[0], b"much", *others)
+                        seen.clear()
+                        kept.clear()
+                        await peer.send_bytes(b"".join(peer.frame(wire.TEXT, text) for text in texts))
+                        (ws,) = server.connections
+                        await until(lambda ws=ws: not ws.is_writable)
+                        assert (seen, ws.stats.frames_waiting) == ([others[0], b"much"], 2)
+                        assert len((await peer.read()).payload) == 20_000_000
+                        await until(lambda: len(seen) == 4)
+                        assert seen == list(texts) and (not keep or kept == list(texts))
+
+        place.run(main())
+
+
 def test_no_task_for_a_connection_or_a_frame(anyplace: Place) -> None:
     async def main() -> None:
         async with anyplace.serve(None, on_frame=back) as server:

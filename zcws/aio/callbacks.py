@@ -18,12 +18,12 @@ from typing import Any
 from zcws.aio.ending import Ending
 from zcws.aio.settings import Options
 from zcws.closing import State
-from zcws.codes import CloseCode
+from zcws.codes import CloseCode, OpCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame
 
-__all__ = ["FAILURES", "Callbacks", "OnFrame"]
+__all__ = ["A_FEW", "FAILURES", "Callbacks", "OnFrame"]
 
 OnFrame = Callable[[Any, Frame], object]
 
@@ -32,10 +32,13 @@ OnFrame = Callable[[Any, Frame], object]
 #: few milliseconds, without what the program does.
 _MOST_FRAMES, _MOST_INFLATING, _MOST_INFLATED = 4096, 100, 4 * 1024 * 1024
 
+#: Up to this many frames that came together are shown past the reader: no share has fewer.
+A_FEW = _MOST_INFLATING
+
 #: A function that raises CancelledError has asked a future that was cancelled: nobody can cancel the function itself.
 FAILURES = (Exception, asyncio.CancelledError)
 
-_OPEN = State.OPEN
+_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
 
 
 class Callbacks(Ending):
@@ -106,6 +109,15 @@ class Callbacks(Ending):
         if self._reading_paused:
             self._resume_reading()
         return reader.rows_waiting > 0  # what came late
+
+    def _show_one(self, frame: Frame) -> bool:
+        """Shows one of a few frames. Returns whether the next may be shown: not when we have closed or failed, nor
+        while the transport is full."""
+        try:
+            self._on_frame(self, frame)  # type: ignore[misc]  # there is one
+        except FAILURES as error:
+            self._callback_failed(error)
+        return self._drained is None and (not self.writer.opcode or self.writer.opcode != _CLOSE)
 
     def _show_next(self, on_frame: OnFrame) -> None:
         self._next_share = None

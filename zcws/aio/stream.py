@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import Any
 
 from zcws.aio.below import left_behind, left_in
-from zcws.aio.callbacks import FAILURES, Callbacks, OnFrame
+from zcws.aio.callbacks import A_FEW, FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.tasks import finish
 from zcws.aio.transport import adopt
@@ -30,13 +30,15 @@ from zcws.connection import Connection
 from zcws.http import Request, Response
 from zcws.http1 import parse_request, parse_response
 from zcws.inlet import Inlet
+from zcws.kernel import lib
 from zcws.reader import Reader
 from zcws.ring import Ring
-from zcws.rows import WHOLE_BINARY, WHOLE_TEXT, Rows
+from zcws.rows import ROW, WHOLE_BINARY, WHOLE_TEXT, Rows
 
 __all__ = ["Stream", "hand_over", "take_up_backlog"]
 
 _OPEN, _CLOSED, _CLOSE = State.OPEN, State.CLOSED, OpCode.CLOSE
+_HEAD = lib.ZCWS_TABLE_HEAD
 
 #: Messages that one task may read without letting others run, when all of them are there already; fewer where they may
 #: be compressed, because each may take 150 us (127 bytes that are MAX_STREAMS streams).
@@ -269,7 +271,22 @@ class Stream(Callbacks):
     def scanned(self, ring: Ring, begin: int, stop: int, count: int, words: Rows) -> bool:
         """The engine has received for us, and scanned: see `Inlet.take_scan`. Returns whether we are idle again."""
         self._corked = True
-        self._reader.take_scan(ring, begin, stop, count, words)
+        reader = self._reader
+        if (
+            count <= A_FEW
+            and self._on_frame is not None
+            and self._drained is None
+            and (not self.writer.opcode or self.writer.opcode != _CLOSE)
+        ):
+            # Past the reader, as in `arrived`.
+            left = iter(words[_HEAD:])
+            rows = zip(left, left, left)  # noqa: B905  `strict` costs as much as a row
+            shown = self._in_context(reader.show_few, self._show_one, ring, begin, rows)
+            if shown == count:
+                reader.drop_frame(ring, stop)
+                return self._uncork()
+            count, words = count - shown, [*words[:_HEAD], *words[_HEAD + ROW * shown :]]
+        reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
 
     def landed(self, count: int, outcome: int) -> None:
