@@ -8,9 +8,11 @@ import os
 import select
 import socket
 import sys
+import threading
 from typing import Any
 
 import pytest
+import raw
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -769,6 +771,43 @@ def test_the_collector_is_as_it_was_when_all_has_been_sent(is_on: bool) -> None:
         run(main)
     finally:
         gc.enable()
+
+
+def test_it_stays_off_while_the_loop_of_another_thread_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That turned it on for both as soon as it was done itself."""
+    original: Any = engine_module._join  # type: ignore[attr-defined]
+    first_is_in, second_is_in, first_is_done = (threading.Event() for _ in range(3))
+    seen: list[bool] = []
+
+    def wait_inside(parts: Any) -> bytes:
+        if not first_is_in.is_set():
+            first_is_in.set()
+            assert second_is_in.wait(raw.LONG)
+        else:
+            second_is_in.set()
+            assert first_is_done.wait(raw.LONG)
+            seen.append(gc.isenabled())
+        joined: bytes = original(parts)
+        return joined
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws = placed(ours)
+        await asyncio.sleep(0)
+        with together(asyncio.get_running_loop()):
+            ws.send_nowait(b"first")
+            ws._own.send_output()  # type: ignore[union-attr]
+        first_is_done.set()
+        assert peer.recv(100) == wire.frame(wire.BINARY, b"first")
+        ws.abort()
+        peer.close()
+
+    monkeypatch.setattr(engine_module, "_join", wait_inside)
+    with raw.thread(lambda: run(main)):
+        assert first_is_in.wait(raw.LONG)
+        with raw.thread(lambda: run(main)):
+            pass
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:

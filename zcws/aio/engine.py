@@ -22,7 +22,6 @@ The sockets themselves are in transport.py, above this: the engine knows them as
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import select
 import weakref
@@ -32,6 +31,7 @@ from itertools import repeat
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
+from zcws.aio.collector import collector_paused
 from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, words_of
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
@@ -433,15 +433,10 @@ class Engine:
         parts: list[Buffer] = []
         # No finalizer may send now: its bytes would go before those that have been taken and are not out, or among
         # them.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
+        with collector_paused:
             self._take_written(written, fds, parts)
             if fds:
                 self._send_together(fds, parts, shares)
-        finally:
-            if collects:
-                gc.enable()
 
     def _take_written(self, written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
         try:
@@ -482,9 +477,7 @@ class Engine:
         if len(set(senders)) < len(senders):
             # A socket that does not take all of the first copy must not be sent a second in the same crossing.
             return senders
-        collects = gc.isenabled()
-        gc.disable()  # as in `end_walk`
-        try:
+        with collector_paused:  # as in `end_walk`
             try:
                 fds, others = pass_same(senders, len(frame), deflated)
                 count = len(fds)
@@ -500,9 +493,6 @@ class Engine:
                 self._keep_each(fds, parts)
             else:
                 self._send_to_all(fds, parts, orders, begins, frame)
-        finally:
-            if collects:
-                gc.enable()
         return others
 
     def _keep_each(self, fds: list[int], parts: list[Buffer]) -> None:
