@@ -20,8 +20,10 @@ pythons() { # every CPython that can be found and is supported (pyproject.toml),
         "$python" - 2>/dev/null <<'EOF' || true
 import sys, sysconfig
 
-if (3, 10) <= sys.version_info[:2] <= (3, 14) and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
-    print("%d.%d" % sys.version_info[:2], sys.executable)
+version = "%d.%d" % sys.version_info[:2]
+supported = '"Programming Language :: Python :: %s"' % version in open("pyproject.toml", encoding="utf-8").read()
+if supported and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    print(version, sys.executable)
 EOF
     done | sort -V -u -k 1,1
 }
