@@ -3,6 +3,7 @@
 engine       plain sockets in an epoll of ours (zcws/aio/engine.py), where there is one
 transport    plain sockets on the event loop's own transport
 tls          encrypted: by us over the engine on asyncio (zcws/aio/tls.py), by uvloop's transport there
+looptls      encrypted by the event loop's transport on asyncio too, as it is under uvicorn
 http2        a stream of HTTP/2 (tunnel.py), on the event loop's transport
 """
 
@@ -20,6 +21,9 @@ LOOPS = ["asyncio"] + (["uvloop"] if importlib.util.find_spec("uvloop") else [])
 PLAIN = [f"{loop}-{kind}" for loop in LOOPS for kind in ("engine", "transport")]
 ANYWHERE = [*PLAIN, *(f"{loop}-tls" for loop in LOOPS)]
 
+#: Where the tests of a module run besides if it has a constant of this name.
+MORE = {"ALSO_OVER_HTTP2": "asyncio-http2", "ALSO_OVER_LOOPTLS": "asyncio-looptls"}
+
 
 def make_place(name: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Place:
     loop, kind = name.split("-")
@@ -27,7 +31,10 @@ def make_place(name: str, certificates: Certificates, monkeypatch: pytest.Monkey
         monkeypatch.setenv("ZCWS_ENGINE", "0")
     if kind.startswith("http2"):
         return Http2Place(loop, tls=kind.endswith("tls"))
-    return Place(loop, certificates if kind == "tls" else None)
+    if kind == "looptls":
+        monkeypatch.setattr("zcws.aio.serving.has_better", lambda loop: True)
+        monkeypatch.setattr("zcws.aio.reach.has_better", lambda loop: True)
+    return Place(loop, certificates if kind.endswith("tls") else None)
 
 
 @pytest.fixture(params=PLAIN)
@@ -40,7 +47,7 @@ def place(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "anyplace" in metafunc.fixturenames:
-        also = ["asyncio-http2"] if getattr(metafunc.module, "ALSO_OVER_HTTP2", False) else []
+        also = [name for word, name in MORE.items() if hasattr(metafunc.module, word)]
         metafunc.parametrize("anyplace", [*ANYWHERE, *also], indirect=True)
 
 
@@ -48,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def anyplace(
     request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
-    """Plain sockets and TLS; HTTP/2 where a module says ALSO_OVER_HTTP2."""
+    """Plain sockets and TLS, and what a module asks for besides (`MORE`)."""
     return make_place(request.param, certificates, monkeypatch)
 
 

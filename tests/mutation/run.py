@@ -109,7 +109,7 @@ def path_of(module: str) -> Path:
 
 
 #: What tests/aio/conftest.py calls the places where a driver's test runs.
-PLACE = re.compile(r"\b(asyncio|uvloop)(-(engine|transport|tls|http2))?\b")
+PLACE = re.compile(r"\b(asyncio|uvloop)(-(engine|transport|tls|looptls|http2))?\b")
 
 #: How a child ends that could not put its mutant where the function is.
 NOT_APPLIED = 3
@@ -224,10 +224,12 @@ class Runner:
         items = sorted(items, key=lambda item: seconds[item.nodeid])
         if path.parent.name in ("zcws", "tests"):
             return items
-        # Of a driver's test that runs in several places, one: where it is fastest of those that reach the line.
-        items = list({PLACE.sub("", item.nodeid): item for item in reversed(items)}.values())[::-1]
         own = mirror_of(path)
         items.sort(key=lambda item: item.path != own)
+        # A driver's test that runs in several places is run where it is fastest of those that reach the line; in the
+        # others when every test has been run once.
+        firsts = {PLACE.sub("", item.nodeid): item for item in reversed(items)}
+        items.sort(key=lambda item: firsts[PLACE.sub("", item.nodeid)] is not item)
         spent = itertools.accumulate(seconds[item.nodeid] for item in items)
         return [item for item, sum_ in zip(items, spent, strict=True) if sum_ < self.seconds]
 
