@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, hang_up, narrow, port_of, request, soon, until
+from net import LONG, Place, RawPeer, hang_up, narrow, port_of, request, soon, swallow, until
 
 import zcws
 from zcws.aio import ending
+from zcws.aio.tls import Tls
 from zcws.closing import GRACE
+
+ALSO_OVER_LOOPTLS = True  # conftest.py
 
 
 @pytest.mark.parametrize("bad", [b"\x83\x80abcd", b"\x81\x81abcd\x9e"], ids=["opcode", "text"])
@@ -51,7 +54,6 @@ def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
     Where TLS is ours our close_notify goes out with the Close, and the peer's own TLS (asyncio's) ends with that.
     """
     monkeypatch.setattr(ending, "LINGER", LONG)
-    is_ended = anyplace.is_tls and anyplace.loop == "asyncio"
 
     async def main() -> None:
         ended: list[zcws.ConnectionClosed] = []
@@ -64,6 +66,8 @@ def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
 
         async with anyplace.serve(collect, close_timeout=LONG, max_size=1000) as server:
             async with anyplace.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                is_ended = isinstance(next(iter(server.connections))._transport, Tls)
                 data = wire.frame(wire.BINARY, bytes(4 << 20), key=wire.KEY)
                 await peer.send_bytes(data[:5000])
                 close = await peer.read()
@@ -590,3 +594,330 @@ def test_a_peer_that_stops_reading_and_says_close_has_one_deadline(
                 await until(lambda: ended)
 
     anyplace.run(main())
+
+
+class TestHowLongItMayTake:
+    """`close_timeout`, counted once. No timeout passes here unless it is a short one."""
+
+    def test_a_peer_that_has_taken_everything_and_says_nothing(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def push(ws: zcws.WebSocket) -> None:
+                await ws.send(bytes(10_000))
+
+            async with anyplace.serve(push, close_timeout=0.1) as server, anyplace.raw_client(server) as peer:
+                assert [(await peer.read()).opcode for _ in range(2)] == [wire.BINARY, wire.CLOSE]
+                await until(lambda: not server.connections)
+
+        anyplace.run(main())
+
+    @pytest.mark.parametrize("last_words", [wire.frame(wire.CLOSE, key=wire.KEY), b"\x83\x80abcd"])
+    def test_a_peer_that_goes_on_talking_behind_its_last_words(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, last_words: bytes
+    ) -> None:
+        monkeypatch.setattr(ending, "LINGER", 0.1)
+
+        async def main() -> None:
+            async def never_read(ws: zcws.WebSocket) -> None:
+                await ws.when_closed()
+
+            async def talk(peer: RawPeer) -> None:
+                with contextlib.suppress(ConnectionError):
+                    await peer.send_bytes(last_words)
+                    while True:
+                        await peer.send(wire.TEXT, b"and")
+                        await asyncio.sleep(0.01)
+
+            async with anyplace.serve(never_read, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    talking = asyncio.ensure_future(talk(peer))
+                    await until(lambda: not server.connections)
+                    talking.cancel()
+
+        anyplace.run(main())
+
+    def test_an_answer_to_our_close_adds_nothing(self, place: Place) -> None:
+        """The server has yet to end the stream, for which a client waits."""
+
+        async def script(peer: RawPeer) -> None:
+            assert (await peer.read()).opcode == wire.CLOSE
+            await peer.send(wire.CLOSE, wire.close_payload(1000))
+            await soon(done.wait())
+
+        async def main() -> None:
+            async with place.raw_server(script) as port:
+                ws = await place.connect(port, close_timeout=1000)
+                ws.begin_close()
+                assert ws._deadline is not None
+                until_when = ws._deadline._waiting[ws]
+                await until(lambda: ws.state is zcws.State.CLOSED)
+                assert ws._deadline is not None and ws._deadline._waiting[ws] == until_when
+                done.set()
+                await soon(ws.wait_closed())
+
+        done = asyncio.Event()
+        place.run(main())
+
+    @pytest.mark.parametrize("fills", ["before it", "behind it"])
+    def test_a_peer_that_was_slow_and_has_read_on(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch, fills: str
+    ) -> None:
+        """Its Close waits for a program that does not read: it is answered, where nothing is in the way any more."""
+        monkeypatch.setattr(ending, "MUCH", 1 << 60)
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def busy(ws: zcws.WebSocket) -> None:
+                assert await ws.recv() == "read"
+                if fills == "before it":
+                    await fill(ws)
+                await until(lambda: ws._deadline)
+                if fills == "behind it":
+                    await fill(ws)
+                filled.append(ws)
+                await soon(go_on.wait())
+
+            filled: list[zcws.WebSocket] = []
+            async with anyplace.serve(busy, close_timeout=1000) as server:
+                async with anyplace.raw_client(server, limit=1024) as peer:
+                    narrow(peer.writer)
+                    await peer.send(wire.TEXT, b"read")
+                    await until(lambda: (ws := next(iter(server.connections), None)) and ws._reader.rows_read)
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"unread") + peer.frame(wire.CLOSE))
+                    await until(lambda: filled)
+                    (ws,) = filled
+                    if fills == "behind it":
+                        ws.deadline_passed()
+                    reading = asyncio.ensure_future(peer.rest())
+                    if fills == "before it":
+                        await until(lambda: ws._drained is None)
+                        ws.deadline_passed()
+                    go_on.set()
+                    assert (await reading)[-1].opcode == wire.CLOSE
+
+        anyplace.run(main())
+
+    def test_what_was_sent_to_a_peer_that_has_ended_its_side(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has the whole time to read that, also where the program has never read."""
+        monkeypatch.setattr(ending, "GRACE", 0.01)
+
+        async def main() -> None:
+            async def push(ws: zcws.WebSocket) -> None:
+                narrow(ws)
+                ws.send_nowait(bytes(4 << 20))
+                await ws.when_closed()
+
+            async with place.serve(push, close_timeout=1000) as server:
+                async with place.raw_client(server, limit=1024) as peer:
+                    narrow(peer.writer)
+                    peer.writer.write_eof()
+                    await until(lambda: next(iter(server.connections)).state is zcws.State.LOST)
+                    await asyncio.sleep(0.1)
+                    assert [len(frame.payload) for frame in await peer.rest()] == [4 << 20]
+
+        place.run(main())
+
+    def test_a_mistake_behind_what_is_still_read(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The short wait over TLS, for a peer that is told what was wrong, begins when it has been told."""
+        monkeypatch.setattr(ending, "LINGER", 0.01)
+
+        async def main() -> None:
+            async def echo(ws: zcws.WebSocket) -> None:
+                with contextlib.suppress(zcws.ConnectionClosed):
+                    while True:
+                        message = await ws.recv()
+                        await until(lambda: ws._reader.is_ending)
+                        await asyncio.sleep(0.05)
+                        await ws.send(message)
+
+            async with anyplace.serve(echo, close_timeout=1000) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await peer.send_bytes(
+                        peer.frame(wire.TEXT, b"1") + peer.frame(wire.TEXT, b"2") + b"\x83\x80abcd"
+                    )
+                    assert [frame.payload for frame in await peer.rest()][:2] == [b"1", b"2"]
+
+        anyplace.run(main())
+
+    def test_what_waits_for_a_peer_that_has_made_a_mistake(
+        self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It still goes out, when the short wait over TLS has passed."""
+        monkeypatch.setattr(ending, "LINGER", 0.01)
+
+        async def main() -> None:
+            async def push(ws: zcws.WebSocket) -> None:
+                narrow(ws)
+                await ws.send(bytes(4 << 20))
+                with contextlib.suppress(zcws.ConnectionClosed):
+                    await ws.recv()
+
+            async with anyplace.serve(push, close_timeout=1000, write_limit=1 << 30) as server:
+                async with anyplace.raw_client(server, limit=1024) as peer:
+                    narrow(peer.writer)
+                    await peer.send_bytes(b"\x83\x80abcd")
+                    await until(lambda: next(iter(server.connections)).state is zcws.State.FAILED)
+                    await asyncio.sleep(0.1)
+                    pushed, close = await peer.rest()
+                    assert (len(pushed.payload), close.opcode) == (4 << 20, wire.CLOSE)
+
+        anyplace.run(main())
+
+
+class TestNothingCanBeSentAnyMore:
+    def test_to_a_peer_that_had_ended_its_side(self, place: Place) -> None:
+        """The program, which is sending, is told of its end at once: there is nothing left to wait for."""
+
+        async def main() -> None:
+            ended = asyncio.Event()
+
+            async def push(ws: zcws.WebSocket) -> None:
+                ws.add_end_callback(lambda _: ended.set())
+                assert await ws.recv() == "read"
+                await until(lambda: ws._reader.is_at_eof)
+                reset.set()
+                with pytest.raises(zcws.ConnectionClosedError):
+                    while True:
+                        await ws.send("tick")
+                        await asyncio.sleep(0.01)
+                await soon(ended.wait())
+
+            reset = asyncio.Event()
+            async with place.serve(push, close_timeout=None, ping_interval=None) as server:
+                async with place.raw_client(server) as peer:
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"read") + peer.frame(wire.TEXT, b"unread"))
+                    peer.writer.write_eof()
+                    await soon(reset.wait())
+                    peer.reset()
+                    await soon(ended.wait())
+
+        place.run(main())
+
+    def test_what_the_peer_has_said_before(self, place: Place) -> None:
+        """It counts, though the program only waits for the end."""
+
+        async def main() -> None:
+            async with place.serve(zcws.WebSocket.wait_closed) as server, place.raw_client(server) as peer:
+                await until(lambda: server.connections)
+                (ws,) = server.connections
+                await peer.send(wire.TEXT, b"unread")
+                await until(lambda: ws._reader.rows_waiting)
+                peer.writer.write(peer.frame(wire.CLOSE, wire.close_payload(3000, b"bye")))
+                peer.cut()
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        ws.send_nowait(bytes(100_000))
+                await until(lambda: not server.connections)
+                assert (ws.close_code, ws.close_reason) == (3000, "bye")
+
+        place.run(main())
+
+    def test_a_message_that_waits_for_room(self, anyplace: Place) -> None:
+        async def main() -> None:
+            reported: list[Any] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+            async def push(ws: zcws.WebSocket) -> None:
+                await fill(ws)
+                filled.append(ws)
+                with pytest.raises(zcws.ConnectionClosedError):
+                    await ws.send("never")
+                await asyncio.sleep(0)
+
+            filled: list[zcws.WebSocket] = []
+            async with anyplace.serve(push) as server, anyplace.raw_client(server, limit=1024) as peer:
+                narrow(peer.writer)
+                await until(lambda: filled)
+                await until(lambda: filled[0]._reader.answering)
+                filled[0].abort()
+                await until(lambda: not server.connections)
+            assert reported == []
+
+        anyplace.run(main())
+
+
+class TestAHalfThatDoesNotAnswer:
+    def test_the_close_that_it_should_have_sent(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                ws.split()
+                await ws.wait_closed()
+
+            async with anyplace.serve(handler, close_timeout=0.1) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    await peer.send(wire.CLOSE, wire.close_payload(4000))
+                    assert await peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(4000))]
+
+        anyplace.run(main())
+
+    def test_what_it_sends_to_a_peer_that_has_ended_its_side(self, place: Place) -> None:
+        """That goes out, and with its Close everything is over."""
+
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                reader, writer, _ = ws.split()
+                with pytest.raises(zcws.ConnectionClosedError):
+                    await reader.recv()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                await writer.send("answer")
+                await writer.close()
+                await ws.wait_closed()
+
+            async with place.serve(handler, close_timeout=None) as server, place.raw_client(server) as peer:
+                peer.writer.write_eof()
+                assert [frame.payload for frame in await peer.rest()] == [b"answer", wire.close_payload(1000)]
+                await until(lambda: not server.connections)
+
+        place.run(main())
+
+
+class TestKeepalive:
+    def test_what_a_program_that_reads_frames_is_shown(self, place: Place) -> None:
+        """A Ping that comes while it is busy, too."""
+
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                assert (await ws.read_frame()).opcode == zcws.OpCode.TEXT
+                assert ws.send_keepalive()
+                await until(lambda: ws.stats.frames_received == 2)
+                assert (await soon(ws.read_frame())).opcode == zcws.OpCode.PING
+
+            async with place.serve(handler) as server, place.raw_client(server) as peer:
+                await peer.send(wire.TEXT, b"x")
+                assert (await peer.read()).opcode == wire.PING
+                await peer.send(wire.PING)
+                assert wire.codes(await peer.rest()) == [1000]
+
+        place.run(main())
+
+    def test_how_long_an_answer_took(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(swallow) as server:
+                async with anyplace.connect(server, ping_interval=0.01) as ws:
+                    await until(lambda: ws.latency > 0)
+
+        anyplace.run(main())
+
+    def test_no_ping_is_added_to_what_a_peer_does_not_take(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async def push(ws: zcws.WebSocket) -> None:
+                await fill(ws)
+                written = ws.writer.written
+                assert ws.send_keepalive()
+                assert ws.writer.written == written
+                ws.abort()
+                done.append(ws)
+
+            done: list[zcws.WebSocket] = []
+            async with anyplace.serve(push) as server, anyplace.raw_client(server, limit=1024) as peer:
+                narrow(peer.writer)
+                await until(lambda: done)
+
+        anyplace.run(main())

@@ -86,7 +86,6 @@ class Ending(Outlet):
 
     def _close_sent(self) -> None:
         self._resume_reading()
-        self._start_deadline()
         self._advance_closing()
 
     def _on_bridge(self) -> None:
@@ -102,8 +101,8 @@ class Ending(Outlet):
         transport, connection = self._transport, self.connection
         if transport is None:
             return
-        if self._reader.is_ending and not self._reader.is_concluded and self._is_given_up:
-            self._reader.conclude()
+        if self._is_given_up:
+            self._reader.conclude()  # nothing, while more may come
         if self.writer.out:
             self._flush()
         if connection.wants_close or (self._reader.is_concluded and not connection.awaits_writer):
@@ -115,15 +114,16 @@ class Ending(Outlet):
                 return
             self._start_deadline()
             if self._may_close(transport):
-                # If asyncio's TLS is closed twice, it cannot be aborted any more.
+                # If asyncio's TLS is closed twice, it cannot be aborted any more. A socket of the engine says that it
+                # is closing when nothing can be sent any more, and has to be closed then.
                 if self._own is not None or not transport.is_closing():
                     transport.close()
             elif not connection.is_client and not transport.is_closing() and not self._is_lingering:
                 # RFC 6455 7.1.1: the server closes first; what is on its way is still read.
                 end_writing(transport)
-        elif self._reader.is_ending:
-            # The peer's Close, or its mistake, stands behind messages that nobody reads; or the reply to it waits on
-            # the bridge, and the half that should send it does not.
+        else:
+            # Only our Close is out; or the peer's, or its mistake, stands behind messages that nobody reads; or the
+            # reply to it waits on the bridge, and the half that should send it does not.
             self._start_deadline()
 
     def _may_close(self, transport: asyncio.Transport) -> bool:
@@ -235,14 +235,14 @@ class Ending(Outlet):
 
     def _counts(self) -> Counts:
         own, transport = self._own, self._transport
-        if own is not None:
-            return own.counts()
-        return counts(None if transport is None else transport.get_extra_info("socket"))
+        assert transport is not None  # the Pings end with it
+        return counts(transport.get_extra_info("socket")) if own is None else own.counts()
 
     def has_unread(self) -> bool:
         """For `Keepalive`. While reading is paused, unread bytes prove nothing: they may have lain there for long."""
         transport = self._transport
-        if transport is None or self._reading_paused or self._reader.is_ending:
+        assert transport is not None
+        if self._reading_paused or self._reader.is_ending:
             return False
         ask: Callable[[], bool] | None = getattr(transport, "has_unread", None)
         return has_unread(transport.get_extra_info("socket")) if ask is None else ask()
@@ -253,7 +253,8 @@ class Ending(Outlet):
         if self.connection.state is not State.OPEN or self._reader.is_ending:
             return False
         transport = self._transport
-        if self._reading_paused and transport is not None and has_all(transport):
+        assert transport is not None
+        if self._reading_paused and has_all(transport):
             # asyncio's TLS reports the end only when reading goes on, and drops what is written meanwhile.
             transport.abort()
             return False
