@@ -75,6 +75,7 @@ def test_the_handshake_of_one_whose_request_is_there_already(anyloop: Place) -> 
                 peer.sendall(request())
                 await until(lambda: seen)
                 (ws,) = seen
+                assert type(ws._request) is type(ws._response) is bytes
                 assert ws.request is ws.request and ws.request.headers["Upgrade"] == "websocket"
                 assert ws.response is ws.response and ws.response.status_code == 101
                 assert peer.recv(4096) == ws.response.serialize()
@@ -257,6 +258,7 @@ def test_no_memory_for_whoever_arrives(
                     if await goes_on(loop, sock):
                         return  # this way does not come by there
             assert failed
+            await until(lambda: failures)  # the loop hears of each, whatever has become of the connection
             await until(lambda: descriptors() == before)
             assert not server.handshakes and len(server.connections) == 1
             async with anyloop.connect(server) as ws:
@@ -329,6 +331,67 @@ def test_a_server_that_drains_lets_in_whoever_has_just_got_a_transport(anyloop: 
                 assert answer.startswith(b"HTTP/1.1 101 ")
 
     anyloop.run(main())
+
+
+@pytest.mark.parametrize(
+    "where", ["aio.server.Server.secure", "aio.listener.place", "aio.tls.Tls.connection_made"]
+)
+@pytest.mark.parametrize("tls", ["asyncio-tls"], indirect=True)
+def test_no_memory_for_the_tls_of_whoever_arrives(
+    where: str, tls: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His descriptor stayed open, and he waited."""
+
+    async def main() -> None:
+        failures: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
+
+        def fail(*_: Any) -> Any:
+            raise MemoryError
+
+        monkeypatch.setattr(f"zcws.{where}", fail)
+        async with tls.serve(echo) as server:
+            engine_of(loop)  # which has descriptors of its own
+            before = descriptors()
+            with knock(server, b"") as sock, contextlib.suppress(ConnectionResetError):
+                assert await soon(loop.sock_recv(sock, 1)) == b""
+            await until(lambda: descriptors() == before)
+            assert not server.handshakes
+        assert [type(failure) for failure in failures] == [MemoryError]
+
+    tls.run(main())
+
+
+@pytest.mark.parametrize("what", ["a first protocol", "a task"])
+def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        failures: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
+
+        def fail(*_: Any) -> Any:
+            raise MemoryError
+
+        def create_task(coroutine: Any, original: Any = loop.create_task, **options: Any) -> Any:
+            if coroutine.__name__ == "_make_transport":
+                coroutine.close()
+                fail()
+            return original(coroutine, **options)
+
+        async with Place("asyncio", None).serve(echo, http2=True) as server:
+            if what == "a task":
+                monkeypatch.setattr(loop, "create_task", create_task)
+            else:
+                monkeypatch.setattr(listener_of(server), "_begin", fail)
+            before = descriptors()
+            with knock(server, request()) as sock, contextlib.suppress(ConnectionResetError):
+                assert await soon(loop.sock_recv(sock, 1)) == b""
+            await until(lambda: descriptors() == before)
+            assert not server.handshakes
+        assert [type(failure) for failure in failures] == [MemoryError]
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("at", [None, 20])
@@ -615,6 +678,45 @@ def test_who_waits_when_a_server_that_drains_closes(anyloop: Place) -> None:
                 assert data
             peer.close()
         await soon(server.wait_closed())
+
+    anyloop.run(main())
+
+
+def test_a_full_queue_when_a_server_that_drains_closes(anyloop: Place) -> None:
+    """A queue holds one more than it was made for."""
+
+    async def main() -> None:
+        server = await anyloop.serve(echo, backlog=2)
+        (await anyloop.connect(server)).abort()  # it has accepted before
+        peers = [knock(server, request()) for _ in range(3)]
+        server.close(drain=None)  # before the loop has turned
+        for peer in peers:
+            answer = await soon(asyncio.get_running_loop().sock_recv(peer, 65536))
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            peer.close()
+        await soon(server.wait_closed())
+
+    anyloop.run(main())
+
+
+def test_no_memory_for_who_waits_when_a_server_that_drains_closes(
+    anyloop: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop hears of it, and the server is closed."""
+    failures: list[Any] = []
+
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        server = await anyloop.serve(echo)
+        with knock(server, request()):
+            monkeypatch.setattr("zcws.acceptor.AcceptorOptions.terms", fails)
+            server.close(drain=None)
+            assert not server.is_serving()
+            await soon(server.wait_closed())
+        assert [type(failure["exception"]) for failure in failures] == [MemoryError]
 
     anyloop.run(main())
 

@@ -485,29 +485,6 @@ def test_who_sends_waits_while_tls_is_negotiated_again(tls: Place) -> None:
     tls.run(main())
 
 
-@pytest.mark.parametrize("tls", ["engine"], indirect=True)
-def test_a_connection_that_no_tls_can_be_made_for(tls: Place) -> None:
-    """Its descriptor stayed open, and its client waited."""
-
-    async def main() -> None:
-        failures: list[object] = []
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: failures.append(context.get("exception")))
-
-        def fail() -> Tls:
-            raise MemoryError
-
-        async with tls.serve(echo) as server:
-            assert server._listener is not None
-            server._listener._secure = fail
-            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
-            assert await soon(reader.read()) == b""
-            writer.close()
-            assert [type(failure) for failure in failures] == [MemoryError]
-
-    tls.run(main())
-
-
 def test_http_where_tls_is_spoken(tls: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Its client was told that the server had closed the connection, and nobody else of anything."""
 

@@ -198,17 +198,14 @@ class Listener:
             raise
         try:
             transport = place(self._loop, sock, tls)
-        except BaseException as error:
+        except BaseException:
             sock.close()
-            # It is not one of the server's `handshakes` any more.
-            tls.connection_lost(error if isinstance(error, OSError) else None)
+            tls.connection_lost(None)  # it is not one of the server's `handshakes` any more
             raise
         try:
             tls.connection_made(transport)
-            if count > 0:
+            if count > 0:  # otherwise the engine finds what there is, be it an error
                 tls.feed(self._data[:count])
-            elif count not in (-errno.EAGAIN, -errno.EINTR):
-                tls.abort()
         except BaseException:
             transport.abort()
             raise
@@ -251,12 +248,10 @@ class Listener:
             sock.close()
             raise
         try:
-            if count >= 0:
-                self._take(sock, handshake, self._data[:count])
-            elif count in (-errno.EAGAIN, -errno.EINTR):
-                handshake.wait(self._read, sock)
+            if count > 0 and handshake.read(self._data[:count]):
+                self._answer(sock, handshake)
             else:
-                handshake.abort()
+                handshake.wait(self._read, sock)  # which finds the end of the stream, and errors, once more
         except BaseException:
             handshake.abort()
             raise
@@ -293,20 +288,13 @@ class Listener:
             handshake.abort()  # what the client has sent may be lost
             raise
         else:
-            self._answer(sock, handshake, data)
+            if data:
+                self._answer(sock, handshake)
+            else:
+                handshake.abort()  # a client that has closed its side cannot open a WebSocket
 
-    def _take(self, sock: socket.socket, handshake: ServerHandshake, data: bytes) -> None:
-        """Takes the first bytes of the request."""
-        if data and not handshake.read(data):
-            handshake.wait(self._read, sock)
-        else:
-            self._answer(sock, handshake, data)
-
-    def _answer(self, sock: socket.socket, handshake: ServerHandshake, last: bytes) -> None:
-        """The request is complete, or there will be no more of it."""
-        if not last:
-            handshake.abort()  # a client that has closed its side cannot open a WebSocket
-            return
+    def _answer(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+        """The request is complete, or is wrong already."""
         try:
             handshake.stop_waiting()
             if not handshake.answer_on_socket():
