@@ -812,14 +812,14 @@ def test_it_stays_off_while_the_loop_of_another_thread_sends(monkeypatch: pytest
 
 def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket had a part of it when what had been taken came in between, where the peer had read meanwhile."""
-    take, late = Writer.take_whole, b"late" * 500_000
+    take, late = Writer.take_bytes, b"late" * 500_000
 
     async def main() -> None:
         ours, peer = socket.socketpair()
         ws, seen = placed(ours), b""
         await asyncio.sleep(0)
 
-        def take_whole(writer: Writer) -> Any:
+        def take_bytes(writer: Writer) -> Any:
             nonlocal seen
             data = take(writer)
             monkeypatch.undo()
@@ -827,7 +827,7 @@ def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch:
             seen += peer.recv(1_000_000)
             return data
 
-        monkeypatch.setattr(Writer, "take_whole", take_whole)
+        monkeypatch.setattr(Writer, "take_bytes", take_bytes)
         for _ in range(2):
             ws.send_nowait(b"first")
         ws._own.send_output()  # type: ignore[union-attr]
