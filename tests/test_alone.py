@@ -22,6 +22,7 @@ from receiver import (
 )
 from wire import BINARY, PING, TEXT
 
+from zcws import ring_frame
 from zcws.codes import OpCode
 from zcws.errors import StaleFrame
 from zcws.frame import NEED_MORE, Frame
@@ -157,7 +158,8 @@ def rows_in(arrival: turn.Arrival) -> Iterator[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_a_few_rows_as_frames_that_are_shown(most: int) -> None:
+def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring_frame, "_COPIED", 16)
     pool = Pool(4096)
     connection = connect(pool)
     data = wire.frame(TEXT, b"one") + wire.frame(BINARY, b"two") + wire.frame(TEXT, b"three")
