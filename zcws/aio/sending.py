@@ -120,7 +120,7 @@ class Sending(asyncio.Transport):
         elif writer.has_large:
             self.writelines(writer.take())
         else:
-            self._send(writer.take_bytes())
+            self._send(writer.take_whole())
 
     def write(self, data: Buffer) -> None:
         if self.backlog or self.closing:
