@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from itertools import count
+from typing import Any
 
 import pytest
 from net import echo, soon
@@ -55,5 +57,40 @@ def test_whoever_waits_hears_of_it_though_there_is_no_memory_to_call_him_back(
             with pytest.raises(MemoryError):
                 finish(future)
         await soon(waiting)
+
+    asyncio.run(main())  # uvloop's cannot be made to fail
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_nobody_is_called_back_twice_where_memory_runs_out_between_two(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The first was scheduled, the second not, and then both: the first task was resumed when it was done."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        told: list[Any] = []
+        loop.set_exception_handler(lambda _, context: told.append(context))
+
+        async def wait() -> None:
+            await future
+
+        call_soon, calls = loop.call_soon, count(1)
+
+        def fails_once(*what: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                raise MemoryError
+            return call_soon(*what, **options)
+
+        waiting = [loop.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_soon", fails_once)
+            with pytest.raises(MemoryError):
+                finish(future)
+        await soon(asyncio.gather(*waiting))
+        await asyncio.sleep(0)
+        assert not told
 
     asyncio.run(main())  # uvloop's cannot be made to fail

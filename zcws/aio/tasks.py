@@ -33,7 +33,8 @@ def fail(future: asyncio.Future[_Result], error: BaseException) -> None:
 
 def finish(future: asyncio.Future[None]) -> None:
     """Gives `future` its result, so that everybody who waits for it goes on. If memory runs out in that, CPython's
-    future forgets its callbacks, and the waiters would wait for ever: here they are called all the same.
+    future forgets the callbacks that it has not scheduled yet, and the waiters would wait for ever: here they are
+    scheduled all the same. None is scheduled twice: a task would be resumed in its next wait, or when it is done.
 
     Raises: MemoryError, when they have been scheduled, or when there is no memory for that either.
     """
@@ -41,9 +42,17 @@ def finish(future: asyncio.Future[None]) -> None:
     try:
         future.set_result(None)
     except MemoryError:
+        loop = future.get_loop()
         for callback, context in waiting:
-            future.get_loop().call_soon(callback, future, context=context)
+            if not _is_scheduled(loop, callback, future):
+                loop.call_soon(callback, future, context=context)
         raise
+
+
+def _is_scheduled(loop: asyncio.AbstractEventLoop, callback: object, future: asyncio.Future[None]) -> bool:
+    """Whether a loop of asyncio calls `callback` with `future` in its next turn. Other loops do not say."""
+    handles = getattr(loop, "_ready", ())
+    return any(each._callback is callback and each._args == (future,) for each in handles)
 
 
 def is_cancelled() -> bool:
