@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import ssl
@@ -21,6 +22,7 @@ from zcws.uri import WebSocketURI, authority
 __all__ = [
     "NO_TLS",
     "cannot_connect",
+    "forget_errors",
     "no_tls",
     "socks_errors",
     "timed_out",
@@ -85,6 +87,22 @@ def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None
     return TimeoutError(
         f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds{named_by}"
     )
+
+
+def forget_errors() -> None:
+    """To be called when TLS has failed, in the thread that it failed in.
+
+    OpenSSL keeps its errors in a queue of the thread. PyPy's ssl leaves them there (7.3.19), and then the next read of
+    another connection that has to wait raises them: who spoke HTTP to a server's TLS ended all its connections.
+    """
+    if sys.implementation.name == "pypy":
+        # Whatever begins TLS empties the queue first.
+        _empty_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+
+
+@functools.cache
+def _empty_context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 def no_tls(who: str, plain: str, error: OSError, options: str = "") -> OSError:

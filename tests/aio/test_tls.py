@@ -193,6 +193,31 @@ def test_what_is_no_record(tls: Place, certificates: Certificates) -> None:
     tls.run(main())
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_who_breaks_tls_breaks_his_own(tls: Place, certificates: Certificates, is_open: bool) -> None:
+    """PyPy keeps the error, and raised it at the next read of any connection that found a part of a record."""
+
+    async def main() -> None:
+        async with tls.serve(echo) as server, client(server, certificates.client) as peer:
+            if is_open:
+                async with client(server, certificates.client) as other:
+                    other.writer.write(b"what is no record")
+                    await soon(other.reader.read())
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                await soon(reader.read())
+                writer.close()
+            # Longer than what one read brings, so that a read ends in the middle of a record.
+            peer.writer.write(peer.sealed(masked(1, b"m" * 100_000) + masked(8, b"\x03\xe8")))
+            assert [(frame.opcode, len(frame.payload)) for frame in wire.parse(await peer.rest())] == [
+                (1, 100_000),
+                (8, 2),
+            ]
+
+    tls.run(main())
+
+
 def test_a_slow_peer_is_seen_at_once(tls: Place, certificates: Certificates) -> None:
     """The loops' TLS says that it is full when another message has come: 16 MiB waited for messages of 8 MiB."""
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from collections.abc import Callable
 
 import pytest
 import raw
 from channels import receive, tls_pair
 from net import Certificates
 
+from zcws.sync.channel import ENDED, NOTHING
 from zcws.sync.plain import open_channel
 from zcws.sync.polled import TlsChannel, begin_tls
 
@@ -69,6 +72,35 @@ def test_the_end_of_tls_is_the_end_of_the_tcp_stream(certificates: Certificates)
     assert theirs.recv(1) == b""  # our close_notify
     assert socket.socket.recv(theirs, 1) == b""
     channel.abort()
+    theirs.close()
+
+
+def break_off(theirs: ssl.SSLSocket) -> None:
+    theirs.close()
+
+
+def talk_nonsense(theirs: ssl.SSLSocket) -> None:
+    socket.socket.sendall(theirs, b"what is no record")
+    theirs.close()
+
+
+@pytest.mark.parametrize("end", [break_off, talk_nonsense])
+def test_the_end_of_one_is_not_that_of_another(
+    certificates: Certificates, end: Callable[[ssl.SSLSocket], None]
+) -> None:
+    """PyPy keeps the error of one, and had it end every other one of that thread that waited for something."""
+    broken, their_end = tls_pair(certificates)
+    ours, theirs = tls_pair(certificates)
+    channels = TlsChannel(broken), TlsChannel(ours)
+    # The session tickets are read before: OpenSSL begins whatever belongs to a handshake with no error.
+    assert [receive(channel, timeout=0.01) for channel in channels] == [NOTHING, NOTHING]
+    end(their_end)
+    assert receive(channels[0]) == ENDED
+    assert receive(channels[1], timeout=0.01) == NOTHING
+    theirs.sendall(b"x")
+    assert receive(channels[1]) == b"x"
+    for channel in channels:
+        channel.abort()
     theirs.close()
 
 

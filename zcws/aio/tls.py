@@ -33,6 +33,7 @@ from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
 from zcws.annotations import Buffer
+from zcws.failures import forget_errors
 from zcws.output import to_slice
 from zcws.seldom import Seldom
 
@@ -406,8 +407,10 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_open and not (self._incoming.pending or self._ssl.pending()):
             try:
                 self._ssl.unwrap()
+            except ssl.SSLWantReadError:
+                pass  # OpenSSL wants the peer's close_notify
             except ssl.SSLError:
-                pass  # OpenSSL wants the peer's close_notify, or the peer has gone
+                forget_errors()  # the peer has gone
             self._send()
 
     def is_closing(self) -> bool:
@@ -428,6 +431,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _fail(self, error: OSError) -> None:
         """TLS is broken; the peer is told why."""
+        forget_errors()
         self._error = self._error or error  # asyncio's proactor may report the end after this
         if not self._closing:
             self._send()

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from zcws.annotations import Buffer
+from zcws.failures import forget_errors
 from zcws.payloads import flat
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, is_ready
 from zcws.sync.deadline import after, is_past, left
@@ -110,6 +111,8 @@ class PolledChannel(Channel):
                 raise
             count = 0  # a reset is an end without a Close: 1006
             self.cause = error.with_traceback(None)
+        if not count:
+            forget_errors()
         record.received, record.found = count, NOTHING
         record.total += count
         return count or ENDED
@@ -175,6 +178,7 @@ class TlsChannel(PolledChannel):
                 socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
             with self._lock:  # nobody waits for the network while holding it
                 super().abort()
+            forget_errors()  # of a send
         finally:
             del self._inside[0]
             if self.is_over:

@@ -20,7 +20,15 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
-from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable, with_path
+from zcws.failures import (
+    cannot_connect,
+    forget_errors,
+    no_tls,
+    socks_errors,
+    unknown_host,
+    unreachable,
+    with_path,
+)
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import EYEBALLS_DELAY, Route, socks_options
 from zcws.sync.deadline import after, is_past, socket_timeout
@@ -102,6 +110,7 @@ def _secured(
         return stream
     except BaseException:
         sock.close()
+        forget_errors()
         raise
 
 
