@@ -128,6 +128,37 @@ def test_silence_is_noticed(
     anyloop.run(main())
 
 
+@needs_redis
+def test_a_delivery_that_takes_long_is_no_silence(
+    anyloop: Place, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `slow="wait"` and a slow member: the subscription was given up, and so was the message."""
+
+    class Waiting(Both):
+        async def hear(self, channel: bytes, data: bytes) -> None:
+            delivering.set()
+            await goes_on.wait()
+            await super().hear(channel, data)
+
+    delivering, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def main() -> None:
+        async with Waiting(redis_server.url) as both:
+            await both.subscribe(b"a")
+            assert await both.publish(b"a", b"1") == 1
+            await soon(delivering.wait())
+            for seconds in (0.01, 3600):  # fifty heartbeats, and no more
+                monkeypatch.setattr(pubsub, "HEARTBEAT", seconds)
+                both.subscriber.changed(b"a")
+                await asyncio.sleep(0.5)
+            goes_on.set()
+            assert await both.publish(b"a", b"2") == 1
+            await until(lambda: len(both.heard) == 2)
+            assert both.heard == [(b"a", b"1"), (b"a", b"2")]
+
+    anyloop.run(main())
+
+
 def test_waits_grow_to_a_limit() -> None:
     delays = pubsub._Delays("test")
     for _ in range(2):

@@ -203,6 +203,7 @@ class Subscriber:
         self._changes = asyncio.Event()
         self._changed: set[bytes] = set()  # those that have become wanted, or unwanted
         self._heard = False
+        self._is_delivering = False
         self._is_suspect = False
         self._confirmed: set[bytes] = set()
 
@@ -249,11 +250,7 @@ class Subscriber:
         async for message in pubsub.listen():
             self._heard = True
             if message["type"] == "message":
-                try:
-                    await self._deliver(message["channel"], message["data"])
-                except Exception:
-                    # Anybody may publish anything there, and the others must not suffer for it.
-                    logger.error("a message on %r was not understood", message["channel"], exc_info=True)
+                await self._deliver_one(message["channel"], message["data"])
             elif message["type"] == "subscribe":
                 if not self._is_suspect:
                     self._confirmed.add(message["channel"])
@@ -264,6 +261,17 @@ class Subscriber:
                     else:
                         self.changed(message["channel"])
         raise ConnectionError("the subscription has ended")
+
+    async def _deliver_one(self, channel: bytes, data: bytes) -> None:
+        self._is_delivering = True
+        try:
+            await self._deliver(channel, data)
+        except Exception:
+            # Anybody may publish anything there, and the others must not suffer for it.
+            logger.error("a message on %r was not understood", channel, exc_info=True)
+        finally:
+            self._is_delivering = False
+            self._heard = True  # what has come meanwhile has not been read
 
     async def _follow(self, pubsub: Any) -> None:
         """Subscribes to what is wanted, and asks now and then whether Redis is still there."""
@@ -290,7 +298,7 @@ class Subscriber:
             try:
                 await in_time(self._changes.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
-                if not self._heard:
+                if not self._heard and not self._is_delivering:
                     raise ConnectionError("nothing was heard of it") from None
                 self._heard = False
                 await pubsub.ping()
