@@ -230,6 +230,23 @@ def test_a_ping_behind_a_long_message(kind: str, network: Wire) -> None:
                 assert asyncio.run(send_long(served.uri)) == "and?"
 
 
+async def send_long_and_close(uri: str) -> int | None:
+    async with zcws.connect(uri, proxy=None, ping_interval=None, close_timeout=2) as ws:
+        take_all_at_once(ws.get_extra_info("socket"))
+        await ws.send("/swallow " + "x" * LONG_MESSAGE)
+    return ws.close_code
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("kind", ["engine", "transport"])
+def test_a_close_behind_a_long_message(kind: str, network: Wire) -> None:
+    """In threads it is waited for as long as `close_timeout` says."""
+    with serving(kind, network, ping_interval=None) as (served, _):
+        network.relay.weather = Weather(rate=RATE)
+        with inside(network.near):
+            assert asyncio.run(send_long_and_close(served.uri)) == 1000
+
+
 # ---- cut for good ----
 
 #: Seconds: whoever hears nothing for so long gives up. Long enough for a busy machine to answer a Ping.

@@ -39,7 +39,7 @@ __all__ = ["Ending"]
 class Ending(Outlet):
     """A connection on its transport, as far as it may end."""
 
-    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_keepalive", "_ping_at", "_pings")
+    __slots__ = ("_confirmed", "_deadline", "_gone", "_heard_at", "_keepalive", "_left", "_ping_at", "_pings")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, options: Options) -> None:
         super().__init__(loop, connection, options)
@@ -52,6 +52,7 @@ class Ending(Outlet):
         self._ping_at = math.inf
         # Bytes that the transport had given to the socket when the deadline began; -1: it was not full.
         self._gone = -1
+        self._left = Counts()  # what the peer's system had not confirmed when the deadline began
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ours from now on."""
@@ -146,6 +147,10 @@ class Ending(Outlet):
             self._stop_deadline()  # the end has taken effect, or somebody has begun to read: another time counts
         if self._deadline is None and timeout is not None and self._transport is not None:
             self._gone = -1 if self._drained is None else self.writer.taken - self._bytes_waiting()
+            # Who has sent little has nothing under way, and need not ask the system. A stream of HTTP/2 would be told
+            # of all streams.
+            is_alone = getattr(self._transport, "below", None) is None
+            self._left = self._counts() if is_alone and self.writer.taken >= MUCH else Counts()
             deadlines = deadlines_of(self._loop, self._reader.pool, timeout)
             deadlines.add(self)
             self._deadline = deadlines  # only now: there may be no memory to wait there
@@ -189,8 +194,16 @@ class Ending(Outlet):
 
     @property
     def _is_taking(self) -> bool:
-        """Whether the transport was full when the deadline began, and the peer has taken much since."""
-        return self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= MUCH
+        """Whether the peer has taken much since the deadline began: of what filled the transport then, or of what our
+        system had."""
+        if self._gone >= 0 and self.writer.taken - self._bytes_waiting() - self._gone >= MUCH:
+            return True
+        if self._left.unconfirmed < MUCH:
+            return False
+        now = (
+            self._counts()
+        )  # if nothing is unconfirmed any more, the peer has our Close, and does not answer
+        return bool(now.unconfirmed) and now.confirmed - self._left.confirmed >= MUCH
 
     @property
     def _is_stuck(self) -> bool:
