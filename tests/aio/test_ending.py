@@ -243,6 +243,19 @@ class TestThePeersCloseBehindMessages:
 
         place.run(main())
 
+    def test_a_program_that_waits_for_the_end(self, anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ending, "GRACE", 1000)
+
+        async def main() -> None:
+            async with anyplace.serve(zcws.WebSocket.wait_closed, close_timeout=None) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    await peer.send(wire.TEXT, b"unread")
+                    await peer.send(wire.CLOSE)
+                    assert [frame.opcode for frame in await peer.rest()] == [wire.CLOSE]
+
+        anyplace.run(main())
+
     def test_what_is_answered_at_the_last_moment_has_its_time_to_go_out(self, place: Place) -> None:
         """The time for reading was over in the turn in which the last was read: the answers had not gone out yet."""
 
@@ -817,6 +830,28 @@ class TestNothingCanBeSentAnyMore:
 
         place.run(main())
 
+    def test_there_is_no_room_for_what_the_peer_may_have_said(self, place: Place) -> None:
+        """And nobody makes room, because the program only waits for the end."""
+
+        async def main() -> None:
+            options: dict[str, Any] = {"close_timeout": None, "ping_interval": None}
+            async with place.serve(zcws.WebSocket.wait_closed, **options) as server:
+                async with place.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    (ws,) = server.connections
+                    peer.writer.write(peer.frame(wire.BINARY, bytes(1_000)) * 5_000)
+                    await until(lambda: ws._reading_paused)
+                    peer.reset()
+
+                    def is_over() -> bool:
+                        with contextlib.suppress(zcws.ConnectionClosed):
+                            ws.send_nowait("tick")
+                        return not server.connections
+
+                    await until(is_over)
+
+        place.run(main())
+
     def test_a_message_that_waits_for_room(self, anyplace: Place) -> None:
         async def main() -> None:
             reported: list[Any] = []
@@ -896,6 +931,19 @@ class TestKeepalive:
                 assert wire.codes(await peer.rest()) == [1000]
 
         place.run(main())
+
+    def test_it_ends_with_the_connection(self, anyplace: Place) -> None:
+        async def main() -> None:
+            reported: list[Any] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+            async with anyplace.serve(swallow) as server:
+                ws = await anyplace.connect(server, ping_interval=0.01)
+                ws.abort()
+                await soon(ws.wait_closed())
+                await asyncio.sleep(0.05)
+            assert reported == []
+
+        anyplace.run(main())
 
     def test_how_long_an_answer_took(self, anyplace: Place) -> None:
         async def main() -> None:

@@ -363,7 +363,7 @@ def test_no_memory_for_the_tls_of_whoever_arrives(
     tls.run(main())
 
 
-@pytest.mark.parametrize("what", ["a first protocol", "a task"])
+@pytest.mark.parametrize("what", ["a first protocol", "a task for that", "a task for an answer"])
 def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         failures: list[Any] = []
@@ -379,19 +379,46 @@ def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.M
                 fail()
             return original(coroutine, **options)
 
-        async with Place("asyncio", None).serve(echo, http2=True) as server:
-            if what == "a task":
-                monkeypatch.setattr(loop, "create_task", create_task)
-            else:
+        options: dict[str, Any] = {"http2": True}
+        if what == "a task for an answer":
+            options = {"process_request": lambda *_: asyncio.sleep(0)}
+        async with Place("asyncio", None).serve(echo, **options) as server:
+            if what == "a first protocol":
                 monkeypatch.setattr(listener_of(server), "_begin", fail)
+            else:
+                monkeypatch.setattr(loop, "create_task", create_task)
             before = descriptors()
-            with knock(server, request()) as sock, contextlib.suppress(ConnectionResetError):
+            with knock(server, request()[:20]) as sock, contextlib.suppress(ConnectionResetError):
+                if what == "a task for an answer":
+                    await until(lambda: server.handshakes)
+                    sock.sendall(request()[20:])
                 assert await soon(loop.sock_recv(sock, 1)) == b""
             await until(lambda: descriptors() == before)
             assert not server.handshakes
         assert [type(failure) for failure in failures] == [MemoryError]
 
     asyncio.run(main())
+
+
+def test_no_memory_for_the_rest_of_a_request(anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        failures: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
+
+        def fail(*_: Any) -> Any:
+            raise MemoryError
+
+        async with anyloop.serve(echo, open_timeout=None) as server:
+            with knock(server, request()[:20]) as sock, contextlib.suppress(ConnectionResetError):
+                await until(lambda: server.handshakes)
+                monkeypatch.setattr("zcws.acceptor.WebSocketAcceptor.read_request", fail)
+                sock.sendall(request()[20:])
+                assert await soon(loop.sock_recv(sock, 1)) == b""
+            assert not server.handshakes
+        assert [type(failure) for failure in failures] == [MemoryError]
+
+    anyloop.run(main())
 
 
 @pytest.mark.parametrize("at", [None, 20])
