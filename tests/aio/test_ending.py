@@ -238,6 +238,7 @@ class TestThePeersCloseBehindMessages:
                 if reads == "in the grace":
                     ws.deadline_passed()  # it has been as long as that
                 assert not ws._reader.is_concluded
+                assert ws._deadline is not None and ws._deadline.timeout == 1000
                 go_on.set()
                 assert [frame.payload for frame in await peer.rest()] == [b"1", b"2", b""]
 
@@ -655,6 +656,7 @@ class TestHowLongItMayTake:
         async def script(peer: RawPeer) -> None:
             assert (await peer.read()).opcode == wire.CLOSE
             await peer.send(wire.CLOSE, wire.close_payload(1000))
+            assert await peer.is_silent()  # RFC 6455 7.1.1: it is for us to end the stream
             await soon(done.wait())
 
         async def main() -> None:

@@ -353,6 +353,28 @@ def test_basic_credentials(place: Place) -> None:
     place.run(main())
 
 
+def test_no_memory_for_a_handler(anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would end the connection."""
+
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        monkeypatch.setattr("zcws.aio.server.Server._run", fails)
+        async with anyplace.serve(echo) as server:
+            reader, writer = await anyplace.open(port_of(server))
+            writer.write(request())
+            with contextlib.suppress(ConnectionError):
+                await soon(reader.read())
+            await until(lambda: failures)
+            assert not server.connections
+            await hang_up(writer)
+
+    anyplace.run(main())
+
+
 @pytest.mark.parametrize("right", ["secret", "wrong"])
 @pytest.mark.filterwarnings("error")
 def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:

@@ -496,6 +496,17 @@ class TestShutdown:
         assert threading.active_count() == before
         assert codes == [1001] * 5  # nobody was cut off instead of waited for
 
+    def test_a_client_that_was_refused_and_stays(
+        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is read on for a moment, and a shutdown does not wait for that."""
+        monkeypatch.setattr("zcws.sync.server._LINGER", 1000)
+        with serving(echo, close_timeout=None) as server, dialled(server) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert raw.read_to_end(sock).startswith(b"HTTP/1.1 426 ")
+            with raw.thread(server.shutdown):
+                pass
+
     def test_peers_that_do_not_answer(self, serving: Serving) -> None:
         with serving(swallow, close_timeout=0.05) as server, raw.client(port_of(server)) as peer:
             raw.until(lambda: server.connections)
