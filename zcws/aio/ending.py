@@ -200,9 +200,8 @@ class Ending(Outlet):
             return True
         if self._left.unconfirmed < MUCH:
             return False
-        now = (
-            self._counts()
-        )  # if nothing is unconfirmed any more, the peer has our Close, and does not answer
+        now = self._counts()
+        # If nothing is unconfirmed any more, the peer has our Close, and does not answer.
         return bool(now.unconfirmed) and now.confirmed - self._left.confirmed >= MUCH
 
     @property
