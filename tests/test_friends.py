@@ -56,8 +56,9 @@ FRIENDS: dict[str, dict[str, set[str]]] = {
 #: And of what Python and h2 have; `_replace` is a public name.
 PYTHONS = {
     "aio.http2_frames": {"_initialize_content_length"},
-    # Who waits for a future, to be resumed without the loop, or though there is no memory.
-    "aio.tasks": {"_callbacks"},
+    # Who waits for a future, and who is called in the next turn: to be resumed without the loop, or though there is no
+    # memory.
+    "aio.tasks": {"_args", "_callback", "_callbacks"},
     "aio.wake": {"_asyncio_future_blocking", "_callbacks"},
     "cli.connecting": {"_exit"},
     "connector": {"_replace"},
