@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from zcws.annotations import Buffer
 from zcws.kernel import SLICES_HAVE_ADDRESSES, ffi
 
-__all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut", "to_slice"]
+__all__ = ["CORK", "MOST_SEGMENTS", "SEGMENT", "Output", "behind", "cut", "joined", "to_slice"]
 
 #: From this many bytes on, what cannot change is not copied: below, a copy costs less than one more segment of a
 #: sendmsg (uWebSockets and picows draw the line at 16 and 8 KiB).
@@ -63,15 +63,7 @@ class Output:
 
     def take(self) -> list[Buffer]:
         """Everything that has been written since the last `take`, in order. The segments are the caller's."""
-        if not self.out:
-            return []
-        out, has_large = self._begin_out()
-        if len(out) > 1:
-            try:
-                return _joined(out) if has_large else [_join(out)]
-            except MemoryError:
-                pass  # then in more pieces than necessary
-        return out
+        return joined(*self._begin_out()) if self.out else []
 
     def take_whole(self) -> Buffer:
         """The same as one piece, where there is something. Raises: MemoryError, and then everything is still here."""
@@ -102,21 +94,30 @@ class Output:
         return out, has_large
 
 
-def _joined(segments: list[Buffer]) -> list[Buffer]:
-    """The same bytes in fewer pieces: small segments that follow each other are joined."""
-    joined: list[Buffer] = []
+def joined(segments: list[Buffer], has_large: bool) -> list[Buffer]:
+    """The same bytes in fewer pieces: small segments that follow each other are joined, if there is memory for that."""
+    if len(segments) > 1:
+        try:
+            return _join_small(segments) if has_large else [_join(segments)]
+        except MemoryError:
+            pass  # then in more pieces than necessary
+    return segments
+
+
+def _join_small(segments: list[Buffer]) -> list[Buffer]:
+    found: list[Buffer] = []
     small: list[Buffer] = []
     for segment in segments:
         if len(segment) < SEGMENT:  # type: ignore[arg-type]
             small.append(segment)
             continue
         if small:
-            joined.append(_join(small))
+            found.append(_join(small))
             small.clear()
-        joined.append(segment)
+        found.append(segment)
     if small:
-        joined.append(_join(small))
-    return joined
+        found.append(_join(small))
+    return found
 
 
 def to_slice(segment: Buffer) -> memoryview:

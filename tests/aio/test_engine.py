@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import random
 import select
 import socket
 import sys
-import threading
+import zlib
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
-import raw
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looks import at_look, knows_looks
 from net import Place, echo, placed, request, run, soon, until
 from raw import read_to_end
 
 import zcws
 from zcws.aio import engine as engine_module
 from zcws.aio import sending as sending_module
+from zcws.aio.broadcast import broadcast
 from zcws.aio.engine import engine_of, together
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
+from zcws.deflate import DeflateParameters
+from zcws.extensions import Agreement
 from zcws.scratch import Scratch
 from zcws.writer import Writer
 
@@ -751,90 +758,31 @@ def test_what_a_finalizer_sends_does_not_overtake_what_is_on_its_way(
     run(main)
 
 
-@pytest.mark.parametrize("is_on", [True, False])
-def test_the_collector_is_as_it_was_when_all_has_been_sent(is_on: bool) -> None:
-    async def main() -> None:
-        ours, peer = socket.socketpair()
-        ws = placed(ours)
-        await asyncio.sleep(0)
-        with together(asyncio.get_running_loop()):
-            ws.send_nowait(b"first")
-            ws._own.send_output()  # type: ignore[union-attr]
-        assert gc.isenabled() is is_on
-        assert peer.recv(100) == wire.frame(wire.BINARY, b"first")
-        ws.abort()
-        peer.close()
-
-    if not is_on:
-        gc.disable()
-    try:
-        run(main)
-    finally:
-        gc.enable()
-
-
-def test_it_stays_off_while_the_loop_of_another_thread_sends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That turned it on for both as soon as it was done itself."""
-    original: Any = engine_module._join  # type: ignore[attr-defined]
-    first_is_in, second_is_in, first_is_done = (threading.Event() for _ in range(3))
-    seen: list[bool] = []
-
-    def wait_inside(parts: Any) -> bytes:
-        if not first_is_in.is_set():
-            first_is_in.set()
-            assert second_is_in.wait(raw.LONG)
-        else:
-            second_is_in.set()
-            assert first_is_done.wait(raw.LONG)
-            seen.append(gc.isenabled())
-        joined: bytes = original(parts)
-        return joined
-
-    async def main() -> None:
-        ours, peer = socket.socketpair()
-        ws = placed(ours)
-        await asyncio.sleep(0)
-        with together(asyncio.get_running_loop()):
-            ws.send_nowait(b"first")
-            ws._own.send_output()  # type: ignore[union-attr]
-        first_is_done.set()
-        assert peer.recv(100) == wire.frame(wire.BINARY, b"first")
-        ws.abort()
-        peer.close()
-
-    monkeypatch.setattr(engine_module, "_join", wait_inside)
-    with raw.thread(lambda: run(main)):
-        assert first_is_in.wait(raw.LONG)
-        with raw.thread(lambda: run(main)):
-            pass
-    assert (seen, gc.isenabled()) == ([False], True)
-
-
 def test_what_a_finalizer_sends_is_not_cut_by_what_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket had a part of it when what had been taken came in between, where the peer had read meanwhile."""
-    take, late = Writer.take_bytes, b"late" * 500_000
+    original, late = sending_module.joined, b"late" * 500_000
 
     async def main() -> None:
         ours, peer = socket.socketpair()
         ws, seen = placed(ours), b""
         await asyncio.sleep(0)
 
-        def take_bytes(writer: Writer) -> Any:
+        def joined(segments: list[Any], has_large: bool) -> Any:
             nonlocal seen
-            data = take(writer)
             monkeypatch.undo()
             ws.send_nowait(late)  # the collector has come
-            seen += peer.recv(1_000_000)
-            return data
+            peer.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                seen += peer.recv(1_000_000)
+            return original(segments, has_large)
 
-        monkeypatch.setattr(Writer, "take_bytes", take_bytes)
+        monkeypatch.setattr(sending_module, "joined", joined)
         for _ in range(2):
             ws.send_nowait(b"first")
         ws._own.send_output()  # type: ignore[union-attr]
-        peer.setblocking(False)
         while len(seen) < len(late) + 24:
             seen += await asyncio.get_running_loop().sock_recv(peer, 1_000_000)
-        assert sorted(frame.payload for frame in wire.parse(seen)) == [b"first", b"first", late]
+        assert [frame.payload for frame in wire.parse(seen)] == [b"first", b"first", late]
         ws.abort()
         peer.close()
 
@@ -885,6 +833,138 @@ def test_what_a_finalizer_sends_stands_behind_what_has_been_sent_in_part(
             (bytes(4), 3 << 20),
             (b"late", 200_000),
         ]
+        peer.close()
+
+    run(main)
+
+
+# ---- a signal handler sends in the middle of what others send ----
+
+#: What it sends: more than fits the cork, so it would go out at once. Its end is what the next message refers to.
+INTERRUPTING = random.Random(1).randbytes(100_000) + b"the words that come again " * 400
+
+
+class Interrupted:
+    """Two connections of the engine, and what was sent on each. A signal handler sends on the first."""
+
+    def __init__(self, deflate: DeflateParameters | None) -> None:
+        pairs = [socket.socketpair() for _ in range(2)]
+        for ours, _ in pairs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        agreement = Agreement(deflate=deflate)
+        self.connections = [placed(ours, agreement=agreement, on_frame=self.echo) for ours, _ in pairs]
+        self.peers = [peer for _, peer in pairs]
+        self.sent: list[list[bytes]] = [[], []]
+
+    def send(self, i: int, message: bytes) -> None:
+        self.connections[i].send_nowait(message)
+        self.sent[i].append(message)
+
+    def echo(self, ws: WebSocket, frame: zcws.Frame) -> None:
+        self.send(self.connections.index(ws), frame.to_bytes())
+
+    def broadcast(self, message: bytes) -> None:
+        broadcast(self.connections, message)
+        for sent in self.sent:
+            sent.append(message)
+
+    def received(self, i: int) -> list[bytes]:
+        peer = self.peers[i]
+        peer.setblocking(False)
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            while more := peer.recv(1 << 20):
+                data += more
+        inflater = zlib.decompressobj(-15)
+        return [
+            inflater.decompress(frame.payload + b"\x00\x00\xff\xff") if frame.rsv else frame.payload
+            for frame in wire.parse(data)  # whole frames, and nothing else
+        ]
+
+    def close(self) -> None:
+        for ws, peer in zip(self.connections, self.peers, strict=True):
+            ws.abort()
+            peer.close()
+
+
+WORDS = b"words that come again, the words that come again "
+
+
+def sends_one(two: Interrupted) -> None:
+    two.send(0, WORDS * 9)
+
+
+def sends_several(two: Interrupted) -> None:
+    for message in (WORDS * 9, b"small", b"large " * 4_000, b"small too"):
+        two.send(0, message)
+
+
+def sends_behind_another(two: Interrupted) -> None:
+    two.send(0, b"small")
+    two.send(0, bytearray(b"large " * 4_000))
+
+
+def broadcasts(two: Interrupted) -> None:
+    two.broadcast(WORDS * 9)
+
+
+def answers(two: Interrupted) -> None:
+    """In one crossing, for each socket; the second time with a broadcast in it, and something large."""
+    for i, peer in enumerate(two.peers):
+        peer.send(wire.frame(wire.BINARY, bytes([i]) + WORDS * 9, key=KEY))
+    two.peers[0].send(wire.frame(wire.BINARY, WORDS * 400, key=KEY))
+
+
+@knows_looks
+@pytest.mark.parametrize("deflate", [None, DeflateParameters()], ids=["plain", "deflate"])
+@pytest.mark.parametrize("act", [sends_one, sends_several, sends_behind_another, broadcasts, answers])
+def test_what_a_signal_handler_sends_overtakes_nothing(
+    act: Callable[[Interrupted], None], deflate: DeflateParameters | None
+) -> None:
+    """What had been taken from the writer and was not out yet. A compressed message that overtook another, or that a
+    broadcast overtook, was in the peer's window at another place than in ours: the next one was read as other bytes."""
+
+    async def main() -> None:
+        for number in count(1):
+            two = Interrupted(deflate)
+            await asyncio.sleep(0)
+            with at_look(number, lambda two=two: two.send(0, INTERRUPTING)) as fired:  # type: ignore[misc]
+                act(two)
+                for _ in range(4):
+                    await asyncio.sleep(0)
+            two.send(0, INTERRUPTING[-10_000:])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            received, sent = two.received(0), two.sent[0]
+            if fired:
+                # The message in the middle of which it came may stand before the handler's, or behind it.
+                assert received[: sent.index(INTERRUPTING)] == sent[: sent.index(INTERRUPTING)]
+                received.remove(INTERRUPTING)
+                sent.remove(INTERRUPTING)
+            assert received == sent
+            assert two.received(1) == two.sent[1]
+            two.close()
+            if not fired:
+                return
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+def test_an_end_that_a_signal_handler_wants_in_the_middle_of_a_crossing(end: str) -> None:
+    """What has been taken for it, and what the handler has written, goes out first."""
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws, engine = placed(ours), engine_of(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        engine.is_sending = True
+        ws.send_nowait(b"last")
+        await asyncio.sleep(0)
+        getattr(ws._own, end)()
+        engine.end_walk()
+        assert await soon(asyncio.to_thread(read_to_end, peer)) == wire.frame(wire.BINARY, b"last")
+        ws.abort()
         peer.close()
 
     run(main)

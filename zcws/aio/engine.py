@@ -25,13 +25,12 @@ import asyncio
 import os
 import select
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
-from zcws.aio.collector import collector_paused
 from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, words_of
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
@@ -135,7 +134,9 @@ class Engine:
 
     Attributes:
         is_walking: whether connections are getting their rows; what is written meanwhile goes out after that.
-        written: those that have written something meanwhile.
+        is_sending: whether a crossing is being made: what has been taken for it is neither with its writer nor in a
+            backlog. What a signal handler or a finalizer writes meanwhile stays with the writer, and goes out after it.
+        written: those that have written something meanwhile, each once.
         shares: whether several of them may have been given the same bytes, because somebody broadcasts.
     """
 
@@ -162,7 +163,8 @@ class Engine:
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking: bool = False
-        self.written: list[Sender] = []
+        self.is_sending: bool = False
+        self.written: dict[Sender, None] = {}
         self.shares: bool = False
         # An exception that is to end the loop: it is raised when all others of the same turn have been served.
         self._last_word: BaseException | None = None
@@ -424,21 +426,26 @@ class Engine:
             self._fail(transport, exc)
 
     def end_walk(self) -> None:
-        """Sends what has been written, in one crossing."""
+        """Sends what has been written, in one crossing; what is written meanwhile, in another."""
         self.is_walking = False
         self._fresh.clear()
-        written, self.written = self.written, []
+        while self.written:
+            self.is_walking = self.is_sending = True
+            try:
+                self._send_written()
+            finally:
+                self.is_walking = self.is_sending = False
+
+    def _send_written(self) -> None:
+        written, self.written = self.written, {}
         shares, self.shares = self.shares, False
         fds: list[int] = []
         parts: list[Buffer] = []
-        # No finalizer may send now: its bytes would go before those that have been taken and are not out, or among
-        # them.
-        with collector_paused:
-            self._take_written(written, fds, parts)
-            if fds:
-                self._send_together(fds, parts, shares)
+        self._take_written(written, fds, parts)
+        if fds:
+            self._send_together(fds, parts, shares)
 
-    def _take_written(self, written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
+    def _take_written(self, written: Collection[Sender], fds: list[int], parts: list[Buffer]) -> None:
         try:
             collect(written, fds, parts)
         except BaseException as exc:
@@ -477,7 +484,8 @@ class Engine:
         if len(set(senders)) < len(senders):
             # A socket that does not take all of the first copy must not be sent a second in the same crossing.
             return senders
-        with collector_paused:  # as in `end_walk`
+        self.is_sending = True
+        try:
             try:
                 fds, others = pass_same(senders, len(frame), deflated)
                 count = len(fds)
@@ -493,6 +501,8 @@ class Engine:
                 self._keep_each(fds, parts)
             else:
                 self._send_to_all(fds, parts, orders, begins, frame)
+        finally:
+            self.is_sending = False
         return others
 
     def _keep_each(self, fds: list[int], parts: list[Buffer]) -> None:

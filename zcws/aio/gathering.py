@@ -7,7 +7,7 @@ a `Sender`: nothing here knows sockets, nor whose turn it is, which is the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from struct import Struct
 from typing import Protocol, TypeVar
 
@@ -72,7 +72,7 @@ class _Words(dict[int, Callable[..., bytes]]):
 words_of = _Words()
 
 
-def collect(written: list[Sender], fds: list[int], parts: list[Buffer]) -> None:
+def collect(written: Collection[Sender], fds: list[int], parts: list[Buffer]) -> None:
     """Adds to `fds` and `parts` what the senders have written, except what has to go out by itself."""
     are_several = len(written) > 1
     for transport in written:
@@ -148,7 +148,7 @@ def places(parts: list[Buffer]) -> tuple[bytes, list[Buffer]]:
 def _take(transport: Sender) -> Buffer | None:
     """What a sender has written, as one part to be sent with those of the others.
 
-    None: it has gone out by itself; or there was nothing: the sender was listed twice, or has been flushed since.
+    None: it has gone out by itself; or there was nothing: the sender has been flushed since.
     """
     writer = transport.writer
     if not (transport.backlog or transport.closing) and writer.size <= _SEND_TOGETHER:

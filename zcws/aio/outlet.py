@@ -66,6 +66,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_corked",
         "_drained",
         "_flush_handle",
+        "_is_flushing",
         "_loop",
         "_message_done",
         "_must_give_way",
@@ -96,6 +97,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._own: EngineTransport | None = None  # the transport, where it is the engine's
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
+        self._is_flushing = False  # to a transport that is not the engine's
         # Exists while the transport is above its high-water mark.
         self._drained: asyncio.Future[None] | None = None
         self._message_done: asyncio.Future[None] | None = None  # exists while a message goes out in fragments
@@ -202,24 +204,31 @@ class Outlet(asyncio.BufferedProtocol):
             self._advance_closing()
 
     def _flush(self) -> None:
-        transport, writer = self._transport, self.writer
-        out = writer.out
-        if transport is None or not out:
+        transport, writer, own = self._transport, self.writer, self._own
+        if transport is None:
             return
         try:
-            # `take_whole`, without the call: nearly always there is one segment. A signal handler may have sent it.
-            if len(out) == 1 and out is writer.out:
-                writer.taken = writer.written
-                writer.has_large = False
-                transport.write(out.pop(0))  # type: ignore[arg-type]
-            else:
-                self._flush_several(transport)
+            if own is not None:
+                if writer.out:
+                    own.send_now()
+                return
+            # What a signal handler writes in the middle of this follows what has been taken, and is not handed over
+            # before it.
+            while writer.out and not self._is_flushing:
+                self._is_flushing = True
+                try:
+                    self._hand_over(transport)
+                finally:
+                    self._is_flushing = False
         except BaseException:  # no memory, most likely
             break_off(self._loop, transport)
             self._stop_sending()
             raise
 
-    def _flush_several(self, transport: asyncio.Transport) -> None:
+    def _hand_over(self, transport: asyncio.Transport) -> None:
+        if len(self.writer.out) == 1:  # nearly always
+            transport.write(self.writer.take_whole())  # type: ignore[arg-type]
+            return
         size, segments = self.writer.size, self.writer.take()
         one_by_one = _WRITES_ONE_BY_ONE and type(transport).__module__ == _PLAIN_OF_ASYNCIO
         if one_by_one and size <= CORK:  # a copy of so little costs less than a system call for its head
@@ -234,16 +243,16 @@ class Outlet(asyncio.BufferedProtocol):
     def _send_large(self, first: int, payload: CData | Buffer, size: int, key: int | None) -> bool:
         """For the writer: see `Writer.send_large`."""
         own, writer = self._own, self.writer
-        if own is None or own.backlog or own.closing:
+        if own is None or not own.is_free:
             return False
         # It is counted first: what looks at the counts while it is sent (`pause_writing`) has to find it there.
         if key is None:
             head = unmasked_head(first, size)
-            writer.passed(len(head) + size)
             if type(payload) is bytes:  # which can wait as it is
+                writer.passed(len(head) + size)
                 own.writelines((head, payload))
-            else:
-                own.write_lent([head, payload], None)
+            elif not own.write_lent(head, payload, None):
+                return False
         else:
             writer.passed(masked_size(size))
             own.send_masked(writer.scratch, first, payload, size, key)  # type: ignore[arg-type]  # no Buffer here

@@ -4,8 +4,10 @@ What is handed over is ours until it has been sent; nothing of it is copied. Whi
 what a connection writes stays with its writer (`send_output`), and at the end the engine sends what all of them have
 written in one crossing.
 
-A finalizer or a signal handler may send in the middle of anything here. So bytes are put into the backlog before they
-are offered to the socket, and what is sent meanwhile waits behind them: no frame gets into another one.
+A finalizer or a signal handler may send in the middle of anything here. So the writer's output becomes the backlog in
+one step, before it is offered to the socket, and what is sent meanwhile waits behind it: no frame gets into another one
+or overtakes one, which would tear the window of the compressor too. While the engine makes a crossing, what has been
+taken is in nobody's backlog: meanwhile everything stays with its writer (`Engine.is_sending`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from zcws.aio.engine import Engine
 from zcws.annotations import Buffer
 from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
-from zcws.output import MOST_SEGMENTS, behind, cut, to_slice
+from zcws.output import MOST_SEGMENTS, behind, cut, joined, to_slice
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -102,25 +104,74 @@ class Sending(asyncio.Transport):
 
     # ---- now ----
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing goes before what is sent now."""
+        return not (self.backlog or self.closing or self._engine.is_sending)
+
     def send_output(self) -> None:
         """Sends what the writer has: now, or in one crossing with what the others write in this turn."""
-        engine, writer = self._engine, self.writer
+        engine = self._engine
         if engine.is_walking:
-            engine.written.append(self)
-            return
-        out = writer.out
-        if self.backlog or self.closing:
-            self.writelines(writer.take())
-        # `take_whole`, without the call: nearly always there is one segment. A signal handler may have sent it.
-        elif len(out) == 1 and out is writer.out:
-            data = out.pop(0)
-            writer.taken = writer.written
-            writer.has_large = False
-            self._send(data)
-        elif writer.has_large:
-            self.writelines(writer.take())
+            engine.written[self] = None
         else:
-            self._send(writer.take_whole())
+            self.send_now()
+
+    def send_now(self) -> None:
+        """Sends what the writer has; in the middle of a crossing of the engine's, right behind that."""
+        writer, backlog = self.writer, self.backlog
+        if backlog or self.closing or self._engine.is_sending:
+            self._put_off()
+            return
+        # From here to `len` there is no call, so no signal handler runs: what it sends later waits behind this.
+        self.backlog, writer.out = writer.out, backlog
+        writer.taken = writer.written
+        has_large, writer.has_large = writer.has_large, False
+        ours = self.backlog
+        count = len(ours)
+        if count != 1:
+            if count:
+                self._offer_several(ours, count, has_large, None)
+            return
+        data = ours[0]  # nearly always
+        try:
+            sent = _write(self.fd, data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._break(exc)
+            return
+        if sent < len(data):  # type: ignore[arg-type]
+            self._cut_first(ours, sent)
+            self._kept(len(data) - sent)  # type: ignore[arg-type]
+            return
+        del ours[0]
+        if (self._eof_wanted or self.closing) and not ours:
+            self._settle_up()  # a finalizer has asked for the end meanwhile
+
+    def _put_off(self) -> None:
+        """Something goes before what the writer has."""
+        engine, writer, fresh = self._engine, self.writer, list[Buffer]()
+        if engine.is_sending:
+            engine.written[self] = None
+            return
+        # As in `send_now`.
+        backlog, out, writer.out = self.backlog, writer.out, fresh
+        writer.taken = writer.written
+        has_large, writer.has_large = writer.has_large, False
+        if self.closing:
+            return
+        backlog += out
+        begin = len(backlog) - len(out)
+        segments = backlog[begin : begin + len(out)] = joined(out, has_large)
+        self._kept(sum(map(len, segments)))  # type: ignore[arg-type]
+
+    def _cut_first(self, backlog: list[Buffer], sent: int) -> None:
+        try:
+            cut(backlog, sent)
+        except BaseException:  # no memory: half a frame is out, and nothing may follow it
+            self.abort()
+            raise
 
     def write(self, data: Buffer) -> None:
         if self.backlog or self.closing:
@@ -142,7 +193,7 @@ class Sending(asyncio.Transport):
             return
         if sent < len(data):  # type: ignore[arg-type]
             self.backlog.append(data)  # at once: what a finalizer sends from here on waits behind it
-            cut(self.backlog, sent)
+            self._cut_first(self.backlog, sent)
             self._kept(len(data) - sent)  # type: ignore[arg-type]
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
@@ -155,17 +206,34 @@ class Sending(asyncio.Transport):
             self.backlog += views  # first: what a finalizer sends in the middle of this waits behind it
             self._offer_first(views, None)
 
-    def write_lent(self, segments: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
-        """`writelines`, when nothing is in the way. The last segment is not ours: the part of it that has to wait is
-        copied, or `keep` gives it when it is called with the part's first index."""
-        if self.closing:
-            return
-        keep = keep or (lambda begin: bytes(to_slice(segments[-1])[begin:]))
-        if self.backlog:  # a finalizer has sent since somebody looked
-            self._keep([*segments[:-1], keep(0)])
-        else:
-            self.backlog += segments
-            self._offer_first(segments, keep)
+    def write_lent(self, head: bytes, payload: Buffer, keep: Callable[[int], Buffer] | None) -> bool:
+        """Sends what the writer has, and a large frame behind it that the writer has not been given. The payload is not
+        ours: the part of it that has to wait is copied, or `keep` gives it when it is called with the part's first
+        index. False: something goes before them, and nothing has been done."""
+        writer, lent, size = self.writer, (head, payload), len(head) + len(payload)  # type: ignore[arg-type]
+        keep = keep or (lambda begin: bytes(to_slice(payload)[begin:]))
+        if self.backlog or self.closing or self._engine.is_sending:
+            return False
+        # As in `send_now`. It is counted before it is sent: `pause_writing`, which looks at that, has to find it there.
+        self.backlog, writer.out = writer.out, self.backlog
+        self.backlog += lent
+        writer.written += size
+        writer.taken = writer.written
+        writer.has_large = False
+        ours = self.backlog
+        self._offer_several(ours, len(ours), True, keep)
+        return True
+
+    def _offer_several(
+        self, ours: list[Buffer], count: int, has_large: bool, keep: Callable[[int], Buffer] | None
+    ) -> None:
+        """Offers the first segments of the backlog to the socket; as `_offer_first`."""
+        try:
+            views = ours[:count] = joined(ours[:count], has_large)
+        except BaseException:  # a signal handler's, or no memory
+            self.abort()
+            raise
+        self._offer_first(views, keep)
 
     def _offer_first(self, views: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
         """Offers `views` to the socket; the backlog begins with them, and their size is not counted yet. If the last of
@@ -272,7 +340,9 @@ class Sending(asyncio.Transport):
     def write_eof(self) -> None:
         if not self._eof_wanted:
             self._eof_wanted = True
-            if not self.backlog:
+            if self._engine.is_sending:
+                self._engine.loop().call_soon(self._settle_up)
+            elif not self.backlog:
                 self._shut_down()
 
     def _shut_down(self) -> None:

@@ -232,7 +232,11 @@ class EngineTransport(Sending):
             failed(exc)
 
     def close(self) -> None:
-        if not self._is_ending:
+        if (
+            self._engine.is_sending
+        ):  # for a signal handler: what has been taken goes out first, and what it has written
+            self._engine.loop().call_soon(self.close)
+        elif not self._is_ending:
             self.closing, self._broken = True, None
             self._reading = False
             if self.backlog:

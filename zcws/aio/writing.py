@@ -19,6 +19,7 @@ from zcws.closing import close_payload
 from zcws.codes import CloseCode, OpCode
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, ReceivedFrame
+from zcws.heads import FIN, unmasked_head
 from zcws.output import CORK, SEGMENT
 from zcws.payloads import as_control_payload, as_message, as_payload, check_opcode, has_buffer, let_go
 from zcws.ring_frame import RingFrame
@@ -331,10 +332,13 @@ class Writing(Stream):
 
         False: nothing has been written, and all of it has to be copied.
         """
-        own = self._own
-        if own is None or own.backlog or not self.writer.is_bare:
+        own, writer = self._own, self.writer
+        if own is None or writer.opcode or not writer.is_bare:
             return False
-        own.write_lent(self.writer.lend_message(opcode, payload), keep)
+        head = unmasked_head(FIN | opcode, len(payload))  # type: ignore[arg-type]
+        if not own.write_lent(head, payload, keep):
+            return False
+        writer.messages += 1
         self._count_share()
         return True
 
