@@ -21,8 +21,8 @@ from zcws.aio.below import (
     is_cut_off,
     is_hung_up,
     is_tls,
+    left_at_end,
     left_behind,
-    left_in,
     peer_of,
 )
 
@@ -91,14 +91,15 @@ def test_what_tls_has_received_and_nobody_has_read(certificates: Certificates) -
             side.do_handshake()
         except ssl.SSLWantReadError:
             pass
+    transport = Transport(ssl_object=client)
     server.write(bytes(100_000))
-    assert left_in(client) == bytes(100_000)
+    assert left_at_end(transport, is_broken=False) == bytes(100_000)
     server.write(b"whole")
     record = to_client.read()
     server.write(b"cut")
     to_client.write(record + to_client.read()[:-1])
-    assert left_in(client) == b"whole"
-    assert left_in(client) == b""
+    assert left_at_end(transport, is_broken=True) == b"whole"
+    assert left_at_end(transport, is_broken=True) == b""
 
 
 def test_what_lies_in_a_socket_that_takes_nothing_more() -> None:
@@ -112,7 +113,8 @@ def test_what_lies_in_a_socket_that_takes_nothing_more() -> None:
         raw.Peer(peer, masks=True).reset()
         with pytest.raises(OSError):
             raw.until(lambda: ours.send(b"x") < 0)
-        assert left_behind(transport) == bytes(100_000)
+        assert left_at_end(transport, is_broken=False) == b""
+        assert left_at_end(transport, is_broken=True) == bytes(100_000)
         assert left_behind(transport) == b""
     assert left_behind(transport) == left_behind(Transport()) == b""  # closed, or none
 

@@ -24,8 +24,8 @@ __all__ = [
     "is_cut_off",
     "is_hung_up",
     "is_tls",
+    "left_at_end",
     "left_behind",
-    "left_in",
     "peer_of",
 ]
 
@@ -88,7 +88,20 @@ def _asked(sock: socket.SocketType, ask: Callable[[socket.socket], bool]) -> boo
         return True
 
 
-def left_in(tls: ssl.SSLObject) -> bytearray:
+def left_at_end(transport: asyncio.BaseTransport, *, is_broken: bool) -> bytearray:
+    """What a transport that ends has received and has not handed over. It would be lost: with the loops' TLS all of it
+    where reading is paused, or what exceeds the room that there is.
+
+    If the transport `is_broken`, also what lies in the socket: the loops' transports do not read on when a write has
+    failed. The TLS of ours has read that itself.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if isinstance(tls, ssl.SSLObject):  # not aiofastnet's object, which only answers questions
+        return _left_in(tls)
+    return left_behind(transport) if tls is None and is_broken else bytearray()
+
+
+def _left_in(tls: ssl.SSLObject) -> bytearray:
     """What TLS has received and nobody has read."""
     left = bytearray()
     with contextlib.suppress(ssl.SSLError):  # there is no more, or not a whole record

@@ -23,7 +23,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
-from zcws.aio.below import break_off, has_unread, is_tls, left_behind
+from zcws.aio.below import break_off, has_unread, left_at_end
 from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
@@ -157,8 +157,8 @@ class Http2Connection(asyncio.Protocol):
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
-        if isinstance(exc, OSError) and self.transport is not None and not is_tls(self.transport):
-            data += left_behind(self.transport)  # TLS of ours has done so
+        if self.transport is not None:
+            data += left_at_end(self.transport, is_broken=isinstance(exc, OSError))
         if data:
             self._read(data, _MOST_LAST)
         self.transport = None

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import ssl
 import sys
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from zcws.aio.below import left_behind, left_in
+from zcws.aio.below import left_at_end
 from zcws.aio.callbacks import A_FEW, FAILURES, Callbacks, OnFrame
 from zcws.aio.settings import Options
 from zcws.aio.tasks import finish
@@ -502,22 +501,11 @@ class Stream(Callbacks):
                 self._transport.resume_reading()
 
     def _take_left(self, *, is_broken: bool = False) -> None:
-        """At the end, takes what the loop's TLS has received and not handed over. It would be lost: all of it with
-        uvloop if reading is paused, and with asyncio what exceeds the room that there is when reading goes on.
-
-        If the transport `is_broken`, also what lies in the socket: the loops' transports do not read on when a write
-        has failed.
-        """
+        """At the end, takes what the transport has received and not handed over."""
         if self._own is not None or self._transport is None or self._is_aborted:
             return
-        tls = self._transport.get_extra_info("ssl_object")
-        left = bytearray()
         with contextlib.suppress(MemoryError):  # the end comes early
-            if isinstance(tls, ssl.SSLObject):  # not aiofastnet's object, which only answers questions
-                left = left_in(tls)
-            elif tls is None and is_broken:
-                left = left_behind(self._transport)
-            if left:
+            if left := left_at_end(self._transport, is_broken=is_broken):
                 self._unscanned = bytearray(self._unscanned) + left
                 self._reading_paused = True
                 self._reading_paused = not self._take_unscanned()
