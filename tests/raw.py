@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import net
@@ -176,6 +177,20 @@ def server(
             yield listening.getsockname()[1]
     if failures:
         raise failures[0]
+
+
+@contextlib.contextmanager
+def crowded(path: Path) -> Iterator[None]:
+    """A Unix socket at which somebody listens, accepts nobody, and has no room in the queue. Linux only."""
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as fillers:
+        listening.bind(str(path))
+        listening.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler = fillers.enter_context(socket.socket(socket.AF_UNIX))
+                filler.setblocking(False)
+                filler.connect(str(path))
+        yield
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import proxies
 import pytest
 from net import Certificates, Place, echo, free_port, port_of, soon, until
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
+from raw import crowded
 
 import zcws
 from zcws.aio.reach import not_connected, reach
@@ -318,6 +319,17 @@ class TestUnixSockets:
                     assert await soon(ws.recv()) == "hello"
 
         tls.run(main())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels refuse where the backlog is full")
+    def test_nobody_accepts(self, anyloop: Place, socket_path: Path) -> None:
+        """asyncio said that the server had closed the connection before it answered."""
+
+        async def main() -> None:
+            with pytest.raises(BlockingIOError, match=r"'s'$"):
+                await zcws.unix_connect(socket_path)
+
+        with crowded(socket_path):
+            anyloop.run(main())
 
     def test_nobody_there(self, anyloop: Place, socket_path: Path) -> None:
         async def main() -> None:

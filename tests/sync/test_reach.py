@@ -19,7 +19,7 @@ import raw
 import wire
 from net import Certificates, free_port
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
-from raw import echo, port_of
+from raw import crowded, echo, port_of
 
 import zcws
 import zcws.sync
@@ -305,17 +305,8 @@ class TestUnixSockets:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other kernels refuse where the backlog is full")
     def test_nobody_accepts(self, socket_path: Path) -> None:
-        path = str(socket_path)
-        with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as fillers:
-            listening.bind(path)
-            listening.listen(0)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    filler = fillers.enter_context(socket.socket(socket.AF_UNIX))
-                    filler.setblocking(False)
-                    filler.connect(path)
-            with pytest.raises(BlockingIOError, match=r"'s'$"):
-                zcws.sync.unix_connect(path)
+        with crowded(socket_path), pytest.raises(BlockingIOError, match=r"'s'$"):
+            zcws.sync.unix_connect(socket_path)
 
     def test_nobody_there(self, socket_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"'s'$"):

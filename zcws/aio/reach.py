@@ -168,10 +168,18 @@ async def _by(
 async def _unix(
     loop: asyncio.AbstractEventLoop, make: Callable[[], P], path: str, options: dict[str, Any]
 ) -> tuple[asyncio.Transport, P]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        return await loop.create_unix_connection(make, path, **options)
-    except OSError as error:
-        raise with_path(error, path) from None
+        sock.setblocking(False)
+        # Not the loop's: a Unix socket connects at once or not at all, and where the server's queue is full, asyncio
+        # takes BlockingIOError for a connection under way, and the socket that is not connected for one that is.
+        sock.connect(path)
+        return await loop.create_unix_connection(make, sock=sock, **options)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise with_path(error, path) from None
+        raise
 
 
 def _can_race(loop: asyncio.AbstractEventLoop) -> bool:
