@@ -197,8 +197,8 @@ class Server:
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         ws = self._running.pop(closed)
-        if ws in self.connections and closed.cancelled():
-            # Cancelled before its first step: nobody would end the connection.
+        if ws in self.connections:
+            # The handler's task was cancelled before its first step: nobody would end the connection.
             self._forget(ws)
             ws.abort()
         error = None if closed.cancelled() else closed.exception()
@@ -360,7 +360,7 @@ class Server:
 
     async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
         await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
-        if self._is_patient and (drain is None or drain > 0):
+        if self._is_patient and not self.sends_away:
             await self._drain(drain)
         await self._send_away()
         if close_connections:
