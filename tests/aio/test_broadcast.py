@@ -591,3 +591,30 @@ def test_a_message_that_is_written_frame_by_frame(place: Place, slow: Any) -> No
             assert [await soon(peer.recv()) for _ in range(2)] == ["ab", "c"]
 
     place.run(main())
+
+
+@pytest.mark.parametrize("place", ["asyncio-engine"], indirect=True)
+def test_no_memory_for_one_who_has_to_wait_his_turn(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What he was sent before is not out yet, so the message goes through his writer."""
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    async def main() -> None:
+        async with clients(place, 2) as (server, peers):
+            last = list(server.connections)[-1]
+            if last._own is None:
+                pytest.skip("without an engine every message goes through the writer")
+            last.send_nowait("before")
+            with monkeypatch.context() as patch:
+                patch.setattr("zcws.prepared.Prepared.write_to", fails)
+                delivery = zcws.broadcast(server.connections, "a")
+            assert counts(delivery) == {"sent": 1, "gone": 1}
+            assert f"a broadcast failed for {last!r}" in caplog.text and "MemoryError" in caplog.text
+            zcws.broadcast(server.connections, "b")
+            got = [[await soon(peer.recv()), await soon(peer.recv())] for peer in peers]
+            assert sorted(got) == [["a", "b"], ["before", "b"]]
+
+    place.run(main())

@@ -84,7 +84,8 @@ class Cart:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.transport = None
+        self.transport: Any = None
+        self.is_unread = False
         self.told: list[str] = []
 
     def send_head(self, stream: Http2Stream, head: bytes) -> None:
@@ -95,6 +96,9 @@ class Cart:
 
     def flush(self) -> None:
         self.told.append("flush")
+
+    def has_unread(self) -> bool:
+        return self.is_unread
 
     def has_read(self, number: int, count: int) -> None:
         self.told.append(f"read {count}")
@@ -159,6 +163,58 @@ class TestTurns:
 
         run(main)
 
+    @pytest.mark.parametrize("then", ["more is allowed", "it is lost"])
+    def test_an_owner_who_was_full(self, then: str) -> None:
+        async def main() -> None:
+            _, rider, stream = carried()
+            stream.set_write_buffer_limits(high=4)
+            stream.write(b"12345")
+            if then == "more is allowed":
+                stream.set_write_buffer_limits(high=100, low=50)
+            else:
+                stream.take(5)
+                stream.lose(None)
+            await asyncio.sleep(0)
+            assert rider.told == ["pause", "resume" if then == "more is allowed" else "lost"]
+
+        run(main)
+
+    def test_what_is_below(self) -> None:
+        async def main() -> None:
+            cart, _, stream = carried()
+            cart.transport = object()
+            assert stream.below is cart.transport
+            assert not stream.has_unread()
+            cart.is_unread = True
+            assert stream.has_unread()
+
+        run(main)
+
+    def test_an_end_without_a_beginning(self) -> None:
+        async def main() -> None:
+            cart = Cart()
+            Http2Stream(cart, 1, Rider(cart.loop), is_websocket=True).write_eof()
+            assert cart.told == ["CANCEL"]
+
+        run(main)
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_an_owner_whose_bytes_get_nowhere(self, knows: bool) -> None:
+        """To one who has no `writing_failed` that is the end."""
+
+        class Knowing(Rider):
+            def writing_failed(self, exc: OSError) -> None:
+                self.told.append("failed")
+
+        async def main() -> None:
+            cart, _, stream = carried()
+            rider = (Knowing if knows else Rider)(cart.loop)
+            stream.set_protocol(rider)
+            stream.writing_failed(OSError())
+            assert (rider.told, cart.told) == ((["failed"], []) if knows else ([], ["CANCEL"]))
+
+        run(main)
+
     @pytest.mark.parametrize("is_websocket", [True, False])
     def test_the_peers_end_is_told_once_and_to_a_websocket(self, is_websocket: bool) -> None:
         async def main() -> None:
@@ -171,6 +227,7 @@ class TestTurns:
             assert stream.is_held and not rider.told
             stream.resume_reading()
             await asyncio.sleep(0)
+            assert rider.told == ["eof"] * is_websocket
             stream.give()
             stream.pause_reading()
             assert not stream.is_held and rider.told == ["eof"] * is_websocket and not cart.told

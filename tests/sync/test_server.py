@@ -467,6 +467,16 @@ def test_no_tls_where_tls_is_spoken(
     assert len(caplog.records) == 1, caplog.text
 
 
+def test_a_client_that_leaves_in_the_middle_of_its_request(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(echo) as server, dialled(server) as sock:
+        sock.sendall(net.request()[:20])
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
 # ---- shutdown ----
 
 
@@ -506,6 +516,14 @@ class TestShutdown:
             assert raw.read_to_end(sock).startswith(b"HTTP/1.1 426 ")
             with raw.thread(server.shutdown):
                 pass
+
+    def test_who_waits_at_a_server_that_does_not_serve(self) -> None:
+        """Nobody drains what has not been accepted."""
+        with zcws.sync.serve(echo, "127.0.0.1", 0) as server, dialled(server) as sock:
+            sock.sendall(net.request())
+            with raw.thread(lambda: server.shutdown(drain=None)):
+                with pytest.raises(ConnectionError):
+                    sock.recv(1)
 
     def test_peers_that_do_not_answer(self, serving: Serving) -> None:
         with serving(swallow, close_timeout=0.05) as server, raw.client(port_of(server)) as peer:
