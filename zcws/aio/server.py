@@ -169,7 +169,6 @@ class Server:
             has_begun = not self.on_open or self._has_told(ws)
             if self.handler is None or not has_begun:
                 closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
-                closed.add_done_callback(lambda _: self._forget(ws))
             else:
                 closed = self.loop.create_task(self._run(ws, self.handler))
             closed.add_done_callback(self._has_ended)
@@ -197,10 +196,10 @@ class Server:
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         ws = self._running.pop(closed)
-        if ws in self.connections:
-            # The handler's task was cancelled before its first step: nobody would end the connection.
-            self._forget(ws)
-            ws.abort()
+        self.connections.discard(ws)
+        ws.abort()  # it has ended, unless the handler was cancelled, or leaves the program
+        if (limit := ws.connection.limit) is not None:
+            logger.log(self.limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
         error = None if closed.cancelled() else closed.exception()
         # If a handler leaves the program, the loop has raised that already. Anything else is a mistake of ours, which
         # asyncio would log if the exception had not been retrieved here.
@@ -221,7 +220,6 @@ class Server:
         except (Exception, asyncio.CancelledError) as error:
             # If nobody has cancelled us, this comes from a task that the handler has cancelled and awaited.
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
-                ws.abort()
                 raise
             if tells_only_of_an_end(error) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
@@ -230,16 +228,6 @@ class Server:
             # Also if the error tells of another connection's end: this one would stay open with nobody behind it.
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
-        except (SystemExit, KeyboardInterrupt):
-            ws.abort()
-            raise
-        finally:
-            self._forget(ws)
-
-    def _forget(self, ws: WebSocket) -> None:
-        self.connections.discard(ws)
-        if (limit := ws.connection.limit) is not None:
-            logger.log(self.limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
 
     # ---- like asyncio.Server ----
 
