@@ -618,3 +618,30 @@ def test_no_memory_for_one_who_has_to_wait_his_turn(
             assert sorted(got) == [["a", "b"], ["before", "b"]]
 
     place.run(main())
+
+
+def test_what_is_sent_while_an_earlier_one_waits(place: Place) -> None:
+    """The message that was in the way is over, and whoever waits for that has not run yet."""
+
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            go_on = asyncio.Event()
+
+            async def parts() -> AsyncIterator[str]:
+                yield "1"
+                await go_on.wait()
+                yield "2"
+
+            async def send() -> None:
+                await ws.send(parts())
+                assert counts(zcws.broadcast([ws], "b")) == {"skipped": 1}
+
+            sending = asyncio.ensure_future(send())
+            await until(lambda: ws._message_done is not None)
+            assert counts(zcws.broadcast([ws], "a", slow="latest")) == {"waiting": 1}
+            go_on.set()
+            await soon(sending)
+            assert [await soon(peer.recv()) for _ in range(2)] == ["12", "a"]
+
+    place.run(main())

@@ -179,6 +179,27 @@ class TestTurns:
 
         run(main)
 
+    def test_an_owner_with_little_room(self) -> None:
+        class Small(asyncio.BufferedProtocol):
+            def __init__(self) -> None:
+                self.room, self.data = bytearray(3), b""
+
+            def get_buffer(self, sizehint: int) -> bytearray:
+                return self.room
+
+            def buffer_updated(self, nbytes: int) -> None:
+                self.data += self.room[:nbytes]
+
+        async def main() -> None:
+            cart, _, stream = carried()
+            small = Small()
+            stream.set_protocol(small)
+            stream.keep(b"1234567")
+            stream.give()
+            assert small.data == b"1234567" and cart.told == ["read 3", "read 3", "read 1"]
+
+        run(main)
+
     def test_what_is_below(self) -> None:
         async def main() -> None:
             cart, _, stream = carried()
@@ -299,6 +320,8 @@ class TestTurns:
             stream.write_eof()
             stream.write(b"12345")
             stream.close()
+            stream.has_all = True
+            stream.give()
             await asyncio.sleep(0)
             assert not cart.told and rider.told == ["lost"]
 

@@ -467,6 +467,16 @@ def test_no_tls_where_tls_is_spoken(
     assert len(caplog.records) == 1, caplog.text
 
 
+def test_a_request_that_is_decrypted_in_one_piece_and_read_in_several(
+    serving: Serving, certificates: Certificates
+) -> None:
+    """What TLS has decrypted already is in no socket, where more would be waited for."""
+    with serving(echo, ssl=certificates.server) as server, dialled(server) as sock:
+        with certificates.client.wrap_socket(sock, server_hostname="localhost") as stream:
+            stream.sendall(net.request(f"X-A: {'a' * 5000}", f"X-B: {'b' * 5000}"))
+            assert stream.recv(4096).startswith(b"HTTP/1.1 101 ")
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_request(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,6 +526,17 @@ class TestShutdown:
             assert raw.read_to_end(sock).startswith(b"HTTP/1.1 426 ")
             with raw.thread(server.shutdown):
                 pass
+
+    def test_who_waits_while_there_is_no_thread_for_him(self, serving: Serving) -> None:
+        """Nor is there while others finish by themselves."""
+        with serving(echo, max_connections=1) as server, raw.client(port_of(server)) as first:
+            with dialled(server) as second:
+                second.sendall(net.request())
+                with raw.thread(lambda: server.shutdown(drain=None)):
+                    with pytest.raises(ConnectionError):
+                        second.recv(1)
+                    first.send(wire.CLOSE)
+                    assert first.rest() == [wire.Seen(wire.CLOSE, b"")]
 
     def test_who_waits_at_a_server_that_does_not_serve(self) -> None:
         """Nobody drains what has not been accepted."""
