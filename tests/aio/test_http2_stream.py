@@ -138,6 +138,7 @@ class TestTurns:
             _, _, stream = carried()
             stream.write(b"123456")
             stream.write_eof()
+            stream.write(b"behind it")
             assert stream.take(4) == (b"1234", False) and stream.has_more
             assert stream.take(2) == (b"56", True) and not stream.has_more
 
@@ -167,8 +168,10 @@ class TestTurns:
     def test_an_owner_who_was_full(self, then: str) -> None:
         async def main() -> None:
             _, rider, stream = carried()
-            stream.set_write_buffer_limits(high=4)
+            stream.set_write_buffer_limits(high=5)
             stream.write(b"12345")
+            assert not rider.told
+            stream.set_write_buffer_limits(high=4)
             if then == "more is allowed":
                 stream.set_write_buffer_limits(high=100, low=50)
             else:
