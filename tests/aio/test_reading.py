@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -341,6 +342,59 @@ def test_one_busy_task_lets_the_others_run(anyplace: Place) -> None:
             assert others.turns > 10
 
     anyplace.run(main())
+
+
+async def read_all(ws: zcws.WebSocket) -> None:
+    async for _ in ws:
+        pass
+
+
+async def read_stream(ws: zcws.WebSocket) -> None:
+    async with ws.stream() as message:
+        async for _ in message:
+            pass
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        zcws.WebSocket.recv,
+        zcws.WebSocket.read_frame,
+        lambda ws: anext(ws.batches()),
+        read_all,
+        read_stream,
+    ],
+    ids=["recv", "read_frame", "batches", "async for", "stream"],
+)
+def test_a_loop_that_reads_behind_the_end_lets_the_others_run(place: Place, read: Any) -> None:
+    """`while True: try: await ws.recv() except Exception: pass` stopped the event loop for ever: Ctrl-C, too."""
+
+    async def main() -> None:
+        async with place.serve(echo) as server, place.connect(server) as ws:
+            await ws.close()
+            async with Others() as others:
+                for _ in range(3000):
+                    with contextlib.suppress(zcws.ConnectionClosed, StopAsyncIteration):
+                        await read(ws)
+                assert others.turns > 1
+
+    place.run(main())
+
+
+def test_a_read_that_was_refused_lets_the_others_run(place: Place) -> None:
+    async def main() -> None:
+        async with place.serve(echo) as server, place.connect(server) as ws:
+            first = asyncio.ensure_future(ws.recv())
+            await asyncio.sleep(0)
+            async with Others() as others:
+                for _ in range(10):
+                    with pytest.raises(RuntimeError, match="another task"):
+                        await ws.recv()
+                assert others.turns > 1
+            await ws.send("to the first")
+            assert await soon(first) == "to the first"
+
+    place.run(main())
 
 
 def test_whoever_pours_small_frames_is_made_to_wait_and_not_lost(anyloop: Place) -> None:

@@ -921,3 +921,40 @@ def test_what_is_no_message_is_a_mistake_behind_a_close_too(
                 await writer.send(message, text=text)
 
     assert [frame.opcode for frame in sent_by(place, act)] == [wire.CLOSE]
+
+
+async def write_stream(ws: zcws.WebSocket) -> None:
+    async with ws.send_stream() as message:
+        await message.write("x")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ws: ws.send("x"),
+        lambda ws: ws.send(["x", "y"]),
+        lambda ws: ws.send_many(["x", "y"]),
+        lambda ws: ws.write_frame(zcws.Frame.text("x")),
+        lambda ws: ws.ping(),
+        lambda ws: ws.pong(),
+        write_stream,
+    ],
+    ids=["send", "fragments", "send_many", "write_frame", "ping", "pong", "send_stream"],
+)
+@pytest.mark.parametrize("end", ["closed", "closing"])
+def test_a_loop_that_sends_behind_the_end_lets_the_others_run(place: Place, write: Any, end: str) -> None:
+    """`while True: try: await ws.send(...) except Exception: pass` stopped the event loop for ever."""
+
+    async def main() -> None:
+        async with place.serve(swallow) as server, place.connect(server) as ws:
+            if end == "closed":
+                await ws.close()
+            else:
+                ws.begin_close()
+            async with Others() as others:
+                for _ in range(3):
+                    with pytest.raises(zcws.ConnectionClosed):
+                        await write(ws)
+                assert others.turns > 1
+
+    place.run(main())

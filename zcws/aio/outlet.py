@@ -320,6 +320,7 @@ class Outlet(asyncio.BufferedProtocol):
     async def _until_turn(self) -> None:
         if self._must_give_way:
             await self._give_way()
+        self._must_give_way = not self.connection.may_send  # see `_until_drained`
         while self._drained is not None or self._message_done is not None:
             if self._message_done is not None:
                 if self._sender is asyncio.current_task():
@@ -338,6 +339,8 @@ class Outlet(asyncio.BufferedProtocol):
     async def _until_drained(self) -> None:
         if self._must_give_way:
             await self._give_way()
+        # A program that ignores the error of a send, and sends again, lets others run first: its loop never waits.
+        self._must_give_way = not self.connection.may_send
         if self._drained is not None:
             await asyncio.shield(self._drained)
 

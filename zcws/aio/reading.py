@@ -36,6 +36,10 @@ _LARGE = 16 * 1024
 #: A batch counts as so many messages. Where the next one is there already, it was cut because it was large.
 _BATCH = 250
 
+#: After a read that has raised. A program that ignores this and reads again lets others run first: a loop of such reads
+#: never waits, and the event loop would never turn.
+_SPENT = -1
+
 
 class Reading(Stream):
     """What can be read from a connection; one task at a time."""
@@ -69,16 +73,20 @@ class Reading(Stream):
             return ready if decode is None else decoded(ready, decode)
         if self._budget < 0:
             await self._let_others_run()
-        while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            self._wants_message, self._wants_frame = self._reader.is_idle, False
-            await self._wakeup
-            if (message := self._handed) is not None:
-                self._handed = None
-                break
-        else:
-            self._budget -= 1 + len(message) // _LARGE
+        try:
+            while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
+                if self._reading_paused:
+                    self._resume_reading()
+                self._wants_message, self._wants_frame = self._reader.is_idle, False
+                await self._wakeup
+                if (message := self._handed) is not None:
+                    self._handed = None
+                    break
+            else:
+                self._budget -= 1 + len(message) // _LARGE
+        except Exception:
+            self._budget = _SPENT
+            raise
         return message if decode is None else decoded(message, decode)
 
     async def read_frame(
@@ -105,17 +113,21 @@ class Reading(Stream):
         reader = self._reader
         # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
         is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)
-        while (is_simple and reader.is_idle) or (frame := reader.read_frame(buffer, origin)) is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            reader.keeps_controls = True
-            self._wants_message, self._wants_frame = False, is_simple and reader.is_idle
-            await self._wakeup
-            if (frame := self._handed) is not None:
-                self._handed = None
-                break
-        else:
-            self._budget -= 1 + len(frame) // _LARGE
+        try:
+            while (is_simple and reader.is_idle) or (frame := reader.read_frame(buffer, origin)) is NEED_MORE:
+                if self._reading_paused:
+                    self._resume_reading()
+                reader.keeps_controls = True
+                self._wants_message, self._wants_frame = False, is_simple and reader.is_idle
+                await self._wakeup
+                if (frame := self._handed) is not None:
+                    self._handed = None
+                    break
+            else:
+                self._budget -= 1 + len(frame) // _LARGE
+        except Exception:
+            self._budget = _SPENT
+            raise
         return frame
 
     def __aiter__(self) -> Self:
@@ -143,7 +155,11 @@ class Reading(Stream):
                 self._budget -= 1 + len(message) // _LARGE
             return message
         except ConnectionClosedOK:
+            self._budget = _SPENT
             raise StopAsyncIteration from None
+        except Exception:
+            self._budget = _SPENT
+            raise
 
     def batches(self) -> AsyncIterator[Batch]:
         """Batch after batch until the connection ends well: all frames that arrived together, in order. Of
@@ -186,16 +202,20 @@ class Reading(Stream):
         if self._budget < 0:
             await self._let_others_run()
         reader = self._reader
-        while reader.is_idle or (batch := reader.read_batch()) is NEED_MORE:
-            if self._reading_paused:
-                self._resume_reading()
-            reader.keeps_controls = True
-            # A frame that comes alone is handed over here, as in `read_frame`.
-            self._wants_message, self._wants_frame = False, reader.is_idle
-            await self._wakeup
-            if (frame := self._handed) is not None:
-                self._handed = None
-                return Batch([frame])
+        try:
+            while reader.is_idle or (batch := reader.read_batch()) is NEED_MORE:
+                if self._reading_paused:
+                    self._resume_reading()
+                reader.keeps_controls = True
+                # A frame that comes alone is handed over here, as in `read_frame`.
+                self._wants_message, self._wants_frame = False, reader.is_idle
+                await self._wakeup
+                if (frame := self._handed) is not None:
+                    self._handed = None
+                    return Batch([frame])
+        except Exception:
+            self._budget = _SPENT
+            raise
         self._budget -= _BATCH
         return batch
 

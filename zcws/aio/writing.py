@@ -224,7 +224,7 @@ class Writing(Stream):
             StaleFrame: the frame was received, and its connection has been read from since.
             ValueError: the frame must not be sent here (RFC 6455 5.4, 8.1).
         """
-        if self._obstacle is not None:
+        if self._obstacle is not None or self.writer.opcode:
             await self._until_writable()
         Writing.write_frame_nowait(self, frame)
 
