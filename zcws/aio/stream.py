@@ -30,9 +30,10 @@ from zcws.http import Request, Response
 from zcws.http1 import parse_request, parse_response
 from zcws.inlet import Inlet
 from zcws.kernel import lib
+from zcws.leasing import PARTS
 from zcws.reader import Reader
 from zcws.ring import Ring
-from zcws.rows import ROW, WHOLE_BINARY, WHOLE_TEXT, Rows
+from zcws.rows import ROW, WHOLE_BINARY, WHOLE_TEXT, Rows, copy_words
 
 __all__ = ["Stream", "hand_over", "take_up_backlog"]
 
@@ -193,6 +194,9 @@ class Stream(Callbacks):
                     self._flush()
                 else:
                     self._own.send_output()
+        elif found <= A_FEW and self._on_frame is not None and nbytes * PARTS <= reader.pool.capacity:
+            words = copy_words(reader.pool.words[: _HEAD + ROW * found])
+            self.scanned(reader.pool.lease(), 0, nbytes, found, words)
         elif reader.take_found(nbytes, found):
             self._after_bytes()
         else:
