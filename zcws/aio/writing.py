@@ -292,16 +292,20 @@ class Writing(Stream):
         """`write_frame` without a wait, for callbacks. See `send_nowait`."""
         writer = self.writer
         kind = type(frame)
-        if (kind is RingFrame or kind is ReceivedFrame) and frame.opcode in _DATA and not writer.opcode:
-            # It is a whole message, and has been checked.
-            size = frame._stop - frame._start
-            if kind is RingFrame and size < writer.plain_below:
-                # `Writer.write_framed`, without the call, which would be one for each message that is sent on.
-                framed = frame._framed()  # type: ignore[attr-defined]
-                writer.out.append(framed)
-                writer.written += len(framed)
-                writer.messages += 1
-            elif size < SEGMENT:
+        if (
+            kind is RingFrame
+            and frame._stop - frame._start < writer.plain_below
+            and frame.opcode in _DATA
+            and not writer.opcode
+        ):
+            # A whole message, which has been checked. `Writer.write_framed`, without the call, which would be one for
+            # each message that is sent on.
+            framed = frame._framed()  # type: ignore[attr-defined]
+            writer.out.append(framed)
+            writer.written += len(framed)
+            writer.messages += 1
+        elif (kind is RingFrame or kind is ReceivedFrame) and frame.opcode in _DATA and not writer.opcode:
+            if frame._stop - frame._start < SEGMENT:
                 writer.write_message(frame.opcode, frame.to_bytes())
             else:
                 payload = frame._peek()
