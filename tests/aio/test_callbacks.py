@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import sys
 import threading
@@ -589,6 +590,51 @@ class TestAFewTogether:
 
         anyplace.run(main())
         assert texts == (["first"] if at == "first" else ["first", "second", "last"])
+
+    @pytest.mark.parametrize("keep", ["nothing", "every view", "every other view"])
+    @pytest.mark.parametrize("closes", [False, True])
+    def test_of_several_connections(self, anyplace: Place, keep: str, closes: bool) -> None:
+        """A view that one of them keeps has the others' bytes moved."""
+        seen: dict[zcws.WebSocket, list[bytes]] = collections.defaultdict(list)
+        kept: list[tuple[memoryview, bytes]] = []
+        sent: list[bytes] = []
+        enders: list[zcws.WebSocket] = []
+
+        async def main() -> None:
+            numbers = itertools.count()
+
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                seen[ws].append(frame.to_bytes())
+                if keep == "every view" or (keep != "nothing" and next(numbers) % 2):
+                    kept.append((frame.payload and frame.payload, frame.to_bytes()))
+                if closes and frame.text == "9 2":
+                    enders.append(ws)
+                    for other in list(seen):
+                        other.abort()
+
+            async with (
+                anyplace.serve(None, on_frame=on_frame) as server,
+                contextlib.AsyncExitStack() as stack,
+            ):
+                peers = [await stack.enter_async_context(anyplace.raw_client(server)) for _ in range(4)]
+                for i in range(10):
+                    texts = [b"%d %d" % (i, j) for j in range(4)]
+                    sent.extend(texts)
+                    for peer in peers:
+                        peer.writer.write(b"".join(peer.frame(wire.TEXT, text) for text in texts))
+                    await until(
+                        lambda: closes or all(len(seen[ws]) == len(sent) for ws in server.connections)
+                    )
+                await until(lambda: not closes or not server.connections)
+
+        anyplace.run(main())
+        if closes:
+            assert all(texts == sent[: len(texts)] for texts in seen.values())
+            # Nothing is shown behind it. There may be several: those that had been shown nothing yet were not ended.
+            assert {seen[ws][-1] for ws in enders} == {b"9 2"}
+        else:
+            assert list(seen.values()) == [sent] * 4
+        assert all(view == payload for view, payload in kept)
 
     @pytest.mark.parametrize("keep", [False, True])
     def test_the_rest_waits_while_the_transport_is_full(self, place: Place, keep: bool) -> None:
