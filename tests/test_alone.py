@@ -157,7 +157,7 @@ def rows_in(arrival: turn.Arrival) -> Iterator[tuple[int, int, int]]:
     return zip(words, words, words, strict=True)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring_frame, "_COPIED", 16)
     pool = Pool(4096)
@@ -173,9 +173,9 @@ def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.Monk
         assert frame.payload == [b"one", b"two", b"three"][len(shown) - 1]
         return len(shown) < most
 
-    assert connection.reader.show_few(look, arrival.ring, arrival.begin, rows_in(arrival)) == most
+    assert connection.reader.show_few(look, arrival.ring, arrival.begin, rows_in(arrival)) == min(most, 3)
     assert [frame.opcode for frame in shown] == [OpCode.TEXT, OpCode.BINARY, OpCode.TEXT][:most]
-    assert [frame.is_stale for frame in shown] == [True] * most
+    assert all(frame.is_stale for frame in shown)
     lease = connection.reader._lease
     assert (lease.ring, lease.shown, arrival.ring.exports) == (NO_RING, NOT_SHOWN, [])
     assert (connection.reader.is_idle, arrival.ring.tail) == (True, arrival.begin)
