@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,10 @@ class Patient:
 
     def __init__(self, passed: list[Patient], then: Callable[[], object] = lambda: None) -> None:
         self.passed, self.then = passed, then
+        self.unread = False
+
+    def has_unread(self) -> bool:
+        return self.unread
 
     def deadline_passed(self) -> None:
         self.passed.append(self)
@@ -106,6 +111,54 @@ def test_a_loop_that_stood_still_gives_as_long_again(anyloop: Place) -> None:
         deadlines._tick(loop, math.inf)
         assert passed == waiting[:2]
         deadlines.remove(waiting[2])
+
+    anyloop.run(main())
+
+
+def test_whose_answer_lies_in_the_socket_has_until_it_is_read(
+    anyloop: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not twice: a peer that goes on sending something else is not waited for any longer."""
+    monkeypatch.setattr("zcws.aio.deadlines._LOOK_AGAIN", 0.01)
+
+    async def main() -> None:
+        deadlines, passed = Deadlines(asyncio.get_running_loop(), 0.01), list[Patient]()
+        answers, talks, is_silent = Patient(passed), Patient(passed), Patient(passed)
+        answers.unread = talks.unread = True
+        is_silent.then = lambda: deadlines.remove(answers)  # it has been read
+        for patient in (answers, talks, is_silent):
+            deadlines.add(patient)
+        await until(lambda: talks in passed)
+        assert passed == [is_silent, talks]
+        assert not deadlines._last
+
+    anyloop.run(main())
+
+
+def test_a_pause_that_ends_right_behind_the_deadline_is_no_silence(anyloop: Place) -> None:
+    """The timer is not late, and uvloop calls it before it looks at any socket."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+
+        def pause(seconds: float) -> None:
+            peer.send(b"in time")
+            time.sleep(seconds)
+
+        loop.call_soon(pause, 0.06)
+        assert await in_time(loop.sock_recv(ours, 100), 0.05) == b"in time"
+        passed, heard = list[None](), asyncio.Event()
+        deadline = Deadline(loop, 0.05, lambda: passed.append(None))
+        loop.add_reader(ours, heard.set)
+        loop.call_soon(pause, 0.06)
+        await heard.wait()
+        deadline.cancel()
+        assert not passed
+        loop.remove_reader(ours)
+        ours.close()
+        peer.close()
 
     anyloop.run(main())
 
@@ -284,6 +337,9 @@ def test_a_timer_for_which_there_is_no_memory_is_set_by_the_next(monkeypatch: py
     passed: list[object] = []
 
     class Peer:
+        def has_unread(self) -> bool:
+            return False
+
         def deadline_passed(self) -> None:
             passed.append(self)
 

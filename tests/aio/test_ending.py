@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import socket
+import sys
 from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, hang_up, narrow, port_of, request, soon, swallow, until
+from net import LONG, Place, RawPeer, hang_up, narrow, placed, port_of, request, soon, swallow, until
 
 import zcws
 from zcws.aio import ending
@@ -971,3 +974,25 @@ class TestKeepalive:
                 await until(lambda: done)
 
         anyplace.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the engine needs epoll; others keep their transports")
+def test_the_peers_close_that_lies_in_the_socket_has_come_in_time(anyloop: Place) -> None:
+    """After a pause of ours a turn of the loop reads some sockets, and calls the timers of all."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, peer = socket.socketpair()
+        ws = placed(ours, close_timeout=1000)
+        await asyncio.sleep(0)
+        ws.begin_close(1000)
+        peer.send(wire.frame(wire.CLOSE, wire.close_payload(1000), key=wire.KEY))
+        peer.shutdown(socket.SHUT_WR)
+        deadlines: Any = ws._deadline
+        deadlines._waiting[ws] = loop.time()
+        deadlines._tick(loop, math.inf)
+        await soon(ws.wait_closed())
+        assert ws.close_code == 1000 and not deadlines._last
+        peer.close()
+
+    anyloop.run(main())

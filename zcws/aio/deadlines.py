@@ -18,8 +18,12 @@ from zcws.pool import Pool
 __all__ = ["Deadline", "Deadlines", "deadlines_of", "in_time", "stood_still"]
 
 #: A timer that is this many seconds late shows that the event loop has stood still. What peers have sent meanwhile is
-#: in their sockets, and a turn of the loop serves only some of these before it calls all timers that are due.
+#: in their sockets, and a turn of the loop serves only some of these before it calls all timers that are due; uvloop
+#: serves none.
 _LATE = 0.05
+
+#: Seconds that a peer has more whose answer may lie in its socket, unread.
+_LOOK_AGAIN = 1.0
 
 _Result = TypeVar("_Result")
 
@@ -31,6 +35,12 @@ def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
     """
     late = loop.time() - due
     return late if late > _LATE else 0
+
+
+def _extra(loop: asyncio.AbstractEventLoop, due: float) -> float:
+    """How many seconds a single peer has more: at least enough for the loop to turn. Where it stood still until just
+    before the time was `due`, the timer is not late, and the peer's answer has not been read."""
+    return stood_still(loop, due) or _LATE
 
 
 class Deadline:
@@ -53,8 +63,8 @@ class Deadline:
         self._handle.cancel()
 
     def _tick(self, due: float, passed: Callable[[], object]) -> None:
-        if extra := stood_still(self._loop, due):
-            self._handle = self._loop.call_later(extra, self._tick, math.inf, passed)
+        if due < math.inf:
+            self._handle = self._loop.call_later(_extra(self._loop, due), self._tick, math.inf, passed)
         else:
             passed()
 
@@ -80,8 +90,8 @@ async def in_time(
     task = asyncio.ensure_future(coroutine)
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout)
-        if not done and (extra := stood_still(loop, due)):
-            done, _ = await asyncio.wait({task}, timeout=extra)
+        if not done:
+            done, _ = await asyncio.wait({task}, timeout=_extra(loop, due))
         if not done:
             task.cancel()
             await asyncio.wait({task})
@@ -103,6 +113,10 @@ def _drop(drop: Callable[[_Result], object] | None, task: asyncio.Future[_Result
 class Waiter(Protocol):
     """Who waits for something, and not for ever."""
 
+    def has_unread(self) -> bool:
+        """Whether something has come from the peer that nobody has looked at."""
+        ...
+
     def deadline_passed(self) -> None:
         """What was waited for did not come in time."""
         ...
@@ -116,7 +130,7 @@ class Deadlines:
         timeout: seconds that each of them waits.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_waiting", "loop", "timeout")
+    __slots__ = ("__weakref__", "_is_set", "_last", "_waiting", "loop", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(loop)
@@ -125,6 +139,8 @@ class Deadlines:
         # item only behind the gaps of all that were removed before it.
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self._is_set = False
+        # Those whose time is over, and whose socket held something unread: they have until this timer, once.
+        self._last: dict[Waiter, asyncio.TimerHandle] = {}
 
     def add(self, peer: Waiter) -> None:
         """It waits from now on, until `remove` or `deadline_passed`."""
@@ -137,6 +153,8 @@ class Deadlines:
     def remove(self, peer: Waiter) -> None:
         """Ends its wait, if it waits."""
         self._waiting.pop(peer, None)
+        if (handle := self._last.pop(peer, None)) is not None:
+            handle.cancel()
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
         due = next(iter(self._waiting.values()))
@@ -154,11 +172,19 @@ class Deadlines:
                 peer, until = next(iter(self._waiting.items()))
                 if until > now:
                     break
-                del self._waiting[peer]
-                peer.deadline_passed()
+                if peer.has_unread():
+                    self._last[peer] = loop.call_later(_LOOK_AGAIN, self._pass, peer)
+                    del self._waiting[peer]
+                else:
+                    del self._waiting[peer]
+                    peer.deadline_passed()
         finally:  # one of them may have raised, with others behind it
             if self._waiting and not self._is_set:
                 self._set(loop)
+
+    def _pass(self, peer: Waiter) -> None:
+        del self._last[peer]
+        peer.deadline_passed()
 
 
 def deadlines_of(loop: asyncio.AbstractEventLoop, pool: Pool, timeout: float) -> Deadlines:
