@@ -9,7 +9,7 @@ import time
 import pytest
 
 from zcws.options import LONGEST, checked_wait
-from zcws.sync.deadline import after, is_past, left, lock_timeout, socket_timeout
+from zcws.sync.deadline import after, is_past, left, lock_timeout, socket_timeout, until
 
 
 def test_never() -> None:
@@ -38,3 +38,12 @@ def test_the_longest_wait_is_one_that_locks_can_do() -> None:
     longest = checked_wait(LONGEST * 1e9)
     assert longest is not None and lock_timeout(longest) <= threading.TIMEOUT_MAX
     assert lock_timeout(checked_wait(math.inf)) == -1
+
+
+def test_until_a_deadline_and_once_more() -> None:
+    assert len(list(until(after(0)))) == 1
+    with_time, deadline = 0, after(0.01)
+    for _ in until(deadline):
+        with_time += not is_past(deadline)
+    assert with_time
+    assert next(until(None)) is None

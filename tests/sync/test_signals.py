@@ -914,3 +914,20 @@ def test_signals_do_not_lengthen_write_timeout() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("how", ["alone", "split"])
+def test_the_answer_to_our_close_that_came_during_a_pause(how: str) -> None:
+    """The process is stopped, or a handler takes its time, until close_timeout is over: the answer lies in the socket."""
+    with connected(close_timeout=1) as (ws, peer):
+
+        def pause() -> None:
+            peer.send(wire.CLOSE, wire.close_payload(1000))
+            peer.sock.shutdown(socket.SHUT_WR)
+            threading.Event().wait(1.1)
+
+        if how == "split":
+            ws.split()
+        with alarm(ws, pause):
+            ws.close()
+        assert ws.close_code == 1000

@@ -42,6 +42,9 @@ _LONGEST_POLL = 2**31 - 1
 #: meanwhile (`poll` does).
 _ASK_AGAIN = 0.5
 
+#: Seconds that whoever reads has at the end of `abort_later`, if there is something to read.
+_LAST_LOOK = 0.5
+
 
 class Stuck(TimeoutError):
     """The peer took nothing for as long as `limit_sends` or `expect_life` allows. The text names the option."""
@@ -239,6 +242,10 @@ class Channel:
             raise
 
     def _abort_and(self, then: Callable[[], object] | None) -> None:
+        watchdog = self._watchdog
+        # The peer's answer may have waited for a pause of ours to end: whoever reads has a moment for it.
+        if watchdog is not None and self.is_readable and watchdog.finished.wait(_LAST_LOOK):
+            return  # somebody has aborted
         self.abort()
         if then is not None:
             then()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
-__all__ = ["after", "is_past", "left", "lock_timeout", "socket_timeout"]
+__all__ = ["after", "is_past", "left", "lock_timeout", "socket_timeout", "until"]
 
 
 def after(timeout: float | None) -> float | None:
@@ -15,6 +16,14 @@ def after(timeout: float | None) -> float | None:
 def is_past(deadline: float | None) -> bool:
     """Whether `deadline` has passed."""
     return deadline is not None and time.monotonic() >= deadline
+
+
+def until(deadline: float | None) -> Iterator[None]:
+    """Goes on until `deadline` has passed, and once more behind it: what the peer has sent in time may have waited for a
+    pause of ours, a stopped process or a signal handler, to end."""
+    while not is_past(deadline):
+        yield
+    yield
 
 
 def left(deadline: float | None) -> float | None:

@@ -26,7 +26,7 @@ from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
 from zcws.options import Timeouts, checked_wait
 from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
-from zcws.sync.deadline import after, is_past
+from zcws.sync.deadline import after, is_past, until
 from zcws.sync.keepalive import Keepalive
 from zcws.utf8 import decoded, piecewise
 
@@ -57,6 +57,7 @@ class Reading:
         self._options = options
         self._keepalive = keepalive
         self._give_up: float | None = None  # when to stop waiting for the answer to our Close
+        self._has_looked = False  # after that time
         # How long one wait may last: a Ping may be due, or our Close may be out for too long.
         longest, timeout = keepalive.wait, options.close_timeout
         self._longest_wait: float = max(longest if timeout is None else min(longest, timeout), _SHORTEST_WAIT)
@@ -371,7 +372,8 @@ class Reading:
             reader.discard()
 
     def _rest_of_closing(self, timeout: float) -> float:
-        """How long the answer to our Close may still take. After that the stream counts as ended."""
+        """How long the answer to our Close may still take. After that the stream counts as ended, but not before a last
+        look: the answer may have come in time, during a pause of ours."""
         bound = self._options.close_timeout
         if bound is None:
             return timeout
@@ -379,7 +381,9 @@ class Reading:
         if self._give_up is None:
             self._give_up = now + bound
         elif now >= self._give_up:
-            self._reader.receive_eof()
+            if self._has_looked:
+                self._reader.receive_eof()
+            self._has_looked = True
         return min(self._give_up - now, timeout)
 
     def _closing_deadline(self) -> float | None:
@@ -394,7 +398,9 @@ class Reading:
     def _drain(self, deadline: float | None) -> None:
         """Reads on until the peer has ended the stream."""
         with contextlib.suppress(ConnectionClosed):
-            while not self._reader.is_at_eof and not is_past(deadline):
+            for _ in until(deadline):
+                if self._reader.is_at_eof:
+                    break
                 self._receive(deadline)
 
 

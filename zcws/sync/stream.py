@@ -30,7 +30,7 @@ from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of
 from zcws.sync.answering import NEXT_TRY, Answering
 from zcws.sync.channel import Channel
-from zcws.sync.deadline import after, is_past, left, lock_timeout
+from zcws.sync.deadline import after, is_past, left, lock_timeout, until
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
@@ -197,7 +197,9 @@ class WebSocket(Answering, Known):
         deadline = deadline or self._closing_deadline()
         with contextlib.suppress(ConnectionClosed):
             self._reader.discard()
-            while not self._reader.is_concluded and not is_past(deadline):
+            for _ in until(deadline):
+                if self._reader.is_concluded:
+                    break
                 self._receive(deadline)
         lock, timeout = self._write_lock, lock_timeout(left(deadline))
         try:
