@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import wire
@@ -477,6 +478,34 @@ def test_new_keys_whose_answers_are_taken(tls: Place, certificates: Certificates
                 peer.tls.do_handshake()
             peer.writer.write(peer.sealed(masked(1, b"still here?") + masked(8, b"\x03\xe8")))
             assert [frame.opcode for frame in wire.parse(await peer.rest())] == [1, 8]
+
+    tls.run(main())
+
+
+def test_nothing_goes_on_behind_what_there_was_no_memory_for(
+    tls: Place, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where reading went on after a pause nobody below ended the connection: it stood still, or what was received next
+    was taken for what had been lost."""
+    updated = zcws.WebSocket.buffer_updated
+    told: list[Any] = []
+
+    def fails(self: zcws.WebSocket, nbytes: int) -> None:
+        monkeypatch.setattr(zcws.WebSocket, "buffer_updated", updated)
+        raise MemoryError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        async with tls.serve(hold) as server, client(server, certificates.client) as peer:
+            (ws,) = server.connections
+            transport: Any = ws._transport
+            transport.pause_reading()
+            transport._incoming.write(peer.sealed(masked(1, b"lost")))  # it has come before
+            monkeypatch.setattr(zcws.WebSocket, "buffer_updated", fails)
+            transport.resume_reading()
+            await soon(ws.wait_closed())
+            assert ws.close_code == 1006
+            assert [type(error) for error in told] == [MemoryError]
 
     tls.run(main())
 

@@ -299,7 +299,11 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def _go_on(self) -> None:
         """Hands over what had arrived before, and then reads on."""
         if self._below is not None and not self._paused:
-            self._read()
+            try:
+                self._read()
+            except BaseException:  # no memory: nothing may go on behind what has been lost
+                self.abort()  # which the transport below does where it has called
+                raise
             if self._below is not None and not self._paused and not self._closing:
                 self._below.resume_reading()
 
