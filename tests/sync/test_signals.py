@@ -918,7 +918,7 @@ def test_signals_do_not_lengthen_write_timeout() -> None:
 
 @pytest.mark.parametrize("how", ["alone", "split"])
 def test_the_answer_to_our_close_that_came_during_a_pause(how: str) -> None:
-    """The process is stopped, or a handler takes its time, until close_timeout is over: the answer lies in the socket."""
+    """The process is stopped, or a handler takes its time, until close_timeout is over: the answer has come."""
     with connected(close_timeout=1) as (ws, peer):
 
         def pause() -> None:

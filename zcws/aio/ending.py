@@ -251,8 +251,8 @@ class Ending(Outlet):
         return counts(transport.get_extra_info("socket")) if own is None else own.counts()
 
     def has_unread(self) -> bool:
-        """For `Keepalive` and `Deadlines`. While reading is paused, unread bytes prove nothing: they may have lain there
-        for long."""
+        """For `Keepalive` and `Deadlines`. While reading is paused, unread bytes prove nothing: they may have lain
+        there for long."""
         transport = self._transport
         assert transport is not None
         if self._reading_paused or self._reader.is_ending:

@@ -19,8 +19,8 @@ def is_past(deadline: float | None) -> bool:
 
 
 def until(deadline: float | None) -> Iterator[None]:
-    """Goes on until `deadline` has passed, and once more behind it: what the peer has sent in time may have waited for a
-    pause of ours, a stopped process or a signal handler, to end."""
+    """Goes on until `deadline` has passed, and once more behind it: what the peer has sent in time may have waited for
+    a pause of ours to end, of a stopped process or a signal handler."""
     while not is_past(deadline):
         yield
     yield
