@@ -634,3 +634,15 @@ def test_bytes_before_and_after_are_counted(takeover: bool) -> None:
     noise = random.Random(3).randbytes(50)
     assert deflater.message(noise) is None  # it goes out as it is
     assert (deflater.bytes_before, deflater.bytes_after) == (before, after)
+
+
+def test_the_collector_is_told_what_a_stream_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPy's took it for a few words: 200,000 messages without takeover left 1.3 GB."""
+    told: list[int] = []
+    monkeypatch.setattr("zcws.codec.tell", told.append)
+    forgets = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+    message = make_deflater(forgets).message(b"x" * 1000)
+    assert message is not None and told == [96 * 1024]
+    inflater = Inflater(forgets, is_client=True)
+    assert [inflater.message(message, 1000) for _ in range(2)] == [b"x" * 1000] * 2
+    assert told == [96 * 1024, 12 * 1024, 12 * 1024]

@@ -24,6 +24,10 @@ def test_the_quicker_one_is_taken() -> None:
     assert zlib.VERSION.startswith("zlib-ng 2.")
 
 
+def test_pypys_collector_is_told() -> None:
+    assert (zlib.tell is not None) == (sys.implementation.name == "pypy")
+
+
 def test_without_it_pythons_own_is_taken() -> None:
     code = "from zcws.zlib import VERSION, zlib; print(VERSION); print(zlib.__name__)"
     version, name = python(WITHOUT + code).stdout.splitlines()

@@ -20,7 +20,7 @@ from typing import Any
 
 from zcws.annotations import Buffer
 from zcws.extensions import MAX_STREAMS, TAIL, DeflateParameters
-from zcws.zlib import zlib
+from zcws.zlib import tell, zlib
 
 __all__ = ["Deflater", "Inflater"]
 
@@ -49,6 +49,9 @@ _IDLE_TICKS = 2
 #: that, and we refer to the previous byte only (`Deflater._new_stream`).
 _SMALLEST_WINDOW = 9
 
+
+#: Bytes that zlib holds for a decompressor after a short message, and for a compressor (docs/compression.md).
+_INFLATING, _DEFLATING = 12 * 1024, 96 * 1024
 
 _CUT_OFF = "the message ends in the middle of a DEFLATE block"
 
@@ -197,6 +200,8 @@ class Inflater:
         self._streams += 1
         if self._streams > MAX_STREAMS:
             raise ValueError(f"a message of more than {MAX_STREAMS} DEFLATE streams")
+        if tell is not None:
+            tell(_INFLATING)
         self._stream = stream = zlib.decompressobj(wbits=self._wbits)
         return stream
 
@@ -346,6 +351,8 @@ class Deflater:
         return self._stream
 
     def _new_stream(self) -> Any:
+        if tell is not None:
+            tell(_DEFLATING)
         level, wbits, mem_level = self.key
         if wbits <= -_SMALLEST_WINDOW:
             return zlib.compressobj(level, zlib.DEFLATED, wbits, mem_level)

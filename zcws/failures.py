@@ -92,8 +92,8 @@ def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None
 def forget_errors() -> None:
     """To be called when TLS has failed, in the thread that it failed in.
 
-    OpenSSL keeps its errors in a queue of the thread. PyPy's ssl leaves them there (7.3.19), and then the next read of
-    another connection that has to wait raises them: who spoke HTTP to a server's TLS ended all its connections.
+    OpenSSL keeps its errors in a queue of the thread. PyPy's ssl leaves them there (7.3.19 to 8.0.1), and then the next
+    read of another connection that has to wait raises them: who spoke HTTP to a server's TLS ended all its connections.
     """
     if sys.implementation.name == "pypy":
         # Whatever begins TLS empties the queue first.
