@@ -32,6 +32,7 @@ from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.deflate import DeflateParameters
 from zcws.extensions import Agreement
+from zcws.pool import Pool
 from zcws.scratch import Scratch
 from zcws.writer import Writer
 
@@ -251,6 +252,64 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
         assert got == [b"here"] and [type(error) for error in reported] == [MemoryError]
         for peer, _ in pairs:
             peer.close()
+
+    run(main)
+
+
+def no_ring(*_: object, **__: object) -> Any:
+    raise MemoryError
+
+
+def test_no_memory_for_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each turn failed, for ever: what was ready stayed so, nobody was served, and whoever had gone was not noticed."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reported: list[Any] = []
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        pairs = [socket.socketpair() for _ in range(3)]
+        got: list[bytes] = []
+        for peer, ours in pairs:
+            peer.setblocking(False)
+            placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
+        one, two, three = (peer for peer, _ in pairs)
+        begun = wire.frame(2, b"begun", key=wire.KEY)
+        one.send(begun[:-1])
+        await until(lambda: len(engine_of(loop)._together) == 2)  # it keeps the ring
+        with monkeypatch.context() as patched:
+            patched.setattr(Pool, "_new_ring", no_ring)
+            two.send(wire.frame(2, b"lost", key=wire.KEY))
+            await until(lambda: reported)
+            one.send(begun[-1:])
+            await until(lambda: got)
+        three.send(wire.frame(2, b"here", key=wire.KEY))
+        await until(lambda: len(got) == 2)
+        assert got == [b"begun", b"here"] and [type(error) for error in reported] == [MemoryError]
+        for peer, _ in pairs:
+            peer.close()
+
+    run(main)
+
+
+def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes land in the ring that there is."""
+
+    async def main() -> None:
+        peer, ours = socket.socketpair()
+        got: list[bytes] = []
+        placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
+        engine = engine_of(asyncio.get_running_loop())
+        first = wire.frame(2, b"first", key=wire.KEY)
+        peer.send(first[:-1])
+        await until(lambda: not engine._together)  # it keeps the ring
+        peer.send(first[-1:])
+        await until(lambda: engine._together)
+        with monkeypatch.context() as patched:
+            patched.setattr(Pool, "lease", no_ring)
+            peer.send(wire.frame(2, b"second", key=wire.KEY))
+            await until(lambda: len(got) == 2)
+        assert got == [b"first", b"second"]
+        peer.close()
 
     run(main)
 

@@ -286,33 +286,41 @@ class Engine:
             ring = self._ring
             if pool.common is not ring or ring is None or (ring.exports and ring.is_exported):
                 ring = self._take_ring(pool)
-            found = _serve_sockets(self._sockets)
-            try:
-                if found == 1:
-                    # `_walk_ones` for one: nobody was served before it, and nobody comes after.
-                    fd, what, begin, start, stop = self._first.tolist()
-                    stream = self._together[fd]
-                    try:
-                        if not stream.arrived(ring, what, begin, start, stop):
-                            self._kept(pool, ring, fd, stream)
-                    except BaseException as exc:
-                        self._broke(pool, fd, exc)
-                elif self._only >= 0:
-                    self._walk(pool, ring, self._others())
-                elif found:
-                    self._serve_many(pool, ring, found)
-            except MemoryError as exc:
-                self._lose(pool, found, exc)
+            if ring is None:
+                self._serve_each()  # whoever has a ring goes on, and whoever needs one ends alone
+            else:
+                found = _serve_sockets(self._sockets)
+                try:
+                    if found == 1:
+                        # `_walk_ones` for one: nobody was served before it, and nobody comes after.
+                        fd, what, begin, start, stop = self._first.tolist()
+                        stream = self._together[fd]
+                        try:
+                            if not stream.arrived(ring, what, begin, start, stop):
+                                self._kept(pool, ring, fd, stream)
+                        except BaseException as exc:
+                            self._broke(pool, fd, exc)
+                    elif self._only >= 0:
+                        self._walk(pool, ring, self._others())
+                    elif found:
+                        self._serve_many(pool, ring, found)
+                except MemoryError as exc:
+                    self._lose(pool, found, exc)
         if self._last_word is not None:
             last_word, self._last_word = self._last_word, None
             raise last_word
 
-    def _take_ring(self, pool: Pool) -> Ring:
-        """Takes another common ring: a connection has kept the last one, or somebody a view of it."""
+    def _take_ring(self, pool: Pool) -> Ring | None:
+        """Takes another common ring: a connection has kept the last one, or somebody a view of it. None: there is no
+        memory for one."""
+        self._ring = None
         held, pool.common = pool.common, None
-        if held is not None:
-            pool.set_aside(held)  # or it is left to its holders
-        self._ring = ring = pool.common = pool.lease()
+        try:
+            if held is not None:
+                pool.set_aside(held)  # or it is left to its holders
+            self._ring = ring = pool.common = pool.lease()
+        except MemoryError:
+            return None
         self._sockets.base, self._sockets.capacity = ring.base, ring.capacity
         return ring
 
@@ -335,7 +343,9 @@ class Engine:
         return copy_words(self._words[_ENTRIES : _ENTRIES + self._sockets.used])
 
     def _serve_each(self) -> None:
-        """Serves the sockets that are ready, before there is any that C could receive for."""
+        """Serves the sockets that are ready, where there is none that C could receive for, or no ring to receive in."""
+        if self._only >= 0:
+            self._serve(self._only, _SERVE, IN)
         for fd, events in self._epoll.poll(0, lib.ZCWS_TURN_MOST):
             self._serve(fd, _SERVE, events)
 
