@@ -338,6 +338,7 @@ class TestTurns:
             stream.set_write_buffer_limits(high=4)
             stream.write(b"12345")
             stream.stop_sending()
+            assert stream.get_write_buffer_size() == 0
             await asyncio.sleep(0)
             assert rider.told == ["pause", "resume"]
             assert stream.take(10) == (b"", False) and not stream.has_more
