@@ -330,6 +330,20 @@ class TestTurns:
 
         run(main)
 
+    def test_an_owner_who_comes_in_the_turn_in_which_it_is_lost(self) -> None:
+        """A client that leaves when its handshake is just over: its WebSocket was never told, and a server waited for
+        the end of that for ever."""
+
+        async def main() -> None:
+            cart, first, stream = carried()
+            second = Rider(cart.loop)
+            stream.lose(None)
+            stream.set_protocol(second)
+            await asyncio.sleep(0)
+            assert not first.told and second.told == ["lost"]
+
+        run(main)
+
     def test_nobody_listens_any_more(self) -> None:
         """The end has not to be sent: what the owner has not read would go with it."""
 

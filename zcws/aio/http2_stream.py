@@ -338,11 +338,14 @@ class Http2Stream(asyncio.Transport):
         """RFC 8441 5: CANCEL is what a RST is to TCP."""
         self._connection.end(self, ErrorCodes.CANCEL)
 
+    def _tell_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)  # whoever is the owner by now
+
     def lose(self, exc: Exception | None) -> None:
         """For the connection: the stream is over, and its owner is told on the loop's next turn."""
         if not self._is_lost:
             # First: if there is no memory for it, the caller tries again.
-            self._connection.loop.call_soon(self._protocol.connection_lost, exc)
+            self._connection.loop.call_soon(self._tell_lost, exc)
             self._is_lost = self._closing = True
             self._waiting.clear()
             self._size = 0
