@@ -270,6 +270,25 @@ def test_what_has_arrived_for_a_stream_that_is_gone_is_given_back(monkeypatch: p
     run(main)
 
 
+def test_what_came_together_with_the_request_of_a_stream_that_is_gone_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """h2 gives back only what it hears behind our reset: this it has heard already."""
+    monkeypatch.setattr(http2_frames, "MOST_STREAMS", 2)
+
+    async def main() -> None:
+        def refuse(handshake: Any, _: zcws.Request) -> None:
+            handshake.transport.abort()
+
+        async with serve(process_request=refuse) as server, knock(port_of(server)) as peer:
+            for _ in range(60):
+                number = await peer.ask()
+                await peer.send(number, bytes(14_000))
+                await peer.until(StreamReset, number)
+
+    run(main)
+
+
 def test_a_hook_that_fails_by_no_exception_ends_its_own_stream() -> None:
     """The result of a future that is cancelled is one that `except Exception` does not see."""
 
