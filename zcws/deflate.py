@@ -169,7 +169,9 @@ class Deflate:
         """What a server's answer to `offers()` settles; `HandshakeError` where it is no answer to them."""
         told = read_parameters(parameters)
         if told is None:
-            raise HandshakeError("malformed permessage-deflate parameters in the response")
+            raise HandshakeError(
+                "malformed permessage-deflate parameters in the response; compression=None does not ask for any"
+            )
         if self.server_no_context_takeover and FLAGS[0] not in told:
             raise HandshakeError("the server did not agree to server_no_context_takeover")
         server, client = (told.get(name, MAX_BITS) for name in WINDOWS)
