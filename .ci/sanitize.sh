@@ -12,6 +12,6 @@ export TSAN_OPTIONS=halt_on_error=1:exitcode=99
 # Something preloaded into every process would come before ASan's runtime, which must be first.
 unset LD_PRELOAD
 
-for target in test asan tsan werror neon; do
+for target in test asan tsan neon; do
     make --no-print-directory --directory tests/c BUILD="${BUILD:-build}" "$target"
 done
