@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -114,9 +115,10 @@ class Page:
 async def chromium(address: str, profile: Path) -> AsyncIterator[Page]:
     """A fresh browser that shows `address`."""
     assert CHROMIUM is not None
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.PIPE
-    )
+    command = (CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank")
+    # It puts a Unix socket there, whose name has room for 100 bytes, and does not start where that is longer.
+    short = {**os.environ, "TMPDIR": "/tmp"}
+    process = await asyncio.create_subprocess_exec(*command, env=short, stderr=asyncio.subprocess.PIPE)
     try:
         assert process.stderr is not None
         said = []
