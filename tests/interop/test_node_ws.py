@@ -51,7 +51,7 @@ insisting = pytest.mark.parametrize(
 )
 
 
-#: npm keeps what it downloads in HOME, which not everybody may write to; and without a network it tries for two minutes.
+#: npm keeps what it downloads in HOME, which may not be there to write to; without a network it tries for two minutes.
 NPM = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--no-update-notifier"]
 ONCE_MORE = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
 UNREACHED = ("EAI_AGAIN", "ENOTFOUND", "ECONNREFUSED", "ENETUNREACH", "ETIMEDOUT")
