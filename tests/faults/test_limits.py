@@ -31,8 +31,8 @@ FEW, MANY = 64, 100
 
 #: Answers of the witness meanwhile, and the tries to accept that a server may need for them. The answers come within
 #: LONG, or the witness fails by itself; a server that rests tries 20 times a second at most (in threads; once on
-#: asyncio), half of this in LONG, however busy the machine is. One that spins had tried 60,000 times by then.
-ASKED, TRIES = 200, int(40 * LONG)
+#: asyncio), half of this in LONG, however busy the machine is. One that spins had tried 60,000 times by 200 answers.
+ASKED, TRIES = 50, int(40 * LONG)
 
 MIB = 1 << 20
 
