@@ -675,6 +675,8 @@ class TestReconnecting:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+# CPython warns of a fork beside threads, which other tests may have left.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_process_has_keys_of_its_own(place: Place) -> None:
     from zcws.aio.client import _keys
 
