@@ -12,6 +12,7 @@ import wire
 from adopted import adopted, end_of
 from net import run, soon, until
 from peaks import peak_of
+from pythons import needs_cpython
 from raw import read_to_end
 
 from zcws.aio import sending as sending_module
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@needs_cpython("PyPy does not count its memory")
 def test_many_that_wait_cost_nothing_until_it_is_their_turn() -> None:
     """With each that the socket took, all that were left were copied: 336,000 that waited took 4.6 s of CPU."""
 
