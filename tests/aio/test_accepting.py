@@ -601,7 +601,7 @@ def test_a_chain_of_hooks_whose_client_leaves_first(place: Place) -> None:
 
     async def main() -> None:
         hooks = [process_request, process_request]
-        async with place.serve(echo, process_request=hooks, open_timeout=0.1) as server:
+        async with place.serve(echo, process_request=hooks, open_timeout=LONG) as server:
             for _ in range(20):
                 _, writer = await place.open(port_of(server))
                 writer.write(request())
