@@ -8,7 +8,6 @@ apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 __all__ = ["VERSION", "tell", "zlib"]
@@ -21,7 +20,7 @@ VERSION: str
 tell: Callable[[int], None] | None
 
 try:
-    tell = import_module("__pypy__").add_memory_pressure
+    from __pypy__ import add_memory_pressure as tell  # type: ignore[import-not-found]
 except ModuleNotFoundError:
     tell = None
 
