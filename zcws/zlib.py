@@ -20,9 +20,11 @@ VERSION: str
 tell: Callable[[int], None] | None
 
 try:
-    from __pypy__ import add_memory_pressure as tell  # type: ignore[import-not-found]
+    from __pypy__ import add_memory_pressure  # type: ignore[import-not-found, unused-ignore]
 except ModuleNotFoundError:
     tell = None
+else:
+    tell = add_memory_pressure
 
 try:
     from zlib_ng import zlib_ng
