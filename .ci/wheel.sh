@@ -13,6 +13,12 @@ environment() { # a virtual environment of the Python $1 in the folder $2
     "$1" -m venv "$2" 2>/dev/null || { "$1" -m venv --clear --without-pip "$2" && "$PYTHON" -m pip --python "$2/bin/python" install --quiet pip; }
 }
 
+install() { # packages, for the Python $1: one pip serves all (22.3 learned --python); most modules are never imported
+    local python=$1
+    shift
+    "$work/tools/bin/python" -m pip --python "$python" install --quiet --no-compile "$@"
+}
+
 pythons() { # every CPython that can be found and is supported (pyproject.toml), one of each version
     local python
     for python in "$PYTHON" python3.{10..20} ~/.pyenv/versions/*/bin/python3; do
@@ -29,7 +35,7 @@ EOF
 }
 
 environment "$PYTHON" "$work/tools"
-"$work/tools/bin/python" -m pip install --quiet build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
+"$work/tools/bin/python" -m pip install --quiet "pip>=22.3" build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
 export SOURCE_DATE_EPOCH=1700000000 # any date: two builds have to be the same bytes
 mkdir "$work/source"
 git ls-files --cached --others --exclude-standard | while read -r file; do [ -e "$file" ] && echo "$file"; done \
@@ -55,7 +61,7 @@ cp -r tests examples pyproject.toml "$work/run"
 try_wheel() { # in the environment of one version
     local python=$work/$1/bin/python
     cd "$work/run"
-    "$python" -m pip install --quiet "${wheel}[http2]" pytest pytest-timeout pytest-benchmark hypothesis trustme
+    install "$python" "${wheel}[http2]" pytest pytest-timeout pytest-benchmark hypothesis trustme
     "$python" -W error examples/split_queue.py
     "$python" -W error examples/split_threads.py
     "$python" -m zcws info
@@ -67,7 +73,7 @@ found=$(pythons) # not in a process substitution: a failure there ends nothing, 
 failed=0
 own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 while read -r version python <&3; do
-    if ! environment "$python" "$work/$version" >"$work/log" 2>&1; then
+    if ! "$python" -m venv --without-pip "$work/$version" >"$work/log" 2>&1; then
         echo "left out: $python can make no virtual environment"
         [ "$version" != "$own" ] || failed=1
         continue
