@@ -1,9 +1,8 @@
 """Keepalive for a driver without threads or timers of its own: it answers "how long may I wait?" and "what is due?".
 
 Any byte from the peer says that it is alive, and so does what its system confirms of the bytes before our Ping. RFC
-6455 5.5.2. Something else is due now and then: a connection that has
-had nothing to do for a while gives back the memory that can be allocated again. In this driver each connection has a
-pool of its own.
+6455 5.5.2. Something else is due now and then: a connection that has had nothing to do for a while gives back the
+memory that can be allocated again. In this driver each connection has a pool of its own.
 """
 
 from __future__ import annotations

@@ -446,9 +446,8 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
     if isinstance(exc, OSError) and exc.errno is not None:
         # What the peer has sent before, perhaps a Close, can still be read: the reader comes to the end by itself.
         connection.lose()
-        if (
-            channel.is_over or exc.errno == errno.EBADF
-        ):  # another thread has closed it: this says nothing of the network
+        # Another thread has closed it: this says nothing of the network.
+        if channel.is_over or exc.errno == errno.EBADF:
             raise connection.error() from None
         connection.bridge.cause = connection.bridge.cause or exc.with_traceback(None)
         raise connection.error() from exc
