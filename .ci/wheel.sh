@@ -13,7 +13,7 @@ environment() { # a virtual environment of the Python $1 in the folder $2
     "$1" -m venv "$2" 2>/dev/null || { "$1" -m venv --clear --without-pip "$2" && "$PYTHON" -m pip --python "$2/bin/python" install --quiet pip; }
 }
 
-install() { # packages, for the Python $1: one pip serves all (22.3 learned --python); most modules are never imported
+install() { # packages, for the Python $1: one new pip serves all; most modules are never imported
     local python=$1
     shift
     "$work/tools/bin/python" -m pip --python "$python" install --quiet --no-compile "$@"
@@ -35,7 +35,7 @@ EOF
 }
 
 environment "$PYTHON" "$work/tools"
-"$work/tools/bin/python" -m pip install --quiet "pip>=22.3" build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
+"$work/tools/bin/python" -m pip install --quiet --upgrade pip build==1.6.1 auditwheel==6.8.2 abi3audit==0.0.26
 export SOURCE_DATE_EPOCH=1700000000 # any date: two builds have to be the same bytes
 mkdir "$work/source"
 git ls-files --cached --others --exclude-standard | while read -r file; do [ -e "$file" ] && echo "$file"; done \
