@@ -232,9 +232,8 @@ class EngineTransport(Sending):
             failed(exc)
 
     def close(self) -> None:
-        if (
-            self._engine.is_sending
-        ):  # for a signal handler: what has been taken goes out first, and what it has written
+        if self._engine.is_sending:
+            # A signal handler closes it: what has been taken goes out first, and what the handler has written.
             self._engine.loop().call_soon(self.close)
         elif not self._is_ending:
             self.closing, self._broken = True, None
