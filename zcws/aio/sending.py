@@ -129,11 +129,12 @@ class Sending(asyncio.Transport):
         has_large, writer.has_large = writer.has_large, False
         ours = self.backlog
         count = len(ours)
-        if count != 1:
-            if count:
-                self._offer_several(ours, count, has_large, None)
-            return
-        data = ours[0]  # nearly always
+        if count != 1:  # seldom
+            views = self._join_first(ours, count, has_large)
+            if len(views) != 1:
+                self._offer_first(views, None)
+                return
+        data = ours[0]
         try:
             sent = _write(self.fd, data)
         except (BlockingIOError, InterruptedError):
@@ -221,19 +222,17 @@ class Sending(asyncio.Transport):
         writer.taken = writer.written
         writer.has_large = False
         ours = self.backlog
-        self._offer_several(ours, len(ours), True, keep)
+        self._offer_first(self._join_first(ours, len(ours), True), keep)
         return True
 
-    def _offer_several(
-        self, ours: list[Buffer], count: int, has_large: bool, keep: Callable[[int], Buffer] | None
-    ) -> None:
-        """Offers the first segments of the backlog to the socket; as `_offer_first`."""
+    def _join_first(self, ours: list[Buffer], count: int, has_large: bool) -> list[Buffer]:
+        """Makes fewer segments of the first ones of the backlog. Returns those."""
         try:
             views = ours[:count] = joined(ours[:count], has_large)
         except BaseException:  # a signal handler's, or no memory
             self.abort()
             raise
-        self._offer_first(views, keep)
+        return views
 
     def _offer_first(self, views: list[Buffer], keep: Callable[[int], Buffer] | None) -> None:
         """Offers `views` to the socket; the backlog begins with them, and their size is not counted yet. If the last of
