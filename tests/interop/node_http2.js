@@ -64,7 +64,7 @@ function talk() {
   session.on('remoteSettings', (settings) => {
     if (!settings.enableConnectProtocol) throw new Error('no extended CONNECT');
     let open = 3;
-    for (const size of [5, 70000, 3000000]) {
+    for (const size of [5, 70000, 300000]) {
       const stream = session.request({
         ':method': 'CONNECT', ':protocol': 'websocket', ':path': `/${size}`,
         'sec-websocket-version': '13', 'sec-websocket-protocol': 'chat',
