@@ -113,9 +113,10 @@ class Witness:
         assert ws.close_code == 1000
 
     def asks(self, count: int) -> None:
-        """Waits for so many more answers, or until there will be none: the end of the block says why."""
-        wanted = self.answers + count
-        raw.until(lambda: self.answers >= wanted or not self._running.is_alive())
+        """Waits for so many more answers, or until there will be none: the end of the block says why. Each has its
+        own LONG, as in the thread: on a busy machine many of them take longer than one may."""
+        for wanted in range(self.answers + 1, self.answers + count + 1):
+            raw.until(lambda: self.answers >= wanted or not self._running.is_alive())  # noqa: B023
 
     def __enter__(self) -> Witness:
         self._running = self._thread.__enter__()
