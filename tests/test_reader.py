@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any
@@ -589,10 +590,10 @@ def test_what_is_behind_a_fault_that_is_found_late_is_not_shown() -> None:
     connection = connect(agreement=DEFLATE)
     bad = wire.frame(TEXT, wire.deflate(b"\xff"), rsv=4)
     send(connection, wire.frame(TEXT, b"good"), bad, wire.frame(TEXT, b"late"))
-    frames = connection.reader.frames_to_show()
-    assert next(frames).text == "good"
+    shown: list[str] = []
     with pytest.raises(ProtocolError, match="text is not UTF-8"):
-        next(frames)
+        show(connection, lambda frame: shown.append(frame.text))
+    assert shown == ["good"]
 
 
 def test_a_close_behind_whole_frames_takes_effect_when_its_batch_is_read() -> None:
@@ -654,6 +655,15 @@ TO_SHOW = {
 }
 
 
+def show(
+    connection: Connection, look: Callable[[Frame], object], most: int = 100, most_inflated: int = 1 << 22
+) -> bool:
+    def raised(error: BaseException) -> None:
+        raise error
+
+    return connection.reader.show_waiting(lambda owner, frame: look(frame), None, raised, most, most_inflated)
+
+
 @pytest.mark.parametrize("case", TO_SHOW)
 def test_frames_to_show_are_those_that_are_read(case: str) -> None:
     frames, count = TO_SHOW[case]
@@ -661,16 +671,19 @@ def test_frames_to_show_are_those_that_are_read(case: str) -> None:
     send(read_one_by_one, *frames)
     send(connection, *frames)
     shown: list[Frame] = []
+
+    def look(frame: Frame) -> None:
+        assert [old.is_stale for old in shown] == [True] * len(shown)
+        other = read(read_one_by_one)
+        assert (frame.opcode, frame.payload, frame.to_bytes()) == (
+            other.opcode,
+            other.payload,
+            other.to_bytes(),
+        )
+        shown.append(frame)
+
     with pytest.raises(ConnectionClosed) if "Close" in case else nullcontext():
-        for frame in connection.reader.frames_to_show():
-            assert [old.is_stale for old in shown] == [True] * len(shown)
-            other = read(read_one_by_one)
-            assert (frame.opcode, frame.payload, frame.to_bytes()) == (
-                other.opcode,
-                other.payload,
-                other.to_bytes(),
-            )
-            shown.append(frame)
+        assert not show(connection, look)
     assert len(shown) == count
     assert all(frame.is_stale for frame in shown)
     if "Close" not in case:
@@ -678,28 +691,86 @@ def test_frames_to_show_are_those_that_are_read(case: str) -> None:
 
 
 @pytest.mark.parametrize("many", [MANY, MANY[:3]], ids=["many", "few"])
-@pytest.mark.parametrize("end", ["left", "closed", "failed"])
-def test_frames_to_show_end_in_the_middle(end: str, many: list[bytes]) -> None:
+@pytest.mark.parametrize("end", ["enough", "full", "closed", "failed", "raised"])
+def test_showing_ends_in_the_middle(end: str, many: list[bytes]) -> None:
     """What is left is read by whoever comes next: the last one that was shown is stale then, and none is missing."""
-    connection = connect()
+    connection, shown = connect(), list[tuple[Frame, bytes]]()
     send(connection, *many)
-    for last in connection.reader.frames_to_show():  # noqa: B007
-        if end == "left":
-            break
-        if end == "closed":
+
+    def look(frame: Frame) -> None:
+        if end == "full":
+            connection.reader.is_showing = False
+        elif end == "closed":
             connection.close()
-        else:
+        elif end == "failed":
             connection.fail(1011, "a test")
-    assert (last.to_bytes(), connection.reader.rows_waiting) == (b"0", len(many) - 1)
+        elif end == "raised":
+            raise LookupError
+        shown.append((frame, frame.to_bytes()))  # it is good for as long as it is looked at
+
+    with pytest.raises(LookupError) if end == "raised" else nullcontext():
+        assert show(connection, look, most=1 if end == "enough" else 100) == (end == "enough")
+    assert [payload for _, payload in shown] == ([] if end == "raised" else [b"0"])
+    assert all(frame.is_stale for frame, _ in shown)
+    assert (connection.reader.rows_waiting, connection.reader.is_showing) == (len(many) - 1, False)
     assert [read(connection).to_bytes() for _ in many[1:]] == [b"%d" % i for i in range(1, len(many))]
-    assert last.is_stale
 
 
-def test_frames_to_show_begin_behind_what_was_read() -> None:
+def test_showing_goes_on_behind_a_function_that_fails() -> None:
+    connection, failures = connect(), list[BaseException]()
+    send(connection, *MANY)
+
+    def look(owner: str, frame: Frame) -> None:
+        raise ValueError(owner, frame.text)
+
+    assert not connection.reader.show_waiting(look, "owner", failures.append, 100, 1 << 22)
+    assert [error.args for error in failures] == [("owner", str(i)) for i in range(8)]
+
+
+@pytest.mark.parametrize("kind", ["alike", "of two kinds", "compressed", "fragments"])
+def test_as_many_frames_are_shown_as_are_asked_for(kind: str) -> None:
+    connection, shown = connect(agreement=DEFLATE), list[bytes]()
+    for i in range(4):
+        first = wire.frame(TEXT, b"%d" % (2 * i), fin=kind != "fragments")
+        second = wire.frame(BINARY if kind == "of two kinds" else TEXT, b"%d" % (2 * i + 1))
+        if kind == "compressed":
+            second = wire.frame(TEXT, wire.deflate(b"%d" % (2 * i + 1)), rsv=4)
+        elif kind == "fragments":
+            second = wire.frame(CONTINUATION, b"")
+        send(connection, first, second)
+    while show(connection, lambda frame: shown.append(frame.to_bytes()), most=2):
+        assert len(shown) % 2 == 0
+    assert shown == [b"%d" % i for i in range(0, 8, 2 if kind == "fragments" else 1)]
+
+
+def test_showing_ends_with_the_frame_that_brings_enough_inflated_bytes() -> None:
+    connection, shown = connect(agreement=DEFLATE), list[int]()
+    bomb = wire.frame(BINARY, wire.deflate(bytes(1000)), rsv=4)
+    send(connection, *[bomb] * 4, *MANY[:2])
+    assert show(connection, lambda frame: shown.append(len(frame)), most_inflated=2500)
+    assert shown == [1000] * 3
+    assert not show(connection, lambda frame: shown.append(len(frame)), most_inflated=2500)
+    assert shown == [1000] * 4 + [1, 1]
+
+
+def test_a_frame_that_lies_elsewhere_is_stale_when_the_next_is_shown() -> None:
+    connection, shown = connect(agreement=DEFLATE), list[Frame]()
+    send(connection, wire.frame(TEXT, wire.deflate(b"elsewhere"), rsv=4), *MANY)
+
+    def look(frame: Frame) -> None:
+        assert [old.is_stale for old in shown] == [True] * len(shown)
+        shown.append(frame)
+
+    assert not show(connection, look)
+    assert len(shown) == 9
+    assert all(frame.is_stale for frame in shown)
+
+
+def test_showing_begins_behind_what_was_read() -> None:
     connection = connect()
     send(connection, *MANY[:3])
-    before = read(connection)
-    shown = [(frame.to_bytes(), before.is_stale) for frame in connection.reader.frames_to_show()]
+    before, shown = read(connection), list[tuple[bytes, bool]]()
+    show(connection, lambda frame: shown.append((frame.to_bytes(), before.is_stale)))
     assert shown == [(b"1", True), (b"2", True)]
 
 
@@ -707,11 +778,14 @@ def test_frames_to_show_begin_behind_what_was_read() -> None:
 def test_frames_that_come_while_one_is_looked_at_are_shown_behind_it(count: int) -> None:
     connection, shown = connect(), list[bytes]()
     send(connection, *MANY[:count])
-    for frame in connection.reader.frames_to_show():
-        shown.append(frame.to_bytes())
-        if len(shown) in (1, count):
+
+    def look(frame: Frame) -> None:
+        if len(shown) in (0, count - 1):
             send(connection, wire.frame(BINARY, b"more"), wire.frame(BINARY, b"more"))
+        shown.append(frame.to_bytes())  # it has not moved
         assert len(shown) < 20
+
+    show(connection, look)
     assert shown[:count] == [b"%d" % i for i in range(count)]
     assert shown[count:] == [b"more"] * (2 if count == 1 else 4)
     assert connection.reader.is_idle
@@ -721,17 +795,18 @@ def test_no_memory_for_a_frame_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = connect()
     send(connection, *MANY[:2])
     monkeypatch.setattr("zcws.reader.RingFrame", NoMemory())
-    fails(connection, lambda: list(connection.reader.frames_to_show()))
+    fails(connection, lambda: show(connection, Frame.to_bytes))
 
 
 def test_no_frames_are_shown_once_we_have_closed_or_while_a_message_is_streamed() -> None:
     connection = connect()
     connection.reader.begin_stream()
     with pytest.raises(RuntimeError, match="streamed"):
-        next(connection.reader.frames_to_show())
+        show(connection, Frame.to_bytes)
     connection.reader.end_stream()
+    send(connection, *MANY)
     connection.close()
-    assert list(connection.reader.frames_to_show()) == []
+    assert not show(connection, pytest.fail)
 
 
 def test_views_of_frames_that_were_shown_stay() -> None:
@@ -739,8 +814,7 @@ def test_views_of_frames_that_were_shown_stay() -> None:
     connection, kept = connect(Pool(4096)), []
     for _ in range(30):
         send(connection, *MANY)
-        for frame in connection.reader.frames_to_show():
-            kept.append(frame.payload)
+        show(connection, lambda frame: kept.append(frame.payload))
     assert [bytes(view) for view in kept] == [b"%d" % (i % 8) for i in range(240)]
 
 

@@ -57,6 +57,8 @@ class Inlet(Leasing):
         discarding: our Close is out: data that arrives is dropped.
         is_idle: nothing that has arrived is kept, in a ring or in a buffer, and more may come. False until a read has
             found nothing.
+        is_showing: frames are being shown to a function, and the next may be: we have not closed or failed meanwhile.
+            Whoever wants no more of them for now sets it to False.
         landing_in: the buffer that the rest of a large payload is being received straight into.
         on_pong: called with the payload of each Pong when it arrives.
         streaming: what is being streamed: its opcode, or 0 before its first piece; None while nothing is.
@@ -75,6 +77,7 @@ class Inlet(Leasing):
         "discarding",
         "eager",
         "is_idle",
+        "is_showing",
         "landing_in",
         "on_pong",
         "streaming",
@@ -88,6 +91,7 @@ class Inlet(Leasing):
         self._controls = 0  # at least as many as control frames wait
         self.discarding: bool = False
         self.is_idle: bool = True
+        self.is_showing: bool = False
         self.on_pong: Callable[[bytes], None] | None = None
         self.streaming: int | None = None
         # What is left of a row that is read in pieces: it counts as one that waits.
@@ -448,6 +452,7 @@ class Inlet(Leasing):
     def discard(self) -> None:
         """Our Close is out: data is dropped from now on, and only the peer's Close counts. RFC 6455 5.5.1."""
         self.discarding = True
+        self.is_showing = False
         if not self.rows_waiting:
             self._drop_message()
         if self._status == FULL and self._ring is not None:
@@ -467,7 +472,7 @@ class Inlet(Leasing):
         if not (self._is_over and self._concluded):
             self._stopped = (code, reason)
             self._status = STOPPED
-            self.is_idle = False
+            self.is_idle = self.is_showing = False
             self._concluded = True
             if not self.rows_waiting:
                 self._drop_message()

@@ -26,10 +26,10 @@ Where a payload lies, and how often it was copied. RING is the leased ring, USER
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from operator import length_hint
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from zcws.alone import AloneReader
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
@@ -37,7 +37,7 @@ from zcws.batch import Batch, RingBatch
 from zcws.buffer import Occupant, PayloadBuffer
 from zcws.codes import OpCode
 from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
-from zcws.outcome import CLOSED, STOPPED
+from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE
 from zcws.ring import Ring
 from zcws.ring_frame import NO_RING, RingFrame, ring_frame
@@ -63,6 +63,9 @@ _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
 #: The rows that are whole plain messages, and their opcodes.
 _DATA = {WHOLE_TEXT: OpCode.TEXT, WHOLE_BINARY: OpCode.BINARY}
+
+#: What a reader has handed out while it shows frames that lie in its ring: each is stale when the next one is shown.
+_SHOWN = Batch([])
 
 #: How the payload of a Close that ends a connection well begins: with 1000, 1001 or no code. RFC 6455 7.4.1.
 _GOOD_ENDS = frozenset({b"", b"\x03\xe8", b"\x03\xe9"})
@@ -131,54 +134,77 @@ class Reader(AloneReader):
             self._fail(NO_MEMORY)
             raise
 
-    def frames_to_show(self) -> Iterator[Frame]:
-        """The next frames except a Close, for a caller that looks at each and is done with it. It ends where more bytes
-        are needed, or we have closed; what is left can then still be read.
+    def show_waiting(
+        self,
+        look: Callable[[Any, Frame], object],
+        owner: Any,
+        failed: Callable[[BaseException], object],
+        most: int,
+        most_inflated: int,
+    ) -> bool:
+        """Calls `look(owner, frame)` for each of the next frames except a Close. It ends after `most` frames, after the
+        one that brings the inflated bytes to `most_inflated`, where more bytes are needed, and where `is_showing` has
+        become False; what is left can then still be read.
 
-        Each frame is good until the next is asked for, and costs half of what `read_frame` takes.
+        Each frame is good until `look` returns. What `look` raises is passed to `failed`, which may raise it.
 
-        Raises: as `read_frame`.
+        Returns: whether it has ended for the number of frames or bytes, and may go on.
+
+        Raises: as `read_frame`, and what `failed` raises.
         """
         lease = self._lease
+        enough = self.inflated[1] + most_inflated
+        self.is_showing = not self.is_closed_here
         try:
-            while not self.discarding and self._status != STOPPED:
+            while self.is_showing:
                 if self.streaming is not None:
                     self._refuse_read()
-                if self._frame is not None:
-                    self._forget_frame()
                 self.keeps_controls = True
                 self.ready = NO_ROWS
                 rows, ring, kind, opcode = self._batch, self._ring, 0, None
                 lease.ring = ring or NO_RING
                 for what, start, stop in rows:
+                    frame: Frame | None
                     if what != kind:  # nearly always the same as in the row before
                         kind, opcode = what, _DATA.get(what)
+                        self._forget_frame()
+                        self._frame = _SHOWN
                     if opcode is not None:
-                        self._frame = shown = RingFrame()
+                        # `ring_frame`, inlined.
+                        frame = shown = RingFrame()
                         # First: for a thread that is about to look at the previous frame, that is stale now.
                         shown._number = lease.number = lease.number + 1
                         shown.opcode = opcode
                         shown._lease = lease
                         shown._start = ring.tail = start  # type: ignore[union-attr]
                         shown._stop = stop
-                        yield shown
                     else:
                         self._forget_frame()
                         frame = self._other_frame(what, start, stop)
-                        if frame is not None and frame.opcode is not _CLOSE:
-                            yield frame
-                        self._forget_frame()
                         if self._batch is not rows:
                             break  # a fault: nothing behind it counts
-                    if self.discarding or self._status == STOPPED:
-                        return
+                        if frame is None or frame.opcode is _CLOSE:
+                            continue
+                        if self.inflates and self.inflated[1] >= enough:
+                            most = 1
+                    try:
+                        look(owner, frame)
+                    except BaseException as error:
+                        failed(error)
+                    most -= 1
+                    if not most or not self.is_showing:
+                        return self.is_showing
                 else:
                     self._forget_frame()
                     if self._batch is rows and not self._more():
-                        return
+                        return False
+            return False
         except MemoryError:
             self._fail(NO_MEMORY)
             raise
+        finally:
+            self._forget_frame()
+            self.is_showing = False
 
     def _other_frame(self, what: int, start: int, stop: int) -> Frame | None:
         """The frame of a row that is not a whole plain message. None: the row does not complete a message."""

@@ -90,20 +90,13 @@ class Callbacks(Ending):
         reader = self._reader
         if reader.is_concluded and reader.has_ended_well():
             return False  # the end callbacks report a Close: nothing has to be raised for it
-        enough = reader.inflated[1] + _MOST_INFLATED if reader.inflates else 0
-        left = _MOST_INFLATING if enough else _MOST_FRAMES
         if self._drained is not None or self._is_aborted:
             return False
-        for frame in reader.frames_to_show():
-            try:
-                on_frame(self, frame)
-            except FAILURES as error:
-                self._callback_failed(error)
-            if self._drained is not None or self._is_aborted:
-                return False
-            left -= 1
-            if not left or (enough and reader.inflated[1] >= enough):
-                return True
+        most = _MOST_INFLATING if reader.inflates else _MOST_FRAMES
+        if reader.show_waiting(on_frame, self, self._callback_failed, most, _MOST_INFLATED):
+            return True
+        if self._drained is not None or self._is_aborted:
+            return False
         if reader.is_closed_here:
             return False
         if self._reading_paused:
@@ -115,7 +108,7 @@ class Callbacks(Ending):
         while the transport is full."""
         try:
             self._on_frame(self, frame)  # type: ignore[misc]  # there is one
-        except FAILURES as error:
+        except BaseException as error:
             self._callback_failed(error)
         return self._drained is None and (not self.writer.opcode or self.writer.opcode != _CLOSE)
 
@@ -143,7 +136,13 @@ class Callbacks(Ending):
     def abort(self) -> None:
         """Ends the TCP connection at once, without a closing handshake; what was not sent is lost."""
         self._is_aborted = True
+        self._reader.is_showing = False
         super().abort()
+
+    def pause_writing(self) -> None:
+        """The transport is above its high-water mark."""
+        super().pause_writing()
+        self._reader.is_showing = False
 
     def _go_on(self) -> None:
         if self._on_frame is not None:
@@ -154,6 +153,9 @@ class Callbacks(Ending):
                 self._after_bytes()
 
     def _callback_failed(self, error: BaseException) -> None:
+        """The function has raised `error`. Raises: what is not one of its own failures, but ends the program."""
+        if not isinstance(error, FAILURES):
+            raise error
         if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
             # It wrote to this connection, which is over. (Had it written to another, this one would be open, with
             # nobody behind it.)
