@@ -18,7 +18,7 @@ import wire
 from net import LONG, Others, Place, RawPeer, narrow, request, soon, until
 
 import zcws
-from zcws import reader
+from zcws import alone, reader
 from zcws.aio import callbacks
 from zcws.ring_frame import RingFrame
 
@@ -993,5 +993,79 @@ class TestShares:
                 await until(lambda: told)
             assert (told, shown.messages) == ([1011], 64)
             assert is_gone or isinstance(reports.contexts[0]["exception"], MemoryError)
+
+        anyplace.run(main())
+
+
+class TestAFewAndAnEnd:
+    """A few frames that came together, where something else than an error of the program stops in the middle."""
+
+    @pytest.mark.parametrize("engine", ["0", "1"])
+    @pytest.mark.parametrize("at", [1, 2, 3])
+    def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
+        self, monkeypatch: pytest.MonkeyPatch, engine: str, at: int
+    ) -> None:
+        """On a transport of asyncio the connection went on when the loop ran again, and those behind were missing."""
+        monkeypatch.setenv("ZCWS_ENGINE", engine)
+        shown: list[str] = []
+
+        def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            if frame.opcode is zcws.OpCode.TEXT:
+                shown.append(frame.text)
+                if len(shown) == at:
+                    raise SystemExit
+
+        async def start() -> tuple[Any, zcws.WebSocket]:
+            server = await zcws.serve(None, "127.0.0.1", 0, on_frame=show, compression=None)
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            return server, await zcws.connect(uri, proxy=None, compression=None)
+
+        async def send() -> None:
+            for text in ("1", "2", "3"):
+                client.send_nowait(text)
+            await client.flush()
+            await asyncio.sleep(10)
+
+        async def go_on() -> None:
+            if engine == "0":
+                await client.send("4")
+            await until(lambda: len(shown) == (4 if engine == "0" else 3))
+            client.abort()
+            server.close()
+            await server.wait_closed()
+
+        loop = asyncio.new_event_loop()
+        try:
+            server, client = loop.run_until_complete(start())
+            with pytest.raises(SystemExit):
+                loop.run_until_complete(send())
+            loop.run_until_complete(go_on())
+        finally:
+            loop.close()
+        assert shown == (["1", "2", "3", "4"] if engine == "0" else ["1", "2", "3"])
+
+    def test_no_memory_for_one_of_them(self, anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The connection ends, and nothing is shown behind what has been lost."""
+        made = itertools.count(1)
+
+        def frame_or_none() -> RingFrame:
+            if next(made) == 2:
+                raise MemoryError
+            return RingFrame()
+
+        async def main() -> None:
+            told, shown = list[int](), list[str]()
+
+            def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                if not shown:
+                    ws.add_end_callback(lambda ws: told.append(len(shown)))
+                shown.append(frame.text)
+
+            Reports()
+            async with anyplace.serve(None, on_frame=show) as server, anyplace.raw_client(server) as peer:
+                monkeypatch.setattr(alone, "RingFrame", frame_or_none)
+                await peer.send_bytes(b"".join(peer.frame(wire.TEXT, text) for text in (b"1", b"2", b"3")))
+                await until(lambda: told)
+            assert (shown, told) == (["1"], [1])
 
         anyplace.run(main())

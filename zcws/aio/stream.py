@@ -284,13 +284,28 @@ class Stream(Callbacks):
             # Past the reader, as in `arrived`.
             left = iter(words[_HEAD:])
             rows = zip(left, left, left)  # noqa: B905  `strict` costs as much as a row
-            shown = self._in_context(reader.show_few, self._show_one, ring, begin, rows)
+            try:
+                shown = self._in_context(reader.show_few, self._show_one, ring, begin, rows)
+            except Exception:  # no memory: we end, and nothing is shown behind what has been lost
+                raise
+            except (
+                BaseException
+            ):  # it ends the loop, which may run again: what lies behind the frame is still shown
+                self._take_rest(ring, begin, stop, [*words[:_HEAD], *left])
+                raise
             if shown == count:
                 reader.drop_frame(ring, stop)
                 return self._uncork()
             count, words = count - shown, [*words[:_HEAD], *words[_HEAD + ROW * shown :]]
         reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
+
+    def _take_rest(self, ring: Ring, begin: int, stop: int, words: Rows) -> None:
+        """Gives the reader what is left of a scan, or gives back the ring, where nothing is."""
+        if count := (len(words) - _HEAD) // ROW:
+            self._reader.take_scan(ring, begin, stop, count, words)
+        else:
+            self._reader.drop_frame(ring, stop)
 
     def landed(self, count: int, outcome: int) -> None:
         """The engine has received more of a large payload for us, straight into its buffer: see `Inlet.landed`."""
