@@ -154,17 +154,11 @@ class Http2Connection(asyncio.Protocol):
 
     def _transport_gone(self, exc: Exception | None) -> None:
         data, self._unread = self._unread, b""
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
         if self.transport is not None:
             data += left_at_end(self.transport, is_broken=isinstance(exc, OSError))
         if data:
             self._read(data, _MOST_LAST)
         self.transport = None
-        self._sending.clear()
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
         for stream in list(self.streams.values()):
             stream.has_all = stream.has_all or exc is None  # nothing was on its way any more
             self._cut_off(stream, exc or ConnectionResetError("the HTTP/2 connection has ended"))
