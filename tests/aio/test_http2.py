@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections import Counter
@@ -34,9 +35,10 @@ from net import Others, RawPeer, echo, hang_up, port_of, run, soon, swallow, unt
 from tunnel import ANSWER, CLOSE, HELLO, Peer, certificates, knock, serve
 
 import zcws
-from zcws.aio import http2, http2_frames
+from zcws.aio import http2, http2_frames, sending
 from zcws.aio.http2_accepting import Http2Server
 from zcws.aio.http2_frames import WINDOW
+from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import PREFACE
 from zcws.options import USUAL_MARKS
 
@@ -193,8 +195,17 @@ def test_many_streams_with_much_to_say_to_a_peer_that_is_slow(monkeypatch: pytes
             numbers = [await peer.opened() for _ in range(30)]
             go.set()
             await asyncio.sleep(0.05)
-            for number in numbers:
-                await peer.data(number, 3 * len(wire.frame(wire.BINARY, bytes(16_000))))
+            size = len(wire.frame(wire.BINARY, bytes(16_000)))
+            got, order = Counter[int](), list[int]()
+            while sum(got.values()) < 3 * size * len(numbers):
+                event = await peer.until(DataReceived)
+                got[event.stream_id] += len(event.data)  # type: ignore[index]
+                order.append(event.stream_id)  # type: ignore[arg-type]
+            assert got == dict.fromkeys(numbers, 3 * size)
+            third = next(at for at, number in enumerate(order) if order[:at].count(number) == 2)
+            assert set(order[:third]) == set(
+                numbers
+            )  # nobody is served three times before all have been once
             await peer.close()
 
     run(main)
@@ -232,6 +243,46 @@ def test_many_small_frames_take_many_turns(monkeypatch: pytest.MonkeyPatch, leav
                     assert await peer.data(number, len(ANSWER)) == ANSWER
         assert got == ["hello"]
         assert max(turns.values()) <= (http2._MOST_LAST if leaves else 3 * 10)
+
+    run(main)
+
+
+def test_the_transport_is_paused_while_frames_are_left_for_the_next_turn() -> None:
+    """Or a peer that sends small frames faster than they are read would fill the memory with them."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            transport, paused = connection.transport, 0
+            assert transport is not None
+            peer.h2.ping(bytes(8))
+            connection.data_received(peer.h2.data_to_send() * (4 * http2._MOST_FRAMES))
+            while connection._unread:
+                paused += not transport.is_reading()
+                await asyncio.sleep(0)
+            assert paused == 3
+            assert transport.is_reading()
+
+    run(main)
+
+
+def test_nobody_remembers_that_a_stream_that_is_gone_had_more_to_say() -> None:
+    """Each one would be kept, and asked again whenever something is sent."""
+
+    async def main() -> None:
+        async def push(ws: zcws.WebSocket) -> None:
+            await ws.send(bytes(100_000))
+
+        async with serve(push) as server, knock(port_of(server)) as peer:
+            (first, second) = await peer.opened(), await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            await until(lambda: len(connection._sending) == 2)
+            for number in (first, second):
+                peer.h2.reset_stream(number)
+            await peer.flush()
+            await until(lambda: not connection.streams)
+            assert not connection._sending
 
     run(main)
 
@@ -393,6 +444,32 @@ def test_what_came_before_a_rule_was_broken(broken: bytes, code: ErrorCodes) -> 
         said = [type(event) for event in peer.events if isinstance(event, kinds)]
         assert said == [PingAckReceived, ResponseReceived, DataReceived, DataReceived, ConnectionTerminated]
         assert got == ["hello", "hello"]
+
+    run(main)
+
+
+def test_a_rule_of_http_2_that_is_broken_on_one_stream() -> None:
+    """RFC 9113 6.9.1: a window that is too large. The stream ends, and its owner hears why; the connection goes on."""
+    causes: list[str] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        with pytest.raises(zcws.ConnectionClosedError) as caught:
+            await ws.recv()
+        causes.append(repr(caught.value.__cause__))
+
+    async def main() -> None:
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            peer.writer.write(b"\0\0\4\x08\0" + number.to_bytes(4, "big") + b"\x7f\xff\xff\xff")
+            assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.FLOW_CONTROL_ERROR
+            await until(lambda: causes)
+            assert causes == [
+                "ConnectionAbortedError('the peer broke a rule of HTTP/2: FLOW_CONTROL_ERROR')",
+            ]
+            peer.h2.reset_stream(await peer.opened(), ErrorCodes.CANCEL)
+            await peer.flush()
+            await until(lambda: len(causes) == 2)
+            assert causes[1] == "ConnectionResetError('the peer has reset the HTTP/2 stream: CANCEL')"
 
     run(main)
 
@@ -561,30 +638,37 @@ def test_the_last_that_a_connection_says() -> None:
             await peer.until_the_end()
 
 
+class Transport(asyncio.Transport):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return "close" in self.told
+
+    def write(self, data: Any) -> None:
+        self.told.append("write")
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
 def test_the_last_stream_ends_when_there_is_room_again() -> None:
     """And the connection with it: asyncio must not be told that from inside of `resume_writing`."""
-    told: list[str] = []
-
-    class Transport(asyncio.Transport):
-        def get_extra_info(self, name: str, default: Any = None) -> Any:
-            return default
-
-        def is_closing(self) -> bool:
-            return "close" in told
-
-        def write(self, data: Any) -> None:
-            told.append("write")
-
-        def get_write_buffer_size(self) -> int:
-            return 0
-
-        def close(self) -> None:
-            told.append("close")
 
     async def main() -> None:
         async with serve() as server:
-            protocol = Http2Server(server)
-            protocol.connection_made(Transport())
+            protocol, transport = Http2Server(server), Transport()
+            told = transport.told
+            protocol.connection_made(transport)
             peer = H2Connection(H2Configuration(client_side=True))
             peer.initiate_connection()
             fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
@@ -598,6 +682,76 @@ def test_the_last_stream_ends_when_there_is_room_again() -> None:
             await until(lambda: "close" in told)
             assert told == ["write", "close"]
             protocol.connection_lost(None)
+
+    run(main)
+
+
+def test_nothing_is_written_to_a_transport_that_closes() -> None:
+    """asyncio's TLS would log a warning, and its other transports would send it behind what we have said last."""
+
+    async def main() -> None:
+        async with serve() as server:
+            protocol, transport = Http2Server(server), Transport()
+            protocol.connection_made(transport)
+            protocol.close()
+            told = list(transport.told)
+            peer = H2Connection(H2Configuration(client_side=True))
+            peer.initiate_connection()
+            peer.ping(bytes(8))
+            protocol.data_received(peer.data_to_send())
+            protocol.flush()
+            assert transport.told == told
+            protocol.connection_lost(None)
+
+    run(main)
+
+
+def test_a_client_that_leaves_while_the_server_goes_away() -> None:
+    """The last stream ends with the connection, which then has nothing left to close."""
+    reported: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serve() as server:
+            async with knock(port_of(server)) as peer:
+                await peer.opened()
+                (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+                connection.go_away()
+                await peer.until(ConnectionTerminated)
+            await until(lambda: not server.handshakes and not server.connections)
+            assert connection.transport is None
+            assert not connection.has_unread()
+            connection._h2.ping(bytes(8))
+            connection.close()  # nobody is there to be told anything
+
+    run(main)
+    assert not reported
+
+
+@pytest.mark.parametrize("has_stream", [False, True])
+def test_a_connection_that_can_send_nothing_ends_with_its_last_stream(
+    monkeypatch: pytest.MonkeyPatch, has_stream: bool
+) -> None:
+    """Over the engine's TLS it is still read. Its peer may never end it: the route to him is gone."""
+    trust = certificates()
+
+    def fails(*_: Any) -> int:
+        raise OSError(errno.EHOSTUNREACH, "no route")
+
+    async def main() -> None:
+        async with serve(swallow, ssl=trust.server, open_timeout=None, close_timeout=0.05) as server:
+            streams = await asyncio.open_connection("127.0.0.1", port_of(server), ssl=trust.client)
+            peer = Peer(*streams, is_client=True)
+            await peer.begin()
+            if has_stream:
+                await peer.opened()
+            peer.h2.ping(bytes(8))
+            await until(lambda: any(isinstance(each, Http2Server) for each in server.handshakes))
+            with monkeypatch.context() as patched:
+                patched.setattr(sending, "_write", fails)
+                await peer.flush()
+                await until(lambda: not server.handshakes and not server.connections)
+            await peer.close()
 
     run(main)
 
@@ -671,6 +825,7 @@ def test_what_came_before_an_end_can_be_read_late(how: str) -> None:
             said = str(caught.value.__cause__)
             assert ("a rule of HTTP/2" in said) == ("rule" in how)
             assert ("NO_ERROR" in said) == (how == "reset")
+            assert (said == "None") == (how not in ("reset", "a rule is broken"))
             ended.set()
 
         async with serve(handler) as server, knock(port_of(server)) as peer:
@@ -740,6 +895,36 @@ def test_without_memory_nobody_goes_on_behind_a_gap(
                     await peer.send(number, HELLO)
                     await until(lambda: not server.connections)
             await until(lambda: not server.handshakes)
+
+    run(main)
+    assert {type(error) for error in reported} == {MemoryError}
+
+
+@pytest.mark.parametrize("name", ["drop_held", "lose"])
+def test_without_memory_the_owner_of_a_stream_that_is_over_is_told_all_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the end of the connection: its handler would wait for ever."""
+    reported: list[Any] = []
+    method = getattr(Http2Stream, name)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context.get("exception"))
+        )
+        async with serve(swallow) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            await peer.opened()
+
+            def fails(*what: Any) -> None:
+                monkeypatch.setattr(Http2Stream, name, method)
+                raise MemoryError
+
+            monkeypatch.setattr(Http2Stream, name, fails)
+            peer.h2.reset_stream(number)
+            await peer.flush()
+            await peer.until_the_end()
+            await until(lambda: not server.connections and not server.handshakes)
 
     run(main)
     assert {type(error) for error in reported} == {MemoryError}
