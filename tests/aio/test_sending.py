@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from typing import Any
 
 import pytest
 import wire
-from adopted import adopted, end_of
+from adopted import Recorder, adopted, end_of
 from net import run, soon, until
 from peaks import peak_of
 from pythons import needs_cpython
@@ -17,7 +18,9 @@ from raw import read_to_end
 
 from zcws.aio import sending as sending_module
 from zcws.aio.transport import EngineTransport
+from zcws.output import SEGMENT
 from zcws.pool import Pool
+from zcws.writer import Writer
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the engine needs epoll; others keep their transports"
@@ -190,6 +193,117 @@ def test_a_masked_frame_behind_what_a_finalizer_has_sent() -> None:
         got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
         assert got[:5_000_000] == bytes(5_000_000)
         assert wire.parse(got[5_000_000:]) == [wire.Seen(wire.BINARY, b"payload", masked=True)]
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+# ---- what the writer has ----
+
+
+async def with_writer() -> tuple[EngineTransport, Recorder, socket.socket, Writer]:
+    transport, recorder, peer = await adopted()
+    transport.writer = Writer(Pool(), next_key=None, compressor=None)
+    return transport, recorder, peer, transport.writer
+
+
+def put(writer: Writer, *segments: bytes) -> None:
+    """As a frame in so many segments."""
+    writer.out += segments
+    writer.written += sum(map(len, segments))
+    writer.has_large = any(len(segment) >= SEGMENT for segment in segments)
+
+
+@pytest.mark.parametrize(
+    "segments", [[b"one"], [b"one", b"two"], [b"head", bytes(SEGMENT), b"tail"], [bytes(5_000_000)], []]
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_the_writer_has_goes_out_whole_and_behind_what_waits(
+    segments: list[bytes], behind: bool
+) -> None:
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+        first = b"f" * (5_000_000 if behind else 0)
+        if behind:
+            transport.write(first)
+        assert transport.is_free is not behind
+        waited = transport.get_write_buffer_size()
+        put(writer, *segments)
+        transport.send_now()
+        assert not writer.out and not writer.has_large and writer.taken == writer.written
+        assert transport.backlog is not writer.out
+        assert transport.get_write_buffer_size() == sum(map(len, transport.backlog))  # type: ignore[arg-type]
+        if behind:
+            assert transport.get_write_buffer_size() == waited + sum(map(len, segments))
+            # Small segments wait as one.
+            assert len(transport.backlog) <= 1 + len(segments) - (segments == [b"one", b"two"])
+        transport.write_eof()
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert got == first + b"".join(segments)
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("large", [10, 5_000_000])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_payload_that_is_lent_is_copied_where_it_has_to_wait(large: int, keeps: bool) -> None:
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+        payload, begins = bytearray(os.urandom(large)), list[int]()
+        said = b"before" + b"head" + payload
+
+        def keep(begin: int) -> bytes:
+            begins.append(begin)
+            return bytes(payload[begin:])
+
+        put(writer, b"before")
+        assert transport.write_lent(b"head", payload, keep if keeps else None)
+        assert not writer.out and writer.taken == writer.written == len(said)
+        waits = transport.get_write_buffer_size()
+        assert (waits > 0) is (large > 10)
+        assert begins == ([large - waits] if keeps and waits else [])
+        assert transport.write_lent(b"head", payload, None) is not bool(waits)
+        payload[:] = bytes(large)  # whoever has lent it may change it
+        transport.write_eof()
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert got[: len(said)] == said
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_what_is_written_behind_the_end_is_dropped() -> None:
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+        transport.write(bytes(5_000_000))
+        transport.close()
+        waited = transport.get_write_buffer_size()
+        put(writer, b"too late")
+        transport.send_now()
+        assert not writer.out and writer.taken == writer.written
+        assert not transport.write_lent(b"too", bytearray(b"late"), None)
+        assert transport.get_write_buffer_size() == waited
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert got == bytes(5_000_000)
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_in_the_middle_of_a_crossing_the_writer_keeps_what_it_has() -> None:
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+        engine = transport._engine
+        engine.is_sending = True
+        put(writer, b"later")
+        transport.send_now()
+        assert not transport.is_free and not transport.write_lent(b"more", b"", None)
+        assert writer.out == [b"later"] and transport in engine.written and not transport.backlog
+        engine.is_sending = False
+        engine.written.clear()
+        transport.send_now()
+        assert peer.recv(100) == b"later"
         await end_of(transport, recorder, peer)
 
     run(main)
