@@ -215,7 +215,15 @@ def put(writer: Writer, *segments: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "segments", [[b"one"], [b"one", b"two"], [b"head", bytes(SEGMENT), b"tail"], [bytes(5_000_000)], []]
+    "segments",
+    [
+        [b"one"],
+        [b"one", b"two"],
+        [b"head", bytes(SEGMENT)],
+        [b"head", bytes(SEGMENT), b"tail"],
+        [bytes(5_000_000)],
+        [],
+    ],
 )
 @pytest.mark.parametrize("behind", [False, True])
 def test_what_the_writer_has_goes_out_whole_and_behind_what_waits(
@@ -305,5 +313,57 @@ def test_in_the_middle_of_a_crossing_the_writer_keeps_what_it_has() -> None:
         transport.send_now()
         assert peer.recv(100) == b"later"
         await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_end_that_a_finalizer_wants_while_the_only_segment_is_sent(
+    end: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = sending_module._write
+
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+
+        def sends(fd: int, data: Any) -> int:
+            monkeypatch.undo()
+            getattr(transport, end)()
+            return write(fd, data)
+
+        monkeypatch.setattr(sending_module, "_write", sends)
+        size = 5_000_000 if waits else 10
+        put(writer, bytes(size))
+        transport.send_now()
+        got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
+        assert len(got) == size
+        if end == "close":
+            await recorder.until(lambda: "lost" in recorder.events)
+        assert transport.is_closing() is (end == "close")
+        await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_a_socket_that_takes_nothing_of_what_the_writer_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+
+        def full(fd: int, data: Any) -> int:
+            raise BlockingIOError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sending_module, "_write", full)
+            put(writer, b"waits")
+            transport.send_now()
+        assert transport.backlog == [b"waits"] and transport.get_write_buffer_size() == 5
+        await until(lambda: not transport.backlog)
+        assert peer.recv(100) == b"waits"
+        peer.close()
+        put(writer, b"for nobody")
+        transport.send_now()
+        assert transport.is_closing() and not transport.get_write_buffer_size()
+        await recorder.until(lambda: "lost: BrokenPipeError" in recorder.events)
 
     run(main)
