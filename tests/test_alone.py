@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
@@ -24,6 +24,7 @@ from wire import BINARY, PING, TEXT
 
 from zcws import ring_frame
 from zcws.codes import OpCode
+from zcws.connection import Connection
 from zcws.errors import StaleFrame
 from zcws.frame import NEED_MORE, Frame
 from zcws.kernel import lib
@@ -157,6 +158,16 @@ def rows_in(arrival: turn.Arrival) -> Iterator[tuple[int, int, int]]:
     return zip(words, words, words, strict=True)
 
 
+def show_few(connection: Connection, look: Callable[[Frame], object], arrival: turn.Arrival) -> int:
+    def raised(error: BaseException) -> None:
+        raise error
+
+    rows = rows_in(arrival)
+    return connection.reader.show_few(
+        lambda owner, frame: look(frame), None, raised, arrival.ring, arrival.begin, rows
+    )
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring_frame, "_COPIED", 16)
@@ -166,14 +177,16 @@ def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.Monk
     arrival = turn.arrive(pool, connection, data, at=9)
     shown: list[Frame] = []
 
-    def look(frame: Frame) -> bool:
+    def look(frame: Frame) -> None:
         assert [before.is_stale for before in shown] == [True] * len(shown)
         shown.append(frame)
         # Each is looked at for the first time: a copy, as where it comes alone.
         assert frame.payload == [b"one", b"two", b"three"][len(shown) - 1]
-        return len(shown) < most
+        if len(shown) == most:
+            connection.reader.is_showing = False
 
-    assert connection.reader.show_few(look, arrival.ring, arrival.begin, rows_in(arrival)) == min(most, 3)
+    assert show_few(connection, look, arrival) == min(most, 3)
+    assert not connection.reader.is_showing
     assert [frame.opcode for frame in shown] == [OpCode.TEXT, OpCode.BINARY, OpCode.TEXT][:most]
     assert all(frame.is_stale for frame in shown)
     lease = connection.reader._lease
@@ -195,11 +208,7 @@ def test_a_few_rows_are_shown_up_to_one_that_is_less_simple(other: bytes) -> Non
     arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + other)
     shown: list[str] = []
 
-    def look(frame: Frame) -> bool:
-        shown.append(frame.text)
-        return True
-
-    assert connection.reader.show_few(look, arrival.ring, 0, rows_in(arrival)) == 1
+    assert show_few(connection, lambda frame: shown.append(frame.text), arrival) == 1
     assert shown == ["one"]
 
 
@@ -209,14 +218,41 @@ def test_one_of_a_few_frames_is_stale_when_it_has_ended_the_loop() -> None:
     arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))
     shown: list[Frame] = []
 
-    def look(frame: Frame) -> bool:
+    def look(frame: Frame) -> None:
         shown.append(frame)
         raise LookupError
 
     with pytest.raises(LookupError):
-        connection.reader.show_few(look, arrival.ring, 0, rows_in(arrival))
+        show_few(connection, look, arrival)
     assert [frame.is_stale for frame in shown] == [True]
     assert connection.reader._lease.ring is NO_RING
+
+
+def test_a_few_frames_are_shown_on_behind_one_whose_function_failed() -> None:
+    connection = connect(pool := Pool(4096))
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))
+    failures: list[BaseException] = []
+
+    def look(owner: str, frame: Frame) -> None:
+        raise ValueError(owner, frame.text)
+
+    rows = rows_in(arrival)
+    assert connection.reader.show_few(look, "owner", failures.append, arrival.ring, 0, rows) == 2
+    assert [error.args for error in failures] == [("owner", "one"), ("owner", "two")]
+
+
+@pytest.mark.parametrize("end", ["closed", "failed"])
+def test_a_few_frames_are_shown_until_we_have_closed_or_failed(end: str) -> None:
+    connection = connect(pool := Pool(4096))
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + wire.frame(TEXT, b"two"))
+
+    def look(frame: Frame) -> None:
+        if end == "closed":
+            connection.close()
+        else:
+            connection.fail(1011, "a test")
+
+    assert show_few(connection, look, arrival) == 1
 
 
 def test_a_view_of_a_frame_that_was_dropped_keeps_nobody_busy() -> None:

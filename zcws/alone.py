@@ -132,14 +132,23 @@ class AloneReader(PieceReader):
                     pool.landing = ring
 
     def show_few(
-        self, look: Callable[[Frame], bool], ring: Ring, begin: int, rows: Iterable[tuple[int, int, int]]
+        self,
+        look: Callable[[Any, Frame], object],
+        owner: Any,
+        failed: Callable[[BaseException], object],
+        ring: Ring,
+        begin: int,
+        rows: Iterable[tuple[int, int, int]],
     ) -> int:
-        """Shows `look` the frames of a few rows that came together, each until `look` returns. It ends where that
-        returns False, and before a row that is not a whole plain message. Returns how many it has shown.
+        """Calls `look(owner, frame)` for a few rows that came together. It ends where `is_showing` has become False,
+        and before a row that is not a whole plain message. What `look` raises is passed to `failed`, which may raise
+        it. Returns how many frames it has shown.
 
-        As in `show`, nothing is kept; but the ring stays the caller's, who may have rows left.
+        Each frame is good until `look` returns. As in `show`, nothing is kept; but the ring stays the caller's, who may
+        have rows left.
         """
         lease, shown = self._lease, 0
+        self.is_showing = True
         ring.tail = begin
         lease.ring = ring
         try:
@@ -153,11 +162,15 @@ class AloneReader(PieceReader):
                 frame._stop = stop
                 frame._number = lease.number
                 shown += 1
-                goes_on = look(frame)
+                try:
+                    look(owner, frame)
+                except BaseException as error:
+                    failed(error)
                 lease.number = lease.since = lease.number + 1
-                if not goes_on:
+                if not self.is_showing:
                     break
         finally:
+            self.is_showing = False
             lease.number = lease.since = lease.number + 1
             lease.ring, lease.shown = NO_RING, NOT_SHOWN
         return shown

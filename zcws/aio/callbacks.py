@@ -18,7 +18,7 @@ from typing import Any
 from zcws.aio.ending import Ending
 from zcws.aio.settings import Options
 from zcws.closing import State
-from zcws.codes import CloseCode, OpCode
+from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame
@@ -38,7 +38,7 @@ A_FEW = _MOST_INFLATING
 #: A function that raises CancelledError has asked a future that was cancelled: nobody can cancel the function itself.
 FAILURES = (Exception, asyncio.CancelledError)
 
-_OPEN, _CLOSE = State.OPEN, OpCode.CLOSE
+_OPEN = State.OPEN
 
 
 class Callbacks(Ending):
@@ -102,15 +102,6 @@ class Callbacks(Ending):
         if self._reading_paused:
             self._resume_reading()
         return reader.rows_waiting > 0  # what came late
-
-    def _show_one(self, frame: Frame) -> bool:
-        """Shows one of a few frames. Returns whether the next may be shown: not when we have closed or failed, nor
-        while the transport is full."""
-        try:
-            self._on_frame(self, frame)  # type: ignore[misc]  # there is one
-        except BaseException as error:
-            self._callback_failed(error)
-        return self._drained is None and (not self.writer.opcode or self.writer.opcode != _CLOSE)
 
     def _show_next(self, on_frame: OnFrame) -> None:
         self._next_share = None

@@ -285,12 +285,14 @@ class Stream(Callbacks):
             left = iter(words[_HEAD:])
             rows = zip(left, left, left)  # noqa: B905  `strict` costs as much as a row
             try:
-                shown = self._in_context(reader.show_few, self._show_one, ring, begin, rows)
-            except Exception:  # no memory: we end, and nothing is shown behind what has been lost
+                shown = self._in_context(
+                    reader.show_few, self._on_frame, self, self._callback_failed, ring, begin, rows
+                )
+            except Exception:
+                # No memory: we end, and nothing is shown behind what has been lost.
                 raise
-            except (
-                BaseException
-            ):  # it ends the loop, which may run again: what lies behind the frame is still shown
+            except BaseException:
+                # It ends the loop, which may run again: what lies behind the frame is still shown.
                 self._take_rest(ring, begin, stop, [*words[:_HEAD], *left])
                 raise
             if shown == count:
