@@ -169,6 +169,19 @@ class TestFailures:
 
         anyplace.run(main())
 
+    def test_what_ends_the_program_is_not_a_failure_of_the_function(self, anyplace: Place) -> None:
+        async def main() -> None:
+            def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+                with pytest.raises(KeyboardInterrupt):
+                    ws._callback_failed(KeyboardInterrupt())
+                ws.send_nowait("open")
+
+            async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
+                await peer.send(wire.TEXT, b"x")
+                assert (await peer.read()).payload == b"open"
+
+        anyplace.run(main())
+
     def test_a_client(self, anyplace: Place) -> None:
         async def script(peer: RawPeer) -> None:
             await peer.send(wire.TEXT, b"x")
