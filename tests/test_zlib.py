@@ -4,6 +4,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,8 +25,12 @@ def test_the_quicker_one_is_taken() -> None:
     assert zlib.VERSION.startswith("zlib-ng 2.")
 
 
-def test_pypys_collector_is_told() -> None:
+def test_pypys_collector_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (zlib.tell is not None) == (sys.implementation.name == "pypy")
+    told: list[int] = []
+    monkeypatch.setitem(sys.modules, "__pypy__", SimpleNamespace(add_memory_pressure=told.append))
+    runpy.run_path(zlib.__file__)["tell"](100)
+    assert told == [100]
 
 
 def test_without_it_pythons_own_is_taken() -> None:
