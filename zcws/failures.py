@@ -95,13 +95,13 @@ def forget_errors() -> None:
     OpenSSL keeps its errors in a queue of the thread. PyPy's ssl leaves them there (7.3.19 to 8.0.1), and then the next
     read of another connection that has to wait raises them: who spoke HTTP to a server's TLS ended all its connections.
     """
-    if sys.implementation.name == "pypy":
+    if sys.implementation.name == "pypy":  # pragma: no cover
         # Whatever begins TLS empties the queue first.
         _empty_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
 
 
 @functools.cache
-def _empty_context() -> ssl.SSLContext:
+def _empty_context() -> ssl.SSLContext:  # pragma: no cover - PyPy only
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
