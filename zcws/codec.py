@@ -33,6 +33,7 @@ _ZlibError: type[Exception] = zlib.error
 _PROBE = b"\x02\x00\x00\x00\xff\xff" * 24
 
 _SYNC_FLUSH: int = zlib.Z_SYNC_FLUSH
+
 #: zlib's number; PyPy's module has no name for it.
 _RLE = 3
 
@@ -48,7 +49,6 @@ _IDLE_TICKS = 2
 #: Raw DEFLATE in zlib has windows of 2^9 bytes and up. Where 2^8 was agreed, the peer never refers back further than
 #: that, and we refer to the previous byte only (`Deflater._new_stream`).
 _SMALLEST_WINDOW = 9
-
 
 #: Bytes that zlib holds for a decompressor after a short message, and for a compressor (docs/compression.md).
 _INFLATING, _DEFLATING = 12 * 1024, 96 * 1024

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import wire
 from net import Certificates, Place, echo, hang_up, no_descriptor_left, port_of, request, soon, until
+from receiver import NoMemory
 
 import zcws
 from zcws.aio import listener
@@ -38,6 +39,13 @@ def test_on_which_sockets_we_accept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def listener_of(server: zcws.Server) -> Any:
     return server._listener
+
+
+def failures_of(loop: asyncio.AbstractEventLoop) -> list[Any]:
+    """The exceptions that `loop` is told of from now on."""
+    failures: list[Any] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
+    return failures
 
 
 def test_no_transport_of_the_loop_is_made(anyloop: Place) -> None:
@@ -343,14 +351,9 @@ def test_no_memory_for_the_tls_of_whoever_arrives(
     """His descriptor stayed open, and he waited."""
 
     async def main() -> None:
-        failures: list[Any] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
-
-        def fail(*_: Any) -> Any:
-            raise MemoryError
-
-        monkeypatch.setattr(f"zcws.{where}", fail)
+        failures = failures_of(loop)
+        monkeypatch.setattr(f"zcws.{where}", NoMemory())
         async with tls.serve(echo) as server:
             engine_of(loop)  # which has descriptors of its own
             before = descriptors()
@@ -366,17 +369,13 @@ def test_no_memory_for_the_tls_of_whoever_arrives(
 @pytest.mark.parametrize("what", ["a first protocol", "a task for that", "a task for an answer"])
 def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        failures: list[Any] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
-
-        def fail(*_: Any) -> Any:
-            raise MemoryError
+        failures = failures_of(loop)
 
         def create_task(coroutine: Any, original: Any = loop.create_task, **options: Any) -> Any:
             if coroutine.__name__ == "_make_transport":
                 coroutine.close()
-                fail()
+                raise MemoryError
             return original(coroutine, **options)
 
         options: dict[str, Any] = {"http2": True}
@@ -384,7 +383,7 @@ def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.M
             options = {"process_request": lambda *_: asyncio.sleep(0)}
         async with Place("asyncio", None).serve(echo, **options) as server:
             if what == "a first protocol":
-                monkeypatch.setattr(listener_of(server), "_begin", fail)
+                monkeypatch.setattr(listener_of(server), "_begin", NoMemory())
             else:
                 monkeypatch.setattr(loop, "create_task", create_task)
             before = descriptors()
@@ -402,17 +401,12 @@ def test_no_memory_for_whoever_gets_a_transport(what: str, monkeypatch: pytest.M
 
 def test_no_memory_for_the_rest_of_a_request(anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        failures: list[Any] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
-
-        def fail(*_: Any) -> Any:
-            raise MemoryError
-
+        failures = failures_of(loop)
         async with anyloop.serve(echo, open_timeout=None) as server:
             with knock(server, request()[:20]) as sock, contextlib.suppress(ConnectionResetError):
                 await until(lambda: server.handshakes)
-                monkeypatch.setattr("zcws.acceptor.WebSocketAcceptor.read_request", fail)
+                monkeypatch.setattr("zcws.acceptor.WebSocketAcceptor.read_request", NoMemory())
                 sock.sendall(request()[20:])
                 assert await soon(loop.sock_recv(sock, 1)) == b""
             assert not server.handshakes

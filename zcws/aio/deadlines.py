@@ -172,11 +172,10 @@ class Deadlines:
                 peer, until = next(iter(self._waiting.items()))
                 if until > now:
                     break
-                if peer.has_unread():
+                if has_unread := peer.has_unread():
                     self._last[peer] = loop.call_later(_LOOK_AGAIN, self._pass, peer)
-                    del self._waiting[peer]
-                else:
-                    del self._waiting[peer]
+                del self._waiting[peer]  # only now: there may be no memory for the timer
+                if not has_unread:
                     peer.deadline_passed()
         finally:  # one of them may have raised, with others behind it
             if self._waiting and not self._is_set:

@@ -134,6 +134,7 @@ class Sending(asyncio.Transport):
             if len(views) != 1:
                 self._offer_first(views, None)
                 return
+        # As in `_send`, without its call, which is 1 % of an echo; only that here the backlog has the segment already.
         data = ours[0]
         try:
             sent = _write(self.fd, data)

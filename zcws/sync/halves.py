@@ -41,7 +41,7 @@ from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload, as_payload, let_go
 from zcws.stats import shown
 from zcws.sync.channel import ENDED, Channel
-from zcws.sync.deadline import after, is_past, left, until
+from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
 from zcws.sync.reading import Reading, end_of_lingering, lingers
@@ -138,12 +138,7 @@ class ReaderHalf(Reading):
 
     def _read_on(self, deadline: float | None) -> None:
         """Reads until the socket may be closed. The half is taken over, and no thread is inside. RFC 6455 7.1.1."""
-        with contextlib.suppress(ConnectionClosed):
-            self._reader.discard()
-            for _ in until(deadline):
-                if self._reader.is_concluded:
-                    break
-                self._receive(deadline)
+        self._discard(deadline)
         if not self._is_client:
             self._end_stream(deadline)
         self._drain(deadline)

@@ -395,6 +395,15 @@ class Reading:
             self._drain(end_of_lingering(deadline))
         self._channel.end()
 
+    def _discard(self, deadline: float | None) -> None:
+        """Reads on until the peer's Close has come, and drops what comes before it."""
+        with contextlib.suppress(ConnectionClosed):
+            self._reader.discard()
+            for _ in until(deadline):
+                if self._reader.is_concluded:
+                    break
+                self._receive(deadline)
+
     def _drain(self, deadline: float | None) -> None:
         """Reads on until the peer has ended the stream."""
         with contextlib.suppress(ConnectionClosed):

@@ -23,14 +23,13 @@ from zcws.annotations import Buffer, Self
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
-from zcws.errors import ConnectionClosed
 from zcws.http import Request, Response
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload
 from zcws.stats import Known, Stats, stats_of
 from zcws.sync.answering import NEXT_TRY, Answering
 from zcws.sync.channel import Channel
-from zcws.sync.deadline import after, is_past, left, lock_timeout, until
+from zcws.sync.deadline import after, is_past, left, lock_timeout
 from zcws.sync.halves import BridgeHalf, Halves, ReaderHalf, Taken, WriterHalf
 from zcws.sync.in_order import is_of_a_lock
 from zcws.sync.keepalive import Keepalive
@@ -195,12 +194,7 @@ class WebSocket(Answering, Known):
         if self._is_closed:
             return
         deadline = deadline or self._closing_deadline()
-        with contextlib.suppress(ConnectionClosed):
-            self._reader.discard()
-            for _ in until(deadline):
-                if self._reader.is_concluded:
-                    break
-                self._receive(deadline)
+        self._discard(deadline)
         lock, timeout = self._write_lock, lock_timeout(left(deadline))
         try:
             if lock.acquire(timeout=timeout):
