@@ -163,9 +163,13 @@ class Ring:
 
     def keep_from(self, tail: int) -> int:
         """A quicker `settle`, while no view is held: bytes from `tail` on are needed. Returns where the tail is now."""
-        self.tail = tail
-        if self.mirrored and tail < self.capacity and tail < self.head:
+        if self.mirrored and tail < self.head:
+            if tail >= self.capacity:
+                tail -= self.capacity
+                self.head -= self.capacity
+            self.tail = tail
             return tail
+        self.tail = tail
         return tail - self.settle()
 
     @property
@@ -177,11 +181,13 @@ class Ring:
         """Where writing has to stop: at the end, or where it would reach the oldest byte that is needed or held."""
         if not self.mirrored:
             return self.capacity
-        exports = self.exports  # changed in place: another thread may be about to add one
+        oldest, exports = self.tail, self.exports
         for export in tuple(exports):
-            if export[0]() is None:
-                exports.remove(export)
-        oldest = min([self.tail, *(start for _, start in exports)])
+            exporter, start = export
+            if exporter() is None:
+                exports.remove(export)  # in place: another thread may be about to add one
+            else:
+                oldest = min(oldest, start)
         return min(oldest + self.capacity, 2 * self.capacity)
 
     def settle(self) -> int:
