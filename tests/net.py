@@ -319,17 +319,19 @@ class Place:
 
 @contextlib.contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """Inside of it this process gets no descriptor."""
+    """Inside of it this process gets no descriptor.
+
+    Above the standard streams, that is: with a limit just above the highest in use, whatever another thread or the
+    collector closes meanwhile can be had again.
+    """
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    last = os.dup(0)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        os.close(last)
 
 
 @contextlib.contextmanager
