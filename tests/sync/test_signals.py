@@ -190,7 +190,10 @@ def interrupts(function: Any, kind: type[Alarm], behind: int = 0) -> Any:
         result = function(*given, **named)
         if next(calls, None) is not None:
             return result
-        del given, named  # an export of a memoryview does not belong into a traceback: see `PayloadBuffer._wrap`
+        del (
+            given,
+            named,
+        )  # an export of a memoryview does not belong into a traceback: see `PayloadBuffer._wrap`
         raise kind
 
     return act
