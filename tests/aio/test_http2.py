@@ -31,7 +31,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes
-from net import Others, RawPeer, echo, hang_up, port_of, run, soon, swallow, until
+from net import LONG, Others, RawPeer, echo, hang_up, port_of, run, soon, swallow, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, certificates, knock, serve
 
 import zcws
@@ -360,6 +360,56 @@ def test_a_hook_that_fails_by_no_exception_ends_its_own_stream() -> None:
         assert told == ["an HTTP/2 stream failed"]
 
     run(main)
+
+
+@pytest.mark.parametrize("where", ["on_frame", "a hook"])
+def test_what_ends_the_loop_takes_nothing_from_other_streams(where: str) -> None:
+    """SystemExit in one stream: the program may run its loop again, to close the server. What had come in the same read
+    was missing, and nothing was sent until something came."""
+    shown: list[str] = []
+
+    def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        shown.append(frame.text)
+        if len(shown) == 1 and where == "on_frame":
+            raise SystemExit
+
+    def hook(_: Any, request: zcws.Request) -> None:
+        if request.path == "/leaves" and where == "a hook":
+            raise SystemExit
+
+    async def start() -> tuple[zcws.Server, Peer, list[int]]:
+        server = await serve(None, on_frame=show, process_request=hook)
+        peer = Peer(*await asyncio.open_connection("127.0.0.1", port_of(server)), is_client=True)
+        await peer.begin()
+        return server, peer, [await peer.opened(), await peer.opened()]
+
+    async def send() -> None:
+        fields = {"method": "GET", "scheme": "http", "path": "/leaves", "authority": "a"}
+        peer.h2.send_headers(5, [(f":{name}", value) for name, value in fields.items()], end_stream=True)
+        for number in numbers:
+            peer.h2.send_data(number, HELLO)
+        peer.h2.ping(bytes(8))
+        await peer.flush()
+        await asyncio.sleep(LONG)
+
+    async def go_on() -> None:
+        await peer.until(PingAckReceived)
+        await until(lambda: len(shown) == 2)
+        (ws,) = (each for each in server.connections if each.get_extra_info("http2_stream") == numbers[1])
+        ws.send_nowait("hello")
+        assert await peer.data(numbers[1], len(ANSWER)) == ANSWER
+        await peer.close()
+        server.close()
+        await server.wait_closed()
+
+    loop = asyncio.new_event_loop()
+    try:
+        server, peer, numbers = loop.run_until_complete(start())
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(send())
+        loop.run_until_complete(soon(go_on()))
+    finally:
+        loop.close()
 
 
 # ---- what a peer must not do ----

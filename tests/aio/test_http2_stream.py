@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -359,15 +358,39 @@ class TestTurns:
 
         run(main)
 
-    def test_who_leaves_the_program_in_an_owner_has_left_it(self) -> None:
-        async def main() -> None:
-            cart, rider, stream = carried()
-            rider.data_received = lambda data: sys.exit(7)  # type: ignore[method-assign]
-            with pytest.raises(SystemExit):
-                stream.give_head(b"")
-            assert not cart.told
+    @pytest.mark.parametrize("error", [SystemExit, RuntimeError])
+    def test_what_an_owner_that_fails_was_given_has_been_read(self, error: type[BaseException]) -> None:
+        """The window of all streams would lose it. One that leaves the program leaves it in the next turn, and finds
+        its stream as it was when the loop runs again."""
 
-        run(main)
+        def fail(data: bytes) -> None:
+            rider.data += data
+            if rider.data == b"12":
+                raise error
+
+        async def begin() -> tuple[Cart, Rider, Http2Stream]:
+            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+            cart, rider, stream = carried()
+            rider.data_received = fail  # type: ignore[method-assign]
+            return cart, rider, stream
+
+        async def give() -> None:
+            stream.keep(b"12")
+            stream.give()
+            stream.keep(b"345")
+            await asyncio.sleep(0.01)
+
+        loop = asyncio.new_event_loop()
+        try:
+            cart, rider, stream = loop.run_until_complete(begin())
+            with pytest.raises(SystemExit) if error is SystemExit else contextlib.nullcontext():
+                loop.run_until_complete(give())
+            loop.run_until_complete(asyncio.sleep(0))
+        finally:
+            loop.close()
+        is_over = error is RuntimeError
+        assert cart.told == ["read 2", "CANCEL" if is_over else "read 3"]
+        assert rider.data == (b"12" if is_over else b"12345")
 
 
 def test_bytes_of_every_kind() -> None:

@@ -171,17 +171,20 @@ class Http2Stream(asyncio.Transport):
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """An owner that raises loses its stream, and the loop's exception handler is told, as by any transport."""
+        """An owner that raises loses its stream, and the loop's exception handler is told, as by any transport. What
+        ends the loop ends it in the next turn: in this one other streams get what came in the same read."""
         try:
             yield
-        except (SystemExit, KeyboardInterrupt):
-            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._connection.loop.call_soon(_leave, error)
+            self._connection.loop.call_soon(self.give)
         except BaseException as error:  # also a CancelledError, of a future that a callback has asked
             context = {"message": "an HTTP/2 stream failed", "exception": error, "transport": self}
             self._connection.loop.call_exception_handler(context)
             self.abort()
 
     def _give_some(self) -> None:
+        # Read is what the owner is given, before that: it may fail, and the peer is owed the room all the same.
         protocol, held = self._protocol, self._held
         if isinstance(protocol, asyncio.BufferedProtocol):
             room: Any = protocol.get_buffer(len(held))
@@ -190,11 +193,12 @@ class Http2Stream(asyncio.Transport):
                 raise RuntimeError("get_buffer() returned an empty buffer")
             room[:count] = held if count == len(held) else held[:count]
             del held[:count]
+            self._connection.has_read(self.number, count)
             protocol.buffer_updated(count)
         else:
-            count, self._held = len(held), bytearray()
+            self._held = bytearray()
+            self._connection.has_read(self.number, len(held))
             protocol.data_received(bytes(held))
-        self._connection.has_read(self.number, count)
 
     def drop_held(self) -> int:
         """For the connection: nobody will read what has arrived. Returns how many bytes that is."""
@@ -349,3 +353,7 @@ class Http2Stream(asyncio.Transport):
             self._is_lost = self._closing = True
             self._waiting.clear()
             self._size = 0
+
+
+def _leave(error: BaseException) -> None:
+    raise error
