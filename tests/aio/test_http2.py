@@ -950,6 +950,41 @@ def test_without_memory_nobody_goes_on_behind_a_gap(
     assert {type(error) for error in reported} == {MemoryError}
 
 
+def test_a_signal_handler_that_raises_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What h2 had heard by then was missing, and the streams went on behind it when the loop ran again."""
+
+    def fails(*_: Any) -> None:
+        patched.undo()
+        raise KeyboardInterrupt
+
+    async def start() -> tuple[zcws.Server, Peer, int]:
+        server = await serve(swallow)
+        peer = Peer(*await asyncio.open_connection("127.0.0.1", port_of(server)), is_client=True)
+        await peer.begin()
+        return server, peer, await peer.opened()
+
+    async def send() -> None:
+        await peer.send(number, HELLO)
+        await asyncio.sleep(LONG)
+
+    async def go_on() -> None:
+        await until(lambda: not server.connections and not server.handshakes)
+        await peer.close()
+        server.close()
+        await server.wait_closed()
+
+    loop = asyncio.new_event_loop()
+    try:
+        server, peer, number = loop.run_until_complete(start())
+        with monkeypatch.context() as patched:
+            patched.setattr("zcws.aio.http2_frames.H2.hear", fails)
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_until_complete(send())
+        loop.run_until_complete(soon(go_on()))
+    finally:
+        loop.close()
+
+
 @pytest.mark.parametrize("name", ["drop_held", "lose"])
 def test_without_memory_the_owner_of_a_stream_that_is_over_is_told_all_the_same(
     name: str, monkeypatch: pytest.MonkeyPatch

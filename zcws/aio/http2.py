@@ -43,8 +43,9 @@ _MOST_OWED = 1024 * 1024
 
 
 class _Whole:
-    """What is done to a connection inside of this is completed, or the connection ends: when memory runs out, h2 may
-    have done half of it, or a stream may have lost the bytes that it gave, and nothing may follow that."""
+    """What is done to a connection inside of this is completed, or the connection ends: when memory runs out, or a
+    signal handler raises, h2 may have done half of it, or a stream may have lost the bytes that it gave, and nothing
+    may follow that. h2 does nothing of what it refuses."""
 
     def __init__(self, connection: Http2Connection) -> None:
         self._connection = weakref.ref(connection)
@@ -54,7 +55,7 @@ class _Whole:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         connection = self._connection()
-        if kind is not None and issubclass(kind, MemoryError) and connection is not None:
+        if kind is not None and not issubclass(kind, ProtocolError) and connection is not None:
             connection.abort()
 
 
