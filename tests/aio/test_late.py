@@ -90,17 +90,51 @@ def test_what_is_held_goes_out_before_what_comes_later(place: Place, slow: Any) 
     place.run(main())
 
 
-def test_one_message_is_held_however_large_and_the_latest_alone_counts(place: Place) -> None:
+def test_one_message_is_held_however_large_and_what_it_replaces_is_not_counted(place: Place) -> None:
     async def main() -> None:
         async with clients(place, 1, write_limit=1000) as (server, (peer,)):
             (ws,) = server.connections
             async with ws.send_stream() as message:
                 await message.write("a")
-                assert counts(zcws.broadcast([ws], bytes(5000), slow="close")) == {"waiting": 1}
-                for size in (900, 600):
+                for size in (5000, 600):
                     assert counts(zcws.broadcast([ws], bytes(size), slow="latest")) == {"waiting": 1}
                 assert counts(zcws.broadcast([ws], bytes(300), slow="close")) == {"waiting": 1}
             assert [len(await soon(peer.recv())) for _ in range(3)] == [1, 600, 300]
+
+    place.run(main())
+
+
+def test_latest_does_not_replace_what_must_not_be_missed(place: Place) -> None:
+    """It did: a connection that gets everything or is closed ("close") went on with a gap."""
+
+    async def main() -> None:
+        async with clients(place, 1) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("whole")
+                for text, slow in (("1", "close"), ("2", "latest"), ("3", "latest"), ("4", "close")):
+                    assert counts(zcws.broadcast([ws], text, slow=slow)) == {"waiting": 1}  # type: ignore[arg-type]
+            assert [await soon(peer.recv()) for _ in range(4)] == ["whole", "1", "3", "4"]
+
+    place.run(main())
+
+
+def test_the_latest_of_each_room(place: Place) -> None:
+    """The newest of one room replaced the last of all others, which the connection then never got."""
+
+    async def main() -> None:
+        dollar, yen = zcws.Room(slow="latest"), zcws.Room(slow="latest")
+        async with slow_client(place) as (ws, peer, number):
+            with dollar.join(ws), yen.join(ws):
+                for value in range(3):
+                    for name, room in (("dollar", dollar), ("yen", yen)):
+                        assert counts(room.broadcast(f"{name} {value}")) == {"waiting": 1}
+                    assert counts(zcws.broadcast([ws], f"all {value}", slow="latest")) == {"waiting": 1}
+                assert counts(dollar.broadcast("dollar 3")) == {"waiting": 1}
+                await read_messages(peer, number)
+                # A room that goes on faster than the others keeps its turn, and takes none of theirs.
+                assert [(await peer.read()).payload for _ in range(3)] == [b"dollar 3", b"yen 2", b"all 2"]
+                await until(lambda: ws._held is None)
 
     place.run(main())
 

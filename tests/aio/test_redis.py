@@ -21,6 +21,8 @@ from redis_process import RedisServer, needs_redis
 import zcws
 from zcws.aio import redis as rooms_module
 
+from .test_broadcast import read_messages, slow_client
+
 pytest.importorskip("redis", reason="redis-py is not installed")
 
 CHAT = Path(__file__).parent.parent / "redis_room.py"
@@ -79,6 +81,24 @@ def test_not_for_the_one_it_came_from(anyloop: Place, redis_server: RedisServer)
 
 
 @needs_redis
+def test_the_latest_of_each_room(anyloop: Place, redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with zcws.RedisRooms(redis_server.url, slow="latest") as rooms:
+            dollar, yen = rooms["dollar"], rooms["yen"]
+            async with slow_client(anyloop) as (ws, slow, number), member(anyloop, yen) as (_, quick):
+                with dollar.join(ws), yen.join(ws):
+                    for value in range(3):
+                        await dollar.broadcast(f"dollar {value}")
+                        await yen.broadcast(f"yen {value}")
+                    # Then Redis has given all of them back.
+                    while await soon(quick.recv()) != "yen 2":
+                        pass
+                    await read_messages(slow, number)
+                    assert [(await slow.read()).payload for _ in range(2)] == [b"dollar 2", b"yen 2"]
+
+    anyloop.run(main())
+
+
 def test_what_nobody_hears_here_keeps_no_connection(place: Place, redis_server: RedisServer) -> None:
     """It does not come back: 2,000 such messages of 20 connections kept all 20, closed ones, for good."""
 

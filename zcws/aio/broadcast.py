@@ -2,15 +2,17 @@
 
 A connection is slow while its transport is above its high-water mark (`write_limit`): the peer has not read what it was
 sent. A program that sends to a thousand of them cannot wait for the slowest, and must not fill the memory for it
-either; so each of the four answers below keeps at most one message more than the limit for each connection. A
-connection that is in the middle of a fragmented message (an iterable given to `send`, or `send_stream`) cannot take
-another one before the end of that, whoever is to blame, and is treated as slow, with one exception:
+either; so each of the four answers below keeps at most one message more than the limit for each connection ("latest":
+one of each of its rooms). A connection that is in the middle of a fragmented message (an iterable given to `send`, or
+`send_stream`) cannot take another one before the end of that, whoever is to blame, and is treated as slow, with one
+exception:
 
     slow        above the mark                       in the middle of a message
     "skip"      does not get this one                the same
     "close"     is closed with 1013                  gets it behind that message, up to `write_limit` bytes; then closed
     "wait"      gets it late: the caller waits       the same
-    "latest"    gets the latest when it has room     the same
+    "latest"    gets the latest when it has room;    the same
+                of each `Room`, the latest of that
 
 1013 and not 1008: the peer broke no policy, and may come back ("try again later" is 1013's name at IANA) for a fresh
 start. A message that a program writes frame by frame has no end that could be waited for: such a connection is skipped.
@@ -42,7 +44,7 @@ from zcws.errors import TOO_SLOW, ConnectionClosed
 from zcws.payloads import as_message
 from zcws.prepared import Form, Prepared
 
-__all__ = ["Delivery", "Slow", "broadcast", "check_slow"]
+__all__ = ["Delivery", "Slow", "broadcast", "broadcast_in", "check_slow"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
@@ -81,7 +83,7 @@ def broadcast(
         connections: for example `server.connections`.
         slow: what a slow connection gets, one for which more than `write_limit` bytes are waiting: "skip", not this
             message; "close", a Close with 1013; "wait", the message when it has caught up, while the caller waits;
-            "latest", the newest message there is when it has caught up.
+            "latest", the newest message there is when it has caught up; of a `zcws.Room`, the newest of that room.
         text: True or False sends text or binary, whatever the type of the message; bytes sent as text must be UTF-8.
         compress: True or False decides for all connections that agreed on compression; by default the size does.
 
@@ -91,9 +93,22 @@ def broadcast(
     Raises:
         TypeError: this is not a message. ValueError: it is text, and not UTF-8; or there is no such `slow`.
     """
+    return broadcast_in(None, connections, message, slow=slow, text=text, compress=compress)
+
+
+def broadcast_in(
+    room: object,
+    connections: Iterable[WebSocket],
+    message: str | Buffer,
+    *,
+    slow: Slow,
+    text: bool | None,
+    compress: bool | None = None,
+) -> Delivery:
+    """As `broadcast`, for a message of `room`: with "latest" it takes the place of that room's last one alone."""
     check_slow(slow)
     prepared = Prepared(*as_message(message, text), compress)
-    delivery = Delivery(prepared, slow)
+    delivery = Delivery(prepared, slow, room)
     loop = asyncio.get_running_loop()
     if loop in _busy:
         delivery._send_to(connections, None, at_once=False)
@@ -117,11 +132,12 @@ class Delivery:
         gone: were closing or closed already, or failed while they were written to.
     """
 
-    __slots__ = ("_late", "_message", "_slow", "closed", "gone", "sent", "skipped", "waiting")
+    __slots__ = ("_late", "_message", "_room", "_slow", "closed", "gone", "sent", "skipped", "waiting")
 
-    def __init__(self, message: Prepared, slow: Slow) -> None:
+    def __init__(self, message: Prepared, slow: Slow, room: object) -> None:
         self._message = message
         self._slow = slow
+        self._room = room
         self._late: list[WebSocket] = []  # get it when somebody awaits this
         self.sent: int = 0
         self.skipped: int = 0
@@ -184,7 +200,7 @@ class Delivery:
             self._late.append(ws)
             self.waiting += 1
         elif self._slow == "latest":
-            held_by(ws).latest(self._message)
+            held_by(ws).latest(self._message, self._room)
             self.waiting += 1
         elif ws._drained is None and held_by(ws).add(self._message):
             self.waiting += 1

@@ -6,7 +6,6 @@ broadcast.py decides which these are.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from zcws.aio.websocket import WebSocket
@@ -32,39 +31,45 @@ async def write_when_ready(ws: WebSocket, message: Callable[[], Prepared]) -> No
 
 
 class Held:
-    """Messages that one connection gets when it can be written to again."""
+    """Messages that one connection gets when it can be written to again.
+
+    The newest message of a room takes the place of the one before it, and not a place behind the others: where all
+    rooms go on faster than the connection takes them, each of them has its turn.
+    """
 
     __slots__ = ("_messages", "_size", "_task", "_ws")
 
     def __init__(self, ws: WebSocket) -> None:
         self._ws = ws
         ws._held = self
-        self._messages: deque[Prepared] = deque()
+        # In their order; by their room where only the newest of it counts.
+        self._messages: dict[object, Prepared] = {}
         self._size = 0  # bytes of all of them
         self._task: asyncio.Task[None] | None = None
 
-    def latest(self, message: Prepared) -> None:
-        """This one, and none of those before it."""
-        self._messages.clear()
-        self._size = 0
-        self._put(message)
+    def latest(self, message: Prepared, room: object) -> None:
+        """This one, and none of those of the same room before it. What has no room (None) counts as one room."""
+        replaced = self._messages.get(room)
+        if replaced is not None:
+            self._size -= replaced.size
+        self._put(room, message)
 
     def add(self, message: Prepared) -> bool:
         """This one too, unless the bytes that are held would pass the connection's `write_limit`."""
         if self._messages and self._size + message.size > self._ws._options.write_limit[0]:
             return False
-        self._put(message)
+        self._put(object(), message)
         return True
 
-    def _put(self, message: Prepared) -> None:
-        self._messages.append(message)
+    def _put(self, place: object, message: Prepared) -> None:
+        self._messages[place] = message
         self._size += message.size
         if self._task is None:
             # Last: an eager task (Python 3.12) begins here, and has to find the message.
             self._task = asyncio.get_running_loop().create_task(self._deliver())
 
     def _take(self) -> Prepared:
-        message = self._messages.popleft()
+        message = self._messages.pop(next(iter(self._messages)))
         self._size -= message.size
         return message
 

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Collection
 from typing import Any
 
-from zcws.aio.broadcast import Slow, broadcast, check_slow
+from zcws.aio.broadcast import Slow, broadcast_in, check_slow
 from zcws.aio.pubsub import ENVELOPE, Library, Message, Publisher, Subscriber, cancel
 from zcws.aio.room import Members, Membership, all_but
 from zcws.aio.websocket import WebSocket
@@ -102,7 +102,8 @@ class RedisRooms:
         room = self._open.get(channel)
         if room is not None:
             message = memoryview(data)[ENVELOPE.size :]
-            await broadcast(all_but(without, room), message, slow=self.slow, text=kind == OpCode.TEXT)
+            members, is_text = all_but(without, room), kind == OpCode.TEXT
+            await broadcast_in(room, members, message, slow=self.slow, text=is_text)
 
     async def __aenter__(self) -> Self:
         try:

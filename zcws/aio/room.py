@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from zcws.aio.broadcast import Delivery, Slow, broadcast, check_slow
+from zcws.aio.broadcast import Delivery, Slow, broadcast_in, check_slow
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer, Self
 
@@ -100,7 +100,7 @@ class Room(Members):
         Returns, raises: as `zcws.broadcast`. It can always be awaited; with `slow="wait"` it has to be.
         """
         slow = slow or self.slow
-        return broadcast(all_but(without, self), message, slow=slow, text=text, compress=compress)
+        return broadcast_in(self, all_but(without, self), message, slow=slow, text=text, compress=compress)
 
     def __repr__(self) -> str:
         return f"<Room of {len(self)}>"
