@@ -33,7 +33,7 @@ FRIENDS: dict[str, dict[str, set[str]]] = {
         "frame": {"_keep", "_peek", "_start", "_stop"},
         "ring_frame": {"_framed"},
     },
-    "aio.room": {"aio.outlet": {"_transport"}},
+    "aio.room": {"aio.outlet": {"_transport"}, "aio.stream": {"_held"}},
     "asgi.uvicorn": {"aio.outlet": {"_obstacle"}, "aio.stream": {"_wakeup"}},
     # A frame that is written or joined is looked at where it lies, without a view that a program might keep.
     "connection": {"frame": {"_peek"}},

@@ -139,6 +139,42 @@ def test_the_latest_of_each_room(place: Place) -> None:
     place.run(main())
 
 
+def test_what_is_held_of_a_room_that_is_left(place: Place) -> None:
+    """It stayed: a slow connection that goes through many rooms had a message of each of them."""
+
+    async def main() -> None:
+        kept = zcws.Room(slow="latest")
+        async with slow_client(place) as (ws, peer, number):
+            with kept.join(ws):
+                for last in (False, True):
+                    for value in range(3):
+                        left = zcws.Room(slow="latest")
+                        with left.join(ws):
+                            assert counts(left.broadcast(f"left {value}")) == {"waiting": 1}
+                    if last:
+                        assert counts(kept.broadcast("kept")) == {"waiting": 1}
+                await read_messages(peer, number)
+                assert (await peer.read()).payload == b"kept"
+                await until(lambda: ws._held is None)
+
+    place.run(main())
+
+
+def test_nothing_is_held_any_more(place: Place) -> None:
+    async def main() -> None:
+        room = zcws.Room(slow="latest")
+        async with slow_client(place) as (ws, peer, number):
+            with room.join(ws):
+                room.broadcast("left")
+                await asyncio.sleep(0)
+            await read_messages(peer, number)
+            await until(lambda: ws._held is None)
+            await ws.send("next")
+            assert (await peer.read()).payload == b"next"
+
+    place.run(main())
+
+
 def test_what_is_held_behind_a_message_is_bounded(place: Place) -> None:
     async def main() -> None:
         async with place.serve(swallow, write_limit=1000) as server:

@@ -15,19 +15,21 @@ from zcws.prepared import Prepared
 __all__ = ["Held", "held_by", "write_when_ready"]
 
 
-async def write_when_ready(ws: WebSocket, message: Callable[[], Prepared]) -> None:
+async def write_when_ready(ws: WebSocket, message: Callable[[], Prepared | None]) -> None:
     """Writes a message when the peer has caught up, and nobody is in the middle of another one.
 
     Args:
-        message: a function that gives the message when it can be written.
+        message: a function that gives the message when it can be written. None: there is none any more.
 
     Raises:
         ConnectionClosed: the connection has ended meanwhile.
         ValueError: a message is being written frame by frame.
     """
     await ws._until_sendable()
-    message().write_to(ws.writer)
-    ws._written()
+    prepared = message()
+    if prepared is not None:
+        prepared.write_to(ws.writer)
+        ws._written()
 
 
 class Held:
@@ -54,6 +56,13 @@ class Held:
             self._size -= replaced.size
         self._put(room, message)
 
+    def forget(self, room: object) -> None:
+        """The connection has left the room, and does not get its latest message: one that goes through many rooms
+        would have a message of each of them here."""
+        forgotten = self._messages.pop(room, None)
+        if forgotten is not None:
+            self._size -= forgotten.size
+
     def add(self, message: Prepared) -> bool:
         """This one too, unless the bytes that are held would pass the connection's `write_limit`."""
         if self._messages and self._size + message.size > self._ws._options.write_limit[0]:
@@ -68,10 +77,12 @@ class Held:
             # Last: an eager task (Python 3.12) begins here, and has to find the message.
             self._task = asyncio.get_running_loop().create_task(self._deliver())
 
-    def _take(self) -> Prepared:
-        message = self._messages.pop(next(iter(self._messages)))
-        self._size -= message.size
-        return message
+    def _take(self) -> Prepared | None:
+        for place in self._messages:
+            message = self._messages.pop(place)
+            self._size -= message.size
+            return message
+        return None
 
     async def _deliver(self) -> None:
         """Writes messages until none is held."""

@@ -40,6 +40,8 @@ class Members:
         if ws in self._members:
             del self._members[ws]
             ws.remove_end_callback(self.leave)
+            if ws._held is not None:
+                ws._held.forget(self)
 
     def __contains__(self, ws: object) -> bool:
         return ws in self._members
