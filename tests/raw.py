@@ -221,6 +221,14 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+@contextlib.contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Every thread that begins inside of it ends by itself. One of an earlier test may end meanwhile."""
+    before = {*threading.enumerate()}
+    yield
+    until(lambda: {*threading.enumerate()} <= before)
+
+
 def echo(ws: zcws.sync.WebSocket) -> None:
     """A handler that answers every message with itself."""
     for message in ws:

@@ -169,11 +169,14 @@ def test_a_name_with_several_addresses(place: Place, eagerly: Any) -> None:
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-            with contextlib.suppress(asyncio.TimeoutError):
-                await zcws.connect(f"ws://localhost:{port}/", open_timeout=SHORT)
             listening.setblocking(False)
-            listening.accept()[0].close()
+            port = listening.getsockname()[1]
+            connecting = asyncio.ensure_future(zcws.connect(f"ws://localhost:{port}/")._connect())
+            sock, _ = await soon(asyncio.get_running_loop().sock_accept(listening))
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            sock.close()
 
     eagerly(main)
 

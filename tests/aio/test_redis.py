@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from net import Place, soon, swallow, until
+from net import Place, free_port, soon, swallow, until
 from redis_process import RedisServer, needs_redis
 
 import zcws
@@ -409,21 +408,20 @@ def test_mistakes_of_the_sender(anyloop: Place, redis_server: RedisServer) -> No
 
 def test_where_no_redis_is(anyloop: Place) -> None:
     async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
         import redis.asyncio
 
-        rooms, closed = zcws.RedisRooms(f"redis://127.0.0.1:{port}"), list[object]()
-        for client in rooms._clients:
+        with free_port() as port:
+            rooms, closed = zcws.RedisRooms(f"redis://127.0.0.1:{port}"), list[object]()
+            for client in rooms._clients:
 
-            async def close(client: object = client, aclose: Any = client.aclose) -> None:
-                closed.append(client)
-                await aclose()
+                async def close(client: object = client, aclose: Any = client.aclose) -> None:
+                    closed.append(client)
+                    await aclose()
 
-            client.aclose = close
-        with pytest.raises(redis.asyncio.ConnectionError):
-            async with rooms:
-                pass
+                client.aclose = close
+            with pytest.raises(redis.asyncio.ConnectionError):
+                async with rooms:
+                    pass
         assert closed == rooms._clients
 
     anyloop.run(main())

@@ -107,9 +107,10 @@ class TestProxies:
 
     @pytest.mark.parametrize("scheme", ["http", "socks5h"])
     def test_no_proxy_there(self, scheme: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        with pytest.raises(ConnectionRefusedError, match="cannot connect to the proxy") as caught:
+        with (
+            free_port() as port,
+            pytest.raises(ConnectionRefusedError, match="cannot connect to the proxy") as caught,
+        ):
             talk(1, proxy=f"{scheme}://u:5ecret@127.0.0.1:{port}")
         assert SECRET not in str(caught.value)
 
@@ -317,11 +318,9 @@ def test_another_place_than_the_uri_says() -> None:
     def script(peer: raw.Peer) -> None:
         peer.send(wire.CLOSE, peer.read().payload)
 
-    threads = threading.active_count()
-    with raw.server(script) as port:
+    with raw.no_thread_left(), raw.server(script) as port:
         with zcws.sync.connect("ws://elsewhere.example/", host="127.0.0.1", port=port) as ws:
             assert ws.request is not None and ws.request.headers["Host"] == "elsewhere.example"
-    assert threading.active_count() == threads
 
 
 def test_no_tls(certificates: Certificates, serving: Serving) -> None:
@@ -336,9 +335,7 @@ def test_no_tls(certificates: Certificates, serving: Serving) -> None:
 
 def test_nobody_there() -> None:
     """The text is that of the asyncio client: tests/aio/test_reach.py."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError) as caught:
+    with free_port() as port, pytest.raises(ConnectionRefusedError) as caught:
         zcws.sync.connect(f"ws://127.0.0.1:{port}/", proxy=None)
     assert caught.value.strerror == f"cannot connect to 127.0.0.1:{port}: {said(errno.ECONNREFUSED)}"
 

@@ -29,7 +29,7 @@ from net import Certificates
 import zcws
 from zcws import writer as writer_module
 from zcws.reader import Reader
-from zcws.sync import plain, polled
+from zcws.sync import channel, plain, polled
 from zcws.sync.channel import ENDED
 from zcws.sync.stream import WebSocket
 
@@ -62,8 +62,9 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 transports = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 
-#: The functions of the channel that wait for the peer.
+#: The functions of the channel that wait for the peer, and where they are: others have these names, too.
 READING, SENDING = frozenset({"scan", "receive", "is_ready"}), frozenset({"send", "is_ready"})
+CHANNELS = frozenset(module.__name__ for module in (channel, plain, polled))
 
 
 @contextlib.contextmanager
@@ -75,7 +76,8 @@ def alarm(ws: WebSocket, act: Callable[[], object], where: frozenset[str] = READ
     """
 
     def handle(_: int, frame: Any) -> None:
-        if frame.f_code.co_name in where and not ws._channel.record.received:
+        is_inside = frame.f_globals["__name__"] in CHANNELS and frame.f_code.co_name in where
+        if is_inside and not ws._channel.record.received:
             signal.setitimer(signal.ITIMER_REAL, 0)
             act()
 
@@ -190,10 +192,8 @@ def interrupts(function: Any, kind: type[Alarm], behind: int = 0) -> Any:
         result = function(*given, **named)
         if next(calls, None) is not None:
             return result
-        del (
-            given,
-            named,
-        )  # an export of a memoryview does not belong into a traceback: see `PayloadBuffer._wrap`
+        # An export of a memoryview does not belong into a traceback: see `PayloadBuffer._wrap`.
+        del given, named
         raise kind
 
     return act
