@@ -190,6 +190,29 @@ def test_many_websockets_on_one_connection() -> None:
     run(main)
 
 
+def test_streams_that_are_too_many_are_refused_and_those_that_are_open_go_on() -> None:
+    """RFC 9113 5.1.2: a client may open them before it knows our limit. All of them ended, with the connection."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            lines = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/")]
+            numbers = range(1, 2 * 150, 2)
+            for number in numbers:  # at once, and before anything is heard
+                peer.h2.send_headers(number, [*lines, (":authority", "a"), ("sec-websocket-version", "13")])
+            await peer.flush()
+            resets = [await peer.until(StreamReset) for _ in range(50)]
+            assert {event.error_code for event in resets} == {ErrorCodes.REFUSED_STREAM}
+            opened = set(numbers) - {event.stream_id for event in resets}
+            for number in opened:
+                assert await peer.status(number) == "200"
+            for number in opened:
+                await peer.send(number, HELLO + CLOSE, end_stream=True)
+                await peer.until(StreamEnded, number)
+            await peer.opened()
+
+    run(main)
+
+
 def test_bytes_one_by_one() -> None:
     """The preface, a request, a message: however they are cut."""
 

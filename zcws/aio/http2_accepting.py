@@ -15,7 +15,7 @@
     a head that HTTP/1.1 cannot say                400
     a head that is malformed (RFC 9113 8.1.1)      RST_STREAM with PROTOCOL_ERROR
     malformed trailers, or any behind a CONNECT    the same, when what came before has been read
-    over 100 streams at once                       the end of the connection (h2; RFC 9113 5.1.2)
+    a stream beyond 100 at once                    RST_STREAM with REFUSED_STREAM (RFC 9113 5.1.2)
     malformed heads or trailers, or resets before  the end of the connection: ENHANCE_YOUR_CALM
     an answer, in a loop
 
@@ -35,6 +35,7 @@ from h2.exceptions import ProtocolError
 from zcws.aio.accepting import Host, ServerHandshake
 from zcws.aio.deadlines import Deadline, Deadlines, deadlines_of
 from zcws.aio.http2 import Http2Connection
+from zcws.aio.http2_frames import MOST_STREAMS
 from zcws.aio.http2_stream import Http2Stream
 from zcws.aio.settings import pool_of
 from zcws.http2 import PREFACE, Fields, check_request, check_trailers, is_websocket, request_from, response_to
@@ -182,7 +183,7 @@ class Http2Server(Http2Connection):
 
     def _take(self, number: int, fields: Fields) -> None:
         """A request."""
-        if self._is_going:
+        if self._is_going or self._h2.open_inbound_streams > MOST_STREAMS:
             self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)  # RFC 9113 8.7: nothing was done with it
             return
         try:

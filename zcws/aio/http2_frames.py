@@ -58,6 +58,13 @@ class Going(H2ConnectionStateMachine):  # type: ignore[misc]  # where h2 is not 
         return super().process_input(input_)  # type: ignore[no-any-return]
 
 
+class OurSettings(Settings):  # type: ignore[misc]  # as above
+    """RFC 9113 5.1.2: a stream too many is refused, by itself (http2_accepting.py). h2 ends the connection, also of a
+    client that has opened it before our limit could be known to it."""
+
+    max_concurrent_streams = 2**31  # more than there are numbers
+
+
 class KnownSettings(Settings):  # type: ignore[misc]  # as above
     """RFC 9113 6.5.2: an unknown setting is ignored. h2 keeps each of 65,536 possible ones in a deque of its own."""
 
@@ -110,7 +117,7 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         else:
             wanted[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1  # RFC 8441 3
             self.decoder = Requests(self.DEFAULT_MAX_HEADER_LIST_SIZE)
-        self.local_settings = Settings(client=is_client, initial_values=wanted)
+        self.local_settings = OurSettings(client=is_client, initial_values=wanted)
         self.remote_settings = KnownSettings(client=not is_client)
         self.encoder = Heads()
         self.max_inbound_frame_size = _LARGEST_FRAME
