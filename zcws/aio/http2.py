@@ -161,8 +161,7 @@ class Http2Connection(asyncio.Protocol):
             self._read(data, _MOST_LAST)
         self.transport = None
         for stream in list(self.streams.values()):
-            stream.has_all = stream.has_all or exc is None  # nothing was on its way any more
-            self._cut_off(stream, exc or ConnectionResetError("the HTTP/2 connection has ended"))
+            self._cut_off(stream, exc)
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -204,10 +203,10 @@ class Http2Connection(asyncio.Protocol):
         for stream in list(self.streams.values()):
             self._cut_off(stream, ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {error}"))
 
-    def _cut_off(self, stream: Http2Stream, cause: Exception) -> None:
+    def _cut_off(self, stream: Http2Stream, cause: Exception | None) -> None:
         """The peer neither sends nor takes any more of a stream. What came before counts, as on a socket: if the owner
-        has not read it yet, the stream stays until it has, and the cause is told behind it. But not while a hook is
-        still thinking about the answer: nobody waits for that any more."""
+        has not read it yet, the stream stays until it has, and the cause is told behind it; None: as an end is. But not
+        while a hook is still thinking about the answer: nobody waits for that any more."""
         if not stream.has_all:
             stream.has_all, stream.cause = True, cause
         stream.stop_sending()
@@ -269,7 +268,7 @@ class Http2Connection(asyncio.Protocol):
         self._forget(stream, None)
 
     def _flush_soon(self) -> None:
-        if not self._is_corked and self._flush_handle is None and self.transport is not None:
+        if not self._is_corked and self._flush_handle is None:
             self._flush_handle = self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
