@@ -267,6 +267,133 @@ def test_the_transport_is_paused_while_frames_are_left_for_the_next_turn() -> No
     run(main)
 
 
+def test_what_comes_while_frames_are_left_for_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.10's TLS reads on while it is paused: that is behind them, and may begin in the middle of a frame."""
+    monkeypatch.setattr(http2, "_MOST_FRAMES", 10)
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            for number in range(100):
+                peer.h2.ping(number.to_bytes(8, "big"))
+            said = peer.h2.data_to_send()
+            for at in range(0, len(said), 505):
+                connection.data_received(said[at : at + 505])
+            for number in range(100):
+                ack = await peer.until(PingAckReceived)
+                assert ack.ping_data == number.to_bytes(8, "big")
+
+    run(main)
+
+
+@pytest.mark.parametrize("first", ["the frames", "the end"])
+def test_frames_that_are_left_when_we_end_the_connection(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """As on a socket: nobody is told of them, or only with the end, and nothing fails."""
+    monkeypatch.setattr(http2, "_MOST_FRAMES", 1)
+    reported: list[Any] = []
+    got: list[str | bytes] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            got.append(message)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serve(handler) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            peer.h2.ping(bytes(8))
+            peer.h2.send_data(number, HELLO)
+            said = peer.h2.data_to_send()
+            if first == "the end":
+                connection.abort()
+            connection.data_received(said)
+            assert connection._unread
+            connection.abort()
+            await until(lambda: not server.connections and not server.handshakes)
+            await asyncio.sleep(0)
+            assert got == ([] if first == "the frames" else ["hello"])
+
+    run(main)
+    assert not reported
+
+
+def test_what_waits_for_a_peer_that_has_reset_its_stream_is_dropped() -> None:
+    """Also where its owner has more to read first, and the stream stays until then: who waits to send goes on."""
+    go = asyncio.Event()
+
+    async def push(ws: zcws.WebSocket) -> None:
+        await ws.send(bytes(500_000))
+        await go.wait()
+
+    async def main() -> None:
+        async with serve(push) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            stream = connection.streams[number]
+            while stream.is_reading() or not stream._held:
+                while peer.h2.local_flow_control_window(number) < 16_000:
+                    await peer.until(WindowUpdated, number)
+                await peer.send(number, wire.frame(wire.BINARY, bytes(15_000), key=wire.KEY))
+                await asyncio.sleep(0)
+            assert stream.get_write_buffer_size()
+            peer.h2.reset_stream(number)
+            await peer.flush()
+            await until(lambda: stream.has_all)
+            assert connection.streams and not stream.get_write_buffer_size()
+            go.set()
+
+    run(main)
+
+
+def test_the_first_of_two_streams_finds_that_nothing_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a round: the second is over as well then, and is not asked for its bytes."""
+    trust = certificates()
+    reported: list[Any] = []
+
+    def page(*_: Any) -> zcws.Response:
+        return zcws.Response(200, "OK", None, bytes(100_000))
+
+    def fails(*_: Any) -> int:
+        raise OSError(errno.EHOSTUNREACH, "no route")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serve(process_request=page, ssl=trust.server) as server:
+            streams = await asyncio.open_connection("127.0.0.1", port_of(server), ssl=trust.client)
+            peer = Peer(*streams, is_client=True)
+            await peer.begin(MAX_FRAME_SIZE=2**18, INITIAL_WINDOW_SIZE=2**20)
+            peer.h2.increment_flow_control_window(2**20)
+            peer.h2.ping(bytes(8))
+            await peer.until(PingAckReceived)
+            fields = [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "a")]
+            for number in (1, 3):
+                peer.h2.send_headers(number, fields, end_stream=True)
+            with monkeypatch.context() as patched:
+                patched.setattr(sending, "_write", fails)
+                await peer.flush()
+                await until(lambda: not server.handshakes)
+            await peer.close()
+
+    run(main)
+    assert not reported
+
+
+def test_who_has_nothing_more_to_say_has_no_turn() -> None:
+    """It would be asked whenever another stream sends."""
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            await peer.send(number, HELLO)
+            assert await peer.data(number, len(ANSWER)) == ANSWER
+            assert not connection._sending
+
+    run(main)
+
+
 def test_nobody_remembers_that_a_stream_that_is_gone_had_more_to_say() -> None:
     """Each one would be kept, and asked again whenever something is sent."""
 
