@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+import wire
 from net import LONG, Place, echo, hang_up, narrow, port_of, request, soon, swallow, until
 
 import zcws
@@ -404,6 +405,35 @@ def test_a_client_that_leaves_before_its_hook_has_begun(place: Place) -> None:
                 writer.transport.abort()
             await asyncio.sleep(0.05)
             await until(lambda: not server.handshakes)
+
+    place.run(main())
+
+
+def test_what_waits_for_a_hook_waits_in_the_socket(place: Place) -> None:
+    """uvloop reads 32 times in a turn, 256,000 bytes each, before anybody could tell it to stop: what was more than a
+    ring holds was lost, with the connection left open, and a task's exception that nobody had asked for."""
+    sizes = [50_000] * 40
+
+    async def think(handshake: ServerHandshake, asked: zcws.Request) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        got: list[int] = []
+
+        async def count(ws: zcws.WebSocket) -> None:
+            got.extend([len(message) async for message in ws])
+
+        frames = b"".join(wire.frame(wire.BINARY, bytes(size), key=wire.KEY) for size in sizes)
+        listening, sock = socket.create_server(("127.0.0.1", 0)), socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        async with zcws.serve(count, sock=listening, process_request=think):
+            with sock:
+                sock.connect(listening.getsockname())
+                data = request() + frames + wire.frame(wire.CLOSE, key=wire.KEY)
+                await soon(asyncio.to_thread(sock.sendall, data))
+                await until(lambda: got)
+            assert got == sizes
 
     place.run(main())
 

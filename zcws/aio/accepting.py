@@ -245,6 +245,9 @@ class ServerHandshake(asyncio.Protocol):
             return  # answered with an error: what still comes is the peer's business
         if self.request is not None:
             self._data += data
+            if self._said is not None and not self.server.sends_away and self.transport is not None:
+                # `_think` will, but comes with the next turn; uvloop reads up to 32 times in this one.
+                self.transport.pause_reading()
         elif self.read(data):
             # The caller's context may be that of all connections; what a hook sets is for this one's handler.
             self.server.context.copy().run(self._go_on)
