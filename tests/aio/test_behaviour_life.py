@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import Place, RawPeer, echo, soon, swallow, until
+from net import Place, RawPeer, echo, narrow, soon, swallow, until
 
 import zcws
 
@@ -453,12 +453,13 @@ class TestPeerStopsReading:
         async def main() -> None:
             async def handler(ws: zcws.WebSocket) -> None:
                 await ws.recv()
-                while not ws.connection.hold_replies:
-                    await ws.send(bytes(100_000))
+                narrow(ws)
+                ws.send_nowait(bytes(4 << 20))  # several times what the systems hold
                 await swallow(ws)
 
             async with place.serve(handler, close_timeout=0.05) as server:
                 async with place.raw_client(server, limit=1024) as peer:
+                    narrow(peer.writer)
                     await peer.send(wire.TEXT, b"fill it")
                     (ws,) = server.connections
                     await until(lambda: ws.connection.hold_replies)

@@ -509,12 +509,14 @@ class TestSlowPeer:
 
             def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
                 if frame.text == "much":
+                    narrow(ws)
                     ws.send_nowait(bytes(5_000_000))
                 else:
                     ws.abort()
 
             async with place.serve(None, on_frame=on_frame, write_limit=(1000, 0)) as server:
                 async with place.raw_client(server) as peer:
+                    narrow(peer.writer)
                     await peer.send(wire.TEXT, b"much")
                     (ws,) = server.connections
                     await until(lambda: not ws.is_writable)

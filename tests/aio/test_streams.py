@@ -11,7 +11,7 @@ import pytest
 import wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import Collected, Place, RawPeer, echo, request, soon, until
+from net import Collected, Place, RawPeer, echo, narrow, request, soon, until
 
 import zcws
 from zcws.aio.settings import Options
@@ -340,12 +340,14 @@ class TestOutgoing:
 
             async def handler(ws: zcws.WebSocket) -> None:
                 nonlocal sent
+                narrow(ws)
                 async with ws.send_stream(zcws.OpCode.BINARY) as message:
                     for _ in range(400):
                         await message.write(bytes(100_000))
                         sent += 1
 
             async with place.serve(handler) as server, place.raw_client(server, limit=1024) as peer:
+                narrow(peer.writer)
                 before = -1
                 while sent != before:
                     before = sent
