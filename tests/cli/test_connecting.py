@@ -237,7 +237,7 @@ def test_a_person(address: str) -> None:
         ("/ping", r"pong after [0-9.]+ ms"),
         ("/hex zz", "! two hexadecimal digits are a byte, as in /hex 00 ff; not 'zz'"),
         ("/sing", r"! there is no /sing: /ping .* /help"),
-        ("/help", r"\n/ping \[text\], .*, /help; // begins a message"),
+        ("/help", r"[^ ]/ping \[text\], .*, /help; // begins a message"),
         ("/close 1006", "! "),
         ("/close x", "! a close code is a number"),
         ("/close ²", "! a close code is a number"),
