@@ -47,7 +47,7 @@ class TestParse:
             ("ws:example.com", "not a URI"),
             ("//example.com/", "not a URI"),
             ("ws//example.com", "not a URI"),
-            ("http://example.com/", "ws or wss"),
+            ("http://example.com/", "ws or wss, not http"),
             ("https://example.com/", "ws or wss"),
             ("wsss://example.com/", "ws or wss"),
             ("ws://example.com/#", "fragment"),  # RFC 6455 3

@@ -280,7 +280,8 @@ class Connection:
     ) -> None:
         """The next fragment of a message; `text` and `compress` count on its first one. Raises: as `send`."""
         self.check_writable()
-        payload = data.encode() if isinstance(data, str) else as_bytes(data, "a fragment")
+        what = "a fragment, such as an item of a list,"
+        payload = data.encode() if isinstance(data, str) else as_bytes(data, what)
         try:
             self.writer.write_fragment(
                 OpCode.TEXT if text else OpCode.BINARY, payload, last=last, compress=compress

@@ -111,7 +111,7 @@ def parse_uri(uri: str) -> WebSocketURI:
         raise ValueError("not a URI with a host: expected ws://host[:port]/path or wss://...")
     scheme, user_info, host, port, path, query, fragment = found.groups()
     if scheme.lower() not in ("ws", "wss"):
-        raise ValueError("the scheme of a WebSocket URI must be ws or wss")
+        raise ValueError(f"the scheme of a WebSocket URI must be ws or wss, not {scheme}")
     if fragment:
         raise ValueError('a WebSocket URI must not have a fragment: write "%23" for "#" (RFC 6455 3)')
     secure = scheme.lower() == "wss"

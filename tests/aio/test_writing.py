@@ -180,11 +180,15 @@ def test_what_is_no_message_harms_nothing(place: Place, message: Any, error: typ
 
 def test_what_is_no_fragment(place: Place) -> None:
     async def act(ws: zcws.WebSocket) -> None:
-        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+        with pytest.raises(
+            TypeError, match=r"^a fragment, such as an item of a list, is str or bytes-like, not int$"
+        ):
             await ws.send(["a", "b", 1])  # type: ignore[list-item]
 
     async def in_a_stream(ws: zcws.WebSocket) -> None:
-        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+        with pytest.raises(
+            TypeError, match=r"^a fragment, such as an item of a list, is str or bytes-like, not int$"
+        ):
             async with ws.send_stream() as message:
                 await message.write(1)  # type: ignore[arg-type]
 

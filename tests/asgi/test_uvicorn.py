@@ -508,8 +508,14 @@ def test_an_application_that_only_sends_hears_of_the_close_at_once(place: Place)
 
 def test_what_the_application_must_not_send(place: Place) -> None:
     async def script(app: App) -> None:
-        for event in ({}, {"text": None, "bytes": None}, {"text": b"x"}, {"bytes": "x"}):
-            with pytest.raises(TypeError, match=r"websocket.send needs"):
+        for event, given in (
+            ({}, "'text' of type NoneType"),
+            ({"text": None, "bytes": None}, "'text' of type NoneType"),
+            ({"text": b"x"}, "'text' of type bytes"),
+            ({"text": {"a": 1}}, "'text' of type dict"),
+            ({"bytes": "x"}, "'bytes' of type str"),
+        ):
+            with pytest.raises(TypeError, match=rf"^websocket\.send needs .*, not {given}$"):
                 await app.send({"type": "websocket.send", **event})
         with pytest.raises(ValueError):
             await app.say("\ud800")
@@ -873,6 +879,7 @@ def test_ws_max_size(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.run(main())
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert '"WebSocket /" closed here by a limit: 1009' in warning
+    assert warning.endswith("; with uvicorn, max_size is --ws-max-size")
     assert "max_size=1000 bytes" in warning
 
 

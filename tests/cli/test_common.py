@@ -105,12 +105,15 @@ def test_options_that_make_no_sense(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://h/a", "the scheme of a WebSocket URI must be ws or wss; is it ws://h/a?"),
-        ("https://h/a", "the scheme of a WebSocket URI must be ws or wss; is it wss://h/a?"),
+        ("http://h/a", "the scheme of a WebSocket URI must be ws or wss, not http; is it ws://h/a?"),
+        ("https://h/a", "the scheme of a WebSocket URI must be ws or wss, not https; is it wss://h/a?"),
         # What is said goes to logs.
-        ("https://me:secret@h/a?t=1", "the scheme of a WebSocket URI must be ws or wss; is it wss://h/a?"),
+        (
+            "https://me:secret@h/a?t=1",
+            "the scheme of a WebSocket URI must be ws or wss, not https; is it wss://h/a?",
+        ),
         ("me:pass@h", "not a URI with a host: expected ws://host[:port]/path or wss://...; is it ws://h?"),
-        ("ftp://h/", "the scheme of a WebSocket URI must be ws or wss"),
+        ("ftp://h/", "the scheme of a WebSocket URI must be ws or wss, not ftp"),
         ("h:80/a", "not a URI with a host: expected ws://host[:port]/path or wss://...; is it ws://h:80/a?"),
         ("ws:/h", "not a URI with a host: expected ws://host[:port]/path or wss://..."),
         ("ws://h:x/", "the port of a WebSocket URI must be 1 to 65535"),

@@ -231,11 +231,15 @@ def test_what_is_no_message_harms_nothing(message: Any) -> None:
 def test_what_is_no_fragment() -> None:
     with (
         connected() as (ws, _),
-        pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"),
+        pytest.raises(
+            TypeError, match=r"^a fragment, such as an item of a list, is str or bytes-like, not int$"
+        ),
     ):
         ws.send(["a", "b", 1])  # type: ignore[list-item]
     with connected() as (ws, _), ws.send_stream() as message:
-        with pytest.raises(TypeError, match=r"^a fragment is str or bytes-like, not int$"):
+        with pytest.raises(
+            TypeError, match=r"^a fragment, such as an item of a list, is str or bytes-like, not int$"
+        ):
             message.write(1)  # type: ignore[arg-type]
 
 
@@ -290,7 +294,9 @@ def test_nothing_is_no_message() -> None:
 @pytest.mark.parametrize("message", [[None], [None, "b"], iter([None])], ids=["alone", "first", "generated"])
 def test_none_is_no_fragment_and_not_nothing(message: Any) -> None:
     with connected() as (ws, peer):
-        with pytest.raises(TypeError, match="a fragment is str or bytes-like, not NoneType"):
+        with pytest.raises(
+            TypeError, match="a fragment, such as an item of a list, is str or bytes-like, not NoneType"
+        ):
             ws.send(message)
         ws.send("a")
         assert peer.read().payload == b"a"

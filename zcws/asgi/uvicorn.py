@@ -116,7 +116,8 @@ class WebSocketProtocol(Opening):
             if (limit := self.ws.connection.limit) is not None:
                 # Whoever set the limit should know, but no client should be able to fill the log.
                 limited = _limited.setdefault(self.server_state, Seldom(SAID))
-                self._log(str(limit), limited.level(logging.WARNING, self.loop.time()))
+                told = f"{limit}; with uvicorn, max_size is --ws-max-size"
+                self._log(told, limited.level(logging.WARNING, self.loop.time()))
             self.logger.info("connection closed")
 
     def default_headers(self) -> Iterable[tuple[bytes, bytes]]:
@@ -225,7 +226,10 @@ class WebSocketProtocol(Opening):
         if is_text:
             data = message.get("text")
         if isinstance(data, str) is not is_text:
-            raise TypeError("websocket.send needs 'bytes' that are bytes-like, or 'text' that is str")
+            given = f"{'text' if is_text else 'bytes'!r} of type {type(data).__name__}"
+            raise TypeError(
+                f"websocket.send needs 'bytes' that are bytes-like, or 'text' that is str, not {given}"
+            )
         ws = self.ws
         assert ws is not None and data is not None
         try:
