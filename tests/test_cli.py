@@ -66,6 +66,20 @@ def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], sentence
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("connect", "ws://h/"), ("serve", "--echo"), ("bench", "ws://h/"), ("trace", "ws://h/"), ("info",)],
+)
+def test_an_option_that_there_is_not(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """What it was told showed the usage of `zcws`, which lists none of the options that the command has."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main((*arguments, "--verbose"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"usage: zcws {arguments[0]} ")
+    assert err.endswith(f"\nzcws {arguments[0]}: error: unrecognized arguments: --verbose\n")
+
+
 def test_help_names_every_command() -> None:
     done = zcws("--help")
     assert done.returncode == 0

@@ -81,6 +81,11 @@ def test_what_to_try(url: str, error: Exception, hint: str) -> None:
     assert unreachable(url, error) == f"cannot connect to {url}: {error}; {hint}"
 
 
+def test_an_option_has_its_name_on_the_command_line() -> None:
+    said = unreachable("wss://h/", zcws.HandshakeError("no HTTP/2 there: connect without http2=True"))
+    assert said == "cannot connect to wss://h/: no HTTP/2 there: connect without --http2"
+
+
 def test_what_is_said_holds_no_secret() -> None:
     """It goes to logs; and `zcws trace` told whoever asked it for a server that was not there."""
     for error in (TimeoutError("late"), ConnectionRefusedError()):

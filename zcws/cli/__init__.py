@@ -26,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     speak_utf_8()
     try:
-        parser = _parser()
-        options = parser.parse_args(arguments)
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            # With the usage of this command; `parse_args` would show that of `zcws`, which lists none of its options.
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return int(options.run(options) or 0)
     except (Failure, ImportError) as error:
         if isinstance(error, Unwritable):
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (connecting, serving, bench, trace):
         command.add(commands)
     info = commands.add_parser("info", help="say what is installed", description="Says what is installed.")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, parser=info)
     return parser
 
 

@@ -41,7 +41,9 @@ def unreachable(url: str, error: BaseException) -> str:
     """Why there is no connection with `url`, in one sentence, and what to try. It leaves out the password and the query
     of the address, because it goes to logs, and `zcws trace` sends it to clients."""
     url = parse_uri(url).shown
-    words = f"cannot connect to {url}: {_words(error).replace(GOES_WITHOUT, '')}"
+    # The option of `connect` is called otherwise on the command line.
+    said = _words(error).replace(GOES_WITHOUT, "").replace("http2=True", "--http2")
+    words = f"cannot connect to {url}: {said}"
     hint = _hint(url, error)
     return f"{words}; {hint}" if hint else words
 
