@@ -427,6 +427,20 @@ def test_where_no_redis_is(anyloop: Place) -> None:
     anyloop.run(main())
 
 
+def test_rooms_that_nobody_has_entered(anyloop: Place) -> None:
+    """Without `async with`, a broadcast waited for ever, and so did `ready`."""
+
+    async def main() -> None:
+        rooms = zcws.RedisRooms()
+        for wait in (rooms["lobby"].broadcast("x"), rooms["lobby"].ready()):
+            with pytest.raises(
+                RuntimeError, match=r"not connected to Redis: write `async with zcws\.RedisRooms"
+            ):
+                await soon(wait)
+
+    anyloop.run(main())
+
+
 def test_the_extra_is_named_where_it_is_missing() -> None:
     code = "import sys; sys.modules['redis.asyncio'] = None\nimport zcws\nzcws.RedisRooms()"
     done = subprocess.run(

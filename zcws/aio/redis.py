@@ -122,6 +122,13 @@ class RedisRooms:
             self._publisher.close()
             await self._disconnect()
 
+    def _check_entered(self) -> None:
+        """`RuntimeError` before the rooms are used as a context manager: nothing would ever be sent or heard."""
+        if not self._tasks:
+            raise RuntimeError(
+                "these rooms are not connected to Redis: write `async with zcws.RedisRooms(...) as rooms:`"
+            )
+
     def __repr__(self) -> str:
         return f"<RedisRooms {self._prefix!r}, {len(self._open)} open>"
 
@@ -169,7 +176,12 @@ class RedisRoom(Members):
         rooms._subscriber.changed(self._channel)
 
     async def ready(self) -> None:
-        """Waits until Redis has confirmed that this process hears the room, where somebody is in."""
+        """Waits until Redis has confirmed that this process hears the room, where somebody is in.
+
+        Raises:
+            RuntimeError: `RedisRooms` has not been entered.
+        """
+        self._rooms._check_entered()
         await self._ready.wait()
 
     async def broadcast(
@@ -191,9 +203,11 @@ class RedisRoom(Members):
 
         Raises:
             ConnectionError: the rooms were closed meanwhile.
+            RuntimeError: `RedisRooms` has not been entered.
             redis.exceptions.ResponseError: Redis refuses to publish it.
             TypeError: this is not a message. ValueError: it is text, and not UTF-8.
         """
+        self._rooms._check_entered()
         opcode, payload = as_message(message, text)  # refused here, and not in every process
         # Not before `ready`: the members here would miss it.
         waiting = Message(self._channel, opcode, payload, note=without, ready=self._ready)
