@@ -210,6 +210,21 @@ class Place:
             return uvloop.run(main)
         return asyncio.run(main)
 
+    @contextlib.contextmanager
+    def new_loop(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """For a test that runs a loop again when it has ended. It stops if it does not end."""
+        if self.loop == "uvloop":
+            import uvloop
+
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        else:
+            loop = asyncio.new_event_loop()
+        loop.call_later(LONG, loop.stop)
+        try:
+            yield loop
+        finally:
+            loop.close()
+
     def serve(self, handler: Any, **options: Any) -> zcws.serve:
         context = self.certificates.server if self.certificates else None
         return zcws.serve(handler, "127.0.0.1", 0, **{"ssl": context, **options})

@@ -169,11 +169,11 @@ class TestFailures:
 
         anyplace.run(main())
 
-    def test_what_ends_the_program_is_not_a_failure_of_the_function(self, anyplace: Place) -> None:
+    def test_what_is_no_error_is_not_a_failure_of_the_function(self, anyplace: Place) -> None:
         async def main() -> None:
             def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-                with pytest.raises(KeyboardInterrupt):
-                    ws._callback_failed(KeyboardInterrupt())
+                with pytest.raises(GeneratorExit):
+                    ws._callback_failed(GeneratorExit())
                 ws.send_nowait("open")
 
             async with anyplace.serve(None, on_frame=on_frame) as server, anyplace.raw_client(server) as peer:
@@ -1012,52 +1012,98 @@ class TestShares:
         anyplace.run(main())
 
 
-class TestAFewAndAnEnd:
-    """A few frames that came together, where something else than an error of the program stops in the middle."""
+class TestAnEndOfTheLoop:
+    """on_frame raises what ends the loop, and the program runs the loop again."""
 
-    @pytest.mark.parametrize("engine", ["0", "1"])
-    @pytest.mark.parametrize("at", [1, 2, 3])
-    def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
-        self, monkeypatch: pytest.MonkeyPatch, engine: str, at: int
-    ) -> None:
-        """On a transport of asyncio the connection went on when the loop ran again, and those behind were missing."""
-        monkeypatch.setenv("ZCWS_ENGINE", engine)
-        shown: list[str] = []
+    @pytest.mark.parametrize("word", [SystemExit, KeyboardInterrupt])
+    @pytest.mark.parametrize(("count", "at"), [(1, 1), (3, 1), (3, 2), (3, 3), (150, 1), (6000, 4500)])
+    def test_nothing_is_lost(self, anyplace: Place, word: type[BaseException], count: int, at: int) -> None:
+        """On transports of asyncio, what was written waited for the next bytes of the peer, as did the frames that were
+        left. On sockets of the engine the connection was aborted; on uvloop's transports it was too, and the loop did
+        not end."""
+        shown: list[int] = []
 
         def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-            if frame.opcode is zcws.OpCode.TEXT:
-                shown.append(frame.text)
+            if frame.opcode is zcws.OpCode.BINARY:
+                shown.append(int(frame.payload))
+                if len(shown) == at:
+                    ws.send_nowait("ends")
+                    raise word
+
+        async def start() -> tuple[Any, zcws.WebSocket]:
+            server = await anyplace.serve(None, on_frame=show, compression=None)
+            return server, await anyplace.connect(server, compression=None)
+
+        async def send() -> None:
+            for number in range(count):
+                client.send_nowait(b"%d" % number)
+            await asyncio.sleep(LONG)
+
+        async def go_on() -> None:
+            assert await soon(client.recv()) == "ends"
+            await until(lambda: len(shown) == count)
+            (ws,) = server.connections
+            ws.send_nowait("goes on")
+            assert await soon(client.recv()) == "goes on"
+            await client.send(b"%d" % count)
+            await until(lambda: len(shown) == count + 1)
+            await soon(client.close())
+            assert client.close_code == 1000
+            server.close()
+            await server.wait_closed()
+
+        with anyplace.new_loop() as loop:
+            server, client = loop.run_until_complete(start())
+            with pytest.raises(word):
+                loop.run_until_complete(send())
+            loop.run_until_complete(go_on())
+        assert shown == [*range(count + 1)]
+
+    @pytest.mark.parametrize("is_gone", [False, True], ids=["a Close", "no more"])
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_at_the_end_of_the_connection(self, anyplace: Place, at: int, is_gone: bool) -> None:
+        """The end is told, and behind all frames."""
+        told: list[int] = []
+        shown: list[int] = []
+
+        def show(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            if frame.opcode is zcws.OpCode.BINARY:
+                if not shown:
+                    ws.add_end_callback(lambda ws: told.append(len(shown)))
+                    if is_gone:
+                        ws._transport.abort()  # type: ignore[union-attr]
+                shown.append(int(frame.payload))
                 if len(shown) == at:
                     raise SystemExit
 
         async def start() -> tuple[Any, zcws.WebSocket]:
-            server = await zcws.serve(None, "127.0.0.1", 0, on_frame=show, compression=None)
-            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            return server, await zcws.connect(uri, proxy=None, compression=None)
+            server = await anyplace.serve(None, on_frame=show, compression=None)
+            return server, await anyplace.connect(server, compression=None)
 
         async def send() -> None:
-            for text in ("1", "2", "3"):
-                client.send_nowait(text)
-            await client.flush()
-            await asyncio.sleep(10)
+            for number in range(3):
+                client.send_nowait(b"%d" % number)
+            await client.close()
+            await asyncio.sleep(LONG)
 
         async def go_on() -> None:
-            if engine == "0":
-                await client.send("4")
-            await until(lambda: len(shown) == (4 if engine == "0" else 3))
-            client.abort()
+            await until(lambda: told)
+            await client.wait_closed()
             server.close()
             await server.wait_closed()
 
-        loop = asyncio.new_event_loop()
-        try:
+        with anyplace.new_loop() as loop:
             server, client = loop.run_until_complete(start())
+            sending = loop.create_task(send())
             with pytest.raises(SystemExit):
-                loop.run_until_complete(send())
+                loop.run_until_complete(sending)
+            sending.cancel()
             loop.run_until_complete(go_on())
-        finally:
-            loop.close()
-        assert shown == (["1", "2", "3", "4"] if engine == "0" else ["1", "2", "3"])
+        assert told == [3]
+
+
+class TestAFewAndAnEnd:
+    """A few frames that came together, where something else than an error of the program stops in the middle."""
 
     def test_no_memory_for_one_of_them(self, anyplace: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         """The connection ends, and nothing is shown behind what has been lost."""

@@ -329,6 +329,36 @@ def test_a_loop_that_is_over_goes_away() -> None:
 
 
 class TestOnSockets:
+    @pytest.mark.parametrize("word", [SystemExit, KeyboardInterrupt])
+    def test_a_task_that_ends_the_loop(self, anyplace: Place, word: type[BaseException]) -> None:
+        """uvloop's own transports took it for a failure of the connection, and `sys.exit` after a read ended nothing:
+        the loop ran on for ever. With asyncio's, what was sent when the loop ran again waited for bytes of the peer."""
+
+        async def start() -> tuple[zcws.Server, zcws.WebSocket]:
+            server = await anyplace.serve(echo)
+            return server, await anyplace.connect(server)
+
+        async def read() -> None:
+            for text in ("1", "2", "3"):
+                client.send_nowait(text)
+            assert await client.recv() == "1"
+            client.send_nowait("4")
+            raise word
+
+        async def go_on() -> list[object]:
+            client.send_nowait("5")
+            received = [await soon(client.recv()) for _ in range(4)]
+            await client.close()
+            server.close()
+            await server.wait_closed()
+            return received
+
+        with anyplace.new_loop() as loop:
+            server, client = loop.run_until_complete(start())
+            with pytest.raises(word):
+                loop.run_until_complete(read())
+            assert loop.run_until_complete(go_on()) == ["2", "3", "4", "5"]
+
     def test_a_read_costs_no_turn_of_the_loop(self, anyplace: Place) -> None:
         """The handler runs inside of the callback that received."""
 

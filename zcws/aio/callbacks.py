@@ -17,6 +17,7 @@ from typing import Any
 
 from zcws.aio.ending import Ending
 from zcws.aio.settings import Options
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop
 from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
@@ -76,7 +77,7 @@ class Callbacks(Ending):
         if self._next_share is not None:
             return
         try:
-            if self._in_context(self._show_share, on_frame):
+            if self._in_context(self._show_share, on_frame) and self._next_share is None:
                 self._next_share = self._loop.call_soon(self._show_next, on_frame)
         except ConnectionClosed:
             return
@@ -95,7 +96,7 @@ class Callbacks(Ending):
         most = _MOST_INFLATING if reader.inflates else _MOST_FRAMES
         if reader.show_waiting(on_frame, self, self._callback_failed, most, _MOST_INFLATED):
             return True
-        if self._drained is not None or self._is_aborted:
+        if self._drained is not None or self._is_aborted or self._next_share is not None:
             return False
         if reader.is_closed_here:
             return False
@@ -144,7 +145,10 @@ class Callbacks(Ending):
                 self._after_bytes()
 
     def _callback_failed(self, error: BaseException) -> None:
-        """The function has raised `error`. Raises: what is not one of its own failures, but ends the program."""
+        """The function has raised `error`. Raises: what is not one of its own failures."""
+        if isinstance(error, ENDS_OF_LOOP):
+            self._end_loop(error)
+            return
         if not isinstance(error, FAILURES):
             raise error
         if isinstance(error, ConnectionClosed) and self.connection.state is not _OPEN:
@@ -159,3 +163,13 @@ class Callbacks(Ending):
         }
         self._loop.call_exception_handler(context)
         self.connection.fail(CloseCode.INTERNAL_ERROR, "the program failed")
+
+    def _end_loop(self, error: BaseException) -> None:
+        """The function has raised `error`, which ends the event loop. If the loop runs again, the frames that are left
+        are shown then; if the socket is gone, they are shown now, since the end is about to be told."""
+        end_loop(self._loop, error)
+        on_frame = self._on_frame
+        if self._transport is not None and self._next_share is None and on_frame is not None:
+            self._next_share = self._loop.call_soon(self._show_next, on_frame)
+            self._reader.is_showing = False
+            self._pause_reading()

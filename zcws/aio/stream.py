@@ -230,7 +230,7 @@ class Stream(Callbacks):
         ring, pool.landing = pool.landing, None  # type: ignore[assignment]
         try:
             reader.show(self._in_context, self._on_frame, self, ring, what, 0, start, stop)
-        except FAILURES as error:
+        except BaseException as error:
             self._callback_failed(error)
         return True
 
@@ -256,7 +256,7 @@ class Stream(Callbacks):
         ):
             try:
                 reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
-            except FAILURES as error:
+            except BaseException as error:
                 self._callback_failed(error)
             is_taken = True
         else:
@@ -284,30 +284,15 @@ class Stream(Callbacks):
             # Past the reader, as in `arrived`.
             left = iter(words[_HEAD:])
             rows = zip(left, left, left)  # noqa: B905  `strict` costs as much as a row
-            try:
-                shown = self._in_context(
-                    reader.show_few, self._on_frame, self, self._callback_failed, ring, begin, rows
-                )
-            except Exception:
-                # No memory: we end, and nothing is shown behind what has been lost.
-                raise
-            except BaseException:
-                # It ends the loop, which may run again: what lies behind the frame is still shown.
-                self._take_rest(ring, begin, stop, [*words[:_HEAD], *left])
-                raise
+            shown = self._in_context(
+                reader.show_few, self._on_frame, self, self._callback_failed, ring, begin, rows
+            )
             if shown == count:
                 reader.drop_frame(ring, stop)
                 return self._uncork()
             count, words = count - shown, [*words[:_HEAD], *words[_HEAD + ROW * shown :]]
         reader.take_scan(ring, begin, stop, count, words)
         return self._after_bytes()
-
-    def _take_rest(self, ring: Ring, begin: int, stop: int, words: Rows) -> None:
-        """Gives the reader what is left of a scan, or gives back the ring, where nothing is."""
-        if count := (len(words) - _HEAD) // ROW:
-            self._reader.take_scan(ring, begin, stop, count, words)
-        else:
-            self._reader.drop_frame(ring, stop)
 
     def landed(self, count: int, outcome: int) -> None:
         """The engine has received more of a large payload for us, straight into its buffer: see `Inlet.landed`."""

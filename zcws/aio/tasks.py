@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-__all__ = ["fail", "finish", "is_cancelled", "running_loop"]
+__all__ = ["ENDS_OF_LOOP", "end_loop", "fail", "finish", "is_cancelled", "running_loop"]
 
 _Result = TypeVar("_Result")
+
+#: What ends a running event loop when a callback or a task raises it.
+ENDS_OF_LOOP = (SystemExit, KeyboardInterrupt)
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -53,6 +56,17 @@ def _is_scheduled(loop: asyncio.AbstractEventLoop, callback: object, future: asy
     """Whether a loop of asyncio calls `callback` with `future` in its next turn. Other loops do not say."""
     handles = getattr(loop, "_ready", ())
     return any(each._callback is callback and each._args == (future,) for each in handles)
+
+
+def end_loop(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+    """Ends `loop` with `error`, which a task or a function of the program has raised inside a callback of a transport.
+    uvloop takes what such a callback raises for a failure of the protocol: it logs it, aborts the connection and goes
+    on. So `error` is raised in a callback of its own."""
+    loop.call_soon(_raise, error)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def is_cancelled() -> bool:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import NoReturn
 
-from zcws.aio.tasks import fail
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop, fail
 
 __all__ = ["Wakeup", "wakeup_of"]
 
@@ -107,6 +107,8 @@ class Wakeup:
             if self._future is None:
                 self._future = future
             raise
+        except ENDS_OF_LOOP as error:
+            end_loop(self._loop, error)
         return True
 
     def wake_soon(self) -> None:
