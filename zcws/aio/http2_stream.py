@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop
 from zcws.annotations import Buffer
 from zcws.options import USUAL_MARKS, water_marks
 
@@ -175,8 +176,8 @@ class Http2Stream(asyncio.Transport):
         ends the loop ends it in the next turn: in this one other streams get what came in the same read."""
         try:
             yield
-        except (SystemExit, KeyboardInterrupt) as error:
-            self._connection.loop.call_soon(_leave, error)
+        except ENDS_OF_LOOP as error:
+            end_loop(self._connection.loop, error)
             self._connection.loop.call_soon(self.give)
         except BaseException as error:  # also a CancelledError, of a future that a callback has asked
             context = {"message": "an HTTP/2 stream failed", "exception": error, "transport": self}
@@ -353,7 +354,3 @@ class Http2Stream(asyncio.Transport):
             self._is_lost = self._closing = True
             self._waiting.clear()
             self._size = 0
-
-
-def _leave(error: BaseException) -> None:
-    raise error

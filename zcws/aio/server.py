@@ -24,7 +24,7 @@ from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.listener import Listener
 from zcws.aio.settings import Options, pool_of
-from zcws.aio.tasks import is_cancelled
+from zcws.aio.tasks import ENDS_OF_LOOP, is_cancelled
 from zcws.aio.tls import Tls
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
@@ -203,7 +203,7 @@ class Server:
         error = None if closed.cancelled() else closed.exception()
         # If a handler leaves the program, the loop has raised that already. Anything else is a mistake of ours, which
         # asyncio would log if the exception had not been retrieved here.
-        if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+        if error is not None and not isinstance(error, ENDS_OF_LOOP):
             self.loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
     async def _run(self, ws: WebSocket, handler: Handler) -> None:
