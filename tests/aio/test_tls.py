@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Certificates, Place, echo, port_of, request, soon, until
+from net import LONG, Certificates, Place, echo, narrow, port_of, request, soon, until
 
 import zcws
 from zcws.aio.tls import Tls
@@ -225,6 +225,8 @@ def test_a_slow_peer_is_seen_at_once(tls: Place, certificates: Certificates) -> 
     async def main() -> None:
         async with tls.serve(hold, close_timeout=0.1) as server, client(server, certificates.client) as peer:
             (ws,) = server.connections
+            narrow(ws)
+            narrow(peer.writer)
             await ws.send(bytes(LARGE))
             assert not ws.is_writable
             waiting = asyncio.ensure_future(ws.send(b"x"))
@@ -245,6 +247,7 @@ def test_write_timeout(tls: Place, certificates: Certificates) -> None:
         ended = asyncio.get_running_loop().create_future()
 
         async def handler(ws: zcws.WebSocket) -> None:
+            narrow(ws)
             await ws.send(bytes(LARGE))
             await ws.wait_closed()
             ended.set_result(ws.close_code)
@@ -455,6 +458,8 @@ def test_a_flood_of_new_keys_whose_answers_nobody_takes(tls: Place, certificates
             transport = ws._transport
             assert isinstance(transport, Tls)
             peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            narrow(ws)
+            narrow(peer.writer)
             await ws.send(bytes(LARGE))
             held = transport.get_write_buffer_size()
             for _ in range(10):
