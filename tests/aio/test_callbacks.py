@@ -487,6 +487,7 @@ class TestSlowPeer:
         async def main() -> None:
             def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
                 if frame.opcode is zcws.OpCode.TEXT:
+                    narrow(ws)
                     ws.send_nowait(bytes(20_000_000) if frame.text == "much" else frame.text)
 
             async with place.serve(None, on_frame=on_frame) as server:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from urllib.parse import urljoin
 
 import pytest
-from net import port_of, soon, swallow, until
+from net import narrow, port_of, soon, swallow, until
 
 import zcws
 from zcws.cli.common import Failure
@@ -159,6 +159,7 @@ def test_what_waits_for_slow_clients_is_bounded(root: Path, monkeypatch: pytest.
     async def main() -> None:
         async with zcws.serve(swallow, "127.0.0.1", 0, process_request=Files(str(root))) as server:
             slow, first = await get(port_of(server), "/large")
+            narrow(first)
             assert await soon(slow.readline()) == b"HTTP/1.1 200 OK\r\n"
             reader, second = await get(port_of(server), "/large")
             answer = await soon(reader.read())
