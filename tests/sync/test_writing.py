@@ -120,22 +120,35 @@ def test_a_received_frame_that_is_being_sent_while_another_thread_reads(size: in
                 assert peer.read().payload == b"f" * size
 
 
+class Announced:
+    """A lock that says when somebody comes for it."""
+
+    def __init__(self, lock: Any, came: threading.Event) -> None:
+        self._lock, self._came = lock, came
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+    def __enter__(self) -> None:
+        self._came.set()
+        self._lock.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.__exit__(*exc)
+
+
 @roles
 @pytest.mark.parametrize("size", [100, SEGMENT, 100_000])
 def test_a_received_frame_that_waits_for_the_lock_while_another_thread_reads(client: bool, size: int) -> None:
     with connected(client=client) as (ws, peer):
         peer.send(wire.BINARY, b"f" * size)
         frame = ws.read_frame()
-        waiting = threading.Event()
-
-        def write() -> None:
-            waiting.set()
-            ws.write_frame(frame)
-
-        with raw.thread(write):
-            with ws._write_lock:
-                waiting.wait()
-                threading.Event().wait(0.05)  # now it waits for the lock
+        lock, came = ws._write_lock, threading.Event()
+        ws._write_lock = Announced(lock, came)  # type: ignore[assignment]
+        with contextlib.ExitStack() as stack:
+            with lock:
+                stack.enter_context(raw.thread(lambda: ws.write_frame(frame)))
+                assert came.wait(raw.LONG)
                 peer.send(wire.BINARY, b"n" * size)
                 assert ws.recv() == b"n" * size
             assert peer.read().payload == b"f" * size
