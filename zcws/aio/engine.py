@@ -215,6 +215,10 @@ class Engine:
             if not loop.is_closed():
                 self._listen(-1)
 
+    def close(self) -> None:
+        """Its loop is closed, and it has no sockets."""
+        self._epoll.close()
+
     def disown(self) -> None:
         """In a child process: the sockets and the epoll are the parent's, and what is done here must not affect
         them."""
@@ -609,10 +613,20 @@ def engine_of(loop: asyncio.AbstractEventLoop) -> Engine:
     """The one engine of `loop`."""
     engine = _maybe_engine_of(loop)
     if engine is None:
+        _close_those_of_closed_loops()
         engine = _idle[loop] = Engine(loop)
         _engines[loop] = weakref.ref(engine)
         _all.add(engine)
     return engine
+
+
+def _close_those_of_closed_loops() -> None:
+    """Nobody says when a loop is closed, and its engine goes with the loop. On PyPy that is when the collector has come
+    several times: the epolls of hundreds of loops, one after the other, were open by then."""
+    for known in _idle.keyrefs():
+        loop = known()
+        if loop is not None and loop.is_closed() and (engine := _idle.pop(loop, None)) is not None:
+            engine.close()
 
 
 def _disown_all() -> None:
