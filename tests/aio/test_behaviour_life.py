@@ -409,7 +409,10 @@ class TestPeerStopsReading:
                     await ws.send(bytes(100_000))
                     sent += 1
 
-            async with anyplace.serve(handler) as server, anyplace.raw_client(server, limit=1024) as peer:
+            async with (
+                anyplace.serve(handler, ping_interval=None) as server,  # a slow peer would see a Ping as well
+                anyplace.raw_client(server, limit=1024) as peer,
+            ):
                 await until(lambda: sent)
                 before = -1
                 while sent != before:
