@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, echo, hang_up, port_of, request, soon, swallow, until
+from h2.events import ConnectionTerminated
+from net import LONG, Certificates, Place, echo, hang_up, port_of, request, soon, swallow, until
 from raw import head_of, read_to_end
 from receiver import NoMemory
+from tunnel import CLOSE, knock
+from tunnel import serve as serve_http2
 
 import zcws
 import zcws.sync
@@ -246,6 +249,34 @@ class TestShutdown:
                 await soon(server.wait_closed())
 
         place.run(main())
+
+    def test_a_client_in_the_middle_of_tls(self, certificates: Certificates) -> None:
+        """It may have no `open_timeout`, and nobody else would end it."""
+
+        async def main() -> None:
+            options: dict[str, Any] = {"ssl": certificates.server, "open_timeout": None}
+            async with zcws.serve(echo, "127.0.0.1", 0, **options) as server:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+                await until(lambda: server.handshakes)
+                server.close()
+                await soon(server.wait_closed())
+                assert not await soon(reader.read())
+                await hang_up(writer)
+
+        asyncio.run(main())
+
+    def test_connections_of_http_2_take_no_more_streams_while_it_drains(self) -> None:
+        """The next one is for the next server: its client is told so at once."""
+
+        async def main() -> None:
+            async with serve_http2(swallow) as server, knock(port_of(server)) as peer:
+                number = await peer.opened()
+                server.close(drain=None)
+                await peer.until(ConnectionTerminated)
+                await peer.send(number, CLOSE, end_stream=True)
+                await soon(server.wait_closed())
+
+        asyncio.run(main())
 
     def test_peers_that_have_gone_already(self, anyplace: Place) -> None:
         async def main() -> None:

@@ -347,7 +347,6 @@ class Server:
             await asyncio.wait(self._listener.passing)
 
     async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
-        await asyncio.sleep(0)  # connections that were accepted in this very turn have arrived after this
         if self._is_patient and not self.sends_away:
             await self._drain(drain)
         await self._send_away()
