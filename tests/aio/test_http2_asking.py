@@ -10,12 +10,20 @@ from typing import Any
 import pytest
 import wire
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, SettingsAcknowledged, StreamEnded, StreamReset
+from h2.events import (
+    DataReceived,
+    RequestReceived,
+    SettingsAcknowledged,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
 from h2.settings import SettingCodes
-from net import Place, port_of, run, soon, swallow
+from net import Certificates, Place, port_of, run, soon, swallow, until
 from tunnel import Http2Place, Peer
 
 import zcws
+from zcws.aio.http2_accepting import Http2Server
 
 Script = Callable[[Peer], Awaitable[None]]
 
@@ -342,6 +350,125 @@ def test_a_server_that_takes_no_streams_yet() -> None:
     run(main)
 
 
+def test_a_server_that_changes_its_settings() -> None:
+    """The handshake is made once."""
+
+    async def script(peer: Peer) -> None:
+        number = await grant(peer)
+        peer.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 7})
+        await peer.flush()
+        await peer.until(SettingsAcknowledged)
+        await answer_close(peer, number)
+        await peer.until_the_end()
+        assert not any(isinstance(event, RequestReceived) for event in peer.events)
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            async with connect(uri):
+                pass
+
+    run(main)
+
+
+def test_an_answer_behind_an_end() -> None:
+    """In one read: nobody waits for it any more, and nothing fails."""
+    reported: list[Any] = []
+
+    async def script(peer: Peer) -> None:
+        number = (await peer.until(RequestReceived)).stream_id
+        assert number is not None
+        peer.h2.close_connection(last_stream_id=0)
+        peer.h2.send_headers(number, [(":status", "200")])
+        await peer.flush()
+        await peer.until_the_end()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match="before it answered"):
+                await connect(uri)
+
+    run(main)
+    assert not reported
+
+
+def test_an_answer_that_is_no_legal_http() -> None:
+    """The handshake fails, and nothing else does."""
+    reported: list[Any] = []
+
+    async def script(peer: Peer) -> None:
+        await refuse(peer, "+40")
+        await peer.until_the_end()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match="not legal HTTP"):
+                await connect(uri)
+
+    run(main)
+    assert not reported
+
+
+def test_what_came_before_the_end_of_the_connection_can_be_read_late() -> None:
+    """By whoever is busy meanwhile, and has more to read than a ring holds; then its end is told."""
+    count = 25
+
+    async def script(peer: Peer) -> None:
+        number = await grant(peer)
+        for _ in range(count):
+            while peer.h2.local_flow_control_window(number) < 16_000:
+                await peer.until(WindowUpdated, number)
+            await peer.send(number, wire.frame(wire.BINARY, bytes(15_000)))
+
+    async def main() -> None:
+        async with serving(script) as uri:
+            ws = await connect(uri)
+            connection: Any = ws._transport._connection  # type: ignore[union-attr]
+            await until(lambda: connection.transport is None)
+            got: list[int] = []
+            with pytest.raises(zcws.ConnectionClosedError):
+                while True:
+                    got.append(len(await soon(ws.recv())))
+            assert len(got) == count
+            await soon(ws.wait_closed())
+
+    run(main)
+
+
+def test_an_abort_over_tls_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has stopped: it will never answer our close_notify, for which the TLS of the event loop waits."""
+    monkeypatch.setattr("zcws.aio.reach.has_better", lambda loop: True)
+    place = Http2Place("asyncio", tls=True)
+
+    async def main() -> None:
+        async with place.serve(swallow) as server:
+            ws = await place.connect(server)
+            connection: Any = ws._transport._connection  # type: ignore[union-attr]
+            (theirs,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            assert theirs.transport is not None
+            theirs.transport.pause_reading()
+            ws.abort()
+            await soon(ws.wait_closed())
+            assert connection.transport is None
+            theirs.abort()
+
+    run(main)
+
+
+def test_a_server_over_tls_that_speaks_http_1_1_alone(certificates: Certificates) -> None:
+    """ALPN says so, and the handshake is made on the same connection."""
+
+    async def main() -> None:
+        async with zcws.serve(swallow, "127.0.0.1", 0, ssl=certificates.server) as server:
+            uri = f"wss://127.0.0.1:{port_of(server)}/"
+            async with connect(uri, ssl=certificates.client) as ws:
+                assert ws.get_extra_info("http2_stream") is None
+            assert ws.close_code == 1000
+
+    run(main)
+
+
 def test_a_server_without_websockets_over_http_2() -> None:
     async def script(peer: Peer) -> None:
         await peer.until_the_end()
@@ -397,7 +524,9 @@ def test_over_tls_again_and_again(anyloop: Place) -> None:
                 async with place.connect(server) as ws:
                     assert ws.get_extra_info("sslcontext") is place.certificates.client  # type: ignore[union-attr]
                     assert ws.get_extra_info("http2_stream") == 1 and ws.get_extra_info("peercert")
+                    connection: Any = ws._transport._connection  # type: ignore[union-attr]
                 assert ws.close_code == 1000
+                assert connection.transport is None  # the end of a stream is told when nothing is left of it
             with pytest.raises(OSError, match=r"(?i)certificate"):
                 await place.connect(server, server_hostname="elsewhere.example")
 
