@@ -17,6 +17,7 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     ResponseReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     WindowUpdated,
@@ -41,6 +42,7 @@ def test_requests_that_are_refused_before_they_have_ended() -> None:
             for _ in range(101):
                 number = await peer.ask(method="CONNECT", protocol="", scheme="", path="")
                 assert await peer.status(number) == "501"
+                await peer.until(StreamEnded, number)
                 assert (await peer.until(StreamReset, number)).error_code == ErrorCodes.NO_ERROR
 
     run(main)
@@ -63,7 +65,7 @@ def test_websockets_that_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main)
 
 
-@pytest.mark.parametrize(("at_once", "a_second"), [(5, 0), (0, 10**9)])
+@pytest.mark.parametrize(("at_once", "a_second"), [(5, 0), (0, 10**9), (0, 2)])
 def test_requests_that_are_reset_now_and_then(
     at_once: int, a_second: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +75,10 @@ def test_requests_that_are_reset_now_and_then(
 
     async def main() -> None:
         async with serve() as server, knock(port_of(server)) as peer:
-            for _ in range(5):
+            await peer.until(SettingsAcknowledged)
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            connection._began_at -= 10
+            for _ in range(15 if a_second == 2 else 5):
                 await peer.until(StreamReset, await peer.ask("*"))
             await peer.send(await peer.opened(), CLOSE, end_stream=True)
 
@@ -423,6 +428,23 @@ def test_trailers_behind_another_request(field: tuple[str, str], is_legal: bool,
     run(main)
 
 
+def test_trailers_behind_a_request_that_was_malformed() -> None:
+    """In one read: the stream is gone by then, and that is nobody else's end."""
+
+    async def main() -> None:
+        checks = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+        async with serve() as server, knock(port_of(server), **checks) as peer:
+            first, second = await peer.opened(), peer.h2.get_next_available_stream_id()
+            fields = [(":method", "POST"), (":scheme", "http"), (":path", "*"), (":authority", "a")]
+            peer.h2.send_headers(second, fields)
+            peer.h2.send_headers(second, [("x", "y")], end_stream=True)
+            await peer.send(first, HELLO)
+            assert await peer.data(first, len(ANSWER)) == ANSWER
+            await peer.send(first, CLOSE, end_stream=True)
+
+    run(main)
+
+
 @pytest.mark.parametrize(("length", "said"), [("0", "200"), ("1000", "400"), ("x", "400")])
 def test_a_handshake_that_says_how_long_its_body_is(length: str, said: str) -> None:
     """As over HTTP/1.1 it has none: RFC 9110 9.3.6. And that is nobody else's end."""
@@ -644,13 +666,15 @@ def test_what_a_slow_client_has_not_taken_when_the_server_shuts_down() -> None:
             await peer.send(number, CLOSE, end_stream=True)
             await until(lambda: not server.connections)
             server.close()
+            closed = asyncio.ensure_future(server.wait_closed())
             for _ in range(10):
                 await asyncio.sleep(0)
+            assert not closed.done()
             peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
             await peer.data(number, len(wire.frame(wire.BINARY, bytes(size))) + 4)
             await peer.until(StreamEnded, number)
             assert await peer.until_the_end() == ErrorCodes.NO_ERROR
-            await soon(server.wait_closed())
+            await soon(closed)
             await peer.close()
 
     run(main)
@@ -739,7 +763,9 @@ def test_a_connection_without_streams_ends_after_a_while(monkeypatch: pytest.Mon
     async def main() -> None:
         async with serve() as server, knock(port_of(server)) as peer:
             number = await peer.opened()
+            await peer.send(await peer.opened(), CLOSE, end_stream=True)
             await asyncio.sleep(0.2)  # it has one
+            await peer.send(await peer.opened(), CLOSE, end_stream=True)
             await peer.send(number, CLOSE, end_stream=True)
             assert await peer.until_the_end() == ErrorCodes.NO_ERROR
 
