@@ -781,7 +781,12 @@ def test_a_peer_that_asks_and_does_not_read(monkeypatch: pytest.MonkeyPatch) -> 
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
         async with zcws.serve(echo, sock=listening, http2=True) as server:
-            _, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+            # Else the peer's kernel takes megabytes of Pings and of answers before the server owes any.
+            peer = socket.socket()
+            for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                peer.setsockopt(socket.SOL_SOCKET, size, 10_000)
+            peer.connect(("127.0.0.1", port_of(server)))
+            _, writer = await asyncio.open_connection(sock=peer, limit=1)
             writer.write(PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
             ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
