@@ -166,11 +166,36 @@ def test_nothing_is_held_any_more(place: Place) -> None:
         async with slow_client(place) as (ws, peer, number):
             with room.join(ws):
                 room.broadcast("left")
-                await asyncio.sleep(0)
+                held = ws._held
+                await asyncio.sleep(0)  # it waits for room now
             await read_messages(peer, number)
-            await until(lambda: ws._held is None)
+            assert await soon(held._task) is None
             await ws.send("next")
             assert (await peer.read()).payload == b"next"
+
+    place.run(main())
+
+
+def test_what_was_held_of_a_room_is_not_counted_any_more(place: Place) -> None:
+    async def main() -> None:
+        room = zcws.Room(slow="latest")
+        async with clients(place, 1, write_limit=1000) as (server, (peer,)):
+            (ws,) = server.connections
+            async with ws.send_stream() as message:
+                await message.write("a")
+                # However large it is, one message is held.
+                assert counts(zcws.broadcast([ws], bytes(5000), slow="close")) == {"waiting": 1}
+            assert [len(await soon(peer.recv())) for _ in range(2)] == [1, 5000]
+            await until(lambda: ws._held is None)
+            async with ws.send_stream() as message:
+                await message.write("b")
+                assert counts(zcws.broadcast([ws], bytes(300), slow="close")) == {"waiting": 1}
+                with room.join(ws):
+                    assert counts(room.broadcast(bytes(900))) == {"waiting": 1}
+                with room.join(ws):
+                    pass
+                assert counts(zcws.broadcast([ws], bytes(600), slow="close")) == {"waiting": 1}
+            assert [len(await soon(peer.recv())) for _ in range(3)] == [1, 300, 600]
 
     place.run(main())
 
