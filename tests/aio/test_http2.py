@@ -529,14 +529,11 @@ def test_what_ends_the_loop_takes_nothing_from_other_streams(where: str) -> None
         server.close()
         await server.wait_closed()
 
-    loop = asyncio.new_event_loop()
-    try:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
         server, peer, numbers = loop.run_until_complete(start())
         with pytest.raises(SystemExit):
             loop.run_until_complete(send())
         loop.run_until_complete(soon(go_on()))
-    finally:
-        loop.close()
 
 
 # ---- what a peer must not do ----
@@ -1105,16 +1102,13 @@ def test_a_signal_handler_that_raises_in_the_middle(monkeypatch: pytest.MonkeyPa
         server.close()
         await server.wait_closed()
 
-    loop = asyncio.new_event_loop()
-    try:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
         server, peer, number = loop.run_until_complete(start())
         with monkeypatch.context() as patched:
             patched.setattr("zcws.aio.http2_frames.H2.hear", fails)
             with pytest.raises(KeyboardInterrupt):
                 loop.run_until_complete(send())
         loop.run_until_complete(soon(go_on()))
-    finally:
-        loop.close()
 
 
 @pytest.mark.parametrize("name", ["drop_held", "lose"])

@@ -370,9 +370,22 @@ def test_a_server_that_changes_its_settings() -> None:
     run(main)
 
 
-def test_an_answer_behind_an_end() -> None:
-    """In one read: nobody waits for it any more, and nothing fails."""
+def check_a_failed_handshake(script: Script, match: str) -> None:
+    """It fails in the program, and nothing else does."""
     reported: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with serving(script) as uri:
+            with pytest.raises(zcws.HandshakeError, match=match):
+                await connect(uri)
+
+    run(main)
+    assert not reported
+
+
+def test_an_answer_behind_an_end() -> None:
+    """In one read: nobody waits for it any more."""
 
     async def script(peer: Peer) -> None:
         number = (await peer.until(RequestReceived)).stream_id
@@ -382,32 +395,15 @@ def test_an_answer_behind_an_end() -> None:
         await peer.flush()
         await peer.until_the_end()
 
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-        async with serving(script) as uri:
-            with pytest.raises(zcws.HandshakeError, match="before it answered"):
-                await connect(uri)
-
-    run(main)
-    assert not reported
+    check_a_failed_handshake(script, "before it answered")
 
 
 def test_an_answer_that_is_no_legal_http() -> None:
-    """The handshake fails, and nothing else does."""
-    reported: list[Any] = []
-
     async def script(peer: Peer) -> None:
         await refuse(peer, "+40")
         await peer.until_the_end()
 
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-        async with serving(script) as uri:
-            with pytest.raises(zcws.HandshakeError, match="not legal HTTP"):
-                await connect(uri)
-
-    run(main)
-    assert not reported
+    check_a_failed_handshake(script, "not legal HTTP")
 
 
 def test_what_came_before_the_end_of_the_connection_can_be_read_late() -> None:

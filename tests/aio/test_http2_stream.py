@@ -380,14 +380,11 @@ class TestTurns:
             stream.keep(b"345")
             await asyncio.sleep(0.01)
 
-        loop = asyncio.new_event_loop()
-        try:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
             cart, rider, stream = loop.run_until_complete(begin())
             with pytest.raises(SystemExit) if error is SystemExit else contextlib.nullcontext():
                 loop.run_until_complete(give())
             loop.run_until_complete(asyncio.sleep(0))
-        finally:
-            loop.close()
         is_over = error is RuntimeError
         assert cart.told == ["read 2", "CANCEL" if is_over else "read 3"]
         assert rider.data == (b"12" if is_over else b"12345")
