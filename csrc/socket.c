@@ -4,48 +4,37 @@
  * For sockets of POSIX; elsewhere it compiles to functions that receive and send nothing.
  */
 #include "kernel.h"
+#include "waits.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <errno.h>
-#include <sched.h>
 #include <sys/socket.h>
 
 enum {
-    /* How often a wait tries before it sleeps. Sleeping and being woken costs 10 to 20 us of both ends' CPU, a try that
-     * finds nothing 0.1 to 0.4: a wait that tries for as long as that and then sleeps costs at most twice the best. */
-    TRIES = 64,
-    /* This many waits sleep at once when trying has been of no use again and again. */
-    LONGEST_REST = 63,
     /* Bytes: if a receive brought this many, more may have come while they were taken. */
     MUCH = 64 * 1024
 };
 
 static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK); }
 
-/* Receives without sleeping. Where nothing has come, the next waits sleep at once: twice as many as the last time. */
+/* Receives without sleeping. */
 static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_t size) {
     ssize_t received = recv(socket->fd, data, size, MSG_DONTWAIT);
     if (!is_nothing(received)) return received; /* no wait: nothing is learnt about waits */
-    for (int tries = 1; tries < TRIES; tries++) {
-        sched_yield(); /* the process that is to answer may need this CPU */
+    for (int tries = 1; tries < ZCWS_TRIES && is_nothing(received); tries++)
         received = recv(socket->fd, data, size, MSG_DONTWAIT);
-        if (!is_nothing(received)) {
-            socket->rest = 0;
-            return received;
-        }
-    }
-    socket->rest = socket->rest < LONGEST_REST ? 2 * socket->rest + 1 : LONGEST_REST;
-    socket->resting = 1 + socket->rest; /* this wait, which goes on, and those after it */
+    zcws_tried(&socket->waits, !is_nothing(received));
+    if (is_nothing(received)) socket->waits.resting++; /* for this wait, which goes on */
     return received;
 }
 
-/* recv that tries for a moment before it sleeps, as long as that is of use: an answer that comes within microseconds,
- * as from the same machine, then has nobody to wake. After a try that was of no use, it sleeps only in the caller's
- * next call: a signal that came meanwhile would not interrupt the sleep, but its handler runs between the two calls. */
+/* recv that tries for a moment before it sleeps, as long as that is of use. After a try that was of no use, it sleeps
+ * only in the caller's next call: a signal that came meanwhile would not interrupt the sleep, but its handler runs
+ * between the two calls. */
 static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
-    if (socket->flags == 0 && socket->resting == 0) return try_for_a_moment(socket, data, size);
-    if (socket->flags == 0) socket->resting--;
+    if (socket->flags == 0 && socket->waits.resting == 0) return try_for_a_moment(socket, data, size);
+    if (socket->flags == 0) socket->waits.resting--;
     return recv(socket->fd, data, size, socket->flags);
 }
 

@@ -125,6 +125,12 @@ size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
+/* Whether waits for bytes try for a moment before they sleep: see waits.h. For C alone; zero at first. */
+struct zcws_waits {
+    uint32_t resting; /* how many of the next waits sleep at once, without trying first */
+    uint32_t rest;    /* how many it was last time */
+};
+
 /* ---- many sockets ---------------------------------------------------------------------------------------------- */
 
 enum { ZCWS_TURN_MOST = 64 }; /* sockets that one call of zcws_turn serves */
@@ -195,10 +201,9 @@ struct zcws_socket {
     /* What zcws_scan returned for those; ZCWS_NOTHING: they have not been scanned; ZCWS_TORN, which the caller sets:
      * nobody knows how many of them have been taken. */
     int64_t found;
-    uint64_t total;   /* bytes that all calls have brought; the caller may add what it has received by other means */
-    uint32_t resting; /* for C alone, zero at first: how many of the next waits sleep at once, without trying first */
-    uint32_t rest;    /* for C alone, zero at first: how many it was last time */
-    int error;        /* the errno of what ended the stream; 0: the peer did */
+    uint64_t total; /* bytes that all calls have brought; the caller may add what it has received by other means */
+    struct zcws_waits waits;
+    int error; /* the errno of what ended the stream; 0: the peer did */
 };
 
 /* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the

@@ -32,19 +32,19 @@ def test_which_channel(certificates: Certificates, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("pair", ["plain"], indirect=True)
 def test_trying_before_a_sleep(pair: Pair) -> None:
     channel, peer = pair
-    record, rests = channel.record, []
+    waits, rests = channel.record.waits, []
     receive(channel, 0)
-    assert record.rest == 0  # that was no wait
+    assert waits.rest == 0  # that was no wait
     for _ in range(126):
         assert receive(channel, 0.001) == NOTHING
-        rests.append((record.rest, record.resting))
+        rests.append((waits.rest, waits.resting))
     # Each try that was of no use has twice as many waits sleep at once.
     tried = [rest for rest, resting in rests if rest == resting]
     assert tried == [1, 3, 7, 15, 31, 63]
     peer.sendall(b"here already")
-    record.resting = 0
+    waits.resting = 0
     assert receive(channel) == b"here already"
-    assert (record.rest, record.resting) == (63, 0)  # no wait says nothing about waits
+    assert (waits.rest, waits.resting) == (63, 0)  # no wait says nothing about waits
 
 
 @pytest.mark.parametrize("pair", ["plain"], indirect=True)
@@ -54,7 +54,7 @@ def test_a_try_ends_before_there_is_a_sleep(pair: Pair, timeout: float | None) -
     channel, _ = pair
     reader = connect().reader
     assert channel.scan(reader, timeout) == NOTHING
-    channel.record.resting = 0
+    channel.record.waits.resting = 0
     assert channel.receive(memoryview(bytearray(9)), timeout) == NOTHING
 
 
@@ -67,10 +67,11 @@ def test_trying_is_of_use(pair: Pair) -> None:
             peer.sendall(data)
 
     def is_learnt() -> bool:
-        channel.record.rest, channel.record.resting = 63, 0
+        waits = channel.record.waits
+        waits.rest, waits.resting = 63, 0
         channel.send([b"question"])
         assert receive(channel) == b"question"
-        return bool(channel.record.rest == 0)
+        return (waits.rest, waits.resting) == (31, 0)
 
     with raw.thread(answer):
         raw.until(is_learnt)
