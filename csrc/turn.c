@@ -6,6 +6,7 @@
 #define _GNU_SOURCE /* accept4 */
 #endif
 #include "kernel.h"
+#include "waits.h"
 
 #if defined(__linux__)
 
@@ -136,6 +137,16 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     return found(sockets, &turn);
 }
 
+size_t zcws_turn_again(struct zcws_sockets *sockets) {
+    size_t count = zcws_turn(sockets);
+    /* What is there at once would have been found without this call: whoever always has something to do never sleeps,
+     * and rests from trying as well. */
+    const int may_sleep = count == 0;
+    for (int tries = 1; tries < ZCWS_TRIES && count == 0; tries++) count = zcws_turn(sockets);
+    zcws_tried(&sockets->waits, may_sleep && count != 0);
+    return count;
+}
+
 static int64_t word(const uint8_t *words, size_t i) {
     int64_t value;
     memcpy(&value, words + i * sizeof value, sizeof value);
@@ -174,6 +185,8 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     (void)sockets;
     return 0;
 }
+
+size_t zcws_turn_again(struct zcws_sockets *sockets) { return zcws_turn(sockets); }
 
 int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t count, const uint8_t *data,
                        size_t first) {

@@ -22,6 +22,7 @@ enum {
 static inline void zcws_tried(struct zcws_waits *waits, int has_found) {
     if (has_found) {
         waits->rest /= 2;
+        waits->resting = 0;
     } else {
         waits->rest = waits->rest < ZCWS_LONGEST_REST ? 2 * waits->rest + 1 : ZCWS_LONGEST_REST;
         waits->resting = waits->rest;

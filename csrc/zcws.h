@@ -125,9 +125,9 @@ size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
-/* Whether waits for bytes try for a moment before they sleep: see waits.h. For C alone; zero at first. */
+/* Whether waits for bytes try for a moment before they sleep: see waits.h. C writes it; zero at first. */
 struct zcws_waits {
-    uint32_t resting; /* how many of the next waits sleep at once, without trying first */
+    uint32_t resting; /* how many of the next waits are to sleep at once, without trying first */
     uint32_t rest;    /* how many it was last time */
 };
 
@@ -149,6 +149,7 @@ struct zcws_sockets {
     size_t used; /* words behind the short entries that the last call has written */
     int left; /* for C alone, zero at first: how many sockets were ready when there was no room for them, and which */
     int waiting[ZCWS_TURN_MOST];
+    struct zcws_waits waits;
 };
 
 /* Many connections in one crossing: asks which sockets are ready (unless there is only one, which the caller knows to
@@ -163,6 +164,10 @@ struct zcws_sockets {
  * Returns the number of short entries, plus ZCWS_TURN_OTHERS where there are others. That is less than 256: Python has
  * objects for such numbers, so none has to be allocated while what was received is in no socket any more. */
 size_t zcws_turn(struct zcws_sockets *sockets);
+
+/* The same behind a turn in which something was sent, which may be answered before the caller could sleep: tries for a
+ * moment. How often it is not to be called before the next time is in `waits.resting`, which it does not count down. */
+size_t zcws_turn_again(struct zcws_sockets *sockets);
 
 enum {
     ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */

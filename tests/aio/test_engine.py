@@ -9,6 +9,7 @@ import os
 import random
 import select
 import socket
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -256,7 +257,7 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
     run(main)
 
 
-def no_ring(*_: object, **__: object) -> Any:
+def no_memory(*_: object, **__: object) -> Any:
     raise MemoryError
 
 
@@ -277,7 +278,7 @@ def test_no_memory_for_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
         one.send(begun[:-1])
         await until(lambda: len(engine_of(loop)._together) == 2)  # it keeps the ring
         with monkeypatch.context() as patched:
-            patched.setattr(Pool, "_new_ring", no_ring)
+            patched.setattr(Pool, "_new_ring", no_memory)
             two.send(wire.frame(2, b"lost", key=wire.KEY))
             await until(lambda: reported)
             one.send(begun[-1:])
@@ -305,7 +306,7 @@ def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch)
         peer.send(first[-1:])
         await until(lambda: engine._together)
         with monkeypatch.context() as patched:
-            patched.setattr(Pool, "lease", no_ring)
+            patched.setattr(Pool, "lease", no_memory)
             peer.send(wire.frame(2, b"second", key=wire.KEY))
             await until(lambda: len(got) == 2)
         assert got == [b"first", b"second"]
@@ -1048,5 +1049,214 @@ def test_an_end_that_a_signal_handler_wants_in_the_middle_of_a_crossing(end: str
         assert await soon(asyncio.to_thread(read_to_end, peer)) == wire.frame(wire.BINARY, b"last")
         ws.abort()
         peer.close()
+
+    run(main)
+
+
+# ---- an answer that is there before the loop could sleep ----
+
+FRAME = wire.frame(wire.BINARY, b"frame", key=KEY)
+
+
+class Again:
+    """Connections of the engine that answer what they read, and what `zcws_turn_again` is asked meanwhile."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, act: Callable[[WebSocket], object], size: int = 1
+    ) -> None:
+        self.act, self.calls, self.got = act, 0, 0
+        self.comes_next: list[socket.socket] = []  # whose bytes arrive before the next call
+        self.peers, self.ours = list[socket.socket](), list[WebSocket]()
+        for _ in range(size):
+            ours, peer = socket.socketpair()
+            self.peers.append(peer)
+            self.ours.append(placed(ours, on_frame=self.seen))
+        self.engine = engine_of(asyncio.get_running_loop())
+        monkeypatch.setattr(engine_module, "_serve_again", self.call)
+        self.real = engine_module.lib.zcws_turn_again
+
+    def seen(self, ws: WebSocket, frame: zcws.Frame) -> None:
+        self.got += 1
+        self.act(ws)
+
+    def call(self, sockets: Any) -> int:
+        self.calls += 1
+        while self.comes_next:
+            self.comes_next.pop().send(FRAME)
+        return self.real(sockets)  # type: ignore[no-any-return]
+
+    async def turn(self) -> None:
+        """All peers say something, and what comes of that is over."""
+        got = self.got
+        for peer in self.peers:
+            peer.send(FRAME)
+        await until(lambda: self.got >= got + len(self.peers))
+        await asyncio.sleep(0.01)
+
+    async def end(self) -> None:
+        for ws, peer in zip(self.ours, self.peers, strict=True):
+            ws.abort()
+            peer.close()
+        await asyncio.sleep(0)
+
+
+def answer(ws: WebSocket) -> None:
+    ws.send_nowait(b"answer")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_after_an_answer_the_next_message_is_tried_for(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        again = Again(monkeypatch, answer, size)
+        again.comes_next = again.peers[:1]
+        await again.turn()
+        assert again.got == size + 1 and again.calls >= 1
+        for peer in again.peers:
+            assert peer.recv(100)
+        await again.end()
+
+    run(main)
+
+
+def test_an_answer_that_comes_later_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a task that has been given the message."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        again = Again(monkeypatch, lambda ws: loop.call_later(0.001, answer, ws))
+        await again.turn()
+        assert again.peers[0].recv(100) and again.calls == 1
+        await again.end()
+
+    run(main)
+
+
+def test_whoever_has_answered_nothing_expects_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends without being asked, or is only told something."""
+
+    async def main() -> None:
+        again = Again(monkeypatch, lambda ws: None)
+        for ws in again.ours * 3:
+            answer(ws)
+            await ws.flush()
+        await again.turn()
+        assert again.peers[0].recv(100) and again.calls == 0
+        for ws in again.ours * 3:
+            answer(ws)
+            await ws.flush()
+        await asyncio.sleep(0.01)
+        assert again.calls == 1
+        await again.end()
+
+    run(main)
+
+
+def test_no_memory_to_expect_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes out all the same."""
+
+    async def main() -> None:
+        again = Again(monkeypatch, answer)
+        with monkeypatch.context() as patched:
+            patched.setattr(again.engine, "loop", no_memory)
+            await again.turn()
+        assert again.peers[0].recv(100) and again.calls == 0
+        await again.turn()
+        assert again.peers[0].recv(100) and again.calls == 1
+        await again.end()
+
+    run(main)
+
+
+def test_others_run_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop, ran = asyncio.get_running_loop(), list[int]()
+
+        def act(ws: WebSocket) -> None:
+            loop.call_soon(lambda: ran.append(again.calls))
+            answer(ws)
+
+        again = Again(monkeypatch, act)
+        await again.turn()
+        assert ran == [0] and again.calls == 1
+        await again.end()
+
+    run(main)
+
+
+def test_where_trying_was_of_no_use_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In vain; or for what was there already, so that the loop would not have slept."""
+
+    async def main() -> None:
+        again, calls = Again(monkeypatch, answer), list[int]()
+        for _ in range(7):
+            await again.turn()
+            calls.append(again.calls)
+        assert calls == [1, 1, 2, 2, 2, 2, 3]  # behind 1 turn, and behind 3 more
+        assert again.engine._resting == 7
+        again.engine._resting, again.comes_next = 0, again.peers[:]
+        await again.turn()
+        assert again.got == 9 and again.engine._resting == 14
+        await again.end()
+
+    run(main)
+
+
+#: A peer that answers at once.
+PEER = """
+import socket, sys
+sock, frame = socket.socket(fileno=int(sys.argv[1])), bytes.fromhex(sys.argv[2])
+sock.setblocking(False)
+sock.send(frame)
+while True:
+    try:
+        if not sock.recv(100):
+            break
+        sock.send(frame)
+    except BlockingIOError:
+        pass
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform == "linux" and len(os.sched_getaffinity(0)) < 2, reason="the peer has to run meanwhile"
+)
+def test_trying_is_of_use() -> None:
+    """How soon the system lets the peer run is not known: each answer is another try."""
+
+    async def main() -> None:
+        def seen(ws: WebSocket, _frame: zcws.Frame) -> None:
+            learnt.add(engine._sockets.waits.rest)
+            engine._sockets.waits.rest, engine._resting = 63, 0
+            answer(ws)
+
+        learnt = set[int]()
+        ours, peer = socket.socketpair()
+        ws, engine = placed(ours, on_frame=seen), engine_of(asyncio.get_running_loop())
+        program = [sys.executable, "-c", PEER, str(peer.fileno()), FRAME.hex()]
+        with subprocess.Popen(program, pass_fds=[peer.fileno()]):
+            peer.close()
+            await until(lambda: 31 in learnt)
+            ws.abort()
+            await asyncio.sleep(0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["closes", "pauses"])
+def test_it_is_tried_for_one_that_reads_no_more(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        def act(ws: WebSocket) -> None:
+            answer(ws)
+            if how == "closes":
+                loop.call_soon(ws.abort)
+            else:
+                loop.call_soon(ws._transport.pause_reading)  # type: ignore[union-attr]
+
+        loop = asyncio.get_running_loop()
+        again = Again(monkeypatch, act)
+        again.comes_next = again.peers[:]
+        await again.turn()
+        assert again.calls == 1 and again.got == 1
+        await again.end()
 
     run(main)

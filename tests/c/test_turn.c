@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -287,6 +288,53 @@ static void test_one_that_is_tried(void) {
     close(sockets.epoll);
 }
 
+/* Echoes at once what is one byte at a time, until the end. */
+static void *echo_bytes(void *end) {
+    const int fd = *(const int *)end;
+    uint8_t byte[SHORT];
+    ssize_t received;
+    while ((received = recv(fd, byte, SHORT, MSG_DONTWAIT)) != 0)
+        if (received > 0) send_all(fd, one, SHORT);
+    return NULL;
+}
+
+/* Trying again: in vain, for what is there at once, and for what comes meanwhile. */
+static void test_answers(void) {
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
+    pthread_t echo;
+    int fd = 0;
+    sockets.readers = readers;
+    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+    sockets.base = ring.end - RING;
+    open_one(sockets.epoll);
+    while (peers[fd] < 0) fd++;
+    start_reader(fd);
+    for (sockets.only = -1; sockets.only <= fd; sockets.only += fd + 1) {
+        memset(&sockets.waits, 0, sizeof sockets.waits);
+        for (uint32_t rest = 1; rest < 64; rest = 2 * rest + 1) {
+            CHECK(zcws_turn_again(&sockets) == 0 && sockets.used == 0, "nothing is there");
+            CHECK(sockets.waits.rest == rest && sockets.waits.resting == rest, "%u", sockets.waits.rest);
+        }
+        CHECK(zcws_turn_again(&sockets) == 0 && sockets.waits.rest == 63, "it grows no more");
+        sockets.waits.rest = 1;
+        send_all(peers[fd], one, SHORT);
+        CHECK(zcws_turn_again(&sockets) == 1 && sockets.waits.rest == 3, "it was there");
+    }
+    CHECK(pthread_create(&echo, NULL, echo_bytes, &peers[fd]) == 0, "no thread");
+    do { /* how soon the other thread runs is the system's affair */
+        size_t found;
+        sockets.waits.rest = 63;
+        send_all(fd, one, 1);
+        found = zcws_turn_again(&sockets);
+        while (found == 0) found = zcws_turn(&sockets);
+        CHECK(found == 1, "%zu", found);
+    } while (sockets.waits.rest != 31);
+    shutdown(fd, SHUT_WR);
+    CHECK(pthread_join(echo, NULL) == 0, "the thread");
+    close_one(fd);
+    close(sockets.epoll);
+}
+
 /* Orders for four sockets, one byte further than words like to lie. The third takes nothing more. */
 static void test_what_each_is_sent(void) {
     enum { EACH = 4, STUCK = 2, LEN = 10 };
@@ -369,6 +417,7 @@ int main(int argc, char **argv) {
     test_who_is_left_comes_first();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
+    test_answers();
     test_what_each_is_sent();
     test_welcome();
     test_turns();

@@ -334,9 +334,9 @@ class Machine:
         """How often an engine is called that is made inside of this."""
         turn = Engine._turn
 
-        def counted(engine: Engine) -> None:
+        def counted(engine: Engine, *serve: Any) -> None:
             self._called += 1
-            turn(engine)
+            turn(engine, *serve)
 
         with mock.patch.object(Engine, "_turn", counted):
             yield

@@ -497,7 +497,7 @@ def test_a_peer_that_goes_on_talking_behind_our_close(monkeypatch: pytest.Monkey
         monkeypatch.setattr(ws._channel, "receive", count)
         with raw.thread(talk):
             writer.close()
-        assert asked[0] > 0
+        assert max(asked) > 0
 
 
 class TestTheWholeEnds:

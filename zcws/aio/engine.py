@@ -6,6 +6,7 @@ which then says "something is ready" once, and one crossing into C serves every 
 
     event loop --add_reader--> one epoll --zcws_turn: poll, receive, scan--> a table
     a table --walk: each connection's frames wake its task--> what they write --zcws_send_each--> sockets
+    sockets --zcws_turn_again: their answers, if they come before the loop could sleep--> a table
 
 The table has two parts. Nearly every socket brings one whole frame and nothing else: those are five words each, and a
 loop of a few steps hands them over (`_walk_ones`). All others have an entry of their own and their rows (`_walk`).
@@ -22,6 +23,7 @@ The sockets themselves are in transport.py, above this: the engine knows them as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import weakref
@@ -57,7 +59,7 @@ _ONE, _OTHERS = lib.ZCWS_TURN_ONE, lib.ZCWS_TURN_OTHERS
 _ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
 _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
 _HEAD = lib.ZCWS_TABLE_HEAD
-_serve_sockets, _send_each = lib.zcws_turn, lib.zcws_send_each
+_serve_sockets, _serve_again, _send_each = lib.zcws_turn, lib.zcws_turn_again, lib.zcws_send_each
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 #: Bytes of a number that goes to C or comes from there.
@@ -66,6 +68,9 @@ _WORD = 8
 #: A short entry: descriptor, what, begin, start, stop.
 _One = tuple[int, int, int, int, int]
 _ones_of: Callable[[bytes], Iterator[_One]] = Struct(f"{_ONE}Q").iter_unpack
+
+#: `zcws_turn`, or `zcws_turn_again` and what is learnt of it.
+_Serve = Callable[["CData"], int]
 
 #: What a socket is watched for.
 IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
@@ -136,6 +141,7 @@ class Engine:
         is_walking: whether connections are getting their rows; what is written meanwhile goes out after that.
         is_sending: whether a crossing is being made: what has been taken for it is neither with its writer nor in a
             backlog. What a signal handler or a finalizer writes meanwhile stays with the writer, and goes out after it.
+        has_received: whether what is sent next may be an answer: see `expect_answers`.
         written: those that have written something meanwhile, each once.
         shares: whether several of them may have been given the same bytes, because somebody broadcasts.
     """
@@ -164,6 +170,9 @@ class Engine:
         self._sockets.table, self._sockets.words = self._table, _WORDS
         self.is_walking: bool = False
         self.is_sending: bool = False
+        self.has_received: bool = False
+        self._is_expecting = False  # `_turn_again` comes next
+        self._resting = 0  # of so many answers no answer is expected
         self.written: dict[Sender, None] = {}
         self.shares: bool = False
         # An exception that is to end the loop: it is raised when all others of the same turn have been served.
@@ -279,7 +288,7 @@ class Engine:
         self._readers[0 : len(old)] = old
         self._sockets.readers, self._sockets.count = self._readers, 2 * fd
 
-    def _turn(self) -> None:
+    def _turn(self, serve: _Serve = _serve_sockets) -> None:
         """Serves the sockets that are ready."""
         pool = self._pool
         if self._is_alone:
@@ -293,7 +302,9 @@ class Engine:
             if ring is None:
                 self._serve_each()  # whoever has a ring goes on, and whoever needs one ends alone
             else:
-                found = _serve_sockets(self._sockets)
+                found = serve(self._sockets)
+                if found:
+                    self.has_received = True
                 try:
                     if found == 1:
                         # `_walk_ones` for one: nobody was served before it, and nobody comes after.
@@ -313,6 +324,28 @@ class Engine:
         if self._last_word is not None:
             last_word, self._last_word = self._last_word, None
             raise last_word
+
+    def expect_answers(self) -> None:
+        """Something was sent that may be an answer to what was received, and its own answer may come before the loop
+        could sleep and be woken, if the peer is on the same machine. Where that was so lately, we try for a moment, as
+        soon as everybody else has run."""
+        self.has_received = False
+        if self._resting:
+            self._resting -= 1
+        elif not self._is_expecting:
+            with contextlib.suppress(MemoryError):
+                self.loop().call_soon(self._turn_again)
+                self._is_expecting = True
+
+    def _turn_again(self) -> None:
+        self._is_expecting = False
+        if not self._is_alone:
+            self._turn(self._try_for_a_moment)
+
+    def _try_for_a_moment(self, sockets: CData) -> int:
+        found: int = _serve_again(sockets)
+        self._resting = self._sockets.waits.resting
+        return found
 
     def _take_ring(self, pool: Pool) -> Ring | None:
         """Takes another common ring: a connection has kept the last one, or somebody a view of it. None: there is no
@@ -451,6 +484,8 @@ class Engine:
                 self.is_walking = self.is_sending = False
 
     def _send_written(self) -> None:
+        if self.has_received:
+            self.expect_answers()
         written, self.written = self.written, {}
         shares, self.shares = self.shares, False
         fds: list[int] = []

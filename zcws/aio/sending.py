@@ -119,8 +119,11 @@ class Sending(asyncio.Transport):
 
     def send_now(self) -> None:
         """Sends what the writer has; in the middle of a crossing of the engine's, right behind that."""
+        engine = self._engine
+        if engine.has_received:
+            engine.expect_answers()
         writer, backlog = self.writer, self.backlog
-        if backlog or self.closing or self._engine.is_sending:
+        if backlog or self.closing or engine.is_sending:
             self._put_off()
             return
         # From here to `len` there is no call, so no signal handler runs: what it sends later waits behind this.
