@@ -3,10 +3,14 @@
  *
  * For sockets of POSIX; elsewhere it compiles to functions that receive and send nothing.
  */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* clock_gettime */
+#endif
 #include "kernel.h"
-#include "waits.h"
 
 #if defined(__unix__) || defined(__APPLE__)
+
+#include "waits.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -21,10 +25,12 @@ static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAI
 /* Receives without sleeping. */
 static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_t size) {
     ssize_t received = recv(socket->fd, data, size, MSG_DONTWAIT);
+    struct zcws_moment moment;
     if (!is_nothing(received)) return received; /* no wait: nothing is learnt about waits */
-    for (int tries = 1; tries < ZCWS_TRIES && is_nothing(received); tries++)
+    moment = zcws_moment_begin();
+    while (is_nothing(received) && zcws_moment_goes_on(&moment, UINT64_MAX))
         received = recv(socket->fd, data, size, MSG_DONTWAIT);
-    zcws_tried(&socket->waits, !is_nothing(received));
+    zcws_tried(&socket->waits, &moment, !is_nothing(received));
     if (is_nothing(received)) socket->waits.resting++; /* for this wait, which goes on */
     return received;
 }

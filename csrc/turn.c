@@ -3,12 +3,13 @@
  * Where there is no epoll it compiles to functions that serve nobody, and the engine above it is not used.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* accept4 */
+#define _GNU_SOURCE /* accept4, clock_gettime */
 #endif
 #include "kernel.h"
-#include "waits.h"
 
 #if defined(__linux__)
+
+#include "waits.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
@@ -138,12 +139,13 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
 }
 
 size_t zcws_turn_again(struct zcws_sockets *sockets) {
+    struct zcws_moment moment = zcws_moment_begin();
     size_t count = zcws_turn(sockets);
     /* What is there at once would have been found without this call: whoever always has something to do never sleeps,
      * and rests from trying as well. */
     const int may_sleep = count == 0;
-    for (int tries = 1; tries < ZCWS_TRIES && count == 0; tries++) count = zcws_turn(sockets);
-    zcws_tried(&sockets->waits, may_sleep && count != 0);
+    while (count == 0 && zcws_moment_goes_on(&moment, ZCWS_MOMENT)) count = zcws_turn(sockets);
+    zcws_tried(&sockets->waits, &moment, may_sleep && count != 0);
     return count;
 }
 

@@ -2,7 +2,7 @@
  *
  * The core turns bytes into rows (one a frame: below) and nothing else. It owns no memory (no malloc; every pointer is
  * the caller's and is not kept after the call returns), holds no mutable globals once a kernel has been
- * chosen, and never touches a clock, nor a socket outside of turn.c and socket.c. It is safe to call from any number of
+ * chosen, and touches a clock or a socket only in turn.c and socket.c. It is safe to call from any number of
  * threads at once, as long as no two of them pass the same `struct zcws_reader` or the same output memory.
  *
  * A fault is a negative ZCWS_BAD_*: the peer broke the rule of that name. What a function returns is said at
@@ -129,6 +129,7 @@ int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 struct zcws_waits {
     uint32_t resting; /* how many of the next waits are to sleep at once, without trying first */
     uint32_t rest;    /* how many it was last time */
+    uint32_t lost;    /* grows with each that tries and has the CPU taken away for long */
 };
 
 /* ---- many sockets ---------------------------------------------------------------------------------------------- */
