@@ -139,8 +139,8 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
 }
 
 size_t zcws_turn_again(struct zcws_sockets *sockets) {
-    struct zcws_moment moment = zcws_moment_begin();
     size_t count = zcws_turn(sockets);
+    struct zcws_moment moment = zcws_moment_begin();
     /* What is there at once would have been found without this call: whoever always has something to do never sleeps,
      * and rests from trying as well. */
     const int may_sleep = count == 0;

@@ -1126,6 +1126,7 @@ def test_an_answer_that_comes_later_is_one(monkeypatch: pytest.MonkeyPatch) -> N
         loop = asyncio.get_running_loop()
         again = Again(monkeypatch, lambda ws: loop.call_later(0.001, answer, ws))
         await again.turn()
+        await until(lambda: again.calls)
         assert again.peers[0].recv(100) and again.calls == 1
         await again.end()
 

@@ -56,6 +56,17 @@ static void open_one(int epoll) {
     if (random_below(4) != 0) start_reader(ends[0]);
 }
 
+/* Whom one call serves: a table of so many words, and the whole ring. */
+static struct zcws_sockets start_sockets(size_t words) {
+    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1, .count = DESCRIPTORS, .capacity = RING};
+    CHECK(sockets.epoll >= 0, "no epoll");
+    sockets.readers = readers;
+    sockets.words = words;
+    sockets.table = (uint64_t *)(void *)table_memory.end - words;
+    sockets.base = ring.end - RING;
+    return sockets;
+}
+
 static void close_one(int fd) {
     if (peers[fd] >= 0) close(peers[fd]);
     close(fd);
@@ -135,10 +146,7 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
 }
 
 static void test_turns(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
-    CHECK(sockets.epoll >= 0, "no epoll");
-    sockets.readers = readers;
-    sockets.count = DESCRIPTORS;
+    struct zcws_sockets sockets = start_sockets(LEAST);
     for (int turn = 0; turn < TURNS; turn++) {
         size_t open = 0;
         for (int fd = 0; fd < DESCRIPTORS; fd++) open += peers[fd] >= 0 || peers[fd] == -2;
@@ -146,8 +154,6 @@ static void test_turns(void) {
         speak();
         sockets.words = LEAST + (random_below(2) != 0 ? random_below(1000) : random_below(15000));
         sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
-        sockets.capacity = RING;
-        sockets.base = ring.end - RING;
         check_found(&sockets, zcws_turn(&sockets));
     }
     for (int fd = 0; fd < DESCRIPTORS; fd++)
@@ -158,11 +164,7 @@ static void test_turns(void) {
 /* A table that is full to its last row, and behind it so many as one call serves that C does not receive for; or one, and
  * one more who pours. */
 static void test_a_table_that_is_full(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
-    sockets.readers = readers;
-    sockets.count = DESCRIPTORS;
-    sockets.capacity = RING;
-    sockets.base = ring.end - RING;
+    struct zcws_sockets sockets = start_sockets(LEAST);
     for (size_t words = LEAST; words < LEAST + 3 * ZCWS_TABLE_ROW; words++) {
         for (int many = 3; many <= ZCWS_TURN_MOST; many += ZCWS_TURN_MOST - 3) {
             int nth = 0;
@@ -188,14 +190,8 @@ static void test_a_table_that_is_full(void) {
 /* More who always have something to say than there is room for: nobody is served twice before everybody has been. */
 static void test_who_is_left_comes_first(void) {
     enum { MANY = 20, ROUNDS = 10 };
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .only = -1};
+    struct zcws_sockets sockets = start_sockets(LEAST + 15000);
     size_t served[DESCRIPTORS] = {0}, turns = 0;
-    sockets.readers = readers;
-    sockets.count = DESCRIPTORS;
-    sockets.words = LEAST + 15000;
-    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
-    sockets.capacity = RING;
-    sockets.base = ring.end - RING;
     for (int i = 0; i < MANY; i++) open_one(sockets.epoll);
     for (int fd = 0; fd < DESCRIPTORS; fd++) {
         if (peers[fd] < 0) continue;
@@ -224,10 +220,7 @@ static void test_who_is_left_comes_first(void) {
 static void test_a_ring_that_is_full(void) {
     static const uint8_t begun[90000] = {0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0x86, 0xA0}; /* a frame of 100,000 bytes */
     size_t len = 60000;
-    struct zcws_sockets sockets = {
-        .epoll = epoll_create1(0), .only = -1, .words = LEAST + 15000, .count = DESCRIPTORS};
-    sockets.readers = readers;
-    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
+    struct zcws_sockets sockets = start_sockets(LEAST + 15000);
     sockets.capacity = RING / 2;
     sockets.base = ring.start;
     for (int i = 0; i < 2; i++) open_one(sockets.epoll);
@@ -248,13 +241,9 @@ static void test_a_ring_that_is_full(void) {
 
 /* A socket that is tried without asking epoll: nothing, a frame, the end, and what cannot be received. */
 static void test_one_that_is_tried(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
+    struct zcws_sockets sockets = start_sockets(LEAST);
     const size_t an_entry = ZCWS_TURN_OTHERS;
-    const uint64_t *entry;
-    sockets.readers = readers;
-    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
-    sockets.base = ring.end - RING;
-    entry = sockets.table + ZCWS_TURN_ENTRIES;
+    const uint64_t *entry = sockets.table + ZCWS_TURN_ENTRIES;
     for (int is_lost = 0; is_lost < 2; is_lost++) {
         int fd = 0;
         open_one(sockets.epoll);
@@ -288,8 +277,8 @@ static void test_one_that_is_tried(void) {
     close(sockets.epoll);
 }
 
-/* Echoes at once what is one byte at a time, until the end. */
-static void *echo_bytes(void *end) {
+/* Answers each byte with a frame, at once, until the end. */
+static void *answer_bytes(void *end) {
     const int fd = *(const int *)end;
     uint8_t byte[SHORT];
     ssize_t received;
@@ -300,12 +289,9 @@ static void *echo_bytes(void *end) {
 
 /* Trying again: in vain, for what is there at once, and for what comes meanwhile. */
 static void test_answers(void) {
-    struct zcws_sockets sockets = {.epoll = epoll_create1(0), .words = LEAST, .capacity = RING, .count = DESCRIPTORS};
-    pthread_t echo;
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    pthread_t thread;
     int fd = 0;
-    sockets.readers = readers;
-    sockets.table = (uint64_t *)(void *)table_memory.end - sockets.words;
-    sockets.base = ring.end - RING;
     open_one(sockets.epoll);
     while (peers[fd] < 0) fd++;
     start_reader(fd);
@@ -323,7 +309,7 @@ static void test_answers(void) {
         send_all(peers[fd], one, SHORT);
         CHECK(zcws_turn_again(&sockets) == 1 && sockets.waits.rest == 3, "it was there");
     }
-    CHECK(pthread_create(&echo, NULL, echo_bytes, &peers[fd]) == 0, "no thread");
+    CHECK(pthread_create(&thread, NULL, answer_bytes, &peers[fd]) == 0, "no thread");
     do { /* how soon the other thread runs is the system's affair */
         size_t found;
         sockets.waits.rest = 63;
@@ -334,7 +320,7 @@ static void test_answers(void) {
         CHECK(found == 1, "%zu", found);
     } while (sockets.waits.rest != 31);
     shutdown(fd, SHUT_WR);
-    CHECK(pthread_join(echo, NULL) == 0, "the thread");
+    CHECK(pthread_join(thread, NULL) == 0, "the thread");
     close_one(fd);
     close(sockets.epoll);
 }

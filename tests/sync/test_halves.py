@@ -22,6 +22,7 @@ from net import SHORT, Certificates
 import zcws
 import zcws.sync
 from zcws.bridge import Bridge
+from zcws.sync.channel import NOTHING
 from zcws.sync.halves import BridgeHalf, Taken, WriterHalf
 
 from .conftest import anyhow, known_peer, roles
@@ -497,7 +498,7 @@ def test_a_peer_that_goes_on_talking_behind_our_close(monkeypatch: pytest.Monkey
         monkeypatch.setattr(ws._channel, "receive", count)
         with raw.thread(talk):
             writer.close()
-        assert max(asked) > 0
+        assert next(count for count in asked if count != NOTHING) > 0
 
 
 class TestTheWholeEnds:
