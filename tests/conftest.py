@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from zcws import ring_frame
+from zcws import ring_frame, rows
 from zcws.codes import OpCode
 from zcws.kernel import ffi, lib
 from zcws.writer import Writer
@@ -99,6 +99,15 @@ def every_view() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ring_frame, "_COPIED", -1)
         yield
+
+
+@pytest.fixture(scope="module", params=["one by one", "in bulk"])
+def made(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How messages are made that have come together: four are made in bulk, too, as else more than 32 are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in bulk":
+            patch.setattr(rows, "_FEW", 0)
+        yield request.param
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from zcws.kernel import ffi
 from zcws.pool import Pool
 from zcws.ring import RING_CAPACITY
 
-pytestmark = pytest.mark.usefixtures("every_view")
+pytestmark = pytest.mark.usefixtures("every_view", "made")
 
 SEED = 6455
 

@@ -13,7 +13,7 @@ from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE
 from zcws.pool import Pool
 
-pytestmark = pytest.mark.usefixtures("every_view")
+pytestmark = pytest.mark.usefixtures("every_view", "made")
 
 
 def test_rows_waiting_counts_frames_however_they_wait() -> None:

@@ -35,6 +35,7 @@ from zcws.alone import AloneReader
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_UTF8, NO_MEMORY, Inflated
 from zcws.batch import Batch, RingBatch
 from zcws.buffer import Occupant, PayloadBuffer
+from zcws.bulk import in_bulk, is_worth_it
 from zcws.codes import OpCode
 from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigin, ReceivedFrame
 from zcws.outcome import CLOSED
@@ -314,11 +315,15 @@ class Reader(AloneReader):
         if not rows:
             return
         what, ring = rows[0], self._ring
+        is_message = what == WHOLE_TEXT or what == WHOLE_BINARY
+        if is_message and is_worth_it(rows):
+            self._set_made(rows, in_bulk(ring.base, rows, self.pool.scratch()))  # type: ignore[arg-type, union-attr]
+            return
         starts, stops = map(iter, spans_of(rows))
         # `strict` would cost as much as a row.
         self._words, self._batch = stops, zip(repeat(what), starts, stops)
         spans = zip(starts, stops)  # noqa: B905
-        if what == WHOLE_TEXT or what == WHOLE_BINARY:
+        if is_message:
             in_place = ring.head - ring.tail >= DECODE_IN_PLACE * length_hint(stops)  # type: ignore[union-attr]
             self.ready = _messages(weakref.ref(self), ring, spans, what == WHOLE_TEXT, in_place)  # type: ignore[arg-type]
 

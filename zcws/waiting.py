@@ -1,10 +1,11 @@
 """Rows that wait: what C has found on one connection, in order, and nobody has read yet.
 
 They are not kept as objects: the iterator `_batch` makes each when it is asked for. It draws on the iterator `_words`,
-which has one item for each row that is left, so that its length hint is their number. They have one of three shapes:
+which has one item for each row that is left, so that its length hint is their number. They have one of four shapes:
 
     few, or not alike      three columns of a list
     many that are alike    a copy of C's table: unfolded when somebody wants one of its rows (`_alike` knows the table)
+    made messages          the same table, behind a list of the messages (`ready`)
     more behind others     columns that can be added to (`_columns` knows them)
 """
 
@@ -74,6 +75,14 @@ class Waiting:
         # Made from the table with the first step.
         self._batch = chain.from_iterable(map(_unfolded, (rows,), (left,)))
 
+    def _set_made(self, rows: memoryview, messages: list[str | bytes]) -> None:
+        """The same for many that are alike, whose messages have been made already."""
+        left = iter(messages)
+        batch = chain.from_iterable(map(_unread, (rows,), (left,)))
+        # No call in between, so that no signal handler can raise there.
+        self.ready = self._words = left
+        self._batch = batch
+
     def _add_rows(self, words: list[int]) -> None:
         """Adds rows behind those that wait. The cost does not depend on how many wait, which is the peer's choice where
         nobody reads; and they take 24 bytes each."""
@@ -107,3 +116,12 @@ def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
     """The rows of a table, one by one; `left` has one item for each."""
     starts, stops = spans_of(rows)
     return zip(left, starts, stops)  # noqa: B905
+
+
+def _unread(rows: memoryview, left: Iterator[object]) -> Iterator[Sequence[int]]:
+    """The rows of a table that are still to be read, one by one; `left` has a message for each, which is dropped."""
+    if not length_hint(left):
+        return NO_ROWS
+    rows = rows[-ROW * length_hint(left) :]
+    what: int = rows[0]
+    return _unfolded(rows, map(lambda _: what, left))
