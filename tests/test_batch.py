@@ -11,7 +11,7 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from pair import entropy
-from receiver import DEFLATE, SMALL, batch, connect, hold_many, send, send_one_by_one
+from receiver import DEFLATE, SMALL, batch, connect, fails, hold_many, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 from zcws.batch import Batch, RingBatch
@@ -20,7 +20,7 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
-from zcws.frame import NEED_MORE, PayloadOrigin
+from zcws.frame import NEED_MORE, Frame, PayloadOrigin
 from zcws.keys import MaskingKeys
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.rows import spans_of
@@ -310,6 +310,97 @@ def test_frames_and_batches_go_on_where_messages_stopped() -> None:
     assert connection.reader.read_message() is NEED_MORE
 
 
+def next_frame(connection: Connection) -> Any:
+    return next(connection.reader.ready_frames, None)
+
+
+def line_up_frames(connection: Connection) -> Frame:
+    """The first frame is read; the others are ready."""
+    send(connection, *texts(6))
+    frame = connection.read_frame()
+    assert isinstance(frame, Frame)
+    assert frame.text == "né 0"
+    return frame
+
+
+def test_frames_alike_are_ready_and_each_makes_the_one_before_it_stale() -> None:
+    connection = connect()
+    frames = [line_up_frames(connection)]
+    for i in range(1, 6):
+        assert connection.reader.rows_waiting == 6 - i
+        frames.append(next_frame(connection))
+        assert [frame.is_stale for frame in frames] == [True] * i + [False]
+        assert (frames[-1].text, frames[-1].opcode, frames[-1].fin) == (f"né {i}", TEXT, True)
+        with pytest.raises(StaleFrame):
+            frames[-2].payload  # noqa: B018
+    view = frames[-1].payload
+    assert next_frame(connection) is None
+    assert connection.read_frame() is NEED_MORE
+    assert frames[-1].is_stale
+    send(connection, *texts(6, 6))
+    assert connection.reader.read_message() == "né 6"
+    assert view == "né 5".encode()
+
+
+@pytest.mark.parametrize("way", ["message", "batch", "frame", "copied", "stream"])
+def test_what_else_is_read_goes_on_where_frames_stopped(way: str) -> None:
+    connection = connect()
+    line_up_frames(connection)
+    frame = next_frame(connection)
+    reader = connection.reader
+    if way == "stream":
+        reader.begin_stream()
+    assert {
+        "message": reader.read_message,
+        "batch": lambda: [frame.text for frame in batch(connection)],
+        "frame": lambda: connection.read_frame().text,  # type: ignore[union-attr]
+        "copied": lambda: connection.read_frame(PayloadBuffer(), PayloadOrigin.CONSISTENT).text,  # type: ignore[union-attr]
+        "stream": reader.read_piece,
+    }[way]() == {"batch": [f"né {i}" for i in range(2, 6)], "stream": ("né 2", True)}.get(way, "né 2")  # type: ignore[no-untyped-call]
+    assert frame.is_stale
+    after = next_frame(connection)
+    assert after is None if way != "frame" else after.text == "né 3"
+
+
+def test_frames_are_not_ready_behind_what_is_not_alike() -> None:
+    connection = connect(agreement=DEFLATE)
+    for sent in (
+        [wire.frame(TEXT, wire.deflate(b"a"), rsv=4)] * 6,
+        [wire.frame(PING, b"a")] * 6,
+        [*texts(5), wire.frame(BINARY, b"b")],
+        [wire.frame(TEXT, b"a", fin=False), *[wire.frame(CONTINUATION, b"b", fin=False)] * 5],
+    ):
+        send(connection, *sent)
+        while connection.read_frame() is not NEED_MORE:
+            assert next_frame(connection) is None
+
+
+def test_a_lost_connection_has_no_frames_ready() -> None:
+    connection = connect()
+    line_up_frames(connection)
+    connection.reader.give_up()
+    assert next_frame(connection) is None
+    connection = connect()
+    frame = line_up_frames(connection)
+    connection.reader.tear(1011, "")
+    assert next_frame(connection) is None
+    assert frame.is_stale is False  # it was read; the next read makes it so
+    with pytest.raises(ConnectionClosed):
+        connection.read_frame()
+    assert frame.is_stale
+
+
+def test_no_memory_for_a_frame_that_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect()
+    line_up_frames(connection)
+
+    def none() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("zcws.reader.RingFrame", none)
+    fails(connection, lambda: next_frame(connection) or connection.read_frame())
+
+
 def test_a_frame_that_was_copied_goes_on_where_messages_stopped() -> None:
     connection, buffer = connect(), PayloadBuffer()
     line_up(connection)
@@ -394,7 +485,9 @@ def test_no_ring_is_held_once_the_reader_waits(way: str, made: str) -> None:
 
 @given(
     kinds=st.lists(st.sampled_from([TEXT, BINARY, PING, CONTINUATION]), max_size=40),
-    steps=st.lists(st.sampled_from(["ready", "message", "frame", "batch", "arrive"]), max_size=80),
+    steps=st.lists(
+        st.sampled_from(["ready", "message", "frame", "ready frame", "batch", "arrive"]), max_size=80
+    ),
 )
 def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: list[str]) -> None:
     """`CONTINUATION` stands for a message in two fragments; runs of one kind are likely."""
@@ -431,6 +524,8 @@ def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: li
             keep(connection.reader.read_message())
         elif step == "frame":
             keep_frame(connection.read_frame())
+        elif step == "ready frame":
+            keep_frame(next(connection.reader.ready_frames, NEED_MORE))
         else:
             found = connection.reader.read_batch()
             for frame in [] if found is NEED_MORE else found:

@@ -181,6 +181,7 @@ class PieceReader(Controls):
         if self._frame is None:
             return  # a fault in the middle of a batch: the messages before it are about to be handed out
         self._frame = None
+        self.ready_frames = NO_ROWS
         self._lease.number += 1
         if self._elsewhere:
             for frame in self._elsewhere:

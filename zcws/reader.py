@@ -41,7 +41,7 @@ from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, NeedMore, PayloadOrigi
 from zcws.outcome import CLOSED
 from zcws.pieces import AT_ONCE
 from zcws.ring import Ring
-from zcws.ring_frame import NO_RING, RingFrame, ring_frame
+from zcws.ring_frame import NO_RING, Lease, RingFrame, ring_frame
 from zcws.rows import (
     CONTROL,
     DEFLATED,
@@ -121,6 +121,8 @@ class Reader(AloneReader):
                         lease.ring = ring
                         self._frame = frame = ring_frame(opcode, lease, start, stop, lease.number)
                         self.ready = NO_ROWS
+                        if self._alike is not None and self._alike[1] is self._words:
+                            self.ready_frames = _frames(weakref.ref(self), ring, lease, rows, opcode)  # type: ignore[arg-type]
                         return frame
                     else:
                         frame = self._whole_frame(opcode, start, stop, buffer, origin)
@@ -517,6 +519,28 @@ def _messages(
         else:
             for start, stop in spans:
                 yield copies[start:stop].decode()
+    except MemoryError:
+        failed = reader()
+        assert failed is not None  # somebody reads from it
+        failed._fail(NO_MEMORY)
+        raise
+
+
+def _frames(
+    reader: weakref.ref[Reader], ring: Ring, lease: Lease, rows: Iterator[Sequence[int]], opcode: OpCode
+) -> Iterator[Frame]:
+    """The frame of each of many rows that are alike; each makes the one before it stale. Otherwise as `_messages`."""
+    try:
+        for _, start, stop in rows:
+            # `ring_frame`, inlined.
+            frame: RingFrame = RingFrame()
+            # First: for a thread that is about to look at the previous frame, that is stale now.
+            frame._number = lease.number = lease.number + 1
+            frame.opcode = opcode
+            frame._lease = lease
+            frame._start = ring.tail = start
+            frame._stop = stop
+            yield frame
     except MemoryError:
         failed = reader()
         assert failed is not None  # somebody reads from it

@@ -17,6 +17,7 @@ from itertools import chain
 from operator import length_hint
 from typing import Any
 
+from zcws.frame import Frame
 from zcws.rows import CONTROL, ROW, Rows, kinds_of, spans_of
 
 __all__ = ["NO_ROWS", "Waiting"]
@@ -30,11 +31,12 @@ class Waiting:
     """The rows of one connection that wait to be read.
 
     Attributes:
-        ready: messages that can be had past the reader, each made when it is asked for; most often none. It draws on
-            the same columns as `_batch`, so it is at its end when all rows have been taken there.
+        ready: messages that can be had past the reader; most often none. It draws on the same columns as `_batch`, so
+            it is at its end when all rows have been taken there.
+        ready_frames: the same for frames. There are some only while a frame is handed out, never beside messages.
     """
 
-    __slots__ = ("_alike", "_batch", "_columns", "_words", "ready")
+    __slots__ = ("_alike", "_batch", "_columns", "_words", "ready", "ready_frames")
 
     def __init__(self) -> None:
         self._batch: Iterator[Sequence[int]] = NO_ROWS  # the rows
@@ -44,6 +46,7 @@ class Waiting:
         # The columns of rows to which more can be added: valid while `_words` is the first item.
         self._columns: tuple[Iterator[int], list[int], array[int], array[int]] | None = None
         self.ready: Iterator[str | bytes] = NO_ROWS
+        self.ready_frames: Iterator[Frame] = NO_ROWS
 
     @property
     def rows_waiting(self) -> int:
@@ -109,7 +112,7 @@ class Waiting:
 
     def _drop_rows(self) -> None:
         """No row waits any more."""
-        self._words = self._batch = self.ready = NO_ROWS
+        self._words = self._batch = self.ready = self.ready_frames = NO_ROWS
 
 
 def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:

@@ -104,12 +104,16 @@ class Reading(Stream):
 
         Raises: as `recv`.
         """
+        if origin is _ADAPTIVE:
+            for ready in self._reader.ready_frames:  # those lie in the ring, whatever `buffer` is
+                self._budget -= 1
+                return ready
+        else:
+            check_origin(origin)
         if self._budget < 0:
             await self._let_others_run()
         if buffer is not None:
             check_buffer(buffer)
-        if origin is not _ADAPTIVE:
-            check_origin(origin)
         reader = self._reader
         # Idle: there is nothing to ask for, and a whole frame that arrives is handed over here (stream.py).
         is_simple = origin is _ADAPTIVE and (buffer is None or buffer.reader is None)
