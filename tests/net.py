@@ -55,14 +55,25 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def unplaced(
-    *, is_client: bool = False, on_frame: Any = None, agreement: Agreement | None = None, **options: Any
+    *,
+    is_client: bool = False,
+    on_frame: Any = None,
+    on_message: Any = None,
+    agreement: Agreement | None = None,
+    **options: Any,
 ) -> zcws.WebSocket:
     """An open connection that has no transport yet."""
     loop = asyncio.get_running_loop()
     connection = zcws.Connection(
-        is_client=is_client, entropy=os.urandom, agreement=agreement, pool=pool_of(loop)
+        is_client=is_client,
+        entropy=os.urandom,
+        agreement=agreement,
+        pool=pool_of(loop),
+        shows_messages=on_message is not None,
     )
-    return zcws.WebSocket(loop, connection, Options(ping_interval=None, **options), on_frame=on_frame)
+    return zcws.WebSocket(
+        loop, connection, Options(ping_interval=None, **options), look=on_frame or on_message
+    )
 
 
 def placed(sock: socket.socket, **settings: Any) -> zcws.WebSocket:
@@ -194,6 +205,13 @@ class RawPeer:
 
 class Place:
     """Where a test runs: an event loop by name, plain or TLS."""
+
+    shows_frames = True
+
+    @property
+    def shown_to(self) -> str:
+        """What a function is called that a test gives as `on_frame`."""
+        return "on_frame" if self.shows_frames else "on_message"
 
     def __init__(self, loop: str, certificates: Certificates | None) -> None:
         self.loop = loop
@@ -390,6 +408,30 @@ def response(head: bytes, headers: bytes = b"") -> bytes:
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + accept + b"\r\n" + headers + b"\r\n"
     )
+
+
+class MessagesPlace(Place):
+    """A function that a test gives as `on_frame` is shown a frame that is made of each message."""
+
+    shows_frames = False
+
+    def serve(self, handler: Any, **options: Any) -> zcws.serve:
+        return super().serve(handler, **by_message(options))
+
+    def connect(self, server: zcws.Server | int, path: str = "/", **options: Any) -> zcws.connect:
+        return super().connect(server, path, **by_message(options))
+
+
+def by_message(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with `on_message` for `on_frame`."""
+    look = options.pop("on_frame", None)
+    if look is None:
+        return options
+
+    def on_message(ws: zcws.WebSocket, message: str | bytes) -> None:
+        look(ws, zcws.Frame.text(message) if isinstance(message, str) else zcws.Frame.binary(message))
+
+    return {**options, "on_message": on_message}
 
 
 class Collected:

@@ -249,10 +249,10 @@ class Asynchronous(Driver):
 
 
 class Callbacks(Asynchronous):
-    """No task: everything happens in a function that is called with each frame."""
+    """No task: everything happens in a function that is called with each frame, or with each message."""
 
-    def __init__(self) -> None:
-        super().__init__("callback", "asyncio", None)
+    def __init__(self, option: str) -> None:
+        super().__init__(option, "asyncio", None)
 
     def _handler(self, handler: Any) -> Any:
         return None
@@ -260,21 +260,23 @@ class Callbacks(Asynchronous):
     def _extra(self) -> dict[str, Any]:
         messages: list[Any] = []
 
-        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        def on_message(ws: zcws.WebSocket, message: str | bytes) -> None:
             if not messages:
                 ws.when_closed().add_done_callback(
                     lambda _: self.ends.put(ws.connection.error(), messages[1:])
                 )
                 messages.append(None)
-            if frame.opcode not in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
-                return
-            messages.append(frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
-            if messages[-1] == STOP:
+            messages.append(message)
+            if message == STOP:
                 ws.begin_close()
             else:
-                ws.send_nowait(messages[-1])
+                ws.send_nowait(message)
 
-        return {"on_frame": on_frame}
+        def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
+                on_message(ws, frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
+
+        return {"on_message": on_message} if self.name == "on_message" else {"on_frame": on_frame}
 
 
 class Blocking(Driver):
@@ -303,7 +305,8 @@ MAKERS: dict[str, Callable[[], Driver]] = {
     "asyncio": lambda: Asynchronous("asyncio", "asyncio", whole),
     "uvloop": lambda: Asynchronous("uvloop", "uvloop", whole),
     "asyncio-split": lambda: Asynchronous("asyncio-split", "asyncio", split),
-    "callback": Callbacks,
+    "on_frame": lambda: Callbacks("on_frame"),
+    "on_message": lambda: Callbacks("on_message"),
     "sync": lambda: Blocking("sync", blocking),
     "sync-split": lambda: Blocking("sync-split", split_threads),
 }

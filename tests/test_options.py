@@ -294,7 +294,7 @@ def test_the_headers_of_the_other_side(entrance: str) -> None:
 
 
 @pytest.mark.parametrize("entrance", ["sync.connect", "sync.serve"])
-@pytest.mark.parametrize("name", ["on_frame", "write_limit"])
+@pytest.mark.parametrize("name", ["on_frame", "on_message", "write_limit"])
 def test_options_that_only_asyncio_has(entrance: str, name: str) -> None:
     with pytest.raises(TypeError, match=f"has no option '{name}': "):
         ENTRANCES[entrance](**{name: None})

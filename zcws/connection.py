@@ -32,6 +32,7 @@ from zcws.errors import Closer, ConnectionClosed, ConnectionClosedError, closed_
 from zcws.extensions import Agreement, DeflateParameters
 from zcws.frame import Frame, NeedMore, PayloadOrigin, check_frame, check_origin
 from zcws.keys import MaskingKeys
+from zcws.messages import MessageReader
 from zcws.options import checked_limits
 from zcws.payloads import as_bytes, as_control_payload, as_payload, flat, let_go
 from zcws.pool import Pool
@@ -92,6 +93,8 @@ class Connection:
         pool: rings and other memory to share with the connections of the same loop or thread.
         max_size: bytes of a message to accept; None for as many as there can be.
         max_fragments: frames of a message to accept.
+        shows_messages: whether a driver that shows what arrives to a function (`reader.show_waiting`) shows messages,
+            not frames.
 
     Raises:
         ValueError: a client without entropy. TypeError, ValueError: an argument is invalid.
@@ -134,6 +137,7 @@ class Connection:
         pool: Pool | None = None,
         max_size: int | None = MAX_SIZE,
         max_fragments: int = MAX_FRAGMENTS,
+        shows_messages: bool = False,
     ) -> None:
         # A driver has checked its own limits once, for all of its connections.
         are_int = type(max_size) is int and type(max_fragments) is int
@@ -154,7 +158,7 @@ class Connection:
         self.compressor: Deflater | None = (
             None if parameters is None else _deflater(parameters, deflate or Deflate(), is_client, pool)
         )
-        self.reader: Reader = Reader(
+        self.reader: Reader = (MessageReader if shows_messages else Reader)(
             pool,
             self.bridge,
             masked=not is_client and not agreement.no_masking,

@@ -32,7 +32,7 @@ _OF_BOTH = {
     "create_protocol": "there is one class; keep what belongs to a connection in a dict, or in the handler",
     "decode_text": "ws.recv(decode=False) gives bytes",
     "deflate": 'it is called compression, and takes "deflate"',
-    "disconnect_on_exception": "an exception in on_frame always fails the connection, with 1011",
+    "disconnect_on_exception": "an exception in on_message or on_frame always fails the connection, with 1011",
     "enable_auto_ping": "ping_interval and ping_timeout are on by default; None turns them off",
     "enable_auto_pong": "a Ping is always answered; after ws.split() you answer",
     "extensions": "give compression=zcws.Deflate(...)",
@@ -71,7 +71,7 @@ _OF_BOTH = {
     "websocket_ping_timeout": "it is called ping_timeout",
     "write_limit": "a blocking send waits until the system has taken all of it; write_timeout bounds that",
     "writer_limit": "it is called write_limit",
-    "ws_listener_factory": "on_frame takes a function, which is called with each message",
+    "ws_listener_factory": "on_message takes a function, which is called with each message; on_frame, with a frame",
 }
 
 #: Options that one of the two functions does not have.
@@ -112,8 +112,8 @@ _OF_ONE = {
         "on_cont_message": "ws.stream() gives a message as it arrives",
         "on_data": "for message in ws gives messages, ws.read_frame() frames",
         "on_error": "errors are raised: zcws.ConnectionClosedError by the loop over the messages",
-        "on_message": "for message in ws gives the messages; on asyncio there is on_frame, too",
-        "on_message_callback": "for message in ws gives the messages; on asyncio there is on_frame, too",
+        "on_message": "for message in ws gives the messages; on asyncio there is on_message, too",
+        "on_message_callback": "for message in ws gives the messages; on asyncio there is on_message, too",
         "on_open": "it is the line after connect()",
         "on_ping": "a Ping is answered for you; ws.read_frame() shows it",
         "on_pong": "ws.ping() waits for the Pong; ws.read_frame() shows it",
@@ -162,7 +162,7 @@ _OF_ONE = {
         "on_close": "it is the line after the handler's loop over the messages",
         "on_connect": "it is the first line of the handler",
         "on_disconnect": "it is the line after the handler's loop over the messages",
-        "on_message": "the handler loops over the messages; on asyncio there is on_frame, too",
+        "on_message": "the handler loops over the messages; on asyncio there is on_message, too",
         "on_open": "it is the first line of the handler",
         "process_response": "extra_headers adds to the 101, and process_request makes every other response",
         "ssl_cert": _CERTIFICATE,

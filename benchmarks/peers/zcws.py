@@ -54,6 +54,14 @@ async def serve_callbacks(port: int, settings: Settings) -> None:
         await asyncio.Future()
 
 
+async def serve_on_message(port: int, settings: Settings) -> None:
+    def echo(ws: zcws.WebSocket, message: str | bytes) -> None:
+        ws.send_nowait(message)
+
+    async with zcws.serve(None, HOST, port, on_message=echo, **options(settings)):
+        await asyncio.Future()
+
+
 async def serve_batches(port: int, settings: Settings) -> None:
     async def handler(ws: zcws.WebSocket) -> None:
         async for batch in ws.batches():
@@ -123,10 +131,10 @@ class EchoClient:
         self.left = self.in_flight = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def turn(self, ws: zcws.WebSocket, frame: zcws.Frame | None = None) -> None:
+    def turn(self, ws: zcws.WebSocket, answer: str | memoryview | None = None) -> None:
         if self.left <= 0:
-            if frame is not None:
-                self.meter.check(frame.payload)
+            if answer is not None:
+                self.meter.check(answer)
             self.left = self.meter.next()
             if not self.left:
                 self.done.set_result(None)
@@ -137,10 +145,15 @@ class EchoClient:
             ws.send_nowait(self.message)
 
     def on_frame(self, ws: zcws.WebSocket, frame: zcws.Frame) -> None:
-        frame.payload  # noqa: B018  the view is made, as an application would
+        payload = frame.payload  # the view is made, as an application would
         self.in_flight -= 1
         if not self.in_flight:
-            self.turn(ws, frame)
+            self.turn(ws, payload)
+
+    def on_message(self, ws: zcws.WebSocket, message: Any) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.turn(ws, message)
 
 
 async def echo_callbacks(
@@ -148,6 +161,13 @@ async def echo_callbacks(
 ) -> None:
     client = EchoClient(message, depth, meter)
     async with zcws.connect(uri, on_frame=client.on_frame, **options(settings)) as ws:
+        client.turn(ws)
+        await client.done
+
+
+async def echo_on_message(uri: str, message: str, depth: int, meter: Meter, settings: Settings) -> None:
+    client = EchoClient(message, depth, meter)
+    async with zcws.connect(uri, on_message=client.on_message, **options(settings)) as ws:
         client.turn(ws)
         await client.done
 
@@ -204,6 +224,46 @@ def look_at_frames(batch: zcws.Batch) -> memoryview:
     return payload
 
 
+class Drinker:
+    """What picows' listener does: it counts, and tells when the meter has enough."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.left, self.checked = meter, 1, False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_frame(self, ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+        payload = frame.payload
+        self.left -= 1
+        if not self.left:
+            self.turn(ws, payload)
+
+    def on_message(self, ws: zcws.WebSocket, message: str | bytes) -> None:
+        self.left -= 1
+        if not self.left:
+            self.turn(ws, message)
+
+    def turn(self, ws: zcws.WebSocket, last: Any) -> None:
+        if not self.checked:
+            self.checked = True
+            self.meter.check(last)
+        self.left = self.meter.next()
+        if not self.left:
+            self.done.set_result(None)
+            ws.abort()
+
+
+async def firehose_callbacks(uri: str, meter: Meter, settings: Settings) -> None:
+    drinker = Drinker(meter)
+    async with zcws.connect(uri, on_frame=drinker.on_frame, **options(settings)):
+        await drinker.done
+
+
+async def firehose_on_message(uri: str, meter: Meter, settings: Settings) -> None:
+    drinker = Drinker(meter)
+    async with zcws.connect(uri, on_message=drinker.on_message, **options(settings)):
+        await drinker.done
+
+
 async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:
     await drink(uri, meter, settings, look_at_payloads)
 
@@ -235,6 +295,7 @@ SERVE = {
     "zcws": serve,
     "zcws frames": serve_frames,
     "zcws callbacks": serve_callbacks,
+    "zcws on_message": serve_on_message,
     "zcws batches": serve_batches,
 }
 ECHO = {
@@ -242,11 +303,14 @@ ECHO = {
     "zcws frames": echo_frames,
     "zcws callbacks": echo_callbacks,
     "zcws callbacks, binary": echo_binary,
+    "zcws on_message": echo_on_message,
     "zcws batches": echo_batches,
     "zcws.sync": echo_sync,
 }
 FIREHOSE = {
     "zcws": firehose,
+    "zcws on_message": firehose_on_message,
+    "zcws callbacks": firehose_callbacks,
     "zcws frames": firehose_frames,
     "zcws batches": firehose_batches,
     "zcws payloads": firehose_payloads,

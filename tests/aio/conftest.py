@@ -5,6 +5,7 @@ transport    plain sockets on the event loop's own transport
 tls          encrypted: by us over the engine on asyncio (zcws/aio/tls.py), by uvloop's transport there
 looptls      encrypted by the event loop's transport on asyncio too, as it is under uvicorn
 http2        a stream of HTTP/2 (tunnel.py), on the event loop's transport
+messages     the engine, and a function that is shown frames is shown messages
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib.util
 from collections.abc import Iterator
 
 import pytest
-from net import Certificates, Place, free_port
+from net import Certificates, MessagesPlace, Place, free_port
 from redis_process import RedisServer
 from tunnel import Http2Place
 
@@ -22,7 +23,11 @@ PLAIN = [f"{loop}-{kind}" for loop in LOOPS for kind in ("engine", "transport")]
 ANYWHERE = [*PLAIN, *(f"{loop}-tls" for loop in LOOPS)]
 
 #: Where the tests of a module run besides if it has a constant of this name.
-MORE = {"ALSO_OVER_HTTP2": "asyncio-http2", "ALSO_OVER_LOOPTLS": "asyncio-looptls"}
+MORE = {
+    "ALSO_OVER_HTTP2": "asyncio-http2",
+    "ALSO_OVER_LOOPTLS": "asyncio-looptls",
+    "ALSO_BY_MESSAGE": "asyncio-messages",
+}
 
 
 def make_place(name: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Place:
@@ -34,6 +39,8 @@ def make_place(name: str, certificates: Certificates, monkeypatch: pytest.Monkey
     if kind == "looptls":
         monkeypatch.setattr("zcws.aio.serving.has_better", lambda loop: True)
         monkeypatch.setattr("zcws.aio.reach.has_better", lambda loop: True)
+    if kind == "messages":
+        return MessagesPlace(loop, None)
     return Place(loop, certificates if kind.endswith("tls") else None)
 
 

@@ -65,19 +65,26 @@ def test_a_unix_socket_has_options_too(place: Place, socket_path: Path) -> None:
 async def asynchronous(ws: zcws.WebSocket, frame: zcws.Frame) -> None: ...
 
 
+@pytest.mark.parametrize("shown", ["frame", "message"])
 @pytest.mark.parametrize(
-    ("on_frame", "said"),
+    ("look", "said"),
     [
-        (
-            asynchronous,
-            "on_frame is a plain function, called where bytes arrive, in no task: asynchronous is a",
-        ),
-        (lambda ws: None, "on_frame is called with the connection and the frame: .*<lambda> does not fit"),
-        (5, "on_frame is a function that is called with the connection and the frame, not 5"),
+        (asynchronous, "is a plain function, called where bytes arrive, in no task: asynchronous is a"),
+        (lambda ws: None, "is called with the connection and the {}: .*<lambda> does not fit"),
+        (5, "is a function that is called with the connection and the {}, not 5"),
     ],
 )
-def test_functions_that_get_no_frame(on_frame: Any, said: str) -> None:
-    with pytest.raises(TypeError, match=f"^{said}"):
-        zcws.serve(port=0, on_frame=on_frame)
-    with pytest.raises(TypeError, match=f"^{said}"):
-        zcws.connect("ws://localhost/", on_frame=on_frame)
+def test_functions_that_get_nothing(shown: str, look: Any, said: str) -> None:
+    options = {f"on_{shown}": look}
+    with pytest.raises(TypeError, match=f"^on_{shown} {said.format(shown)}"):
+        zcws.serve(port=0, **options)
+    with pytest.raises(TypeError, match=f"^on_{shown} {said.format(shown)}"):
+        zcws.connect("ws://localhost/", **options)
+
+
+def test_only_one_of_them_is_shown_what_arrives() -> None:
+    both: dict[str, Any] = {"on_frame": lambda ws, frame: None, "on_message": lambda ws, message: None}
+    with pytest.raises(TypeError, match=r"give that or on_message, not both$"):
+        zcws.serve(port=0, **both)
+    with pytest.raises(TypeError, match=r"give that or on_message, not both$"):
+        zcws.connect("ws://localhost/", **both)

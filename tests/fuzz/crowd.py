@@ -125,17 +125,17 @@ class Crowd:
         rng = self.rng
         peers = Peers(random.Random(rng.random()))
         for number in range(rng.choice([1, 2, 5, 5, 12, 12, 30])):
-            is_client, is_shown = rng.random() < 0.4, rng.random() < 0.25
+            is_client, shown = rng.random() < 0.4, rng.choice([None] * 6 + ["on_frame", "on_message"])
             deflated = rng.random() < 0.3
             plan = Plan(rng, number, masked=not is_client, deflated=deflated)
             where = rng.choice(PLACES) if self.is_mixed else "engine"
             member = Member(self, plan, where, way=rng.choice(WAYS), holds=rng.choice([0, 0, 0, 0, 1, 5]))
-            on_frame = member.on_frame if is_shown else None
+            look = {shown: getattr(member, shown)} if shown else {}
             member.ws, member.peer = await open_pair(
-                where, peers, agreement=_agreement(deflated), is_client=is_client, on_frame=on_frame
+                where, peers, agreement=_agreement(deflated), is_client=is_client, **look
             )
             self.members.append(member)
-            if is_shown:
+            if shown:
                 member.ws.add_end_callback(self.ending(member))
 
     def check_rings(self) -> None:
@@ -151,7 +151,7 @@ class Crowd:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.failures.append(RuntimeError(str(context))))
         await self.gather()
-        readers = [member for member in self.members if member.ws._on_frame is None]
+        readers = [member for member in self.members if member.ws._look is None]
         while readers:
             some = [readers.pop() for _ in range(min(len(readers), self.rng.choice([1, 1, 1, 1, 2, 3])))]
             self.tasks.append(loop.create_task(self.read(some)))

@@ -352,7 +352,8 @@ class Place:
         self.server = Server(
             handler,
             self.loop,
-            on_frame=None,
+            look=None,
+            shows_messages=False,
             acceptor_options=AcceptorOptions(compression="deflate"),
             options=Options(write_timeout=30),
             process_request=page,

@@ -72,6 +72,11 @@ class Member(Peer):
             self.crowd.disturb(self)
             self.last.clear()
 
+    def on_message(self, _ws: zcws.WebSocket, message: str | bytes) -> None:
+        with self.crowd.noting():
+            self.see(*_as_seen(message))
+            self.crowd.disturb(self)
+
     async def step(self, way: str) -> None:
         """Reads once."""
         self.look_back()

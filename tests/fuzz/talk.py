@@ -97,13 +97,14 @@ class Talk:
         self._compressor = self._new_compressor()
         self.stream = self._make()
 
-    def connection(self, pool: Pool | None = None) -> Connection:
+    def connection(self, pool: Pool | None = None, *, shows_messages: bool = False) -> Connection:
         return Connection(
             is_client=self.is_client,
             entropy=bytes,
             agreement=self.agreement,
             max_size=self.max_size,
             max_fragments=self.max_fragments,
+            shows_messages=shows_messages,
             pool=pool or Pool(RING, mirrored=self.rng.random() < 0.7),
         )
 
@@ -238,9 +239,10 @@ async def over_asyncio(over: Over, way: str, where: str) -> None:
     loop, talk = asyncio.get_running_loop(), over.talk
     over.ours.setblocking(False)
     over.peer.setblocking(False)
-    shown = (lambda _, frame: over.see(frame)) if way == "shown" else None
+    look = {"shown": lambda _, frame: over.see(frame), "told": lambda _, message: over.keep(message)}.get(way)
     options = Options(ping_interval=None, close_timeout=None)
-    ws = zcws.WebSocket(loop, talk.connection(pool_of(loop)), options, on_frame=shown)
+    connection = talk.connection(pool_of(loop), shows_messages=way == "told")
+    ws = zcws.WebSocket(loop, connection, options, look=look)
     ws.connection_made(await transport_of(where, over.ours, ws))
     reading = asyncio.ensure_future(read_asyncio(over, ws, way))
     for piece in over.pieces():
@@ -269,7 +271,7 @@ async def read_asyncio(over: Over, ws: zcws.WebSocket, way: str) -> None:
     buffer, ended = PayloadBuffer(), asyncio.Event()
     try:
         match way:
-            case "shown":
+            case "shown" | "told":
                 ws.add_end_callback(lambda _: ended.set())
                 await ended.wait()
                 raise ws.connection.error()
@@ -329,7 +331,7 @@ def read_blocking(over: Over, ws: BlockingWebSocket, way: str) -> None:
         over.end(error)
 
 
-WAYS = ("recv", "next", "frame", "buffer", "consistent", "batch", "shown")
+WAYS = ("recv", "next", "frame", "buffer", "consistent", "batch", "shown", "told")
 
 
 def check(seed: int, run: Callable[[Any], None] = asyncio.run) -> None:

@@ -1,4 +1,4 @@
-"""`on_frame`: frames are shown to a function of the program as they arrive, without a task.
+"""`on_frame`, `on_message`: what arrives is shown to a function of the program, without a task.
 
 Nothing is shown, and nothing read, while the transport is full: a function that answers every message cannot fill the
 memory with answers. Nor is everything that has arrived shown at once: after a share of it other tasks run, as they
@@ -22,11 +22,12 @@ from zcws.closing import State
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
-from zcws.frame import Frame
+from zcws.messages import MessageReader
 
-__all__ = ["A_FEW", "FAILURES", "Callbacks", "OnFrame"]
+__all__ = ["A_FEW", "FAILURES", "Callbacks", "Look"]
 
-OnFrame = Callable[[Any, Frame], object]
+#: `on_frame` or `on_message`: which of them is known by the reader.
+Look = Callable[[Any, Any], object]
 
 #: A share ends after `_MOST_FRAMES` (a ring of 256 KiB holds 4,000 frames of 64 bytes). Where frames may be compressed,
 #: it ends after `_MOST_INFLATING`, or with the one that brings the inflated bytes to `_MOST_INFLATED`. Either takes a
@@ -45,20 +46,27 @@ _OPEN = State.OPEN
 class Callbacks(Ending):
     """A connection on its transport, as far as what arrives is shown to a function."""
 
-    __slots__ = ("_in_context", "_is_aborted", "_next_share", "_on_frame")
+    __slots__ = ("_in_context", "_is_aborted", "_look", "_next_share")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         connection: Connection,
         options: Options,
-        on_frame: OnFrame | None,
+        look: Look | None,
     ) -> None:
         super().__init__(loop, connection, options)
-        self._on_frame = on_frame
-        self._in_context: Any = None if on_frame is None else copy_context().run
+        self._look = look
+        self._in_context: Any = None if look is None else copy_context().run
         self._next_share: asyncio.Handle | None = None  # others run before the next share
         self._is_aborted = False
+
+    @property
+    def _name(self) -> str:
+        """The option that gave the function; "" where there is none."""
+        if self._look is None:
+            return ""
+        return "on_message" if isinstance(self._reader, MessageReader) else "on_frame"
 
     # ---- for a subclass: stream.py has these two ----
 
@@ -72,13 +80,13 @@ class Callbacks(Ending):
 
     # ---- showing ----
 
-    def _call_back(self, on_frame: OnFrame) -> None:
+    def _call_back(self, look: Look) -> None:
         """Shows what has arrived, or a share of it."""
         if self._next_share is not None:
             return
         try:
-            if self._in_context(self._show_share, on_frame) and self._next_share is None:
-                self._next_share = self._loop.call_soon(self._show_next, on_frame)
+            if self._in_context(self._show_share, look) and self._next_share is None:
+                self._next_share = self._loop.call_soon(self._show_next, look)
         except ConnectionClosed:
             return
         if self._reader.is_closed_here:
@@ -86,7 +94,7 @@ class Callbacks(Ending):
         elif self._drained is not None or self._next_share is not None:
             self._pause_reading()
 
-    def _show_share(self, on_frame: OnFrame) -> bool:
+    def _show_share(self, look: Look) -> bool:
         """Returns whether there may be more. Raises: ConnectionClosed, at the end."""
         reader = self._reader
         if reader.is_concluded and reader.has_ended_well():
@@ -94,7 +102,7 @@ class Callbacks(Ending):
         if self._drained is not None or self._is_aborted:
             return False
         most = _MOST_INFLATING if reader.inflates else _MOST_FRAMES
-        if reader.show_waiting(on_frame, self, self._callback_failed, most, _MOST_INFLATED):
+        if reader.show_waiting(look, self, self._callback_failed, most, _MOST_INFLATED):
             return True
         if self._drained is not None or self._is_aborted or self._next_share is not None:
             return False
@@ -104,11 +112,11 @@ class Callbacks(Ending):
             self._resume_reading()
         return reader.rows_waiting > 0  # what came late
 
-    def _show_next(self, on_frame: OnFrame) -> None:
+    def _show_next(self, look: Look) -> None:
         self._next_share = None
         self._corked = True
         try:
-            self._call_back(on_frame)
+            self._call_back(look)
         finally:
             self._uncork()
 
@@ -117,10 +125,10 @@ class Callbacks(Ending):
         if self._next_share is not None:
             self._next_share.cancel()
             self._next_share = None
-        if self._on_frame is None or (self._reader.is_concluded and not self._reader.rows_waiting):
+        if self._look is None or (self._reader.is_concluded and not self._reader.rows_waiting):
             return  # nearly always: nothing is left
         try:
-            while self._in_context(self._show_share, self._on_frame):
+            while self._in_context(self._show_share, self._look):
                 pass
         except (ConnectionClosed, MemoryError):  # the close code reports them
             return
@@ -137,10 +145,10 @@ class Callbacks(Ending):
         self._reader.is_showing = False
 
     def _go_on(self) -> None:
-        if self._on_frame is not None:
+        if self._look is not None:
             self._corked = True
             try:  # with news or without: the last frame may still be in the way of the next
-                self._call_back(self._on_frame)
+                self._call_back(self._look)
             finally:
                 self._after_bytes()
 
@@ -156,7 +164,7 @@ class Callbacks(Ending):
             # nobody behind it.)
             return
         context = {
-            "message": "on_frame failed",
+            "message": f"{self._name} failed",
             "exception": error,
             "protocol": self,
             "transport": self._transport,
@@ -168,8 +176,8 @@ class Callbacks(Ending):
         """The function has raised `error`, which ends the event loop. If the loop runs again, the frames that are left
         are shown then; if the socket is gone, they are shown now, since the end is about to be told."""
         end_loop(self._loop, error)
-        on_frame = self._on_frame
-        if self._transport is not None and self._next_share is None and on_frame is not None:
-            self._next_share = self._loop.call_soon(self._show_next, on_frame)
+        look = self._look
+        if self._transport is not None and self._next_share is None and look is not None:
+            self._next_share = self._loop.call_soon(self._show_next, look)
             self._reader.is_showing = False
             self._pause_reading()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zcws.aio.asking import ClientHandshake
 from zcws.aio.deadlines import in_time
-from zcws.aio.passing import ConnectionOptions, check_on_frame, check_others
+from zcws.aio.passing import ConnectionOptions, check_others, checked_look
 from zcws.aio.reach import reach
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.tasks import running_loop
@@ -72,7 +72,7 @@ class connect:
             for none. SOCKS needs the extra `proxy`.
         proxy_ssl, proxy_server_hostname: as `ssl` and `server_hostname`, for an https:// proxy.
         open_timeout: seconds to connect and for the opening handshake, TLS included.
-        on_frame: called with the connection and each frame, where the bytes arrive; see `serve`.
+        on_message, on_frame: called with the connection and each message or frame, where the bytes arrive; see `serve`.
         max_redirects: redirects to follow; never from wss to ws, and credentials stay with their host.
         host, port, sock, path: where to connect to, if not to the URI's host and port: another place, a connected
             socket, or the path of a Unix socket.
@@ -118,6 +118,7 @@ class connect:
         max_fragments: int = MAX_FRAGMENTS,
         write_limit: int | tuple[int, int | None] = 64 * 1024,
         write_timeout: float | None = None,
+        on_message: Callable[[WebSocket, str | bytes], object] | None = None,
         on_frame: Callable[[WebSocket, Frame], object] | None = None,
         max_redirects: int = 0,
         host: str | None = None,
@@ -130,8 +131,8 @@ class connect:
         **others: Unpack[ConnectionOptions],
     ) -> None:
         check_others(connect, others, ConnectionOptions, path)
-        if on_frame is not None:
-            check_on_frame(on_frame)
+        self._look = checked_look(on_frame, on_message)
+        self._shows_messages = on_message is not None
         # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.
         self._make_connector = partial(
             WebSocketConnector,
@@ -167,7 +168,6 @@ class connect:
         self._begin = http2_client() if http2 else None
         check_options(reconnect_delays, process_exception)
         self._retry = (reconnect_delays, process_exception)
-        self._on_frame = on_frame
         self._deflate = Deflate.of(compression)
         self._open_timeout = checked_seconds("open_timeout", open_timeout)
         self._limits = checked_limits(max_size, max_fragments)
@@ -196,6 +196,7 @@ class connect:
             agreement=agreement,
             deflate=self._deflate,
             pool=pool_of(loop),
+            shows_messages=self._shows_messages,
             **self._limits,
         )
         return websocket_class(is_client=True)(
@@ -204,7 +205,7 @@ class connect:
             self._options,
             request=connector.request_head,
             response=response,
-            on_frame=self._on_frame,
+            look=self._look,
         )
 
     async def _connect(self) -> WebSocket:
@@ -229,7 +230,7 @@ class connect:
 
     async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:
         loop = asyncio.get_running_loop()
-        # The answer arrives in another context; `_open` runs in a copy of this one, because `on_frame` inherits it.
+        # The answer arrives in another context; `_open` runs in a copy of this one, because `on_message` inherits it.
         opens: Callable[..., WebSocket] = partial(copy_context().run, self._open)  # type: ignore[call-arg]
 
         def make() -> ClientHandshake | Http2Client:

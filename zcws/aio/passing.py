@@ -18,8 +18,8 @@ __all__ = [
     "ConnectionOptions",
     "ListeningOptions",
     "check_hosts",
-    "check_on_frame",
     "check_others",
+    "checked_look",
 ]
 
 
@@ -68,10 +68,16 @@ def check_hosts(host: object) -> None:
         check_kind("host", name, str, "a str, or several of them, or None for all addresses")
 
 
-def check_on_frame(on_frame: object) -> None:
-    """`TypeError` for what cannot be called with each frame, and for a coroutine function: nobody would await it."""
-    check_call("on_frame", on_frame, "the connection", "the frame")
-    check_plain("on_frame", on_frame, "called where bytes arrive, in no task")
+def checked_look(on_frame: Any, on_message: Any) -> Any:
+    """The one function of the two that is there, or None. `TypeError` for both at once, for what cannot be called with
+    each frame or message, and for a coroutine function: nobody would await it."""
+    if on_frame is not None and on_message is not None:
+        raise TypeError("on_frame is shown the messages too: give that or on_message, not both")
+    for name, look, shown in (("on_frame", on_frame, "the frame"), ("on_message", on_message, "the message")):
+        if look is not None:
+            check_call(name, look, "the connection", shown)
+            check_plain(name, look, "called where bytes arrive, in no task")
+    return on_message if on_frame is None else on_frame
 
 
 def check_others(function: type, others: Any, kind: type, path: object) -> None:

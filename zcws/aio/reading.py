@@ -7,7 +7,7 @@ cancelled or times out loses nothing. Which to choose, by what it costs for each
     read_frame           a frame to look at until the next read: no copy of more than 16 KiB
     batches              all frames that arrived together, or only payloads: no copy, a step of the event loop for all
     stream               pieces as they arrive, before the message is whole
-    on_frame             (an argument of connect and serve) no task at all
+    on_message           (an argument of connect and serve) as recv, without a task; on_frame: as read_frame
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from typing import Any
 
 from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
+from zcws.aio.callbacks import Look
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.listener import Listener
 from zcws.aio.settings import Options, pool_of
@@ -42,7 +43,7 @@ from zcws.options import Limits, checked_seconds
 from zcws.seldom import SAID, Seldom
 from zcws.stats import shown_server
 
-__all__ = ["Handler", "OnFrame", "Server"]
+__all__ = ["Handler", "OnFrame", "OnMessage", "Server"]
 
 logger: logging.Logger = logging.getLogger("zcws.server")
 
@@ -50,6 +51,7 @@ _CLOSED = State.CLOSED
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 OnFrame = Callable[[WebSocket, Frame], object]
+OnMessage = Callable[[WebSocket, str | bytes], object]
 
 
 class Server:
@@ -67,7 +69,8 @@ class Server:
         handler: Handler | None,
         loop: asyncio.AbstractEventLoop,
         *,
-        on_frame: OnFrame | None,
+        look: Look | None,
+        shows_messages: bool,
         acceptor_options: AcceptorOptions,
         options: Options,
         process_request: ProcessRequest | None,
@@ -76,7 +79,8 @@ class Server:
         limits: Limits,
     ) -> None:
         self.handler = handler
-        self.on_frame = on_frame
+        self._look = look
+        self._shows_messages = shows_messages
         self.loop = loop
         self.context: Context = copy_context()  # each connection's hooks and handler run in a copy
         self.acceptor_options = acceptor_options
@@ -151,6 +155,7 @@ class Server:
             agreement=agreement,
             deflate=self.acceptor_options.compression,
             pool=self._pool,
+            shows_messages=self._shows_messages,
             **self.limits,
         )
         return websocket_class(is_client=False)(
@@ -159,7 +164,7 @@ class Server:
             self.options,
             request=request,
             response=response,
-            on_frame=self.on_frame,
+            look=self._look,
         )
 
     def start(self, ws: WebSocket) -> None:
@@ -168,7 +173,7 @@ class Server:
         try:
             has_begun = not self.on_open or self._has_told(ws)
             if self.handler is None or not has_begun:
-                closed = ws.when_closed()  # no task: everything happens in on_frame, or nothing does
+                closed = ws.when_closed()  # no task: everything happens in `_look`, or nothing does
             else:
                 closed = self.loop.create_task(self._run(ws, self.handler))
             closed.add_done_callback(self._has_ended)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import ProcessRequest, ProcessResponse, ServerHandshake
 from zcws.aio.listener import Listener, can_accept
-from zcws.aio.passing import ListeningOptions, check_hosts, check_on_frame, check_others
-from zcws.aio.server import Handler, OnFrame, Server
+from zcws.aio.passing import ListeningOptions, check_hosts, check_others, checked_look
+from zcws.aio.server import Handler, OnFrame, OnMessage, Server
 from zcws.aio.settings import Options
 from zcws.aio.tasks import running_loop
 from zcws.aio.tls import Tls, has_better
@@ -52,11 +52,12 @@ class serve:
 
     Args:
         handler: a coroutine function, or a `Router` of them; the connection is closed when it returns, with 1011 when
-            it raises. None where `on_frame` does everything.
-        on_frame: a plain function that is called with the connection and each frame, where the bytes arrive and in no
-            task: whole messages, Ping and Pong. (The end of a connection is for `ws.add_end_callback`.) The frame is
-            good until the function returns. An exception in it closes the connection with 1011. No task can read then:
-            `recv` raises RuntimeError.
+            it raises. None where `on_message` or `on_frame` does everything.
+        on_message: a plain function that is called with the connection and each message (str or bytes), where the
+            bytes arrive and in no task. (The end of a connection is for `ws.add_end_callback`.) An exception in it
+            closes the connection with 1011. No task can read then: `recv` raises RuntimeError.
+        on_frame: the same with a frame for each message, Ping and Pong; it is good until the function returns. For
+            payloads of many KiB, of which no copy is made.
         host, port: where to listen, as for `loop.create_server`; a port of 0 takes any that is free.
         sock, path: an existing socket, or the path of a Unix socket, instead of those.
         ssl: a context, for wss.
@@ -101,6 +102,7 @@ class serve:
         select_subprotocol: Callable[[list[str]], str | None] | None = None,
         compression: Deflate | Literal["deflate"] | None = None,
         no_masking: NoMasking = False,
+        on_message: OnMessage | None = None,
         on_frame: OnFrame | None = None,
         process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
         process_response: ProcessResponse | None = None,
@@ -124,18 +126,18 @@ class serve:
         self._path = path
         self._ssl = ssl
         self._others: dict[str, Any] = {**others}
-        if handler is None and on_frame is None:
-            raise TypeError("serve needs a handler, or on_frame, or both")
+        look = checked_look(on_frame, on_message)
+        if handler is None and look is None:
+            raise TypeError("serve needs a handler, or on_message, or both")
         if handler is not None:
             check_handler(handler)
-        if on_frame is not None:
-            check_on_frame(on_frame)
         if process_response is not None:
             check_call("process_response", process_response, "the connection", "the request", "the response")
         self._make = partial(
             Server,
             handler,
-            on_frame=on_frame,
+            look=look,
+            shows_messages=on_message is not None,
             acceptor_options=AcceptorOptions(
                 subprotocols=subprotocols,
                 select_subprotocol=select_subprotocol,

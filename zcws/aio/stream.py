@@ -17,7 +17,7 @@ from contextvars import Context
 from typing import Any
 
 from zcws.aio.below import left_at_end
-from zcws.aio.callbacks import A_FEW, FAILURES, Callbacks, OnFrame
+from zcws.aio.callbacks import A_FEW, FAILURES, Callbacks, Look
 from zcws.aio.settings import Options
 from zcws.aio.tasks import finish
 from zcws.aio.transport import adopt
@@ -88,12 +88,12 @@ class Stream(Callbacks):
         *,
         request: Request | bytes | None = None,
         response: Response | bytes | None = None,
-        on_frame: OnFrame | None = None,
+        look: Look | None = None,
     ) -> None:
-        super().__init__(loop, connection, options, on_frame)
+        super().__init__(loop, connection, options, look)
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
-        self._wakeup = wakeup_of(loop, is_shown=on_frame is not None)
+        self._wakeup = wakeup_of(loop, shown_to=self._name)
         self._wakeup.on_refusal = self._forget_wants
         # Whether a task waits there for a message, or for a frame, with the reader idle; and what it is handed.
         self._wants_message = self._wants_frame = False
@@ -131,7 +131,7 @@ class Stream(Callbacks):
 
     @property
     def _was_never_read(self) -> bool:
-        return self._on_frame is None and self._wakeup.is_unused and self._reader.rows_read == 0
+        return self._look is None and self._wakeup.is_unused and self._reader.rows_read == 0
 
     @property
     def _is_reading(self) -> bool:
@@ -140,10 +140,10 @@ class Stream(Callbacks):
 
     @property
     def _is_given_up(self) -> bool:
-        # A task that has read while another waited for the end may still answer what it has read. And `on_frame` reads
+        # A task that has read while another waited for the end may still answer what it has read. And a function reads
         # everything, if only a share at a time.
         return (
-            self._on_frame is None
+            self._look is None
             and bool(self._waiters)
             and not self._is_reading
             and self._reader.rows_read == self._read_before
@@ -194,7 +194,7 @@ class Stream(Callbacks):
                     self._flush()
                 else:
                     self._own.send_output()
-        elif found <= A_FEW and self._on_frame is not None and nbytes * PARTS <= reader.pool.capacity:
+        elif found <= A_FEW and self._look is not None and nbytes * PARTS <= reader.pool.capacity:
             words = copy_words(reader.pool.words[: _HEAD + ROW * found])
             self.scanned(reader.pool.lease(), 0, nbytes, found, words)
         elif reader.take_found(nbytes, found):
@@ -215,7 +215,7 @@ class Stream(Callbacks):
             return False
         if what != WHOLE_TEXT and what != WHOLE_BINARY:
             return False
-        if self._on_frame is None:
+        if self._look is None:
             if not self._wants_frame:
                 return False
             ring = pool.lease()
@@ -229,7 +229,7 @@ class Stream(Callbacks):
         # While the program has the frame it may make other connections receive: they must not get this ring.
         ring, pool.landing = pool.landing, None  # type: ignore[assignment]
         try:
-            reader.show(self._in_context, self._on_frame, self, ring, what, 0, start, stop)
+            reader.show(self._in_context, self._look, self, ring, what, 0, start, stop)
         except BaseException as error:
             self._callback_failed(error)
         return True
@@ -250,12 +250,12 @@ class Stream(Callbacks):
             self._handed = reader.message_of(ring, what, start, stop)
             is_taken = self._handed is not None and self._wakeup.wake_now()
         elif (
-            self._on_frame is not None
+            self._look is not None
             and self._drained is None
             and (not self.writer.opcode or self.writer.opcode != _CLOSE)  # an Enum is slow to compare
         ):
             try:
-                reader.show(self._in_context, self._on_frame, self, ring, what, begin, start, stop)
+                reader.show(self._in_context, self._look, self, ring, what, begin, start, stop)
             except BaseException as error:
                 self._callback_failed(error)
             is_taken = True
@@ -277,7 +277,7 @@ class Stream(Callbacks):
         reader = self._reader
         if (
             count <= A_FEW
-            and self._on_frame is not None
+            and self._look is not None
             and self._drained is None
             and (not self.writer.opcode or self.writer.opcode != _CLOSE)
         ):
@@ -285,7 +285,7 @@ class Stream(Callbacks):
             left = iter(words[_HEAD:])
             rows = zip(left, left, left)  # noqa: B905  `strict` costs as much as a row
             shown = self._in_context(
-                reader.show_few, self._on_frame, self, self._callback_failed, ring, begin, rows
+                reader.show_few, self._look, self, self._callback_failed, ring, begin, rows
             )
             if shown == count:
                 reader.drop_frame(ring, stop)
@@ -340,15 +340,15 @@ class Stream(Callbacks):
         self._corked = True
         if reader.has_news:
             self._budget = self._fair
-            if self._on_frame is not None:
-                self._call_back(self._on_frame)  # and no task can wait
+            if self._look is not None:
+                self._call_back(self._look)  # and no task can wait
             else:
                 self._wakeup.wake()
         return self._uncork()
 
     def _take_care(self) -> bool:
         """Something is kept, or has ended: sees to it. Returns: as `_after_bytes`."""
-        if self._on_frame is None:  # which has seen them, or will
+        if self._look is None:  # which has seen them, or will
             self._reader.forget_controls()
         if self._reader.is_full:
             self._pause_reading()

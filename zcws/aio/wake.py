@@ -136,16 +136,22 @@ class _LoopsWakeup(Wakeup):
 class _NoWakeup(Wakeup):
     """Nobody may wait: what arrives is shown to a function, and a task would take its messages, or never get one."""
 
-    __slots__ = ()
+    __slots__ = ("_shown_to",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, shown_to: str) -> None:
+        super().__init__(loop)
+        self._shown_to = shown_to
 
     def __await__(self) -> NoReturn:
         if self.on_refusal is not None:
             self.on_refusal()
-        raise RuntimeError("on_frame is shown what arrives on this connection: no task can read from it")
+        raise RuntimeError(
+            f"{self._shown_to} is shown what arrives on this connection: no task can read from it"
+        )
 
 
-def wakeup_of(loop: asyncio.AbstractEventLoop, *, is_shown: bool = False) -> Wakeup:
-    """One for a connection of `loop`; `is_shown`: to a function, where it arrives."""
-    if is_shown:
-        return _NoWakeup(loop)
+def wakeup_of(loop: asyncio.AbstractEventLoop, *, shown_to: str = "") -> Wakeup:
+    """One for a connection of `loop`; `shown_to`: the function that is called with what arrives, where there is one."""
+    if shown_to:
+        return _NoWakeup(loop, shown_to)
     return _LoopsWakeup(loop) if hasattr(loop, "_nest_patched") else Wakeup(loop)
