@@ -39,13 +39,14 @@ class Line:
 
 
 COLUMNS = (
-    Column("picows' core", "picows", ("zcws callbacks", "zcws payloads")),
+    Column("picows' core", "picows", ("zcws payloads", "zcws callbacks")),
     Column("picows, messages", "picows.websockets", ("zcws",)),
     Column("`websockets`", "websockets", ("zcws",)),
     Column("wtx (Rust)", "Rust wtx", ("zcws callbacks",)),
 )
 SMALL = ("1x1, 20 B", "1x1, 256 B", "1x1, 8 KiB")
 AT_ONCE = ("1x64, 20 B", "1x64, 256 B")
+SHORT = ("text, 64 B", "text, 256 B")
 LINES = (
     Line("server, one message in flight, to 8 KiB", "echo", SMALL),
     Line("the same, 64 KiB and 1 MiB", "echo", ("1x1, 64 KiB", "1x1, 1 MiB")),
@@ -58,7 +59,8 @@ LINES = (
     ),
     Line("client, one message in flight", "clients", ("1x1, 256 B", "1x1, 8 KiB", "1x1, 97 KiB")),
     Line("client, 64 messages in flight", "clients", ("1x64, 256 B",)),
-    Line("text that pours in, to 256 B", "firehose", ("text, 64 B", "text, 256 B")),
+    Line("text that pours in, to 256 B", "firehose", SHORT),
+    Line("the same, by `on_message`", "firehose", SHORT, ("zcws on_message",)),
     Line("text that pours in, 8 to 439 KiB", "firehose", ("text, 8 KiB", "text, 64 KiB", "text, 439 KiB")),
     Line("handshakes", "sessions", ("handshakes",)),
     Line("whole sessions (wtx-bench, mean)", "sessions", ("wtx-bench, geometric mean",)),
