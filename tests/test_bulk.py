@@ -95,9 +95,17 @@ def test_a_reader_does_so(opcode: int, count: int, monkeypatch: pytest.MonkeyPat
     assert made == ([count] if count <= TABLE_ROWS else [TABLE_ROWS])
 
 
-def test_an_interpreter_whose_marshal_is_another_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_whose_marshal_is_another_or_forbidden_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert bulk._reads_ours() == (sys.implementation.name == "cpython")
     monkeypatch.setattr(bulk.marshal, "loads", lambda data: ["?", b"?"])
+    assert not bulk._reads_ours()
+
+    def forbidden(data: bytes) -> None:
+        raise RuntimeError("says an audit hook")
+
+    monkeypatch.setattr(bulk.marshal, "loads", forbidden)
     assert not bulk._reads_ours()
 
 

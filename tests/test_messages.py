@@ -11,6 +11,7 @@ import turn
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
+from peaks import peak_of
 from receiver import DEFLATE, fails, receive_row, send
 from receiver import connect as connect_any
 from wire import BINARY, CLOSE, CONTINUATION, PING, TEXT
@@ -229,6 +230,21 @@ def test_pings_alone_are_dropped_in_one_go(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(MessageReader, "_answer", None)
     assert not show_waiting(connection, seen.append)
     assert (connection.reader.rows_waiting, connection.reader.is_idle, seen) == (0, True, [])
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("way", ["a few", "waiting"])
+def test_a_message_is_let_go_of_before_the_next_is_made(way: str, count: int) -> None:
+    """Two long ones at a time made malloc give memory back to the system and take it again, page by page, for each."""
+    connection, size = connect(pool := Pool(1 << 20)), 100_000
+    data = wire.frame(BINARY, bytes(size)) * count
+    if way == "waiting":
+        send(connection, data)
+        peak = peak_of(lambda: show_waiting(connection, len))
+    else:
+        arrival = turn.arrive(pool, connection, data)
+        peak = peak_of(lambda: show_few(connection, len, arrival))
+    assert size < peak < 2 * size
 
 
 def test_no_memory_for_one_of_them() -> None:

@@ -109,14 +109,16 @@ def test_a_decorator_without_a_path() -> None:
         ("/a#b", "a route is a path, without query or fragment"),
         ("/{x}-{y:path}", "where 'y' begins; a slash before it would"),
         ("/x?y", "without query"),
-        ("/taken", "has a handler already"),
+        ("/taken", "has a handler already$"),
+        ("/taken/{x}/{n:int}", "has a handler already: that of '/taken/{y:str}/{n:int}'$"),
     ],
 )
 def test_routes_that_make_no_sense(path: str, sentence: str) -> None:
     router = zcws.Router()
     router.add("/taken", lambda ws: None)
+    router.add("/taken/{y:str}/{n:int}", lambda ws, y, n: None)
     with pytest.raises(ValueError, match=sentence):
-        router.add(path, lambda ws: None)
+        router.add(path, lambda ws, **parameters: None)
 
 
 #: Their paths are made of what stands in the patterns, so that there is much to try.

@@ -71,6 +71,7 @@ class MessageReader(Reader):
                     look(owner, message)
                 except BaseException as error:
                     failed(error)
+                del message  # see `show_waiting`
                 if not self.is_showing:
                     break
         finally:
@@ -91,16 +92,18 @@ class MessageReader(Reader):
         self.is_showing = not self.is_closed_here
         try:
             while self.is_showing:
-                first = self.read_message()
-                if first is NEED_MORE:
+                first = [self.read_message()]
+                if first[0] is NEED_MORE:
                     return False
-                # Those that are ready behind it are had without a call.
-                for message in chain((first,), islice(self.ready, most - 1)):
+                # Those that are ready behind it are had without a call. It is popped, because a tuple would hold it.
+                for message in chain(map(list.pop, (first,)), islice(self.ready, most - 1)):
                     most -= 1
                     try:
                         look(owner, message)
                     except BaseException as error:
                         failed(error)
+                    # Before the next is made: the memory of a long one is used again, not given back page by page.
+                    del message
                     if not self.is_showing:
                         return False
                 if not most or (self.inflates and self.inflated[1] >= enough):

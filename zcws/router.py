@@ -98,10 +98,13 @@ class Pattern:
 class Route:
     """One path with parameters, compiled."""
 
-    __slots__ = ("_convert", "_match", "handler")
+    __slots__ = ("_convert", "_match", "handler", "path", "shape")
 
     def __init__(self, path: str, handler: Callable[..., Any]) -> None:
         self.handler: Callable[..., Any] = handler
+        self.path: str = path
+        # Two routes of one shape match the same paths.
+        self.shape: str = parameter.sub(lambda found: f"{{{found[2] or 'str'}}}", path)
         pattern, end = Pattern(path), 0
         for found in parameter.finditer(path):
             pattern.add_literal(path[end : found.start()])
@@ -154,6 +157,9 @@ class Router:
             f"the handler of {path!r}", handler, "the connection", **{name: f"{name}=..." for name in names}
         )
         if route is not None:
+            for other in self._routes:
+                if other.shape == route.shape:
+                    raise ValueError(f"{path!r} has a handler already: that of {other.path!r}")
             self._routes.append(route)
         elif check_literal(path) in self._exact:
             raise ValueError(f"{path!r} has a handler already")

@@ -82,6 +82,14 @@ def test_functions_that_get_nothing(shown: str, look: Any, said: str) -> None:
         zcws.connect("ws://localhost/", **options)
 
 
+def test_http2_is_a_yes_or_a_no() -> None:
+    """ "no" counted as a yes."""
+    with pytest.raises(TypeError, match=r"^http2 is True or False, not 'no'$"):
+        zcws.serve(on_message=lambda ws, message: None, port=0, http2="no")
+    with pytest.raises(TypeError, match=r"^http2 is True or False, not 'no'$"):
+        zcws.connect("ws://localhost/", http2="no")
+
+
 def test_only_one_of_them_is_shown_what_arrives() -> None:
     both: dict[str, Any] = {"on_frame": lambda ws, frame: None, "on_message": lambda ws, message: None}
     with pytest.raises(TypeError, match=r"give that or on_message, not both$"):

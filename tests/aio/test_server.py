@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -402,6 +403,32 @@ def test_no_memory_for_a_handler(anyplace: Place, monkeypatch: pytest.MonkeyPatc
             await until(lambda: failures)
             assert not server.connections
             await hang_up(writer)
+
+    anyplace.run(main())
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_no_memory_for_a_connection(anyplace: Place, monkeypatch: pytest.MonkeyPatch, thinks: bool) -> None:
+    """It ends, also where a hook has thought before, in a task: it stayed open."""
+
+    def fails(**_: Any) -> Any:
+        raise MemoryError
+
+    async def think(handshake: Any, asked: zcws.Request) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        monkeypatch.setattr("zcws.aio.server.Connection", fails)
+        async with anyplace.serve(echo, process_request=think if thinks else None) as server:
+            reader, writer = await anyplace.open(port_of(server))
+            writer.write(request())
+            with contextlib.suppress(ConnectionError):
+                assert await soon(reader.read()) == b""
+            await until(lambda: not server.handshakes and (gc.collect(), failures)[1])
+            await hang_up(writer)
+        assert isinstance(failures[0]["exception"], MemoryError)
 
     anyplace.run(main())
 

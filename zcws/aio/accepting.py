@@ -358,10 +358,14 @@ class ServerHandshake(asyncio.Protocol):
         self._task = None
         if self.transport is not None:
             self.transport.resume_reading()
-            if self.server.sends_away:
-                self.go_away()
-            else:
-                self._answer(response)
+            try:
+                if self.server.sends_away:
+                    self.go_away()
+                else:
+                    self._answer(response)
+            except BaseException:  # no memory: it would stay open with nobody behind it
+                self.abort()
+                raise
 
     async def _settle(self, said: Awaitable[object]) -> Response:
         chosen = self._chosen

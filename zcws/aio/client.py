@@ -36,7 +36,7 @@ from zcws.hints import not_awaited
 from zcws.http import Response
 from zcws.http2 import missing_h2
 from zcws.keys import MaskingKeys
-from zcws.options import checked_limits, checked_seconds
+from zcws.options import check_kind, checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, check_unix_place, unix_uri
 
@@ -131,6 +131,7 @@ class connect:
         **others: Unpack[ConnectionOptions],
     ) -> None:
         check_others(connect, others, ConnectionOptions, path)
+        check_kind("http2", http2, bool, "True or False")
         self._look = checked_look(on_frame, on_message)
         self._shows_messages = on_message is not None
         # Made anew for each attempt: a connector draws its key when it is made. RFC 6455 4.1.

@@ -3,7 +3,7 @@
 Every method asks the core first and waits only when it has nothing; all progress is in the core, so a read that is
 cancelled or times out loses nothing. Which to choose, by what it costs for each message:
 
-    recv, async for      a str or bytes of your own: one copy
+    recv, async for      a str or bytes of your own: one copy, two of short ones that come many at a time
     read_frame           a frame to look at until the next read: no copy of more than 16 KiB
     batches              all frames that arrived together, or only payloads: no copy, a step of the event loop for all
     stream               pieces as they arrive, before the message is whole

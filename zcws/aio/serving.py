@@ -34,7 +34,7 @@ from zcws.headers import HeadersLike
 from zcws.hints import not_awaited
 from zcws.hooks import hooks_of
 from zcws.http2 import ALPN, missing_h2
-from zcws.options import LONGEST, checked_limits, checked_seconds
+from zcws.options import LONGEST, check_kind, checked_limits, checked_seconds
 from zcws.route import check_unix_place, checked_listening
 from zcws.router import check_handler
 
@@ -126,6 +126,7 @@ class serve:
         self._path = path
         self._ssl = ssl
         self._others: dict[str, Any] = {**others}
+        check_kind("http2", http2, bool, "True or False")
         look = checked_look(on_frame, on_message)
         if handler is None and look is None:
             raise TypeError("serve needs a handler, or on_message, or both")
