@@ -43,11 +43,14 @@ def show_waiting(
     return connection.reader.show_waiting(lambda owner, message: look(message), None, raised, most, inflated)
 
 
-def show_few(connection: Connection, look: Callable[[Message], object], arrival: turn.Arrival) -> int:
+def rows_in(arrival: turn.Arrival) -> Any:
     words = iter(arrival.words[lib.ZCWS_TABLE_HEAD :])
-    rows = zip(*[words] * ROW, strict=True)
+    return zip(*[words] * ROW, strict=True)
+
+
+def show_few(connection: Connection, look: Callable[[Message], object], arrival: turn.Arrival) -> int:
     return connection.reader.show_few(
-        lambda owner, message: look(message), None, raised, arrival.ring, arrival.begin, rows
+        lambda owner, message: look(message), None, raised, arrival.ring, arrival.begin, rows_in(arrival)
     )
 
 
@@ -185,14 +188,21 @@ def test_showing_ends_in_the_middle(end: str, count: int) -> None:
     assert [connection.read_message() for _ in range(count - 2)] == [str(i) for i in range(2, count)]
 
 
-def test_it_goes_on_behind_a_function_that_fails() -> None:
-    connection, failures = connect(), list[BaseException]()
-    send(connection, *(wire.frame(TEXT, b"%d" % i) for i in range(8)))
+@pytest.mark.parametrize("way", ["a few", "waiting"])
+def test_it_goes_on_behind_a_function_that_fails(way: str) -> None:
+    connection, failures = connect(pool := Pool(4096)), list[BaseException]()
+    data = b"".join(wire.frame(TEXT, b"%d" % i) for i in range(8))
 
     def look(owner: str, message: Message) -> None:
         raise ValueError(owner, message)
 
-    assert not connection.reader.show_waiting(look, "owner", failures.append, 100, 1 << 22)
+    if way == "waiting":
+        send(connection, data)
+        assert not connection.reader.show_waiting(look, "owner", failures.append, 100, 1 << 22)
+    else:
+        ring, begin, *_ = arrival = turn.arrive(pool, connection, data)
+        rows = rows_in(arrival)
+        assert connection.reader.show_few(look, "owner", failures.append, ring, begin, rows) == 8
     assert [error.args for error in failures] == [("owner", str(i)) for i in range(8)]
 
 
