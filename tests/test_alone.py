@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
@@ -27,7 +27,6 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.errors import StaleFrame
 from zcws.frame import NEED_MORE, Frame
-from zcws.kernel import lib
 from zcws.pool import Pool
 from zcws.ring_frame import NO_RING, NOT_SHOWN
 
@@ -153,16 +152,11 @@ def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
 # ---- a few that came together ----
 
 
-def rows_in(arrival: turn.Arrival) -> Iterator[tuple[int, int, int]]:
-    words = iter(arrival.words[lib.ZCWS_TABLE_HEAD :])
-    return zip(words, words, words, strict=True)
-
-
 def show_few(connection: Connection, look: Callable[[Frame], object], arrival: turn.Arrival) -> int:
     def raised(error: BaseException) -> None:
         raise error
 
-    rows = rows_in(arrival)
+    rows = arrival.rows
     return connection.reader.show_few(
         lambda owner, frame: look(frame), None, raised, arrival.ring, arrival.begin, rows
     )
@@ -236,7 +230,7 @@ def test_a_few_frames_are_shown_on_behind_one_whose_function_failed() -> None:
     def look(owner: str, frame: Frame) -> None:
         raise ValueError(owner, frame.text)
 
-    rows = rows_in(arrival)
+    rows = arrival.rows
     assert connection.reader.show_few(look, "owner", failures.append, arrival.ring, 0, rows) == 2
     assert [error.args for error in failures] == [("owner", "one"), ("owner", "two")]
 

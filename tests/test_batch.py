@@ -33,6 +33,15 @@ def texts(count: int, first: int = 0) -> list[bytes]:
     return [wire.frame(TEXT, f"né {i}".encode()) for i in range(first, first + count)]
 
 
+#: Frames that come together and are not ready: compressed, control frames, of two kinds, fragments.
+UNLIKE = (
+    [wire.frame(TEXT, wire.deflate(b"a"), rsv=4)] * 6,
+    [wire.frame(PING, b"a")] * 6,
+    [*texts(5), wire.frame(BINARY, b"b")],
+    [wire.frame(TEXT, b"a", fin=False), *[wire.frame(CONTINUATION, b"b", fin=False)] * 5],
+)
+
+
 def relayed(found: Batch) -> tuple[OpCode, list[bytes]] | None:
     """What can be sent on at once."""
     spans = found.relayed()
@@ -282,12 +291,7 @@ def test_large_text_is_ready_too() -> None:
 
 def test_what_is_not_plain_and_whole_is_not_ready() -> None:
     connection = connect(agreement=DEFLATE)
-    for frames in (
-        [wire.frame(TEXT, wire.deflate(b"a"), rsv=4)] * 6,
-        [wire.frame(PING, b"a")] * 6,
-        [*texts(5), wire.frame(BINARY, b"b")],
-        [wire.frame(TEXT, b"a", fin=False), *[wire.frame(CONTINUATION, b"b", fin=False)] * 5],
-    ):
+    for frames in UNLIKE:
         send(connection, *frames)
         connection.reader.read_message()
         assert next_ready(connection) is None
@@ -364,12 +368,7 @@ def test_what_else_is_read_goes_on_where_frames_stopped(way: str) -> None:
 
 def test_frames_are_not_ready_behind_what_is_not_alike() -> None:
     connection = connect(agreement=DEFLATE)
-    for sent in (
-        [wire.frame(TEXT, wire.deflate(b"a"), rsv=4)] * 6,
-        [wire.frame(PING, b"a")] * 6,
-        [*texts(5), wire.frame(BINARY, b"b")],
-        [wire.frame(TEXT, b"a", fin=False), *[wire.frame(CONTINUATION, b"b", fin=False)] * 5],
-    ):
+    for sent in UNLIKE:
         send(connection, *sent)
         while connection.read_frame() is not NEED_MORE:
             assert next_frame(connection) is None

@@ -260,12 +260,15 @@ class Callbacks(Asynchronous):
     def _extra(self) -> dict[str, Any]:
         messages: list[Any] = []
 
-        def on_message(ws: zcws.WebSocket, message: str | bytes) -> None:
+        def begin(ws: zcws.WebSocket) -> None:
             if not messages:
                 ws.when_closed().add_done_callback(
                     lambda _: self.ends.put(ws.connection.error(), messages[1:])
                 )
                 messages.append(None)
+
+        def on_message(ws: zcws.WebSocket, message: str | bytes) -> None:
+            begin(ws)
             messages.append(message)
             if message == STOP:
                 ws.begin_close()
@@ -273,6 +276,7 @@ class Callbacks(Asynchronous):
                 ws.send_nowait(message)
 
         def on_frame(ws: zcws.WebSocket, frame: zcws.Frame) -> None:
+            begin(ws)
             if frame.opcode in (zcws.OpCode.TEXT, zcws.OpCode.BINARY):
                 on_message(ws, frame.text if frame.opcode is zcws.OpCode.TEXT else frame.to_bytes())
 

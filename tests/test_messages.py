@@ -19,10 +19,8 @@ from wire import BINARY, CLOSE, CONTINUATION, PING, TEXT
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosedOK
 from zcws.frame import DECODE_IN_PLACE, NEED_MORE
-from zcws.kernel import lib
 from zcws.messages import MessageReader
 from zcws.pool import Pool
-from zcws.rows import ROW
 
 pytestmark = pytest.mark.usefixtures("made")
 
@@ -43,14 +41,9 @@ def show_waiting(
     return connection.reader.show_waiting(lambda owner, message: look(message), None, raised, most, inflated)
 
 
-def rows_in(arrival: turn.Arrival) -> Any:
-    words = iter(arrival.words[lib.ZCWS_TABLE_HEAD :])
-    return zip(*[words] * ROW, strict=True)
-
-
 def show_few(connection: Connection, look: Callable[[Message], object], arrival: turn.Arrival) -> int:
     return connection.reader.show_few(
-        lambda owner, message: look(message), None, raised, arrival.ring, arrival.begin, rows_in(arrival)
+        lambda owner, message: look(message), None, raised, arrival.ring, arrival.begin, arrival.rows
     )
 
 
@@ -201,7 +194,7 @@ def test_it_goes_on_behind_a_function_that_fails(way: str) -> None:
         assert not connection.reader.show_waiting(look, "owner", failures.append, 100, 1 << 22)
     else:
         ring, begin, *_ = arrival = turn.arrive(pool, connection, data)
-        rows = rows_in(arrival)
+        rows = arrival.rows
         assert connection.reader.show_few(look, "owner", failures.append, ring, begin, rows) == 8
     assert [error.args for error in failures] == [("owner", str(i)) for i in range(8)]
 

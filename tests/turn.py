@@ -3,6 +3,7 @@ common ring, and each connection is shown its rows (`Inlet.take_scan`, `Reader.m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from zcws.connection import Connection
@@ -27,6 +28,12 @@ class Arrival(NamedTuple):
         """The first row."""
         at = lib.ZCWS_TABLE_HEAD
         return list(self.words[at : at + ROW])
+
+    @property
+    def rows(self) -> Iterator[tuple[int, int, int]]:
+        """All rows, as the engine hands them to `Reader.show_few`."""
+        words = iter(self.words[lib.ZCWS_TABLE_HEAD :])
+        return zip(words, words, words, strict=True)
 
 
 def arrive(pool: Pool, connection: Connection, data: bytes, at: int = 0) -> Arrival:

@@ -520,9 +520,7 @@ def _messages(
             for start, stop in spans:
                 yield copies[start:stop].decode()
     except MemoryError:
-        failed = reader()
-        assert failed is not None  # somebody reads from it
-        failed._fail(NO_MEMORY)
+        _lose(reader)
         raise
 
 
@@ -542,7 +540,12 @@ def _frames(
             frame._stop = stop
             yield frame
     except MemoryError:
-        failed = reader()
-        assert failed is not None  # somebody reads from it
-        failed._fail(NO_MEMORY)
+        _lose(reader)
         raise
+
+
+def _lose(reader: weakref.ref[Reader]) -> None:
+    """What was about to be had past the reader is lost."""
+    failed = reader()
+    assert failed is not None  # somebody reads from it
+    failed._fail(NO_MEMORY)
