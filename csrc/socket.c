@@ -39,8 +39,10 @@ static ssize_t try_for_a_moment(struct zcws_socket *socket, uint8_t *data, size_
  * only in the caller's next call: a signal that came meanwhile would not interrupt the sleep, but its handler runs
  * between the two calls. */
 static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_t size) {
-    if (socket->flags == 0 && socket->waits.resting == 0) return try_for_a_moment(socket, data, size);
-    if (socket->flags == 0) socket->waits.resting--;
+    if (socket->flags == 0 && !socket->waits.never) {
+        if (socket->waits.resting == 0) return try_for_a_moment(socket, data, size);
+        socket->waits.resting--;
+    }
     return recv(socket->fd, data, size, socket->flags);
 }
 

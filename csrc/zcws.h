@@ -130,8 +130,9 @@ int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
  * written. No payload has 4 GiB: none would fit a ring. */
 size_t zcws_list(uint8_t *out, const uint8_t *base, const uint64_t *rows, size_t count);
 
-/* Whether waits for bytes try for a moment before they sleep: see waits.h. C writes it; zero at first. */
+/* Whether waits for bytes try for a moment before they sleep: see waits.h. Zero at first. */
 struct zcws_waits {
+    uint32_t never;   /* nonzero: no wait tries. For the caller to set; C writes the others */
     uint32_t resting; /* how many of the next waits are to sleep at once, without trying first */
     uint32_t rest;    /* how many it was last time */
     uint32_t lost;    /* grows with each that tries and has the CPU taken away for long */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -346,6 +347,18 @@ def test_frames_alike_are_ready_and_each_makes_the_one_before_it_stale() -> None
     assert view == "né 5".encode()
 
 
+def test_those_that_come_behind_frames_alike_are_not_taken_for_such() -> None:
+    connection = connect()
+    line_up_frames(connection)
+    while next_frame(connection) is not None:
+        pass
+    send(connection, wire.frame(TEXT, b"a"), wire.frame(BINARY, b"b"))
+    for opcode in (TEXT, BINARY):
+        frame = connection.read_frame()
+        assert isinstance(frame, Frame) and frame.opcode == opcode
+        assert next_frame(connection) is None
+
+
 @pytest.mark.parametrize("way", ["message", "batch", "frame", "copied", "stream"])
 def test_what_else_is_read_goes_on_where_frames_stopped(way: str) -> None:
     connection = connect()
@@ -485,38 +498,43 @@ def test_no_ring_is_held_once_the_reader_waits(way: str, made: str) -> None:
 @given(
     kinds=st.lists(st.sampled_from([TEXT, BINARY, PING, CONTINUATION]), max_size=40),
     steps=st.lists(
-        st.sampled_from(["ready", "message", "frame", "ready frame", "batch", "arrive"]), max_size=80
+        st.sampled_from(["ready", "message", "frame", "ready frame", "batch", "arrive", "arrive alike"]),
+        max_size=80,
     ),
 )
 def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: list[str]) -> None:
     """`CONTINUATION` stands for a message in two fragments; runs of one kind are likely."""
     runs = [kind for kind in kinds for _ in range(1 + kind % 6)]
-    connection, sent, got = connect(), list[bytes](), list[bytes]()
+    connection, sent, got = connect(), list[tuple[int, bytes]](), list[tuple[int, bytes]]()
     waiting = list(enumerate(runs))
 
-    def arrive() -> None:
-        for i, kind in waiting[:7]:
+    def arrive(some: list[tuple[int, int]]) -> None:
+        frames = list[bytes]()
+        for i, kind in some:
             payload = f"{i}".encode()
             if kind == CONTINUATION:
-                send(connection, *wire.fragments(TEXT, [payload, b"+"]))
-                sent.append(payload + b"+")
+                frames += wire.fragments(TEXT, [payload, b"+"])
+                sent.append((TEXT, payload + b"+"))
             else:
-                send(connection, wire.frame(kind, payload))
+                frames.append(wire.frame(kind, payload))
                 if kind != PING:
-                    sent.append(payload)
-        del waiting[:7]
+                    sent.append((kind, payload))
+        send(connection, *frames)
+        del waiting[: len(some)]
 
     def keep(message: Any) -> None:
         if message is not None and message is not NEED_MORE:
-            got.append(message.encode() if isinstance(message, str) else bytes(message))
+            got.append((TEXT, message.encode()) if isinstance(message, str) else (BINARY, message))
 
     def keep_frame(frame: Any) -> None:
         if frame is not NEED_MORE and frame.opcode in (TEXT, BINARY):
-            keep(frame.to_bytes())
+            got.append((frame.opcode, frame.to_bytes()))
 
     for step in [*steps, *["arrive", "message"] * (len(runs) // 7 + 1)]:
         if step == "arrive":
-            arrive()
+            arrive(waiting[:7])
+        elif step == "arrive alike":
+            arrive(list(takewhile(lambda each: each[1] == waiting[0][1], waiting)))
         elif step == "ready":
             keep(next_ready(connection))
         elif step == "message":

@@ -56,9 +56,13 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
     reader.forget_controls()
     assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
     reader.forget_controls()  # there are none
+
     # Whoever asks for frames has them again.
-    for ask in (connection.read_frame, reader.read_batch):
-        assert ask() is NEED_MORE
+    def show() -> bool:
+        return reader.show_waiting(lambda owner, frame: None, None, lambda error: None, 100, 1 << 22)
+
+    for ask, nothing in ((connection.read_frame, NEED_MORE), (reader.read_batch, NEED_MORE), (show, False)):
+        assert ask() is nothing
         send(connection, pings(66, 68))
         reader.forget_controls()
         assert seen(connection) == [b"66", b"67"]

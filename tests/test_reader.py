@@ -747,9 +747,9 @@ def test_showing_ends_with_the_frame_that_brings_enough_inflated_bytes() -> None
     connection, shown = connect(agreement=DEFLATE), list[int]()
     bomb = wire.frame(BINARY, wire.deflate(bytes(1000)), rsv=4)
     send(connection, *[bomb] * 4, *MANY[:2])
-    assert show(connection, lambda frame: shown.append(len(frame)), most_inflated=2500)
+    assert show(connection, lambda frame: shown.append(len(frame)), most_inflated=3000)
     assert shown == [1000] * 3
-    assert not show(connection, lambda frame: shown.append(len(frame)), most_inflated=2500)
+    assert not show(connection, lambda frame: shown.append(len(frame)), most_inflated=3000)
     assert shown == [1000] * 4 + [1, 1]
 
 

@@ -123,8 +123,6 @@ def _unfolded(rows: Rows, left: Iterator[int]) -> Iterator[Sequence[int]]:
 
 def _unread(rows: memoryview, left: Iterator[object]) -> Iterator[Sequence[int]]:
     """The rows of a table that are still to be read, one by one; `left` has a message for each, which is dropped."""
-    if not length_hint(left):
-        return NO_ROWS
     rows = rows[-ROW * length_hint(left) :]
     what: int = rows[0]
     return _unfolded(rows, map(lambda _: what, left))

@@ -1169,6 +1169,19 @@ def test_no_memory_to_expect_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main)
 
 
+def test_who_does_not_poll_expects_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        again = Again(monkeypatch, answer)
+        for _ in range(3):
+            await again.turn()
+            assert again.peers[0].recv(100)
+        assert again.calls == 0
+        await again.end()
+
+    monkeypatch.setenv("ZCWS_POLL", "0")
+    run(main)
+
+
 def test_others_run_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         loop, ran = asyncio.get_running_loop(), list[int]()

@@ -100,6 +100,22 @@ static void test_who_waits_in_vain_tries_less(void) {
     close_pair(ends);
 }
 
+/* Whoever never tries sleeps in its first call, and learns nothing. */
+static void test_who_never_tries(void) {
+    const struct timeval moment = {0, 1000};
+    int ends[2];
+    struct zcws_socket socket = {.waits = {.never = 1, .rest = 7}};
+    open_pair(ends, SOCK_STREAM);
+    setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment);
+    socket.fd = ends[0];
+    for (int i = 0; i < 3; i++)
+        CHECK(zcws_receive_into(&socket, memory.start, 1) == ZCWS_NOTHING, "nothing is there");
+    send_all(ends[1], (const uint8_t *)"a", 1);
+    CHECK(zcws_receive_into(&socket, memory.start, 1) == 1, "a byte");
+    CHECK(socket.waits.rest == 7 && socket.waits.resting == 0, "nothing is learnt");
+    close_pair(ends);
+}
+
 static void ignore(int number) { (void)number; }
 
 /* A wait that a signal ends: whoever still waits calls again. */
@@ -255,6 +271,7 @@ int main(int argc, char **argv) {
     test_what_comes();
     test_a_stream_that_is_broken();
     test_who_waits_in_vain_tries_less();
+    test_who_never_tries();
     test_a_signal();
     test_a_frame();
     test_a_rest_in_parts();

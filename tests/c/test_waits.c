@@ -27,7 +27,7 @@ static void test_a_moment(void) {
 /* Twice as many behind each in vain, half as many behind the others. */
 static void test_what_is_learnt(void) {
     static const uint32_t grows[] = {1, 3, 7, 15, 31, 63, 63}, shrinks[] = {31, 15, 7, 3, 1, 0, 0};
-    struct zcws_waits waits = {0, 0, 0};
+    struct zcws_waits waits = {0};
     for (size_t i = 0; i < sizeof grows / sizeof *grows; i++) {
         zcws_tried(&waits, &quick, 0);
         CHECK(waits.rest == grows[i] && waits.resting == grows[i], "%u", waits.rest);
@@ -40,7 +40,7 @@ static void test_what_is_learnt(void) {
 
 /* Slices that others take: three in a row, or one of four again and again, but not one of five. */
 static void test_others_that_compute(void) {
-    struct zcws_waits waits = {0, 0, 0};
+    struct zcws_waits waits = {0};
     for (int i = 1; i <= 3; i++) {
         CHECK(waits.resting == 0, "%d is no reason", i);
         zcws_tried(&waits, &long_one, 1);

@@ -48,6 +48,21 @@ def test_trying_before_a_sleep(pair: Pair) -> None:
     assert (waits.rest, waits.resting) == (63, 0)  # no wait says nothing about waits
 
 
+@pytest.mark.skipif(not plain._KERNEL_TIMES, reason="there is none here")
+def test_who_does_not_poll_sleeps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZCWS_POLL", "0")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = PlainChannel(ours)
+        for _ in range(3):
+            assert receive(channel, 0.001) == NOTHING
+        theirs.sendall(b"x")
+        assert receive(channel, 3600) == b"x"
+        waits = channel.record.waits
+        assert (waits.rest, waits.resting) == (0, 0)
+        channel.abort()
+
+
 @pytest.mark.parametrize("pair", ["plain"], indirect=True)
 @pytest.mark.parametrize("timeout", [None, 3600])
 def test_a_try_ends_before_there_is_a_sleep(pair: Pair, timeout: float | None) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import select
 import weakref
@@ -37,6 +38,7 @@ from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, wo
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
+from zcws.polling import may_poll
 from zcws.pool import Pool
 from zcws.registry import Registry
 from zcws.ring import Ring
@@ -172,7 +174,8 @@ class Engine:
         self.is_sending: bool = False
         self.has_received: bool = False
         self._is_expecting = False  # `_turn_again` comes next
-        self._resting = 0  # of so many answers no answer is expected
+        # Of so many answers no answer is expected.
+        self._resting: float = 0 if may_poll() else math.inf
         self.written: dict[Sender, None] = {}
         self.shares: bool = False
         # An exception that is to end the loop: it is raised when all others of the same turn have been served.

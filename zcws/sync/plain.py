@@ -24,6 +24,7 @@ from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
 from zcws.output import MOST_SEGMENTS, behind
+from zcws.polling import may_poll
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.scratch import SCRATCH_CAPACITY, Scratch, masked_size
@@ -52,6 +53,7 @@ class PlainChannel(Channel):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self.record.fd = self._fd
+        self.record.waits.never = not may_poll()
         sock.settimeout(None)
         self._timeout: float | None = None
         self._ring: Ring | None = None  # where C receives: the reader's landing ring
