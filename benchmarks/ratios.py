@@ -61,6 +61,7 @@ LINES = (
     Line("client, 64 messages in flight", "clients", ("1x64, 256 B",)),
     Line("text that pours in, to 256 B", "firehose", SHORT),
     Line("the same, by `on_message`", "firehose", SHORT, ("zcws on_message",)),
+    Line("the same, by `batch.messages`", "firehose", SHORT, ("zcws messages",)),
     Line("text that pours in, 8 to 439 KiB", "firehose", ("text, 8 KiB", "text, 64 KiB", "text, 439 KiB")),
     Line("handshakes", "sessions", ("handshakes",)),
     Line("whole sessions (wtx-bench, mean)", "sessions", ("wtx-bench, geometric mean",)),

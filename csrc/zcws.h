@@ -126,9 +126,9 @@ size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
 /* Writes `count` rows, each a whole message in base, as a list for Python's `marshal`: str for text, which has been
- * checked, bytes for all else. `out` has room for each payload and 5 bytes more, and for another 5. Returns the bytes
- * written. No payload has 4 GiB: none would fit a ring. */
-size_t zcws_list(uint8_t *out, const uint8_t *base, const uint64_t *rows, size_t count);
+ * checked, bytes for all else. That takes each payload and 5 bytes more, and another 5. Returns the bytes written, or 0
+ * where `room` bytes are not enough. No payload has 4 GiB: none would fit a ring. */
+size_t zcws_list(uint8_t *out, size_t room, const uint8_t *base, const uint64_t *rows, size_t count);
 
 /* Whether waits for bytes try for a moment before they sleep: see waits.h. Zero at first. */
 struct zcws_waits {

@@ -21,7 +21,7 @@ from zcws.codes import OpCode
 from zcws.connection import Connection
 from zcws.deflate import Deflate
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, StaleFrame
-from zcws.frame import NEED_MORE, Frame, PayloadOrigin
+from zcws.frame import DECODE_IN_PLACE, NEED_MORE, Frame, PayloadOrigin
 from zcws.keys import MaskingKeys
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.rows import spans_of
@@ -76,6 +76,7 @@ def test_control_frames_have_no_payloads_here() -> None:
     send(connection, wire.frame(PING, b"p"), *texts(4), wire.frame(PONG, b"q"), wire.frame(BINARY, b"b"))
     found = batch(connection)
     assert [bytes(view) for view in found.payloads] == [*(f"né {i}".encode() for i in range(4)), b"b"]
+    assert found.messages == [*(f"né {i}" for i in range(4)), b"b"]
     assert [frame.opcode for frame in found] == [PING, TEXT, TEXT, TEXT, TEXT, PONG, BINARY]
     assert found.relayed() is None
 
@@ -89,11 +90,12 @@ def test_nor_has_a_close() -> None:
     assert [str(view, "utf-8") for view in batch(connection).payloads] == [f"né {i}" for i in range(4)]
     connection = connect()
     send(connection, *wire.fragments(TEXT, [b"o", b"ne"]), CLOSED)
-    assert [bytes(view) for view in batch(connection).payloads] == [b"one"]
+    found = batch(connection)
+    assert ([bytes(view) for view in found.payloads], found.messages) == ([b"one"], ["one"])
     connection = connect()
     send(connection, CLOSED)
     alone = batch(connection)
-    assert (list(alone.payloads), alone.relayed()) == ([], None)
+    assert (list(alone.payloads), alone.messages, alone.relayed()) == ([], [], None)
 
 
 def test_payloads_of_messages_in_pieces() -> None:
@@ -103,6 +105,7 @@ def test_payloads_of_messages_in_pieces() -> None:
     found = batch(connection)
     assert not isinstance(found, RingBatch)
     assert [bytes(view) for view in found.payloads] == ["né 0".encode(), "né 1".encode(), b"one"]
+    assert found.messages == ["né 0", "né 1", "one"]
     assert found.relayed() is None  # there is a Ping
     assert repr(found) == "<Batch, 4 frames>"
 
@@ -151,7 +154,12 @@ def test_a_batch_is_stale_after_the_next_read(asked: str) -> None:
     found = batch(connection)
     frames = list(found) if asked == "frames before" else None
     assert connection.reader.read_batch() is NEED_MORE
-    for attempt in (lambda: found.payloads, found.relayed, lambda: (frames or found)[0].payload):
+    for attempt in (
+        lambda: found.payloads,
+        lambda: found.messages,
+        found.relayed,
+        lambda: (frames or found)[0].payload,
+    ):
         with pytest.raises(StaleFrame):
             attempt()
     assert len(found) == 5
@@ -164,11 +172,30 @@ def test_a_batch_is_stale_after_the_next_read(asked: str) -> None:
         found.payloads  # noqa: B018
 
 
-def test_payloads_that_are_copied_while_another_thread_reads_on_are_not_handed_out() -> None:
+@pytest.mark.parametrize("text", ["", "né", "é" * DECODE_IN_PLACE], ids=len)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("count", [1, 2, 4, 50])
+def test_messages_of_a_batch_are_ones_own(text: str, opcode: int, count: int) -> None:
+    """All alike, or the last of the other kind."""
+    connection = connect(Pool(1 << 20))
+    message: str | bytes = text if opcode == TEXT else text.encode()
+    frames = [wire.frame(opcode, text.encode())] * count
+    for other in (False, True):
+        send(connection, *frames, *[wire.frame(TEXT + BINARY - opcode, b"other")] * other)
+        messages = batch(connection).messages
+        assert connection.reader.read_batch() is NEED_MORE
+        send(connection, wire.frame(BINARY, b"!" * 1000))
+        assert messages == [message] * count + [b"other" if opcode == TEXT else "other"] * other
+        assert connection.reader.read_message() == b"!" * 1000
+
+
+@pytest.mark.parametrize("what", ["payloads", "messages"])
+@pytest.mark.parametrize("now", [b"something else", b"\xff"])
+def test_what_is_copied_while_another_thread_reads_on_is_not_handed_out(what: str, now: bytes) -> None:
     pool = Pool(4096)
     connection = connect(pool)
     held = hold_many(pool)
-    send(connection, *texts(5))
+    send(connection, *texts(5), wire.frame(BINARY, b"b"))
     found = batch(connection)
     ring: Any = connection.reader._ring
     copies = ring.copies
@@ -179,11 +206,11 @@ def test_payloads_that_are_copied_while_another_thread_reads_on_are_not_handed_o
         def __getitem__(self, index: slice) -> bytes:
             ring.copies = copies
             assert connection.reader.read_batch() is NEED_MORE
-            return b"something else"
+            return now
 
     ring.copies = Copies()
     with pytest.raises(StaleFrame):
-        found.payloads  # noqa: B018
+        getattr(found, what)
     assert held
 
 
@@ -498,7 +525,9 @@ def test_no_ring_is_held_once_the_reader_waits(way: str, made: str) -> None:
 @given(
     kinds=st.lists(st.sampled_from([TEXT, BINARY, PING, CONTINUATION]), max_size=40),
     steps=st.lists(
-        st.sampled_from(["ready", "message", "frame", "ready frame", "batch", "arrive", "arrive alike"]),
+        st.sampled_from(
+            ["ready", "message", "frame", "ready frame", "batch", "messages", "arrive", "arrive alike"]
+        ),
         max_size=80,
     ),
 )
@@ -545,8 +574,12 @@ def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: li
             keep_frame(next(connection.reader.ready_frames, NEED_MORE))
         else:
             found = connection.reader.read_batch()
-            for frame in [] if found is NEED_MORE else found:
-                keep_frame(frame)
+            if found is not NEED_MORE and step == "batch":
+                for frame in found:
+                    keep_frame(frame)
+            elif found is not NEED_MORE:
+                for message in found.messages:
+                    keep(message)
     while (message := connection.reader.read_message()) is not NEED_MORE:
         keep(message)
     assert got == sent

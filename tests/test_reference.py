@@ -20,7 +20,7 @@ PUBLIC = {
     "zcws.aio.accepting.ServerHandshake": {
         *("get_extra_info", "local_address", "remote_address", "request", "respond", "response", "transport"),
     },
-    "zcws.batch.Batch": {"payloads"},
+    "zcws.batch.Batch": {"messages", "payloads"},
     "zcws.buffer.PayloadBuffer": {"capacity", "release"},
     "zcws.deflate.Deflate": set(),  # its options are attributes
     "zcws.headers.Headers": {"combined", "copy", "get_all", "raw_items", "update"},

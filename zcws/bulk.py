@@ -42,7 +42,7 @@ _READS_OURS = _reads_ours()
 
 def is_worth_it(rows: object) -> bool:
     """Whether `in_bulk` is quicker than a loop for these rows of whole messages, which are alike."""
-    # Only many have a table of their own.
+    # A list has few.
     return isinstance(rows, memoryview) and rows[-1] - rows[1] < _SHORT * (len(rows) // ROW) and _READS_OURS
 
 
@@ -53,6 +53,7 @@ def in_bulk(base: CData, rows: memoryview, scratch: Scratch) -> list[str | bytes
     """
     count = len(rows) // ROW
     # They lie one behind the other, with heads between.
-    memory = scratch.reserve(_HEAD + rows[-1] - rows[1] + _HEAD * count)
-    size = lib.zcws_list(memory, base, ffi.from_buffer("uint64_t[]", rows), count)
+    room = _HEAD + rows[-1] - rows[1] + _HEAD * count
+    memory = scratch.reserve(room)
+    size = lib.zcws_list(memory, room, base, ffi.from_buffer("uint64_t[]", rows), count)
     return marshal.loads(scratch.lend(memory, size))  # type: ignore[no-any-return]

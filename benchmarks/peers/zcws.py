@@ -218,6 +218,12 @@ def look_at_payloads(batch: zcws.Batch) -> memoryview:
     return payload
 
 
+def look_at_messages(batch: zcws.Batch) -> str | bytes:
+    for message in batch.messages:  # noqa: B007
+        pass
+    return message
+
+
 def look_at_frames(batch: zcws.Batch) -> memoryview:
     for frame in batch:
         payload = frame.payload
@@ -268,6 +274,10 @@ async def firehose_payloads(uri: str, meter: Meter, settings: Settings) -> None:
     await drink(uri, meter, settings, look_at_payloads)
 
 
+async def firehose_messages(uri: str, meter: Meter, settings: Settings) -> None:
+    await drink(uri, meter, settings, look_at_messages)
+
+
 async def firehose_batches(uri: str, meter: Meter, settings: Settings) -> None:
     await drink(uri, meter, settings, look_at_frames)
 
@@ -314,6 +324,7 @@ FIREHOSE = {
     "zcws frames": firehose_frames,
     "zcws batches": firehose_batches,
     "zcws payloads": firehose_payloads,
+    "zcws messages": firehose_messages,
     "zcws.sync": firehose_sync,
 }
 BROADCAST = {"zcws": serve_broadcast}

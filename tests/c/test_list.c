@@ -30,8 +30,10 @@ static void test_list(struct guarded in, struct guarded out, size_t count) {
         memcpy(at, base + rows[i][1], len);
         at += len;
     }
-    CHECK(zcws_list(out.end - size, base, &rows[0][0], count) == size, "%zu rows, %zu bytes", count, size);
+    CHECK(zcws_list(out.end - size, size, base, &rows[0][0], count) == size, "%zu rows, %zu bytes", count, size);
     CHECK(memcmp(out.end - size, expected, size) == 0, "%zu rows", count);
+    for (size_t room = 0; room < size; room += size < 1000 ? 1 : 1 + random_below(20))
+        CHECK(zcws_list(out.end - room, room, base, &rows[0][0], count) == 0, "%zu rows, %zu bytes", count, room);
 }
 
 int main(int argc, char **argv) {

@@ -5,7 +5,7 @@ cancelled or times out loses nothing. Which to choose, by what it costs for each
 
     recv, async for      a str or bytes of your own: one copy, two of short ones that come many at a time
     read_frame           a frame to look at until the next read: no copy of more than 16 KiB
-    batches              all frames that arrived together, or only payloads: no copy, a step of the event loop for all
+    batches              all that arrived together, as frames, messages or views: a step of the event loop for all
     stream               pieces as they arrive, before the message is whole
     on_message           (an argument of connect and serve) as recv, without a task; on_frame: as read_frame
 """
@@ -170,7 +170,7 @@ class Reading(Stream):
         compressed ones, no more than 4 MiB and 256.
 
         The frames of a batch are good until the next one is asked for. Pings among them have been answered.
-        If you need only payloads, `batch.payloads` has them without a frame for each; `send_many(batch)` sends all on.
+        `batch.messages` and `batch.payloads` need no frame for each; `send_many(batch)` sends all on.
 
         Raises: as `recv`.
         """
