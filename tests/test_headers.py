@@ -151,7 +151,9 @@ class TestWhatCannotBeSent:
             Headers({name: value})
         assert str(wrong.value) == said
 
-    @pytest.mark.parametrize("source", ["X-A: 1", [("X-A",)], [1], 1, [("a", "b", "c")]])
+    @pytest.mark.parametrize(
+        "source", ["X-A: 1", ["X-A: 1"], ["ab"], [b"ab"], [("X-A",)], [1], 1, [("a", "b", "c")]]
+    )
     def test_what_is_no_headers(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"^headers are a mapping"):
             Headers(source)

@@ -175,10 +175,16 @@ def combine(items: list[tuple[str, str]]) -> dict[str, str]:
 
 def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Names and values; `TypeError` for what is not made of such pairs."""
+    checked = list[tuple[str, str]]()
     try:
-        return [(name, value) for name, value in pairs]
+        for pair in pairs:
+            if isinstance(pair, (str, bytes)):  # a line, which may have two letters
+                raise TypeError
+            name, value = pair
+            checked.append((name, value))
     except (TypeError, ValueError):
         raise TypeError("headers are a mapping of names to values, or pairs of a name and a value") from None
+    return checked
 
 
 def check_line(name: str, value: str) -> tuple[str, str]:
