@@ -553,7 +553,7 @@ def test_any_order_of_reads_gives_every_message_once(kinds: list[int], steps: li
 
     def keep(message: Any) -> None:
         if message is not None and message is not NEED_MORE:
-            got.append((TEXT, message.encode()) if isinstance(message, str) else (BINARY, message))
+            got.append(wire.taken_apart(message))
 
     def keep_frame(frame: Any) -> None:
         if frame is not NEED_MORE and frame.opcode in (TEXT, BINARY):

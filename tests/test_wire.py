@@ -62,3 +62,7 @@ def test_fragments_and_close() -> None:
         (wire.TEXT, False, 4), (wire.CONTINUATION, False, 0), (wire.CONTINUATION, True, 0),
     ]  # fmt: skip
     assert wire.close_payload(1000, b"bye") == b"\x03\xe8bye"
+
+
+def test_messages_have_a_kind() -> None:
+    assert [wire.taken_apart(message) for message in ("né", b"\xff")] == [(1, "né".encode()), (2, b"\xff")]

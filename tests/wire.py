@@ -129,3 +129,8 @@ def keys(seed: int = 1) -> itertools.cycle[bytes]:
 def codes(frames: list[Seen]) -> list[int]:
     """The codes of the Close frames."""
     return [int.from_bytes(frame.payload[:2], "big") for frame in frames if frame.opcode == CLOSE]
+
+
+def taken_apart(message: str | bytes) -> tuple[int, bytes]:
+    """The opcode of a message that was received, and its payload."""
+    return (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)

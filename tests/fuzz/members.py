@@ -74,7 +74,7 @@ class Member(Peer):
 
     def on_message(self, _ws: zcws.WebSocket, message: str | bytes) -> None:
         with self.crowd.noting():
-            self.see(*_as_seen(message))
+            self.see(*wire.taken_apart(message))
             self.crowd.disturb(self)
 
     async def step(self, way: str) -> None:
@@ -87,13 +87,17 @@ class Member(Peer):
             origin = zcws.PayloadOrigin.ADAPTIVE if way == "buffer" else zcws.PayloadOrigin.CONSISTENT
             self.see_frame(await patiently(lambda: ws.read_frame(buffer, origin)))
         elif way == "batch":
-            for shown in await patiently(ws.batches().__anext__):
+            batch = await patiently(ws.batches().__anext__)
+            data = [shown for shown in batch if shown.opcode < zcws.OpCode.CLOSE]
+            events = [(int(shown.opcode), shown.to_bytes()) for shown in data]
+            assert [wire.taken_apart(message) for message in batch.messages] == events, self.plan.number
+            for shown in batch:
                 self.see_frame(shown)
         elif way == "pieces" and ws._reader._assembly is None:
             await self.read_pieces(self.rng.choice([1, 3, ALL]))
         else:
             message = await patiently(ws.recv if way == "message" else ws.__anext__)
-            self.see(*_as_seen(message))
+            self.see(*wire.taken_apart(message))
 
     async def read_pieces(self, most: int) -> None:
         async with self.ws.stream() as stream:
@@ -101,7 +105,7 @@ class Member(Peer):
             with contextlib.suppress(StopAsyncIteration):
                 while len(pieces) < most:
                     pieces.append(await self.crowd.patiently(stream.__anext__))
-        opcode, payload = _as_seen(pieces[0][:0].join(pieces)) if pieces else (None, b"")
+        opcode, payload = wire.taken_apart(pieces[0][:0].join(pieces)) if pieces else (None, b"")
         empty = self.plan.messages[self.read][0] if not pieces else opcode
         self.see(empty or 0, payload, is_whole=len(pieces) < most)
 
@@ -121,7 +125,3 @@ class Member(Peer):
         )
         code = error.code if isinstance(error, zcws.ConnectionClosed) else self.ws.close_code
         assert code == ENDS[self.plan.end], (at, code)
-
-
-def _as_seen(message: str | bytes) -> tuple[int, bytes]:
-    return (wire.TEXT, message.encode()) if isinstance(message, str) else (wire.BINARY, message)

@@ -86,15 +86,15 @@ class Reading:
             yield self.one(frame)
 
     def batches(self) -> Iterator[Event]:
-        while (frames := self.connection.reader.read_batch()) is not NEED_MORE:
-            yield from [self.one(frame) for frame in frames]
+        while (batch := self.connection.reader.read_batch()) is not NEED_MORE:
+            messages = batch.messages
+            yield from (events := [self.one(frame) for frame in batch])
+            data = [event for event in events if event[0] < OpCode.CLOSE]
+            assert [wire.taken_apart(message) for message in messages] == data, messages
 
     def messages(self) -> Iterator[Event]:
         while (message := self.connection.read_message()) is not NEED_MORE:
-            if isinstance(message, str):
-                yield int(OpCode.TEXT), message.encode()
-            else:
-                yield int(OpCode.BINARY), message
+            yield wire.taken_apart(message)
 
     def pieces(self) -> Iterator[Event]:
         reader = self.connection.reader

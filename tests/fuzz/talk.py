@@ -43,6 +43,7 @@ from fuzz.read import (
 import zcws
 from zcws.aio.settings import Options, pool_of
 from zcws.aio.transport import place
+from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
@@ -218,8 +219,13 @@ class Over:
         return cuts(self.talk.stream, self.talk.rng) if self.is_cut else iter([self.talk.stream])
 
     def keep(self, message: str | bytes) -> None:
-        text = isinstance(message, str)
-        self.outcome.messages.append((wire.TEXT, message.encode()) if text else (wire.BINARY, bytes(message)))
+        self.outcome.messages.append(wire.taken_apart(message))
+
+    def see_batch(self, batch: Batch) -> None:
+        data = [(int(frame.opcode), frame.to_bytes()) for frame in batch if frame.opcode < wire.CLOSE]
+        assert [wire.taken_apart(message) for message in batch.messages] == data
+        for frame in batch:
+            self.see(frame)
 
     def see(self, frame: Frame) -> None:
         kept = self.outcome.controls if frame.opcode >= wire.CLOSE else self.outcome.messages
@@ -281,8 +287,7 @@ async def read_asyncio(over: Over, ws: zcws.WebSocket, way: str) -> None:
                     over.see(await ws.read_frame(None if way == "frame" else buffer, origin))
             case "batch":
                 async for batch in ws.batches():
-                    for frame in batch:
-                        over.see(frame)
+                    over.see_batch(batch)
             case "next":
                 async for message in ws:
                     over.keep(message)
@@ -320,8 +325,7 @@ def read_blocking(over: Over, ws: BlockingWebSocket, way: str) -> None:
                     over.see(ws.read_frame(None if way == "frame" else buffer, origin))
             case "batch":
                 for batch in ws.batches():
-                    for frame in batch:
-                        over.see(frame)
+                    over.see_batch(batch)
             case "next":
                 for message in ws:
                     over.keep(message)
