@@ -6,13 +6,11 @@
 
 #include <string.h>
 
-/* What an item of that format begins with. Behind it comes a length, least significant byte first. */
-enum { LIST = '[', TEXT = 'u', BYTES = 's' };
+/* What an item of that format begins with. Behind it comes a length, least significant byte first: HEAD bytes in all. */
+enum { LIST = '[', TEXT = 'u', BYTES = 's', HEAD = 5 };
 
 /* RFC 6455 5.2. */
 enum { OPCODE = 0x0F, OPCODE_TEXT = 1 };
-
-enum { HEAD = 5 }; /* bytes of that */
 
 static uint8_t *put_item(uint8_t *out, uint8_t type, size_t len) {
     *out++ = type;
