@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -48,6 +49,7 @@ pytestmark = [
 # ---- one crossing for many: everybody gets what is theirs, whatever the others keep ----
 
 KEY = b"\x11\x22\x33\x44"
+FRAME = wire.frame(wire.BINARY, b"frame", key=KEY)
 #: Bytes of a message: none, a few, more than is served together, more than a ring holds.
 SIZES = st.sampled_from([0, 1, 1, 9, 9, 200, 200, 200, 2_000, 2_000, 20_000, 300_000])
 #: How a connection reads; see `Player`.
@@ -173,6 +175,29 @@ def test_whoever_keeps_a_part_of_a_frame_does_not_write_over_what_another_holds(
         assert holder.got[-1] == (b"y", b"y")
         for player in (parts, holder):
             player.end()
+
+    run(main)
+
+
+def test_two_that_keep_their_frames_keep_them_apart() -> None:
+    """Nobody reads what arrives for both in one turn, and more arrives behind it."""
+
+    async def main() -> None:
+        ends = [socket.socketpair() for _ in range(3)]
+        ours = [placed(our_end) for our_end, _ in ends]
+        for ws, (_, peer) in zip(ours, ends, strict=True):
+            peer.send(FRAME)
+            assert await ws.recv() == b"frame"
+        for number in range(9):
+            for i, (_, peer) in enumerate(ends):
+                peer.send(wire.frame(wire.BINARY, b"%d %d" % (i, number), key=KEY))
+            await asyncio.sleep(0.001)
+        for i, ws in enumerate(ours):
+            assert [await ws.recv() for _ in range(9)] == [b"%d %d" % (i, number) for number in range(9)]
+        for ws, (_, peer) in zip(ours, ends, strict=True):
+            ws.abort()
+            peer.close()
+        await asyncio.sleep(0)
 
     run(main)
 
@@ -410,6 +435,70 @@ def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
     for i in range(1, 6):
         others = ["and another"] if i % 2 else []
         assert received[f"/{i}"] == ["warm", "x" * size + str(i), *others, "behind"]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("method", "before", "data"),
+    [("arrived", FRAME, FRAME), ("scanned", FRAME, FRAME * 2), ("read_ready", FRAME + FRAME[:3], FRAME[3:])],
+)
+def test_a_signal_that_ends_the_loop_is_not_lost(
+    method: str, before: bytes, data: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handler raises between two lines of ours. Who was being served ends, and the others get what is theirs."""
+    ours, peers, got, stopped = list[WebSocket](), list[socket.socket](), Counter[WebSocket](), list[Any]()
+    kind: Any = EngineTransport if method == "read_ready" else WebSocket
+    real = getattr(kind, method)
+
+    def seen(ws: WebSocket, _frame: zcws.Frame) -> None:
+        got[ws] += 1
+
+    def served(self: Any, *args: Any) -> Any:
+        result = real(self, *args)
+        if not stopped:
+            stopped.append(self)
+            raise KeyboardInterrupt
+        return result
+
+    async def send(data: bytes) -> None:
+        for peer in peers:
+            peer.send(data)
+        await asyncio.sleep(0.01)
+
+    async def start() -> None:
+        for _ in range(size):
+            our_end, peer = socket.socketpair()
+            peers.append(peer)
+            ours.append(placed(our_end, on_frame=seen))
+        await send(before)
+        await until(lambda: got.total() == size)
+
+    async def go_on() -> None:
+        (broken,) = (
+            ws for ws, transport in zip(ours, transports, strict=True) if stopped[0] in (ws, transport)
+        )
+        await until(lambda: broken.state is not zcws.State.OPEN)
+        assert read_to_end(peers[ours.index(broken)]) == b""
+        others = [ws for ws in ours if ws is not broken]
+        for ws in others:
+            peers[ours.index(ws)].send(FRAME)
+        each = len(before + data + FRAME) // len(FRAME)
+        await until(lambda: [got[ws] for ws in others] == [each] * len(others))
+        for ws, peer in zip(ours, peers, strict=True):
+            ws.abort()
+            peer.close()
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(start())
+        transports = [ws._transport for ws in ours]
+        monkeypatch.setattr(kind, method, served)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(send(data))
+        loop.run_until_complete(go_on())
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize("others", [0, 2])
@@ -1054,8 +1143,6 @@ def test_an_end_that_a_signal_handler_wants_in_the_middle_of_a_crossing(end: str
 
 
 # ---- an answer that is there before the loop could sleep ----
-
-FRAME = wire.frame(wire.BINARY, b"frame", key=KEY)
 
 
 class Again:
