@@ -642,6 +642,48 @@ def test_what_was_written_to_one_that_ends_in_the_same_turn_reaches_nobody_else(
     run(main)
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_what_came_for_one_that_ends_in_the_same_turn_reaches_nobody_else(frames: int) -> None:
+    """While a function is shown a frame another connection ends, and the next one gets its descriptor."""
+    got = Counter[WebSocket]()
+    fresh = list[tuple[WebSocket, socket.socket]]()
+
+    def seen(ws: WebSocket, _frame: zcws.Frame) -> None:
+        got[ws] += 1
+        if got[ws] == 2 and not fresh:
+            (other,) = (each for each in ours if each is not ws)
+            transport: Any = other._transport
+            fd = transport.fd
+            our_end, peer = socket.socketpair()
+            transport._end(None)
+            os.dup2(our_end.fileno(), fd)
+            our_end.close()
+            fresh.append((placed(socket.socket(fileno=fd), on_frame=seen), peer))
+
+    async def main() -> None:
+        ends = [socket.socketpair() for _ in range(2)]
+        ours.extend(placed(our_end, on_frame=seen) for our_end, _ in ends)
+        for size in (1, frames):
+            for _, peer in ends:
+                peer.send(FRAME * size)
+            await until(lambda: got.total() >= 2)
+        await until(lambda: fresh)
+        await asyncio.sleep(0.01)
+        ((ws, peer),) = fresh
+        assert got[ws] == 0
+        for total in (1, 2):
+            peer.send(FRAME)
+            await until(lambda total=total: got[ws] == total)
+        for each in [*ours, ws]:
+            each.abort()
+        for end in [*(peer for _, peer in ends), peer]:
+            end.close()
+        await asyncio.sleep(0)
+
+    ours = list[WebSocket]()
+    run(main)
+
+
 @pytest.mark.parametrize("is_same", [False, True])
 def test_sockets_that_take_little_or_nothing_keep_nothing_from_those_behind_them(
     is_same: bool, monkeypatch: pytest.MonkeyPatch

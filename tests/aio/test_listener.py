@@ -30,11 +30,16 @@ pytestmark = pytest.mark.skipif(not is_engine_on(), reason="there is no engine h
 
 
 def test_on_which_sockets_we_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.new_event_loop()
     with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-        assert can_accept([stream])
-        assert not can_accept([stream, datagrams])
-        monkeypatch.setenv("ZCWS_ENGINE", "0")
-        assert not can_accept([stream])
+        assert can_accept(loop, [stream])
+        assert not can_accept(loop, [stream, datagrams])
+        with monkeypatch.context() as patched:
+            patched.setenv("ZCWS_ENGINE", "0")
+            assert not can_accept(loop, [stream])
+        loop._nest_patched = True  # type: ignore[attr-defined]  # as nest_asyncio does
+        assert not can_accept(loop, [stream])
+    loop.close()
 
 
 def listener_of(server: zcws.Server) -> Any:

@@ -26,7 +26,7 @@ def callers() -> list[str]:
     return names
 
 
-#: A task that is resumed with a message runs the event loop again, which has others receive.
+#: Runs the event loop again from inside of it, which has others receive.
 NESTED = """
 import asyncio
 import nest_asyncio
@@ -49,22 +49,47 @@ async def ask(ws, *questions):
 async def main():
     async with zcws.serve(echo, "127.0.0.1", 0) as server:
         uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        async with zcws.connect(uri) as outer, zcws.connect(uri) as inner:
-            for _ in range(10):
-                await ask(outer, "outer")
-                await outer.send("meanwhile")
-                asyncio.run(ask(inner, "a", "b", "c"))
-                assert await outer.recv() == "meanwhile"
+        async with zcws.connect(uri) as inner:
+            await talk(uri, inner)
 
 
-asyncio.run(main())
+"""
+
+#: A task that is resumed with a message does so.
+BY_TASK = """
+async def talk(uri, inner):
+    async with zcws.connect(uri) as outer:
+        for _ in range(10):
+            await ask(outer, "outer")
+            await outer.send("meanwhile")
+            asyncio.run(ask(inner, "a", "b", "c"))
+            assert await outer.recv() == "meanwhile"
+"""
+
+#: A function that is shown a message does.
+BY_FUNCTION = """
+async def talk(uri, inner):
+    def shown(ws, message):
+        asyncio.run(ask(inner, "a", "b", "c"))
+        got.append(message)
+
+    got, sent = [], [str(i) for i in range(10)]
+    async with zcws.connect(uri, on_message=shown) as outer:
+        for message in sent:
+            await outer.send(message)
+        while len(got) < len(sent):
+            await asyncio.sleep(0.01)
+        assert got == sent
 """
 
 
-def test_a_task_that_runs_the_event_loop_again() -> None:
-    """The callback that had resumed it was called again, in a context that was in use, and refused, for ever."""
+@pytest.mark.parametrize("talk", [BY_TASK, BY_FUNCTION], ids=["task", "function"])
+def test_what_runs_the_event_loop_again(talk: str) -> None:
+    """The callback that had resumed the task was called again, in a context that was in use, and refused, for ever. The
+    function was shown the next message inside of itself."""
     pytest.importorskip("nest_asyncio", reason="nest_asyncio is for the CPythons that its last version knows")
-    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=LONG)
+    program = NESTED + talk + "\n\nasyncio.run(main())\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG)
     assert (done.returncode, done.stderr) == (0, "")
 
 

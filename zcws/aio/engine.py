@@ -78,9 +78,13 @@ _Serve = Callable[["CData"], int]
 IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
 
 
-def is_engine_on() -> bool:
-    """Whether there is an engine here, and nobody has turned it off."""
-    return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0"
+def is_engine_on(loop: asyncio.AbstractEventLoop | None = None) -> bool:
+    """Whether there is an engine here, on `loop`, and nobody has turned it off.
+
+    With nest_asyncio a function that is shown a message may run the loop again. One callback serves all of the engine's
+    sockets, so those that the inner run waits for would not be served; on transports of the loop each has its own.
+    """
+    return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0" and not hasattr(loop, "_nest_patched")
 
 
 def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Engine | None]:
@@ -268,6 +272,8 @@ class Engine:
 
     def serve_together(self, fd: int, stream: Scanned) -> None:
         """From now on C receives for this socket, whose connection is idle."""
+        if fd in self._fresh:
+            return  # the table that is walked may have rows of an older socket with that number
         inlet = stream.inlet
         if self._pool is None:
             self._pool = inlet.pool
@@ -407,7 +413,7 @@ class Engine:
 
     def _walk(self, pool: Pool, ring: Ring, words: Rows) -> None:
         """Hands all other connections their rows."""
-        streams, fresh, at, used = self._together, self._fresh, 0, len(words)
+        streams, at, used = self._together, 0, len(words)
         while at < used:
             fd, begin, stop, count, end = words[at : at + _ENTRY]
             rows = words[at + _ENTRY : end]
@@ -416,7 +422,7 @@ class Engine:
                 self._serve(fd, count, stop)
                 continue
             stream = streams.get(fd)
-            if stream is None or (fresh and fd in fresh):
+            if stream is None:
                 continue  # closed by one that had its rows before
             try:
                 # A connection that keeps the ring receives on behind its own bytes: no view may show what lies there.

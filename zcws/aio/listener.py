@@ -53,9 +53,9 @@ _OUT_OF_DESCRIPTORS = 1.0
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 
 
-def can_accept(sockets: Iterable[socket.socket]) -> bool:
+def can_accept(loop: asyncio.AbstractEventLoop, sockets: Iterable[socket.socket]) -> bool:
     """Whether connections to these listening sockets can be accepted here."""
-    if not is_engine_on():
+    if not is_engine_on(loop):
         return False
     return all(sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM for sock in sockets)
 

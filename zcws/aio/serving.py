@@ -185,7 +185,7 @@ class serve:
             raise error if self._path is None else with_path(error, self._path) from None
         listener: Listener | None = None
         try:
-            if context is None and can_accept(listening.sockets):
+            if context is None and can_accept(loop, listening.sockets):
                 begin = None if secure is not None or self._begin is ServerHandshake else make
                 backlog = others.get("backlog", BACKLOG)
                 listener = Listener(loop, listening.sockets, backlog, server, secure, begin)

@@ -49,7 +49,7 @@ def adopt(
 
     The old transport must have sent all that was written to it; its protocol sees `connection_lost`.
     """
-    if not is_engine_on():
+    if not is_engine_on(loop):
         return None
     if is_tls(transport) or transport.get_write_buffer_size():
         return None
