@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
@@ -114,6 +114,14 @@ async def warm_up(players: list[Player]) -> None:
         assert await player.echoes(7) == wire.frame(wire.BINARY, b"first")
 
 
+async def end_all(ours: Iterable[WebSocket], peers: Iterable[socket.socket]) -> None:
+    for ws in ours:
+        ws.abort()
+    for peer in peers:
+        peer.close()
+    await asyncio.sleep(0)
+
+
 def payloads_of(number: int, sizes: list[int]) -> list[bytes]:
     return [bytes([number * 16 + i % 16]) * size for i, size in enumerate(sizes)]
 
@@ -194,10 +202,7 @@ def test_two_that_keep_their_frames_keep_them_apart() -> None:
             await asyncio.sleep(0.001)
         for i, ws in enumerate(ours):
             assert [await ws.recv() for _ in range(9)] == [b"%d %d" % (i, number) for number in range(9)]
-        for ws, (_, peer) in zip(ours, ends, strict=True):
-            ws.abort()
-            peer.close()
-        await asyncio.sleep(0)
+        await end_all(ours, [peer for _, peer in ends])
 
     run(main)
 
@@ -492,10 +497,7 @@ def test_a_signal_that_ends_the_loop_is_not_lost(
             peers[ours.index(ws)].send(FRAME)
         each = len(before + data + FRAME) // len(FRAME)
         await until(lambda: [got[ws] for ws in others] == [each] * len(others))
-        for ws, peer in zip(ours, peers, strict=True):
-            ws.abort()
-            peer.close()
-        await asyncio.sleep(0)
+        await end_all(ours, peers)
 
     loop = asyncio.new_event_loop()
     try:
@@ -682,11 +684,7 @@ def test_what_came_for_one_that_ends_in_the_same_turn_reaches_nobody_else(frames
         for total in (1, 2):
             peer.send(FRAME)
             await until(lambda total=total: got[ws] == total)
-        for each in [*ours, ws]:
-            each.abort()
-        for end in [*(peer for _, peer in ends), peer]:
-            end.close()
-        await asyncio.sleep(0)
+        await end_all([*ours, ws], [*(peer for _, peer in ends), peer])
 
     ours = list[WebSocket]()
     run(main)
@@ -1232,10 +1230,7 @@ class Again:
         await asyncio.sleep(0.01)
 
     async def end(self) -> None:
-        for ws, peer in zip(self.ours, self.peers, strict=True):
-            ws.abort()
-            peer.close()
-        await asyncio.sleep(0)
+        await end_all(self.ours, self.peers)
 
 
 def answer(ws: WebSocket) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import wire
 from fuzz.peers import ENDS, Peer, Plan
+from fuzz.read import check_messages
 
 import zcws
 
@@ -88,9 +89,7 @@ class Member(Peer):
             self.see_frame(await patiently(lambda: ws.read_frame(buffer, origin)))
         elif way == "batch":
             batch = await patiently(ws.batches().__anext__)
-            data = [shown for shown in batch if shown.opcode < zcws.OpCode.CLOSE]
-            events = [(int(shown.opcode), shown.to_bytes()) for shown in data]
-            assert [wire.taken_apart(message) for message in batch.messages] == events, self.plan.number
+            check_messages(batch)
             for shown in batch:
                 self.see_frame(shown)
         elif way == "pieces" and ws._reader._assembly is None:

@@ -18,6 +18,7 @@ from fuzz.material import Material, cuts
 from fuzz.model import Model, Rules, Verdict
 
 from zcws.assembly import BAD_BUFFER_SIZE, BAD_DEFLATE, BAD_MESSAGE_SIZE, BAD_UTF8
+from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -49,6 +50,14 @@ AHEAD = 128 * 1024
 Event = tuple[int, bytes]
 #: Reads what there is; raises as the reader does.
 Read = Callable[[], Iterator[Event]]
+
+
+def check_messages(batch: Batch) -> None:
+    """The messages of a batch are its frames, without Ping, Pong and Close."""
+    messages = [wire.taken_apart(message) for message in batch.messages]
+    assert messages == [
+        (int(frame.opcode), frame.to_bytes()) for frame in batch if frame.opcode < OpCode.CLOSE
+    ]
 
 
 @dataclass
@@ -87,10 +96,8 @@ class Reading:
 
     def batches(self) -> Iterator[Event]:
         while (batch := self.connection.reader.read_batch()) is not NEED_MORE:
-            messages = batch.messages
-            yield from (events := [self.one(frame) for frame in batch])
-            data = [event for event in events if event[0] < OpCode.CLOSE]
-            assert [wire.taken_apart(message) for message in messages] == data, messages
+            check_messages(batch)
+            yield from [self.one(frame) for frame in batch]
 
     def messages(self) -> Iterator[Event]:
         while (message := self.connection.read_message()) is not NEED_MORE:

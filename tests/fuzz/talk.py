@@ -222,8 +222,7 @@ class Over:
         self.outcome.messages.append(wire.taken_apart(message))
 
     def see_batch(self, batch: Batch) -> None:
-        data = [(int(frame.opcode), frame.to_bytes()) for frame in batch if frame.opcode < wire.CLOSE]
-        assert [wire.taken_apart(message) for message in batch.messages] == data
+        read.check_messages(batch)
         for frame in batch:
             self.see(frame)
 

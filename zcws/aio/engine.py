@@ -35,6 +35,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from zcws.aio.gathering import AnySender, Sender, collect, pass_same, places, words_of
+from zcws.aio.tasks import may_run_in_itself
 from zcws.annotations import Buffer
 from zcws.inlet import Inlet
 from zcws.kernel import ffi, lib
@@ -81,10 +82,10 @@ IN, OUT = (select.EPOLLIN, select.EPOLLOUT) if _HAS_EPOLL else (1, 4)
 def is_engine_on(loop: asyncio.AbstractEventLoop | None = None) -> bool:
     """Whether there is an engine here, on `loop`, and nobody has turned it off.
 
-    With nest_asyncio a function that is shown a message may run the loop again. One callback serves all of the engine's
-    sockets, so those that the inner run waits for would not be served; on transports of the loop each has its own.
+    Not where a function that is shown a message may run the loop again: one callback serves all of the engine's
+    sockets, so those that the inner run waits for would not be served. On transports of the loop each has its own.
     """
-    return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0" and not hasattr(loop, "_nest_patched")
+    return _HAS_EPOLL and os.environ.get("ZCWS_ENGINE") != "0" and not may_run_in_itself(loop)
 
 
 def together(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Engine | None]:

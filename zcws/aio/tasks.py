@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn, TypeVar
 
-__all__ = ["ENDS_OF_LOOP", "end_loop", "fail", "finish", "is_cancelled", "running_loop"]
+__all__ = ["ENDS_OF_LOOP", "end_loop", "fail", "finish", "is_cancelled", "may_run_in_itself", "running_loop"]
 
 _Result = TypeVar("_Result")
 
@@ -26,6 +26,11 @@ def running_loop() -> asyncio.AbstractEventLoop:
             "zcws.connect and zcws.serve need an asyncio event loop, and none runs here (trio is not one): "
             "zcws.sync needs no loop, and works in a thread"
         ) from None
+
+
+def may_run_in_itself(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Whether a callback may run `loop` again, which asyncio forbids and nest_asyncio allows."""
+    return hasattr(loop, "_nest_patched")
 
 
 def fail(future: asyncio.Future[_Result], error: BaseException) -> None:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import NoReturn
 
-from zcws.aio.tasks import ENDS_OF_LOOP, end_loop, fail
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop, fail, may_run_in_itself
 
 __all__ = ["Wakeup", "wakeup_of"]
 
@@ -154,4 +154,4 @@ def wakeup_of(loop: asyncio.AbstractEventLoop, *, shown_to: str = "") -> Wakeup:
     """One for a connection of `loop`; `shown_to`: the function that is called with what arrives, where there is one."""
     if shown_to:
         return _NoWakeup(loop, shown_to)
-    return _LoopsWakeup(loop) if hasattr(loop, "_nest_patched") else Wakeup(loop)
+    return _LoopsWakeup(loop) if may_run_in_itself(loop) else Wakeup(loop)
