@@ -39,7 +39,7 @@ from zcws.handshake import (
     NoMasking,
     accept_value,
     allows_no_masking,
-    check_additional,
+    checked_additional,
     check_request,
 )
 from zcws.headers import Headers, HeadersLike
@@ -131,8 +131,7 @@ class AcceptorOptions:
         self.origins: tuple[str | re.Pattern[str] | None, ...] | None = _checked_origins(origins)
         self.compression: Deflate | None = Deflate.of(compression)
         self.no_masking: bool = allows_no_masking(no_masking, secure)
-        extra = Headers(extra_headers or ())
-        check_additional("extra_headers", extra)
+        extra = checked_additional("extra_headers", extra_headers)
         ours = Headers([] if server_header is None else [("Server", server_header)])
         is_given = "server" in extra
         self.server_lines: Lines = [

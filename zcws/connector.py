@@ -41,7 +41,7 @@ from zcws.handshake import (
     NoMasking,
     allows_no_masking,
     basic_authorization,
-    check_additional,
+    checked_additional,
     check_response,
     make_key,
 )
@@ -112,7 +112,7 @@ class WebSocketConnector:
         self._compression = Deflate.of(compression)
         self._no_masking = no_masking
         self._offers_no_masking = allows_no_masking(no_masking, self.uri.secure)
-        self._additional = Headers(additional_headers or ())
+        self._additional = checked_additional("additional_headers", additional_headers)
         if origin is not None and "origin" in self._additional:
             raise ValueError("Origin is given twice: use one of origin, and Origin in additional_headers")
         self._user_agent_header = user_agent_header
@@ -147,7 +147,6 @@ class WebSocketConnector:
         return None if pair is None else checked_basic(pair)
 
     def _request_headers(self) -> Headers:
-        check_additional("additional_headers", self._additional)
         # RFC 6455 4.1, the list of requirements for the request
         lines = [line for line in self._replaceable() if line[0] not in self._additional]
         lines += [*SWITCHED, ("Sec-WebSocket-Key", self._key)]

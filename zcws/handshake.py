@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from zcws.errors import HandshakeError
-from zcws.headers import Headers
+from zcws.headers import Headers, HeadersLike
 from zcws.http import HttpError, Request, Response
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "accept_value",
     "allows_no_masking",
     "basic_authorization",
-    "check_additional",
+    "checked_additional",
     "check_request",
     "check_response",
     "make_key",
@@ -153,14 +153,22 @@ def accept_value(key: str) -> str:
     return binascii.b2a_base64(digest, newline=False).decode()
 
 
-def check_additional(option: str, headers: Headers) -> None:
-    """`ValueError` if `headers`, which a program gave in `option`, has one that only the handshake itself may send."""
+def checked_additional(option: str, given: HeadersLike | None) -> Headers:
+    """The headers that a program gave in `option`.
+
+    Raises: TypeError, ValueError: they are no headers, or only the handshake itself may send one of them.
+    """
+    try:
+        headers = Headers(given or ())
+    except (TypeError, ValueError) as exc:
+        raise type(exc)(f"{option}: {exc}") from None
     said = sorted(name for name in RESERVED if name in headers)
     if said:
         raise ValueError(
             f"{option} must not hold headers of the opening handshake itself: leave out {', '.join(said)}; "
             "subprotocols= and compression= say what there is to choose"
         )
+    return headers
 
 
 def check_request(request: Request) -> str:

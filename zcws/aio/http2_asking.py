@@ -17,7 +17,7 @@ import asyncio
 
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, ResponseReceived
-from h2.exceptions import ProtocolError
+from h2.exceptions import FrameTooLargeError, ProtocolError
 
 from zcws.aio.asking import ClientHandshake
 from zcws.aio.http2 import Http2Connection
@@ -97,7 +97,9 @@ class Http2Client(Http2Connection):
 
     def _fail(self, error: ProtocolError) -> None:
         if self._stream is None:
-            self._handshake.fail(HandshakeError(f"{_NO_HTTP2} ({error})"))
+            # The first letters of an answer in HTTP/1.1 are the length of a frame of 4 MB.
+            why = "" if isinstance(error, FrameTooLargeError) else f" ({error})"
+            self._handshake.fail(HandshakeError(_NO_HTTP2 + why))
         super()._fail(error)
 
     def _go_on_or_end(self, last: int) -> None:
