@@ -778,6 +778,28 @@ def test_a_handler_that_leaves_the_program(place: Place, caplog: pytest.LogCaptu
     assert not caplog.records
 
 
+@pytest.mark.parametrize("hook", ["process_request", "process_response", "on_open"])
+def test_a_hook_that_leaves_the_program(anyplace: Place, hook: str) -> None:
+    """uvloop takes what a transport's callback raises for a failure of the protocol, and went on."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        hooks: dict[str, Any] = {} if hook == "on_open" else {hook: leave}
+        async with anyplace.serve(echo, **hooks) as server:
+            if hook == "on_open":
+                server.on_open.append(leave)
+            with contextlib.suppress(zcws.HandshakeError, zcws.ConnectionClosed):
+                async with anyplace.connect(server) as ws:
+                    await soon(ws.wait_closed())
+            await asyncio.sleep(LONG)
+
+    with pytest.raises(SystemExit) as left:
+        anyplace.run(main())
+    assert left.value.code == 3
+
+
 def test_a_mistake_behind_the_end_of_a_connection_is_told(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:

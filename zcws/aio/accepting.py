@@ -32,6 +32,7 @@ from zcws.aio.below import end_writing
 from zcws.aio.deadlines import Deadline
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
@@ -249,8 +250,12 @@ class ServerHandshake(asyncio.Protocol):
                 # `_think` will, but comes with the next turn; uvloop reads up to 32 times in this one.
                 self.transport.pause_reading()
         elif self.read(data):
-            # The caller's context may be that of all connections; what a hook sets is for this one's handler.
-            self.server.context.copy().run(self._go_on)
+            try:
+                # The caller's context may be that of all connections; what a hook sets is for this one's handler.
+                self.server.context.copy().run(self._go_on)
+            except ENDS_OF_LOOP as error:  # of a hook
+                self.abort()
+                end_loop(self.server.loop, error)
 
     def _go_on(self) -> None:
         response = self.response or self._decide()
