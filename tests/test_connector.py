@@ -175,7 +175,9 @@ class TestRequest:
         with pytest.raises(ValueError, match="scheme"):
             connector("http://a/")
 
-    @pytest.mark.parametrize("bad", ["a: b", ["a: b"], [("a",)], 5, {"a": 5}, {1: "a"}, {"a b": "x"}, {"a": "\n"}])
+    @pytest.mark.parametrize(
+        "bad", ["a: b", ["a: b"], [("a",)], 5, {"a": 5}, {1: "a"}, {"a b": "x"}, {"a": "\n"}]
+    )
     def test_what_are_no_headers(self, bad: Any) -> None:
         """The option is named: who configures several of them must not have to guess."""
         with pytest.raises((TypeError, ValueError), match=r"^additional_headers: "):

@@ -39,8 +39,8 @@ from zcws.handshake import (
     NoMasking,
     accept_value,
     allows_no_masking,
-    checked_additional,
     check_request,
+    checked_additional,
 )
 from zcws.headers import Headers, HeadersLike
 from zcws.http import HttpError, Request, Response, text_response

@@ -41,8 +41,8 @@ from zcws.handshake import (
     NoMasking,
     allows_no_masking,
     basic_authorization,
-    checked_additional,
     check_response,
+    checked_additional,
     make_key,
 )
 from zcws.headers import Headers, HeadersLike

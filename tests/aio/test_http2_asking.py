@@ -480,7 +480,9 @@ def test_a_server_without_websockets_over_http_2() -> None:
 def test_a_server_that_speaks_no_http_2() -> None:
     async def main() -> None:
         async with zcws.serve(swallow, "127.0.0.1", 0) as server:
-            with pytest.raises(zcws.HandshakeError, match=r"does not answer in HTTP/2: connect without http2=True$"):
+            with pytest.raises(
+                zcws.HandshakeError, match=r"does not answer in HTTP/2: connect without http2=True$"
+            ):
                 await connect(f"ws://127.0.0.1:{port_of(server)}/")
 
     run(main)

@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -1097,6 +1098,35 @@ def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
                 server.serve_forever()
         assert server._waker.fileno() == server._wake.fileno() == -1, number
         if not fired:
+            break
+
+
+@knows_looks
+def test_wherever_a_signal_handler_shuts_it_down_handlers_return() -> None:
+    """Where the thread that accepts was about to begin a connection, it held a lock that others needed for their end:
+    with `close_timeout=None` the handler waited for ever."""
+
+    def visit(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError, zcws.HandshakeError, zcws.ConnectionClosed):
+            with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/", sock=sock) as ws:
+                ws.recv()
+
+    def stop() -> None:
+        server.shutdown()
+        assert not [thread for thread in server._threads if thread.ident]
+
+    for number in count(1):
+        with zcws.sync.serve(swallow, "127.0.0.1", 0, close_timeout=1) as server:
+            with dialled(server) as first, dialled(server) as second:
+                with (
+                    raw.thread(partial(visit, first)),
+                    raw.thread(partial(visit, second)),
+                    at_look(number, stop) as fired,
+                ):
+                    server.serve_forever()
+            assert fired
+            raw.until(lambda: not server._threads)
+        if server._taken > 1:
             break
 
 

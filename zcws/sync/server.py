@@ -180,13 +180,14 @@ class Server:
             if self._sends_away:
                 sock.close()
                 return False
+            self._threads.add(thread)  # first: it may end before `start` returns
             try:
                 thread.start()
             except RuntimeError:
                 logger.error("no thread can be started for a connection", exc_info=True)
+                self._threads.discard(thread)
                 sock.close()
                 return False
-            self._threads.add(thread)
         return True
 
     def shutdown(
@@ -259,8 +260,10 @@ class Server:
                 return
 
     def _others(self) -> list[threading.Thread]:
+        """The threads of connections that have begun. Has one not, a signal handler that asks holds up its start."""
         with self._lock:
-            return [thread for thread in self._threads if thread is not threading.current_thread()]
+            threads = list(self._threads)
+        return [thread for thread in threads if thread.ident and thread is not threading.current_thread()]
 
     # ---- one connection ----
 
@@ -282,8 +285,8 @@ class Server:
         finally:
             self._opening.pop(stream, None)
             stream.close()
-            with self._lock:
-                self._threads.discard(threading.current_thread())
+            # Without the lock: `shutdown` waits for this, and a signal handler may call it inside of `_start`.
+            self._threads.discard(threading.current_thread())
             self._ended.put(None)
 
     def _open(self, stream: socket.socket) -> WebSocket | None:
