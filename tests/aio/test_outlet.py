@@ -155,6 +155,28 @@ class TestBackPressure:
 
         place.run(main())
 
+    def test_without_any_write_limit(self, anyplace: Place) -> None:
+        """TLS of uvloop took 0 bytes for too many, and sends waited for ever."""
+
+        async def talk(ws: zcws.WebSocket) -> None:
+            async def hear() -> None:
+                for number in range(300):
+                    assert await ws.recv() == str(number)
+
+            hears = asyncio.ensure_future(hear())
+            for number in range(300):
+                await ws.send(str(number))
+            await soon(hears)
+
+        async def main() -> None:
+            async with (
+                anyplace.serve(talk, write_limit=0) as server,
+                anyplace.connect(server, write_limit=0) as ws,
+            ):
+                await soon(talk(ws))
+
+        anyplace.run(main())
+
     def test_a_send_that_is_cancelled_in_its_wait_has_written_nothing(self, anyplace: Place) -> None:
         size = 16 << 20  # more than the systems on the way ever find room for
 

@@ -118,7 +118,8 @@ class Outlet(asyncio.BufferedProtocol):
         marks = self._options.write_limit
         if marks != USUAL_MARKS or self._own is None:
             high, low = marks
-            self._transport.set_write_buffer_limits(high=high, low=low)
+            # Not 0: TLS of uvloop reaches that where nothing waits, and does not always take it back.
+            self._transport.set_write_buffer_limits(high=max(high, 1), low=low)
         if self._own is not None:
             self._own.settle()
             self.writer.send_large = self._send_large
