@@ -289,6 +289,20 @@ class TestInflater:
             assert inflated(inflater, bytes.fromhex("f348cdc9c9070000")) == b"Hello"
             assert inflated(inflater, bytes.fromhex("f248cdc9c90700")) == b"Hello"
 
+    @pytest.mark.parametrize("whole", [False, True])
+    @pytest.mark.parametrize(
+        ("data", "message"), [("f248cdc9c907000000ffff01", b"Hello"), ("000500faff48656c6c6f01", b"Hello"), ("01", b"")]
+    )
+    def test_rfc7692_7_2_1_an_empty_final_block_is_in_the_tail(
+        self, data: str, message: bytes, whole: bool
+    ) -> None:
+        """zlib's level 0 ends like that; its last block has no compression, so nothing is to be appended to it."""
+        inflater = Inflater(DeflateParameters(), is_client=False)
+        for each, expected in 2 * [(data, message), ("f248cdc9c90700", b"Hello")]:
+            payload = bytes.fromhex(each)
+            made = inflater.message(payload, 1000) if whole else inflated(inflater, payload)
+            assert made == expected
+
     def test_rfc7692_7_2_3_5_two_blocks_in_one_message(self) -> None:
         two = bytes.fromhex("f248050000 00ffff cac9c90700")
         assert inflated(Inflater(DeflateParameters(), is_client=False), two) == b"Hello"
