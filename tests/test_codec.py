@@ -291,7 +291,8 @@ class TestInflater:
 
     @pytest.mark.parametrize("whole", [False, True])
     @pytest.mark.parametrize(
-        ("data", "message"), [("f248cdc9c907000000ffff01", b"Hello"), ("000500faff48656c6c6f01", b"Hello"), ("01", b"")]
+        ("data", "message"),
+        [("f248cdc9c907000000ffff01", b"Hello"), ("000500faff48656c6c6f01", b"Hello"), ("01", b"")],
     )
     def test_rfc7692_7_2_1_an_empty_final_block_is_in_the_tail(
         self, data: str, message: bytes, whole: bool

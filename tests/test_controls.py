@@ -339,3 +339,50 @@ def test_a_close_behind_what_nobody_reads_is_heard_while_a_view_is_held(cut: int
     assert connection.state is State.CLOSED
     assert frame.to_bytes() == message and bytes(view) == b"held" * 100
     del held
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("streams", [False, True])
+def test_where_others_wait_a_read_gives_way_after_a_table_of_pings(streams: bool, count: int) -> None:
+    connection = connect(Pool(1 << 16))
+    reader = connection.reader
+    data = wire.frame(PING) * count * TABLE_ROWS + wire.frame(TEXT, b"the end")
+    if streams:
+        reader.begin_stream()
+    read: Any = reader.read_piece if streams else reader.read_message
+    expected = ("the end", True) if streams else "the end"
+
+    send(connection, data)  # nobody else waits: it finds the message in one go
+    assert (read(), reader.gives_way) == (expected, False)
+    if streams:
+        reader.begin_stream()
+    reader.is_shared = True
+    send(connection, data)
+    ways = 0
+    while (result := read()) is NEED_MORE:
+        assert reader.gives_way
+        ways += 1
+    # The first table was found when the bytes arrived; and where the message is in the next, that is read as well.
+    assert (result, ways) == (expected, max(count - 1, 0))
+    assert (read(), reader.gives_way, reader.is_idle) == (NEED_MORE, False, True)
+
+
+@either
+def test_where_others_wait_pings_are_forgotten_a_table_at_a_time(mirrored: bool) -> None:
+    connection = connect(Pool(1 << 16, mirrored=mirrored))
+    reader = connection.reader
+    reader.is_shared = True
+    reader.look_on()  # there is nothing
+    send(connection, wire.frame(PING) * (3 * TABLE_ROWS + 1))
+    for tables in range(1, 4):
+        assert reader.frames == tables * TABLE_ROWS
+        assert reader.forget_controls()
+        assert reader.rows_waiting == 0
+        reader.look_on()
+    assert reader.frames == 3 * TABLE_ROWS + 1
+    assert not reader.forget_controls()
+    assert reader.is_idle
+    send(connection, wire.frame(TEXT, b"a") * (TABLE_ROWS + 1))
+    reader.look_on()  # many wait for whoever reads: no more are found
+    assert (reader.rows_waiting, reader.forget_controls()) == (TABLE_ROWS, False)
+    assert [connection.read_message() for _ in range(TABLE_ROWS + 1)] == ["a"] * (TABLE_ROWS + 1)

@@ -39,15 +39,18 @@ class Controls(Inlet):
     """The part of the reading half that handles control frames.
 
     Attributes:
+        is_shared: whether others wait while this reads. What the peer has sent is then dealt with a table of rows at a
+            time where nothing of it is handed out: a peer that sends nothing but Pings would hold up all others.
         keeps_controls: whether Pings and Pongs wait for somebody who reads frames: until many wait and nobody reads,
             and again when somebody has asked for a frame.
     """
 
-    __slots__ = ("_answered", "_controls_before", "_read_before", "keeps_controls")
+    __slots__ = ("_answered", "_controls_before", "_read_before", "is_shared", "keeps_controls")
 
     def __init__(self, pool: Pool, bridge: Bridge, state: CData) -> None:
         super().__init__(pool, bridge, state)
         self.keeps_controls: bool = True
+        self.is_shared: bool = False
         # At the last look that found more rows read than the one before: rows read in all, and control frames waiting.
         self._read_before = self._controls_before = 0
         self._answered = 0  # Pings at the front of the rows that were answered while the reader was eager
@@ -63,37 +66,47 @@ class Controls(Inlet):
             payload = bytes(self._ring.peek(start, stop))  # type: ignore[union-attr]
             self._bridge.put(Reply(OpCode.PONG, payload))
 
-    def forget_controls(self) -> None:
+    def forget_controls(self) -> bool:
         """Everybody who waits has had what arrived. Pings and Pongs that nobody has read have been answered or noted:
-        neither they nor a ring for them is kept for ever."""
+        neither they nor a ring for them is kept for ever. Returns whether there is more, and others come first: then
+        `look_on` has to be called in a moment, and this again."""
         ring = self._ring
         if not self._controls or not self.eager or ring is None or self._is_over or self._eof:
-            return
+            return False
         if self._controls * _PART + _LITTLE < self.rows_waiting:
-            return
+            return False
         if self.keeps_controls:
             if self._controls <= _MANY:
-                return
+                return False
             if self.rows_read != self._read_before:  # whoever reads frame by frame is given all of them
                 self._read_before, self._controls_before = self.rows_read, self._controls
             if self._controls - self._controls_before <= _MANY:
-                return
+                return False
         self.keeps_controls = False
         words = self._without_controls()
         while self._status == FULL and len(words) < ROW * TABLE_ROWS:
+            if self.is_shared:
+                return True
             self._scan_ring(ring)
             words = self._without_controls()
         if self._status != MORE:
-            return
+            return False
         if not words and self._frame is None:
             self._all_read()
-            return
+            return False
         # A message that was landed ends with a row that does not lie in the ring, and whose stop is 0.
         stop = (words[-1] if words else 0) or self._end_of_frames(ring)
         if stop is not None:
             self._next, ring.head = ring.close_up(stop, self._next)
         else:
             self._settle(ring)  # the frame in use lies elsewhere; a crowded ring is left to its holders
+        return False
+
+    def look_on(self) -> None:
+        """Others have run: finds more of what has arrived, if few rows wait."""
+        ring = self._ring
+        if ring is not None and self._status == FULL and self.rows_waiting < TABLE_ROWS:
+            self._scan_ring(ring)
 
     def _end_of_frames(self, ring: Ring) -> int | None:
         """Where the frames in use end. None: they do not lie in `ring`, and a view of it is held."""

@@ -28,7 +28,7 @@ from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
 from zcws.ring import Ring
 from zcws.ring_frame import NOT_SHOWN
-from zcws.rows import LAST, ROW, Rows, copy_words
+from zcws.rows import LAST, ROW, WHOLE_CLOSE, WHOLE_PING, WHOLE_PONG, Rows, copy_words
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -38,8 +38,6 @@ __all__ = ["Inlet"]
 _HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _scan, _scan_landed, _land = lib.zcws_scan, lib.zcws_scan_landed, lib.zcws_land
-
-_PING = OpCode.PING
 
 #: Words of a table, its head included, from which on rows that are alike are lined up: four rows. For fewer that costs
 #: as much as it saves.
@@ -361,12 +359,12 @@ class Inlet(Leasing):
         """Answers Pings, and keeps the peer's Close: they must not wait for a caller that is busy."""
         copies, pings = ring.copies, list[bytes]()
         for what, start, stop in zip(words[::ROW], words[1::ROW], words[2::ROW], strict=True):
-            opcode = what & 0x0F
-            if opcode == _PING:
+            if what == WHOLE_PING:
                 pings.append(copies[start:stop])
-            elif opcode == OpCode.PONG and self.on_pong is not None:
-                self.on_pong(copies[start:stop])
-            elif opcode == OpCode.CLOSE:
+            elif what == WHOLE_PONG:
+                if self.on_pong is not None:
+                    self.on_pong(copies[start:stop])
+            elif what == WHOLE_CLOSE:
                 self._peer_close = copies[start:stop]
         if pings and self.eager:
             latest = pings.pop()

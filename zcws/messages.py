@@ -87,14 +87,12 @@ class MessageReader(Reader):
         most_inflated: int,
     ) -> bool:
         enough = self.inflated[1] + most_inflated
-        self.keeps_controls = False
-        self.forget_controls()  # a peer that sends Pings alone would keep `read_message` busy for long
         self.is_showing = not self.is_closed_here
         try:
             while self.is_showing:
                 first = [self.read_message()]
                 if first[0] is NEED_MORE:
-                    return False
+                    return self.gives_way
                 # Those that are ready behind it are had without a call. It is popped, because a tuple would hold it.
                 for message in chain(map(list.pop, (first,)), islice(self.ready, most - 1)):
                     most -= 1

@@ -58,6 +58,8 @@ class PieceReader(Controls):
 
     Attributes:
         inflates: whether messages may arrive compressed.
+        gives_way: whether the last read has returned NEED_MORE although there is more: it has passed over a whole table
+            of rows, and `is_shared` says that others come first.
     """
 
     __slots__ = (
@@ -67,6 +69,7 @@ class PieceReader(Controls):
         "_inflate",
         "_skipping",
         "_streamed",
+        "gives_way",
         "inflates",
     )
 
@@ -85,6 +88,7 @@ class PieceReader(Controls):
         super().__init__(pool, bridge, state)
         self._inflate = inflate
         self.inflates: bool = compressed
+        self.gives_way: bool = False
         self._assembly: Assembly | None = None  # the message in progress
         # Buffers of ours that hold the messages handed out last.
         self._finished: list[PayloadBuffer] | None = None
@@ -202,15 +206,22 @@ class PieceReader(Controls):
 
     # ---- the last row has been read ----
 
-    def _more(self) -> bool:
-        """Every row has been read. True: there are new ones. False: more bytes are needed.
+    def _more(self, passed: bool = False) -> bool:
+        """Every row has been read. True: there are new ones. False: more bytes are needed, or we give way.
+
+        Args:
+            passed: whether the rows of a whole table have been passed over by the read that asks.
 
         Raises: what stands behind the last row.
         """
         self.ready = NO_ROWS  # the old one holds on to the ring
         self._alike = None
+        self.gives_way = False
         if self._status != MORE or self._eof:
             if self._status == FULL and self._ring is not None:
+                self.gives_way = passed and self.is_shared
+                if self.gives_way:
+                    return False
                 self._scan_ring(self._ring)
                 return True
             self.conclude()
@@ -279,6 +290,7 @@ class PieceReader(Controls):
 
         Raises: as `read_frame`.
         """
+        passed = False
         try:
             while True:
                 if self._pieces is not None:
@@ -293,7 +305,8 @@ class PieceReader(Controls):
                     self._pieces = None
                 row = next(self._batch, None)
                 if row is None:
-                    if self._more():
+                    if self._more(passed):
+                        passed = True
                         continue
                     return NEED_MORE
                 self._stream_row(*row)

@@ -51,6 +51,8 @@ from zcws.rows import (
     PART,
     WHOLE,
     WHOLE_BINARY,
+    WHOLE_PING,
+    WHOLE_PONG,
     WHOLE_TEXT,
     as_table,
     spans_of,
@@ -64,6 +66,8 @@ _CLOSE = OpCode.CLOSE  # RFC 6455 5.2: the first of the control opcodes
 
 #: The rows that are whole plain messages, and their opcodes.
 _DATA = {WHOLE_TEXT: OpCode.TEXT, WHOLE_BINARY: OpCode.BINARY}
+
+_PINGS = frozenset({WHOLE_PING, WHOLE_PONG})
 
 #: What a reader has handed out while it shows frames that lie in its ring: each is stale when the next one is shown.
 _SHOWN = Batch([])
@@ -283,6 +287,7 @@ class Reader(AloneReader):
             self._refuse_read()
         if self._frame is not None:
             self._forget_frame()
+        passed = False
         try:
             while True:
                 if self._alike is not None:
@@ -299,14 +304,17 @@ class Reader(AloneReader):
                         return str(self._ring.memory[start:stop], "utf-8")  # type: ignore[union-attr]
                     if what == WHOLE_BINARY:
                         return self._ring.copies[start:stop]  # type: ignore[union-attr]
+                    if what in _PINGS and self.eager:
+                        continue  # they have been answered, and a peer may send nothing else
                     message = self._read_other(what, start, stop)
                     if message is not None:
                         return message
                     if self._batch is not rows:
                         break  # a fault: nothing behind it counts
                 else:
-                    if not self._more():
+                    if not self._more(passed):
                         return NEED_MORE
+                    passed = True
         except MemoryError:
             self._fail(NO_MEMORY)
             raise

@@ -21,6 +21,7 @@ from zcws.kernel import lib
 __all__ = [
     *("COMPRESSED", "CONTROL", "FIRST", "LAST", "PART", "WHOLE_PART"),
     *("DEFLATED", "DEFLATED_BINARY", "DEFLATED_TEXT", "WHOLE", "WHOLE_BINARY", "WHOLE_TEXT"),
+    *("WHOLE_CLOSE", "WHOLE_PING", "WHOLE_PONG"),
     *("ROW", "Rows", "as_table", "copy_words", "kinds_of", "spans_of"),
 ]
 
@@ -38,6 +39,7 @@ PART, WHOLE_PART = FIRST | LAST | COMPRESSED, FIRST | LAST
 #: The rows that are whole plain frames, and their opcodes: the payload can be used where it lies.
 WHOLE = {op | WHOLE_PART: op for op in (OpCode.TEXT, OpCode.BINARY, OpCode.PING, OpCode.PONG, OpCode.CLOSE)}
 WHOLE_TEXT, WHOLE_BINARY = OpCode.TEXT | WHOLE_PART, OpCode.BINARY | WHOLE_PART
+WHOLE_PING, WHOLE_PONG, WHOLE_CLOSE = (op | WHOLE_PART for op in (OpCode.PING, OpCode.PONG, OpCode.CLOSE))
 
 #: The rows that are whole compressed frames.
 DEFLATED_TEXT, DEFLATED_BINARY = WHOLE_TEXT | COMPRESSED, WHOLE_BINARY | COMPRESSED

@@ -172,6 +172,71 @@ class TestRings:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize(
+        "way", ["recv", "frames", "batches", "stream", "on_message", "on_frame", "nobody"]
+    )
+    @pytest.mark.parametrize("opcode", [wire.PING, wire.PONG])
+    def test_a_peer_that_sends_nothing_but_pings_holds_up_nobody(
+        self, anyplace: Place, way: str, opcode: int
+    ) -> None:
+        """A read went on until it had a message: 43,000 Pings, and others waited for a second."""
+        most = 0
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            if way == "nobody":
+                await ws.wait_closed()
+            elif way == "frames":
+                while (await ws.read_frame()).opcode is not zcws.OpCode.TEXT:
+                    pass
+            elif way == "batches":
+                async for batch in ws.batches():
+                    if batch.messages:
+                        break
+            elif way == "stream":
+                async with ws.stream() as message:
+                    assert [piece async for piece in message] == ["the end"]
+            else:
+                assert await ws.recv() == "the end"
+            await ws.wait_closed()
+
+        async def watch(ws: zcws.WebSocket) -> None:
+            nonlocal most
+            before = ws._reader.frames
+            while True:
+                await asyncio.sleep(0)
+                frames = ws._reader.frames
+                most, before = max(most, frames - before), frames
+
+        async def main() -> None:
+            options = {way: lambda ws, _: None} if way.startswith("on_") else {}
+            async with anyplace.serve(None if options else handler, **options) as server:
+                async with anyplace.raw_client(server) as peer:
+                    (ws,) = server.connections
+                    watching = asyncio.ensure_future(watch(ws))
+                    peer.writer.write(peer.frame(opcode) * 40_000 + peer.frame(wire.TEXT, b"the end"))
+                    await peer.send(wire.CLOSE, wire.close_payload(1000))
+                    pongs = [wire.Seen(wire.PONG, b"")] * (40_000 if opcode == wire.PING else 0)
+                    assert await peer.rest() == [*pongs, wire.Seen(wire.CLOSE, wire.close_payload(1000))]
+                    watching.cancel()
+                    await until(lambda: ws.state is zcws.State.CLOSED)
+                    assert ws.close_code == 1000
+            assert most <= 10_000  # of shares of 4,096, and of the 5,000 that a crossing of the engine finds
+
+        anyplace.run(main())
+
+    def test_a_close_behind_pings_that_nobody_has_looked_at(self, anyplace: Place) -> None:
+        async def main() -> None:
+            async with anyplace.serve(zcws.WebSocket.wait_closed) as server:
+                async with anyplace.raw_client(server) as peer:
+                    (ws,) = server.connections
+                    peer.writer.write(peer.frame(wire.PONG) * 40_000)
+                    peer.writer.write(peer.frame(wire.CLOSE, wire.close_payload(1000, b"bye")))
+                    peer.cut()
+                    await until(lambda: ws.state is zcws.State.CLOSED)
+                    assert (ws.close_code, ws.close_reason) == (1000, "bye")
+
+        anyplace.run(main())
+
     def test_pings_wait_for_whoever_reads_frames(self, anyplace: Place) -> None:
         async def main() -> None:
             go_on = asyncio.Event()

@@ -77,6 +77,9 @@ class Reading(Stream):
             while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
                 if self._reading_paused:
                     self._resume_reading()
+                if self._reader.gives_way:
+                    await self._let_others_run()
+                    continue
                 self._wants_message, self._wants_frame = self._reader.is_idle, False
                 await self._wakeup
                 if (message := self._handed) is not None:
@@ -148,6 +151,9 @@ class Reading(Stream):
             while self._reader.is_idle or (message := self._reader.read_message()) is NEED_MORE:
                 if self._reading_paused:
                     self._resume_reading()
+                if self._reader.gives_way:
+                    await self._let_others_run()
+                    continue
                 self._wants_message, self._wants_frame = self._reader.is_idle, False
                 await self._wakeup
                 if (message := self._handed) is not None:
@@ -231,8 +237,11 @@ class Reading(Stream):
         while result is NEED_MORE:
             if self._reading_paused:
                 self._resume_reading()
-            self._wants_message = self._wants_frame = False
-            await self._wakeup
+            if self._reader.gives_way:
+                await self._let_others_run()
+            else:
+                self._wants_message = self._wants_frame = False
+                await self._wakeup
             result = attempt()
         return result
 

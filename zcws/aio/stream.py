@@ -91,6 +91,7 @@ class Stream(Callbacks):
         look: Look | None = None,
     ) -> None:
         super().__init__(loop, connection, options, look)
+        self._reader.is_shared = True
         self._request = request  # bytes: the head, which nobody has looked at yet
         self._response = response
         self._wakeup = wakeup_of(loop, shown_to=self._name)
@@ -348,8 +349,8 @@ class Stream(Callbacks):
 
     def _take_care(self) -> bool:
         """Something is kept, or has ended: sees to it. Returns: as `_after_bytes`."""
-        if self._look is None:  # which has seen them, or will
-            self._reader.forget_controls()
+        if self._look is None and self._reader.forget_controls() and self._next_share is None:
+            self._next_share = self._loop.call_soon(self._look_on)
         if self._reader.is_full:
             self._pause_reading()
             if self.connection.wants_close:
@@ -360,8 +361,26 @@ class Stream(Callbacks):
             self._send_out()
         return self._reader.is_idle
 
+    def _look_on(self) -> None:
+        """Nobody reads, and others have run: goes on looking for Pings."""
+        self._next_share = None
+        try:
+            self._reader.look_on()
+        finally:
+            self._after_bytes()
+
+    def _look_to_end(self) -> None:
+        """Nothing more comes: the peer's Close may stand behind Pings that nobody has looked at."""
+        if self._look is None and self._next_share is not None:
+            self._next_share.cancel()
+            self._next_share = None
+            self._reader.is_shared = False
+            self._reader.look_on()
+            self._reader.forget_controls()
+
     def eof_received(self) -> bool:
         """The peer has closed its side. What it sent before may still be answered."""
+        self._look_to_end()
         self._take_left()
         if self._unscanned:
             return False  # the end stands behind bytes that are not scanned yet: see connection_lost
@@ -414,6 +433,7 @@ class Stream(Callbacks):
     def _socket_gone(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
             self._note_cause(exc)
+        self._look_to_end()
         self._take_left(is_broken=isinstance(exc, OSError))
         self._ends_unscanned = bool(self._unscanned)
         if self._ends_unscanned:
