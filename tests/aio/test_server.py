@@ -761,6 +761,59 @@ def test_a_handler_that_is_cancelled(anyplace: Place, caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
+def test_the_set_of_connections_is_the_callers(place: Place) -> None:
+    """It was the server's own: a loop over it failed when a client came, and whom it had lost was never closed."""
+
+    async def main() -> None:
+        async with place.serve(swallow) as server, place.connect(server) as ws:
+            await until(lambda: server.connections)
+            everybody = server.connections
+            everybody.clear()
+            assert len(server.connections) == 1
+            for _ in server.connections:
+                async with place.connect(server):
+                    await until(lambda: len(server.connections) == 2)
+            server.close()
+            await soon(server.wait_closed())
+            assert ws.state is not zcws.State.OPEN
+            assert not server.connections
+
+    place.run(main())
+
+
+@pytest.mark.parametrize("how", ["a second call", "an exception"])
+def test_what_was_left_open_is_closed_by(place: Place, how: str) -> None:
+    async def main() -> None:
+        with contextlib.suppress(LookupError):
+            async with place.serve(swallow) as server:
+                ws = await place.connect(server)
+                await until(lambda: server.connections)
+                server.close(close_connections=False)
+                server.close(close_connections=False)
+                await asyncio.sleep(0)
+                if how == "an exception":
+                    raise LookupError
+                server.close(code=1012, reason="moved")
+        with pytest.raises(zcws.ConnectionClosed):
+            await soon(ws.recv())
+        expected = (1001, "") if how == "an exception" else (1012, "moved")
+        assert (ws.close_code, ws.close_reason) == expected
+
+    place.run(main())
+
+
+def test_a_code_where_close_wants_to_know_whether(place: Place) -> None:
+    """`close(1012)` closed with 1001."""
+
+    async def main() -> None:
+        async with place.serve(swallow) as server:
+            with pytest.raises(TypeError, match="close_connections is True or False, not 1012; the code is the second"):
+                server.close(1012)  # type: ignore[arg-type]
+            assert server.is_serving()
+
+    place.run(main())
+
+
 def test_a_handler_that_leaves_the_program(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     async def handler(ws: zcws.WebSocket) -> None:
         # Nobody gets hold of an eager task that fails like this where it begins: asyncio logs it.

@@ -1130,6 +1130,22 @@ def test_wherever_a_signal_handler_shuts_it_down_handlers_return() -> None:
             break
 
 
+def test_the_set_of_connections_is_the_callers() -> None:
+    """It was the server's own: a loop over it failed when a client came, and who was lost from it got no Close."""
+    with zcws.sync.serve(swallow, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+        uri = f"ws://127.0.0.1:{port_of(server)}/"
+        with zcws.sync.connect(uri) as ws:
+            raw.until(lambda: server.connections)
+            server.connections.clear()
+            for _ in server.connections:
+                with zcws.sync.connect(uri):
+                    raw.until(lambda: len(server.connections) == 2)
+            server.shutdown()
+            with pytest.raises(zcws.ConnectionClosedOK):
+                ws.recv()
+        assert not server.connections
+
+
 def test_what_is_shown_of_a_server() -> None:
     server = zcws.sync.serve(echo, "127.0.0.1", 0)
     at = f"<Server at ('127.0.0.1', {port_of(server)}), "

@@ -58,7 +58,6 @@ class Server:
     """A WebSocket server that is listening. Made by `serve`.
 
     Attributes:
-        connections: the open connections.
         on_open: functions that are called with each connection when it has opened, before its handler. One that raises
             closes the connection with 1011, and its handler does not run.
         loop: the event loop.
@@ -90,7 +89,7 @@ class Server:
         self.open_timeout = open_timeout
         self.limits = limits
         self.handshakes: set[Arriving] = set()
-        self.connections: set[WebSocket] = set()
+        self._connections: set[WebSocket] = set()
         self.on_open: list[Callable[[WebSocket], object]] = []
         self.is_closing: bool = False
         self.sends_away: bool = False
@@ -103,6 +102,7 @@ class Server:
         self._running: dict[asyncio.Future[None], WebSocket] = {}
         self._closer: asyncio.Task[None] | None = None
         self._is_patient = True  # until `close` is called again
+        self._leaves_open = False  # `close` was called, and open connections are their handlers' business
         self._draining: asyncio.Task[Any] | None = None  # exists while handlers may finish by themselves
         self._closed: asyncio.Future[None] = loop.create_future()
         self.limited = Seldom(SAID)  # how often the log says that a limit has closed a connection
@@ -169,7 +169,7 @@ class Server:
 
     def start(self, ws: WebSocket) -> None:
         """The connection has its transport, and belongs to its handler from here on."""
-        self.connections.add(ws)
+        self._connections.add(ws)
         try:
             has_begun = not self.on_open or self._has_told(ws)
             if self.handler is None or not has_begun:
@@ -179,7 +179,7 @@ class Server:
             closed.add_done_callback(self._has_ended)
             self._running[closed] = ws
         except BaseException:  # no memory: it would be open with nobody behind it
-            self.connections.discard(ws)
+            self._connections.discard(ws)
             ws.abort()
             raise
 
@@ -201,7 +201,7 @@ class Server:
 
     def _has_ended(self, closed: asyncio.Future[None]) -> None:
         ws = self._running.pop(closed)
-        self.connections.discard(ws)
+        self._connections.discard(ws)
         ws.abort()  # it has ended, unless the handler was cancelled, or leaves the program
         if (limit := ws.connection.limit) is not None:
             logger.log(self.limited.level(logging.WARNING, self.loop.time()), "%r: %s", ws, limit)
@@ -234,6 +234,11 @@ class Server:
             logger.error("the handler of %r failed", ws, exc_info=True)
             await ws.close(CloseCode.INTERNAL_ERROR)
 
+    @property
+    def connections(self) -> set[WebSocket]:
+        """The connections that are open or closing: a new set, which is the caller's."""
+        return self._connections.copy()
+
     # ---- like asyncio.Server ----
 
     @property
@@ -258,7 +263,7 @@ class Server:
         for sock in self.sockets:
             with contextlib.suppress(OSError):  # it is closed
                 places.append(sock.getsockname())
-        return shown_server(places, state, len(self.connections))
+        return shown_server(places, state, len(self._connections))
 
     async def start_serving(self) -> None:
         """Accepts connections, for a server made with `start_serving=False`."""
@@ -288,7 +293,8 @@ class Server:
     ) -> None:
         """Stops accepting, and closes every connection; `wait_closed` waits until that is done.
 
-        If it is called again while connections drain, they get their Close at once.
+        If it is called again while connections drain, or have been left to their handlers, they get their Close at
+        once.
 
         Args:
             close_connections: False leaves open connections to their handlers.
@@ -297,16 +303,25 @@ class Server:
                 called again. Clients that have been accepted, and are in the opening handshake, are let in meanwhile.
 
         Raises:
+            TypeError: `close_connections` is not a bool.
             TypeError, ValueError: `drain` is not a number of seconds.
             ValueError: the code must not be sent (RFC 6455 7.4), or the reason is over 123 bytes of UTF-8.
         """
+        if not isinstance(close_connections, bool):
+            raise TypeError(
+                f"close_connections is True or False, not {close_connections!r}; the code is the second argument"
+            )
         close_payload(code, reason)  # ValueError before anything happens
         drain = checked_seconds("drain", drain)
         if self._closer is not None:
             self._is_patient = False  # also if draining has not begun yet
             if self._draining is not None:
                 self._draining.cancel()
+            if self._leaves_open and close_connections:
+                self._leaves_open = False
+                self._say_goodbye(code, reason)
         else:
+            self._leaves_open = not close_connections
             self.is_closing = True
             self.sends_away = drain == 0
             if self._server is not None:
@@ -315,7 +330,12 @@ class Server:
                 # Clients in the queues are accepted only if there is time for them. If not, another process that has
                 # the sockets too, as with a supervisor, serves them.
                 self._listener.close(sweep=not self.sends_away)
-            self._closer = self.loop.create_task(self._close(close_connections, code, reason, drain))
+            self._closer = self.loop.create_task(self._close(code, reason, drain))
+
+    def _say_goodbye(self, code: int, reason: str) -> None:
+        for ws in self.connections:
+            if ws.state is State.OPEN:
+                ws.begin_close(code, reason)
 
     async def _drain(self, seconds: float | None) -> None:
         """Waits until all handlers have returned, at most `seconds`, or until `close` is called again.
@@ -351,14 +371,12 @@ class Server:
                 return
             await asyncio.wait(self._listener.passing)
 
-    async def _close(self, close_connections: bool, code: int, reason: str, drain: float | None) -> None:
+    async def _close(self, code: int, reason: str, drain: float | None) -> None:
         if self._is_patient and not self.sends_away:
             await self._drain(drain)
         await self._send_away()
-        if close_connections:
-            for ws in list(self.connections):
-                if ws.state is State.OPEN:
-                    ws.begin_close(code, reason)
+        if not self._leaves_open:
+            self._say_goodbye(code, reason)
         if self._running:
             await asyncio.wait(list(self._running))
         leaving = [gone for handshake in list(self.handshakes) if (gone := handshake.leave()) is not None]

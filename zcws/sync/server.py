@@ -70,7 +70,6 @@ class Server:
 
     Attributes:
         sock: the listening socket.
-        connections: the open connections.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Server:
         self.sock = sock
         self._path = path  # of the socket's file, which the server removes
         self._inode = None if path is None else os.stat(path).st_ino
-        self.connections: set[WebSocket] = set()
+        self._connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
         self._acceptor_options = acceptor_options
@@ -117,6 +116,11 @@ class Server:
         # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
         sock.setblocking(False)
+
+    @property
+    def connections(self) -> set[WebSocket]:
+        """The connections that are open or closing: a new set, which is the caller's."""
+        return self._connections.copy()
 
     def respond(self, status: int, text: str) -> Response:
         """A plain text response, to be returned from `process_request`; `text` is sent as it is."""
@@ -221,7 +225,7 @@ class Server:
         deadline = after(timeout)
         self._say_goodbye(code, reason, deadline)
         self._join(deadline)
-        for ws in list(self.connections):
+        for ws in self.connections:
             ws.abort()
         self._join(after(timeout))
 
@@ -408,7 +412,7 @@ class Server:
                 pass
 
     def _handle(self, ws: WebSocket) -> None:
-        self.connections.add(ws)
+        self._connections.add(ws)
         try:
             if self._sends_away:
                 ws.begin_close(CloseCode.GOING_AWAY)
@@ -427,7 +431,7 @@ class Server:
             ws.close(CloseCode.INTERNAL_ERROR)
         finally:
             ws.abort()
-            self.connections.discard(ws)
+            self._connections.discard(ws)
             if (limit := ws.connection.limit) is not None:
                 logger.log(self._limited.level(logging.WARNING, time.monotonic()), "%r: %s", ws, limit)
 
@@ -439,7 +443,7 @@ class Server:
         places = []
         with contextlib.suppress(OSError):  # it is closed
             places.append(self.sock.getsockname())
-        return shown_server(places, state, len(self.connections))
+        return shown_server(places, state, len(self._connections))
 
     def __enter__(self) -> Self:
         return self
