@@ -73,6 +73,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_obstacle",
         "_options",
         "_own",
+        "_queue",
         "_reader",
         "_reading_paused",
         "_sender",
@@ -104,6 +105,7 @@ class Outlet(asyncio.BufferedProtocol):
         self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
         # Why no message can begin now: `_drained`, `_message_done`, or that others have to run. None: one can.
         self._obstacle: object = None
+        self._queue: asyncio.Lock | None = None  # of the tasks that wait to begin one; made for the first that has to
         self._write_deadline: Deadline | None = None
         self._reading_paused = False
         # For keepalive: how many bytes had been sent when it last asked, if some waited then; -1: none did.
@@ -322,15 +324,19 @@ class Outlet(asyncio.BufferedProtocol):
         if self._must_give_way:
             await self._give_way()
         self._must_give_way = not self.connection.may_send  # see `_until_drained`
-        while self._drained is not None or self._message_done is not None:
-            if self._message_done is not None:
-                if self._sender is asyncio.current_task():
-                    raise ValueError(
-                        "this task is in the middle of a message; finish it first (RFC 6455 5.4)"
-                    )
-                await asyncio.shield(self._message_done)
-            else:
-                await self._until_drained()
+        if self._drained is None and self._message_done is None:
+            return
+        if self._sender is not None and self._sender is asyncio.current_task():
+            raise ValueError("this task is in the middle of a message; finish it first (RFC 6455 5.4)")
+        # One of them waits for the transport, the others for that one: if all did, each of n messages would wake n tasks.
+        if self._queue is None:
+            self._queue = asyncio.Lock()
+        async with self._queue:
+            while self._drained is not None or self._message_done is not None:
+                if self._message_done is not None:
+                    await asyncio.shield(self._message_done)
+                else:
+                    await self._until_drained()
 
     async def _until_sendable(self) -> None:
         """`_until_writable` for a message, which may not follow our Close either. Raises: ConnectionClosed."""
