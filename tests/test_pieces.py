@@ -150,11 +150,11 @@ def test_a_stream_begins_with_a_message_and_is_read_as_one() -> None:
     connection = connect()
     send(connection, wire.frame(TEXT, b"half", fin=False))
     assert connection.read_frame() is NEED_MORE
-    with pytest.raises(RuntimeError, match="being read already"):
+    with pytest.raises(RuntimeError, match="finish it with that"):
         connection.reader.begin_stream()
     connection = connect()
     connection.reader.begin_stream()
-    with pytest.raises(RuntimeError, match="being read already"):
+    with pytest.raises(RuntimeError, match="being streamed already"):
         connection.reader.begin_stream()
     send(connection, wire.frame(TEXT, b"half", fin=False))
     pieces(connection)

@@ -257,8 +257,13 @@ class PieceReader(Controls):
         Raises:
             RuntimeError: half of a message has been read already.
         """
-        if self._assembly is not None or self.streaming is not None:
-            raise RuntimeError("a message is being read already; a stream begins with a message")
+        if self.streaming is not None:
+            raise RuntimeError("a message is being streamed already; read or leave it first")
+        if self._assembly is not None:
+            raise RuntimeError(
+                "a stream begins with a message, and another read (recv, say, that was cancelled) has taken the beginning "
+                "of this one: finish it with that"
+            )
         self._forget_frame()
         self._lease.number += 1  # also makes a frame stale that was handed on past us
         self.ready = NO_ROWS
