@@ -188,8 +188,13 @@ class Model:
                 data, self.inflater = self.inflater.unused_data, None
             if last and self.has_any and self.inflater is not None:
                 inflated += self.inflater.decompress(_TAIL, most)
-                if self.inflater.eof or self.inflater.copy().decompress(_PROBE) != b".":
+                if not self.inflater.eof:
+                    if self.inflater.copy().decompress(_PROBE) != b".":
+                        raise Fault(1007)
+                elif self.inflater.unused_data:
                     raise Fault(1007)
+                else:  # RFC 7692 7.2.1: an empty final block without compression, which the tail has completed
+                    self.inflater = None
         except zlib.error:
             raise Fault(1007) from None
         if last and self.rules.forgets:
