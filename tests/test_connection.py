@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pair import SEED, Pair, deflated, entropy
 
+from zcws.bridge import Reply
 from zcws.closing import State
 from zcws.codes import OpCode
 from zcws.connection import Connection
@@ -50,6 +52,27 @@ def from_peer(role: str, opcode: int, payload: bytes = b"", **options: Any) -> b
 
 def sent(connection: Connection) -> list[tuple[int, bytes]]:
     return [(frame.opcode, frame.payload) for frame in wire.parse(connection.bytes_to_send())]
+
+
+#: What the peer says behind our Close, and what that makes of a connection.
+ENDS = [
+    pytest.param((wire.CLOSE, wire.close_payload(1001)), State.CLOSED, 1001, True, id="its Close"),
+    pytest.param((3, b""), State.FAILED, 1002, False, id="a mistake"),
+    pytest.param(None, State.LOST, 1006, False, id="nothing"),
+]
+
+
+def closed_in_halves(role: str, last: tuple[int, bytes] | None) -> tuple[Connection, Reply | None]:
+    """One that we have closed with 4000, and of which the reader has come to its end; and what the bridge has brought."""
+    connection = make(role)
+    connection.split()
+    connection.send_close(4000)
+    connection.reader.discard()
+    if last is not None:
+        connection.receive_bytes(from_peer(role, *last))
+    connection.receive_eof()
+    assert connection.bridge.ended
+    return connection, connection.bridge.take()
 
 
 class TestTwoConnections:
@@ -528,6 +551,60 @@ class TestSplit:
         assert sent(connection) == [(wire.CLOSE, b"")]
         assert connection.state is State.CLOSED
         assert not connection.awaits_writer
+
+    @pytest.mark.parametrize(("last", "state", "code", "is_clean"), ENDS)
+    def test_how_it_has_ended_behind_our_close(
+        self, role: str, last: tuple[int, bytes] | None, state: State, code: int, is_clean: bool
+    ) -> None:
+        """RFC 6455 7.1.4, 7.1.5. Until somebody had taken the reply, it was as clean as our own Close."""
+        connection, reply = closed_in_halves(role, last)
+        if reply is not None:
+            connection.bridge.put(reply)
+        connection.note_end()
+        assert (connection.state, connection.close_code, connection.closed_by) == (state, code, "us")
+        assert connection.error().clean is is_clean
+        assert connection.bridge.take() is None
+        assert reply is None or connection.write_reply(reply)  # somebody had taken it before
+        connection.end()
+        assert (connection.state, connection.close_code) == (state, code)
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(4000))]
+
+    @pytest.mark.parametrize(("last", "state", "code", "is_clean"), ENDS)
+    def test_both_halves_note_the_end_at_once(
+        self, role: str, last: tuple[int, bytes] | None, state: State, code: int, is_clean: bool
+    ) -> None:
+        """One does it between any two lines of the other."""
+        reply: Reply | None = closed_in_halves(role, last)[1]
+        for begins in ("note_end", "write_reply") if reply else ("note_end", "lose"):
+            line, is_through = 0, False
+            while not is_through:
+                connection, reply = closed_in_halves(role, last)
+                lines = iter(range(999))
+
+                def trace(_frame: Any, event: str, _: Any) -> Any:
+                    if event == "line" and next(lines) == line:  # noqa: B023
+                        connection.note_end()  # noqa: B023
+                    return trace
+
+                before = sys.gettrace()
+                sys.settrace(trace)
+                try:
+                    getattr(connection, begins)(*([reply] if begins == "write_reply" else []))
+                finally:
+                    sys.settrace(before)
+                assert (connection.state, connection.close_code) == (state, code)
+                assert connection.error().clean is is_clean
+                line, is_through = line + 1, next(lines) <= line
+
+    def test_an_end_that_is_noted_before_our_close_is_out(self, role: str) -> None:
+        """Then the reply is still to be written, which is for the writer."""
+        connection = make(role)
+        connection.split()
+        connection.receive_bytes(from_peer(role, wire.CLOSE, wire.close_payload(1001)))
+        connection.note_end()
+        assert connection.state is State.OPEN
+        connection.drain_bridge()
+        assert sent(connection) == [(wire.CLOSE, wire.close_payload(1001))]
 
     def test_once_only(self, role: str) -> None:
         connection = make(role)

@@ -12,6 +12,7 @@ Who owns what. Nothing is shared but the bridge, so nothing needs a lock:
     deflater, masking keys, output, "close sent"                writer     never
     agreement, limits, role                                     frozen     read by both
     bridge slot                                                 reader puts, writer takes
+    `state`, once our Close is out                              who sees the end notes it: `note_end`
 
 An unsplit connection drains the bridge the moment something is put there; that is all that being unsplit means.
 """
@@ -70,9 +71,6 @@ _CLOSERS: dict[Event, Closer] = {
 #: Close codes of the faults that the reader finds but the peer is not to blame for.
 _OWN_FAULTS = frozenset({CloseCode.MESSAGE_TOO_BIG, CloseCode.INTERNAL_ERROR})
 
-#: Nothing of ours can be sent any more.
-_MUTE = frozenset({State.LOST, State.FAILED})
-
 
 class AlreadySplit(RuntimeError):
     """A connection that is split was used as if it were whole."""
@@ -100,7 +98,7 @@ class Connection:
         ValueError: a client without entropy. TypeError, ValueError: an argument is invalid.
 
     Attributes:
-        state: which Close frames have passed; after `split` it belongs to the writer's side.
+        state: which Close frames have passed; after `split` it belongs to the writer's side until our Close is out.
         is_client: our role.
         is_split: whether replies stay on the bridge until somebody takes them (`split`).
         agreement: what the handshake settled.
@@ -214,6 +212,20 @@ class Connection:
         if self.state is State.OPEN:
             self._failure = failure
         self._move(Event.END)
+
+    def note_end(self) -> None:
+        """After a split: if our Close is out, that the reader has come to its end, or the socket has. RFC 6455 7.1.4.
+
+        Either half may do this, and both at once: they come to the same, which is what the reader has found.
+        """
+        reader, state = self.reader, self.state
+        if state is not State.CLOSE_SENT:
+            return
+        if reader.is_failed:
+            self._move(_FAIL, state)
+        else:
+            self._move(Event.END if reader.peer_close is None else _RECEIVE_CLOSE, state)
+        self.bridge.take()  # it needs no answer
 
     def take(self) -> list[Buffer]:
         """What has to be sent, in order; the segments belong to the caller. See `Writer`."""
@@ -374,12 +386,12 @@ class Connection:
 
     def write_reply(self, reply: Reply) -> bool:
         """Writes what the reader put on the bridge. Returns True when it was the last: a Close is out."""
-        # Once the socket is gone nobody can be answered, and once we have failed the connection nothing counts: what
-        # was still read came too late.
-        writer = self.writer
-        if self.state not in _MUTE:
+        # Once the socket is gone nobody can be answered, once we have failed the connection nothing counts, and the
+        # end of a connection in halves may have been noted already.
+        writer, state = self.writer, self.state
+        if state not in _ENDS:
             if reply.is_last:
-                self._move(_FAIL if self.reader.is_failed else _RECEIVE_CLOSE)
+                self._move(_FAIL if self.reader.is_failed else _RECEIVE_CLOSE, state)
             writer.write_reply(reply)
             if writer.sent_close is not None and self.state is _RECEIVED:
                 self._move(_SEND_CLOSE)
@@ -399,12 +411,13 @@ class Connection:
         self.bridge.on_put = None
         self.reader.defer_replies()
 
-    def _move(self, event: Event) -> None:
+    def _move(self, event: Event, state: State | None = None) -> None:
+        """`state`: from which, where the other half may be noting the same event."""
         if self.began_end is None:
             self.began_end = event
             self.bridge.closer = _CLOSERS[event]
-        self.state = next_state(self.state, event)
-        if self.state is State.LOST:
+        self.state = after = next_state(state or self.state, event)
+        if after is State.LOST:
             self.writer.bar()
 
     def __repr__(self) -> str:

@@ -135,7 +135,8 @@ class TestBridge:
                     self.end(last)
                 return reply
 
-        half = BridgeHalf(EndsMeanwhile(), Taken(zcws.Connection(is_client=False)))
+        nobodys: Any = SimpleNamespace()
+        half = BridgeHalf(EndsMeanwhile(), Taken(zcws.Connection(is_client=False), nobodys))
         assert half.listen(timeout=raw.LONG) is last
         assert half.listen(timeout=raw.LONG) is None
 
@@ -369,6 +370,107 @@ class TestEnds:
                 while True:
                     writer.send(bytes(1_000_000))
             writer.close()
+
+
+class TestHowItEndedBehindOurClose:
+    """RFC 6455 7.1.4, 7.1.5. `state` stayed CLOSE_SENT, and but for the reader everybody said that our Close had been
+    answered: `close_code` and the writer's errors had the code of that, and were clean."""
+
+    @anyhow
+    @roles
+    @pytest.mark.parametrize(
+        ("what", "state", "code"),
+        [
+            ("a Close", zcws.State.CLOSED, 1001),
+            ("a mistake", zcws.State.FAILED, 1002),
+            ("an end", zcws.State.LOST, 1006),
+            ("nothing", zcws.State.LOST, 1006),
+        ],
+    )
+    def test_the_reader_reads_on(
+        self, secure: dict[str, Any], client: bool, what: str, state: zcws.State, code: int
+    ) -> None:
+        timeout = 0.05 if what == "nothing" else raw.LONG
+        with connected(client=client, close_timeout=timeout, **secure) as (ws, peer):
+            reader, writer, bridge = ws.split()
+
+            def answer() -> None:
+                assert peer.read()[:2] == (wire.CLOSE, wire.close_payload(4000))
+                if what == "a Close":
+                    peer.send(wire.CLOSE, wire.close_payload(1001))
+                elif what == "a mistake":
+                    peer.send(3)
+                if what != "nothing":
+                    peer.close()
+
+            with raw.thread(answer):
+                writer.close(4000)
+                with pytest.raises(zcws.ConnectionClosed) as caught:
+                    reader.recv()
+            assert caught.value.code == code
+            assert how_it_ended(ws, writer) == (state, code, code == 1001, "us")
+            assert bridge.listen() is None
+
+    @anyhow
+    @roles
+    @pytest.mark.parametrize("who", ["the writer", "the whole"])
+    def test_nobody_reads_on(self, secure: dict[str, Any], client: bool, who: str) -> None:
+        with connected(client=client, close_timeout=0.05, **secure) as (ws, peer):
+            _, writer, bridge = ws.split()
+            if who == "the writer":
+                writer.close(4000)
+            else:
+                ws.begin_close(4000)
+            assert peer.read().opcode == wire.CLOSE
+            raw.until(lambda: ws.state is not zcws.State.CLOSE_SENT)
+            assert how_it_ended(ws, writer) == (zcws.State.LOST, 1006, False, "us")
+            assert bridge.listen() is None
+
+    @roles
+    @pytest.mark.parametrize("who", ["the writer", "the whole"])
+    def test_the_peer_had_ended_the_stream_before(self, client: bool, who: str) -> None:
+        with connected(client=client, close_timeout=raw.LONG) as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.half_close()
+            with pytest.raises(zcws.ConnectionClosedError):
+                reader.recv()
+            if who == "the writer":
+                writer.close(4000)
+            else:
+                ws.begin_close(4000)
+            assert how_it_ended(ws, writer) == (zcws.State.LOST, 1006, False, "us")
+            assert peer.read().payload == wire.close_payload(4000)
+
+    @roles
+    def test_the_peer_had_reset_it_before(self, client: bool) -> None:
+        """There is nobody whom our Close could reach, so it was not we who closed it."""
+        with connected(client=client, tcp=True, close_timeout=raw.LONG) as (ws, peer):
+            reader, writer, _ = ws.split()
+            peer.reset()
+            with pytest.raises(zcws.ConnectionClosedError):
+                reader.recv()
+            writer.close(4000)
+            assert how_it_ended(ws, writer) == (zcws.State.LOST, 1006, False, "network")
+
+    def test_nobody_is_left_whom_it_concerns(self) -> None:
+        """What waits for `close_timeout` does not keep the connection for so long."""
+        connection, channel = zcws.Connection(is_client=False), SimpleNamespace(has_sent_close=True)
+        taken = Taken(connection, channel)  # type: ignore[arg-type]
+        give_up, gone = taken.give_up, weakref.ref(taken)
+        del taken
+        gc.collect()
+        assert gone() is None
+        give_up()
+        assert connection.bridge.ended
+
+
+def how_it_ended(ws: zcws.sync.WebSocket, writer: WriterHalf) -> tuple[zcws.State, int, bool, str | None]:
+    """What the whole says of it, and the writer."""
+    with pytest.raises(zcws.ConnectionClosed) as caught:
+        writer.send("late")
+    error = caught.value
+    assert (error.code, error.by) == (ws.close_code, ws.stats.closed_by)
+    return ws.state, error.code, error.clean, error.by
 
 
 def test_everything_that_a_writer_writes() -> None:
@@ -1019,7 +1121,7 @@ def test_two_that_end_it_do_not_read_at_once() -> None:
 def test_one_of_two_that_end_it_at_once_is_the_first() -> None:
     """Between any two lines of the other. Both said a Close, or `begin_close` raised ConnectionClosedError."""
     for line in range(4):
-        taken = Taken(SimpleNamespace())  # type: ignore[arg-type]
+        taken = Taken(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
         lines, news = iter(range(99)), list[bool]()
 
         def trace(_frame: Any, event: str, _: Any) -> Any:

@@ -24,6 +24,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -70,8 +71,9 @@ class Taken:
 
     close: tuple[int, str] | None = None  # the Close that says why
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, channel: Channel) -> None:
         self.connection = connection
+        self.channel = channel
 
     def take(self, code: int, reason: str) -> bool:
         """From now on no call of a half begins. Returns whether nobody has taken over before."""
@@ -88,6 +90,20 @@ class Taken:
         if self.connection.state is not State.OPEN:
             raise self.connection.error()
         raise closed_error(*self.close, clean=True, by="us")
+
+    @property
+    def give_up(self) -> Callable[[], None]:
+        """What to call when the socket was closed because nobody has read the peer's answer to our Close."""
+        # The channel keeps it, and must not hold the connection, which holds the channel.
+        return partial(_give_up, weakref.ref(self), self.connection.bridge)
+
+
+def _give_up(this: weakref.ref[Taken], bridge: Bridge) -> None:
+    bridge.end()
+    taken = this()
+    # If our Close is still going out, the writer sees after it that the bridge has ended.
+    if taken is not None and taken.channel.has_sent_close:
+        taken.connection.note_end()
 
 
 class ReaderHalf(Reading):
@@ -127,6 +143,8 @@ class ReaderHalf(Reading):
         # If our Close is still going out, the writer's `_finish` comes after it: the writer looks for our end after its
         # Close, as we look for its Close after our end.
         if self._channel.has_sent_close:
+            if self._bridge.ended:
+                self._taken.connection.note_end()
             if self._channel.is_last():
                 deadline = self._closing_deadline()
                 if not self._is_client:  # RFC 6455 7.1.1: the server first
@@ -267,8 +285,7 @@ class WriterHalf:
 
     def _note_end(self) -> None:
         """Notes that the socket is gone. No thread is inside."""
-        if self._connection.writer.sent_close is not None:
-            self._connection.drain_bridge()  # the peer's Close needs no answer, and only has to be noted
+        self._connection.note_end()
         self._connection.lose()
 
     def send_reply(self, reply: Reply) -> bool:
@@ -303,8 +320,10 @@ class WriterHalf:
         """Our Close is out. RFC 6455 7.1.1: if the peer's has come, the server ends the stream first."""
         self._channel.has_sent_close = True
         connection = self._connection
-        is_last = connection.bridge.ended and not connection.is_client
-        if is_last and not lingers(self._channel, connection.reader):
+        if not connection.bridge.ended:
+            return
+        connection.note_end()
+        if not connection.is_client and not lingers(self._channel, connection.reader):
             self._channel.end()
 
     def drain_bridge(self) -> bool:
@@ -335,8 +354,12 @@ class WriterHalf:
             self._run(lambda: self._write_close(code, reason), self._has_sent_close)
 
     def _write_close(self, code: int | None, reason: str) -> None:
+        connection, bridge = self._connection, self._connection.bridge
+        if bridge.ended and bridge.cause is not None:
+            connection.lose()  # the reader has seen that the socket is broken: there is nobody to tell
+            return
         self._channel.limit_sends(self._options.close_timeout)
-        self._connection.send_close(*self._connection.writer.last_words(code, reason))
+        connection.send_close(*connection.writer.last_words(code, reason))
         with contextlib.suppress(ConnectionClosedError):
             self._flush()
 
@@ -344,10 +367,11 @@ class WriterHalf:
         self._channel.has_sent_close = True
         bridge, timeout = self._connection.bridge, self._options.close_timeout
         if bridge.ended:
+            self._connection.note_end()
             self._finish()
         elif timeout is not None:
             # The reader does the rest, unless nobody reads any more.
-            self._channel.abort_later(timeout, bridge.end)
+            self._channel.abort_later(timeout, self._taken.give_up)
 
     def flush(self) -> None:
         """Sends what has been written.
@@ -458,7 +482,7 @@ class Halves:
         self._taken.take(code, reason)
         # Also if taken over before: a signal handler may have raised before this was done.
         if self._options.close_timeout is not None:
-            self._channel.abort_later(self._options.close_timeout, connection.bridge.end)
+            self._channel.abort_later(self._options.close_timeout, self._taken.give_up)
         if connection.bridge.on_put is not None:
             # Wakes `listen`: the reader may never come to its end, since nobody may enter it any more.
             connection.bridge.on_put()

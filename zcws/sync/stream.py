@@ -229,7 +229,7 @@ class WebSocket(Answering, Known):
         """Does that. The locks are held: nobody else is inside, and nobody comes in any more."""
         # Perhaps the peer's Close came with the opening handshake, and has been answered: no half sends one again.
         self._channel.has_sent_close = self._writer.sent_close is not None
-        taken = Taken(self.connection)
+        taken = Taken(self.connection, self._channel)
         reader = ReaderHalf(self._channel, self._options, self._keepalive, taken)
         writer = WriterHalf(self._channel, self._options, taken)
         halves = Halves(reader, writer, self._channel, self._options, taken)
