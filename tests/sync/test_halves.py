@@ -498,6 +498,34 @@ def test_everything_that_a_writer_writes() -> None:
         raw.until(lambda: ws._channel.sock.fileno() < 0)  # `close_timeout` counts from that Close as well
 
 
+@pytest.mark.parametrize("who", ["the writer", "the whole"])
+def test_a_close_as_a_frame_behind_our_close(who: str) -> None:
+    """Nothing was raised, as if it had been sent."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        _, writer, _ = ws.split()
+        if who == "the writer":
+            writer.write_frame(zcws.Frame.close(4000))
+        else:
+            ws.begin_close(4000)
+        with pytest.raises(zcws.ConnectionClosedError, match="4000"):
+            writer.write_frame(zcws.Frame.close(1000))
+        ws.abort()
+        assert peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(4000))]
+
+
+def test_a_close_as_a_frame_before_the_close_of_who_has_taken_over() -> None:
+    """That one waits for room, and nothing goes before it."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        _, writer, _ = ws.split()
+        filled = fill(ws)
+        assert not ws._try_close(1001, "", 0)
+        with pytest.raises(zcws.ConnectionClosedOK, match="1001"):
+            writer.write_frame(zcws.Frame.close(4000))
+        peer.exactly(filled)
+        ws.begin_close(1001)
+        assert peer.read().payload == wire.close_payload(1001)
+
+
 def test_everything_that_a_reader_reads() -> None:
     with connected(close_timeout=0.01) as (ws, peer):
         reader, _, _ = ws.split()

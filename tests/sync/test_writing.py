@@ -335,6 +335,17 @@ def test_frames() -> None:
         ]
 
 
+def test_a_close_as_a_frame_behind_our_close() -> None:
+    """Nothing was raised, as if it had been sent: `write_frame` raises what it raises for any other frame."""
+    with connected(close_timeout=raw.LONG) as (ws, peer):
+        ws.begin_close(4000)
+        for frame in (zcws.Frame.close(1000), zcws.Frame.close()):
+            with pytest.raises(zcws.ConnectionClosedError, match="4000"):
+                ws.write_frame(frame)
+        ws.abort()
+        assert peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(4000))]
+
+
 def test_a_received_frame_goes_back() -> None:
     with connected(close_timeout=raw.LONG) as (ws, peer):
         peer.send(wire.BINARY, bytes(range(256)))

@@ -199,6 +199,9 @@ class WriterHalf:
         """Sends a frame as it is; a received one only before the reader's next read. Raises: as `send`."""
         frame = self._in_order.kept_frame(frame)
         if frame.opcode is OpCode.CLOSE:
+            if not self._in_order.is_busy:  # else it is put off, and its caller has gone when that shows
+                self._connection.check_writable()
+                self._taken.check()
             self._send_close(frame.close_code if len(frame) else None, frame.close_reason)
         else:
             self._write(lambda: self._connection.writer.write_frame(frame))

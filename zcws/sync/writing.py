@@ -194,8 +194,9 @@ class Writing:
         """Sends a frame as it is; a received one too. Raises: as `Connection.write_frame`."""
         frame = self._in_order.kept_frame(frame)
         if frame.opcode is OpCode.CLOSE:
-            code = frame.close_code if len(frame) else None
-            self._write_now(lambda: self.connection.send_close(code, frame.close_reason))
+            # Taken out of it now, because another thread may read on while this one waits for the lock.
+            code, reason = frame.close_code if len(frame) else None, frame.close_reason
+            self._write_now(lambda: self._write_close_frame(code, reason))
         elif frame.opcode > OpCode.CLOSE:
             self._write_now(lambda: self.connection.write_frame(frame))
         elif isinstance(frame, ReceivedFrame):
@@ -206,6 +207,11 @@ class Writing:
             )
         else:
             self._write(lambda: self.connection.write_frame(frame))
+
+    def _write_close_frame(self, code: int | None, reason: str) -> None:
+        # Not `Connection.write_frame`, which also does the reader's part of a Close.
+        self.connection.check_writable()
+        self.connection.send_close(code, reason)
 
     def _write_message(self, opcode: OpCode, payload: Buffer, compress: bool | None) -> None:
         """`_write` for a message that needs no check, which nearly all are."""
