@@ -40,8 +40,9 @@ __all__ = [
 GRACE = 1.0
 
 #: Seconds for which a server goes on reading after the peer's mistake where it cannot end only its own side of the
-#: stream, as over most TLS: in that time a peer in the middle of a long message sees our Close, and stops. To close at
-#: once, while bytes are still coming, would send a reset, which discards what the peer has not read yet.
+#: stream, as over an event loop's own TLS: in that time a peer in the middle of a long message sees our Close, and
+#: stops. To close at once, while bytes are still coming, would send a reset, which discards what the peer has not read
+#: yet. The peer's Close does not end it: behind a mistake nobody knows where a frame begins (RFC 6455 7.1.7).
 LINGER = 1.0
 
 #: RFC 6455 5.5: "All control frames MUST have a payload length of 125 bytes or less".

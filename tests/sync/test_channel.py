@@ -404,9 +404,8 @@ class TestEnd:
         channel.end()
         assert peer.recv(100) == b"bye"
         assert peer.recv(100) == b""
-        if not channel.is_tls:
-            peer.sendall(b"still here")
-            assert receive(channel) == b"still here"
+        peer.sendall(b"still here")
+        assert receive(channel) == b"still here"
 
     @pytest.mark.parametrize("how", ["receive", "send"])
     def test_abort_wakes_who_waits(self, pair: Pair, how: str) -> None:

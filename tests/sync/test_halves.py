@@ -224,10 +224,9 @@ class TestEnds:
     @anyhow
     @pytest.mark.parametrize("how", ["whole", "reader last", "writer last", "taken over"])
     def test_a_peer_in_the_middle_of_a_long_message_is_told_what_was_wrong(
-        self, secure: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+        self, secure: dict[str, Any], how: str
     ) -> None:
         """Over TLS the socket was closed on what it was still sending: it saw a reset, and no Close."""
-        monkeypatch.setattr("zcws.sync.reading.LINGER", raw.LONG)
         with connected(client=False, close_timeout=2 * raw.LONG, max_size=1000, **secure) as (ws, peer):
 
             def talk() -> None:
@@ -250,6 +249,55 @@ class TestEnds:
                     assert reply is not None and writer.send_reply(reply)
                 if how == "taken over":
                     ws.close()
+
+    @anyhow
+    @pytest.mark.parametrize("how", ["whole", "reader last", "writer last", "taken over"])
+    @pytest.mark.parametrize(
+        "behind", [b"", wire.frame(wire.TEXT, bytes(60_000), key=wire.KEY)], ids=["alone", "in the middle"]
+    )
+    def test_a_peer_that_is_told_what_was_wrong_sees_the_end_right_behind_it(
+        self, secure: dict[str, Any], how: str, behind: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over TLS it waited for a second, whatever it said. RFC 6455 7.1.1: the server ends the stream first."""
+        with connected(client=False, close_timeout=2 * raw.LONG, **secure) as (ws, peer):
+            calls, channel = list[str](), ws._channel
+            receive, end = channel.receive, channel.end
+
+            def receive_too(buffer: memoryview, timeout: float | None) -> int:
+                if ws.connection.reader.is_failed:
+                    calls.append("receive")
+                return receive(buffer, timeout)
+
+            def end_too() -> None:
+                calls.append("end")
+                end()
+
+            monkeypatch.setattr(channel, "receive", receive_too)
+            monkeypatch.setattr(channel, "end", end_too)
+
+            def hang_up() -> None:
+                peer.send_bytes(peer.frame(3) + behind)
+                assert peer.read().opcode == wire.CLOSE
+                assert peer.rest() == []  # before it has answered
+                peer.close()
+
+            with raw.thread(hang_up):
+                if how == "whole":
+                    with pytest.raises(zcws.ProtocolError):
+                        ws.recv()
+                else:
+                    reader, writer, bridge = ws.split()
+                    if how == "reader last":
+                        writer.close(1001)
+                    with pytest.raises(zcws.ProtocolError):
+                        reader.recv()
+                    if how == "writer last":
+                        reply = bridge.listen()
+                        assert reply is not None and writer.send_reply(reply)
+                    if how == "taken over":
+                        ws.close()
+            assert calls[0] == "end"
+            assert ws.close_code == 1002
 
     @anyhow
     @pytest.mark.parametrize("opcode, payload", [(3, b""), (wire.CLOSE, wire.close_payload(1000))])

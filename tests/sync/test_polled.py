@@ -75,6 +75,32 @@ def test_the_end_of_tls_is_the_end_of_the_tcp_stream(certificates: Certificates)
     theirs.close()
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_end_while_the_peer_is_sending(
+    certificates: Certificates, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not see the end, and was reset: OpenSSL reads no more when it has looked for a close_notify and found
+    something else."""
+    monkeypatch.setattr(certificates.client, "maximum_version", version)
+    ours, theirs = tls_pair(certificates)
+    theirs.settimeout(raw.LONG)
+    channel = TlsChannel(ours)
+    channel.send([b"bye"])
+    theirs.sendall(b"x" * 30_000)
+    assert channel.await_bytes(raw.LONG)
+    raw.until(lambda: len(socket.socket.recv(ours, 60_000, socket.MSG_PEEK)) >= 30_000)
+    channel.end()
+    assert theirs.recv(100) == b"bye"
+    assert theirs.recv(1) == b""
+    theirs.sendall(b"and on")
+    assert receive(channel, 0.01) == NOTHING  # none of it gets into a reader
+    socket.socket.shutdown(theirs, socket.SHUT_WR)
+    assert receive(channel) == ENDED and channel.cause is None
+    channel.abort()
+    assert socket.socket.recv(theirs, 1) == b""  # no reset
+    theirs.close()
+
+
 def break_off(theirs: ssl.SSLSocket) -> None:
     theirs.close()
 

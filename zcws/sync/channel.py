@@ -55,7 +55,6 @@ class Channel:
 
     Attributes:
         sock: the socket.
-        is_tls: whether it is encrypted.
         record: the structure that C is given. `received`: how many bytes the last receive brought that nobody has taken
             yet; whoever takes them sets it to 0, but a signal handler may raise in between. `found`: what a scan has
             found in those bytes; NOTHING, if they have not been scanned; TORN, if nobody knows which of them are left.
@@ -65,7 +64,6 @@ class Channel:
         has_sent_close: whether the writer's half has sent all that it ever will. The reader's half looks at it.
     """
 
-    is_tls = False
     has_sent_close = False
     cause: OSError | None = None
     _watchdog: threading.Timer | None = None  # a channel has one after `abort_later`
@@ -200,7 +198,8 @@ class Channel:
         return is_ready(self, to_write=False, timeout=timeout)
 
     def end(self) -> None:
-        """Nothing more will be sent: the peer sees the end of the stream, and may still send."""
+        """Nothing more will be sent: the peer sees the end of the stream, and may still send. Over TLS that is dropped
+        where the peer was sending already."""
         try:
             self._inside.appendleft(None)
             with contextlib.suppress(OSError):

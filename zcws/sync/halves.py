@@ -45,7 +45,7 @@ from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
 from zcws.sync.keepalive import Keepalive
-from zcws.sync.reading import Reading, end_of_lingering, lingers
+from zcws.sync.reading import Reading
 from zcws.sync.writing import sending_failed
 
 __all__ = ["BridgeHalf", "Halves", "ReaderHalf", "WriterHalf"]
@@ -148,7 +148,7 @@ class ReaderHalf(Reading):
             if self._channel.is_last():
                 deadline = self._closing_deadline()
                 if not self._is_client:  # RFC 6455 7.1.1: the server first
-                    self._end_stream(deadline)
+                    self._channel.end()
                 self._drain(deadline)
                 self._channel.abort()
         elif self._options.close_timeout is not None:
@@ -158,7 +158,7 @@ class ReaderHalf(Reading):
         """Reads until the socket may be closed. The half is taken over, and no thread is inside. RFC 6455 7.1.1."""
         self._discard(deadline)
         if not self._is_client:
-            self._end_stream(deadline)
+            self._channel.end()
         self._drain(deadline)
 
 
@@ -326,7 +326,7 @@ class WriterHalf:
         if not connection.bridge.ended:
             return
         connection.note_end()
-        if not connection.is_client and not lingers(self._channel, connection.reader):
+        if not connection.is_client:
             self._channel.end()
 
     def drain_bridge(self) -> bool:
@@ -401,8 +401,6 @@ class WriterHalf:
             return
         deadline = after(self._options.close_timeout)
         if not self._connection.is_client:
-            if lingers(self._channel, self._connection.reader):
-                self._drop(end_of_lingering(deadline))
             self._channel.end()
         self._drop(deadline)
         self._channel.abort()

@@ -127,8 +127,6 @@ class PolledChannel(Channel):
 class TlsChannel(PolledChannel):
     """TLS over a TCP or Unix socket: one OpenSSL object, one lock."""
 
-    is_tls = True
-
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
@@ -136,9 +134,14 @@ class TlsChannel(PolledChannel):
         # middle of OpenSSL.
         self._lock = threading.RLock()
         self._has_ended = False
+        self._is_deaf = False  # OpenSSL reads no more
 
     def _receive_now(self, buffer: memoryview) -> int:
         with self._lock:
+            if self._is_deaf and not self.is_over:
+                if socket.socket.recv_into(self._tls, buffer):
+                    raise ssl.SSLWantReadError  # it was ciphertext, and is dropped here
+                return 0
             # Once the channel is over, the SSLSocket has dropped its TLS, and would receive ciphertext.
             return 0 if self.is_over else self._tls.recv_into(buffer)
 
@@ -163,9 +166,17 @@ class TlsChannel(PolledChannel):
         # close_notify goes out with unwrap; without waiting for the peer's, since its Close has been seen.
         with contextlib.suppress(OSError, ValueError), self._lock:
             self._has_ended = True
-            # Mostly the peer's close_notify has not arrived, and `unwrap` ends with this.
-            with contextlib.suppress(ssl.SSLWantReadError):
+            try:
                 self._tls.unwrap()
+            except ssl.SSLWantReadError:
+                pass  # mostly the peer's close_notify has not arrived
+            except ssl.SSLWantWriteError:
+                return  # ours is not out
+            except ssl.SSLError:
+                # It is out, but the peer was still sending. That has to be received all the same: to close a socket
+                # on it would send a reset, which discards what the peer has not read yet.
+                self._is_deaf = True
+                forget_errors()
             # RFC 6455 7.1.1: the server ends the TCP stream first. SSLSocket.shutdown would take the TLS away.
             socket.socket.shutdown(self._tls, socket.SHUT_WR)
 

@@ -18,19 +18,17 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from zcws.annotations import Self
 from zcws.batch import Batch
 from zcws.buffer import PayloadBuffer, check_buffer
-from zcws.closing import LINGER
 from zcws.codes import CloseCode
 from zcws.connection import Connection
 from zcws.errors import ConnectionClosed, ConnectionClosedOK
 from zcws.frame import NEED_MORE, Frame, NeedMore, PayloadOrigin, check_origin
 from zcws.options import Timeouts, checked_wait
-from zcws.reader import Reader
 from zcws.sync.channel import ENDED, NOTHING, TORN, Channel
 from zcws.sync.deadline import after, is_past, until
 from zcws.sync.keepalive import Keepalive
 from zcws.utf8 import decoded, piecewise
 
-__all__ = ["IncomingStream", "Reading", "end_of_lingering", "lingers"]
+__all__ = ["IncomingStream", "Reading"]
 
 _Result = TypeVar("_Result")
 _Piece = TypeVar("_Piece")
@@ -389,12 +387,6 @@ class Reading:
     def _closing_deadline(self) -> float | None:
         return after(self._options.close_timeout)
 
-    def _end_stream(self, deadline: float | None) -> None:
-        """Ends a server's side of the stream."""
-        if lingers(self._channel, self._reader):
-            self._drain(end_of_lingering(deadline))
-        self._channel.end()
-
     def _discard(self, deadline: float | None) -> None:
         """Reads on until the peer's Close has come, and drops what comes before it."""
         with contextlib.suppress(ConnectionClosed):
@@ -459,14 +451,3 @@ def _bounded(timeout: float, deadline: float) -> float:
     if rest >= timeout:
         return timeout
     return math.ceil(rest * 1000) / 1000
-
-
-def lingers(channel: Channel, reader: Reader) -> bool:
-    """Whether our side of the stream is not ended at once: OpenSSL cannot end it while something still comes in."""
-    return channel.is_tls and reader.is_failed
-
-
-def end_of_lingering(deadline: float | None) -> float:
-    """When that delay is over."""
-    end = time.monotonic() + LINGER
-    return end if deadline is None else min(end, deadline)

@@ -207,7 +207,7 @@ class WebSocket(Answering, Known):
                 if not is_of_a_lock(error):
                     raise
         if not self.connection.is_client:
-            self._end_stream(deadline)
+            self._channel.end()
         self._drain(deadline)
         self.abort()
 
