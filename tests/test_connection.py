@@ -63,7 +63,7 @@ ENDS = [
 
 
 def closed_in_halves(role: str, last: tuple[int, bytes] | None) -> tuple[Connection, Reply | None]:
-    """One that we have closed with 4000, and of which the reader has come to its end; and what the bridge has brought."""
+    """Closed by us, with 4000, and the reader has come to its end. Returns it, and what the bridge has brought."""
     connection = make(role)
     connection.split()
     connection.send_close(4000)
