@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
+from urllib.parse import quote, quote_from_bytes
 
 import hypothesis.strategies as st
 import pytest
@@ -56,9 +57,73 @@ def test_the_route_of_a_path(path: str, route: str, parameters: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
+    ("path", "route", "parameters"),
+    [
+        ("/caf%C3%A9", "/café", {}),
+        ("/%63af%c3%a9?x", "/café", {}),
+        ("/blue%20note", "/blue note", {}),
+        ("/100%25", "/100%", {}),
+        ("/%7Eme", "/~me", {}),
+        ("/p/1/%C3%A9", "/p/{x}/é", {"x": "1"}),
+        ("/p/%C3%A9-%e2%82%ac/%C3%A9", "/p/{x}/é", {"x": "é-€"}),
+        ("/n%6f/%31", "/no/{n:int}", {"n": 1}),
+        ("/user%3Aann", "/user:{name}", {"name": "ann"}),
+        ("/all/a%0Ab/c", "/all/{rest:path}", {"rest": "a\nb/c"}),
+        # RFC 3986 2.2: a reserved character separates where it is not encoded.
+        ("/at/a%2Cb,c", "/at/{x},{y}", {"x": "a,b", "y": "c"}),
+        ("/at/a,b%2Cc", "/at/{x},{y}", {"x": "a", "y": "b,c"}),
+        ("/at/a%2Cb", "/at/{x},{y}", {"x": "a", "y": "b"}),
+        # Nor does an encoded slash, in any way; nor bytes that are not UTF-8.
+        ("/a%2fb", "/a%2Fb", {}),
+        ("/p/a%2Fb/%C3%A9", "/p/{x}/é", {"x": "a/b"}),
+        ("/p/%FF%E2%82x/%C3%A9", "/p/{x}/é", {"x": "\ufffd\ufffdx"}),
+        ("/%FF", "/%ff", {}),
+        ("/b%41", "/b{x}", {"x": "A"}),
+    ],
+)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_what_is_percent_encoded(path: str, route: str, parameters: dict[str, Any], encoded: bool) -> None:
+    """Only parameters were decoded: `/café` was a route that no request could have, and `/%7Eme` was not `/~me`
+    (RFC 3986 6.2.2.2)."""
+    if encoded:  # the route as well
+        route = quote(route, safe="/{:}%,")
+    assert matched(path, route) == (route, parameters)
+
+
+def test_one_path_in_two_ways() -> None:
+    for first, second in (("/café", "/caf%C3%A9"), ("/é/{x}", "/%c3%a9/{y}"), ("/~a", "/%7Ea")):
+        router = zcws.Router()
+        router.add(first, lambda ws, **parameters: None)
+        with pytest.raises(ValueError, match="has a handler already"):
+            router.add(second, lambda ws, **parameters: None)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_may_be_encoded(text: str) -> None:
+    target = "/p/" + quote(text, safe="")
+    assert matched(target, "/p/{x}") == ("/p/{x}", {"x": text})
+    assert matched(target, target) == (target, {})
+    assert matched(target + "/x", target) is None
+
+
+@given(st.binary(min_size=1))
+def test_any_bytes_may_be_encoded(data: bytes) -> None:
+    target = "/p/" + quote_from_bytes(data, safe="")
+    assert matched(target, "/p/{x}") == ("/p/{x}", {"x": data.decode(errors="replace")})
+    assert matched(target, target) == (target, {})
+
+
+@pytest.mark.parametrize(
     ("path", "route"),
     [
         ("", "/"),
+        ("/a%2Fb", "/a/b"),
+        ("/a%2Fb", "/{x}/b"),
+        ("/a/b", "/a%2Fb"),
+        ("/%FE", "/%FF"),
+        ("/%FF", "/\ufffd"),
+        ("/a%3Fb", "/a"),
+        ("/%41", "/{x}1"),
         ("/x/", "/x"),
         ("/x", "/x/"),
         ("/X", "/x"),
@@ -109,6 +174,7 @@ def test_a_decorator_without_a_path() -> None:
         ("/a#b", "a route is a path, without query or fragment"),
         ("/{x}-{y:path}", "where 'y' begins; a slash before it would"),
         ("/x?y", "without query"),
+        ("/\udcff", "half a surrogate pair, which no request can have$"),
         ("/taken", "has a handler already$"),
         ("/taken/{x}/{n:int}", "has a handler already: that of '/taken/{y:str}/{n:int}'$"),
     ],
@@ -193,6 +259,10 @@ def test_on_asyncio() -> None:
     async def room(ws: zcws.WebSocket, name: str, number: int) -> None:
         await ws.send(f"{name} {number + 1}")
 
+    @router.route("/café")
+    async def cafe(ws: zcws.WebSocket) -> None:
+        await ws.send("open")
+
     async def main() -> None:
         basic = zcws.basic_auth("rooms", ("ann", "secret"))
         async with zcws.serve(router, "127.0.0.1", 0, process_request=[zcws.health(), basic]) as server:
@@ -201,6 +271,8 @@ def test_on_asyncio() -> None:
             authorization = {"Authorization": "Basic YW5uOnNlY3JldA=="}
             async with zcws.connect(f"{uri}/room/a%20b/6?x", additional_headers=authorization) as ws:
                 assert await ws.recv() == "a b 7"
+            async with zcws.connect(f"{uri}/café", additional_headers=authorization) as ws:
+                assert await ws.recv() == "open"
             for path, headers, status in (("/nowhere", authorization, 404), ("/room/a/6", {}, 401)):
                 with pytest.raises(zcws.HandshakeError) as refused:
                     await zcws.connect(uri + path, additional_headers=headers)

@@ -11,7 +11,16 @@ answered before there is a WebSocket. What it says, first row that applies:
     anything else                               the handler, with the path's parameters
 
 Among routes that fit, one without parameters wins, then the one that was added first. The query is not part of the
-path; percent-encoding is decoded in parameters, after the path has been cut at its slashes (RFC 3986 2.2).
+path. Both a route and a path are compared as the text that they mean, percent-decoded: `/café`, `/caf%C3%A9` and
+`/%63af%c3%a9` are one path (RFC 3986 6.2.2, RFC 3987 3.1). Three things are remembered of what was encoded:
+
+    encoded                        stands for                     and separates
+    -----------------------------  -----------------------------  --------------------------------------------------
+    a slash                        itself                         nothing, ever: `/a%2Fb` is one segment
+    another reserved character     itself (RFC 3986 2.2)          parameters only if the path fits in no other way:
+                                                                  in `{x},{y}` the comma of `a,b%2Cc` is the first
+    bytes that are not UTF-8       themselves in a route,         nothing
+                                   U+FFFD in a parameter
 
 To find a route takes time in proportion to the length of the path: where one parameter could take what belongs to the
 next, as in `{year}-{month}`, the next begins after the last occurrence of what stands between them. A plain pattern
@@ -33,14 +42,43 @@ __all__ = ["Router", "check_handler"]
 
 H = TypeVar("H", bound=Callable[..., Any])
 
-#: The kinds of parameter: what one looks like, and what it becomes. 18 digits are always a 64-bit number.
-KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "str": (r"[^/]+", unquote),
-    "int": (r"[0-9]{1,18}", int),
-    "path": (r".+", unquote),
-}
+#: RFC 3986 2.2: reserved.
+RESERVED = "!#$&'()*+,/:;=?@[]"
+encoded_reserved = re.compile("%(" + "|".join(f"{ord(each):02X}" for each in RESERVED) + ")", re.IGNORECASE)
+
+#: What stands for one of them that came encoded, and its way back: surrogates of the first half, which no text has.
+#: Bytes that are not UTF-8 become surrogates of the second half (PEP 383).
+_FIRST = 0xD800
+TO_ITSELF = {_FIRST + ord(each): each for each in RESERVED}
+TO_ITSELF_BUT_SLASH = {mark: each for mark, each in TO_ITSELF.items() if each != "/"}
 
 parameter = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([a-z]+))?\}")
+
+
+def readings(path: str) -> tuple[str, ...]:
+    """What `path` means, decoded: first as if no encoded character separated anything, then as if only slashes did
+    not."""
+    if "%" not in path:
+        return (path,)
+    marked = encoded_reserved.sub(lambda found: chr(_FIRST + int(found[1], 16)), path)
+    kept = unquote(marked, errors="surrogateescape")
+    plain = kept.translate(TO_ITSELF_BUT_SLASH)
+    return (plain,) if plain == kept else (kept, plain)
+
+
+def value_of(text: str) -> str:
+    """A parameter, from its part of a reading."""
+    if text.isascii():
+        return text
+    return text.translate(TO_ITSELF).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+#: The kinds of parameter: what one looks like, and what it becomes. 18 digits are always a 64-bit number.
+KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "str": (r"[^/]+", value_of),
+    "int": (r"[0-9]{1,18}", int),
+    "path": (r".+", value_of),
+}
 
 
 class Pattern:
@@ -48,11 +86,12 @@ class Pattern:
 
     Attributes:
         text: as much of it as there is.
+        shape: the same for all paths that match the same.
         convert: by the name of a parameter, what makes its value.
     """
 
     def __init__(self, path: str) -> None:
-        self.text = ""
+        self.text = self.shape = ""
         self.convert: dict[str, Callable[[str], Any]] = {}
         self._path = path
         self._has_path = False
@@ -61,7 +100,10 @@ class Pattern:
 
     def add_literal(self, text: str) -> None:
         """Text that the path has literally."""
-        self._add(re.escape(check_literal(text)))
+        text = checked_literal(text)
+        literal = re.escape(text)
+        self.shape += literal
+        self._add(literal)
         if "/" in text:
             self._between = None
 
@@ -73,6 +115,7 @@ class Pattern:
             )
         if name in self.convert:
             raise ValueError(f"{self._path!r} has two parameters called {name!r}")
+        self.shape += f"{{{kind}}}"
         pattern, self.convert[name] = KINDS[kind]
         if kind == "int":
             self._add(f"(?P<{name}>{pattern})", pattern)
@@ -103,23 +146,22 @@ class Route:
     def __init__(self, path: str, handler: Callable[..., Any]) -> None:
         self.handler: Callable[..., Any] = handler
         self.path: str = path
-        # Two routes of one shape match the same paths.
-        self.shape: str = parameter.sub(lambda found: f"{{{found[2] or 'str'}}}", path)
         pattern, end = Pattern(path), 0
         for found in parameter.finditer(path):
             pattern.add_literal(path[end : found.start()])
             pattern.add_parameter(found[1], found[2] or "str")
             end = found.end()
         pattern.add_literal(path[end:])
+        self.shape: str = pattern.shape  # two routes of one shape match the same paths
         self._convert = pattern.convert
-        self._match = re.compile(pattern.text).fullmatch
+        self._match = re.compile(pattern.text, re.DOTALL).fullmatch
 
-    def match(self, path: str) -> dict[str, Any] | None:
-        """The parameters in `path`; None where it is another route's."""
-        found = self._match(path)
-        if found is None:
-            return None
-        return {name: self._convert[name](text) for name, text in found.groupdict().items()}
+    def match(self, path: tuple[str, ...]) -> dict[str, Any] | None:
+        """The parameters in a path, of which these are the `readings`; None where it is another route's."""
+        for reading in path:
+            if (found := self._match(reading)) is not None:
+                return {name: self._convert[name](text) for name, text in found.groupdict().items()}
+        return None
 
 
 class Router:
@@ -133,7 +175,8 @@ class Router:
 
     A handler is called with the connection, and the parameters of its route as keyword arguments: `{name}` is a str
     without slashes, `{name:int}` an int of up to 18 digits, `{name:path}` a str with slashes, once. In
-    `{year}-{month}` the second begins behind the last `-`. For `zcws.sync` handlers are plain functions.
+    `{year}-{month}` the second begins behind the last `-`. A path may be written as text or percent-encoded: `/café`
+    and `/caf%C3%A9` are the same. For `zcws.sync` handlers are plain functions.
     """
 
     def __init__(self) -> None:
@@ -161,10 +204,10 @@ class Router:
                 if other.shape == route.shape:
                     raise ValueError(f"{path!r} has a handler already: that of {other.path!r}")
             self._routes.append(route)
-        elif check_literal(path) in self._exact:
+        elif (text := checked_literal(path)) in self._exact:
             raise ValueError(f"{path!r} has a handler already")
         else:
-            self._exact[path] = handler
+            self._exact[text] = handler
 
     def route(self, path: str) -> Callable[[H], H]:
         """The same as a decorator. Raises: TypeError, where the path is missing, as in `@router.route`."""
@@ -186,12 +229,12 @@ class Router:
 
     def match(self, path: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
         """The handler for a request's target and its parameters; None where no route fits."""
-        path = path.partition("?")[0]
-        handler = self._exact.get(path)
+        ways = readings(path.partition("?")[0])
+        handler = self._exact.get(ways[-1])
         if handler is not None:
             return handler, {}
         for route in self._routes:
-            parameters = route.match(path)
+            parameters = route.match(ways)
             if parameters is not None:
                 return route.handler, parameters
         return None
@@ -225,10 +268,12 @@ def check_handler(handler: object, *, is_blocking: bool = False) -> None:
             raise TypeError(f"the handler is a coroutine function: {name_of(each)} is a generator function")
 
 
-def check_literal(text: str) -> str:
-    """The part of a path that is no parameter; what looks like half of one is a mistake."""
+def checked_literal(text: str) -> str:
+    """The part of a path that is no parameter, as it is compared; what looks like half of a parameter is a mistake."""
     if "{" in text or "}" in text:
         raise ValueError(f"{text!r} has a brace that belongs to no parameter: {{name}} or {{name:kind}}")
     if "?" in text or "#" in text:
         raise ValueError(f"{text!r}: a route is a path, without query or fragment")
-    return text
+    if any("\ud800" <= each <= "\udfff" for each in text):
+        raise ValueError(f"{text!r} has half a surrogate pair, which no request can have")
+    return readings(text)[-1]
