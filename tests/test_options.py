@@ -21,6 +21,7 @@ from zcws.options import (
     check_place,
     check_server_context,
     checked_count,
+    checked_delay,
     checked_limits,
     checked_seconds,
     checked_size,
@@ -133,6 +134,19 @@ class TestSeconds:
         with pytest.raises(TypeError) as wrong:
             checked_seconds("open_timeout", value)
         assert str(wrong.value) == f"open_timeout is a number of seconds (0 or more), or None, not {value!r}"
+
+    def test_a_wait_that_ends(self) -> None:
+        for value in (0, 0.5, LONGEST):
+            assert checked_delay("delay", value) is value
+        assert checked_delay("delay", 10**30) == LONGEST
+        found = checked_delay("delay", Fraction(1, 2))  # type: ignore[arg-type]
+        assert type(found) is float and found == 0.5
+        for wrong in ("1", None, True, Decimal(1)):
+            with pytest.raises(TypeError, match=r"^delay is a number of seconds \(0 or more\), not "):
+                checked_delay("delay", wrong)  # type: ignore[arg-type]
+        for none in (-1, math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=r"^delay is a number of seconds \(0 or more\), not "):
+                checked_delay("delay", none)
 
     @pytest.mark.parametrize("value", [-1, -0.001, -math.inf, math.nan])
     def test_no_time(self, value: float) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import logging
 import math
 import random
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from zcws.errors import ConnectionClosedError, ConnectionClosedOK, HandshakeError, ProxyError
+from zcws.options import LONGEST
 from zcws.retry import Retries, backoff, check_options, process_exception
 
 
@@ -134,6 +136,21 @@ OK = ConnectionClosedOK(1000, clean=True)
 BROKEN = ConnectionClosedError(1006)
 
 
+#: How a delay has to be.
+EACH = "each delay of reconnect_delays is a number of seconds (0 or more)"
+
+
+async def async_judge(error: Exception) -> None: ...
+
+
+async def async_delays() -> list[float]:
+    return [1]
+
+
+async def async_numbers() -> AsyncIterator[float]:
+    yield 1
+
+
 class TestRetries:
     def test_failures_take_one_delay_after_the_other(self) -> None:
         series = Series(1, 2, 3)
@@ -205,6 +222,62 @@ class TestRetries:
         with socket.socket() as sock, pytest.raises(ValueError, match=r"\(sock=\) can be used once"):
             Retries("ws://a/", backoff, process_exception, sock)
         check_options(functools.partial(backoff, max_delay=1), lambda exc: exc)
+
+    @pytest.mark.parametrize(
+        ("delays", "judge", "said"),
+        [
+            (backoff, async_judge, "process_exception is a plain function, .*: async_judge is a coroutine f"),
+            (backoff, lambda: None, "process_exception is called with an exception: .* does not fit"),
+            (backoff, lambda exc: (yield), "process_exception returns an exception or None: .* generator"),
+            (async_delays, process_exception, "reconnect_delays is a plain function, .*: async_delays is a"),
+            (lambda n: [n], process_exception, "reconnect_delays is called with nothing: .* does not fit"),
+        ],
+    )
+    def test_functions_that_could_not_be_asked(self, delays: Any, judge: Any, said: str) -> None:
+        """It was noticed at the first outage, when a coroutine was no exception."""
+        with pytest.raises(TypeError, match=f"^{said}"):
+            check_options(delays, judge)
+
+    def test_a_verdict_that_would_have_to_be_awaited(self) -> None:
+        """It was never awaited, and Python warned of it."""
+        verdict = async_judge(OSError())
+        with pytest.raises(TypeError, match=r"must return an exception .* not <coroutine object async_judge"):
+            Retries("ws://a/", backoff, lambda exc: verdict).failed(OSError())  # type: ignore[arg-type,return-value]
+        assert inspect.getcoroutinestate(verdict) == inspect.CORO_CLOSED
+
+    @pytest.mark.parametrize("delay", ["1", None, True, 1j])
+    def test_a_delay_that_is_no_number(self, delay: Any) -> None:
+        """A str was "Unknown format code 'f'", and None the end of the delays."""
+        for retry in self.both(Series(delay)):
+            with pytest.raises(TypeError) as wrong:
+                retry()
+            assert str(wrong.value) == f"{EACH}, not {delay!r}"
+
+    @pytest.mark.parametrize("delay", [-1, -0.001, math.nan, math.inf])
+    def test_a_delay_that_is_no_time(self, delay: float) -> None:
+        """After NaN seconds asyncio never tried again, after -1 at once, and time.sleep raised without a name."""
+        for retry in self.both(Series(delay)):
+            with pytest.raises(ValueError) as wrong:
+                retry()
+            assert str(wrong.value) == f"{EACH}, not {delay!r}"
+
+    @pytest.mark.parametrize("delays", [lambda: 5, async_numbers])
+    def test_delays_that_cannot_be_iterated_over(self, delays: Any) -> None:
+        for retry in self.both(delays):
+            with pytest.raises(
+                TypeError, match=r"^reconnect_delays must return an iterable of seconds, not "
+            ):
+                retry()
+
+    def both(self, delays: Any) -> list[Callable[[], Any]]:
+        """A connection that failed, and one that ended, each with new `Retries`."""
+        return [
+            lambda: Retries("ws://a/", delays, process_exception).failed(OSError()),
+            lambda: Retries("ws://a/", delays, process_exception).ended(1, BROKEN),
+        ]
+
+    def test_a_delay_longer_than_the_system_can_wait(self) -> None:
+        assert Retries("ws://a/", Series(10**30), process_exception).failed(OSError()) == LONGEST
 
 
 class TestLog:

@@ -9,6 +9,7 @@ options are given, so that a mistake is not found by the first connection, or in
     open_timeout, close_timeout, ping_timeout,         seconds, 0 or more; math.inf; None     a number up to `LONGEST`,
     write_timeout, drain                                                                      or None: for ever
     ping_interval, idle_timeout                        the same, above 0                      the same; None: never
+    each of reconnect_delays                           seconds, 0 or more                     a number up to `LONGEST`
     max_size                                           bytes, 0 or more; None                 an int
     max_fragments, max_connections                     a number, 1 or more                    an int
     max_redirects, threshold                           a number, 0 or more                    the same
@@ -37,6 +38,7 @@ __all__ = [
     "check_range",
     "check_server_context",
     "checked_count",
+    "checked_delay",
     "checked_limits",
     "checked_seconds",
     "checked_size",
@@ -114,9 +116,21 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
         raise TypeError(f"{name} is {what}, not {value!r}")
     if not (value > 0 or (zero and value == 0)):  # no comparison is true of NaN
         raise ValueError(f"{name} is {what}, not {value!r}")
-    if value == math.inf:
-        return None
-    return min(value if isinstance(value, (int, float)) else float(value), LONGEST)
+    return None if value == math.inf else _waited(value)
+
+
+def checked_delay(name: str, value: float) -> float:
+    """A wait that is over some time."""
+    what = "a number of seconds (0 or more)"
+    if not _is_real(value):
+        raise TypeError(f"{name} is {what}, not {value!r}")
+    if not 0 <= value < math.inf:  # no comparison is true of NaN
+        raise ValueError(f"{name} is {what}, not {value!r}")
+    return _waited(value)
+
+
+def _waited(seconds: float) -> float:
+    return min(seconds if isinstance(seconds, (int, float)) else float(seconds), LONGEST)
 
 
 def checked_wait(timeout: float | None) -> float | None:

@@ -14,6 +14,7 @@ it. It refuses to know how one connects, waits or tells the time: seconds come i
                                                               accepts everybody and drops them at once is not
                                                               asked more and more often
     there is no next delay                                    the loop ends, with the error where there was one
+    the next delay is no time that one can wait               a TypeError or a ValueError is raised
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 
+from zcws.callables import abandon, check_call, check_plain, is_generator, name_of
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, ProxyError, printable
+from zcws.options import checked_delay
 
 __all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exception"]
 
@@ -118,13 +121,16 @@ class Retries:
         self._last = 0.0
 
     def failed(self, error: Exception) -> float:
-        """The seconds until the next attempt; raises where there is to be none."""
+        """The seconds until the next attempt; raises where there is to be none, and for an option that is wrong."""
         # A certificate that is not trusted is an OSError, and a ValueError, too.
         if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
             raise error
         verdict = self._judge(error)
         if verdict is not None and not isinstance(verdict, Exception):
-            raise TypeError("process_exception must return an exception to raise, or None to try again")
+            abandon(verdict)
+            raise TypeError(
+                f"process_exception must return an exception to raise, or None to try again, not {verdict!r}"
+            )
         if verdict is error:
             raise error
         if verdict is not None:
@@ -154,21 +160,39 @@ class Retries:
 
     def _next(self) -> float | None:
         if self._delays is None:
-            self._delays = iter(self._new_delays())
-        delay = next(self._delays, None)
-        self._last = delay or 0.0
-        return delay
+            self._delays = iterator_of(self._new_delays())
+        try:
+            delay = next(self._delays)
+        except StopIteration:
+            self._last = 0.0
+            return None
+        self._last = checked_delay("each delay of reconnect_delays", delay)
+        return self._last
 
 
 def check_options(delays: Delays, judge: ProcessException) -> None:
-    """`TypeError` for the two mistakes that are easily made."""
+    """`TypeError` for functions that could not be called, or not awaited, when there is an error."""
     if not callable(delays):
         raise TypeError(
             "reconnect_delays must be called for each series of delays: give zcws.backoff, or for other numbers "
             "functools.partial(zcws.backoff, max_delay=10)"
         )
-    if not callable(judge):
-        raise TypeError("process_exception must be a function from an exception to an exception or None")
+    check_call("reconnect_delays", delays)
+    check_plain("reconnect_delays", delays, "which returns an iterable of seconds")
+    check_call("process_exception", judge, "an exception")
+    check_plain("process_exception", judge, "which returns an exception or None")
+    if is_generator(judge):
+        raise TypeError(
+            f"process_exception returns an exception or None: {name_of(judge)} is a generator function"
+        )
+
+
+def iterator_of(delays: object) -> Iterator[float]:
+    """What `reconnect_delays` has returned, one by one."""
+    if isinstance(delays, Iterable):
+        return iter(delays)
+    abandon(delays)
+    raise TypeError(f"reconnect_delays must return an iterable of seconds, not {delays!r}")
 
 
 def one_line(error: Exception) -> str:

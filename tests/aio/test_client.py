@@ -6,6 +6,7 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import os
 import socket
 import ssl
@@ -663,6 +664,25 @@ class TestReconnecting:
             zcws.connect("ws://a/", reconnect_delays=zcws.backoff())  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="process_exception"):
             zcws.connect("ws://a/", process_exception=True)  # type: ignore[arg-type]
+
+        async def judge(error: Exception) -> None: ...
+
+        with pytest.raises(TypeError, match=r"^process_exception is a plain function"):
+            zcws.connect("ws://a/", process_exception=judge)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("delay", [-1, math.nan])
+    def test_a_delay_that_is_no_time(self, place: Place, delay: float) -> None:
+        """One of NaN seconds was never over."""
+
+        async def main() -> None:
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))
+                with pytest.raises(ValueError, match=r"^each delay of reconnect_delays is") as wrong:
+                    async for _ in place.connect(closed.getsockname()[1], reconnect_delays=lambda: [delay]):
+                        raise AssertionError
+                assert isinstance(wrong.value.__context__, OSError)  # nobody listens
+
+        place.run(main())
 
     def test_a_given_socket_is_good_for_once(self) -> None:
         async def main() -> None:

@@ -5,6 +5,7 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import socket
 import ssl
 import sys
@@ -573,6 +574,16 @@ class TestReconnecting:
                     ws.recv()
         assert slept == [0, 1000, 2000]
 
+    @pytest.mark.parametrize("delay", [-1, math.nan])
+    def test_a_delay_that_is_no_time(self, delay: float) -> None:
+        """It was time.sleep that raised, and told of no option."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            uri = f"ws://127.0.0.1:{closed.getsockname()[1]}/"
+            with pytest.raises(ValueError, match=r"^each delay of reconnect_delays is"):
+                for _ in zcws.sync.reconnect(uri, reconnect_delays=lambda: [delay]):
+                    raise AssertionError
+
     def test_fatal(self) -> None:
         with answering(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") as (port, _):
             with pytest.raises(zcws.HandshakeError, match="404"):
@@ -590,6 +601,11 @@ class TestReconnecting:
     def test_mistakes(self) -> None:
         with pytest.raises(TypeError, match=r"zcws\.backoff"):
             zcws.sync.reconnect("ws://a/", reconnect_delays=zcws.backoff())  # type: ignore[arg-type]
+
+        async def judge(error: Exception) -> None: ...
+
+        with pytest.raises(TypeError, match=r"^process_exception is a plain function"):
+            zcws.sync.reconnect("ws://a/", process_exception=judge)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="scheme"):
             zcws.sync.reconnect("http://a/")
         with socket.socket() as sock, pytest.raises(ValueError, match="can be used once"):
