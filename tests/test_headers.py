@@ -60,6 +60,33 @@ class TestMapping:
         del headers["A"]
         assert list(headers.raw_items()) == [("b", "2")]
 
+    def test_clearing_removes_everything(self) -> None:
+        """It raised MultipleValuesError where a header was there twice, and removed nothing."""
+        text = received("Set-Cookie: a", "Set-Cookie: b", "X: y")
+        for headers in (
+            Headers([("a", "1"), ("A", "2"), ("b", "3")]),
+            Headers.trusted(parse_lines(text), text),
+        ):
+            copy = headers.copy()
+            headers.clear()
+            headers.release()
+            assert headers == Headers() and str(headers) == "" and len(copy) == 2
+            headers.clear()
+            headers["c"] = "4"
+            assert list(headers.raw_items()) == [("c", "4")]
+
+    def test_what_has_no_one_value_is_not_taken_out(self) -> None:
+        """As the class says: half of the values would be lost."""
+        headers = Headers([("a", "1"), ("A", "2"), ("b", "3")])
+        for take in (headers.popitem, lambda: headers.pop("a"), lambda: headers.pop("a", None)):
+            with pytest.raises(MultipleValuesError):
+                take()
+        assert list(headers.raw_items()) == [("a", "1"), ("A", "2"), ("b", "3")]
+        del headers["a"]
+        assert headers.popitem() == ("b", "3")
+        with pytest.raises(KeyError):
+            headers.popitem()
+
     def test_repeated_lines_are_one_list(self) -> None:
         """RFC 9110 5.3"""
         headers = Headers([("A", "1"), ("b", "2"), ("a", "3")])

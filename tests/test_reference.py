@@ -23,7 +23,7 @@ PUBLIC = {
     "zcws.batch.Batch": {"messages", "payloads"},
     "zcws.buffer.PayloadBuffer": {"capacity", "release"},
     "zcws.deflate.Deflate": set(),  # its options are attributes
-    "zcws.headers.Headers": {"combined", "copy", "get_all", "raw_items", "update"},
+    "zcws.headers.Headers": {"clear", "combined", "copy", "get_all", "raw_items", "update"},
     "zcws.pool.Pool": set(),  # it is made, and handed over
 }
 

@@ -46,8 +46,9 @@ class Headers(MutableMapping[str, str]):
     and values Latin-1 without control characters; anything else is a `ValueError`.
 
     A header that is there more than once, as `Set-Cookie` often is, has no single value: `headers[name]` raises a
-    `LookupError` then, and so do `get`, `items`, `values` and `dict(headers)`. `get_all(name)` gives every value of one
-    header, `raw_items()` every header, and `combined()` a dict with several values joined by commas.
+    `LookupError` then, and so do `get`, `items`, `values` and `dict(headers)`, and `pop` and `popitem`, which remove
+    nothing. `get_all(name)` gives every value of one header, `raw_items()` every header, and `combined()` a dict with
+    several values joined by commas.
     """
 
     __slots__ = ("_combined", "_items", "_text")
@@ -130,6 +131,10 @@ class Headers(MutableMapping[str, str]):
         if name not in self.combined():
             raise KeyError(name)
         self._replace([item for item in self._lines() if item[0].lower() != name])
+
+    def clear(self) -> None:
+        """Removes every line."""
+        self._replace([])  # the mapping's own asks each header for its one value
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self.combined()
