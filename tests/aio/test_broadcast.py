@@ -115,14 +115,34 @@ def test_what_goes_wrong_with_one_keeps_it_from_nobody(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
+        async with clients(place, 2) as (server, peers):
+            broken, whole = server.connections
+            writer, broken.writer = broken.writer, None  # type: ignore[assignment]
+            assert counts(zcws.broadcast([broken, whole], "a")) == {"sent": 1, "gone": 1}
+            broken.writer = writer
+            assert counts(zcws.broadcast([broken, whole], "b")) == {"sent": 2}
+            assert sorted([await soon(ws.recv()) for ws in peers]) == ["a", "b"]
+
+    place.run(main())
+    assert "a broadcast failed for <WebSocket" in caplog.text
+
+
+@pytest.mark.parametrize("what", [[None], "ab", [5, None]])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_no_connection_is_told_to_the_caller(place: Place, what: Any, at_once: bool) -> None:
+    """It was counted as gone, and was a line of the log. The connections among it get the message all the same."""
+
+    async def main() -> None:
         async with clients(place, 1) as (server, (ws,)):
-            no_connection: Any = object()
-            delivery = zcws.broadcast([no_connection, *server.connections], "a")
-            assert counts(delivery) == {"sent": 1, "gone": 1}
+            if not at_once:
+                zcws.broadcast([], "a")  # takes this turn of the loop
+            with pytest.raises(TypeError) as wrong:
+                zcws.broadcast([*what, *server.connections], "a")
+            said = f"broadcast sends to zcws.WebSocket objects, and {what[0]!r} is none"
+            assert str(wrong.value) == said
             assert await soon(ws.recv()) == "a"
 
     place.run(main())
-    assert "a broadcast failed for <object" in caplog.text
 
 
 def test_mistakes_of_the_caller(anyloop: Place) -> None:

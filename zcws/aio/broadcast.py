@@ -91,7 +91,8 @@ def broadcast(
         How many got it, and what became of the others.
 
     Raises:
-        TypeError: this is not a message. ValueError: it is text, and not UTF-8; or there is no such `slow`.
+        TypeError: this is not a message; or, when the others have been sent it, one of `connections` is not a
+            `zcws.WebSocket`. ValueError: it is text, and not UTF-8; or there is no such `slow`.
     """
     return broadcast_in(None, connections, message, slow=slow, text=text, compress=compress)
 
@@ -117,6 +118,8 @@ def broadcast_in(
         loop.call_soon(_busy.discard, loop)
         with together(loop) as engine:
             delivery._send_to(connections, engine, at_once=True)
+    if delivery._mistake is not None:
+        raise delivery._mistake
     return delivery
 
 
@@ -132,13 +135,25 @@ class Delivery:
         gone: were closing or closed already, or failed while they were written to.
     """
 
-    __slots__ = ("_late", "_message", "_room", "_slow", "closed", "gone", "sent", "skipped", "waiting")
+    __slots__ = (
+        "_late",
+        "_message",
+        "_mistake",
+        "_room",
+        "_slow",
+        "closed",
+        "gone",
+        "sent",
+        "skipped",
+        "waiting",
+    )
 
     def __init__(self, message: Prepared, slow: Slow, room: object) -> None:
         self._message = message
         self._slow = slow
         self._room = room
         self._late: list[WebSocket] = []  # get it when somebody awaits this
+        self._mistake: TypeError | None = None  # of the caller, who gave something that is no connection
         self.sent: int = 0
         self.skipped: int = 0
         self.waiting: int = 0
@@ -175,6 +190,10 @@ class Delivery:
                         ws._flush()
                     sent += 1
             except Exception:
+                if not isinstance(ws, WebSocket):  # asked here alone: thousands need not be asked
+                    mistake = TypeError(f"broadcast sends to zcws.WebSocket objects, and {ws!r} is none")
+                    self._mistake = self._mistake or mistake
+                    continue
                 self.gone += 1
                 logger.warning("a broadcast failed for %r", ws, exc_info=True)
         self.sent = sent
