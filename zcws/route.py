@@ -219,6 +219,8 @@ def checked_listening(
 ) -> str | None:
     """The path of a server's Unix socket, if it has one. `TypeError` or `ValueError` for what it cannot listen at."""
     check_kind("sock", sock, socket.socket, "a socket.socket, or None")
+    if isinstance(sock, socket.socket) and sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"sock is a socket of the type SOCK_STREAM, not {sock!r}")
     check_place(is_server=True, sock=sock, path=path, host=host, port=port)
     check_unix_path(path)
     check_kind("ssl", ssl, ssl_module.SSLContext, "an ssl.SSLContext, or None for no TLS")

@@ -83,6 +83,15 @@ def test_one_place_and_no_other(module: Any) -> None:
             call()
 
 
+@pytest.mark.parametrize("module", [zcws, zcws.sync])
+def test_a_socket_that_takes_no_connections(module: Any) -> None:
+    """`zcws.sync` took it, and logged once a second that it could not."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(ValueError, match=r"^sock is a socket of the type SOCK_STREAM, not <socket"):
+            module.serve(echo, sock=sock)
+
+
 def test_existing_sockets(place: Place) -> None:
     async def main() -> None:
         listening = socket.create_server(("127.0.0.1", 0))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import os
 import socket
 import stat
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,30 @@ def test_a_place_that_is_not_there_is_named(socket_path: Path) -> None:
             call()
     with pytest.raises(TypeError, match=r"^port is a whole number from 0 to 65535, not 'http'"):
         zcws.sync.serve(echo, "127.0.0.1", "http")  # type: ignore[arg-type]
+
+
+def test_a_socket_that_does_not_listen_yet(serving: Serving) -> None:
+    """Nobody could connect, and the log said so each second. asyncio makes it listen."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with serving(echo, sock=bound) as server:
+            with zcws.sync.connect(f"ws://127.0.0.1:{port_of(server)}/") as ws:
+                ws.send("a")
+                assert ws.recv() == "a"
+
+
+def test_a_socket_at_which_nobody_can_listen() -> None:
+    """The server had opened sockets of its own by then, and left them open."""
+    closed = socket.create_server(("127.0.0.1", 0))
+    closed.close()
+    one, other = socket.socketpair()
+    with one, other, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for sock in (closed, one):
+            with pytest.raises(OSError):
+                zcws.sync.serve(echo, sock=sock)
+        gc.collect()
+    assert [str(each.message) for each in said] == []
 
 
 def test_coroutine_functions_are_refused_where_they_are_given() -> None:

@@ -108,6 +108,7 @@ class Server:
         self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
         self._sends_away = False  # also clients that have been accepted, and are in the opening handshake
+        sock.setblocking(False)
         # Wakes the thread that accepts. Shutting down the listening socket instead would stop every process that
         # shares it, and does nothing on macOS.
         self._waker, self._wake = socket.socketpair()
@@ -115,7 +116,6 @@ class Server:
         # Sockets in the opening handshake, and how to shut each down in order to wake its thread, which answers with
         # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
-        sock.setblocking(False)
 
     @property
     def connections(self) -> set[WebSocket]:

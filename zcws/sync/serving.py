@@ -69,7 +69,7 @@ def serve(
     Args:
         handler: a function, or a `Router` of them; the connection is closed when it returns, with 1011 when it raises.
         host, port: where to listen; a port of 0 takes any that is free.
-        sock, path: an existing listening socket, or the path of a Unix socket, instead of those.
+        sock, path: an existing socket, or the path of a Unix socket, instead of those.
         process_request: called with the server and the request; a response that it returns is sent instead of a 101.
             Or several, asked in order until one answers.
         write_timeout: seconds that a send may wait for a peer that does not read before the connection is failed.
@@ -109,7 +109,11 @@ def serve(
         max_connections=checked_count("max_connections", max_connections, "connections"),
     )
     # All options have been checked by now, so that no address is bound in vain.
-    listening = sock or _listen(host, port, path, backlog, reuse_port)
+    if sock is None:
+        listening = _listen(host, port, path, backlog, reuse_port)
+    else:
+        listening = sock
+        sock.listen(backlog)  # as asyncio does; one that listens already goes on
     is_file = path is not None and path[:1] not in ("\0", b"\0")  # or Linux's abstract kind
     return make(listening, path=path if is_file else None)
 
