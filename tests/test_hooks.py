@@ -14,7 +14,7 @@ from heads import request
 import zcws
 from zcws.acceptor import WebSocketAcceptor
 from zcws.handshake import basic_authorization
-from zcws.hooks import answer_of, basic_auth, hooks_of, in_order, refusal_of
+from zcws.hooks import answer_of, basic_auth, hooks_of, in_order, refusal_of, settled_by
 
 REQUEST = zcws.Request("/")
 
@@ -190,6 +190,22 @@ def test_a_hook_refuses_or_says_nothing() -> None:
         refusal_of(zcws.Response(101))
     with pytest.raises(ValueError, match="status 100, which is no final response"):
         refusal_of(zcws.Response(100))
+
+
+def test_a_hook_changes_the_response() -> None:
+    response, other = zcws.Response(101), zcws.Response(403, body=b"no")
+    assert settled_by(None, response) is response
+    assert settled_by(other, response) is other
+    with pytest.raises(TypeError, match=r"^process_response returned an object of type str"):
+        settled_by("hello", response)
+    with pytest.raises(ValueError, match="status 100, which is no final response"):
+        settled_by(zcws.Response(100), response)
+    for said in (zcws.Response(101, body=b"x"), response):
+        response.body = b"x"
+        with pytest.raises(ValueError, match=r"^process_response put a body on the 101, behind which frames"):
+            settled_by(said, response)
+        with pytest.raises(ValueError, match=r"^process_response put a body"):
+            settled_by(None, response)
 
 
 class TestBasicAuth:

@@ -25,6 +25,7 @@ __all__ = [
     "hooks_of",
     "in_order",
     "refusal_of",
+    "settled_by",
 ]
 
 #: Returns a Response, None, or an awaitable of either.
@@ -93,6 +94,22 @@ def refusal_of(said: object) -> Response | None:
         raise ValueError("process_request must not accept the connection; return None for that")
     if answer is not None and answer.status_code < 200:  # RFC 9110 15.2
         raise ValueError(f"process_request returned status {answer.status_code}, which is no final response")
+    return answer
+
+
+def settled_by(said: object, response: Response) -> Response:
+    """What a `process_response` that was given `response` wants sent: that one, or the one that it returned.
+
+    Raises:
+        ValueError: it is a 101 with a body; or another status that answers nothing yet. TypeError: as `answer_of`.
+    """
+    answer = answer_of(said, "process_response") or response
+    if answer.status_code == 101:
+        if answer.body:
+            # RFC 9110 15.2: no 1xx has one. The client would read it as frames.
+            raise ValueError("process_response put a body on the 101, behind which frames begin")
+    elif answer.status_code < 200:  # RFC 9110 15.2
+        raise ValueError(f"process_response chose status {answer.status_code}, which is no final response")
     return answer
 
 

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import socket
+import sys
 from contextvars import ContextVar
 from typing import Any
 
@@ -530,6 +531,9 @@ async def later(*_: Any) -> Any:
     return "hello"
 
 
+async def nothing_later(*_: Any) -> None: ...
+
+
 def unsendable(*_: Any) -> zcws.Response:
     return zcws.Response(200, "OK", None, "text")  # type: ignore[arg-type]
 
@@ -538,20 +542,38 @@ async def unsendable_later(*_: Any) -> zcws.Response:
     return unsendable()
 
 
+def talks_on(_: Any, __: Any, response: zcws.Response) -> None:
+    """Its body would be read as frames."""
+    response.body = b"\x81\x05hello"
+
+
+async def talks_on_later(*asked: Any) -> None:
+    talks_on(*asked)
+
+
+def cancels(*_: Any) -> Any:
+    raise asyncio.CancelledError  # of a future that was cancelled
+
+
 @pytest.mark.parametrize(
     "hooks",
     [
         *(
             {"select_subprotocol": each}
-            for each in (raises, lambda offered: "other", lambda offered: later())
+            for each in (raises, cancels, lambda offered: "other", lambda offered: later())
         ),
         *(
             {"process_request": each}
-            for each in (raises, lambda *_: "hello", later, unsendable, unsendable_later)
+            for each in (raises, cancels, lambda *_: "hello", later, unsendable, unsendable_later)
         ),
         *(
             {"process_response": each}
-            for each in (raises, lambda *_: "hello", later, unsendable, unsendable_later)
+            for each in (raises, cancels, lambda *_: "hello", later, unsendable, unsendable_later)
+        ),
+        *({"process_response": each} for each in (talks_on, talks_on_later)),
+        *(
+            {"process_response": talks_on, **each}
+            for each in ({"process_request": nothing_later}, {"process_request": lambda *_: None})
         ),
         {"process_request": later, "process_response": later},
         {"process_request": zcws.basic_auth("r", check_credentials=raises)},
@@ -575,6 +597,64 @@ def test_a_hook_that_is_a_mistake(
 
     anyplace.run(main())
     assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+
+async def cancels_later(*_: Any) -> Any:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, nobody can tell whom a CancelledError is for")
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        {"process_request": cancels_later},
+        {"process_response": cancels_later},
+        {"process_request": nothing_later, "process_response": cancels},
+    ],
+)
+def test_a_hook_whose_own_task_was_cancelled(
+    anyplace: Place, hooks: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody had cancelled the hook: its client waited for an answer until `open_timeout` was over."""
+
+    async def main() -> None:
+        async with anyplace.serve(echo, open_timeout=LONG, **hooks) as server:
+            with pytest.raises(zcws.HandshakeError) as refused:
+                await soon(awaited(anyplace.connect(server)))
+            assert refused.value.status == 500
+
+    anyplace.run(main())
+    assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+
+def test_a_hook_that_is_cancelled_is(anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Its client has left: that is no failure of the hook."""
+
+    async def main() -> None:
+        thinking, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def think(*_: Any) -> None:
+            thinking.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with anyplace.serve(echo, process_request=think, open_timeout=LONG) as server:
+            connecting = asyncio.ensure_future(awaited(anyplace.connect(server)))
+            await soon(thinking.wait())
+            for handshake in list(server.handshakes):
+                handshake.abort()
+            await soon(cancelled.wait())
+            with pytest.raises((zcws.HandshakeError, OSError)):
+                await soon(connecting)
+            await until(lambda: not server.handshakes)
+
+    anyplace.run(main())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("refuses", [True, False])

@@ -486,6 +486,19 @@ def test_rules_and_options_are_those_of_http_1_1() -> None:
     run(main)
 
 
+def test_a_hook_that_puts_a_body_on_the_answer() -> None:
+    """It would be read as frames, as over HTTP/1.1."""
+
+    def talks_on(_: Any, __: zcws.Request, response: zcws.Response) -> None:
+        response.body = b"\x81\x05hello"
+
+    async def main() -> None:
+        async with serve(process_response=talks_on) as server, knock(port_of(server)) as peer:
+            assert await peer.status(await peer.ask()) == "500"
+
+    run(main)
+
+
 @pytest.mark.parametrize("how", ["reset", "end, reset", "lost"])
 def test_a_client_that_leaves_while_a_hook_thinks(how: str) -> None:
     """Whatever it has sent behind its request: nobody waits for the answer."""

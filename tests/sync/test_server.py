@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import gc
@@ -370,11 +371,13 @@ def test_an_answer_is_made_into_bytes_once(serving: Serving) -> None:
     assert times == [402]
 
 
-@pytest.mark.parametrize("how", ["raises", "accepts"])
+@pytest.mark.parametrize("how", ["raises", "cancels", "accepts"])
 def test_process_request_that_fails(serving: Serving, caplog: pytest.LogCaptureFixture, how: str) -> None:
     def process(server: zcws.sync.Server, request: zcws.Request) -> zcws.Response | None:
         if how == "raises":
             raise LookupError("a bug")
+        if how == "cancels":
+            raise asyncio.CancelledError("a bug")  # of a loop that it ran
         return zcws.Response(101, "Switching Protocols", zcws.Headers())
 
     with serving(echo, process_request=process) as server, dialled(server) as sock:

@@ -29,14 +29,15 @@ from typing import Any, Protocol
 
 from zcws.acceptor import AcceptorOptions, WebSocketAcceptor
 from zcws.aio.below import end_writing
+from zcws.aio.callbacks import FAILURES
 from zcws.aio.deadlines import Deadline
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
-from zcws.aio.tasks import ENDS_OF_LOOP, end_loop
+from zcws.aio.tasks import ENDS_OF_LOOP, end_loop, is_cancelled
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
-from zcws.hooks import answer_of, refusal_of
+from zcws.hooks import refusal_of, settled_by
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.http1 import MAX_HEAD
 from zcws.seldom import Seldom
@@ -321,7 +322,7 @@ class ServerHandshake(asyncio.Protocol):
             if not inspect.isawaitable(said):
                 return self._replace(request, said)
             self._said = said
-        except Exception:
+        except FAILURES:
             return self._blame_hook()
         return None
 
@@ -331,7 +332,7 @@ class ServerHandshake(asyncio.Protocol):
         hook = self.server.process_response
         replaced = None if hook is None else hook(self, request, response)
         if not inspect.isawaitable(replaced):
-            return self._sendable(answer_of(replaced, "process_response") or response)
+            return self._sendable(settled_by(replaced, response))
         self._said, self._chosen = replaced, response
         return None
 
@@ -358,7 +359,10 @@ class ServerHandshake(asyncio.Protocol):
     async def _run_hooks(self, said: Awaitable[object]) -> None:
         try:
             response = await self._settle(said)
-        except Exception:
+        except FAILURES as error:
+            # If nobody has cancelled us, this comes from a task or a future that the hook has asked.
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             response = self._blame_hook()
         self._task = None
         if self.transport is not None:
@@ -381,7 +385,7 @@ class ServerHandshake(asyncio.Protocol):
                 return response
             assert self._said is not None and self._chosen is not None
             said, chosen = self._said, self._chosen
-        return self._sendable(answer_of(await said, "process_response") or chosen)
+        return self._sendable(settled_by(await said, chosen))
 
     def _forget_said(self) -> None:
         """Drops a coroutine that never began because its client left first, so that Python does not warn of it."""

@@ -397,7 +397,10 @@ class Server:
             response = refusal_of(said) or acceptor.respond(request)
             # Raises if HTTP cannot express the response.
             return response, response.serialize(request.method)
-        except Exception:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            # CancelledError of asyncio, say, which is no Exception: the hook ran a loop. Nobody can cancel this thread.
             logger.error("process_request or select_subprotocol failed", exc_info=True)
             response = acceptor.reject(500, "the server failed to answer; its log says more")
             return response, response.serialize(request.method)
