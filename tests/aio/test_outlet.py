@@ -182,7 +182,7 @@ class TestBackPressure:
         self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each message that had gone out woke all of them: 8,000 tasks took 30 s of CPU."""
-        many, waits, until_drained = 200, 0, Outlet._until_drained
+        many, waits, until_drained = 60, 0, Outlet._until_drained
 
         async def counted(self: Outlet) -> None:
             nonlocal waits
@@ -192,7 +192,7 @@ class TestBackPressure:
         monkeypatch.setattr(Outlet, "_until_drained", counted)
 
         async def handler(ws: zcws.WebSocket) -> None:
-            await asyncio.gather(*(ws.send(b"%d" % number + bytes(300_000)) for number in range(many)))
+            await asyncio.gather(*(ws.send(b"%d" % number + bytes(2_000_000)) for number in range(many)))
 
         async def main() -> None:
             async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
@@ -200,7 +200,7 @@ class TestBackPressure:
             assert sorted(int(message.rstrip(b"\0")) for message in got) == list(range(many))
 
         anyplace.run(main())
-        assert many // 10 < waits < 3 * many
+        assert 0 < waits < 3 * many
 
     def test_a_send_that_is_cancelled_in_its_wait_has_written_nothing(self, anyplace: Place) -> None:
         size = 16 << 20  # more than the systems on the way ever find room for
