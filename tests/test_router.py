@@ -355,6 +355,10 @@ class TestHandlersThatCannotBeCalled:
             TypeError, match=r"^the handler is a plain function, .*: handles is a coroutine function$"
         ):
             check_handler(router, is_blocking=True)
+        with pytest.raises(
+            TypeError, match=r"^the handler is a plain function: .*<lambda> is a generator function$"
+        ):
+            check_handler(lambda ws: (yield), is_blocking=True)
 
 
 def test_what_is_shown_of_it() -> None:

@@ -193,9 +193,8 @@ class Inflater:
         # leave a block open. RFC 7692 7.2.3.4.
         data, self._stream = stream.unused_data, None
         if closes and 0 < len(data) < len(TAIL):
-            raise ValueError(
-                _CUT_OFF
-            )  # the final block has taken a part of the tail; an empty one takes all of it
+            # The final block has taken a part of the tail. (An empty one without compression takes all of it.)
+            raise ValueError(_CUT_OFF)
         return data if len(data) > (len(TAIL) if closes else 0) else None
 
     def _new_stream(self) -> Any:

@@ -261,8 +261,8 @@ class PieceReader(Controls):
             raise RuntimeError("a message is being streamed already; read or leave it first")
         if self._assembly is not None:
             raise RuntimeError(
-                "a stream begins with a message, and another read (recv, say, that was cancelled) has taken the beginning "
-                "of this one: finish it with that"
+                "a stream begins with a message, and another read (recv, say, that was cancelled) has taken the "
+                "beginning of this one: finish it with that"
             )
         self._forget_frame()
         self._lease.number += 1  # also makes a frame stale that was handed on past us

@@ -264,8 +264,9 @@ def check_handler(handler: object, *, is_blocking: bool = False) -> None:
     for each in handler.handlers if isinstance(handler, Router) else [handler]:
         if is_blocking:
             check_plain("the handler", each, "since zcws.sync has no event loop")
-        elif is_generator(each):
-            raise TypeError(f"the handler is a coroutine function: {name_of(each)} is a generator function")
+        if is_generator(each):
+            kind = "plain" if is_blocking else "coroutine"
+            raise TypeError(f"the handler is a {kind} function: {name_of(each)} is a generator function")
 
 
 def checked_literal(text: str) -> str:

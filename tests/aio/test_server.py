@@ -807,7 +807,9 @@ def test_a_code_where_close_wants_to_know_whether(place: Place) -> None:
 
     async def main() -> None:
         async with place.serve(swallow) as server:
-            with pytest.raises(TypeError, match="close_connections is True or False, not 1012; the code is the second"):
+            with pytest.raises(
+                TypeError, match="close_connections is True or False, not 1012; the code is the second"
+            ):
                 server.close(1012)  # type: ignore[arg-type]
             assert server.is_serving()
 

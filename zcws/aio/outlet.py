@@ -105,7 +105,8 @@ class Outlet(asyncio.BufferedProtocol):
         self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
         # Why no message can begin now: `_drained`, `_message_done`, or that others have to run. None: one can.
         self._obstacle: object = None
-        self._queue: asyncio.Lock | None = None  # of the tasks that wait to begin one; made for the first that has to
+        # Of the tasks that wait to begin one; made for the first that has to.
+        self._queue: asyncio.Lock | None = None
         self._write_deadline: Deadline | None = None
         self._reading_paused = False
         # For keepalive: how many bytes had been sent when it last asked, if some waited then; -1: none did.
@@ -328,7 +329,7 @@ class Outlet(asyncio.BufferedProtocol):
             return
         if self._sender is not None and self._sender is asyncio.current_task():
             raise ValueError("this task is in the middle of a message; finish it first (RFC 6455 5.4)")
-        # One of them waits for the transport, the others for that one: if all did, each of n messages would wake n tasks.
+        # One of them waits for the transport, the others for that one: else each of n messages would wake n tasks.
         if self._queue is None:
             self._queue = asyncio.Lock()
         async with self._queue:

@@ -195,6 +195,8 @@ async def _straight(
 ) -> tuple[asyncio.Transport, P]:
     if not is_address(host) and _can_race(loop):
         options.setdefault("happy_eyeballs_delay", EYEBALLS_DELAY)
+    elif options.get("happy_eyeballs_delay") is None:
+        options.pop("happy_eyeballs_delay", None)  # uvloop does not know it
     try:
         return await loop.create_connection(make, host, port, **options)
     except socket.gaierror as error:

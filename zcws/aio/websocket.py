@@ -40,8 +40,8 @@ class WebSocket(Reading, Writing, Known):
     # ---- closing ----
 
     async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Closes the connection: our Close, the peer's, then the socket. The peer has `close_timeout` seconds to answer,
-        and as long again whenever it has taken 4 KiB of what stands before our Close.
+        """Closes the connection: our Close, the peer's, then the socket. The peer has `close_timeout` seconds to
+        answer, and as long again whenever it has taken 4 KiB of what stands before our Close.
 
         Does nothing but wait when the connection is closing already. RFC 6455 7.1.2.
 
