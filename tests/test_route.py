@@ -132,6 +132,12 @@ class TestMistakes:
         with pytest.raises((TypeError, ValueError), match=r"^path is a str or an os\.PathLike"):
             serve(lambda ws: None, path)
 
+    @pytest.mark.parametrize("serve", [zcws.serve, zcws.sync.serve])
+    def test_a_server_on_a_socket_that_is_no_stream(self, serve: Any) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            with pytest.raises(ValueError, match="sock is a socket of the type SOCK_STREAM, not <socket"):
+                serve(lambda ws: None, sock=sock)
+
 
 class TestTrust:
     def test_the_default_checks(self) -> None:

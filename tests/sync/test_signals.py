@@ -748,6 +748,33 @@ class TestAHandlerThatWritesInTheMiddleOfAWrite:
             assert peer.read().payload == b"interrupted"
             assert peer.read().payload[-2:] in (b"be", b"nd")
 
+    @pytest.mark.parametrize("way", ["send", "send_stream"])
+    def test_in_a_message_in_fragments(self, way: str, caplog: pytest.LogCaptureFixture) -> None:
+        """Its message was lost, and the log said that a message was going out in fragments."""
+        with connected() as (ws, peer):
+
+            def act() -> None:
+                ws.send("behind the message")
+                ws.write_frame(zcws.Frame.text("and behind that"))
+                ws.pong(b"behind the frame")
+
+            ws._channel.send = interrupted_by(ws._channel.send, act)  # type: ignore[method-assign]
+            if way == "send":
+                ws.send(iter(["in ", "pieces"]))
+            else:
+                with ws.send_stream() as message:
+                    message.write("in ")
+                    message.write("pieces")
+            seen = peer.frames(6)
+            assert [(frame.opcode, frame.payload) for frame in seen if frame.opcode or frame.payload] == [
+                (wire.TEXT, b"in "),
+                (wire.PONG, b"behind the frame"),
+                (wire.CONTINUATION, b"pieces"),
+                (wire.TEXT, b"behind the message"),
+                (wire.TEXT, b"and behind that"),
+            ]
+        assert not caplog.records
+
     def test_its_own_mistake_is_not_raised_in_what_it_has_interrupted(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -20,7 +20,6 @@ halves (`Taken`): a thread that is inside of a call finishes that call, and send
 from __future__ import annotations
 
 import contextlib
-import queue
 import sys
 import threading
 import time
@@ -41,6 +40,7 @@ from zcws.kernel import HAS_GIL
 from zcws.options import Timeouts, checked_wait
 from zcws.payloads import as_control_payload, as_payload, let_go
 from zcws.stats import shown
+from zcws.sync.bell import Bell
 from zcws.sync.channel import ENDED, Channel
 from zcws.sync.deadline import after, is_past, left
 from zcws.sync.in_order import InOrder
@@ -420,9 +420,9 @@ class BridgeHalf:
     def __init__(self, bridge: Bridge, taken: Taken) -> None:
         self._bridge = bridge
         self._taken = taken
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bell = Bell()  # the slot holds one reply, so one ring is enough
         # Called in the reader's thread. It must not hold `self`, which holds everything: see `on_put` in stream.py.
-        bridge.on_put = partial(_ring, self._bell)
+        bridge.on_put = self._bell.ring
 
     def __repr__(self) -> str:
         return f"<BridgeHalf, {self._bridge.shown}>"
@@ -440,16 +440,8 @@ class BridgeHalf:
             reply = self._bridge.take()
             if reply is not None or is_over:
                 return reply
-            try:
-                self._bell.get(timeout=None if timeout is None else max(timeout, 0))
-            except queue.Empty:
-                raise TimeoutError("nothing was put on the bridge in time") from None
-
-
-def _ring(bell: queue.SimpleQueue[None]) -> None:
-    # One ring is enough: the slot holds one reply.
-    if bell.empty():
-        bell.put(None)
+            if not self._bell.wait(None if timeout is None else max(timeout, 0)):
+                raise TimeoutError("nothing was put on the bridge in time")
 
 
 class Halves:

@@ -20,6 +20,7 @@ from zcws.closing import GRACE
 from zcws.connection import AlreadySplit, Connection
 from zcws.errors import ConnectionClosed
 from zcws.options import Timeouts
+from zcws.sync.bell import Bell
 from zcws.sync.channel import Channel
 from zcws.sync.deadline import after, left, lock_timeout
 from zcws.sync.in_order import is_of_a_lock
@@ -66,7 +67,7 @@ class Turns(Reading):
         self._in_turn = False  # whether the thread that holds it reads
         self._is_read = False  # whether that is `recv` or its like, not `ping` or `close`
         self._turns_wanted: list[None] = []  # one for each thread that wants to read and waits for a helper
-        self._helpers: list[threading.Event] = []  # of threads that wait for what the reader finds
+        self._helpers: list[Bell] = []  # of threads that wait for what the reader finds
 
     def _alone(self, read: Callable[[float | None], _Result], timeout: float | None) -> _Result:
         # `_turn` written out, to save its generator.
@@ -174,7 +175,7 @@ class Turns(Reading):
         Raises:
             Interrupted: we are in a signal handler that has interrupted the thread that reads.
         """
-        bell = threading.Event()
+        bell = Bell()
         try:
             self._helpers.append(bell)
             while not done():
@@ -193,7 +194,7 @@ class Turns(Reading):
 
     def _call_helpers(self) -> None:
         for bell in list(self._helpers):
-            bell.set()
+            bell.ring()
 
     def _on_pong(self, payload: bytes) -> None:
         self._keepalive.answered(payload)

@@ -64,6 +64,7 @@ class Writing:
         self._corks: deque[None] = deque()
         self._is_sending = False  # in the thread that holds the lock
         self._in_order = InOrder()
+        self._behind: list[Callable[[], object]] = []  # messages that wait until one in fragments is complete
         # A Close that is left to the thread that holds the lock: whoever pops it sends it.
         self._goodbyes: list[tuple[int, str]] = []
         channel.limit_sends(options.write_timeout)
@@ -176,6 +177,13 @@ class Writing:
                 self._sender = None
                 with self._write_lock:
                     self._message_done.notify_all()
+                    self._write_behind()
+
+    def _write_behind(self) -> None:
+        """Writes what signal handlers have put off until a message in fragments is complete. The lock is held."""
+        while self._behind:
+            self._in_order.waiting.append(self._behind.pop(0))
+        self._in_order.catch_up()
 
     def _await_message(self) -> None:
         """Waits until no other thread is in the middle of a message. The lock is held, but not during the wait."""
@@ -219,7 +227,7 @@ class Writing:
         with self._write_lock:
             if order.is_busy:
                 payload = payload if type(payload) is bytes else bytes(payload)
-                order.put_off(lambda: self._write_message(opcode, payload, compress))
+                self._put_off(lambda: self._write_message(opcode, payload, compress))
                 return
             if self._sender is not None:
                 self._await_message()
@@ -277,11 +285,22 @@ class Writing:
         """Writes something that may not stand in the middle of another thread's message."""
         self._write_now(write, self._await_message)
 
+    def _put_off(self, message: Callable[[], object]) -> None:
+        """We are in a signal handler that has interrupted a write: has `message` written behind that, or behind the
+        message in fragments that it is a part of."""
+        if self._sender == threading.get_ident():
+            self._behind.append(message)
+        else:
+            self._in_order.put_off(message)
+
     def _write_now(self, write: Callable[[], object], wait: Callable[[], object] | None = None) -> None:
         order = self._in_order
         with self._write_lock:
             if order.is_busy:
-                order.put_off(lambda: self._write_now(write, wait))
+                if wait is None:
+                    order.put_off(lambda: self._write_now(write))
+                else:
+                    self._put_off(lambda: self._write(write))
                 return
             if wait is not None:
                 wait()

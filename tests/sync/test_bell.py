@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import threading
+from itertools import count
+
+import raw
+from looks import at_look, knows_looks
+
+from zcws.sync.bell import Bell
+
+
+def test_a_ring_is_heard_once() -> None:
+    bell = Bell()
+    assert not bell.wait(0)
+    bell.ring()
+    bell.ring()
+    assert bell.wait(None)
+    assert not bell.wait(0)
+    bell.ring()
+    bell.clear()
+    assert not bell.wait(0.001)
+
+
+def test_another_thread_rings() -> None:
+    bell, waits = Bell(), threading.Event()
+
+    def ring() -> None:
+        waits.wait()
+        bell.ring()
+
+    with raw.thread(ring):
+        waits.set()
+        assert bell.wait(raw.LONG)
+
+
+@knows_looks
+def test_a_signal_handler_rings_in_the_middle_of_a_ring() -> None:
+    """With an Event it waited for ever, for a lock that the thread held which it had interrupted."""
+    for number in count(1):
+        bell = Bell()
+        with at_look(number, bell.ring) as fired:
+            bell.ring()
+        assert bell.wait(0)
+        if not fired:
+            break
+    assert number > 1
