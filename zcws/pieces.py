@@ -59,7 +59,7 @@ class PieceReader(Controls):
     Attributes:
         inflates: whether messages may arrive compressed.
         gives_way: whether the last read has returned NEED_MORE although there is more: it has passed over a whole table
-            of rows, and `is_shared` says that others come first.
+            of rows, and `is_shared` says that others come first. Whoever lets them resets it.
     """
 
     __slots__ = (

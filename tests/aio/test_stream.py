@@ -224,6 +224,21 @@ class TestRings:
 
         anyplace.run(main())
 
+    def test_whoever_has_given_way_and_finds_nothing_left_waits(self, anyplace: Place) -> None:
+        """What was left may be forgotten meanwhile: it would have given way for ever."""
+
+        quiet: dict[str, Any] = {"ping_interval": None}
+
+        async def main() -> None:
+            async with anyplace.serve(echo, **quiet) as server, anyplace.connect(server, **quiet) as ws:
+                ws._reader.gives_way = True
+                reading = asyncio.ensure_future(ws.recv())
+                await until(lambda: ws._wakeup.is_waiting)
+                await ws.send("a")
+                assert await soon(reading) == "a"
+
+        anyplace.run(main())
+
     def test_a_close_behind_pings_that_nobody_has_looked_at(self, anyplace: Place) -> None:
         async def main() -> None:
             async with anyplace.serve(zcws.WebSocket.wait_closed) as server:

@@ -505,6 +505,7 @@ class Stream(Callbacks):
     async def _let_others_run(self) -> None:
         self._budget = self._fair
         self._lets_others_run = True
+        self._reader.gives_way = False  # nothing may be left when it goes on
         try:
             await asyncio.sleep(0)
         finally:
