@@ -142,6 +142,24 @@ class TestBridge:
         assert half.listen(timeout=raw.LONG) is None
 
 
+def find_mistake(ws: zcws.sync.WebSocket, how: str, error: type[Exception]) -> None:
+    """Reads up to the peer's mistake, whole or split, and has our Close say what it was; `how`: who ends the stream."""
+    if how == "whole":
+        with pytest.raises(error):
+            ws.recv()
+        return
+    reader, writer, bridge = ws.split()
+    if how == "reader last":
+        writer.close(1001)
+    with pytest.raises(error):
+        reader.recv()
+    if how == "writer last":
+        reply = bridge.listen()
+        assert reply is not None and writer.send_reply(reply)
+    if how == "taken over":
+        ws.close()
+
+
 class TestEnds:
     @anyhow
     @roles
@@ -236,20 +254,7 @@ class TestEnds:
                 peer.close()
 
             with raw.thread(talk):
-                if how == "whole":
-                    with pytest.raises(zcws.LimitExceeded):
-                        ws.recv()
-                    return
-                reader, writer, bridge = ws.split()
-                if how == "reader last":
-                    writer.close(1001)
-                with pytest.raises(zcws.LimitExceeded):
-                    reader.recv()
-                if how == "writer last":
-                    reply = bridge.listen()
-                    assert reply is not None and writer.send_reply(reply)
-                if how == "taken over":
-                    ws.close()
+                find_mistake(ws, how, zcws.LimitExceeded)
 
     @anyhow
     @pytest.mark.parametrize("how", ["whole", "reader last", "writer last", "taken over"])
@@ -283,20 +288,7 @@ class TestEnds:
                 peer.close()
 
             with raw.thread(hang_up):
-                if how == "whole":
-                    with pytest.raises(zcws.ProtocolError):
-                        ws.recv()
-                else:
-                    reader, writer, bridge = ws.split()
-                    if how == "reader last":
-                        writer.close(1001)
-                    with pytest.raises(zcws.ProtocolError):
-                        reader.recv()
-                    if how == "writer last":
-                        reply = bridge.listen()
-                        assert reply is not None and writer.send_reply(reply)
-                    if how == "taken over":
-                        ws.close()
+                find_mistake(ws, how, zcws.ProtocolError)
             assert calls[0] == "end"
             assert ws.close_code == 1002
 
