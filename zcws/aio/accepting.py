@@ -33,7 +33,7 @@ from zcws.aio.callbacks import FAILURES
 from zcws.aio.deadlines import Deadline
 from zcws.aio.settings import Options
 from zcws.aio.stream import hand_over
-from zcws.aio.tasks import ENDS_OF_LOOP, end_loop, is_cancelled
+from zcws.aio.tasks import ENDS_OF_LOOP, cancels, end_loop
 from zcws.aio.websocket import WebSocket
 from zcws.callables import abandon
 from zcws.extensions import Agreement
@@ -360,8 +360,7 @@ class ServerHandshake(asyncio.Protocol):
         try:
             response = await self._settle(said)
         except FAILURES as error:
-            # If nobody has cancelled us, this comes from a task or a future that the hook has asked.
-            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            if cancels(error):
                 raise
             response = self._blame_hook()
         self._task = None

@@ -21,11 +21,11 @@ from typing import Any
 
 from zcws.acceptor import AcceptorOptions
 from zcws.aio.accepting import Arriving, ProcessRequest, ProcessResponse
-from zcws.aio.callbacks import Look
+from zcws.aio.callbacks import FAILURES, Look
 from zcws.aio.engine import Engine, engine_of
 from zcws.aio.listener import Listener
 from zcws.aio.settings import Options, pool_of
-from zcws.aio.tasks import ENDS_OF_LOOP, is_cancelled
+from zcws.aio.tasks import ENDS_OF_LOOP, cancels
 from zcws.aio.tls import Tls
 from zcws.aio.tracing import websocket_class
 from zcws.aio.transport import EngineTransport
@@ -222,9 +222,8 @@ class Server:
             if ws.connection.state is not _CLOSED:
                 ws.begin_close()
             await ws.wait_closed()
-        except (Exception, asyncio.CancelledError) as error:
-            # If nobody has cancelled us, this comes from a task that the handler has cancelled and awaited.
-            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        except FAILURES as error:
+            if cancels(error):
                 raise
             if tells_only_of_an_end(error) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)

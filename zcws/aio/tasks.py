@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn, TypeVar
 
-__all__ = ["ENDS_OF_LOOP", "end_loop", "fail", "finish", "is_cancelled", "may_run_in_itself", "running_loop"]
+__all__ = [
+    *("ENDS_OF_LOOP", "cancels", "end_loop", "fail", "finish"),
+    *("is_cancelled", "may_run_in_itself", "running_loop"),
+]
 
 _Result = TypeVar("_Result")
 
@@ -78,3 +81,9 @@ def is_cancelled() -> bool:
     """Whether somebody has cancelled the current task. Before 3.11 Python cannot tell, and this is True."""
     task = asyncio.current_task()
     return task is None or not hasattr(task, "cancelling") or task.cancelling() > 0
+
+
+def cancels(error: BaseException) -> bool:
+    """Whether `error` is that. Any other CancelledError comes from a task or a future that the current task has asked,
+    and is a failure like others."""
+    return isinstance(error, asyncio.CancelledError) and is_cancelled()
