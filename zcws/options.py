@@ -33,6 +33,7 @@ __all__ = [
     "USUAL_MARKS",
     "Limits",
     "Timeouts",
+    "check_address",
     "check_kind",
     "check_place",
     "check_range",
@@ -96,6 +97,15 @@ def check_kind(name: str, value: object, kind: type, what: str) -> None:
     """`TypeError` unless `value` is a `kind` or None; `what` says so in words."""
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} is {what}, not {value!r}")
+
+
+def check_address(name: str, address: Any) -> None:
+    """`TypeError` or `ValueError` unless `address` is where a socket of ours may be bound, or None."""
+    if address is None:
+        return
+    if not (isinstance(address, tuple) and len(address) == 2 and isinstance(address[0], str)):
+        raise TypeError(f"{name} is a pair of host and port, or None, not {address!r}")
+    check_range(f"the port of {name}", address[1], 0, 65535)
 
 
 def check_server_context(context: Any) -> None:

@@ -53,6 +53,25 @@ def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any],
         make("ws://localhost/" if make is zcws.connect else echo, **option)
 
 
+@pytest.mark.parametrize(
+    ("make", "option", "said"),
+    [
+        (zcws.connect, {"local_addr": "x"}, "local_addr is a pair of host and port, or None, not 'x'"),
+        (zcws.connect, {"local_addr": ("::1", "x")}, "the port of local_addr is a whole number from 0"),
+        (zcws.connect, {"happy_eyeballs_delay": "x"}, "happy_eyeballs_delay is a number of seconds"),
+        (zcws.connect, {"family": "x"}, "family is socket.AF_INET, AF_INET6 or AF_UNSPEC, not 'x'"),
+        (zcws.connect, {"proto": "x"}, "proto is the number of a protocol, not 'x'"),
+        (zcws.connect, {"flags": 1.5}, "flags is flags of socket.getaddrinfo, not 1.5"),
+        (zcws.connect, {"interleave": "x"}, "interleave is a number of addresses, not 'x'"),
+        (zcws.serve, {"backlog": "x"}, "backlog is a number of connections that wait to be accepted, not 'x'"),
+    ],
+)
+def test_values_are_refused_by_the_call(make: Any, option: dict[str, Any], said: str) -> None:
+    """The loop refused them at the `await`, in words that did not name the option."""
+    with pytest.raises(TypeError, match=f"^{said}"):
+        make("ws://localhost/" if make is zcws.connect else echo, **option)
+
+
 def test_a_unix_socket_has_options_too(place: Place, socket_path: Path) -> None:
     async def main() -> None:
         async with zcws.unix_serve(echo, socket_path, backlog=5), zcws.unix_connect(socket_path) as ws:

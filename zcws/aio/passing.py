@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
 from zcws.hints import check_names
-from zcws.options import check_kind, checked_seconds
+from zcws.options import check_address, check_kind, checked_seconds
 
 __all__ = [
     "ConnectionOptions",
@@ -59,6 +59,14 @@ _OF_TCP = {
     *("reuse_address", "reuse_port", "keep_alive"),
 }
 _OF_UNIX = {"cleanup_socket"}
+#: Names whose value is a number to the system, and what it counts or says.
+_NUMBERS = {
+    "family": "socket.AF_INET, AF_INET6 or AF_UNSPEC",
+    "proto": "the number of a protocol",
+    "flags": "flags of socket.getaddrinfo",
+    "interleave": "a number of addresses",
+    "backlog": "a number of connections that wait to be accepted",
+}
 
 
 def check_hosts(host: object) -> None:
@@ -86,6 +94,11 @@ def check_others(function: type, others: Any, kind: type, path: object) -> None:
     check_names(function.__name__, others, kind.__annotations__, named=named)
     for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
         checked_seconds(name, others.get(name), zero=False)
+    # The loop would notice these at the `await`, in words of its own that do not name the option.
+    checked_seconds("happy_eyeballs_delay", others.get("happy_eyeballs_delay"))
+    check_address("local_addr", others.get("local_addr"))
+    for name, what in _NUMBERS.items():
+        check_kind(name, others.get(name), int, what)
     for name in others:
         if name in (_OF_UNIX if path is None else _OF_TCP):
             raise TypeError(

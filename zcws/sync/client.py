@@ -26,7 +26,7 @@ from zcws.headers import HeadersLike
 from zcws.hints import NoOptions, check_names
 from zcws.http import Response
 from zcws.keys import MaskingKeys
-from zcws.options import Limits, Timeouts, check_kind, check_range, checked_limits, checked_seconds
+from zcws.options import Limits, Timeouts, check_address, check_kind, checked_limits, checked_seconds
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, unix_uri
@@ -174,10 +174,11 @@ def _checked(uri: str, given: ConnectOptions) -> Callable[[], WebSocket]:
         user_agent_header=given["user_agent_header"],
     )
     others = {
-        "source_address": _checked_address(given["source_address"]),
+        "source_address": given["source_address"],
         "family": given["family"],
         "happy_eyeballs_delay": checked_seconds("happy_eyeballs_delay", given["happy_eyeballs_delay"]),
     }
+    check_address("source_address", given["source_address"])
     check_kind("family", given["family"], int, "socket.AF_INET, AF_INET6 or AF_UNSPEC")
     deflate = Deflate.of(given["compression"])
 
@@ -185,15 +186,6 @@ def _checked(uri: str, given: ConnectOptions) -> Callable[[], WebSocket]:
         return _open(_shake_in_time(connector, route, open_timeout, others), options, deflate, limits)
 
     return attempt
-
-
-def _checked_address(address: Any) -> tuple[str, int] | None:
-    if address is None:
-        return None
-    if not (isinstance(address, tuple) and len(address) == 2 and isinstance(address[0], str)):
-        raise TypeError(f"source_address is a pair of host and port, or None, not {address!r}")
-    check_range("the port of source_address", address[1], 0, 65535)
-    return address
 
 
 def _open(opened: _Opened, options: Timeouts, deflate: Deflate | None, limits: Limits) -> WebSocket:
