@@ -118,6 +118,9 @@ def test_health_that_cannot_be_asked() -> None:
     for nowhere in (5, "healthz"):
         with pytest.raises(ValueError, match=r'path must be a str that begins with "/"'):
             zcws.health(nowhere)  # type: ignore[arg-type]
+    for never in ("/café", "/a b", "/x?y", "/x#y", "/x\n"):
+        with pytest.raises(ValueError, match=r"^no request has the path .*: it ends before a \? or #, and what"):
+            zcws.health(never)
     for wrong in (5, lambda server: True):
         with pytest.raises(TypeError, match=r"^check is .*called with nothing"):
             zcws.health(check=wrong)  # type: ignore[arg-type]

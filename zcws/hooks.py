@@ -34,6 +34,8 @@ Hook = Callable[[Any, Request], Any]
 #: Takes user name and password, and tells whether they are right.
 CheckCredentials = Callable[[str, str], bool | Awaitable[bool]]
 
+# Visible ASCII, but for what ends a path: looser than RFC 3986 3.3, as clients are.
+is_path = re.compile(r'[!"$->@-~]+').fullmatch
 is_realm = re.compile(r"[ !#-\[\]-~]*").fullmatch
 
 
@@ -135,6 +137,11 @@ def check_page_path(path: object) -> None:
     """`ValueError` unless a request can have this path."""
     if not isinstance(path, str) or not path.startswith("/"):
         raise ValueError(f'path must be a str that begins with "/", not {path!r}')
+    if not is_path(path):
+        raise ValueError(
+            f"no request has the path {path!r}: it ends before a ? or #, and what is not visible ASCII is "
+            "percent-encoded in it (urllib.parse.quote does that)"
+        )
 
 
 def health(path: str = "/healthz", check: Callable[[], object] | None = None) -> Hook:
