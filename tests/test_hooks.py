@@ -195,20 +195,48 @@ def test_a_hook_refuses_or_says_nothing() -> None:
         refusal_of(zcws.Response(100))
 
 
+KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 1.3
+
+
+def switching(**headers: str) -> zcws.Response:
+    lines = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": ACCEPT, **headers}
+    return zcws.Response(101, "Switching Protocols", lines)
+
+
 def test_a_hook_changes_the_response() -> None:
-    response, other = zcws.Response(101), zcws.Response(403, body=b"no")
-    assert settled_by(None, response) is response
-    assert settled_by(other, response) is other
+    response, other = switching(), zcws.Response(403, body=b"no")
+    assert settled_by(None, response, KEY) is response
+    assert settled_by(other, response, KEY) is other
+    assert settled_by(None, other, None) is other
+    assert settled_by(switching(Server="mine"), response, KEY) == switching(Server="mine")
     with pytest.raises(TypeError, match=r"^process_response returned an object of type str"):
-        settled_by("hello", response)
+        settled_by("hello", response, KEY)
     with pytest.raises(ValueError, match="status 100, which is no final response"):
-        settled_by(zcws.Response(100), response)
-    for said in (zcws.Response(101, body=b"x"), response):
-        response.body = b"x"
+        settled_by(zcws.Response(100), response, KEY)
+
+
+@pytest.mark.parametrize(
+    ("answer", "key", "said"),
+    [
+        (switching(), None, "chose 101 for a request that is refused, with which nothing was agreed"),
+        (zcws.Response(101), KEY, "chose a 101 that no client takes: the response has no \"Upgrade: websocket\""),
+        (switching(**{"Sec-WebSocket-Accept": "x"}), KEY, "chose a 101 that no client takes: the Sec-WebSocket-Acc"),
+        (switching(**{"Content-Length": "0"}), KEY, "put a body on the 101, behind which frames begin"),
+        (switching(**{"Transfer-Encoding": "chunked"}), KEY, "put a body on the 101, behind which frames begin"),
+    ],
+)
+def test_a_hook_chooses_a_101_that_opens_nothing(answer: zcws.Response, key: str | None, said: str) -> None:
+    for response in (answer, zcws.Response(400)):
+        with pytest.raises(ValueError, match=f"^process_response {said}"):
+            settled_by(None if response is answer else answer, response, key)
+
+
+def test_a_hook_puts_a_body_on_the_101() -> None:
+    response = switching()
+    response.body = b"x"
+    for said in (None, response):
         with pytest.raises(ValueError, match=r"^process_response put a body on the 101, behind which frames"):
-            settled_by(said, response)
-        with pytest.raises(ValueError, match=r"^process_response put a body"):
-            settled_by(None, response)
+            settled_by(said, response, KEY)
 
 
 class TestBasicAuth:

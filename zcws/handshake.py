@@ -35,6 +35,7 @@ __all__ = [
     "check_request",
     "check_response",
     "checked_additional",
+    "first_broken",
     "make_key",
     "parse_basic_authorization",
     "same_text",

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from zcws.callables import Chained, abandon, as_async_as, check_call, check_plain
-from zcws.handshake import parse_basic_authorization, same_text
+from zcws.handshake import first_broken, parse_basic_authorization, same_text
 from zcws.http import Request, Response, text_response
 
 __all__ = [
@@ -99,20 +99,33 @@ def refusal_of(said: object) -> Response | None:
     return answer
 
 
-def settled_by(said: object, response: Response) -> Response:
+def settled_by(said: object, response: Response, key: str | None) -> Response:
     """What a `process_response` that was given `response` wants sent: that one, or the one that it returned.
 
+    Args:
+        key: the Sec-WebSocket-Key of a request that is accepted; None where it is refused.
+
     Raises:
-        ValueError: it is a 101 with a body; or another status that answers nothing yet. TypeError: as `answer_of`.
+        ValueError: it is a 101 that opens nothing, or with a body; or another status that answers nothing yet.
+            TypeError: as `answer_of`.
     """
     answer = answer_of(said, "process_response") or response
     if answer.status_code == 101:
-        if answer.body:
-            # RFC 9110 15.2: no 1xx has one. The client would read it as frames.
-            raise ValueError("process_response put a body on the 101, behind which frames begin")
+        _check_switching(answer, key)
     elif answer.status_code < 200:  # RFC 9110 15.2
         raise ValueError(f"process_response chose status {answer.status_code}, which is no final response")
     return answer
+
+
+def _check_switching(answer: Response, key: str | None) -> None:
+    """Our own 101 passes, with more headers than it had."""
+    if key is None:
+        raise ValueError("process_response chose 101 for a request that is refused, with which nothing was agreed")
+    if broken := first_broken(answer.headers, key):  # RFC 6455 4.2.2
+        raise ValueError(f"process_response chose a 101 that no client takes: {broken}")
+    # RFC 9110 15.2, 8.6; RFC 9112 6.1: no 1xx has a body. The client would read it as frames.
+    if answer.body or "content-length" in answer.headers or "transfer-encoding" in answer.headers:
+        raise ValueError("process_response put a body on the 101, behind which frames begin")
 
 
 def in_order(*hooks: Hook) -> Hook:

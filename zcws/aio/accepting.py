@@ -332,9 +332,15 @@ class ServerHandshake(asyncio.Protocol):
         hook = self.server.process_response
         replaced = None if hook is None else hook(self, request, response)
         if not inspect.isawaitable(replaced):
-            return self._sendable(settled_by(replaced, response))
+            return self._sendable(response if hook is None else self._settled(replaced, response))
         self._said, self._chosen = replaced, response
         return None
+
+    def _settled(self, said: object, response: Response) -> Response:
+        """What `process_response`, which was given `response`, wants sent."""
+        assert self.request is not None
+        key = None if self.acceptor.agreement is None else self.request.headers["sec-websocket-key"]
+        return settled_by(said, response, key)
 
     def _sendable(self, response: Response) -> Response:
         """Puts the bytes of `response` in `_to_send`, and returns it. Raises if a hook has made it illegal HTTP."""
@@ -384,7 +390,7 @@ class ServerHandshake(asyncio.Protocol):
                 return response
             assert self._said is not None and self._chosen is not None
             said, chosen = self._said, self._chosen
-        return self._sendable(settled_by(await said, chosen))
+        return self._sendable(self._settled(await said, chosen))
 
     def _forget_said(self) -> None:
         """Drops a coroutine that never began because its client left first, so that Python does not warn of it."""
