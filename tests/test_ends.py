@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -198,6 +199,67 @@ def test_a_child_that_ends_its_parents_connections_ends_none_of_the_engine(uri: 
     """It used to take the sockets out of the epoll that it shares with its parent, which never heard of them again."""
     program = FORKED.format(loop=A_LOOP, leaves="ws.abort(); other.abort(); os._exit(0)")
     assert run("engine", program, uri) == (0, "", "")
+
+
+PREFORKED = """
+import os, signal, sys, threading
+import zcws.sync
+
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+def use():
+    with zcws.sync.unix_connect(sys.argv[1]) as ws:
+        ws.send("x")
+        assert ws.recv() == "x"
+
+def stop(child):
+    os.kill(child, signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == 0
+
+def begin(act):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, lambda *_: (server.shutdown(), act is signal.pause and os._exit(0)))
+        os.write(ready, b"x")
+        act()
+        os._exit(0)
+    assert os.read(begun, 1) == b"x"
+    return child
+
+begun, ready = os.pipe()
+server = zcws.sync.unix_serve(echo, sys.argv[1], close_timeout=None)
+{serve}
+assert not os.path.exists(sys.argv[1])
+"""
+
+BY_CHILDREN = """
+one, other = begin(server.serve_forever), begin(server.serve_forever)
+stop(one)
+use()  # the other serves on, at the path
+stop(other)
+server.shutdown()
+"""
+
+BY_THEIR_PARENT = """
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+use()
+one, other = begin(signal.pause), begin(signal.pause)
+stop(one)
+use()  # the parent serves on
+server.shutdown()
+thread.join()  # though a child holds all that it had
+stop(other)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("serve", [BY_CHILDREN, BY_THEIR_PARENT], ids=["children", "parent"])
+def test_a_server_that_several_processes_have(serve: str, tmp_path: Path) -> None:
+    """The end of one was not heard in its own thread, and took the path from the others."""
+    assert run("sync", PREFORKED.format(serve=serve), str(tmp_path / "socket")) == (0, "", "")
 
 
 SERVER = """

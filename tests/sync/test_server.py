@@ -1082,10 +1082,11 @@ def test_ctrl_c_ends_serve_forever(is_full: bool) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+# Between the making of a socket and `with`, it is the collector that closes it, and Python says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @knows_looks
 def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
-    """Before the first wait it did: who shut the server down took it for one that is served still, which would close
-    what wakes it."""
+    """Before the first wait it did: who shut the server down took it for one that is served still."""
 
     def press() -> None:
         raise KeyboardInterrupt
@@ -1099,9 +1100,39 @@ def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
         with zcws.sync.serve(echo, "127.0.0.1", 0) as server, raw.thread(stop):
             with contextlib.suppress(KeyboardInterrupt), at_look(number, press) as fired:
                 server.serve_forever()
-        assert server._waker.fileno() == server._wake.fileno() == -1, number
+        assert server._wake is None or server._wake.fileno() == -1, number
+        assert not server._is_serving, number
         if not fired:
             break
+
+
+def test_it_is_served_once() -> None:
+    """A second thread took the same number of connections again, and `shutdown` did not wake the first."""
+    with zcws.sync.serve(echo, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+        raw.until(lambda: server._is_serving)
+        with pytest.raises(RuntimeError, match=r"^serve_forever\(\) runs already, in another thread$"):
+            server.serve_forever()
+        with raw.client(port_of(server)) as peer:
+            peer.send(wire.TEXT, b"x")
+            assert peer.read().payload == b"x"
+        server.shutdown()
+
+
+def test_two_handlers_shut_it_down() -> None:
+    """Each waited for the other to return."""
+    both = threading.Barrier(2)
+
+    def stop(ws: zcws.sync.WebSocket) -> None:
+        both.wait(raw.LONG)
+        server.shutdown(drain=None)
+
+    with zcws.sync.serve(stop, "127.0.0.1", 0, close_timeout=None) as server:
+        with raw.thread(server.serve_forever), raw.client(port_of(server)) as one:
+            with raw.client(port_of(server)) as other:
+                for peer in (one, other):
+                    assert peer.read() == wire.Seen(wire.CLOSE, wire.close_payload(1001))
+                    peer.send(wire.CLOSE, wire.close_payload(1001))
+        raw.until(lambda: not server._threads)
 
 
 @knows_looks

@@ -89,6 +89,7 @@ class Server:
         self.sock = sock
         self._path = path  # of the socket's file, which the server removes
         self._inode = None if path is None else os.stat(path).st_ino
+        self._maker = os.getpid()  # children that it forks may serve as well, and do not remove the file
         self._connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
@@ -105,14 +106,15 @@ class Server:
         # thread that holds the semaphore's lock.
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
+        self._ending: set[threading.Thread] = set()  # those that are in `shutdown`
         self._lock = threading.RLock()  # a signal handler that calls `shutdown` may interrupt its holder
         self._is_closing = False
         self._sends_away = False  # also clients that have been accepted, and are in the opening handshake
         sock.setblocking(False)
         # Wakes the thread that accepts. Shutting down the listening socket instead would stop every process that
         # shares it, and does nothing on macOS.
-        self._waker, self._wake = socket.socketpair()
-        self._is_serving = False
+        self._wake: socket.socket | None = None
+        self._server = 0  # the process in which `serve_forever` runs, 0 for none: what was forked from it has no thread
         # Sockets in the opening handshake, and how to shut each down in order to wake its thread, which answers with
         # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
@@ -131,23 +133,39 @@ class Server:
         return self.sock.fileno()
 
     def serve_forever(self) -> None:
-        """Accepts connections until `shutdown` is called, from another thread or a signal handler."""
-        with selectors.DefaultSelector() as selector:
+        """Accepts connections until `shutdown` is called, from another thread or a signal handler.
+
+        Raises:
+            RuntimeError: another thread does it already.
+        """
+        waker, wake = socket.socketpair()
+        with waker, wake, selectors.DefaultSelector() as selector:
             try:
                 with self._lock:
-                    if self._is_closing:
-                        return
-                    self._is_serving = True
-                    selector.register(self.sock, selectors.EVENT_READ)
-                    selector.register(self._waker, selectors.EVENT_READ)
+                    if self._is_serving:
+                        raise RuntimeError("serve_forever() runs already, in another thread")
+                    self._server, self._wake = os.getpid(), wake
+                    self._watch(selector, waker)
                 while not self._is_closing:
                     if self._has_slot():
                         self._taken += self._accept(selector)
             finally:
-                self._is_serving = False  # before anything in which a signal handler can raise
-                with self._lock:
-                    if self._is_closing:
-                        self._waker.close()
+                if self._wake is wake:
+                    self._server = 0  # before anything in which a signal handler can raise
+                    with self._lock:  # who has it may be using this
+                        self._wake = None
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._server == os.getpid()
+
+    def _watch(self, selector: selectors.BaseSelector, waker: socket.socket) -> None:
+        selector.register(waker, selectors.EVENT_READ)
+        try:
+            selector.register(self.sock, selectors.EVENT_READ)
+        except ValueError:  # it is closed
+            if not self._is_closing:
+                raise
 
     def _has_slot(self) -> bool:
         """Waits until there may be one more connection. False: ask again, unless we are closing."""
@@ -207,14 +225,19 @@ class Server:
         """
         close_payload(code, reason)  # ValueError before anything happens
         drain = checked_seconds("drain", drain)
+        self._ending.add(threading.current_thread())
+        try:
+            self._end(code, reason, drain)
+        finally:
+            self._ending.discard(threading.current_thread())
+
+    def _end(self, code: int, reason: str, drain: float | None) -> None:
         with self._lock:
             if not self._is_closing:
                 if drain != 0:
                     self._sweep()
                 self._is_closing = True
                 self._stop_accepting()
-            if not self._is_serving:
-                self._waker.close()
         if drain is None or drain > 0:
             self._join(after(drain))
         self._sends_away = True
@@ -239,12 +262,15 @@ class Server:
 
     def _stop_accepting(self) -> None:
         self.sock.close()
-        self._wake.close()  # the other end becomes readable
+        if self._wake is not None and self._is_serving:
+            # Not its end: a child that was forked meanwhile holds that open.
+            self._wake.send(b"\0")
         self._ended.put(None)  # `serve_forever` may wait for one
-        with contextlib.suppress(OSError):
-            # Another server may have taken the path over.
-            if self._path is not None and os.stat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
+        if self._path is not None and self._maker == os.getpid():
+            with contextlib.suppress(OSError):
+                # Another server may have taken the path over.
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
 
     def _say_goodbye(self, code: int, reason: str, deadline: float | None) -> None:
         """Sends a Close to every client. Where a send is going on, tries again until `deadline`."""
@@ -263,11 +289,14 @@ class Server:
             if is_past(deadline):
                 return
 
-    def _others(self) -> list[threading.Thread]:
+    def _others(self) -> set[threading.Thread]:
         """The threads of connections that have begun. Has one not, a signal handler that asks holds up its start."""
+        me = threading.current_thread()
         with self._lock:
-            threads = list(self._threads)
-        return [thread for thread in threads if thread.ident and thread is not threading.current_thread()]
+            threads = self._threads - {me}
+            if me in self._threads:
+                threads -= self._ending  # handlers that wait for us
+        return {thread for thread in threads if thread.is_alive()}  # in a forked child, those of its parent are not
 
     # ---- one connection ----
 
