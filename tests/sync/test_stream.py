@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import socket
@@ -508,6 +509,33 @@ class TestIdleCompression:
         receiver = zlib.decompressobj(wbits=-15)
         for frame in frames:
             assert receiver.decompress(frame.payload + b"\x00\x00\xff\xff") == b"a market feed, " * 40
+
+
+class Owner:
+    """Has a connection, is part of a cycle, and takes leave when the collector comes."""
+
+    def __init__(self, uri: str, said: list[object]) -> None:
+        self.ws, self.said, self.me = zcws.sync.connect(uri, proxy=None), said, self
+
+    def __del__(self) -> None:
+        try:
+            self.ws.send("x")
+            self.said += [self.ws.ping(timeout=raw.LONG) > 0, self.ws.recv()]
+            self.ws.close()
+            self.said.append(self.ws.close_code)
+        except BaseException as error:
+            self.said.append(error)
+
+
+def test_a_finalizer_takes_leave() -> None:
+    """In a cycle, weak references are cleared before finalizers are called. Closing was an AssertionError."""
+    said: list[object] = []
+    with zcws.sync.serve(raw.echo, "127.0.0.1", 0) as server, raw.thread(server.serve_forever):
+        Owner(f"ws://127.0.0.1:{server.sock.getsockname()[1]}/", said)
+        for _ in range(10):  # PyPy finds such a cycle when it has come several times
+            gc.collect()
+        assert said == [True, "x", 1000]
+        server.shutdown()
 
 
 def test_the_handshake_is_there_on_both_sides() -> None:

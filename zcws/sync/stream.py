@@ -73,15 +73,39 @@ class WebSocket(Answering, Known):
         self.request = request  # type: ignore[assignment]
         self.response = response  # type: ignore[assignment]
         self._is_closed = False
-        # A weak reference, so that a connection that is over is freed together with the last reference to it, rings
+        self._this = self._bind()
+        if received:
+            self._feed(received)
+
+    def _bind(self) -> weakref.ref[WebSocket]:
+        """Has the reader and the bridge call us."""
+        # By a weak reference, so that a connection that is over is freed together with the last reference to it, rings
         # and compressor included. Otherwise it would wait for the garbage collector, which counts objects and not their
         # memory.
         this = weakref.ref(self)
-        self._reader.on_pong = lambda payload: _of(this)._on_pong(payload)
-        # While another thread writes, a reply stays on the bridge.
-        self._bridge.on_put = lambda: _of(this)._on_put()
-        if received:
-            self._feed(received)
+
+        def on_pong(payload: bytes) -> None:
+            if ws := this():
+                ws._on_pong(payload)
+
+        def on_put() -> None:
+            # While another thread writes, a reply stays on the bridge.
+            if ws := this():
+                ws._on_put()
+
+        self._reader.on_pong, self._bridge.on_put = on_pong, on_put
+        return this
+
+    def _help(
+        self,
+        done: Callable[[], bool],
+        work: Callable[[], Callable[[], object] | None],
+        deadline: float | None,
+    ) -> bool:
+        if self._this() is None:
+            # We are in a finalizer: in garbage that is a cycle, the collector clears weak references first.
+            self._this = self._bind()
+        return super()._help(done, work, deadline)
 
     def _feed(self, data: bytes) -> None:
         """Bytes that arrived together with the end of the opening handshake."""
@@ -278,9 +302,3 @@ class WebSocket(Answering, Known):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Closes it: with 1000, or with 1011 where the block raises."""
         self.close(CloseCode.NORMAL_CLOSURE if error is None else CloseCode.INTERNAL_ERROR)
-
-
-def _of(this: weakref.ref[WebSocket]) -> WebSocket:
-    ws = this()
-    assert ws is not None, "whoever reads holds it"
-    return ws
