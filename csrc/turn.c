@@ -21,6 +21,9 @@ enum {
     LEAST_ROOM = 64 * 1024,
     /* The same for the rows of the table. */
     LEAST_ROWS = 64,
+    /* Rows that one socket gets where there are others. What it brings beyond that is left in its ring: its program may
+     * handle all of its rows before anybody else has a turn. */
+    MOST_ROWS = 1024,
     /* The bytes of each socket begin at a multiple of this: a cache line. */
     LINE = 64
 };
@@ -66,7 +69,7 @@ static void write_one(struct turn *turn, int fd, size_t begin, const uint64_t *r
 
 /* Receives behind what is there already, and scans it: writes a short entry where that says it all, else an entry and a
  * table of its own. */
-static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
+static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_t most) {
     uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
     size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
     size_t begin = turn->used, stop, count;
@@ -80,7 +83,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader) {
         return;
     }
     stop = begin + (size_t)received;
-    count = zcws_scan(reader, turn->base, begin, stop, table, rows < ZCWS_NEWS ? rows : ZCWS_NEWS - 1);
+    count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
     if (is_one(count, table))
         write_one(turn, fd, begin, table + ZCWS_TABLE_HEAD);
     else
@@ -121,7 +124,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     struct turn turn = {sockets->base, 0, sockets->capacity, table, 0, table + ZCWS_TURN_ENTRIES, 0, room};
     int only = sockets->only, ready;
     if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
-        receive(&turn, only, sockets->readers[only]);
+        receive(&turn, only, sockets->readers[only], ZCWS_NEWS - 1);
         return found(sockets, &turn);
     }
     ready = who_is_ready(sockets, events);
@@ -131,7 +134,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
         if (reader == NULL || events[i].events != EPOLLIN)
             write_entry(&turn, fd, 0, events[i].events, ZCWS_TURN_SERVE);
         else if (has_room(&turn))
-            receive(&turn, fd, reader);
+            receive(&turn, fd, reader, MOST_ROWS);
         else
             sockets->waiting[sockets->left++] = fd;
     }

@@ -254,6 +254,34 @@ def test_peers_that_are_always_ready_starve_nobody() -> None:
     run(main)
 
 
+def test_all_that_are_ready_are_served_in_one_turn() -> None:
+    """Each crossing had room for one of them, who got over 5,000 messages, and one crossing was made in a turn of the
+    loop: between two, everybody's tasks handled what those had got."""
+
+    async def main() -> None:
+        burst = wire.frame(wire.BINARY, b"x", key=KEY) * 6000
+        peers, got = [], [0] * 20
+        for number in range(len(got)):
+            ours, peer = socket.socketpair()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(burst))
+
+            def seen(_ws: WebSocket, _frame: zcws.Frame, number: int = number) -> None:
+                got[number] += 1
+
+            peers.append((peer, placed(ours, on_frame=seen)))
+        await asyncio.sleep(0)
+        for peer, _ in peers:
+            peer.send(burst)
+        while not any(got):
+            await asyncio.sleep(0)
+        assert len(set(got)) == 1 and got[0] <= 4096
+        for peer, ws in peers:
+            ws.abort()
+            peer.close()
+
+    run(main)
+
+
 class Poor:
     def tolist(self) -> list[int]:
         raise MemoryError

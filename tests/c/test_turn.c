@@ -133,6 +133,7 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
             }
             if (peers[fd] == -2 || halved[fd]) close_one(fd);
         } else {
+            CHECK(count % ZCWS_NEWS <= 1024, "%zu rows for one of several", count % ZCWS_NEWS);
             const uint64_t *rows = entry + ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD;
             CHECK(count != 1 || !is_whole(rows[0]), "one whole frame has a short entry");
             for (size_t i = 0; i < count % ZCWS_NEWS; i++)
