@@ -1264,6 +1264,18 @@ def test_closing_keeps_nothing_of_those_who_call() -> None:
             gc.enable()
 
 
+def test_an_abort_is_no_clean_end() -> None:
+    """Who was on the way into a half at that moment was told 1006 as a clean end of ours."""
+    with connected(client=True) as (ws, _):
+        _, writer, _ = ws.split()
+        assert ws._halves is not None
+        ws._halves._taken.take(1006, "")  # the first that `abort` does
+        with pytest.raises(zcws.ConnectionClosedError) as seen:
+            writer.send("late")
+        assert (seen.value.code, seen.value.clean) == (1006, False)
+        ws.abort()
+
+
 def test_a_clean_end_by_the_whole_is_told_as_one() -> None:
     with connected(client=True, close_timeout=raw.LONG) as (ws, peer):
         reader, writer, _ = ws.split()

@@ -37,6 +37,7 @@ import zcws
 import zcws.sync
 from zcws.sync.channel import Channel
 from zcws.sync.plain import open_channel
+from zcws.sync.polled import begin_tls
 
 from .conftest import Serving
 
@@ -136,9 +137,14 @@ def test_who_it_was_is_known_when_it_is_over(
 # ---- handlers ----
 
 
-def test_a_handler_that_raises_is_1011_and_a_log(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("bug", [LookupError, SystemExit, asyncio.CancelledError])
+def test_a_handler_that_raises_is_1011_and_a_log(
+    serving: Serving, caplog: pytest.LogCaptureFixture, bug: type[BaseException]
+) -> None:
+    """Also what is no Exception: it ended nothing but the thread, the peer saw 1006, and nobody heard of it."""
+
     def handler(ws: zcws.sync.WebSocket) -> None:
-        raise LookupError("a bug")
+        raise bug("a bug")
 
     with serving(handler) as server, raw.client(port_of(server)) as peer:
         close = peer.read()
@@ -282,7 +288,6 @@ def test_who_never_reads_does_not_keep_a_slot(serving: Serving) -> None:
             assert raw.head_of(sock).startswith(b"HTTP/1.1 101 ")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_slots_come_back_whatever_happens(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     def handler(ws: zcws.sync.WebSocket) -> None:
         raise SystemExit  # even this
@@ -1104,6 +1109,26 @@ def test_wherever_ctrl_c_comes_nothing_stays_open() -> None:
         assert not server._is_serving, number
         if not fired:
             break
+
+
+def test_a_tls_client_that_is_accepted_while_it_shuts_down(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    """Its thread waited for a client that says nothing: `shutdown` had woken those that it knew of before."""
+    begun = threading.Event()
+
+    def begin(*words: Any, **options: Any) -> ssl.SSLSocket:
+        begun.set()
+        raw.until(lambda: server._sends_away)
+        return begin_tls(*words, **options)
+
+    monkeypatch.setattr("zcws.sync.server.begin_tls", begin)
+    options: dict[str, Any] = {"ssl": certificates.server, "open_timeout": None, "close_timeout": None}
+    with zcws.sync.serve(echo, "127.0.0.1", 0, **options) as server, raw.no_thread_left():
+        with raw.thread(server.serve_forever), dialled(server) as sock:
+            assert begun.wait(raw.LONG)
+            server.shutdown()
+            assert sock.recv(1) == b""
 
 
 def test_it_is_served_once() -> None:

@@ -83,6 +83,15 @@ class TestUnix:
             zcws.sync.unix_serve(echo, str(socket_path))
         assert socket_path.read_text() == "precious"
 
+    def test_a_relative_path_is_removed_wherever_the_program_is_by_then(
+        self, serving: Serving, socket_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(socket_path.parent)
+        with serving(echo, path=socket_path.name):
+            assert socket_path.exists()
+            monkeypatch.chdir(tmp_path)
+        assert not socket_path.exists()
+
     def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving, socket_path: Path) -> None:
         path = str(socket_path)
         with serving(echo, path=path) as old, serving(echo, path=path):

@@ -387,6 +387,8 @@ class Server:
 
     def _begin_tls(self, stream: ssl_module.SSLSocket) -> bool:
         """The TLS handshake. False: it has failed, and the client has been told why."""
+        if self._sends_away:  # `shutdown` did not see it among `_opening`
+            return False
         try:
             stream.do_handshake()
         except (ssl_module.SSLEOFError, ssl_module.SSLZeroReturnError):
@@ -407,7 +409,7 @@ class Server:
         deadline = after(self._open_timeout)
         while (request := acceptor.read_request(data)) is None:
             stream.settimeout(socket_timeout(deadline))
-            if isinstance(stream, ssl_module.SSLSocket) and not stream.pending():
+            if isinstance(stream, ssl_module.SSLSocket) and not stream.pending() and not self._sends_away:
                 # `shutdown` ends this wait, without OpenSSL: that would see the end of the stream, and send nothing
                 # after it.
                 socket.socket.recv(stream, 1, socket.MSG_PEEK)
@@ -426,10 +428,9 @@ class Server:
             response = refusal_of(said) or acceptor.respond(request)
             # Raises if HTTP cannot express the response.
             return response, response.serialize(request.method)
-        except (SystemExit, KeyboardInterrupt):
-            raise
         except BaseException:
-            # CancelledError of asyncio, say, which is no Exception: the hook ran a loop. Nobody can cancel this thread.
+            # CancelledError of asyncio, say, which is no Exception: the hook ran a loop. Nobody can cancel this thread,
+            # and SystemExit ends nothing but it.
             logger.error("process_request or select_subprotocol failed", exc_info=True)
             response = acceptor.reject(500, "the server failed to answer; its log says more")
             return response, response.serialize(request.method)
@@ -453,7 +454,7 @@ class Server:
                 abandon(said)
                 raise TypeError(f"the handler returned {said!r}; zcws.sync has no event loop, zcws.serve has")
             ws.close()
-        except Exception as error:
+        except BaseException as error:  # as in `_answer`
             if tells_only_of_an_end(error) and ws.connection.is_over:
                 logger.debug("%r: %s", ws, error)
                 ws.close()

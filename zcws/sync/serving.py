@@ -115,7 +115,8 @@ def serve(
         listening = sock
         sock.listen(backlog)  # as asyncio does; one that listens already goes on
     is_file = path is not None and path[:1] not in ("\0", b"\0")  # or Linux's abstract kind
-    return make(listening, path=path if is_file else None)
+    # The program may change its directory before the file is removed.
+    return make(listening, path=os.path.abspath(path) if is_file else None)
 
 
 def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
