@@ -260,7 +260,7 @@ class Server:
             state = "serving" if self.is_serving() else "not serving"
         places = []
         for sock in self.sockets:
-            with contextlib.suppress(OSError):  # it is closed
+            with contextlib.suppress(OSError, ValueError):  # it is closed; uvloop says the latter
                 places.append(sock.getsockname())
         return shown_server(places, state, len(self._connections))
 
