@@ -319,6 +319,37 @@ def test_frames_that_are_left_when_we_end_the_connection(monkeypatch: pytest.Mon
     assert not reported
 
 
+def test_requests_that_are_left_when_the_connection_is_gone() -> None:
+    """Nobody can be answered. A client that asked 2,000 times and left held up everybody else for a second."""
+    asked: list[str] = []
+    got: list[str | bytes] = []
+
+    def hook(_: Any, request: zcws.Request) -> None:
+        asked.append(request.path)
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        async for message in ws:
+            got.append(message)
+
+    async def main() -> None:
+        async with serve(handler, process_request=hook) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
+            for _ in range(http2._MOST_FRAMES):
+                peer.h2.ping(bytes(8))
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/late"), (":authority", "a")]
+            for late in range(3, 100, 2):
+                peer.h2.send_headers(late, fields, end_stream=True)
+            peer.h2.send_data(number, HELLO)
+            connection.abort()
+            connection.data_received(peer.h2.data_to_send())
+            await until(lambda: not server.connections and not server.handshakes)
+            assert got == ["hello"]
+            assert asked == ["/"]
+
+    run(main)
+
+
 def test_what_waits_for_a_peer_that_has_reset_its_stream_is_dropped() -> None:
     """Also where its owner has more to read first, and the stream stays until then: who waits to send goes on."""
     go = asyncio.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
 
 from zcws.aio.http2_frames import H2
 from zcws.http2 import PREFACE
@@ -15,7 +16,7 @@ def test_what_we_replace_in_h2_is_there() -> None:
     at h2's `receive_data` as well, which `hear` stands for."""
     theirs = H2Connection(H2Configuration(client_side=False))
     ours = vars(H2).keys() | vars(H2(is_client=False)).keys()
-    own = {"hear", "_check_frames", "_ahead", "_begun", "_continued"}
+    own = {"hear", "is_over", "_is_in_vain", "_check_frames", "_ahead", "_begun", "_continued"}
     assert {name for name in ours if not hasattr(theirs, name)} == own
 
 
@@ -60,6 +61,33 @@ def test_what_we_hear_is_what_h2_would() -> None:
     assert list(map(repr, events)) == list(map(repr, theirs.receive_data(said)))
     assert (rest, error) == (b"", None)
     assert ours.data_to_send() == theirs.data_to_send()
+
+
+def test_what_still_counts_when_nothing_can_be_answered() -> None:
+    """What is for an open stream. Requests were kept until all were heard, each at the cost of looking at all others."""
+
+    def ask(number: int, *more: tuple[str, str]) -> bytes:
+        fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *more]
+        client.send_headers(number, fields)
+        return client.data_to_send()
+
+    client, server = H2Connection(H2Configuration(client_side=True)), H2(is_client=False)
+    client.initiate_connection()
+    server.hear(client.data_to_send() + ask(1) + ask(3), 100)
+    server.is_over = True
+    said = ask(5, ("x", "remembered"))
+    for number in (5, 1):
+        client.send_data(number, b"body")
+    client.send_headers(1, [("x", "remembered")], end_stream=True)  # trailers, which refer to the request before them
+    client.reset_stream(5)
+    client.send_data(3, b"last", end_stream=True)
+    events, rest, error = server.hear(said + client.data_to_send(), 100)
+    assert [(type(event), event.stream_id) for event in events] == [
+        (DataReceived, 1),
+        (DataReceived, 3),
+        (StreamEnded, 3),
+    ]
+    assert (rest, error, set(server.streams)) == (b"", None, {1, 3})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolErro
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, Encoder, HeaderTuple
 from hyperframe.exceptions import InvalidPaddingError
+from hyperframe.frame import Frame, HeadersFrame
 
 from zcws.http2 import PREFACE
 
@@ -121,6 +122,7 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         self.remote_settings = KnownSettings(client=not is_client)
         self.encoder = Heads()
         self.max_inbound_frame_size = _LARGEST_FRAME
+        self.is_over = False  # nothing can be answered any more: what is not for an open stream is passed over
         self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
         self._begun = b""  # the beginning of a frame, while its length or type is not there
         self._continued = 0  # bytes so far of frames that continue one head
@@ -140,12 +142,19 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
             self.incoming_buffer.add_data(data[:count])
             self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
             for frame in self.incoming_buffer:
-                events += self._receive_frame(frame)
+                if not (self.is_over and self._is_in_vain(frame)):
+                    events += self._receive_frame(frame)
         except InvalidPaddingError:
             return events, b"", ProtocolError("padding that is longer than its frame")
         except ProtocolError as error:
             return events, b"", error
         return events, b"" if too_long else data[count:], too_long
+
+    def _is_in_vain(self, frame: Frame) -> bool:
+        """Whether a frame means nothing when nothing can be answered: a client's head, and what is for a stream that is not
+        open. A client's heads are not even decoded, because no later one is either (RFC 7541 2.2)."""
+        is_head = isinstance(frame, HeadersFrame) and not self.config.client_side
+        return is_head or (frame.stream_id != 0 and frame.stream_id not in self.streams)
 
     def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
         """RFC 9113 4.2: no frame may be longer than we allow. h2 notices one only when it has all of it: 16 MiB. Nor
