@@ -578,6 +578,33 @@ def test_whoever_makes_us_reset_his_streams_again_and_again_is_told_why(what: st
     run(main)
 
 
+@pytest.mark.parametrize("what", ["another CONNECT", "no legal head", "one stream too many"])
+def test_whoever_goes_on_asking_for_what_is_refused_is_told_why(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many times: a client need not know our limit yet."""
+    monkeypatch.setattr(http2_accepting, "_RESETS", 5)
+    monkeypatch.setattr(http2_accepting, "_RESETS_A_SECOND", 0)
+    pseudo = {"method": "CONNECT", "protocol": "", "scheme": "", "path": ""}
+    if what != "another CONNECT":
+        pseudo = {"path": "/a b" if what == "no legal head" else "/"}
+
+    async def main() -> None:
+        async with serve() as server, knock(port_of(server), validate_outbound_headers=False) as peer:
+            await peer.opened()
+            if what == "one stream too many":
+                monkeypatch.setattr(http2_accepting, "MOST_STREAMS", 1)
+            asked = 0
+            while not any(isinstance(event, ConnectionTerminated) for event in peer.events):
+                await peer.ask(**pseudo)
+                asked += 1
+                await peer.hear()
+            assert await peer.until_the_end() == ErrorCodes.ENHANCE_YOUR_CALM
+            assert 40 < asked < 60
+
+    run(main)
+
+
 # ---- ends ----
 
 

@@ -78,7 +78,7 @@ def test_what_still_counts_when_nothing_can_be_answered() -> None:
     said = ask(5, ("x", "remembered"))
     for number in (5, 1):
         client.send_data(number, b"body")
-    client.send_headers(1, [("x", "remembered")], end_stream=True)  # trailers, which refer to the request before them
+    client.send_headers(1, [("x", "remembered")], end_stream=True)  # which means: as in the request before
     client.reset_stream(5)
     client.send_data(3, b"last", end_stream=True)
     events, rest, error = server.hear(said + client.data_to_send(), 100)
@@ -94,13 +94,14 @@ def test_what_still_counts_when_nothing_can_be_answered() -> None:
     ("kind", "body", "turns"),
     [
         (1, b"\x82\x86\x84\x41\x01a" + b"\x90" * 1000, 10),  # accept-encoding, in a byte, a thousand times
-        (1, b"\x82\x86\x84\x41\x01a", 1),
+        (1, b"\x82\x86\x84\x41\x01a", 4),  # a request in 15 bytes
         (4, b"".join(code.to_bytes(2, "big") + bytes(4) for code in range(100, 500)), 10),
         (0, bytes(1000), 1),
     ],
 )
 def test_heads_and_settings_cost_more_than_a_frame(kind: int, body: bytes, turns: int) -> None:
-    """A kilobyte may be a thousand fields: 200 of those in a turn would keep everybody else waiting for a second."""
+    """A kilobyte may be a thousand fields: 200 of those in a turn would keep everybody else waiting for a second. So
+    would 200 requests, which are 15 bytes each."""
     server, heard, went = H2(is_client=False), 0, 0
     number = iter(range(1, 100, 2))
     said = PREFACE + b"\0\0\0\4\0\0\0\0\0"
@@ -118,7 +119,7 @@ def test_heads_and_settings_cost_more_than_a_frame(kind: int, body: bytes, turns
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_how_many_frames_are_heard(most: int) -> None:
-    """Data of any length is one, and so is anything else that is shorter than 16 bytes."""
+    """Data of any length is one, and so is anything else, but a head, that is shorter than 16 bytes."""
     server = H2(is_client=False)
     first = b"\0\0\6\1\4\0\0\0\1" + b"\x82\x86\x84\x41\x01a"
     server.hear(PREFACE + b"\0\0\0\4\0\0\0\0\0" + first, 100)

@@ -158,7 +158,8 @@ class Http2Connection(asyncio.Protocol):
         if self.transport is not None:
             data += left_at_end(self.transport, is_broken=isinstance(exc, OSError))
         if data:
-            self._h2.is_over = True  # or h2 would keep each of 2,000 requests, and look through all of them for the next
+            # Nobody can be answered. h2 would keep each of 2,000 requests, and look through all of them for the next.
+            self._h2.is_over = True
             self._read(data, _MOST_LAST)
         self.transport = None
         for stream in list(self.streams.values()):

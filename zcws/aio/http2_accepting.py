@@ -16,8 +16,9 @@
     a head that is malformed (RFC 9113 8.1.1)      RST_STREAM with PROTOCOL_ERROR
     malformed trailers, or any behind a CONNECT    the same, when what came before has been read
     a stream beyond 100 at once                    RST_STREAM with REFUSED_STREAM (RFC 9113 5.1.2)
-    malformed heads or trailers, or resets before  the end of the connection: ENHANCE_YOUR_CALM
-    an answer, in a loop
+    malformed heads or trailers, resets before an  the end of the connection: ENHANCE_YOUR_CALM
+    answer, or what gets 501, 400 or
+    REFUSED_STREAM, in a loop
 
 A connection without streams ends after a while; when the server shuts down, it ends with its last stream. What was
 said last has `close_timeout` to go out, and as long again while the client reads: as over HTTP/1.1 (ending.py).
@@ -50,6 +51,10 @@ _IDLE = 60.0
 #: second. A client that does so in a loop makes us work at no cost of its own (CVE-2023-44487, CVE-2025-8671). Streams
 #: that have been answered do not count: a proxy resets the stream of everybody who hangs up.
 _RESETS, _RESETS_A_SECOND = 100, 10
+
+#: What a stream counts, compared with that, which gets REFUSED_STREAM, 501 or 400 here: a client may open many streams
+#: before it knows our limit, or that we are going away.
+_A_REFUSAL = 0.1
 
 
 class Negotiation(asyncio.Protocol):
@@ -121,7 +126,7 @@ class Http2Server(Http2Connection):
         super().__init__(server.loop, is_client=False)
         self._server = server
         self._began_at = server.loop.time()
-        self._resets = 0
+        self._resets = 0.0
         self._is_going = False  # no more streams are taken
         self._idle: asyncio.TimerHandle | None = None
         self._deadline: Deadlines | None = None  # what was said last may not take for ever to go out
@@ -161,8 +166,8 @@ class Http2Server(Http2Connection):
         if isinstance(event, StreamReset) and not (stream and stream.has_begun):
             self._count_reset()
 
-    def _count_reset(self) -> None:
-        self._resets += 1
+    def _count_reset(self, weight: float = 1) -> None:
+        self._resets += weight
         if self._resets > _RESETS + _RESETS_A_SECOND * (self.loop.time() - self._began_at):
             self.go_away(ErrorCodes.ENHANCE_YOUR_CALM)
             self.close()
@@ -185,6 +190,7 @@ class Http2Server(Http2Connection):
         """A request."""
         if self._is_going or self._h2.open_inbound_streams > MOST_STREAMS:
             self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)  # RFC 9113 8.7: nothing was done with it
+            self._count_reset(_A_REFUSAL)
             return
         try:
             pseudo = check_request(fields)
@@ -205,6 +211,7 @@ class Http2Server(Http2Connection):
         self.open(number, ServerHandshake(self._server), is_websocket=opens).give_head(head)
 
     def _refuse(self, number: int, status: int) -> None:
+        self._count_reset(_A_REFUSAL)
         self._h2.send_headers(number, [(":status", str(status))], end_stream=True)
         if not self._h2.streams[number].closed:
             # RFC 9113 8.1: what the client still sends is of no interest. Until its end the stream would count as open.
