@@ -64,7 +64,7 @@ def test_what_we_hear_is_what_h2_would() -> None:
 
 
 def test_what_still_counts_when_nothing_can_be_answered() -> None:
-    """What is for an open stream. Requests were kept until all were heard, each at the cost of looking at all others."""
+    """What is for an open stream. Requests were kept until all were heard, each at the cost of a look at all others."""
 
     def ask(number: int, *more: tuple[str, str]) -> bytes:
         fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *more]
