@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import gc
 import logging
@@ -558,6 +559,38 @@ def test_an_exception_after_it_is_a_1011(
             with pytest.raises(zcws.ConnectionClosedError) as caught:
                 await soon(ws.recv())
             assert caught.value.code == 1011
+
+    place.run(main())
+    assert errors(caplog) == ["Exception in ASGI application\n"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, nobody can tell whom a CancelledError is for")
+@pytest.mark.parametrize("is_group", [False, True])
+@pytest.mark.parametrize("accepts", [False, True])
+def test_a_cancelled_error_of_the_application_itself(
+    place: Place, caplog: pytest.LogCaptureFixture, is_group: bool, accepts: bool
+) -> None:
+    """Of a task that it has asked: nobody has cancelled the application. The connection was cut, without a word."""
+
+    async def script(app: App) -> None:
+        task = asyncio.ensure_future(asyncio.sleep(net.LONG))
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError as error:
+            if is_group:
+                raise vars(builtins)["BaseExceptionGroup"]("", [error]) from None
+            raise
+
+    async def main() -> None:
+        async with place.uvicorn(App(script, accepts=accepts)) as server:
+            if not accepts:
+                assert (await refused(place, server)).status == 500
+                return
+            async with place.connect(server.port) as ws:
+                with pytest.raises(zcws.ConnectionClosedError) as caught:
+                    await soon(ws.recv())
+                assert caught.value.code == 1011
 
     place.run(main())
     assert errors(caplog) == ["Exception in ASGI application\n"]

@@ -34,6 +34,7 @@ from typing import Any
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
+from zcws.aio.tasks import cancels
 from zcws.asgi.opening import Event, Opening, Phase, acceptor_options, decoded, stream_options
 from zcws.closing import State
 from zcws.codes import CloseCode
@@ -160,12 +161,13 @@ class WebSocketProtocol(Opening):
             result = await self.config.loaded_app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass  # ASGI 2.4: the server, which raised it, must not log it
-        except (Exception, SystemExit):  # SystemExit would end the loop, and all connections
+        except BaseException as error:
+            if cancels(error) or isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+                self._abort()  # uvicorn does not wait for the shutdown any longer
+                raise
+            # Also a SystemExit, which would end the loop and all connections, and a CancelledError of its own.
             self.logger.exception("Exception in ASGI application\n")
             code = CloseCode.INTERNAL_ERROR
-        except BaseException:  # uvicorn does not wait for the shutdown any longer
-            self._abort()
-            raise
         else:
             if self.phase in (Phase.ASKED, Phase.DENYING):
                 self.logger.error("the ASGI application returned without an answer to the WebSocket request")
