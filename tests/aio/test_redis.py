@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -45,6 +46,21 @@ def test_what_a_slow_connection_cannot_get() -> None:
     ):
         zcws.RedisRooms(slow="bad")  # type: ignore[arg-type]
     assert repr(zcws.RedisRooms(prefix="chat:")) == "<RedisRooms 'chat:', 0 open>"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"max_pending": 0}, ValueError, "max_pending is a number of messages (int, 1 or more), not 0"),
+        ({"max_pending": "x"}, TypeError, "max_pending is a number of messages (int, 1 or more), not 'x'"),
+        ({"prefix": None}, TypeError, "prefix is a str, not None"),
+        ({"url": 5}, TypeError, "url is a str, not 5"),
+    ],
+)
+def test_options_that_are_invalid(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    """None of them was asked: 0 was no limit, and the others failed later, without a name."""
+    with pytest.raises(error, match=f"^{re.escape(said)}$"):
+        zcws.RedisRooms(**options)
 
 
 @needs_redis

@@ -27,6 +27,7 @@ from zcws.aio.room import Members, Membership, all_but
 from zcws.aio.websocket import WebSocket
 from zcws.annotations import Buffer, Self
 from zcws.codes import OpCode
+from zcws.options import checked_count
 from zcws.payloads import as_message
 
 __all__ = ["RedisRoom", "RedisRooms"]
@@ -52,7 +53,7 @@ class RedisRooms:
         options: for redis-py's `from_url`: `password`, `ssl_ca_certs` and so on.
 
     Raises:
-        ValueError: there is no such `slow`.
+        TypeError, ValueError: an option is invalid.
         ImportError: redis-py is not installed: `pip install 'zcws[redis]'`.
         redis.exceptions.ConnectionError: on entering, when Redis cannot be reached. Later it is waited for.
     """
@@ -67,6 +68,10 @@ class RedisRooms:
         **options: Any,
     ) -> None:
         check_slow(slow)
+        for option, value in (("url", url), ("prefix", prefix)):
+            if not isinstance(value, str):
+                raise TypeError(f"{option} is a str, not {value!r}")
+        max_pending = checked_count("max_pending", max_pending, "messages")
         self.slow: Slow = slow
         self._prefix = prefix
         library = Library()
