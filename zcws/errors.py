@@ -41,6 +41,7 @@ __all__ = [
     "StaleFrame",
     "ZcwsError",
     "closed_error",
+    "first_line",
     "printable",
     "tells_only_of_an_end",
 ]
@@ -209,7 +210,7 @@ class HandshakeError(ZcwsError):
             return f"{text}; it began with {self.seen}"
         if self.status not in (None, 101) and str(self.status) not in text:
             text += f" (status {self.status})"
-        said = _first_line(self.body)
+        said = first_line(self.body)
         return f"{text}: {said}" if said else text
 
 
@@ -220,7 +221,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _first_line(body: bytes) -> str:
+def first_line(body: bytes) -> str:
     """The first line of a text, as far as a log should show it; "" for what is no text, or a page of HTML."""
     line = body[: 4 * _SHOWN].lstrip().partition(b"\n")[0].decode("utf-8", "replace").rstrip()
     if line.startswith("<") or not line.isprintable() or "\ufffd" in line[:_SHOWN]:

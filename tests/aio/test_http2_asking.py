@@ -225,8 +225,16 @@ async def reset(peer: Peer) -> None:
 
 async def go_away(peer: Peer) -> None:
     await peer.until(RequestReceived)
-    peer.h2.close_connection(last_stream_id=0)
+    peer.h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, b"too many from you\n", last_stream_id=0)
     await peer.flush()
+    await peer.until_the_end()
+
+
+async def go_away_later(peer: Peer) -> None:
+    number = (await peer.until(RequestReceived)).stream_id
+    peer.h2.close_connection(1000, b"\x1b[2J", last_stream_id=number)
+    await peer.flush()
+    peer.writer.write_eof()
     await peer.until_the_end()
 
 
@@ -244,7 +252,8 @@ async def hang_up(peer: Peer) -> None:
     ("script", "cause"),
     [
         (reset, "has reset the HTTP/2 stream: REFUSED_STREAM"),
-        (go_away, "goes away, and has not taken the stream"),
+        (go_away, "goes away, and has not taken the stream: ENHANCE_YOUR_CALM, 'too many from you'"),
+        (go_away_later, "goes away: error 1000"),
         (break_a_rule, "a rule of HTTP/2"),
         (hang_up, ""),
     ],
@@ -254,13 +263,14 @@ def test_the_end_before_the_answer(script: Script, cause: str) -> None:
         async with serving(script) as uri:
             with pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
                 await connect(uri)
-            assert cause in str(caught.value.__cause__)
+            said = str(caught.value.__cause__)
+            assert cause in said and said.isprintable()
 
     run(main)
 
 
 async def go_away_at_once(peer: Peer) -> None:
-    peer.h2.close_connection(last_stream_id=0)
+    peer.h2.close_connection(ErrorCodes.INTERNAL_ERROR, last_stream_id=0)
     await peer.flush()
     while await peer.hear():
         pass
@@ -270,14 +280,17 @@ async def hang_up_at_once(peer: Peer) -> None:
     pass
 
 
-@pytest.mark.parametrize("script", [go_away_at_once, hang_up_at_once])
-def test_the_end_before_the_request(script: Script) -> None:
+@pytest.mark.parametrize(
+    ("script", "cause"), [(go_away_at_once, "the server goes away: INTERNAL_ERROR"), (hang_up_at_once, "")]
+)
+def test_the_end_before_the_request(script: Script, cause: str) -> None:
     """A server that takes no stream yet, and goes."""
 
     async def main() -> None:
         async with serving(script, MAX_CONCURRENT_STREAMS=0) as uri:
-            with pytest.raises(zcws.HandshakeError, match="before it answered"):
+            with pytest.raises(zcws.HandshakeError, match="before it answered") as caught:
                 await soon(connect(uri, open_timeout=None)._connect())
+            assert cause in str(caught.value.__cause__)
 
     run(main)
 

@@ -28,7 +28,7 @@ from zcws.aio.http2_frames import H2
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import Fields
 
-__all__ = ["Http2Connection"]
+__all__ = ["Http2Connection", "name_of"]
 
 #: Bytes of all streams that go to the transport at a time, and the most in one frame: RFC 9113 4.2 lets a peer allow
 #: frames of 16 MiB, and a transport says that it is full only after it has taken what it was given.
@@ -346,9 +346,14 @@ class Http2Connection(asyncio.Protocol):
             self.transport.abort()
 
 
+def name_of(code: int | None) -> str:
+    """What RFC 9113 7 calls an error."""
+    return getattr(code, "name", f"error {code}")
+
+
 def _cause(event: StreamReset) -> Exception:
     """Says who has reset a stream, and why: the peer, or h2 because the peer broke a rule. RFC 9113 5.4.2."""
-    name = getattr(event.error_code, "name", f"error {event.error_code}")
+    name = name_of(event.error_code)
     if event.remote_reset:
         return ConnectionResetError(f"the peer has reset the HTTP/2 stream: {name}")
     return ConnectionAbortedError(f"the peer broke a rule of HTTP/2: {name}")

@@ -20,10 +20,10 @@ from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, Respon
 from h2.exceptions import FrameTooLargeError, ProtocolError
 
 from zcws.aio.asking import ClientHandshake
-from zcws.aio.http2 import Http2Connection
+from zcws.aio.http2 import Http2Connection, name_of
 from zcws.aio.http2_stream import Http2Stream
 from zcws.aio.websocket import WebSocket
-from zcws.errors import HandshakeError
+from zcws.errors import HandshakeError, first_line
 from zcws.http import Response
 from zcws.http2 import Fields, key_of, request_to, response_from
 
@@ -46,6 +46,7 @@ class Http2Client(Http2Connection):
         self._stream: Http2Stream | None = None
         self._key = ""
         self._cause: Exception | None = None  # of the stream's end
+        self._goodbye: Exception | None = None  # the server's GOAWAY
         self.done: asyncio.Future[WebSocket | Response] = handshake.done
 
     def maybe_refusal(self) -> Response | None:
@@ -63,7 +64,7 @@ class Http2Client(Http2Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._stream is None:
-            self._handshake.connection_lost(exc)
+            self._handshake.connection_lost(self._goodbye or exc)
         elif self._stream.number not in self.streams:
             self._stream.lose(self._cause or exc)
 
@@ -74,7 +75,10 @@ class Http2Client(Http2Connection):
         elif isinstance(event, ResponseReceived):
             self._answered(event)
         elif isinstance(event, ConnectionTerminated):
-            self._go_on_or_end(event.last_stream_id or 0)
+            said = first_line(event.additional_data or b"")
+            why = f"{name_of(event.error_code)}{said and f', {said!r}'}"
+            self._goodbye = ConnectionResetError(f"the server goes away: {why}")
+            self._go_on_or_end(event.last_stream_id or 0, why)
 
     def _ask(self) -> None:
         """The server's SETTINGS have come."""
@@ -102,13 +106,16 @@ class Http2Client(Http2Connection):
             self._handshake.fail(HandshakeError(_NO_HTTP2 + why))
         super()._fail(error)
 
-    def _go_on_or_end(self, last: int) -> None:
+    def _cut_off(self, stream: Http2Stream, cause: Exception | None) -> None:
+        is_gone = self.transport is None  # the connection, of which the GOAWAY says more than the socket
+        super()._cut_off(stream, (is_gone and self._goodbye) or cause)
+
+    def _go_on_or_end(self, last: int, why: str) -> None:
         """RFC 9113 6.8: the server takes no more streams, and drops those with a number above `last`."""
         for stream in list(self.streams.values()):
             if stream.number > last:
-                self._forget(
-                    stream, ConnectionResetError("the server goes away, and has not taken the stream")
-                )
+                cause = f"the server goes away, and has not taken the stream: {why}"
+                self._forget(stream, ConnectionResetError(cause))
         if self._stream is None:
             self.close()
 
