@@ -1485,6 +1485,18 @@ def test_without_uvicorn_the_error_names_the_extra() -> None:
     assert "ImportError: zcws.asgi.uvicorn needs uvicorn: pip install 'zcws[asgi]'" in done.stderr
 
 
+def test_with_an_old_uvicorn_the_error_says_so() -> None:
+    """It was a name that cannot be imported: uvicorn 0.23 has no ClientDisconnected."""
+    program = """if True:
+        import uvicorn.protocols.utils
+        uvicorn.__version__ = "0.23.2"
+        del uvicorn.protocols.utils.ClientDisconnected
+        import zcws.asgi.uvicorn
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ImportError: zcws.asgi.uvicorn needs uvicorn 0.36 or newer, and this is 0.23.2" in done.stderr
+
+
 def test_uvicorns_command_line_takes_the_class() -> None:
     option = next(option for option in uvicorn.main.params if option.name == "ws")
     name = "zcws.asgi.uvicorn:WebSocketProtocol"  # what docs/asgi.md says to write

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
@@ -54,6 +55,9 @@ try:
     )
 except ModuleNotFoundError as missing:
     raise ImportError("zcws.asgi.uvicorn needs uvicorn: pip install 'zcws[asgi]'") from missing
+except ImportError as missing:
+    version = sys.modules["uvicorn"].__version__
+    raise ImportError(f"zcws.asgi.uvicorn needs uvicorn 0.36 or newer, and this is {version}") from missing
 
 __all__ = ["WebSocketProtocol"]
 
