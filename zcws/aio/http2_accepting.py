@@ -52,8 +52,8 @@ _IDLE = 60.0
 #: that have been answered do not count: a proxy resets the stream of everybody who hangs up.
 _RESETS, _RESETS_A_SECOND = 100, 10
 
-#: What a stream counts, compared with that, which gets REFUSED_STREAM, 501 or 400 here: a client may open many streams
-#: before it knows our limit, or that we are going away.
+#: What a request that gets REFUSED_STREAM, 501 or 400 here counts, compared with a reset: a client may open many
+#: streams before it knows our limit, or that we are going away.
 _A_REFUSAL = 0.1
 
 

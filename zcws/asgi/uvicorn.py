@@ -169,7 +169,7 @@ class WebSocketProtocol(Opening):
             if cancels(error) or isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 self._abort()  # uvicorn does not wait for the shutdown any longer
                 raise
-            # Also a SystemExit, which would end the loop and all connections, and a CancelledError of its own.
+            # Also a SystemExit, which would end the loop and all connections, and a CancelledError that is not for us.
             self.logger.exception("Exception in ASGI application\n")
             code = CloseCode.INTERNAL_ERROR
         else:
