@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -104,6 +105,24 @@ def test_the_exit_code_says_how_it_ended(code: int, returncode: int, error: str)
             return process.wait(60), out, err
 
     assert against(handler, use) == (returncode, " ".join(["00 ff"] * 50) + "\n", error)
+
+
+def test_a_slow_reader_of_the_output_gets_all_of_it() -> None:
+    """While a message was being written, the peer's silence was counted: the rest was dropped, with exit code 0."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        for _ in range(200):
+            await ws.send("x" * 20_000)
+        await ws.wait_closed()
+
+    def use(address: str) -> tuple[int, int]:
+        with begun(address, "--linger", "0.5") as process:
+            process.stdin.close()
+            time.sleep(2)  # what it does before it reads takes longer than --linger
+            lines = process.stdout.readlines()
+            return process.wait(60), len(lines)
+
+    assert against(handler, use) == (0, 200)
 
 
 def test_what_the_client_says_of_itself() -> None:

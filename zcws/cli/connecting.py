@@ -99,6 +99,7 @@ class Session:
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._ready = threading.Event()
         self._ws: zcws.WebSocket | None = None
+        self._receiving: asyncio.Task[None] | None = None
         self._failure: str | None = None
         self._error: zcws.ConnectionClosed | None = None
         self._turn = threading.Lock()  # guards `_prompting`, `_is_over` and `_has_ended`
@@ -138,7 +139,8 @@ class Session:
 
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._receive())
+        self._receiving = self._loop.create_task(self._receive())
+        self._loop.run_until_complete(self._receiving)
         with self._turn:
             self._is_over = True
         self._loop.run_until_complete(_finish_others())
@@ -171,9 +173,9 @@ class Session:
         await self._ws.wait_closed()
 
     def _show(self, message: str | bytes) -> None:
-        self._heard = time.monotonic()
         if not self.is_interactive:
             self._terminal.message(message)
+            self._heard = time.monotonic()  # not before: whoever reads the pipe may be slow
             return
         # Lines after the first are indented, so that no line of the peer's looks like one of ours.
         shown = as_hex(message) if isinstance(message, bytes) else harmless(message).replace("\n", "\n  ")
@@ -290,9 +292,15 @@ class Session:
             except OSError as error:
                 raise Failure(f"cannot read what is piped in: {error}") from None
         self._stop_waiting()
+        self._do(self._linger(linger))
+
+    async def _linger(self, seconds: float) -> None:
+        """Waits until nothing has arrived for so long. On the connection's loop, where nothing is overlooked: a message
+        that is being written to a slow reader of ours holds it up."""
+        assert self._receiving is not None
         self._heard = time.monotonic()
-        while self._thread.is_alive() and (rest := self._heard + linger - time.monotonic()) > 0:
-            self._thread.join(rest)
+        while not self._receiving.done() and (rest := self._heard + seconds - time.monotonic()) > 0:
+            await asyncio.wait([self._receiving], timeout=rest)
 
     def finish(self) -> int:
         """Closes what is still open, then does what `_conclude` does."""
