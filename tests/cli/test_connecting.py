@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -48,10 +49,10 @@ def piped(
     )
 
 
-def begun(address: str, *options: str) -> subprocess.Popen[str]:
+def begun(address: str, *options: str, shell: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """The same, while it runs."""
     pipe = subprocess.PIPE
-    arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
+    arguments = [*shell, sys.executable, "-m", "zcws", "connect", address, *options]
     return subprocess.Popen(
         arguments, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", env=ENVIRONMENT
     )
@@ -123,6 +124,24 @@ def test_a_slow_reader_of_the_output_gets_all_of_it() -> None:
             return process.wait(60), len(lines)
 
     assert against(handler, use) == (0, 200)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to ignore")
+def test_the_end_of_the_connection_in_the_background_of_a_script() -> None:
+    """Where SIGINT is ignored. It stayed until the end of the input."""
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        await ws.send("go on")
+        await ws.recv()
+
+    def use(address: str) -> int:
+        with begun(address, shell=("sh", "-c", 'trap "" INT; exec "$@"', "sh")) as process:
+            assert process.stdout.readline() == "go on\n"
+            process.send_signal(signal.SIGINT)  # from a person, and not for us
+            print("one", file=process.stdin, flush=True)
+            return process.wait(60)
+
+    assert against(handler, use) == 0
 
 
 def test_what_the_client_says_of_itself() -> None:

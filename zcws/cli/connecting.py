@@ -108,6 +108,8 @@ class Session:
         self._is_over = False  # nothing can be asked of the connection's loop any more
         self._has_ended = False
         self._leaving = False
+        # A shell without job control ignores Ctrl-C for what it starts in the background, and so do we then.
+        self._heeds_ctrl_c = self.is_interactive or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
         self._is_ours = False  # we have sent the Close, whatever its code
         self._heard = time.monotonic()
 
@@ -119,6 +121,7 @@ class Session:
         Raises:
             Failure: it cannot be opened.
         """
+        signal.signal(signal.SIGINT, self._interrupt)
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
@@ -215,7 +218,6 @@ class Session:
         """Reads lines from a person."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  history and editing, for `input`
-        signal.signal(signal.SIGINT, self._interrupt)
         while True:
             try:
                 line = self._ask()
@@ -229,7 +231,7 @@ class Session:
 
     def _interrupt(self, _number: int, _frame: object) -> None:
         """Handles Ctrl-C, or the end of the connection, which counts once, however often its signal was sent."""
-        if self._prompting or not self._has_ended:
+        if self._prompting if self._has_ended else self._heeds_ctrl_c:
             self._prompting = False
             raise KeyboardInterrupt
 
