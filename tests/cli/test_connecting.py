@@ -355,12 +355,22 @@ def test_output_that_cannot_be_written_ends_it(address: str, lines: str) -> None
     assert done.stderr.startswith("zcws: cannot write: ") and "Traceback" not in done.stderr
 
 
-def test_what_is_not_utf_8_cannot_be_sent(address: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "zcws", "connect", address], input=b"\xff\n", capture_output=True, timeout=60
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"zcws: what is piped in is not UTF-8") and b"Traceback" not in done.stderr
+def test_what_is_not_utf_8_cannot_be_sent() -> None:
+    """The lines before it were lost with it, the position that was named was one in a block, and no Close was sent."""
+    got: list[Any] = []
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        got.extend([message async for message in ws])
+        got.append(ws.close_code)
+
+    def use(address: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "zcws", "connect", address]
+        return subprocess.run(command, input=b"a\nb\n\xff\nc\n", capture_output=True, timeout=60)
+
+    done = against(handler, use)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.splitlines() == [b"zcws: what is piped in is not UTF-8: line 3"]
+    assert got == ["a", "b", 1000]
 
 
 def test_nobody_reads_what_is_said(address: str) -> None:

@@ -104,7 +104,7 @@ class Session:
         self._error: zcws.ConnectionClosed | None = None
         self._turn = threading.Lock()  # guards `_prompting`, `_is_over` and `_has_ended`
         self._prompting = False
-        self._unshown: Unwritable | None = None  # what keeps us from saying anything more
+        self._trouble: Failure | None = None  # what keeps us from reading, or from saying, anything more
         self._is_over = False  # nothing can be asked of the connection's loop any more
         self._has_ended = False
         self._leaving = False
@@ -171,7 +171,7 @@ class Session:
         except zcws.ConnectionClosed as error:
             self._error = error
         except Unwritable as error:
-            self._unshown = error
+            self._trouble = error
             await self._ws.close()
         await self._ws.wait_closed()
 
@@ -287,14 +287,20 @@ class Session:
         with contextlib.suppress(EOFError, zcws.ConnectionClosed):
             self._begin_waiting()
             try:
-                for line in sys.stdin or ():
-                    self._do(self.ws.send(line.rstrip("\n")))
-            except UnicodeError as error:
-                raise Failure(f"what is piped in is not UTF-8: {error}") from None
-            except OSError as error:
-                raise Failure(f"cannot read what is piped in: {error}") from None
+                for number, line in enumerate(sys.stdin or (), 1):
+                    self._send_line(number, line.rstrip("\n"))
+            except Failure as failure:
+                self._trouble = failure
+            except (OSError, UnicodeError) as error:  # UnicodeError: what a person types, in the terminal's encoding
+                self._trouble = Failure(f"cannot read what is piped in: {error}")
         self._stop_waiting()
         self._do(self._linger(linger))
+
+    def _send_line(self, number: int, line: str) -> None:
+        try:
+            self._do(self.ws.send(line))
+        except UnicodeError:
+            raise Failure(f"what is piped in is not UTF-8: line {number}") from None
 
     async def _linger(self, seconds: float) -> None:
         """Waits until nothing has arrived for so long. On the connection's loop, where nothing is overlooked: a message
@@ -335,8 +341,8 @@ class Session:
 
     def _conclude(self) -> int:
         """Says how it ended."""
-        if self._unshown is not None:
-            raise self._unshown
+        if self._trouble is not None:
+            raise self._trouble
         is_well = self._is_ours or self._error is None or isinstance(self._error, zcws.ConnectionClosedOK)
         words = self._how_it_ended(is_well=is_well)
         if self.is_interactive:

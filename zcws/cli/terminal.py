@@ -37,10 +37,11 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
 
 def speak_utf_8() -> None:
     """Makes a pipe or a file UTF-8, as text is on the wire. By default Windows writes and reads it in a code page,
-    which lacks most letters; other systems use the locale's encoding, which may be ASCII or Latin-1."""
-    for stream in (sys.stdin, sys.stdout):
+    which lacks most letters; other systems use the locale's encoding, which may be ASCII or Latin-1. What is not UTF-8 is
+    read as lone surrogates, which cannot be sent: it is decoded in blocks, and an error there would hide good lines."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "strict")):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 class Unwritable(Failure):
