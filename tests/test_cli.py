@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from served import ENVIRONMENT, served, zcws
 from zcws import ConnectionClosedOK, __version__, cli, connect
 from zcws.cli import info
 from zcws.kernel import available
+
+PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
 # ---- what can be said ----
 
@@ -112,6 +115,30 @@ def test_a_kernel_that_does_not_exist(command: tuple[str, ...]) -> None:
 
 
 # ---- what cannot be done ----
+
+
+@pytest.mark.parametrize("way", ["the script", "python -m"])
+def test_ctrl_c_while_it_is_being_imported(way: str) -> None:
+    """The script `zcws` printed a traceback, and `python -m zcws` did not."""
+    begin = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "zcws.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+"""
+    script = re.search(r'^zcws = "(.*):(.*)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert script, "no script"
+    run = {
+        "the script": f"from {script[1]} import {script[2]}; sys.exit({script[2]}())",
+        "python -m": "import runpy; runpy.run_module('zcws', run_name='__main__', alter_sys=True)",
+    }[way]
+    command = [sys.executable, "-c", begin + run]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -1,4 +1,4 @@
-"""`python -m zcws`: see zcws/cli/."""
+"""`zcws` and `python -m zcws`: see zcws/cli/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 
 try:
     from zcws.cli import main
-
-    sys.exit(main())
 except KeyboardInterrupt:  # while it was still starting
     sys.exit(130)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,8 +24,8 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    speak_utf_8()
     try:
+        speak_utf_8()
         options, unknown = _parser().parse_known_args(arguments)
         if unknown:
             # With the usage of this command; `parse_args` would show that of `zcws`, which lists none of its options.
