@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 from served import zcws
 
 from zcws.cli import main
@@ -207,3 +212,23 @@ def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:
     done = zcws("connect", "wss://127.0.0.1:1/", "--ca", str(tmp_path / "missing.pem"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("zcws: cannot use ") and done.stderr.count("\n") == 1
+
+
+def test_a_key_that_is_encrypted(tmp_path: Path) -> None:
+    """OpenSSL asked for the pass phrase, where nobody is: a worker waited for ever."""
+    leaf = trustme.CA().issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    leaf.cert_chain_pems[0].write_to_path(certificate)
+    encoded = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    key.write_bytes(encoded)
+    options = [f"--ssl-cert={certificate}", f"--ssl-key={key}"]
+    sentence = f"zcws: the key in {key} is encrypted, and nobody is here to ask: openssl pkey -in {key} decrypts it"
+    for workers in ([], ["--workers=1"]) if hasattr(socket, "SO_REUSEPORT") else ([],):
+        command = [sys.executable, "-m", "zcws", "serve", "--echo", "--port=0", *options, *workers]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[0] == sentence

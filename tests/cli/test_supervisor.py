@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from net import echo, port_of, request
 from served import ENVIRONMENT
 
 import zcws
+from zcws.cli import supervisor as supervisor_module
 from zcws.cli.common import Failure
-from zcws.cli.supervisor import how_it_ended, reserve
+from zcws.cli.supervisor import Supervisor, how_it_ended, reserve
 
 pytestmark = pytest.mark.skipif(
     not hasattr(socket, "SO_REUSEPORT") or not Path("/proc/self/task").exists(),
@@ -36,29 +38,25 @@ def supervisor() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 @contextlib.contextmanager
-def supervising(stderr: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [
-        sys.executable,
-        "-m",
-        "zcws",
-        "serve",
-        "--echo",
-        "--port",
-        "0",
-        "--workers",
-        "2",
-        "--drain",
-        "30",
-    ]
+def begun(*arguments: str, stderr: Any = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """A supervisor of an echo."""
+    command = [sys.executable, "-m", "zcws", "serve", "--echo", "--port=0", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=stderr, text=True, env=ENVIRONMENT) as process:
         try:
-            line = process.stdout.readline()
-            found = re.fullmatch(r"zcws listens on ws://127\.0\.0\.1:(\d+); 2 workers .*\n", line)
-            assert found, f"no announcement: {line!r}"
-            yield process, int(found[1])
+            yield process
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def supervising(stderr: Any, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    # The drain is longer than any test.
+    with begun("--workers=2", "--drain=1000", *arguments, stderr=stderr) as process:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"zcws listens on wss?://127\.0\.0\.1:(\d+); 2 workers .*\n", line)
+        assert found, f"no announcement: {line!r}"
+        yield process, int(found[1])
 
 
 def workers_of(process: subprocess.Popen[str]) -> set[int]:
@@ -197,34 +195,107 @@ def test_reload(supervisor: tuple[subprocess.Popen[str], int]) -> None:
     assert len(workers_of(process)) == 2
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate with its key, in one file."""
+    path = tmp_path / "both.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
+def hang(certificate: Path) -> None:
+    """Whoever reads it from now on waits for ever, as for a network that has gone."""
+    certificate.unlink()
+    os.mkfifo(certificate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_starting_are_ended(certificate: Path, number: int) -> None:
+    """No signal ended the supervisor before all of them listened."""
+    hang(certificate)
+    with begun("--workers=2", f"--ssl-cert={certificate}") as process:
+        until(lambda: len(workers_of(process)) == 2)
+        workers = workers_of(process)
+        process.send_signal(number)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_reload_that_hangs_can_be_ended(certificate: Path) -> None:
+    """SIGTERM waited for it."""
+    with supervising(subprocess.PIPE, f"--ssl-cert={certificate}") as (process, _):
+        hang(certificate)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: len(workers_of(process)) == 4)
+        workers = workers_of(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_worker_that_does_not_come_to_listen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was waited for without end."""
+    monkeypatch.setattr(supervisor_module, "STARTING", 0)
+
+    async def main() -> None:
+        workers = Supervisor([sys.executable, "-c", "import sys; sys.stdin.read()"], [[]], drain=0)
+        with pytest.raises(Failure, match=r"^a worker ended before it listened$"):
+            await workers.start()
+        await workers.stop(signal.SIGTERM)
+
+    asyncio.run(main())
+    assert re.fullmatch(r"zcws: worker \d+ did not listen within 1 seconds\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, None)]
+)
+def test_only_one_sigterm_drains(
+    supervisor: tuple[subprocess.Popen[str], int], first: int, second: int | None
+) -> None:
+    """As it is for one process. Ctrl-C and a second signal waited as long for the clients as the first SIGTERM."""
+    process, port = supervisor
+
+    async def main() -> None:
+        async with zcws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            process.send_signal(first)
+            if second is not None:
+                await asyncio.to_thread(until, lambda: not accepts(port))
+                await ws.send("still here")
+                assert await ws.recv() == "still here"
+                process.send_signal(second)
+            with pytest.raises(zcws.ConnectionClosedOK) as closed:
+                await ws.recv()
+            assert closed.value.code == 1001
+
+    asyncio.run(main())
+    assert process.wait(60) == 0
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 def test_a_reload_of_what_cannot_start(tmp_path: Path) -> None:
     """The old ones go on."""
     folder = tmp_path / "public"
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "zcws",
-        "serve",
-        "--echo",
-        f"--static={folder}",
-        "--port=0",
-        "--workers=1",
-    ]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
-        try:
-            port = int(process.stdout.readline().partition(";")[0].rpartition(":")[2])
-            old = workers_of(process)
-            folder.rmdir()
-            process.send_signal(signal.SIGHUP)
-            assert process.stderr.readline() == f"zcws: {folder} is not a directory\n"
-            said = "zcws: not reloaded: a new worker ended before it listened; the old ones go on\n"
-            assert process.stderr.readline() == said
-            asyncio.run(echoes(port))
-            assert workers_of(process) == old
-        finally:
-            process.terminate()
+    with begun(f"--static={folder}", "--workers=1") as process:
+        port = int(process.stdout.readline().partition(";")[0].rpartition(":")[2])
+        old = workers_of(process)
+        folder.rmdir()
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr.readline() == f"zcws: {folder} is not a directory\n"
+        said = "zcws: not reloaded: a new worker ended before it listened; the old ones go on\n"
+        assert process.stderr.readline() == said
+        asyncio.run(echoes(port))
+        assert workers_of(process) == old
 
 
 def test_who_waits_in_the_queue_of_a_worker_that_ends_is_accepted_by_the_next(

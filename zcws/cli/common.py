@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 import ssl
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -154,8 +155,15 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
     if not certificate:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+    def refuse() -> str:
+        file = key or certificate
+        raise Failure(f"the key in {file} is encrypted, and nobody is here to ask: openssl pkey -in {file} decrypts it")
+
+    # By default OpenSSL asks, in a worker on a pipe that nobody writes to.
+    can_ask = sys.stdin is not None and sys.stdin.isatty()
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, None if can_ask else refuse)
     except ssl.SSLError as error:
         what = error.reason or error.strerror or "not PEM"
         raise Failure(f"{certificate} is not a certificate with its key: {what}") from None

@@ -3,8 +3,10 @@
 What happens to a worker, and what the supervisor does:
 
     it ends by itself                  says so, starts another; after a pause that doubles if it had just begun
+    it does not come to listen         SIGKILL after a minute
     SIGHUP to the supervisor           N new ones; when all of them listen, SIGTERM to the old ones, which drain
-    SIGTERM or Ctrl-C to it            SIGTERM to all, a bounded wait, SIGKILL to those that are left
+    SIGTERM or Ctrl-C to it            the same signal to all, also to those that are starting; a bounded wait; SIGKILL
+                                       to those that are left; a second signal is passed on, and ends their drain
     the supervisor is gone (kill -9)   a worker sees the end of its stdin, and ends
 
 The port is shared by SO_REUSEPORT: each worker listens on a socket of its own, and the kernel gives each connection to
@@ -38,6 +40,9 @@ SETTLED = 1.0
 #: Seconds of pause before a worker that does not settle is started again: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
+#: Seconds until a worker listens, at most; and one for each of them, because all start at once.
+STARTING = 60
+
 #: Seconds beyond --drain until SIGKILL: a worker says goodbye for one second and then ends.
 GRACE = 5.0
 
@@ -49,13 +54,16 @@ class Worker:
         self.process = process
         self.sockets = sockets
         self.began: float = time.monotonic()
+        self.listens: bool = False
         self.is_wanted: bool = True
 
-    def terminate(self) -> None:
-        """Tells it to drain and end."""
+    def end(self, number: int) -> None:
+        """Sends it that signal: SIGTERM tells it to drain and end, SIGINT to end, and so does a second one."""
         self.is_wanted = False
+        if number == signal.SIGINT and not self.listens:
+            number = signal.SIGTERM  # Python prints a traceback when SIGINT comes while it starts
         with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
+            self.process.send_signal(number)
 
 
 class Supervisor:
@@ -73,7 +81,6 @@ class Supervisor:
         self._drain = drain
         self._workers: set[Worker] = set()
         self._watchers: set[asyncio.Task[None]] = set()
-        self._is_stopping = False
 
     async def start(self) -> None:
         """Starts all workers, and waits until they listen.
@@ -81,46 +88,51 @@ class Supervisor:
         Raises:
             Failure: one ended instead.
         """
-        fresh = await asyncio.gather(*map(self._start_one, self._sockets))
-        if not all(fresh):
-            await self.stop()
+        if not all(await self._start_all()):
             raise Failure("a worker ended before it listened")
 
     async def reload(self) -> None:
         """New workers; the old ones drain."""
-        fresh = await asyncio.gather(*map(self._start_one, self._sockets))
+        fresh = await self._start_all()
         if all(fresh):
             # Those as well that have ended and are about to be replaced, and their replacements.
             old = [worker for worker in self._workers if worker.is_wanted and worker not in fresh]
             for worker in old:
-                worker.terminate()
+                worker.end(signal.SIGTERM)
             draining = sum(worker.process.returncode is None for worker in old)
             say_on_stderr(f"reloaded: {len(fresh)} new workers, {draining} drain")
         else:
             for survivor in filter(None, fresh):
-                survivor.terminate()
+                survivor.end(signal.SIGTERM)
             say_on_stderr("not reloaded: a new worker ended before it listened; the old ones go on")
 
-    async def stop(self) -> None:
-        """Ends all workers."""
-        self._is_stopping = True
+    def end_all(self, number: int) -> None:
+        """Sends that signal to all workers, those as well that do not listen yet."""
+        for worker in self._workers:
+            worker.end(number)
+
+    async def stop(self, number: int) -> None:
+        """Ends all workers, by that signal, and waits for their end. Nobody may be starting or reloading."""
         for sock in chain(*self._sockets):
             sock.close()  # or clients would wait in a queue that nobody will look at
-        for worker in list(self._workers):
-            worker.terminate()
-        if self._watchers:
-            await asyncio.wait(self._watchers, timeout=self._drain + GRACE)
-        for worker in list(self._workers):
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        for watcher in self._watchers:
+            watcher.cancel()
+        self.end_all(number)
+        ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._workers]
+        if not ends:
+            return
+        await asyncio.wait(ends, timeout=self._drain + GRACE)
+        self.end_all(signal.SIGKILL)
+        await asyncio.wait(ends)
+
+    async def _start_all(self) -> list[Worker | None]:
+        return await asyncio.gather(*map(self._start_one, self._sockets))
 
     async def _start_one(self, sockets: list[socket.socket]) -> Worker | None:
         """A worker that listens. None: it could not be started, or has ended instead; stderr says why."""
         numbers = [sock.fileno() for sock in sockets]
         try:
-            # In a session of its own: Ctrl-C is for the supervisor, which sends the workers SIGTERM.
+            # In a session of its own: Ctrl-C is for the supervisor, which passes it on.
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 f"--worker={','.join(map(str, numbers))}",
@@ -134,11 +146,7 @@ class Supervisor:
             return None
         worker = Worker(process, sockets)
         self._workers.add(worker)
-        if self._is_stopping:
-            worker.terminate()
-        assert process.stdout is not None
-        if not await process.stdout.readline():
-            await process.wait()
+        if not await self._comes_to_listen(worker):
             self._workers.discard(worker)
             return None
         watcher = asyncio.create_task(self._watch(worker))
@@ -146,16 +154,30 @@ class Supervisor:
         watcher.add_done_callback(self._watchers.discard)
         return worker
 
+    async def _comes_to_listen(self, worker: Worker) -> bool:
+        """Waits until it does, or has ended instead."""
+        process, patience = worker.process, STARTING + len(self._sockets)
+        assert process.stdout is not None
+        try:
+            if await asyncio.wait_for(process.stdout.readline(), patience):
+                worker.listens = True
+                return True
+        except asyncio.TimeoutError:
+            say_on_stderr(f"worker {process.pid} did not listen within {patience} seconds")
+            worker.end(signal.SIGKILL)
+        await process.wait()
+        return False
+
     async def _watch(self, worker: Worker) -> None:
         """Waits until the worker has ended, and another one serves in its place."""
         code = await worker.process.wait()
         pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
         replacement = None
-        while worker.is_wanted and not self._is_stopping and replacement is None:
+        while worker.is_wanted and replacement is None:
             say_on_stderr(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
-            if worker.is_wanted and not self._is_stopping:
+            if worker.is_wanted:
                 replacement = await self._start_one(worker.sockets)
         self._workers.discard(worker)
 
@@ -173,31 +195,40 @@ async def supervise(options: argparse.Namespace) -> None:
         port = reserved.getsockname()[1]
         sockets = [await bind(options.host, port) for _ in range(options.workers)]
         workers = Supervisor(worker_command(options, port), sockets, options.drain)
-        stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+        stopping: asyncio.Future[int] = loop.create_future()
+        reload = asyncio.Event()
+
+        def stop(number: int) -> None:
+            if stopping.done():
+                workers.end_all(number)
+            else:
+                stopping.set_result(number)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop, number)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        await workers.start()
         s = "s" if options.ssl_cert else ""
-        where = authority(options.host, port)
+        where = f"ws{s}://{authority(options.host, port)}"
+        announcement = f"zcws listens on {where}; {options.workers} workers (Ctrl-C stops them)"
+        serving = asyncio.create_task(serve(workers, announcement, reload))
         try:
-            say(f"zcws listens on ws{s}://{where}; {options.workers} workers (Ctrl-C stops them)")
-            await reload_until(stop, reload, workers)
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
         finally:
-            await workers.stop()
+            await workers.stop(stopping.result() if stopping.done() else signal.SIGTERM)
 
 
-async def reload_until(stop: asyncio.Event, reload: asyncio.Event, workers: Supervisor) -> None:
-    """Reloads as often as it is asked for, until it is told to stop."""
-    stopping = asyncio.create_task(stop.wait())
-    while not stopping.done():
-        reloading = asyncio.create_task(reload.wait())
-        await asyncio.wait([stopping, reloading], return_when=asyncio.FIRST_COMPLETED)
-        if reload.is_set() and not stopping.done():
-            reload.clear()
-            await workers.reload()
-        reloading.cancel()
+async def serve(workers: Supervisor, announcement: str, reload: asyncio.Event) -> None:
+    """Starts the workers, says so, and reloads as often as it is asked for, until it is cancelled."""
+    await workers.start()
+    say(announcement)
+    while True:
+        await reload.wait()
+        reload.clear()
+        await workers.reload()
 
 
 def reserve(host: str, port: int) -> socket.socket:
