@@ -141,8 +141,8 @@ class Supervisor:
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
-        except OSError as error:  # no descriptors, no memory, no more processes: worth another try
-            say_on_stderr(f"cannot start a worker: {error.strerror}")
+        except Exception as error:  # no descriptors, no memory, no more processes: worth another try
+            say_on_stderr(f"cannot start a worker: {getattr(error, 'strerror', None) or repr(error)}")
             return None
         worker = Worker(process, sockets)
         self._workers.add(worker)
@@ -172,19 +172,25 @@ class Supervisor:
         """Waits until the worker has ended, and another one serves in its place."""
         code = await worker.process.wait()
         pause = 0.0 if time.monotonic() - worker.began > SETTLED else FIRST_PAUSE
-        replacement = None
+        replacement, why = None, f"worker {worker.process.pid} {how_it_ended(code)}"
         while worker.is_wanted and replacement is None:
-            say_on_stderr(f"worker {worker.process.pid} {how_it_ended(code)}: another one is started")
+            say_on_stderr(f"{why}: another one is started")
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             if worker.is_wanted:
                 replacement = await self._start_one(worker.sockets)
+            why = f"nobody serves in place of worker {worker.process.pid} yet"
         self._workers.discard(worker)
 
 
 def how_it_ended(code: int) -> str:
     """An exit code in words."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    if code >= 0:
+        return f"ended with {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # most of the real-time signals have no name
+        return f"was ended by signal {-code}"
 
 
 async def supervise(options: argparse.Namespace) -> None:
