@@ -19,7 +19,7 @@ from served import zcws as command
 
 import zcws
 import zcws.sync
-from zcws.cli.trace import HTTP_2, Tap
+from zcws.cli.trace import HTTP_2, MAX_HEAD, NO_HEAD, Tap
 from zcws.http2 import PREFACE
 
 FRAMES = [
@@ -93,6 +93,18 @@ def test_compression_that_was_not_agreed() -> None:
         tap.feed(head)
         (line,) = tap.feed(wire.frame(wire.TEXT, b"hello", rsv=4))
         assert line == "TEXT 68 65 6c 6c 6f [5 bytes, compressed]"
+
+
+@pytest.mark.parametrize("step", [1000, 1_000_000])
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 103\r\n\r\n"])
+def test_a_head_without_an_end_is_not_kept(begin: bytes, step: int) -> None:
+    """Behind an interim answer it was, whatever its size."""
+    tap, lines = Tap(), []
+    data = begin + b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD
+    for start in range(0, len(data), step):
+        lines += tap.feed(data[start : start + step])
+    assert lines == [*begin.decode().splitlines()[:1], NO_HEAD]
+    assert tap.feed(b"\r\n\r\n\x81\x01x") == tap.end() == []
 
 
 async def traced(port: int) -> tuple[asyncio.subprocess.Process, str]:
@@ -174,6 +186,71 @@ def test_http_2_passes_and_is_not_shown() -> None:
 
     told = [line.split(" ", 2)[2] for line in asyncio.run(main()).splitlines()]
     assert told == [f"! {HTTP_2}", "| the connection has ended"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (b"HTTP/1.0 400 Bad\n\nno", ["HTTP/1.0 400 Bad", "no"]),
+        (b"HTTP/1.1 500 Oops\r\nX: y\r\n", ["HTTP/1.1 500 Oops", "X: y"]),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD, [NO_HEAD]),
+    ],
+)
+def test_what_is_no_head_passes(answer: bytes, shown: list[str]) -> None:
+    """The client got nothing of it, and nothing was printed. It gets it at once, where the server goes on to wait."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        assert await reader.read() == b"GET / HTTP/1.1\r\n"
+        writer.close()
+
+    async def main() -> str:
+        async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+            process, address = await traced(server.sockets[0].getsockname()[1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+            assert await soon(reader.readexactly(len(answer))) == answer
+            writer.write(b"GET / HTTP/1.1\r\n")
+            writer.write_eof()
+            assert await soon(reader.read()) == b""
+            await hang_up(writer)
+            lines = b""
+            while b"the connection has ended" not in lines:
+                lines += await process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+            return lines.decode()
+
+    told = [line.split(" ", 2)[2] for line in asyncio.run(main()).splitlines()]
+    assert sorted(told) == sorted(
+        [*(f"< {line}" for line in shown), "> GET / HTTP/1.1", "| the connection has ended"]
+    )
+
+
+def test_a_request_that_is_too_long_passes() -> None:
+    """It was lost, and the client waited for an answer."""
+    asked = b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(len(asked)) == asked
+        writer.write(b"HTTP/1.1 431 Too Much\r\n\r\n")
+        writer.close()
+
+    async def main() -> bytes:
+        async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
+            process, address = await traced(server.sockets[0].getsockname()[1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+            writer.write(asked)
+            answer = await soon(reader.readuntil(b"\r\n\r\n"))
+            await hang_up(writer)
+            lines = b""
+            while b"the connection has ended" not in lines:
+                lines += await process.stdout.readline()
+            assert f" 1 > {NO_HEAD}\n".encode() in lines
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+            return answer
+
+    assert asyncio.run(main()) == b"HTTP/1.1 431 Too Much\r\n\r\n"
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -1,8 +1,9 @@
 """`zcws trace`: a proxy that lets every byte pass, and prints the frames that it sees in both directions.
 
-Nothing is terminated or repaired here: what one side sends is what the other gets, illegal frames and all (only the
-`Host` of the request becomes the server's). A server that cannot be reached is a 502 for the client. The printing side
-reads a copy (`Tap`), and gives up on a direction that makes no sense without ending it.
+Nothing is terminated or repaired here: what one side sends is what the other gets, illegal frames and all, HTTP or not.
+Only the `Host` of the request becomes the server's, for which the whole head of a request is waited for. A server that
+cannot be reached is a 502 for the client. The printing side reads a copy (`Tap`), and gives up on a direction that
+makes no sense without ending it.
 
 HTTP/2 passes too, but is not shown: its frames are different, and its heads are compressed.
 
@@ -19,7 +20,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,12 @@ __all__ = ["Tap", "add"]
 #: Bytes that are read at once.
 CHUNK = 64 * 1024
 
+#: Bytes of a head that are waited for: what asyncio's streams allow, and several times what servers do.
+MAX_HEAD = 64 * 1024
+
 #: What is said in place of lines.
 HTTP_2 = "this is HTTP/2, which passes but is not shown: only HTTP/1.1 is"
+NO_HEAD = "this passes but is not shown: no head of HTTP/1.1 has ended within 64 KiB"
 
 _AGREES = re.compile(rb"(?im)^sec-websocket-extensions:.*permessage-deflate")
 
@@ -99,6 +104,11 @@ class Tap:
         self._lines.clear()
         return lines
 
+    def end(self) -> list[str]:
+        """The lines of a head that has no end, or not the one that RFC 9112 asks for."""
+        head, self._head = self._head, None
+        return [printable(line) for line in re.split(r"[\r\n]+", (head or b"").decode("latin-1")) if line]
+
     def _read_http(self, head: bytearray, data: bytes) -> bytes:
         """Returns what stands behind the head."""
         head += data
@@ -117,6 +127,9 @@ class Tap:
                 self.expect_deflate()
                 self._other.expect_deflate()
             return rest
+        if len(head) > MAX_HEAD:
+            self._lines.append(NO_HEAD)
+            self.look_away()
         return b""
 
 
@@ -167,7 +180,7 @@ class Proxy:
             return
         up, say = Tap(), partial(self._say, number)
         down = Tap(up)
-        request, response = partial(self._see_request, number, up), partial(see_response, down)
+        request, response = partial(self._begin_request, number, up), partial(begin_response, down)
         try:
             await asyncio.gather(
                 copy(reader, server[1], request, up, partial(say, ">")),
@@ -188,8 +201,15 @@ class Proxy:
             await writer.drain()
         writer.close()
 
-    def _see_request(self, number: int, up: Tap, head: bytes) -> bytes:
-        if begins_http_2(head):
+    async def _begin_request(self, number: int, up: Tap, reader: asyncio.StreamReader) -> bytes:
+        """The head, as the server gets it; or what has come instead of one."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+        except asyncio.LimitOverrunError:
+            return await reader.read(CHUNK)
+        if PREFACE.startswith(head):
             up.look_away()
             self._say(number, "!", HTTP_2)
         # RFC 9112 3.2: the Host of the server that it goes to, which a virtual host depends on.
@@ -208,39 +228,35 @@ class Proxy:
             self._is_useless.set()
 
 
-def see_response(down: Tap, head: bytes) -> bytes:
-    """Looks at the head of the response, which may not be HTTP/1.1."""
-    if begins_http_2(head):
+async def begin_response(down: Tap, reader: asyncio.StreamReader) -> bytes:
+    """What comes first, whatever it is: a server may say something that is no head, and wait."""
+    data = await reader.read(CHUNK)
+    # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
+    if data.startswith(b"\0"):
         down.look_away()
-    return head
+    return data
 
 
 async def copy(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    see: Callable[[bytes], bytes],
+    begin: Callable[[asyncio.StreamReader], Awaitable[bytes]],
     tap: Tap,
     say: Callable[[str], None],
 ) -> None:
-    """Copies one direction, to its end. `see` gets the head, and returns what is sent in its place."""
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        head = await reader.readexactly(1)
-        # RFC 9113 3.4: a server of HTTP/2 begins with a frame of less than 64 KiB, which may come first of all.
-        head += b"" if head == b"\0" else await reader.readuntil(b"\r\n\r\n")
-        data = see(head)
+    """Copies one direction, to its end. `begin` reads what comes first, and returns what is sent in its place."""
+    with contextlib.suppress(OSError):
+        data = await begin(reader)
         while data:
             for line in tap.feed(data):
                 say(line)
             writer.write(data)
             await writer.drain()
             data = await reader.read(CHUNK)
+    for line in tap.end():
+        say(line)
     with contextlib.suppress(OSError):
         if writer.can_write_eof():
             writer.write_eof()
         else:
             writer.close()
-
-
-def begins_http_2(head: bytes) -> bool:
-    """Whether a server or a client of HTTP/2 begins like this."""
-    return head == b"\0" or PREFACE.startswith(head)
