@@ -158,6 +158,22 @@ def test_output_that_cannot_be_written(arguments: tuple[str, ...], is_buffered: 
     assert (done.returncode, done.stderr) == (1, "zcws: cannot write: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C goes to a whole console")
+@pytest.mark.parametrize("name", ["connect", "bench"])
+def test_ctrl_c_before_a_connection_is_open(name: str) -> None:
+    """The exit code was 0, as if all had been done."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        command = [sys.executable, "-m", "zcws", name, address]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT) as process:
+            with listener.accept()[0] as sock:
+                assert sock.recv(3) == b"GET"
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
+
+
 def test_what_fails_elsewhere_is_not_blamed_on_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> str:
         raise OSError(5, "of something else")

@@ -1,7 +1,8 @@
 """The command line: `python -m zcws` or `zcws`.
 
 Exit codes: 0 when it was done, or stopped by Ctrl-C after it had begun; 1 when it could not be done, with one sentence
-that says why; 2 for a command line that makes no sense (argparse); 3 when a connection was open and ended badly.
+that says why; 2 for a command line that makes no sense (argparse); 3 when a connection was open and ended badly; 130
+after Ctrl-C before it had begun.
 
 The compiled core is imported when a command first needs it, so that an error there (a ZCWS_KERNEL that does not exist)
 is reported in one sentence too: `import zcws` alone does not import it, and `main` imports the commands.
@@ -22,11 +23,16 @@ from zcws.cli.terminal import Unwritable, say, say_on_stderr, speak_utf_8, writi
 __all__ = ["main"]
 
 
+#: Exit code, as of a shell whose command SIGINT has ended.
+INTERRUPTED = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    options = argparse.Namespace(has_begun=False)  # a command says so when it has something to end
     try:
         speak_utf_8()
-        options, unknown = _parser().parse_known_args(arguments)
+        _, unknown = _parser().parse_known_args(arguments, options)
         if unknown:
             # With the usage of this command; `parse_args` would show that of `zcws`, which lists none of its options.
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_on_stderr(str(error))
         return 1
     except KeyboardInterrupt:
-        return 0
+        return 0 if options.has_begun else INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):

@@ -155,6 +155,7 @@ class Load:
         """Opens all connections, then measures."""
         try:
             await self._open_all()
+            self._told.has_begun = True
             wall, cpu = time.perf_counter(), time.process_time()
             self._end = wall + self._told.duration
             showing = asyncio.create_task(self._show(wall))

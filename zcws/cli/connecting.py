@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     """Talks until one side ends the connection. Returns the exit code."""
     session = Session(options)
     session.start()
+    options.has_begun = True
     try:
         if session.is_interactive:
             session.converse()

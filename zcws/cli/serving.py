@@ -97,6 +97,7 @@ async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext |
     servers = await listen(options, context)
     try:
         say(announcement(servers[0].sockets[0], options))
+        options.has_begun = True
         await stop.event.wait()
         if stop.drains and options.drain > 0:
             stop.event.clear()

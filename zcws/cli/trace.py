@@ -156,6 +156,7 @@ class Proxy:
         port = server.sockets[0].getsockname()[1]
         where = authority(told.host, port)
         self._terminal.say(f"zcws traces ws://{where} to {self._server.shown} (Ctrl-C stops it)")
+        told.has_begun = True
         try:
             await self._is_useless.wait()
         finally:
