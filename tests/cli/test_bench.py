@@ -18,6 +18,7 @@ from served import zcws as command
 
 import zcws
 from zcws.cli.bench import Histogram, Load, add, duration, measure
+from zcws.cli.common import Failure
 
 
 def test_shares_of_a_known_distribution() -> None:
@@ -199,6 +200,29 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     load = asyncio.run(main())
     assert list(load.lost.values()) == [2] and load.times.count == 0
     assert "does the server echo?" in str(load.lost)
+
+
+def test_the_first_failure_is_the_end() -> None:
+    """It was said when all connections had been tried, 50 at a time."""
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        await reader.read()  # the others wait, for as long as they are there
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            load = Load(parsed(uri, "--connections", "200", "--timeout", "1000"))
+            with pytest.raises(Failure, match="503"):
+                await load.run()
+
+    asyncio.run(main())
+    assert asked < 200
 
 
 def test_nobody_there() -> None:

@@ -168,17 +168,19 @@ class Load:
             await asyncio.gather(*(ws.close() for ws in self._open), return_exceptions=True)
 
     async def _open_all(self) -> None:
-        opened = await asyncio.gather(
-            *(self._open_one() for _ in range(self._told.connections)), return_exceptions=True
-        )
-        self._open = [ws for ws in opened if isinstance(ws, zcws.WebSocket)]
-        for error in opened:
-            if isinstance(error, BaseException):
-                raise Failure(unreachable(self._told.url, error))
+        opening = [asyncio.create_task(self._open_one()) for _ in range(self._told.connections)]
+        try:
+            await asyncio.gather(*opening)
+        except Exception as error:
+            raise Failure(unreachable(self._told.url, error)) from None
+        finally:
+            for task in opening:
+                task.cancel()  # where one has failed, the others would
+            await asyncio.wait(opening)
 
-    async def _open_one(self) -> zcws.WebSocket:
+    async def _open_one(self) -> None:
         async with self._opening:
-            return await zcws.connect(self._told.url, max_size=None, **self._options)
+            self._open.append(await zcws.connect(self._told.url, max_size=None, **self._options))
 
     async def _work(self, ws: zcws.WebSocket) -> None:
         """One connection, to the last answer."""
