@@ -21,6 +21,7 @@ from net import echo, port_of, request
 from served import ENVIRONMENT
 
 import zcws
+from zcws.cli import main
 from zcws.cli import supervisor as supervisor_module
 from zcws.cli.common import Failure
 from zcws.cli.supervisor import Supervisor, how_it_ended, reserve
@@ -415,6 +416,13 @@ def test_a_worker_takes_no_modules_from_the_folder_that_it_serves(tmp_path: Path
             line = process.stdout.readline()
             process.terminate()
             assert line.startswith("zcws listens on "), process.stderr.read()
+
+
+def test_a_frozen_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It started itself, with a command line that its parser did not know."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert main(["serve", "--echo", "--port=0", "--workers=1"]) == 1
+    assert capsys.readouterr().err.startswith("zcws: --workers starts other Pythons")
 
 
 def test_words_for_an_end() -> None:

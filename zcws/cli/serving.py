@@ -83,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     if options.workers is not None:
         if options.chat:
             options.parser.error("a --chat in several processes is several chats: leave out --workers")
+        if getattr(sys, "frozen", False):  # PyInstaller and its like: `sys.executable` is that program, and no Python
+            raise Failure("--workers starts other Pythons, and this program has none but its own")
         asyncio.run(supervisor.supervise(options))
         return 0
     context = server_context(options.ssl_cert, options.ssl_key)
