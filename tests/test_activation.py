@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,8 +82,34 @@ def test_without_systemd() -> None:
     assert listen_fds() == []
 
 
-@pytest.mark.parametrize("count", ["", "-1", "one", "²"])
+def test_what_is_no_socket_that_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was not said which descriptor it was, and those before it stayed open."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, open(tmp_path / "file", "wb") as file:
+        first = max(listening.fileno(), file.fileno()) + 100
+        monkeypatch.setattr(activation, "FIRST", first)
+        os.dup2(listening.fileno(), first)
+        os.dup2(file.fileno(), first + 1)
+        told(monkeypatch, os.getpid(), "2")
+        with pytest.raises(OSError, match=f"descriptor {first + 1}, which LISTEN_FDS counts: .*ocket"):
+            listen_fds()
+        os.close(first + 1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(first)
+
+
+def test_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept=yes: `serve` said "Invalid argument"."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        monkeypatch.setattr(activation, "FIRST", ours.detach())
+        told(monkeypatch, os.getpid(), "1")
+        with pytest.raises(ValueError, match=r"^descriptor \d+ is one connection: .* with Accept=no$"):
+            listen_fds()
+        assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize("count", ["", "-1", "one", "²", "9" * 5000])
 def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     told(monkeypatch, os.getpid(), count)
-    with pytest.raises(ValueError, match="LISTEN_FDS should be a number"):
+    with pytest.raises(ValueError, match=r"^LISTEN_FDS should be a number of sockets, not .{2,22}$"):
         listen_fds()

@@ -221,6 +221,11 @@ def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
     assert_refused(
         zcws("serve", "--echo", "--ssl-cert", str(wrong)), f"{wrong} is not a certificate with its key"
     )
+    alone = tmp_path / "alone.pem"
+    trustme.CA().issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(alone)
+    assert_refused(
+        zcws("serve", "--echo", "--ssl-cert", str(alone)), "; is the key in another file? --ssl-key FILE"
+    )
 
 
 def test_uvloop_that_is_not_there(

@@ -92,6 +92,7 @@ def test_options_of_a_client() -> None:
             "X: a\nb",
             "the value of the header 'X' must not hold CR, LF, NUL or other control characters",
         ),
+        ("--header", "Upgrade: x", "Upgrade is for the handshake itself; --subprotocol and --compression say"),
         ("--origin", "a\nb", "the value of the header 'Origin' must not hold CR, LF, NUL or other"),
         ("--proxy", "foo://h", "this has a scheme that is no proxy's: expected one of http, https, "),
         ("--proxy", "http://a:secret@h:x", "the port of the proxy in this "),
@@ -104,6 +105,11 @@ def test_options_that_make_no_sense(
     printed = complaint(command, "ws://127.0.0.1:1/", option, value)
     assert f": error: argument {option}: {said}" in printed
     assert "secret" not in printed
+
+
+def test_two_origins(complaint: Callable[..., str]) -> None:
+    printed = complaint("connect", "ws://127.0.0.1:1/", "--header", "origin: a", "--origin", "b")
+    assert printed.endswith(": error: argument --origin: not allowed with a --header that is an Origin\n")
 
 
 @pytest.mark.parametrize("command", ["connect", "bench", "trace"])

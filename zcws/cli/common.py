@@ -13,6 +13,7 @@ from typing import Any
 
 from zcws import uri
 from zcws.extensions import check_subprotocols
+from zcws.handshake import RESERVED
 from zcws.headers import check_line
 from zcws.options import LONGEST
 from zcws.proxy import parse_proxy
@@ -79,6 +80,10 @@ def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError(f"a header is NAME:VALUE, not {text!r}")
+    if name.strip().lower() in RESERVED:
+        raise argparse.ArgumentTypeError(
+            f"{name.strip()} is for the handshake itself; --subprotocol and --compression say what there is to choose"
+        )
     try:
         return check_line(name.strip(), value)
     except ValueError as error:
@@ -166,7 +171,8 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
         context.load_cert_chain(certificate, key, None if can_ask else refuse)
     except ssl.SSLError as error:
         what = error.reason or error.strerror or "not PEM"
-        raise Failure(f"{certificate} is not a certificate with its key: {what}") from None
+        hint = "" if key else "; is the key in another file? --ssl-key FILE"
+        raise Failure(f"{certificate} is not a certificate with its key: {what}{hint}") from None
     except OSError as error:
         files = " and ".join(filter(None, (certificate, key)))
         raise Failure(f"cannot read {files}: {error.strerror}") from None
@@ -224,6 +230,8 @@ def client_options(options: argparse.Namespace) -> dict[str, Any]:
         check_subprotocols(options.subprotocol or ())
     except ValueError as error:
         options.parser.error(f"argument --subprotocol: {error}")
+    if options.origin is not None and any(name.lower() == "origin" for name, _ in options.header):
+        options.parser.error("argument --origin: not allowed with a --header that is an Origin")
     return {
         "additional_headers": options.header,
         "subprotocols": options.subprotocol,
