@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -21,7 +23,9 @@ from served import zcws as command
 import zcws
 
 try:
+    import fcntl
     import pty
+    import termios
 except ImportError:  # Windows: then there are pipes only
     pty = None  # type: ignore[assignment]
 
@@ -232,8 +236,9 @@ def test_what_cannot_be_connected(address: str) -> None:
 class Person:
     """Somebody at a terminal."""
 
-    def __init__(self, address: str, *options: str) -> None:
+    def __init__(self, address: str, *options: str, columns: int = 80) -> None:
         self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         arguments = [sys.executable, "-m", "zcws", "connect", address, *options]
         environment = {**ENVIRONMENT, "TERM": "xterm"}
         self.process = subprocess.Popen(
@@ -242,8 +247,8 @@ class Person:
         os.close(slave)
         self.screen = ""
 
-    def type(self, line: str) -> None:
-        os.write(self.master, line.encode() + b"\n")
+    def type(self, line: str, end: str = "\n") -> None:
+        os.write(self.master, (line + end).encode())
 
     def sees(self, pattern: str) -> None:
         """Waits until it is there; pytest's own timeout is the end of it."""
@@ -285,6 +290,29 @@ def test_a_person(address: str) -> None:
         person.type(line)
         person.sees(answer)
     assert person.leaves() == 0
+
+
+@people
+def test_a_message_while_a_person_types_more_than_a_row() -> None:
+    """The last row of it was erased only: each message left one more copy. And what was said at the end stood behind."""
+    told = threading.Event()
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        await asyncio.to_thread(told.wait)
+        await ws.send("hello")
+        await ws.close(4002, "enough")
+
+    def use(address: str) -> int:
+        person = Person(address, columns=20)
+        person.sees("> ")
+        person.type("0123456789abcdefghABCDEFGHIJ", end="")
+        person.sees("J")
+        told.set()
+        person.sees(r"\x1b\[A\r\x1b\[J< hello\r\n> 0123456789abcdefghABCDEFGHIJ")
+        person.sees(r"\A\r\nclosed with 4002")
+        return person.leaves()
+
+    assert against(handler, use) == 3
 
 
 @people

@@ -12,6 +12,7 @@ from zcws.cli.terminal import Terminal, Unwritable, as_hex, harmless, say, say_o
 
 def test_nothing_a_peer_sends_moves_the_cursor() -> None:
     assert harmless("a\x1b[2Jb\r\x9b\u202ec") == "a\\u001b[2Jb\\u000d\\u009b\\u202ec"
+    assert harmless("\u061c\u2028\u2029") == "\\u061c\\u2028\\u2029"
     assert harmless("tab\tand\nline, grüße") == "tab\tand\nline, grüße"
 
 

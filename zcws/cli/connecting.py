@@ -44,6 +44,8 @@ __all__ = ["add"]
 #: Exit code: the connection was open, and ended badly.
 ENDED_BADLY = 3
 
+PROMPT = "> "
+
 HELP = "/ping [text], /hex 00 ff ..., /close [code [reason]], /help; // begins a message with a slash"
 
 
@@ -189,10 +191,13 @@ class Session:
         """Prints a line above the one that is being typed, which is drawn again."""
         with writing():
             if self._prompting:
-                sys.stdout.write("\r\x1b[K")  # to the first column; erase to the end of the line
+                # Up to its first row; to the first column; erase to the end of the screen.
+                sys.stdout.write("\x1b[A" * (len(being_typed()) // columns()) + "\r\x1b[J")
             self._terminal.say(text, style)
             if self._prompting:
-                sys.stdout.write("> " + typed())
+                line = being_typed()
+                # Behind a full row, where the cursor may stay, to the next one, as readline does.
+                sys.stdout.write(line + ("" if len(line) % columns() else " \r"))
                 sys.stdout.flush()
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -239,7 +244,10 @@ class Session:
     def _ask(self) -> str:
         self._begin_waiting()
         try:
-            return input("> ")
+            return input(PROMPT)
+        except (EOFError, KeyboardInterrupt):
+            self._terminal.say("")  # what is said next does not belong to that line
+            raise
         finally:
             self._stop_waiting()
 
@@ -323,6 +331,8 @@ class Session:
     def _end_process(self) -> None:
         """Ends the process in place of the main thread."""
         try:
+            if self.is_interactive:
+                self._terminal.say("")  # as `_ask` does
             code = self._conclude()
         except Failure as error:
             say_on_stderr(str(error))
@@ -369,10 +379,15 @@ def from_hex(digits: str) -> bytes:
         raise ValueError(f"two hexadecimal digits are a byte, as in /hex 00 ff; not {digits!r}") from None
 
 
-def typed() -> str:
-    """What a person has typed so far."""
+def being_typed() -> str:
+    """The prompt, and what a person has typed so far. The cursor is taken to be at its end."""
     try:
         import readline
     except ImportError:
-        return ""
-    return readline.get_line_buffer()
+        return PROMPT
+    return PROMPT + readline.get_line_buffer()
+
+
+def columns() -> int:
+    """How many characters a row of the terminal has; 80 if it does not know, as readline takes it."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns or 80

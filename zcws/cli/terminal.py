@@ -20,11 +20,11 @@ __all__ = ["Terminal", "Unwritable", "as_hex", "harmless", "say", "say_on_stderr
 #: Bytes of a binary message that are shown: a screen's line or two. A pipe gets them all.
 SHOWN = 64
 
-controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
-    """Text without characters that move the cursor, change colours or the direction of writing."""
+    """Text without characters that move the cursor, change colours or the direction of writing, or end a line unseen."""
     return controls.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
