@@ -55,6 +55,8 @@ def _adopted(fd: int) -> socket.socket:
     with contextlib.suppress(OSError):
         sock.getpeername()  # which nothing that listens has
         sock.close()
-        raise ValueError(f"descriptor {fd} is one connection: sockets that listen come from a unit with Accept=no")
+        raise ValueError(
+            f"descriptor {fd} is one connection: sockets that listen come from a unit with Accept=no"
+        )
     sock.set_inheritable(False)
     return sock

@@ -92,7 +92,11 @@ def test_options_of_a_client() -> None:
             "X: a\nb",
             "the value of the header 'X' must not hold CR, LF, NUL or other control characters",
         ),
-        ("--header", "Upgrade: x", "Upgrade is for the handshake itself; --subprotocol and --compression say"),
+        (
+            "--header",
+            "Upgrade: x",
+            "Upgrade is for the handshake itself; --subprotocol and --compression say",
+        ),
         ("--origin", "a\nb", "the value of the header 'Origin' must not hold CR, LF, NUL or other"),
         ("--proxy", "foo://h", "this has a scheme that is no proxy's: expected one of http, https, "),
         ("--proxy", "http://a:secret@h:x", "the port of the proxy in this "),
@@ -232,7 +236,9 @@ def test_a_key_that_is_encrypted(tmp_path: Path) -> None:
     )
     key.write_bytes(encoded)
     options = [f"--ssl-cert={certificate}", f"--ssl-key={key}"]
-    sentence = f"zcws: the key in {key} is encrypted, and nobody is here to ask: openssl pkey -in {key} decrypts it"
+    sentence = (
+        f"zcws: the key in {key} is encrypted, and nobody is here to ask: openssl pkey -in {key} decrypts it"
+    )
     for workers in ([], ["--workers=1"]) if hasattr(socket, "SO_REUSEPORT") else ([],):
         command = [sys.executable, "-m", "zcws", "serve", "--echo", "--port=0", *options, *workers]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)

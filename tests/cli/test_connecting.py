@@ -294,7 +294,7 @@ def test_a_person(address: str) -> None:
 
 @people
 def test_a_message_while_a_person_types_more_than_a_row() -> None:
-    """The last row of it was erased only: each message left one more copy. And what was said at the end stood behind."""
+    """Only its last row was erased: each message left one more copy. And what was said at the end stood behind it."""
     told = threading.Event()
 
     async def handler(ws: zcws.WebSocket) -> None:

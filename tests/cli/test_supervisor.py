@@ -115,7 +115,10 @@ def test_a_worker_that_cannot_be_replaced_yet(supervisor: tuple[subprocess.Popen
     victim = min(workers_of(process))
     with without_descriptors(process):
         os.kill(victim, signal.SIGKILL)
-        for why in (f"worker {victim} was ended by SIGKILL", f"nobody serves in place of worker {victim} yet"):
+        for why in (
+            f"worker {victim} was ended by SIGKILL",
+            f"nobody serves in place of worker {victim} yet",
+        ):
             assert process.stderr.readline() == f"zcws: {why}: another one is started\n"
             assert process.stderr.readline() == "zcws: cannot start a worker: Too many open files\n"
     until(lambda: len(workers_of(process) - {victim}) == 2)
@@ -253,7 +256,8 @@ def test_a_worker_that_does_not_come_to_listen(
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, None)]
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, None)],
 )
 def test_only_one_sigterm_drains(
     supervisor: tuple[subprocess.Popen[str], int], first: int, second: int | None

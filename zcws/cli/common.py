@@ -163,7 +163,9 @@ def server_context(certificate: str | None, key: str | None) -> ssl.SSLContext |
 
     def refuse() -> str:
         file = key or certificate
-        raise Failure(f"the key in {file} is encrypted, and nobody is here to ask: openssl pkey -in {file} decrypts it")
+        raise Failure(
+            f"the key in {file} is encrypted, and nobody is here to ask: openssl pkey -in {file} decrypts it"
+        )
 
     # By default OpenSSL asks, in a worker on a pipe that nobody writes to.
     can_ask = sys.stdin is not None and sys.stdin.isatty()

@@ -300,7 +300,8 @@ class Session:
                     self._send_line(number, line.rstrip("\n"))
             except Failure as failure:
                 self._trouble = failure
-            except (OSError, UnicodeError) as error:  # UnicodeError: what a person types, in the terminal's encoding
+            except (OSError, UnicodeError) as error:
+                # UnicodeError: what a person types while the output is piped, in the terminal's encoding.
                 self._trouble = Failure(f"cannot read what is piped in: {error}")
         self._stop_waiting()
         self._do(self._linger(linger))

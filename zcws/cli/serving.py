@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     if options.workers is not None:
         if options.chat:
             options.parser.error("a --chat in several processes is several chats: leave out --workers")
-        if getattr(sys, "frozen", False):  # PyInstaller and its like: `sys.executable` is that program, and no Python
+        # By PyInstaller and its like: then `sys.executable` is that program, and no Python.
+        if getattr(sys, "frozen", False):
             raise Failure("--workers starts other Pythons, and this program has none but its own")
         asyncio.run(supervisor.supervise(options))
         return 0

@@ -218,8 +218,9 @@ async def supervise(options: argparse.Namespace) -> None:
         where = f"ws{s}://{authority(options.host, port)}"
         announcement = f"zcws listens on {where}; {options.workers} workers (Ctrl-C stops them)"
         serving = asyncio.create_task(serve(workers, announcement, reload))
+        either: list[asyncio.Future[Any]] = [serving, stopping]
         try:
-            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving

@@ -24,7 +24,7 @@ controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 
 def harmless(text: str) -> str:
-    """Text without characters that move the cursor, change colours or the direction of writing, or end a line unseen."""
+    """Text without characters that move the cursor, change colours or the direction of writing, or end a line."""
     return controls.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -37,8 +37,9 @@ def as_hex(data: bytes, most: int | None = SHOWN) -> str:
 
 def speak_utf_8() -> None:
     """Makes a pipe or a file UTF-8, as text is on the wire. By default Windows writes and reads it in a code page,
-    which lacks most letters; other systems use the locale's encoding, which may be ASCII or Latin-1. What is not UTF-8 is
-    read as lone surrogates, which cannot be sent: it is decoded in blocks, and an error there would hide good lines."""
+    which lacks most letters; other systems use the locale's encoding, which may be ASCII or Latin-1. What is not UTF-8
+    is read as lone surrogates, which cannot be sent: it is decoded in blocks, and an error would take good lines along.
+    """
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "strict")):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8", errors=errors)
