@@ -408,9 +408,7 @@ def test_a_worker_takes_no_modules_from_the_folder_that_it_serves(tmp_path: Path
     folder = tmp_path / "-public"  # and an argument that looks like an option is none
     folder.mkdir()
     (folder / "random.py").write_text("raise SystemExit('this is a file to serve')", encoding="utf-8")
-    begin = (
-        f"import sys; sys.path[:] = {sys.path}; from zcws.cli import main; sys.exit(main())"  # as `zcws` does
-    )
+    begin = f"import sys; sys.path[:] = {sys.path}; from zcws.__main__ import main; sys.exit(main())"
     for where, name in ((folder, "."), (tmp_path, "-public")):
         command = [sys.executable, "-c", begin, "serve", f"--static={name}", "--port=0", "--workers=1"]
         pipe = subprocess.PIPE

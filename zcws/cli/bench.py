@@ -175,7 +175,7 @@ class Load:
             raise Failure(unreachable(self._told.url, error)) from None
         finally:
             for task in opening:
-                task.cancel()  # where one has failed, the others would
+                task.cancel()  # if one has failed: most likely the others would, one timeout later
             await asyncio.wait(opening)
 
     async def _open_one(self) -> None:
