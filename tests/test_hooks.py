@@ -119,7 +119,9 @@ def test_health_that_cannot_be_asked() -> None:
         with pytest.raises(ValueError, match=r'path must be a str that begins with "/"'):
             zcws.health(nowhere)  # type: ignore[arg-type]
     for never in ("/café", "/a b", "/x?y", "/x#y", "/x\n"):
-        with pytest.raises(ValueError, match=r"^no request has the path .*: it ends before a \? or #, and what"):
+        with pytest.raises(
+            ValueError, match=r"^no request has the path .*: it ends before a \? or #, and what"
+        ):
             zcws.health(never)
     for wrong in (5, lambda server: True):
         with pytest.raises(TypeError, match=r"^check is .*called with nothing"):
@@ -219,10 +221,22 @@ def test_a_hook_changes_the_response() -> None:
     ("answer", "key", "said"),
     [
         (switching(), None, "chose 101 for a request that is refused, with which nothing was agreed"),
-        (zcws.Response(101), KEY, "chose a 101 that no client takes: the response has no \"Upgrade: websocket\""),
-        (switching(**{"Sec-WebSocket-Accept": "x"}), KEY, "chose a 101 that no client takes: the Sec-WebSocket-Acc"),
+        (
+            zcws.Response(101),
+            KEY,
+            'chose a 101 that no client takes: the response has no "Upgrade: websocket"',
+        ),
+        (
+            switching(**{"Sec-WebSocket-Accept": "x"}),
+            KEY,
+            "chose a 101 that no client takes: the Sec-WebSocket-Acc",
+        ),
         (switching(**{"Content-Length": "0"}), KEY, "put a body on the 101, behind which frames begin"),
-        (switching(**{"Transfer-Encoding": "chunked"}), KEY, "put a body on the 101, behind which frames begin"),
+        (
+            switching(**{"Transfer-Encoding": "chunked"}),
+            KEY,
+            "put a body on the 101, behind which frames begin",
+        ),
     ],
 )
 def test_a_hook_chooses_a_101_that_opens_nothing(answer: zcws.Response, key: str | None, said: str) -> None:

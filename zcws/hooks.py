@@ -120,7 +120,9 @@ def settled_by(said: object, response: Response, key: str | None) -> Response:
 def _check_switching(answer: Response, key: str | None) -> None:
     """Our own 101 passes, with more headers than it had."""
     if key is None:
-        raise ValueError("process_response chose 101 for a request that is refused, with which nothing was agreed")
+        raise ValueError(
+            "process_response chose 101 for a request that is refused, with which nothing was agreed"
+        )
     if broken := first_broken(answer.headers, key):  # RFC 6455 4.2.2
         raise ValueError(f"process_response chose a 101 that no client takes: {broken}")
     # RFC 9110 15.2, 8.6; RFC 9112 6.1: no 1xx has a body. The client would read it as frames.

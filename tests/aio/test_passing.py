@@ -63,7 +63,11 @@ def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any],
         (zcws.connect, {"proto": "x"}, "proto is the number of a protocol, not 'x'"),
         (zcws.connect, {"flags": 1.5}, "flags is flags of socket.getaddrinfo, not 1.5"),
         (zcws.connect, {"interleave": "x"}, "interleave is a number of addresses, not 'x'"),
-        (zcws.serve, {"backlog": "x"}, "backlog is a number of connections that wait to be accepted, not 'x'"),
+        (
+            zcws.serve,
+            {"backlog": "x"},
+            "backlog is a number of connections that wait to be accepted, not 'x'",
+        ),
     ],
 )
 def test_values_are_refused_by_the_call(make: Any, option: dict[str, Any], said: str) -> None:

@@ -114,7 +114,9 @@ class Server:
         # Wakes the thread that accepts. Shutting down the listening socket instead would stop every process that
         # shares it, and does nothing on macOS.
         self._wake: socket.socket | None = None
-        self._server = 0  # the process in which `serve_forever` runs, 0 for none: what was forked from it has no thread
+        self._server = (
+            0  # the process in which `serve_forever` runs, 0 for none: what was forked from it has no thread
+        )
         # Sockets in the opening handshake, and how to shut each down in order to wake its thread, which answers with
         # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
@@ -296,7 +298,9 @@ class Server:
             threads = self._threads - {me}
             if me in self._threads:
                 threads -= self._ending  # handlers that wait for us
-        return {thread for thread in threads if thread.is_alive()}  # in a forked child, those of its parent are not
+        return {
+            thread for thread in threads if thread.is_alive()
+        }  # in a forked child, those of its parent are not
 
     # ---- one connection ----
 
