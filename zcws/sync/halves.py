@@ -89,9 +89,8 @@ class Taken:
             return
         if self.connection.state is not State.OPEN:
             raise self.connection.error()
-        if (
-            self.close[0] == CloseCode.ABNORMAL_CLOSURE
-        ):  # by `abort`: as it is told when the connection knows of it
+        if self.close[0] == CloseCode.ABNORMAL_CLOSURE:
+            # By `abort`: as it is told when the connection knows of it.
             raise closed_error(*self.close, clean=False, by="network")
         raise closed_error(*self.close, clean=True, by="us")
 

@@ -114,9 +114,8 @@ class Server:
         # Wakes the thread that accepts. Shutting down the listening socket instead would stop every process that
         # shares it, and does nothing on macOS.
         self._wake: socket.socket | None = None
-        self._server = (
-            0  # the process in which `serve_forever` runs, 0 for none: what was forked from it has no thread
-        )
+        # The process in which `serve_forever` runs, 0 for none: one that was forked from it has no such thread.
+        self._served_by = 0
         # Sockets in the opening handshake, and how to shut each down in order to wake its thread, which answers with
         # 503 where it can.
         self._opening: dict[socket.socket, int] = {}
@@ -146,20 +145,20 @@ class Server:
                 with self._lock:
                     if self._is_serving:
                         raise RuntimeError("serve_forever() runs already, in another thread")
-                    self._server, self._wake = os.getpid(), wake
+                    self._served_by, self._wake = os.getpid(), wake
                     self._watch(selector, waker)
                 while not self._is_closing:
                     if self._has_slot():
                         self._taken += self._accept(selector)
             finally:
                 if self._wake is wake:
-                    self._server = 0  # before anything in which a signal handler can raise
+                    self._served_by = 0  # before anything in which a signal handler can raise
                     with self._lock:  # who has it may be using this
                         self._wake = None
 
     @property
     def _is_serving(self) -> bool:
-        return self._server == os.getpid()
+        return self._served_by == os.getpid()
 
     def _watch(self, selector: selectors.BaseSelector, waker: socket.socket) -> None:
         selector.register(waker, selectors.EVENT_READ)
@@ -298,9 +297,8 @@ class Server:
             threads = self._threads - {me}
             if me in self._threads:
                 threads -= self._ending  # handlers that wait for us
-        return {
-            thread for thread in threads if thread.is_alive()
-        }  # in a forked child, those of its parent are not
+        # In a forked child, those of its parent are not alive.
+        return {thread for thread in threads if thread.is_alive()}
 
     # ---- one connection ----
 

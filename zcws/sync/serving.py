@@ -114,9 +114,10 @@ def serve(
     else:
         listening = sock
         sock.listen(backlog)  # as asyncio does; one that listens already goes on
-    is_file = path is not None and path[:1] not in ("\0", b"\0")  # or Linux's abstract kind
+    if path is None or path[:1] in ("\0", b"\0"):  # Linux's abstract kind is no file
+        return make(listening, path=None)
     # The program may change its directory before the file is removed.
-    return make(listening, path=os.path.abspath(path) if is_file else None)
+    return make(listening, path=os.path.abspath(path))
 
 
 def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
