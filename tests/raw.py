@@ -193,6 +193,37 @@ def crowded(path: Path) -> Iterator[None]:
         yield
 
 
+class Names:
+    """A name server that gives every name the same addresses: in place of `socket.getaddrinfo`, and `on_loop` in place
+    of what racing.py has, because uvloop's getaddrinfo is its own."""
+
+    def __init__(self, *addresses: tuple[str, int]) -> None:
+        self.addresses = addresses
+
+    def __call__(self, host: str, port: int, family: int = 0, *hints: int) -> list[Any]:
+        return [
+            (socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM, 6, "", place)
+            for place in self.addresses
+        ]
+
+    async def on_loop(self, _: object, *asked: Any) -> list[Any]:
+        return self(*asked)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[tuple[str, int]]:
+    """A TCP address that answers nobody: its backlog is full, so that the kernel drops what comes. Linux only."""
+    with socket.socket() as listening, contextlib.ExitStack() as fillers:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+        time.sleep(0.05)
+        yield listening.getsockname()
+
+
 @contextlib.contextmanager
 def thread(target: Callable[[], object], *, patience: float = LONG) -> Iterator[threading.Thread]:
     """`target` in a thread, which ends before this does. What it raises is raised here."""

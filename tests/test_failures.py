@@ -29,13 +29,13 @@ from zcws.uri import parse_uri
 class TestErrors:
     def test_the_extra_is_named(self) -> None:
         with pytest.raises(ImportError, match=r"^proxy= names a socks5h proxy.*zcws\[proxy\]") as caught:
-            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p"), "h"):
                 raise ModuleNotFoundError("python_socks")
         assert "5ecret" not in str(caught.value)
 
     def test_what_others_quote_is_not_repeated(self) -> None:
         with pytest.raises(ProxyError) as caught:
-            with socks_errors(parse_proxy("socks5h://u:5ecret@p")):
+            with socks_errors(parse_proxy("socks5h://u:5ecret@p"), "h"):
                 raise UnicodeEncodeError("ascii", "5ecret", 0, 1, "no")
         assert str(caught.value) == "the proxy socks5h://p:1080 did not connect: UnicodeEncodeError"
         assert not caught.value.is_temporary
@@ -47,10 +47,10 @@ class TestErrors:
         for code in (1, 2, 5, 7):
             error = Refused()
             error.error_code = code
-            with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+            with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p"), "h"):
                 raise error
             assert caught.value.is_temporary == (code in (1, 5))
-        with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p")):
+        with pytest.raises(ProxyError) as caught, socks_errors(parse_proxy("socks5://p"), "h"):
             raise Refused from type("IncompleteReadError", (Exception,), {})()
         assert caught.value.is_temporary
 
@@ -66,10 +66,17 @@ class TestErrors:
         assert error.errno == errno.ECONNREFUSED
         assert error.strerror == f"cannot connect to the proxy http://p:1: {said(errno.ECONNREFUSED)}"
         with pytest.raises(ConnectionRefusedError, match="cannot connect to the proxy socks5://p:1080: "):
-            with socks_errors(parse_proxy("socks5://u:5ecret@p")):
+            with socks_errors(parse_proxy("socks5://u:5ecret@p"), "h"):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         late = TimeoutError()
         assert unreachable(parse_proxy("p"), late) is late
+
+    def test_a_server_that_the_proxy_does_not_resolve(self) -> None:
+        with (
+            pytest.raises(socket.gaierror, match=r"unknown: h$"),
+            socks_errors(parse_proxy("socks5://p"), "h"),
+        ):
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     def test_a_proxy_of_the_environment_that_is_not_there(self) -> None:
         """A program that names no proxy learns who did."""
@@ -169,11 +176,16 @@ class TestErrors:
 
     def test_nobody_there(self) -> None:
         refused, no_route = said(errno.ECONNREFUSED), said(errno.EHOSTUNREACH)
-        error = cannot_connect(
-            [(("::1", 1, 0, 0), errno.ECONNREFUSED), (("127.0.0.1", 1), errno.EHOSTUNREACH)]
-        )
+        failures = [
+            (("::1", 1, 0, 0), OSError(errno.ECONNREFUSED, "Connect call failed")),
+            (("127.0.0.1", 1), OSError(errno.EHOSTUNREACH, "")),
+        ]
+        error = cannot_connect(failures)
         assert isinstance(error, ConnectionRefusedError)
         assert error.strerror == f"cannot connect to [::1]:1: {refused}; 127.0.0.1:1: {no_route}"
+        assert str(cannot_connect(failures, ("::1", 0))).startswith(
+            f"[Errno {errno.ECONNREFUSED}] cannot connect from [::1] to [::1]:1: "
+        )
 
     def test_several_addresses_that_all_fail(self) -> None:
         assert str(unreachable(parse_proxy("p"), OSError("several"))).endswith("proxy http://p:80: several")

@@ -25,6 +25,7 @@ from zcws.route import (
     Route,
     check_unix_place,
     environment_proxy,
+    interleaved,
     is_address,
     make_context,
     socks_options,
@@ -222,6 +223,17 @@ class TestPlace:
     )
     def test_what_is_an_address(self, host: str, answer: bool) -> None:
         assert is_address(host) is answer
+
+    @pytest.mark.parametrize(
+        ("first", "order"),
+        [(1, [61, 41, 62, 63]), (2, [61, 62, 41, 63]), (9, [61, 62, 63, 41]), (-1, [61, 41, 62, 63])],
+    )
+    def test_the_families_take_turns(self, first: int, order: list[int]) -> None:
+        """As in asyncio's `interleave`."""
+        six, four = socket.AF_INET6, socket.AF_INET
+        given = [(six, 61), (six, 62), (six, 63), (four, 41)]
+        assert [which for _, which in interleaved(given, first)] == order
+        assert list(interleaved([], first)) == []
 
 
 class TestProxies:

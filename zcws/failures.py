@@ -48,8 +48,12 @@ TEMPORARY_REPLIES = frozenset((1, 3, 4, 5, 6, 0x5B))
 
 
 @contextlib.contextmanager
-def socks_errors(proxy: Proxy) -> Iterator[None]:
-    """Turns what python-socks raises inside this context into errors like the drivers' own."""
+def socks_errors(proxy: Proxy, host: str) -> Iterator[None]:
+    """Turns what python-socks raises inside this context into errors like the drivers' own.
+
+    Args:
+        host: the server's, which python-socks resolves where the proxy does not. The proxy's own is none of its.
+    """
     try:
         yield
     except ImportError:
@@ -57,6 +61,8 @@ def socks_errors(proxy: Proxy) -> Iterator[None]:
             f"{proxy.source} names a {proxy.scheme} proxy, which needs python-socks: pip install 'zcws[proxy]'; "
             "proxy=None connects without one"
         ) from None
+    except socket.gaierror as error:
+        raise unknown_host(host, error) from None
     except OSError as error:
         raise unreachable(proxy, error) from None
     except Exception as error:
@@ -153,10 +159,15 @@ def said(code: int) -> str:
     return os.strerror(code)
 
 
-def cannot_connect(failures: list[tuple[Any, int]]) -> OSError:
-    """The error if no address of a host could be connected to; `failures` has each with its error number."""
-    what = "; ".join(f"{authority(*where[:2])}: {said(code)}" for where, code in failures)
-    return OSError(failures[0][1], f"cannot connect to {what}")
+def cannot_connect(failures: list[tuple[Any, OSError]], source: tuple[str, int] | None = None) -> OSError:
+    """The error if no address of a host could be connected to; `failures` has each with its error.
+
+    Args:
+        source: our end of the connection, if the program has chosen it.
+    """
+    what = "; ".join(f"{authority(*where[:2])}: {reason_of(error)}" for where, error in failures)
+    whence = "" if source is None else f"from {authority(source[0], source[1] or None)} "
+    return OSError(failures[0][1].errno, f"cannot connect {whence}to {what}")
 
 
 def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:
@@ -166,7 +177,7 @@ def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:
 
 def reason_of(error: OSError) -> str:
     """What the system says about an error, without what a driver has put before and behind it."""
-    if error.errno is None:  # asyncio, of several addresses
+    if error.errno is None:  # it is not the system's
         return str(error)
     if getattr(error, "winerror", None):  # many of these share one errno, "Invalid argument"
         return str(error.strerror)

@@ -20,8 +20,10 @@ import os
 import socket
 import ssl as ssl_module
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice, zip_longest
 from operator import index
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zcws.connector import REDIRECTS, WebSocketConnector
 from zcws.errors import HandshakeError
@@ -40,6 +42,7 @@ __all__ = [
     "check_unix_place",
     "checked_listening",
     "environment_proxy",
+    "interleaved",
     "is_address",
     "make_context",
     "socks_options",
@@ -49,6 +52,9 @@ __all__ = [
 #: What `ssl=` and `proxy_ssl=` take: a context; the path of a file (or folder) with the certificates of the
 #: authorities to trust; True or None for those that the system trusts.
 Trust = ssl_module.SSLContext | Literal[True] | str | os.PathLike[str] | None
+
+#: An address of a host, in whatever form: a tuple, and the first item is the family.
+Address = TypeVar("Address", bound=tuple[Any, ...])
 
 #: Seconds between attempts at a host's addresses. RFC 8305 8: the recommended value.
 EYEBALLS_DELAY = 0.25
@@ -303,6 +309,18 @@ def socks_options(proxy: Proxy) -> dict[str, Any]:
 def unix_uri(ssl: Trust) -> str:
     """The URI that is asked for over a Unix socket when none was given."""
     return "ws://localhost/" if ssl is None else "wss://localhost/"
+
+
+def interleaved(addresses: Iterable[Address], first: int = 1) -> Iterator[Address]:
+    """RFC 8305 4: the families take turns, beginning with `first` of the one that the system would take first."""
+    by_family: dict[int, list[Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    turns = [iter(each) for each in by_family.values()]
+    if turns:
+        yield from islice(turns[0], max(first - 1, 0))
+    for turn in zip_longest(*turns):
+        yield from (address for address in turn if address is not None)
 
 
 def is_address(host: str) -> bool:

@@ -16,10 +16,10 @@ import proxies
 import pytest
 from net import Certificates, Place, echo, free_port, port_of, soon, until
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
-from raw import crowded
+from raw import Names, crowded, silent
 
 import zcws
-from zcws.aio.reach import not_connected, reach
+from zcws.aio.reach import reach
 from zcws.failures import said
 from zcws.route import Route
 from zcws.uri import parse_uri
@@ -187,6 +187,41 @@ class TestProxies:
             tls.run(main())
             gc.collect()
 
+    @pytest.mark.parametrize("scheme", ["socks5", "socks4"])
+    def test_a_server_that_nobody_knows(self, anyloop: Place, scheme: str) -> None:
+        """It was the proxy that could not be reached."""
+
+        async def main() -> None:
+            with pytest.raises(socket.gaierror, match=r": nowhere\.invalid$"):
+                await zcws.connect("ws://nowhere.invalid/", proxy=proxy.url(scheme))
+
+        with proxies.running(scheme) as proxy:
+            anyloop.run(main())
+
+    def test_a_proxy_that_nobody_knows(self, anyloop: Place) -> None:
+        async def main() -> None:
+            with pytest.raises(OSError, match=r"to the proxy socks5://nowhere\.invalid:1080: .*known"):
+                await zcws.connect("ws://localhost/", proxy="socks5://nowhere.invalid")
+
+        anyloop.run(main())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer where the backlog is full")
+    @pytest.mark.parametrize(("kind", "scheme"), [("http", "http"), ("socks5", "socks5h")])
+    def test_addresses_of_a_proxy_race(
+        self, anyloop: Place, monkeypatch: pytest.MonkeyPatch, kind: str, scheme: str
+    ) -> None:
+        """RFC 8305. Of a SOCKS proxy only the first was tried."""
+
+        async def main() -> None:
+            async with anyloop.serve(echo) as server:
+                names = Names(nobody, ("127.0.0.1", proxy.port))
+                monkeypatch.setattr("zcws.aio.racing._resolved", names.on_loop)
+                await talk(anyloop, server, proxy=f"{scheme}://two.example", happy_eyeballs_delay=0.01)
+
+        with silent() as nobody, proxies.running(kind) as proxy:
+            anyloop.run(main())
+        assert len(proxy.asked) == 1
+
     def test_without_the_extra(self, anyloop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "python_socks.async_.asyncio", None)
 
@@ -267,50 +302,6 @@ class TestStraight:
                 await asyncio.sleep(0)
 
         anyloop.run(main())
-
-    def test_addresses_one_after_the_other(self, place: Place) -> None:
-        """That is what uvloop does, which does not know the option."""
-
-        async def main() -> None:
-            async with place.serve(echo) as server:
-                uri = f"ws://localhost:{port_of(server)}/"
-                async with zcws.connect(uri, happy_eyeballs_delay=None) as ws:
-                    await ws.send("a")
-                    assert await soon(ws.recv()) == "a"
-
-        place.run(main())
-
-    def test_addresses_race(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """RFC 8305: asyncio is told to, unless somebody has said otherwise or there is nobody to race with."""
-        seen: list[Any] = []
-
-        class Loop(asyncio.SelectorEventLoop):
-            async def create_connection(  # type: ignore[override]
-                self, make: Any, host: Any = None, port: Any = None, **options: Any
-            ) -> Any:
-                seen.append((host, options.get("happy_eyeballs_delay", "not said")))
-                raise ConnectionRefusedError
-
-        async def main() -> None:
-            for host in ("name.example", "127.0.0.1", "[::1]"):
-                for options in ({}, {"happy_eyeballs_delay": None}):
-                    given: dict[str, Any] = options
-                    with pytest.raises(ConnectionRefusedError):
-                        await zcws.connect(f"ws://{host}:1/", proxy=None, **given)
-
-        loop = Loop()
-        try:
-            loop.run_until_complete(main())
-        finally:
-            loop.close()
-        assert seen == [
-            ("name.example", 0.25),
-            ("name.example", None),
-            ("127.0.0.1", "not said"),
-            ("127.0.0.1", "not said"),
-            ("::1", "not said"),
-            ("::1", "not said"),
-        ]
 
     def test_a_name_that_nobody_knows(self, anyloop: Place) -> None:
         async def main() -> None:
@@ -434,34 +425,3 @@ class TestNobodyThere:
             assert caught.value.strerror == refused
 
         anyloop.run(main())
-
-    def test_several_addresses(self) -> None:
-        code = errno.ECONNREFUSED
-        refused = [f"[Errno {code}] Connect call failed ('{where}'{rest})" for where, rest in ADDRESSES]
-        found = not_connected("name", 1, OSError(f"Multiple exceptions: {', '.join(refused)}"))
-        assert isinstance(found, ConnectionRefusedError)
-        reason = said(code)
-        assert found.strerror == f"cannot connect to [::1]:1: {reason}; 127.0.0.1:1: {reason}"
-
-    @pytest.mark.parametrize(
-        "error",
-        [
-            OSError(99, "error while attempting to bind on address ('192.0.2.1', 0): cannot assign"),
-            OSError("Multiple exceptions: [Errno 99] bind, [Errno 111] Connect call failed ('::1', 1, 0, 0)"),
-            ConnectionResetError(104, "Connection reset by peer"),
-        ],
-    )
-    def test_other_errors_stay_as_they_are(self, error: OSError) -> None:
-        assert not_connected("name", 1, error) is error
-
-    # The second is asyncio's on Windows.
-    @pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.EINVAL])
-    def test_an_event_loop_that_does_not_say_where(self, code: int) -> None:
-        found = not_connected("name", 1, ConnectionRefusedError(code, "Connection refused"))
-        assert (found.errno, found.strerror) == (
-            errno.ECONNREFUSED,
-            f"cannot connect to name:1: {said(errno.ECONNREFUSED)}",
-        )
-
-
-ADDRESSES = [("::1", ", 1, 0, 0"), ("127.0.0.1", ", 1")]

@@ -19,13 +19,13 @@ import raw
 import wire
 from net import Certificates, free_port
 from proxies import CREDENTIALS, KINDS, SECRET, USER_INFO
-from raw import crowded, echo, port_of
+from raw import Names, crowded, echo, port_of, silent
 
 import zcws
 import zcws.sync
 from zcws.failures import said
 from zcws.route import Route
-from zcws.sync.reach import interleaved, reach
+from zcws.sync.reach import reach
 from zcws.uri import parse_uri
 
 from .conftest import Serving
@@ -143,6 +143,17 @@ class TestProxies:
         with pytest.raises(ValueError, match="TLS inside TLS"):
             talk(1, proxy="https://127.0.0.1:1", ssl=certificates.client)
 
+    @pytest.mark.parametrize("scheme", ["socks5", "socks4"])
+    def test_a_server_that_nobody_knows(self, scheme: str) -> None:
+        """It was the proxy that could not be reached."""
+        with proxies.running(scheme) as proxy:
+            with pytest.raises(socket.gaierror, match=r": nowhere\.invalid$"):
+                zcws.sync.connect("ws://nowhere.invalid/", proxy=proxy.url(scheme))
+
+    def test_a_proxy_that_nobody_knows(self) -> None:
+        with pytest.raises(OSError, match=r"to the proxy socks5://nowhere\.invalid:1080: .*known"):
+            zcws.sync.connect("ws://localhost/", proxy="socks5://nowhere.invalid")
+
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "python_socks.sync", None)
         with pytest.raises(ImportError, match=r"pip install 'zcws\[proxy\]'"):
@@ -160,36 +171,11 @@ def straight(
     return reach(Route(uri=uri, proxy=None), uri, deadline, others)
 
 
-class Names:
-    """A name server that knows one name, and the addresses that a test gives it."""
-
-    def __init__(self, *addresses: tuple[str, int]) -> None:
-        self.addresses = addresses
-
-    def __call__(self, host: str, port: int, family: int = 0, kind: int = 0) -> list[Any]:
-        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address, _ in self.addresses]
-        return [
-            (family, socket.SOCK_STREAM, 6, "", place)
-            for family, place in zip(families, self.addresses, strict=True)
-        ]
-
-
 @pytest.fixture
 def full() -> Any:
-    """A port that answers nobody: its backlog is full, so that the kernel drops what comes."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listening.getsockname())
-            fillers.append(filler)
-        time.sleep(0.05)
-        yield listening.getsockname()[1]
-        for filler in fillers:
-            filler.close()
+    """A port that answers nobody."""
+    with silent() as place:
+        yield place[1]
 
 
 class TestRace:
@@ -238,7 +224,7 @@ class TestRace:
             port = listening.getsockname()[1]
             with straight(port, source_address=("127.0.0.1", 0), family=socket.AF_INET) as sock:
                 assert sock.getsockname()[0] == "127.0.0.1"
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match=r"cannot connect from 192\.0\.2\.1 to ") as caught:
                 straight(port, source_address=("192.0.2.1", 0))  # RFC 5737: nobody's
             assert caught.value.errno == errno.EADDRNOTAVAIL
             with pytest.raises(OSError) as caught:
@@ -286,11 +272,6 @@ class TestRace:
     def test_a_name_that_nobody_knows(self) -> None:
         with pytest.raises(socket.gaierror, match=r"nowhere\.invalid"):
             straight(1, host="nowhere.invalid")
-
-    def test_the_families_take_turns(self) -> None:
-        six, four = socket.AF_INET6, socket.AF_INET
-        given = [(six, 1), (six, 2), (six, 3), (four, 4)]
-        assert list(interleaved(given)) == [(six, 1), (four, 4), (six, 2), (six, 3)]
 
 
 # ---- Unix sockets ----

@@ -83,7 +83,7 @@ class connect:
             exception to raise; by default `zcws.process_exception`.
         reconnect_delays: for `async for`: a function without arguments that returns an iterable of seconds to wait; by
             default `zcws.backoff`.
-        others: passed on to `loop.create_connection`: `local_addr`, `happy_eyeballs_delay` and so on.
+        others: those of `loop.create_connection`: `local_addr`, `happy_eyeballs_delay` and so on.
         close_timeout, ping_interval, ping_timeout, max_size, max_fragments, write_limit, write_timeout: see `serve`.
 
     Raises:

@@ -1,7 +1,8 @@
 """What `connect` and `serve` pass on to the event loop: names for the type checker, and for a check in the call itself.
 
-What this file decides: which names those are. It refuses to know what they mean: an event loop that lacks one (uvloop,
-an older asyncio) says so itself. `host`, `ssl` and others that are options of our own are not here.
+What this file decides: which names those are. It refuses to know what they mean: racing.py knows those of TCP
+connections, and an event loop that lacks another (uvloop, an older asyncio) says so itself. `host`, `ssl` and others
+that are options of our own are not here.
 """
 
 from __future__ import annotations

@@ -5,45 +5,35 @@ proxy is told in proxy.py. Whatever fails or is cancelled here leaves no socket 
 
     way                  steps
     -------------------  ---------------------------------------------------------------------------------------
-    straight             the loop's create_connection: name, addresses side by side, TCP
+    straight             a race of the host's addresses (racing.py); a transport of the loop on the socket that won
     HTTP(S) proxy        the same to the proxy; for HTTPS, TLS (tls.py); CONNECT
-    SOCKS proxy          python-socks gives a connected socket
+    SOCKS proxy          the race to the proxy; python-socks; a transport
     any of these, wss    then TLS to the server, inside of it
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import os
-import re
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from zcws.aio.racing import race
 from zcws.aio.tasks import fail
 from zcws.aio.tls import Tls, has_better
 from zcws.aio.transport import adopt
 from zcws.errors import ProxyError
-from zcws.failures import cannot_connect, no_tls, socks_errors, unknown_host, unreachable, with_path
+from zcws.failures import no_tls, socks_errors, unreachable, with_path
 from zcws.proxy import Proxy, Tunnel
-from zcws.route import EYEBALLS_DELAY, Route, is_address, socks_options
+from zcws.route import Route, socks_options
 from zcws.uri import WebSocketURI
 
 __all__ = ["reach"]
 
 P = TypeVar("P", bound=asyncio.Protocol)
-
-#: What asyncio says of each address that it could not connect to.
-_failed_connects = re.compile(r"\[Errno (\d+)\] Connect call failed \('([^']+)', (\d+)").findall
-#: What only a connect says.
-_CONNECT_FAILED = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
-
-#: Whether asyncio's race of addresses fails an assertion of its own where tasks are eager. CPython 3.12.8 and 3.13.1
-#: fixed that (gh-124309).
-_RACE_NEEDS_LAZY_TASKS = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
 
 #: Seconds: more than any `open_timeout`, which is what limits the time. To python-socks and to TLS on event loops, None
 #: would mean a minute.
@@ -60,7 +50,7 @@ async def reach(
     """A transport to the server of `uri`, and the protocol on it.
 
     Args:
-        others: options of `loop.create_connection`.
+        others: options of `loop.create_connection`, those of TLS for the loop, the rest for race().
 
     Raises:
         OSError: there is no server, or it is not trusted. ProxyError: the proxy refuses. ImportError: an extra is
@@ -78,6 +68,10 @@ async def reach(
 
 def _without_tls(others: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in others.items() if not name.startswith("ssl_")}
+
+
+def _of_tls(others: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in others.items() if name.startswith("ssl_")}
 
 
 class _Waiting(asyncio.Protocol):
@@ -102,8 +96,7 @@ async def _secure(
             loop, transport, protocol, security, others.get("ssl_handshake_timeout")
         )
     context, name = security
-    options = {option: value for option, value in others.items() if option.startswith("ssl_")}
-    options.setdefault("ssl_handshake_timeout", _LATER)
+    options = {"ssl_handshake_timeout": _LATER, **_of_tls(others)}
     inside = await loop.start_tls(transport, protocol, context, server_hostname=name, **options)
     assert inside is not None
     protocol.connection_made(inside)
@@ -156,10 +149,9 @@ async def _by(
     host, port = route.target(uri)
     proxy = route.proxy_for(uri)
     if proxy is None:
-        return await _straight(loop, make, host, port, {**others})
+        return await _straight(loop, make, host, port, others)
     if proxy.is_socks:
-        sock = await _socks(proxy, host, port, others.get("local_addr"))
-        return await loop.create_connection(make, sock=sock)
+        return await _on(loop, make, await _socks(loop, proxy, host, port, _without_tls(others)), {})
     return await _through(
         loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), others
     )
@@ -182,51 +174,52 @@ async def _unix(
         raise
 
 
-def _can_race(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the addresses of a name can be tried side by side. RFC 8305; uvloop cannot."""
-    if not isinstance(loop, asyncio.BaseEventLoop):
-        return False
-    # A factory of the program's own does not say whether its tasks are eager.
-    return loop.get_task_factory() is None or not _RACE_NEEDS_LAZY_TASKS
-
-
 async def _straight(
-    loop: asyncio.AbstractEventLoop, make: Callable[[], P], host: str, port: int, options: dict[str, Any]
+    loop: asyncio.AbstractEventLoop, make: Callable[[], P], host: str, port: int, others: dict[str, Any]
 ) -> tuple[asyncio.Transport, P]:
-    if not is_address(host) and _can_race(loop):
-        options.setdefault("happy_eyeballs_delay", EYEBALLS_DELAY)
-    elif options.get("happy_eyeballs_delay") is None:
-        options.pop("happy_eyeballs_delay", None)  # uvloop does not know it
+    sock = await race(loop, host, port, **_without_tls(others))
+    return await _on(loop, make, sock, _of_tls(others))
+
+
+async def _on(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], P], sock: socket.socket, options: dict[str, Any]
+) -> tuple[asyncio.Transport, P]:
+    """A transport on a socket of ours, which is closed if there will be none."""
     try:
-        return await loop.create_connection(make, host, port, **options)
-    except socket.gaierror as error:
-        raise unknown_host(host, error) from None
-    except OSError as error:
-        raise not_connected(host, port, error) from None
+        return await loop.create_connection(make, sock=sock, **options)
+    except BaseException:
+        with contextlib.suppress(OSError):  # uvloop before 0.22 has closed the descriptor, and says nothing
+            sock.close()
+        raise
 
 
-def not_connected(host: str, port: int, error: OSError) -> OSError:
-    """The error of a host that cannot be connected to, in the words of both drivers; any other as it is."""
-    text = str(error)
-    failures = [((where, int(number)), int(code)) for code, where, number in _failed_connects(text)]
-    if failures and text.count("[Errno ") == len(failures):
-        return cannot_connect(failures)
-    # asyncio on Windows: the system's number for a refusal (1225) becomes another errno
-    code = errno.ECONNREFUSED if isinstance(error, ConnectionRefusedError) else error.errno
-    # asyncio on Windows, and uvloop, do not say which address it was; of several, it was the last
-    if code in _CONNECT_FAILED:
-        return cannot_connect([((host, port), code)])
-    return error
+class _Way:
+    """The way to a SOCKS proxy, for python-socks, which takes it for a proxy before that one."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def connect(self, **_: object) -> socket.socket:
+        return self._sock
 
 
-async def _socks(proxy: Proxy, host: str, port: int, local_addr: tuple[str, int] | None) -> socket.socket:
-    with socks_errors(proxy):
+async def _socks(
+    loop: asyncio.AbstractEventLoop, proxy: Proxy, host: str, port: int, options: dict[str, Any]
+) -> socket.socket:
+    with socks_errors(proxy, host):
         from python_socks.async_.asyncio import Proxy as SocksProxy
 
-        # asyncio's flavour takes the running loop by itself.
-        connector = SocksProxy(**socks_options(proxy))
-        sock: socket.socket = await connector.connect(host, port, timeout=_LATER, local_addr=local_addr)
-        return sock
+        connecting = socks_options(proxy)
+    try:
+        sock = await race(loop, proxy.host, proxy.port, **options)
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    with socks_errors(proxy, host):
+        # asyncio's flavour takes the running loop by itself, and closes the socket if this fails or is cancelled.
+        connected: socket.socket = await SocksProxy(**connecting, forward=_Way(sock)).connect(
+            host, port, timeout=_LATER
+        )
+        return connected
 
 
 class _Connecting(asyncio.Protocol):

@@ -16,8 +16,6 @@ import os
 import selectors
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from typing import Any
 
 from zcws.failures import (
@@ -30,7 +28,7 @@ from zcws.failures import (
     with_path,
 )
 from zcws.proxy import Proxy, Tunnel
-from zcws.route import EYEBALLS_DELAY, Route, socks_options
+from zcws.route import EYEBALLS_DELAY, Route, interleaved, socks_options
 from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.sync.polled import begin_tls
 from zcws.uri import WebSocketURI
@@ -143,11 +141,16 @@ class _Way:
 def _socks(
     proxy: Proxy, host: str, port: int, deadline: float | None, others: dict[str, Any]
 ) -> socket.socket:
-    with socks_errors(proxy):
+    with socks_errors(proxy, host):
         from python_socks.sync import Proxy as SocksProxy
 
+        options = socks_options(proxy)
+    try:
         way = _Way(_race(proxy.host, proxy.port, deadline, **others), deadline)
-        SocksProxy(**socks_options(proxy), forward=way).connect(host, port)
+    except OSError as error:
+        raise unreachable(proxy, error) from None
+    with socks_errors(proxy, host):
+        SocksProxy(**options, forward=way).connect(host, port)
         return way.sock
 
 
@@ -266,19 +269,10 @@ class _Race:
         return None
 
     def _failure(self) -> OSError:
-        return cannot_connect([(where, code) for (_, where), code in self._errors])
+        return cannot_connect([(where, OSError(code, "")) for (_, where), code in self._errors], self._source)
 
     def close(self) -> None:
         """Ends the attempts that are left."""
         self._selector.close()
         for sock in self._running:
             sock.close()
-
-
-def interleaved(addresses: Iterable[Address]) -> Iterator[Address]:
-    """RFC 8305 4: the families take turns, beginning with the one that the system would take first."""
-    by_family: dict[int, list[Address]] = {}
-    for address in addresses:
-        by_family.setdefault(address[0], []).append(address)
-    for turn in zip_longest(*by_family.values()):
-        yield from (address for address in turn if address is not None)
