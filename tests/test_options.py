@@ -17,6 +17,7 @@ import zcws
 import zcws.sync
 from zcws.options import (
     LONGEST,
+    check_client_context,
     check_kind,
     check_place,
     check_server_context,
@@ -342,3 +343,9 @@ def test_no_wait_and_a_context_that_a_server_can_have() -> None:
     assert checked_wait(None) is None
     check_server_context(None)
     check_server_context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_a_context_that_a_client_can_have() -> None:
+    check_client_context("ssl", ssl.create_default_context())
+    with pytest.raises(ValueError, match=r"^proxy_ssl is the context of a server "):
+        check_client_context("proxy_ssl", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

@@ -157,6 +157,14 @@ class TestTrust:
         made = route()
         assert made.security(made.uri) == made.security(made.uri)
 
+    def test_a_servers_context(self) -> None:
+        """It was tried for ever: OpenSSL refuses it only when a server has been connected to."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with pytest.raises(ValueError, match=r"^ssl is the context of a server "):
+            zcws.connect("wss://a/", ssl=context)
+        with pytest.raises(ValueError, match=r"^proxy_ssl is the context of a server "):
+            zcws.sync.connect("wss://a/", proxy="https://p", proxy_ssl=context)
+
     def test_what_a_context_says_that_it_speaks(self) -> None:
         """RFC 7301. A context of somebody's own says it from the first connection on, and not before."""
         told: list[list[str]] = []

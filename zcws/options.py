@@ -34,6 +34,7 @@ __all__ = [
     "Limits",
     "Timeouts",
     "check_address",
+    "check_client_context",
     "check_kind",
     "check_place",
     "check_range",
@@ -114,6 +115,15 @@ def check_server_context(context: Any) -> None:
         raise ValueError(
             "ssl is the context of a client (ssl.create_default_context() makes one); "
             "a server needs ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), and its load_cert_chain"
+        )
+
+
+def check_client_context(name: str, context: Any) -> None:
+    """The same for a client, which would learn it from each server that it has connected to, and try again."""
+    if context.protocol.name == "PROTOCOL_TLS_SERVER":
+        raise ValueError(
+            f"{name} is the context of a server (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) makes one); "
+            "a client needs ssl.create_default_context(), or the path of a file with the certificates to trust"
         )
 
 

@@ -30,7 +30,7 @@ from zcws.errors import HandshakeError
 from zcws.handshake import SOFTWARE
 from zcws.http import Response
 from zcws.http2 import ALPN
-from zcws.options import check_kind, check_place, check_server_context, checked_count
+from zcws.options import check_client_context, check_kind, check_place, check_server_context, checked_count
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
 from zcws.uri import WebSocketURI, without_zone
 
@@ -256,6 +256,7 @@ def refused(response: Response, what: str) -> HandshakeError:
 def make_context(trust: Trust, option: str = "ssl") -> ssl_module.SSLContext:
     """The context that `ssl=` or `proxy_ssl=` means; one that is made here checks certificate and name."""
     if isinstance(trust, ssl_module.SSLContext):
+        check_client_context(option, trust)
         return trust
     if trust is None or trust is True:
         return ssl_module.create_default_context()
