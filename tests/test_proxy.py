@@ -70,6 +70,7 @@ class TestAddress:
             ("http://u:5ecret@proxy?query", "not the address of a proxy"),
             ("http://u:5ecret@pro xy", "not the address of a proxy"),
             ("http://u:5ecret@proxy\r\n", "not the address of a proxy"),
+            ("http://u:5ecret%E9@proxy", "of the proxy in proxy= must be percent-encoded UTF-8"),
             ("socks5://u@proxy", "RFC 1929"),
             ("socks5://:5ecret@proxy", "RFC 1929"),
             ("socks5://\xfc:5ecret@proxy", "RFC 1929"),

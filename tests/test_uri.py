@@ -120,6 +120,13 @@ class TestParse:
         assert found.user_info == user_info
         assert found.host == "a"
 
+    @pytest.mark.parametrize("user_info", ["user:p%E9ss", "us%E9r:pass", "us%E9r"])
+    def test_credentials_that_are_no_text(self, user_info: str) -> None:
+        """U+FFFD was sent in place of what is no UTF-8."""
+        with pytest.raises(ValueError, match=r"of a WebSocket URI must be percent-encoded UTF-8$") as caught:
+            parse_uri(f"ws://{user_info}@a/")
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
     def test_credentials_are_not_shown(self) -> None:
         found = parse_uri("wss://user:pass@a:1/b?token=pass")
         assert "user:pass" not in repr(found)

@@ -112,7 +112,7 @@ def parse_proxy(address: str, source: str = "proxy=") -> Proxy:
     if scheme not in SCHEMES:
         raise ValueError(f"{source} has a scheme that is no proxy's: expected one of {', '.join(SCHEMES)}")
     of = f"the proxy in {source}"
-    username, password = parse_user_info(user_info)
+    username, password = parse_user_info(user_info, of)
     if scheme.startswith("socks5") and username is not None:
         check_socks5(source, username, password or "")
     number = parse_port(port, SCHEMES[scheme], of)

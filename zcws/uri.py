@@ -121,12 +121,15 @@ def parse_uri(uri: str) -> WebSocketURI:
     return WebSocketURI(secure, parse_host(host), port_number, resource, username, password)
 
 
-def parse_user_info(user_info: str | None) -> tuple[str | None, str | None]:
+def parse_user_info(user_info: str | None, of: str = "a WebSocket URI") -> tuple[str | None, str | None]:
     """User name and password, percent-decoded. RFC 3986 3.2.1."""
     if user_info is None:
         return None, None
     username, _, password = user_info.partition(":")
-    return unquote(username), unquote(password)
+    try:
+        return unquote(username, errors="strict"), unquote(password, errors="strict")
+    except UnicodeDecodeError:  # whose text has them
+        raise ValueError(f"the user name and the password of {of} must be percent-encoded UTF-8") from None
 
 
 def parse_port(port: str | None, default: int, of: str = "a WebSocket URI") -> int:
