@@ -85,7 +85,7 @@ class TestErrors:
         hint = "; http_proxy, from the environment or the system's settings, names it, and proxy=None goes without"
         error = unreachable(proxy, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
         assert str(error).endswith(f"the proxy http://p:1: {said(errno.ECONNREFUSED)}{hint}")
-        assert str(timed_out(parse_uri("ws://a/"), 2, proxy)).endswith(f"in open_timeout=2 seconds{hint}")
+        assert str(timed_out([parse_uri("ws://a/")], 2, proxy)).endswith(f"in open_timeout=2 seconds{hint}")
 
     def test_what_the_system_says(self) -> None:
         """On Windows `os.strerror` called everything that may happen to a socket an "Unknown error"."""
@@ -112,11 +112,16 @@ class TestErrors:
 
     def test_a_server_that_does_not_answer(self) -> None:
         text = "ws://a/ has not answered the opening handshake in open_timeout=2.5 seconds"
-        assert str(timed_out(parse_uri("ws://a/"), 2.5)) == text
+        assert str(timed_out([parse_uri("ws://a/")], 2.5)) == text
+
+    def test_a_server_to_which_another_redirects(self) -> None:
+        uris = [parse_uri(f"ws://{host}/") for host in "abc"]
+        text = "ws://c/ has not answered the opening handshake in open_timeout=2 seconds; ws://a/ redirects there"
+        assert str(timed_out(uris, 2)) == text
 
     def test_a_proxy_that_perhaps_does_not_answer(self) -> None:
         text = "ws://a/ has not answered the opening handshake through the proxy http://p:80 in open_timeout=2 seconds"
-        assert str(timed_out(parse_uri("ws://a/"), 2, parse_proxy("u:5ecret@p"))) == text
+        assert str(timed_out([parse_uri("ws://a/")], 2, parse_proxy("u:5ecret@p"))) == text
 
     @pytest.mark.parametrize(
         ("error", "hinted"),
@@ -169,6 +174,7 @@ class TestErrors:
             no_tls("wss://a/", "ws://", copy.copy(error)).strerror
             == f"{text}wss://a/{hint.replace('proxy_', '')}"
         )
+        assert no_tls("wss://a/", "ws://", copy.copy(error), None).strerror == f"{text}wss://a/"
         assert unreachable(parse_proxy("https://p"), error) is error
         assert error.strerror == f"{text}the proxy https://p:443{hint}"
         assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said

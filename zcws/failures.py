@@ -87,11 +87,19 @@ def unreachable(proxy: Proxy, error: OSError) -> OSError:
     )
 
 
-def timed_out(uri: WebSocketURI, open_timeout: float | None, proxy: Proxy | None = None) -> TimeoutError:
-    """There was no answer in time; from the proxy, perhaps."""
+def timed_out(
+    uris: list[WebSocketURI], open_timeout: float | None, proxy: Proxy | None = None
+) -> TimeoutError:
+    """There was no answer in time; from the proxy, perhaps.
+
+    Args:
+        uris: the client's, and those that redirects have led to.
+    """
     way, named_by = ("", "") if proxy is None else (f" through the proxy {proxy.shown}", proxy.named_by)
+    redirected = "" if len(uris) == 1 else f"; {uris[0].shown} redirects there"
     return TimeoutError(
-        f"{uri.shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds{named_by}"
+        f"{uris[-1].shown} has not answered the opening handshake{way} in open_timeout={open_timeout} seconds"
+        f"{redirected}{named_by}"
     )
 
 
@@ -111,12 +119,12 @@ def _empty_context() -> ssl.SSLContext:  # pragma: no cover - PyPy only
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
-def no_tls(who: str, plain: str, error: OSError, options: str = "") -> OSError:
+def no_tls(who: str, plain: str, error: OSError, options: str | None = "") -> OSError:
     """An error of a TLS handshake, with a hint where the other side seems not to speak TLS, or is not trusted.
 
     Args:
         plain: the scheme to use if it does not speak TLS.
-        options: the prefix of the names of the options that decide about trust.
+        options: the prefix of the names of the options that decide about trust; None if there may be none.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _no_trust(who, error, options)
@@ -130,13 +138,13 @@ def no_tls(who: str, plain: str, error: OSError, options: str = "") -> OSError:
     return error
 
 
-def _no_trust(who: str, error: ssl.SSLCertVerificationError, options: str) -> OSError:
+def _no_trust(who: str, error: ssl.SSLCertVerificationError, options: str | None) -> OSError:
     """The same error, saying whose certificate it is, and which option decides about it."""
     code = getattr(error, "verify_code", None)  # one that was not made by OpenSSL has none
     hint = ""
-    if code in UNKNOWN_SIGNERS:
+    if options is not None and code in UNKNOWN_SIGNERS:
         hint = f'; {options}ssl="authority.pem" trusts the certificates in that file'
-    elif code in OTHER_NAMES:
+    elif options is not None and code in OTHER_NAMES:
         hint = f"; {options}server_hostname= is the name to check, if it is another"
     if CERTIFICATE_OF not in str(error):  # the proxy's has been explained already
         error.strerror = f"{error.strerror}{CERTIFICATE_OF}{who}{hint}"

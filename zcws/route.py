@@ -166,6 +166,12 @@ class Route:
             context.set_alpn_protocols(ALPN)
         return context, given or without_zone(uri.host)
 
+    @property
+    def trust_options(self) -> str | None:
+        """The prefix of the names of the options that decide which servers are trusted; None if they are refused: a
+        redirect has led from ws to wss."""
+        return "" if self.uri.secure else None
+
     def proxy_security(self, proxy: Proxy) -> tuple[ssl_module.SSLContext, str] | None:
         """The same for the connection to `proxy`."""
         if proxy.scheme != "https":

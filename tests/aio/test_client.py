@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trustme
 import wire
-from net import Place, RawPeer, echo, free_port, hang_up, port_of, request, soon, swallow, until
+from net import Certificates, Place, RawPeer, echo, free_port, hang_up, port_of, request, soon, swallow, until
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -396,6 +396,34 @@ class TestRedirects:
                     await place.connect(server, max_redirects=2)
 
         place.run(main())
+
+    def test_to_one_that_does_not_answer(self, anyloop: Place) -> None:
+        """The first had not answered, said the error."""
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        async def main() -> None:
+            async with anyloop.listen(silent) as port:
+                there = f"ws://127.0.0.1:{port}/"
+                async with anyloop.serve(echo, process_request=refuse(302, there)) as server:
+                    said = f"^{there} has not answered .* seconds; ws://127.0.0.1:{port_of(server)}/ redirects there$"
+                    with pytest.raises(TimeoutError, match=said):
+                        await anyloop.connect(server, max_redirects=1, open_timeout=0.3)
+
+        anyloop.run(main())
+
+    def test_to_tls_that_is_not_trusted(self, anyloop: Place, certificates: Certificates) -> None:
+        """The error advised `ssl=`, which is refused with ws://."""
+
+        async def main() -> None:
+            async with anyloop.serve(echo, ssl=certificates.server) as server:
+                there = f"https://localhost:{port_of(server)}/"
+                async with anyloop.serve(echo, process_request=refuse(302, there)) as first:
+                    with pytest.raises(ssl.SSLCertVerificationError, match=r"is that of wss://localhost:\d+/$"):
+                        await anyloop.connect(first, max_redirects=1)
+
+        anyloop.run(main())
 
     def test_from_tls_to_the_clear(self, tls: Place) -> None:
         async def main() -> None:

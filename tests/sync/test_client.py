@@ -26,6 +26,8 @@ import zcws.sync
 from zcws.sync import client as module
 from zcws.sync.client import ConnectOptions
 
+from .conftest import Serving
+
 
 def goodbye(peer: raw.Peer) -> None:
     """Answers the client's Close."""
@@ -426,6 +428,23 @@ class TestRedirects:
             sock = socket.create_connection(("127.0.0.1", port))
             with pytest.raises(zcws.HandshakeError):
                 zcws.sync.connect("ws://localhost/", sock=sock, max_redirects=3)
+
+    def test_to_one_that_does_not_answer(self) -> None:
+        """The first had not answered, said the error."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            there = f"127.0.0.1:{listening.getsockname()[1]}/"
+            with answering(self.MOVED.replace(b"/there", b"http://" + there.encode())) as (port, _):
+                said = f"^ws://{there} has not answered .* seconds; ws://[^ ]*:{port}/ redirects there$"
+                with pytest.raises(TimeoutError, match=said):
+                    connect(port, max_redirects=1, open_timeout=0.3)
+
+    def test_to_tls_that_is_not_trusted(self, serving: Serving, certificates: Certificates) -> None:
+        """The error advised `ssl=`, which is refused with ws://."""
+        with serving(raw.echo, ssl=certificates.server) as server:
+            there = f"https://localhost:{raw.port_of(server)}/".encode()
+            with answering(self.MOVED.replace(b"/there", there)) as (port, _):
+                with pytest.raises(ssl.SSLCertVerificationError, match=r"is that of wss://localhost:\d+/$"):
+                    connect(port, max_redirects=1)
 
     def test_from_tls_to_the_clear(self, certificates: Certificates) -> None:
         def run() -> None:

@@ -39,6 +39,7 @@ from zcws.keys import MaskingKeys
 from zcws.options import check_kind, checked_limits, checked_seconds
 from zcws.retry import Delays, ProcessException, Retries, backoff, check_options, process_exception
 from zcws.route import Route, Trust, check_unix_place, unix_uri
+from zcws.uri import WebSocketURI
 
 if TYPE_CHECKING:
     from zcws.aio.http2_asking import Http2Client
@@ -211,15 +212,16 @@ class connect:
 
     async def _connect(self) -> WebSocket:
         running_loop()
+        uris = [self._uri]
         try:
-            return await in_time(self._follow(), self._open_timeout, WebSocket.abort)
+            return await in_time(self._follow(uris), self._open_timeout, WebSocket.abort)
         except asyncio.TimeoutError as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the network's own
-            raise timed_out(self._uri, self._open_timeout, self._route.proxy_for(self._uri)) from None
+            raise timed_out(uris, self._open_timeout, self._route.proxy_for(uris[-1])) from None
 
-    async def _follow(self) -> WebSocket:
-        """One handshake, or as many as there are redirects."""
+    async def _follow(self, uris: list[WebSocketURI]) -> WebSocket:
+        """One handshake, or as many as there are redirects: where they lead is added to `uris`."""
         connector, self._first = self._first or self._make_connector(), None
         followed = 0
         while True:
@@ -227,6 +229,7 @@ class connect:
             if isinstance(answer, WebSocket):
                 return answer
             connector = self._route.follow(connector, answer, followed)
+            uris.append(connector.uri)
             followed += 1
 
     async def _shake(self, connector: WebSocketConnector, followed: int) -> WebSocket | Response:

@@ -63,7 +63,7 @@ async def reach(
         transport, _ = await _by(loop, _Waiting, route, uri, _without_tls(others))
         return await _secure(loop, transport, make(), security, others)
     except (ssl.SSLError, ConnectionError) as error:
-        raise no_tls(uri.shown, "ws://", error) from None
+        raise no_tls(uri.shown, "ws://", error, route.trust_options) from None
 
 
 def _without_tls(others: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from zcws.sync.deadline import after, is_past, socket_timeout
 from zcws.sync.plain import open_channel
 from zcws.sync.reach import reach
 from zcws.sync.stream import WebSocket
-from zcws.uri import parse_uri
+from zcws.uri import WebSocketURI, parse_uri
 
 __all__ = ["connect", "reconnect", "unix_connect"]
 
@@ -269,18 +269,23 @@ def _connections(uri: str, retries: Retries, options: ConnectOptions) -> Generat
 def _shake_in_time(
     connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
 ) -> _Opened:
+    uris = [connector.uri]
     try:
-        return _follow(connector, route, open_timeout, others)
+        return _follow(connector, route, open_timeout, others, uris)
     except TimeoutError as error:
         if error.errno is not None:
             raise  # the network's, not ours
-        raise timed_out(connector.uri, open_timeout, route.proxy_for(connector.uri)) from None
+        raise timed_out(uris, open_timeout, route.proxy_for(uris[-1])) from None
 
 
 def _follow(
-    connector: WebSocketConnector, route: Route, open_timeout: float | None, others: dict[str, Any]
+    connector: WebSocketConnector,
+    route: Route,
+    open_timeout: float | None,
+    others: dict[str, Any],
+    uris: list[WebSocketURI],
 ) -> _Opened:
-    """One handshake, or as many as there are redirects."""
+    """One handshake, or as many as there are redirects: where they lead is added to `uris`."""
     deadline = after(open_timeout)
     followed = 0
     while True:
@@ -290,6 +295,7 @@ def _follow(
             if response.status_code == 101:
                 return stream, connector, connector.check(response), response, received
             connector = route.follow(connector, response, followed)
+            uris.append(connector.uri)
             followed += 1
         except BaseException:
             stream.close()

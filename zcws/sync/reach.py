@@ -59,7 +59,7 @@ def reach(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[
     try:
         return _secured(sock, route.security(uri), deadline)
     except (ssl.SSLError, ConnectionError) as error:
-        raise no_tls(uri.shown, "ws://", error) from None
+        raise no_tls(uri.shown, "ws://", error, route.trust_options) from None
 
 
 def _plain(route: Route, uri: WebSocketURI, deadline: float | None, others: dict[str, Any]) -> socket.socket:
