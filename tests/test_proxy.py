@@ -122,6 +122,15 @@ class TestChoice:
             found = choose_proxy({variable: "http://proxy:1"}, True)
             assert found is not None and found.scheme == scheme
 
+    @pytest.mark.parametrize(
+        ("address", "scheme"), [("u:5ecret@proxy:1080", "socks5h"), ("[::1]", "socks5h"), ("socks4://p", "socks4")]
+    )
+    def test_a_proxy_for_socks_without_a_scheme(self, address: str, scheme: str) -> None:
+        """It was spoken HTTP to."""
+        found = choose_proxy({"socks": address}, True)
+        assert found is not None and (found.scheme, found.is_socks) == (scheme, True)
+        assert found.port == 1080
+
     def test_a_mistake_names_the_variable_and_not_its_value(self) -> None:
         with pytest.raises(ValueError, match=r"^https_proxy, from the environment") as caught:
             choose_proxy({"https": "gopher://u:5ecret@proxy"}, True)

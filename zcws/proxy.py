@@ -137,6 +137,8 @@ def choose_proxy(proxies: Mapping[str, str], secure: bool) -> Proxy | None:
         if address := proxies.get(scheme, ""):
             if scheme == "socks":  # the settings of macOS and Windows call it http
                 address = re.sub(r"\A(?i:http)://", "socks5h://", address)
+                if "://" not in address:
+                    address = f"socks5h://{address}"
             return parse_proxy(address, f"{scheme}_proxy, from the environment or the system's settings,")
     return None
 
