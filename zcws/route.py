@@ -133,9 +133,10 @@ class Route:
         if self.proxy is None or self.proxy is True:
             return
         if not isinstance(self.proxy, str):
+            # Not its repr: that of a URL, or of bytes, has the password.
             raise TypeError(
-                "proxy must be an address, None for no proxy, or True for that of the environment, "
-                f"not {self.proxy!r}"
+                "proxy must be an address (a str), None for no proxy, or True for that of the environment, "
+                f"not an object of type {type(self.proxy).__name__}"
             )
         if self.sock is not None or self.path is not None:
             raise ValueError(
