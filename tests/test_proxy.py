@@ -37,6 +37,7 @@ class TestAddress:
         found = parse_proxy("http://us%40er:p%3A@proxy")
         assert (found.username, found.password) == ("us@er", "p:")
         assert parse_proxy("http://us\xe9r@proxy").password == ""  # what RFC 1929 says is for SOCKS5
+        assert parse_proxy("socks4://u:@proxy").username == "u"
         for name, word in (("u", "5"), ("u" * 255, "5" * 255)):
             found = parse_proxy(f"socks5h://{name}:{word}@proxy")
             assert (found.username, found.password) == (name, word)
@@ -75,6 +76,10 @@ class TestAddress:
             ("socks5://:5ecret@proxy", "RFC 1929"),
             ("socks5://\xfc:5ecret@proxy", "RFC 1929"),
             (f"socks5h://{'u' * 256}:5ecret@proxy", "RFC 1929"),
+            ("http://us%3Aer:5ecret@proxy", "^proxy=: a user name must not hold a colon"),
+            ("socks4://%C3%BC@proxy", "^proxy=: SOCKS4 takes a user name of ASCII"),
+            ("socks4a://5ecret%00b@proxy", "SOCKS4 takes a user name of ASCII characters, without a NUL"),
+            ("socks4://u:5ecret@proxy", "SOCKS4 takes .* and no password$"),
             (f"socks5h://u:{'5ecret' * 43}@proxy", "RFC 1929"),
         ],
     )

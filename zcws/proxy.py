@@ -113,18 +113,28 @@ def parse_proxy(address: str, source: str = "proxy=") -> Proxy:
         raise ValueError(f"{source} has a scheme that is no proxy's: expected one of {', '.join(SCHEMES)}")
     of = f"the proxy in {source}"
     username, password = parse_user_info(user_info, of)
-    if scheme.startswith("socks5") and username is not None:
-        check_socks5(source, username, password or "")
+    if username is not None:
+        check_credentials(scheme, source, username, password or "")
     number = parse_port(port, SCHEMES[scheme], of)
     return Proxy(scheme, parse_host(host, of), number, username, password, source)
 
 
-def check_socks5(source: str, username: str, password: str) -> None:
-    """RFC 1929 2: neither may be empty. Stricter: ASCII, the only encoding that all sides agree on."""
-    if not all(word.isascii() and 1 <= len(word) <= SOCKS5_LIMIT for word in (username, password)):
-        raise ValueError(
-            f"{source}: SOCKS5 takes a user name and a password of 1 to {SOCKS5_LIMIT} ASCII characters (RFC 1929)"
-        )
+def check_credentials(scheme: str, source: str, username: str, password: str) -> None:
+    """`ValueError` for a user name and a password that a proxy cannot be told."""
+    if scheme.startswith("socks5"):
+        # RFC 1929 2: neither may be empty. Stricter: ASCII, the only encoding that all sides agree on.
+        if not all(word.isascii() and 1 <= len(word) <= SOCKS5_LIMIT for word in (username, password)):
+            raise ValueError(
+                f"{source}: SOCKS5 takes a user name and a password of 1 to {SOCKS5_LIMIT} ASCII characters (RFC 1929)"
+            )
+    elif scheme.startswith("socks4"):
+        # A NUL ends the name on the wire, and what follows it would be read as the server's.
+        if not username.isascii() or "\0" in username or password:
+            raise ValueError(
+                f"{source}: SOCKS4 takes a user name of ASCII characters, without a NUL, and no password"
+            )
+    elif ":" in username:
+        raise ValueError(f"{source}: a user name must not hold a colon (RFC 7617 2)")
 
 
 def choose_proxy(proxies: Mapping[str, str], secure: bool) -> Proxy | None:
