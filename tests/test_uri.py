@@ -74,6 +74,9 @@ class TestParse:
             ("ws://a,b/", "host"),
             ("ws://a%41/", "host"),
             ("ws://" + "a." * 127 + "a", "missing or not a host name"),
+            ("ws://" + "a" * 64 + ".com/", "missing or not a host name"),
+            ("ws://a." + "b" * 64, "missing or not a host name"),
+            ("ws://" + "\xfc" * 62 + ".com/", "IDNA"),
             # Before IDNA's codec, which says another thing.
             ("ws://" + "\xfc" * 255, "missing or not a host name"),
             ("ws://\u2028/", "IDNA"),
@@ -100,8 +103,8 @@ class TestParse:
 
     def test_the_longest_name(self) -> None:
         """RFC 1035 2.3.4"""
-        name = "a." * 127
-        assert parse_uri(f"ws://{name}/").host == name
+        for name in ("a." * 127, f"{'a' * 63}.{'b' * 63}."):
+            assert parse_uri(f"ws://{name}/").host == name
 
     @pytest.mark.parametrize(
         ("uri", "user_info"),

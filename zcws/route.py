@@ -32,7 +32,7 @@ from zcws.http import Response
 from zcws.http2 import ALPN
 from zcws.options import check_client_context, check_kind, check_place, check_server_context, checked_count
 from zcws.proxy import PREFERENCE, Proxy, choose_proxy, parse_proxy
-from zcws.uri import WebSocketURI, without_zone
+from zcws.uri import WebSocketURI, parse_host, without_zone
 
 __all__ = [
     "EYEBALLS_DELAY",
@@ -118,11 +118,9 @@ class Route:
         # getaddrinfo refuses an IntEnum, and NumPy's integers.
         self.port = None if port is None else index(port)
         check_kind("sock", self.sock, socket.socket, "a socket.socket, or None")
-        check_kind("host", self.host, str, "a str, or None for that of the URI")
-        check_kind("server_hostname", self.server_hostname, str, "a str, or None for that of the URI")
-        check_kind(
-            "proxy_server_hostname", self.proxy_server_hostname, str, "a str, or None for that of the proxy"
-        )
+        check_name("host", self.host, "the URI")
+        check_name("server_hostname", self.server_hostname, "the URI")
+        check_name("proxy_server_hostname", self.proxy_server_hostname, "the proxy")
         if self.sock is not None:
             check_connected(self.sock)
         if self.server_hostname is not None and not self.uri.secure:
@@ -210,6 +208,13 @@ class Route:
                 response, "a redirect to another origin, and path=, host= or port= say where to connect"
             )
         return following
+
+
+def check_name(option: str, name: str | None, of: str) -> None:
+    """`TypeError` or `ValueError` for what is no host: the system and OpenSSL would say so when a server is reached."""
+    check_kind(option, name, str, f"a str, or None for that of {of}")
+    if name:  # "" is None
+        parse_host(f"[{name}]" if ":" in name else name, f"{option}=")
 
 
 def check_unix_path(path: Any) -> None:

@@ -149,8 +149,8 @@ def parse_host(host: str, of: str = "a WebSocket URI") -> str:
         return parse_ipv6(host[1:-1], of)
     if not host.isascii():
         host = to_ascii(host, of)
-    # RFC 1035 2.3.4: 255 octets on the wire are 253 characters, and one more for a trailing dot.
-    if len(host) > 254 or not is_host_name(host) or ".." in host:
+    # RFC 1035 2.3.4: 255 octets on the wire are 253 characters, and one more for a trailing dot; labels have up to 63.
+    if len(host) > 254 or not is_host_name(host) or ".." in host or max(map(len, host.split("."))) > 63:
         raise ValueError(f"the host of {of} is missing or not a host name")
     return host.lower()
 

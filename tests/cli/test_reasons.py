@@ -165,11 +165,8 @@ def test_tls_is_not_spoken() -> None:
 
 @pytest.mark.parametrize("command", ["connect", "bench"])
 def test_a_host_that_is_no_name(command: str) -> None:
-    url = f"ws://{'a' * 64}/"
-    assert run(command, url).stderr == (
-        f"zcws: cannot connect to {url}: a part of a host's name is longer than 63 bytes, or empty; "
-        "is the host spelled right?\n"
-    )
+    done = run(command, f"ws://{'a' * 64}/")
+    assert done.stderr.endswith("argument url: the host of a WebSocket URI is missing or not a host name\n")
 
 
 @pytest.mark.parametrize("command", ["connect", "bench"])

@@ -57,8 +57,6 @@ def _words(error: BaseException) -> str:
         return str(error.strerror)  # type: ignore[attr-defined]
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    if isinstance(error, UnicodeError):
-        return "a part of a host's name is longer than 63 bytes, or empty"
     return str(error) or type(error).__name__
 
 
@@ -78,7 +76,7 @@ def _hint(url: str, error: BaseException) -> str:
         return f"without TLS it is ws://{rest}"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there: is the server running, and is this its port?"
-    if isinstance(error, (socket.gaierror, UnicodeError)):
+    if isinstance(error, socket.gaierror):
         return "is the host spelled right?"
     if isinstance(error, zcws.HandshakeError):
         return _answer_hint(scheme, rest, error.status)

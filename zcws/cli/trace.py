@@ -174,7 +174,7 @@ class Proxy:
         number = next(self._numbers)
         try:
             server = await asyncio.open_connection(self._server.host, self._server.port, ssl=self._ssl)
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             sentence = unreachable(self._told.url, error)
             self._say(number, "!", sentence)
             await self._refuse(reader, writer, sentence)
