@@ -213,6 +213,14 @@ class TestTrust:
         names = [made.security(parse_uri(uri)) for uri in ("wss://a/c", "wss://d/")]
         assert [name[1] for name in names if name] == ["b", "d"]
 
+    def test_the_last_dot_of_a_name_is_in_no_certificate(self) -> None:
+        """RFC 6066 3; and what was checked had one, so that no certificate was for it."""
+        for made, name in ((route("wss://a.b./"), "a.b"), (route("wss://a/", server_hostname="c."), "c")):
+            security = made.security(made.uri)
+            assert security is not None and security[1] == name
+        security = route().proxy_security(parse_proxy("https://p."))
+        assert security is not None and security[1] == "p"
+
     def test_the_zone_of_an_address_is_in_no_certificate(self) -> None:
         security = route("wss://[fe80::1%25eth0]/").security(parse_uri("wss://[fe80::1%25eth0]/"))
         assert security is not None and security[1] == "fe80::1"

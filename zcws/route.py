@@ -163,7 +163,7 @@ class Route:
         context = self._context("ssl")
         if self._http2:
             context.set_alpn_protocols(ALPN)
-        return context, given or without_zone(uri.host)
+        return context, certified(given or uri.host)
 
     @property
     def trust_options(self) -> str | None:
@@ -175,7 +175,7 @@ class Route:
         """The same for the connection to `proxy`."""
         if proxy.scheme != "https":
             return None
-        return self._context("proxy_ssl"), self.proxy_server_hostname or without_zone(proxy.host)
+        return self._context("proxy_ssl"), certified(self.proxy_server_hostname or proxy.host)
 
     def _context(self, option: str) -> ssl_module.SSLContext:
         # Kept: to read the system's authorities takes milliseconds, and a loop that reconnects would do it each time.
@@ -215,6 +215,11 @@ def check_name(option: str, name: str | None, of: str) -> None:
     check_kind(option, name, str, f"a str, or None for that of {of}")
     if name:  # "" is None
         parse_host(f"[{name}]" if ":" in name else name, f"{option}=")
+
+
+def certified(host: str) -> str:
+    """A host as certificates have it, and SNI: "without a trailing dot" (RFC 6066 3)."""
+    return without_zone(host).removesuffix(".")
 
 
 def check_unix_path(path: Any) -> None:

@@ -311,6 +311,19 @@ class TestStraight:
         anyloop.run(main())
 
 
+def test_a_server_whose_name_ends_with_a_dot(tls: Place) -> None:
+    """RFC 6066 3: to TLS it is the name without."""
+
+    async def main() -> None:
+        assert tls.certificates is not None
+        async with tls.serve(echo) as server:
+            uri = f"wss://localhost.:{port_of(server)}/"
+            async with zcws.connect(uri, host="127.0.0.1", ssl=tls.certificates.client, proxy=None) as ws:
+                assert ws.request is not None and ws.request.headers["Host"].startswith("localhost.:")
+
+    tls.run(main())
+
+
 class TestUnixSockets:
     def test_with_tls(self, tls: Place, socket_path: Path) -> None:
         async def main() -> None:
