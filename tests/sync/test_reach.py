@@ -351,3 +351,47 @@ def test_a_proxy_that_takes_its_time(scheme: str, answer: bytes) -> None:
             finally:
                 has_gone.set()
     assert len(said) < len(answer)
+
+
+class Sipping(socket.socket):
+    """What it has received it gives a byte at a time, each after a millisecond."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        time.sleep(0.001)
+        return super().recv(1, flags)
+
+
+@pytest.mark.parametrize("is_proxy", [False, True])
+def test_an_answer_that_comes_without_a_pause(monkeypatch: pytest.MonkeyPatch, is_proxy: bool) -> None:
+    """The time was up only when the peer paused for a millisecond."""
+    has_gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak() -> None:
+            with listening.accept()[0] as sock:
+                sock.sendall(b"HTTP/1.1 403 Forbidden\r\nX: " + b"x" * 300 + b"\r\nContent-Length: 0\r\n\r\n")
+                has_gone.wait(raw.LONG)
+
+        with raw.thread(speak):
+            monkeypatch.setattr(socket, "socket", Sipping)
+            here = f"127.0.0.1:{listening.getsockname()[1]}"
+            uri, proxy = ("ws://a/", f"http://{here}") if is_proxy else (f"ws://{here}/", None)
+            try:
+                with pytest.raises(TimeoutError, match="open_timeout"):
+                    zcws.sync.connect(uri, proxy=proxy, open_timeout=0.1)
+            finally:
+                has_gone.set()
+
+
+def test_a_name_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's lookup cannot be ended; but what came after it had always a millisecond more, and all went well."""
+
+    def late(*asked: Any) -> Any:
+        time.sleep(0.1)
+        return resolve(*asked)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        resolve = Names(listening.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", late)
+        with pytest.raises(TimeoutError, match="has not found the name"):
+            straight(1, timeout=0.05)

@@ -30,7 +30,7 @@ from zcws.options import Limits, Timeouts, check_address, check_kind, checked_li
 from zcws.pool import Pool
 from zcws.retry import Delays, ProcessException, Retries, backoff, process_exception
 from zcws.route import EYEBALLS_DELAY, Route, Trust, check_unix_place, unix_uri
-from zcws.sync.deadline import after, is_past, socket_timeout
+from zcws.sync.deadline import after, is_past, socket_timeout, until
 from zcws.sync.plain import open_channel
 from zcws.sync.reach import reach
 from zcws.sync.stream import WebSocket
@@ -313,7 +313,7 @@ def _shake(
     except (ssl_module.SSLError, ConnectionError) as error:
         broken = error  # what the server has said before it left can still be read: its answer, or an alert
     data = bytearray()
-    while (response := connector.read_response(data)) is None:
+    for _ in until(deadline):
         try:
             received = _more(sock, deadline)
         except ssl_module.SSLError as error:
@@ -322,6 +322,10 @@ def _shake(
             alpn = sock.selected_alpn_protocol() if isinstance(sock, ssl_module.SSLSocket) else None
             raise connector.cut_short(data, broken, alpn)
         data += received
+        if (response := connector.read_response(data)) is not None:
+            break
+    else:
+        raise TimeoutError("the server has not stopped sending its answer")
     behind = bytes(data[connector.used :])
     if response.status_code == 101:
         return response, behind
@@ -335,10 +339,10 @@ def _shake(
 def _read_body(sock: socket.socket, body: BodyReader, deadline: float | None) -> None:
     """Reads what comes of it in time. The status, which we have, is the answer, however the connection ends."""
     patience = time.monotonic() + BODY_TIMEOUT
-    until = patience if deadline is None else min(patience, deadline)
+    end = patience if deadline is None else min(patience, deadline)
     with contextlib.suppress(OSError):
-        while not body.done and not is_past(until):
-            received = _more(sock, until)
+        while not body.done and not is_past(end):
+            received = _more(sock, end)
             if not received:
                 return  # the body ends with the connection
             body.feed(received)

@@ -29,7 +29,7 @@ from zcws.failures import (
 )
 from zcws.proxy import Proxy, Tunnel
 from zcws.route import EYEBALLS_DELAY, Route, interleaved, socks_options
-from zcws.sync.deadline import after, is_past, socket_timeout
+from zcws.sync.deadline import after, is_past, socket_timeout, until
 from zcws.sync.polled import begin_tls
 from zcws.uri import WebSocketURI
 
@@ -165,12 +165,13 @@ def _through(
         raise unreachable(proxy, error) from None
     try:
         sock.sendall(tunnel.request)
-        while not tunnel.feed(_received(sock, tunnel, deadline)):
-            pass
+        for _ in until(deadline):
+            if tunnel.feed(_received(sock, tunnel, deadline)):
+                return sock
+        raise TimeoutError("the proxy has not stopped sending its answer")
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
 def _received(sock: socket.socket, tunnel: Tunnel, deadline: float | None) -> bytes:
@@ -198,6 +199,8 @@ def _race(
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise unknown_host(host, error) from None
+    if is_past(deadline):
+        raise TimeoutError("the system has not found the name in time")
     race = _Race([(entry[0], entry[4]) for entry in found], source_address, happy_eyeballs_delay)
     try:
         return race.run(deadline)
@@ -224,9 +227,9 @@ class _Race:
         """The socket that won; `OSError` when none did."""
         while self._left:
             self._start(self._left.pop(0))
-            until = after(self._delay if self._left else None)
-            while self._running and not is_past(until):
-                ends = [end for end in (until, deadline) if end is not None]
+            due = after(self._delay if self._left else None)
+            while self._running and not is_past(due):
+                ends = [end for end in (due, deadline) if end is not None]
                 if winner := self._wait(socket_timeout(min(ends)) if ends else None):
                     return winner
                 if is_past(deadline):
