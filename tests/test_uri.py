@@ -26,7 +26,7 @@ class TestParse:
             ("ws://my_host.:65535", (False, "my_host.", 65535, "/")),
             ("ws://[::1]:8080/", (False, "::1", 8080, "/")),
             ("ws://[2001:DB8::0:1]", (False, "2001:db8::1", 80, "/")),
-            ("ws://[fe80::1%25eth0]/", (False, "fe80::1%eth0", 80, "/")),
+            ("ws://[FE80::A%25Eth0]/", (False, "fe80::a%Eth0", 80, "/")),  # names of interfaces have capitals
             ("ws://b\xfccher.example/", (False, "xn--bcher-kva.example", 80, "/")),
             ("ws://xn--bcher-kva.example/", (False, "xn--bcher-kva.example", 80, "/")),
             ("ws://a/\xe9?\u20ac", (False, "a", 80, "/%C3%A9?%E2%82%AC")),

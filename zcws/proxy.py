@@ -64,7 +64,7 @@ class Proxy(NamedTuple):
 
     Attributes:
         scheme: one of `SCHEMES`.
-        host: in lower case; an IPv6 address without its brackets.
+        host: in lower case but for the zone of an IPv6 address, which is without its brackets.
         username, password: percent-decoded; None without credentials.
         source: who named it: the option `proxy=`, or a variable of the environment.
     """

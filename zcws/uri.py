@@ -50,7 +50,7 @@ class WebSocketURI(NamedTuple):
 
     Attributes:
         secure: whether it is wss.
-        host: in lower case; an IPv6 address without its brackets.
+        host: in lower case but for the zone of an IPv6 address, which is without its brackets.
         path: path and query, as the request line has them: the resource name of RFC 6455 3.
         username, password: percent-decoded; None without credentials.
     """
@@ -166,9 +166,9 @@ def to_ascii(host: str, of: str) -> str:
 
 
 def parse_ipv6(address: str, of: str) -> str:
-    """An IPv6 address in its usual form; a zone is written after "%25" (RFC 6874 2)."""
+    """An IPv6 address in its usual form, in lower case; a zone, written after "%25" (RFC 6874 2), is kept as it is."""
     try:
-        return str(ipaddress.IPv6Address(address.replace("%25", "%", 1))).lower()
+        return str(ipaddress.IPv6Address(address.replace("%25", "%", 1)))
     except ValueError:
         raise ValueError(f"the host of {of} is not an IPv6 address") from None
 
