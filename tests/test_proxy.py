@@ -128,7 +128,8 @@ class TestChoice:
             assert found is not None and found.scheme == scheme
 
     @pytest.mark.parametrize(
-        ("address", "scheme"), [("u:5ecret@proxy:1080", "socks5h"), ("[::1]", "socks5h"), ("socks4://p", "socks4")]
+        ("address", "scheme"),
+        [("u:5ecret@proxy:1080", "socks5h"), ("[::1]", "socks5h"), ("socks4://p", "socks4")],
     )
     def test_a_proxy_for_socks_without_a_scheme(self, address: str, scheme: str) -> None:
         """It was spoken HTTP to."""

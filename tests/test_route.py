@@ -78,10 +78,26 @@ class TestMistakes:
                 "^server_hostname is a str, or None for that of the URI, not 5",
             ),
             ("wss://a/", {"proxy_server_hostname": b"p"}, "^proxy_server_hostname is a str, or None"),
-            ("wss://a/", {"server_hostname": "x\0y"}, "^the host of server_hostname= is missing or not a host"),
-            ("wss://a/", {"server_hostname": "a" * 64 + ".b"}, "server_hostname= is missing or not a host name"),
-            ("wss://a/", {"server_hostname": "[::1]"}, "^the host of server_hostname= is not an IPv6 address"),
-            ("wss://a/", {"proxy_server_hostname": "a b"}, "^the host of proxy_server_hostname= is missing or"),
+            (
+                "wss://a/",
+                {"server_hostname": "x\0y"},
+                "^the host of server_hostname= is missing or not a host",
+            ),
+            (
+                "wss://a/",
+                {"server_hostname": "a" * 64 + ".b"},
+                "server_hostname= is missing or not a host name",
+            ),
+            (
+                "wss://a/",
+                {"server_hostname": "[::1]"},
+                "^the host of server_hostname= is not an IPv6 address",
+            ),
+            (
+                "wss://a/",
+                {"proxy_server_hostname": "a b"},
+                "^the host of proxy_server_hostname= is missing or",
+            ),
             ("ws://a/", {"host": "a" * 64}, "^the host of host= is missing or not a host name"),
             ("ws://a/", {"sock": 5}, "sock is a socket.socket, or None, not 5"),
             ("ws://a/", {"port": 0}, "port is a whole number from 1 to 65535, not 0"),
@@ -95,7 +111,9 @@ class TestMistakes:
         with pytest.raises((TypeError, ValueError), match=reason):
             route(uri, **options)
 
-    @pytest.mark.parametrize("name", ["", "::1", "fe80::1%lo", "127.0.0.1", "b\xfccher.example", "a_b.example."])
+    @pytest.mark.parametrize(
+        "name", ["", "::1", "fe80::1%lo", "127.0.0.1", "b\xfccher.example", "a_b.example."]
+    )
     def test_names_that_may_be(self, name: str) -> None:
         route("wss://a/", host=name, server_hostname=name, proxy_server_hostname=name)
 

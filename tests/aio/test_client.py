@@ -420,7 +420,9 @@ class TestRedirects:
             async with anyloop.serve(echo, ssl=certificates.server) as server:
                 there = f"https://localhost:{port_of(server)}/"
                 async with anyloop.serve(echo, process_request=refuse(302, there)) as first:
-                    with pytest.raises(ssl.SSLCertVerificationError, match=r"is that of wss://localhost:\d+/$"):
+                    with pytest.raises(
+                        ssl.SSLCertVerificationError, match=r"is that of wss://localhost:\d+/$"
+                    ):
                         await anyloop.connect(first, max_redirects=1)
 
         anyloop.run(main())
