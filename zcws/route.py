@@ -213,7 +213,7 @@ class Route:
 def check_name(option: str, name: str | None, of: str) -> None:
     """`TypeError` or `ValueError` for what is no host: the system and OpenSSL would say so when a server is reached."""
     check_kind(option, name, str, f"a str, or None for that of {of}")
-    if name:  # "" is None
+    if name:  # an empty one counts as none
         parse_host(f"[{name}]" if ":" in name else name, f"{option}=")
 
 

@@ -133,13 +133,13 @@ class TestNobodyWins:
         """Before CPython 3.11 there are no groups of them."""
         with free_port() as one, free_port() as other:
             resolve(monkeypatch, ("127.0.0.1", one), ("127.0.0.1", other))
-            with pytest.raises(Exception, match=f"127.0.0.1:{one}.*127.0.0.1:{other}") as caught:
+            with pytest.raises(Exception, match="cannot connect to ") as caught:
                 anyloop.run(raced(all_errors=True))
-        if sys.version_info >= (3, 11):
+        if sys.version_info < (3, 11):
+            assert isinstance(caught.value, ConnectionRefusedError)
+        else:
             assert isinstance(caught.value, builtins.ExceptionGroup)
-            assert [isinstance(each, ConnectionRefusedError) for each in caught.value.exceptions] == [
-                True
-            ] * 2
+            assert [type(each) for each in caught.value.exceptions] == [ConnectionRefusedError] * 2
 
     def test_a_name_that_nobody_knows(self, anyloop: Place) -> None:
         with pytest.raises(socket.gaierror, match=r": nowhere\.invalid$"):

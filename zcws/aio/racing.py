@@ -65,11 +65,10 @@ async def race(
         winner = await _side_by_side(attempts, happy_eyeballs_delay)
     if winner is not None:
         return winner
-    error = cannot_connect(failures, local_addr)
     if all_errors and sys.version_info >= (3, 11):  # before, the one error names them all
         each = [cannot_connect([failure], local_addr) for failure in failures]
-        raise builtins.ExceptionGroup(error.strerror, each)
-    raise error
+        raise builtins.ExceptionGroup(f"cannot connect to {host}", each)
+    raise cannot_connect(failures, local_addr)
 
 
 async def _resolved(
@@ -141,7 +140,9 @@ async def _attempt(
         if isinstance(error, ConnectionRefusedError):
             # asyncio on Windows: the system's number for a refusal (1225) becomes another errno
             error = OSError(errno.ECONNREFUSED, error.strerror)
-        failures.append((where, error))
+        failures.append(
+            (where, error.with_traceback(None))
+        )  # it would hold this frame, which holds `failures`
         return None
 
 
