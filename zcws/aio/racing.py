@@ -140,9 +140,8 @@ async def _attempt(
         if isinstance(error, ConnectionRefusedError):
             # asyncio on Windows: the system's number for a refusal (1225) becomes another errno
             error = OSError(errno.ECONNREFUSED, error.strerror)
-        failures.append(
-            (where, error.with_traceback(None))
-        )  # it would hold this frame, which holds `failures`
+        # Without its traceback, which would hold this frame, and that holds `failures`.
+        failures.append((where, error.with_traceback(None)))
         return None
 
 
