@@ -29,7 +29,7 @@ import zcws
 from zcws.aio import engine as engine_module
 from zcws.aio import sending as sending_module
 from zcws.aio.broadcast import broadcast
-from zcws.aio.engine import engine_of, together
+from zcws.aio.engine import IN_PARTS, engine_of, together
 from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.deflate import DeflateParameters
@@ -358,6 +358,37 @@ def test_no_memory_for_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main)
 
 
+async def whole_again(peer: socket.socket, got: list[bytes], count: int) -> None:
+    """Messages that come whole, one by one, until nobody expects the next in parts; `count` are there before them."""
+    await until(lambda: len(got) == count)
+    for number in range(count, count + IN_PARTS):
+        peer.send(wire.frame(2, b"whole", key=wire.KEY))
+        await until(lambda number=number: len(got) > number)  # type: ignore[misc]
+
+
+def test_whose_messages_come_in_parts_is_served_alone() -> None:
+    """To change between the two for each message cost more than the receives."""
+
+    async def main() -> None:
+        peer, ours = socket.socketpair()
+        got: list[bytes] = []
+        ws = placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
+        engine, frame = engine_of(asyncio.get_running_loop()), wire.frame(2, b"cut", key=wire.KEY)
+        await asyncio.sleep(0)
+        assert engine._together
+        for number in range(1, 3 * IN_PARTS):
+            peer.send(frame[:-1])
+            await until(lambda number=number: ws.stats.bytes_received == number * len(frame) - 1)  # type: ignore[misc]
+            peer.send(frame[-1:])
+            await until(lambda number=number: len(got) == number)  # type: ignore[misc]
+            assert not engine._together
+        await whole_again(peer, got, len(got))
+        assert engine._together
+        peer.close()
+
+    run(main)
+
+
 def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bytes land in the ring that there is."""
 
@@ -370,12 +401,14 @@ def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch)
         peer.send(first[:-1])
         await until(lambda: not engine._together)  # it keeps the ring
         peer.send(first[-1:])
-        await until(lambda: engine._together)
+        await whole_again(peer, got, 1)
+        assert engine._together
+        count = len(got)
         with monkeypatch.context() as patched:
             patched.setattr(Pool, "lease", no_memory)
-            peer.send(wire.frame(2, b"second", key=wire.KEY))
-            await until(lambda: len(got) == 2)
-        assert got == [b"first", b"second"]
+            peer.send(wire.frame(2, b"last", key=wire.KEY))
+            await until(lambda: len(got) > count)
+        assert got[0] == b"first" and got[-1] == b"last"
         peer.close()
 
     run(main)

@@ -49,10 +49,14 @@ from zcws.writer import Writer
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
-__all__ = ["IN", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
+__all__ = ["IN", "IN_PARTS", "OUT", "Engine", "Scanned", "Served", "engine_of", "is_engine_on", "together"]
 
 #: Descriptors for which there is room at first: most programs have fewer.
 _DESCRIPTORS = 256
+
+#: How often a socket that has brought part of a frame is served by itself after that, before it is served together with
+#: others again: networks cut every message of a peer alike, and to change between the two costs more than a receive.
+IN_PARTS = 4
 
 #: Words of the table of one crossing: 64 sockets with 64 rows each.
 _WORDS = 16 * 1024
@@ -130,7 +134,13 @@ class Scanned(Protocol):
 
 
 class Served(Sender, Protocol):
-    """A socket of the engine."""
+    """A socket of the engine.
+
+    Attributes:
+        alone_for: how many receives are to come before it may be served together with others.
+    """
+
+    alone_for: int
 
     def read_ready(self) -> None:
         """It has bytes, or news of its end."""
@@ -455,6 +465,8 @@ class Engine:
 
     def _kept(self, pool: Pool, ring: Ring, fd: int, stream: Scanned) -> None:
         self.serve_alone(fd)
+        if (transport := self._transports.get(fd)) is not None:  # it may have been closed meanwhile
+            transport.alone_for = IN_PARTS
         if stream.inlet.holds(ring):
             pool.common = None
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zcws.aio.below import has_unread, is_hung_up, is_tls, peer_of
-from zcws.aio.engine import IN, OUT, Engine, Scanned, engine_of, is_engine_on
+from zcws.aio.engine import IN, IN_PARTS, OUT, Engine, Scanned, engine_of, is_engine_on
 from zcws.aio.sending import Sending
 from zcws.kernel import lib
 from zcws.tcp_info import Counts, counts
@@ -72,7 +72,7 @@ class EngineTransport(Sending):
     When nothing can be sent any more, `closing` is set, and what the peer has sent is still read.
     """
 
-    __slots__ = ("_broken", "_events", "_reading", "_stream")
+    __slots__ = ("_broken", "_events", "_reading", "_stream", "alone_for")
 
     def __init__(self, engine: Engine, sock: socket.SocketType, protocol: asyncio.BufferedProtocol) -> None:
         super().__init__(engine, sock, protocol)
@@ -80,6 +80,7 @@ class EngineTransport(Sending):
         self._broken: OSError | None = None  # why nothing can be sent
         self._extra: Mapping[str, Any] = _UNKNOWN  # asyncio's slot: the addresses, once it is closed
         self._events = IN
+        self.alone_for: int = 0
         self._set_stream(protocol)
         try:
             engine.add(self, self.fd)
@@ -171,9 +172,14 @@ class EngineTransport(Sending):
             return
         inlet = stream.inlet
         if inlet.is_idle and not inlet.pours:
-            self._engine.serve_together(self.fd, stream)
+            if self.alone_for:
+                self.alone_for -= 1
+            else:
+                self._engine.serve_together(self.fd, stream)
         elif inlet.landing_in is not None and self._reading:
             self._land(stream)
+        else:
+            self.alone_for = IN_PARTS
 
     def unsettle(self) -> None:
         """Something is kept that came another way: from now on this socket is served by itself."""
