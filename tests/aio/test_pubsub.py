@@ -274,32 +274,6 @@ def test_whatever_redis_py_raises_it_is_tried_again(
     asyncio.run(main())
 
 
-def test_a_redis_that_does_not_count_us(caplog: pytest.LogCaptureFixture) -> None:
-    """A node of a cluster counts only those that are connected to it. A message is sent again, and then no other."""
-
-    class Node(Odd):
-        sent = 0
-
-        async def execute(self, **_: object) -> list[int]:
-            self.sent += self.published
-            return [0 for _ in await super().execute()]
-
-    async def main() -> None:
-        node, ready, lost = Node(None), asyncio.Event(), list[bool]()
-        ready.set()
-        publisher = Publisher(Library(), node, 10, (b"a",))
-        publisher.on_lost = lambda: lost.append(True)
-        task = asyncio.ensure_future(publisher.run())
-        for channel, sent in ((b"b", 1), (b"a", 4), (b"a", 5)):  # nobody listens to the first here
-            assert await soon(publisher.publish(Message(channel, 1, b"", ready=ready))) == 0
-            assert node.sent == sent
-        await cancel([task])
-        assert lost == [True, True]
-
-    asyncio.run(main())
-    assert caplog.messages == ["Redis does not count this process: what it misses is not sent again"]
-
-
 def test_what_does_not_come_back_has_no_note() -> None:
     """Notes are kept of what is published where this process listens itself, in the order of the numbers."""
 

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -314,28 +313,6 @@ def test_redis_is_killed_and_brought_back(
                 assert heard == [message for message in expected if message in heard]
 
     anyloop.run(main())
-
-
-@needs_redis
-def test_only_the_subscription_is_cut(place: Place, redis_server: RedisServer) -> None:
-    """As Redis does to a subscriber that does not read: what the process sent, its own members never got."""
-
-    def cut() -> None:
-        with socket.create_connection(("127.0.0.1", redis_server.port)) as admin:
-            admin.sendall(b"CLIENT KILL TYPE pubsub\r\n")
-            assert admin.recv(100).startswith(b":")  # it is done
-
-    async def main() -> None:
-        async with zcws.RedisRooms(redis_server.url) as rooms:
-            room = rooms["lobby"]
-            async with member(place, room) as (_, peer):
-                for first in (0, 3, 6):
-                    cut()
-                    some = [room.broadcast(str(number)) for number in range(first, first + 3)]
-                    assert await soon(asyncio.gather(*some)) == [1, 1, 1]
-                    assert [int(await soon(peer.recv())) for _ in some] == [first, first + 1, first + 2]
-
-    place.run(main())
 
 
 @needs_redis

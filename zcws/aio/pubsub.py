@@ -41,9 +41,6 @@ _PATIENCE = 0.1
 #: Messages published in one round trip, at most: enough to make the round trip cheap.
 _BATCH = 100
 
-#: Times that something is published where we listen and Redis counts nobody, until we know that it does not count us.
-_MOST_TRIES = 3
-
 #: On this channel nothing is ever published: the subscriber's connection has to be subscribed to something.
 _CONTROL = b"zcws\x00"
 
@@ -102,7 +99,7 @@ class Publisher:
 
     Attributes:
         name: 16 bytes that no other publisher has, once it runs.
-        on_lost: called when the connection to Redis is lost, this one or the subscriber's.
+        on_lost: called when the connection to Redis is lost.
     """
 
     def __init__(self, library: Library, client: Any, max_pending: int, heard: Container[bytes]) -> None:
@@ -115,7 +112,6 @@ class Publisher:
         self._batch: list[Message] = []
         self._notes: deque[tuple[int, Any]] = deque()  # in the order of their numbers
         self._is_closed = False
-        self._is_counted = True  # our subscriber is among those that Redis counts
         self.on_lost: Callable[[], None] | None = None
 
     async def publish(self, message: Message) -> int:
@@ -159,7 +155,7 @@ class Publisher:
         notes += kept
 
     async def _publish_batch(self) -> None:
-        delays, tries = _Delays("publish to Redis"), 0
+        delays = _Delays("publish to")
         while True:
             pipeline = self._redis.pipeline(transaction=False)
             for message in self._batch:
@@ -168,35 +164,13 @@ class Publisher:
                 pipeline.publish(message.channel, head + message.payload)
             try:
                 answers = await pipeline.execute(raise_on_error=False)
-            except Exception as error:  # whatever it is, who publishes must not wait for ever
-                self._lose()
-                await delays.wait(error)
-                continue
-            missed = self._missed_here(answers)
-            if not missed:
                 break
-            if any(message.ready.is_set() for message in missed):  # the subscriber has not noticed
-                tries += 1
-                if tries == _MOST_TRIES:
-                    # A node of a cluster counts only those that are connected to it.
-                    logger.warning("Redis does not count this process: what it misses is not sent again")
-                    self._is_counted = False
-                    break
-                self._lose()
+            except Exception as error:  # whatever it is, who publishes must not wait for ever
+                if self.on_lost is not None:
+                    self.on_lost()
+                await delays.wait(error)
         for message, answer in zip(self._batch, answers, strict=True):
             _settle(message.done, answer, isinstance(answer, self._library.refused))
-
-    def _missed_here(self, answers: list[Any]) -> list[Message]:
-        """Those of which Redis says that nobody got them, though this process listens: its subscription is gone. When
-        the batch is published again, with the same numbers, each process hears what it has missed."""
-        if not self._is_counted:
-            return []
-        told = zip(self._batch, answers, strict=True)
-        return [message for message, answer in told if answer == 0 and message.channel in self._heard]
-
-    def _lose(self) -> None:
-        if self.on_lost is not None:
-            self.on_lost()
 
     def close(self) -> None:
         """Fails every message that still waits."""
@@ -248,7 +222,7 @@ class Subscriber:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        delays = _Delays("listen to Redis, messages may be missing")
+        delays = _Delays("listen to")
         while True:
             self._heard = False
             try:
@@ -356,7 +330,7 @@ class _Delays:
     async def wait(self, error: Exception) -> None:
         """Before the next attempt."""
         delay = next(self._delays)
-        logger.warning("cannot %s, next attempt in %.1f s: %r", self._purpose, delay, error)
+        logger.warning("cannot %s Redis, next attempt in %.1f s: %r", self._purpose, delay, error)
         await asyncio.sleep(delay)
 
 
