@@ -231,11 +231,11 @@ def test_a_hook_changes_the_response() -> None:
             KEY,
             "chose a 101 that no client takes: the Sec-WebSocket-Acc",
         ),
-        (switching(**{"Content-Length": "0"}), KEY, "put a body on the 101, behind which frames begin"),
+        (switching(**{"Content-Length": "0"}), KEY, "put Content-Length on the 101, which has no body"),
         (
             switching(**{"Transfer-Encoding": "chunked"}),
             KEY,
-            "put a body on the 101, behind which frames begin",
+            "put Transfer-Encoding on the 101, which has no body",
         ),
     ],
 )

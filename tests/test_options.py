@@ -17,6 +17,7 @@ import zcws
 import zcws.sync
 from zcws.options import (
     LONGEST,
+    check_address,
     check_client_context,
     check_kind,
     check_place,
@@ -234,6 +235,16 @@ class TestSizes:
     def test_write_limits_that_cannot_be(self, value: Any) -> None:
         with pytest.raises(ValueError, match=r"^write_limit is a number of bytes"):
             checked_write_limit(value)
+
+
+def test_addresses_of_ours() -> None:
+    check_address("source", None)
+    check_address("source", ("::1", 0))
+    for wrong in ("x", ("::1",), (0, 0), ["::1", 0]):
+        with pytest.raises(TypeError, match=r"^source is a pair of host and port, or None, not "):
+            check_address("source", wrong)
+    with pytest.raises(ValueError, match=r"^the port of source is a whole number from 0 to 65535, not -1"):
+        check_address("source", ("::1", -1))
 
 
 def test_kinds() -> None:

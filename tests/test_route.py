@@ -401,3 +401,9 @@ class TestRedirects:
                 made.follow(connector, response, 0)
         with pytest.raises(HandshakeError, match="instead of 101"):
             Route(uri=connector.uri).follow(connector, Response(404), 0)
+
+
+@pytest.mark.parametrize(("uri", "options"), [("wss://a/", ""), ("ws://a/", None)])
+def test_the_names_of_options_that_decide_about_trust(uri: str, options: str | None) -> None:
+    """Where a redirect leads from ws to wss, `ssl=` is an error: no hint may name it."""
+    assert route(uri).trust_options == options

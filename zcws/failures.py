@@ -174,7 +174,7 @@ def cannot_connect(failures: list[tuple[Any, OSError]], source: tuple[str, int] 
         source: our end of the connection, if the program has chosen it.
     """
     what = "; ".join(f"{authority(*where[:2])}: {reason_of(error)}" for where, error in failures)
-    whence = "" if source is None else f"from {authority(source[0], source[1] or None)} "
+    whence = "" if source is None else f"from {authority(str(source[0]), source[1] or None)} "
     return OSError(failures[0][1].errno, f"cannot connect {whence}to {what}")
 
 

@@ -126,8 +126,11 @@ def _check_switching(answer: Response, key: str | None) -> None:
     if broken := first_broken(answer.headers, key):  # RFC 6455 4.2.2
         raise ValueError(f"process_response chose a 101 that no client takes: {broken}")
     # RFC 9110 15.2, 8.6; RFC 9112 6.1: no 1xx has a body. The client would read it as frames.
-    if answer.body or "content-length" in answer.headers or "transfer-encoding" in answer.headers:
+    if answer.body:
         raise ValueError("process_response put a body on the 101, behind which frames begin")
+    for name in ("Content-Length", "Transfer-Encoding"):
+        if name in answer.headers:
+            raise ValueError(f"process_response put {name} on the 101, which has no body (RFC 9110 8.6)")
 
 
 def in_order(*hooks: Hook) -> Hook:

@@ -37,7 +37,7 @@ from tunnel import ANSWER, CLOSE, HELLO, Peer, certificates, knock, serve
 import zcws
 from zcws.aio import http2, http2_frames, sending
 from zcws.aio.http2_accepting import Http2Server
-from zcws.aio.http2_frames import WINDOW
+from zcws.aio.http2_frames import MOST_STREAMS, WINDOW
 from zcws.aio.http2_stream import Http2Stream
 from zcws.http2 import PREFACE
 from zcws.options import USUAL_MARKS
@@ -319,8 +319,10 @@ def test_frames_that_are_left_when_we_end_the_connection(monkeypatch: pytest.Mon
     assert not reported
 
 
-def test_requests_that_are_left_when_the_connection_is_gone() -> None:
-    """Nobody can be answered. A client that asked 2,000 times and left held up everybody else for a second."""
+@pytest.mark.parametrize("opens", [False, True])
+def test_requests_that_are_left_when_the_connection_is_gone(opens: bool) -> None:
+    """Nobody can be answered. A client that asked 2,000 times and left held up everybody else for a second. But what it
+    has said on as many streams as there may be is heard."""
     asked: list[str] = []
     got: list[str | bytes] = []
 
@@ -337,15 +339,21 @@ def test_requests_that_are_left_when_the_connection_is_gone() -> None:
             (connection,) = (each for each in server.handshakes if isinstance(each, Http2Server))
             for _ in range(http2._MOST_FRAMES):
                 peer.h2.ping(bytes(8))
-            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/late"), (":authority", "a")]
-            for late in range(3, 100, 2):
-                peer.h2.send_headers(late, fields, end_stream=True)
+            fields = [(":scheme", "http"), (":path", "/late"), (":authority", "a")]
+            first = [(":method", "CONNECT"), (":protocol", "websocket")] if opens else [(":method", "GET")]
+            version = [("sec-websocket-version", "13")] if opens else []
+            peer.h2.remote_settings[3] = 1000
+            peer.h2.remote_settings.acknowledge()
+            for late in range(3, 303, 2):
+                peer.h2.send_headers(late, [*first, *fields, *version], end_stream=not opens)
+                if opens:
+                    peer.h2.send_data(late, HELLO)
             peer.h2.send_data(number, HELLO)
             connection.abort()
             connection.data_received(peer.h2.data_to_send())
             await until(lambda: not server.connections and not server.handshakes)
-            assert got == ["hello"]
-            assert asked == ["/"]
+            assert len(asked) == MOST_STREAMS
+            assert got == ["hello"] * (MOST_STREAMS if opens else 1)
 
     run(main)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, StreamEnded
+from h2.events import DataReceived, RequestReceived, StreamEnded
 
-from zcws.aio.http2_frames import H2
+from zcws.aio.http2_frames import H2, MOST_STREAMS
 from zcws.http2 import PREFACE
 
 
@@ -16,7 +16,7 @@ def test_what_we_replace_in_h2_is_there() -> None:
     at h2's `receive_data` as well, which `hear` stands for."""
     theirs = H2Connection(H2Configuration(client_side=False))
     ours = vars(H2).keys() | vars(H2(is_client=False)).keys()
-    own = {"hear", "is_over", "_is_in_vain", "_check_frames", "_ahead", "_begun", "_continued"}
+    own = {"hear", "is_over", "_heads_left", "_is_in_vain", "_check_frames", "_ahead", "_begun", "_continued"}
     assert {name for name in ours if not hasattr(theirs, name)} == own
 
 
@@ -64,7 +64,8 @@ def test_what_we_hear_is_what_h2_would() -> None:
 
 
 def test_what_still_counts_when_nothing_can_be_answered() -> None:
-    """What is for an open stream. Requests were kept until all were heard, each at the cost of a look at all others."""
+    """As many requests as there may be streams, and what is for an open stream. All were kept until all were heard,
+    each at the cost of a look at all others."""
 
     def ask(number: int, *more: tuple[str, str]) -> bytes:
         fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *more]
@@ -75,20 +76,24 @@ def test_what_still_counts_when_nothing_can_be_answered() -> None:
     client.initiate_connection()
     server.hear(client.data_to_send() + ask(1) + ask(3), 100)
     server.is_over = True
-    said = ask(5, ("x", "remembered"))
-    for number in (5, 1):
+    client.remote_settings[3] = 1000
+    last = 5 + 2 * MOST_STREAMS
+    said = b"".join(ask(number) for number in range(5, last, 2)) + ask(last, ("x", "remembered"))
+    for number in (last, 5, 1):
         client.send_data(number, b"body")
     client.send_headers(1, [("x", "remembered")], end_stream=True)  # which means: as in the request before
-    client.reset_stream(5)
+    client.reset_stream(last)
     client.send_data(3, b"last", end_stream=True)
     said += client.data_to_send()
-    events, rest, error = server.hear(said, 10)  # a head counts as any frame does
+    events, rest, error = server.hear(said, 1000)
     assert [(type(event), event.stream_id) for event in events] == [
+        *((RequestReceived, number) for number in range(5, last, 2)),
+        (DataReceived, 5),
         (DataReceived, 1),
         (DataReceived, 3),
         (StreamEnded, 3),
     ]
-    assert (rest, error, set(server.streams)) == (b"", None, {1, 3})
+    assert (rest, error, set(server.streams)) == (b"", None, set(range(1, last, 2)))
 
 
 @pytest.mark.parametrize(

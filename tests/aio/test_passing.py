@@ -57,7 +57,11 @@ def test_what_means_nothing_for_a_unix_socket(make: Any, option: dict[str, Any],
     ("make", "option", "said"),
     [
         (zcws.connect, {"local_addr": "x"}, "local_addr is a pair of host and port, or None, not 'x'"),
-        (zcws.connect, {"local_addr": ("::1", "x")}, "the port of local_addr is a whole number from 0"),
+        (
+            zcws.connect,
+            {"local_addr": ("::1",)},
+            r"local_addr is a pair of host and port, or None, not \('::1',\)",
+        ),
         (zcws.connect, {"happy_eyeballs_delay": "x"}, "happy_eyeballs_delay is a number of seconds"),
         (zcws.connect, {"family": "x"}, "family is socket.AF_INET, AF_INET6 or AF_UNSPEC, not 'x'"),
         (zcws.connect, {"proto": "x"}, "proto is the number of a protocol, not 'x'"),

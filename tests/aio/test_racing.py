@@ -149,6 +149,21 @@ class TestNobodyWins:
         with pytest.raises(socket.gaierror, match=r": 127\.0\.0\.1$"):
             anyloop.run(raced("127.0.0.1", family=socket.AF_INET6))
 
+    @pytest.mark.parametrize("all_errors", [False, True])
+    def test_a_resolver_that_finds_nothing(self, all_errors: bool) -> None:
+        """It was an IndexError, which no loop that connects again knows."""
+
+        async def main() -> None:
+            async def nothing(*_: Any, **__: Any) -> list[Any]:
+                return []
+
+            loop: Any = asyncio.get_running_loop()
+            loop.getaddrinfo = nothing
+            with pytest.raises(socket.gaierror, match=r"no address was found: somewhere$"):
+                await race(loop, "somewhere", 1, all_errors=all_errors)
+
+        asyncio.run(main())
+
     def test_a_family_that_the_system_does_not_have(
         self, anyloop: Place, monkeypatch: pytest.MonkeyPatch, listening: socket.socket
     ) -> None:

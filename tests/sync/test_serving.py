@@ -92,6 +92,15 @@ class TestUnix:
             monkeypatch.chdir(tmp_path)
         assert not socket_path.exists()
 
+    def test_a_path_by_way_of_a_link(self, serving: Serving, socket_path: Path) -> None:
+        """The system follows the link before it goes up."""
+        inside = socket_path.parent / "a" / "b"
+        inside.mkdir(parents=True)
+        (socket_path.parent / "link").symlink_to(inside)
+        with serving(echo, path=str(socket_path.parent / "link" / ".." / "socket")):
+            assert (inside.parent / "socket").exists()
+        assert not (inside.parent / "socket").exists()
+
     def test_a_server_that_took_the_path_over_keeps_it(self, serving: Serving, socket_path: Path) -> None:
         path = str(socket_path)
         with serving(echo, path=path) as old, serving(echo, path=path):

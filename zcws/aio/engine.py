@@ -339,13 +339,12 @@ class Engine:
                         self._walk(pool, ring, self._others())
                     elif found:
                         self._serve_many(pool, ring, found)
-                        if self._sockets.left:
-                            # Those that were ready as well, but found no room. Peers that are always ready would
-                            # otherwise keep them waiting for as many turns of the loop, in each of which all that
-                            # those have sent is handled.
-                            self._turn()
                 except MemoryError as exc:
                     self._lose(pool, found, exc)
+                if found > 1 and self._sockets.left:
+                    # Those that were ready as well, but found no room. Peers that are always ready would otherwise keep
+                    # them waiting for as many turns of the loop, in each of which all that those have sent is handled.
+                    self._turn()
         if self._last_word is not None:
             last_word, self._last_word = self._last_word, None
             raise last_word

@@ -127,6 +127,7 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         self.encoder = Heads()
         self.max_inbound_frame_size = _LARGEST_FRAME
         self.is_over = False  # nothing can be answered any more; see `_is_in_vain`
+        self._heads_left = MOST_STREAMS  # after that
         self._ahead = 0 if is_client else len(PREFACE)  # bytes until the next frame begins
         self._begun = b""  # the beginning of a frame, while its length or type is not there
         self._continued = 0  # bytes so far of frames that continue one head
@@ -155,10 +156,13 @@ class H2(H2Connection):  # type: ignore[misc]  # as above
         return events, b"" if too_long else data[count:], too_long
 
     def _is_in_vain(self, frame: Frame) -> bool:
-        """Whether a frame means nothing when nothing can be answered: a client's head, and what is for a stream that is
-        not open. A client's heads are not even decoded, because no later one is either (RFC 7541 2.2)."""
-        is_head = isinstance(frame, HeadersFrame) and not self.config.client_side
-        return is_head or (frame.stream_id != 0 and frame.stream_id not in self.streams)
+        """Whether a frame means nothing when nothing can be answered: a client's head beyond as many as there may be
+        streams, and what is for a stream that is not open. A WebSocket that a head opens has its messages. Those beyond
+        are not even decoded, because no later one is either (RFC 7541 2.2)."""
+        if isinstance(frame, HeadersFrame) and not self.config.client_side:
+            self._heads_left -= 1
+            return self._heads_left < 0
+        return frame.stream_id != 0 and frame.stream_id not in self.streams
 
     def _check_frames(self, data: bytes, most: int) -> tuple[int, ProtocolError | None]:
         """RFC 9113 4.2: no frame may be longer than we allow. h2 notices one only when it has all of it: 16 MiB. Nor

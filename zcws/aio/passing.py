@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from zcws.callables import check_call, check_plain
 from zcws.hints import check_names
-from zcws.options import check_address, check_kind, checked_seconds
+from zcws.options import check_kind, checked_seconds
 
 __all__ = [
     "ConnectionOptions",
@@ -97,7 +97,9 @@ def check_others(function: type, others: Any, kind: type, path: object) -> None:
         checked_seconds(name, others.get(name), zero=False)
     # The loop would notice these at the `await`, in words of its own that do not name the option.
     checked_seconds("happy_eyeballs_delay", others.get("happy_eyeballs_delay"))
-    check_address("local_addr", others.get("local_addr"))
+    local = others.get("local_addr")
+    if local is not None and not (isinstance(local, (tuple, list)) and len(local) >= 2):
+        raise TypeError(f"local_addr is a pair of host and port, or None, not {local!r}")
     for name, what in _NUMBERS.items():
         check_kind(name, others.get(name), int, what)
     for name in others:

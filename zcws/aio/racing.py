@@ -52,7 +52,7 @@ async def race(
     """
     hints = (family, socket.SOCK_STREAM, proto, flags)
     found = await _resolved(loop, host, port, *hints)
-    sources = None if local_addr is None else await _resolved(loop, *local_addr, *hints)
+    sources = None if local_addr is None else await _resolved(loop, *local_addr[:2], *hints)
     if interleave is None:
         interleave = 0 if happy_eyeballs_delay is None else 1
     if interleave:
@@ -75,9 +75,12 @@ async def _resolved(
     loop: asyncio.AbstractEventLoop, host: str, port: int, family: int, kind: int, proto: int, flags: int
 ) -> list[Any]:
     try:
-        if is_address(host):  # this asks nobody; the loop would start a thread for it
+        if host and is_address(host):  # this asks nobody; the loop would start a thread for it
             return socket.getaddrinfo(host, port, family, kind, proto, flags | socket.AI_NUMERICHOST)
-        return await loop.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
+        found = await loop.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
+        if not found:  # a resolver of the program's own
+            raise socket.gaierror(socket.EAI_NONAME, "no address was found")
+        return found
     except socket.gaierror as error:
         raise unknown_host(host, error) from None
 

@@ -70,6 +70,11 @@ def _without_tls(others: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in others.items() if not name.startswith("ssl_")}
 
 
+def _of_tcp(others: dict[str, Any]) -> dict[str, Any]:
+    """For the way to a proxy, of which one error says that it cannot be reached."""
+    return {**_without_tls(others), "all_errors": False}
+
+
 def _of_tls(others: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in others.items() if name.startswith("ssl_")}
 
@@ -151,7 +156,7 @@ async def _by(
     if proxy is None:
         return await _straight(loop, make, host, port, others)
     if proxy.is_socks:
-        return await _on(loop, make, await _socks(loop, proxy, host, port, _without_tls(others)), {})
+        return await _on(loop, make, await _socks(loop, proxy, host, port, _of_tcp(others)), {})
     return await _through(
         loop, make, route, proxy, Tunnel(proxy, host, port, route.user_agent_header), others
     )
@@ -259,7 +264,7 @@ async def _through(
 ) -> tuple[asyncio.Transport, P]:
     """A transport through the tunnel."""
     security = route.proxy_security(proxy)
-    connecting, to_proxy = _Connecting(loop, tunnel), _without_tls(others)
+    connecting, to_proxy = _Connecting(loop, tunnel), _of_tcp(others)
     try:
         if security is None:
             transport, _ = await _straight(loop, lambda: connecting, proxy.host, proxy.port, to_proxy)

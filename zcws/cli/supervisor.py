@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -217,7 +218,12 @@ async def supervise(options: argparse.Namespace) -> None:
         s = "s" if options.ssl_cert else ""
         where = f"ws{s}://{authority(options.host, port)}"
         announcement = f"zcws listens on {where}; {options.workers} workers (Ctrl-C stops them)"
-        serving = asyncio.create_task(serve(workers, announcement, reload))
+
+        def begin() -> None:
+            say(announcement)
+            options.has_begun = True
+
+        serving = asyncio.create_task(serve(workers, begin, reload))
         either: list[asyncio.Future[Any]] = [serving, stopping]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -226,12 +232,14 @@ async def supervise(options: argparse.Namespace) -> None:
                 await serving
         finally:
             await workers.stop(stopping.result() if stopping.done() else signal.SIGTERM)
+        if stopping.done() and stopping.result() == signal.SIGINT and not options.has_begun:
+            raise KeyboardInterrupt
 
 
-async def serve(workers: Supervisor, announcement: str, reload: asyncio.Event) -> None:
-    """Starts the workers, says so, and reloads as often as it is asked for, until it is cancelled."""
+async def serve(workers: Supervisor, begin: Callable[[], None], reload: asyncio.Event) -> None:
+    """Starts the workers, calls `begin`, and reloads as often as it is asked for, until it is cancelled."""
     await workers.start()
-    say(announcement)
+    begin()
     while True:
         await reload.wait()
         reload.clear()

@@ -164,7 +164,7 @@ class Server:
         selector.register(waker, selectors.EVENT_READ)
         try:
             selector.register(self.sock, selectors.EVENT_READ)
-        except ValueError:  # it is closed
+        except (ValueError, OSError):  # it is closed, before this call or in the middle of it
             if not self._is_closing:
                 raise
 

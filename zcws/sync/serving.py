@@ -116,8 +116,8 @@ def serve(
         sock.listen(backlog)  # as asyncio does; one that listens already goes on
     if path is None or path[:1] in ("\0", b"\0"):  # Linux's abstract kind is no file
         return make(listening, path=None)
-    # The program may change its directory before the file is removed.
-    return make(listening, path=os.path.abspath(path))
+    # The program may change its directory before the file is removed. Not `abspath`: that drops "link/..".
+    return make(listening, path=os.path.join(os.getcwd(), path))
 
 
 def unix_serve(handler: Handler, path: str | os.PathLike[str] | None = None, **options: Any) -> Server:
