@@ -14,8 +14,9 @@ loop of a few steps hands them over (`_walk_ones`). All others have an entry of 
 C receives for every connection of which nothing is kept (`Inlet.is_idle`). These connections share one ring, the pool's
 `common` one: their bytes lie behind each other, and each connection reads its own while the table is walked. One that
 is not done with its bytes by then (half a frame, a reader that is busy) keeps the ring, and those behind it move to a
-fresh one. A connection that keeps bytes is served by itself (`read_ready`) until it is idle again. A view that a
-program holds changes nothing for its connection: the ring is set aside before the next turn (`_take_ring`).
+fresh one. A connection that keeps bytes is served by itself (`read_ready`) until it is idle again, and some receives
+more (`IN_PARTS`). A view that a program holds changes nothing for its connection: the ring is set aside before the next
+turn (`_take_ring`).
 
 The sockets themselves are in transport.py, above this: the engine knows them as `Served`.
 """
