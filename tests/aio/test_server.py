@@ -1053,14 +1053,3 @@ def test_what_is_shown_of_a_server(anyplace: Place) -> None:
         assert repr(server) == "<Server, closed, 0 open>"
 
     anyplace.run(main())
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nobody has closed it
-def test_what_is_shown_of_a_server_of_a_loop_that_is_over(anyplace: Place) -> None:
-    """uvloop's socket is no socket any more."""
-
-    async def main() -> zcws.Server:
-        server = await anyplace.serve(swallow)
-        return server
-
-    assert repr(anyplace.run(main())).startswith("<Server")
