@@ -225,21 +225,28 @@ def test_a_turn_that_runs_out_of_room_starves_nobody() -> None:
     run(main)
 
 
+def counting(got: list[int], room: int) -> list[tuple[socket.socket, WebSocket]]:
+    """As many connections as `got` has counts of their frames; their peers can send `room` bytes at once."""
+    peers = []
+    for number in range(len(got)):
+        ours, peer = socket.socketpair()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+
+        def seen(_ws: WebSocket, _frame: zcws.Frame, number: int = number) -> None:
+            got[number] += 1
+
+        peers.append((peer, placed(ours, on_frame=seen)))
+    return peers
+
+
 def test_peers_that_are_always_ready_starve_nobody() -> None:
     """Whoever has been served has more to say in the next turn, and one crossing has room for two."""
 
     async def main() -> None:
         count = 700
         burst = wire.frame(wire.BINARY, b"x" * 140, key=KEY) * count
-        peers, got, sent = [], [0] * 20, [0] * 20
-        for number in range(len(got)):
-            ours, peer = socket.socketpair()
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(burst))
-
-            def seen(_ws: WebSocket, _frame: zcws.Frame, number: int = number) -> None:
-                got[number] += 1
-
-            peers.append((peer, placed(ours, on_frame=seen)))
+        got, sent = [0] * 20, [0] * 20
+        peers = counting(got, 2 * len(burst))
         for _ in range(100):
             for number, (peer, _) in enumerate(peers):
                 if got[number] == sent[number]:
@@ -260,15 +267,8 @@ def test_all_that_are_ready_are_served_in_one_turn() -> None:
 
     async def main() -> None:
         burst = wire.frame(wire.BINARY, b"x", key=KEY) * 6000
-        peers, got = [], [0] * 20
-        for number in range(len(got)):
-            ours, peer = socket.socketpair()
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(burst))
-
-            def seen(_ws: WebSocket, _frame: zcws.Frame, number: int = number) -> None:
-                got[number] += 1
-
-            peers.append((peer, placed(ours, on_frame=seen)))
+        got = [0] * 20
+        peers = counting(got, 4 * len(burst))
         await asyncio.sleep(0)
         for peer, _ in peers:
             peer.send(burst)

@@ -121,6 +121,16 @@ async def traced(port: int) -> tuple[asyncio.subprocess.Process, str]:
     return process, found[1]
 
 
+async def told_until_the_end(process: asyncio.subprocess.Process) -> bytes:
+    """What it prints until the connection has ended; then it is ended, too."""
+    lines = b""
+    while b"the connection has ended" not in lines:
+        lines += await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    return lines
+
+
 def test_between_a_client_and_a_server() -> None:
     hosts: list[str] = []
 
@@ -177,12 +187,7 @@ def test_http_2_passes_and_is_not_shown() -> None:
             writer.write(PREFACE)
             assert await soon(reader.read()) == b"\x81\x01x\r\n\r\n"
             await hang_up(writer)
-            lines = b""
-            while b"the connection has ended" not in lines:
-                lines += await process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            await process.communicate()
-            return lines.decode()
+            return (await told_until_the_end(process)).decode()
 
     told = [line.split(" ", 2)[2] for line in asyncio.run(main()).splitlines()]
     assert told == [f"! {HTTP_2}", "| the connection has ended"]
@@ -213,12 +218,7 @@ def test_what_is_no_head_passes(answer: bytes, shown: list[str]) -> None:
             writer.write_eof()
             assert await soon(reader.read()) == b""
             await hang_up(writer)
-            lines = b""
-            while b"the connection has ended" not in lines:
-                lines += await process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            await process.communicate()
-            return lines.decode()
+            return (await told_until_the_end(process)).decode()
 
     told = [line.split(" ", 2)[2] for line in asyncio.run(main()).splitlines()]
     assert sorted(told) == sorted(
@@ -242,12 +242,7 @@ def test_a_request_that_is_too_long_passes() -> None:
             writer.write(asked)
             answer = await soon(reader.readuntil(b"\r\n\r\n"))
             await hang_up(writer)
-            lines = b""
-            while b"the connection has ended" not in lines:
-                lines += await process.stdout.readline()
-            assert f" 1 > {NO_HEAD}\n".encode() in lines
-            process.send_signal(signal.SIGINT)
-            await process.communicate()
+            assert f" 1 > {NO_HEAD}\n".encode() in await told_until_the_end(process)
             return answer
 
     assert asyncio.run(main()) == b"HTTP/1.1 431 Too Much\r\n\r\n"
