@@ -7,10 +7,13 @@ import asyncio
 import errno
 import gc
 import os
+import re
 import socket
 import struct
 import sys
+import warnings
 import weakref
+from typing import Any
 
 import pytest
 import wire
@@ -265,18 +268,38 @@ def test_it_ends_once() -> None:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere finalizers come when they come")
-def test_one_that_nobody_has_closed() -> None:
-    """As asyncio's own: a warning, and the socket is closed."""
+@pytest.mark.parametrize("action", ["error", "always"])
+def test_one_that_nobody_has_closed(action: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As asyncio's own: a warning, and the socket is closed, also where a filter makes an error of the warning."""
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: told.append(str(it.exc_value)))
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: told.append(str(message)))
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 
-    async def main() -> None:
-        place(asyncio.get_running_loop(), ours, Recorder())
+    class Late:
+        """In a cycle with the transport, and behind it: what it sends went to whoever has the number by then."""
 
-    with pytest.warns(ResourceWarning, match="unclosed .*Recorder.* on <EngineTransport"):
+        def __init__(self, transport: EngineTransport, recorder: Recorder) -> None:
+            self.transport = transport
+            recorder.late = self  # type: ignore[attr-defined]
+
+        def __del__(self) -> None:
+            self.transport.write(b"late")
+            ends.append((ours.fileno(), self.transport.fd, self.transport.is_closing()))
+
+    ends: list[tuple[int, int, bool]] = []
+
+    async def main() -> None:
+        recorder = Recorder()
+        Late(place(asyncio.get_running_loop(), ours, recorder), recorder)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(action, ResourceWarning)
         run(main)
         gc.collect()
-    assert ours.fileno() < 0
+    assert len(told) == 1 and re.fullmatch("unclosed .*Recorder.* on <EngineTransport.*", told[0])
+    assert ends == [(-1, -1, True)]
     theirs.close()
 
 

@@ -315,9 +315,14 @@ class EngineTransport(Sending):
     # `warn` is bound here: the last connections die after the interpreter has emptied its modules, this one included.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
         # Nobody has closed it, and nobody can any more, because its loop is gone: warn, as asyncio's transports do.
-        if not getattr(self, "closing", True):  # not set if `__init__` found no memory
+        if getattr(self, "closing", True):  # not set if `__init__` found no memory
+            return
+        try:
             warn(f"unclosed {self._protocol!r} on {self!r}", ResourceWarning, source=self)
+        finally:  # a filter may have made an error of the warning
+            self.closing = True
             self._sock.close()
+            self.fd = -1  # in a cycle, another object's finalizer may come later, and send
 
     def __repr__(self) -> str:
         return f"<EngineTransport fd={self.fd}{' closing' if self.closing else ''}>"

@@ -286,10 +286,16 @@ class Channel:
 
     # `warn` is bound here because the last connections die when the interpreter has already emptied its modules.
     def __del__(self, warn: Callable[..., object] = warnings.warn) -> None:
-        # A socket that is not closed here would warn too, without saying that it was a WebSocket connection.
-        if not self.is_over:
+        # A socket that is not closed here would warn too, without saying that it was a WebSocket connection. A filter
+        # may have made an error of the warning. In a cycle, another object's finalizer may come later, and use this.
+        if self.is_over:
+            return
+        try:
             warn(f"unclosed WebSocket connection, fd={self._fd}", ResourceWarning, source=self)
-            self.sock.close()
+        finally:
+            self.is_over = True
+            self.record.fd = -1  # before another socket can have this descriptor
+            self._close()  # without shutdown(2): in a forked child the connection is the parent's
 
 
 def is_ready(channel: Channel, *, to_write: bool, timeout: float | None) -> bool:
