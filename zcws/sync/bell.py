@@ -1,13 +1,12 @@
 """A bell: one thread waits until it rings, and anybody may ring it, a signal handler too.
 
 Whoever rings a `threading.Event` holds a lock meanwhile that is not reentrant: a signal handler that interrupts its
-thread there, and rings as well, waits for ever. `queue.SimpleQueue` may be filled from anywhere, but in Python 3.10 a
-`get` whose timeout ends between two of its steps waits for ever: of those with a timeout of 0, about one in 10,000.
+thread there, and rings as well, waits for ever. `queue.SimpleQueue` is made to be filled from anywhere.
 """
 
 from __future__ import annotations
 
-import threading
+import queue
 
 __all__ = ["Bell"]
 
@@ -15,23 +14,27 @@ __all__ = ["Bell"]
 class Bell:
     """Rings are not counted: one that nobody has heard yet stands for all."""
 
-    __slots__ = ("_silence",)
+    __slots__ = ("_rings",)
 
     def __init__(self) -> None:
-        self._silence = threading.Lock()  # held, unless there is a ring to be heard
-        self._silence.acquire()
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def ring(self) -> None:
         """Has the thread that waits go on, or the next wait end at once."""
-        try:
-            self._silence.release()
-        except RuntimeError:
-            pass  # it rings already
+        if self._rings.empty():
+            self._rings.put(None)
 
     def clear(self) -> None:
         """Forgets what has not been heard."""
-        self._silence.acquire(blocking=False)
+        while self.wait(0):
+            pass
 
     def wait(self, timeout: float | None) -> bool:
         """Waits for a ring, `timeout` seconds at most. Returns whether there was one, which is heard by this."""
-        return self._silence.acquire(timeout=-1 if timeout is None else timeout)
+        try:
+            # Python 3.10 waits for ever if the time is up between two steps of its `get`. With a timeout of 0 that
+            # happened once in 10,000 calls.
+            self._rings.get(block=timeout is None or timeout > 0, timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
