@@ -30,8 +30,11 @@ enum {
 
 _Static_assert(ZCWS_TURN_ENTRIES == ZCWS_TURN_MOST * ZCWS_TURN_ONE, "room for all short entries");
 
+_Static_assert((size_t)ZCWS_KEPT_MOST < (size_t)LEAST_ROOM, "room for more behind what has been kept");
+
 /* What has been filled so far. */
 struct turn {
+    struct zcws_sockets *sockets;
     uint8_t *base;
     size_t used, capacity; /* bytes of it */
     uint64_t *one;         /* where the next short entry goes */
@@ -67,13 +70,48 @@ static void write_one(struct turn *turn, int fd, size_t begin, const uint64_t *r
     turn->ones += 1;
 }
 
+/* ---- the beginnings of frames that networks have cut ------------------------------------------------------------- */
+
+static uint8_t *slot_of(const struct zcws_sockets *sockets, const struct zcws_reader *reader) {
+    return sockets->slots + (size_t)reader->slot * ZCWS_KEPT_MOST;
+}
+
+static void free_slot(struct zcws_sockets *sockets, struct zcws_reader *reader) {
+    sockets->free[sockets->frees++] = reader->slot;
+    reader->kept = 0;
+}
+
+/* Keeps `len` bytes of a frame of which the rest has not come: the caller has no use for them before it has. Returns
+ * whether it did: not if the frame is large, or others have all slots. */
+static int keep(const struct turn *turn, struct zcws_reader *reader, const uint8_t *data, size_t len) {
+    struct zcws_sockets *sockets = turn->sockets;
+    uint64_t whole = reader->open ? reader->head + reader->length : len;
+    if (sockets->frees == 0 || whole > ZCWS_KEPT_MOST || turn->capacity <= ZCWS_KEPT_MOST) return 0;
+    reader->slot = sockets->free[--sockets->frees];
+    reader->kept = (uint32_t)len;
+    memcpy(slot_of(sockets, reader), data, len);
+    return 1;
+}
+
+/* Whether all that a scan has to tell beside its rows is that a frame has begun behind them. */
+static int has_begun(const struct zcws_reader *reader, const uint64_t *table, size_t stop) {
+    return table[ZCWS_TABLE_STATUS] == ZCWS_MORE && table[ZCWS_TABLE_CONTROLS] == 0 &&
+           table[ZCWS_TABLE_NEXT] < stop && (!reader->open || reader->head != 0);
+}
+
+const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader) {
+    const uint8_t *slot = slot_of(sockets, reader);
+    free_slot(sockets, reader);
+    return slot;
+}
+
 /* Receives behind what is there already, and scans it: writes a short entry where that says it all, else an entry and a
- * table of its own. */
+ * table of its own; nothing where there is only the beginning of a frame, which is kept. */
 static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_t most) {
     uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
     size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
-    size_t begin = turn->used, stop, count;
-    ssize_t received = recv(fd, turn->base + begin, turn->capacity - begin, MSG_DONTWAIT);
+    size_t begin = turn->used, arrived = begin + reader->kept, stop, used, count;
+    ssize_t received = recv(fd, turn->base + arrived, turn->capacity - arrived, MSG_DONTWAIT);
     if (received < 0) {
         if (errno != EAGAIN && errno != EINTR) write_entry(turn, fd, 0, (size_t)errno, ZCWS_TURN_FAILED);
         return;
@@ -82,13 +120,26 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
         write_entry(turn, fd, 0, EPOLLIN, ZCWS_TURN_SERVE);
         return;
     }
-    stop = begin + (size_t)received;
+    if (reader->kept != 0) {
+        memcpy(turn->base + begin, slot_of(turn->sockets, reader), reader->kept);
+        free_slot(turn->sockets, reader);
+    }
+    stop = arrived + (size_t)received;
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
+    used = stop;
+    if (count >= ZCWS_NEWS && has_begun(reader, table, stop)) {
+        size_t next = (size_t)table[ZCWS_TABLE_NEXT];
+        if (keep(turn, reader, turn->base + next, stop - next)) {
+            count -= ZCWS_NEWS;
+            stop = next;
+        }
+    }
+    if (count == 0) return;
     if (is_one(count, table))
         write_one(turn, fd, begin, table + ZCWS_TABLE_HEAD);
     else
         write_entry(turn, fd, begin, stop, count);
-    turn->used = (stop + LINE - 1) / LINE * LINE;
+    turn->used = (used + LINE - 1) / LINE * LINE;
 }
 
 static size_t found(struct zcws_sockets *sockets, const struct turn *turn) {
@@ -121,7 +172,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     uint64_t *table = sockets->table;
     /* The words that `room` leaves out are for the entries of sockets that are not received for. */
     size_t room = sockets->words - ZCWS_TURN_ENTRIES - ZCWS_TURN_MOST * ZCWS_TURN_ENTRY;
-    struct turn turn = {sockets->base, 0, sockets->capacity, table, 0, table + ZCWS_TURN_ENTRIES, 0, room};
+    struct turn turn = {sockets, sockets->base, 0, sockets->capacity, table, 0, table + ZCWS_TURN_ENTRIES, 0, room};
     int only = sockets->only, ready;
     if (only >= 0 && (size_t)only < sockets->count && sockets->readers[only] != NULL) {
         receive(&turn, only, sockets->readers[only], ZCWS_NEWS - 1);
@@ -197,6 +248,11 @@ int64_t zcws_send_each(const uint8_t *orders, const uint8_t *begins, size_t coun
                        size_t first) {
     (void)orders, (void)begins, (void)data;
     return first < count ? ((int64_t)first << 32) + ((int64_t)1 << 31) : -1;
+}
+
+const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader) {
+    (void)sockets, (void)reader;
+    return NULL;
 }
 
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {

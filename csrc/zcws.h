@@ -100,6 +100,10 @@ struct zcws_reader {
                          * is the fault */
     uint64_t fragments; /* frames of the message in progress */
 
+    /* By zcws_turn: how many bytes it keeps of a frame of which the rest has not come, and in which slot. */
+    uint32_t kept;
+    uint32_t slot;
+
     /* Counts for the caller; nothing here reads them. */
     uint64_t bytes;  /* of the stream, used so far */
     uint64_t rows;   /* handed out so far, plus one for each message that was landed; the caller may subtract some */
@@ -140,7 +144,11 @@ struct zcws_waits {
 
 /* ---- many sockets ---------------------------------------------------------------------------------------------- */
 
-enum { ZCWS_TURN_MOST = 64 }; /* sockets that one call of zcws_turn serves */
+enum {
+    ZCWS_TURN_MOST = 64, /* sockets that one call of zcws_turn serves */
+    ZCWS_SLOTS = 256,    /* sockets of which it keeps the beginning of a frame, and how many bytes that has at most */
+    ZCWS_KEPT_MOST = 16384
+};
 
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
 struct zcws_sockets {
@@ -156,6 +164,9 @@ struct zcws_sockets {
     size_t used; /* words behind the short entries that the last call has written */
     int left; /* for C alone, zero at first: how many sockets were ready when there was no room for them, and which */
     int waiting[ZCWS_TURN_MOST];
+    uint8_t *slots; /* ZCWS_SLOTS times ZCWS_KEPT_MOST bytes */
+    uint32_t frees; /* how many of them are free, all of them at first, and which */
+    uint32_t free[ZCWS_SLOTS];
     struct zcws_waits waits;
 };
 
@@ -163,6 +174,10 @@ struct zcws_sockets {
  * be ready), receives what they have into base, one behind the other, and scans it. Those for which there is no room
  * come first in the next call, before others are asked for; by then some may have been closed, and others may have
  * their descriptors. A socket without a reader is for the caller to serve. Linux only; elsewhere nothing is ever ready.
+ *
+ * A frame of at most ZCWS_KEPT_MOST bytes of which only the beginning has come is not told of: that beginning is kept in
+ * a slot, if one is free, and comes with the rest. If there are rows before it, it lies behind them as well, until the
+ * next call. Whoever takes a reader away has to take it, too: zcws_take_kept.
  *
  * Fills the table. First there is room for ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket
  * that brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan, the socket,
@@ -175,6 +190,10 @@ size_t zcws_turn(struct zcws_sockets *sockets);
 /* The same behind a turn in which something was sent, which may be answered before the caller could sleep: tries for a
  * moment. How often it is not to be called before the next time is in `waits.resting`, which it does not count down. */
 size_t zcws_turn_again(struct zcws_sockets *sockets);
+
+/* What is kept for `reader`, of which `kept` is not 0: as many bytes. Valid until the next call of zcws_turn, which may
+ * use the slot for another. */
+const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader);
 
 enum {
     ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */

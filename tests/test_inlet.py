@@ -563,6 +563,52 @@ def test_one_row_after_our_close_is_dropped_and_after_the_end_not_looked_at() ->
     assert (connection.reader.rows_waiting, connection.reader.holds(arrival.ring)) == (0, False)
 
 
+@pytest.mark.parametrize("when", ["alone", "before", "behind", "read", "all read", "closed"])
+def test_half_a_frame_that_c_has_kept_is_taken_over(when: str) -> None:
+    """Whoever is given the row before it may do what makes us be served by ourselves, before that row is ours."""
+    pool = Pool(4096)
+    connection = connect(pool)
+    reader, second = connection.reader, wire.frame(BINARY, b"two")
+    first = b"" if when == "alone" else wire.frame(TEXT, b"one")
+    expected: list[str | bytes] = ["one", b"two"] if first else [b"two"]
+    arrival = turn.arrive(pool, connection, first + second[:-1], at=50)
+    kept, size, ring = ffi.from_buffer(second), len(second) - 1, arrival.ring
+    if when == "closed":
+        connection.close()
+        expected = []
+    if when in ("alone", "before", "closed"):
+        reader.take_begun(kept, size)
+    if first:
+        what, start, stop = arrival.row
+        reader.take_row(ring, what, 50, start, stop)
+    if when in ("read", "all read"):
+        assert connection.read_message() == expected.pop(0)
+    if when == "all read":
+        assert connection.read_message() is NEED_MORE
+    if when in ("behind", "read", "all read"):
+        reader.take_begun(kept, size)
+    assert (reader.is_idle, reader.holds(ring)) == (False, when in ("before", "behind", "read"))
+    assert reader.bytes_received == len(first) + size
+    if reader.holds(ring):
+        pool.common = None  # what an engine does with a ring that somebody keeps
+    send(connection, second[-1:])
+    assert [connection.read_message() for _ in expected] == expected
+    assert when == "closed" or connection.read_message() is NEED_MORE
+    assert reader.bytes_received == len(first + second)
+
+
+def test_half_a_frame_is_taken_over_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(4096)
+    connection = connect(pool)
+    half = wire.frame(TEXT, b"one")[:-1]
+    turn.arrive(pool, connection, half)
+    monkeypatch.setattr("zcws.inlet.bytes", NoMemory(), raising=False)
+    connection.reader.take_begun(ffi.from_buffer(half), len(half))
+    monkeypatch.undo()
+    with pytest.raises(ConnectionClosedError, match="1011 .*no memory"):
+        connection.read_message()
+
+
 # ---- somebody who hands messages on at once receives ----
 
 

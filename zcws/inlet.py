@@ -22,7 +22,7 @@ from zcws.buffer import PayloadBuffer
 from zcws.closing import close_payload
 from zcws.codes import OpCode
 from zcws.frame import Frame, ReceivedFrame
-from zcws.kernel import lib
+from zcws.kernel import ffi, lib
 from zcws.leasing import PARTS, Leasing
 from zcws.outcome import CLOSED, FULL, MORE, STOPPED
 from zcws.pool import TABLE_ROWS, Pool
@@ -238,8 +238,10 @@ class Inlet(Leasing):
     @property
     def bytes_received(self) -> int:
         """How many bytes have arrived so far; not those that came after a Close, or after the peer's mistake."""
-        ring = self._ring
-        return int(self.state.bytes) + (len(self._stashed) if ring is None else ring.head - self._next)
+        ring, state = self._ring, self.state
+        return int(state.bytes + state.kept) + (
+            len(self._stashed) if ring is None else ring.head - self._next
+        )
 
     @property
     def frames(self) -> int:
@@ -292,12 +294,27 @@ class Inlet(Leasing):
             ring.tail = begin
             ring.head = stop
             self._take_rows(ring, count, words)
+            if self._stashed and self._ring is ring:
+                # Whoever was to have these rows has had us served by ourselves: `take_begun`, before this call.
+                ring.head += len(self._stashed)
+                self._stashed = b""
             if count == _NEWS and self._ring is ring and not ring.exports:
                 self._stash(ring)
 
     def take_row(self, ring: Ring, what: int, begin: int, start: int, stop: int) -> None:
         """`take_scan` for one whole data frame and nothing else."""
         self.take_scan(ring, begin, stop, 1, [stop, MORE, 0, 0, what, start, stop])
+
+    def take_begun(self, data: CData, size: int) -> None:
+        """The `size` bytes that zcws_turn has kept are ours from now on: the beginning of a frame."""
+        self.is_idle = False
+        if self._ring is not None:
+            self._ring.head += size  # they came with the rows that wait there, and lie behind them
+            return
+        try:
+            self._stashed = bytes(ffi.buffer(data, size))
+        except MemoryError:
+            self._fail(NO_MEMORY)
 
     def _take_rows(self, ring: Ring, count: int, words: Rows) -> None:
         if ring.exports:

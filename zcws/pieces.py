@@ -270,10 +270,14 @@ class PieceReader(Controls):
         self.streaming = 0
         self.is_idle = False
         self.state.fit = 0
+        self.scan_begun()
+
+    def scan_begun(self) -> None:
+        """What is there of an unfinished frame is a piece."""
         if self._stashed:
             self._unstash()
         if self._ring is not None and self._status == MORE and not self._concluded:
-            self._scan_ring(self._ring)  # what is there of an unfinished frame
+            self._scan_ring(self._ring)
 
     def end_stream(self) -> None:
         """Back to whole messages; the part of the streamed one that is still to come is dropped when it arrives."""

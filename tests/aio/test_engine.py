@@ -26,6 +26,7 @@ from net import Place, echo, placed, request, run, soon, until
 from raw import read_to_end
 
 import zcws
+from zcws import inlet as inlet_module
 from zcws.aio import engine as engine_module
 from zcws.aio import sending as sending_module
 from zcws.aio.broadcast import broadcast
@@ -34,6 +35,7 @@ from zcws.aio.transport import EngineTransport
 from zcws.aio.websocket import WebSocket
 from zcws.deflate import DeflateParameters
 from zcws.extensions import Agreement
+from zcws.kernel import lib
 from zcws.pool import Pool
 from zcws.scratch import Scratch
 from zcws.writer import Writer
@@ -48,12 +50,15 @@ pytestmark = [
 
 # ---- one crossing for many: everybody gets what is theirs, whatever the others keep ----
 
+KEPT_MOST: int = lib.ZCWS_KEPT_MOST
 KEY = b"\x11\x22\x33\x44"
 FRAME = wire.frame(wire.BINARY, b"frame", key=KEY)
+#: C keeps no part of such a frame: its connection does, and is served alone.
+LARGE = wire.frame(wire.BINARY, bytes(KEPT_MOST), key=KEY)
 #: Bytes of a message: none, a few, more than is served together, more than a ring holds.
 SIZES = st.sampled_from([0, 1, 1, 9, 9, 200, 200, 200, 2_000, 2_000, 20_000, 300_000])
 #: How a connection reads; see `Player`.
-HABITS = ("messages", "holds views", "batches", "is busy", "callbacks")
+HABITS = ("messages", "holds views", "batches", "streams", "is busy", "callbacks")
 
 
 class Player:
@@ -76,6 +81,10 @@ class Player:
         if habit == "holds views":
             while True:
                 self.seen(self.ws, await self.ws.read_frame())
+        while habit == "streams":
+            async with self.ws.stream(decode=False) as pieces:
+                self.got.append((b"".join([piece async for piece in pieces]), None))
+            await self.ws.send(self.got[-1][0])
         if habit == "batches":
             async for batch in self.ws.batches():
                 for frame in reversed(batch):  # views of a batch may be taken in any order
@@ -290,7 +299,7 @@ class Poor:
 @pytest.mark.parametrize("messages", [1, 2])
 def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no memory for the table of what has been received: those bytes are in no socket any more. What the third
-    has sent still is, because half of its frame is kept, and C does not receive for it."""
+    has sent still is, because half of its large frame is kept, and C does not receive for it."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -301,7 +310,7 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
         for peer, ours in pairs:
             peer.setblocking(False)
             placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
-        half = wire.frame(2, b"here too", key=wire.KEY)
+        half = wire.frame(2, b"here too" + bytes(KEPT_MOST), key=wire.KEY)
         pairs[2][0].send(half[:9])
         await asyncio.sleep(0.01)
         with monkeypatch.context() as patched:
@@ -316,7 +325,8 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
         if messages == 1:
             pairs[2][0].send(half[9:])
         await until(lambda: len(got) == 2)
-        assert sorted(got) == [b"here", b"here too"] and [type(error) for error in reported] == [MemoryError]
+        assert sorted(got) == [b"here", b"here too" + bytes(KEPT_MOST)]
+        assert [type(error) for error in reported] == [MemoryError]
         for peer, _ in pairs:
             peer.close()
 
@@ -340,7 +350,7 @@ def test_no_memory_for_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
             peer.setblocking(False)
             placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
         one, two, three = (peer for peer, _ in pairs)
-        begun = wire.frame(2, b"begun", key=wire.KEY)
+        begun = wire.frame(2, b"begun" + bytes(KEPT_MOST), key=wire.KEY)
         one.send(begun[:-1])
         await until(lambda: len(engine_of(loop)._together) == 2)  # it keeps the ring
         with monkeypatch.context() as patched:
@@ -351,7 +361,9 @@ def test_no_memory_for_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
             await until(lambda: got)
         three.send(wire.frame(2, b"here", key=wire.KEY))
         await until(lambda: len(got) == 2)
-        assert got == [b"begun", b"here"] and [type(error) for error in reported] == [MemoryError]
+        assert got == [b"begun" + bytes(KEPT_MOST), b"here"] and [type(error) for error in reported] == [
+            MemoryError
+        ]
         for peer, _ in pairs:
             peer.close()
 
@@ -366,20 +378,118 @@ async def whole_again(peer: socket.socket, got: list[bytes], count: int) -> None
         await until(lambda number=number: len(got) > number)  # type: ignore[misc]
 
 
-def test_whose_messages_come_in_parts_is_served_alone() -> None:
+# ---- half of a frame stays with C ----
+
+
+@pytest.mark.parametrize("many", [1, 3])
+@pytest.mark.parametrize("before", [b"", FRAME, FRAME * 3])
+def test_nobody_is_served_alone_for_half_a_frame(many: int, before: bytes) -> None:
+    """Every message of more than a packet comes so."""
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(many)]
+        got = Counter[bytes]()
+        ours = [placed(end, on_frame=lambda ws, frame: got.update([frame.to_bytes()])) for end, _ in pairs]
+        engine, whole = engine_of(asyncio.get_running_loop()), len(before)
+        await asyncio.sleep(0)
+        for cut in (1, 2, 5, 6, 10):
+            for _, peer in pairs:
+                peer.send(before + FRAME[:cut])
+            whole += cut
+            await until(lambda whole=whole: [ws.stats.bytes_received for ws in ours] == [whole] * many)  # type: ignore[misc]
+            assert len(engine._together) == many and engine._sockets.frees == lib.ZCWS_SLOTS - many
+            for _, peer in pairs:
+                peer.send(FRAME[cut:])
+            whole += len(before + FRAME) - cut
+        each = len(wire.parse(before + FRAME))
+        await until(lambda: got[b"frame"] == 5 * each * many)
+        assert len(engine._together) == many and engine._sockets.frees == lib.ZCWS_SLOTS
+        await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+def test_more_who_have_said_half_a_frame_than_there_are_slots() -> None:
+    async def main() -> None:
+        pairs, got = [socket.socketpair() for _ in range(5)], list[bytes]()
+        ours = [placed(end, on_frame=lambda ws, frame: got.append(frame.to_bytes())) for end, _ in pairs]
+        engine = engine_of(asyncio.get_running_loop())
+        engine._sockets.frees = 2
+        for _ in range(3):
+            for _, peer in pairs:
+                peer.send(FRAME[:-1])
+            await until(lambda: {ws.stats.bytes_received % len(FRAME) for ws in ours} == {len(FRAME) - 1})
+            for _, peer in pairs:
+                peer.send(FRAME[-1:])
+            await until(lambda: len(got) % 5 == 0 and all(ws._reader.is_idle for ws in ours))
+        assert got == [b"frame"] * 15 and engine._sockets.frees == 2
+        await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["pause", "stream", "end", "abort", "no memory"])
+def test_half_a_frame_is_taken_over(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its connection, when C no longer receives for that: and nothing of it is lost."""
+
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws = placed(ours)
+        engine = engine_of(asyncio.get_running_loop())
+        transport = ws._transport
+        assert transport is not None
+        await asyncio.sleep(0)
+        peer.send(FRAME[:-1])
+        await until(lambda: ws.stats.bytes_received == len(FRAME) - 1)
+        assert engine._sockets.frees == lib.ZCWS_SLOTS - 1
+        if how == "no memory":
+            monkeypatch.setattr(inlet_module, "bytes", no_memory, raising=False)
+        if how == "pause" or how == "no memory":
+            transport.pause_reading()
+            monkeypatch.undo()
+            peer.send(FRAME[-1:] + FRAME)
+            await asyncio.sleep(0.01)
+            transport.resume_reading()
+        if how == "pause":
+            assert [await ws.recv(), await ws.recv()] == [b"frame"] * 2
+        elif how == "no memory":
+            with pytest.raises(zcws.ConnectionClosedError) as caught:
+                await ws.recv()
+            assert caught.value.code == zcws.CloseCode.INTERNAL_ERROR
+        elif how == "stream":
+            async with ws.stream(decode=False) as pieces:
+                assert await soon(anext(pieces)) == b"fram"
+                peer.send(FRAME[-1:] + FRAME)
+                assert [piece async for piece in pieces] == [b"e"]
+            assert await ws.recv() == b"frame"
+        elif how == "end":
+            peer.close()
+            with pytest.raises(zcws.ConnectionClosedError):
+                await ws.recv()
+            assert ws.close_code == 1006
+        ws.abort()
+        assert engine._sockets.frees == lib.ZCWS_SLOTS
+        counted = {"pause": 2 * len(FRAME), "stream": 2 * len(FRAME), "no memory": 0}
+        assert ws.stats.bytes_received == counted.get(how, len(FRAME) - 1)
+        await end_all([], [peer])
+
+    run(main)
+
+
+def test_whose_large_messages_come_in_parts_is_served_alone() -> None:
     """To change between the two for each message cost more than the receives."""
 
     async def main() -> None:
         peer, ours = socket.socketpair()
         got: list[bytes] = []
         ws = placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
-        engine, frame = engine_of(asyncio.get_running_loop()), wire.frame(2, b"cut", key=wire.KEY)
+        engine, frame = engine_of(asyncio.get_running_loop()), wire.frame(2, bytes(KEPT_MOST), key=wire.KEY)
         await asyncio.sleep(0)
         assert engine._together
         for number in range(1, 3 * IN_PARTS):
-            peer.send(frame[:-1])
-            await until(lambda number=number: ws.stats.bytes_received == number * len(frame) - 1)  # type: ignore[misc]
-            peer.send(frame[-1:])
+            peer.send(frame[:9])
+            await until(lambda number=number: ws.stats.bytes_received == (number - 1) * len(frame) + 9)  # type: ignore[misc]
+            peer.send(frame[9:])
             await until(lambda number=number: len(got) == number)  # type: ignore[misc]
             assert not engine._together
         await whole_again(peer, got, len(got))
@@ -397,7 +507,7 @@ def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch)
         got: list[bytes] = []
         placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
         engine = engine_of(asyncio.get_running_loop())
-        first = wire.frame(2, b"first", key=wire.KEY)
+        first = wire.frame(2, b"first" + bytes(KEPT_MOST), key=wire.KEY)
         peer.send(first[:-1])
         await until(lambda: not engine._together)  # it keeps the ring
         peer.send(first[-1:])
@@ -408,7 +518,7 @@ def test_no_memory_for_the_ring_of_the_only_one(monkeypatch: pytest.MonkeyPatch)
             patched.setattr(Pool, "lease", no_memory)
             peer.send(wire.frame(2, b"last", key=wire.KEY))
             await until(lambda: len(got) > count)
-        assert got[0] == b"first" and got[-1] == b"last"
+        assert got[0] == b"first" + bytes(KEPT_MOST) and got[-1] == b"last"
         peer.close()
 
     run(main)
@@ -514,7 +624,7 @@ def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(
     ("method", "before", "data"),
-    [("arrived", FRAME, FRAME), ("scanned", FRAME, FRAME * 2), ("read_ready", FRAME + FRAME[:3], FRAME[3:])],
+    [("arrived", FRAME, FRAME), ("scanned", FRAME, FRAME * 2), ("read_ready", FRAME + LARGE[:8], LARGE[8:])],
 )
 def test_a_signal_that_ends_the_loop_is_not_lost(
     method: str, before: bytes, data: bytes, size: int, monkeypatch: pytest.MonkeyPatch
@@ -556,7 +666,7 @@ def test_a_signal_that_ends_the_loop_is_not_lost(
         others = [ws for ws in ours if ws is not broken]
         for ws in others:
             peers[ours.index(ws)].send(FRAME)
-        each = len(before + data + FRAME) // len(FRAME)
+        each = len(wire.parse(before + data + FRAME))
         await until(lambda: [got[ws] for ws in others] == [each] * len(others))
         await end_all(ours, peers)
 

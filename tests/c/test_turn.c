@@ -1,7 +1,7 @@
 /* test_turn.c: many sockets in one crossing, into a table and a ring that both end at a protected page.
  *
- * Sockets bring what real ones do: a flood of short frames that fills the table, one frame, half a frame, the end of
- * the stream, bytes for somebody that C does not receive for. Whatever comes together in whatever order, all entries
+ * Sockets bring what real ones do: a flood of short frames that fills the table, one frame, half a frame and later the
+ * other half, the end of the stream, bytes for somebody that C does not receive for. Whatever comes together in whatever order, all entries
  * lie in the table, and the rows of each socket are those of its own bytes. */
 #include "check.h"
 
@@ -23,11 +23,11 @@ enum { LEAST = ZCWS_TURN_ENTRIES + (ZCWS_TURN_MOST + 1) * ZCWS_TURN_ENTRY + ZCWS
 static const uint8_t one[SHORT] = {0x81, 0x81, 0, 0, 0, 0, 'a'};
 static uint8_t flood[SHORT * FLOOD];
 
-static struct guarded table_memory, ring;
+static struct guarded table_memory, ring, slots;
 static struct zcws_reader states[DESCRIPTORS];
 static struct zcws_reader *readers[DESCRIPTORS];
-static int peers[DESCRIPTORS];  /* the other end of each socket; -1: there is none; -2: it has hung up */
-static int halved[DESCRIPTORS]; /* it has said half a frame, and says nothing more */
+static int peers[DESCRIPTORS];    /* the other end of each socket; -1: there is none; -2: it has hung up */
+static size_t begun[DESCRIPTORS]; /* bytes that it has said of a frame of which it has not said the rest */
 
 static void send_all(int fd, const uint8_t *data, size_t len) {
     CHECK(send(fd, data, len, MSG_NOSIGNAL) == (ssize_t)len, "%zu bytes do not fit a socket", len);
@@ -51,7 +51,7 @@ static void open_one(int epoll) {
     event.data.fd = ends[0];
     CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0, "epoll");
     peers[ends[0]] = ends[1];
-    halved[ends[0]] = 0;
+    begun[ends[0]] = 0;
     readers[ends[0]] = NULL;
     if (random_below(4) != 0) start_reader(ends[0]);
 }
@@ -64,27 +64,42 @@ static struct zcws_sockets start_sockets(size_t words) {
     sockets.words = words;
     sockets.table = (uint64_t *)(void *)table_memory.end - words;
     sockets.base = ring.end - RING;
+    sockets.slots = slots.start;
+    sockets.frees = ZCWS_SLOTS;
+    for (uint32_t i = 0; i < ZCWS_SLOTS; i++) sockets.free[i] = i;
     return sockets;
 }
 
-static void close_one(int fd) {
+static void close_one(struct zcws_sockets *sockets, int fd) {
+    if (readers[fd] != NULL && readers[fd]->kept != 0)
+        CHECK(zcws_take_kept(sockets, readers[fd])[0] == one[0] && readers[fd]->kept == 0, "another frame");
     if (peers[fd] >= 0) close(peers[fd]);
     close(fd);
     peers[fd] = -1;
-    halved[fd] = 0;
+    begun[fd] = 0;
     readers[fd] = NULL;
+}
+
+/* Says `len` bytes of a flood. Returns how many of the last frame those are, if not all. */
+static size_t say(int fd, size_t len) {
+    send_all(peers[fd], flood, len);
+    return len % SHORT;
 }
 
 /* Everybody's peer says something, or nothing. */
 static void speak(void) {
     for (int fd = 0; fd < DESCRIPTORS; fd++) {
-        if (peers[fd] < 0 || halved[fd]) continue;
+        if (peers[fd] < 0) continue;
         switch (random_below(6)) {
-        case 0: send_all(peers[fd], flood, SHORT * (1 + random_below(FLOOD))); break;
-        case 1: send_all(peers[fd], one, SHORT); break;
+        case 0:
+            if (begun[fd] == 0) begun[fd] = say(fd, 1 + random_below(SHORT * FLOOD - 1));
+            break;
+        case 1: /* what is left of one */
+            send_all(peers[fd], one + begun[fd], SHORT - begun[fd]);
+            begun[fd] = 0;
+            break;
         case 2:
-            send_all(peers[fd], one, 1 + random_below(SHORT - 1));
-            halved[fd] = 1;
+            if (begun[fd] == 0) begun[fd] = say(fd, 1 + random_below(SHORT - 1));
             break;
         case 3:
             close(peers[fd]);
@@ -106,8 +121,8 @@ static int is_whole(uint64_t what) {
     return (what & (ZCWS_FIRST | ZCWS_LAST | ZCWS_COMPRESSED)) == (ZCWS_FIRST | ZCWS_LAST);
 }
 
-/* Looks at what one call has found. Sockets of which something is kept, or that have ended, are closed. */
-static void check_found(const struct zcws_sockets *sockets, size_t found) {
+/* Looks at what one call has found. Sockets of which not all could be told, or that have ended, are closed. */
+static void check_found(struct zcws_sockets *sockets, size_t found) {
     const uint64_t *table = sockets->table;
     const size_t ones = found % ZCWS_TURN_OTHERS, words = sockets->used;
     int seen[DESCRIPTORS] = {0};
@@ -131,7 +146,7 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
                 uint8_t rest[4096];
                 while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0) continue;
             }
-            if (peers[fd] == -2 || halved[fd]) close_one(fd);
+            if (peers[fd] == -2) close_one(sockets, fd);
         } else {
             CHECK(count % ZCWS_NEWS <= 1024, "%zu rows for one of several", count % ZCWS_NEWS);
             const uint64_t *rows = entry + ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD;
@@ -139,7 +154,7 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
             for (size_t i = 0; i < count % ZCWS_NEWS; i++)
                 check_row(sockets->base, rows + ZCWS_TABLE_ROW * i, entry[ZCWS_TURN_BEGIN], entry[ZCWS_TURN_STOP]);
             at += ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW * (count % ZCWS_NEWS);
-            if (count >= ZCWS_NEWS) close_one(fd);
+            if (count >= ZCWS_NEWS) close_one(sockets, fd);
         }
         CHECK(entry[ZCWS_TURN_END] == at, "the next entry is at %zu", at);
     }
@@ -147,7 +162,9 @@ static void check_found(const struct zcws_sockets *sockets, size_t found) {
 }
 
 static void test_turns(void) {
+    enum { FREES = 3 };
     struct zcws_sockets sockets = start_sockets(LEAST);
+    sockets.frees = FREES; /* not enough for all */
     for (int turn = 0; turn < TURNS; turn++) {
         size_t open = 0;
         for (int fd = 0; fd < DESCRIPTORS; fd++) open += peers[fd] >= 0 || peers[fd] == -2;
@@ -158,7 +175,52 @@ static void test_turns(void) {
         check_found(&sockets, zcws_turn(&sockets));
     }
     for (int fd = 0; fd < DESCRIPTORS; fd++)
-        if (peers[fd] != -1) close_one(fd);
+        if (peers[fd] != -1) close_one(&sockets, fd);
+    CHECK(sockets.frees == FREES, "%u slots are free", sockets.frees);
+    close(sockets.epoll);
+}
+
+/* A frame that comes in two parts, cut anywhere, alone and behind another: the largest of which a part is kept, and one
+ * that is larger. */
+static void test_what_is_kept(void) {
+    enum { HEAD = 8 };
+    static uint8_t data[SHORT + ZCWS_KEPT_MOST + 1];
+    struct zcws_sockets sockets = start_sockets(LEAST + 15000);
+    for (int is_larger = 0; is_larger < 2; is_larger++) {
+        const size_t len = ZCWS_KEPT_MOST + (size_t)is_larger, payload = len - HEAD;
+        const uint8_t head[HEAD] = {0x82, 0xFE, (uint8_t)(payload >> 8), (uint8_t)payload};
+        for (int first = 0; first < 2; first++) { /* what comes before it */
+            for (size_t cut = 1; cut < len; cut += cut < 12 || cut + 12 > len ? 1 : 1 + random_below(3000)) {
+                const size_t before = first ? SHORT : 0, keeps = is_larger && cut >= HEAD ? 0 : cut;
+                const uint64_t *entry = sockets.table;
+                size_t found;
+                int fd = 0;
+                memcpy(data, one, before);
+                memcpy(data + before, head, HEAD);
+                for (size_t i = 0; i < payload; i++) data[before + HEAD + i] = (uint8_t)(i * 7);
+                open_one(sockets.epoll);
+                while (peers[fd] < 0) fd++;
+                start_reader(fd);
+                send_all(peers[fd], data, before + cut);
+                found = zcws_turn(&sockets);
+                CHECK(states[fd].kept == keeps, "%u kept of %zu", states[fd].kept, cut);
+                CHECK(sockets.frees == ZCWS_SLOTS - (keeps != 0), "%u slots are free", sockets.frees);
+                CHECK(keeps == 0 || found == before / SHORT, "%zu found", found);
+                CHECK(memcmp(sockets.base + before, head, cut < HEAD ? cut : HEAD) == 0, "it lies behind the row");
+                if (keeps != 0 && (cut & 1)) {
+                    CHECK(memcmp(zcws_take_kept(&sockets, &states[fd]), data + before, cut) == 0, "something else");
+                } else if (keeps != 0) {
+                    memset(sockets.base, 0xA5, before + cut);
+                    send_all(peers[fd], data + before + cut, len - cut);
+                    found = zcws_turn(&sockets);
+                    CHECK(found == 1 && entry[2] == 0 && entry[3] == HEAD && entry[4] == len, "%zu found", found);
+                    CHECK(memcmp(sockets.base, data + before, len) == 0, "another frame");
+                }
+                CHECK(sockets.frees == ZCWS_SLOTS, "%u slots are free", sockets.frees);
+                close_one(&sockets, fd);
+            }
+        }
+    }
     close(sockets.epoll);
 }
 
@@ -181,7 +243,7 @@ static void test_a_table_that_is_full(void) {
             sockets.table = (uint64_t *)(void *)table_memory.end - words;
             check_found(&sockets, zcws_turn(&sockets));
             for (int fd = 0; fd < DESCRIPTORS; fd++)
-                if (peers[fd] != -1) close_one(fd);
+                if (peers[fd] != -1) close_one(&sockets, fd);
             sockets.left = 0;
         }
     }
@@ -213,7 +275,7 @@ static void test_who_is_left_comes_first(void) {
         if (done == MANY) round++;
     }
     for (int fd = 0; fd < DESCRIPTORS; fd++)
-        if (peers[fd] >= 0) close_one(fd);
+        if (peers[fd] >= 0) close_one(&sockets, fd);
     close(sockets.epoll);
 }
 
@@ -236,7 +298,7 @@ static void test_a_ring_that_is_full(void) {
     for (const uint8_t *behind = ring.start + RING / 2; behind < ring.end; behind++)
         CHECK(*behind == 0x5A, "written");
     for (int fd = 0; fd < DESCRIPTORS; fd++)
-        if (peers[fd] != -1) close_one(fd);
+        if (peers[fd] != -1) close_one(&sockets, fd);
     close(sockets.epoll);
 }
 
@@ -273,7 +335,7 @@ static void test_one_that_is_tried(void) {
         CHECK(entry[ZCWS_TURN_COUNT] == (is_lost ? ZCWS_TURN_FAILED : ZCWS_TURN_SERVE), "lost: %d", is_lost);
         CHECK(entry[ZCWS_TURN_STOP] == (is_lost ? ECONNRESET : EPOLLIN), "%llu",
               (unsigned long long)entry[ZCWS_TURN_STOP]);
-        close_one(fd);
+        close_one(&sockets, fd);
     }
     close(sockets.epoll);
 }
@@ -322,7 +384,7 @@ static void test_answers(void) {
     } while (sockets.waits.rest != 31);
     shutdown(fd, SHUT_WR);
     CHECK(pthread_join(thread, NULL) == 0, "the thread");
-    close_one(fd);
+    close_one(&sockets, fd);
     close(sockets.epoll);
 }
 
@@ -402,10 +464,12 @@ int main(int argc, char **argv) {
     random_start(argc, argv);
     table_memory = guarded_map((LEAST + 15000) * sizeof(uint64_t));
     ring = guarded_map(RING);
+    slots = guarded_map((size_t)ZCWS_SLOTS * ZCWS_KEPT_MOST);
     for (int fd = 0; fd < DESCRIPTORS; fd++) peers[fd] = -1;
     for (size_t i = 0; i < FLOOD; i++) memcpy(flood + SHORT * i, one, SHORT);
     test_a_table_that_is_full();
     test_who_is_left_comes_first();
+    test_what_is_kept();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
     test_answers();

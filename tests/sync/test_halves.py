@@ -1392,8 +1392,8 @@ def test_whoever_waits_to_write_does_not_when_it_has_been_split_meanwhile(how: s
             assert peer.read().payload == b"of the half"
 
 
-#: Where a thread is that listens.
-_LISTENING = (BridgeHalf, Bell)
+#: Where a thread is that listens; PyPy's queue is written in Python.
+_LISTENING = (BridgeHalf, Bell, queue.SimpleQueue, threading.Semaphore, threading.Condition)
 
 
 def _waits_in(thread: threading.Thread, kind: type) -> bool:

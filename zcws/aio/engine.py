@@ -12,11 +12,11 @@ The table has two parts. Nearly every socket brings one whole frame and nothing 
 loop of a few steps hands them over (`_walk_ones`). All others have an entry of their own and their rows (`_walk`).
 
 C receives for every connection of which nothing is kept (`Inlet.is_idle`). These connections share one ring, the pool's
-`common` one: their bytes lie behind each other, and each connection reads its own while the table is walked. One that
-is not done with its bytes by then (half a frame, a reader that is busy) keeps the ring, and those behind it move to a
-fresh one. A connection that keeps bytes is served by itself (`read_ready`) until it is idle again, and some receives
-more (`IN_PARTS`). A view that a program holds changes nothing for its connection: the ring is set aside before the next
-turn (`_take_ring`).
+`common` one: their bytes lie behind each other, and each connection reads its own while the table is walked. Half of a
+frame, which networks make of any that is larger than a packet, stays with C until the rest has come. A connection that
+is not done with its bytes (half of a large frame, a reader that is busy) keeps the ring, and those behind it move to a
+fresh one. It is served by itself (`read_ready`) until it is idle again, and some receives more (`IN_PARTS`). A view
+that a program holds changes nothing for its connection: the ring is set aside before the next turn (`_take_ring`).
 
 The sockets themselves are in transport.py, above this: the engine knows them as `Served`.
 """
@@ -55,8 +55,9 @@ __all__ = ["IN", "IN_PARTS", "OUT", "Engine", "Scanned", "Served", "engine_of", 
 #: Descriptors for which there is room at first: most programs have fewer.
 _DESCRIPTORS = 256
 
-#: How often a socket that has brought part of a frame is served by itself after that, before it is served together with
-#: others again: networks cut every message of a peer alike, and to change between the two costs more than a receive.
+#: How often a socket that has brought part of a large frame is served by itself after that, before it is served
+#: together with others again: networks cut every message of a peer alike, and to change between the two costs more
+#: than a receive.
 IN_PARTS = 4
 
 #: Words of the table of one crossing: 64 sockets with 64 rows each.
@@ -68,6 +69,7 @@ _ENTRIES, _ENTRY = lib.ZCWS_TURN_ENTRIES, lib.ZCWS_TURN_ENTRY
 _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
 _HEAD = lib.ZCWS_TABLE_HEAD
 _serve_sockets, _serve_again, _send_each = lib.zcws_turn, lib.zcws_turn_again, lib.zcws_send_each
+_take_kept = lib.zcws_take_kept
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 #: Bytes of a number that goes to C or comes from there.
@@ -186,6 +188,9 @@ class Engine:
         self._sockets.only = self._only
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
+        self._slots = ffi.new("uint8_t[]", lib.ZCWS_SLOTS * lib.ZCWS_KEPT_MOST)
+        self._sockets.slots, self._sockets.frees = self._slots, lib.ZCWS_SLOTS
+        self._sockets.free = list(range(lib.ZCWS_SLOTS))
         self.is_walking: bool = False
         self.is_sending: bool = False
         self.has_received: bool = False
@@ -299,9 +304,12 @@ class Engine:
 
     def serve_alone(self, fd: int) -> None:
         """From now on this socket is served by `read_ready`."""
-        if self._together.pop(fd, None) is not None:
+        if (stream := self._together.pop(fd, None)) is not None:
             self._readers[fd] = ffi.NULL
             self._is_alone = self._only >= 0
+            inlet = stream.inlet
+            if size := inlet.state.kept:
+                inlet.take_begun(_take_kept(self._sockets, inlet.state), size)
 
     def _grow(self, fd: int) -> None:
         old = self._readers
@@ -336,9 +344,11 @@ class Engine:
                                 self._kept(pool, ring, fd, stream)
                         except BaseException as exc:
                             self._broke(pool, fd, exc)
+                    elif not found:
+                        pass  # a part of a frame, most likely, which C keeps
                     elif self._only >= 0:
                         self._walk(pool, ring, self._others())
-                    elif found:
+                    else:
                         self._serve_many(pool, ring, found)
                 except MemoryError as exc:
                     self._lose(pool, found, exc)
@@ -443,8 +453,8 @@ class Engine:
             try:
                 # A connection that keeps the ring receives on behind its own bytes: no view may show what lies there.
                 if pool.common is not ring or (ring.exports and ring.is_exported):
-                    moved = pool.lease()
-                    moved.memory[: stop - begin] = ring.memory[begin:stop]
+                    moved, kept = pool.lease(), stream.inlet.state.kept
+                    moved.memory[: stop + kept - begin] = ring.memory[begin : stop + kept]
                     if not stream.scanned(moved, 0, stop - begin, count, _moved(rows, begin)):
                         self.serve_alone(fd)
                 elif not stream.scanned(ring, begin, stop, count, rows):

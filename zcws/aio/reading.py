@@ -208,6 +208,19 @@ class Reading(Stream):
         """
         return IncomingStream(self, piecewise(decode))
 
+    def _begin_stream(self) -> None:
+        self._reader.begin_stream()
+        if self._reader.state.kept:
+            # Not now: we may be in the middle of being handed what came before it.
+            self._loop.call_soon(self._stream_begun)
+
+    def _stream_begun(self) -> None:
+        """The beginning of a frame that the engine keeps is the first piece."""
+        if self._own is not None and self._reader.streaming is not None:
+            self._own.unsettle()
+            self._reader.scan_begun()
+            self._after_bytes()
+
     async def _read_batch(self) -> Batch:
         if self._budget < 0:
             await self._let_others_run()
@@ -279,7 +292,7 @@ class IncomingStream(Generic[_Piece]):
         return f"<IncomingStream of {self._ws!r}>"
 
     async def __aenter__(self) -> Self:
-        self._ws._reader.begin_stream()
+        self._ws._begin_stream()
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
