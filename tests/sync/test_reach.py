@@ -273,6 +273,12 @@ class TestRace:
         with pytest.raises(socket.gaierror, match=r"nowhere\.invalid"):
             straight(1, host="nowhere.invalid")
 
+    def test_a_resolver_that_finds_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was an IndexError, which no loop that connects again knows."""
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+        with pytest.raises(socket.gaierror, match=r"no address was found: somewhere$"):
+            straight(1, host="somewhere")
+
 
 # ---- Unix sockets ----
 

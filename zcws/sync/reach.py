@@ -197,6 +197,8 @@ def _race(
     """A TCP connection to the first of a host's addresses that answers."""
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        if not found:  # a resolver of the program's own
+            raise socket.gaierror(socket.EAI_NONAME, "no address was found")
     except socket.gaierror as error:
         raise unknown_host(host, error) from None
     if is_past(deadline):
