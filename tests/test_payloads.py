@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import errno
+import os
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from arrays import address
 from pythons import needs_cpython
 
 from zcws.codes import OpCode
-from zcws.payloads import as_bytes, as_control_payload, as_message, check_opcode, flat, has_buffer
+from zcws.payloads import as_bytes, as_control_payload, as_message, check_opcode, flat, has_buffer, unreadable
 
 NUMBERS = array.array("i", [1, 2, 3])
 SQUARE = memoryview(bytes(range(4))).cast("B", (2, 2))
@@ -33,6 +35,13 @@ def test_what_is_not_contiguous_is_copied() -> None:
 @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
 def test_bytes_are_not_copied(data: Any) -> None:
     assert memoryview(as_bytes(data)).obj is memoryview(data).obj
+
+
+def test_memory_that_the_system_cannot_read() -> None:
+    found = unreadable(OSError(errno.EFAULT, os.strerror(errno.EFAULT)))
+    assert found is not None and found.errno == errno.EFAULT and "mmap" in str(found)
+    assert unreadable(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))) is None
+    assert unreadable(MemoryError()) is None
 
 
 @pytest.mark.parametrize("message", [5, None, ["a"], "text"])

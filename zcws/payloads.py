@@ -5,6 +5,8 @@ It decides what is a message, and what the error for anything else says. It neve
 
 from __future__ import annotations
 
+import errno
+
 from zcws.annotations import Buffer
 from zcws.codes import OpCode
 from zcws.utf8 import is_utf8
@@ -20,6 +22,7 @@ __all__ = [
     "flat",
     "has_buffer",
     "let_go",
+    "unreadable",
 ]
 
 #: The error for text that was given as bytes.
@@ -75,6 +78,15 @@ def let_go(payload: Buffer) -> None:
     of an error would hold it, and PyPy would hold it until it collects."""
     if type(payload) is memoryview:
         payload.release()
+
+
+def unreadable(error: BaseException) -> OSError | None:
+    """What to raise if the system could not read the memory that it was to send, which is the program's own fault."""
+    if not isinstance(error, OSError) or error.errno != errno.EFAULT:
+        return None
+    return OSError(
+        errno.EFAULT, "what was to be sent can no longer be read; has the file behind an mmap become shorter?"
+    )
 
 
 def as_control_payload(payload: str | Buffer) -> bytes:

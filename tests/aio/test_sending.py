@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import mmap
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,6 +280,25 @@ def test_a_payload_that_is_lent_is_copied_where_it_has_to_wait(large: int, keeps
         got = await soon(asyncio.get_running_loop().run_in_executor(None, read_to_end, peer))
         assert got[: len(said)] == said
         await end_of(transport, recorder, peer)
+
+    run(main)
+
+
+def test_a_file_that_becomes_shorter_while_its_mapping_is_sent(tmp_path: Path) -> None:
+    """The send went well, and the network was to blame for the end."""
+
+    async def main() -> None:
+        transport, recorder, peer, writer = await with_writer()
+        path = tmp_path / "payload"
+        path.write_bytes(bytes(1_000_000))
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            os.truncate(path, 0)
+            put(writer, b"before")
+            with pytest.raises(OSError, match="can no longer be read; has the file behind an mmap") as caught:
+                transport.write_lent(b"head", mapping, None)
+        assert caught.value.errno == errno.EFAULT
+        await soon(recorder.until(lambda: "lost" in recorder.events))
+        peer.close()
 
     run(main)
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import mmap
+import os
+import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +203,24 @@ def test_no_memory_for_what_the_socket_does_not_take(monkeypatch: pytest.MonkeyP
         with pytest.raises(zcws.ConnectionClosedError, match="there was no memory in the middle of a write"):
             ws.send("more")
         assert ws.close_code == 1011
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems may end the process")
+@pytest.mark.parametrize("left", [0, mmap.PAGESIZE])
+def test_a_file_that_becomes_shorter_while_its_mapping_is_sent(left: int, tmp_path: Path) -> None:
+    """It was "Bad address" of the network, and the socket stayed for `close_timeout`."""
+    path = tmp_path / "payload"
+    path.write_bytes(bytes(1_000_000))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        os.truncate(path, left)
+        with connected(tcp=True) as (ws, peer):
+            with pytest.raises(OSError, match="can no longer be read; has the file behind an mmap") as caught:
+                ws.send(mapping)
+            assert caught.value.errno == errno.EFAULT
+            with pytest.raises(zcws.ConnectionClosedError, match="memory could not be read in the middle"):
+                ws.send("more")
+            assert ws.close_code == 1011
+            assert len(raw.read_to_end(peer.sock)) < 1_000_000  # nothing may follow half a frame
 
 
 def test_a_peer_that_shows_no_life() -> None:

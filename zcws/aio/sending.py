@@ -24,6 +24,7 @@ from zcws.annotations import Buffer
 from zcws.kernel import lib
 from zcws.options import USUAL_MARKS, water_marks
 from zcws.output import MOST_SEGMENTS, behind, cut, joined, to_slice
+from zcws.payloads import unreadable
 from zcws.scratch import SCRATCH_CAPACITY
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Sending(asyncio.Transport):
                 left = behind(views, sent)
                 if keep is not None:
                     left[-1] = keep(len(views[-1]) - len(left[-1]))  # type: ignore[arg-type]
-        except BaseException:  # no memory: half a frame is out, and nothing may follow it
+        except BaseException:  # no memory, or it cannot be read: half a frame is out; nothing may follow it
             self.abort()
             raise
         self.backlog[: len(views)] = left
@@ -292,6 +293,8 @@ class Sending(asyncio.Transport):
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
+            if fault := unreadable(exc):  # the memory was lent
+                raise fault from None
             self._break(exc)
             return None
 

@@ -21,6 +21,7 @@ from zcws.codes import CloseCode
 from zcws.connection import AlreadySplit, Connection
 from zcws.errors import NO_PONG
 from zcws.options import Timeouts
+from zcws.payloads import unreadable
 from zcws.sync.channel import Channel
 from zcws.sync.deadline import after
 from zcws.sync.halves import Halves
@@ -114,8 +115,8 @@ class Answering(Turns, Writing):
                 self._reader.forget_controls()
 
     def _hear_why(self, exc: BaseException) -> None:
-        if not isinstance(exc, OSError) or exc.errno is None:
-            return  # the peer does not read, or a signal handler has raised
+        if not isinstance(exc, OSError) or exc.errno is None or unreadable(exc):
+            return  # the peer does not read, a signal handler has raised, or the program's memory is gone
         heard = False
 
         def hear() -> None:

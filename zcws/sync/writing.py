@@ -24,7 +24,7 @@ from zcws.heads import FIN
 from zcws.kernel import ffi
 from zcws.options import Timeouts
 from zcws.output import CORK, SEGMENT
-from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go
+from zcws.payloads import as_control_payload, as_payload, check_opcode, has_buffer, let_go, unreadable
 from zcws.sync.channel import Channel, Stuck
 from zcws.sync.deadline import lock_timeout
 from zcws.sync.in_order import InOrder, is_of_a_lock
@@ -462,13 +462,15 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
     """`channel.send` has raised: the connection is lost, as far as sending goes.
 
     Raises:
-        ConnectionClosedError: the peer does not read, or the socket is gone. Any other exception is raised again.
+        ConnectionClosedError: the peer does not read, or the socket is gone. OSError: the program's memory cannot be
+            read. Any other exception is raised again.
     """
     if isinstance(exc, Stuck):
         connection.lose((CloseCode.INTERNAL_ERROR, f"the peer does not read ({exc})"))
         channel.abort()
         raise connection.error() from None
-    if isinstance(exc, OSError) and exc.errno is not None:
+    fault = unreadable(exc)
+    if isinstance(exc, OSError) and exc.errno is not None and fault is None:
         # What the peer has sent before, perhaps a Close, can still be read: the reader comes to the end by itself.
         connection.lose()
         # Another thread has closed it: this says nothing of the network.
@@ -478,6 +480,8 @@ def sending_failed(connection: Connection, channel: Channel, exc: BaseException)
         raise connection.error() from exc
     # Nobody knows how much has gone out, so that nothing may follow.
     why = "there was no memory" if isinstance(exc, MemoryError) else "a signal handler has raised"
+    if fault is not None:
+        why = "memory could not be read"
     connection.lose((CloseCode.INTERNAL_ERROR, f"{why} in the middle of a write"))
     channel.abort()
-    raise exc
+    raise fault or exc
