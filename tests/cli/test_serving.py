@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw
+import wire
 from served import ENVIRONMENT, served
 
 import zcws
@@ -20,11 +22,13 @@ import zcws
 
 @pytest.fixture
 def start() -> Iterator[object]:
-    """`start(...)` runs `zcws serve` and gives the process and its port."""
+    """`start(...)` runs `zcws serve` and gives the process and its port; `program` is another way to run it."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
-        command = [sys.executable, "-m", "zcws", "serve", "--port", "0", *arguments]
+    def start(
+        *arguments: str, program: tuple[str, ...] = ("-m", "zcws")
+    ) -> tuple[subprocess.Popen[str], int]:
+        command = [sys.executable, *program, "serve", "--port", "0", *arguments]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
         processes.append(process)
@@ -133,6 +137,25 @@ def test_a_second_sigterm_ends_the_patience(start: Callable[..., Any]) -> None:
 
     asyncio.run(main())
     assert process.communicate(timeout=60) == ("", "")
+
+
+#: `zcws`, whose servers wait without an end for clients that do not answer a Close.
+PATIENT = """
+import functools, sys, zcws
+from zcws.cli import main
+zcws.serve = functools.partial(zcws.serve, close_timeout=None)
+sys.exit(main())
+"""
+
+
+def test_who_has_not_answered_after_the_drain_is_cut_off(start: Callable[..., Any]) -> None:
+    """A process alone waited for `close_timeout`, ten seconds, and a worker was killed after five."""
+    process, port = start("--echo", "--drain", "0.1", program=("-c", PATIENT))
+    with raw.client(port) as peer:
+        process.send_signal(signal.SIGTERM)
+        assert peer.read().opcode == wire.CLOSE
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
 
 
 def test_http2() -> None:

@@ -35,7 +35,7 @@ PORT = 8765
 #: The most processes that share a port: each costs 30 MB, and a machine has fewer cores.
 WORKERS = 1024
 
-#: Seconds between Ctrl-C and the end, at most: for peers that do not answer the Close.
+#: Seconds between Ctrl-C, or the end of --drain, and the end, at most: for peers that do not answer the Close.
 GOODBYE = 1.0
 
 
@@ -106,7 +106,7 @@ async def listen_and_wait(options: argparse.Namespace, context: ssl.SSLContext |
             stop.event.clear()
             for server in servers:
                 server.close(drain=options.drain)
-            await first_of(all_closed(servers), stop.event.wait())
+            await first_of(all_closed(servers), stop.event.wait(), asyncio.sleep(options.drain))
     finally:
         await say_goodbye(servers)
 
