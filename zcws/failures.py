@@ -75,15 +75,16 @@ def socks_errors(proxy: Proxy, host: str) -> Iterator[None]:
         raise ProxyError(reason, is_temporary=temporary) from None
 
 
-def unreachable(proxy: Proxy, error: OSError) -> OSError:
-    """The same error, saying that it was the proxy that could not be reached."""
+def unreachable(proxy: Proxy, error: OSError, source: tuple[str, int] | None = None) -> OSError:
+    """The same error, saying that it was the proxy that could not be reached; `source`: as for `cannot_connect`."""
     if isinstance(error, TimeoutError):
         return error
     # An error without text is how our TLS fails when the proxy ends the connection.
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionError) and not str(error)):
         return no_tls(f"the proxy {proxy.shown}", "http://", error, "proxy_")
     return OSError(
-        error.errno, f"cannot connect to the proxy {proxy.shown}: {reason_of(error)}{proxy.named_by}"
+        error.errno,
+        f"cannot connect {_from(source)}to the proxy {proxy.shown}: {reason_of(error)}{proxy.named_by}",
     )
 
 
@@ -174,8 +175,11 @@ def cannot_connect(failures: list[tuple[Any, OSError]], source: tuple[str, int] 
         source: our end of the connection, if the program has chosen it.
     """
     what = "; ".join(f"{authority(*where[:2])}: {reason_of(error)}" for where, error in failures)
-    whence = "" if source is None else f"from {authority(str(source[0]), source[1] or None)} "
-    return OSError(failures[0][1].errno, f"cannot connect {whence}to {what}")
+    return OSError(failures[0][1].errno, f"cannot connect {_from(source)}to {what}")
+
+
+def _from(source: tuple[str, int] | None) -> str:
+    return "" if source is None else f"from {authority(str(source[0]), source[1] or None)} "
 
 
 def unknown_host(host: str, error: socket.gaierror) -> socket.gaierror:

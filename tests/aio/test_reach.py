@@ -157,6 +157,17 @@ class TestProxies:
         anyloop.run(main())
 
     @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_to_a_proxy_from_where_we_are_not(self, anyloop: Place, scheme: str) -> None:
+        """It was the proxy alone that was named."""
+
+        async def main() -> None:
+            with pytest.raises(OSError, match=r"cannot connect from 192\.0\.2\.1 to the proxy ") as caught:
+                await anyloop.connect(1, proxy=f"{scheme}://127.0.0.1:1", local_addr=("192.0.2.1", 0))
+            assert caught.value.errno == errno.EADDRNOTAVAIL  # RFC 5737: nobody's
+
+        anyloop.run(main())
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
     def test_a_proxy_that_says_nothing(self, anyplace: Place, scheme: str) -> None:
         """`open_timeout` is for all of it, and leaves nothing behind."""
 

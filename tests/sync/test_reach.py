@@ -115,6 +115,13 @@ class TestProxies:
         assert SECRET not in str(caught.value)
 
     @pytest.mark.parametrize("scheme", ["http", "socks5h"])
+    def test_to_a_proxy_from_where_we_are_not(self, scheme: str) -> None:
+        """It was the proxy alone that was named."""
+        with pytest.raises(OSError, match=r"cannot connect from 192\.0\.2\.1 to the proxy ") as caught:
+            talk(1, proxy=f"{scheme}://127.0.0.1:1", source_address=("192.0.2.1", 0))  # RFC 5737: nobody's
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5h"])
     def test_a_proxy_that_says_nothing(self, scheme: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:  # it accepts nobody
             with pytest.raises(TimeoutError, match=rf"through the proxy {scheme}://.* in open_timeout=0\.05"):

@@ -218,7 +218,7 @@ async def _socks(
     try:
         sock = await race(loop, proxy.host, proxy.port, **options)
     except OSError as error:
-        raise unreachable(proxy, error) from None
+        raise unreachable(proxy, error, options.get("local_addr")) from None
     with socks_errors(proxy, host):
         # asyncio's flavour takes the running loop by itself, and closes the socket if this fails or is cancelled.
         connected: socket.socket = await SocksProxy(**connecting, forward=_Way(sock)).connect(
@@ -273,7 +273,7 @@ async def _through(
             # Ours: the loop's own TLS, as the outer one, loses what it still holds when the peer ends.
             transport, _ = await _secure_ourselves(loop, transport, connecting, security, None)
     except OSError as error:
-        raise unreachable(proxy, error) from None
+        raise unreachable(proxy, error, others.get("local_addr")) from None
     try:
         await connecting.done
     except BaseException:

@@ -148,7 +148,7 @@ def _socks(
     try:
         way = _Way(_race(proxy.host, proxy.port, deadline, **others), deadline)
     except OSError as error:
-        raise unreachable(proxy, error) from None
+        raise unreachable(proxy, error, others.get("source_address")) from None
     with socks_errors(proxy, host):
         SocksProxy(**options, forward=way).connect(host, port)
         return way.sock
@@ -162,7 +162,7 @@ def _through(
         sock = _race(proxy.host, proxy.port, deadline, **others)
         sock = _secured(sock, route.proxy_security(proxy), deadline)
     except OSError as error:
-        raise unreachable(proxy, error) from None
+        raise unreachable(proxy, error, others.get("source_address")) from None
     try:
         sock.sendall(tunnel.request)
         for _ in until(deadline):
