@@ -262,6 +262,33 @@ def test_a_server_that_several_processes_have(serve: str, tmp_path: Path) -> Non
     assert run("sync", PREFORKED.format(serve=serve), str(tmp_path / "socket")) == (0, "", "")
 
 
+DAEMONS = """
+import os, sys
+import zcws.sync
+
+server = zcws.sync.unix_serve(print, sys.argv[1])
+for _ in range(2):
+    if os.fork() == 0:
+        os.read(0, 1)
+        server.shutdown()
+        os.write(1, b"%d" % os.path.exists(sys.argv[1]))
+        os._exit(0)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_server_whose_maker_has_gone(tmp_path: Path) -> None:
+    """A daemon left the file of its socket behind. As long as another process listens there, the file has to stay."""
+    command = [sys.executable, "-c", DAEMONS, str(tmp_path / "socket")]
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
+        assert maker.stdin is not None and maker.stdout is not None
+        assert maker.wait(LONG) == 0
+        for is_left in (b"1", b"0"):
+            maker.stdin.write(b"x")
+            assert maker.stdout.read(1) == is_left
+
+
 SERVER = """
 import asyncio, sys, zcws, gc, warnings
 

@@ -8,6 +8,7 @@ serving.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import logging
 import os
@@ -89,7 +90,7 @@ class Server:
         self.sock = sock
         self._path = path  # of the socket's file, which the server removes
         self._inode = None if path is None else os.stat(path).st_ino
-        self._maker = os.getpid()  # children that it forks may serve as well, and do not remove the file
+        self._maker = os.getpid()  # children that it forks may serve as well: see `_is_the_last`
         self._connections: set[WebSocket] = set()
         self._handler = handler
         self._ssl = ssl
@@ -267,11 +268,23 @@ class Server:
             # Not its end: a child that was forked meanwhile holds that open.
             self._wake.send(b"\0")
         self._ended.put(None)  # `serve_forever` may wait for one
-        if self._path is not None and self._maker == os.getpid():
+        if self._path is not None:
             with contextlib.suppress(OSError):
                 # Another server may have taken the path over.
-                if os.stat(self._path).st_ino == self._inode:
+                if self._is_the_last(self._path) and os.stat(self._path).st_ino == self._inode:
                     os.unlink(self._path)
+
+    def _is_the_last(self, path: str) -> bool:
+        """Whether the file is ours to remove: we have made it; or its maker, who has forked us, has gone, as a daemon's
+        has, and nobody else listens there any more. OSError: that is not known."""
+        if self._maker == os.getpid():
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._maker, 0)
+            return False
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            return sock.connect_ex(path) == errno.ECONNREFUSED
 
     def _say_goodbye(self, code: int, reason: str, deadline: float | None) -> None:
         """Sends a Close to every client. Where a send is going on, tries again until `deadline`."""
