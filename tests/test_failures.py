@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import pickle
 import socket
 import ssl
 
@@ -153,7 +154,7 @@ class TestErrors:
         assert unreachable(parse_proxy("https://p"), error) is error
         assert error.strerror == f"wrong version number; {hint}"
         assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
-        assert error.strerror == f"wrong version number; {hint}"
+        assert str(error) == str(pickle.loads(pickle.dumps(error))) == f"wrong version number; {hint}"
 
     @pytest.mark.parametrize(
         ("code", "hint"),
@@ -178,7 +179,7 @@ class TestErrors:
         assert unreachable(parse_proxy("https://p"), error) is error
         assert error.strerror == f"{text}the proxy https://p:443{hint}"
         assert no_tls("wss://a/", "ws://", error) is error  # that was the proxy, and has been said
-        assert str(error) == f"{text}the proxy https://p:443{hint}"
+        assert str(error) == str(pickle.loads(pickle.dumps(error))) == f"{text}the proxy https://p:443{hint}"
 
     def test_nobody_there(self) -> None:
         refused, no_route = said(errno.ECONNREFUSED), said(errno.EHOSTUNREACH)

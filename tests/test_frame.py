@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import copy
 import gc
+import pickle
 import sys
 from collections.abc import Callable
 
@@ -62,6 +64,40 @@ MADE = [
 def test_what_was_made(frame: Frame, opcode: OpCode, payload: bytes, fin: bool) -> None:
     assert (frame.opcode, frame.fin, len(frame)) == (opcode, fin, len(payload))
     assert frame.payload == frame.to_bytes() == payload
+
+
+#: The ways to make another frame of one.
+COPIES: list[Callable[[Frame], Frame]] = [
+    copy.copy,
+    copy.deepcopy,
+    lambda frame: pickle.loads(pickle.dumps(frame)),
+]
+
+
+@pytest.mark.parametrize("travel", COPIES)
+@pytest.mark.parametrize(("frame", "opcode", "payload", "fin"), MADE)
+def test_a_frame_survives_a_copy(
+    frame: Frame, opcode: OpCode, payload: bytes, fin: bool, travel: Callable[[Frame], Frame]
+) -> None:
+    copied = travel(frame)
+    assert (copied.opcode, copied.to_bytes(), copied.fin) == (opcode, payload, fin)
+
+
+@pytest.mark.parametrize("travel", COPIES)
+@pytest.mark.parametrize("origin", PayloadOrigin)
+def test_the_copy_of_a_received_frame_is_the_programs(
+    travel: Callable[[Frame], Frame], origin: PayloadOrigin
+) -> None:
+    connection, buffer = connect(), PayloadBuffer()
+    send(connection, wire.frame(wire.BINARY, b"first"))
+    frame = read(connection, buffer, origin)
+    copied = travel(frame)
+    send(connection, wire.frame(wire.TEXT, b"other"))
+    read(connection, buffer, origin)
+    assert type(copied) is Frame
+    assert (copied.opcode, copied.to_bytes(), copied.fin) == (OpCode.BINARY, b"first", True)
+    with pytest.raises(StaleFrame):
+        travel(frame)
 
 
 def test_the_payload_is_held_not_copied() -> None:

@@ -132,7 +132,7 @@ def no_tls(who: str, plain: str, error: OSError, options: str | None = "") -> OS
     hint = f"does {who} speak TLS? If not, write {plain}"
     # One that was not made by OpenSSL has no reason.
     if getattr(error, "reason", None) in NO_TLS and HINTED not in str(error):
-        error.strerror = f"{error.strerror}; {hint}"
+        _add(error, f"; {hint}")
     elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) or _is_broken_off(error):
         hint = f"{hint}. Or does it want a certificate of yours?"
         return ConnectionResetError(errno.ECONNRESET, f"the connection ended in the TLS handshake: {hint}")
@@ -148,8 +148,13 @@ def _no_trust(who: str, error: ssl.SSLCertVerificationError, options: str | None
     elif options is not None and code in OTHER_NAMES:
         hint = f"; {options}server_hostname= is the name to check, if it is another"
     if CERTIFICATE_OF not in str(error):  # the proxy's has been explained already
-        error.strerror = f"{error.strerror}{CERTIFICATE_OF}{who}{hint}"
+        _add(error, f"{CERTIFICATE_OF}{who}{hint}")
     return error
+
+
+def _add(error: OSError, text: str) -> None:
+    error.strerror = f"{error.strerror}{text}"
+    error.args = (error.errno, error.strerror)  # pickle makes a copy from these
 
 
 def _is_broken_off(error: OSError) -> bool:

@@ -244,6 +244,10 @@ class Frame:
         """The reason of a Close. It means nothing for any other frame. RFC 6455 7.1.6."""
         return code_and_reason(self.to_bytes())[1]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: a frame to be sent, with a copy of the payload. Raises: StaleFrame, as `to_bytes`."""
+        return _copied, (self.opcode, self.to_bytes(), self.fin)
+
     def __repr__(self) -> str:
         state = ", stale" if self.is_stale else ""
         fin = "" if self.fin else ", fin=False"
@@ -278,6 +282,10 @@ class ReceivedFrame(Frame):
 def _text_frame(payload: str | Buffer, *, fin: bool = True) -> Frame:
     """A Text frame. Bytes are taken as they are and have to be UTF-8 by the time the message ends."""
     return Frame(OpCode.TEXT, payload.encode() if isinstance(payload, str) else payload, fin=fin)
+
+
+def _copied(opcode: OpCode, payload: bytes, fin: bool) -> Frame:
+    return Frame(opcode, payload, fin=fin)
 
 
 def stale() -> StaleFrame:
