@@ -107,16 +107,16 @@ def test_a_head_without_an_end_is_not_kept(begin: bytes, step: int) -> None:
     assert tap.feed(b"\r\n\r\n\x81\x01x") == tap.end() == []
 
 
-async def traced(port: int) -> tuple[asyncio.subprocess.Process, str]:
+async def traced(port: int, path: str = "") -> tuple[asyncio.subprocess.Process, str]:
     """The command in front of a server, and where it listens."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "zcws", "trace", "--listen", "0", f"ws://127.0.0.1:{port}/"),
+        *(sys.executable, "-m", "zcws", "trace", "--listen", "0", f"ws://127.0.0.1:{port}{path}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
     )
     line = (await process.stdout.readline()).decode()
-    found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+) to ", line)
+    found = re.match(r"zcws traces (ws://127\.0\.0\.1:\d+\S*) to ", line)
     assert found, line
     return process, found[1]
 
@@ -129,6 +129,20 @@ async def told_until_the_end(process: asyncio.subprocess.Process) -> bytes:
     process.send_signal(signal.SIGINT)
     await process.communicate()
     return lines
+
+
+@pytest.mark.parametrize(("path", "asked"), [("", "/"), ("/", "/"), ("/chat/?token=a", "/chat/")])
+def test_a_path_is_printed_for_the_client(path: str, asked: str) -> None:
+    """A client that went to where `trace` listens asked for /, and the path was nowhere."""
+
+    async def main() -> None:
+        async with zcws.serve(lambda ws: ws.send(ws.request.path), "127.0.0.1", 0) as server:
+            process, uri = await traced(server.sockets[0].getsockname()[1], path)
+            async with zcws.connect(uri, proxy=None) as ws:
+                assert await ws.recv() == asked
+            await told_until_the_end(process)
+
+    asyncio.run(main())
 
 
 def test_between_a_client_and_a_server() -> None:

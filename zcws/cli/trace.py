@@ -154,7 +154,9 @@ class Proxy:
         except (OSError, UnicodeError) as error:
             raise Failure(refusal(error, told.host, told.listen, "--listen")) from None
         port = server.sockets[0].getsockname()[1]
-        where = authority(told.host, port)
+        path = self._server.path.partition("?")[0]
+        # With the path, because the one that passes here is the client's.
+        where = authority(told.host, port) + (path if path != "/" else "")
         self._terminal.say(f"zcws traces ws://{where} to {self._server.shown} (Ctrl-C stops it)")
         told.has_begun = True
         try:
