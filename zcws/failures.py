@@ -107,16 +107,16 @@ def timed_out(
 def forget_errors() -> None:
     """To be called when TLS has failed, in the thread that it failed in.
 
-    OpenSSL keeps its errors in a queue of the thread. PyPy's ssl leaves them there (7.3.19 to 8.0.1), and then the next
-    read of another connection that has to wait raises them: who spoke HTTP to a server's TLS ended all its connections.
+    OpenSSL keeps its errors in a queue of the thread. PyPy (7.3.19 to 8.0.1) leaves them there, and CPython 3.14 those
+    of the system, a broken pipe for example. The next read of another connection that has to wait then raises them: who
+    spoke HTTP to a server's TLS, or left without a goodbye, ended all connections of that thread.
     """
-    if sys.implementation.name == "pypy":  # pragma: no cover
-        # Whatever begins TLS empties the queue first.
-        _empty_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    # Whatever begins TLS empties the queue first.
+    _empty_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
 
 
 @functools.cache
-def _empty_context() -> ssl.SSLContext:  # pragma: no cover - PyPy only
+def _empty_context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 

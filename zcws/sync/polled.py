@@ -89,6 +89,9 @@ class PolledChannel(Channel):
                     wanted = True
                 except BlockingIOError:
                     wanted = to_write
+                except OSError:
+                    forget_errors()
+                    raise
                 if is_past(deadline) or not is_ready(self, to_write=wanted, timeout=left(deadline)):
                     return None
         finally:
@@ -172,11 +175,13 @@ class TlsChannel(PolledChannel):
                 pass  # mostly the peer's close_notify has not arrived
             except ssl.SSLWantWriteError:
                 return  # ours is not out
-            except ssl.SSLError:
+            except OSError as error:
+                forget_errors()
+                if not isinstance(error, ssl.SSLError):
+                    raise
                 # It is out, but the peer was still sending. That has to be received all the same: to close a socket
                 # on it would send a reset, which discards what the peer has not read yet.
                 self._is_deaf = True
-                forget_errors()
             # RFC 6455 7.1.1: the server ends the TCP stream first. SSLSocket.shutdown would take the TLS away.
             socket.socket.shutdown(self._tls, socket.SHUT_WR)
 
@@ -189,7 +194,6 @@ class TlsChannel(PolledChannel):
                 socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
             with self._lock:  # nobody waits for the network while holding it
                 super().abort()
-            forget_errors()  # of a send
         finally:
             del self._inside[0]
             if self.is_over:
