@@ -12,6 +12,7 @@ Free-threaded, debug and PyPy builds cannot load such a module: there the wheel 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import sysconfig
@@ -57,6 +58,10 @@ class BuildExt(build_ext):
         add_module(self.distribution)
         super().finalize_options()
         self.force = True  # distutils compares dates, not flags: ZCWS_NATIVE would go unseen
+
+    def get_ext_filename(self, fullname: str) -> str:
+        # Setuptools adds the platform where CPython 3.15 names it, and those before 3.14 do not look for such files.
+        return re.sub(r"\.abi3-[^.]*\.so$", ".abi3.so", super().get_ext_filename(fullname))
 
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type == "msvc":  # it has no flag for "the CPU at hand"

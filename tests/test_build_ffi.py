@@ -42,3 +42,22 @@ def test_flags_of_the_packager_have_the_last_word(tmp_path: Path) -> None:
     assert [flag for flag in flags if flag.startswith("-O")][-1] == "-O1"
     # Two builds are the same bytes: the name of the folder is not in them.
     assert f"-fdebug-prefix-map={tmp_path}=." in flags
+
+
+def test_what_is_built_is_found_by_every_version_that_a_wheel_is_for() -> None:
+    """A wheel that CPython 3.15 had built said cp310, and 3.13 did not find the core in it."""
+    program = """
+import sysconfig
+sysconfig.get_config_vars()["SOABI_PLATFORM"] = "x86_64-linux-gnu"
+import build_ffi, setuptools
+command = build_ffi.BuildExt(setuptools.Distribution())
+command.ensure_finalized()
+print(build_ffi.ABI3 and command.get_ext_filename("zcws._kernel"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    name = done.stdout.strip()
+    if name == "False":
+        pytest.skip("this interpreter has no stable ABI")
+    assert Path(name) == Path("zcws", "_kernel.abi3.so")

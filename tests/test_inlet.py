@@ -605,7 +605,7 @@ def test_half_a_frame_is_taken_over_without_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("zcws.inlet.bytes", NoMemory(), raising=False)
     connection.reader.take_begun(ffi.from_buffer(half), len(half))
     monkeypatch.undo()
-    with pytest.raises(ConnectionClosedError, match="1011 .*no memory"):
+    with pytest.raises(ConnectionClosedError, match=r"1011 .*no memory"):
         connection.read_message()
 
 

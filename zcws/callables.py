@@ -71,6 +71,8 @@ def check_call(name: str, function: object, /, *given: str, **named: str) -> Non
     wanted = " and ".join([*given, *named.values()]) or "nothing"
     if not callable(function):
         raise TypeError(f"{name} is a function that is called with {wanted}, not {function!r}")
+    if isinstance(function, type) and function.__module__ == "builtins":
+        return  # PyPy counts the class among what `tuple` is called with
     try:
         signature = inspect.signature(function)
     except Exception:

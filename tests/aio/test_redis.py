@@ -114,6 +114,7 @@ def test_the_latest_of_each_room(anyloop: Place, redis_server: RedisServer) -> N
     anyloop.run(main())
 
 
+@needs_redis
 def test_what_nobody_hears_here_keeps_no_connection(place: Place, redis_server: RedisServer) -> None:
     """It does not come back: 2,000 such messages of 20 connections kept all 20, closed ones, for good."""
 

@@ -368,7 +368,7 @@ def test_a_server_that_ends_it_while_a_person_thinks() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("lines", ["hello\n", "hello\n" * 50_000])
+@pytest.mark.parametrize("lines", ["hello\n", "hello\n" * 50_000], ids=["one", "many"])
 def test_output_that_cannot_be_written_ends_it(address: str, lines: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
