@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import logging
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import wire
 from net import LONG, Place, echo, hang_up, narrow, port_of, request, soon, swallow, until
+from tunnel import Http2Place
 
 import zcws
 from zcws.aio.accepting import ServerHandshake
@@ -627,6 +629,42 @@ def test_a_hook_whose_own_task_was_cancelled(
 
     anyplace.run(main())
     assert [(record.name, record.levelname) for record in caplog.records] == [("zcws.server", "ERROR")]
+
+
+class Panic(BaseException):
+    """What a panic of Rust becomes in Python: no Exception, and nothing that ends the event loop."""
+
+
+async def panics_later(*_: Any) -> Any:
+    raise Panic("a bug")
+
+
+@pytest.mark.parametrize("hook", ["process_request", "process_response"])
+def test_a_hook_that_panics(anyplace: Place, hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its client waited until `open_timeout` was over, and nobody was told of the panic."""
+    check_panic(anyplace, hook)
+    assert [record for record in caplog.records if record.name == "zcws.server"] == []
+
+
+def test_a_hook_that_panics_over_http2() -> None:
+    check_panic(Http2Place("asyncio", tls=False), "process_request")
+
+
+def check_panic(place: Place, hook: str) -> None:
+    told: list[BaseException | None] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context.get("exception")))
+        async with place.serve(echo, open_timeout=None, **{hook: panics_later}) as server:
+            with pytest.raises((zcws.HandshakeError, OSError)):
+                await soon(awaited(place.connect(server)))
+            await until(lambda: not server.handshakes)
+            # asyncio tells of it when the task is freed, PyPy frees it when it collects.
+            await until(lambda: told or gc.collect() < 0)
+
+    place.run(main())
+    assert [type(each) for each in told] == [Panic]
 
 
 def test_a_hook_that_is_cancelled_is(anyplace: Place, caplog: pytest.LogCaptureFixture) -> None:

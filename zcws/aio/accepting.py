@@ -364,22 +364,24 @@ class ServerHandshake(asyncio.Protocol):
 
     async def _run_hooks(self, said: Awaitable[object]) -> None:
         try:
-            response = await self._settle(said)
-        except FAILURES as error:
-            if cancels(error):
-                raise
-            response = self._blame_hook()
-        self._task = None
-        if self.transport is not None:
-            self.transport.resume_reading()
             try:
+                response = await self._settle(said)
+            except FAILURES as error:
+                if cancels(error):
+                    raise
+                response = self._blame_hook()
+            self._task = None
+            if self.transport is not None:
+                self.transport.resume_reading()
                 if self.server.sends_away:
                     self.go_away()
                 else:
                     self._answer(response)
-            except BaseException:  # no memory: it would stay open with nobody behind it
-                self.abort()
-                raise
+        except BaseException:  # no memory, or a panic of a hook: it would stay open with nobody behind it
+            # `connection_lost` must not cancel a task that has failed: asyncio would not report the error any more.
+            self._task = None
+            self.abort()
+            raise
 
     async def _settle(self, said: Awaitable[object]) -> Response:
         chosen = self._chosen
