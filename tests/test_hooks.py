@@ -195,6 +195,8 @@ def test_a_hook_refuses_or_says_nothing() -> None:
         refusal_of(zcws.Response(101))
     with pytest.raises(ValueError, match="status 100, which is no final response"):
         refusal_of(zcws.Response(100))
+    with pytest.raises(ValueError, match=r"^process_request put Transfer-Encoding on a response, whose body"):
+        refusal_of(zcws.Response(200, headers={"transfer-encoding": "chunked"}, body=b"0\r\n\r\n"))
 
 
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 1.3
@@ -215,6 +217,9 @@ def test_a_hook_changes_the_response() -> None:
         settled_by("hello", response, KEY)
     with pytest.raises(ValueError, match="status 100, which is no final response"):
         settled_by(zcws.Response(100), response, KEY)
+    other.headers["Transfer-Encoding"] = "chunked"
+    with pytest.raises(ValueError, match=r"^process_response put Transfer-Encoding on a response, whose body"):
+        settled_by(None, other, None)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,18 @@ def test_a_hook_chooses_a_101_that_opens_nothing(answer: zcws.Response, key: str
     for response in (answer, zcws.Response(400)):
         with pytest.raises(ValueError, match=f"^process_response {said}"):
             settled_by(None if response is answer else answer, response, key)
+
+
+@pytest.mark.parametrize("said", [[], ["permessage-deflate"], ["no-masking", "permessage-deflate; x"]])
+def test_a_hook_names_other_extensions_than_were_agreed(said: list[str]) -> None:
+    """RFC 6455 9.1: the client would send what nobody here reads, or refuse what is sent."""
+    lines = [("Sec-WebSocket-Extensions", value) for value in said]
+    answer = zcws.Response(101, headers=[*switching().headers.raw_items(), *lines])
+    assert settled_by(answer, switching(), KEY, said) is answer
+    for granted in ([], ["no-masking"], ["no-masking", "permessage-deflate"]):
+        if granted != said:
+            with pytest.raises(ValueError, match=r"^process_response changed the Sec-WebSocket-Extensions"):
+                settled_by(answer, switching(), KEY, granted)
 
 
 def test_a_hook_puts_a_body_on_the_101() -> None:

@@ -230,10 +230,11 @@ class WebSocketAcceptor:
     Attributes:
         used: bytes of the request's head.
         agreement: what was settled, once `respond` has returned a 101.
+        granted: the extensions that this 101 names, each as it stands in a Sec-WebSocket-Extensions of its own.
         error: why it returned something else.
     """
 
-    __slots__ = ("_options", "_search", "agreement", "error", "used")
+    __slots__ = ("_options", "_search", "agreement", "error", "granted", "used")
 
     def __init__(
         self,
@@ -262,6 +263,7 @@ class WebSocketAcceptor:
         self._search = HeadSearch(REQUEST)
         self.used: int = 0
         self.agreement: Agreement | None = None
+        self.granted: list[str] = []
         self.error: HttpError | None = None
 
     def read_request(self, data: BytesLike) -> Request | None:
@@ -290,6 +292,7 @@ class WebSocketAcceptor:
             return self.refuse(error, request)
         offered = headers.get_all("sec-websocket-extensions")
         self.agreement, terms = options.settle(tuple(offered), subprotocol)
+        self.granted = [value for name, value in terms if name == "Sec-WebSocket-Extensions"]
         headers.release()
         lines = [*SWITCHED, ("Sec-WebSocket-Accept", accept_value(key)), *terms, *options.tail]
         return Response(101, "Switching Protocols", Headers.trusted(lines))

@@ -88,36 +88,45 @@ def refusal_of(said: object) -> Response | None:
     """What a `process_request` returned: a Response that ends the connection, or None.
 
     Raises:
-        ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say, or another status
-            that answers nothing yet. TypeError: as `answer_of`.
+        ValueError: it is a 101, whose Sec-WebSocket-Accept and extensions are not for a hook to say, another status
+            that answers nothing yet, or chunked. TypeError: as `answer_of`.
     """
     answer = answer_of(said, "process_request")
-    if answer is not None and answer.status_code == 101:
-        raise ValueError("process_request must not accept the connection; return None for that")
-    if answer is not None and answer.status_code < 200:  # RFC 9110 15.2
-        raise ValueError(f"process_request returned status {answer.status_code}, which is no final response")
+    if answer is not None:
+        if answer.status_code == 101:
+            raise ValueError("process_request must not accept the connection; return None for that")
+        _check_final(answer, "process_request")
     return answer
 
 
-def settled_by(said: object, response: Response, key: str | None) -> Response:
+def settled_by(said: object, response: Response, key: str | None, granted: Sequence[str] = ()) -> Response:
     """What a `process_response` that was given `response` wants sent: that one, or the one that it returned.
 
     Args:
         key: the Sec-WebSocket-Key of a request that is accepted; None where it is refused.
+        granted: the extensions that were agreed, as a 101 names them.
 
     Raises:
-        ValueError: it is a 101 that opens nothing, or with a body; or another status that answers nothing yet.
-            TypeError: as `answer_of`.
+        ValueError: it is a 101 that opens nothing, names other extensions, or has a body; another status that answers
+            nothing yet; or chunked. TypeError: as `answer_of`.
     """
     answer = answer_of(said, "process_response") or response
     if answer.status_code == 101:
-        _check_switching(answer, key)
-    elif answer.status_code < 200:  # RFC 9110 15.2
-        raise ValueError(f"process_response chose status {answer.status_code}, which is no final response")
+        _check_switching(answer, key, granted)
+    else:
+        _check_final(answer, "process_response")
     return answer
 
 
-def _check_switching(answer: Response, key: str | None) -> None:
+def _check_final(answer: Response, hook: str) -> None:
+    """It says all that there is to say, and has its whole body."""
+    if answer.status_code < 200:  # RFC 9110 15.2
+        raise ValueError(f"{hook} chose status {answer.status_code}, which is no final response")
+    if "Transfer-Encoding" in answer.headers:  # RFC 9113 8.2.2: HTTP/2 has no such header, and no chunks
+        raise ValueError(f"{hook} put Transfer-Encoding on a response, whose body is sent as it is")
+
+
+def _check_switching(answer: Response, key: str | None, granted: Sequence[str]) -> None:
     """Our own 101 passes, with more headers than it had."""
     if key is None:
         raise ValueError(
@@ -125,6 +134,9 @@ def _check_switching(answer: Response, key: str | None) -> None:
         )
     if broken := first_broken(answer.headers, key):  # RFC 6455 4.2.2
         raise ValueError(f"process_response chose a 101 that no client takes: {broken}")
+    # RFC 6455 9.1: the client would send what nobody here reads, or refuse what is sent.
+    if answer.headers.get_all("sec-websocket-extensions") != list(granted):
+        raise ValueError("process_response changed the Sec-WebSocket-Extensions that were agreed")
     # RFC 9110 15.2, 8.6; RFC 9112 6.1: no 1xx has a body. The client would read it as frames.
     if answer.body:
         raise ValueError("process_response put a body on the 101, behind which frames begin")

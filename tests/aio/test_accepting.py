@@ -147,8 +147,9 @@ def test_a_hook_that_thinks_about_the_response(anyplace: Place) -> None:
         return handshake.respond(402, "pay first") if asked.path == "/paid" else None
 
     async def main() -> None:
-        async with anyplace.serve(echo, process_response=process_response) as server:
-            async with anyplace.connect(server) as ws:
+        hooks: dict[str, Any] = {"process_response": process_response}
+        async with anyplace.serve(echo, compression="deflate", **hooks) as server:
+            async with anyplace.connect(server, compression="deflate") as ws:
                 await ws.send("x")
                 assert await ws.recv() == "x"
             with pytest.raises(zcws.HandshakeError) as refused:
@@ -553,6 +554,15 @@ async def talks_on_later(*asked: Any) -> None:
     talks_on(*asked)
 
 
+def compresses(_: Any, __: Any, response: zcws.Response) -> None:
+    """The client would send what nobody here can read."""
+    response.headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
+
+
+def chunked(*_: Any) -> zcws.Response:
+    return zcws.Response(200, "OK", {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n")
+
+
 def cancels(*_: Any) -> Any:
     raise asyncio.CancelledError  # of a future that was cancelled
 
@@ -572,7 +582,8 @@ def cancels(*_: Any) -> Any:
             {"process_response": each}
             for each in (raises, cancels, lambda *_: "hello", later, unsendable, unsendable_later)
         ),
-        *({"process_response": each} for each in (talks_on, talks_on_later)),
+        *({"process_response": each} for each in (talks_on, talks_on_later, compresses, chunked)),
+        {"process_request": chunked},
         *(
             {"process_response": talks_on, **each}
             for each in ({"process_request": nothing_later}, {"process_request": lambda *_: None})

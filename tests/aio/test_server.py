@@ -464,7 +464,7 @@ def test_credentials_that_are_looked_up(anyplace: Place, right: str) -> None:
 
 
 class TestOnOpen:
-    @pytest.mark.parametrize("way", ["raises", "closes", "aborts", "sends", "coroutine"])
+    @pytest.mark.parametrize("way", ["raises", "cancels", "closes", "aborts", "sends", "coroutine"])
     @pytest.mark.parametrize("on_the_socket", [True, False])
     @pytest.mark.filterwarnings("error")
     def test_a_function_that_fails(
@@ -481,6 +481,8 @@ class TestOnOpen:
                 ws.abort()
             elif way == "sends":
                 ws.send_nowait("early")
+            elif way == "cancels":
+                raise asyncio.CancelledError  # of a future that was cancelled
             raise LookupError("a bug")
 
         async def slow(ws: zcws.WebSocket) -> None: ...

@@ -340,7 +340,7 @@ class ServerHandshake(asyncio.Protocol):
         """What `process_response`, which was given `response`, wants sent."""
         assert self.request is not None
         key = None if self.acceptor.agreement is None else self.request.headers["sec-websocket-key"]
-        return settled_by(said, response, key)
+        return settled_by(said, response, key, self.acceptor.granted)
 
     def _sendable(self, response: Response) -> Response:
         """Puts the bytes of `response` in `_to_send`, and returns it. Raises if a hook has made it illegal HTTP."""

@@ -193,7 +193,7 @@ class Server:
                     raise TypeError(
                         f"on_open holds plain functions: {name_of(callback)} returned a coroutine"
                     )
-        except Exception:
+        except FAILURES:
             logger.error("a function in on_open failed for %r", ws, exc_info=True)
             ws.begin_close(CloseCode.INTERNAL_ERROR)
             return False
