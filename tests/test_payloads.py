@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import os
 from typing import Any
 
 import pytest
-from arrays import address
+from arrays import address, needs_numpy, np
 from pythons import needs_cpython
 
 from zcws.codes import OpCode
@@ -30,6 +31,35 @@ def test_what_has_a_buffer(message: Any) -> None:
 def test_what_is_not_contiguous_is_copied() -> None:
     assert as_bytes(memoryview(b"abcdef")[::2]) == b"ace"
     assert as_bytes(memoryview(bytearray()).cast("i")) == b""
+
+
+class Mixed(ctypes.Structure):
+    _fields_ = (("a", ctypes.c_int), ("b", ctypes.py_object))
+
+
+@needs_cpython("elsewhere the memory of ctypes may have other formats")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, Mixed),
+        *(ctypes.POINTER(ctypes.c_int), ctypes.CFUNCTYPE(None)),
+    ],
+)
+def test_addresses_are_not_sent(kind: Any) -> None:
+    for memory in ((kind * 2)(), memoryview((kind * 2)())):
+        for take in (as_bytes, as_control_payload, lambda message: as_message(message, None)):
+            with pytest.raises(TypeError, match=r" holds numbers or bytes, not objects or pointers as this \w+"):
+                take(memory)
+
+
+@needs_numpy
+def test_which_arrays_hold_addresses() -> None:
+    for dtype in ("f8", "c8", "c16", "g", "G", ">c16", "U3", [("PO", "i4"), ("O", "c16")]):
+        memory = np.zeros(2, dtype)
+        assert bytes(as_bytes(memory)) == memory.tobytes()
+    for dtype in ("O", [("a", "c16"), ("b", "O")]):
+        with pytest.raises(TypeError, match=r"^a message holds numbers or bytes, not objects or pointers as this"):
+            as_bytes(np.zeros(2, dtype))
 
 
 @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])

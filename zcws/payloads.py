@@ -6,6 +6,7 @@ It decides what is a message, and what the error for anything else says. It neve
 from __future__ import annotations
 
 import errno
+import re
 
 from zcws.annotations import Buffer
 from zcws.codes import OpCode
@@ -31,6 +32,10 @@ NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
 #: What a Ping or Pong carries, in words.
 CONTROL = "the payload of a Ping or Pong"
 
+# In the format of a buffer (PEP 3118), behind the names of fields: an object or a pointer, whose bytes are an address in
+# our memory. "P", "z" and "Z" are those of ctypes; numpy's complex numbers are "Zf", "Zd" and "Zg".
+find_address = re.compile(r"(?:[^:]|:[^:]*:)*?([OPXz&]|Z(?![fdg]))").match
+
 
 def has_buffer(message: object) -> bool:
     """Whether `message` is bytes-like."""
@@ -42,7 +47,8 @@ def has_buffer(message: object) -> bool:
 
 
 def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
-    """`data` as something whose length is its number of bytes. TypeError, which calls it `what`: it is not bytes-like.
+    """`data` as something whose length is its number of bytes. TypeError, which calls it `what`: it is not bytes-like,
+    or holds addresses.
 
     A `bytearray` becomes a view, too: while that is held, no signal handler and no other thread can shorten it.
     """
@@ -51,6 +57,7 @@ def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
     view = _view(data, what)
     if view.format == "B" and view.ndim == 1 and view.contiguous:
         return view
+    check_no_address(view, what)
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
     return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
 
@@ -94,6 +101,7 @@ def as_control_payload(payload: str | Buffer) -> bytes:
     if isinstance(payload, str):
         return payload.encode()
     with _view(payload, CONTROL) as view:
+        check_no_address(view, CONTROL)
         return view.tobytes()
 
 
@@ -112,10 +120,19 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
     if isinstance(message, str):
         return opcode, message.encode()
     with _view(message, "a message") as view:
+        check_no_address(view, "a message")
         payload = bytes(view)
     if is_text:
         check_text(payload)
     return opcode, payload
+
+
+def check_no_address(view: memoryview, what: str) -> None:
+    """`TypeError` if the peer would learn where something lies in our memory, and nothing else."""
+    if view.format != "B" and find_address(view.format):
+        wrong = f"{what} holds numbers or bytes, not objects or pointers as this {type(view.obj).__name__}"
+        view.release()
+        raise TypeError(f"{wrong}: their addresses would be sent")
 
 
 def check_opcode(opcode: object) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from zcws.errors import ConnectionClosed
 from zcws.frame import Frame, check_frame
+from zcws.payloads import as_bytes
 
 __all__ = ["InOrder", "is_of_a_lock"]
 
@@ -70,7 +71,7 @@ class InOrder:
 
     def kept(self, data: _Data) -> _Data | bytes:
         """`data`, or a copy of it if its write will be put off, because the program may change it meanwhile."""
-        return data if not self.is_busy or isinstance(data, str) else bytes(memoryview(data))  # type: ignore[arg-type]
+        return data if not self.is_busy or isinstance(data, str) else bytes(as_bytes(data))  # type: ignore[arg-type]
 
     def kept_frame(self, frame: Frame) -> Frame:
         """The same for a frame."""
